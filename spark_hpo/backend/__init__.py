@@ -1,0 +1,1 @@
+"""Where an assignment runs: in this process, on Spark, or under a virtual clock."""

@@ -1,0 +1,1 @@
+"""From Parquet footers to batches: manifest, shards, readers. No Spark."""

@@ -1,0 +1,80 @@
+"""The error tree: what can go wrong, and which exit code it means for a job.
+
+    SparkHpoError
+    |-- ConfigError            2  what the user wrote in a study file, a space or a call
+    |   |-- SpaceError            a search space that means nothing
+    |   |-- CapacityError         more ranks than the cluster has slots
+    |   `-- TrackingError         the tracking server cannot be reached, or refuses
+    |-- DataError              3  the table: missing, empty, or of the wrong type
+    |-- NoTrialSucceeded       4  every trial failed
+    |-- StudyInterrupted     130  stopped from outside; the message says how to resume
+    |-- StorageError           1  the study directory cannot be read or written
+    |   |-- JournalError          the journal is damaged, or of a newer version
+    |   |-- LeaseError            another driver writes this study
+    |   `-- CheckpointError       a checkpoint is damaged, or of another model
+    `-- TrialError             1  one trial: what the user's training code did
+
+Every message gives place, value, rule and cure. Foreign exceptions are translated where they enter.
+"""
+
+
+class SparkHpoError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(SparkHpoError):
+    """A setting is wrong; nothing has been started."""
+
+    exit_code = 2
+
+
+class SpaceError(ConfigError):
+    """A search space that means nothing: low above high, the log of a negative, an unknown type."""
+
+
+class CapacityError(ConfigError):
+    """An assignment needs more slots than the backend will ever have."""
+
+
+class TrackingError(ConfigError):
+    """The tracking server cannot be reached at the start, or refuses."""
+
+
+class DataError(SparkHpoError):
+    """The table is missing, empty, or not what the task expects."""
+
+    exit_code = 3
+
+
+class NoTrialSucceeded(SparkHpoError):
+    """The budget is spent and every trial has failed."""
+
+    exit_code = 4
+
+
+class StudyInterrupted(SparkHpoError):
+    """Stopped from outside. All that was reported is in the journal."""
+
+    exit_code = 130
+
+
+class StorageError(SparkHpoError):
+    """The study directory cannot be read or written."""
+
+
+class JournalError(StorageError):
+    """The journal is damaged before its last record, or was written by a newer version."""
+
+
+class LeaseError(StorageError):
+    """Another driver writes this study, or has taken it over."""
+
+
+class CheckpointError(StorageError):
+    """A checkpoint is damaged, or belongs to another model."""
+
+
+class TrialError(SparkHpoError):
+    """What one trial's own code did wrong: it fails, the study goes on."""

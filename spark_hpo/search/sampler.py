@@ -1,0 +1,34 @@
+"""The seam of samplers: what proposes parameters."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from spark_hpo.trial import Params
+
+
+class Sampler(Protocol):
+    """Proposes parameters, from what it has been told.
+
+    A trace:
+        ask(0) -> {"lr": 0.01}; start(0, {"lr": 0.01}); tell(0, resource=1, loss=0.7)
+        ask(1) -> {"lr": 0.03}; start(1, {"lr": 0.03})            # 1 is in flight
+        ask(2) -> ...                                             # knows of 0 and sees 1 in flight
+        tell(0, resource=3, loss=0.5)                             # 0 was promoted
+
+    A study that resumes calls `start` and `tell` as they are in the journal, and never `ask`: the sampler
+    then stands where the first one stood. So a proposal depends on the seed, the trial's id and what was
+    told alone: no clock, no global generator.
+    """
+
+    def ask(self, trial_id: int) -> Params:
+        """Propose parameters for a new trial. Never changes what the sampler has learned."""
+        ...
+
+    def start(self, trial_id: int, params: Params) -> None:
+        """The trial runs with these parameters, wherever they come from: it is in flight until told."""
+        ...
+
+    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
+        """Learn the loss of a trial at a resource (epochs completed); infinite for a failed trial."""
+        ...

@@ -1,0 +1,1 @@
+"""What runs on an executor: the task that users write, the loop around it, checkpoints."""

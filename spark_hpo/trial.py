@@ -1,0 +1,190 @@
+"""The values that cross the seams: Objective, Assignment, Report, Trial.
+
+All are frozen and made of JSON types, so that the journal can write them and a process boundary can be
+crossed without pickle. Inside the package every objective is a loss to minimise: `Objective` flips the
+sign, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+Params = Mapping[str, Any]
+"""Parameters by name: numbers, strings, booleans, None, or nested mappings and lists of these."""
+
+
+class TrialState(StrEnum):
+    """Where a trial stands. `running -> paused -> running -> ... -> completed | stopped | failed`."""
+
+    RUNNING = "running"  # an assignment of it is in flight
+    PAUSED = "paused"  # waits at its rung, with its checkpoint, for a promotion
+    STOPPED = "stopped"  # out: it will not be promoted
+    COMPLETED = "completed"  # trained to the end
+    FAILED = "failed"  # raised, diverged or crashed
+
+
+class FailureKind(StrEnum):
+    """Whose fault a failed assignment is."""
+
+    TRIAL = "trial"  # the user's code raised, or the metric is not finite
+    DATA = "data"  # the table itself: every trial would meet it
+    INFRASTRUCTURE = "infrastructure"  # a lost process, executor or network
+
+
+class Mode(StrEnum):
+    """The direction in which a metric is better."""
+
+    MIN = "min"
+    MAX = "max"
+
+
+class Split(StrEnum):
+    """The parts of a table."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """The metric to optimise, and the one place where its sign is flipped."""
+
+    metric: str
+    mode: Mode
+
+    def loss(self, metrics: Mapping[str, float]) -> float:
+        """The loss to minimise. A missing or non-finite metric is infinitely bad, never an error."""
+        value = metrics.get(self.metric, math.nan)
+        if not math.isfinite(value):
+            return math.inf
+        return -value if self.mode is Mode.MAX else value
+
+    def value(self, loss: float) -> float:
+        """The metric again, in the user's own direction."""
+        return -loss if self.mode is Mode.MAX else loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an assignment failed: `message` in one line, `traceback` as text."""
+
+    kind: FailureKind
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Metrics on the validation split after `resource` epochs."""
+
+    resource: int  # epochs completed, 1..max_resource
+    metrics: Mapping[str, float]
+    time: float  # wall clock of the rank that measured, seconds since 1970
+    seconds: float  # training and evaluation of this epoch
+    rows: int  # rows trained on in this epoch, over all ranks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """One piece of work for a backend: train one trial from `resource_from` to `resource_to`.
+
+    With `resource_from == resource_to` nothing is trained: the checkpoint is evaluated on `split`.
+    """
+
+    trial_id: int
+    attempt: int  # 1 for the first; a retry of the same slot counts up
+    params: Params
+    bracket: int
+    rung: int
+    resource_from: int  # epochs completed by the checkpoint, 0 for a new trial
+    resource_to: int  # epochs completed when this assignment is done
+    checkpoint: str | None  # path inside the study directory; None: start from scratch
+    seed: int
+    split: Split = Split.VALIDATION  # where the metrics are taken
+
+    def __str__(self) -> str:
+        if self.resource_from == self.resource_to:
+            return f"trial {self.trial_id}: evaluate on {self.split}"
+        return f"trial {self.trial_id}, rung {self.rung}: {self.resource_from} -> {self.resource_to} epochs"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Assignment:
+        return cls(**{**record, "split": Split(record["split"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What came back for one assignment. A failure is a report too."""
+
+    trial_id: int
+    attempt: int
+    rung: int
+    resource: int  # epochs completed; below the target when training stopped on a plateau
+    metrics: Mapping[str, float] = field(default_factory=dict)  # at `resource`, on the assignment's split
+    curve: tuple[Measurement, ...] = ()
+    checkpoint: str | None = None  # path inside the study directory
+    seconds: float = 0.0  # from submission to report
+    failure: Failure | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Report:
+        failure = record["failure"]
+        return cls(
+            **{
+                **record,
+                "curve": tuple(Measurement(**m) for m in record["curve"]),
+                "failure": failure and Failure(**{**failure, "kind": FailureKind(failure["kind"])}),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A trial as the journal knows it: its parameters, and all that has been reported of it."""
+
+    trial_id: int
+    params: Params
+    state: TrialState
+    bracket: int
+    rung: int
+    resource: int = 0  # epochs completed
+    metrics: Mapping[str, float] = field(default_factory=dict)  # at `resource`
+    loss: float = math.inf  # at `resource`; infinite before the first report and after a failure
+    curve: tuple[Measurement, ...] = ()
+    checkpoint: str | None = None
+    seconds: float = 0.0  # sum over its assignments
+    started_at: float = 0.0  # wall clock, seconds since 1970
+    ended_at: float | None = None  # of the last report
+    failure: Failure | None = None
+    changed_at: int = 0  # sequence number of the last journal event that touched it
+
+    def with_report(self, report: Report, *, loss: float, time: float) -> Trial:
+        """The trial after one more report. It is paused, or failed; the scheduler says what follows."""
+        common = replace(
+            self,
+            seconds=self.seconds + report.seconds,
+            curve=self.curve + report.curve,
+            ended_at=time,
+            rung=report.rung,
+        )
+        if report.failure is not None:
+            return replace(common, state=TrialState.FAILED, loss=math.inf, failure=report.failure)
+        return replace(
+            common,
+            state=TrialState.PAUSED,
+            resource=report.resource,
+            metrics=report.metrics,
+            loss=loss,
+            checkpoint=report.checkpoint,
+        )
