@@ -1,0 +1,234 @@
+"""The journal: append-only events in the study directory. Replaying them resumes the study."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+from spark_hpo.errors import JournalError
+from spark_hpo.lease import Lease
+from spark_hpo.storage import Log, Storage
+from spark_hpo.trial import Assignment, Objective, Report, Split, Trial, TrialState
+
+VERSION = 1
+
+
+class EventKind(StrEnum):
+    """What can happen in a study."""
+
+    OPENED = "opened"  # a driver has taken the study; says which older events count
+    ASSIGNED = "assigned"  # an assignment is about to be handed to the backend
+    REPORTED = "reported"  # its report has come
+    LOST = "lost"  # the infrastructure failed it; another attempt follows
+    SETTLED = "settled"  # the scheduler has said what becomes of trials
+    CLOSED = "closed"  # a driver has stopped, and why
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the journal."""
+
+    sequence: int  # 1, 2, 3, ... over the whole study
+    time: float  # wall clock of the driver, seconds since 1970
+    kind: EventKind
+    data: Mapping[str, Any]
+
+    @property
+    def assignment(self) -> Assignment:
+        return Assignment.from_json(self.data)
+
+    @property
+    def report(self) -> Report:
+        return Report.from_json(self.data)
+
+
+class Journal:
+    """The truth about a study: every decision and every result, in the order in which they happened.
+
+    Each driver writes a log of its own, `journal/<epoch>`. Its first event says how many events of the
+    older logs it has seen, so what a driver adds to its log after another one took over does not count:
+    nothing has to be locked to keep it out. A record that was torn by a crash is the last of its log and
+    is skipped.
+
+    `append` makes an event durable before anybody acts on it.
+    """
+
+    def __init__(self, storage: Storage, objective: Objective, lease: Lease | None = None) -> None:
+        """Read a study. Without a lease nothing can be written.
+
+        Raises:
+            JournalError: a record before the last is damaged, or of a newer version.
+        """
+        self._storage = storage
+        self._objective = objective
+        self._lease = lease
+        self._trials: dict[int, Trial] = {}
+        self._sequence = 0
+        self._log: Log | None = None
+        self.tests: dict[int, Report] = {}  # by trial: its evaluation on the test split
+        logs = _counted(dict(_read_logs(storage)))
+        # What earlier drivers wrote, to be replayed.
+        self.past: tuple[Event, ...] = tuple(event for epoch in sorted(logs) for event in logs[epoch])
+        for event in self.past:
+            self._apply(event)
+        if lease is not None:
+            self._log = storage.log(_log_name(lease.epoch))
+            self._append(
+                EventKind.OPENED,
+                {"version": VERSION, "after": {str(epoch): len(events) for epoch, events in logs.items()}},
+            )
+
+    @classmethod
+    def open(cls, storage: Storage, objective: Objective) -> Journal:
+        """Take the lease of a study and read what earlier drivers left.
+
+        Raises:
+            LeaseError: another driver writes this study.
+        """
+        epochs = [int(name.removesuffix(".jsonl")) for name in storage.names("journal")]
+        return cls(storage, objective, Lease.acquire(storage, least_epoch=max(epochs, default=0) + 1))
+
+    @property
+    def sequence(self) -> int:
+        return self._sequence
+
+    @property
+    def trials(self) -> Mapping[int, Trial]:
+        return MappingProxyType(self._trials)
+
+    def changed_since(self, sequence: int) -> Iterable[Trial]:
+        return [trial for trial in self._trials.values() if trial.changed_at > sequence]
+
+    @property
+    def seconds(self) -> float:
+        """How long drivers have worked on this study, without the time between them."""
+        total, opened, last = 0.0, None, 0.0
+        for event in self.past:
+            if event.kind is EventKind.OPENED:
+                total += last - opened if opened is not None else 0.0
+                opened = event.time
+            last = event.time
+        return total + (last - opened if opened is not None else 0.0)
+
+    def assigned(self, assignment: Assignment) -> None:
+        self._append(EventKind.ASSIGNED, assignment.to_json())
+
+    def reported(self, report: Report, *, split: Split = Split.VALIDATION) -> None:
+        self._append(EventKind.REPORTED, {**report.to_json(), "split": split})
+
+    def lost(self, report: Report) -> None:
+        self._append(EventKind.LOST, report.to_json())
+
+    def settled(self, trial_ids: Iterable[int], state: TrialState) -> None:
+        """Record what the scheduler says of trials. What is known already is not written again."""
+        changed = [i for i in trial_ids if self._trials[i].state not in (state, TrialState.FAILED)]
+        if changed:
+            self._append(EventKind.SETTLED, {"trials": changed, "state": state})
+
+    def closed(self, reason: str) -> None:
+        self._append(EventKind.CLOSED, {"reason": reason})
+
+    def renew_lease(self) -> None:
+        """To be called at least every 20 seconds by the driver that writes."""
+        if self._lease is not None:
+            self._lease.renew()
+
+    def close(self) -> None:
+        """Let the next driver in. Idempotent."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+    def _append(self, kind: EventKind, data: Mapping[str, Any]) -> None:
+        if self._log is None or self._lease is None:
+            raise JournalError(f"{self._storage.url}: this journal is open for reading only")
+        self._lease.check()
+        event = Event(self._sequence + 1, time.time(), kind, data)
+        # NaN is no JSON: metrics that are not finite are left out by whoever makes the report.
+        line = {"sequence": event.sequence, "time": event.time, "event": kind, **data}
+        self._log.append(json.dumps(line, separators=(",", ":"), allow_nan=False))
+        self._apply(event)
+
+    def _apply(self, event: Event) -> None:
+        self._sequence = event.sequence
+        match event.kind:
+            case EventKind.ASSIGNED:
+                assignment = event.assignment
+                if assignment.split is Split.VALIDATION:
+                    trial = self._trials.get(assignment.trial_id) or Trial(
+                        trial_id=assignment.trial_id,
+                        params=assignment.params,
+                        state=TrialState.RUNNING,
+                        bracket=assignment.bracket,
+                        rung=assignment.rung,
+                        started_at=event.time,
+                    )
+                    self._put(replace(trial, state=TrialState.RUNNING))
+            case EventKind.REPORTED:
+                report = event.report
+                if event.data["split"] == Split.TEST:
+                    self.tests[report.trial_id] = report
+                else:
+                    trial = self._trials[report.trial_id]
+                    loss = self._objective.loss(report.metrics)
+                    self._put(trial.with_report(report, loss=loss, time=event.time))
+            case EventKind.SETTLED:
+                for trial_id in event.data["trials"]:
+                    state = TrialState(event.data["state"])
+                    self._put(replace(self._trials[trial_id], state=state))
+            case EventKind.LOST | EventKind.OPENED | EventKind.CLOSED:
+                pass
+
+    def _put(self, trial: Trial) -> None:
+        self._trials[trial.trial_id] = replace(trial, changed_at=self._sequence)
+
+
+def _log_name(epoch: int) -> str:
+    return f"journal/{epoch:06d}"
+
+
+def _read_logs(storage: Storage) -> Iterator[tuple[int, list[Event]]]:
+    for name in storage.names("journal"):
+        epoch = int(name.removesuffix(".jsonl"))
+        lines = storage.log(_log_name(epoch)).lines()
+        yield epoch, list(_parse(lines, f"{storage.url}/journal/{name}"))
+
+
+def _parse(lines: list[bytes], place: str) -> Iterator[Event]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            if not line.endswith(b"\n"):
+                raise ValueError("the record has no end")
+            record = json.loads(line)
+            sequence, when, kind = record.pop("sequence"), record.pop("time"), record.pop("event")
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            if number == len(lines):
+                return  # torn by the crash that ended its driver: nobody has acted on it
+            raise JournalError(
+                f"{place}: line {number} is damaged ({exc}); "
+                "restore the file, or start a new study in another study_dir"
+            ) from exc
+        version = record.get("version", VERSION)
+        if version > VERSION or kind not in EventKind.__members__.values():
+            raise JournalError(
+                f"{place}: line {number} was written by a newer spark_hpo "
+                f"(event {kind!r}, version {version}); install that one to go on with this study"
+            )
+        yield Event(sequence, when, EventKind(kind), record)
+
+
+def _counted(logs: Mapping[int, list[Event]]) -> dict[int, list[Event]]:
+    """The events that count: of each log as many as the next driver had seen when it took over."""
+    newest = max((epoch for epoch, events in logs.items() if events), default=None)
+    if newest is None:
+        return {}
+    seen = logs[newest][0].data["after"]
+    return {int(epoch): logs[int(epoch)][:count] for epoch, count in seen.items()} | {newest: logs[newest]}
