@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
-from spark_hpo.trial import Assignment, Report
+from spark_hpo.trial import Assignment, FailureKind, Report
 
 
 class Backend(Protocol):
@@ -33,3 +35,21 @@ class Backend(Protocol):
     def close(self) -> None:
         """Cancel what is in flight and give back every resource. Idempotent."""
         ...
+
+
+class RankFunction(Protocol):
+    """Runs one rank of an assignment, on whatever machine it finds itself. Never raises."""
+
+    def __call__(self, assignment: Assignment, *, rank: int, world_size: int, gpu: str | None) -> Report: ...
+
+
+def merge_reports(by_rank: Iterable[Report], *, seconds: float) -> Report:
+    """One report for an assignment from those of its ranks, rank 0's first.
+
+    When a rank fails its peers fail too, by a closed connection: the failure of the trial's own code or of
+    the table is the cause, wherever it is.
+    """
+    reports = list(by_rank)
+    failed = [report for report in reports if report.failure is not None]
+    causes = [r for r in failed if r.failure and r.failure.kind is not FailureKind.INFRASTRUCTURE]
+    return replace([*causes, *failed, *reports][0], seconds=seconds)

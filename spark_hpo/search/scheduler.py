@@ -34,6 +34,11 @@ class Scheduler(Protocol):
     The same calls in the same order give the same decisions: that is how a study resumes.
     """
 
+    @property
+    def max_resource(self) -> int:
+        """Epochs of a trial that is trained to the end."""
+        ...
+
     def next_slot(self) -> Slot | None:
         """Open the next slot. None: wait for a report (or, when `is_done`, for ever)."""
         ...

@@ -1,0 +1,43 @@
+"""The inline backend: one assignment at a time, in this process."""
+
+from __future__ import annotations
+
+import time
+
+from spark_hpo.backend.base import RankFunction, merge_reports
+from spark_hpo.errors import CapacityError
+from spark_hpo.trial import Assignment, Report
+
+
+class InlineBackend:
+    """Runs an assignment while the driver waits for it. For debugging, and where there is no Spark."""
+
+    num_slots = 1
+
+    def __init__(self, run_rank: RankFunction, *, world_size: int = 1, gpu: str | None = None) -> None:
+        if world_size != 1:
+            raise CapacityError(
+                f"resources.world_size is {world_size}; the inline backend has one rank: "
+                "set resources.world_size: 1, or backend: spark"
+            )
+        self._run_rank = run_rank
+        self._gpu = gpu
+        self._waiting: list[Assignment] = []
+
+    def submit(self, assignment: Assignment) -> None:
+        self._waiting.append(assignment)
+
+    def wait(self, timeout: float) -> Report | None:
+        """The next report. Takes as long as the assignment does, whatever `timeout` is."""
+        if not self._waiting:
+            return None
+        assignment = self._waiting.pop(0)
+        began = time.perf_counter()
+        report = self._run_rank(assignment, rank=0, world_size=1, gpu=self._gpu)
+        return merge_reports([report], seconds=time.perf_counter() - began)
+
+    def cancel(self, trial_id: int) -> None:
+        self._waiting = [a for a in self._waiting if a.trial_id != trial_id]
+
+    def close(self) -> None:
+        self._waiting.clear()

@@ -1,0 +1,156 @@
+"""The Spark backend: one job an assignment, one task a rank."""
+
+from __future__ import annotations
+
+import json
+import queue
+import time
+import uuid
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from pyspark import InheritableThread, TaskContext
+
+from spark_hpo.backend.base import RankFunction, merge_reports
+from spark_hpo.errors import CapacityError
+from spark_hpo.trial import Assignment, Failure, FailureKind, Report
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_SCHEMA = "report string"
+
+
+class SparkBackend:
+    """Runs each assignment as one Spark job of `world_size` tasks, tagged so that it can be cancelled alone.
+
+    Jobs of several ranks run in barrier mode: all their tasks start together or none does. The driver
+    submits only while slots are free, because a waiting barrier job starves behind narrower ones.
+    """
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        run_rank: RankFunction,
+        *,
+        world_size: int = 1,
+        gpus_per_rank: int = 0,
+    ) -> None:
+        """
+        Raises:
+            CapacityError: the cluster has fewer task slots than `world_size`.
+        """
+        self._spark = spark
+        self._run_rank = run_rank
+        self._world_size = world_size
+        self._gpus_per_rank = gpus_per_rank
+        self._reports: queue.SimpleQueue[tuple[str, Report]] = queue.SimpleQueue()
+        self._tags: dict[int, str] = {}  # by trial, of what is in flight
+        # Spark would repeat its own check for ten minutes before it fails.
+        if self.num_slots == 0:
+            raise CapacityError(
+                f"resources.world_size is {world_size}, but the cluster runs {self._num_task_slots()} tasks "
+                "at once: use fewer ranks, more executors or cores, or a smaller spark.task.cpus"
+            )
+
+    @property
+    def num_slots(self) -> int:
+        return self._num_task_slots() // self._world_size
+
+    def submit(self, assignment: Assignment) -> None:
+        tag = f"spark_hpo-{assignment.trial_id}-{uuid.uuid4().hex[:8]}"
+        self._tags[assignment.trial_id] = tag
+        # Tags and descriptions belong to a thread, and so does a job: a thread for each.
+        thread = InheritableThread(target=self._run, args=(assignment, tag), session=self._spark)
+        thread.daemon = True
+        thread.start()
+
+    def wait(self, timeout: float) -> Report | None:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                tag, report = self._reports.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                return None
+            if self._tags.get(report.trial_id) == tag:  # otherwise it was cancelled
+                del self._tags[report.trial_id]
+                return report
+
+    def cancel(self, trial_id: int) -> None:
+        tag = self._tags.pop(trial_id, None)
+        if tag is not None:
+            self._spark.sparkContext.cancelJobsWithTag(tag)
+
+    def close(self) -> None:
+        for trial_id in list(self._tags):
+            self.cancel(trial_id)
+
+    def _run(self, assignment: Assignment, tag: str) -> None:
+        began = time.perf_counter()
+        try:
+            self._spark.sparkContext.addJobTag(tag)
+            self._spark.sparkContext.setJobDescription(str(assignment))
+            rows = (
+                self._spark.range(0, self._world_size, 1, self._world_size)
+                .mapInArrow(
+                    partial(_run_task, self._run_rank, assignment, self._world_size, self._gpus_per_rank),
+                    _SCHEMA,
+                    barrier=self._world_size > 1,
+                )
+                .collect()
+            )
+            by_rank = sorted((json.loads(row.report) for row in rows), key=lambda r: r["rank"])
+            reports = [Report.from_json(record["report"]) for record in by_rank]
+        except Exception as exc:  # whatever Spark raises, of whichever version and client: a lost rank
+            reports = [_lost(assignment, exc)]
+        self._reports.put((tag, merge_reports(reports, seconds=time.perf_counter() - began)))
+
+    def _num_task_slots(self) -> int:
+        """How many tasks run at once, now, as Spark's own barrier check counts them."""
+        scala_context = self._spark.sparkContext._jsc.sc()
+        profile = scala_context.resourceProfileManager().defaultResourceProfile()
+        return int(scala_context.maxNumConcurrentTasks(profile))
+
+
+def _run_task(
+    run_rank: RankFunction,
+    assignment: Assignment,
+    world_size: int,
+    gpus_per_rank: int,
+    batches: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    """One Spark task: partition r of `range(world_size)` holds the number r, and is rank r."""
+    ranks = [number for batch in batches for number in batch.column(0).to_pylist()]
+    assert len(ranks) == 1, "one rank a task"
+    rank = ranks[0]
+    report = run_rank(assignment, rank=rank, world_size=world_size, gpu=_gpu_address(gpus_per_rank))
+    record = json.dumps({"rank": rank, "report": report.to_json()})
+    yield pa.RecordBatch.from_pydict({"report": pa.array([record], pa.string())})
+
+
+def _gpu_address(gpus_per_rank: int) -> str | None:
+    """The GPU that Spark gave to this task. A stale CUDA_VISIBLE_DEVICES does not matter."""
+    if gpus_per_rank == 0:
+        return None
+    context = TaskContext.get()
+    assert context is not None, "inside a task"
+    addresses: list[str] = context.resources()["gpu"].addresses
+    return addresses[0]
+
+
+def _lost(assignment: Assignment, exc: Exception) -> Report:
+    """The report of an assignment whose job failed: a process died, or an executor was lost."""
+    lines = [line for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
+    telling = [line for line in lines if "Exception" in line or "Error" in line]
+    message = [*lines[:1], *telling][-1].strip()
+    return Report(
+        trial_id=assignment.trial_id,
+        attempt=assignment.attempt,
+        rung=assignment.rung,
+        resource=assignment.resource_from,
+        failure=Failure(
+            kind=FailureKind.INFRASTRUCTURE, message=f"the Spark job failed: {message}", traceback=str(exc)
+        ),
+    )

@@ -1,0 +1,292 @@
+"""StudyConfig: a study file in YAML, checked strictly, with dotted overrides."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from spark_hpo.errors import ConfigError
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as text: a number is what was meant."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+
+
+class _Section(BaseModel):
+    # Strict: "3" is no number and 1.0 no integer; a key that does not exist is a mistake, not a wish.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataConfig(_Section):
+    """The table: train/, validation/, test/ and schema.json, as jobs/prepare_data.py makes them."""
+
+    path: str
+    """Local path or any fsspec URL."""
+    prepare: tuple[str, ...] | None = None
+    """Arguments of jobs/prepare_data.py that make the table when it is not there, without --output."""
+    reader: Literal["petastorm", "arrow", "auto"] = "auto"
+    """auto takes petastorm wherever it can be imported."""
+    shuffle_window: PositiveInt = 100_000
+    """Rows that are shuffled together, in the memory of each rank."""
+
+
+class ObjectiveConfig(_Section):
+    """What is optimised, on the validation split."""
+
+    metric: str
+    """`loss`, or a metric that the task reports."""
+    mode: Literal["min", "max"]
+
+
+class SearchConfig(_Section):
+    """How parameters are proposed, and how training is spent on them."""
+
+    sampler: str = "tpe"
+    """random, grid or tpe."""
+    sampler_settings: dict[str, Any] = {}
+    scheduler: str = "hyperband"
+    """full, successive_halving or hyperband."""
+    scheduler_settings: dict[str, Any] = {}
+    max_resource: PositiveInt
+    """Epochs of a trial that is trained to the end."""
+    min_resource: PositiveInt = 1
+    """Epochs of the lowest rung."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """One trial in this many goes on to the next rung: eta."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SearchConfig:
+        if self.min_resource > self.max_resource:
+            raise ValueError(
+                f"min_resource is {self.min_resource}; it must be at most max_resource, {self.max_resource}"
+            )
+        return self
+
+
+class BudgetConfig(_Section):
+    """When the study ends: whichever comes first. What is running then is finished."""
+
+    trials: PositiveInt | None = None
+    """Trials started; their rungs are completed."""
+    resource: PositiveInt | None = None
+    """Epochs over all trials."""
+    seconds: PositiveNumber | None = None
+    """Of the driver's work, over all its restarts."""
+
+    @model_validator(mode="after")
+    def _limited(self) -> BudgetConfig:
+        if self.trials is None and self.resource is None and self.seconds is None:
+            raise ValueError("set at least one of trials, resource and seconds, or the study never ends")
+        return self
+
+
+class TrainingConfig(_Section):
+    """How a task is trained, whatever its parameters are."""
+
+    batch_size: PositiveInt = 128
+    """Rows of one optimizer step, over all ranks. A parameter `batch_size` in the space wins."""
+    evaluation_batch_size: PositiveInt = 4096
+    """Rows of one evaluation step, over all ranks."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 on GPUs that have it, else fp32."""
+    clip_norm: PositiveNumber | None = None
+    """Largest norm of the gradient."""
+    patience: PositiveInt | None = None
+    """Epochs without improvement that end a training."""
+    min_improvement: NonNegativeNumber = 0.0
+    """Of the objective, to count as one."""
+
+
+class ResourcesConfig(_Section):
+    """What one trial gets."""
+
+    world_size: PositiveInt = 1
+    """Ranks that train one trial together."""
+    gpus_per_rank: Annotated[int, Field(ge=0, le=1)] = 0
+    max_concurrent: PositiveInt | None = None
+    """Trials at the same time; None: as many as fit. With 1 and one seed, a study repeats digit for digit."""
+    rank_timeout_s: PositiveNumber = 300.0
+    """For ranks to meet, and for each of their collective operations."""
+    max_infra_retries: Annotated[int, Field(ge=0)] = 2
+    """Further attempts at an assignment whose process or executor was lost."""
+
+
+class MlflowConfig(_Section):
+    """Where the results go."""
+
+    tracking_uri: str = "sqlite:///mlflow.db"
+    experiment: str | None = None
+    """None: the name of the study."""
+    registered_model: str | None = None
+    """None: the name of the study."""
+
+
+class StudyConfig(_Section):
+    """A study: one search for the best model of one table."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+    study_dir: str
+    """Local path or any fsspec URL that driver and executors can reach. The study's whole state."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    task: str
+    """tabular, image, module:Name, or path/to/file.py:Name (relative to the study file)."""
+    data: DataConfig | None = None
+    """May be left out for a training function that brings its own data."""
+    objective: ObjectiveConfig
+    space: dict[str, Any]
+    search: SearchConfig
+    budget: BudgetConfig
+    training: TrainingConfig = TrainingConfig()
+    backend: Literal["spark", "inline"] = "spark"
+    resources: ResourcesConfig = ResourcesConfig()
+    spark: dict[str, str] = {}
+    """Spark settings for a session that the study has to start."""
+    mlflow: MlflowConfig = MlflowConfig()
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read a study file.
+
+    Args:
+        overrides: `key.key=value`, the value in YAML: `budget.trials=50`, `space.dropout={type: ...}`.
+
+    Raises:
+        ConfigError: one line for each mistake, with place, value, rule and cure.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"{path}: the study file cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: the study file is not UTF-8 text: {exc}") from exc
+    record = _parse_yaml(text, str(path))
+    if not isinstance(record, dict):
+        raise ConfigError(f"{path}: a study file is a mapping of keys to values, not {type(record).__name__}")
+    for override in overrides:
+        _override(record, override)
+    return build_config(record, place=str(path))
+
+
+def build_config(record: Mapping[str, Any], *, place: str) -> StudyConfig:
+    """Check a study that is given as a mapping.
+
+    Raises:
+        ConfigError: one line for each mistake.
+    """
+    try:
+        return StudyConfig.model_validate(_sequences_as_tuples(dict(record)))
+    except ValidationError as exc:
+        lines = [_explain(error, place) for error in exc.errors()]
+        raise ConfigError("\n".join(lines)) from exc
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which a key may stand only once: the second one would win in silence."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, (dict, list)) or key in seen:
+            problem = "is no plain key" if isinstance(key, (dict, list)) else "stands twice"
+            raise yaml.constructor.ConstructorError(None, None, f"{key!r} {problem}", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def _parse_yaml(text: str, place: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as exc:
+        line = f", line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
+        raise ConfigError(f"{place}{line}: this is not valid YAML: {exc.problem}") from exc
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        raise ConfigError(f"{place}: this is not valid YAML: {exc}") from exc
+
+
+def _override(record: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    keys = path.split(".")
+    if not separator or not all(keys):
+        raise ConfigError(f"override {override!r} must be key=value or key.key=value, e.g. budget.trials=50")
+    value = _parse_yaml(text, f"override {override!r}")
+    section = record
+    for key in keys[:-1]:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"override {override!r}: {key} is no section, it has the value {section!r}")
+    section[keys[-1]] = value
+
+
+def _sequences_as_tuples(value: Any) -> Any:
+    # Strict mode tells lists from tuples; YAML has but lists. Only data.prepare is a sequence of ours.
+    data = value.get("data")
+    if isinstance(data, dict) and isinstance(data.get("prepare"), list):
+        value["data"] = {**data, "prepare": tuple(str(word) for word in data["prepare"])}
+    return value
+
+
+def _explain(error: Any, place: str) -> str:
+    """One line in our words for one of pydantic's."""
+    keys = [str(key) for key in error["loc"]]
+    where = ".".join(keys)
+    value, kind, context = error["input"], error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = sorted(_keys_of(keys[:-1]))
+        close = difflib.get_close_matches(keys[-1], known, n=1)
+        cure = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
+        return f"{place}: {where}: there is no such key; {cure}"
+    if kind == "missing":
+        return f"{place}: {where} is missing; it has no default"
+    if kind == "value_error":
+        return f"{place}: {where + ': ' if where else ''}{context.get('error', error['msg'])}"
+    rules = {
+        "greater_than_equal": "at least {ge}",
+        "greater_than": "above {gt}",
+        "less_than_equal": "at most {le}",
+        "literal_error": "{expected}",
+        "int_type": "an integer",
+        "float_type": "a number",
+        "string_type": "text",
+        "dict_type": "a section of keys and values",
+        "model_type": "a section of keys and values",
+        "bool_type": "true or false",
+        "tuple_type": "a list",
+        "finite_number": "a finite number",
+        "string_pattern_mismatch": "1 to 100 letters, digits, '_', '.' or '-', the first a letter or digit",
+    }
+    rule = rules[kind].format(**context) if kind in rules else error["msg"]
+    shown = "nothing" if value is None else repr(value)
+    if isinstance(value, float) and math.isnan(value):
+        shown = "NaN"
+    return f"{place}: {where} is {shown if len(shown) <= 80 else shown[:77] + '...'}; it must be {rule}"
+
+
+def _keys_of(path: Sequence[str]) -> Sequence[str]:
+    model: type[BaseModel] = StudyConfig
+    for key in path:
+        field = model.model_fields[key]
+        candidates = (field.annotation, *get_args(field.annotation))
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)

@@ -1,0 +1,374 @@
+"""The driver loop: asks the scheduler, hands assignments to the backend, writes the journal."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from spark_hpo.backend.base import Backend
+from spark_hpo.errors import DataError, JournalError, NoTrialSucceeded, TrialError
+from spark_hpo.journal import EventKind, Journal
+from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.scheduler import Scheduler, Slot
+from spark_hpo.storage import Storage
+from spark_hpo.tracking.base import Tracker
+from spark_hpo.trial import Assignment, FailureKind, Objective, Report, Split, Trial, TrialState
+
+logger = logging.getLogger(__name__)
+
+# Bounds how late a lost lease, a grown cluster or a spent budget is noticed.
+_POLL_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """When no new assignment is started any more: whichever comes first. None: no limit."""
+
+    trials: int | None = None  # the scheduler keeps to it: it completes the rungs of those started
+    resource: int | None = None  # epochs over all trials
+    seconds: float | None = None  # of drivers' work
+
+
+@dataclass(slots=True)
+class Progress:
+    """What an observer sees of a running study."""
+
+    slots: int = 0
+    running: dict[int, Assignment] = field(default_factory=dict)  # in flight, by trial
+    resource_spent: int = 0  # epochs trained in reported assignments
+    run: int = 0  # assignments that this driver has had reported
+    replayed: int = 0  # assignments that the journal had
+    failed: int = 0  # of both
+    seconds: float = 0.0  # of drivers' work
+    busy_seconds: float = 0.0  # slot time filled, by this driver's assignments
+    slot_seconds: float = 0.0  # slot time there was, while this driver searched
+
+
+class Observer(Protocol):
+    """Watches a study. Never changes it."""
+
+    def on_assigned(self, assignment: Assignment, progress: Progress) -> None: ...
+
+    def on_reported(self, trial: Trial, report: Report, progress: Progress) -> None: ...
+
+
+class Study:
+    """One search. The journal is its state: a new `Study` on the same journal goes on where it ended.
+
+    A trace: run() -> "trials"; best -> Trial 17; test(best) -> {"accuracy": 0.97}
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        sampler: Sampler,
+        scheduler: Scheduler,
+        backend: Backend,
+        tracker: Tracker,
+        objective: Objective,
+        budget: Budget,
+        seed: int,
+        storage: Storage,
+        max_concurrent: int | None = None,
+        max_infra_retries: int = 2,
+        observers: Sequence[Observer] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._journal = journal
+        self._sampler = sampler
+        self._scheduler = scheduler
+        self._backend = backend
+        self._tracker = tracker
+        self._objective = objective
+        self._budget = budget
+        self._seed = seed
+        self._storage = storage
+        self._max_concurrent = max_concurrent
+        self._max_infra_retries = max_infra_retries
+        self._observers = observers
+        self._clock = clock
+        self._slots: dict[int, Slot] = {}  # open, by trial
+        self._pending: list[Assignment] = []  # to be run again: of a driver that died
+        self._checkpoints: dict[int, str] = {}  # what is stored, by trial
+        self._out: set[int] = set()  # trials that will not be trained on, but have a checkpoint
+        self._best: Trial | None = None
+        self.progress = Progress()
+        self._replaying = True
+        self._replay()
+        self._replaying = False
+        self._sweep()
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial with the lowest loss at its last report; of equal ones, the one trained longest."""
+        return self._best
+
+    def run(self) -> str:
+        """Search until the budget is spent, and return which part of it was.
+
+        Raises:
+            DataError: a rank has found the table wrong; every trial would.
+            LeaseError: another driver has taken over.
+            NoTrialSucceeded: every trial has failed.
+        """
+        began, spent_before = self._clock(), self._journal.seconds
+        last = began
+        try:
+            while True:
+                now = self._clock()
+                self.progress.slot_seconds += (now - last) * self.progress.slots
+                self.progress.seconds, last = spent_before + now - began, now
+                stopped_by = self._spent()
+                if stopped_by is None or self._pending:
+                    self._launch(only_pending=stopped_by is not None)
+                if not self.progress.running:
+                    break
+                report = self._backend.wait(_POLL_S)
+                self._journal.renew_lease()
+                if report is not None:
+                    self._take(report)
+        except BaseException:
+            self._backend.close()
+            raise
+        if self.best is None:
+            failures = [trial.failure.message for trial in self._journal.trials.values() if trial.failure]
+            if not failures:
+                raise NoTrialSucceeded("no trial could be run within the budget; raise it")
+            raise NoTrialSucceeded(f"all {len(failures)} trials have failed; the first one: {failures[0]}")
+        assert stopped_by is not None, "a scheduler that waits has slots open"
+        return stopped_by
+
+    def test(self, trial: Trial) -> dict[str, float]:
+        """Evaluate a trial's checkpoint on the test split, once: a second call returns the first's metrics.
+
+        Returns:
+            Metrics by name; empty when a training function reports none in an evaluation.
+
+        Raises:
+            DataError: the test split is wrong.
+            TrialError: the evaluation failed.
+        """
+        known = self._journal.tests.get(trial.trial_id)
+        if known is not None and known.resource == trial.resource:
+            return dict(known.metrics)
+        assignment = self._assignment(
+            Slot(
+                trial_id=trial.trial_id,
+                bracket=trial.bracket,
+                rung=trial.rung,
+                resource_from=trial.resource,
+                resource_to=trial.resource,
+            ),
+            trial,
+        )
+        assignment = replace(assignment, split=Split.TEST)
+        report = self._run_alone(assignment)
+        while report.failure is not None:
+            self._journal.lost(report)
+            if report.failure.kind is FailureKind.DATA:
+                raise DataError(report.failure.message)
+            retry = report.failure.kind is FailureKind.INFRASTRUCTURE
+            if not retry or assignment.attempt > self._max_infra_retries:
+                raise TrialError(f"{assignment} failed: {report.failure.message}\n{report.failure.traceback}")
+            assignment = replace(assignment, attempt=assignment.attempt + 1)
+            report = self._run_alone(assignment)
+        self._journal.reported(report, split=Split.TEST)
+        return dict(report.metrics)
+
+    def _run_alone(self, assignment: Assignment) -> Report:
+        self._journal.assigned(assignment)
+        self._backend.submit(assignment)
+        while True:
+            report = self._backend.wait(_POLL_S)
+            self._journal.renew_lease()
+            if report is not None:
+                return report
+
+    def _launch(self, *, only_pending: bool) -> None:
+        self.progress.slots = min(self._backend.num_slots, self._max_concurrent or self._backend.num_slots)
+        while len(self.progress.running) < self.progress.slots:
+            if self._pending:
+                assignment = self._pending.pop(0)
+            elif only_pending:
+                return
+            else:
+                slot = self._scheduler.next_slot()
+                if slot is None:
+                    return
+                assignment = self._open(slot)
+            self._start(assignment)
+            if not only_pending and self._spent() is not None:
+                return
+
+    def _start(self, assignment: Assignment) -> None:
+        self._journal.assigned(assignment)
+        self.progress.running[assignment.trial_id] = assignment
+        self._backend.submit(assignment)
+        self._tracker.sync(self._journal)
+        logger.info("%s: started with %s", assignment, dict(assignment.params))
+        for observer in self._observers:
+            observer.on_assigned(assignment, self.progress)
+
+    def _open(self, slot: Slot) -> Assignment:
+        self._slots[slot.trial_id] = slot
+        trial = self._journal.trials.get(slot.trial_id)
+        if trial is None:
+            params = self._sampler.ask(slot.trial_id)
+            self._sampler.start(slot.trial_id, params)
+            trial = Trial(
+                trial_id=slot.trial_id,
+                params=params,
+                state=TrialState.RUNNING,
+                bracket=slot.bracket,
+                rung=slot.rung,
+            )
+        return self._assignment(slot, trial)
+
+    def _assignment(self, slot: Slot, trial: Trial) -> Assignment:
+        return Assignment(
+            trial_id=slot.trial_id,
+            attempt=1,
+            params=trial.params,
+            bracket=slot.bracket,
+            rung=slot.rung,
+            resource_from=slot.resource_from,
+            resource_to=slot.resource_to,
+            checkpoint=trial.checkpoint,
+            seed=int(np.random.SeedSequence((self._seed, slot.trial_id)).generate_state(1)[0]),
+        )
+
+    def _take(self, report: Report) -> None:
+        """A report has come from the backend."""
+        assignment = self.progress.running.pop(report.trial_id)
+        self.progress.busy_seconds += report.seconds
+        failure = report.failure
+        if failure is not None and failure.kind is FailureKind.DATA:
+            raise DataError(failure.message)
+        is_lost = failure is not None and failure.kind is FailureKind.INFRASTRUCTURE
+        if is_lost and assignment.attempt <= self._max_infra_retries:
+            logger.warning("%s was lost (%s); it is tried again", assignment, failure and failure.message)
+            self._journal.lost(report)
+            self._start(replace(assignment, attempt=assignment.attempt + 1))
+            return
+        self._journal.reported(report)
+        self.progress.run += 1
+        self._settle(report)
+        trial = self._journal.trials[report.trial_id]
+        if failure is not None:
+            logger.warning("%s failed: %s\n%s", assignment, failure.message, failure.traceback)
+        else:
+            value = report.metrics.get(self._objective.metric)
+            logger.info(
+                "%s: %s is %s after %.1f s", assignment, self._objective.metric, value, report.seconds
+            )
+        self._tracker.sync(self._journal)
+        for observer in self._observers:
+            observer.on_reported(trial, report, self.progress)
+
+    def _settle(self, report: Report) -> None:
+        """A report is in the journal: tell scheduler and sampler, and let go of checkpoints."""
+        slot = self._slots.pop(report.trial_id)
+        self.progress.resource_spent += report.resource - slot.resource_from
+        self.progress.failed += report.failure is not None
+        loss = self._objective.loss(report.metrics) if report.failure is None else math.inf
+        # A trial on its plateau counts at the resource that it was meant to reach: more would not change it.
+        self._sampler.tell(report.trial_id, resource=slot.resource_to, loss=loss)
+        out = self._scheduler.report(slot, loss)
+        self._journal.settled(out, TrialState.STOPPED)
+        finished = {*out, *([report.trial_id] if report.failure else [])}
+        if report.trial_id not in finished and slot.resource_to == self._scheduler.max_resource:
+            self._journal.settled([report.trial_id], TrialState.COMPLETED)
+            finished.add(report.trial_id)
+        self._note_best(self._journal.trials[report.trial_id])
+        self._keep_checkpoints(report, finished)
+
+    def _note_best(self, trial: Trial) -> None:
+        if self._best is not None and trial.trial_id == self._best.trial_id:
+            # It was promoted and may have become worse: any other can be the best now.
+            self._best = min(self._journal.trials.values(), key=_by_loss)
+        elif self._best is None or _by_loss(trial) < _by_loss(self._best):
+            self._best = trial
+        if not math.isfinite(self._best.loss):
+            self._best = None
+
+    def _keep_checkpoints(self, report: Report, finished: set[int]) -> None:
+        """Keep those that a trial may go on from, and the best trial's."""
+        superseded = self._checkpoints.get(report.trial_id)
+        if report.checkpoint is not None and report.checkpoint != superseded:
+            self._checkpoints[report.trial_id] = report.checkpoint
+            self._delete(superseded)
+        self._out |= finished
+        for trial_id in list(self._out):
+            if self._best is None or trial_id != self._best.trial_id:
+                self._out.remove(trial_id)
+                self._delete(self._checkpoints.pop(trial_id, None))
+
+    def _delete(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and not self._replaying:
+            self._storage.delete(checkpoint)
+
+    def _sweep(self) -> None:
+        """Delete what an earlier driver or a lost attempt has left behind."""
+        wanted = set(self._checkpoints.values())
+        for folder in self._storage.names("checkpoints"):
+            for name in self._storage.names(f"checkpoints/{folder}"):
+                if (path := f"checkpoints/{folder}/{name}") not in wanted:
+                    self._storage.delete(path)
+
+    def _spent(self) -> str | None:
+        """Which part of the budget is spent, if any."""
+        if self._scheduler.is_done():
+            return "trials" if len(self._journal.trials) == self._budget.trials else "search_space"
+        committed = sum(a.resource_to - a.resource_from for a in self.progress.running.values())
+        if self._budget.resource is not None and (
+            self.progress.resource_spent + committed >= self._budget.resource
+        ):
+            return "resource"
+        if self._budget.seconds is not None and self.progress.seconds >= self._budget.seconds:
+            return "seconds"
+        return None
+
+    def _replay(self) -> None:
+        """Bring scheduler and sampler to where the earlier drivers left them."""
+        open_assignments: dict[int, Assignment] = {}
+        for event in self._journal.past:
+            if event.kind is EventKind.ASSIGNED and event.assignment.split is Split.VALIDATION:
+                assignment = event.assignment
+                if assignment.trial_id not in open_assignments:
+                    self._replay_slot(assignment)
+                open_assignments[assignment.trial_id] = assignment
+            elif event.kind is EventKind.REPORTED and event.data["split"] == Split.VALIDATION:
+                report = event.report
+                del open_assignments[report.trial_id]
+                self._settle(report)
+                self.progress.replayed += 1
+        self._pending = [replace(a, attempt=a.attempt + 1) for a in open_assignments.values()]
+
+    def _replay_slot(self, assignment: Assignment) -> None:
+        slot = self._scheduler.next_slot()
+        recorded = Slot(
+            trial_id=assignment.trial_id,
+            bracket=assignment.bracket,
+            rung=assignment.rung,
+            resource_from=assignment.resource_from,
+            resource_to=assignment.resource_to,
+        )
+        if slot != recorded:
+            raise JournalError(
+                f"the journal's next decision is {recorded}, but this scheduler decides {slot}: the study "
+                "was made with other settings or another version; go on with those, or use another study_dir"
+            )
+        self._slots[slot.trial_id] = slot
+        if slot.is_new:
+            self._sampler.start(slot.trial_id, assignment.params)
+
+
+def _by_loss(trial: Trial) -> tuple[float, int, int]:
+    return trial.loss, -trial.resource, trial.trial_id

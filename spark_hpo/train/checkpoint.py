@@ -1,0 +1,49 @@
+"""Checkpoints in the study directory: written whole or not at all, loaded without running foreign code."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from spark_hpo.errors import CheckpointError
+from spark_hpo.storage import Storage
+
+VERSION = 1
+
+
+def name(trial_id: int, resource: int, attempt: int) -> str:
+    """The path in the study directory. An attempt never writes over another one's checkpoint."""
+    return f"checkpoints/trial-{trial_id:06d}/{resource:06d}-{attempt}.pt"
+
+
+def save(storage: Storage, path: str, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain values (numbers, strings, bytes, lists, mappings)."""
+    buffer = io.BytesIO()
+    torch.save({"version": VERSION, **state}, buffer)
+    storage.write(path, buffer.getvalue())
+
+
+def load(storage: Storage, path: str) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or holds more than tensors and plain values.
+    """
+    data = storage.read(path)
+    place = f"{storage.url}/{path}"
+    if data is None:
+        raise CheckpointError(f"{place}: there is no such checkpoint; was the study directory cleaned?")
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as exc:
+        raise CheckpointError(f"{place}: is damaged or is no checkpoint: {str(exc).splitlines()[0]}") from exc
+    version = state.get("version") if isinstance(state, dict) else None
+    if version != VERSION:
+        raise CheckpointError(f"{place}: has version {version}; this spark_hpo reads version {VERSION}")
+    del state["version"]
+    result: dict[str, Any] = state
+    return result

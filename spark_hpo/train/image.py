@@ -1,0 +1,73 @@
+"""The task for small images: a convolutional network."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+
+from spark_hpo.data.schema import ColumnKind, Feature
+from spark_hpo.errors import DataError
+from spark_hpo.train.task import Batch, LabelledTask
+
+
+class ImageTask(LabelledTask):
+    """Classification or regression on one array column of shape (channels, height, width).
+
+    Parameters: `learning_rate` (1e-3), `weight_decay` (0.01), `channels` (32: of the first stage, each
+    further one has twice as many), `stages` (2: each halves height and width), `dropout` (0.0).
+    """
+
+    def build_model(self) -> nn.Module:
+        return _ConvolutionalModel(
+            self._image,
+            num_outputs=self.num_outputs,
+            channels=int(self.params.get("channels", 32)),
+            stages=int(self.params.get("stages", 2)),
+            dropout=float(self.params.get("dropout", 0.0)),
+        )
+
+    def build_schedule(self, optimizer: Optimizer, *, total_steps: int) -> LRScheduler | None:
+        return CosineAnnealingLR(optimizer, T_max=total_steps)
+
+    @property
+    def _image(self) -> Feature:
+        images = [f for f in self.schema.of_kind(ColumnKind.ARRAY) if len(f.shape) == 3]
+        if len(images) != 1:
+            found = ", ".join(f"{f.name} {f.shape}" for f in self.schema.features)
+            raise DataError(
+                "ImageTask needs exactly one array column of shape (channels, height, width); "
+                f"the table has: {found}. For other columns use TabularTask"
+            )
+        return images[0]
+
+
+class _ConvolutionalModel(nn.Module):
+    def __init__(
+        self, image: Feature, *, num_outputs: int, channels: int, stages: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self._name = image.name
+        width = image.shape[0]
+        layers: list[nn.Module] = []
+        for stage in range(stages):
+            layers += [
+                nn.Conv2d(width, channels << stage, kernel_size=3, padding=1),
+                # Group normalisation has no running statistics, so ranks and batch sizes do not matter.
+                nn.GroupNorm(num_groups=1, num_channels=channels << stage),
+                nn.ReLU(),
+                nn.MaxPool2d(kernel_size=2, ceil_mode=True),
+            ]
+            width = channels << stage
+        height, breadth = ((side + (1 << stages) - 1) >> stages for side in image.shape[1:])
+        self.layers = nn.Sequential(
+            *layers,
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(width * height * breadth, num_outputs),
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        """[rows, outputs]"""
+        outputs: Tensor = self.layers(batch[self._name])
+        return outputs

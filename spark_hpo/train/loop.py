@@ -1,0 +1,215 @@
+"""The training loop: one trial on one rank, from one resource to the next."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from spark_hpo.data.loader import Loader
+from spark_hpo.errors import CheckpointError, TrialError
+from spark_hpo.train import generators
+from spark_hpo.train.settings import Precision, TrainingSettings
+from spark_hpo.train.task import Batch, TrainTask
+from spark_hpo.train.world import World
+from spark_hpo.trial import Measurement, Objective
+
+
+class Trainer:
+    """One trial on one rank. All ranks hold the same weights after every step.
+
+    A trace: load_state(...); for measurement in fit(1, 3): ...; state() -> what the checkpoint holds
+    """
+
+    def __init__(
+        self, task: TrainTask, world: World, settings: TrainingSettings, *, seed: int, total_steps: int
+    ) -> None:
+        """Build model, optimizer and schedule.
+
+        Args:
+            seed: of the trial. Equal on all ranks, so that they start from the same weights.
+            total_steps: optimizer steps of a training to the maximum resource, for the schedule.
+        """
+        self._task = task
+        self._world = world
+        self._settings = settings
+        generators.seed(seed)
+        self.model: nn.Module = task.build_model().to(world.device)
+        # From here on ranks differ: their dropout masks must.
+        generators.seed(seed, world.rank, 1)
+        self._optimizer = task.build_optimizer(self.model)
+        self._schedule = task.build_schedule(self._optimizer, total_steps=total_steps)
+        self._autocast_type = _autocast_type(settings.precision, world.device)
+        self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._autocast_type is torch.float16)
+        self._best_loss = math.inf
+        self._epochs_since_best = 0
+        self._trained = (
+            DistributedDataParallel(self.model, device_ids=_device_ids(world))
+            if world.is_distributed and any(p.requires_grad for p in self.model.parameters())
+            else self.model
+        )
+
+    def fit(
+        self, start: int, stop: int, *, train: Loader, validation: Loader, objective: Objective
+    ) -> Iterator[Measurement]:
+        """Train the epochs start+1 .. stop and measure after each; fewer when a plateau is reached.
+
+        Raises:
+            TrialError: the training has diverged, or the task does not report the objective.
+        """
+        epochs = train.epochs(start, stop)
+        for epoch in range(start + 1, stop + 1):
+            if self.is_on_plateau:
+                return
+            began = time.perf_counter()
+            train_loss = self._train_epoch(next(epochs), train)
+            metrics = {**self.evaluate(validation), "train_loss": train_loss}
+            loss = _checked_loss(metrics, objective, epoch)
+            if loss < self._best_loss - self._settings.min_improvement:
+                self._best_loss, self._epochs_since_best = loss, 0
+            else:
+                self._epochs_since_best += 1
+            yield Measurement(
+                resource=epoch,
+                metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
+                time=time.time(),
+                seconds=time.perf_counter() - began,
+                rows=train.total_rows,
+            )
+
+    @property
+    def is_on_plateau(self) -> bool:
+        """Whether the objective has not improved for `patience` epochs. The same on all ranks."""
+        return self._settings.patience is not None and self._epochs_since_best >= self._settings.patience
+
+    def evaluate(self, loader: Loader) -> dict[str, float]:
+        """`loss` and the task's metrics over all rows of all ranks, each row counted once."""
+        self.model.eval()
+        sums: dict[str, Tensor] = {}
+        with torch.inference_mode(), self._autocast():
+            for batch in self._batches(next(loader.epochs(0, 1))):
+                outputs = self._task.forward(self.model, batch)
+                rows = outputs.shape[0]
+                loss = self._task.loss(outputs, batch).detach().double() * rows
+                sums["loss"] = sums.get("loss", torch.zeros_like(loss)) + loss
+                for name, values in self._task.metrics(outputs, batch).items():
+                    if values.shape != (rows,):
+                        raise TrialError(
+                            f"{type(self._task).__name__}.metrics: {name!r} has shape {tuple(values.shape)}; "
+                            f"it must have one value a row, ({rows},)"
+                        )
+                    total = values.double().sum()
+                    sums[name] = sums.get(name, torch.zeros_like(total)) + total
+        # In the same order on all ranks: the dictionaries are filled by the same code.
+        *totals, rows_read = self._world.sum([*(float(value) for value in sums.values()), loader.rows])
+        return {name: total / rows_read for name, total in zip(sums, totals, strict=True)}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds. Every rank must call it; rank 0 alone needs to save it."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict() if self._schedule else {},
+            "scaler": self._scaler.state_dict(),
+            "generators": self._world.gather(generators.capture(self._world.device)),
+            "plateau": {"best_loss": self._best_loss, "epochs_since_best": self._epochs_since_best},
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` stood. With another number of ranks the generators start afresh.
+
+        Raises:
+            CheckpointError: it is the checkpoint of another model.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            if self._schedule:
+                self._schedule.load_state_dict(state["schedule"])
+            self._scaler.load_state_dict(state["scaler"])
+            self._best_loss = state["plateau"]["best_loss"]
+            self._epochs_since_best = state["plateau"]["epochs_since_best"]
+        except (KeyError, RuntimeError, ValueError) as exc:
+            raise CheckpointError(f"the checkpoint is not of this task and these parameters: {exc}") from exc
+        if len(state["generators"]) == self._world.size:
+            generators.restore(state["generators"][self._world.rank], self._world.device)
+
+    def _train_epoch(self, batches: Iterator[Batch], loader: Loader) -> float:
+        """Train one epoch and return the mean loss over the rows of all ranks."""
+        self._trained.train()
+        total = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        for step, batch in enumerate(self._batches(batches)):
+            with self._autocast():
+                outputs = self._task.forward(self._trained, batch)
+                loss = self._task.loss(outputs, batch)
+            rows = outputs.shape[0]
+            total += loss.detach().double() * rows
+            # DDP takes the mean over ranks; this makes it the mean over rows.
+            share = rows * self._world.size / loader.global_rows(step)
+            self._scaler.scale(loss * share).backward()
+            if self._settings.clip_norm is not None:
+                self._scaler.unscale_(self._optimizer)
+                nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            self._optimizer.zero_grad(set_to_none=True)
+            if self._schedule is not None:
+                self._schedule.step()
+        summed, rows_read = self._world.sum([float(total), loader.rows])
+        return summed / rows_read
+
+    def _batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            yield {name: tensor.to(self._world.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self._autocast_type is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self._world.device.type, dtype=self._autocast_type)
+
+
+def run_epochs(
+    trainer: Trainer,
+    start: int,
+    stop: int,
+    *,
+    train: Callable[[], Loader],
+    validation: Callable[[], Loader],
+    objective: Objective,
+) -> tuple[Measurement, ...]:
+    """All measurements of an assignment. No table is opened when there is nothing to train."""
+    if start == stop or trainer.is_on_plateau:
+        return ()
+    return tuple(trainer.fit(start, stop, train=train(), validation=validation(), objective=objective))
+
+
+def _checked_loss(metrics: Mapping[str, float], objective: Objective, epoch: int) -> float:
+    if objective.metric not in metrics:
+        raise TrialError(
+            f"objective.metric is {objective.metric!r}, but the task reports {', '.join(sorted(metrics))}"
+        )
+    for name in (objective.metric, "train_loss"):
+        if not math.isfinite(metrics[name]):
+            raise TrialError(f"the training has diverged: {name} is {metrics[name]} after epoch {epoch}")
+    return objective.loss(metrics)
+
+
+def _autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:
+    match precision:
+        case Precision.BF16:
+            return torch.bfloat16
+        case Precision.FP16:
+            return torch.float16
+        case Precision.AUTO if device.type == "cuda" and torch.cuda.is_bf16_supported():
+            return torch.bfloat16
+    return None
+
+
+def _device_ids(world: World) -> list[torch.device] | None:
+    return [world.device] if world.device.type == "cuda" else None

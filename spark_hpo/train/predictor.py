@@ -1,0 +1,154 @@
+"""A trained model outside of the study: a folder that can be loaded and asked.
+
+The folder holds `model.json` (task, parameters, schema) and `weights.pt`. MLflow loads it through
+`_load_pyfunc`, so nothing is unpickled but tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from spark_hpo.data.loader import Loader
+from spark_hpo.data.schema import ColumnKind, TableSchema
+from spark_hpo.data.table import Table
+from spark_hpo.errors import CheckpointError, DataError
+from spark_hpo.storage import Storage
+from spark_hpo.train import checkpoint
+from spark_hpo.train.loop import Trainer
+from spark_hpo.train.reference import find_trainable
+from spark_hpo.train.settings import TrainingSettings
+from spark_hpo.train.task import Batch, TrainTask
+from spark_hpo.train.world import World
+from spark_hpo.trial import Params, Split
+
+_ROWS_AT_ONCE = 4096
+
+
+class Predictor:
+    """A trained model. Takes rows with the columns of the prepared table, the label not needed."""
+
+    def __init__(self, task: TrainTask, model: torch.nn.Module) -> None:
+        self.task = task
+        self.schema = task.schema
+        self._model = model.eval()
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Predictor:
+        """Load what `export` wrote.
+
+        Raises:
+            CheckpointError: the folder is not whole, or the task's code has changed since.
+            ConfigError: the task cannot be imported.
+        """
+        storage = Storage(folder)
+        data = storage.read("model.json")
+        if data is None:
+            raise CheckpointError(f"{folder}: there is no model.json; this is no exported model")
+        record = json.loads(data)
+        task_class: Any = find_trainable(record["task"])
+        task: TrainTask = task_class(record["params"], TableSchema.from_json(record["schema"]))
+        model = task.build_model()
+        try:
+            model.load_state_dict(checkpoint.load(storage, "weights.pt")["model"])
+        except RuntimeError as exc:
+            raise CheckpointError(f"{folder}: the weights do not fit {record['task']}: {exc}") from exc
+        return cls(task, model)
+
+    def predict(self, rows: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """The task's `predictions`, one row a row, in order.
+
+        Raises:
+            DataError: a column is missing or has the wrong shape.
+        """
+        with torch.inference_mode():
+            answers = [self._answer(batch) for batch in self._batches(rows)]
+        columns: dict[str, Any] = {}
+        for name in answers[0]:
+            values = torch.cat([answer[name] for answer in answers]).numpy()
+            columns[name] = values if values.ndim == 1 else values.tolist()
+        return pd.DataFrame(columns, index=rows.index)
+
+    def evaluate(self, table: Table, split: Split, *, reader: str = "auto") -> dict[str, float]:
+        """The metrics on a split, computed as in training."""
+        world = World(rank=0, size=1, device=torch.device("cpu"))
+        trainer = Trainer(self.task, world, TrainingSettings(), seed=0, total_steps=1)
+        trainer.model.load_state_dict(self._model.state_dict())
+        loader = Loader(
+            table,
+            split,
+            rank=0,
+            world_size=1,
+            batch_size=_ROWS_AT_ONCE,
+            seed=0,
+            reader=reader,
+            shuffle_window=None,
+        )
+        return trainer.evaluate(loader)
+
+    def _answer(self, batch: Batch) -> Mapping[str, torch.Tensor]:
+        return self.task.predictions(self.task.forward(self._model, batch))
+
+    def _batches(self, rows: pd.DataFrame) -> Iterator[Batch]:
+        missing = [f.name for f in self.schema.features if f.name not in rows.columns]
+        if missing:
+            raise DataError(f"the rows to predict lack the columns {', '.join(missing)}")
+        for start in range(0, max(len(rows), 1), _ROWS_AT_ONCE):
+            part = rows.iloc[start : start + _ROWS_AT_ONCE]
+            batch = {}
+            for feature in self.schema.features:
+                dtype = np.int64 if feature.kind is ColumnKind.CATEGORICAL else np.float32
+                try:
+                    array = np.array(part[feature.name].tolist(), dtype=dtype)
+                    batch[feature.name] = torch.from_numpy(array.reshape(len(part), *feature.shape))
+                except (ValueError, TypeError) as exc:
+                    raise DataError(
+                        f"column {feature.name!r}: {exc}; it must hold {feature.kind} values of shape "
+                        f"{feature.shape}, prepared as in training"
+                    ) from exc
+            yield batch
+
+
+def export(
+    folder: Path, *, task: str, params: Params, schema: TableSchema, load_checkpoint: Callable[[], Any]
+) -> None:
+    """Write a trial's model to a folder that `Predictor.load` reads.
+
+    Args:
+        load_checkpoint: returns the trial's checkpoint.
+    """
+    storage = Storage(folder)
+    checkpoint.save(storage, "weights.pt", {"model": load_checkpoint()["model"]})
+    record = {"version": 1, "task": task, "params": dict(params), "schema": schema.to_json()}
+    storage.write("model.json", json.dumps(record, indent=2).encode())
+
+
+def example_rows(table: Table, *, rows: int = 5, reader: str = "auto") -> pd.DataFrame:
+    """The first rows of the test split, without the label: what a served model is asked."""
+    loader = Loader(
+        table,
+        Split.TEST,
+        rank=0,
+        world_size=1,
+        batch_size=_ROWS_AT_ONCE,
+        seed=0,
+        reader=reader,
+        shuffle_window=None,
+    )
+    batch = next(next(loader.epochs(0, 1)))
+    columns = {}
+    for feature in table.schema.features:
+        values = batch[feature.name][:rows].numpy()
+        columns[feature.name] = values if values.ndim == 1 else values.reshape(len(values), -1).tolist()
+    return pd.DataFrame(columns)
+
+
+def _load_pyfunc(data_path: str) -> Predictor:
+    """MLflow's way in: `mlflow.pyfunc.load_model` calls this and then `predict`."""
+    return Predictor.load(data_path)

@@ -1,0 +1,72 @@
+"""Finding the user's code: `module:name`, or the object itself."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+from spark_hpo.errors import ConfigError
+from spark_hpo.train.task import TrainTask
+
+SHIPPED = {
+    "tabular": "spark_hpo.train.tabular:TabularTask",
+    "image": "spark_hpo.train.image:ImageTask",
+}
+"""Short names of the tasks in this package."""
+
+Trainable = type[TrainTask] | Callable[..., Any]
+
+
+def find_trainable(reference: str | Trainable) -> Trainable:
+    """The task class or training function of a reference.
+
+    Args:
+        reference: `tabular`, `image`, `module:name`, or the class or function itself.
+
+    Raises:
+        ConfigError: it cannot be imported, or is neither a task class nor a function.
+    """
+    if not isinstance(reference, str):
+        return _checked(reference, repr(reference))
+    module_name, separator, name = SHIPPED.get(reference, reference).partition(":")
+    if not separator:
+        close = get_close_matches(reference, SHIPPED, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it must be {', '.join(SHIPPED)} or module:name"
+        raise ConfigError(f"task is {reference!r}; {hint}")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as exc:  # the module is the user's: anything may happen in it
+        raise ConfigError(
+            f"task is {reference!r}: importing {module_name} failed with {type(exc).__name__}: {exc}. "
+            "The module must be on the Python path, or be named as path/to/file.py:Name"
+        ) from exc
+    if not hasattr(module, name):
+        close = get_close_matches(name, dir(module), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"task is {reference!r}: {module_name} has no {name!r}{hint}")
+    return _checked(getattr(module, name), reference)
+
+
+def is_task(trainable: Trainable) -> bool:
+    """Whether it is a task class, rather than a function."""
+    return isinstance(trainable, type) and issubclass(trainable, TrainTask)
+
+
+def _checked(candidate: Any, reference: str) -> Trainable:
+    if isinstance(candidate, type) and issubclass(candidate, TrainTask):
+        if missing := getattr(candidate, "__abstractmethods__", frozenset()):
+            raise ConfigError(f"task is {reference}: the class must define {', '.join(sorted(missing))}")
+        return candidate
+    if isinstance(candidate, type) or not callable(candidate):
+        raise ConfigError(
+            f"task is {reference}: it must be a subclass of TrainTask or a function of one argument"
+        )
+    try:
+        inspect.signature(candidate).bind(None)
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(f"task is {reference}: it must be a function of one argument, train(ctx)") from exc
+    function: Trainable = candidate
+    return function

@@ -1,0 +1,204 @@
+"""What runs on an executor: one rank of one assignment."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from spark_hpo.data.loader import Loader
+from spark_hpo.data.table import Table
+from spark_hpo.errors import DataError, TrialError
+from spark_hpo.storage import Storage
+from spark_hpo.train import checkpoint, generators
+from spark_hpo.train.context import ResourceRange, TrainContext
+from spark_hpo.train.loop import Trainer, run_epochs
+from spark_hpo.train.reference import Trainable, find_trainable, is_task
+from spark_hpo.train.settings import TrainingSettings
+from spark_hpo.train.task import TrainTask
+from spark_hpo.train.world import Rendezvous, World, join
+from spark_hpo.trial import Assignment, Failure, FailureKind, Measurement, Objective, Report, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSpec:
+    """What all assignments of a study have in common. Travels to the executors with each of them."""
+
+    study_id: str
+    storage: Storage  # of the study directory
+    trainable: str | Trainable
+    table: Table | None  # None: the function brings its own data
+    objective: Objective
+    settings: TrainingSettings
+    max_resource: int
+    seed: int  # of the study
+    reader: str
+    shuffle_window: int  # rows
+    rendezvous: Rendezvous | None  # None: every world is of one rank
+
+
+def run_rank(
+    spec: RankSpec, assignment: Assignment, *, rank: int, world_size: int, gpu: str | None
+) -> Report:
+    """Run one rank of an assignment. Never raises: a failure is a report too.
+
+    Args:
+        gpu: the address that was assigned to this rank, or None to run on the CPU.
+
+    Returns:
+        The same metrics on every rank; rank 0 has saved the checkpoint that it names.
+    """
+    report = Report(
+        trial_id=assignment.trial_id,
+        attempt=assignment.attempt,
+        rung=assignment.rung,
+        resource=assignment.resource_from,
+    )
+    try:
+        device = torch.device("cpu" if gpu is None else f"cuda:{gpu}")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        key = (
+            f"{spec.study_id}/{assignment.trial_id}/{assignment.rung}/{assignment.split}/{assignment.attempt}"
+        )
+        with join(spec.rendezvous, key=key, rank=rank, size=world_size, device=device) as world:
+            return _Rank(spec, assignment, world).run(report)
+    except Exception as exc:  # the user's code runs in here
+        return replace(report, failure=_failure(exc))
+
+
+class _Rank:
+    def __init__(self, spec: RankSpec, assignment: Assignment, world: World) -> None:
+        self._spec = spec
+        self._assignment = assignment
+        self._world = world
+        batch_size = assignment.params.get("batch_size", spec.settings.batch_size)
+        self._settings = replace(spec.settings, batch_size=int(batch_size))
+
+    def run(self, report: Report) -> Report:
+        trainable = find_trainable(self._spec.trainable)
+        if isinstance(trainable, type) and is_task(trainable):
+            curve, metrics, state = self._run_task(trainable)
+        else:
+            curve, metrics, state = self._run_function(trainable)
+        return replace(
+            report,
+            resource=curve[-1].resource if curve else self._assignment.resource_from,
+            metrics=metrics,
+            # A function without checkpoints starts anew at each rung: it measures some resources twice.
+            curve=tuple(m for m in curve if m.resource > self._assignment.resource_from),
+            checkpoint=self._save(curve, state),
+        )
+
+    def _run_task(self, task_class: type[TrainTask]) -> tuple[tuple[Measurement, ...], Any, Any]:
+        spec, assignment = self._spec, self._assignment
+        assert spec.table is not None, "a task needs a table"
+        task = task_class(assignment.params, spec.table.schema)
+        train = self._open(Split.TRAIN)
+        trainer = Trainer(
+            task,
+            self._world,
+            self._settings,
+            seed=assignment.seed,
+            total_steps=spec.max_resource * train.steps_per_epoch,
+        )
+        if assignment.checkpoint is not None:
+            trainer.load_state(checkpoint.load(spec.storage, assignment.checkpoint))
+        curve = run_epochs(
+            trainer,
+            assignment.resource_from,
+            assignment.resource_to,
+            train=lambda: train,
+            validation=partial(self._open, Split.VALIDATION),
+            objective=spec.objective,
+        )
+        # An evaluation, or a trial that has been on its plateau since the rung below.
+        metrics = curve[-1].metrics if curve else trainer.evaluate(self._open(assignment.split))
+        return curve, metrics, trainer.state() if curve else None
+
+    def _run_function(self, function: Any) -> tuple[tuple[Measurement, ...], Any, Any]:
+        spec, assignment = self._spec, self._assignment
+        generators.seed(assignment.seed, assignment.resource_from, self._world.rank)
+        start = assignment.resource_from if assignment.checkpoint is not None else 0
+        context = TrainContext(
+            params=assignment.params,
+            world=self._world,
+            resource=ResourceRange(start, assignment.resource_to),
+            split=assignment.split,
+            schema=spec.table.schema if spec.table is not None else None,
+            open_loader=self._open,
+            load_checkpoint=self._load_function_state,
+            seed=assignment.seed,
+        )
+        returned = function(context)
+        if isinstance(returned, Mapping) and not context.measurements:
+            context.report(returned, resource=assignment.resource_to)
+        if not context.measurements:
+            if context.is_evaluation:
+                return (), {}, None
+            raise TrialError(
+                "the training function has reported nothing: call ctx.report(...) or return a dict"
+            )
+        curve = tuple(context.measurements)
+        if context.is_evaluation:
+            return (), curve[-1].metrics, None
+        metrics = curve[-1].metrics
+        if spec.objective.metric not in metrics:
+            raise TrialError(
+                f"objective.metric is {spec.objective.metric!r}; the function has reported finite values "
+                f"of {', '.join(sorted(metrics)) or 'nothing'}"
+            )
+        state = None if context.checkpoint is None else {"function": context.checkpoint}
+        return curve, metrics, state
+
+    def _load_function_state(self) -> Any:
+        if self._assignment.checkpoint is None:
+            return None
+        return checkpoint.load(self._spec.storage, self._assignment.checkpoint)["function"]
+
+    def _open(self, split: Split, batch_size: int | None = None) -> Loader:
+        if self._spec.table is None:
+            raise TrialError(f"ctx.batches({str(split)!r}): the study has no data section")
+        is_training = split is Split.TRAIN
+        settings = self._settings
+        return Loader(
+            self._spec.table,
+            split,
+            rank=self._world.rank,
+            world_size=self._world.size,
+            batch_size=batch_size or (settings.batch_size if is_training else settings.evaluation_batch_size),
+            seed=self._spec.seed,
+            reader=self._spec.reader,
+            shuffle_window=self._spec.shuffle_window if is_training else None,
+        )
+
+    def _save(self, curve: tuple[Measurement, ...], state: Mapping[str, Any] | None) -> str | None:
+        if state is None:
+            return self._assignment.checkpoint
+        assignment = self._assignment
+        path = checkpoint.name(assignment.trial_id, curve[-1].resource, assignment.attempt)
+        if self._world.rank == 0:  # alone: DDP keeps the parameters equal
+            checkpoint.save(self._spec.storage, path, state)
+        return path
+
+
+def _failure(exc: Exception) -> Failure:
+    # A peer that fails closes its connections: what this rank then sees is not the cause.
+    if isinstance(exc, torch.distributed.DistError) or _is_lost_peer(exc):
+        kind = FailureKind.INFRASTRUCTURE
+    elif isinstance(exc, DataError):
+        kind = FailureKind.DATA
+    else:
+        kind = FailureKind.TRIAL
+    lines = str(exc).strip().splitlines() or [""]
+    message = lines[0] if isinstance(exc, (DataError, TrialError)) else f"{type(exc).__name__}: {lines[0]}"
+    return Failure(kind=kind, message=message, traceback=traceback.format_exc())
+
+
+def _is_lost_peer(exc: Exception) -> bool:
+    signs = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Broken pipe")
+    return isinstance(exc, RuntimeError) and any(sign in str(exc) for sign in signs)

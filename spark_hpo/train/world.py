@@ -1,0 +1,97 @@
+"""The ranks of one assignment: who they are, how they meet, what they reduce."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendezvous:
+    """Where the ranks of a study meet: a store on the driver."""
+
+    host: str
+    port: int
+    timeout_s: float  # for meeting, and for every collective operation after it
+
+
+class RendezvousServer:
+    """The store on the driver. One serves a whole study: every attempt has its own prefix of keys."""
+
+    def __init__(self, host: str, *, timeout_s: float) -> None:
+        # Port 0: the store picks a free one, and nobody else can take it in between.
+        self._store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        self.address = Rendezvous(host=host, port=self._store.port, timeout_s=timeout_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """One rank's place among the ranks of its assignment."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_distributed(self) -> bool:
+        return self.size > 1
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sums over all ranks, in double precision; the same on every rank."""
+        if not self.is_distributed:
+            return list(values)
+        # MPS and some others know no float64, and NCCL knows no CPU tensors.
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return [float(value) for value in tensor.tolist()]
+
+    def gather(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """The tensors of every rank, by rank, on the CPU. Shapes must be equal on all ranks."""
+        if not self.is_distributed:
+            return [dict(tensors)]
+        ranks: list[dict[str, Tensor]] = [{} for _ in range(self.size)]
+        for name, tensor in tensors.items():
+            parts = [torch.empty_like(tensor, device=self.device) for _ in range(self.size)]
+            dist.all_gather(parts, tensor.to(self.device).contiguous())
+            for rank, part in zip(ranks, parts, strict=True):
+                rank[name] = part.cpu()
+        return ranks
+
+
+@contextlib.contextmanager
+def join(
+    rendezvous: Rendezvous | None, *, key: str, rank: int, size: int, device: torch.device
+) -> Iterator[World]:
+    """Meet the other ranks of an assignment, and part from them again.
+
+    Args:
+        key: the same for all ranks of one attempt, and for no other.
+
+    Raises:
+        torch.distributed.DistError: the others did not come in time.
+    """
+    world = World(rank=rank, size=size, device=device)
+    if not world.is_distributed:
+        yield world
+        return
+    assert rendezvous is not None, "several ranks need a rendezvous"
+    timeout = timedelta(seconds=rendezvous.timeout_s)
+    store = dist.TCPStore(rendezvous.host, rendezvous.port, is_master=False, timeout=timeout)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore(key, store),
+        rank=rank,
+        world_size=size,
+        timeout=timeout,
+    )
+    try:
+        yield world
+    finally:
+        # Also after an error: the peers then see a closed connection instead of waiting for the timeout.
+        dist.destroy_process_group()
