@@ -66,14 +66,14 @@ class SearchConfig(_Section):
     scheduler_settings: dict[str, Any] = {}
     max_resource: PositiveInt
     """Epochs of a trial that is trained to the end."""
-    min_resource: PositiveInt = 1
-    """Epochs of the lowest rung."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """One trial in this many goes on to the next rung: eta."""
+    min_resource: PositiveInt | None = None
+    """Epochs of the lowest rung; None: 1."""
+    reduction_factor: Annotated[int, Field(ge=2)] | None = None
+    """One trial in this many goes on to the next rung, eta; None: 3."""
 
     @model_validator(mode="after")
     def _ordered(self) -> SearchConfig:
-        if self.min_resource > self.max_resource:
+        if self.min_resource is not None and self.min_resource > self.max_resource:
             raise ValueError(
                 f"min_resource is {self.min_resource}; it must be at most max_resource, {self.max_resource}"
             )

@@ -6,7 +6,6 @@ at the price of a fork. Nothing here may start a thread: a fork would lose it.
 """
 
 import contextlib
-import sys
 
 from pyspark.daemon import manager
 
@@ -16,4 +15,4 @@ with contextlib.suppress(ImportError):
     import petastorm.reader  # noqa: F401
 
 if __name__ == "__main__":
-    sys.exit(manager())
+    manager()  # type: ignore[no-untyped-call] # Spark's gap

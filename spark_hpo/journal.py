@@ -118,8 +118,8 @@ class Journal:
     def assigned(self, assignment: Assignment) -> None:
         self._append(EventKind.ASSIGNED, assignment.to_json())
 
-    def reported(self, report: Report, *, split: Split = Split.VALIDATION) -> None:
-        self._append(EventKind.REPORTED, {**report.to_json(), "split": split})
+    def reported(self, report: Report) -> None:
+        self._append(EventKind.REPORTED, report.to_json())
 
     def lost(self, report: Report) -> None:
         self._append(EventKind.LOST, report.to_json())
@@ -174,7 +174,7 @@ class Journal:
                     self._put(replace(trial, state=TrialState.RUNNING))
             case EventKind.REPORTED:
                 report = event.report
-                if event.data["split"] == Split.TEST:
+                if report.split is Split.TEST:
                     self.tests[report.trial_id] = report
                 else:
                     trial = self._trials[report.trial_id]

@@ -179,7 +179,7 @@ class Study:
                 raise TrialError(f"{assignment} failed: {report.failure.message}\n{report.failure.traceback}")
             assignment = replace(assignment, attempt=assignment.attempt + 1)
             report = self._run_alone(assignment)
-        self._journal.reported(report, split=Split.TEST)
+        self._journal.reported(report)
         return dict(report.metrics)
 
     def _run_alone(self, assignment: Assignment) -> Report:
@@ -264,10 +264,8 @@ class Study:
         if failure is not None:
             logger.warning("%s failed: %s\n%s", assignment, failure.message, failure.traceback)
         else:
-            value = report.metrics.get(self._objective.metric)
-            logger.info(
-                "%s: %s is %s after %.1f s", assignment, self._objective.metric, value, report.seconds
-            )
+            metric = self._objective.metric
+            logger.info("%s: %s = %.6g, %.1f s", assignment, metric, report.metrics[metric], report.seconds)
         self._tracker.sync(self._journal)
         for observer in self._observers:
             observer.on_reported(trial, report, self.progress)
@@ -344,8 +342,7 @@ class Study:
                 if assignment.trial_id not in open_assignments:
                     self._replay_slot(assignment)
                 open_assignments[assignment.trial_id] = assignment
-            elif event.kind is EventKind.REPORTED and event.data["split"] == Split.VALIDATION:
-                report = event.report
+            elif event.kind is EventKind.REPORTED and (report := event.report).split is Split.VALIDATION:
                 del open_assignments[report.trial_id]
                 self._settle(report)
                 self.progress.replayed += 1

@@ -128,7 +128,8 @@ class Report:
     attempt: int
     rung: int
     resource: int  # epochs completed; below the target when training stopped on a plateau
-    metrics: Mapping[str, float] = field(default_factory=dict)  # at `resource`, on the assignment's split
+    split: Split = Split.VALIDATION  # where the metrics were taken
+    metrics: Mapping[str, float] = field(default_factory=dict)  # at `resource`
     curve: tuple[Measurement, ...] = ()
     checkpoint: str | None = None  # path inside the study directory
     seconds: float = 0.0  # from submission to report
@@ -143,6 +144,7 @@ class Report:
         return cls(
             **{
                 **record,
+                "split": Split(record["split"]),
                 "curve": tuple(Measurement(**m) for m in record["curve"]),
                 "failure": failure and Failure(**{**failure, "kind": FailureKind(failure["kind"])}),
             }

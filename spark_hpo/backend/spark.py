@@ -150,6 +150,7 @@ def _lost(assignment: Assignment, exc: Exception) -> Report:
         attempt=assignment.attempt,
         rung=assignment.rung,
         resource=assignment.resource_from,
+        split=assignment.split,
         failure=Failure(
             kind=FailureKind.INFRASTRUCTURE, message=f"the Spark job failed: {message}", traceback=str(exc)
         ),

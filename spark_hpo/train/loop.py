@@ -152,7 +152,7 @@ class Trainer:
             total += loss.detach().double() * rows
             # DDP takes the mean over ranks; this makes it the mean over rows.
             share = rows * self._world.size / loader.global_rows(step)
-            self._scaler.scale(loss * share).backward()
+            self._scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call] # torch's gap
             if self._settings.clip_norm is not None:
                 self._scaler.unscale_(self._optimizer)
                 nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)

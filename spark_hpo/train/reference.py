@@ -57,7 +57,8 @@ def is_task(trainable: Trainable) -> bool:
 
 def _checked(candidate: Any, reference: str) -> Trainable:
     if isinstance(candidate, type) and issubclass(candidate, TrainTask):
-        if missing := getattr(candidate, "__abstractmethods__", frozenset()):
+        missing: frozenset[str] = getattr(candidate, "__abstractmethods__", frozenset())
+        if missing:
             raise ConfigError(f"task is {reference}: the class must define {', '.join(sorted(missing))}")
         return candidate
     if isinstance(candidate, type) or not callable(candidate):

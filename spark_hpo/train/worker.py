@@ -38,7 +38,7 @@ class RankSpec:
     seed: int  # of the study
     reader: str
     shuffle_window: int  # rows
-    rendezvous: Rendezvous | None  # None: every world is of one rank
+    rendezvous: Rendezvous | None = None  # None: every world is of one rank
 
 
 def run_rank(
@@ -57,6 +57,7 @@ def run_rank(
         attempt=assignment.attempt,
         rung=assignment.rung,
         resource=assignment.resource_from,
+        split=assignment.split,
     )
     try:
         device = torch.device("cpu" if gpu is None else f"cuda:{gpu}")

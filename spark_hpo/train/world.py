@@ -10,6 +10,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, TCPStore  # dist has them, but does not export them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class RendezvousServer:
 
     def __init__(self, host: str, *, timeout_s: float) -> None:
         # Port 0: the store picks a free one, and nobody else can take it in between.
-        self._store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
         self.address = Rendezvous(host=host, port=self._store.port, timeout_s=timeout_s)
 
 
@@ -82,10 +83,10 @@ def join(
         return
     assert rendezvous is not None, "several ranks need a rendezvous"
     timeout = timedelta(seconds=rendezvous.timeout_s)
-    store = dist.TCPStore(rendezvous.host, rendezvous.port, is_master=False, timeout=timeout)
+    store = TCPStore(rendezvous.host, rendezvous.port, is_master=False, timeout=timeout)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore(key, store),
+        store=PrefixStore(key, store),
         rank=rank,
         world_size=size,
         timeout=timeout,

@@ -1,0 +1,131 @@
+"""The command line of a study: arguments, logging, signals, the live line, the JSON at the end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+
+from spark_hpo.app import Result, objective_of, run_study
+from spark_hpo.config import StudyConfig, load_config
+from spark_hpo.errors import SparkHpoError
+from spark_hpo.journal import Journal
+from spark_hpo.report import leaderboard
+from spark_hpo.report.progress import ProgressLine, Standing
+from spark_hpo.study import Progress
+from spark_hpo.trial import Assignment, Report, Trial, TrialState
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a study file and exit: 0 done, 2 configuration, 3 data, 4 no trial succeeded, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    console = Console(stderr=True)
+    _set_up_logging(is_terminal=console.is_terminal, log_file=options.log_file)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        config = load_config(options.config, options.overrides)
+        with ExitStack() as stack:
+            line = stack.enter_context(ProgressLine(config.name, config.objective.metric))
+            result = run_study(
+                config,
+                place=options.config,
+                resume=options.resume,
+                observers=[lambda journal: _Display(config, journal, line)],
+            )
+    except SparkHpoError as exc:
+        print(exc, file=sys.stderr)
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted before the first trial; the same command starts again", file=sys.stderr)
+        sys.exit(130)
+    _print(result, console)
+    sys.exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tune.py",
+        description="Search for the best model of a table. The last line of standard output is JSON.",
+        epilog="examples: tune.py --config conf/quickstart.yaml budget.trials=60   "
+        "tune.py --config conf/adult.yaml resources.world_size=1 study_dir=studies/adult-1",
+    )
+    parser.add_argument("--config", required=True, help="the study file, YAML")
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "must", "never"),
+        default="auto",
+        help="auto: go on with the study in study_dir if there is one; must: or refuse; never: refuse if so",
+    )
+    parser.add_argument("--log-file", help="write one line an event to this file, too")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
+    return parser
+
+
+class _Display:
+    """Keeps the live line up to date."""
+
+    def __init__(self, config: StudyConfig, journal: Journal, line: ProgressLine) -> None:
+        self._budget = config.budget
+        self._objective = objective_of(config)
+        self._journal = journal
+        self._line = line
+
+    def on_assigned(self, assignment: Assignment, progress: Progress) -> None:
+        self._show(progress)
+
+    def on_reported(self, trial: Trial, report: Report, progress: Progress) -> None:
+        self._show(progress)
+
+    def _show(self, progress: Progress) -> None:
+        trials = self._journal.trials.values()
+        best = min((trial.loss for trial in trials), default=float("inf"))
+        budget, spent = self._budget.resource, float(progress.resource_spent)
+        if self._budget.trials is not None:
+            done = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
+            budget, spent = self._budget.trials, float(sum(trial.state in done for trial in trials))
+        self._line.update(
+            Standing(
+                states=Counter(trial.state for trial in trials),
+                best=None if best == float("inf") else self._objective.value(best),
+                slots_busy=len(progress.running),
+                slots=progress.slots,
+                spent=spent,
+                budget=budget,
+                deadline_s=self._budget.seconds and self._budget.seconds - progress.seconds,
+            )
+        )
+
+
+def _print(result: Result, console: Console) -> None:
+    objective = objective_of(result.config)
+    console.print(leaderboard.render(result.journal.trials.values(), objective))
+    print(json.dumps(result.summary()), flush=True)
+
+
+def _set_up_logging(*, is_terminal: bool, log_file: str | None) -> None:
+    """One line an event: to a file, and to standard error where no live line is shown."""
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    stderr = logging.StreamHandler()
+    stderr.setFormatter(formatter)
+    stderr.setLevel(logging.WARNING if is_terminal else logging.INFO)
+    logger = logging.getLogger("spark_hpo")
+    logger.addHandler(stderr)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if log_file is not None:
+        file = logging.FileHandler(log_file)
+        file.setFormatter(formatter)
+        logger.addHandler(file)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,27 @@
+"""What tests share: one Spark session, small tables, where the real data lies."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["PYSPARK_PYTHON"] = sys.executable
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[object]:
+    """A local session with two task slots, set up as the package sets up its own."""
+    from spark_hpo.backend.session import start_session
+
+    session = start_session(
+        "tests",
+        {"spark.master": "local[2]", "spark.ui.enabled": "false", "spark.log.level": "ERROR"},
+    )
+    yield session
+    session.stop()
