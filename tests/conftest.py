@@ -21,7 +21,7 @@ def spark() -> Iterator[object]:
 
     session = start_session(
         "tests",
-        {"spark.master": "local[2]", "spark.ui.enabled": "false", "spark.log.level": "ERROR"},
+        {"spark.master": "local[2]", "spark.ui.enabled": "false", "spark.log.level": "OFF"},
     )
     yield session
     session.stop()

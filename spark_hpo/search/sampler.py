@@ -22,7 +22,7 @@ class Sampler(Protocol):
     """
 
     def ask(self, trial_id: int) -> Params:
-        """Propose parameters for a new trial. Never changes what the sampler has learned."""
+        """Propose parameters for a new trial, to be started next. Never changes what has been learned."""
         ...
 
     def start(self, trial_id: int, params: Params) -> None:
@@ -30,5 +30,9 @@ class Sampler(Protocol):
         ...
 
     def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
-        """Learn the loss of a trial at a resource (epochs completed); infinite for a failed trial."""
+        """Learn the loss of a trial at a resource; infinite for a failed trial.
+
+        `resource` is the target of the slot, `Slot.resource_to`, also where training stopped earlier on a
+        plateau: losses are compared between trials of one rung.
+        """
         ...

@@ -25,6 +25,8 @@ class Slot:
 class Scheduler(Protocol):
     """Decides which trial is trained next, and how far. Pure: no clock, no randomness, no I/O.
 
+    Ask for a slot only when it can run at once: a scheduler may always have one more new trial.
+
     Trials are numbered 0, 1, 2, ... in the order in which their first slots open. A trace for one bracket
     of successive halving, 3 trials, eta = 3:
         next_slot() x 3 -> trials 0, 1, 2 in rung 0;  next_slot() -> None
@@ -40,19 +42,23 @@ class Scheduler(Protocol):
         ...
 
     def next_slot(self) -> Slot | None:
-        """Open the next slot. None: wait for a report (or, when `is_done`, for ever)."""
+        """Open the next slot. None: wait for a report (or, when `is_done`, for ever); nothing changes."""
         ...
 
     def report(self, slot: Slot, loss: float) -> list[int]:
         """Take the loss of a slot; infinite or NaN for a failure, which is never promoted.
 
         Returns the trials that are now out, in ascending order: they will not be promoted, and their
-        checkpoints may go. A trial that has reached the maximum resource is not among them.
+        checkpoints may go. A failed trial is out at once; one that has reached the maximum resource is
+        never among them.
         """
         ...
 
-    def close(self) -> None:
-        """Open no new trials from now on. Rungs complete with the trials that they have."""
+    def close(self) -> list[int]:
+        """Open no new trials from now on. Rungs complete with the trials that they have.
+
+        Returns the trials that are now out, in ascending order. Closing again changes nothing.
+        """
         ...
 
     def is_done(self) -> bool:

@@ -1,0 +1,95 @@
+"""The trials as a table, the best first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from spark_hpo.trial import Objective, Params, Trial, TrialState
+
+COLUMNS = ("trial", "state", "rung", "resource", "value", "seconds")
+
+
+def leaderboard(trials: Iterable[Trial], objective: Objective) -> pd.DataFrame:
+    """One row a trial, the best first, those without a value next, failed ones last.
+
+    Columns: trial, state, rung, resource (epochs), value (the objective's metric at that resource; NaN where
+    there is none), seconds, and each parameter by its dotted name (missing where a trial has no such
+    parameter). A parameter that is called like a column is `params.<name>`.
+    """
+    rows = [_row(trial, objective) for trial in ranked(trials)]
+    names = list(COLUMNS) + sorted({key for row in rows for key in row} - set(COLUMNS))
+    return pd.DataFrame(rows, columns=names)
+
+
+def ranked(trials: Iterable[Trial]) -> list[Trial]:
+    """The best first, failed ones last; equals in the order of their ids."""
+    return sorted(
+        trials,
+        key=lambda trial: (
+            trial.state is TrialState.FAILED,
+            math.inf if math.isnan(trial.loss) else trial.loss,
+            trial.trial_id,
+        ),
+    )
+
+
+def value(trial: Trial, objective: Objective) -> float:
+    """The objective's metric, in the user's direction. NaN: never measured, or failed."""
+    return objective.value(trial.loss) if math.isfinite(trial.loss) else math.nan
+
+
+def flatten(params: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`{"optimizer": {"name": "sgd"}} -> ("optimizer.name", "sgd")`. Lists become their text."""
+    for key, item in params.items():
+        if isinstance(item, Mapping) and item:
+            yield from flatten(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item if _is_scalar(item) else str(item)
+
+
+def render(trials: Iterable[Trial], objective: Objective, *, top: int = 10) -> Table:
+    """The `top` best trials for a terminal."""
+    everything = list(trials)
+    # Python's own objects, not the frame: pandas would turn an integer beside a missing one into a float.
+    rows = [_row(trial, objective) for trial in ranked(everything)[:top]]
+    names = list(COLUMNS) + sorted({key for row in rows for key in row} - set(COLUMNS))
+    hidden = len(everything) - len(rows)
+    table = Table(
+        title=f"best by {objective.metric} ({objective.mode})",
+        caption=f"and {hidden} more" if hidden else None,
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name in names:
+        header = objective.metric if name == "value" else name
+        table.add_column(header, justify="left" if name == "state" else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(name, "")) for name in names))
+    return table
+
+
+def _row(trial: Trial, objective: Objective) -> dict[str, Any]:
+    return {
+        "trial": trial.trial_id,
+        "state": str(trial.state),
+        "rung": trial.rung,
+        "resource": trial.resource,
+        "value": value(trial, objective),
+        "seconds": round(trial.seconds, 3),
+        **{f"params.{key}" if key in COLUMNS else key: item for key, item in flatten(trial.params)},
+    }
+
+
+def _is_scalar(item: Any) -> bool:
+    return item is None or isinstance(item, str | bool | int | float)
+
+
+def _cell(item: Any) -> str:
+    if isinstance(item, float):
+        return "" if math.isnan(item) else f"{item:.5g}"
+    return str(item)

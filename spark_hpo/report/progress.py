@@ -1,0 +1,153 @@
+"""The live line of a study on a terminal: trials by state, best so far, slots busy, time left."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.file_proxy import FileProxy
+from rich.live import Live
+from rich.text import Text
+
+from spark_hpo.trial import TrialState
+
+_STYLES = {
+    TrialState.RUNNING: "cyan",
+    TrialState.PAUSED: "blue",
+    TrialState.STOPPED: "bright_black",
+    TrialState.COMPLETED: "green",
+    TrialState.FAILED: "red",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a study stands. The driver makes one after each event."""
+
+    states: Mapping[TrialState, int] = field(default_factory=dict)
+    best: float | None = None  # the metric, in the user's direction; None: none yet
+    slots_busy: int = 0
+    slots: int = 0
+    spent: float = 0.0  # of the budget, in its unit: trials or epochs
+    budget: float | None = None  # None: limited by time alone, or not at all
+    deadline_s: float | None = None  # seconds until the budget of time is spent; None: no such budget
+
+
+class ProgressLine(AbstractContextManager["ProgressLine"]):
+    """One line at the foot of the terminal, gone when the study ends.
+
+    It writes to standard error, and nothing at all where that is no terminal. Log lines of handlers that
+    write there appear above it: `with ProgressLine("digits", "accuracy") as line: line.update(standing)`.
+    """
+
+    def __init__(
+        self,
+        study: str,
+        metric: str,
+        *,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._study = study
+        self._metric = metric
+        self._console = console or Console(stderr=True)
+        self._clock = clock
+        self._standing = Standing()
+        self._first: tuple[float, float] | None = None  # time, and spent, of the first update
+        self._updated_at = clock()
+        self._live: Live | None = None
+        self._streams: list[tuple[logging.StreamHandler[Any], Any]] = []
+
+    def __enter__(self) -> ProgressLine:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._live = Live(
+                get_renderable=self.render,
+                console=self._console,
+                refresh_per_second=2,
+                transient=True,
+                redirect_stdout=False,  # the last line of stdout is JSON
+                redirect_stderr=False,
+            )
+            self._live.start()
+            self._lift_logs()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for handler, stream in self._streams:
+            handler.setStream(stream)
+        self._streams.clear()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def update(self, standing: Standing) -> None:
+        """Show where the study stands now."""
+        now = self._clock()
+        if self._first is None:
+            self._first = (now, standing.spent)
+        self._updated_at = now
+        self._standing = standing
+
+    def seconds_left(self) -> float | None:
+        """Until the budget is spent, at the rate since the first update; None: not known yet.
+
+        What an earlier driver has spent, before a resume, does not count into the rate.
+        """
+        now, standing = self._clock(), self._standing
+        limits = []
+        if standing.deadline_s is not None:
+            limits.append(standing.deadline_s - (now - self._updated_at))
+        if standing.budget is not None and self._first is not None:
+            began, spent_before = self._first
+            spent, elapsed = standing.spent - spent_before, self._updated_at - began
+            if spent > 0 and elapsed > 0:
+                remaining = (standing.budget - standing.spent) * elapsed / spent
+                limits.append(remaining - (now - self._updated_at))
+        return max(0.0, min(limits)) if limits else None
+
+    def render(self) -> Text:
+        """The line."""
+        standing = self._standing
+        line = Text(f"{self._study}  ", no_wrap=True, overflow="ellipsis")
+        for state in TrialState:
+            if count := standing.states.get(state, 0):
+                line.append(f"{count} {state}  ", _STYLES[state])
+        if standing.best is not None:
+            line.append(f"best {self._metric} {standing.best:.5g}  ", "bold")
+        if standing.slots:
+            line.append(f"{standing.slots_busy}/{standing.slots} slots  ")
+        if standing.budget:
+            line.append(f"{min(1.0, standing.spent / standing.budget):.0%}  ")
+        left = self.seconds_left()
+        if left is not None:
+            line.append(f"{duration(left)} left")
+        return line
+
+    def _lift_logs(self) -> None:
+        """Log lines through the console, which draws them above the line instead of into it."""
+        for name in (None, "spark_hpo"):
+            for handler in logging.getLogger(name).handlers:
+                if isinstance(handler, logging.StreamHandler) and handler.stream is self._console.file:
+                    self._streams.append((handler, handler.stream))
+                    handler.setStream(FileProxy(self._console, handler.stream))
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 5 s`, `2 h 7 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    for unit, size, next_unit, next_size in (
+        ("d", 86_400, "h", 3_600),
+        ("h", 3_600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // next_size} {next_unit}"
+    return f"{whole} s"

@@ -1,0 +1,26 @@
+"""Random search: every proposal drawn from the space as it is."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spark_hpo.search.space import Space
+from spark_hpo.trial import Params
+
+
+class RandomSampler:
+    """Draws each trial alone: a proposal depends on the seed and the trial's id, and on nothing else."""
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self.space = space
+        self.seed = seed
+
+    def ask(self, trial_id: int) -> Params:
+        """Draw parameters. Never changes what the sampler has learned."""
+        return self.space.sample(np.random.default_rng((self.seed, trial_id)))
+
+    def start(self, trial_id: int, params: Params) -> None:
+        """Takes no notice."""
+
+    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
+        """Takes no notice."""

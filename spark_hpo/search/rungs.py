@@ -1,0 +1,76 @@
+"""The arithmetic of successive halving: levels of resource, sizes of rungs. Integers only.
+
+With floating logarithms, log(243) / log(3) is 4.999..., and a whole bracket is lost.
+
+Hyperband (Li et al. 2018, arXiv:1603.06560), Algorithm 1: R is max_resource, eta is reduction_factor, s is
+the number of rungs above the lowest, n is the size of the lowest rung, n_i and r_i are size and resource
+of rung i, B = (s_max + 1) R is the budget of a bracket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Rounding(StrEnum):
+    """How the size of a Hyperband bracket is rounded."""
+
+    FLOOR = "floor"  # floor((s_max+1)/(s+1)) eta^s: Table 1 of the paper, 81, 27, 9, 6, 5 for R = 81
+    CEILING = "ceiling"  # ceil((s_max+1) eta^s/(s+1)): its Algorithm 1, 81, 34, 15, 8, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A step of a bracket: `size` trials are trained up to `resource`."""
+
+    size: int
+    resource: int  # epochs completed
+
+
+def resource_levels(min_resource: int, max_resource: int, reduction_factor: int) -> tuple[int, ...]:
+    """The resources at which trials are compared, ascending; the last one is `max_resource`.
+
+    Level k from the top is max_resource // reduction_factor^k, down to the last that is at least
+    `min_resource`: resource_levels(1, 100, 3) -> (1, 3, 11, 33, 100). The lowest may lie above
+    `min_resource`: resource_levels(2, 27, 3) -> (3, 9, 27).
+    """
+    levels = [max_resource]
+    # floor(floor(R / a) / b) = floor(R / ab), so dividing step by step is exact.
+    while (lower := levels[-1] // reduction_factor) >= min_resource:
+        levels.append(lower)
+    return tuple(reversed(levels))
+
+
+def next_size(size: int, reduction_factor: int) -> int:
+    """How many trials a rung of `size` promotes: floor(size / reduction_factor), at least one."""
+    return max(1, size // reduction_factor)
+
+
+def bracket_rungs(num_trials: int, levels: tuple[int, ...], reduction_factor: int) -> tuple[Rung, ...]:
+    """One bracket of successive halving: bracket_rungs(9, (1, 3, 9), 3) -> 9 to 1, 3 to 3, 1 to 9."""
+    rungs = [Rung(num_trials, levels[0])]
+    for resource in levels[1:]:
+        rungs.append(Rung(next_size(rungs[-1].size, reduction_factor), resource))
+    return tuple(rungs)
+
+
+def hyperband_rungs(
+    min_resource: int, max_resource: int, reduction_factor: int, rounding: Rounding = Rounding.FLOOR
+) -> tuple[tuple[Rung, ...], ...]:
+    """The brackets of one round of Hyperband, the most exploring first."""
+    levels = resource_levels(min_resource, max_resource, reduction_factor)
+    brackets = []
+    for s in reversed(range(len(levels))):
+        if rounding is Rounding.FLOOR:
+            num_trials = len(levels) // (s + 1) * reduction_factor**s
+        else:
+            num_trials = -(-len(levels) * reduction_factor**s // (s + 1))
+        brackets.append(bracket_rungs(num_trials, levels[-(s + 1) :], reduction_factor))
+    return tuple(brackets)
+
+
+def planned_resource(rungs: tuple[Rung, ...]) -> int:
+    """What a bracket spends when no trial fails: each trial goes on from the checkpoint that it has."""
+    below = (0, *(rung.resource for rung in rungs))
+    return sum(rung.size * (rung.resource - start) for rung, start in zip(rungs, below, strict=False))

@@ -1,0 +1,90 @@
+"""MLflow's settings that exist only as environment variables, borrowed and given back.
+
+MLflow reads them at each call and takes them from nowhere else, so that a process has one value of each.
+They are set while a tracker is open and restored when the last one closes; what the user has set himself
+is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+# Retries are ours: MLflow's own repeat a `create run` whose reply was lost, and that makes two runs.
+WRITING = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds, for connecting and for each read
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the last line of stdout is the study's JSON
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+STARTING = {**WRITING, "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+REGISTERING = {**WRITING, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
+
+_NOISY = ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc")
+
+
+class Environment:
+    """Variables set from `enter` to `exit`. Where several are open, the youngest counts."""
+
+    _lock = threading.Lock()
+    _open: list[Environment] = []  # noqa: RUF012 - shared on purpose: the environment is the process's
+    _before: dict[str, str | None] = {}  # noqa: RUF012
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = dict(variables)
+
+    def enter(self) -> None:
+        with self._lock:
+            for name in self._variables:
+                self._before.setdefault(name, os.environ.get(name))
+            self._open.append(self)
+            self._apply()
+
+    def exit(self) -> None:
+        """Give back. A second call does nothing."""
+        with self._lock:
+            if self in self._open:
+                self._open.remove(self)
+                self._apply()
+
+    @classmethod
+    def _apply(cls) -> None:
+        wanted: dict[str, str] = {}
+        for environment in cls._open:
+            wanted |= environment._variables
+        for name, before in cls._before.items():
+            value = wanted.get(name) if before is None else before
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if not cls._open:
+            cls._before.clear()
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """`variables` inside the block."""
+    borrowed = Environment(variables)
+    borrowed.enter()
+    try:
+        yield
+    finally:
+        borrowed.exit()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Only warnings from MLflow inside the block: a new database alone brings fifty lines of migrations."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(max(logger.level, logging.WARNING))
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

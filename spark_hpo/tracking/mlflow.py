@@ -1,0 +1,250 @@
+"""MLflow as a projection of the journal: written by one thread of the driver, in batches, idempotently."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from spark_hpo.tracking.base import Journal
+from spark_hpo.tracking.connect import connect, resolve
+from spark_hpo.tracking.environment import WRITING, Environment
+from spark_hpo.tracking.redact import one_line
+from spark_hpo.tracking.store import Outcome, RunStatus, StudyCard, is_refusal
+from spark_hpo.trial import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 1.0  # after the first failed call; doubles up to the longest
+LONGEST_PAUSE_S = 60.0
+
+
+class MlflowTracker:
+    """A parent run for the study, a child run for each trial.
+
+    `sync(journal)` takes a snapshot and returns; a daemon thread writes it. An outage delays the writing and
+    stops nothing: the thread tries again, and what changed meanwhile is written once, in its last state.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        experiment: str,
+        card: StudyCard,
+        *,
+        registry_uri: str | None = None,
+        artifact_location: str | None = None,
+    ) -> None:
+        """Find the study's run, or make it, and set it to RUNNING.
+
+        Args:
+            tracking_uri: http(s)://, databricks, or a database, e.g. sqlite:///mlflow.db, whose directory is
+                made.
+            experiment: by name; made where it is missing.
+            card: the study.
+            registry_uri: of the model registry; None: the tracking server's own.
+            artifact_location: of a new experiment; None: beside an SQLite file, else what the server says.
+
+        Raises:
+            TrackingError: the server cannot be reached or refuses. Within 10 s (a database: 120 s), and
+                without the credentials of the URI.
+        """
+        self.tracking_uri = resolve(tracking_uri)
+        self.registry_uri = registry_uri or self.tracking_uri
+        self._store = connect(
+            self.tracking_uri,
+            experiment,
+            card,
+            registry_uri=registry_uri,
+            artifact_location=artifact_location,
+        )
+        self._environment = Environment(WRITING)
+        self._environment.enter()
+
+        self._changed = threading.Condition()
+        self._seen = 0  # journal events taken over
+        self._pending: dict[int, Trial] = {}
+        self._outcome: Outcome | None = None
+        self._refused: set[int] = set()
+        self._is_writing = False
+        self._is_closed = False
+        self._pause_s = 0.0
+        self._retry_at = 0.0  # monotonic
+        self._thread = threading.Thread(target=self._run, name="spark_hpo-mlflow", daemon=True)
+        self._thread.start()
+
+    @property
+    def client(self) -> MlflowClient:
+        return self._store.client
+
+    @property
+    def card(self) -> StudyCard:
+        return self._store.card
+
+    @property
+    def experiment_id(self) -> str:
+        return self._store.experiment_id
+
+    @property
+    def run_id(self) -> str:
+        """Of the study's run."""
+        return self._store.run_id
+
+    def info(self) -> Mapping[str, Any]:
+        """`experiment_id` and `run_id` of the study's run."""
+        return {"experiment_id": self.experiment_id, "run_id": self.run_id}
+
+    def describe(self, error: object) -> str:
+        """An error in one line, without the credentials of the tracking server."""
+        return one_line(error, self.tracking_uri)
+
+    def sync(self, journal: Journal) -> None:
+        """Take over what has changed. Returns at once, never raises for an outage."""
+        sequence = journal.sequence  # before the trials: an event between the two is seen twice, not never
+        if sequence == self._seen:
+            return
+        changed = {trial.trial_id: trial for trial in journal.changed_since(self._seen)}
+        self._seen = sequence
+        with self._changed:
+            self._pending |= changed
+            self._refused -= changed.keys()
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything is written, at most `timeout_s` seconds.
+
+        Returns False, with a warning that says what to do, when something is missing.
+        """
+        with self._changed:
+            self._pause_s = self._retry_at = 0.0  # now, not when the pause is over
+            self._changed.notify_all()
+            self._changed.wait_for(self._is_idle, timeout_s)
+            missing = len(self._pending) + len(self._refused) + self._is_writing + (self._outcome is not None)
+        if missing:
+            log.warning(
+                "MLflow at %s lacks %d runs of study %r. Nothing is lost: the journal has them; run the "
+                "same command again when the server is back",
+                self.describe(self.tracking_uri),
+                missing,
+                self.card.name,
+            )
+        return not missing
+
+    def finish(
+        self,
+        status: RunStatus,
+        *,
+        metrics: Mapping[str, float],
+        leaderboard: pd.DataFrame | None = None,
+        artifacts: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        timeout_s: float = 60.0,
+    ) -> bool:
+        """Write all that is pending, then the end of the study, and close.
+
+        Args:
+            status: of the study's run. Children that still run are KILLED.
+            metrics: of the study's run, e.g. {"best_accuracy": 0.97, "test_accuracy": 0.96}.
+            leaderboard: logged as a table, leaderboard.json, and as leaderboard.csv.
+            artifacts: texts by path, e.g. {"plots/history.html": "<html>..."}.
+            tags: of the study's run.
+            timeout_s: seconds to wait.
+
+        Returns:
+            Whether everything is in MLflow. Never raises for an outage.
+        """
+        outcome = Outcome(
+            status=status,
+            time=time.time(),
+            metrics=metrics,
+            leaderboard=leaderboard,
+            artifacts=artifacts or {},
+            tags=tags or {},
+        )
+        with self._changed:
+            self._outcome = outcome
+        return self.close(timeout_s)
+
+    def close(self, timeout_s: float) -> bool:
+        """Flush, then end the thread. A second call returns at once."""
+        if self._is_closed:
+            return self._is_idle()
+        is_complete = self.flush(timeout_s)
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join(1.0)  # a call that hangs is left to its own limit: the thread is a daemon
+        self._environment.exit()
+        return is_complete
+
+    # The thread ------------------------------------------------------------------------------------------
+
+    def _is_idle(self) -> bool:
+        return not (self._pending or self._outcome or self._is_writing)
+
+    def _is_due(self) -> bool:
+        due = bool(self._pending or self._outcome) and time.monotonic() >= self._retry_at
+        return self._is_closed or due
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._is_due():
+                    waits = bool(self._pending or self._outcome)
+                    self._changed.wait(max(0.01, self._retry_at - time.monotonic()) if waits else None)
+                if self._is_closed:
+                    return
+                work = self._next()
+                self._is_writing = True
+            error = self._attempt(work)
+            with self._changed:
+                self._is_writing = False
+                self._settle(work, error)
+                self._changed.notify_all()
+
+    def _next(self) -> Trial | Outcome:
+        """The oldest pending trial; the study's end when there is none."""
+        if self._pending:
+            return self._pending.pop(min(self._pending))
+        assert self._outcome is not None
+        return self._outcome
+
+    def _attempt(self, work: Trial | Outcome) -> Exception | None:
+        try:
+            if isinstance(work, Trial):
+                self._store.write_trial(work)
+            else:
+                self._store.write_outcome(work)
+        except Exception as exc:  # whatever it is, the study goes on
+            return exc
+        return None
+
+    def _settle(self, work: Trial | Outcome, error: Exception | None) -> None:
+        if error is None:
+            if self._pause_s:
+                log.info("MLflow is back; %d trials to write", len(self._pending))
+            self._pause_s = 0.0
+            if work is self._outcome:
+                self._outcome = None
+            return
+        if isinstance(work, Trial) and is_refusal(error):
+            self._refused.add(work.trial_id)
+            log.warning("MLflow refuses trial %d, which is left out: %s", work.trial_id, self.describe(error))
+            return
+        if isinstance(work, Trial):
+            self._pending.setdefault(work.trial_id, work)  # unless it has changed meanwhile
+        self._store.forget()
+        if not self._pause_s:
+            log.warning(
+                "MLflow at %s does not answer; the study goes on, and what is missing is written later: %s",
+                self.describe(self.tracking_uri),
+                self.describe(error),
+            )
+        self._pause_s = min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
+        self._retry_at = time.monotonic() + self._pause_s

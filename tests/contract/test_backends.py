@@ -1,0 +1,199 @@
+"""What every backend must do, on the inline and the Spark one."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pyspark import cloudpickle
+
+from spark_hpo.backend.base import Backend, merge_reports
+from spark_hpo.backend.inline import InlineBackend
+from spark_hpo.backend.spark import SparkBackend
+from spark_hpo.errors import CapacityError
+from spark_hpo.trial import Assignment, Failure, FailureKind, Report
+
+LIMIT_S = 60.0
+
+# Executors cannot import a test module: what is defined here travels by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def assignment(trial_id: int, **params: Any) -> Assignment:
+    return Assignment(
+        trial_id=trial_id,
+        attempt=1,
+        params=params,
+        bracket=0,
+        rung=0,
+        resource_from=0,
+        resource_to=1,
+        checkpoint=None,
+        seed=0,
+    )
+
+
+def train(assignment: Assignment, *, rank: int, world_size: int, gpu: str | None) -> Report:
+    """Stands for training: says who ran where, fails or dies when told to."""
+    if assignment.params.get("die") == rank:
+        os._exit(7)
+    time.sleep(assignment.params.get("seconds", 0.0))
+    failure = None
+    if assignment.params.get("fail") == rank:
+        failure = Failure(kind=FailureKind.TRIAL, message=f"rank {rank} says no")
+    elif "fail" in assignment.params and world_size > 1:
+        failure = Failure(kind=FailureKind.INFRASTRUCTURE, message="Connection closed by peer")
+    return Report(
+        trial_id=assignment.trial_id,
+        attempt=assignment.attempt,
+        rung=0,
+        resource=1,
+        metrics={"rank": rank, "world_size": world_size, "pid": os.getpid()},
+        failure=failure,
+    )
+
+
+def next_report(backend: Backend) -> Report:
+    report = backend.wait(LIMIT_S)
+    assert report is not None, f"no report in {LIMIT_S} s"
+    return report
+
+
+class BackendContract:
+    @pytest.fixture
+    def backend(self) -> Iterator[Backend]:
+        raise NotImplementedError
+
+    def test_a_report_comes_back_for_its_assignment(self, backend: Backend) -> None:
+        backend.submit(assignment(3))
+        report = next_report(backend)
+        assert (report.trial_id, report.metrics["rank"], report.failure) == (3, 0, None)
+        assert report.seconds > 0
+
+    def test_waiting_ends_when_nothing_comes(self, backend: Backend) -> None:
+        assert backend.wait(0.05) is None
+
+    def test_a_failure_is_a_report(self, backend: Backend) -> None:
+        backend.submit(assignment(1, fail=0))
+        report = next_report(backend)
+        assert report.failure is not None
+        assert report.failure.message == "rank 0 says no"
+
+    def test_a_cancelled_assignment_reports_nothing(self, backend: Backend) -> None:
+        backend.submit(assignment(1, seconds=30))
+        backend.cancel(1)
+        backend.submit(assignment(2))
+        assert next_report(backend).trial_id == 2
+        assert backend.wait(0.1) is None
+
+    def test_cancelling_what_does_not_run_changes_nothing(self, backend: Backend) -> None:
+        backend.cancel(99)
+        backend.submit(assignment(1))
+        assert next_report(backend).trial_id == 1
+
+    def test_closing_twice_is_no_error(self, backend: Backend) -> None:
+        backend.submit(assignment(1, seconds=30))
+        backend.close()
+        backend.close()
+
+    def test_there_is_a_slot(self, backend: Backend) -> None:
+        assert backend.num_slots >= 1
+
+
+class TestInlineBackend(BackendContract):
+    @pytest.fixture
+    def backend(self) -> Iterator[Backend]:
+        backend = InlineBackend(train)
+        yield backend
+        backend.close()
+
+    def test_several_ranks_are_refused_with_the_cure(self) -> None:
+        with pytest.raises(CapacityError, match=r"world_size is 2.*backend: spark"):
+            InlineBackend(train, world_size=2)
+
+
+class TestSparkBackend(BackendContract):
+    @pytest.fixture
+    def backend(self, spark: Any) -> Iterator[Backend]:
+        backend = SparkBackend(spark, train)
+        yield backend
+        backend.close()
+
+    def test_slots_are_those_of_the_cluster(self, backend: Backend) -> None:
+        assert backend.num_slots == 2
+
+    def test_assignments_run_at_the_same_time(self, backend: Backend) -> None:
+        # Each waits for the other to be running: one after the other, they would never end.
+        began = time.monotonic()
+        for trial_id in (1, 2):
+            backend.submit(assignment(trial_id, seconds=3))
+        reports = {next_report(backend).trial_id, next_report(backend).trial_id}
+        assert reports == {1, 2}
+        assert time.monotonic() - began < 6
+
+    def test_every_assignment_has_a_process_of_its_own(self, backend: Backend) -> None:
+        pids = set()
+        for trial_id in range(3):
+            backend.submit(assignment(trial_id))
+            pids.add(next_report(backend).metrics["pid"])
+        assert len(pids) == 3
+
+    def test_a_process_that_dies_is_a_lost_assignment(self, backend: Backend) -> None:
+        backend.submit(assignment(1, die=0))
+        report = next_report(backend)
+        assert report.failure is not None
+        assert report.failure.kind is FailureKind.INFRASTRUCTURE
+
+    def test_the_job_is_described_for_the_spark_ui(self, spark: Any, backend: Backend) -> None:
+        backend.submit(assignment(17, seconds=2))
+        tracker = spark.sparkContext._jsc.sc().statusStore()
+        deadline = time.monotonic() + LIMIT_S
+        descriptions: list[str] = []
+        while not any("trial 17, rung 0: 0 -> 1 epochs" in text for text in descriptions):
+            assert time.monotonic() < deadline, descriptions
+            jobs = tracker.jobsList(None)
+            found = [jobs.apply(i).description() for i in range(jobs.length())]
+            descriptions = [text.get() for text in found if text.isDefined()]
+        next_report(backend)
+
+
+class TestSparkBackendOfTwoRanks(BackendContract):
+    @pytest.fixture
+    def backend(self, spark: Any) -> Iterator[Backend]:
+        backend = SparkBackend(spark, train, world_size=2)
+        yield backend
+        backend.close()
+
+    def test_rank_0_speaks_for_all(self, backend: Backend) -> None:
+        backend.submit(assignment(1))
+        metrics = next_report(backend).metrics
+        assert (metrics["rank"], metrics["world_size"]) == (0, 2)
+
+    def test_the_cause_is_reported_not_the_lost_peer(self, backend: Backend) -> None:
+        backend.submit(assignment(1, fail=1))
+        report = next_report(backend)
+        assert report.failure is not None
+        assert report.failure.message == "rank 1 says no"
+
+    def test_a_rank_that_dies_takes_the_assignment_with_it(self, backend: Backend) -> None:
+        backend.submit(assignment(1, die=1))
+        report = next_report(backend)
+        assert report.failure is not None
+        assert report.failure.kind is FailureKind.INFRASTRUCTURE
+        backend.submit(assignment(2))
+        assert next_report(backend).failure is None
+
+    def test_a_world_that_does_not_fit_is_refused_at_once(self, spark: Any) -> None:
+        with pytest.raises(CapacityError, match="world_size is 3, but the cluster runs 2 tasks"):
+            SparkBackend(spark, train, world_size=3)
+
+
+def test_without_a_cause_the_lost_rank_is_the_failure() -> None:
+    lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="gone")
+    fine = Report(trial_id=1, attempt=1, rung=0, resource=1)
+    broken = Report(trial_id=1, attempt=1, rung=0, resource=0, failure=lost)
+    assert merge_reports([fine, broken], seconds=1.0).failure == lost

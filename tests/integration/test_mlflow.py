@@ -1,0 +1,526 @@
+"""MLflow as a projection: a real database, a real server, and what happens when they fail."""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from spark_hpo.errors import TrackingError
+from spark_hpo.tracking.connect import connect
+from spark_hpo.tracking.mlflow import MlflowTracker
+from spark_hpo.tracking.registry import ModelFiles, TestResult, register_model
+from spark_hpo.tracking.store import Outcome, RunStatus, RunStore, StudyCard
+from spark_hpo.trial import Failure, FailureKind, Measurement, Mode, Objective, Trial, TrialState
+
+CARD = StudyCard(
+    study_id="study-1",
+    name="digits",
+    objective=Objective(metric="accuracy", mode=Mode.MAX),
+    config={"search": {"sampler": "tpe"}, "tracking": {"uri": "http://ann:canary@host"}},
+    space={"lr": {"loguniform": [0.001, 1]}},
+    git_commit="0123abc",
+)
+
+
+class FakeJournal:
+    """What a tracker sees of a journal."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self.trials: dict[int, Trial] = {}
+
+    def put(self, trial_id: int, state: TrialState, epochs: int, **more: Any) -> Trial:
+        self.sequence += 1
+        curve = tuple(
+            Measurement(
+                resource=epoch,
+                metrics={"accuracy": 0.1 * epoch + 0.01 * trial_id, "loss": 1 / epoch},
+                time=1_000_000.25 + epoch,
+                seconds=2.0,
+                rows=300,
+            )
+            for epoch in range(1, epochs + 1)
+        )
+        self.trials[trial_id] = Trial(
+            trial_id=trial_id,
+            params={"lr": 0.1 * trial_id, "optimizer": {"name": "sgd"}},
+            state=state,
+            bracket=0,
+            rung=0,
+            resource=epochs,
+            curve=curve,
+            seconds=2.5 * epochs,
+            started_at=1_000_000.0,
+            ended_at=1_000_001.0 + epochs if epochs else None,
+            changed_at=self.sequence,
+            **more,
+        )
+        return self.trials[trial_id]
+
+    def changed_since(self, sequence: int) -> list[Trial]:
+        return [trial for _, trial in sorted(self.trials.items()) if trial.changed_at > sequence]
+
+
+FAILURE = Failure(kind=FailureKind.TRIAL, message="loss is nan", traceback="Traceback: ...\nValueError: nan")
+
+
+@pytest.fixture
+def journal() -> FakeJournal:
+    journal = FakeJournal()
+    journal.put(0, TrialState.COMPLETED, 3)
+    journal.put(1, TrialState.PAUSED, 1)
+    journal.put(2, TrialState.FAILED, 1, failure=FAILURE)
+    journal.put(3, TrialState.RUNNING, 0)
+    return journal
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with its tables: making them takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "template.db"
+    connect(f"sqlite:///{path}", "other", CARD, registry_uri=None, artifact_location=None)
+    return path
+
+
+@pytest.fixture
+def uri(template: Path, tmp_path: Path) -> str:
+    shutil.copy(template, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def open_store(uri: str, card: StudyCard = CARD) -> RunStore:
+    return connect(uri, "tests", card, registry_uri=None, artifact_location=None)
+
+
+def runs(tracker: MlflowTracker | RunStore) -> dict[str, dict[str, Any]]:
+    """All that MLflow has, by run name, without ids of its own."""
+    client = tracker.client
+    found: dict[str, dict[str, Any]] = {}
+    for run in client.search_runs([tracker.experiment_id]):
+        assert run.info.run_name not in found, "a run is there twice"
+        is_child = run.data.tags.get("mlflow.parentRunId")
+        assert is_child in (None, tracker.run_id)
+        found[run.info.run_name] = {
+            "status": run.info.status,
+            "params": run.data.params,
+            "tags": {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
+            "metrics": {
+                key: [(p.step, p.value, p.timestamp) for p in client.get_metric_history(run.info.run_id, key)]
+                for key in run.data.metrics
+            },
+            "artifacts": sorted(file.path for file in client.list_artifacts(run.info.run_id)),
+        }
+    return found
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "waited for too long"
+        time.sleep(0.05)
+
+
+# A database -----------------------------------------------------------------------------------------------
+
+
+def test_a_trial_is_a_child_run_with_its_curve(uri: str, journal: FakeJournal) -> None:
+    tracker = MlflowTracker(uri, "tests", CARD)
+    tracker.sync(journal)
+    assert tracker.flush(60)
+    found = runs(tracker)
+    assert found.keys() == {"digits", "trial 0", "trial 1", "trial 2", "trial 3"}
+    trial = found["trial 0"]
+    assert trial["params"] == {"lr": "0.0", "optimizer.name": "sgd"}
+    assert [(step, at) for step, _, at in trial["metrics"]["accuracy"]] == [
+        (1, 1_000_001_250),
+        (2, 1_000_002_250),
+        (3, 1_000_003_250),
+    ]
+    assert trial["metrics"]["rows_per_second"][0][1] == 150
+    assert trial["tags"]["spark_hpo.state"] == "completed"
+    assert {name: run["status"] for name, run in found.items()} == {
+        "digits": "RUNNING",
+        "trial 0": "FINISHED",
+        "trial 1": "FINISHED",
+        "trial 2": "FAILED",
+        "trial 3": "RUNNING",
+    }
+    assert found["trial 2"]["artifacts"] == ["traceback.txt"]
+    assert found["trial 2"]["tags"]["spark_hpo.failure"] == "loss is nan"
+    tracker.close(10)
+
+
+def test_the_study_is_a_parent_run_without_secrets(uri: str, tmp_path: Path) -> None:
+    tracker = MlflowTracker(uri, "tests", CARD)
+    study = runs(tracker)["digits"]
+    assert study["params"] == {"search.sampler": "tpe", "tracking.uri": "http://***@host"}
+    assert study["artifacts"] == ["config.yaml", "space.yaml"]
+    run = tracker.client.get_run(tracker.run_id)
+    assert run.data.tags["mlflow.source.git.commit"] == "0123abc"
+    tracker.close(10)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"canary" in file.read_bytes()]
+
+
+def test_artifacts_lie_beside_the_database(uri: str, tmp_path: Path) -> None:
+    tracker = MlflowTracker(uri, "tests", CARD)
+    tracker.close(10)
+    assert (tmp_path / "mlartifacts" / tracker.run_id / "artifacts" / "config.yaml").is_file()
+
+
+def test_a_promoted_trial_runs_again_and_keeps_its_points(uri: str, journal: FakeJournal) -> None:
+    tracker = MlflowTracker(uri, "tests", CARD)
+    tracker.sync(journal)
+    assert tracker.flush(60)
+    journal.put(1, TrialState.RUNNING, 1)
+    tracker.sync(journal)
+    assert tracker.flush(60)
+    assert runs(tracker)["trial 1"]["status"] == "RUNNING"
+    journal.put(1, TrialState.COMPLETED, 3)
+    tracker.sync(journal)
+    assert tracker.flush(60)
+    trial = runs(tracker)["trial 1"]
+    assert trial["status"] == "FINISHED"
+    assert [step for step, *_ in trial["metrics"]["accuracy"]] == [1, 2, 3]
+    tracker.close(10)
+
+
+def test_the_end_of_a_study_is_on_its_run(uri: str, journal: FakeJournal) -> None:
+    tracker = MlflowTracker(uri, "tests", CARD)
+    tracker.sync(journal)
+    assert tracker.finish(
+        RunStatus.KILLED,
+        metrics={"best_accuracy": 0.3},
+        leaderboard=pd.DataFrame({"trial": [0, 1], "value": [0.3, 0.1]}),
+        artifacts={"plots.html": "<html></html>"},
+    )
+    found = runs(tracker)
+    assert found["digits"]["status"] == "KILLED"
+    assert found["trial 3"]["status"] == "KILLED"
+    assert [value for _, value, _ in found["digits"]["metrics"]["best_accuracy"]] == [0.3]
+    assert set(found["digits"]["artifacts"]) == {
+        "config.yaml",
+        "leaderboard.csv",
+        "leaderboard.json",
+        "plots.html",
+        "space.yaml",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)  # MLflow reads tables from its global address
+        table = tracker.client.load_table(tracker.experiment_id, "leaderboard.json", [tracker.run_id])
+    assert list(table["trial"]) == [0, 1]
+
+
+def test_a_resumed_study_has_the_same_runs_once(uri: str, journal: FakeJournal) -> None:
+    first = MlflowTracker(uri, "tests", CARD)
+    first.sync(journal)
+    assert first.finish(RunStatus.KILLED, metrics={"best_accuracy": 0.3})
+    before = runs(first)
+
+    second = MlflowTracker(uri, "tests", CARD)
+    assert second.info() == first.info()
+    assert runs(second)["digits"]["status"] == "RUNNING"
+    second.sync(journal)
+    assert second.finish(RunStatus.KILLED, metrics={"best_accuracy": 0.3})
+    assert runs(second) == before
+
+
+def test_two_studies_share_an_experiment_and_no_run(uri: str, journal: FakeJournal) -> None:
+    first = open_store(uri)
+    second = open_store(uri, StudyCard(study_id="study-2", name="other", objective=CARD.objective))
+    assert first.experiment_id == second.experiment_id
+    assert first.run_id != second.run_id
+
+
+class Lossy:
+    """A client whose `n`-th write fails: before it is done, or after, when only the reply is lost."""
+
+    def __init__(self, client: Any, n: int, *, is_lost_reply: bool) -> None:
+        self._client, self._left, self._is_lost_reply = client, n, is_lost_reply
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._client, name)
+        if not name.startswith(("create_", "log_", "set_", "update_")):
+            return real
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._left -= 1
+            if self._left == 0:
+                if self._is_lost_reply:
+                    real(*args, **kwargs)
+                raise ConnectionError("gone")
+            return real(*args, **kwargs)
+
+        return call
+
+
+def write_all(store: RunStore, journal: FakeJournal, outcome: Outcome) -> None:
+    for trial in journal.trials.values():
+        store.write_trial(trial)
+    store.write_outcome(outcome)
+
+
+@pytest.mark.parametrize("is_lost_reply", [False, True])
+def test_death_at_any_write_changes_nothing_in_the_end(
+    template: Path, tmp_path: Path, journal: FakeJournal, is_lost_reply: bool
+) -> None:
+    outcome = Outcome(
+        status=RunStatus.FINISHED, time=1_000_100.0, metrics={"best": 0.3}, artifacts={"a": "b"}
+    )
+
+    def fresh(name: str) -> str:
+        (tmp_path / name).mkdir()
+        shutil.copy(template, tmp_path / name / "mlflow.db")
+        return f"sqlite:///{tmp_path / name / 'mlflow.db'}"
+
+    whole = open_store(fresh("whole"))
+    write_all(whole, journal, outcome)
+    expected = runs(whole)
+
+    deaths = 0
+    while True:
+        place = fresh(str(deaths))
+        store = open_store(place)
+        store.client = Lossy(store.client, deaths + 1, is_lost_reply=is_lost_reply)
+        try:
+            write_all(store, journal, outcome)
+        except ConnectionError:
+            deaths += 1
+        else:
+            break
+        again = open_store(place)  # a new driver
+        write_all(again, journal, outcome)
+        assert runs(again) == expected
+    assert deaths == 16
+
+
+def test_a_trial_that_mlflow_refuses_stops_no_other(
+    uri: str, journal: FakeJournal, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = MlflowTracker(uri, "tests", CARD)
+    tracker.sync(journal)
+    assert tracker.flush(60)
+    [run] = [
+        run for run in tracker.client.search_runs([tracker.experiment_id]) if run.info.run_name == "trial 1"
+    ]
+    tracker.client.delete_run(run.info.run_id)  # somebody tidies up
+    journal.put(1, TrialState.COMPLETED, 3)
+    journal.put(4, TrialState.COMPLETED, 1)
+    tracker.sync(journal)
+    assert not tracker.flush(60)
+    assert "refuses trial 1" in caplog.text
+    assert runs(tracker)["trial 4"]["status"] == "FINISHED"
+    tracker.close(10)
+
+
+def test_a_first_start_says_nothing(tmp_path: Path) -> None:
+    code = (
+        "from spark_hpo.tracking.mlflow import *; from spark_hpo.tracking.store import *; "
+        "from spark_hpo.trial import *; import logging; logging.basicConfig(level='INFO'); "
+        "card = StudyCard(study_id='s', name='n', objective=Objective(metric='m', mode=Mode.MIN)); "
+        "t = MlflowTracker('sqlite:///deep/mlflow.db', 'e', card); t.finish(RunStatus.FINISHED, metrics={})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# Errors at the start ----------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_an_unreachable_server_is_an_error_within_seconds() -> None:
+    began = time.monotonic()
+    with pytest.raises(TrackingError) as caught:
+        MlflowTracker(f"http://ann:s3cret@127.0.0.1:{free_port()}", "tests", CARD)
+    assert time.monotonic() - began < 10
+    assert "s3cret" not in str(caught.value)
+    assert "Start the server" in str(caught.value)
+    assert caught.value.__suppress_context__  # a traceback shows no foreign text either
+
+
+def test_a_silent_server_is_an_error_within_ten_seconds() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()  # connects, and never answers
+        began = time.monotonic()
+        with pytest.raises(TrackingError):
+            MlflowTracker(f"http://127.0.0.1:{listener.getsockname()[1]}", "tests", CARD)
+        assert time.monotonic() - began < 11
+
+
+def test_a_deleted_experiment_is_named(uri: str) -> None:
+    store = open_store(uri)
+    store.client.delete_experiment(store.experiment_id)
+    with pytest.raises(TrackingError, match="'tests', which is deleted"):
+        open_store(uri)
+
+
+def test_a_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database " * 1000)
+    with pytest.raises(TrackingError, match=r"mlflow\.db"):
+        MlflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "tests", CARD)
+
+
+# A server ---------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """`mlflow server` as a process group of its own, which can be killed, stopped and started again."""
+
+    def __init__(self, database: str, artifacts: Path) -> None:
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
+        self._command += ["--workers", "1", "--backend-store-uri", database]
+        self._command += ["--artifacts-destination", str(artifacts)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_for(self._is_up, 120)
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self.signal(signal.SIGKILL)
+            self._process.wait(30)
+            self._process = None
+
+    def _is_up(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def server(uri: str, tmp_path: Path) -> Iterator[Server]:
+    server = Server(uri, tmp_path / "served")
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_a_server_that_was_gone_has_everything_once_when_it_is_back(
+    server: Server, journal: FakeJournal, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO, "spark_hpo")
+    tracker = MlflowTracker(server.uri, "tests", CARD)
+    tracker.sync(journal)
+    assert tracker.flush(60)
+
+    server.kill()
+    for trial_id in range(4, 8):
+        journal.put(trial_id, TrialState.COMPLETED, 2)
+        began = time.monotonic()
+        tracker.sync(journal)
+        assert time.monotonic() - began < 0.5
+    assert not tracker.flush(1)
+    assert caplog.text.count("does not answer") == 1
+    assert "run the same command again" in caplog.text
+
+    server.start()
+    journal.put(3, TrialState.COMPLETED, 3)
+    tracker.sync(journal)
+    assert tracker.finish(RunStatus.FINISHED, metrics={"best_accuracy": 0.3}, artifacts={"plots.html": "x"})
+    found = runs(tracker)
+    assert len(found) == 9
+    for trial in journal.trials.values():
+        metrics = found[f"trial {trial.trial_id}"]["metrics"]
+        assert [step for step, *_ in metrics["accuracy"]] == list(range(1, trial.resource + 1))
+    assert found["digits"]["status"] == "FINISHED"
+    assert "plots.html" in found["digits"]["artifacts"]
+    assert capfd.readouterr().out == ""
+
+
+def test_a_model_goes_through_a_server(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.txt").write_text("7")
+    frame = pd.DataFrame({"x": [1.0]})
+    files = ModelFiles(
+        model_dir=tmp_path / "model",
+        loader_module="a_module_that_is_not_imported_here",
+        input_example=frame,
+        predict=lambda frame: frame["x"],
+        pip_requirements=["pandas"],
+    )
+    tracker = MlflowTracker(server.uri, "tests", CARD)
+    assert tracker.finish(RunStatus.FINISHED, metrics={})
+    seen: list[str] = []
+
+    def evaluate(model_dir: Path) -> dict[str, float]:
+        seen.append((model_dir / "weights.txt").read_text())
+        return {"accuracy": 0.5}
+
+    for trial_id in (1, 2):
+        test = TestResult(metrics={"accuracy": 0.9}, fingerprint=f"rows-{trial_id}")
+        model = register_model(
+            tracker, files, trial_id=trial_id, resource=1, test=test, name="m", evaluate_champion=evaluate
+        )
+        assert (model.version, model.is_champion) == (str(trial_id), True)
+    assert seen == ["7"]
+    assert list(Path().iterdir()) == []
+
+
+def test_a_flapping_server_gets_every_trial_once(server: Server) -> None:
+    tracker = MlflowTracker(server.uri, "tests", CARD)
+    journal = FakeJournal()
+    stop = threading.Event()
+
+    def flap() -> None:
+        while not stop.wait(0.3):
+            server.signal(signal.SIGSTOP)
+            stop.wait(0.3)
+            server.signal(signal.SIGCONT)
+
+    thread = threading.Thread(target=flap)
+    thread.start()
+    try:
+        for trial_id in range(20):
+            journal.put(trial_id, TrialState.COMPLETED, 2)
+            tracker.sync(journal)
+    finally:
+        assert tracker.flush(60)
+        stop.set()
+        thread.join()
+    tracker.close(10)
+    found = runs(tracker)
+    assert len(found) == 21
+    assert all(len(found[f"trial {i}"]["metrics"]["accuracy"]) == 2 for i in range(20))

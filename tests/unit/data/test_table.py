@@ -1,0 +1,62 @@
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from tables import CLUSTERS, write_clusters
+
+from spark_hpo.data.table import Table, open_table
+from spark_hpo.errors import DataError
+from spark_hpo.trial import Split
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_clusters(tmp_path / "clusters")
+
+
+def test_a_table_is_its_schema_and_the_manifests_of_its_splits(folder: Path) -> None:
+    table = open_table(str(folder))
+    assert table.schema == CLUSTERS
+    assert [table.manifest(split).rows for split in Split] == [120, 60, 60]
+
+
+def test_a_table_reaches_an_executor_as_it_is(folder: Path) -> None:
+    table = open_table(str(folder))
+    assert pickle.loads(pickle.dumps(table)) == table
+    assert Table.from_json(json.loads(json.dumps(table.to_json()))) == table
+
+
+def test_a_relative_path_is_made_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert open_table("clusters").url == str(folder)
+    assert all(os.path.isabs(f.path) for f in open_table("clusters").manifest(Split.TEST).files)
+
+
+def test_a_table_without_schema_says_how_to_make_one(folder: Path, tmp_path: Path) -> None:
+    (folder / "schema.json").unlink()
+    with pytest.raises(DataError, match=r"has no schema\.json: make it with `jobs/prepare_data\.py csv"):
+        open_table(str(folder))
+    with pytest.raises(DataError, match="the table does not exist: make it with"):
+        open_table(str(tmp_path / "none"))
+
+
+def test_a_damaged_schema_is_named(folder: Path) -> None:
+    (folder / "schema.json").write_text('{"features": 3')
+    with pytest.raises(DataError, match=r"schema\.json: not a schema"):
+        open_table(str(folder))
+
+
+def test_a_missing_split_is_named(folder: Path) -> None:
+    (folder / "test" / "part-0.parquet").unlink()
+    (folder / "test").rmdir()
+    with pytest.raises(DataError, match="clusters/test: no such file or folder"):
+        open_table(str(folder))
+
+
+def test_the_fingerprint_follows_every_split(folder: Path) -> None:
+    before = open_table(str(folder)).fingerprint
+    assert open_table(str(folder)).fingerprint == before
+    os.utime(folder / "test" / "part-0.parquet", (1, 1))
+    assert open_table(str(folder)).fingerprint != before

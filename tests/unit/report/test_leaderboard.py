@@ -1,0 +1,88 @@
+import math
+
+import pandas as pd
+from rich.console import Console
+
+from spark_hpo.report.leaderboard import COLUMNS, flatten, leaderboard, render
+from spark_hpo.trial import Failure, FailureKind, Mode, Objective, Trial, TrialState
+
+ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
+
+
+def trial(
+    trial_id: int, loss: float = math.inf, state: TrialState = TrialState.PAUSED, **params: object
+) -> Trial:
+    failed = state is TrialState.FAILED
+    return Trial(
+        trial_id=trial_id,
+        params=params,
+        state=state,
+        bracket=0,
+        rung=0,
+        resource=1,
+        loss=loss,
+        failure=Failure(kind=FailureKind.TRIAL, message="nan") if failed else None,
+    )
+
+
+def test_no_trials_make_an_empty_table() -> None:
+    table = leaderboard([], ACCURACY)
+    assert table.empty
+    assert tuple(table.columns) == COLUMNS
+
+
+def test_the_best_is_first_and_failures_are_last() -> None:
+    trials = [
+        trial(0, state=TrialState.FAILED),
+        trial(1, state=TrialState.RUNNING),
+        trial(2, -0.5),
+        trial(3, -0.9),
+        trial(4, -0.9),
+        trial(5, math.nan),
+    ]
+    table = leaderboard(trials, ACCURACY)
+    assert list(table["trial"]) == [3, 4, 2, 1, 5, 0]
+    assert list(table["value"].dropna()) == [0.9, 0.9, 0.5]
+
+
+def test_a_metric_to_minimise_keeps_its_sign() -> None:
+    table = leaderboard([trial(0, 0.3), trial(1, 0.2)], Objective(metric="loss", mode=Mode.MIN))
+    assert list(table["value"]) == [0.2, 0.3]
+
+
+def test_parameters_are_columns_and_absent_ones_are_missing() -> None:
+    table = leaderboard([trial(0, -1.0, lr=0.1, opt={"name": "sgd"}), trial(1, -0.5, lr=0.2)], ACCURACY)
+    assert list(table["opt.name"].fillna("-")) == ["sgd", "-"]
+    assert list(table["lr"]) == [0.1, 0.2]
+
+
+def test_a_parameter_called_like_a_column_keeps_both() -> None:
+    table = leaderboard([trial(7, -1.0, trial="x", rung=3)], ACCURACY)
+    assert table.loc[0, "trial"] == 7
+    assert table.loc[0, "params.trial"] == "x"
+    assert table.loc[0, "params.rung"] == 3
+
+
+def test_nested_parameters_are_flattened_with_dots() -> None:
+    assert dict(flatten({"a": {"b": {"c": None}}, "d": [1, 2], "e": {}})) == {
+        "a.b.c": None,
+        "d": "[1, 2]",
+        "e": "{}",
+    }
+
+
+def test_the_table_goes_through_json_and_csv() -> None:
+    table = leaderboard([trial(0, -1.0, a=None, b="x"), trial(1, state=TrialState.FAILED, c=[1])], ACCURACY)
+    assert isinstance(table, pd.DataFrame)
+    assert "null" in table.to_json(orient="split", index=False)
+    assert table.to_csv(index=False).startswith("trial,state")
+
+
+def test_a_terminal_shows_the_best_and_counts_the_rest() -> None:
+    console = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render([trial(i, -0.01 * i, lr=0.1) for i in range(15)], ACCURACY, top=3))
+    text = console.export_text()
+    assert "accuracy" in text
+    assert "0.14" in text
+    assert "0.11" not in text
+    assert "and 12 more" in text

@@ -1,0 +1,126 @@
+"""The house as `docs/architecture.md` draws it: who may import whom, and which package stays where."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "spark_hpo"
+
+EVERYTHING = {
+    *("app", "backend", "cli", "config", "daemon", "data", "definition", "errors", "journal", "lease"),
+    *("prepare", "report", "search", "storage", "study", "tracking", "train", "trial"),
+}
+# Left may import right, and itself.
+ALLOWED = {
+    "app": EVERYTHING - {"cli", "daemon"},
+    "cli": {"app", "config", "errors", "journal", "report", "study", "trial"},
+    "daemon": {"train"},
+    "study": {"backend", "errors", "journal", "search", "storage", "tracking", "trial"},
+    "journal": {"errors", "lease", "storage", "trial"},
+    "definition": {"errors", "storage"},
+    "lease": {"errors", "storage"},
+    "storage": {"errors"},
+    "search": {"errors", "trial"},
+    "backend": {"errors", "trial"},
+    "tracking": {"errors", "trial"},
+    "report": {"errors", "journal", "trial"},
+    "train": {"data", "errors", "storage", "trial"},
+    "prepare": {"data", "errors", "trial"},
+    "data": {"errors", "trial"},
+    "config": {"errors"},
+    "trial": set(),
+    "errors": set(),
+}
+# The protocols of these rooms are all that the driver loop may know of them.
+SEAMS = {
+    "spark_hpo.backend.base",
+    "spark_hpo.tracking.base",
+    "spark_hpo.search.sampler",
+    "spark_hpo.search.scheduler",
+}
+# A third-party package, and the rooms that may know it.
+FENCES = {
+    "pyspark": {"backend", "prepare", "app", "daemon"},
+    "torch": {"train", "data"},
+    "petastorm": {"data", "daemon"},
+    "pyarrow": {"data", "backend", "prepare"},
+    "hyperopt": {"search"},
+    "mlflow": {"tracking"},
+    "pydantic": {"config"},
+    "plotly": {"report"},
+}
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Modules that a file imports, anywhere in it; under TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute here"
+            assert node.module
+            yield node.module
+
+
+def room(file: Path) -> str:
+    first = file.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_point_one_way(file: Path) -> None:
+    if file == PACKAGE / "__init__.py":
+        return
+    for module in imports(file):
+        parts = module.split(".")
+        if parts[0] == "spark_hpo" and len(parts) > 1:
+            assert parts[1] in ALLOWED[room(file)] | {room(file)}, f"{room(file)} must not import {module}"
+        if room(file) == "study" and len(parts) > 2:
+            assert module in SEAMS, f"the driver loop knows protocols only, not {module}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_packages_stay_behind_their_fences(file: Path) -> None:
+    for module in imports(file):
+        rooms = FENCES.get(module.split(".")[0])
+        assert rooms is None or room(file) in rooms, f"{module} belongs into {rooms}, not {room(file)}"
+
+
+def test_every_room_is_on_the_map() -> None:
+    rooms = {room(file) for file in FILES} - {"__init__"}
+    assert rooms == EVERYTHING
+    described = (ROOT / "docs/architecture.md").read_text()
+    for name in rooms:
+        assert f"`{name}`" in described or f"`{name}.py`" in described or f"`{name}/`" in described, name
+
+
+def test_jobs_are_thin() -> None:
+    for file in (ROOT / "jobs").glob("*.py"):
+        for module in imports(file):
+            if module.startswith("spark_hpo"):
+                assert module.split(".")[1] in {"app", "cli", "config", "report", "prepare"}, module
+
+
+@pytest.mark.parametrize("module", ["spark_hpo", "spark_hpo.search.registry", "spark_hpo.tracking.base"])
+def test_importing_starts_nothing_and_loads_nothing_heavy(module: str) -> None:
+    program = (
+        f"import sys, threading, {module};"
+        "heavy = {'pyspark', 'torch', 'mlflow', 'petastorm'} & set(sys.modules);"
+        "assert not heavy, heavy; assert threading.active_count() == 1"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=60)
+
+
+def test_the_training_half_runs_without_spark() -> None:
+    program = "import sys, spark_hpo.train.worker; assert 'pyspark' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=120)

@@ -1,0 +1,322 @@
+"""The driver loop, on the inline backend and the real journal; training is a formula."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spark_hpo.backend.inline import InlineBackend
+from spark_hpo.errors import DataError, NoTrialSucceeded, StorageError
+from spark_hpo.journal import EventKind, Journal
+from spark_hpo.search.registry import build_sampler, build_scheduler
+from spark_hpo.search.space import Space
+from spark_hpo.storage import Storage
+from spark_hpo.study import Budget, Study
+from spark_hpo.trial import (
+    Assignment,
+    Failure,
+    FailureKind,
+    Mode,
+    Objective,
+    Report,
+    Split,
+    TrialState,
+)
+
+LOSS = Objective(metric="loss", mode=Mode.MIN)
+SPACE = Space.from_config({"x": {"type": "uniform", "low": -1.0, "high": 1.0}})
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing of the package catches it."""
+
+
+class NoTracker:
+    def __init__(self) -> None:
+        self.synced = 0
+
+    def sync(self, journal: Any) -> None:
+        self.synced += 1
+
+    def info(self) -> Mapping[str, Any]:
+        return {}
+
+
+class Training:
+    """Runs an assignment by a formula, writes a checkpoint, remembers what it was asked."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.asked: list[Assignment] = []
+        self.fail: Callable[[Assignment], Failure | None] = lambda assignment: None
+        self.kill_after: int | None = None
+
+    def __call__(self, assignment: Assignment, *, rank: int, world_size: int, gpu: str | None) -> Report:
+        if self.kill_after is not None and len(self.asked) == self.kill_after:
+            raise Killed
+        self.asked.append(assignment)
+        base = {
+            "trial_id": assignment.trial_id,
+            "attempt": assignment.attempt,
+            "rung": assignment.rung,
+            "resource": assignment.resource_to,
+            "split": assignment.split,
+        }
+        if (failure := self.fail(assignment)) is not None:
+            return Report(**base, failure=failure)
+        if assignment.checkpoint is not None:
+            assert self.storage.read(assignment.checkpoint) is not None, (
+                "a checkpoint that is needed was deleted"
+            )
+        path = f"checkpoints/{assignment.trial_id}/{assignment.resource_to}-{assignment.attempt}.pt"
+        self.storage.write(path, b"weights")
+        loss = assignment.params["x"] ** 2 + 1 / assignment.resource_to
+        return Report(**base, metrics={"loss": loss}, checkpoint=path)
+
+
+class Bench:
+    """Studies on one directory, one after another as drivers come and go."""
+
+    def __init__(self, folder: Path) -> None:
+        self.storage = Storage(folder)
+        self.training = Training(self.storage)
+        self.tracker = NoTracker()
+        self.journal: Journal | None = None
+
+    def study(
+        self,
+        *,
+        sampler: str = "random",
+        scheduler: str = "hyperband",
+        budget: Budget | None = None,
+        trials: int | None = 15,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Study:
+        if self.journal is not None:
+            self.journal.close()
+        self.journal = Journal.open(self.storage, LOSS)
+        return Study(
+            journal=self.journal,
+            sampler=build_sampler(sampler, SPACE, seed),
+            scheduler=build_scheduler(scheduler, max_resource=9, max_trials=trials),
+            backend=InlineBackend(self.training),
+            tracker=self.tracker,
+            objective=LOSS,
+            budget=budget or Budget(trials=trials),
+            seed=seed,
+            storage=self.storage,
+            **settings,
+        )
+
+    @property
+    def checkpoints(self) -> set[str]:
+        return {
+            f"checkpoints/{folder}/{name}"
+            for folder in self.storage.names("checkpoints")
+            for name in self.storage.names(f"checkpoints/{folder}")
+        }
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "study")
+
+
+def test_hyperband_spends_what_its_brackets_plan(bench: Bench) -> None:
+    study = bench.study()
+    assert study.run() == "trials"
+    # Brackets of 9/3/1, 3/1 and 3 trials for R = 9, eta = 3; a promoted trial goes on from its checkpoint.
+    assert study.progress.resource_spent == (9 * 1 + 3 * 2 + 1 * 6) + (3 * 3 + 1 * 6) + 3 * 9
+    assert study.progress.run == 13 + 4 + 3
+
+
+def test_the_best_trial_is_the_one_with_the_lowest_loss(bench: Bench) -> None:
+    study = bench.study()
+    study.run()
+    assert study.best is not None
+    assert bench.journal is not None
+    assert study.best.loss == min(trial.loss for trial in bench.journal.trials.values())
+
+
+def test_every_trial_ends_completed_or_stopped(bench: Bench) -> None:
+    bench.study().run()
+    assert bench.journal is not None
+    states = {trial.state for trial in bench.journal.trials.values()}
+    assert states == {TrialState.COMPLETED, TrialState.STOPPED}
+    completed = [t for t in bench.journal.trials.values() if t.state is TrialState.COMPLETED]
+    assert {trial.resource for trial in completed} == {9}
+    assert len(completed) == 1 + 1 + 3
+
+
+def test_only_the_best_trials_checkpoint_is_left_at_the_end(bench: Bench) -> None:
+    study = bench.study()
+    study.run()
+    assert study.best is not None
+    assert bench.checkpoints == {study.best.checkpoint}
+
+
+def test_a_failed_trial_is_recorded_and_the_study_goes_on(bench: Bench) -> None:
+    def even_ones(assignment: Assignment) -> Failure | None:
+        if assignment.trial_id % 2 == 0:
+            return Failure(kind=FailureKind.TRIAL, message="ValueError: no", traceback="Traceback")
+        return None
+
+    bench.training.fail = even_ones
+    study = bench.study()
+    study.run()
+    assert bench.journal is not None
+    for trial in bench.journal.trials.values():
+        assert (trial.state is TrialState.FAILED) == (trial.trial_id % 2 == 0)
+    assert study.progress.failed == 8
+    assert all(a.rung == 0 for a in bench.training.asked if a.trial_id % 2 == 0)
+    assert all(a.attempt == 1 for a in bench.training.asked)
+
+
+def test_when_all_fail_the_study_says_why(bench: Bench) -> None:
+    failure = Failure(kind=FailureKind.TRIAL, message="ValueError: no such thing")
+    bench.training.fail = lambda assignment: failure
+    with pytest.raises(NoTrialSucceeded, match=r"all 15 trials .* ValueError: no such thing"):
+        bench.study().run()
+
+
+def test_damaged_data_ends_the_study_at_once(bench: Bench) -> None:
+    failure = Failure(kind=FailureKind.DATA, message="part-0.parquet: row group 3: NaN in 'x'")
+    bench.training.fail = lambda assignment: failure
+    with pytest.raises(DataError, match=r"part-0\.parquet"):
+        bench.study().run()
+    assert len(bench.training.asked) == 1
+
+
+def test_a_lost_assignment_is_tried_again_and_counted_once(bench: Bench) -> None:
+    lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="executor lost")
+    bench.training.fail = lambda a: lost if (a.trial_id, a.rung, a.attempt) == (0, 0, 1) else None
+    study = bench.study()
+    study.run()
+    attempts = [a.attempt for a in bench.training.asked if (a.trial_id, a.rung) == (0, 0)]
+    assert attempts == [1, 2]
+    assert study.progress.failed == 0
+    assert study.progress.run == 20
+
+
+def test_an_assignment_that_is_lost_again_and_again_fails_its_trial(bench: Bench) -> None:
+    lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="executor lost")
+    bench.training.fail = lambda a: lost if a.trial_id == 0 else None
+    study = bench.study(max_infra_retries=2)
+    study.run()
+    assert [a.attempt for a in bench.training.asked if a.trial_id == 0] == [1, 2, 3]
+    assert study.progress.failed == 1
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+@pytest.mark.parametrize("killed_after", [0, 1, 5, 12, 19])
+def test_a_killed_driver_changes_nothing_but_the_attempt(
+    tmp_path: Path, killed_after: int, sampler: str
+) -> None:
+    undisturbed = Bench(tmp_path / "undisturbed")
+    expected = undisturbed.study(sampler=sampler)
+    expected.run()
+
+    bench = Bench(tmp_path / "killed")
+    bench.training.kill_after = killed_after
+    with pytest.raises(Killed):
+        bench.study(sampler=sampler).run()
+    bench.training.kill_after = None
+    resumed = bench.study(sampler=sampler)
+    resumed.run()
+
+    assert resumed.progress.replayed == killed_after
+    assert resumed.progress.run == 20 - killed_after
+    reported = [(a.trial_id, a.resource_to) for a in bench.training.asked]
+    assert len(reported) == len(set(reported)), "no reported assignment runs twice"
+    assert [(a.trial_id, a.params, a.resource_to, a.seed) for a in bench.training.asked] == [
+        (a.trial_id, a.params, a.resource_to, a.seed) for a in undisturbed.training.asked
+    ]
+    assert resumed.best is not None
+    assert expected.best is not None
+    assert resumed.best.params == expected.best.params
+    assert bench.checkpoints == {resumed.best.checkpoint}
+
+
+def test_a_driver_killed_at_every_write_of_the_journal_loses_nothing_that_was_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Journal._append
+    for killed_at in range(1, 30):
+        bench = Bench(tmp_path / str(killed_at))
+        writes = 0
+
+        def append(journal: Journal, *arguments: Any, limit: int = killed_at) -> None:
+            nonlocal writes
+            writes += 1
+            if writes == limit:
+                raise Killed
+            original(journal, *arguments)
+
+        monkeypatch.setattr(Journal, "_append", append)
+        with pytest.raises(Killed):
+            bench.study().run()
+        monkeypatch.setattr(Journal, "_append", original)
+        study = bench.study()
+        study.run()
+        assert bench.journal is not None
+        # The reader of the whole journal finds each assignment reported once.
+        events = Journal(bench.storage, LOSS).past
+        reports = [(e.report.trial_id, e.report.rung) for e in events if e.kind is EventKind.REPORTED]
+        assert len(reports) == len(set(reports)) == 20
+        assert study.progress.run + study.progress.replayed == 20
+
+
+def test_a_finished_study_runs_nothing_again(bench: Bench) -> None:
+    bench.study().run()
+    asked = len(bench.training.asked)
+    again = bench.study()
+    assert again.run() == "trials"
+    assert len(bench.training.asked) == asked
+    assert again.progress.replayed == 20
+
+
+def test_other_settings_than_the_journals_are_refused(bench: Bench) -> None:
+    bench.study().run()
+    with pytest.raises(StorageError, match="other settings"):
+        bench.study(scheduler="full")
+
+
+def test_the_resource_budget_ends_a_study(bench: Bench) -> None:
+    study = bench.study(trials=None, budget=Budget(resource=10))
+    assert study.run() == "resource"
+    assert 10 <= study.progress.resource_spent < 10 + 9
+
+
+def test_the_time_budget_ends_a_study_and_counts_over_restarts(bench: Bench) -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    study = bench.study(trials=None, budget=Budget(seconds=30), clock=clock)
+    assert study.run() == "seconds"
+    assert 0 < study.progress.run <= 30
+
+
+def test_the_test_split_is_evaluated_once(bench: Bench) -> None:
+    study = bench.study()
+    study.run()
+    assert study.best is not None
+    first = study.test(study.best)
+    assert study.test(study.best) == first
+    again = bench.study()
+    again.run()
+    assert again.best is not None
+    assert again.test(again.best) == first
+    assert [a.split for a in bench.training.asked].count(Split.TEST) == 1
+
+
+def test_losses_that_are_not_finite_are_never_the_best(bench: Bench) -> None:
+    assert LOSS.loss({"loss": math.nan}) == math.inf
+    assert LOSS.loss({}) == math.inf

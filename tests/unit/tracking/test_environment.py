@@ -1,0 +1,51 @@
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+
+from spark_hpo.tracking.environment import Environment, environment, quiet
+
+NAME = "SPARK_HPO_TEST_VARIABLE"
+
+
+def test_a_variable_is_borrowed_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(NAME, raising=False)
+    with environment({NAME: "1"}):
+        assert os.environ[NAME] == "1"
+    assert NAME not in os.environ
+
+
+def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NAME, "mine")
+    with environment({NAME: "1"}):
+        assert os.environ[NAME] == "mine"
+    assert os.environ[NAME] == "mine"
+
+
+def test_two_that_overlap_without_nesting_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(NAME, raising=False)
+    first, second = Environment({NAME: "1"}), Environment({NAME: "2"})
+    first.enter()
+    second.enter()
+    assert os.environ[NAME] == "2"
+    first.exit()
+    assert os.environ[NAME] == "2"
+    second.exit()
+    second.exit()
+    assert NAME not in os.environ
+
+
+def test_loggers_are_quiet_inside_only() -> None:
+    logger = logging.getLogger("alembic")
+    before = logger.level
+    with quiet():
+        assert not logger.isEnabledFor(logging.INFO)
+        assert logger.isEnabledFor(logging.WARNING)
+    assert logger.level == before
+
+
+def test_importing_the_tracker_does_not_import_mlflow() -> None:
+    code = "import sys, spark_hpo.tracking.registry; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

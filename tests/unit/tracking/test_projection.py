@@ -1,0 +1,112 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlflow.utils.validation import _validate_metric_name, _validate_param_name
+
+from spark_hpo.tracking import projection
+from spark_hpo.tracking.projection import Point, Record, project
+from spark_hpo.trial import Failure, FailureKind, Measurement, Trial, TrialState
+
+
+def measurement(resource: int, **metrics: float) -> Measurement:
+    return Measurement(resource=resource, metrics=metrics, time=1000.5 + resource, seconds=2.0, rows=300)
+
+
+def a_trial(**changes: object) -> Trial:
+    fields: dict[str, object] = {
+        "trial_id": 3,
+        "params": {"lr": 0.1, "optimizer": {"name": "sgd", "nesterov": None}},
+        "state": TrialState.PAUSED,
+        "bracket": 1,
+        "rung": 0,
+        "resource": 2,
+        "curve": (measurement(1, accuracy=0.5), measurement(2, accuracy=0.6)),
+        "ended_at": 1010.0,
+        "changed_at": 17,
+    }
+    return Trial(**(fields | changes))  # type: ignore[arg-type]
+
+
+def test_nested_parameters_are_flattened_with_dots() -> None:
+    assert project(a_trial()).params == {"lr": "0.1", "optimizer.name": "sgd", "optimizer.nesterov": "None"}
+
+
+def test_an_empty_mapping_is_still_a_parameter() -> None:
+    assert projection.param_texts({"a": {}, "b": []}) == {"a": "{}", "b": "[]"}
+
+
+def test_long_values_are_cut_visibly() -> None:
+    text = projection.param_texts({"layers": "x" * 7000})["layers"]
+    assert len(text) == projection.MAX_PARAM
+    assert text.endswith("(cut)")
+
+
+def test_names_that_mlflow_would_confuse_stay_apart() -> None:
+    texts = projection.param_texts({"a+b": 1, "a*b": 2, "a_b": 3})
+    assert sorted(texts.values()) == ["1", "2", "3"]
+
+
+@settings(deadline=None)
+@given(st.text(max_size=300))
+def test_every_name_becomes_one_that_mlflow_accepts(text: str) -> None:
+    name = projection.name(text)
+    _validate_metric_name(name)
+    _validate_param_name(name)
+    assert len(name) <= projection.MAX_KEY
+
+
+def test_each_epoch_has_its_metrics_step_and_time() -> None:
+    points = project(a_trial()).points
+    assert Point(key="accuracy", value=0.6, time_ms=1_002_500, step=2) in points
+    assert Point(key="epoch_seconds", value=2.0, time_ms=1_002_500, step=2) in points
+    assert Point(key="rows_per_second", value=150.0, time_ms=1_002_500, step=2) in points
+    assert len(points) == 6
+
+
+def test_a_metric_of_the_task_wins_over_ours() -> None:
+    points = project(a_trial(curve=(measurement(1, epoch_seconds=9.0),))).points
+    assert [point.value for point in points if point.key == "epoch_seconds"] == [9.0]
+
+
+def test_sums_become_metrics_when_the_trial_is_out() -> None:
+    keys = {point.key for point in project(a_trial(state=TrialState.STOPPED)).points}
+    assert {"trial_seconds", "rung"} <= keys
+    assert "trial_seconds" not in {point.key for point in project(a_trial()).points}
+
+
+def test_what_is_there_is_not_written_again() -> None:
+    record = project(a_trial(), written=True, points=1)
+    assert record.params == {}
+    assert {point.step for point in record.points} == {2}
+
+
+def test_a_failure_is_told_in_the_tags() -> None:
+    failure = Failure(kind=FailureKind.TRIAL, message="loss is nan", traceback="...")
+    tags = project(a_trial(state=TrialState.FAILED, failure=failure)).tags
+    assert tags["spark_hpo.failure"] == "loss is nan"
+    assert tags["spark_hpo.failure_kind"] == "trial"
+    assert tags["spark_hpo.state"] == "failed"
+
+
+def test_no_rows_per_second_without_time() -> None:
+    assert projection.rows_per_second([]) is None
+    trial = a_trial(curve=())
+    assert "spark_hpo.rows_per_second" not in project(trial).tags
+
+
+@pytest.mark.parametrize(("params", "points"), [(0, 0), (3, 3), (100, 800), (101, 1), (5, 2401)])
+def test_batches_keep_to_the_limits_and_lose_nothing(params: int, points: int) -> None:
+    record = Record(
+        params={f"p{i}": "v" for i in range(params)},
+        points=[Point(key="m", value=math.nan, time_ms=i, step=i) for i in range(points)],
+        tags={"a": "b"},
+    )
+    batches = list(record.batches())
+    assert sum(len(batch.params) for batch in batches) == params
+    assert sum(len(batch.points) for batch in batches) == points
+    assert [bool(batch.tags) for batch in batches] == [False] * (len(batches) - 1) + [True]
+    for batch in batches:
+        assert len(batch.params) <= 100
+        assert len(batch.params) + len(batch.points) + len(batch.tags) <= 1000

@@ -1,0 +1,84 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spark_hpo.tracking.redact import one_line, redact, redact_all
+
+URI = "https://ann:Sup3r%40Secret@mlflow.example.com:5000/path"
+
+
+def test_the_uri_itself_loses_user_and_password() -> None:
+    assert redact(URI, URI) == "https://***@mlflow.example.com:5000/path"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"API request to {URI}/api/2.0 failed",
+        "connection as ann:Sup3r@Secret refused",
+        "password 'Sup3r%40Secret' is wrong",
+        "password 'Sup3r@Secret' is wrong",
+        "(url=https://ann:Sup3r%40Secret@mlflow.example.com)",
+    ],
+)
+def test_a_foreign_text_loses_the_password_in_every_form(text: str) -> None:
+    assert "Secret" not in redact(text, URI)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql+psycopg2://joe:hunter22@db/mlflow refused",
+        "see http://token:abc@h and https://x@y",
+        "GET http://h/api?token=abc&x=1",
+        "sqlite+pysqlcipher://:hunter22@/x.db",
+        "https://acc.blob.core.windows.net/c?sv=1&sig=abc",
+    ],
+)
+def test_urls_of_others_are_cleaned_too(text: str) -> None:
+    cleaned = redact(text)
+    assert "***" in cleaned
+    assert not {"hunter22", "abc", "x@y"} & set(cleaned.replace("=", " ").replace("&", " ").split())
+    assert "hunter22" not in cleaned
+    assert "abc" not in cleaned
+
+
+def test_a_text_without_secrets_is_unchanged() -> None:
+    text = "sqlite:////tmp/x.db: ann@example.com asks: is 3 @ 4 fine? http://h:5000/#/experiments/1"
+    assert redact(text, "sqlite:////tmp/x.db") == text
+
+
+@settings(deadline=None)
+@given(
+    user=st.text("abcXYZ019-_", min_size=1, max_size=8),
+    password=st.text("abcXYZ019-_$!%+", min_size=3, max_size=20),
+    around=st.text(max_size=30),
+)
+def test_no_password_of_a_uri_survives(user: str, password: str, around: str) -> None:
+    uri = f"http://{user}:{password}@host.example"
+    cleaned = redact(f"{around} {uri} failed: {user}:{password}", uri)
+    assert f":{password}@" not in cleaned
+    assert f"{user}:{password}" not in cleaned
+
+
+@settings(deadline=None)
+@given(st.text(max_size=200), st.text(max_size=50))
+def test_any_text_can_be_redacted(text: str, uri: str) -> None:
+    redact(text, uri)
+
+
+def test_nested_configurations_are_cleaned_and_secret_keys_masked() -> None:
+    config = {"a": [{"uri": "http://u:pw1@h"}], "aws_secret_access_key": "k", "lr": 0.1, "tokens": 5}
+    assert redact_all(config) == {
+        "a": [{"uri": "http://***@h"}],
+        "aws_secret_access_key": "***",
+        "lr": 0.1,
+        "tokens": 5,
+    }
+
+
+def test_an_error_is_one_line_without_secrets() -> None:
+    assert one_line(ValueError(f"no way to {URI}.\nselect * from runs"), URI) == (
+        "no way to https://***@mlflow.example.com:5000/path"
+    )
+    assert one_line(TimeoutError()) == "TimeoutError"

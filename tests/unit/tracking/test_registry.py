@@ -1,0 +1,201 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from spark_hpo.errors import TrackingError
+from spark_hpo.tracking.mlflow import MlflowTracker
+from spark_hpo.tracking.registry import ModelFiles, RegisteredModel, TestResult, register_model
+
+LOADER = """
+from pathlib import Path
+
+class Model:
+    def __init__(self, bias):
+        self.bias = bias
+
+    def predict(self, frame):
+        return frame["x"] * 2.0 + self.bias
+
+def _load_pyfunc(path):
+    return Model(float(Path(path, "bias.txt").read_text()))
+"""
+Open = Callable[..., MlflowTracker]
+Evaluate = Callable[[Path], Mapping[str, float]]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> ModelFiles:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "tiny_loader.py").write_text(LOADER)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "bias.txt").write_text("1.5")
+    return ModelFiles(
+        model_dir=tmp_path / "model",
+        loader_module="tiny_loader",
+        input_example=pd.DataFrame({"x": [1.0, 2.0]}),
+        predict=lambda frame: frame["x"] * 2.0 + 1.5,
+        pip_requirements=["pandas"],
+        code_paths=[tmp_path / "code" / "tiny_loader.py"],
+    )
+
+
+def register(
+    tracker: MlflowTracker,
+    files: ModelFiles,
+    trial_id: int,
+    accuracy: float,
+    fingerprint: str = "rows-1",
+    name: str | None = "digits",
+    evaluate: Evaluate | None = None,
+) -> RegisteredModel:
+    test = TestResult(metrics={"accuracy": accuracy}, fingerprint=fingerprint)
+    return register_model(
+        tracker, files, trial_id=trial_id, resource=9, test=test, name=name, evaluate_champion=evaluate
+    )
+
+
+def champion(tracker: MlflowTracker) -> str:
+    return str(tracker.client.get_model_version_by_alias("digits", "champion").version)
+
+
+def test_the_first_model_is_champion(open_tracker: Open, files: ModelFiles) -> None:
+    tracker = open_tracker()
+    assert register(tracker, files, 1, 0.9) == RegisteredModel(
+        name="digits", version="1", uri="models:/digits/1", is_champion=True
+    )
+    assert champion(tracker) == "1"
+    version = tracker.client.get_model_version("digits", "1")
+    assert version.tags["spark_hpo.test.accuracy"] == "0.9"
+    assert version.tags["spark_hpo.test_fingerprint"] == "rows-1"
+    assert version.tags["spark_hpo.study_id"] == "study-1"
+    assert version.run_id == tracker.run_id
+
+
+def test_the_alias_moves_only_to_a_better_model(open_tracker: Open, files: ModelFiles) -> None:
+    tracker = open_tracker()
+    for trial_id, accuracy, expected in [(1, 0.9, "1"), (2, 0.8, "1"), (3, 0.9, "1"), (4, 0.95, "4")]:
+        result = register(tracker, files, trial_id, accuracy)
+        assert result.is_champion is (expected == str(trial_id))
+        assert champion(tracker) == expected
+
+
+def test_a_champion_of_another_test_split_is_evaluated_on_ours(open_tracker: Open, files: ModelFiles) -> None:
+    tracker = open_tracker()
+    register(tracker, files, 1, 0.99)
+    seen: list[str] = []
+
+    def evaluate(model_dir: Path) -> Mapping[str, float]:
+        seen.append((model_dir / "bias.txt").read_text())
+        return {"accuracy": 0.7}
+
+    assert register(tracker, files, 2, 0.8, fingerprint="rows-2", evaluate=evaluate).is_champion
+    assert seen == ["1.5"]
+
+
+@pytest.mark.parametrize("metrics", [{}, {"accuracy": float("nan")}, None])
+def test_a_champion_that_cannot_be_evaluated_stays(
+    open_tracker: Open,
+    files: ModelFiles,
+    caplog: pytest.LogCaptureFixture,
+    metrics: dict[str, float] | None,
+) -> None:
+    tracker = open_tracker()
+    register(tracker, files, 1, 0.5)
+
+    def evaluate(model_dir: Path) -> Mapping[str, float]:
+        if metrics is None:
+            raise RuntimeError("other columns")
+        return metrics
+
+    assert not register(tracker, files, 2, 0.8, fingerprint="rows-2", evaluate=evaluate).is_champion
+    assert champion(tracker) == "1"
+    assert "stays champion" in caplog.text
+
+
+def test_without_an_evaluator_another_test_split_moves_nothing(
+    open_tracker: Open, files: ModelFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = open_tracker()
+    register(tracker, files, 1, 0.5)
+    assert not register(tracker, files, 2, 0.8, fingerprint="rows-2").is_champion
+    assert "by hand" in caplog.text
+
+
+def test_a_resumed_driver_registers_nothing_twice(open_tracker: Open, files: ModelFiles) -> None:
+    first = register(open_tracker(), files, 1, 0.9)
+    assert register(open_tracker(), files, 1, 0.9) == first
+    assert len(open_tracker().client.search_model_versions("name = 'digits'")) == 1
+
+
+@pytest.mark.parametrize(
+    "call", ["finalize_logged_model", "create_model_version", "set_registered_model_alias"]
+)
+@pytest.mark.parametrize("is_lost_reply", [False, True])
+def test_a_driver_that_dies_half_way_leaves_one_model(
+    open_tracker: Open, files: ModelFiles, monkeypatch: pytest.MonkeyPatch, call: str, is_lost_reply: bool
+) -> None:
+    tracker = open_tracker()
+    real = getattr(tracker.client, call)
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        if is_lost_reply:
+            real(*args, **kwargs)
+        raise ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker.client, call, fail)
+        with pytest.raises(TrackingError, match="gone"):
+            register(tracker, files, 1, 0.9)
+    assert register(tracker, files, 1, 0.9).is_champion
+    assert len(tracker.client.search_model_versions("name = 'digits'")) == 1
+    assert len(tracker.client.search_logged_models([tracker.experiment_id])) == 1
+
+
+def test_without_a_name_the_model_is_only_logged(open_tracker: Open, files: ModelFiles) -> None:
+    tracker = open_tracker()
+    result = register(tracker, files, 1, 0.9, name=None)
+    assert result.version is None
+    assert result.uri.startswith("models:/m-")
+    assert not tracker.client.search_registered_models()
+
+
+def test_a_new_process_loads_the_champion_with_the_tracking_uri_alone(
+    open_tracker: Open, files: ModelFiles, uri: str, tmp_path: Path
+) -> None:
+    register(open_tracker(), files, 1, 0.9)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = (
+        "import mlflow, pandas as pd; model = mlflow.pyfunc.load_model('models:/digits@champion'); "
+        "print(model.predict(pd.DataFrame({'x': [1.0, 3.0]})).tolist(), "
+        "model.metadata.signature is not None, model.input_example is not None)"
+    )
+    env = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=elsewhere, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == "[3.5, 7.5] True True", done.stderr
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_nothing_is_left_in_the_working_directory_or_the_environment(
+    open_tracker: Open, files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    before = dict(os.environ)
+    tracker = open_tracker()
+    register(tracker, files, 1, 0.9)
+    register(tracker, files, 2, 0.95, fingerprint="rows-2", evaluate=lambda path: {"accuracy": 0.1})
+    tracker.close(10)
+    assert list(elsewhere.iterdir()) == []
+    assert {name for name in os.environ if name.startswith("MLFLOW")} == {
+        name for name in before if name.startswith("MLFLOW")
+    }
