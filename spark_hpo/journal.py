@@ -91,7 +91,12 @@ class Journal:
             LeaseError: another driver writes this study.
         """
         epochs = [int(name.removesuffix(".jsonl")) for name in storage.names("journal")]
-        return cls(storage, objective, Lease.acquire(storage, least_epoch=max(epochs, default=0) + 1))
+        lease = Lease.acquire(storage, least_epoch=max(epochs, default=0) + 1)
+        try:
+            return cls(storage, objective, lease)
+        except BaseException:
+            lease.release()  # a journal that cannot be read is nobody's
+            raise
 
     @property
     def sequence(self) -> int:

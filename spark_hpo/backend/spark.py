@@ -7,6 +7,7 @@ import queue
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _SCHEMA = "report string"
+_CANCEL_LIMIT_S = 10.0
+_CANCEL_AGAIN_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    tag: str
+    thread: InheritableThread
 
 
 class SparkBackend:
@@ -47,7 +56,7 @@ class SparkBackend:
         self._world_size = world_size
         self._gpus_per_rank = gpus_per_rank
         self._reports: queue.SimpleQueue[tuple[str, Report]] = queue.SimpleQueue()
-        self._tags: dict[int, str] = {}  # by trial, of what is in flight
+        self._in_flight: dict[int, _Job] = {}  # by trial
         # Spark would repeat its own check for ten minutes before it fails.
         if self.num_slots == 0:
             raise CapacityError(
@@ -61,10 +70,10 @@ class SparkBackend:
 
     def submit(self, assignment: Assignment) -> None:
         tag = f"spark_hpo-{assignment.trial_id}-{uuid.uuid4().hex[:8]}"
-        self._tags[assignment.trial_id] = tag
         # Tags and descriptions belong to a thread, and so does a job: a thread for each.
         thread = InheritableThread(target=self._run, args=(assignment, tag), session=self._spark)
         thread.daemon = True
+        self._in_flight[assignment.trial_id] = _Job(tag, thread)
         thread.start()
 
     def wait(self, timeout: float) -> Report | None:
@@ -74,18 +83,28 @@ class SparkBackend:
                 tag, report = self._reports.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 return None
-            if self._tags.get(report.trial_id) == tag:  # otherwise it was cancelled
-                del self._tags[report.trial_id]
+            job = self._in_flight.get(report.trial_id)
+            if job is not None and job.tag == tag:  # otherwise it was cancelled
+                del self._in_flight[report.trial_id]
                 return report
 
     def cancel(self, trial_id: int) -> None:
-        tag = self._tags.pop(trial_id, None)
-        if tag is not None:
-            self._spark.sparkContext.cancelJobsWithTag(tag)
+        job = self._in_flight.pop(trial_id, None)
+        if job is not None:
+            InheritableThread(target=self._cancel, args=(job,), session=self._spark, daemon=True).start()
 
     def close(self) -> None:
-        for trial_id in list(self._tags):
-            self.cancel(trial_id)
+        jobs = list(self._in_flight.values())
+        self._in_flight.clear()
+        for job in jobs:
+            self._cancel(job)
+
+    def _cancel(self, job: _Job) -> None:
+        """Cancel until the job is gone: between submission and Spark's taking note there is nothing yet."""
+        deadline = time.monotonic() + _CANCEL_LIMIT_S
+        while job.thread.is_alive() and time.monotonic() < deadline:
+            self._spark.sparkContext.cancelJobsWithTag(job.tag)
+            job.thread.join(_CANCEL_AGAIN_S)
 
     def _run(self, assignment: Assignment, tag: str) -> None:
         began = time.perf_counter()

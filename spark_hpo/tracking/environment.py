@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -78,13 +79,16 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Only warnings from MLflow inside the block: a new database alone brings fifty lines of migrations."""
+    """Only warnings from MLflow inside the block: a new database brings fifty lines of migrations."""
     loggers = [logging.getLogger(name) for name in _NOISY]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(max(logger.level, logging.WARNING))
     try:
-        yield
+        with warnings.catch_warnings():
+            # A hint on every integer column: categories are codes here, and never missing.
+            warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -40,7 +40,8 @@ def load(storage: Storage, path: str) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as exc:
-        raise CheckpointError(f"{place}: is damaged or is no checkpoint: {str(exc).splitlines()[0]}") from exc
+        cause = next(iter(str(exc).splitlines()), type(exc).__name__)
+        raise CheckpointError(f"{place}: is damaged or is no checkpoint: {cause}") from exc
     version = state.get("version") if isinstance(state, dict) else None
     if version != VERSION:
         raise CheckpointError(f"{place}: has version {version}; this spark_hpo reads version {VERSION}")

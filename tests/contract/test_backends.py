@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +44,8 @@ def train(assignment: Assignment, *, rank: int, world_size: int, gpu: str | None
         os._exit(7)
     time.sleep(assignment.params.get("seconds", 0.0))
     failure = None
+    if "meet" in assignment.params and not meet(Path(assignment.params["meet"]), assignment.trial_id):
+        failure = Failure(kind=FailureKind.TRIAL, message="the other one never ran")
     if assignment.params.get("fail") == rank:
         failure = Failure(kind=FailureKind.TRIAL, message=f"rank {rank} says no")
     elif "fail" in assignment.params and world_size > 1:
@@ -55,6 +58,15 @@ def train(assignment: Assignment, *, rank: int, world_size: int, gpu: str | None
         metrics={"rank": rank, "world_size": world_size, "pid": os.getpid()},
         failure=failure,
     )
+
+
+def meet(folder: Path, trial_id: int) -> bool:
+    """Whether two trials are in here at the same time."""
+    (folder / str(trial_id)).touch()
+    deadline = time.monotonic() + LIMIT_S / 2
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return len(list(folder.iterdir())) == 2
 
 
 def next_report(backend: Backend) -> Report:
@@ -126,14 +138,12 @@ class TestSparkBackend(BackendContract):
     def test_slots_are_those_of_the_cluster(self, backend: Backend) -> None:
         assert backend.num_slots == 2
 
-    def test_assignments_run_at_the_same_time(self, backend: Backend) -> None:
-        # Each waits for the other to be running: one after the other, they would never end.
-        began = time.monotonic()
+    def test_assignments_run_at_the_same_time(self, backend: Backend, tmp_path: Path) -> None:
         for trial_id in (1, 2):
-            backend.submit(assignment(trial_id, seconds=3))
-        reports = {next_report(backend).trial_id, next_report(backend).trial_id}
-        assert reports == {1, 2}
-        assert time.monotonic() - began < 6
+            backend.submit(assignment(trial_id, meet=str(tmp_path)))
+        reports = [next_report(backend), next_report(backend)]
+        assert {report.trial_id for report in reports} == {1, 2}
+        assert [report.failure for report in reports] == [None, None]
 
     def test_every_assignment_has_a_process_of_its_own(self, backend: Backend) -> None:
         pids = set()

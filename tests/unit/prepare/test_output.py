@@ -42,6 +42,8 @@ def test_a_folder_that_holds_something_else_is_not_touched(tmp_path: Path) -> No
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="exists and is not a prepared table"):
         ask(tmp_path).found()
+    with pytest.raises(ConfigError, match="exists and is not a prepared table"):
+        replace(ask(tmp_path), overwrite=True).found()
 
 
 def test_overwrite_replaces_the_whole_folder(tmp_path: Path) -> None:

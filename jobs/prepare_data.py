@@ -1,0 +1,14 @@
+"""Prepare a table for studies.
+
+spark-submit jobs/prepare_data.py digits --output data/digits
+spark-submit jobs/prepare_data.py csv --input adult.csv --label income-per-year --null-values '?' \\
+    --output data/adult
+spark-submit jobs/prepare_data.py synthetic --rows 1000000 --columns 33 --output data/synthetic
+"""
+
+import sys
+
+from spark_hpo.prepare import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,73 @@
+"""The seam of readers: planned segments in, checked columns out."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+from spark_hpo.data.decode import Columns
+from spark_hpo.data.manifest import Manifest
+from spark_hpo.data.schema import TableSchema
+from spark_hpo.data.shards import Segment
+from spark_hpo.errors import ConfigError
+
+
+class ReaderName(StrEnum):
+    """What a study file may say under `reader`."""
+
+    PETASTORM = "petastorm"
+    ARROW = "arrow"
+    AUTO = "auto"
+
+
+class Reader(Protocol):
+    """Reads the columns of a table. It never shuffles, drops or adds a row.
+
+    A trace: read([a, b]) -> the columns of a; the columns of b.
+    """
+
+    def read(self, segments: Sequence[Segment]) -> Iterator[Columns]:
+        """The columns of each segment, in the order asked for.
+
+        Raises:
+            DataError: a file cannot be read, or does not hold what its footer said.
+        """
+        ...
+
+
+def resolve_reader(name: str) -> ReaderName:
+    """The reader that `name` means here: `auto` is Petastorm wherever it can be imported.
+
+    Raises:
+        ConfigError: there is no such reader, or Petastorm is asked for and cannot be imported.
+    """
+    if name not in list(ReaderName):
+        raise ConfigError(f"reader is {name!r}; it must be one of {', '.join(ReaderName)}")
+    if name == ReaderName.ARROW:
+        return ReaderName.ARROW
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Petastorm announces what it will one day lose
+            importlib.import_module("petastorm.reader")
+    except Exception as exc:  # under a newer pyarrow it fails with whatever it misses first
+        if name == ReaderName.AUTO:
+            return ReaderName.ARROW
+        raise ConfigError(
+            f"reader is 'petastorm', which cannot be imported here ({exc}): "
+            "`pip install 'spark_hpo[petastorm]'`, or choose reader: arrow"
+        ) from exc
+    return ReaderName.PETASTORM
+
+
+def open_reader(name: str, manifest: Manifest, schema: TableSchema) -> Reader:
+    """The reader called `name` over the files of a manifest."""
+    if resolve_reader(name) is ReaderName.PETASTORM:
+        from spark_hpo.data.readers.petastorm_reader import PetastormReader
+
+        return PetastormReader(manifest, schema)
+    from spark_hpo.data.readers.arrow_reader import ArrowReader
+
+    return ArrowReader(manifest, schema)

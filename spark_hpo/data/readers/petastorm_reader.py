@@ -1,0 +1,184 @@
+"""The reader that drives Petastorm: its `Reader` and worker, our plan in place of its sharding."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+from petastorm.arrow_reader_worker import ArrowReaderWorker
+from petastorm.reader import Reader as _PetastormReader
+from petastorm.unischema import Unischema, UnischemaField
+from petastorm.workers_pool import EmptyResultError
+from pyarrow.filesystem import FileSystem
+
+from spark_hpo.data import files
+from spark_hpo.data.decode import Columns, Decoder
+from spark_hpo.data.manifest import Manifest
+from spark_hpo.data.readers.prefetch import ahead
+from spark_hpo.data.schema import TableSchema
+from spark_hpo.data.shards import Segment
+
+
+class PetastormReader:
+    """Reads row groups with Petastorm, the next one in the background."""
+
+    def __init__(self, manifest: Manifest, schema: TableSchema) -> None:
+        self._manifest = manifest
+        self._schema = schema
+        self._decoder = Decoder(manifest, schema)
+
+    def read(self, segments: Sequence[Segment]) -> Iterator[Columns]:
+        if not segments:
+            return
+        with self._open(segments) as reader:
+            for segment, table in zip(segments, reader, strict=True):
+                yield self._decoder.decode(table, segment)
+
+    def _open(self, segments: Sequence[Segment]) -> _PlannedReader:
+        with files.reading(self._manifest.url):
+            try:
+                return _PlannedReader(self._manifest, self._schema, segments)
+            except (OSError, pa.ArrowException):
+                # It reads the footers again, and does not say which of them is bad.
+                fs, _ = files.filesystem(self._manifest.url)
+                for number in sorted({segment.file for segment in segments}):
+                    path = self._manifest.files[number].path
+                    with files.reading(path), files.opened(fs, path) as source:
+                        pq.read_metadata(source)
+                raise
+
+
+class _PlannedReader(_PetastormReader):  # type: ignore[misc]
+    """Petastorm's Reader, over exactly the planned row groups in the planned order.
+
+    It is given files, never a folder: in a folder it would open `_common_metadata` and unpickle it.
+    """
+
+    def __init__(self, manifest: Manifest, schema: TableSchema, segments: Sequence[Segment]) -> None:
+        self._planned = [(manifest.files[s.file].path, s.row_group) for s in segments]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # it builds on pyarrow's legacy dataset
+            warnings.simplefilter("ignore", UserWarning)  # columns of which it does not know the type
+            super().__init__(
+                _Files(manifest.url),
+                sorted({path for path, _ in self._planned}),
+                worker_class=_Worker,
+                reader_pool=_InOrderPool(schema.columns),
+                shuffle_row_groups=False,
+                num_epochs=1,
+                is_batched_reader=True,
+            )
+
+    def _filter_row_groups(self, dataset: Any, row_groups: list[Any], *_: Any) -> tuple[list[int], None]:
+        index = {(piece.path, piece.row_group): i for i, piece in enumerate(row_groups)}
+        for path, row_group in self._planned:
+            if (path, row_group) not in index:
+                raise files.changed(path, f"it has no row group {row_group} any more")
+        return [index[planned] for planned in self._planned], None
+
+    def _create_ventilator(self, row_group_indexes: list[int], *_: Any) -> _Ventilator:
+        return _Ventilator(row_group_indexes)
+
+
+class _Files(FileSystem):  # type: ignore[misc]
+    """Any fsspec file system, as the legacy class by which pyarrow 14 takes the path Petastorm needs."""
+
+    def __init__(self, url: str) -> None:
+        self._fs, _ = files.filesystem(url)
+
+    def open(self, path: str, mode: str = "rb") -> Any:
+        with files.reading(path):
+            if isinstance(self._fs, LocalFileSystem):
+                return pa.OSFile(path)  # no Python between Parquet and the disk
+            return self._fs.open(path, mode)
+
+    def isdir(self, path: str) -> bool:
+        return False  # it is given files only
+
+    def isfile(self, path: str) -> bool:
+        return True  # as listed; opening finds out
+
+
+class _Ventilator:
+    """The work in order. Petastorm's own feeds it from a thread that polls; the pool here just takes it."""
+
+    def __init__(self, row_group_indexes: list[int]) -> None:
+        self.row_group_indexes = row_group_indexes
+
+
+class _Tables:
+    """Hands over the tables as they were read.
+
+    Petastorm would make named tuples, which cannot have a field `income-per-year`, by way of pandas,
+    which turns integers with nulls into floats.
+    """
+
+    batched_output = True
+
+    def read_next(self, pool: _InOrderPool, schema: Unischema, ngram: None) -> pa.Table:
+        try:
+            return pool.get_results()
+        except EmptyResultError:
+            raise StopIteration from None
+
+
+class _Worker(ArrowReaderWorker):  # type: ignore[misc]
+    """Petastorm's worker: it reads one row group at a time."""
+
+    def __init__(self, worker_id: int, publish: Any, args: tuple[Any, ...]) -> None:
+        super().__init__(worker_id, publish, args)
+        # What it takes from a dataset of its own. It would make one in the background thread, with
+        # warnings that cannot be silenced there for this thread alone.
+        self._dataset = SimpleNamespace(fs=self._filesystem, partitions=None)
+
+    def process(self, piece_index: int, *options: Any) -> None:
+        with files.reading(self._split_pieces[piece_index].path):
+            super().process(piece_index, *options)
+
+    @staticmethod
+    def new_results_queue_reader() -> _Tables:
+        return _Tables()
+
+
+class _InOrderPool:
+    """Petastorm's pool interface over one thread that works one row group ahead.
+
+    Its own thread pool polls 1,000 times a second and its dummy pool may sleep 100 ms to start; a rung
+    can be one epoch of a thousand rows.
+    """
+
+    workers_count = 1
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        # Its inferred schema leaves out fixed-size lists; the worker needs the names, and no more.
+        fields = [UnischemaField(name, np.void, ()) for name in columns]
+        self._schema = Unischema("planned", fields)
+        self._results: Iterator[pa.Table] = iter(())
+
+    def start(self, worker_class: Any, worker_args: tuple[Any, ...], ventilator: _Ventilator) -> None:
+        published: list[pa.Table] = []
+        filesystem, paths, _, *rest = worker_args
+        worker = worker_class(0, published.append, (filesystem, paths, self._schema, *rest))
+
+        def read(row_group_index: int) -> pa.Table:
+            worker.process(row_group_index, None, (0, 1))
+            return published.pop()
+
+        self._results = ahead(read, ventilator.row_group_indexes)
+
+    def get_results(self) -> pa.Table:
+        for table in self._results:
+            return table
+        raise EmptyResultError
+
+    def stop(self) -> None:
+        self._results.close()  # type: ignore[attr-defined]
+
+    def join(self) -> None:
+        """Nothing: `stop` has waited for the thread."""

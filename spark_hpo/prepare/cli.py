@@ -1,0 +1,129 @@
+"""The command line of preparing: `prepare_data.py digits | csv | synthetic`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from spark_hpo.errors import SparkHpoError
+from spark_hpo.prepare import from_csv, from_digits, from_synthetic
+from spark_hpo.prepare.output import Prepared, Request
+
+_TABLES: dict[str, tuple[Callable[..., Request], Callable[[SparkSession, Request], Prepared]]] = {
+    "digits": (from_digits.request, from_digits.make),
+    "csv": (from_csv.request, from_csv.make),
+    "synthetic": (from_synthetic.request, from_synthetic.make),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prepare a table, and say in one line what came out. An equal table that is there is kept.
+
+    Returns:
+        The exit code: 0 done, 2 an argument is wrong, 3 the input is.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            prepared = prepare(argv, lambda: stack.enter_context(_session()))
+    except SparkHpoError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return exc.exit_code
+    counts = ", ".join(f"{split} {rows:,}" for split, rows in prepared.rows.items())
+    print(f"{prepared.output}: {counts} rows{'' if prepared.fresh else ' (there already)'}")
+    return 0
+
+
+def prepare(argv: Sequence[str], start_spark: Callable[[], SparkSession]) -> Prepared:
+    """Prepare a table, with the arguments of the command line. An equal table that is there is kept.
+
+    Args:
+        start_spark: called only when there is something to do.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        DataError: the input is.
+    """
+    options = vars(_parser().parse_args(argv))
+    request, make = _TABLES[options.pop("table")]
+    asked = request(**options)
+    return asked.found() or make(start_spark(), asked)
+
+
+@contextlib.contextmanager
+def _session() -> Iterator[SparkSession]:
+    """A session of our own; what spark-submit and spark-defaults.conf say holds."""
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # or Spark takes any python3 on the path
+    builder: Any = SparkSession.builder
+    spark = (
+        builder.appName("prepare_data")
+        .config("spark.log.level", "ERROR")
+        .config("spark.ui.showConsoleProgress", "false")
+        .getOrCreate()
+    )
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+def _parser() -> argparse.ArgumentParser:
+    # An option that is not given is not passed on: the defaults are those of the functions.
+    parser = argparse.ArgumentParser(
+        prog="prepare_data.py",
+        description="Write a table as train, validation and test Parquet, with schema.json beside them.",
+    )
+    tables = parser.add_subparsers(dest="table", required=True)
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--output", required=True, help="the folder to write: a path or an fsspec URL")
+    common.add_argument("--fractions", type=_floats, help="of train,validation,test (0.8,0.1,0.1)")
+    common.add_argument("--seed", type=int, help="of the split, and of synthetic rows (0)")
+    common.add_argument("--row-group-rows", type=int, help="rows in a Parquet row group")
+    common.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+    def table(name: str, text: str) -> argparse.ArgumentParser:
+        return tables.add_parser(
+            name, help=text, description=text, parents=[common], argument_default=argparse.SUPPRESS
+        )
+
+    table("digits", "scikit-learn's 1,797 handwritten digits")
+
+    csv = table("csv", "any CSV (with a header) or Parquet table")
+    csv.add_argument("--input", required=True, help="file, folder or URL")
+    csv.add_argument("--label", required=True, help="the column to predict")
+    csv.add_argument("--label-type", choices=("auto", "class", "number"))
+    csv.add_argument("--format", choices=("csv", "parquet"), help="otherwise by the ending")
+    csv.add_argument(
+        "--null-values",
+        type=_null_values,
+        metavar="A,B",
+        help="texts that mean missing, besides the empty one and " + ", ".join(from_csv.DEFAULT_NULL_VALUES),
+    )
+    csv.add_argument("--max-vocabulary", type=int, help="values of a text column that get a code (1000)")
+    csv.add_argument("--drop", type=_names, metavar="A,B", help="columns to leave out")
+    csv.add_argument("--separator", help="between the fields of a CSV (,)")
+
+    synthetic = table("synthetic", "standard normal numbers with a known answer")
+    synthetic.add_argument("--rows", type=int, required=True)
+    synthetic.add_argument("--columns", type=int, required=True)
+    synthetic.add_argument("--teacher", choices=("linear", "product"))
+    synthetic.add_argument("--label-type", choices=("class", "number"))
+    synthetic.add_argument("--noise", type=float, help="share of flipped classes, or deviation (0.1)")
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _null_values(text: str) -> list[str]:
+    return [*from_csv.DEFAULT_NULL_VALUES, *_names(text)]
+
+
+def _floats(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]

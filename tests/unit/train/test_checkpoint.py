@@ -1,0 +1,74 @@
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spark_hpo.errors import CheckpointError
+from spark_hpo.storage import Storage
+from spark_hpo.train import checkpoint, generators
+
+STATE = {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "best": -0.5, "names": ["a", "b"]}
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path)
+
+
+def test_a_checkpoint_is_read_back(storage: Storage) -> None:
+    checkpoint.save(storage, "a.pt", STATE)
+    state = checkpoint.load(storage, "a.pt")
+    assert torch.equal(state["model"]["weight"], STATE["model"]["weight"])  # type: ignore[index]
+    assert (state["best"], state["names"]) == (-0.5, ["a", "b"])
+
+
+def test_a_truncated_checkpoint_is_refused_at_every_length(storage: Storage) -> None:
+    checkpoint.save(storage, "a.pt", STATE)
+    data = storage.read("a.pt") or b""
+    for size in range(0, len(data), 97):
+        storage.write("cut.pt", data[:size])
+        with pytest.raises(CheckpointError, match=r"cut\.pt"):
+            checkpoint.load(storage, "cut.pt")
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("/tmp/spark_hpo-was-here"),)  # type: ignore[return-value]
+
+
+def test_nothing_foreign_is_run_by_loading(storage: Storage, tmp_path: Path) -> None:
+    torch.save({"version": 1, "model": Evil()}, tmp_path / "evil.pt")
+    storage.write("pickle.pt", pickle.dumps({"version": 1, "model": Evil()}))
+    for name in ("evil.pt", "pickle.pt"):
+        with pytest.raises(CheckpointError, match=name):
+            checkpoint.load(storage, name)
+    assert not Path("/tmp/spark_hpo-was-here").exists()
+
+
+def test_another_version_is_refused(storage: Storage, tmp_path: Path) -> None:
+    torch.save({"version": 99}, tmp_path / "new.pt")
+    with pytest.raises(CheckpointError, match="has version 99"):
+        checkpoint.load(storage, "new.pt")
+
+
+def test_attempts_have_checkpoints_of_their_own() -> None:
+    assert checkpoint.name(1, 9, 1) != checkpoint.name(1, 9, 2)
+
+
+def test_the_generators_go_on_where_they_were_captured() -> None:
+    cpu = torch.device("cpu")
+    generators.seed(1, 2)
+    random.gauss(0, 1)  # leaves a second number in store
+    states = generators.capture(cpu)
+
+    def draw() -> tuple[object, ...]:
+        return torch.rand(3).tolist(), np.random.normal(size=3).tolist(), random.gauss(0, 1), random.random()
+
+    expected = draw()
+    generators.seed(9)
+    assert draw() != expected
+    generators.restore(states, cpu)
+    assert draw() == expected

@@ -1,0 +1,124 @@
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from tables import write_clusters
+
+from spark_hpo.data.table import Table, open_table
+from spark_hpo.errors import CheckpointError, DataError
+from spark_hpo.storage import Storage
+from spark_hpo.train import checkpoint, predictor
+from spark_hpo.train.settings import TrainingSettings
+from spark_hpo.train.worker import RankSpec, run_rank
+from spark_hpo.trial import Assignment, Mode, Objective, Split
+
+PARAMS = {"learning_rate": 0.02, "hidden_units": 8}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    return open_table(str(write_clusters(tmp_path_factory.mktemp("tables") / "clusters")))
+
+
+@pytest.fixture(scope="module")
+def exported(table: Table, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """A trained model, and the metrics that its training reported on the test split."""
+    folder = tmp_path_factory.mktemp("model")
+    spec = RankSpec(
+        study_id="s",
+        storage=Storage(folder / "study"),
+        trainable="tabular",
+        table=table,
+        objective=Objective(metric="accuracy", mode=Mode.MAX),
+        settings=TrainingSettings(batch_size=16),
+        max_resource=5,
+        seed=0,
+        reader="arrow",
+        shuffle_window=64,
+    )
+    common = {"trial_id": 0, "attempt": 1, "params": PARAMS, "bracket": 0, "rung": 0, "seed": 1}
+    trained = run_rank(
+        spec,
+        Assignment(**common, resource_from=0, resource_to=5, checkpoint=None),
+        rank=0,
+        world_size=1,
+        gpu=None,
+    )
+    test = Assignment(
+        **common, resource_from=5, resource_to=5, checkpoint=trained.checkpoint, split=Split.TEST
+    )
+    tested = run_rank(spec, test, rank=0, world_size=1, gpu=None)
+    assert trained.checkpoint is not None
+    predictor.export(
+        folder / "model",
+        task="tabular",
+        params=PARAMS,
+        schema=table.schema,
+        load_checkpoint=partial(checkpoint.load, spec.storage, trained.checkpoint),
+    )
+    return folder / "model", dict(tested.metrics)
+
+
+def rows_of_test_split(table: Table) -> pd.DataFrame:
+    return pd.concat(pq.read_table(f"{table.url}/test").to_pandas() for _ in range(1))
+
+
+def test_the_exported_model_repeats_its_test_metrics(
+    table: Table, exported: tuple[Path, dict[str, float]]
+) -> None:
+    folder, metrics = exported
+    model = predictor.Predictor.load(folder)
+    rows = rows_of_test_split(table)
+    answers = model.predict(rows)
+    assert np.mean(answers["prediction"] == rows["side"]) == pytest.approx(metrics["accuracy"], abs=1e-9)
+    assert model.evaluate(table, Split.TEST, reader="arrow") == pytest.approx(metrics)
+
+
+def test_probabilities_sum_to_one_and_rows_keep_their_index(
+    table: Table, exported: tuple[Path, dict[str, float]]
+) -> None:
+    rows = rows_of_test_split(table).set_index(np.arange(60) * 3)
+    answers = predictor.Predictor.load(exported[0]).predict(rows)
+    assert list(answers.index) == list(rows.index)
+    assert np.allclose(np.array(answers["probability"].tolist()).sum(axis=1), 1)
+
+
+def test_a_new_process_gives_the_same_answers(table: Table, exported: tuple[Path, dict[str, float]]) -> None:
+    rows = rows_of_test_split(table)[["x", "y"]].head(3)
+    program = (
+        "import sys, pandas as pd; from spark_hpo.train.predictor import _load_pyfunc;"
+        "print(_load_pyfunc(sys.argv[1]).predict(pd.read_json(sys.argv[2]))['prediction'].tolist())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(exported[0]), rows.to_json()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    expected = predictor.Predictor.load(exported[0]).predict(rows)["prediction"].tolist()
+    assert done.stdout.strip() == str(expected), done.stderr
+
+
+def test_a_missing_column_and_a_wrong_type_are_named(exported: tuple[Path, dict[str, float]]) -> None:
+    model = predictor.Predictor.load(exported[0])
+    with pytest.raises(DataError, match="lack the columns y"):
+        model.predict(pd.DataFrame({"x": [1.0]}))
+    with pytest.raises(DataError, match="column 'y'"):
+        model.predict(pd.DataFrame({"x": [1.0], "y": ["much"]}))
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"there is no model\.json"):
+        predictor.Predictor.load(tmp_path)
+
+
+def test_the_example_has_the_features_and_not_the_label(table: Table) -> None:
+    example = predictor.example_rows(table, rows=4, reader="arrow")
+    assert list(example.columns) == ["x", "y"]
+    assert len(example) == 4

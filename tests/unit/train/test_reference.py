@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from spark_hpo.errors import ConfigError
+from spark_hpo.train.reference import find_trainable, is_task
+from spark_hpo.train.tabular import TabularTask
+
+
+def test_a_task_is_found_by_short_name_by_module_and_as_it_is() -> None:
+    assert find_trainable("tabular") is TabularTask
+    assert find_trainable("spark_hpo.train.tabular:TabularTask") is TabularTask
+    assert find_trainable(TabularTask) is TabularTask
+    assert is_task(TabularTask)
+
+
+def test_a_function_is_no_task() -> None:
+    assert not is_task(find_trainable(lambda ctx: None))
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("tabularr", "did you mean 'tabular'"),
+        ("nothing", "it must be tabular, image or module:name"),
+        ("no_such_module:Task", "importing no_such_module failed with ModuleNotFoundError"),
+        ("spark_hpo.train.tabular:TabularTusk", "did you mean 'TabularTask'"),
+        ("spark_hpo.train.task:TrainTask", "the class must define build_model, loss"),
+        ("pathlib:Path", "must be a subclass of TrainTask or a function"),
+        ("math:pi", "must be a subclass of TrainTask or a function"),
+        ("random:seed_", "has no 'seed_'"),
+        ("os.path:commonpath2", "has no 'commonpath2'"),
+        ("uuid:uuid4", "must be a function of one argument"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_with_the_cure(reference: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_trainable(reference)
+
+
+def test_a_module_that_fails_to_import_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_task.py").write_text("import nothing_like_this")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="importing broken_task failed with ModuleNotFoundError"):
+        find_trainable("broken_task:Task")

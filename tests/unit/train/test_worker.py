@@ -1,0 +1,288 @@
+"""One rank of an assignment: from a real table to a checkpoint, in this process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tables import write_clusters
+from torch import Tensor, nn
+
+from spark_hpo.data.table import Table, open_table
+from spark_hpo.storage import Storage
+from spark_hpo.train import checkpoint
+from spark_hpo.train.settings import TrainingSettings
+from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.task import Batch
+from spark_hpo.train.worker import RankSpec, run_rank
+from spark_hpo.trial import Assignment, FailureKind, Mode, Objective, Report, Split
+
+PARAMS = {"learning_rate": 0.01, "hidden_units": 8, "dropout": 0.3}
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    return open_table(str(write_clusters(tmp_path_factory.mktemp("tables") / "clusters")))
+
+
+@pytest.fixture
+def spec(table: Table, tmp_path: Path) -> RankSpec:
+    return RankSpec(
+        study_id="study",
+        storage=Storage(tmp_path / "study"),
+        trainable=TabularTask,
+        table=table,
+        objective=Objective(metric="accuracy", mode=Mode.MAX),
+        settings=TrainingSettings(batch_size=16),
+        max_resource=9,
+        seed=0,
+        reader="arrow",
+        shuffle_window=64,
+    )
+
+
+def assignment(start: int, stop: int, path: str | None = None, **params: Any) -> Assignment:
+    return Assignment(
+        trial_id=4,
+        attempt=1,
+        params={**PARAMS, **params},
+        bracket=0,
+        rung=start,
+        resource_from=start,
+        resource_to=stop,
+        checkpoint=path,
+        seed=11,
+    )
+
+
+def run(spec: RankSpec, assignment: Assignment) -> Report:
+    return run_rank(spec, assignment, rank=0, world_size=1, gpu=None)
+
+
+def weights(spec: RankSpec, report: Report) -> Mapping[str, Tensor]:
+    assert report.checkpoint is not None
+    state: Mapping[str, Tensor] = checkpoint.load(spec.storage, report.checkpoint)["model"]
+    return state
+
+
+def test_a_trial_learns_and_reports_each_epoch(spec: RankSpec) -> None:
+    report = run(spec, assignment(0, 9))
+    assert report.failure is None
+    assert [m.resource for m in report.curve] == list(range(1, 10))
+    assert report.curve[-1].metrics == report.metrics
+    assert report.metrics["accuracy"] > 0.8
+    assert report.metrics["train_loss"] < report.curve[0].metrics["train_loss"]
+    assert {m.rows for m in report.curve} == {120}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_three_assignments_end_with_the_weights_of_one_to_the_last_bit(
+    spec: RankSpec, precision: Any
+) -> None:
+    spec = replace(spec, settings=replace(spec.settings, precision=precision, clip_norm=0.5))
+    first = run(spec, assignment(0, 1))
+    second = run(spec, assignment(1, 3, first.checkpoint))
+    third = run(spec, assignment(3, 9, second.checkpoint))
+    at_once = run(replace(spec, storage=Storage(spec.storage.url + "-other")), assignment(0, 9))
+    other = replace(spec, storage=Storage(spec.storage.url + "-other"))
+    assert third.metrics == at_once.metrics
+    expected = weights(other, at_once)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in weights(spec, third).items())
+    assert [m.metrics for r in (first, second, third) for m in r.curve] == [m.metrics for m in at_once.curve]
+
+
+def test_dropout_draws_on_where_the_checkpoint_stood(spec: RankSpec) -> None:
+    """Without the generators' states in it, a resumed training would draw the same masks again."""
+    first = run(spec, assignment(0, 1))
+    assert first.checkpoint is not None
+    state = checkpoint.load(spec.storage, first.checkpoint)
+    kept = run(spec, assignment(1, 2, first.checkpoint))
+    checkpoint.save(spec.storage, "changed.pt", {**state, "generators": []})
+    lost = run(spec, assignment(1, 2, "changed.pt"))
+    assert kept.metrics != lost.metrics
+
+
+def test_an_evaluation_trains_nothing_and_saves_nothing(spec: RankSpec) -> None:
+    trained = run(spec, assignment(0, 3))
+    before = spec.storage.names("checkpoints/trial-000004")
+    tested = run(spec, replace(assignment(3, 3, trained.checkpoint), split=Split.TEST))
+    assert tested.failure is None
+    assert tested.curve == ()
+    assert tested.split is Split.TEST
+    assert tested.checkpoint == trained.checkpoint
+    assert spec.storage.names("checkpoints/trial-000004") == before
+    again = run(spec, assignment(3, 3, trained.checkpoint))
+    assert again.metrics["accuracy"] == trained.metrics["accuracy"]
+
+
+def test_a_plateau_ends_a_training_early_and_stays(spec: RankSpec) -> None:
+    spec = replace(spec, settings=replace(spec.settings, patience=1, min_improvement=1.0))
+    first = run(spec, assignment(0, 9))
+    assert first.resource == 2  # the first epoch is an improvement over nothing; the second is none
+    later = run(spec, assignment(9, 27, first.checkpoint))
+    assert later.failure is None
+    assert later.curve == ()
+    assert later.metrics["accuracy"] == first.metrics["accuracy"]
+
+
+def test_a_batch_size_in_the_space_wins(spec: RankSpec) -> None:
+    small = run(spec, assignment(0, 1, batch_size=8))
+    large = run(spec, assignment(0, 1, batch_size=120))
+    assert small.metrics["train_loss"] != large.metrics["train_loss"]
+
+
+class Raising(TabularTask):
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        raise ZeroDivisionError("by design")
+
+
+class Diverging(TabularTask):
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return super().loss(outputs, batch) * math.nan
+
+
+class Wrong(TabularTask):
+    def metrics(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        return {"accuracy": torch.zeros(())}
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Raising, "ZeroDivisionError: by design"),
+        (Diverging, "the training has diverged: train_loss is nan after epoch 1"),
+        (Wrong, "Wrong.metrics: 'accuracy' has shape (); it must have one value a row, (60,)"),
+    ],
+)
+def test_a_trial_that_fails_is_a_report_with_its_traceback(spec: RankSpec, task: Any, message: str) -> None:
+    report = run(replace(spec, trainable=task), assignment(0, 1))
+    assert report.failure is not None
+    assert report.failure.kind is FailureKind.TRIAL
+    assert report.failure.message == message
+    assert "Traceback" in report.failure.traceback
+    assert report.checkpoint is None
+
+
+def test_a_metric_that_nobody_reports_is_named(spec: RankSpec) -> None:
+    report = run(replace(spec, objective=Objective(metric="auc", mode=Mode.MAX)), assignment(0, 1))
+    assert report.failure is not None
+    assert report.failure.message == (
+        "objective.metric is 'auc', but the task reports accuracy, loss, train_loss"
+    )
+
+
+def test_a_checkpoint_of_another_model_is_refused(spec: RankSpec) -> None:
+    first = run(spec, assignment(0, 1))
+    report = run(spec, assignment(1, 3, first.checkpoint, hidden_units=16))
+    assert report.failure is not None
+    assert "not of this task and these parameters" in report.failure.message
+
+
+def test_a_missing_checkpoint_is_named(spec: RankSpec) -> None:
+    report = run(spec, assignment(1, 3, "checkpoints/none.pt"))
+    assert report.failure is not None
+    assert "checkpoints/none.pt: there is no such checkpoint" in report.failure.message
+
+
+def test_a_file_that_vanished_is_a_fault_of_the_data(spec: RankSpec, tmp_path: Path) -> None:
+    moved = open_table(str(write_clusters(tmp_path / "table")))
+    (tmp_path / "table/train/part-0.parquet").unlink()
+    report = run(replace(spec, table=moved), assignment(0, 1))
+    assert report.failure is not None
+    assert report.failure.kind is FailureKind.DATA
+    assert "part-0.parquet" in report.failure.message
+
+
+# Functions ----------------------------------------------------------------------------------------------
+
+
+def fit_line(ctx: Any) -> None:
+    model = nn.Linear(2, 2)
+    state = ctx.load_checkpoint()
+    if state is not None:
+        model.load_state_dict(state)
+    optimizer = torch.optim.SGD(model.parameters(), lr=ctx.params["learning_rate"])
+
+    def outputs(batch: Any) -> Tensor:
+        rows: Tensor = model(torch.stack([batch["x"], batch["y"]], dim=1))
+        return rows
+
+    def measure() -> dict[str, float]:
+        hits = rows = 0.0
+        for batch in ctx.batches(ctx.split):
+            hits += float((outputs(batch).argmax(1) == batch["side"]).sum())
+            rows += len(batch["side"])
+        return {"accuracy": hits / rows}
+
+    if ctx.is_evaluation:
+        ctx.report(measure())
+    for _ in range(*ctx.resource):
+        for batch in ctx.batches("train"):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(outputs(batch), batch["side"]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        ctx.report(measure(), checkpoint=model.state_dict())
+
+
+def return_a_number(ctx: Any) -> dict[str, float]:
+    return {"accuracy": ctx.params["hidden_units"] / 10}
+
+
+def report_too_much(ctx: Any) -> None:
+    for _ in range(5):
+        ctx.report({"accuracy": 0.5})
+
+
+def report_nothing(ctx: Any) -> None:
+    pass
+
+
+def test_a_function_trains_goes_on_and_is_evaluated(spec: RankSpec) -> None:
+    spec = replace(spec, trainable=fit_line)
+    first = run(spec, assignment(0, 3, learning_rate=0.5))
+    assert first.failure is None
+    second = run(spec, assignment(3, 9, first.checkpoint, learning_rate=0.5))
+    assert [m.resource for m in second.curve] == [4, 5, 6, 7, 8, 9]
+    at_once = run(spec, assignment(0, 9, learning_rate=0.5))
+    assert second.metrics == at_once.metrics, "the same batches in the same epochs"
+    tested = run(spec, replace(assignment(9, 9, second.checkpoint), split=Split.TEST))
+    assert tested.metrics["accuracy"] > 0.7
+    assert tested.checkpoint == second.checkpoint
+
+
+def test_a_function_may_return_its_metrics_and_need_no_data(spec: RankSpec) -> None:
+    report = run(replace(spec, trainable=return_a_number, table=None), assignment(0, 9))
+    assert report.failure is None
+    assert report.metrics == {"accuracy": 0.8}
+    assert report.resource == 9
+
+
+def test_a_function_without_checkpoints_starts_from_scratch_at_each_rung(spec: RankSpec) -> None:
+    starts = []
+
+    def remember(ctx: Any) -> None:
+        starts.append(ctx.resource)
+        for _ in range(*ctx.resource):
+            ctx.report({"accuracy": 0.5})
+
+    report = run(replace(spec, trainable=remember, table=None), assignment(3, 9))
+    assert starts == [(0, 9)]
+    assert [m.resource for m in report.curve] == [4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (report_too_much, "resource is 4; it must be above 3 and at most 3"),
+        (report_nothing, "the training function has reported nothing"),
+    ],
+)
+def test_a_function_that_breaks_the_rules_is_told_so(spec: RankSpec, function: Any, message: str) -> None:
+    report = run(replace(spec, trainable=function), assignment(0, 3))
+    assert report.failure is not None
+    assert message in report.failure.message
