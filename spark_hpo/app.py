@@ -24,12 +24,13 @@ import spark_hpo
 from spark_hpo.backend.base import Backend
 from spark_hpo.config import StudyConfig
 from spark_hpo.data.readers import resolve_reader
+from spark_hpo.data.shards import plan_shards
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.definition import Definition
 from spark_hpo.errors import ConfigError, StudyInterrupted
 from spark_hpo.journal import Journal
 from spark_hpo.report import leaderboard, plots
-from spark_hpo.search.registry import build_sampler, build_scheduler
+from spark_hpo.search.registry import build_sampler, build_scheduler, build_space
 from spark_hpo.search.space import Space
 from spark_hpo.storage import Storage
 from spark_hpo.study import Budget, Observer, Study
@@ -102,11 +103,13 @@ def run_study(
     *,
     place: str = "study",
     resume: str = "auto",
+    space: object = None,
     observers: Sequence[Callable[[Journal], Observer]] = (),
 ) -> Result:
     """Run a study to the end of its budget, or go on with the one in its directory.
 
     Args:
+        space: in place of the configuration's: a mapping as in YAML, a hyperopt `hp.*` space, or a Space.
         place: where the configuration stands, for messages; a task file is looked for beside it.
         resume: auto; must: refuse when there is no study yet; never: refuse when there is one.
         observers: each is given the journal, and then sees the study.
@@ -117,7 +120,8 @@ def run_study(
         NoTrialSucceeded: every trial has failed.
         StudyInterrupted: by Ctrl-C or SIGTERM. The same call goes on.
     """
-    return _Run(config, place).run(resume, observers)
+    run = _Run(config, place, build_space(config.space if space is None else space, f"{place}: space"))
+    return run.run(resume, observers)
 
 
 @dataclass
@@ -126,6 +130,7 @@ class _Run:
 
     config: StudyConfig
     place: str
+    space: Space
     _session: SparkSession | None = field(default=None, init=False)
     _rendezvous: RendezvousServer | None = field(default=None, init=False)  # lives as long as the run
 
@@ -135,10 +140,9 @@ class _Run:
         # All that can be known before Spark starts is checked before it does.
         reference, module_file = self._task_reference()
         trainable = find_trainable(reference)
-        space = Space.from_config(config.space, f"{self.place}: space")
         search = f"{self.place}: search"
         sampler = build_sampler(
-            config.search.sampler, space, config.seed, place=search, **config.search.sampler_settings
+            config.search.sampler, self.space, config.seed, place=search, **config.search.sampler_settings
         )
         scheduler = build_scheduler(
             config.search.scheduler,
@@ -150,10 +154,10 @@ class _Run:
         if table is None and is_task(trainable):
             raise ConfigError(f"{self.place}: data is missing; only a training function can do without")
         storage = Storage(config.study_dir)
-        definition = self._definition(storage, table, resume)
         with ExitStack() as stack:
             journal = Journal.open(storage, objective)
             stack.callback(journal.close)
+            definition = self._definition(storage, table, resume, has_begun=bool(journal.trials))
             tracker = self._tracker(definition, objective)
             stack.callback(tracker.close, 5.0)
             spec = RankSpec(
@@ -242,13 +246,19 @@ class _Run:
             from spark_hpo.prepare.cli import prepare
 
             prepare([*data.prepare, "--output", data.path], start_spark=self._spark)
-        return open_table(data.path)
+        table = open_table(data.path)
+        for split in Split:  # fewer rows than ranks are refused here, before any job
+            plan_shards(table.manifest(split), self.config.resources.world_size, seed=None)
+        return table
 
-    def _definition(self, storage: Storage, table: Table | None, resume: str) -> Definition:
-        config = self.config.model_dump(mode="json")
+    def _definition(
+        self, storage: Storage, table: Table | None, resume: str, *, has_begun: bool
+    ) -> Definition:
+        config = {**self.config.model_dump(mode="json"), "space": self.space.to_json()}
         fingerprint = table.fingerprint if table is not None else None
         definition = Definition.load(storage)
-        if definition is None:
+        if definition is None or not has_begun:
+            # Nothing has been decided yet: what a first attempt got wrong may still be put right.
             if resume == "must":
                 raise ConfigError(f"{storage.url}: there is no study to resume; use --resume auto")
             return Definition.create(storage, config, fingerprint)
@@ -267,7 +277,7 @@ class _Run:
             name=config.name,
             objective=objective,
             config=config.model_dump(mode="json"),
-            space=config.space,
+            space=self.space.to_json(),
             git_commit=_git_commit(),
         )
         return MlflowTracker(config.mlflow.tracking_uri, config.mlflow.experiment or config.name, card)

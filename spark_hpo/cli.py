@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import shlex
 import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -17,30 +19,36 @@ from rich.console import Console
 
 from spark_hpo.app import Result, objective_of, run_study
 from spark_hpo.config import StudyConfig, load_config
-from spark_hpo.errors import SparkHpoError
+from spark_hpo.errors import SparkHpoError, StudyInterrupted
 from spark_hpo.journal import Journal
 from spark_hpo.report import leaderboard
 from spark_hpo.report.progress import ProgressLine, Standing
 from spark_hpo.study import Progress
 from spark_hpo.trial import Assignment, Report, Trial, TrialState
 
+_LOG_WIDTH = 120  # columns, where there is no terminal to ask
+_UNDER_SPARK_SUBMIT = "PYSPARK_GATEWAY_PORT" in os.environ
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a study file and exit: 0 done, 2 configuration, 3 data, 4 no trial succeeded, 130 interrupted."""
     options = _parser().parse_args(arguments)
-    console = Console(stderr=True)
-    _set_up_logging(is_terminal=console.is_terminal, log_file=options.log_file)
+    console = _console()
+    _set_up_logging(console, options.log_file)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         config = load_config(options.config, options.overrides)
         with ExitStack() as stack:
-            line = stack.enter_context(ProgressLine(config.name, config.objective.metric))
+            line = stack.enter_context(ProgressLine(config.name, config.objective.metric, console=console))
             result = run_study(
                 config,
                 place=options.config,
                 resume=options.resume,
                 observers=[lambda journal: _Display(config, journal, line)],
             )
+    except StudyInterrupted as exc:
+        print(f"{exc}:\n  {_command()}", file=sys.stderr)
+        sys.exit(exc.exit_code)
     except SparkHpoError as exc:
         print(exc, file=sys.stderr)
         sys.exit(exc.exit_code)
@@ -111,20 +119,37 @@ def _print(result: Result, console: Console) -> None:
     print(json.dumps(result.summary()), flush=True)
 
 
-def _set_up_logging(*, is_terminal: bool, log_file: str | None) -> None:
-    """One line an event: to a file, and to standard error where no live line is shown."""
+def _console() -> Console:
+    """Where the live line and the leaderboard go: the terminal, or standard error as it is."""
+    if _UNDER_SPARK_SUBMIT:
+        # Standard error is a pipe to the JVM that started us; its own may be a terminal.
+        with suppress(OSError):
+            terminal = os.readlink(f"/proc/{os.getppid()}/fd/2")
+            if terminal.startswith(("/dev/pts/", "/dev/tty")):
+                return Console(file=open(terminal, "w"))
+    return Console(stderr=True, width=None if sys.stderr.isatty() else _LOG_WIDTH)
+
+
+def _command() -> str:
+    """The command that this process was started with."""
+    launcher = "spark-submit" if _UNDER_SPARK_SUBMIT else sys.executable
+    return shlex.join([launcher, *sys.argv])
+
+
+def _set_up_logging(console: Console, log_file: str | None) -> None:
+    """One line an event: to a file, and to the console unless the live line is there."""
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    stderr = logging.StreamHandler()
-    stderr.setFormatter(formatter)
-    stderr.setLevel(logging.WARNING if is_terminal else logging.INFO)
+    shown = logging.StreamHandler(console.file)
+    shown.setLevel(logging.WARNING if console.is_terminal else logging.INFO)
+    handlers: list[logging.Handler] = [shown]
+    if log_file is not None:
+        handlers.append(logging.FileHandler(log_file))
     logger = logging.getLogger("spark_hpo")
-    logger.addHandler(stderr)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    if log_file is not None:
-        file = logging.FileHandler(log_file)
-        file.setFormatter(formatter)
-        logger.addHandler(file)
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

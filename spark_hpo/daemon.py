@@ -12,6 +12,9 @@ from pyspark.daemon import manager
 with contextlib.suppress(ImportError):
     import spark_hpo.train.worker  # noqa: F401 - torch, numpy and pyarrow come with it
 with contextlib.suppress(ImportError):
+    # Every optimizer imports it when it is made, and that takes longer than a short rung.
+    import torch._dynamo  # noqa: F401
+with contextlib.suppress(ImportError):
     import petastorm.reader  # noqa: F401
 
 if __name__ == "__main__":

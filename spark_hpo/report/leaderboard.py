@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
+from rich import box
 from rich.table import Table
 
 from spark_hpo.trial import Objective, Params, Trial, TrialState
@@ -55,21 +56,24 @@ def flatten(params: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def render(trials: Iterable[Trial], objective: Objective, *, top: int = 10) -> Table:
     """The `top` best trials for a terminal."""
     everything = list(trials)
-    # Python's own objects, not the frame: pandas would turn an integer beside a missing one into a float.
-    rows = [_row(trial, objective) for trial in ranked(everything)[:top]]
-    names = list(COLUMNS) + sorted({key for row in rows for key in row} - set(COLUMNS))
-    hidden = len(everything) - len(rows)
+    best = ranked(everything)[:top]
+    hidden = len(everything) - len(best)
     table = Table(
         title=f"best by {objective.metric} ({objective.mode})",
         caption=f"and {hidden} more" if hidden else None,
         title_justify="left",
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
     )
-    for name in names:
+    for name in COLUMNS:
         header = objective.metric if name == "value" else name
-        table.add_column(header, justify="left" if name == "state" else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(row.get(name, "")) for name in names))
+        table.add_column(header, justify="left" if name == "state" else "right", no_wrap=True)
+    # One column for all: a space of many parameters still fits on a screen.
+    table.add_column("parameters", overflow="fold")
+    for trial in best:
+        row = _row(trial, objective)
+        params = "  ".join(f"{name}={_cell(item)}" for name, item in flatten(trial.params))
+        table.add_row(*(_cell(row[name]) for name in COLUMNS), params)
     return table
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from spark_hpo.search.asha import AshaScheduler, AsyncHyperbandScheduler
 from spark_hpo.search.full import FullScheduler
 from spark_hpo.search.hyperband import HyperbandScheduler
 from spark_hpo.search.scheduler import Scheduler, Slot
@@ -171,12 +172,22 @@ class TestFullScheduler(SchedulerContract):
 
 class TestSuccessiveHalvingScheduler(SchedulerContract):
     def build(self, max_trials: int | None) -> Scheduler:
-        return SuccessiveHalvingScheduler(9, 9, max_trials=max_trials)
+        return SuccessiveHalvingScheduler(num_trials=9, max_resource=9, max_trials=max_trials)
 
 
 class TestHyperbandScheduler(SchedulerContract):
     def build(self, max_trials: int | None) -> Scheduler:
         return HyperbandScheduler(9, max_trials=max_trials)
+
+
+class TestAshaScheduler(SchedulerContract):
+    def build(self, max_trials: int | None) -> Scheduler:
+        return AshaScheduler(9, max_trials=max_trials)
+
+
+class TestAsyncHyperbandScheduler(SchedulerContract):
+    def build(self, max_trials: int | None) -> Scheduler:
+        return AsyncHyperbandScheduler(9, max_trials=max_trials)
 
 
 class TestHyperbandOfTwo(SchedulerContract):

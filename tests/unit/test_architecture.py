@@ -48,7 +48,7 @@ SEAMS = {
 # A third-party package, and the rooms that may know it.
 FENCES = {
     "pyspark": {"backend", "prepare", "app", "daemon"},
-    "torch": {"train", "data"},
+    "torch": {"train", "data", "daemon"},
     "petastorm": {"data", "daemon"},
     "pyarrow": {"data", "backend", "prepare"},
     "hyperopt": {"search"},

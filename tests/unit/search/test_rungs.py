@@ -105,7 +105,7 @@ def test_a_round_of_hyperband_spends_what_was_planned(
 def test_one_slot_spends_what_was_planned_for_every_maximum_resource(eta: int) -> None:
     for max_resource in range(1, 301):
         levels = resource_levels(1, max_resource, eta)
-        scheduler = SuccessiveHalvingScheduler(7, max_resource, reduction_factor=eta, max_trials=7)
+        scheduler = SuccessiveHalvingScheduler(max_resource=max_resource, reduction_factor=eta, max_trials=7)
         assert run(scheduler, 1, seed=0) == planned_resource(bracket_rungs(7, levels, eta))
 
 

@@ -1,0 +1,206 @@
+"""What users get wrong: one clear message, the right exit code, nothing started and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tables import write_clusters
+
+from spark_hpo import cli
+
+CONFIG = """
+name: clusters
+study_dir: study
+task: tabular
+data: {path: table}
+objective: {metric: accuracy, mode: max}
+space:
+  learning_rate: {type: loguniform, low: 1e-4, high: 1e-1}
+search: {sampler: random, max_resource: 3}
+budget: {trials: 4}
+training: {batch_size: 16}
+backend: inline
+mlflow: {tracking_uri: "sqlite:///mlflow.db"}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory with a table and a study file. What `main` sets for a process is put back."""
+    write_clusters(tmp_path / "table")
+    (tmp_path / "tune.yaml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, handler)
+    logger = logging.getLogger("spark_hpo")
+    logger.handlers.clear()
+    logger.propagate = True
+
+
+def tune(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--config", "tune.yaml", *arguments])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def rewrite(file: Path, **columns: Any) -> None:
+    """Replace or add columns; None drops one."""
+    table = pq.read_table(file).to_pydict() | columns
+    pq.write_table(pa.table({name: c for name, c in table.items() if c is not None}), file, row_group_size=16)
+
+
+def test_the_input_is_good_when_nothing_is_wrong(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert tune() == 0
+    assert json.loads(capfd.readouterr().out.splitlines()[-1])["trials"]["completed"] >= 1
+
+
+SETTINGS = [
+    (
+        "search.shceduler=full",
+        r"tune.yaml: search.shceduler: there is no such key; did you mean 'scheduler'?",
+    ),
+    ("budget.trials=many", "tune.yaml: budget.trials is 'many'; it must be an integer"),
+    ("space.learning_rate.low=1", "space.learning_rate"),
+    ("space.learning_rate.low=-1", "space.learning_rate"),
+    ("space.learning_rate.type=logunifrom", "loguniform"),
+    ("search.sampler=tpee", "did you mean 'tpe'"),
+    ("search.scheduler=hyperbnad", "did you mean 'hyperband'"),
+    ("data.reader=parquet", "'petastorm', 'arrow' or 'auto'"),
+    ("data.path=nowhere", "nowhere: the table does not exist"),
+    ("task=tabula", "did you mean 'tabular'"),
+    ("task=my_tasks:Mine", "importing my_tasks failed with ModuleNotFoundError"),
+    ("task=mine.py:Mine", "there is no file"),
+    ("resources.world_size=2", "the inline backend has one rank"),
+    ("mlflow.tracking_uri=http://user:canary@127.0.0.1:9", "127.0.0.1:9"),
+    ("mlflow.tracking_uri=./mlruns", "sqlite:///"),
+]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"), SETTINGS, ids=[s[0].partition("=")[0] + str(i) for i, s in enumerate(SETTINGS)]
+)
+def test_a_wrong_setting_is_named_before_anything_runs(
+    folder: Path, capfd: pytest.CaptureFixture[str], override: str, message: str
+) -> None:
+    code = tune(override)
+    captured = capfd.readouterr()
+    assert message in captured.err
+    assert code == (3 if override.startswith("data.path") else 2)
+    assert "Traceback" not in captured.err
+    assert "canary" not in captured.err + captured.out
+    assert not list(folder.glob("study/checkpoints/*"))
+    assert tune() == 0, "put right, the study begins"
+
+
+def table_of(rows: int) -> dict[str, Any]:
+    return {"x": np.zeros(rows, "f4"), "y": np.zeros(rows, "f4"), "side": np.zeros(rows, "i8")}
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"x": None}, "'x'"),
+        ({"x": ["much"] * 60}, "'x'"),
+        ({"x": [None] + [1.0] * 59}, "'x'"),
+        ({"side": [None] + [1] * 59}, "'side'"),
+    ],
+    ids=["missing", "text", "null", "null label"],
+)
+def test_a_wrong_column_is_named_with_its_split(
+    folder: Path, capfd: pytest.CaptureFixture[str], columns: dict[str, Any], message: str, split: str
+) -> None:
+    file = folder / "table" / split / "part-0.parquet"
+    pq.write_table(pa.table(table_of(60)), file, row_group_size=16)
+    rewrite(file, **columns)
+    assert tune() == 3
+    error = capfd.readouterr().err
+    assert message in error
+    assert split in error
+    assert "Traceback" not in error
+    assert not (folder / "study/checkpoints").exists()
+
+
+def test_nan_in_a_feature_ends_the_study_and_names_file_and_column(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = folder / "table/train/part-0.parquet"
+    values = np.array(pq.read_table(file)["x"])
+    values[70] = np.nan
+    rewrite(file, x=values)
+    assert tune() == 3
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert "part-0.parquet" in error
+    assert "'x'" in error
+    assert "NaN" in error or "finite" in error
+
+
+def test_an_empty_table_is_named(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(pa.table(table_of(0)), folder / "table/validation/part-0.parquet")
+    assert tune() == 3
+    assert "validation" in capfd.readouterr().err
+
+
+def test_a_column_that_changes_its_type_is_named_with_both_files(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(pa.table({**table_of(8), "x": np.zeros(8, "i8")}), folder / "table/train/part-1.parquet")
+    assert tune() == 3
+    error = capfd.readouterr().err
+    assert "part-0.parquet" in error
+    assert "part-1.parquet" in error
+
+
+def test_fewer_rows_than_ranks_are_refused_before_a_job(
+    folder: Path, spark: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(pa.table(table_of(1)), folder / "table/test/part-0.parquet")
+    assert tune("backend=spark", "resources.world_size=2") == 3
+    assert "test" in capfd.readouterr().err
+
+
+def test_more_ranks_than_slots_are_refused_at_once(
+    folder: Path, spark: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert tune("backend=spark", "resources.world_size=3") == 2
+    assert "world_size is 3, but the cluster runs 2 tasks at once" in capfd.readouterr().err
+
+
+def test_when_every_trial_fails_the_exit_code_says_so(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert tune("objective.metric=auc") == 4
+    assert "all 4 trials have failed; the first one: objective.metric is 'auc'" in capfd.readouterr().err
+
+
+def test_another_configuration_on_the_same_study_is_refused(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert tune() == 0
+    capfd.readouterr()
+    assert tune("seed=5", "training.batch_size=8") == 2
+    error = capfd.readouterr().err
+    assert "seed is 5, but the study was started with 0" in error
+    assert "training.batch_size is 8, but the study was started with 16" in error
+    assert tune("--resume", "never") == 2
+    assert "there is a study already" in capfd.readouterr().err
+    assert tune("--resume", "must", "study_dir=other") == 2
+    assert "there is no study to resume" in capfd.readouterr().err
+
+
+def test_a_changed_table_is_not_the_same_study(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert tune() == 0
+    pq.write_table(pa.table(table_of(8)), folder / "table/train/part-1.parquet")
+    assert tune() == 2
+    assert "the table's files are not those" in capfd.readouterr().err

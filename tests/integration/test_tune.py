@@ -1,0 +1,291 @@
+"""`jobs/tune.py` as its users run it: real Spark, real MLflow, real kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tables import write_clusters
+
+from spark_hpo.journal import EventKind, Journal
+from spark_hpo.storage import Storage
+from spark_hpo.trial import Mode, Objective, Split
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 240.0
+ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
+
+CONFIG = """
+name: clusters
+study_dir: study
+seed: 3
+task: tabular
+data: {path: table, reader: auto}
+objective: {metric: accuracy, mode: max}
+space:
+  learning_rate: {type: loguniform, low: 1e-4, high: 1e-1}
+  hidden_units: {type: int, low: 2, high: 16}
+search: {sampler: tpe, scheduler: hyperband, max_resource: 9}
+budget: {trials: 12}
+training: {batch_size: 16}
+resources: {world_size: 2, max_concurrent: 1}
+spark: {spark.master: "local[2]", spark.ui.enabled: "false"}
+mlflow: {tracking_uri: "sqlite:///mlflow.db"}
+"""
+
+
+class Workspace:
+    """A directory with a table and a study file, where `jobs/tune.py` is run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        write_clusters(folder / "table")
+        (folder / "tune.yaml").write_text(CONFIG)
+
+    def start(self, *overrides: str, log: str = "log.txt") -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(ROOT / "jobs/tune.py"), "--config", "tune.yaml", *overrides]
+        with (self.folder / log).open("wb") as out:
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYSPARK_PYTHON": sys.executable},
+                start_new_session=True,
+            )
+
+    def run(self, *overrides: str, code: int = 0) -> dict[str, Any]:
+        process = self.start(*overrides)
+        assert process.wait(LIMIT_S) == code, self.log[-4000:]
+        return json.loads(self.log.splitlines()[-1]) if code == 0 else {}
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log.txt").read_text()
+
+    def events(self, study: str = "study") -> list[dict[str, Any]]:
+        lines = []
+        for file in sorted((self.folder / study / "journal").glob("*.jsonl")):
+            lines += [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+        return lines
+
+    def reported(self, study: str = "study") -> list[dict[str, Any]]:
+        return [e for e in self.events(study) if e["event"] == "reported" and e["split"] == "validation"]
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {LIMIT_S} s for {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[str, Any]]:
+    """A study that ran to its end, on Spark with two ranks a trial."""
+    workspace = Workspace(tmp_path_factory.mktemp("finished"))
+    return workspace, workspace.run()
+
+
+def test_the_last_line_is_the_whole_answer(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    _, answer = finished
+    assert set(answer) == {
+        *("study", "study_dir", "metric", "mode", "best", "test", "trials", "segments"),
+        *("resource_spent", "slot_utilization", "wall_s", "stopped_by", "mlflow", "model"),
+    }
+    assert (answer["study"], answer["metric"], answer["mode"]) == ("clusters", "accuracy", "max")
+    assert answer["stopped_by"] == "trials"
+    assert sum(answer["trials"].values()) == 12
+    # One bracket of 9/3/1, one of 3/1.
+    assert answer["segments"] == {"run": 13 + 4, "replayed": 0, "failed": 0}
+    assert answer["resource_spent"] == (9 + 3 * 2 + 6) + (3 * 3 + 6)
+    assert answer["best"]["value"] > 0.8
+    assert answer["test"]["accuracy"] > 0.75
+    assert 0 < answer["slot_utilization"] <= 1
+    assert answer["model"] == {"name": "clusters", "version": "1", "uri": "models:/clusters/1"}
+
+
+def test_the_same_command_after_the_end_runs_nothing_again(
+    finished: tuple[Workspace, dict[str, Any]],
+) -> None:
+    workspace, answer = finished
+    again = workspace.run()
+    assert again["segments"] == {"run": 0, "replayed": 17, "failed": 0}
+    assert {k: again[k] for k in ("best", "test", "trials", "resource_spent", "model", "mlflow")} == {
+        k: answer[k] for k in ("best", "test", "trials", "resource_spent", "model", "mlflow")
+    }
+
+
+def test_mlflow_shows_the_study_and_every_trial(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    from mlflow import MlflowClient
+
+    workspace, answer = finished
+    client = MlflowClient(f"sqlite:///{workspace.folder}/mlflow.db")
+    parent = client.get_run(answer["mlflow"]["run_id"])
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["best_accuracy"] == answer["best"]["value"]
+    assert parent.data.metrics["test_accuracy"] == answer["test"]["accuracy"]
+    artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert artifacts >= {"config.yaml", "space.yaml", "leaderboard.json", "plots.html"}
+    children = client.search_runs(
+        [answer["mlflow"]["experiment_id"]], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    assert len(children) == 12
+    best = next(
+        run for run in children if run.data.tags["spark_hpo.trial_id"] == str(answer["best"]["trial"])
+    )
+    history = client.get_metric_history(best.info.run_id, "accuracy")
+    assert [point.step for point in history] == list(range(1, answer["best"]["resource"] + 1))
+    assert history[-1].value == answer["best"]["value"]
+    assert float(best.data.params["learning_rate"]) == answer["best"]["params"]["learning_rate"]
+    assert best.data.metrics["rows_per_second"] > 0
+
+
+def test_the_registered_model_repeats_its_test_metrics_in_a_new_process(
+    finished: tuple[Workspace, dict[str, Any]],
+) -> None:
+    workspace, answer = finished
+    program = """
+import sys, mlflow, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/clusters@champion")
+assert model.metadata.signature is not None and model.input_example is not None
+rows = pd.read_parquet(sys.argv[2])
+answers = model.predict(rows[["x", "y"]])
+print((answers["prediction"].to_numpy() == rows["side"].to_numpy()).mean())
+"""
+    # Not in the source tree, and without the package on its path: the model brings its code along.
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            program,
+            f"sqlite:///{workspace.folder}/mlflow.db",
+            workspace.folder / "table/test",
+        ],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert float(done.stdout.splitlines()[-1]) == pytest.approx(answer["test"]["accuracy"], abs=1e-9)
+
+
+def test_a_second_study_of_the_same_seed_measures_the_same_digit_for_digit(
+    finished: tuple[Workspace, dict[str, Any]],
+) -> None:
+    workspace, _ = finished
+    second = workspace.run("study_dir=again")
+    keys = ("trial_id", "rung", "resource", "metrics")
+    assert [{k: e[k] for k in keys} for e in workspace.reported("again")] == [
+        {k: e[k] for k in keys} for e in workspace.reported()
+    ]
+    proposed = [e["params"] for e in workspace.events("again") if e["event"] == "assigned"]
+    assert proposed == [e["params"] for e in workspace.events() if e["event"] == "assigned"]
+    # As good as the champion is not better: the alias stays.
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{workspace.folder}/mlflow.db")
+    assert second["model"]["version"] == "2"
+    assert client.get_model_version_by_alias("clusters", "champion").version in (1, "1")
+
+
+def test_a_driver_killed_half_way_loses_nothing_that_was_reported(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    process = workspace.start()
+    wait_for(lambda: len(workspace.reported()) >= 6, "six reports")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(LIMIT_S)
+    before = [(e["trial_id"], e["rung"]) for e in workspace.reported()]
+
+    answer = workspace.run("--resume", "must")
+    assert answer["segments"]["replayed"] == len(before)
+    assert answer["segments"]["run"] == 17 - len(before)
+    after = [(e["trial_id"], e["rung"]) for e in workspace.reported()]
+    assert len(after) == len(set(after)) == 17
+    assert after[: len(before)] == before
+
+
+def test_sigterm_pauses_the_study_and_says_how_to_go_on(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    process = workspace.start("--log-file", "events.log")
+    wait_for(lambda: len(workspace.reported()) >= 3, "three reports")
+    process.terminate()
+    assert process.wait(LIMIT_S) == 130, workspace.log[-3000:]
+    assert "jobs/tune.py --config tune.yaml" in workspace.log.splitlines()[-1]
+    journal = Journal(Storage(workspace.folder / "study"), ACCURACY)
+    assert journal.past[-1].kind is EventKind.CLOSED
+    assert journal.past[-1].data["reason"] == "interrupted"
+    assert "trial 0, rung 0: 0 -> 1 epochs: accuracy = " in (tmp_path / "events.log").read_text()
+    answer = workspace.run()
+    assert answer["segments"]["replayed"] >= 3
+    assert answer["segments"]["run"] + answer["segments"]["replayed"] == 17
+
+
+def test_a_task_of_ones_own_is_shipped_and_its_failures_are_kept(tmp_path: Path) -> None:
+    """A file beside the study file; a grid of four trials, of which three fail in ways of their own."""
+    workspace = Workspace(tmp_path)
+    (tmp_path / "my_task.py").write_text(
+        "from spark_hpo.train.tabular import TabularTask\n"
+        "class MyTask(TabularTask):\n"
+        "    def loss(self, outputs, batch):\n"
+        "        if self.params['fate'] == 'raise':\n"
+        "            raise ValueError('as it must')\n"
+        "        if self.params['fate'] == 'memory':\n"
+        "            raise MemoryError\n"
+        "        if self.params['fate'] == 'nan':\n"
+        "            return super().loss(outputs, batch) * float('nan')\n"
+        "        return super().loss(outputs, batch)\n"
+    )
+    fates = "space={fate: {type: choice, options: [fine, raise, memory, nan]}}"
+    answer = workspace.run("task=my_task.py:MyTask", fates, "search.sampler=grid")
+    failed = [e for e in workspace.reported() if e["failure"]]
+    assert answer["segments"]["failed"] == answer["trials"]["failed"] == len(failed) == 3
+    assert answer["stopped_by"] == "search_space"
+    assert answer["best"]["params"]["fate"] == "fine"
+    assert {e["failure"]["kind"] for e in failed} == {"trial"}
+    assert "ValueError: as it must" in workspace.log, "the traceback is in the log"
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([answer["mlflow"]["experiment_id"]], "attributes.status = 'FAILED'")
+    assert len(runs) == len(failed)
+    raised = next(run for run in runs if run.data.params["fate"] == "raise")
+    traceback = Path(
+        client.download_artifacts(raised.info.run_id, "traceback.txt", str(tmp_path))
+    ).read_text()
+    assert "ValueError: as it must" in traceback
+    # The model carries the user's module: a new process that cannot see the file loads it all the same.
+    program = (
+        "import sys, mlflow; mlflow.set_tracking_uri(sys.argv[1]);"
+        "print(mlflow.pyfunc.load_model('models:/clusters/1'))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, f"sqlite:///{tmp_path}/mlflow.db"],
+        check=True,
+        cwd="/",
+        timeout=LIMIT_S,
+    )
+
+
+def test_the_checkpoint_that_is_left_is_the_best_trials(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    workspace, answer = finished
+    left = [str(p.parent.name) for p in (workspace.folder / "study/checkpoints").rglob("*.pt")]
+    assert left == [f"trial-{answer['best']['trial']:06d}"]
+
+
+def test_the_test_split_is_read_once(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    workspace, _ = finished
+    tested = [e for e in workspace.events() if e["event"] == "assigned" and e["split"] == Split.TEST]
+    assert len(tested) == 1
