@@ -289,11 +289,11 @@ class _Run:
 
             gpu = "0" if resources.gpus_per_rank else None
             return InlineBackend(partial(run_rank, spec), world_size=resources.world_size, gpu=gpu)
-        from spark_hpo.backend.session import check_barrier, driver_host
+        from spark_hpo.backend.session import check_resources, driver_host
         from spark_hpo.backend.spark import SparkBackend
 
         spark = self._spark()
-        check_barrier(spark, resources.world_size)
+        check_resources(spark, world_size=resources.world_size, gpus_per_rank=resources.gpus_per_rank)
         if module_file is not None:
             spark.sparkContext.addPyFile(str(module_file))
         if resources.world_size > 1:

@@ -57,14 +57,21 @@ def driver_host(spark: SparkSession) -> str:
     return host
 
 
-def check_barrier(spark: SparkSession, world_size: int) -> None:
-    """Refuse several ranks a trial where Spark would refuse them in every job.
+def check_resources(spark: SparkSession, *, world_size: int, gpus_per_rank: int) -> None:
+    """Refuse what Spark would refuse, or get wrong, in every job.
 
     Raises:
-        CapacityError: dynamic allocation is on.
+        CapacityError: dynamic allocation with several ranks; GPUs that Spark does not hand out.
     """
-    if world_size > 1 and spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
+    conf = spark.sparkContext.getConf()
+    if world_size > 1 and conf.get("spark.dynamicAllocation.enabled", "false") == "true":
         raise CapacityError(
             f"resources.world_size is {world_size}, but spark.dynamicAllocation.enabled is true, and Spark "
             "starts no barrier job then: set it to false, or use world_size 1"
+        )
+    amount = conf.get("spark.task.resource.gpu.amount", "0")
+    if gpus_per_rank > 0 and float(amount or 0) != gpus_per_rank:
+        raise CapacityError(
+            f"resources.gpus_per_rank is {gpus_per_rank}, but spark.task.resource.gpu.amount is {amount}: "
+            f"set it to {gpus_per_rank}, and give workers a spark.worker.resource.gpu.discoveryScript"
         )

@@ -248,7 +248,12 @@ def test_a_task_of_ones_own_is_shipped_and_its_failures_are_kept(tmp_path: Path)
         "        return super().loss(outputs, batch)\n"
     )
     fates = "space={fate: {type: choice, options: [fine, raise, memory, nan]}}"
-    answer = workspace.run("task=my_task.py:MyTask", fates, "search.sampler=grid")
+    # And without our daemon, in Python processes that Spark uses again: the same, only slower.
+    plain = "{spark.master: 'local[2]', spark.python.daemon.module: pyspark.daemon, "
+    plain += "spark.python.worker.reuse: 'true', spark.ui.enabled: 'false'}"
+    answer = workspace.run(
+        "task=my_task.py:MyTask", fates, "search.sampler=grid", f"spark={plain}", "resources.world_size=1"
+    )
     failed = [e for e in workspace.reported() if e["failure"]]
     assert answer["segments"]["failed"] == answer["trials"]["failed"] == len(failed) == 3
     assert answer["stopped_by"] == "search_space"

@@ -1,0 +1,147 @@
+"""Two real ranks on Spark: they train as one, and fail as one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pyspark import cloudpickle
+from tables import write_clusters
+
+from spark_hpo.backend.base import Backend
+from spark_hpo.backend.spark import SparkBackend
+from spark_hpo.data.table import open_table
+from spark_hpo.storage import Storage
+from spark_hpo.train import checkpoint
+from spark_hpo.train.settings import TrainingSettings
+from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.worker import RankSpec, run_rank
+from spark_hpo.train.world import RendezvousServer
+from spark_hpo.trial import Assignment, FailureKind, Mode, Objective, Report
+
+cloudpickle.register_pickle_by_value(__import__(__name__))
+
+ROWS = 121  # one rank gets a row more than the other
+
+
+@pytest.fixture(scope="module")
+def server() -> RendezvousServer:
+    return RendezvousServer("127.0.0.1", timeout_s=30.0)
+
+
+@pytest.fixture
+def spec(tmp_path: Path, server: RendezvousServer) -> RankSpec:
+    return RankSpec(
+        study_id=tmp_path.name,
+        storage=Storage(tmp_path / "study"),
+        trainable=TabularTask,
+        table=open_table(str(write_clusters(tmp_path / "table", rows=ROWS))),
+        objective=Objective(metric="accuracy", mode=Mode.MAX),
+        settings=TrainingSettings(batch_size=ROWS),
+        max_resource=9,
+        seed=0,
+        reader="auto",
+        shuffle_window=1000,
+        rendezvous=server.address,
+    )
+
+
+def assignment(start: int = 0, stop: int = 4, path: str | None = None, **params: Any) -> Assignment:
+    return Assignment(
+        trial_id=1,
+        attempt=1,
+        params={"learning_rate": 0.02, "hidden_units": 8, **params},
+        bracket=0,
+        rung=start,
+        resource_from=start,
+        resource_to=stop,
+        checkpoint=path,
+        seed=5,
+    )
+
+
+@pytest.fixture
+def run(spark: Any) -> Iterator[Any]:
+    backends: list[Backend] = []
+
+    def run(spec: RankSpec, assignment: Assignment, *, ranks: int = 2) -> Report:
+        backend = SparkBackend(spark, partial(run_rank, spec), world_size=ranks)
+        backends.append(backend)
+        backend.submit(assignment)
+        report = backend.wait(120)
+        assert report is not None
+        return report
+
+    yield run
+    for backend in backends:
+        backend.close()
+
+
+def test_two_ranks_train_as_one(spec: RankSpec, run: Any) -> None:
+    """A step over all rows has one gradient, however many ranks share them, and even if unevenly."""
+    two = run(spec, assignment())
+    one = run(replace(spec, storage=Storage(spec.storage.url + "-1")), assignment(), ranks=1)
+    assert two.failure is None
+    for ours, theirs in zip(two.curve, one.curve, strict=True):
+        assert ours.metrics == pytest.approx(theirs.metrics, abs=1e-5)
+        assert ours.rows == theirs.rows == ROWS
+    weights = [
+        checkpoint.load(Storage(url), report.checkpoint)["model"]
+        for url, report in ((spec.storage.url, two), (spec.storage.url + "-1", one))
+    ]
+    for name, tensor in weights[0].items():
+        assert torch.allclose(tensor, weights[1][name], atol=1e-5), name
+
+
+def test_two_ranks_go_on_from_a_checkpoint_to_the_last_bit(spec: RankSpec, run: Any) -> None:
+    spec = replace(spec, settings=replace(spec.settings, batch_size=16))
+    first = run(spec, assignment(0, 1, dropout=0.4))
+    second = run(spec, assignment(1, 4, first.checkpoint, dropout=0.4))
+    other = replace(spec, storage=Storage(spec.storage.url + "-1"), study_id=f"{spec.study_id}-1")
+    at_once = run(other, assignment(0, 4, dropout=0.4))
+    assert at_once.failure is None
+    assert second.metrics == at_once.metrics
+
+
+class FailsOnOneRank(TabularTask):
+    def build_model(self) -> Any:
+        if torch.distributed.get_rank() == 1:
+            raise ValueError("only here")
+        return super().build_model()
+
+
+class FailsInAStep(TabularTask):
+    def loss(self, outputs: Any, batch: Any) -> Any:
+        if torch.distributed.get_rank() == 1:
+            raise ValueError("in a step")
+        return super().loss(outputs, batch)
+
+
+@pytest.mark.parametrize(("task", "message"), [(FailsOnOneRank, "only here"), (FailsInAStep, "in a step")])
+def test_a_rank_that_raises_ends_its_peer_and_is_named_as_the_cause(
+    spec: RankSpec, run: Any, task: Any, message: str
+) -> None:
+    began = time.monotonic()
+    report = run(replace(spec, trainable=task), assignment())
+    assert report.failure is not None
+    assert report.failure.kind is FailureKind.TRIAL
+    assert report.failure.message == f"ValueError: {message}"
+    assert "Traceback" in report.failure.traceback
+    assert time.monotonic() - began < 30, "the peer did not wait for its timeout"
+
+
+def weigh_by_rows(ctx: Any) -> None:
+    rows = sum(len(batch["side"]) for batch in ctx.batches("train"))
+    ctx.report({"accuracy": float(ctx.rank)}, resource=ctx.resource.stop, rows=rows)
+
+
+def test_a_functions_metrics_are_means_over_the_ranks_weighted_by_rows(spec: RankSpec, run: Any) -> None:
+    report = run(replace(spec, trainable=weigh_by_rows), assignment())
+    assert report.failure is None, report.failure
+    assert report.metrics["accuracy"] in (pytest.approx(60 / 121), pytest.approx(61 / 121))

@@ -1,0 +1,191 @@
+"""The README as a new user follows it: every command in it is run, and its code too."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from tables import write_clusters
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ADULT = ROOT.parent / "shared/data/adult/adult.csv"
+LIMIT_S = 280.0
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository, with the environment that runs this test as its .venv."""
+    folder = tmp_path_factory.mktemp("home") / "spark_hpo"
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "README.md"):
+        folder.mkdir(exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    for name in ("jobs", "conf"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "spark_hpo").symlink_to(ROOT / "spark_hpo")
+    # `make test` made it from these very files, so that `make tune` finds nothing to install.
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    if ADULT.exists():
+        (folder.parent / "shared").symlink_to(ADULT.parents[2])
+    return folder
+
+
+def shell(command: str, **more: Any) -> dict[str, Any]:
+    """How a user's shell runs it: no environment is active, nothing is set for Spark."""
+    assert command in COMMANDS, f"the README does not say {command!r}"
+    hidden = ("PYSPARK", "SPARK", "VIRTUAL_ENV", "PYTHONPATH")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+    path = [folder for folder in os.environ["PATH"].split(":") if not folder.startswith(sys.prefix)]
+    return {"args": ["bash", "-ec", command], "env": {**environment, "PATH": ":".join(path)}, **more}
+
+
+def run(command: str, folder: Path) -> str:
+    """Run a command of the README, and return what it printed to standard output."""
+    done = subprocess.run(
+        **shell(command), cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    output: str = done.stdout
+    return output
+
+
+def answer(output: str) -> dict[str, Any]:
+    last: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return last
+
+
+def test_make_tune_finds_a_good_model_of_the_digits(checkout: Path) -> None:
+    found = answer(run("make tune", checkout))
+    assert found["test"]["accuracy"] >= 0.96
+    assert sum(found["trials"].values()) >= 20
+    assert found["model"]["uri"] == "models:/quickstart/1"
+
+
+@pytest.mark.skipif(not ADULT.exists(), reason="the Adult table is not beside this checkout")
+def test_make_tune_finds_a_good_model_of_adult(checkout: Path) -> None:
+    assert answer(run("make tune CONFIG=conf/adult.yaml", checkout))["test"]["accuracy"] >= 0.845
+
+
+def test_mlflow_shows_its_pages(checkout: Path) -> None:
+    command = next(command for command in COMMANDS if "mlflow ui" in command)
+    (checkout / "studies").mkdir(exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = shell(command, cwd=checkout, start_new_session=True)
+    settings["args"][-1] += f" --port {port}"  # 5000 may be taken
+    process = subprocess.Popen(**settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + LIMIT_S / 2
+        while True:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
+                    assert b"MLflow" in page.read()
+                break
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.2)
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+
+
+def test_ones_own_table_and_model(checkout: Path) -> None:
+    rng = np.random.default_rng(0)
+    size, age = rng.uniform(30, 200, 600), rng.uniform(0, 90, 600)
+    price = 3000.0 * size - 2000.0 * age + rng.normal(0, 10_000, 600)
+    pd.DataFrame({"size": size, "age": age, "price": price.round(2)}).to_csv(
+        checkout / "my_table.csv", index=False
+    )
+    run(next(command for command in COMMANDS if "prepare_data.py csv" in command), checkout)
+
+    (checkout / "my_task.py").write_text(PYTHON[0])
+    study = yaml.safe_load((checkout / "conf/adult.yaml").read_text())
+    study |= {
+        "name": "prices",
+        "study_dir": "studies/prices",
+        "task": "my_task.py:MyTask",
+        "data": {"path": "data/my_table"},
+        "objective": {"metric": "absolute_error", "mode": "min"},
+        "space": {
+            "learning_rate": {"type": "loguniform", "low": 1e-3, "high": 1e-1},
+            "hidden": {"type": "int", "low": 4, "high": 32},
+        },
+        "training": {"batch_size": 32},
+    }
+    (checkout / "my_study.yaml").write_text(yaml.safe_dump(study))
+    found = answer(run(next(command for command in COMMANDS if "my_study.yaml" in command), checkout))
+    assert sum(found["trials"].values()) == 20
+    # Always guessing the mean misses by 130,000.
+    assert found["test"]["absolute_error"] < 40_000
+
+
+def test_the_function_of_the_readme_trains(tmp_path: Path) -> None:
+    helpers = """
+import torch
+def make_model(params):
+    return torch.nn.Linear(2, 2)
+def outputs(model, batch):
+    return model(torch.stack([batch["x"], batch["y"]], dim=1))
+def train_one_epoch(model, batches):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for batch in batches:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(outputs(model, batch), batch["side"]).backward()
+        optimizer.step()
+def measure(model, batches):
+    hits = [(outputs(model, batch).argmax(1) == batch["side"]).float() for batch in batches]
+    return {"accuracy": float(torch.cat(hits).mean())}
+"""
+    write_clusters(tmp_path / "table")
+    (tmp_path / "my_loop.py").write_text(helpers + PYTHON[1])
+    study = {
+        "name": "loop",
+        "study_dir": "study",
+        "task": "my_loop.py:train",
+        "data": {"path": "table"},
+        "objective": {"metric": "accuracy", "mode": "max"},
+        "space": {"unused": {"type": "uniform", "low": 0, "high": 1}},
+        "search": {"max_resource": 9},
+        "budget": {"trials": 4},
+        "backend": "inline",
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "jobs/tune.py"), "--config", "study.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = answer(done.stdout)
+    assert found["test"]["accuracy"] > 0.7
+    assert found["model"] is None
+
+
+def test_no_command_of_the_readme_is_left_out() -> None:
+    """`make test` runs this; every other command is run above."""
+    source = Path(__file__).read_text()
+    for command in COMMANDS:
+        known = any(hint in command for hint in ("mlflow ui", "prepare_data.py csv", "my_study.yaml"))
+        assert known or f'run("{command}"' in source or command == "make test", command

@@ -1,0 +1,69 @@
+"""What `make` says on a machine that lacks something."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def make(target: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("JAVA_HOME", "MAKEFLAGS", "MAKELEVEL")}
+    return subprocess.run(
+        ["make", "--no-print-directory", "-f", ROOT / "Makefile", target, *arguments],
+        cwd=folder,
+        env={**environment, "PATH": f"{folder}:{environment['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def java_of_version(folder: Path, version: str) -> None:
+    file = folder / "java"
+    file.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-04-15' >&2\n")
+    file.chmod(0o755)
+
+
+@pytest.mark.parametrize("version", ["17.0.15", "21.0.1"])
+def test_a_java_that_spark_runs_on_is_taken(tmp_path: Path, version: str) -> None:
+    java_of_version(tmp_path, version)
+    done = make("java", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("version", ["11.0.2", "1.8.0_392", "25"])
+def test_a_wrong_java_gets_one_line_that_says_what_to_install(tmp_path: Path, version: str) -> None:
+    java_of_version(tmp_path, version)
+    done = make("java", tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0].startswith("Java 17 or 21 is needed, found")
+    assert "apt-get install openjdk-17" in done.stderr.splitlines()[0]
+
+
+def test_no_java_gets_the_same_line(tmp_path: Path) -> None:
+    file = tmp_path / "java"
+    file.write_text("#!/bin/sh\nexit 127\n")
+    file.chmod(0o755)
+    done = make("java", tmp_path)
+    assert done.stderr.splitlines()[0].startswith("Java 17 or 21 is needed, found none")
+
+
+def test_no_python_3_11_gets_one_line(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    done = make("setup", tmp_path, "PYTHON=python3.11-that-is-not-there")
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0].startswith("Python 3.11 is needed")
+
+
+def test_a_second_setup_installs_nothing(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "constraints.txt", ".venv/installed"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    done = make("setup", tmp_path, "PYTHON=false")
+    assert done.returncode == 0
+    assert "pip" not in done.stdout
