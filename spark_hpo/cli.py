@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from math import isfinite
 from types import FrameType
 from typing import NoReturn
 
@@ -47,13 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
                 observers=[lambda journal: _Display(config, journal, line)],
             )
     except StudyInterrupted as exc:
-        print(f"{exc}:\n  {_command()}", file=sys.stderr)
+        print(f"{exc}:\n  {_command()}", file=console.file)
         sys.exit(exc.exit_code)
     except SparkHpoError as exc:
-        print(exc, file=sys.stderr)
+        print(exc, file=console.file)
         sys.exit(exc.exit_code)
     except KeyboardInterrupt:
-        print("interrupted before the first trial; the same command starts again", file=sys.stderr)
+        print(f"interrupted before the first trial; start again with\n  {_command()}", file=console.file)
         sys.exit(130)
     _print(result, console)
     sys.exit(0)
@@ -95,7 +96,6 @@ class _Display:
 
     def _show(self, progress: Progress) -> None:
         trials = self._journal.trials.values()
-        best = min((trial.loss for trial in trials), default=float("inf"))
         budget, spent = self._budget.resource, float(progress.resource_spent)
         if self._budget.trials is not None:
             done = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
@@ -103,7 +103,7 @@ class _Display:
         self._line.update(
             Standing(
                 states=Counter(trial.state for trial in trials),
-                best=None if best == float("inf") else self._objective.value(best),
+                best=self._objective.value(progress.best_loss) if isfinite(progress.best_loss) else None,
                 slots_busy=len(progress.running),
                 slots=progress.slots,
                 spent=spent,

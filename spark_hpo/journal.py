@@ -157,6 +157,7 @@ class Journal:
             raise JournalError(f"{self._storage.url}: this journal is open for reading only")
         self._lease.check()
         event = Event(self._sequence + 1, time.time(), kind, data)
+        self._sequence = event.sequence  # first: an interrupt in here must not give a number twice
         # NaN is no JSON: metrics that are not finite are left out by whoever makes the report.
         line = {"sequence": event.sequence, "time": event.time, "event": kind, **data}
         self._log.append(json.dumps(line, separators=(",", ":"), allow_nan=False))

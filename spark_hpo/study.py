@@ -14,11 +14,12 @@ import numpy as np
 from spark_hpo.backend.base import Backend
 from spark_hpo.errors import DataError, JournalError, NoTrialSucceeded, TrialError
 from spark_hpo.journal import EventKind, Journal
+from spark_hpo.retention import Retention
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.storage import Storage
 from spark_hpo.tracking.base import Tracker
-from spark_hpo.trial import Assignment, FailureKind, Objective, Report, Split, Trial, TrialState
+from spark_hpo.trial import Assignment, FailureKind, Objective, Params, Report, Split, Trial, TrialState
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Progress:
     run: int = 0  # assignments that this driver has had reported
     replayed: int = 0  # assignments that the journal had
     failed: int = 0  # of both
+    best_loss: float = math.inf
     seconds: float = 0.0  # of drivers' work
     busy_seconds: float = 0.0  # slot time filled, by this driver's assignments
     slot_seconds: float = 0.0  # slot time there was, while this driver searched
@@ -56,6 +58,12 @@ class Observer(Protocol):
     def on_assigned(self, assignment: Assignment, progress: Progress) -> None: ...
 
     def on_reported(self, trial: Trial, report: Report, progress: Progress) -> None: ...
+
+
+class Explorer(Protocol):
+    """Makes the parameters of a trial that starts from another one's checkpoint."""
+
+    def explore(self, trial_id: int, parent: Params) -> Params: ...
 
 
 class Study:
@@ -78,6 +86,7 @@ class Study:
         storage: Storage,
         max_concurrent: int | None = None,
         max_infra_retries: int = 2,
+        explorer: Explorer | None = None,
         observers: Sequence[Observer] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -89,25 +98,22 @@ class Study:
         self._objective = objective
         self._budget = budget
         self._seed = seed
-        self._storage = storage
         self._max_concurrent = max_concurrent
         self._max_infra_retries = max_infra_retries
+        self._explorer = explorer
         self._observers = observers
         self._clock = clock
         self._slots: dict[int, Slot] = {}  # open, by trial
         self._pending: list[Assignment] = []  # to be run again: of a driver that died
-        self._checkpoints: dict[int, str] = {}  # what is stored, by trial
-        self._out: set[int] = set()  # trials that will not be trained on, but have a checkpoint
+        self._retention = Retention(storage)
         self._best: Trial | None = None
         self.progress = Progress()
-        self._replaying = True
         self._replay()
-        self._replaying = False
-        self._sweep()
+        self._retention.sweep()
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the lowest loss at its last report; of equal ones, the one trained longest."""
+        """The trial with the lowest loss that was ever reported, as it was then; its checkpoint is kept."""
         return self._best
 
     def run(self) -> str:
@@ -220,7 +226,8 @@ class Study:
         self._slots[slot.trial_id] = slot
         trial = self._journal.trials.get(slot.trial_id)
         if trial is None:
-            params = self._sampler.ask(slot.trial_id)
+            parent = None if slot.parent is None else self._journal.trials[slot.parent]
+            params = self._propose(slot.trial_id, parent)
             self._sampler.start(slot.trial_id, params)
             trial = Trial(
                 trial_id=slot.trial_id,
@@ -228,8 +235,16 @@ class Study:
                 state=TrialState.RUNNING,
                 bracket=slot.bracket,
                 rung=slot.rung,
+                checkpoint=None if parent is None else parent.checkpoint,
             )
+            self._retention.keep(trial.trial_id, trial.checkpoint)  # a parent's, until it has its own
         return self._assignment(slot, trial)
+
+    def _propose(self, trial_id: int, parent: Trial | None) -> Params:
+        if parent is None:
+            return self._sampler.ask(trial_id)
+        assert self._explorer is not None, "a scheduler with parents comes with an explorer"
+        return self._explorer.explore(trial_id, parent.params)
 
     def _assignment(self, slot: Slot, trial: Trial) -> Assignment:
         return Assignment(
@@ -284,51 +299,35 @@ class Study:
         if report.trial_id not in finished and slot.resource_to == self._scheduler.max_resource:
             self._journal.settled([report.trial_id], TrialState.COMPLETED)
             finished.add(report.trial_id)
-        self._note_best(self._journal.trials[report.trial_id])
-        self._keep_checkpoints(report, finished)
+        self._note_best(report, loss)
+        self._retention.keep(report.trial_id, report.checkpoint)
+        for trial_id in finished:
+            self._retention.release(trial_id)
 
-    def _note_best(self, trial: Trial) -> None:
-        if self._best is not None and trial.trial_id == self._best.trial_id:
-            # It was promoted and may have become worse: any other can be the best now.
-            self._best = min(self._journal.trials.values(), key=_by_loss)
-        elif self._best is None or _by_loss(trial) < _by_loss(self._best):
+    def _note_best(self, report: Report, loss: float) -> None:
+        # As it was reported: a promotion may make it worse, and then this is the model to have.
+        trial = replace(
+            self._journal.trials[report.trial_id],
+            rung=report.rung,
+            resource=report.resource,
+            metrics=report.metrics,
+            loss=loss,
+            checkpoint=report.checkpoint,
+        )
+        if math.isfinite(loss) and (self._best is None or _by_loss(trial) < _by_loss(self._best)):
             self._best = trial
-        if not math.isfinite(self._best.loss):
-            self._best = None
-
-    def _keep_checkpoints(self, report: Report, finished: set[int]) -> None:
-        """Keep those that a trial may go on from, and the best trial's."""
-        superseded = self._checkpoints.get(report.trial_id)
-        if report.checkpoint is not None and report.checkpoint != superseded:
-            self._checkpoints[report.trial_id] = report.checkpoint
-            self._delete(superseded)
-        self._out |= finished
-        for trial_id in list(self._out):
-            if self._best is None or trial_id != self._best.trial_id:
-                self._out.remove(trial_id)
-                self._delete(self._checkpoints.pop(trial_id, None))
-
-    def _delete(self, checkpoint: str | None) -> None:
-        if checkpoint is not None and not self._replaying:
-            self._storage.delete(checkpoint)
-
-    def _sweep(self) -> None:
-        """Delete what an earlier driver or a lost attempt has left behind."""
-        wanted = set(self._checkpoints.values())
-        for folder in self._storage.names("checkpoints"):
-            for name in self._storage.names(f"checkpoints/{folder}"):
-                if (path := f"checkpoints/{folder}/{name}") not in wanted:
-                    self._storage.delete(path)
+            self.progress.best_loss = loss
+            self._retention.keep("best", trial.checkpoint)
 
     def _spent(self) -> str | None:
         """Which part of the budget is spent, if any."""
         if self._scheduler.is_done():
             return "trials" if len(self._journal.trials) == self._budget.trials else "search_space"
-        committed = sum(a.resource_to - a.resource_from for a in self.progress.running.values())
-        if self._budget.resource is not None and (
-            self.progress.resource_spent + committed >= self._budget.resource
-        ):
-            return "resource"
+        if self._budget.resource is not None:
+            # Only where it is asked for: with a thousand slots this sum is most of the driver's time.
+            committed = sum(a.resource_to - a.resource_from for a in self.progress.running.values())
+            if self.progress.resource_spent + committed >= self._budget.resource:
+                return "resource"
         if self._budget.seconds is not None and self.progress.seconds >= self._budget.seconds:
             return "seconds"
         return None
@@ -356,6 +355,7 @@ class Study:
             rung=assignment.rung,
             resource_from=assignment.resource_from,
             resource_to=assignment.resource_to,
+            parent=None if slot is None else slot.parent,  # its checkpoint stands in the assignment
         )
         if slot != recorded:
             raise JournalError(
@@ -365,6 +365,7 @@ class Study:
         self._slots[slot.trial_id] = slot
         if slot.is_new:
             self._sampler.start(slot.trial_id, assignment.params)
+            self._retention.keep(slot.trial_id, assignment.checkpoint)
 
 
 def _by_loss(trial: Trial) -> tuple[float, int, int]:

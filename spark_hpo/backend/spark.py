@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import time
@@ -12,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+from py4j.protocol import Py4JError
 from pyspark import InheritableThread, TaskContext
 
 from spark_hpo.backend.base import RankFunction, merge_reports
@@ -102,9 +104,11 @@ class SparkBackend:
     def _cancel(self, job: _Job) -> None:
         """Cancel until the job is gone: between submission and Spark's taking note there is nothing yet."""
         deadline = time.monotonic() + _CANCEL_LIMIT_S
-        while job.thread.is_alive() and time.monotonic() < deadline:
-            self._spark.sparkContext.cancelJobsWithTag(job.tag)
-            job.thread.join(_CANCEL_AGAIN_S)
+        # Spark may be gone already: Ctrl-C ends spark-submit's JVM too, and its jobs with it.
+        with contextlib.suppress(Py4JError, OSError):
+            while job.thread.is_alive() and time.monotonic() < deadline:
+                self._spark.sparkContext.cancelJobsWithTag(job.tag)
+                job.thread.join(_CANCEL_AGAIN_S)
 
     def _run(self, assignment: Assignment, tag: str) -> None:
         began = time.perf_counter()

@@ -30,9 +30,13 @@ class GridSampler:
         require_integer("resolution", resolution, 1)
         self.space = space
         self.resolution = resolution
-        self.size = space.grid_size(resolution)
+        self._points = space.grid_size(resolution)
+        self.size = self._points
+        if space.constraints:  # points that break one are left out
+            self.size = sum(map(space.allows, space.grid(resolution)))
         self._started: set[str] = set()
         self._next = 0  # the first point that no trial has started with
+        self._skip()
 
     def ask(self, trial_id: int) -> Params:
         """Propose the next point. Never changes what the sampler has learned.
@@ -40,7 +44,7 @@ class GridSampler:
         Raises:
             SpaceError: all points have been started.
         """
-        if self._next == self.size:
+        if self._next == self._points:
             raise SpaceError(
                 f"the grid has {self.size} points and all have been tried; trial {trial_id} has none left: "
                 f"bound the study to {self.size} trials, or raise the grid's resolution, {self.resolution}"
@@ -50,11 +54,17 @@ class GridSampler:
     def start(self, trial_id: int, params: Params) -> None:
         """Cross a point off the grid; parameters that are not on it change nothing."""
         self._started.add(_name(params))
-        while self._next < self.size and _name(self._point(self._next)) in self._started:
-            self._next += 1
+        self._skip()
 
     def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
         """Takes no notice: the grid stands."""
+
+    def _skip(self) -> None:
+        while self._next < self._points and not self._is_free(self._point(self._next)):
+            self._next += 1
+
+    def _is_free(self, params: Params) -> bool:
+        return _name(params) not in self._started and self.space.allows(params)
 
     def _point(self, index: int) -> Params:
         return self.space.grid_point(self.resolution, index)

@@ -34,6 +34,7 @@ class _Number:
     log: bool = False  # the latent value is the logarithm
     q: float | None = None  # values are multiples of q; None: any number
     integer: bool = False  # values are int; q must be whole
+    default: float | int | None = None  # a first guess, which models start from; None: no guess
 
     def bounds(self) -> tuple[float, float]:
         """Lowest and highest value, natural units, both included."""
@@ -96,6 +97,8 @@ class _Number:
             return "q", "it must be above 0"
         if self.integer and (self.q is None or self.q != int(self.q)):
             return "integer", "it needs a q that is a whole number"
+        if self.default is not None and not self.accepts(self.default):
+            return "default", f"it must be {self.rule()}"
         return None
 
 
@@ -199,6 +202,7 @@ class Choice:
 
     options: tuple[Node, ...]
     weights: tuple[float, ...] | None = None  # probabilities, summing to 1; None: all alike
+    default: int | None = None  # number of an option: a first guess, which models start from
 
     def sample(self, rng: np.random.Generator) -> int:
         """The number of the chosen option."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from spark_hpo.errors import ConfigError
+
 
 class Rounding(StrEnum):
     """How the size of a Hyperband bracket is rounded."""
@@ -74,3 +76,15 @@ def planned_resource(rungs: tuple[Rung, ...]) -> int:
     """What a bracket spends when no trial fails: each trial goes on from the checkpoint that it has."""
     below = (0, *(rung.resource for rung in rungs))
     return sum(rung.size * (rung.resource - start) for rung, start in zip(rungs, below, strict=False))
+
+
+def interval_levels(interval: int | None, min_resource: int, max_resource: int) -> tuple[int, ...]:
+    """Resources at equal distances, ascending: interval_levels(4, 1, 10) -> (4, 8, 10).
+
+    The first one is at least `min_resource`. Without an interval it is a tenth of `max_resource`.
+    """
+    step = max(1, max_resource // 10) if interval is None else interval
+    if step < 1:
+        raise ConfigError(f"interval is {interval}; it must be an integer of at least 1")
+    levels = [r for r in range(step, max_resource, step) if r >= min_resource]
+    return (*levels, max_resource)

@@ -13,13 +13,14 @@ class Slot:
     trial_id: int
     bracket: int  # number of the bracket in the study, counted from 0 in the order of opening
     rung: int  # 0 is the lowest of its bracket
-    resource_from: int  # epochs completed, 0 for a new trial
+    resource_from: int  # epochs completed, 0 for a new trial without a parent
     resource_to: int
+    parent: int | None = None  # whose checkpoint, at resource_from, and parameters a new trial takes over
 
     @property
     def is_new(self) -> bool:
         """Whether the trial starts here and needs parameters."""
-        return self.resource_from == 0
+        return self.resource_from == 0 or self.parent is not None
 
 
 class Scheduler(Protocol):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from spark_hpo.errors import SpaceError
 from spark_hpo.search import tree
+from spark_hpo.search.constraint import Constraint
 from spark_hpo.search.parameter import Group, Parameter
 from spark_hpo.search.space_config import parse_space
 from spark_hpo.search.tree import Dimension, Key, Point
 from spark_hpo.trial import Params
+
+_MOST_DRAWS = 1000  # before it is said that constraints leave nothing
 
 __all__ = ["Dimension", "Key", "Point", "Space"]
 
@@ -38,9 +42,12 @@ class Space:
     root: Group
     single: str | None = None  # the objective expects params[single]; None: the whole mapping
     tuples: bool = False  # the objective expects tuples for lists, as hyperopt's space_eval gives them
+    constraints: tuple[Constraint, ...] = ()  # between parameters; a proposal that breaks one is not run
 
     @classmethod
-    def from_config(cls, config: object, place: str = "search.space") -> Space:
+    def from_config(
+        cls, config: object, place: str = "search.space", *, constraints: Iterable[object] = ()
+    ) -> Space:
         """Read a space as it is written in YAML: a type and natural units for each parameter.
 
         An entry that is not a mapping is a constant; a mapping without `type` is a group of entries.
@@ -49,15 +56,44 @@ class Space:
         Raises:
             SpaceError: with place, value, rule and cure, on the first entry that makes no sense.
         """
-        return cls(parse_space(config, place))
+        return cls(parse_space(config, place)).constrained(constraints, f"{place} constraints")
+
+    def constrained(self, constraints: Iterable[object], place: str = "constraints") -> Space:
+        """The space with these constraints; see `Constraint`.
+
+        Raises:
+            SpaceError: one cannot be read, or names no parameter.
+        """
+        names = {".".join(map(str, path)) for path in tree.paths(self.root, ())}
+        parsed = (Constraint.parse(text, names, f"{place}[{i}]") for i, text in enumerate(constraints))
+        return replace(self, constraints=(*self.constraints, *parsed))
 
     def dimensions(self) -> tuple[Dimension, ...]:
         """All free parameters, active together or not, outer ones first, in the order of writing."""
         return tuple(tree.dimensions(self.root, (), (), ()))
 
     def sample(self, rng: np.random.Generator) -> Params:
-        """Draw a configuration. The same generator state gives the same configuration."""
-        return self._build(lambda _, parameter: parameter.sample(rng))
+        """Draw a configuration. The same generator state gives the same configuration.
+
+        Raises:
+            SpaceError: of many draws, none meets the constraints.
+        """
+        for _ in range(_MOST_DRAWS):
+            params = self._build(lambda _, parameter: parameter.sample(rng))
+            if self.allows(params):
+                return params
+        raise SpaceError(
+            f"none of {_MOST_DRAWS} draws meets {', '.join(repr(c.text) for c in self.constraints)}; "
+            "loosen the constraints, or narrow the ranges to where they hold"
+        )
+
+    def allows(self, params: Params) -> bool:
+        """Whether a configuration of this space meets all constraints."""
+        return self.broken_constraint(params) is None
+
+    def broken_constraint(self, params: Params) -> str | None:
+        """The first constraint that a configuration breaks; None: it meets all."""
+        return next((c.text for c in self.constraints if not c.holds(params)), None)
 
     def flatten(self, params: object, place: str = "params") -> Point:
         """The active parameters of a configuration.
@@ -104,13 +140,15 @@ class Space:
 
     def to_json(self) -> dict[str, Any]:
         """The space as JSON. Reading it back gives an equal space, whatever sorts the keys."""
-        return {"root": tree.to_json(self.root), "single": self.single, "tuples": self.tuples}
+        record = {"root": tree.to_json(self.root), "single": self.single, "tuples": self.tuples}
+        return {**record, "constraints": [constraint.text for constraint in self.constraints]}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Space:
         root = tree.from_json(record["root"])
         assert isinstance(root, Group)
-        return cls(root, record["single"], record["tuples"])
+        constraints = tuple(Constraint(text) for text in record.get("constraints", ()))
+        return cls(root, record["single"], record["tuples"], constraints)
 
     def _build(self, pick: Callable[[Key, Parameter], Any]) -> Params:
         params: dict[str, Any] = tree.build(self.root, (), pick)

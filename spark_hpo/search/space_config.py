@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -118,7 +118,7 @@ def _parameter(entry: Mapping[Any, object], place: str) -> Node:
 
 
 def _number(kind: _Kind, entry: Mapping[Any, object], place: str) -> Number:
-    _require_keys(entry, kind.required, kind.optional, place)
+    _require_keys(entry, kind.required, (*kind.optional, "default"), place)
     fields: dict[str, Any] = {name: _float(entry[name], f"{place}.{name}") for name in kind.required}
     if "integer" in entry:
         if not isinstance(entry["integer"], bool):
@@ -129,12 +129,15 @@ def _number(kind: _Kind, entry: Mapping[Any, object], place: str) -> Number:
             if math.isfinite(value) and value != int(value):
                 raise SpaceError(f"{place}.{name} is {value:.12g}; it must be a whole number")
     number = kind.distribution(**fields, **kind.flags)
+    if "default" in entry:
+        default = _float(entry["default"], f"{place}.default")
+        number = replace(number, default=number.plain(default) if number.integer else default)
     checked(number, place)
     return number
 
 
 def _choice(entry: Mapping[Any, object], place: str) -> Choice:
-    _require_keys(entry, ("options",), ("weights",), place)
+    _require_keys(entry, ("options",), ("weights", "default"), place)
     options, weights = entry["options"], entry.get("weights")
     if not isinstance(options, list):
         raise SpaceError(f"{place}.options is {options!r}; it must be a list")
@@ -147,9 +150,19 @@ def _choice(entry: Mapping[Any, object], place: str) -> Choice:
         if not isinstance(weights, list):
             raise SpaceError(f"{place}.weights is {weights!r}; it must be a list, one number for each option")
         weights = tuple(_float(w, f"{place}.weights[{i}]") for i, w in enumerate(weights))
-    choice = Choice(options=nodes, weights=weights)
+    default = _default_option(nodes, entry["default"], place) if "default" in entry else None
+    choice = Choice(options=nodes, weights=weights, default=default)
     checked(choice, place)
     return choice
+
+
+def _default_option(options: tuple[Node, ...], value: object, place: str) -> int:
+    """The option that is meant: a constant itself, a group by its `name`."""
+    for i, option in enumerate(options):
+        names = dict(option.entries).get("name") if isinstance(option, Group) else option
+        if isinstance(names, Constant) and same_json(names.value, value):
+            return i
+    raise SpaceError(f"{place}.default is {value!r}; it must be one of the options, a group by its name")
 
 
 def _require_keys(

@@ -37,6 +37,20 @@ class Dimension:
         return all(point.get(choice) == option for choice, option in self.conditions)
 
 
+def paths(node: Node, path: Key) -> Iterator[Key]:
+    """Where values stand in the params: of parameters, and of constants, which may decide too."""
+    match node:
+        case Group(entries):
+            for name, child in entries:
+                yield from paths(child, (*path, name))
+        case Choice(options=options):
+            yield path
+            for option in options:
+                yield from paths(option, path)
+        case _:
+            yield path
+
+
 def build(node: Node, key: Key, pick: Callable[[Key, Parameter], Any]) -> Any:
     match node:
         case Constant(value):
@@ -200,9 +214,9 @@ def to_json(node: Node) -> dict[str, Any]:
             return {"node": "group", "entries": [[name, to_json(child)] for name, child in entries]}
         case Sequence(items):
             return {"node": "sequence", "items": [to_json(child) for child in items]}
-        case Choice(options=options, weights=weights):
+        case Choice(options=options, weights=weights, default=default):
             record: dict[str, Any] = {"node": "choice", "options": [to_json(child) for child in options]}
-            return {**record, "weights": None if weights is None else list(weights)}
+            return {**record, "weights": None if weights is None else list(weights), "default": default}
         case Uniform():
             return {"node": "uniform", **asdict(node)}
         case Normal():
@@ -221,7 +235,8 @@ def from_json(record: Mapping[str, Any]) -> Node:
         case "choice":
             weights = fields["weights"]
             options = tuple(map(from_json, fields["options"]))
-            return Choice(options=options, weights=None if weights is None else tuple(weights))
+            weights = None if weights is None else tuple(weights)
+            return Choice(options=options, weights=weights, default=fields.get("default"))
         case "uniform":
             return Uniform(**fields)
         case "normal":

@@ -1,4 +1,4 @@
-"""What every backend must do, on the inline and the Spark one."""
+"""What every backend must do, on the inline, the simulated and the Spark one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pyspark import cloudpickle
 
 from spark_hpo.backend.base import Backend, merge_reports
 from spark_hpo.backend.inline import InlineBackend
+from spark_hpo.backend.simulated import Curve, SimulatedBackend
 from spark_hpo.backend.spark import SparkBackend
 from spark_hpo.errors import CapacityError
-from spark_hpo.trial import Assignment, Failure, FailureKind, Report
+from spark_hpo.trial import Assignment, Failure, FailureKind, Params, Report
 
 LIMIT_S = 60.0
 
@@ -76,6 +78,8 @@ def next_report(backend: Backend) -> Report:
 
 
 class BackendContract:
+    failure = "rank 0 says no"  # the message of an assignment with the parameter `fail`
+
     @pytest.fixture
     def backend(self) -> Iterator[Backend]:
         raise NotImplementedError
@@ -93,7 +97,7 @@ class BackendContract:
         backend.submit(assignment(1, fail=0))
         report = next_report(backend)
         assert report.failure is not None
-        assert report.failure.message == "rank 0 says no"
+        assert report.failure.message == self.failure
 
     def test_a_cancelled_assignment_reports_nothing(self, backend: Backend) -> None:
         backend.submit(assignment(1, seconds=30))
@@ -126,6 +130,24 @@ class TestInlineBackend(BackendContract):
     def test_several_ranks_are_refused_with_the_cure(self) -> None:
         with pytest.raises(CapacityError, match=r"world_size is 2.*backend: spark"):
             InlineBackend(train, world_size=2)
+
+
+class Trained:
+    """What `train` does, as curves."""
+
+    def curve(self, trial_id: int, params: Params) -> Curve:
+        rank = np.nan if "fail" in params else 0.0
+        return Curve(metrics={"rank": np.array([rank])}, elapsed_s=np.array([params.get("seconds", 0.1)]))
+
+
+class TestSimulatedBackend(BackendContract):
+    failure = "the training has diverged in epoch 1"
+
+    @pytest.fixture
+    def backend(self) -> Iterator[Backend]:
+        backend = SimulatedBackend(Trained(), num_slots=2)
+        yield backend
+        backend.close()
 
 
 class TestSparkBackend(BackendContract):

@@ -5,17 +5,29 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pytest
 
 from spark_hpo.search.grid import GridSampler
+from spark_hpo.search.multivariate_tpe import MultivariateTpeSampler
+from spark_hpo.search.optuna_adapter import (
+    CmaEsSampler,
+    GaussianProcessSampler,
+    Nsga2Sampler,
+    OptunaTpeSampler,
+)
+from spark_hpo.search.population import DifferentialEvolutionSampler, ParticleSwarmSampler
 from spark_hpo.search.random import RandomSampler
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.sobol import SobolSampler
 from spark_hpo.search.space import Space
 from spark_hpo.search.tpe import TpeSampler
 from spark_hpo.trial import Params
+
+needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="Optuna is an extra")
 
 SPACE = Space.from_config(
     {
@@ -173,6 +185,14 @@ class TestGridSampler(SamplerContract):
         return GridSampler(space, seed, resolution=2)
 
 
+class TestMultivariateTpeSampler(SamplerContract):
+    def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
+        return MultivariateTpeSampler(space, seed)
+
+    def test_another_seed_proposes_something_else(self) -> None:
+        assert self.played(seed=1)[0].ask(30) != self.played(seed=2)[0].ask(30)
+
+
 class TestTpeSampler(SamplerContract):
     def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
         return TpeSampler(space, seed)
@@ -187,3 +207,42 @@ class TestTpeSampler(SamplerContract):
             for trial_id in range(6):
                 sampler.start(trial_id, space.validate(sampler.ask(trial_id)))
                 sampler.tell(trial_id, resource=1, loss=1.0)
+
+
+class TestSobolSampler(SamplerContract):
+    def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
+        return SobolSampler(space, seed)
+
+
+class TestDifferentialEvolutionSampler(SamplerContract):
+    def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
+        return DifferentialEvolutionSampler(space, seed, population_size=8)
+
+
+class TestParticleSwarmSampler(SamplerContract):
+    def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
+        return ParticleSwarmSampler(space, seed, population_size=8)
+
+
+@needs_optuna
+class TestOptunaTpeSampler(SamplerContract):
+    def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
+        return OptunaTpeSampler(space, seed)
+
+
+@needs_optuna
+class TestGaussianProcessSampler(SamplerContract):
+    def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
+        return GaussianProcessSampler(space, seed, num_startup_trials=28)  # a second each, afterwards
+
+
+@needs_optuna
+class TestCmaEsSampler(SamplerContract):
+    def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
+        return CmaEsSampler(space, seed)
+
+
+@needs_optuna
+class TestNsga2Sampler(SamplerContract):
+    def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
+        return Nsga2Sampler(space, seed, population_size=5)

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from spark_hpo.search.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.asha import AshaScheduler, AsyncHyperbandScheduler
 from spark_hpo.search.full import FullScheduler
 from spark_hpo.search.hyperband import HyperbandScheduler
+from spark_hpo.search.median_stopping import MedianStoppingScheduler
+from spark_hpo.search.population_based import PopulationBasedScheduler
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.successive_halving import SuccessiveHalvingScheduler
 
@@ -92,13 +95,22 @@ class SchedulerContract:
         self, data: st.DataObject, num_slots: int, max_trials: int
     ) -> None:
         play = Play(self.build(max_trials), data, num_slots).to_the_end()
-        stands: dict[int, int] = {}
-        for slot in play.slots:
-            if slot.is_new:
-                assert slot.trial_id == len(stands), "trials are numbered in the order of their first slots"
-            assert slot.resource_from == stands.get(slot.trial_id, 0)
-            assert slot.resource_from < slot.resource_to <= self.max_resource
-            stands[slot.trial_id] = slot.resource_to
+        stands: dict[int, int] = {}  # resource that a trial has reported
+        running: set[int] = set()
+        for event in play.events:
+            if isinstance(event, tuple):
+                stands[event[0].trial_id] = event[0].resource_to
+                running.remove(event[0].trial_id)
+            if not isinstance(event, Slot):
+                continue
+            if event.is_new:
+                assert event.trial_id == len(stands), "trials are numbered in the order of their first slots"
+            assert event.trial_id not in running
+            source = event.trial_id if event.parent is None else event.parent
+            assert event.resource_from == stands.get(source, 0)
+            assert event.resource_from < event.resource_to <= self.max_resource
+            stands.setdefault(event.trial_id, 0)
+            running.add(event.trial_id)
 
     @given(data=st.data(), num_slots=st.integers(1, 8), max_trials=st.integers(1, 30))
     @PROPERTY
@@ -185,9 +197,34 @@ class TestAshaScheduler(SchedulerContract):
         return AshaScheduler(9, max_trials=max_trials)
 
 
+class TestAdaptiveAshaScheduler(SchedulerContract):
+    def build(self, max_trials: int | None) -> Scheduler:
+        return AdaptiveAshaScheduler(9, num_probes=5, reduction_factor=2, max_trials=max_trials)
+
+
+class TestAdaptiveAshaOfFourRungs(SchedulerContract):
+    max_resource = 16
+
+    def build(self, max_trials: int | None) -> Scheduler:
+        # No ranking agrees so well: the entry moves up as far as it can.
+        return AdaptiveAshaScheduler(
+            16, reduction_factor=2, num_probes=5, least_agreement=1.0, max_trials=max_trials
+        )
+
+
 class TestAsyncHyperbandScheduler(SchedulerContract):
     def build(self, max_trials: int | None) -> Scheduler:
         return AsyncHyperbandScheduler(9, max_trials=max_trials)
+
+
+class TestMedianStoppingScheduler(SchedulerContract):
+    def build(self, max_trials: int | None) -> Scheduler:
+        return MedianStoppingScheduler(9, 2, max_trials=max_trials)
+
+
+class TestPopulationBasedScheduler(SchedulerContract):
+    def build(self, max_trials: int | None) -> Scheduler:
+        return PopulationBasedScheduler(9, 2, population_size=4, max_trials=max_trials)
 
 
 class TestHyperbandOfTwo(SchedulerContract):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from spark_hpo.backend.base import Backend
 from spark_hpo.backend.inline import InlineBackend
 from spark_hpo.errors import DataError, NoTrialSucceeded, StorageError
 from spark_hpo.journal import EventKind, Journal
+from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.registry import build_sampler, build_scheduler
 from spark_hpo.search.space import Space
 from spark_hpo.storage import Storage
@@ -78,6 +82,32 @@ class Training:
         return Report(**base, metrics={"loss": loss}, checkpoint=path)
 
 
+class Crowd:
+    """Runs several assignments at once: one of them, drawn by the seed, trains when a report is awaited."""
+
+    num_slots = 4
+
+    def __init__(self, training: Training, seed: int) -> None:
+        self.training = training
+        self.rng = np.random.default_rng(seed)
+        self.running: list[Assignment] = []
+
+    def submit(self, assignment: Assignment) -> None:
+        self.running.append(assignment)
+
+    def wait(self, timeout: float) -> Report | None:
+        if not self.running:
+            return None
+        assignment = self.running.pop(int(self.rng.integers(len(self.running))))
+        return self.training(assignment, rank=0, world_size=1, gpu=None)
+
+    def cancel(self, trial_id: int) -> None:
+        self.running = [a for a in self.running if a.trial_id != trial_id]
+
+    def close(self) -> None:
+        self.running.clear()
+
+
 class Bench:
     """Studies on one directory, one after another as drivers come and go."""
 
@@ -95,6 +125,8 @@ class Bench:
         budget: Budget | None = None,
         trials: int | None = 15,
         seed: int = 0,
+        backend: Backend | None = None,
+        scheduler_settings: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Study:
         if self.journal is not None:
@@ -103,8 +135,10 @@ class Bench:
         return Study(
             journal=self.journal,
             sampler=build_sampler(sampler, SPACE, seed),
-            scheduler=build_scheduler(scheduler, max_resource=9, max_trials=trials),
-            backend=InlineBackend(self.training),
+            scheduler=build_scheduler(
+                scheduler, max_resource=9, max_trials=trials, **(scheduler_settings or {})
+            ),
+            backend=backend or InlineBackend(self.training),
             tracker=self.tracker,
             objective=LOSS,
             budget=budget or Budget(trials=trials),
@@ -320,3 +354,100 @@ def test_the_test_split_is_evaluated_once(bench: Bench) -> None:
 def test_losses_that_are_not_finite_are_never_the_best(bench: Bench) -> None:
     assert LOSS.loss({"loss": math.nan}) == math.inf
     assert LOSS.loss({}) == math.inf
+
+
+def test_a_trial_that_becomes_worse_was_still_the_best_and_its_checkpoint_is_kept(bench: Bench) -> None:
+    """The model at the lower rung is the one to have, even after its trial was promoted past it."""
+    original = bench.training.__class__.__call__
+
+    def worsening(training: Training, assignment: Assignment, **rank: Any) -> Report:
+        report = original(training, assignment, **rank)
+        loss = assignment.params["x"] ** 2 + assignment.resource_to
+        return dataclasses.replace(report, metrics={"loss": loss})
+
+    bench.training.__class__ = type("Worsening", (Training,), {"__call__": worsening})
+    study = bench.study()
+    study.run()
+    assert study.best is not None
+    assert bench.journal is not None
+    assert study.best.resource == 1
+    assert bench.journal.trials[study.best.trial_id].resource > 1, "it was promoted"
+    assert bench.checkpoints == {study.best.checkpoint}
+    study.test(study.best)
+    assert bench.training.asked[-1].checkpoint == study.best.checkpoint
+    again = bench.study()
+    assert again.best is not None
+    for name in ("trial_id", "resource", "loss", "checkpoint", "rung"):
+        assert getattr(again.best, name) == getattr(study.best, name), "a resumed study knows it too"
+
+
+def population(bench: Bench, **settings: Any) -> Study:
+    return bench.study(
+        scheduler="population_based",
+        scheduler_settings={"interval": 2, "population_size": 4},
+        explorer=Explorer(SPACE, 0),
+        **settings,
+    )
+
+
+def children(bench: Bench) -> list[Assignment]:
+    """The first assignments of trials that began with somebody else's weights."""
+    first = {a.trial_id: a for a in reversed(bench.training.asked)}
+    return [a for a in first.values() if a.resource_from > 0]
+
+
+def test_a_child_takes_over_weights_and_parameters(bench: Bench) -> None:
+    population(bench).run()
+    asked = bench.training.asked
+    assert children(bench)
+    for child in children(bench):
+        assert child.checkpoint is not None
+        parent = int(child.checkpoint.split("/")[1])
+        before = asked[: asked.index(child)]
+        ahead = [a for a in before if a.trial_id == parent][-1]
+        assert parent != child.trial_id
+        assert child.resource_from == ahead.resource_to, "it starts where its parent stands"
+        assert child.params != ahead.params, "it explores"
+    longest = max(bench.training.asked, key=lambda a: a.resource_to)
+    assert longest.resource_to == 9
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_parents_checkpoint_lives_until_its_child_has_loaded_it(bench: Bench, seed: int) -> None:
+    # Training refuses an assignment whose checkpoint is gone; here parents train on, or are out, while
+    # their children still wait.
+    study = population(bench, trials=40, backend=Crowd(bench.training, seed))
+    study.run()
+    assert len(children(bench)) >= 3
+    assert study.best is not None
+    assert bench.checkpoints == {study.best.checkpoint}
+
+
+@pytest.mark.parametrize("killed_after", [0, 3, 7, 12, 20, 31])
+def test_a_killed_driver_rebuilds_the_population(tmp_path: Path, killed_after: int) -> None:
+    undisturbed = Bench(tmp_path / "undisturbed")
+    population(undisturbed).run()
+
+    bench = Bench(tmp_path / "killed")
+    bench.training.kill_after = killed_after
+    with pytest.raises(Killed):
+        population(bench).run()
+    bench.training.kill_after = None
+    population(bench).run()
+    assert [(a.trial_id, a.params, a.resource_from, a.resource_to) for a in bench.training.asked] == [
+        (a.trial_id, a.params, a.resource_from, a.resource_to) for a in undisturbed.training.asked
+    ]
+
+
+@pytest.mark.parametrize("killed_after", [5, 11, 17, 23])
+def test_a_child_in_flight_finds_its_parents_checkpoint_after_a_crash(
+    bench: Bench, killed_after: int
+) -> None:
+    bench.training.kill_after = killed_after
+    with pytest.raises(Killed):
+        population(bench, trials=40, backend=Crowd(bench.training, 1)).run()
+    bench.training.kill_after = None
+    study = population(bench, trials=40, backend=Crowd(bench.training, 2))
+    study.run()
+    assert study.best is not None
+    assert bench.checkpoints == {study.best.checkpoint}

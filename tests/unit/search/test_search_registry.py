@@ -11,6 +11,7 @@ from spark_hpo.errors import ConfigError, SpaceError
 from spark_hpo.search.full import FullScheduler
 from spark_hpo.search.grid import GridSampler
 from spark_hpo.search.hyperband import HyperbandScheduler
+from spark_hpo.search.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.registry import build_sampler, build_scheduler, build_space
 from spark_hpo.search.space import Space
 from spark_hpo.search.tpe import TpeSampler
@@ -21,7 +22,8 @@ SPACE = Space.from_config(CONFIG)
 
 def test_names_become_objects() -> None:
     assert isinstance(build_sampler("grid", SPACE, 0, resolution=3), GridSampler)
-    assert isinstance(build_sampler("tpe", SPACE, 0, num_startup_trials=3), TpeSampler)
+    assert isinstance(build_sampler("tpe", SPACE, 0, num_startup_trials=3), MultivariateTpeSampler)
+    assert isinstance(build_sampler("hyperopt_tpe", SPACE, 0, num_startup_trials=3), TpeSampler)
     assert isinstance(build_scheduler("full", max_resource=3, max_trials=2), FullScheduler)
     assert isinstance(build_scheduler("hyperband", max_resource=3, rounding="ceiling"), HyperbandScheduler)
 
@@ -34,7 +36,7 @@ def test_a_space_may_be_a_mapping_an_hp_expression_or_a_space() -> None:
 
 SAMPLER_ERRORS: list[tuple[str, dict[str, Any], str]] = [
     ("tpee", {}, "search.sampler is 'tpee'; did you mean 'tpe'?"),
-    ("bayes", {}, "known here: random, grid, tpe"),
+    ("bayes", {}, "known here: random, grid, tpe, "),
     ("random", {"resolution": 3}, "search.resolution is set, but sampler 'random' does not take it"),
     ("tpe", {"num_startup_trial": 3}, "did you mean 'num_startup_trials'?"),
     ("grid", {"resolution": 0}, "search.resolution is 0; it must be an integer of at least 1"),

@@ -1,0 +1,76 @@
+"""Methods by name: `default`, or a sampler and a scheduler as in `tpe+hyperband`, with settings if wished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from spark_hpo.config import SearchConfig
+from spark_hpo.errors import ConfigError
+from spark_hpo.search.registry import SAMPLERS, SCHEDULERS, build_sampler, build_scheduler
+from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.scheduler import Scheduler
+from spark_hpo.search.space import Space
+from spark_hpo.search.wording import nearest
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A sampler and a scheduler, to be built anew for each replay."""
+
+    name: str  # as written
+    sampler: str
+    scheduler: str
+    sampler_settings: Mapping[str, Any] = field(default_factory=dict)
+    scheduler_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def build_sampler(self, space: Space, seed: int) -> Sampler:
+        return build_sampler(self.sampler, space, seed, place=self.name, **self.sampler_settings)
+
+    def build_scheduler(self, max_resource: int) -> Scheduler:
+        settings = {"max_resource": max_resource, **self.scheduler_settings}
+        return build_scheduler(self.scheduler, place=self.name, **settings)
+
+
+def parse_method(text: str) -> Method:
+    """The method of that name.
+
+    A trace: "tpe+asha" -> sampler "tpe", scheduler "asha"; "random" -> with scheduler "full";
+    "tpe:num_candidates=64+hyperband:min_resource=3,reduction_factor=2" -> with settings, in YAML;
+    "default" -> what a study file gets that names neither.
+
+    Raises:
+        ConfigError: an unknown name, or a setting that is not name=value.
+    """
+    if text == DEFAULT:
+        fields = SearchConfig.model_fields
+        return Method(name=text, sampler=fields["sampler"].default, scheduler=fields["scheduler"].default)
+    first, _, second = text.partition("+")
+    sampler, sampler_settings = _part(text, first)
+    scheduler, scheduler_settings = _part(text, second or "full")
+    for noun, name, known in (("sampler", sampler, SAMPLERS), ("scheduler", scheduler, SCHEDULERS)):
+        if name not in known:
+            raise ConfigError(f"method {text!r}: {noun} is {name!r}; {nearest(name, known)}")
+    return Method(
+        name=text,
+        sampler=sampler,
+        scheduler=scheduler,
+        sampler_settings=sampler_settings,
+        scheduler_settings=scheduler_settings,
+    )
+
+
+def _part(method: str, text: str) -> tuple[str, dict[str, Any]]:
+    name, _, rest = text.partition(":")
+    settings = {}
+    for setting in filter(None, rest.split(",")):
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"method {method!r}: {setting!r} must be name=value")
+        settings[key] = yaml.safe_load(value)
+    return name, settings

@@ -1,0 +1,83 @@
+"""Exploring in population based training: a parent's parameters, changed a little."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from spark_hpo.errors import ConfigError
+from spark_hpo.search.axis import Axes, Axis
+from spark_hpo.search.parameter import Choice
+from spark_hpo.search.space import Space
+from spark_hpo.search.wording import nearest
+from spark_hpo.trial import Params
+
+
+class Explorer:
+    """Changes parameters for a child, which goes on with its parent's weights.
+
+    A number is moved by `perturbation` of its range up or down (on the logarithmic scale where it has
+    one), or, with `resample_probability`, drawn anew from the space; a choice is drawn anew or stays.
+    Only parameters that weights do not depend on may change: a network with another number of channels
+    cannot load its parent's checkpoint. Which these are, only the user knows; unless told, those that
+    are continuous numbers are taken.
+
+    Args:
+        space: what is tuned.
+        seed: of the study.
+        parameters: names of those that may change, as `optimizer.momentum`; None: all continuous numbers.
+        perturbation: step, in parts of the range, above 0 and at most 0.5.
+        resample_probability: of drawing anew, 0..1.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        seed: int,
+        *,
+        parameters: Sequence[str] | None = None,
+        perturbation: float = 0.1,
+        resample_probability: float = 0.25,
+    ) -> None:
+        if not 0 < perturbation <= 0.5:
+            raise ConfigError(f"perturbation is {perturbation}; it must be a number above 0 and at most 0.5")
+        if not 0 <= resample_probability <= 1:
+            raise ConfigError(f"resample_probability is {resample_probability}; it must be from 0 to 1")
+        self.space = space
+        self.seed = seed
+        self.perturbation = perturbation
+        self.resample_probability = resample_probability
+        self._axes = Axes(space)
+        names = [".".join(map(str, axis.dimension.path)) for axis in self._axes.axes]
+        for name in parameters or ():
+            if name not in names:
+                raise ConfigError(f"explore.parameters has {name!r}; {nearest(name, names)}")
+        self._mutable = [
+            _is_continuous(axis) if parameters is None else name in parameters
+            for name, axis in zip(names, self._axes.axes, strict=True)
+        ]
+
+    def explore(self, trial_id: int, parent: Params) -> Params:
+        """The parameters of a child. Depends on the seed, its id and the parent's parameters alone."""
+        rng = np.random.default_rng((self.seed, trial_id))
+        old = self._axes.row(parent)
+        row = np.full(len(old), math.nan)
+        for i, axis in enumerate(self._axes.axes):
+            resampled, step = axis.from_unit(float(rng.random())), float(rng.choice([-1.0, 1.0]))
+            resamples = rng.random() < self.resample_probability
+            if not all(row[choice] == option for choice, option in self._axes.conditions[i]):
+                continue
+            if math.isnan(old[i]) or (self._mutable[i] and resamples):
+                row[i] = resampled
+            elif not self._mutable[i] or axis.options:
+                row[i] = old[i]
+            else:
+                moved = old[i] + step * self.perturbation
+                row[i] = moved if 0 <= moved <= 1 else old[i] - step * self.perturbation
+        return self._axes.params(row)
+
+
+def _is_continuous(axis: Axis) -> bool:
+    return not isinstance(axis.parameter, Choice) and axis.parameter.q is None

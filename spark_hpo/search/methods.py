@@ -1,0 +1,51 @@
+"""Pairs of sampler and scheduler that the literature knows by one name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spark_hpo.errors import ConfigError
+from spark_hpo.search.wording import nearest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """What a name stands for. Settings that a user gives are laid over these."""
+
+    sampler: str
+    scheduler: str
+    sampler_settings: Mapping[str, Any] = field(default_factory=dict)
+    scheduler_settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS: Mapping[str, Method] = {
+    # What docs/benchmarks shows to be the best over tables, slots and budgets.
+    "default": Method(sampler="tpe", scheduler="adaptive_asha"),
+    # Falkner et al. 2018, arXiv:1807.01774; brackets overlap here, so that no slot waits.
+    "bohb": Method(sampler="tpe", scheduler="hyperband", sampler_settings={"random_fraction": 1 / 3}),
+    # Awad et al. 2021, arXiv:2105.09821.
+    "dehb": Method(sampler="de", scheduler="hyperband"),
+    # Klein et al. 2020, arXiv:2003.10865: a Gaussian process over asynchronous brackets.
+    "mobster": Method(sampler="gp", scheduler="asha"),
+    # Li et al. 2020, arXiv:1810.05934.
+    "asha": Method(sampler="random", scheduler="asha"),
+    # Li et al. 2018, arXiv:1603.06560.
+    "hyperband": Method(sampler="random", scheduler="hyperband"),
+    # Jaderberg et al. 2017, arXiv:1711.09846.
+    "pbt": Method(sampler="sobol", scheduler="population_based"),
+    # Bergstra and Bengio 2012.
+    "random": Method(sampler="random", scheduler="full"),
+}
+
+
+def find_method(name: str, *, place: str = "search") -> Method:
+    """The method of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"{place}.method is {name!r}; {nearest(name, METHODS)}")
+    return METHODS[name]

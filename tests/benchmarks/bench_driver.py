@@ -1,0 +1,103 @@
+"""What the driver costs: `python tests/benchmarks/bench_driver.py [--trials 10000] [--slots 1000]`.
+
+The whole loop runs on the virtual clock: scheduler, sampler, journal and backend; the journal once in
+memory and once on the local disk. To be read against: five minutes with TPE, one with random search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import resource
+import tempfile
+import time
+from statistics import median
+from typing import Any
+
+from spark_hpo.backend.simulated import SimulatedBackend
+from spark_hpo.journal import Journal
+from spark_hpo.replay.functions import Hartmann
+from spark_hpo.replay.memory import MemoryStorage
+from spark_hpo.replay.methods import parse_method
+from spark_hpo.search.sampler import Sampler
+from spark_hpo.storage import Storage
+from spark_hpo.study import Budget, Study
+from spark_hpo.trial import Params
+
+LAST = 500  # proposals at the end, when all trials are known
+
+
+class Watched:
+    """A sampler, and how long each of its proposals took."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        self.start, self.tell = sampler.start, sampler.tell
+        self.seconds: list[float] = []
+
+    def ask(self, trial_id: int) -> Params:
+        began = time.perf_counter()
+        params = self._sampler.ask(trial_id)
+        self.seconds.append(time.perf_counter() - began)
+        return params
+
+
+class NoTracker:
+    def sync(self, journal: Any) -> None: ...
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+
+def measure(text: str, storage: Storage, *, trials: int, slots: int) -> str:
+    function = Hartmann(dimensions=6, max_resource=27)
+    method = parse_method(text)
+    backend = SimulatedBackend(function, slots)
+    sampler = Watched(method.build_sampler(function.space, 0))
+    journal = Journal.open(storage, function.objective)
+    settings = {**method.scheduler_settings, "max_trials": trials}
+    began = time.perf_counter()
+    study = Study(
+        journal=journal,
+        sampler=sampler,
+        scheduler=type(method)(
+            name=text, sampler=method.sampler, scheduler=method.scheduler, scheduler_settings=settings
+        ).build_scheduler(function.max_resource),
+        backend=backend,
+        tracker=NoTracker(),
+        objective=function.objective,
+        budget=Budget(trials=trials),
+        seed=0,
+        storage=storage,
+        clock=backend.clock,
+    )
+    study.run()
+    seconds = time.perf_counter() - began
+    journal.close()
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return (
+        f"| {text} | {type(storage).__name__} | {trials:,} | {slots:,} | {seconds:.1f} s | "
+        f"{1000 * median(sampler.seconds[-LAST:]):.2f} ms | {backend.busy(backend.clock()):.1%} | "
+        f"{peak_mib:.0f} MiB |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--slots", type=int, default=1_000)
+    parser.add_argument("--method", action="append")
+    options = parser.parse_args()
+    logging.getLogger("spark_hpo").setLevel(logging.ERROR)
+    print(
+        f"| method | journal | trials | slots | driver | proposal, median of the last {LAST} | busy | peak |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for text in options.method or ("random+hyperband", "default", "multivariate_tpe+async_hyperband"):
+        print(measure(text, MemoryStorage(), trials=options.trials, slots=options.slots), flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            print(measure(text, Storage(folder), trials=options.trials, slots=options.slots), flush=True)
+
+
+if __name__ == "__main__":
+    main()

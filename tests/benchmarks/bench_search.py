@@ -1,0 +1,201 @@
+"""The search against its peers: `python tests/benchmarks/bench_search.py --curves DIR [--quick]`.
+
+Replays every method on lcbench (surrogate) and alexnet_imagenet (table) under the virtual clock, writes
+`search.md`, `search.json` and `search.png` into docs/benchmarks/, and prints the average ranks. A full run
+takes hours on one core; each replay is kept in a file of results, so that a run that was stopped goes on.
+Remove that file when a method has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from peers import (
+    FullTraining,
+    HyperoptTpe,
+    OptunaTpe,
+    Peer,
+    halving_pruner,
+    hyperband_pruner,
+    replay_with_pruner,
+)
+
+from spark_hpo.replay.benchmark import Benchmark
+from spark_hpo.replay.curves import open_benchmarks
+from spark_hpo.replay.methods import parse_method
+from spark_hpo.replay.picture import draw
+from spark_hpo.replay.run import Method, Replay, replay
+from spark_hpo.replay.summary import POINTS, Row, average_ranks, summarise, to_markdown
+
+ROOT = Path(__file__).parents[2]
+BUDGET = 20.0  # full trainings per slot
+HYPEROPT = "peer: hyperopt TPE, full"
+OURS = (
+    "default",
+    "random",
+    "random+hyperband",
+    "tpe+hyperband",
+    "multivariate_tpe",
+    "multivariate_tpe+hyperband",
+    "multivariate_tpe+asha",
+    "multivariate_tpe+async_hyperband",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A method, here or of another library."""
+
+    name: str
+    run: Peer
+    seeds_at_most: int = 1000
+
+
+def one_of_ours(method: Method) -> Contestant:
+    return Contestant(method.name, lambda benchmark, **settings: replay(benchmark, method, **settings))
+
+
+def with_pruner(name: str, pruner: Callable[..., object], seeds_at_most: int) -> Contestant:
+    # Optuna reads all trials at every epoch: a replay takes minutes.
+    return Contestant(name, partial(replay_with_pruner, name, pruner), seeds_at_most)
+
+
+PEERS = (
+    one_of_ours(FullTraining(HYPEROPT, HyperoptTpe)),
+    one_of_ours(FullTraining("peer: Optuna multivariate TPE, full", partial(OptunaTpe, multivariate=True))),
+    with_pruner("peer: Optuna TPE, Hyperband pruner", hyperband_pruner, 5),
+    with_pruner("peer: Optuna TPE, halving pruner", halving_pruner, 3),
+)
+
+if importlib.util.find_spec("dehb"):
+    from dehb_peer import replay_dehb
+
+    PEERS += (Contestant("peer: DEHB", partial(replay_dehb, "peer: DEHB")),)
+
+
+class Results:
+    """Replays that are done, one a line."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = file.read_text().splitlines() if file.exists() else []
+        self._done = {self._key(one): one for one in map(self._read, lines)}
+
+    def get(self, task: str, method: str, slots: int, seed: int) -> Replay | None:
+        return self._done.get((task, method, slots, seed))
+
+    def add(self, one: Replay) -> None:
+        self._done[self._key(one)] = one
+        with self._file.open("a") as file:
+            file.write(json.dumps(asdict(one)) + "\n")
+
+    @staticmethod
+    def _read(line: str) -> Replay:
+        record = json.loads(line)
+        return Replay(**{**record, "incumbents": tuple(map(tuple, record["incumbents"]))})
+
+    @staticmethod
+    def _key(one: Replay) -> tuple[str, str, int, int]:
+        return one.task, one.method, one.slots, one.seed
+
+
+def problems(curves: Path, *, quick: bool) -> Iterator[tuple[Benchmark, int]]:
+    """Benchmarks and numbers of slots."""
+    lcbench = open_benchmarks(curves / "lcbench", ["126026", "168331"] if quick else ())
+    for slots in (8,) if quick else (8, 32):
+        for benchmark in lcbench:
+            yield benchmark, slots
+    if not quick:
+        for benchmark in open_benchmarks(curves / "alexnet_imagenet"):
+            yield benchmark, 8
+
+
+def half_budget(rows: list[Row]) -> str:
+    """On how many problems a method has, at half the budget, what hyperopt's TPE has at its end."""
+    at_end = {(row.task, row.slots): row.regret[1.0] for row in rows if row.method == HYPEROPT}
+    lines = ["| method | hyperopt's end reached in half the budget |", "|---|---|"]
+    for method in dict.fromkeys(row.method for row in rows):
+        mine = [r for r in rows if r.method == method and (r.task, r.slots) in at_end]
+        reached = [row.regret[0.5] <= at_end[row.task, row.slots] for row in mine]
+        lines.append(f"| {method} | {sum(reached)} of {len(reached)} problems |")
+    return "\n".join(lines) + "\n"
+
+
+def report(rows: list[Row]) -> str:
+    """The whole page: ranks first, then every figure."""
+    ranks = average_ranks(rows)
+    points = ", ".join(f"{point:.0%}" for point in POINTS)
+    lines = [
+        "# The search against its peers",
+        "",
+        f"Normalised regret at {points} of the budget ({BUDGET:g} full trainings per slot), medians over "
+        "seeds. 0 is the best of 5,000 random configurations (of the whole table), 1 the median one; the "
+        "incumbent is the best configuration trained to the end by then. `make bench-search` makes this "
+        "page. Lower is better everywhere.",
+        "",
+        "![median regret over time](search.png)",
+        "",
+        "| method | average rank |",
+        "|---|---|",
+        *(f"| {method} | {rank:.2f} |" for method, rank in ranks.items()),
+        "",
+        half_budget(rows),
+        to_markdown(rows),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--curves", type=Path, default=ROOT.parent / "shared" / "curves", metavar="DIR")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--quick", action="store_true", help="two tasks, two seeds, 8 slots")
+    parser.add_argument("--slots", type=int, action="append", help="only these of the problems")
+    parser.add_argument("--method", action="append", help="of this project, instead of the usual ones")
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--results", type=Path, default=ROOT / "build" / "bench_search.jsonl")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
+    options = parser.parse_args()
+    logging.getLogger("spark_hpo").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+
+    contestants = [one_of_ours(parse_method(name)) for name in options.method or OURS]
+    contestants += () if options.no_peers else PEERS
+    results = Results(options.results)
+    replays = []
+    for benchmark, slots in problems(options.curves, quick=options.quick):
+        if options.slots and slots not in options.slots:
+            continue
+        for contestant in contestants:
+            for seed in range(min(2 if options.quick else options.seeds, contestant.seeds_at_most)):
+                one = results.get(benchmark.task, contestant.name, slots, seed)
+                if one is None:
+                    one = contestant.run(benchmark, slots=slots, seed=seed, budget=BUDGET)
+                    results.add(one)
+                replays.append(one)
+            row = summarise(replays)[-1]
+            figures = " / ".join(f"{row.regret[point]:.3f}" for point in POINTS)
+            print(f"{row.task}, {row.slots} slots, {row.method}: {figures}", file=sys.stderr, flush=True)
+    rows = summarise(replays)
+    page = report(rows)
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "search.md").write_text(page)
+    (options.output / "search.json").write_text(json.dumps([row.to_json() for row in rows], indent=2) + "\n")
+    draw(replays, options.output / "search.png")
+    print(page)
+
+
+if __name__ == "__main__":
+    main()

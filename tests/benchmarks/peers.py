@@ -1,0 +1,245 @@
+"""Other libraries in the same clock: the same space and first trials, each at its documented settings."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from hyperopt import STATUS_FAIL, STATUS_OK, Trials, hp, tpe
+from hyperopt.base import JOB_STATE_DONE, JOB_STATE_RUNNING, Domain
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState
+
+from spark_hpo.replay.benchmark import Benchmark
+from spark_hpo.replay.run import Replay
+from spark_hpo.search.full import FullScheduler
+from spark_hpo.search.parameter import Choice, Uniform
+from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.scheduler import Scheduler
+from spark_hpo.search.space import Space
+from spark_hpo.trial import Params
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+Peer = Callable[..., Replay]
+_HYPEROPT_STARTUP = 20  # tpe.suggest's own
+_OPTUNA_STARTUP = 10  # TPESampler's own
+
+
+@dataclass(frozen=True, slots=True)
+class FullTraining:
+    """A peer's sampler; every trial is trained to the end, K in flight."""
+
+    name: str
+    sampler: Callable[[Space, int], Sampler]
+
+    def build_sampler(self, space: Space, seed: int) -> Sampler:
+        return self.sampler(space, seed)
+
+    def build_scheduler(self, max_resource: int) -> Scheduler:
+        return FullScheduler(max_resource)
+
+
+class HyperoptTpe:
+    """hyperopt's `tpe.suggest` as SparkTrials calls it: one suggestion at a time, trials in flight running.
+
+    The space has parameters side by side, as those of the benchmarks do.
+    """
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self._space, self._seed = space, seed
+        self._parameters = {str(d.key[0]): d.parameter for d in space.dimensions()}
+        self._domain = Domain(lambda params: None, {n: _hyperopt(n, p) for n, p in self._parameters.items()})
+        self._trials = Trials()
+        self._documents: dict[int, Any] = {}
+
+    def ask(self, trial_id: int) -> Params:
+        if trial_id < _HYPEROPT_STARTUP:
+            return self._space.sample(np.random.default_rng((self._seed, trial_id)))
+        seed = int(np.random.default_rng((self._seed, trial_id)).integers(2**31))
+        with np.errstate(all="ignore"):
+            (document,) = tpe.suggest([trial_id], self._domain, self._trials, seed)
+        values = {name: value[0] for name, value in document["misc"]["vals"].items()}
+        point: dict[Any, Any] = {}
+        for name, parameter in self._parameters.items():
+            value = values[name]
+            if isinstance(parameter, Choice):
+                point[name,] = int(value)
+            else:
+                low, high = parameter.bounds()
+                point[name,] = parameter.plain(min(max(value, low), high))
+        return self._space.unflatten(point)
+
+    def start(self, trial_id: int, params: Params) -> None:
+        point = self._space.flatten(params)
+        misc = {
+            "tid": trial_id,
+            "cmd": self._domain.cmd,
+            "workdir": None,
+            "idxs": {name: [trial_id] for name in self._parameters},
+            "vals": {name: [point[name,]] for name in self._parameters},
+        }
+        (document,) = self._trials.new_trial_docs([trial_id], [None], [{"status": "new"}], [misc])
+        document["state"] = JOB_STATE_RUNNING
+        self._trials.insert_trial_doc(document)
+        self._trials.refresh()
+        self._documents[trial_id] = self._trials._dynamic_trials[-1]
+
+    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
+        document = self._documents[trial_id]
+        document["state"] = JOB_STATE_DONE
+        failed = not math.isfinite(loss)
+        document["result"] = {"status": STATUS_FAIL} if failed else {"status": STATUS_OK, "loss": loss}
+        self._trials.refresh()
+
+
+class OptunaTpe:
+    """Optuna's TPE behind ask and tell."""
+
+    def __init__(self, space: Space, seed: int, *, pruner: BasePruner | None = None, **settings: Any) -> None:
+        self._space, self._seed = space, seed
+        self.distributions = {str(d.key[0]): _optuna(d.parameter) for d in space.dimensions()}
+        self.study = optuna.create_study(
+            sampler=TPESampler(seed=seed, **settings), pruner=pruner or NopPruner()
+        )
+        self._asked: optuna.Trial | None = None
+        self.trials: dict[int, optuna.Trial] = {}
+
+    def ask(self, trial_id: int) -> Params:
+        if trial_id < _OPTUNA_STARTUP:
+            return self._space.sample(np.random.default_rng((self._seed, trial_id)))
+        self._asked = self.study.ask(self.distributions)
+        return dict(self._asked.params)
+
+    def start(self, trial_id: int, params: Params) -> None:
+        if self._asked is None or self._asked.params != params:
+            if self._asked is not None:
+                self.study.tell(self._asked, state=TrialState.FAIL)  # the pool has another one instead
+            self.study.enqueue_trial(dict(params))
+            self._asked = self.study.ask(self.distributions)
+        self.trials[trial_id], self._asked = self._asked, None
+
+    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
+        if math.isfinite(loss):
+            self.study.tell(self.trials[trial_id], loss)
+        else:
+            self.study.tell(self.trials[trial_id], state=TrialState.FAIL)
+
+
+def replay_with_pruner(
+    name: str,
+    pruner: Callable[[int], BasePruner],
+    benchmark: Benchmark,
+    *,
+    slots: int,
+    seed: int,
+    budget: float,
+) -> Replay:
+    """Optuna as its users run it: report after every epoch, stop when told to, never go on again."""
+    reference, end = benchmark.reference, benchmark.max_resource
+    limit = budget * reference.full_s
+    sampler = OptunaTpe(benchmark.space, seed, pruner=pruner(end))
+    incumbents: list[tuple[float, float]] = []
+    best = math.inf
+    count, asking_s, low_at = 0, 0.0, None
+    drawn: set[int] = set()
+    events: list[tuple[float, int, int, int]] = []  # (end of an epoch, order, trial, epoch)
+    curves, began_at = {}, {}
+    order = 0
+    began = time.perf_counter()
+
+    def start(now: float) -> None:
+        nonlocal count, order, asking_s, low_at
+        before = time.perf_counter()
+        params = sampler.ask(count)
+        asking_s += time.perf_counter() - before
+        if benchmark.pool is not None:
+            number = benchmark.pool.nearest(params, drawn)
+            params = benchmark.pool.configurations[number]
+            drawn.add(number)
+            if low_at is None and 2 * len(drawn) >= len(benchmark.pool):
+                low_at = now / limit
+        sampler.start(count, params)
+        curves[count], began_at[count] = benchmark.curve(count, params), now
+        heapq.heappush(events, (now + curves[count].seconds(0, 1), order, count, 1))
+        count, order = count + 1, order + 1
+
+    for _ in range(slots):
+        start(0.0)
+    while events:
+        now, _, trial_id, epoch = heapq.heappop(events)
+        if now > limit:
+            break
+        curve, trial = curves[trial_id], sampler.trials[trial_id]
+        if curve.diverges_at is not None and epoch >= curve.diverges_at:
+            sampler.study.tell(trial, state=TrialState.FAIL)
+        else:
+            metrics = {metric: float(values[epoch - 1]) for metric, values in curve.metrics.items()}
+            loss = benchmark.objective.loss(metrics)
+            trial.report(loss, epoch)
+            if epoch == end:
+                sampler.study.tell(trial, loss)
+                if loss < best:
+                    best = loss
+                    incumbents.append((now / limit, reference.regret(loss)))
+            elif trial.should_prune():
+                sampler.study.tell(trial, state=TrialState.PRUNED)
+            else:
+                later = began_at[trial_id] + curve.seconds(0, epoch + 1)
+                heapq.heappush(events, (later, order, trial_id, epoch + 1))
+                order += 1
+                continue
+        del curves[trial_id]
+        start(now)
+    return Replay(
+        task=benchmark.task,
+        method=name,
+        slots=slots,
+        seed=seed,
+        incumbents=tuple(incumbents),
+        busy=1.0,  # a slot takes the next trial in the moment in which it is free
+        trials=count,
+        proposals_per_s=count / max(asking_s, 1e-9),
+        driver_s=time.perf_counter() - began,
+        pool_low_at=low_at,
+    )
+
+
+def hyperband_pruner(max_resource: int) -> BasePruner:
+    return HyperbandPruner(min_resource=1, max_resource=max_resource, reduction_factor=3)
+
+
+def halving_pruner(max_resource: int) -> BasePruner:
+    return SuccessiveHalvingPruner()
+
+
+def _hyperopt(name: str, parameter: Any) -> Any:
+    if isinstance(parameter, Choice):
+        return hp.choice(name, list(range(len(parameter.options))))
+    assert isinstance(parameter, Uniform)
+    low, high = parameter.bounds()
+    if parameter.q is not None:
+        if parameter.log:
+            return hp.qloguniform(name, math.log(low), math.log(high), parameter.q)
+        return hp.quniform(name, low, high, parameter.q)
+    return (
+        hp.loguniform(name, math.log(low), math.log(high)) if parameter.log else hp.uniform(name, low, high)
+    )
+
+
+def _optuna(parameter: Any) -> Any:
+    if isinstance(parameter, Choice):
+        return CategoricalDistribution([option.value for option in parameter.options])
+    assert isinstance(parameter, Uniform)
+    low, high = parameter.bounds()
+    if parameter.integer:
+        return IntDistribution(int(low), int(high), log=parameter.log)
+    return FloatDistribution(low, high, log=parameter.log, step=parameter.q)

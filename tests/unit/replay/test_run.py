@@ -1,0 +1,152 @@
+"""A replay is the study that would have been: its times, incumbents and busy slots are planned ones."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from spark_hpo.backend.simulated import Disturbances
+from spark_hpo.errors import ConfigError
+from spark_hpo.replay.curves import open_benchmarks
+from spark_hpo.replay.functions import CountingOnes, Hartmann
+from spark_hpo.replay.memory import MemoryStorage
+from spark_hpo.replay.methods import parse_method
+from spark_hpo.replay.run import Replay, replay
+from spark_hpo.search.random import RandomSampler
+
+FUNCTION = Hartmann(dimensions=3, max_resource=9)
+
+
+def test_random_search_runs_as_many_trials_as_its_budget_buys() -> None:
+    one = replay(FUNCTION, parse_method("random"), slots=4, seed=3, budget=6)
+    assert one.trials == 4 * 6
+    assert one.busy == pytest.approx(1.0)
+    sampler = RandomSampler(FUNCTION.space, 3)
+    losses = [FUNCTION.curve(i, sampler.ask(i)).metrics["loss"][-1] for i in range(24)]
+    for done in range(1, 7):
+        best = FUNCTION.reference.regret(min(losses[: 4 * done]))
+        assert one.regret(done / 6) == pytest.approx(min(best, one.regret((done - 1) / 6)))
+
+
+def test_before_the_first_full_training_regret_is_that_of_the_median() -> None:
+    one = replay(FUNCTION, parse_method("random"), slots=2, seed=0, budget=4)
+    assert one.regret(0.24) == 1.0
+    assert one.regret(0.26) != 1.0
+
+
+def test_what_ends_after_the_budget_does_not_count() -> None:
+    one = replay(FUNCTION, parse_method("random"), slots=4, seed=3, budget=1.5)
+    assert [when for when, _ in one.incumbents] == pytest.approx([1 / 1.5] * len(one.incumbents))
+    assert one.trials == 4 + 4
+
+
+@pytest.mark.parametrize("method", ["random+hyperband", "tpe+hyperband"])
+def test_brackets_that_overlap_keep_the_slots_busy(method: str) -> None:
+    one = replay(FUNCTION, parse_method(method), slots=8, seed=0, budget=8)
+    assert one.busy >= 0.98
+
+
+def test_a_thousand_slots_are_kept_busy() -> None:
+    one = replay(FUNCTION, parse_method("random+hyperband"), slots=1000, seed=0, budget=1.5)
+    assert one.busy >= 0.95
+
+
+def test_the_same_seed_gives_the_same_replay() -> None:
+    def run(seed: int) -> Replay:
+        disturbances = Disturbances(seed=1, straggler_share=0.1, failure_share=0.1, loss_share=0.1)
+        method = parse_method("tpe+hyperband")
+        return replay(FUNCTION, method, slots=4, seed=seed, budget=4, disturbances=disturbances)
+
+    assert run(0).incumbents == run(0).incumbents
+    assert run(0).incumbents != run(1).incumbents
+
+
+def test_searches_survive_all_that_can_go_wrong() -> None:
+    disturbances = Disturbances(
+        launch_s=1.0,
+        straggler_share=0.2,
+        failure_share=0.2,
+        loss_share=0.2,
+        slots_from=((10.0, 1), (20.0, 6), (40.0, 3)),
+    )
+    one = replay(
+        CountingOnes(),
+        parse_method("random+hyperband"),
+        slots=4,
+        seed=0,
+        budget=10,
+        disturbances=disturbances,
+    )
+    assert one.incumbents
+    assert 0.5 < one.busy <= 1.0
+
+
+def test_when_every_trial_fails_regret_stays_that_of_the_median() -> None:
+    always = Disturbances(failure_share=1.0)
+    one = replay(FUNCTION, parse_method("random"), slots=2, seed=0, budget=2, disturbances=always)
+    assert one.incumbents == ()
+    assert one.regret(1.0) == 1.0
+
+
+def test_a_pool_that_runs_low_is_marked(folder: Path) -> None:
+    benchmark = open_benchmarks(folder)[0]
+    short = replay(benchmark, parse_method("random"), slots=2, seed=0, budget=5)
+    assert short.pool_low_at is None
+    # 15 of the 30 configurations are drawn when the eighth round of two begins.
+    long = replay(benchmark, parse_method("random"), slots=2, seed=0, budget=20)
+    assert long.pool_low_at is not None
+    assert 0.2 < long.pool_low_at < 0.5
+    assert long.regret(1.0) == 0.0  # all that there are have been trained
+
+
+def test_a_method_is_a_pair_with_settings() -> None:
+    method = parse_method("tpe:num_candidates=64+hyperband:min_resource=3,reduction_factor=2")
+    assert (method.sampler, method.sampler_settings) == ("tpe", {"num_candidates": 64})
+    assert method.scheduler_settings == {"min_resource": 3, "reduction_factor": 2}
+    assert parse_method("random").scheduler == "full"
+    parse_method("default").build_scheduler(9)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tpee", r"sampler is 'tpee'; did you mean 'tpe'\?"),
+        ("tpe+hyperban", "did you mean 'hyperband'"),
+        ("tpe:64", "'64' must be name=value"),
+    ],
+)
+def test_a_method_that_is_not_there_is_refused_with_the_cure(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_method(text)
+
+
+def test_memory_grows_no_faster_than_the_trials() -> None:
+    def peak(slots: int) -> tuple[int, int]:
+        tracemalloc.start()
+        try:
+            one = replay(FUNCTION, parse_method("random+hyperband"), slots=slots, seed=0, budget=5)
+            return one.trials, tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    FUNCTION.reference  # noqa: B018 - computed once, and not in either measurement
+    peak(2)  # what is loaded at the first use
+    (few, small), (many, large) = peak(8), peak(64)
+    assert many > 6 * few
+    assert large / small < 1.2 * many / few
+
+
+def test_a_study_directory_in_memory_is_one_like_any_other() -> None:
+    storage = MemoryStorage()
+    assert storage.create("epochs/1", b"a")
+    assert not storage.create("epochs/1", b"b")
+    storage.write("lease.json", b"{}")
+    storage.log("journal/000001").append("one")
+    assert (storage.read("epochs/1"), storage.read("none")) == (b"a", None)
+    assert storage.names("journal") == ["000001.jsonl"]
+    assert storage.names("epochs") == ["1"]
+    assert storage.log("journal/000001").lines() == [b"one\n"]
+    storage.delete("lease.json")
+    assert storage.read("lease.json") is None
