@@ -5,22 +5,17 @@ The only module that knows every part.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import subprocess
 import sys
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import spark_hpo
 from spark_hpo.backend.base import Backend
 from spark_hpo.config import StudyConfig
 from spark_hpo.data.readers import resolve_reader
@@ -29,73 +24,24 @@ from spark_hpo.data.table import Table, open_table
 from spark_hpo.definition import Definition
 from spark_hpo.errors import ConfigError, StudyInterrupted
 from spark_hpo.journal import Journal
-from spark_hpo.report import leaderboard, plots
+from spark_hpo.publish import Publication, finish_runs, publish_model
+from spark_hpo.result import Result, objective_of
 from spark_hpo.search.registry import build_sampler, build_scheduler, build_space
 from spark_hpo.search.space import Space
 from spark_hpo.storage import Storage
 from spark_hpo.study import Budget, Observer, Study
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.registry import ModelFiles, RegisteredModel, TestResult, register_model
 from spark_hpo.tracking.store import RunStatus, StudyCard
-from spark_hpo.train import checkpoint, predictor
 from spark_hpo.train.reference import find_trainable, is_task
 from spark_hpo.train.settings import Precision, TrainingSettings
 from spark_hpo.train.worker import RankSpec, run_rank
 from spark_hpo.train.world import RendezvousServer
-from spark_hpo.trial import Mode, Objective, Split, Trial
+from spark_hpo.trial import Objective, Split
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What a study has found."""
-
-    config: StudyConfig
-    study: Study
-    journal: Journal
-    best: Trial
-    test: dict[str, float]  # of the best trial, on the test split
-    stopped_by: str
-    wall_s: float  # of this driver
-    tracking: dict[str, Any]
-    model: RegisteredModel | None  # None: a training function, whose checkpoint only it can read
-
-    def summary(self) -> dict[str, Any]:
-        """The JSON line that ends `jobs/tune.py`."""
-        progress, objective = self.study.progress, objective_of(self.config)
-        states = Counter(str(trial.state) for trial in self.journal.trials.values())
-        return {
-            "study": self.config.name,
-            "study_dir": self.config.study_dir,
-            "metric": objective.metric,
-            "mode": str(objective.mode),
-            "best": {
-                "trial": self.best.trial_id,
-                "params": dict(self.best.params),
-                "value": objective.value(self.best.loss),
-                "resource": self.best.resource,
-            },
-            "test": self.test,
-            "trials": dict(sorted(states.items())),
-            "segments": {"run": progress.run, "replayed": progress.replayed, "failed": progress.failed},
-            "resource_spent": progress.resource_spent,
-            "slot_utilization": round(progress.busy_seconds / progress.slot_seconds, 4)
-            if progress.slot_seconds
-            else None,
-            "wall_s": round(self.wall_s, 1),
-            "stopped_by": self.stopped_by,
-            "mlflow": self.tracking,
-            "model": self.model
-            and {"name": self.model.name, "version": self.model.version, "uri": self.model.uri},
-        }
-
-
-def objective_of(config: StudyConfig) -> Objective:
-    return Objective(metric=config.objective.metric, mode=Mode(config.objective.mode))
 
 
 def run_study(
@@ -169,7 +115,7 @@ class _Run:
                 settings=_training_settings(config),
                 max_resource=config.search.max_resource,
                 seed=config.seed,
-                reader=config.data.reader if config.data else "auto",
+                reader=self._reader,
                 shuffle_window=config.data.shuffle_window if config.data else 1,
             )
             backend = self._backend(spec, module_file)
@@ -200,11 +146,21 @@ class _Run:
                 test = study.test(best)
                 model = None
                 if is_task(trainable) and table is not None:
-                    model = self._register(tracker, best, test, table, storage, reference, module_file)
+                    publication = Publication(
+                        storage=storage,
+                        table=table,
+                        reader=self._reader,
+                        task=reference,
+                        module_file=module_file,
+                        registered_model=config.mlflow.registered_model or config.name,
+                    )
+                    model = publish_model(tracker, publication, best, test)
                 else:
                     logger.warning("the best model is in %s/%s", storage.url, best.checkpoint)
             journal.closed(stopped_by)
-            self._finish(tracker, journal, objective, RunStatus.FINISHED, best, test)
+            finish_runs(
+                tracker, journal, objective, RunStatus.FINISHED, title=config.name, best=best, test=test
+            )
             return Result(
                 config=config,
                 study=study,
@@ -218,6 +174,10 @@ class _Run:
             )
 
     # The parts -------------------------------------------------------------------------------------------
+
+    @property
+    def _reader(self) -> str:
+        return self.config.data.reader if self.config.data else "auto"
 
     def _spark(self) -> SparkSession:
         from spark_hpo.backend.session import start_session
@@ -315,81 +275,14 @@ class _Run:
             yield
         except KeyboardInterrupt:
             journal.closed("interrupted")
-            self._finish(tracker, journal, objective, RunStatus.KILLED)
+            finish_runs(tracker, journal, objective, RunStatus.KILLED, title=self.config.name)
             raise StudyInterrupted(
                 f"interrupted; {len(journal.trials)} trials are in {self.config.study_dir}. "
                 "The same command goes on with them"
             ) from None
         except Exception:
-            self._finish(tracker, journal, objective, RunStatus.FAILED)
+            finish_runs(tracker, journal, objective, RunStatus.FAILED, title=self.config.name)
             raise
-
-    def _finish(
-        self,
-        tracker: MlflowTracker,
-        journal: Journal,
-        objective: Objective,
-        status: RunStatus,
-        best: Trial | None = None,
-        test: dict[str, float] | None = None,
-    ) -> None:
-        trials = list(journal.trials.values())
-        figures = {
-            "history": plots.history(trials, objective),
-            "parameters": plots.parameters(trials, objective),
-        }
-        metrics = {f"test_{name}": value for name, value in (test or {}).items()}
-        if best is not None:
-            metrics[f"best_{objective.metric}"] = objective.value(best.loss)
-        tracker.sync(journal)
-        tracker.finish(
-            status,
-            metrics=metrics,
-            leaderboard=leaderboard.leaderboard(trials, objective),
-            artifacts={"plots.html": plots.page(figures, title=self.config.name)},
-        )
-
-    def _register(
-        self,
-        tracker: MlflowTracker,
-        best: Trial,
-        test: dict[str, float],
-        table: Table,
-        storage: Storage,
-        reference: str,
-        module_file: Path | None,
-    ) -> RegisteredModel:
-        reader = self.config.data.reader if self.config.data else "auto"
-        assert best.checkpoint is not None, "a task always saves one"
-        with tempfile.TemporaryDirectory() as folder:
-            predictor.export(
-                Path(folder),
-                task=reference,
-                params=best.params,
-                schema=table.schema,
-                load_checkpoint=partial(checkpoint.load, storage, best.checkpoint),
-            )
-            files = ModelFiles(
-                model_dir=Path(folder),
-                loader_module=predictor.__name__,
-                input_example=predictor.example_rows(table, reader=reader),
-                predict=predictor.Predictor.load(folder).predict,
-                pip_requirements=[
-                    f"{name}=={version(name)}" for name in ("torch", "numpy", "pandas", "pyarrow", "fsspec")
-                ],
-                code_paths=[Path(spark_hpo.__file__).parent, *_code_of(reference, module_file)],
-            )
-            return register_model(
-                tracker,
-                files,
-                trial_id=best.trial_id,
-                resource=best.resource,
-                test=TestResult(metrics=test, fingerprint=table.manifest(Split.TEST).fingerprint),
-                name=self.config.mlflow.registered_model or self.config.name,
-                evaluate_champion=lambda model_dir: predictor.Predictor.load(model_dir).evaluate(
-                    table, Split.TEST, reader=reader
-                ),
-            )
 
 
 def _trial_limit(config: StudyConfig, sampler: Any) -> int | None:
@@ -412,20 +305,6 @@ def _scheduler_settings(config: StudyConfig) -> dict[str, Any]:
 def _training_settings(config: StudyConfig) -> TrainingSettings:
     fields = config.training.model_dump()
     return TrainingSettings(**{**fields, "precision": Precision(config.training.precision)})
-
-
-def _code_of(reference: str, module_file: Path | None) -> list[Path]:
-    """The user's own code, to travel with the model; what is installed does not."""
-    if module_file is not None:
-        return [module_file]
-    module_name, separator, _ = reference.partition(":")
-    top = module_name.partition(".")[0]
-    if not separator or top == spark_hpo.__name__:
-        return []
-    file = importlib.import_module(top).__file__
-    if file is None or "site-packages" in file:
-        return []
-    return [Path(file).parent if Path(file).name == "__init__.py" else Path(file)]
 
 
 def _git_commit() -> str | None:

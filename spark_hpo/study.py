@@ -66,6 +66,14 @@ class Explorer(Protocol):
     def explore(self, trial_id: int, parent: Params) -> Params: ...
 
 
+class StoppingRule(Protocol):
+    """Says when no further assignment is worth its cost; see `search/stopping.py`."""
+
+    def observe(self, *, resource: int, loss: float, seconds: float) -> None: ...
+
+    def reason(self) -> str | None: ...
+
+
 class Study:
     """One search. The journal is its state: a new `Study` on the same journal goes on where it ended.
 
@@ -87,6 +95,7 @@ class Study:
         max_concurrent: int | None = None,
         max_infra_retries: int = 2,
         explorer: Explorer | None = None,
+        stopping: Sequence[StoppingRule] = (),
         observers: Sequence[Observer] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -101,6 +110,7 @@ class Study:
         self._max_concurrent = max_concurrent
         self._max_infra_retries = max_infra_retries
         self._explorer = explorer
+        self._stopping = stopping
         self._observers = observers
         self._clock = clock
         self._slots: dict[int, Slot] = {}  # open, by trial
@@ -117,7 +127,7 @@ class Study:
         return self._best
 
     def run(self) -> str:
-        """Search until the budget is spent, and return which part of it was.
+        """Search until the budget is spent or a rule says stop, and return which part of it, or which rule.
 
         Raises:
             DataError: a rank has found the table wrong; every trial would.
@@ -291,6 +301,8 @@ class Study:
         self.progress.resource_spent += report.resource - slot.resource_from
         self.progress.failed += report.failure is not None
         loss = self._objective.loss(report.metrics) if report.failure is None else math.inf
+        for rule in self._stopping:
+            rule.observe(resource=slot.resource_to, loss=loss, seconds=report.seconds)
         # A trial on its plateau counts at the resource that it was meant to reach: more would not change it.
         self._sampler.tell(report.trial_id, resource=slot.resource_to, loss=loss)
         out = self._scheduler.report(slot, loss)
@@ -330,7 +342,7 @@ class Study:
                 return "resource"
         if self._budget.seconds is not None and self.progress.seconds >= self._budget.seconds:
             return "seconds"
-        return None
+        return next((reason for rule in self._stopping if (reason := rule.reason())), None)
 
     def _replay(self) -> None:
         """Bring scheduler and sampler to where the earlier drivers left them."""

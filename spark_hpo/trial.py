@@ -51,21 +51,54 @@ class Split(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A bound on another metric: the latency, the size of the model. Both ends are allowed values."""
+
+    metric: str
+    at_least: float = -math.inf
+    at_most: float = math.inf
+
+    def violation(self, metrics: Mapping[str, float]) -> float:
+        """By how much it is broken, in parts of the bound; 0: it is kept. Infinite where it is not known."""
+        value = metrics.get(self.metric, math.nan)
+        if not math.isfinite(value):
+            return math.inf
+        excess, bound = max((self.at_least - value, self.at_least), (value - self.at_most, self.at_most))
+        return max(excess, 0.0) / (abs(bound) if bound and math.isfinite(bound) else 1.0)
+
+
+# A configuration that breaks a limit is worse than any that keeps them all, and the more so the more it
+# breaks (Deb 2000): so a search that has found none that keeps them knows where to go.
+_BEYOND_LIMITS = 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """The metric to optimise, and the one place where its sign is flipped."""
+    """The metric to optimise, and the one place where its sign is flipped.
+
+    With penalties the objective is a weighted sum: weight x value of another metric is added to the loss,
+    so a positive weight makes more of that metric worse, whatever the mode.
+    """
 
     metric: str
     mode: Mode
+    penalties: tuple[tuple[str, float], ...] = ()  # (metric, weight)
+    limits: tuple[Limit, ...] = ()
 
     def loss(self, metrics: Mapping[str, float]) -> float:
         """The loss to minimise. A missing or non-finite metric is infinitely bad, never an error."""
         value = metrics.get(self.metric, math.nan)
-        if not math.isfinite(value):
+        loss = -value if self.mode is Mode.MAX else value
+        loss += sum(weight * metrics.get(name, math.nan) for name, weight in self.penalties)
+        violation = sum(limit.violation(metrics) for limit in self.limits)
+        if not (math.isfinite(loss) and math.isfinite(violation)):
             return math.inf
-        return -value if self.mode is Mode.MAX else value
+        return _BEYOND_LIMITS + violation if violation > 0 else loss
 
     def value(self, loss: float) -> float:
-        """The metric again, in the user's own direction."""
+        """The metric again, in the user's own direction, penalties included; NaN beyond a limit."""
+        if loss >= _BEYOND_LIMITS:
+            return math.nan
         return -loss if self.mode is Mode.MAX else loss
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 os.environ["PYSPARK_PYTHON"] = sys.executable
+# The models here are tiny: threads would only wait for each other. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
 

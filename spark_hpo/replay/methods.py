@@ -1,4 +1,4 @@
-"""Methods by name: `default`, or a sampler and a scheduler as in `tpe+hyperband`, with settings if wished."""
+"""Methods as they are written on a command line: `default`, `bohb`, or a pair such as `tpe+hyperband`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from spark_hpo.config import SearchConfig
 from spark_hpo.errors import ConfigError
+from spark_hpo.search.methods import METHODS
 from spark_hpo.search.registry import SAMPLERS, SCHEDULERS, build_sampler, build_scheduler
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
@@ -40,22 +40,29 @@ class Method:
 def parse_method(text: str) -> Method:
     """The method of that name.
 
-    A trace: "tpe+asha" -> sampler "tpe", scheduler "asha"; "random" -> with scheduler "full";
-    "tpe:num_candidates=64+hyperband:min_resource=3,reduction_factor=2" -> with settings, in YAML;
-    "default" -> what a study file gets that names neither.
+    A trace: "default", "bohb" -> as in a study file's `search.method`; "tpe+asha" -> sampler "tpe",
+    scheduler "asha"; "tpe" -> with scheduler "full"; "tpe:num_candidates=64+hyperband:min_resource=3,
+    reduction_factor=2" -> with settings, in YAML.
 
     Raises:
         ConfigError: an unknown name, or a setting that is not name=value.
     """
-    if text == DEFAULT:
-        fields = SearchConfig.model_fields
-        return Method(name=text, sampler=fields["sampler"].default, scheduler=fields["scheduler"].default)
+    if text in METHODS:
+        known_as = METHODS[text]
+        return Method(
+            name=text,
+            sampler=known_as.sampler,
+            scheduler=known_as.scheduler,
+            sampler_settings=known_as.sampler_settings,
+            scheduler_settings=known_as.scheduler_settings,
+        )
     first, _, second = text.partition("+")
     sampler, sampler_settings = _part(text, first)
     scheduler, scheduler_settings = _part(text, second or "full")
     for noun, name, known in (("sampler", sampler, SAMPLERS), ("scheduler", scheduler, SCHEDULERS)):
         if name not in known:
-            raise ConfigError(f"method {text!r}: {noun} is {name!r}; {nearest(name, known)}")
+            names = [*known, *METHODS] if "+" not in text else list(known)
+            raise ConfigError(f"method {text!r}: {noun} is {name!r}; {nearest(name, names)}")
     return Method(
         name=text,
         sampler=sampler,

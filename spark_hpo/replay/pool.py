@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.parameter import Choice, Uniform
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.space import Space
@@ -56,14 +57,18 @@ class PoolSampler:
     The other sampler is told of the configuration that is run, not of the one that it has proposed.
     """
 
-    def __init__(self, sampler: Sampler, pool: Pool) -> None:
+    def __init__(self, sampler: Sampler, explorer: Explorer, pool: Pool) -> None:
         self._sampler = sampler
+        self._explorer = explorer
         self._pool = pool
         self.drawn: set[int] = set()
 
     def ask(self, trial_id: int) -> Params:
-        wanted = self._sampler.ask(trial_id)
-        return self._pool.configurations[self._pool.nearest(wanted, self.drawn)]
+        return self._nearest(self._sampler.ask(trial_id))
+
+    def explore(self, trial_id: int, parent: Params) -> Params:
+        """The same for what the explorer makes of a parent's parameters."""
+        return self._nearest(self._explorer.explore(trial_id, parent))
 
     def start(self, trial_id: int, params: Params) -> None:
         self.drawn.add(self._pool.number(params))
@@ -71,6 +76,9 @@ class PoolSampler:
 
     def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
         self._sampler.tell(trial_id, resource=resource, loss=loss)
+
+    def _nearest(self, wanted: Params) -> Params:
+        return self._pool.configurations[self._pool.nearest(wanted, self.drawn)]
 
 
 def _key(params: Params) -> str:

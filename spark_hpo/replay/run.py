@@ -13,6 +13,7 @@ from spark_hpo.journal import Journal
 from spark_hpo.replay.benchmark import Benchmark
 from spark_hpo.replay.memory import MemoryStorage
 from spark_hpo.replay.pool import PoolSampler
+from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.space import Space
@@ -64,6 +65,9 @@ def replay(
 ) -> Replay:
     """Search a benchmark as a study would: the same driver loop, the same journal, in memory.
 
+    A trial that takes over another's weights is answered for as if its own parameters had been trained
+    from the start: curves know of no other way to get there.
+
     Args:
         slots: assignments at the same time.
         budget: full trainings per slot, in the time that one takes on average.
@@ -73,7 +77,8 @@ def replay(
     curves = _Remembered(benchmark)
     backend = SimulatedBackend(curves, slots, disturbances)
     sampler = _Timed(method.build_sampler(benchmark.space, seed))
-    pool = None if benchmark.pool is None else PoolSampler(sampler, benchmark.pool)
+    explorer = Explorer(benchmark.space, seed)
+    pool = None if benchmark.pool is None else PoolSampler(sampler, explorer, benchmark.pool)
     # The real journal, without a disk: an append there may take milliseconds.
     storage = MemoryStorage()
     journal = Journal.open(storage, benchmark.objective)
@@ -90,6 +95,7 @@ def replay(
             budget=Budget(seconds=limit_s),
             seed=seed,
             storage=storage,
+            explorer=pool or explorer,
             observers=[watch],
             clock=backend.clock,
         )

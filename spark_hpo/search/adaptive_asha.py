@@ -35,8 +35,9 @@ class AdaptiveBracket(AsyncBracket):
         least_agreement: float,
     ) -> None:
         super().__init__(0, levels, reduction_factor, max_trials)
-        for rung in self._rungs:  # any rung may become the entry, and take all trials
-            rung.most = self._rungs[0].most
+        if num_probes >= LEAST_PAIRS:
+            for rung in self._rungs:  # any rung may become the entry, and take all trials
+                rung.most = self._rungs[0].most
         self.entry = 0
         self._num_probes = num_probes
         self._least_agreement = least_agreement

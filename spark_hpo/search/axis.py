@@ -45,14 +45,15 @@ class Axis:
             self.edges = _edges(parameter)
 
     def place(self, value: Any) -> float:
-        """Where a value lies: 0..1 for a number, the number of the option for a choice."""
+        """Where a value lies: 0..1 for a number (a rounded one in the middle of its cell), or its option."""
         parameter = self.parameter
         if isinstance(parameter, Choice):
             return float(value)
         latent = parameter.latent(value)
         if isinstance(parameter, Uniform):
             low, high = parameter.latent_bounds()
-            return min(max((latent - low) / (high - low), 0.0), 1.0)
+            place = min(max((latent - low) / (high - low), 0.0), 1.0)
+            return place if self.edges is None else float(self.centres(np.asarray([place]))[0])
         return float(ndtr((latent - parameter.mu) / parameter.sigma))
 
     def value(self, place: float) -> Any:
@@ -98,6 +99,12 @@ class Axis:
         assert self.edges is not None
         index = np.clip(np.searchsorted(self.edges, places, side="right") - 1, 0, len(self.edges) - 2)
         return self.edges[index], self.edges[index + 1]
+
+    def centres(self, places: Array) -> Array:
+        """The middles of the cells of a rounded number in which places lie."""
+        low, high = self.cells(places)
+        middle: Array = (low + high) / 2
+        return middle
 
 
 class Axes:

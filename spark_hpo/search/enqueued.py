@@ -51,9 +51,9 @@ class EnqueuedSampler:
 class ConstrainedSampler:
     """Draws a proposal again that breaks a constraint of the space, so that it is never run.
 
-    A refused proposal is replaced by the refused one's nearest relative that can be had: one on the way
-    from it to a valid draw of the space, as near to it as 20 steps find one. For samplers that do not
-    look at the constraints themselves.
+    A refused proposal is crossed with a valid draw of the space, each parameter from the one or the other,
+    until a child is valid; after 20 of them, or where other parameters are active, the draw itself is
+    taken. For samplers that do not look at the constraints themselves.
     """
 
     def __init__(self, sampler: Sampler, space: Space, seed: int) -> None:

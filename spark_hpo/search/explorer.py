@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,9 +9,11 @@ import numpy as np
 from spark_hpo.errors import ConfigError
 from spark_hpo.search.axis import Axes, Axis
 from spark_hpo.search.parameter import Choice
-from spark_hpo.search.space import Space
+from spark_hpo.search.space import Point, Space
 from spark_hpo.search.wording import nearest
 from spark_hpo.trial import Params
+
+_TRIES = 20
 
 
 class Explorer:
@@ -60,23 +61,35 @@ class Explorer:
         ]
 
     def explore(self, trial_id: int, parent: Params) -> Params:
-        """The parameters of a child. Depends on the seed, its id and the parent's parameters alone."""
+        """The parameters of a child. Depends on the seed, its id and the parent's parameters alone.
+
+        A child that breaks a constraint of the space is drawn again; after 20, the parent's are taken.
+        """
         rng = np.random.default_rng((self.seed, trial_id))
-        old = self._axes.row(parent)
-        row = np.full(len(old), math.nan)
-        for i, axis in enumerate(self._axes.axes):
-            resampled, step = axis.from_unit(float(rng.random())), float(rng.choice([-1.0, 1.0]))
+        old = self.space.flatten(parent)
+        for _ in range(_TRIES):
+            child = self.space.unflatten(self._changed(old, rng))
+            if self.space.allows(child):
+                return child
+        return parent
+
+    def _changed(self, old: Point, rng: np.random.Generator) -> Point:
+        new: Point = {}
+        for axis, mutable in zip(self._axes.axes, self._mutable, strict=True):
+            # Drawn in any case, so that one parameter's fate does not hang on another's.
+            resampled, step = axis.value(axis.from_unit(float(rng.random()))), float(rng.choice([-1.0, 1.0]))
             resamples = rng.random() < self.resample_probability
-            if not all(row[choice] == option for choice, option in self._axes.conditions[i]):
+            key = axis.dimension.key
+            if not axis.dimension.is_active(new):
                 continue
-            if math.isnan(old[i]) or (self._mutable[i] and resamples):
-                row[i] = resampled
-            elif not self._mutable[i] or axis.options:
-                row[i] = old[i]
+            if key not in old or (mutable and resamples):
+                new[key] = resampled
+            elif not mutable or axis.options:
+                new[key] = old[key]
             else:
-                moved = old[i] + step * self.perturbation
-                row[i] = moved if 0 <= moved <= 1 else old[i] - step * self.perturbation
-        return self._axes.params(row)
+                place, move = axis.place(old[key]), step * self.perturbation
+                new[key] = axis.value(place + move if 0 <= place + move <= 1 else place - move)
+        return new
 
 
 def _is_continuous(axis: Axis) -> bool:

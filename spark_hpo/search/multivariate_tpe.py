@@ -22,6 +22,7 @@ _BANDWIDTH = Bandwidth(scale=0.2, floor=0.01, magic=1.0)
 _DEFAULT_BANDWIDTH = Bandwidth(scale=0.15, floor=0.15)
 _DEFAULT_WEIGHT = 2.0  # of the user's own defaults, in trials
 _DEFAULT_SHARE = 0.5  # of start-up trials that are drawn around them
+_DRAWS = 20
 _LEAST_AGREEMENT = 0.3  # rank correlation with the next level below which a level is noise
 _LEAST_JUDGES = 8  # trials at both levels that it takes to say so
 
@@ -111,7 +112,9 @@ class MultivariateTpeSampler:
             return self.space.sample(rng)
         good, rest = self.split(level)
         better = self._estimator(good, self._knowledge.good, with_default=True)
-        other = self._estimator(rest, self._knowledge.rest, with_default=False)
+        other = self._estimator(
+            rest, self._knowledge.rest, with_default=False, prior_weight=self.prior(better, len(rest))
+        )
         candidates = better.sample(rng, self.num_candidates)
         score = better.log_density(candidates) - other.log_density(candidates)
         for i in np.argsort(-score, kind="stable"):
@@ -119,7 +122,7 @@ class MultivariateTpeSampler:
                 params = self._axes.params(candidates[i])
                 if self.space.allows(params):
                     return params
-        return self.space.sample(rng)
+        return self._untried(rng)
 
     def start(self, trial_id: int, params: Params) -> None:
         """The trial runs with these parameters: it is in flight until told.
@@ -171,6 +174,14 @@ class MultivariateTpeSampler:
         agreement = rank_agreement(pairs, [loss for loss, _ in self._history.ranking(resource)])
         return agreement is not None and agreement < _LEAST_AGREEMENT
 
+    def _untried(self, rng: np.random.Generator) -> Params:
+        """A draw from the space that has not been tried, if one of twenty is."""
+        for _ in range(_DRAWS):
+            params = self.space.sample(rng)
+            if self._axes.row(params).tobytes() not in self._tried:
+                break
+        return params
+
     def _draw(self, rng: np.random.Generator) -> Params:
         """A start-up trial: from the space, or around the defaults that it has."""
         if self._default is not None and rng.random() < _DEFAULT_SHARE:
@@ -180,11 +191,20 @@ class MultivariateTpeSampler:
                 return params
         return self.space.sample(rng)
 
-    def _estimator(self, trials: list[int], earlier: Array, *, with_default: bool) -> ParzenEstimator:
+    equal = 1
+    bw = _BANDWIDTH
+
+    def prior(self, better: ParzenEstimator, num_rest: int) -> float:
+        share = better.prior_share
+        return max(1.0, num_rest * share / (1 - share)) if self.equal else 1.0
+
+    def _estimator(
+        self, trials: list[int], earlier: Array, *, with_default: bool, prior_weight: float = 1.0
+    ) -> ParzenEstimator:
         rows = self._rows[[self._number[trial_id] for trial_id in trials]]
         weights = np.concatenate([np.ones(len(rows)), np.full(len(earlier), self._knowledge.discount)])
         rows = np.concatenate([rows, earlier])
         if with_default and self._default is not None:
             rows = np.concatenate([rows, self._default[None]])
             weights = np.append(weights, _DEFAULT_WEIGHT)
-        return ParzenEstimator(self._axes, rows, _BANDWIDTH, weights=weights)
+        return ParzenEstimator(self._axes, rows, self.bw, prior_weight=prior_weight, weights=weights)

@@ -64,6 +64,11 @@ class ParzenEstimator:
         with np.errstate(divide="ignore"):  # a prior of weight 0
             self._log_weights = np.log(self._weights)
 
+    @property
+    def prior_share(self) -> float:
+        """The share of the prior in the density."""
+        return float(self._weights[-1])
+
     def sample(self, rng: np.random.Generator, num: int) -> Array:
         """Draw configurations, [num, axes]."""
         kernels = rng.choice(len(self._weights), size=num, p=self._weights)
@@ -84,7 +89,7 @@ class ParzenEstimator:
                 inner = mu + self._width * ndtri(low + uniform * (high - low))
                 places = np.clip(np.where(known, inner, uniform), 0.0, 1.0)
                 if axis.edges is not None:
-                    places = np.mean(axis.cells(places), axis=0)
+                    places = axis.centres(places)
             active = self._axes.active(drawn, i)
             drawn[active, i] = places[active]
         return drawn

@@ -79,7 +79,8 @@ def warm_start(
     queues: list[list[Params]] = []
     for trials in reversed(studies):
         ranked = _ranked(trials)
-        num_good = min(math.ceil(_GOOD * len(ranked)), _MAX_GOOD)
+        num_finished = sum(math.isfinite(trial.loss) for trial in ranked)
+        num_good = min(math.ceil(_GOOD * num_finished), _MAX_GOOD)
         rows = [_row(axes, trial.params) for trial in ranked]
         good += [row for row in rows[:num_good] if not np.isnan(row).all()]
         rest += [row for row in rows[num_good:][:_MAX_REST] if not np.isnan(row).all()]

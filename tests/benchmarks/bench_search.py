@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from optuna.pruners import BasePruner
 from peers import (
     FullTraining,
     HyperoptTpe,
@@ -43,13 +44,13 @@ BUDGET = 20.0  # full trainings per slot
 HYPEROPT = "peer: hyperopt TPE, full"
 OURS = (
     "default",
-    "random",
-    "random+hyperband",
+    "tpe+asha",
+    "tpe+async_hyperband",
     "tpe+hyperband",
-    "multivariate_tpe",
-    "multivariate_tpe+hyperband",
-    "multivariate_tpe+asha",
-    "multivariate_tpe+async_hyperband",
+    "tpe",
+    "hyperopt_tpe+hyperband",
+    "random+asha",
+    "random",
 )
 
 
@@ -66,12 +67,12 @@ def one_of_ours(method: Method) -> Contestant:
     return Contestant(method.name, lambda benchmark, **settings: replay(benchmark, method, **settings))
 
 
-def with_pruner(name: str, pruner: Callable[..., object], seeds_at_most: int) -> Contestant:
+def with_pruner(name: str, pruner: Callable[[int], BasePruner], seeds_at_most: int) -> Contestant:
     # Optuna reads all trials at every epoch: a replay takes minutes.
     return Contestant(name, partial(replay_with_pruner, name, pruner), seeds_at_most)
 
 
-PEERS = (
+PEERS: tuple[Contestant, ...] = (
     one_of_ours(FullTraining(HYPEROPT, HyperoptTpe)),
     one_of_ours(FullTraining("peer: Optuna multivariate TPE, full", partial(OptunaTpe, multivariate=True))),
     with_pruner("peer: Optuna TPE, Hyperband pruner", hyperband_pruner, 5),
@@ -92,6 +93,9 @@ class Results:
         file.parent.mkdir(parents=True, exist_ok=True)
         lines = file.read_text().splitlines() if file.exists() else []
         self._done = {self._key(one): one for one in map(self._read, lines)}
+
+    def all(self) -> list[Replay]:
+        return list(self._done.values())
 
     def get(self, task: str, method: str, slots: int, seed: int) -> Replay | None:
         return self._done.get((task, method, slots, seed))
@@ -165,6 +169,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, action="append", help="only these of the problems")
     parser.add_argument("--method", action="append", help="of this project, instead of the usual ones")
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--only", action="append", metavar="TEXT", help="methods whose name has it, now")
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "bench_search.jsonl")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
     options = parser.parse_args()
@@ -173,21 +178,25 @@ def main() -> None:
 
     contestants = [one_of_ours(parse_method(name)) for name in options.method or OURS]
     contestants += () if options.no_peers else PEERS
+    if options.only:
+        contestants = [c for c in contestants if any(text in c.name for text in options.only)]
     results = Results(options.results)
-    replays = []
     for benchmark, slots in problems(options.curves, quick=options.quick):
         if options.slots and slots not in options.slots:
             continue
         for contestant in contestants:
+            replays = []
             for seed in range(min(2 if options.quick else options.seeds, contestant.seeds_at_most)):
                 one = results.get(benchmark.task, contestant.name, slots, seed)
                 if one is None:
                     one = contestant.run(benchmark, slots=slots, seed=seed, budget=BUDGET)
                     results.add(one)
                 replays.append(one)
-            row = summarise(replays)[-1]
+            (row,) = summarise(replays)
             figures = " / ".join(f"{row.regret[point]:.3f}" for point in POINTS)
             print(f"{row.task}, {row.slots} slots, {row.method}: {figures}", file=sys.stderr, flush=True)
+    # All that is there: a peer may have run before, in an environment of its own.
+    replays = sorted(results.all(), key=lambda one: (one.slots, one.task, one.method, one.seed))
     rows = summarise(replays)
     page = report(rows)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,10 @@ from hyperopt import hp
 from mlflow import MlflowClient
 from tables import write_clusters
 
-from spark_hpo.app import Result, run_study
+from spark_hpo.app import run_study
 from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.errors import ConfigError
+from spark_hpo.result import Result
 
 
 def config(folder: Path, **changes: Any) -> StudyConfig:

@@ -15,17 +15,32 @@ PACKAGE = ROOT / "spark_hpo"
 
 EVERYTHING = {
     *("app", "backend", "cli", "config", "daemon", "data", "definition", "errors", "journal", "lease"),
-    *("prepare", "replay", "report", "retention", "search", "storage", "study", "tracking", "train", "trial"),
+    *(
+        "prepare",
+        "publish",
+        "replay",
+        "report",
+        "result",
+        "retention",
+        "search",
+        "storage",
+        "study",
+        "tracking",
+        "train",
+        "trial",
+    ),
 }
 # Left may import right, and itself.
 ALLOWED = {
     "app": EVERYTHING - {"cli", "daemon", "replay"},
-    "cli": {"app", "config", "errors", "journal", "report", "study", "trial"},
+    "cli": {"app", "config", "errors", "journal", "report", "result", "study", "trial"},
     "daemon": {"train"},
+    "publish": {"data", "journal", "report", "storage", "tracking", "train", "trial"},
+    "result": {"config", "journal", "study", "tracking", "trial"},
     "study": {"backend", "errors", "journal", "retention", "search", "storage", "tracking", "trial"},
     "retention": {"storage"},
     "journal": {"errors", "lease", "storage", "trial"},
-    "replay": {"backend", "config", "errors", "journal", "search", "storage", "study", "trial"},
+    "replay": {"backend", "errors", "journal", "search", "storage", "study", "trial"},
     "definition": {"errors", "storage"},
     "lease": {"errors", "storage"},
     "storage": {"errors"},

@@ -18,6 +18,7 @@ from spark_hpo.journal import EventKind, Journal
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.registry import build_sampler, build_scheduler
 from spark_hpo.search.space import Space
+from spark_hpo.search.stopping import TargetReached
 from spark_hpo.storage import Storage
 from spark_hpo.study import Budget, Study
 from spark_hpo.trial import (
@@ -127,6 +128,7 @@ class Bench:
         seed: int = 0,
         backend: Backend | None = None,
         scheduler_settings: Mapping[str, Any] | None = None,
+        sampler_settings: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Study:
         if self.journal is not None:
@@ -134,7 +136,7 @@ class Bench:
         self.journal = Journal.open(self.storage, LOSS)
         return Study(
             journal=self.journal,
-            sampler=build_sampler(sampler, SPACE, seed),
+            sampler=build_sampler(sampler, SPACE, seed, **(sampler_settings or {})),
             scheduler=build_scheduler(
                 scheduler, max_resource=9, max_trials=trials, **(scheduler_settings or {})
             ),
@@ -451,3 +453,50 @@ def test_a_child_in_flight_finds_its_parents_checkpoint_after_a_crash(
     study.run()
     assert study.best is not None
     assert bench.checkpoints == {study.best.checkpoint}
+
+
+def test_a_stopping_rule_ends_a_study_and_is_its_reason(bench: Bench) -> None:
+    study = bench.study(trials=None, budget=Budget(), stopping=[TargetReached(0.6)])
+    assert study.run() == "target"
+    assert study.best is not None
+    assert study.best.loss <= 0.6
+    again = bench.study(trials=None, budget=Budget(), stopping=[TargetReached(0.6)])
+    asked = len(bench.training.asked)
+    assert again.run() == "target"
+    assert len(bench.training.asked) == asked, "a replay comes to the same end"
+
+
+def test_configurations_that_are_given_run_first(bench: Bench) -> None:
+    journal_first = [{"x": 0.5}, {"x": -0.25}]
+    study = bench.study(sampler_settings={"first": journal_first})
+    study.run()
+    params = {a.trial_id: a.params for a in bench.training.asked}
+    assert [params[0], params[1]] == journal_first
+
+
+@pytest.mark.parametrize("killed_after", [4, 18])
+@pytest.mark.parametrize(
+    "scheduler", ["full", "successive_halving", "asha", "adaptive_asha", "async_hyperband", "median_stopping"]
+)
+def test_every_scheduler_resumes_as_if_it_had_not_stopped(
+    tmp_path: Path, scheduler: str, killed_after: int
+) -> None:
+    undisturbed = Bench(tmp_path / "undisturbed")
+    undisturbed.study(sampler="tpe", scheduler=scheduler, trials=30).run()
+
+    bench = Bench(tmp_path / "killed")
+    bench.training.kill_after = killed_after
+    with pytest.raises(Killed):
+        bench.study(sampler="tpe", scheduler=scheduler, trials=30).run()
+    bench.training.kill_after = None
+    bench.study(sampler="tpe", scheduler=scheduler, trials=30).run()
+    assert [(a.trial_id, a.params, a.resource_to) for a in bench.training.asked] == [
+        (a.trial_id, a.params, a.resource_to) for a in undisturbed.training.asked
+    ]
+    assert bench.checkpoints == undisturbed.checkpoints or len(bench.checkpoints) == 1
+
+
+def test_a_child_breaks_no_constraint(bench: Bench) -> None:
+    space = SPACE.constrained(["x < 0.3"])
+    explorer = Explorer(space, 0)
+    assert all(explorer.explore(i, {"x": 0.25})["x"] < 0.3 for i in range(50))

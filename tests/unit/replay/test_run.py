@@ -14,6 +14,7 @@ from spark_hpo.replay.functions import CountingOnes, Hartmann
 from spark_hpo.replay.memory import MemoryStorage
 from spark_hpo.replay.methods import parse_method
 from spark_hpo.replay.run import Replay, replay
+from spark_hpo.search.methods import METHODS
 from spark_hpo.search.random import RandomSampler
 
 FUNCTION = Hartmann(dimensions=3, max_resource=9)
@@ -106,13 +107,24 @@ def test_a_method_is_a_pair_with_settings() -> None:
     assert (method.sampler, method.sampler_settings) == ("tpe", {"num_candidates": 64})
     assert method.scheduler_settings == {"min_resource": 3, "reduction_factor": 2}
     assert parse_method("random").scheduler == "full"
-    parse_method("default").build_scheduler(9)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_that_has_a_name_can_be_replayed(name: str) -> None:
+    method = parse_method(name)
+    if method.sampler in {"gp", "cmaes", "nsga2", "optuna_tpe"}:
+        pytest.importorskip("optuna")
+    # Each proposal of a Gaussian process takes a fraction of a second; the others need more trials to show.
+    slots, budget = (2, 3) if method.sampler == "gp" else (4, 5)
+    one = replay(FUNCTION, method, slots=slots, seed=0, budget=budget)
+    assert one.incumbents
+    assert one.busy > 0.9
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tpee", r"sampler is 'tpee'; did you mean 'tpe'\?"),
+        ("boh", r"did you mean 'bohb'\?"),
         ("tpe+hyperban", "did you mean 'hyperband'"),
         ("tpe:64", "'64' must be name=value"),
     ],

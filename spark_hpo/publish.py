@@ -1,0 +1,117 @@
+"""The end of a study in MLflow: its figures, its plots, and its best model in the registry."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import spark_hpo
+from spark_hpo.data.table import Table
+from spark_hpo.journal import Journal
+from spark_hpo.report import leaderboard, plots
+from spark_hpo.storage import Storage
+from spark_hpo.tracking.mlflow import MlflowTracker
+from spark_hpo.tracking.registry import ModelFiles, RegisteredModel, TestResult, register_model
+from spark_hpo.tracking.store import RunStatus
+from spark_hpo.train import checkpoint, predictor
+from spark_hpo.trial import Objective, Split, Trial
+
+_REQUIREMENTS = ("torch", "numpy", "pandas", "pyarrow", "fsspec")  # of a model that is loaded elsewhere
+
+
+def finish_runs(
+    tracker: MlflowTracker,
+    journal: Journal,
+    objective: Objective,
+    status: RunStatus,
+    *,
+    title: str,
+    best: Trial | None = None,
+    test: Mapping[str, float] | None = None,
+) -> None:
+    """Write what is pending, the leaderboard, the plots and the final metrics, and close the tracker."""
+    trials = list(journal.trials.values())
+    figures = {
+        "history": plots.history(trials, objective),
+        "parameters": plots.parameters(trials, objective),
+    }
+    metrics = {f"test_{name}": value for name, value in (test or {}).items()}
+    if best is not None:
+        metrics[f"best_{objective.metric}"] = objective.value(best.loss)
+    tracker.sync(journal)
+    tracker.finish(
+        status,
+        metrics=metrics,
+        leaderboard=leaderboard.leaderboard(trials, objective),
+        artifacts={"plots.html": plots.page(figures, title=title)},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """Where a study's model comes from and where it goes."""
+
+    storage: Storage  # of the study directory
+    table: Table
+    reader: str
+    task: str  # reference
+    module_file: Path | None  # of the task, when it was named by its file
+    registered_model: str
+
+
+def publish_model(
+    tracker: MlflowTracker, publication: Publication, best: Trial, test: Mapping[str, float]
+) -> RegisteredModel:
+    """Export the best trial's model and register it. Called again, it finds what is there.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    table, reader = publication.table, publication.reader
+    assert best.checkpoint is not None, "a task always saves one"
+    with tempfile.TemporaryDirectory() as folder:
+        predictor.export(
+            Path(folder),
+            task=publication.task,
+            params=best.params,
+            schema=table.schema,
+            load_checkpoint=partial(checkpoint.load, publication.storage, best.checkpoint),
+        )
+        files = ModelFiles(
+            model_dir=Path(folder),
+            loader_module=predictor.__name__,
+            input_example=predictor.example_rows(table, reader=reader),
+            predict=predictor.Predictor.load(folder).predict,
+            pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
+            code_paths=[Path(spark_hpo.__file__).parent, *_code_of(publication)],
+        )
+        return register_model(
+            tracker,
+            files,
+            trial_id=best.trial_id,
+            resource=best.resource,
+            test=TestResult(metrics=test, fingerprint=table.manifest(Split.TEST).fingerprint),
+            name=publication.registered_model,
+            evaluate_champion=lambda model_dir: predictor.Predictor.load(model_dir).evaluate(
+                table, Split.TEST, reader=reader
+            ),
+        )
+
+
+def _code_of(publication: Publication) -> list[Path]:
+    """The user's own code, to travel with the model; what is installed does not."""
+    if publication.module_file is not None:
+        return [publication.module_file]
+    module_name, separator, _ = publication.task.partition(":")
+    top = module_name.partition(".")[0]
+    if not separator or top == spark_hpo.__name__:
+        return []
+    file = importlib.import_module(top).__file__
+    if file is None or "site-packages" in file:
+        return []
+    return [Path(file).parent if Path(file).name == "__init__.py" else Path(file)]

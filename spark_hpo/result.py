@@ -1,0 +1,61 @@
+"""What a study has found, and the JSON line that says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from spark_hpo.config import StudyConfig
+from spark_hpo.journal import Journal
+from spark_hpo.study import Study
+from spark_hpo.tracking.registry import RegisteredModel
+from spark_hpo.trial import Mode, Objective, Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a study has found."""
+
+    config: StudyConfig
+    study: Study
+    journal: Journal
+    best: Trial
+    test: dict[str, float]  # of the best trial, on the test split
+    stopped_by: str
+    wall_s: float  # of this driver
+    tracking: dict[str, Any]
+    model: RegisteredModel | None  # None: a training function, whose checkpoint only it can read
+
+    def summary(self) -> dict[str, Any]:
+        """The JSON line that ends `jobs/tune.py`."""
+        progress, objective = self.study.progress, objective_of(self.config)
+        states = Counter(str(trial.state) for trial in self.journal.trials.values())
+        return {
+            "study": self.config.name,
+            "study_dir": self.config.study_dir,
+            "metric": objective.metric,
+            "mode": str(objective.mode),
+            "best": {
+                "trial": self.best.trial_id,
+                "params": dict(self.best.params),
+                "value": objective.value(self.best.loss),
+                "resource": self.best.resource,
+            },
+            "test": self.test,
+            "trials": dict(sorted(states.items())),
+            "segments": {"run": progress.run, "replayed": progress.replayed, "failed": progress.failed},
+            "resource_spent": progress.resource_spent,
+            "slot_utilization": round(progress.busy_seconds / progress.slot_seconds, 4)
+            if progress.slot_seconds
+            else None,
+            "wall_s": round(self.wall_s, 1),
+            "stopped_by": self.stopped_by,
+            "mlflow": self.tracking,
+            "model": self.model
+            and {"name": self.model.name, "version": self.model.version, "uri": self.model.uri},
+        }
+
+
+def objective_of(config: StudyConfig) -> Objective:
+    return Objective(metric=config.objective.metric, mode=Mode(config.objective.mode))

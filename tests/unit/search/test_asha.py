@@ -1,0 +1,170 @@
+"""ASHA and its brackets: who is promoted, when, and what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spark_hpo.errors import ConfigError
+from spark_hpo.search.adaptive_asha import AdaptiveAshaScheduler
+from spark_hpo.search.asha import AshaScheduler, AsyncHyperbandScheduler
+from spark_hpo.search.rungs import bracket_rungs, planned_resource, resource_levels
+from spark_hpo.search.scheduler import Scheduler, Slot
+
+PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def spent(scheduler: Scheduler, num_slots: int = 3, seed: int = 0) -> int:
+    """What a study spends when trials report in any order and none fails."""
+    rng = np.random.default_rng(seed)
+    running: list[Slot] = []
+    total = 0
+    while True:
+        while len(running) < num_slots and (slot := scheduler.next_slot()):
+            running.append(slot)
+        if not running:
+            return total
+        slot = running.pop(int(rng.integers(len(running))))
+        total += slot.resource_to - slot.resource_from
+        scheduler.report(slot, float(rng.random()))
+
+
+@given(data=st.data(), num_slots=st.integers(1, 6), eta=st.integers(2, 4))
+@PROPERTY
+def test_a_rung_promotes_its_best_and_no_more_than_its_share(
+    data: st.DataObject, num_slots: int, eta: int
+) -> None:
+    scheduler = AsyncHyperbandScheduler(27, reduction_factor=eta, max_trials=40)
+    running: list[Slot] = []
+    reported: dict[tuple[int, int], int] = defaultdict(int)
+    promoted: dict[tuple[int, int], int] = defaultdict(int)
+    waiting: dict[tuple[int, int], list[tuple[float, int]]] = defaultdict(list)
+    while True:
+        while len(running) < num_slots and (slot := scheduler.next_slot()):
+            running.append(slot)
+            if slot.rung == 0:
+                continue
+            below = (slot.bracket, slot.rung - 1)
+            best = min(waiting[below])
+            assert best[1] == slot.trial_id, "the best of those waiting goes on"
+            waiting[below].remove(best)
+            promoted[below] += 1
+            assert promoted[below] <= max(1, reported[below] // eta)
+        if not running:
+            break
+        slot = running.pop(data.draw(st.integers(0, len(running) - 1)))
+        loss = data.draw(st.sampled_from([0.0, 1.0, 2.0, 3.0, math.nan, math.inf]))
+        out = scheduler.report(slot, loss)
+        here = (slot.bracket, slot.rung)
+        reported[here] += 1
+        if math.isfinite(loss) and slot.resource_to < 27:
+            waiting[here].append((loss, slot.trial_id))
+        for key, entries in waiting.items():
+            waiting[key] = [entry for entry in entries if entry[1] not in out]
+    assert not any(waiting.values())
+
+
+@pytest.mark.parametrize("max_resource", [27, 81, 243])
+@pytest.mark.parametrize("eta", [2, 3, 4])
+def test_asha_spends_what_a_bracket_of_successive_halving_plans(max_resource: int, eta: int) -> None:
+    levels = resource_levels(1, max_resource, eta)
+    for num_trials in (1, 10, 57):
+        planned = planned_resource(bracket_rungs(num_trials, levels, eta))
+        for seed in range(3):
+            scheduler = AshaScheduler(max_resource, reduction_factor=eta, max_trials=num_trials)
+            assert spent(scheduler, seed=seed) == planned
+
+
+def test_every_maximum_from_1_to_300_is_spent_as_planned() -> None:
+    for max_resource in range(1, 301):
+        levels = resource_levels(1, max_resource, 3)
+        planned = planned_resource(bracket_rungs(11, levels, 3))
+        assert spent(AshaScheduler(max_resource, max_trials=11)) == planned
+
+
+def test_no_slot_waits_for_the_slowest_trial_of_a_rung() -> None:
+    scheduler = AshaScheduler(9, max_trials=100)
+    slow = scheduler.next_slot()
+    assert slow is not None
+    for _ in range(60):
+        slot = scheduler.next_slot()
+        assert slot is not None
+        scheduler.report(slot, 0.5)
+
+
+def test_a_trial_that_can_never_be_promoted_is_out_before_its_rung_is_complete() -> None:
+    scheduler = AshaScheduler(9, max_trials=9)  # a rung of 9 promotes 3
+    slots = [scheduler.next_slot() for _ in range(9)]
+    out = [scheduler.report(slot, loss) for slot, loss in zip(slots, (1, 2, 3, 4), strict=False) if slot]
+    assert out == [[], [], [], [3]]
+
+
+def test_brackets_share_the_budget() -> None:
+    scheduler = AsyncHyperbandScheduler(27, max_trials=300)
+    committed: list[int] = []
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        if (slot := scheduler.next_slot()) is None:
+            break
+        scheduler.report(slot, float(rng.random()))
+    committed = [bracket.committed for bracket in scheduler.brackets]
+    assert max(committed) - min(committed) <= 2 * 27
+
+
+def test_more_brackets_than_levels_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"num_brackets is 5; it must be at most 4.*1, 3, 9, 27"):
+        AsyncHyperbandScheduler(27, num_brackets=5)
+
+
+def played(noise_below: int, num_trials: int = 60) -> AdaptiveAshaScheduler:
+    """Losses that say nothing below a resource, and everything from there on."""
+    scheduler = AdaptiveAshaScheduler(81, max_trials=num_trials)
+    rng = np.random.default_rng(1)
+    quality = rng.random(num_trials)
+    while slot := scheduler.next_slot():
+        means_something = slot.resource_to >= noise_below
+        scheduler.report(slot, float(quality[slot.trial_id] if means_something else rng.random()))
+    assert scheduler.is_done()
+    return scheduler
+
+
+def test_it_enters_at_the_lowest_rung_where_that_can_be_trusted() -> None:
+    assert played(noise_below=0).bracket.entry == 0
+
+
+def test_it_moves_its_entry_past_a_rung_that_is_noise() -> None:
+    assert played(noise_below=3).bracket.entry == 1
+
+
+def test_rungs_that_are_dear_to_judge_are_trusted() -> None:
+    assert played(noise_below=81).bracket.entry == 2
+
+
+def test_after_it_has_moved_new_trials_start_at_the_entry() -> None:
+    scheduler = AdaptiveAshaScheduler(81, max_trials=200)
+    rng = np.random.default_rng(0)
+    first: dict[int, int] = {}
+    for _ in range(150):
+        slot = scheduler.next_slot()
+        assert slot is not None
+        if slot.is_new:
+            first[slot.trial_id] = slot.resource_to
+        scheduler.report(slot, float(rng.random()))
+    assert first[0] == 1
+    assert first[max(first)] == 9
+
+
+def test_with_few_trials_the_lowest_rung_is_trusted() -> None:
+    scheduler = AdaptiveAshaScheduler(27, max_trials=12)
+    plain = AshaScheduler(27, max_trials=12)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        while slot := plain.next_slot():
+            assert scheduler.next_slot() == slot
+            loss = float(rng.random())
+            assert scheduler.report(slot, loss) == plain.report(slot, loss)

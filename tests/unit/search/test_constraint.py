@@ -1,0 +1,140 @@
+"""Constraints, given configurations and defaults: what is never run, and what runs first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from spark_hpo.errors import SpaceError
+from spark_hpo.search.grid import GridSampler
+from spark_hpo.search.registry import SAMPLERS, build_sampler, build_space
+from spark_hpo.search.space import Space
+
+INT = {"type": "int", "low": 1, "high": 4}
+CONFIG = {
+    "hidden_1": INT,
+    "hidden_2": INT,
+    "optimizer": {
+        "type": "choice",
+        "options": ["adam", {"name": "sgd", "momentum": {"type": "uniform", "low": 0, "high": 1}}],
+    },
+}
+
+
+def space(*constraints: str) -> Space:
+    return Space.from_config(CONFIG, constraints=constraints)
+
+
+@pytest.mark.parametrize(
+    ("text", "params", "holds"),
+    [
+        ("hidden_2 <= hidden_1", {"hidden_1": 2, "hidden_2": 2}, True),
+        ("hidden_2 <= hidden_1", {"hidden_1": 2, "hidden_2": 3}, False),
+        ("1 <= hidden_2 < hidden_1 * 2 - 1", {"hidden_1": 2, "hidden_2": 3}, False),
+        ("hidden_1 % 2 == 0 or hidden_2 > 1", {"hidden_1": 3, "hidden_2": 2}, True),
+        ("not hidden_1 == 3 and hidden_2 != 1", {"hidden_1": 3, "hidden_2": 2}, False),
+        ("optimizer.momentum < 0.5", {"optimizer": {"name": "sgd", "momentum": 0.9}}, False),
+        ("optimizer.momentum < 0.5", {"optimizer": "adam"}, True),  # not active: it holds
+        ("optimizer == 'adam'", {"optimizer": "adam"}, True),
+        ("hidden_1 / (hidden_2 - 1) > 0", {"hidden_1": 3, "hidden_2": 1}, False),  # cannot be worked out
+        ("-hidden_1 // 2 < 0", {"hidden_1": 3}, True),
+    ],
+)
+def test_a_constraint_says_what_it_means(text: str, params: dict[str, Any], holds: bool) -> None:
+    (constraint,) = space(text).constraints
+    assert constraint.holds(params) is holds
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hidden_3 <= hidden_1", "there is no parameter 'hidden_3': did you mean 'hidden_"),
+        ("hidden_2 <=", "it cannot be read"),
+        ("hidden_2 + hidden_1", "it must compare something"),
+        ("__import__('os').system('true') == 0", "has no place in a constraint"),
+        ("(lambda: 1)() == 1", "has no place in a constraint"),
+        ("hidden_1 ** 999999999 > 1", "has no place in a constraint"),
+        ("[hidden_1] == [1]", "has no place in a constraint"),
+        ("hidden_1.__class__ == 1", "there is no parameter 'hidden_1.__class__'"),
+        ("", "it must be text"),
+        ("(" * 400, "it cannot be read"),
+    ],
+)
+def test_what_is_no_constraint_is_refused_and_never_run(text: str, message: str) -> None:
+    with pytest.raises(SpaceError) as error:
+        space(text)
+    assert message in str(error.value)
+    assert "search.space constraints[0]" in str(error.value)
+
+
+@pytest.mark.parametrize("name", [n for n in SAMPLERS if n not in ("gp", "cmaes", "nsga2", "optuna_tpe")])
+def test_no_sampler_proposes_what_a_constraint_refuses(name: str) -> None:
+    constrained = space("hidden_2 <= hidden_1", "optimizer.momentum > 0.5")
+    sampler = build_sampler(name, constrained, 1)
+    for trial_id in range(min(50, getattr(sampler, "size", 50))):
+        params = sampler.ask(trial_id)
+        assert params == sampler.ask(trial_id)
+        assert constrained.allows(params)
+        sampler.start(trial_id, params)
+        sampler.tell(trial_id, resource=1, loss=float(params["hidden_1"] - params["hidden_2"]))
+
+
+def test_a_grid_leaves_refused_points_out() -> None:
+    grid = GridSampler(space("hidden_2 <= hidden_1"), resolution=4)
+    assert grid.size == 10 * (1 + 4)
+    points = []
+    for trial_id in range(grid.size):
+        points.append(grid.ask(trial_id))
+        grid.start(trial_id, points[-1])
+    assert all(point["hidden_2"] <= point["hidden_1"] for point in points)
+    with pytest.raises(SpaceError, match="the grid has 50 points"):
+        grid.ask(grid.size)
+
+
+def test_constraints_that_leave_nothing_are_named() -> None:
+    with pytest.raises(SpaceError, match=r"none of 1000 draws meets 'hidden_1 > 4'.*loosen"):
+        build_sampler("random", space("hidden_1 > 4"), 0).ask(0)
+
+
+def test_constraints_survive_json() -> None:
+    once = space("hidden_2 <= hidden_1")
+    assert Space.from_json(once.to_json()) == once
+
+
+def test_given_configurations_run_first_and_are_learned_from() -> None:
+    first = [
+        {"hidden_1": 4, "hidden_2": 1, "optimizer": "adam"},
+        {"hidden_1": 1, "hidden_2": 1, "optimizer": "adam"},
+    ]
+    sampler = build_sampler("tpe", space(), 0, first=first)
+    plain = build_sampler("tpe", space(), 0)
+    assert [sampler.ask(0), sampler.ask(1)] == first
+    for trial_id, params in enumerate(first):
+        sampler.start(trial_id, params)
+    assert sampler.ask(2) == plain.ask(2)
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        ([{"hidden_1": 9, "hidden_2": 1, "optimizer": "adam"}], "search.first[0].hidden_1 is 9"),
+        ([{"hidden_1": 1, "hidden_2": 2, "optimizer": "adam"}], "search.first[0] breaks the constraint"),
+        ({"hidden_1": 1}, "it must be a list of configurations"),
+    ],
+)
+def test_a_given_configuration_that_makes_no_sense_is_named(first: Any, message: str) -> None:
+    with pytest.raises(SpaceError) as error:
+        build_sampler("random", space("hidden_2 <= hidden_1"), 0, first=first)
+    assert message in str(error.value)
+
+
+def test_defaults_are_checked_and_survive_json() -> None:
+    record = {"a": {**INT, "default": 2}, "c": {**CONFIG["optimizer"], "default": "sgd"}}  # type: ignore[dict-item]
+    once = build_space(record)
+    assert [d.parameter.default for d in once.dimensions()] == [2, 1, None]
+    assert Space.from_json(once.to_json()) == once
+    with pytest.raises(SpaceError, match=r"a\.default is 9; it must be an integer from 1 to 4"):
+        build_space({"a": {**INT, "default": 9}})
+    with pytest.raises(SpaceError, match=r"c\.default is 'rmsprop'; it must be one of the options"):
+        build_space({"c": {**CONFIG["optimizer"], "default": "rmsprop"}})  # type: ignore[dict-item]

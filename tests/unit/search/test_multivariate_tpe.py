@@ -1,0 +1,237 @@
+"""The multivariate TPE: what it learns from, and that it learns."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spark_hpo.errors import ConfigError
+from spark_hpo.search.axis import Axes
+from spark_hpo.search.multivariate_tpe import MultivariateTpeSampler
+from spark_hpo.search.parzen import Bandwidth, ParzenEstimator
+from spark_hpo.search.random import RandomSampler
+from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.space import Space
+from spark_hpo.search.transfer import EarlierTrial, warm_start
+from spark_hpo.trial import Params
+
+UNIT = {"type": "uniform", "low": 0, "high": 1}
+LINE = Space.from_config({"x": UNIT})
+PLANE = Space.from_config({"x": UNIT, "y": UNIT})
+MIXED = Space.from_config(
+    {
+        "x": {"type": "uniform", "low": -5, "high": 5},
+        "lr": {"type": "loguniform", "low": 1e-5, "high": 1},
+        "layers": {"type": "int", "low": 1, "high": 6},
+        "kind": {
+            "type": "choice",
+            "options": ["flat", {"name": "curved", "m": {"type": "normal", "mu": 0, "sigma": 1}}],
+        },
+    }
+)
+
+
+def bowl(params: Params) -> float:
+    extra = 3.0 if params["kind"] == "flat" else (params["kind"]["m"] - 0.5) ** 2
+    place = (params["x"] - 1) ** 2 + math.log10(params["lr"] / 0.01) ** 2
+    return float(place + extra + 0.3 * abs(params["layers"] - 4))
+
+
+def best_of(sampler: Sampler, loss: Callable[[Params], float], num_trials: int) -> float:
+    losses = []
+    for trial_id in range(num_trials):
+        params = sampler.ask(trial_id)
+        sampler.start(trial_id, params)
+        losses.append(loss(params))
+        sampler.tell(trial_id, resource=1, loss=losses[-1])
+    return min(losses)
+
+
+def taught(points: dict[int, list[tuple[float, float]]], **settings: Any) -> MultivariateTpeSampler:
+    """A sampler on LINE that has been told, by resource, of (x, loss)."""
+    sampler, trial_id = MultivariateTpeSampler(LINE, 0, **settings), 0
+    for resource, told in points.items():
+        for x, loss in told:
+            sampler.start(trial_id, {"x": x})
+            sampler.tell(trial_id, resource=resource, loss=loss)
+            trial_id += 1
+    return sampler
+
+
+def proposals(sampler: Sampler, num: int = 60) -> list[float]:
+    return [sampler.ask(1000 + i)["x"] for i in range(num)]
+
+
+def test_it_beats_random_search() -> None:
+    seeds = range(7)
+    tpe = statistics.median(best_of(MultivariateTpeSampler(MIXED, seed), bowl, 80) for seed in seeds)
+    random = statistics.median(best_of(RandomSampler(MIXED, seed), bowl, 80) for seed in seeds)
+    assert tpe < random / 2
+
+
+def test_it_sees_what_belongs_together() -> None:
+    def valley(params: Params) -> float:
+        return float(100 * (params["x"] - params["y"]) ** 2)
+
+    sampler, rng = MultivariateTpeSampler(PLANE, 0, random_fraction=0.0), np.random.default_rng(0)
+    for trial_id in range(150):
+        params = PLANE.sample(rng)
+        sampler.start(trial_id, params)
+        sampler.tell(trial_id, resource=1, loss=valley(params))
+    pairs = [sampler.ask(1000 + i) for i in range(40)]
+    x, y = [p["x"] for p in pairs], [p["y"] for p in pairs]
+    assert np.corrcoef(x, y)[0, 1] > 0.5
+
+
+def test_it_learns_from_the_highest_level_with_enough_results() -> None:
+    grid = np.linspace(0.01, 0.99, 30)
+    low = [(x, abs(x - 0.2)) for x in grid]
+    high = [(x, abs(x - 0.8)) for x in grid[::2]]
+    assert taught({1: low, 9: high}).level == 1
+    sampler = taught({1: low, 9: [*high, *high]}, random_fraction=0.0)
+    assert sampler.level == 9
+    assert abs(statistics.median(proposals(sampler)) - 0.8) < 0.15
+
+
+def test_a_level_that_is_noise_is_not_learned_from() -> None:
+    def told(agree: bool) -> MultivariateTpeSampler:
+        sampler = MultivariateTpeSampler(LINE, 0)
+        for trial_id in range(40):
+            sampler.start(trial_id, {"x": trial_id / 40})
+            sampler.tell(trial_id, resource=1, loss=float(trial_id))
+        for trial_id in range(0, 40, 3):
+            loss = trial_id if agree else (trial_id * 7919) % 41
+            sampler.tell(trial_id, resource=3, loss=float(loss))
+        return sampler
+
+    assert told(agree=True).level == 1
+    assert told(agree=False).level == 3, "the next one has more than half of enough"
+
+
+def test_failures_and_trials_in_flight_push_away() -> None:
+    grid = np.linspace(0.01, 0.99, 40)
+    sampler = taught({1: [(x, abs(x - 0.5)) for x in grid]}, random_fraction=0.0)
+    free = sum(abs(x - 0.5) < 0.05 for x in proposals(sampler))
+    for trial_id in range(40, 60):
+        sampler.start(trial_id, {"x": 0.5})
+    in_flight = sum(abs(x - 0.5) < 0.05 for x in proposals(sampler))
+    for trial_id in range(40, 60):
+        sampler.tell(trial_id, resource=1, loss=math.inf)
+    failed = sum(abs(x - 0.5) < 0.05 for x in proposals(sampler))
+    assert in_flight < free
+    assert failed < free
+
+
+def test_it_never_proposes_twice_while_something_is_left() -> None:
+    space = Space.from_config({"n": {"type": "int", "low": 1, "high": 30}})
+    sampler = MultivariateTpeSampler(space, 0, random_fraction=0.0, enough=5, num_startup_trials=5)
+    seen: list[int] = []
+    for trial_id in range(20):
+        seen.append(sampler.ask(trial_id)["n"])
+        sampler.start(trial_id, {"n": seen[-1]})
+        sampler.tell(trial_id, resource=1, loss=float(abs(seen[-1] - 17)))
+    modelled = seen[6:]
+    assert len(set(modelled)) == len(modelled)
+    assert 17 in seen
+
+
+def test_defaults_of_the_space_draw_the_start() -> None:
+    space = Space.from_config({"x": {**UNIT, "default": 0.7}})
+    start = [MultivariateTpeSampler(space, 0).ask(i)["x"] for i in range(100)]
+    plain = [MultivariateTpeSampler(LINE, 0).ask(i)["x"] for i in range(100)]
+    near = [sum(abs(x - 0.7) < 0.2 for x in draws) for draws in (start, plain)]
+    assert near[0] > near[1] + 15
+
+
+def test_earlier_studies_draw_the_start_and_fade() -> None:
+    earlier = [
+        EarlierTrial(params={"x": x, "gone": 1}, resource=9, loss=abs(x - 0.3)) for x in np.linspace(0, 1, 40)
+    ]
+    knowledge = warm_start(LINE, [earlier])
+    sampler = MultivariateTpeSampler(LINE, 0, random_fraction=0.0)
+    sampler.learn_from(knowledge)
+    assert abs(statistics.median(proposals(sampler)) - 0.3) < 0.1
+    for trial_id, x in enumerate(np.linspace(0.01, 0.99, 150)):
+        sampler.start(trial_id, {"x": float(x)})
+        sampler.tell(trial_id, resource=9, loss=abs(float(x) - 0.8))
+    assert abs(statistics.median(proposals(sampler)) - 0.8) < 0.1
+
+
+def test_a_proposal_breaks_no_constraint() -> None:
+    space = Space.from_config({"x": UNIT, "y": UNIT}, constraints=["y <= x", "x + y < 1.5"])
+    sampler = MultivariateTpeSampler(space, 0)
+    for trial_id in range(60):
+        params = sampler.ask(trial_id)
+        assert params["y"] <= params["x"]
+        assert params["x"] + params["y"] < 1.5
+        sampler.start(trial_id, params)
+        sampler.tell(trial_id, resource=1, loss=params["x"] - params["y"])
+
+
+@pytest.mark.parametrize("name", ["gamma", "random_fraction"])
+def test_a_share_out_of_range_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is 1.5"):
+        MultivariateTpeSampler(LINE, 0, **{name: 1.5})  # type: ignore[arg-type]
+
+
+def test_a_proposal_takes_20_ms_at_most_with_10000_trials_known(capsys: pytest.CaptureFixture[str]) -> None:
+    sampler, rng = MultivariateTpeSampler(MIXED, 0), np.random.default_rng(0)
+    for trial_id in range(10_000):
+        params = MIXED.sample(rng)
+        sampler.start(trial_id, params)
+        for resource in (1, 3, 9) if trial_id % 9 == 0 else (1, 3) if trial_id % 3 == 0 else (1,):
+            sampler.tell(trial_id, resource=resource, loss=bowl(params))
+    for trial_id in range(10_000, 11_000):  # in flight
+        sampler.start(trial_id, MIXED.sample(rng))
+    seconds = []
+    for trial_id in range(11_000, 11_040):
+        began = time.process_time()
+        sampler.ask(trial_id)
+        seconds.append(time.process_time() - began)
+    median = statistics.median(seconds)
+    with capsys.disabled():
+        print(f" [a proposal at 10,000 trials: {1000 * median:.1f} ms]", end="")
+    assert median < 0.02
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"x": UNIT},
+        {"n": {"type": "int", "low": 1, "high": 7}},
+        {"q": {"type": "qloguniform", "low": 1, "high": 64, "q": 1}},
+        {"c": {"type": "choice", "options": ["a", "b", "c"], "weights": [0.2, 0.3, 0.5]}},
+        {"z": {"type": "normal", "mu": 3, "sigma": 2}},
+    ],
+)
+def test_the_density_is_that_of_the_draws(config: dict[str, Any]) -> None:
+    space = Space.from_config(config)
+    axes, rng = Axes(space), np.random.default_rng(0)
+    rows = np.stack([axes.row(space.sample(rng)) for _ in range(5)])
+    estimator = ParzenEstimator(axes, rows, Bandwidth(scale=0.3, floor=0.1))
+    drawn = estimator.sample(np.random.default_rng(1), 40_000)[:, 0]
+    (axis,) = axes.axes
+    if axis.options:
+        places, widths = np.arange(axis.options, dtype=float), np.ones(axis.options)
+    elif axis.edges is not None:
+        places, widths = (axis.edges[1:] + axis.edges[:-1]) / 2, np.diff(axis.edges)
+    else:
+        ends = np.linspace(0, 1, 201)
+        places, widths = (ends[1:] + ends[:-1]) / 2, np.diff(ends)
+    mass = np.exp(estimator.log_density(places[:, None])) * widths
+    assert mass.sum() == pytest.approx(1, abs=1e-3)
+    if axis.options or axis.edges is not None:
+        shares = [np.isclose(drawn, place).mean() for place in places]
+        assert shares == pytest.approx(mass.tolist(), abs=0.012)
+    else:
+        quarters = [
+            ((drawn >= a) & (drawn < b)).mean() for a, b in itertools.pairwise([0, 0.25, 0.5, 0.75, 1.01])
+        ]
+        assert quarters == pytest.approx([float(part.sum()) for part in np.split(mass, 4)], abs=0.012)
