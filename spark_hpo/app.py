@@ -14,8 +14,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from spark_hpo.assembly import build_search, knowledge_of, objective_of
 from spark_hpo.backend.base import Backend
 from spark_hpo.config import StudyConfig
 from spark_hpo.data.readers import resolve_reader
@@ -25,8 +26,8 @@ from spark_hpo.definition import Definition
 from spark_hpo.errors import ConfigError, StudyInterrupted
 from spark_hpo.journal import Journal
 from spark_hpo.publish import Publication, finish_runs, publish_model
-from spark_hpo.result import Result, objective_of
-from spark_hpo.search.registry import build_sampler, build_scheduler, build_space
+from spark_hpo.result import Result
+from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
 from spark_hpo.storage import Storage
 from spark_hpo.study import Budget, Observer, Study
@@ -66,8 +67,12 @@ def run_study(
         NoTrialSucceeded: every trial has failed.
         StudyInterrupted: by Ctrl-C or SIGTERM. The same call goes on.
     """
-    run = _Run(config, place, build_space(config.space if space is None else space, f"{place}: space"))
-    return run.run(resume, observers)
+    parsed = build_space(
+        config.space if space is None else space,
+        f"{place}: space",
+        constraints=config.search.constraints,
+    )
+    return _Run(config, place, parsed).run(resume, observers)
 
 
 @dataclass
@@ -86,16 +91,7 @@ class _Run:
         # All that can be known before Spark starts is checked before it does.
         reference, module_file = self._task_reference()
         trainable = find_trainable(reference)
-        search = f"{self.place}: search"
-        sampler = build_sampler(
-            config.search.sampler, self.space, config.seed, place=search, **config.search.sampler_settings
-        )
-        scheduler = build_scheduler(
-            config.search.scheduler,
-            place=search,
-            max_trials=_trial_limit(config, sampler),
-            **_scheduler_settings(config),
-        )
+        build_search(config, self.space, place=self.place)  # to find what is wrong with it
         table = self._table()
         if table is None and is_task(trainable):
             raise ConfigError(f"{self.place}: data is missing; only a training function can do without")
@@ -104,6 +100,8 @@ class _Run:
             journal = Journal.open(storage, objective)
             stack.callback(journal.close)
             definition = self._definition(storage, table, resume, has_begun=bool(journal.trials))
+            knowledge = knowledge_of(config, self.space, storage)
+            search = build_search(config, self.space, place=self.place, knowledge=knowledge)
             tracker = self._tracker(definition, objective)
             stack.callback(tracker.close, 5.0)
             spec = RankSpec(
@@ -122,8 +120,10 @@ class _Run:
             stack.callback(backend.close)
             study = Study(
                 journal=journal,
-                sampler=sampler,
-                scheduler=scheduler,
+                sampler=search.sampler,
+                scheduler=search.scheduler,
+                explorer=search.explorer,
+                stopping=search.stopping,
                 backend=backend,
                 tracker=tracker,
                 objective=objective,
@@ -283,23 +283,6 @@ class _Run:
         except Exception:
             finish_runs(tracker, journal, objective, RunStatus.FAILED, title=self.config.name)
             raise
-
-
-def _trial_limit(config: StudyConfig, sampler: Any) -> int | None:
-    """Trials that the scheduler may open: the budget's, and no more than a grid has points."""
-    limits = [limit for limit in (config.budget.trials, getattr(sampler, "size", None)) if limit is not None]
-    return min(limits, default=None)
-
-
-def _scheduler_settings(config: StudyConfig) -> dict[str, Any]:
-    """What the study file sets; the scheduler refuses what does not fit it."""
-    search = config.search
-    given = {
-        "max_resource": search.max_resource,
-        "min_resource": search.min_resource,
-        "reduction_factor": search.reduction_factor,
-    }
-    return {name: value for name, value in given.items() if value is not None} | search.scheduler_settings
 
 
 def _training_settings(config: StudyConfig) -> TrainingSettings:

@@ -19,12 +19,13 @@ from typing import NoReturn
 from rich.console import Console
 
 from spark_hpo.app import run_study
+from spark_hpo.assembly import objective_of
 from spark_hpo.config import StudyConfig, load_config
 from spark_hpo.errors import SparkHpoError, StudyInterrupted
 from spark_hpo.journal import Journal
 from spark_hpo.report import leaderboard
 from spark_hpo.report.progress import ProgressLine, Standing
-from spark_hpo.result import Result, objective_of
+from spark_hpo.result import Result
 from spark_hpo.study import Progress
 from spark_hpo.trial import Assignment, Report, Trial, TrialState
 

@@ -24,7 +24,18 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _from_list(value: Any) -> Any:
+    """Strict mode tells lists from tuples, and YAML has but lists."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _words(value: Any) -> Any:
+    """Numbers among the words of a command line are words too."""
+    return tuple(str(word) for word in value) if isinstance(value, list) else value
+
+
 PositiveInt = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
 NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
 
@@ -39,12 +50,37 @@ class DataConfig(_Section):
 
     path: str
     """Local path or any fsspec URL."""
-    prepare: tuple[str, ...] | None = None
+    prepare: Annotated[tuple[str, ...] | None, BeforeValidator(_words)] = None
     """Arguments of jobs/prepare_data.py that make the table when it is not there, without --output."""
     reader: Literal["petastorm", "arrow", "auto"] = "auto"
     """auto takes petastorm wherever it can be imported."""
     shuffle_window: PositiveInt = 100_000
     """Rows that are shuffled together, in the memory of each rank."""
+
+
+class TransferConfig(_Section):
+    """What earlier studies have found. Spaces are matched by name and range."""
+
+    studies: Annotated[tuple[str, ...], BeforeValidator(_from_list)] = ()
+    """Their study directories."""
+    num_first: Annotated[int, Field(ge=0)] = 3
+    """How many of their best configurations run first."""
+    discount: PositiveNumber = 0.3
+    """Weight of an earlier trial, where one of this study has 1."""
+
+
+class LimitConfig(_Section):
+    """What another metric must keep to: a trial that breaks it ranks behind all that keep it."""
+
+    metric: str
+    at_least: Number | None = None
+    at_most: Number | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> LimitConfig:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError(f"the limit on {self.metric!r} has neither at_least nor at_most; set one")
+        return self
 
 
 class ObjectiveConfig(_Section):
@@ -53,23 +89,36 @@ class ObjectiveConfig(_Section):
     metric: str
     """`loss`, or a metric that the task reports."""
     mode: Literal["min", "max"]
+    penalties: dict[str, Number] = {}
+    """Further metrics by weight, added to the loss: `{latency_ms: 0.01}`."""
+    limits: Annotated[tuple[LimitConfig, ...], BeforeValidator(_from_list)] = ()
+    """Constraints on other metrics: latency, size."""
 
 
 class SearchConfig(_Section):
-    """How parameters are proposed, and how training is spent on them."""
+    """How parameters are proposed, and how training is spent on them. docs/methods.md has all names."""
 
-    sampler: str = "tpe"
-    """random, grid or tpe."""
+    method: str = "default"
+    """A pair of sampler and scheduler by its name: default, bohb, dehb, asha, ..."""
+    sampler: str | None = None
+    """In place of the method's own: tpe, random, grid, ..."""
     sampler_settings: dict[str, Any] = {}
-    scheduler: str = "hyperband"
-    """full, successive_halving or hyperband."""
+    scheduler: str | None = None
+    """In place of the method's own: hyperband, asha, full, successive_halving, ..."""
     scheduler_settings: dict[str, Any] = {}
     max_resource: PositiveInt
     """Epochs of a trial that is trained to the end."""
     min_resource: PositiveInt | None = None
-    """Epochs of the lowest rung; None: 1."""
+    """Epochs of the lowest rung; None: the scheduler's default."""
     reduction_factor: Annotated[int, Field(ge=2)] | None = None
-    """One trial in this many goes on to the next rung, eta; None: 3."""
+    """One trial in this many goes on to the next rung, eta; None: the scheduler's default."""
+    first: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_from_list)] = ()
+    """Configurations that run before any other: what you run today."""
+    constraints: Annotated[tuple[str, ...], BeforeValidator(_from_list)] = ()
+    """Between parameters: `hidden_2 <= hidden_1`. A proposal that breaks one is drawn again."""
+    explore: dict[str, Any] = {}
+    """Population based training: parameters, perturbation, resample_probability."""
+    transfer: TransferConfig = TransferConfig()
 
     @model_validator(mode="after")
     def _ordered(self) -> SearchConfig:
@@ -77,6 +126,28 @@ class SearchConfig(_Section):
             raise ValueError(
                 f"min_resource is {self.min_resource}; it must be at most max_resource, {self.max_resource}"
             )
+        return self
+
+
+class StoppingConfig(_Section):
+    """When a search has done enough, before its budget is spent. None: this rule does not apply."""
+
+    target: Number | None = None
+    """A value of the metric that is good enough."""
+    no_improvement: PositiveInt | None = None
+    """Trials trained to the end since the best of them."""
+    min_improvement: NonNegativeNumber = 0.0
+    """Of the objective, to count as one."""
+    cost: PositiveNumber | None = None
+    """In the currency of price_per_slot_hour."""
+    price_per_slot_hour: PositiveNumber | None = None
+    regret_bound: PositiveNumber | None = None
+    """What more searching may still be expected to gain."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> StoppingConfig:
+        if (self.cost is None) != (self.price_per_slot_hour is None):
+            raise ValueError("cost and price_per_slot_hour belong together; set both, or neither")
         return self
 
 
@@ -153,6 +224,7 @@ class StudyConfig(_Section):
     space: dict[str, Any]
     search: SearchConfig
     budget: BudgetConfig
+    stopping: StoppingConfig = StoppingConfig()
     training: TrainingConfig = TrainingConfig()
     backend: Literal["spark", "inline"] = "spark"
     resources: ResourcesConfig = ResourcesConfig()
@@ -191,7 +263,7 @@ def build_config(record: Mapping[str, Any], *, place: str) -> StudyConfig:
         ConfigError: one line for each mistake.
     """
     try:
-        return StudyConfig.model_validate(_sequences_as_tuples(dict(record)))
+        return StudyConfig.model_validate(dict(record))
     except ValidationError as exc:
         lines = [_explain(error, place) for error in exc.errors()]
         raise ConfigError("\n".join(lines)) from exc
@@ -237,14 +309,6 @@ def _override(record: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             raise ConfigError(f"override {override!r}: {key} is no section, it has the value {section!r}")
     section[keys[-1]] = value
-
-
-def _sequences_as_tuples(value: Any) -> Any:
-    # Strict mode tells lists from tuples; YAML has but lists. Only data.prepare is a sequence of ours.
-    data = value.get("data")
-    if isinstance(data, dict) and isinstance(data.get("prepare"), list):
-        value["data"] = {**data, "prepare": tuple(str(word) for word in data["prepare"])}
-    return value
 
 
 def _explain(error: Any, place: str) -> str:

@@ -42,7 +42,7 @@ def finish_runs(
     }
     metrics = {f"test_{name}": value for name, value in (test or {}).items()}
     if best is not None:
-        metrics[f"best_{objective.metric}"] = objective.value(best.loss)
+        metrics[f"best_{objective.metric}"] = best.metrics[objective.metric]
     tracker.sync(journal)
     tracker.finish(
         status,

@@ -6,11 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from spark_hpo.assembly import objective_of
 from spark_hpo.config import StudyConfig
 from spark_hpo.journal import Journal
 from spark_hpo.study import Study
 from spark_hpo.tracking.registry import RegisteredModel
-from spark_hpo.trial import Mode, Objective, Trial
+from spark_hpo.trial import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ class Result:
             "best": {
                 "trial": self.best.trial_id,
                 "params": dict(self.best.params),
-                "value": objective.value(self.best.loss),
+                "value": self.best.metrics[objective.metric],
                 "resource": self.best.resource,
             },
             "test": self.test,
@@ -55,7 +56,3 @@ class Result:
             "model": self.model
             and {"name": self.model.name, "version": self.model.version, "uri": self.model.uri},
         }
-
-
-def objective_of(config: StudyConfig) -> Objective:
-    return Objective(metric=config.objective.metric, mode=Mode(config.objective.mode))

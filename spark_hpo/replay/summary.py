@@ -84,14 +84,14 @@ def average_ranks(rows: Sequence[Row]) -> dict[str, float]:
 def to_markdown(rows: Sequence[Row]) -> str:
     """A table: for each method and problem the regret at the four points, slots busy, proposals a second."""
     lines = [
-        "| task | slots | method | 10 % | 25 % | 50 % | 100 % | busy | proposals/s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| task | slots | method | seeds | 10 % | 25 % | 50 % | 100 % | busy | proposals/s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         # A star where the finite pool had run low by then: the regret says little from there on.
         low = 2.0 if row.pool_low_at is None else row.pool_low_at
         points = [f"{row.regret[point]:.3f}{'*' if point >= low else ''}" for point in POINTS]
-        cells = [row.task, str(row.slots), row.method, *points]
+        cells = [row.task, str(row.slots), row.method, str(row.seeds), *points]
         cells += [f"{row.busy:.1%}", f"{row.proposals_per_s:,.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     if any(row.pool_low_at is not None for row in rows):

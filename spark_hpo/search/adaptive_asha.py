@@ -130,8 +130,8 @@ class AdaptiveAshaScheduler:
     epoch is often nearly noise, and a search that stops trials on noise loses to random search. ASHA (see
     `AshaScheduler`) is the fastest scheduler where its lowest rung is right; Hyperband and its relatives
     pay for insurance with most of their budget. This one measures: see `AdaptiveBracket`. On learning
-    curves of 34 tables, rankings at epoch 1 agree with the end by -0.2 to 0.3, those at epoch 5 by 0.7 to
-    0.95.
+    curves of ten tables (LCBench, 52 epochs), rankings at epoch 1 agree with those at the end by -0.29 to
+    0.35, at epoch 2 by 0.25 to 0.86, and at epoch 5 by 0.50 to 0.95.
 
     Args:
         max_resource: epochs of a trial that is promoted to the end.

@@ -38,8 +38,8 @@ class MultivariateTpeSampler:
     arXiv:2304.11127. How the densities are made: see `ParzenEstimator`.
 
     - **Level.** Losses are compared at one resource: the highest that `enough` trials have reported.
-      BOHB asks for the number of parameters + 1, which with few parameters is too few to rank; 20 did
-      better on learning curves. Until there is such a level, proposals are drawn from the space.
+      BOHB asks for the number of parameters + 1, which with few parameters is too few to rank. Until
+      there is such a level, proposals are drawn from the space.
     - **Noise.** Where 8 trials or more have gone on from that level and their order there says next to
       nothing about their order at the next one (`rank_agreement`), the next level is taken if it has
       half of `enough`, and otherwise none.
@@ -111,10 +111,12 @@ class MultivariateTpeSampler:
         if rng.random() < self.random_fraction:
             return self.space.sample(rng)
         good, rest = self.split(level)
-        better = self._estimator(good, self._knowledge.good, with_default=True)
-        other = self._estimator(
-            rest, self._knowledge.rest, with_default=False, prior_weight=self.prior(better, len(rest))
-        )
+        better = self._estimator(good, self._knowledge.good, default=self._default)
+        # The prior has one share in both, or else g, which has more kernels, would be next to nothing
+        # where no trial has been, and every empty corner of the space would look promising.
+        share = better.prior_share
+        prior_weight = max(1.0, len(rest) * share / (1 - share))
+        other = self._estimator(rest, self._knowledge.rest, prior_weight=prior_weight)
         candidates = better.sample(rng, self.num_candidates)
         score = better.log_density(candidates) - other.log_density(candidates)
         for i in np.argsort(-score, kind="stable"):
@@ -191,20 +193,13 @@ class MultivariateTpeSampler:
                 return params
         return self.space.sample(rng)
 
-    equal = 1
-    bw = _BANDWIDTH
-
-    def prior(self, better: ParzenEstimator, num_rest: int) -> float:
-        share = better.prior_share
-        return max(1.0, num_rest * share / (1 - share)) if self.equal else 1.0
-
     def _estimator(
-        self, trials: list[int], earlier: Array, *, with_default: bool, prior_weight: float = 1.0
+        self, trials: list[int], earlier: Array, *, default: Array | None = None, prior_weight: float = 1.0
     ) -> ParzenEstimator:
         rows = self._rows[[self._number[trial_id] for trial_id in trials]]
         weights = np.concatenate([np.ones(len(rows)), np.full(len(earlier), self._knowledge.discount)])
         rows = np.concatenate([rows, earlier])
-        if with_default and self._default is not None:
-            rows = np.concatenate([rows, self._default[None]])
+        if default is not None:
+            rows = np.concatenate([rows, default[None]])
             weights = np.append(weights, _DEFAULT_WEIGHT)
-        return ParzenEstimator(self._axes, rows, self.bw, prior_weight=prior_weight, weights=weights)
+        return ParzenEstimator(self._axes, rows, _BANDWIDTH, prior_weight=prior_weight, weights=weights)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from spark_hpo.search.enqueued import ConstrainedSampler, EnqueuedSampler
 from spark_hpo.search.grid import GridSampler
 from spark_hpo.search.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.optuna_adapter import (
@@ -21,6 +22,7 @@ from spark_hpo.search.optuna_adapter import (
 )
 from spark_hpo.search.population import DifferentialEvolutionSampler, ParticleSwarmSampler
 from spark_hpo.search.random import RandomSampler
+from spark_hpo.search.registry import build_sampler
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.sobol import SobolSampler
 from spark_hpo.search.space import Space
@@ -58,6 +60,10 @@ SPACE = Space.from_config(
 
 def loss_of(params: Params, trial_id: int) -> float:
     return math.inf if trial_id % 7 == 3 else abs(math.log(params["lr"] / 0.003)) + params["layers"]
+
+
+def allowed(configurations: list[Params]) -> list[Params]:
+    return [params for params in configurations if params["layers"] != 2 or params["batch"] == 64]
 
 
 def is_plain_json(value: Any) -> bool:
@@ -207,6 +213,25 @@ class TestTpeSampler(SamplerContract):
             for trial_id in range(6):
                 sampler.start(trial_id, space.validate(sampler.ask(trial_id)))
                 sampler.tell(trial_id, resource=1, loss=1.0)
+
+
+class TestTpeWithDefaultsAndConstraints(SamplerContract):
+    """What surrounds a sampler keeps to the contract too."""
+
+    def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
+        if space is SPACE:
+            space = SPACE.constrained(["lr < 0.05 or layers < 3"])
+        return build_sampler("tpe", space, seed)
+
+
+class TestEnqueuedAndConstrainedSampler(SamplerContract):
+    def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
+        if space is not SPACE:
+            return EnqueuedSampler(ConstrainedSampler(RandomSampler(space, seed), space, seed), [])
+        first = [SPACE.sample(np.random.default_rng(i)) for i in range(3)]
+        return build_sampler(
+            "de", SPACE.constrained(["layers != 2 or batch == 64"]), seed, first=allowed(first)
+        )
 
 
 class TestSobolSampler(SamplerContract):

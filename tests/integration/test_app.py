@@ -88,3 +88,44 @@ def test_the_champion_is_measured_again_on_other_rows_and_gives_way_to_a_better_
     assert champion(folder) == "2", "it was compared on the rows of the second table"
     run("poor again", "table", 1e-7)
     assert champion(folder) == "2"
+
+
+def test_a_search_stops_when_it_has_reached_its_target(folder: Path) -> None:
+    result = run_study(config(folder, stopping={"target": 0.5}, budget={"trials": 40}))
+    assert result.stopped_by == "target"
+    assert len(result.journal.trials) < 40
+
+
+def test_what_runs_today_runs_first_and_constraints_hold(folder: Path) -> None:
+    width = {"type": "int", "low": 4, "high": 16}
+    today = {"learning_rate": 0.05, "first": 8, "second": 4}
+    result = run_study(
+        config(
+            folder,
+            space={"learning_rate": 0.05, "first": width, "second": width},
+            search={"max_resource": 3, "first": [today], "constraints": ["second <= first"]},
+            budget={"trials": 12},
+        )
+    )
+    assert dict(result.journal.trials[0].params) == today
+    assert all(t.params["second"] <= t.params["first"] for t in result.journal.trials.values())
+
+
+def test_a_new_study_starts_from_the_best_of_an_earlier_one(folder: Path) -> None:
+    earlier = run_study(config(folder))
+    transfer = {"studies": [str(folder / "study")], "num_first": 1}
+    changes = {"study_dir": str(folder / "next"), "search": {"max_resource": 3, "transfer": transfer}}
+    later = run_study(config(folder, **changes))
+    params = [trial.params for trial in earlier.journal.trials.values()]
+    assert later.journal.trials[0].params in params
+    again = run_study(config(folder, **changes))
+    assert again.study.progress.run == 0
+
+
+@pytest.mark.parametrize("method", ["default", "bohb", "dehb", "asha", "hyperband", "pbt", "random"])
+def test_a_method_is_chosen_by_its_name(folder: Path, method: str) -> None:
+    space = {"learning_rate": {"type": "loguniform", "low": 0.01, "high": 0.1}, "hidden_units": 8}
+    search: dict[str, Any] = {"method": method, "max_resource": 4}
+    result = run_study(config(folder, space=space, search=search, budget={"trials": 8}))
+    assert result.test["accuracy"] > 0.5
+    assert max(trial.resource for trial in result.journal.trials.values()) == 4

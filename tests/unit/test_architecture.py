@@ -14,29 +14,18 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "spark_hpo"
 
 EVERYTHING = {
-    *("app", "backend", "cli", "config", "daemon", "data", "definition", "errors", "journal", "lease"),
-    *(
-        "prepare",
-        "publish",
-        "replay",
-        "report",
-        "result",
-        "retention",
-        "search",
-        "storage",
-        "study",
-        "tracking",
-        "train",
-        "trial",
-    ),
+    *("app", "assembly", "backend", "cli", "config", "daemon", "data", "definition", "errors"),
+    *("journal", "lease", "prepare", "publish", "replay", "report", "result", "retention"),
+    *("search", "storage", "study", "tracking", "train", "trial"),
 }
 # Left may import right, and itself.
 ALLOWED = {
     "app": EVERYTHING - {"cli", "daemon", "replay"},
-    "cli": {"app", "config", "errors", "journal", "report", "result", "study", "trial"},
+    "assembly": {"config", "journal", "search", "storage", "trial"},
+    "cli": {"app", "assembly", "config", "errors", "journal", "report", "result", "study", "trial"},
     "daemon": {"train"},
     "publish": {"data", "journal", "report", "storage", "tracking", "train", "trial"},
-    "result": {"config", "journal", "study", "tracking", "trial"},
+    "result": {"assembly", "config", "journal", "study", "tracking", "trial"},
     "study": {"backend", "errors", "journal", "retention", "search", "storage", "tracking", "trial"},
     "retention": {"storage"},
     "journal": {"errors", "lease", "storage", "trial"},
@@ -69,6 +58,8 @@ FENCES = {
     "petastorm": {"data", "daemon"},
     "pyarrow": {"data", "backend", "prepare"},
     "hyperopt": {"search"},
+    "optuna": {"search"},
+    "scipy": {"search", "replay"},
     "mlflow": {"tracking"},
     "pydantic": {"config"},
     "plotly": {"report"},

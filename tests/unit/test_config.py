@@ -32,8 +32,8 @@ def load(tmp_path: Path, text: str, *overrides: str) -> StudyConfig:
 
 def test_defaults_fill_what_is_not_written(tmp_path: Path) -> None:
     config = load(tmp_path, SMALL)
-    assert config.search.sampler == "tpe"
-    assert config.search.scheduler == "hyperband"
+    assert config.search.method == "default"
+    assert config.search.sampler is None
     assert config.resources.world_size == 1
     assert config.data is not None
     assert config.data.reader == "auto"
@@ -65,6 +65,8 @@ def test_overrides_replace_and_add(tmp_path: Path) -> None:
         ("budget={}", r"budget: set at least one of trials, resource and seconds"),
         ("budget", r"override 'budget' must be key=value"),
         ("name.first=3", r"name is no section"),
+        ("objective.limits=[{metric: size}]", r"the limit on 'size' has neither at_least nor at_most"),
+        ("stopping.cost=3", r"stopping: cost and price_per_slot_hour belong together"),
         ("space=[1", r"override 'space=\[1', line 1: this is not valid YAML"),
     ],
 )

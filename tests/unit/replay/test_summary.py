@@ -69,5 +69,5 @@ def test_a_method_that_did_not_run_everywhere_has_no_rank() -> None:
 
 def test_the_table_marks_where_a_pool_ran_low() -> None:
     table = to_markdown(summarise([one("m", 0, 0.25, low=0.3)]))
-    assert "| t | 8 | m | 0.250 | 0.250 | 0.250* | 0.250* | 100.0% | 100 |" in table
+    assert "| t | 8 | m | 1 | 0.250 | 0.250 | 0.250* | 0.250* | 100.0% | 100 |" in table
     assert "half of the pool" in table

@@ -12,7 +12,7 @@ from spark_hpo.search.full import FullScheduler
 from spark_hpo.search.grid import GridSampler
 from spark_hpo.search.hyperband import HyperbandScheduler
 from spark_hpo.search.multivariate_tpe import MultivariateTpeSampler
-from spark_hpo.search.registry import build_sampler, build_scheduler, build_space
+from spark_hpo.search.registry import SCHEDULERS, build_sampler, build_scheduler, build_space
 from spark_hpo.search.space import Space
 from spark_hpo.search.tpe import TpeSampler
 
@@ -90,3 +90,15 @@ def test_a_space_error_names_its_own_place() -> None:
     sampler.start(0, sampler.ask(0))
     with pytest.raises(SpaceError, match=r"the grid has 1 points.*bound the study to 1 trials"):
         sampler.ask(1)
+
+
+@pytest.mark.parametrize("name", ["gp", "cmaes", "nsga2", "optuna_tpe"])
+def test_a_sampler_of_optuna_says_what_it_needs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    with pytest.raises(ConfigError, match=r"this sampler needs \w+, which is not installed: pip install"):
+        build_sampler(name, SPACE, 0)
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "successive_halving"])
+def test_every_scheduler_is_built_from_its_maximum_alone(name: str) -> None:
+    assert build_scheduler(name, max_resource=27).max_resource == 27

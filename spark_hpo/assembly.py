@@ -1,0 +1,147 @@
+"""The deciding half of a study, from its configuration: sampler, scheduler, explorer, stopping rules."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from spark_hpo.config import StudyConfig
+from spark_hpo.journal import Journal
+from spark_hpo.search.explorer import Explorer
+from spark_hpo.search.methods import find_method
+from spark_hpo.search.registry import build_sampler, build_scheduler
+from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.scheduler import Scheduler
+from spark_hpo.search.space import Space
+from spark_hpo.search.stopping import CostSpent, NoImprovement, RegretBound, StoppingRule, TargetReached
+from spark_hpo.search.transfer import EarlierTrial, Knowledge, warm_start
+from spark_hpo.storage import Storage
+from spark_hpo.trial import Limit, Mode, Objective
+
+_TRANSFER_FILE = "transfer.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """All that decides."""
+
+    sampler: Sampler
+    scheduler: Scheduler
+    explorer: Explorer
+    stopping: Sequence[StoppingRule]
+
+
+def objective_of(config: StudyConfig) -> Objective:
+    """What the study optimises."""
+    objective = config.objective
+    return Objective(
+        metric=objective.metric,
+        mode=Mode(objective.mode),
+        penalties=tuple(objective.penalties.items()),
+        limits=tuple(
+            Limit(
+                metric=limit.metric,
+                at_least=-math.inf if limit.at_least is None else limit.at_least,
+                at_most=math.inf if limit.at_most is None else limit.at_most,
+            )
+            for limit in objective.limits
+        ),
+    )
+
+
+def build_search(
+    config: StudyConfig, space: Space, *, place: str, knowledge: Knowledge | None = None
+) -> Search:
+    """Everything that decides, as the study file says.
+
+    Args:
+        place: the study file, for messages.
+        knowledge: of earlier studies.
+
+    Raises:
+        ConfigError: an unknown name, or a setting that does not fit what it is given to.
+    """
+    search, place = config.search, f"{place}: search"
+    method = find_method(search.method, place=place)
+    # What replaces a part of the method takes none of that part's settings.
+    sampler_settings = method.sampler_settings if search.sampler in (None, method.sampler) else {}
+    scheduler_settings = method.scheduler_settings if search.scheduler in (None, method.scheduler) else {}
+    given = {
+        "max_resource": search.max_resource,
+        "min_resource": search.min_resource,
+        "reduction_factor": search.reduction_factor,
+    }
+    sampler = build_sampler(
+        search.sampler or method.sampler,
+        space,
+        config.seed,
+        place=place,
+        first=search.first,
+        knowledge=knowledge,
+        **{**sampler_settings, **search.sampler_settings},
+    )
+    # No more trials than a grid has points.
+    limits = [n for n in (config.budget.trials, getattr(sampler, "size", None)) if n is not None]
+    scheduler = build_scheduler(
+        search.scheduler or method.scheduler,
+        place=place,
+        max_trials=min(limits, default=None),
+        **{name: value for name, value in given.items() if value is not None},
+        **{**scheduler_settings, **search.scheduler_settings},
+    )
+    return Search(
+        sampler=sampler,
+        scheduler=scheduler,
+        explorer=Explorer(space, config.seed, **search.explore),
+        stopping=_stopping_rules(config),
+    )
+
+
+def earlier_trials(config: StudyConfig, storage: Storage) -> list[list[EarlierTrial]]:
+    """What the studies of `search.transfer` know; kept in the study directory when it is read first.
+
+    A study that resumes must know what it knew when it began, whatever has become of the others.
+    """
+    data = storage.read(_TRANSFER_FILE)
+    if data is None:
+        objective = objective_of(config)
+        records = [
+            [
+                {"params": dict(trial.params), "resource": trial.resource, "loss": repr(trial.loss)}
+                for trial in Journal(Storage(folder), objective).trials.values()
+            ]
+            for folder in config.search.transfer.studies
+        ]
+        data = json.dumps(records).encode()
+        storage.write(_TRANSFER_FILE, data)
+    return [
+        [EarlierTrial(**{**record, "loss": float(record["loss"])}) for record in study]
+        for study in json.loads(data)
+    ]
+
+
+def knowledge_of(config: StudyConfig, space: Space, storage: Storage) -> Knowledge | None:
+    """What earlier studies say about this space; None when there are none."""
+    transfer = config.search.transfer
+    if not transfer.studies:
+        return None
+    studies = earlier_trials(config, storage)
+    return warm_start(space, studies, num_first=transfer.num_first, discount=transfer.discount)
+
+
+def _stopping_rules(config: StudyConfig) -> list[StoppingRule]:
+    stopping, max_resource = config.stopping, config.search.max_resource
+    rules: list[Any] = []
+    if stopping.target is not None:
+        sign = -1 if config.objective.mode == "max" else 1
+        rules.append(TargetReached(sign * stopping.target))
+    if stopping.no_improvement is not None:
+        rules.append(NoImprovement(max_resource, stopping.no_improvement, stopping.min_improvement))
+    if stopping.cost is not None and stopping.price_per_slot_hour is not None:
+        rules.append(CostSpent(stopping.cost, stopping.price_per_slot_hour))
+    if stopping.regret_bound is not None:
+        rules.append(RegretBound(max_resource, stopping.regret_bound))
+    return rules
