@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test lint format clean
+.PHONY: setup tune test lint format bench-search clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -26,6 +26,9 @@ lint: setup  ## style, types, imports
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-search: setup  ## the methods and their peers on real curves; hours. QUICK=1: minutes
+	$(BIN)/python tests/benchmarks/bench_search.py $(if $(QUICK),--quick)
 
 clean:  ## remove what studies and tests have left, but not .venv
 	rm -rf data studies build dist .pytest_cache .mypy_cache .ruff_cache
