@@ -23,7 +23,7 @@ from spark_hpo.data.readers import resolve_reader
 from spark_hpo.data.shards import plan_shards
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.definition import Definition
-from spark_hpo.errors import ConfigError, StudyInterrupted
+from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted
 from spark_hpo.journal import Journal
 from spark_hpo.publish import Publication, finish_runs, publish_model
 from spark_hpo.result import Result
@@ -91,54 +91,61 @@ class _Run:
         # All that can be known before Spark starts is checked before it does.
         reference, module_file = self._task_reference()
         trainable = find_trainable(reference)
-        build_search(config, self.space, place=self.place)  # to find what is wrong with it
-        table = self._table()
-        if table is None and is_task(trainable):
+        build_search(config, self.space, place=self.place)
+        if config.data is not None:
+            resolve_reader(config.data.reader)
+        elif is_task(trainable):
             raise ConfigError(f"{self.place}: data is missing; only a training function can do without")
         storage = Storage(config.study_dir)
         with ExitStack() as stack:
             journal = Journal.open(storage, objective)
             stack.callback(journal.close)
-            definition = self._definition(storage, table, resume, has_begun=bool(journal.trials))
-            knowledge = knowledge_of(config, self.space, storage)
-            search = build_search(config, self.space, place=self.place, knowledge=knowledge)
+            has_begun = bool(journal.trials)
+            definition = self._definition(storage, resume, has_begun=has_begun)
             tracker = self._tracker(definition, objective)
             stack.callback(tracker.close, 5.0)
-            spec = RankSpec(
-                study_id=definition.study_id,
-                storage=storage,
-                trainable=reference,
-                table=table,
-                objective=objective,
-                settings=_training_settings(config),
-                max_resource=config.search.max_resource,
-                seed=config.seed,
-                reader=self._reader,
-                shuffle_window=config.data.shuffle_window if config.data else 1,
-            )
-            backend = self._backend(spec, module_file)
-            stack.callback(backend.close)
-            study = Study(
-                journal=journal,
-                sampler=search.sampler,
-                scheduler=search.scheduler,
-                explorer=search.explorer,
-                stopping=search.stopping,
-                backend=backend,
-                tracker=tracker,
-                objective=objective,
-                budget=Budget(
-                    trials=config.budget.trials,
-                    resource=config.budget.resource,
-                    seconds=config.budget.seconds,
-                ),
-                seed=config.seed,
-                storage=storage,
-                max_concurrent=config.resources.max_concurrent,
-                max_infra_retries=config.resources.max_infra_retries,
-                observers=[observer(journal) for observer in observers],
-            )
             with self._ends(journal, tracker, objective):
+                table = self._table()
+                fingerprint = table.fingerprint if table is not None else None
+                if has_begun:
+                    definition.check_table(fingerprint, place=self.place)
+                definition.of_table(fingerprint).write(storage)
+                knowledge = knowledge_of(config, self.space, storage)
+                search = build_search(config, self.space, place=self.place, knowledge=knowledge)
+                spec = RankSpec(
+                    study_id=definition.study_id,
+                    storage=storage,
+                    trainable=reference,
+                    table=table,
+                    objective=objective,
+                    settings=_training_settings(config),
+                    max_resource=config.search.max_resource,
+                    seed=config.seed,
+                    reader=self._reader,
+                    shuffle_window=config.data.shuffle_window if config.data else 1,
+                )
+                backend = self._backend(spec, module_file)
+                stack.callback(backend.close)
+                study = Study(
+                    journal=journal,
+                    sampler=search.sampler,
+                    scheduler=search.scheduler,
+                    explorer=search.explorer,
+                    stopping=search.stopping,
+                    backend=backend,
+                    tracker=tracker,
+                    objective=objective,
+                    budget=Budget(
+                        trials=config.budget.trials,
+                        resource=config.budget.resource,
+                        seconds=config.budget.seconds,
+                    ),
+                    seed=config.seed,
+                    storage=storage,
+                    max_concurrent=config.resources.max_concurrent,
+                    max_infra_retries=config.resources.max_infra_retries,
+                    observers=[observer(journal) for observer in observers],
+                )
                 tracker.sync(journal)
                 stopped_by = study.run()
                 best = study.best
@@ -201,7 +208,6 @@ class _Run:
         data = self.config.data
         if data is None:
             return None
-        resolve_reader(data.reader)
         if data.prepare is not None:
             from spark_hpo.prepare.cli import prepare
 
@@ -211,23 +217,22 @@ class _Run:
             plan_shards(table.manifest(split), self.config.resources.world_size, seed=None)
         return table
 
-    def _definition(
-        self, storage: Storage, table: Table | None, resume: str, *, has_begun: bool
-    ) -> Definition:
+    def _definition(self, storage: Storage, resume: str, *, has_begun: bool) -> Definition:
         config = {**self.config.model_dump(mode="json"), "space": self.space.to_json()}
-        fingerprint = table.fingerprint if table is not None else None
         definition = Definition.load(storage)
         if definition is None or not has_begun:
             # Nothing has been decided yet: what a first attempt got wrong may still be put right.
             if resume == "must":
                 raise ConfigError(f"{storage.url}: there is no study to resume; use --resume auto")
-            return Definition.create(storage, config, fingerprint)
+            created = definition.redefined(config) if definition else Definition.create(config)
+            created.write(storage)
+            return created
         if resume == "never":
             raise ConfigError(
                 f"{storage.url}: there is a study already; use --resume auto to go on with it, "
                 "or choose another study_dir"
             )
-        definition.check(config, fingerprint, place=self.place)
+        definition.check(config, place=self.place)
         return definition
 
     def _tracker(self, definition: Definition, objective: Objective) -> MlflowTracker:
@@ -280,6 +285,9 @@ class _Run:
                 f"interrupted; {len(journal.trials)} trials are in {self.config.study_dir}. "
                 "The same command goes on with them"
             ) from None
+        except LeaseError:
+            tracker.close(0.0)  # the study is another driver's now, and so are its runs
+            raise
         except Exception:
             finish_runs(tracker, journal, objective, RunStatus.FAILED, title=self.config.name)
             raise

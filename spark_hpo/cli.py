@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from math import isfinite
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -21,7 +22,7 @@ from rich.console import Console
 from spark_hpo.app import run_study
 from spark_hpo.assembly import objective_of
 from spark_hpo.config import StudyConfig, load_config
-from spark_hpo.errors import SparkHpoError, StudyInterrupted
+from spark_hpo.errors import ConfigError, SparkHpoError, StudyInterrupted
 from spark_hpo.journal import Journal
 from spark_hpo.report import leaderboard
 from spark_hpo.report.progress import ProgressLine, Standing
@@ -30,6 +31,7 @@ from spark_hpo.study import Progress
 from spark_hpo.trial import Assignment, Report, Trial, TrialState
 
 _LOG_WIDTH = 120  # columns, where there is no terminal to ask
+_SUBMIT_CLASS = "org.apache.spark.deploy.SparkSubmit"
 _UNDER_SPARK_SUBMIT = "PYSPARK_GATEWAY_PORT" in os.environ
 
 
@@ -37,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a study file and exit: 0 done, 2 configuration, 3 data, 4 no trial succeeded, 130 interrupted."""
     options = _parser().parse_args(arguments)
     console = _console()
-    _set_up_logging(console, options.log_file)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        _set_up_logging(console, options.log_file)
         config = load_config(options.config, options.overrides)
         with ExitStack() as stack:
             line = stack.enter_context(ProgressLine(config.name, config.objective.metric, console=console))
@@ -134,8 +136,13 @@ def _console() -> Console:
 
 def _command() -> str:
     """The command that this process was started with."""
-    launcher = "spark-submit" if _UNDER_SPARK_SUBMIT else sys.executable
-    return shlex.join([launcher, *sys.argv])
+    if not _UNDER_SPARK_SUBMIT:
+        return shlex.join([sys.executable, *sys.argv])
+    # With the master and all else that spark-submit was given.
+    with suppress(OSError, ValueError):
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_text().rstrip("\0").split("\0")
+        return shlex.join(["spark-submit", *words[words.index(_SUBMIT_CLASS) + 1 :]])
+    return shlex.join(["spark-submit", *sys.argv])
 
 
 def _set_up_logging(console: Console, log_file: str | None) -> None:
@@ -145,7 +152,10 @@ def _set_up_logging(console: Console, log_file: str | None) -> None:
     shown.setLevel(logging.WARNING if console.is_terminal else logging.INFO)
     handlers: list[logging.Handler] = [shown]
     if log_file is not None:
-        handlers.append(logging.FileHandler(log_file))
+        try:
+            handlers.append(logging.FileHandler(log_file))
+        except OSError as exc:
+            raise ConfigError(f"--log-file {log_file}: {exc.strerror}; choose a place to write to") from exc
     logger = logging.getLogger("spark_hpo")
     logger.setLevel(logging.INFO)
     logger.propagate = False

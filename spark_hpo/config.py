@@ -232,6 +232,15 @@ class StudyConfig(_Section):
     """Spark settings for a session that the study has to start."""
     mlflow: MlflowConfig = MlflowConfig()
 
+    @model_validator(mode="after")
+    def _one_rank_inline(self) -> StudyConfig:
+        if self.backend == "inline" and self.resources.world_size != 1:
+            raise ValueError(
+                f"resources.world_size is {self.resources.world_size}, but the inline backend has one rank: "
+                "set resources.world_size: 1, or backend: spark"
+            )
+        return self
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read a study file.

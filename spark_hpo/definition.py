@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from spark_hpo.errors import ConfigError, JournalError
@@ -14,7 +14,8 @@ from spark_hpo.storage import Storage
 
 _NAME = "study.json"
 
-# What may change between two drivers of one study: it changes no decision that the journal holds.
+# What may change between two drivers of one study: it changes no decision that the journal holds. It is
+# not kept either, because a tracking URI or a Spark setting may carry credentials.
 _FREE = (
     "study_dir",
     "backend",
@@ -37,8 +38,8 @@ class Definition:
 
     study_id: str  # unique for ever
     created_at: float  # seconds since 1970
-    config: Mapping[str, Any]
-    table: str | None  # fingerprint of the training and validation rows; None: no table
+    config: Mapping[str, Any]  # without what may change: credentials could be in it
+    table: str | None = None  # fingerprint of schema and rows; None: no table, or not known yet
     version: int = 1
 
     @classmethod
@@ -53,27 +54,58 @@ class Definition:
             raise JournalError(f"{storage.url}/{_NAME} is damaged or of a newer version: {exc}") from exc
 
     @classmethod
-    def create(cls, storage: Storage, config: Mapping[str, Any], table: str | None) -> Definition:
-        definition = cls(study_id=uuid.uuid4().hex, created_at=time.time(), config=dict(config), table=table)
-        storage.write(_NAME, json.dumps(asdict(definition), indent=1).encode())
-        return definition
+    def create(cls, config: Mapping[str, Any]) -> Definition:
+        """A new study."""
+        return cls(study_id=uuid.uuid4().hex, created_at=time.time(), config=_frozen(config))
 
-    def check(self, config: Mapping[str, Any], table: str | None, *, place: str) -> None:
+    def redefined(self, config: Mapping[str, Any]) -> Definition:
+        """The same study with another configuration, as long as nothing has been decided in it."""
+        return replace(self, config=_frozen(config), table=None)
+
+    def of_table(self, fingerprint: str | None) -> Definition:
+        """The same study, its table known."""
+        return replace(self, table=fingerprint)
+
+    def write(self, storage: Storage) -> None:
+        storage.write(_NAME, json.dumps(asdict(self), indent=1).encode())
+
+    def check(self, config: Mapping[str, Any], *, place: str) -> None:
         """Make sure that this is the study's configuration still, where it matters.
 
         Raises:
             ConfigError: one line for each setting that has changed.
         """
-        before, now = dict(_leaves(self.config)), dict(_leaves(config))
+        before, now = dict(_leaves(self.config)), dict(_leaves(_frozen(config)))
         changed = [
             f"{place}: {key} is {now.get(key)!r}, but the study was started with {before.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(_FREE)
+            if before.get(key) != now.get(key)
         ]
-        if self.table != table:
-            changed.append(f"{place}: the table's files are not those that the study was started with")
         if changed:
             raise ConfigError("\n".join([*changed, "put it back, or choose another study_dir"]))
+
+    def check_table(self, fingerprint: str | None, *, place: str) -> None:
+        """Make sure that the table holds what it held.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if self.table != fingerprint:
+            raise ConfigError(
+                f"{place}: the table's files are not those that the study was started with; "
+                "put them back, or choose another study_dir"
+            )
+
+
+def _frozen(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without what may change between two drivers of one study."""
+    return {
+        section: {key: item for key, item in value.items() if f"{section}.{key}" not in _FREE}
+        if isinstance(value, Mapping)
+        else value
+        for section, value in config.items()
+        if section not in _FREE
+    }
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,7 @@
     |   |-- JournalError          the journal is damaged, or of a newer version
     |   |-- LeaseError            another driver writes this study
     |   `-- CheckpointError       a checkpoint is damaged, or of another model
+    |-- BackendError           1  Spark is gone
     `-- TrialError             1  one trial: what the user's training code did
 
 Every message gives place, value, rule and cure. Foreign exceptions are translated where they enter.
@@ -74,6 +75,10 @@ class LeaseError(StorageError):
 
 class CheckpointError(StorageError):
     """A checkpoint is damaged, or belongs to another model."""
+
+
+class BackendError(SparkHpoError):
+    """What runs the assignments is gone. All that was reported is in the journal."""
 
 
 class TrialError(SparkHpoError):

@@ -90,9 +90,10 @@ class Journal:
         Raises:
             LeaseError: another driver writes this study.
         """
-        epochs = [int(name.removesuffix(".jsonl")) for name in storage.names("journal")]
+        epochs = [epoch for epoch, _ in _log_files(storage)]
         lease = Lease.acquire(storage, least_epoch=max(epochs, default=0) + 1)
         try:
+            lease.keep_alive()
             return cls(storage, objective, lease)
         except BaseException:
             lease.release()  # a journal that cannot be read is nobody's
@@ -137,11 +138,6 @@ class Journal:
 
     def closed(self, reason: str) -> None:
         self._append(EventKind.CLOSED, {"reason": reason})
-
-    def renew_lease(self) -> None:
-        """To be called at least every 20 seconds by the driver that writes."""
-        if self._lease is not None:
-            self._lease.renew()
 
     def close(self) -> None:
         """Let the next driver in. Idempotent."""
@@ -201,9 +197,15 @@ def _log_name(epoch: int) -> str:
     return f"journal/{epoch:06d}"
 
 
-def _read_logs(storage: Storage) -> Iterator[tuple[int, list[Event]]]:
+def _log_files(storage: Storage) -> Iterator[tuple[int, str]]:
+    """Epoch and name of each log; what else a file system leaves in the folder is not one."""
     for name in storage.names("journal"):
-        epoch = int(name.removesuffix(".jsonl"))
+        if name.removesuffix(".jsonl").isdecimal():
+            yield int(name.removesuffix(".jsonl")), name
+
+
+def _read_logs(storage: Storage) -> Iterator[tuple[int, list[Event]]]:
+    for epoch, name in _log_files(storage):
         lines = storage.log(_log_name(epoch)).lines()
         yield epoch, list(_parse(lines, f"{storage.url}/journal/{name}"))
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import psutil
 
-from spark_hpo.errors import LeaseError
+from spark_hpo.errors import LeaseError, StorageError
 from spark_hpo.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 _NAME = "lease.json"
 
@@ -66,6 +70,7 @@ class Lease:
         self._holder = holder
         self._duration_s = duration_s
         self._clock = clock
+        self._released = threading.Event()
 
     @property
     def epoch(self) -> int:
@@ -85,6 +90,13 @@ class Lease:
         Raises:
             LeaseError: another driver holds it, or took it in the same moment.
         """
+        with storage.locked("lease.lock"):
+            return cls._acquire(storage, least_epoch, duration_s, clock)
+
+    @classmethod
+    def _acquire(
+        cls, storage: Storage, least_epoch: int, duration_s: float, clock: Callable[[], float]
+    ) -> Lease:
         now = clock()
         current = _Holder.read(storage)
         if current is not None and current.is_alive(now):
@@ -108,11 +120,27 @@ class Lease:
         )
         lease = cls(storage, holder, duration_s, clock)
         lease._write()
+        # Where nothing can be locked, a driver that was slower than the next one finds out here.
+        if max(int(name) for name in storage.names("epochs")) > epoch:
+            raise LeaseError(f"{storage.url}: another driver has just started on this study; start again")
         lease.check()
         return lease
 
+    def keep_alive(self) -> None:
+        """Renew in the background until `release`. A lost lease is not renewed: `check` tells."""
+        threading.Thread(target=self._renew_again_and_again, name="spark_hpo-lease", daemon=True).start()
+
+    def _renew_again_and_again(self) -> None:
+        while not self._released.wait(self._duration_s / 6):
+            try:
+                self.renew()
+            except LeaseError:
+                return
+            except StorageError as exc:  # an outage: there is time for another attempt
+                logger.warning("the lease of the study could not be renewed: %s", exc)
+
     def renew(self) -> None:
-        """Prolong the lease, when a third of it has passed. Call it at least twice a `duration_s`."""
+        """Prolong the lease, when a third of it has passed."""
         if self._holder.expires_at - self._clock() < self._duration_s * 2 / 3:
             self.check()
             self._holder = replace(self._holder, expires_at=self._clock() + self._duration_s)
@@ -131,6 +159,7 @@ class Lease:
 
     def release(self) -> None:
         """Let the next driver start at once. Never raises when the lease is lost already."""
+        self._released.set()
         current = _Holder.read(self._storage)
         if current is not None and current.epoch == self.epoch:
             self._holder = replace(self._holder, released=True)

@@ -45,6 +45,6 @@ class Retention:
         """Delete every checkpoint that nobody owns, of earlier drivers and lost attempts, and go live."""
         self._is_live = True
         for folder in self._storage.names(_FOLDER):
-            for name in self._storage.names(f"{_FOLDER}/{folder}"):
+            for name in self._storage.names(f"{_FOLDER}/{folder}", hidden=True):
                 if (path := f"{_FOLDER}/{folder}/{name}") not in self._owners:
                     self._storage.delete(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -111,8 +112,26 @@ class Storage:
         with self._translated(name), contextlib.suppress(FileNotFoundError):
             self._fs_and_root[0].rm_file(self.path(name))
 
-    def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted; empty when there is no such folder."""
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Alone with other processes of a local file system; no protection elsewhere."""
+        if not self.can_append:
+            yield
+            return
+        with self._translated(name):
+            path = self.path(name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            file = open(path, "wb")  # noqa: SIM115 - closed below, and never inside the translation
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def names(self, folder: str, *, hidden: bool = False) -> list[str]:
+        """The names in a folder, sorted; empty when there is no such folder.
+
+        Args:
+            hidden: also those that begin with a dot: what a killed writer has left.
+        """
         with self._translated(folder):
             fs = self._fs_and_root[0]
             try:
@@ -121,7 +140,8 @@ class Storage:
                 return []
             except TypeError:  # a file system whose ls has no listing cache
                 entries = fs.ls(self.path(folder), detail=False)
-            return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+            names = sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+            return [name for name in names if hidden or not name.startswith(".")]
 
     def log(self, name: str) -> Log:
         """The log of this name, to append to or to read."""

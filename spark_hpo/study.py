@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from spark_hpo.backend.base import Backend
-from spark_hpo.errors import DataError, JournalError, NoTrialSucceeded, TrialError
+from spark_hpo.errors import CapacityError, DataError, JournalError, NoTrialSucceeded, TrialError
 from spark_hpo.journal import EventKind, Journal
 from spark_hpo.retention import Retention
 from spark_hpo.search.sampler import Sampler
@@ -94,6 +94,7 @@ class Study:
         storage: Storage,
         max_concurrent: int | None = None,
         max_infra_retries: int = 2,
+        slot_timeout_s: float = 600.0,
         explorer: Explorer | None = None,
         stopping: Sequence[StoppingRule] = (),
         observers: Sequence[Observer] = (),
@@ -109,6 +110,8 @@ class Study:
         self._seed = seed
         self._max_concurrent = max_concurrent
         self._max_infra_retries = max_infra_retries
+        self._slot_timeout_s = slot_timeout_s
+        self._idle_since: float | None = None
         self._explorer = explorer
         self._stopping = stopping
         self._observers = observers
@@ -144,10 +147,10 @@ class Study:
                 stopped_by = self._spent()
                 if stopped_by is None or self._pending:
                     self._launch(only_pending=stopped_by is not None)
-                if not self.progress.running:
+                if not self.progress.running and stopped_by is not None and not self._pending:
                     break
+                self._wait_for_slots(last)
                 report = self._backend.wait(_POLL_S)
-                self._journal.renew_lease()
                 if report is not None:
                     self._take(report)
         except BaseException:
@@ -158,8 +161,26 @@ class Study:
             if not failures:
                 raise NoTrialSucceeded("no trial could be run within the budget; raise it")
             raise NoTrialSucceeded(f"all {len(failures)} trials have failed; the first one: {failures[0]}")
-        assert stopped_by is not None, "a scheduler that waits has slots open"
         return stopped_by
+
+    def _wait_for_slots(self, now: float) -> None:
+        """Note since when nothing runs because nothing fits: executors were lost, or others use them.
+
+        Raises:
+            CapacityError: for longer than `slot_timeout_s`.
+        """
+        if self.progress.running:
+            self._idle_since = None
+            return
+        assert self.progress.slots == 0, "with a free slot, a scheduler that is not done has work"
+        if self._idle_since is None:
+            self._idle_since = now
+            logger.warning("the cluster has no free slot for a trial; waiting")
+        if now - self._idle_since > self._slot_timeout_s:
+            raise CapacityError(
+                f"no slot for a trial in {self._slot_timeout_s:.0f} s: are there executors enough? "
+                "The same command goes on when there are"
+            )
 
     def test(self, trial: Trial) -> dict[str, float]:
         """Evaluate a trial's checkpoint on the test split, once: a second call returns the first's metrics.
@@ -203,7 +224,6 @@ class Study:
         self._backend.submit(assignment)
         while True:
             report = self._backend.wait(_POLL_S)
-            self._journal.renew_lease()
             if report is not None:
                 return report
 
@@ -280,7 +300,7 @@ class Study:
         if is_lost and assignment.attempt <= self._max_infra_retries:
             logger.warning("%s was lost (%s); it is tried again", assignment, failure and failure.message)
             self._journal.lost(report)
-            self._start(replace(assignment, attempt=assignment.attempt + 1))
+            self._pending.append(replace(assignment, attempt=assignment.attempt + 1))
             return
         self._journal.reported(report)
         self.progress.run += 1

@@ -17,7 +17,7 @@ from py4j.protocol import Py4JError
 from pyspark import InheritableThread, TaskContext
 
 from spark_hpo.backend.base import RankFunction, merge_reports
-from spark_hpo.errors import CapacityError
+from spark_hpo.errors import BackendError, CapacityError
 from spark_hpo.trial import Assignment, Failure, FailureKind, Report
 
 if TYPE_CHECKING:
@@ -132,9 +132,14 @@ class SparkBackend:
 
     def _num_task_slots(self) -> int:
         """How many tasks run at once, now, as Spark's own barrier check counts them."""
-        scala_context = self._spark.sparkContext._jsc.sc()
-        profile = scala_context.resourceProfileManager().defaultResourceProfile()
-        return int(scala_context.maxNumConcurrentTasks(profile))
+        try:
+            scala_context = self._spark.sparkContext._jsc.sc()
+            profile = scala_context.resourceProfileManager().defaultResourceProfile()
+            return int(scala_context.maxNumConcurrentTasks(profile))
+        except (Py4JError, AttributeError, OSError) as exc:  # PySpark sets _jsc to None when it stops
+            raise BackendError(
+                "Spark has stopped, or its JVM has died: the same command goes on with the study"
+            ) from exc
 
 
 def _run_task(

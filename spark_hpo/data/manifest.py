@@ -104,7 +104,7 @@ def read_manifest(url: str, schema: TableSchema | None = None) -> Manifest:
         row_groups=row_groups,
         columns={field.name: str(field.type) for field in schemas[0]},
         rows=sum(group.rows for group in row_groups),
-        fingerprint=_fingerprint(root, found, [footer.num_rows for footer in footers]),
+        fingerprint=_fingerprint(root, found, footers),
     )
 
 
@@ -199,9 +199,13 @@ def _leaves(kind: pa.DataType) -> int:
     return sum(_leaves(kind.field(i).type) for i in range(kind.num_fields)) if kind.num_fields else 1
 
 
-def _fingerprint(root: str, found: list[File], rows: list[int]) -> str:
+def _fingerprint(root: str, found: list[File], footers: list[pq.FileMetaData]) -> str:
+    """Of what the files hold, as their footers tell: sizes, positions, statistics.
+
+    No modification times: the same table copied, or prepared again, is the same table.
+    """
     facts = [
-        (f.path.removeprefix(root).lstrip("/"), f.size, f.modified, n)
-        for f, n in zip(found, rows, strict=True)
+        (file.path.removeprefix(root).lstrip("/"), file.size, footer.to_dict())
+        for file, footer in zip(found, footers, strict=True)
     ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:32]

@@ -31,7 +31,7 @@ class MemoryStorage(Storage):
     def delete(self, name: str) -> None:
         self._files.pop(name, None)
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str, *, hidden: bool = False) -> list[str]:
         below = f"{folder}/"
         found = [*self._files, *(f"{name}.jsonl" for name in self._logs)]
         return sorted({name.removeprefix(below).split("/")[0] for name in found if name.startswith(below)})

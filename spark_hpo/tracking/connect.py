@@ -30,7 +30,7 @@ def resolve(uri: str) -> str:
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file") and not uri.startswith("databricks"):
         raise TrackingError(
-            f"tracking.uri is {redact(uri, uri)!r}: MLflow keeps runs in no plain directory any more. "
+            f"mlflow.tracking_uri is {redact(uri, uri)!r}: MLflow keeps runs in no plain directory any more. "
             "Use sqlite:///mlflow.db, or http://HOST:PORT of a tracking server"
         )
     path = sqlite_path(uri)
@@ -41,7 +41,8 @@ def resolve(uri: str) -> str:
         absolute.parent.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise TrackingError(
-            f"tracking.uri is {uri}: cannot make {absolute.parent}: {exc.strerror}. Choose a writable place"
+            f"mlflow.tracking_uri is {uri}: cannot make {absolute.parent}: {exc.strerror}. "
+            "Choose a writable place"
         ) from exc
     query = uri.partition("?")[2]
     return f"{scheme}:///{absolute}" + (f"?{query}" if query else "")
@@ -82,7 +83,7 @@ def connect(
             raise
         except Exception as exc:
             raise TrackingError(
-                f"tracking.uri is {redact(uri, uri)}, experiment {experiment!r}: cannot start there: "
+                f"mlflow.tracking_uri is {redact(uri, uri)}, experiment {experiment!r}: cannot start there: "
                 f"{one_line(exc, uri)}. {_cure(is_server)}"
             ) from None  # the foreign exception carries the credentials
 
@@ -103,7 +104,7 @@ def _experiment_id(client: MlflowClient, uri: str, name: str, location: str | No
         return str(client.create_experiment(name, artifact_location=location))
     if found.lifecycle_stage != "active":
         raise TrackingError(
-            f"tracking.experiment is {name!r}, which is deleted: restore it "
+            f"mlflow.experiment is {name!r}, which is deleted: restore it "
             f"(mlflow experiments restore --experiment-id {found.experiment_id}), or choose another name"
         )
     return str(found.experiment_id)

@@ -10,7 +10,9 @@ from urllib.parse import unquote, urlsplit
 MASK = "***"
 
 _USERINFO = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/?#'\"<>]+@")
-_SECRET_KEY = r"[\w.-]*(?:password|passwd|pwd|token|secret|signature|sig|api[-_]?key|access[-_]?key)[\w.-]*"
+_SECRET_KEY = (
+    r"[\w.-]*(?:password|passwd|pwd|token|secret|signature|sig|(?:account|access|api)[-_.]?key)[\w.-]*"
+)
 _QUERY = re.compile(rf"(?P<key>[?&;]{_SECRET_KEY}=)[^&;\s'\"<>)]+", re.IGNORECASE)
 _NAME = re.compile(rf"^{_SECRET_KEY}$", re.IGNORECASE)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from spark_hpo.errors import CheckpointError
+from spark_hpo.errors import CheckpointError, TrialError
 from spark_hpo.storage import Storage
 
 VERSION = 1
@@ -21,9 +21,20 @@ def name(trial_id: int, resource: int, attempt: int) -> str:
 
 
 def save(storage: Storage, path: str, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain values (numbers, strings, bytes, lists, mappings)."""
+    """Write tensors and plain values (numbers, strings, bytes, lists, mappings).
+
+    Raises:
+        TrialError: there is something else in it, which could not be loaded without running its code.
+    """
     buffer = io.BytesIO()
     torch.save({"version": VERSION, **state}, buffer)
+    try:
+        torch.load(io.BytesIO(buffer.getvalue()), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as exc:
+        raise TrialError(
+            "a checkpoint holds tensors and plain values (numbers, text, bytes, lists, mappings) only: "
+            "turn NumPy arrays into tensors, and other objects into a state_dict"
+        ) from exc
     storage.write(path, buffer.getvalue())
 
 

@@ -47,6 +47,7 @@ class Trainer:
         self._schedule = task.build_schedule(self._optimizer, total_steps=total_steps)
         self._autocast_type = _autocast_type(settings.precision, world.device)
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._autocast_type is torch.float16)
+        self.resource = 0  # epochs completed
         self._best_loss = math.inf
         self._epochs_since_best = 0
         self._trained = (
@@ -69,6 +70,7 @@ class Trainer:
                 return
             began = time.perf_counter()
             train_loss = self._train_epoch(next(epochs), train)
+            self.resource = epoch
             metrics = {**self.evaluate(validation), "train_loss": train_loss}
             loss = _checked_loss(metrics, objective, epoch)
             if loss < self._best_loss - self._settings.min_improvement:
@@ -118,6 +120,7 @@ class Trainer:
             "schedule": self._schedule.state_dict() if self._schedule else {},
             "scaler": self._scaler.state_dict(),
             "generators": self._world.gather(generators.capture(self._world.device)),
+            "resource": self.resource,
             "plateau": {"best_loss": self._best_loss, "epochs_since_best": self._epochs_since_best},
         }
 
@@ -133,6 +136,7 @@ class Trainer:
             if self._schedule:
                 self._schedule.load_state_dict(state["schedule"])
             self._scaler.load_state_dict(state["scaler"])
+            self.resource = state["resource"]
             self._best_loss = state["plateau"]["best_loss"]
             self._epochs_since_best = state["plateau"]["epochs_since_best"]
         except (KeyError, RuntimeError, ValueError) as exc:
@@ -161,6 +165,8 @@ class Trainer:
             self._optimizer.zero_grad(set_to_none=True)
             if self._schedule is not None:
                 self._schedule.step()
+        # Running statistics differ between ranks; the checkpoint has rank 0's, and they are what counts.
+        self._world.broadcast(self.model.buffers())
         summed, rows_read = self._world.sum([float(total), loader.rows])
         return summed / rows_read
 

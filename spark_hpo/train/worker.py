@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import torch
 
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.table import Table
-from spark_hpo.errors import DataError, TrialError
+from spark_hpo.errors import CheckpointError, DataError, StorageError, TrialError
 from spark_hpo.storage import Storage
 from spark_hpo.train import checkpoint, generators
 from spark_hpo.train.context import ResourceRange, TrainContext
@@ -68,7 +69,7 @@ def run_rank(
         )
         with join(spec.rendezvous, key=key, rank=rank, size=world_size, device=device) as world:
             return _Rank(spec, assignment, world).run(report)
-    except Exception as exc:  # the user's code runs in here
+    except (Exception, SystemExit) as exc:  # the user's code runs in here
         return replace(report, failure=_failure(exc))
 
 
@@ -83,19 +84,24 @@ class _Rank:
     def run(self, report: Report) -> Report:
         trainable = find_trainable(self._spec.trainable)
         if isinstance(trainable, type) and is_task(trainable):
-            curve, metrics, state = self._run_task(trainable)
+            resource, curve, metrics, state = self._run_task(trainable)
         else:
+            resource = self._assignment.resource_from
             curve, metrics, state = self._run_function(trainable)
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        if metrics and self._spec.objective.metric not in finite:
+            metric = self._spec.objective.metric
+            raise TrialError(f"{metric} is {metrics.get(metric, 'not reported')} on {self._assignment.split}")
         return replace(
             report,
-            resource=curve[-1].resource if curve else self._assignment.resource_from,
-            metrics=metrics,
+            resource=curve[-1].resource if curve else resource,
+            metrics=finite,
             # A function without checkpoints starts anew at each rung: it measures some resources twice.
             curve=tuple(m for m in curve if m.resource > self._assignment.resource_from),
             checkpoint=self._save(curve, state),
         )
 
-    def _run_task(self, task_class: type[TrainTask]) -> tuple[tuple[Measurement, ...], Any, Any]:
+    def _run_task(self, task_class: type[TrainTask]) -> tuple[int, tuple[Measurement, ...], Any, Any]:
         spec, assignment = self._spec, self._assignment
         assert spec.table is not None, "a task needs a table"
         task = task_class(assignment.params, spec.table.schema)
@@ -119,7 +125,7 @@ class _Rank:
         )
         # An evaluation, or a trial that has been on its plateau since the rung below.
         metrics = curve[-1].metrics if curve else trainer.evaluate(self._open(assignment.split))
-        return curve, metrics, trainer.state() if curve else None
+        return trainer.resource, curve, metrics, trainer.state() if curve else None
 
     def _run_function(self, function: Any) -> tuple[tuple[Measurement, ...], Any, Any]:
         spec, assignment = self._spec, self._assignment
@@ -178,8 +184,8 @@ class _Rank:
         )
 
     def _save(self, curve: tuple[Measurement, ...], state: Mapping[str, Any] | None) -> str | None:
-        if state is None:
-            return self._assignment.checkpoint
+        if state is None:  # after more training, the old checkpoint would pass for the new model
+            return None if curve else self._assignment.checkpoint
         assignment = self._assignment
         path = checkpoint.name(assignment.trial_id, curve[-1].resource, assignment.attempt)
         if self._world.rank == 0:  # alone: DDP keeps the parameters equal
@@ -187,9 +193,10 @@ class _Rank:
         return path
 
 
-def _failure(exc: Exception) -> Failure:
+def _failure(exc: BaseException) -> Failure:
     # A peer that fails closes its connections: what this rank then sees is not the cause.
-    if isinstance(exc, torch.distributed.DistError) or _is_lost_peer(exc):
+    is_outage = isinstance(exc, StorageError) and not isinstance(exc, CheckpointError)
+    if isinstance(exc, torch.distributed.DistError) or _is_lost_peer(exc) or is_outage:
         kind = FailureKind.INFRASTRUCTURE
     elif isinstance(exc, DataError):
         kind = FailureKind.DATA
@@ -200,6 +207,6 @@ def _failure(exc: Exception) -> Failure:
     return Failure(kind=kind, message=message, traceback=traceback.format_exc())
 
 
-def _is_lost_peer(exc: Exception) -> bool:
+def _is_lost_peer(exc: BaseException) -> bool:
     signs = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Broken pipe")
     return isinstance(exc, RuntimeError) and any(sign in str(exc) for sign in signs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mlflow import MlflowClient
 from tables import write_clusters
 
 from spark_hpo import cli
@@ -42,9 +43,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     handler = signal.getsignal(signal.SIGTERM)
     yield tmp_path
     signal.signal(signal.SIGTERM, handler)
-    logger = logging.getLogger("spark_hpo")
-    logger.handlers.clear()
-    logger.propagate = True
 
 
 def tune(*arguments: str) -> int:
@@ -175,6 +173,35 @@ def test_more_ranks_than_slots_are_refused_at_once(
 ) -> None:
     assert tune("backend=spark", "resources.world_size=3") == 2
     assert "world_size is 3, but the cluster runs 2 tasks at once" in capfd.readouterr().err
+
+
+def test_a_table_that_was_copied_is_the_same_table(folder: Path) -> None:
+    assert tune() == 0
+    (folder / "table").rename(folder / "old")
+    shutil.copytree(folder / "old", folder / "table", copy_function=shutil.copyfile)
+    assert tune() == 0
+
+
+def test_no_credential_is_kept_in_the_study_directory(folder: Path) -> None:
+    assert tune("mlflow.tracking_uri=sqlite:///canary.db", "spark={fs.key: canary}") == 0
+    for file in (folder / "study").rglob("*"):
+        assert file.is_dir() or b"canary" not in file.read_bytes(), file
+
+
+def test_a_study_that_could_not_start_leaves_one_run_and_goes_on_with_it(
+    folder: Path, spark: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert tune("backend=spark", "resources.world_size=3") == 2
+    assert tune() == 0
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("clusters")
+    runs = client.search_runs([experiment.experiment_id], "tags.`spark_hpo.study_id` != ''")
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_log_file_that_cannot_be_written_is_named(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert tune("--log-file", "no/such/folder/log") == 2
+    assert "--log-file no/such/folder/log" in capfd.readouterr().err
 
 
 def test_when_every_trial_fails_the_exit_code_says_so(

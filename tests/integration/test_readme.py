@@ -49,7 +49,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shell(command: str, **more: Any) -> dict[str, Any]:
     """How a user's shell runs it: no environment is active, nothing is set for Spark."""
     assert command in COMMANDS, f"the README does not say {command!r}"
-    hidden = ("PYSPARK", "SPARK", "VIRTUAL_ENV", "PYTHONPATH")
+    hidden = ("PYSPARK", "SPARK", "VIRTUAL_ENV", "PYTHONPATH", "MAKE", "MFLAGS")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
     path = [folder for folder in os.environ["PATH"].split(":") if not folder.startswith(sys.prefix)]
     return {"args": ["bash", "-ec", command], "env": {**environment, "PATH": ":".join(path)}, **more}

@@ -187,3 +187,17 @@ def test_a_journal_on_an_object_store_resumes_too() -> None:
     first.reported(report(0, 0.5))
     first.close()
     assert dict(Journal.open(storage, ACCURACY).trials) == dict(first.trials)
+
+
+def test_what_a_killed_writer_leaves_beside_the_logs_is_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a mount that cannot append, a log is a folder of objects."""
+    monkeypatch.setattr("spark_hpo.storage._NO_APPEND", (str(tmp_path),))
+    storage = Storage(tmp_path)
+    journal = Journal.open(storage, ACCURACY)
+    journal.assigned(assignment(0))
+    journal.close()
+    (tmp_path / "journal/000001/.tmp-abc").write_bytes(b'{"seq')
+    (tmp_path / "journal/.nfs0001").write_bytes(b"")
+    assert 0 in Journal(storage, ACCURACY).trials

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,34 @@ def test_a_torn_lease_file_does_not_block(storage: Storage) -> None:
     storage.write("lease.json", b'{"epoch": ')
     assert Lease.acquire(storage, least_epoch=4).epoch == 4
     assert json.loads(storage.read("lease.json") or b"")["epoch"] == 4
+
+
+def test_a_driver_that_stalls_while_it_takes_the_lease_does_not_fence_off_the_next(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing can be locked: the slower of two drivers finds out, and nothing is lost."""
+    original = Lease._write
+    taken: list[Lease] = []
+
+    def stall(lease: Lease) -> None:
+        if not taken:
+            monkeypatch.setattr(Lease, "_write", original)
+            taken.append(Lease._acquire(storage, 1, 60.0, Clock()))
+        original(lease)
+
+    monkeypatch.setattr(Lease, "_write", stall)
+    with pytest.raises(LeaseError, match="another driver has just started"):
+        Lease._acquire(storage, 1, 60.0, Clock())
+    assert taken[0].epoch == 2
+
+
+def test_a_lease_is_renewed_in_the_background_until_it_is_released(storage: Storage) -> None:
+    lease = Lease.acquire(storage, duration_s=0.6)
+    lease.keep_alive()
+    deadline = time.monotonic() + 10
+    first = json.loads(storage.read("lease.json") or b"")["expires_at"]
+    while json.loads(storage.read("lease.json") or b"")["expires_at"] == first:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    lease.release()
+    Lease.acquire(storage)

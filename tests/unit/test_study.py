@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from spark_hpo.backend.base import Backend
 from spark_hpo.backend.inline import InlineBackend
-from spark_hpo.errors import DataError, NoTrialSucceeded, StorageError
+from spark_hpo.errors import CapacityError, DataError, NoTrialSucceeded, StorageError
 from spark_hpo.journal import EventKind, Journal
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.registry import build_sampler, build_scheduler
@@ -500,3 +501,32 @@ def test_a_child_breaks_no_constraint(bench: Bench) -> None:
     space = SPACE.constrained(["x < 0.3"])
     explorer = Explorer(space, 0)
     assert all(explorer.explore(i, {"x": 0.25})["x"] < 0.3 for i in range(50))
+
+
+class Vanishing(InlineBackend):
+    """A cluster that has no slot now and then."""
+
+    def __init__(self, *arguments: Any, without: int) -> None:
+        super().__init__(*arguments)
+        self.without = without
+
+    @property
+    def num_slots(self) -> int:  # type: ignore[override]
+        self.without -= 1
+        return 0 if self.without > 0 else 1
+
+
+def test_a_study_waits_while_the_cluster_has_no_slot(bench: Bench) -> None:
+    study = bench.study()
+    study._backend = Vanishing(bench.training, without=5)
+    assert study.run() == "trials"
+    assert study.progress.run == 20
+
+
+def test_a_cluster_without_slots_for_too_long_is_an_error_with_the_cure(bench: Bench) -> None:
+    now = itertools.count(0.0, 100.0)
+    study = bench.study(clock=lambda: next(now))
+    study._backend = Vanishing(bench.training, without=1_000)
+    with pytest.raises(CapacityError, match=r"no slot for a trial in 600 s"):
+        study.run()
+    bench.study().run()

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tables import write_clusters
 from torch import Tensor, nn
 
 from spark_hpo.data.table import Table, open_table
+from spark_hpo.errors import StorageError
 from spark_hpo.storage import Storage
 from spark_hpo.train import checkpoint
 from spark_hpo.train.settings import TrainingSettings
@@ -286,3 +288,81 @@ def test_a_function_that_breaks_the_rules_is_told_so(spec: RankSpec, function: A
     report = run(replace(spec, trainable=function), assignment(0, 3))
     assert report.failure is not None
     assert message in report.failure.message
+
+
+class OddMetric(TabularTask):
+    def metrics(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        return {**super().metrics(outputs, batch), "odd": torch.full((len(outputs),), math.nan)}
+
+
+def test_a_metric_that_is_not_finite_is_left_out_of_an_evaluation_too(spec: RankSpec) -> None:
+    spec = replace(spec, trainable=OddMetric)
+    trained = run(spec, assignment(0, 1))
+    tested = run(spec, replace(assignment(1, 1, trained.checkpoint), split=Split.TEST))
+    assert tested.failure is None
+    assert set(tested.metrics) == {"loss", "accuracy"}
+    spec = replace(spec, objective=Objective(metric="odd", mode=Mode.MAX))
+    failed = run(spec, replace(assignment(1, 1, trained.checkpoint), split=Split.TEST))
+    assert failed.failure is not None
+    assert failed.failure.message == "odd is nan on test"
+
+
+def test_a_plateau_is_reported_at_the_epochs_that_were_trained(spec: RankSpec) -> None:
+    spec = replace(spec, settings=replace(spec.settings, patience=1, min_improvement=1.0))
+    first = run(spec, assignment(0, 3))
+    later = run(spec, assignment(3, 9, first.checkpoint))
+    assert (first.resource, later.resource) == (2, 2)
+    assert later.checkpoint == first.checkpoint
+    assert checkpoint.load(spec.storage, first.checkpoint or "")["resource"] == 2
+
+
+def save_once(ctx: Any) -> None:
+    for epoch in range(*ctx.resource):
+        ctx.report({"accuracy": 0.1 * (epoch + 1)}, checkpoint={"epoch": epoch + 1} if epoch == 0 else None)
+
+
+def test_an_old_checkpoint_never_passes_for_a_later_model(spec: RankSpec) -> None:
+    spec = replace(spec, trainable=save_once, table=None)
+    first = run(spec, assignment(0, 1))
+    assert first.checkpoint is not None
+    later = run(spec, assignment(1, 3, first.checkpoint))
+    assert later.resource == 3
+    assert later.checkpoint is None
+
+
+def leave(ctx: Any) -> None:
+    raise SystemExit(3)
+
+
+def save_what_cannot_be_loaded(ctx: Any) -> None:
+    ctx.report({"accuracy": 1.0}, resource=ctx.resource.stop, checkpoint={"array": np.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [(leave, "SystemExit: 3"), (save_what_cannot_be_loaded, "turn NumPy arrays into tensors")],
+)
+def test_a_function_cannot_take_the_rank_with_it(spec: RankSpec, function: Any, message: str) -> None:
+    report = run(replace(spec, trainable=function, table=None), assignment(0, 1))
+    assert report.failure is not None
+    assert report.failure.kind is FailureKind.TRIAL
+    assert message in report.failure.message
+
+
+def test_an_outage_of_the_storage_is_no_fault_of_the_trial(
+    spec: RankSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(storage: Storage, name: str, data: bytes) -> None:
+        raise StorageError(f"{storage.url}/{name}: No space left on device")
+
+    monkeypatch.setattr(Storage, "write", refuse)
+    report = run(spec, assignment(0, 1))
+    assert report.failure is not None
+    assert report.failure.kind is FailureKind.INFRASTRUCTURE
+
+
+def test_the_gradient_is_clipped(spec: RankSpec) -> None:
+    free = run(spec, assignment(0, 1, dropout=0.0))
+    settings = replace(spec.settings, clip_norm=1e-3)
+    clipped = run(replace(spec, settings=settings), assignment(0, 1, dropout=0.0))
+    assert clipped.metrics["train_loss"] != free.metrics["train_loss"]
