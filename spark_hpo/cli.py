@@ -120,6 +120,13 @@ class _Display:
 def _print(result: Result, console: Console) -> None:
     objective = objective_of(result.config)
     console.print(leaderboard.render(result.journal.trials.values(), objective))
+    best, metric = result.best, objective.metric
+    line = f"best: trial {best.trial_id} after {best.resource} epochs, {metric} {best.metrics[metric]:.5g}"
+    if metric in result.test:
+        line += f" on validation, {result.test[metric]:.5g} on test"
+    if result.model is not None:
+        line += f"; registered as {result.model.uri}"
+    console.print(line, highlight=False)
     print(json.dumps(result.summary()), flush=True)
 
 

@@ -150,8 +150,3 @@ def _joined(pieces: list[Columns], order: npt.NDArray[np.int64] | None) -> Batch
 
 def _rows(columns: Columns) -> int:
     return len(next(iter(columns.values())))
-
-
-def stacked(batch: Batch, names: Sequence[str]) -> torch.Tensor:
-    """The scalar columns called `names` as one float32 tensor [rows, len(names)]."""
-    return torch.stack([batch[name] for name in names], dim=1).to(torch.float32)

@@ -96,7 +96,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[
 
 
 def test_the_last_line_is_the_whole_answer(finished: tuple[Workspace, dict[str, Any]]) -> None:
-    _, answer = finished
+    workspace, answer = finished
     assert set(answer) == {
         *("study", "study_dir", "metric", "mode", "best", "test", "trials", "segments"),
         *("resource_spent", "slot_utilization", "wall_s", "stopped_by", "mlflow", "model"),
@@ -111,6 +111,7 @@ def test_the_last_line_is_the_whole_answer(finished: tuple[Workspace, dict[str, 
     assert answer["test"]["accuracy"] > 0.75
     assert 0 < answer["slot_utilization"] <= 1
     assert answer["model"] == {"name": "clusters", "version": "1", "uri": "models:/clusters/1"}
+    assert f"best: trial {answer['best']['trial']} after" in workspace.log
 
 
 def test_the_same_command_after_the_end_runs_nothing_again(

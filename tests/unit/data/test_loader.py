@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spark_hpo.data.loader import Batch, Loader, stacked
+from spark_hpo.data.loader import Batch, Loader
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.errors import DataError
@@ -170,13 +170,6 @@ def test_what_a_task_does_to_a_batch_stays_in_the_batch(table: Table, window: in
     for batch in next(of.epochs(0, 1)):
         batch["id"].zero_()
     assert sorted(epochs(of, 1, 2)[0]) == list(range(100))
-
-
-def test_stacked_columns_are_one_tensor(table: Table) -> None:
-    batch = next(next(loader(table).epochs(0, 1)))
-    both = stacked(batch, ["twice", "id"])
-    assert both.shape == (10, 2)
-    assert torch.equal(both[:, 0], 2 * both[:, 1])
 
 
 @pytest.mark.parametrize(
