@@ -288,7 +288,7 @@ class _Run:
         except LeaseError:
             tracker.close(0.0)  # the study is another driver's now, and so are its runs
             raise
-        except Exception:
+        except Exception:  # whatever ends the study, its run must not seem to go on
             finish_runs(tracker, journal, objective, RunStatus.FAILED, title=self.config.name)
             raise
 

@@ -95,8 +95,8 @@ class Journal:
         try:
             lease.keep_alive()
             return cls(storage, objective, lease)
-        except BaseException:
-            lease.release()  # a journal that cannot be read is nobody's
+        except BaseException:  # an interrupt too: a journal that is not open is nobody's
+            lease.release()
             raise
 
     @property

@@ -83,7 +83,7 @@ class Storage:
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(temporary, path)
-            except BaseException:
+            except BaseException:  # an interrupt too: half a file must not stay
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
                 raise

@@ -153,7 +153,7 @@ class Study:
                 report = self._backend.wait(_POLL_S)
                 if report is not None:
                     self._take(report)
-        except BaseException:
+        except BaseException:  # an interrupt too: nothing may train on for a driver that is gone
             self._backend.close()
             raise
         if self.best is None:

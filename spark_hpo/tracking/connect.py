@@ -81,11 +81,11 @@ def connect(
             return _within(limit_s, start)
         except TrackingError:
             raise
-        except Exception as exc:
+        except Exception as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
             raise TrackingError(
                 f"mlflow.tracking_uri is {redact(uri, uri)}, experiment {experiment!r}: cannot start there: "
                 f"{one_line(exc, uri)}. {_cure(is_server)}"
-            ) from None  # the foreign exception carries the credentials
+            ) from None
 
 
 def _client(uri: str, registry_uri: str | None) -> MlflowClient:

@@ -104,7 +104,7 @@ def register_model(
                     return RegisteredModel(name=None, version=None, uri=uri, is_champion=False)
                 version = registry.create_version(name, model)
             is_champion = registry.crown(version, evaluate_champion)
-        except Exception as exc:
+        except Exception as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
             raise TrackingError(
                 f"the model of trial {trial_id} cannot be registered as {name!r} at "
                 f"{tracker.describe(tracker.tracking_uri)}: {tracker.describe(exc)}. "
@@ -239,7 +239,7 @@ class _Registry:
         try:
             with tempfile.TemporaryDirectory(prefix="spark_hpo-champion-") as directory:
                 metrics = evaluate(self._download(champion, directory))
-        except Exception as exc:
+        except Exception as exc:  # another model, perhaps of other code: anything may be wrong with it
             log.warning(
                 "%s cannot be evaluated on this test split, and stays champion: %s. "
                 "Compare them by hand, and move the alias if the new one is better",
