@@ -211,7 +211,10 @@ class _Run:
         if data.prepare is not None:
             from spark_hpo.prepare.cli import prepare
 
-            prepare([*data.prepare, "--output", data.path], start_spark=self._spark)
+            try:
+                prepare([*data.prepare, "--output", data.path], start_spark=self._spark)
+            except ConfigError as exc:
+                raise ConfigError(f"{self.place}: data.prepare: {exc}") from exc
         table = open_table(data.path)
         for split in Split:  # fewer rows than ranks are refused here, before any job
             plan_shards(table.manifest(split), self.config.resources.world_size, seed=None)

@@ -7,11 +7,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from pyspark.sql import SparkSession
 
-from spark_hpo.errors import SparkHpoError
+from spark_hpo.errors import ConfigError, SparkHpoError
 from spark_hpo.prepare import from_csv, from_digits, from_synthetic
 from spark_hpo.prepare.output import Prepared, Request
 
@@ -72,14 +72,21 @@ def _session() -> Iterator[SparkSession]:
         spark.stop()
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as an error of ours: the arguments may stand in a study file."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}; {self.prog} --help shows what there is")
+
+
 def _parser() -> argparse.ArgumentParser:
     # An option that is not given is not passed on: the defaults are those of the functions.
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="prepare_data.py",
         description="Write a table as train, validation and test Parquet, with schema.json beside them.",
     )
     tables = parser.add_subparsers(dest="table", required=True)
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--output", required=True, help="the folder to write: a path or an fsspec URL")
     common.add_argument("--fractions", type=_floats, help="of train,validation,test (0.8,0.1,0.1)")
     common.add_argument("--seed", type=int, help="of the split, and of synthetic rows (0)")

@@ -79,6 +79,11 @@ SETTINGS = [
     ("task=tabula", "did you mean 'tabular'"),
     ("task=my_tasks:Mine", "importing my_tasks failed with ModuleNotFoundError"),
     ("task=mine.py:Mine", "there is no file"),
+    (
+        "data={path: new, prepare: [digits, --row-group-row, x]}",
+        "tune.yaml: data.prepare: prepare_data.py digits: argument --row-group-rows: invalid int value: 'x'",
+    ),
+    ("data={path: new, prepare: [digitz]}", "tune.yaml: data.prepare: prepare_data.py: argument table"),
     ("resources.world_size=2", "the inline backend has one rank"),
     ("mlflow.tracking_uri=http://user:canary@127.0.0.1:9", "127.0.0.1:9"),
     ("mlflow.tracking_uri=./mlruns", "sqlite:///"),
