@@ -60,23 +60,21 @@ class Contestant:
 
     name: str
     run: Peer
-    seeds_at_most: int = 1000
 
 
 def one_of_ours(method: Method) -> Contestant:
     return Contestant(method.name, lambda benchmark, **settings: replay(benchmark, method, **settings))
 
 
-def with_pruner(name: str, pruner: Callable[[int], BasePruner], seeds_at_most: int) -> Contestant:
-    # Optuna reads all trials at every epoch: a replay takes minutes.
-    return Contestant(name, partial(replay_with_pruner, name, pruner), seeds_at_most)
+def with_pruner(name: str, pruner: Callable[[int], BasePruner]) -> Contestant:
+    return Contestant(name, partial(replay_with_pruner, name, pruner))
 
 
 PEERS: tuple[Contestant, ...] = (
     one_of_ours(FullTraining(HYPEROPT, HyperoptTpe)),
     one_of_ours(FullTraining("peer: Optuna multivariate TPE, full", partial(OptunaTpe, multivariate=True))),
-    with_pruner("peer: Optuna TPE, Hyperband pruner", hyperband_pruner, 5),
-    with_pruner("peer: Optuna TPE, halving pruner", halving_pruner, 3),
+    with_pruner("peer: Optuna TPE, Hyperband pruner", hyperband_pruner),
+    with_pruner("peer: Optuna TPE, halving pruner", halving_pruner),
 )
 
 if importlib.util.find_spec("dehb"):
@@ -186,7 +184,7 @@ def main() -> None:
             continue
         for contestant in contestants:
             replays = []
-            for seed in range(min(2 if options.quick else options.seeds, contestant.seeds_at_most)):
+            for seed in range(2 if options.quick else options.seeds):
                 one = results.get(benchmark.task, contestant.name, slots, seed)
                 if one is None:
                     one = contestant.run(benchmark, slots=slots, seed=seed, budget=BUDGET)

@@ -16,18 +16,25 @@ from hyperopt.base import JOB_STATE_DONE, JOB_STATE_RUNNING, Domain
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import TPESampler
+from optuna.samplers._tpe import _truncnorm
 from optuna.trial import TrialState
+from scipy import special
 
 from spark_hpo.replay.benchmark import Benchmark
 from spark_hpo.replay.run import Replay
+from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.full import FullScheduler
 from spark_hpo.search.parameter import Choice, Uniform
+from spark_hpo.search.perturbation import PerturbationExplorer
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+# Optuna's own work value by value in Python, and take nearly all of its time: SciPy's are the same functions.
+_truncnorm._log_ndtr = special.log_ndtr
+_truncnorm._ndtri_exp = special.ndtri_exp
 
 Peer = Callable[..., Replay]
 _HYPEROPT_STARTUP = 20  # tpe.suggest's own
@@ -46,6 +53,9 @@ class FullTraining:
 
     def build_scheduler(self, max_resource: int) -> Scheduler:
         return FullScheduler(max_resource)
+
+    def build_explorer(self, space: Space, seed: int) -> Explorer:
+        return PerturbationExplorer(space, seed)  # never asked: nobody has children here
 
 
 class HyperoptTpe:
@@ -93,7 +103,7 @@ class HyperoptTpe:
         self._trials.refresh()
         self._documents[trial_id] = self._trials._dynamic_trials[-1]
 
-    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
         document = self._documents[trial_id]
         document["state"] = JOB_STATE_DONE
         failed = not math.isfinite(loss)
@@ -108,7 +118,9 @@ class OptunaTpe:
         self._space, self._seed = space, seed
         self.distributions = {str(d.key[0]): _optuna(d.parameter) for d in space.dimensions()}
         self.study = optuna.create_study(
-            sampler=TPESampler(seed=seed, **settings), pruner=pruner or NopPruner()
+            sampler=TPESampler(seed=seed, **settings),
+            pruner=pruner or NopPruner(),
+            study_name=f"seed {seed}",  # the Hyperband pruner draws brackets from it
         )
         self._asked: optuna.Trial | None = None
         self.trials: dict[int, optuna.Trial] = {}
@@ -127,7 +139,7 @@ class OptunaTpe:
             self._asked = self.study.ask(self.distributions)
         self.trials[trial_id], self._asked = self._asked, None
 
-    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
         if math.isfinite(loss):
             self.study.tell(self.trials[trial_id], loss)
         else:

@@ -123,7 +123,7 @@ def test_more_brackets_than_levels_are_refused() -> None:
 
 def played(noise_below: int, num_trials: int = 60) -> AdaptiveAshaScheduler:
     """Losses that say nothing below a resource, and everything from there on."""
-    scheduler = AdaptiveAshaScheduler(81, max_trials=num_trials)
+    scheduler = AdaptiveAshaScheduler(81, max_trials=num_trials, num_controls=0)
     rng = np.random.default_rng(1)
     quality = rng.random(num_trials)
     while slot := scheduler.next_slot():
@@ -146,7 +146,7 @@ def test_rungs_that_are_dear_to_judge_are_trusted() -> None:
 
 
 def test_after_it_has_moved_new_trials_start_at_the_entry() -> None:
-    scheduler = AdaptiveAshaScheduler(81, max_trials=200)
+    scheduler = AdaptiveAshaScheduler(81, max_trials=200, num_controls=0)
     rng = np.random.default_rng(0)
     first: dict[int, int] = {}
     for _ in range(150):
@@ -168,3 +168,78 @@ def test_with_few_trials_the_lowest_rung_is_trusted() -> None:
             assert scheduler.next_slot() == slot
             loss = float(rng.random())
             assert scheduler.report(slot, loss) == plain.report(slot, loss)
+
+
+def with_controls(sign: float, misled_below: int, num_trials: int = 120) -> AdaptiveAshaScheduler:
+    """Trials whose losses below a resource are `sign` times those at the end."""
+    scheduler = AdaptiveAshaScheduler(27, max_trials=num_trials)
+    quality = np.random.default_rng(2).random(num_trials)
+    while slot := scheduler.next_slot():
+        loss = float(quality[slot.trial_id])
+        scheduler.report(slot, sign * loss if slot.resource_to < misled_below else loss)
+    assert scheduler.is_done()
+    return scheduler
+
+
+@pytest.mark.parametrize(("misled_below", "entry"), [(3, 1), (9, 2), (27, 3)])
+def test_controls_find_the_rungs_that_rank_against_the_end(misled_below: int, entry: int) -> None:
+    assert with_controls(-1, misled_below).bracket.entry == entry
+    assert with_controls(1, misled_below).bracket.entry == 0
+
+
+def test_controls_are_stopped_by_a_failure_only_and_take_their_share() -> None:
+    scheduler = AdaptiveAshaScheduler(27, num_controls=6, control_share=0.25)
+    rng = np.random.default_rng(0)
+    controls: dict[int, list[int]] = defaultdict(list)
+    for _ in range(600):
+        slot = scheduler.next_slot()
+        assert slot is not None
+        is_control = slot.bracket == scheduler.controls.number
+        if is_control:
+            controls[slot.trial_id].append(slot.resource_to)
+            assert (scheduler.controls.started - 1) * 27 <= 0.25 * (
+                scheduler.bracket.committed + scheduler.controls.committed
+            )
+        fails = is_control and len(controls) == 2 and slot.resource_to == 3
+        out = scheduler.report(slot, math.nan if fails else float(rng.random()))
+        assert (slot.trial_id in out) == fails or not is_control
+        assert not (controls.keys() - {slot.trial_id}) & set(out)
+    histories = sorted(controls.values(), key=len)
+    assert histories == [[1, 3], *[[1, 3, 9, 27]] * 5]
+
+
+@pytest.mark.parametrize("max_resource", [27, 81, 243])
+@pytest.mark.parametrize("eta", [2, 3, 4])
+def test_adaptive_asha_spends_its_plan_and_the_controls(max_resource: int, eta: int) -> None:
+    levels = resource_levels(1, max_resource, eta)
+    for num_slots in (1, 5):
+        scheduler = AdaptiveAshaScheduler(max_resource, reduction_factor=eta, max_trials=100)
+        quality = np.random.default_rng(0).random(100)
+        running: list[Slot] = []
+        total = 0
+        while True:
+            while len(running) < num_slots and (slot := scheduler.next_slot()):
+                running.append(slot)
+            if not running:
+                break
+            slot = running.pop(0)
+            total += slot.resource_to - slot.resource_from
+            scheduler.report(slot, float(quality[slot.trial_id]))
+        num_controls = scheduler.controls.started
+        assert 1 <= num_controls <= 6
+        plan = planned_resource(bracket_rungs(100 - num_controls, levels, eta))
+        assert total == plan + num_controls * max_resource
+
+
+@pytest.mark.parametrize("eta", [2, 3, 4])
+def test_asynchronous_hyperband_spends_the_plan_of_each_bracket(eta: int) -> None:
+    for max_resource in (27, 81, 243):
+        levels = resource_levels(1, max_resource, eta)
+        scheduler = AsyncHyperbandScheduler(max_resource, reduction_factor=eta, max_trials=90)
+        total = spent(scheduler)
+        planned = [
+            planned_resource(bracket_rungs(bracket.started, levels[bracket.number :], eta))
+            for bracket in scheduler.brackets
+            if bracket.started
+        ]
+        assert total == sum(planned)

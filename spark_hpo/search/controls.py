@@ -1,0 +1,76 @@
+"""A control group: trials that no rung stops, by which the rungs themselves are judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from spark_hpo.search.agreement import rank_agreement
+from spark_hpo.search.scheduler import Slot
+
+
+class ControlBracket:
+    """Trials that go on from rung to rung whatever their losses are.
+
+    They were not chosen for what they had shown at a rung. So the rank correlation, over them, of the
+    losses there with those at the end is what that rung's promotions are worth.
+
+    A trace, levels 1, 3, 9:
+        start(4) -> 0..1;  report(0.5) -> [];  promote() -> 1..3;  report(0.7) -> [];  promote() -> 3..9
+        report(0.6) -> [];  finished -> [{0: 0.5, 1: 0.7, 2: 0.6}]
+    """
+
+    def __init__(self, number: int, levels: tuple[int, ...]) -> None:
+        self.number = number
+        self.started = 0
+        self.finished: list[Mapping[int, float]] = []  # losses by rung of each that came to the last one
+        self._levels = levels
+        self._running: dict[int, dict[int, float]] = {}  # by trial, losses by rung
+        self._queue: list[tuple[int, int]] = []  # (trial, rung that it is to enter)
+
+    @property
+    def committed(self) -> int:
+        """The resource that all its trials take together, trained to the end."""
+        return self.started * self._levels[-1]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every trial that was started has come to its end."""
+        return not self._running
+
+    def start(self, trial_id: int) -> Slot:
+        """Open the first slot of a new trial."""
+        self.started += 1
+        self._running[trial_id] = {}
+        return self._slot(trial_id, 0)
+
+    def promote(self) -> Slot | None:
+        """Open the next slot of the trial that has waited longest; None: none waits."""
+        return self._slot(*self._queue.pop(0)) if self._queue else None
+
+    def report(self, slot: Slot, loss: float) -> list[int]:
+        """Take the loss of an open slot. Returns the trial if that is a failure."""
+        losses = self._running[slot.trial_id]
+        losses[slot.rung] = loss
+        if not math.isfinite(loss):
+            del self._running[slot.trial_id]
+            return [slot.trial_id]
+        if slot.rung + 1 < len(self._levels):
+            self._queue.append((slot.trial_id, slot.rung + 1))
+        else:
+            self.finished.append(self._running.pop(slot.trial_id))
+        return []
+
+    def agreement(self, rung: int) -> float | None:
+        """Rank correlation of a rung with the last one, -1..1; None with too few finished to say."""
+        last = len(self._levels) - 1
+        return rank_agreement([(losses[rung], losses[last]) for losses in self.finished])
+
+    def _slot(self, trial_id: int, rung: int) -> Slot:
+        return Slot(
+            trial_id=trial_id,
+            bracket=self.number,
+            rung=rung,
+            resource_from=self._levels[rung - 1] if rung else 0,
+            resource_to=self._levels[rung],
+        )
