@@ -27,8 +27,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-search: setup  ## the methods and their peers on real curves; hours. QUICK=1: minutes
-	$(BIN)/python tests/benchmarks/bench_search.py $(if $(QUICK),--quick)
+bench-search: setup build/peers/installed  ## the methods and their peers on real curves; hours. QUICK=1: minutes
+	build/peers/bin/python tests/benchmarks/bench_search.py --only DEHB --only "Syne Tune" --no-page $(if $(QUICK),--quick)
+	$(BIN)/python tests/benchmarks/bench_search.py $(if $(QUICK),--quick --output build/search)
 
 clean:  ## remove what studies and tests have left, but not .venv
 	rm -rf data studies build dist .pytest_cache .mypy_cache .ruff_cache
@@ -37,6 +38,11 @@ clean:  ## remove what studies and tests have left, but not .venv
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or call make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is needed: apt-get install python3.11-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[petastorm,examples,optuna,replay,dev]'
+	@touch $@
+
+build/peers/installed: pyproject.toml  # peers whose packages do not go together with petastorm's
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip install --quiet dehb syne-tune huggingface_hub s3fs --editable '.[replay,optuna]'
 	@touch $@
 
 .PHONY: java

@@ -112,6 +112,8 @@ class _Run:
                 definition.of_table(fingerprint).write(storage)
                 knowledge = knowledge_of(config, self.space, storage)
                 search = build_search(config, self.space, place=self.place, knowledge=knowledge)
+                if search.remark:
+                    logger.warning("%s", search.remark)
                 spec = RankSpec(
                     study_id=definition.study_id,
                     storage=storage,

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from spark_hpo.config import StudyConfig
+from spark_hpo.errors import ConfigError
 from spark_hpo.journal import Journal
 from spark_hpo.search.explorer import Explorer
-from spark_hpo.search.methods import find_method
-from spark_hpo.search.registry import build_sampler, build_scheduler
+from spark_hpo.search.methods import Method, find_method
+from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.space import Space
@@ -22,6 +23,7 @@ from spark_hpo.storage import Storage
 from spark_hpo.trial import Limit, Mode, Objective
 
 _TRANSFER_FILE = "transfer.json"
+_WITHOUT_RUNGS = "full"  # the one scheduler that trains every trial to the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,7 @@ class Search:
     scheduler: Scheduler
     explorer: Explorer
     stopping: Sequence[StoppingRule]
+    remark: str | None  # what the user should know of it, in one line
 
 
 def objective_of(config: StudyConfig) -> Objective:
@@ -49,6 +52,7 @@ def objective_of(config: StudyConfig) -> Objective:
             )
             for limit in objective.limits
         ),
+        also=tuple((metric, Mode(mode)) for metric, mode in objective.also.items()),
     )
 
 
@@ -68,7 +72,8 @@ def build_search(
     method = find_method(search.method, place=place)
     # What replaces a part of the method takes none of that part's settings.
     sampler_settings = method.sampler_settings if search.sampler in (None, method.sampler) else {}
-    scheduler_settings = method.scheduler_settings if search.scheduler in (None, method.scheduler) else {}
+    scheduler_name = _scheduler_of(config, method, place)
+    scheduler_settings = method.scheduler_settings if scheduler_name == method.scheduler else {}
     given = {
         "max_resource": search.max_resource,
         "min_resource": search.min_resource,
@@ -81,12 +86,13 @@ def build_search(
         place=place,
         first=search.first,
         knowledge=knowledge,
+        num_objectives=len(objective_of(config).metrics),
         **{**sampler_settings, **search.sampler_settings},
     )
     # No more trials than a grid has points.
     limits = [n for n in (config.budget.trials, getattr(sampler, "size", None)) if n is not None]
     scheduler = build_scheduler(
-        search.scheduler or method.scheduler,
+        scheduler_name,
         place=place,
         max_trials=min(limits, default=None),
         **{name: value for name, value in given.items() if value is not None},
@@ -95,8 +101,37 @@ def build_search(
     return Search(
         sampler=sampler,
         scheduler=scheduler,
-        explorer=Explorer(space, config.seed, **search.explore),
+        explorer=build_explorer(
+            search.explorer or method.explorer, space, config.seed, place=place, **search.explore
+        ),
         stopping=_stopping_rules(config),
+        remark=_remark(config, scheduler_name),
+    )
+
+
+def _scheduler_of(config: StudyConfig, method: Method, place: str) -> str:
+    """The scheduler's name: the user's own, or the method's."""
+    search = config.search
+    if search.scheduler is not None or not config.objective.also or search.method != "default":
+        return search.scheduler or method.scheduler
+    # Rungs rank by one number: unless the user wants them, they shall stop nothing that is good in another.
+    of_rungs = {"min_resource": search.min_resource, "reduction_factor": search.reduction_factor}
+    for name, value in {**of_rungs, **search.scheduler_settings}.items():
+        if value is not None:
+            raise ConfigError(
+                f"{place}.{name} is {value!r}, but with objective.also method 'default' trains every trial "
+                f"to the end: leave it out, or set search.scheduler, to {method.scheduler} for one"
+            )
+    return _WITHOUT_RUNGS
+
+
+def _remark(config: StudyConfig, scheduler_name: str) -> str | None:
+    objective = config.objective
+    if not objective.also or scheduler_name == _WITHOUT_RUNGS:
+        return None
+    return (
+        f"scheduler {scheduler_name!r} ranks the trials of a rung by {objective.metric} alone, and may stop "
+        f"what is good in {' or '.join(objective.also)}; search.scheduler: {_WITHOUT_RUNGS} stops nothing"
     )
 
 

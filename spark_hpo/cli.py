@@ -119,7 +119,11 @@ class _Display:
 
 def _print(result: Result, console: Console) -> None:
     objective = objective_of(result.config)
-    console.print(leaderboard.render(result.journal.trials.values(), objective))
+    front = [trial.trial_id for trial in result.pareto_front]
+    console.print(leaderboard.render(result.journal.trials.values(), objective, front))
+    if objective.also:
+        shown = ", ".join(map(str, front)) or "none is trained to the end within the limits"
+        console.print(f"Pareto front of {', '.join(objective.metrics)}: trials {shown}", highlight=False)
     best, metric = result.best, objective.metric
     line = f"best: trial {best.trial_id} after {best.resource} epochs, {metric} {best.metrics[metric]:.5g}"
     if metric in result.test:

@@ -1,4 +1,4 @@
-"""StudyConfig: a study file in YAML, checked strictly, with dotted overrides."""
+"""StudyConfig: what a study file may say, checked strictly."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.study_file import read_study_file
 
 
 def _number(value: Any) -> Any:
@@ -38,6 +38,8 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
 NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+
+_MAX_OBJECTIVES = 4
 
 
 class _Section(BaseModel):
@@ -89,10 +91,23 @@ class ObjectiveConfig(_Section):
     metric: str
     """`loss`, or a metric that the task reports."""
     mode: Literal["min", "max"]
+    also: dict[str, Literal["min", "max"]] = {}
+    """Further objectives: `{latency_ms: min}`. What is sought then is the Pareto front of them all."""
     penalties: dict[str, Number] = {}
     """Further metrics by weight, added to the loss: `{latency_ms: 0.01}`."""
     limits: Annotated[tuple[LimitConfig, ...], BeforeValidator(_from_list)] = ()
     """Constraints on other metrics: latency, size."""
+
+    @model_validator(mode="after")
+    def _few(self) -> ObjectiveConfig:
+        if self.metric in self.also:
+            raise ValueError(f"also names {self.metric!r}, which is the metric already; leave it out of also")
+        if len(self.also) >= _MAX_OBJECTIVES:
+            raise ValueError(
+                f"also names {len(self.also)} metrics; it may name at most {_MAX_OBJECTIVES - 1}, because "
+                "with more nearly every trial is on the front: make some of them limits or penalties"
+            )
+        return self
 
 
 class SearchConfig(_Section):
@@ -116,8 +131,10 @@ class SearchConfig(_Section):
     """Configurations that run before any other: what you run today."""
     constraints: Annotated[tuple[str, ...], BeforeValidator(_from_list)] = ()
     """Between parameters: `hidden_2 <= hidden_1`. A proposal that breaks one is drawn again."""
+    explorer: str | None = None
+    """In place of the method's own, in population based training: perturbation, pb2."""
     explore: dict[str, Any] = {}
-    """Population based training: parameters, perturbation, resample_probability."""
+    """Its settings: parameters, perturbation, resample_probability."""
     transfer: TransferConfig = TransferConfig()
 
     @model_validator(mode="after")
@@ -251,18 +268,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     Raises:
         ConfigError: one line for each mistake, with place, value, rule and cure.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as exc:
-        raise ConfigError(f"{path}: the study file cannot be read: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: the study file is not UTF-8 text: {exc}") from exc
-    record = _parse_yaml(text, str(path))
-    if not isinstance(record, dict):
-        raise ConfigError(f"{path}: a study file is a mapping of keys to values, not {type(record).__name__}")
-    for override in overrides:
-        _override(record, override)
-    return build_config(record, place=str(path))
+    return build_config(read_study_file(path, overrides), place=str(path))
 
 
 def build_config(record: Mapping[str, Any], *, place: str) -> StudyConfig:
@@ -276,48 +282,6 @@ def build_config(record: Mapping[str, Any], *, place: str) -> StudyConfig:
     except ValidationError as exc:
         lines = [_explain(error, place) for error in exc.errors()]
         raise ConfigError("\n".join(lines)) from exc
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a key may stand only once: the second one would win in silence."""
-
-
-def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, (dict, list)) or key in seen:
-            problem = "is no plain key" if isinstance(key, (dict, list)) else "stands twice"
-            raise yaml.constructor.ConstructorError(None, None, f"{key!r} {problem}", key_node.start_mark)
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-def _parse_yaml(text: str, place: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.MarkedYAMLError as exc:
-        line = f", line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
-        raise ConfigError(f"{place}{line}: this is not valid YAML: {exc.problem}") from exc
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise ConfigError(f"{place}: this is not valid YAML: {exc}") from exc
-
-
-def _override(record: dict[str, Any], override: str) -> None:
-    path, separator, text = override.partition("=")
-    keys = path.split(".")
-    if not separator or not all(keys):
-        raise ConfigError(f"override {override!r} must be key=value or key.key=value, e.g. budget.trials=50")
-    value = _parse_yaml(text, f"override {override!r}")
-    section = record
-    for key in keys[:-1]:
-        section = section.setdefault(key, {})
-        if not isinstance(section, dict):
-            raise ConfigError(f"override {override!r}: {key} is no section, it has the value {section!r}")
-    section[keys[-1]] = value
 
 
 def _explain(error: Any, place: str) -> str:

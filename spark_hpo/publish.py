@@ -12,6 +12,7 @@ from pathlib import Path
 
 import spark_hpo
 from spark_hpo.data.table import Table
+from spark_hpo.incumbents import pareto_front
 from spark_hpo.journal import Journal
 from spark_hpo.report import leaderboard, plots
 from spark_hpo.storage import Storage
@@ -36,10 +37,13 @@ def finish_runs(
 ) -> None:
     """Write what is pending, the leaderboard, the plots and the final metrics, and close the tracker."""
     trials = list(journal.trials.values())
+    front = {trial.trial_id for trial in pareto_front(trials, objective)}
     figures = {
         "history": plots.history(trials, objective),
         "parameters": plots.parameters(trials, objective),
     }
+    if objective.also:
+        figures["pareto_front"] = plots.pareto_front(trials, objective, front)
     metrics = {f"test_{name}": value for name, value in (test or {}).items()}
     if best is not None:
         metrics[f"best_{objective.metric}"] = best.metrics[objective.metric]
@@ -47,8 +51,9 @@ def finish_runs(
     tracker.finish(
         status,
         metrics=metrics,
-        leaderboard=leaderboard.leaderboard(trials, objective),
+        leaderboard=leaderboard.leaderboard(trials, objective, front),
         artifacts={"plots.html": plots.page(figures, title=title)},
+        front=front if objective.also else None,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from spark_hpo.assembly import objective_of
 from spark_hpo.config import StudyConfig
+from spark_hpo.incumbents import pareto_front
 from spark_hpo.journal import Journal
 from spark_hpo.study import Study
 from spark_hpo.tracking.registry import RegisteredModel
@@ -28,6 +29,14 @@ class Result:
     tracking: dict[str, Any]
     model: RegisteredModel | None  # None: a training function, whose checkpoint only it can read
 
+    @property
+    def pareto_front(self) -> list[Trial]:
+        """The trials that no other one beats in all objectives, of those trained to the end.
+
+        In the order of their ids. Empty with one objective.
+        """
+        return pareto_front(self.journal.trials.values(), objective_of(self.config))
+
     def summary(self) -> dict[str, Any]:
         """The JSON line that ends `jobs/tune.py`."""
         progress, objective = self.study.progress, objective_of(self.config)
@@ -43,6 +52,7 @@ class Result:
                 "value": self.best.metrics[objective.metric],
                 "resource": self.best.resource,
             },
+            **({"pareto_front": self._front_records()} if objective.also else {}),
             "test": self.test,
             "trials": dict(sorted(states.items())),
             "segments": {"run": progress.run, "replayed": progress.replayed, "failed": progress.failed},
@@ -56,3 +66,14 @@ class Result:
             "model": self.model
             and {"name": self.model.name, "version": self.model.version, "uri": self.model.uri},
         }
+
+    def _front_records(self) -> list[dict[str, Any]]:
+        metrics = objective_of(self.config).metrics
+        return [
+            {
+                "trial": trial.trial_id,
+                "params": dict(trial.params),
+                "metrics": {name: trial.metrics[name] for name in metrics},
+            }
+            for trial in self.pareto_front
+        ]

@@ -13,9 +13,9 @@ _FOLDER = "checkpoints"
 class Retention:
     """The checkpoints of a study and their owners. One that nobody owns any more is deleted.
 
-    Each owner (a trial that may go on, a child that has yet to load its parent's, the best so far) has one
-    checkpoint at a time; several may own the same. Until `sweep` is called nothing is deleted, so that a
-    replay of the journal does not delete what is long gone.
+    Each owner (a trial that may go on, a child that has yet to load its parent's, the best so far, each
+    member of the Pareto front) has one checkpoint at a time; several may own the same. Until `sweep` is
+    called nothing is deleted, so that a replay of the journal does not delete what is long gone.
     """
 
     def __init__(self, storage: Storage) -> None:

@@ -13,8 +13,10 @@ import numpy as np
 
 from spark_hpo.backend.base import Backend
 from spark_hpo.errors import CapacityError, DataError, JournalError, NoTrialSucceeded, TrialError
+from spark_hpo.incumbents import Incumbents
 from spark_hpo.journal import EventKind, Journal
 from spark_hpo.retention import Retention
+from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.storage import Storage
@@ -58,12 +60,6 @@ class Observer(Protocol):
     def on_assigned(self, assignment: Assignment, progress: Progress) -> None: ...
 
     def on_reported(self, trial: Trial, report: Report, progress: Progress) -> None: ...
-
-
-class Explorer(Protocol):
-    """Makes the parameters of a trial that starts from another one's checkpoint."""
-
-    def explore(self, trial_id: int, parent: Params) -> Params: ...
 
 
 class StoppingRule(Protocol):
@@ -119,7 +115,7 @@ class Study:
         self._slots: dict[int, Slot] = {}  # open, by trial
         self._pending: list[Assignment] = []  # to be run again: of a driver that died
         self._retention = Retention(storage)
-        self._best: Trial | None = None
+        self._incumbents = Incumbents(objective, self._retention)
         self.progress = Progress()
         self._replay()
         self._retention.sweep()
@@ -127,7 +123,7 @@ class Study:
     @property
     def best(self) -> Trial | None:
         """The trial with the lowest loss that was ever reported, as it was then; its checkpoint is kept."""
-        return self._best
+        return self._incumbents.best
 
     def run(self) -> str:
         """Search until the budget is spent or a rule says stop, and return which part of it, or which rule.
@@ -257,7 +253,7 @@ class Study:
         trial = self._journal.trials.get(slot.trial_id)
         if trial is None:
             parent = None if slot.parent is None else self._journal.trials[slot.parent]
-            params = self._propose(slot.trial_id, parent)
+            params = self._propose(slot, parent)
             self._sampler.start(slot.trial_id, params)
             trial = Trial(
                 trial_id=slot.trial_id,
@@ -268,13 +264,15 @@ class Study:
                 checkpoint=None if parent is None else parent.checkpoint,
             )
             self._retention.keep(trial.trial_id, trial.checkpoint)  # a parent's, until it has its own
+        if self._explorer is not None:
+            self._explorer.start(slot, trial.params)
         return self._assignment(slot, trial)
 
-    def _propose(self, trial_id: int, parent: Trial | None) -> Params:
+    def _propose(self, slot: Slot, parent: Trial | None) -> Params:
         if parent is None:
-            return self._sampler.ask(trial_id)
+            return self._sampler.ask(slot.trial_id)
         assert self._explorer is not None, "a scheduler with parents comes with an explorer"
-        return self._explorer.explore(trial_id, parent.params)
+        return self._explorer.explore(slot, parent.params)
 
     def _assignment(self, slot: Slot, trial: Trial) -> Assignment:
         return Assignment(
@@ -320,24 +318,28 @@ class Study:
         slot = self._slots.pop(report.trial_id)
         self.progress.resource_spent += report.resource - slot.resource_from
         self.progress.failed += report.failure is not None
-        loss = self._objective.loss(report.metrics) if report.failure is None else math.inf
+        metrics = report.metrics if report.failure is None else {}  # without metrics losses are infinite
+        loss, others = self._objective.loss(metrics), self._objective.others(metrics)
         for rule in self._stopping:
             rule.observe(resource=slot.resource_to, loss=loss, seconds=report.seconds)
         # A trial on its plateau counts at the resource that it was meant to reach: more would not change it.
-        self._sampler.tell(report.trial_id, resource=slot.resource_to, loss=loss)
+        self._sampler.tell(report.trial_id, resource=slot.resource_to, loss=loss, others=others)
+        if self._explorer is not None:
+            self._explorer.tell(slot, loss)
         out = self._scheduler.report(slot, loss)
         self._journal.settled(out, TrialState.STOPPED)
         finished = {*out, *([report.trial_id] if report.failure else [])}
-        if report.trial_id not in finished and slot.resource_to == self._scheduler.max_resource:
+        is_complete = report.trial_id not in finished and slot.resource_to == self._scheduler.max_resource
+        if is_complete:
             self._journal.settled([report.trial_id], TrialState.COMPLETED)
             finished.add(report.trial_id)
-        self._note_best(report, loss)
+        self._note_incumbent(report, loss, is_complete=is_complete)
         self._retention.keep(report.trial_id, report.checkpoint)
         for trial_id in finished:
             self._retention.release(trial_id)
 
-    def _note_best(self, report: Report, loss: float) -> None:
-        # As it was reported: a promotion may make it worse, and then this is the model to have.
+    def _note_incumbent(self, report: Report, loss: float, *, is_complete: bool) -> None:
+        # As it was reported: in a replay the journal has the trial as it was in the end.
         trial = replace(
             self._journal.trials[report.trial_id],
             rung=report.rung,
@@ -346,10 +348,9 @@ class Study:
             loss=loss,
             checkpoint=report.checkpoint,
         )
-        if math.isfinite(loss) and (self._best is None or _by_loss(trial) < _by_loss(self._best)):
-            self._best = trial
+        self._incumbents.note(trial, is_complete=is_complete)
+        if self.best is trial:
             self.progress.best_loss = loss
-            self._retention.keep("best", trial.checkpoint)
 
     def _spent(self) -> str | None:
         """Which part of the budget is spent, if any."""
@@ -365,7 +366,7 @@ class Study:
         return next((reason for rule in self._stopping if (reason := rule.reason())), None)
 
     def _replay(self) -> None:
-        """Bring scheduler and sampler to where the earlier drivers left them."""
+        """Bring scheduler, sampler and explorer to where the earlier drivers left them."""
         open_assignments: dict[int, Assignment] = {}
         for event in self._journal.past:
             if event.kind is EventKind.ASSIGNED and event.assignment.split is Split.VALIDATION:
@@ -398,7 +399,5 @@ class Study:
         if slot.is_new:
             self._sampler.start(slot.trial_id, assignment.params)
             self._retention.keep(slot.trial_id, assignment.checkpoint)
-
-
-def _by_loss(trial: Trial) -> tuple[float, int, int]:
-    return trial.loss, -trial.resource, trial.trial_id
+        if self._explorer is not None:
+            self._explorer.start(slot, assignment.params)

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.methods import METHODS
-from spark_hpo.search.registry import SAMPLERS, SCHEDULERS, build_sampler, build_scheduler
+from spark_hpo.search.registry import SAMPLERS, SCHEDULERS, build_explorer, build_sampler, build_scheduler
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.space import Space
@@ -28,6 +29,7 @@ class Method:
     scheduler: str
     sampler_settings: Mapping[str, Any] = field(default_factory=dict)
     scheduler_settings: Mapping[str, Any] = field(default_factory=dict)
+    explorer: str = "perturbation"
 
     def build_sampler(self, space: Space, seed: int) -> Sampler:
         return build_sampler(self.sampler, space, seed, place=self.name, **self.sampler_settings)
@@ -35,6 +37,9 @@ class Method:
     def build_scheduler(self, max_resource: int) -> Scheduler:
         settings = {"max_resource": max_resource, **self.scheduler_settings}
         return build_scheduler(self.scheduler, place=self.name, **settings)
+
+    def build_explorer(self, space: Space, seed: int) -> Explorer:
+        return build_explorer(self.explorer, space, seed, place=self.name)
 
 
 def parse_method(text: str) -> Method:
@@ -55,6 +60,7 @@ def parse_method(text: str) -> Method:
             scheduler=known_as.scheduler,
             sampler_settings=known_as.sampler_settings,
             scheduler_settings=known_as.scheduler_settings,
+            explorer=known_as.explorer,
         )
     first, _, second = text.partition("+")
     sampler, sampler_settings = _part(text, first)

@@ -10,6 +10,7 @@ import numpy as np
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.parameter import Choice, Uniform
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
 
@@ -57,28 +58,45 @@ class PoolSampler:
     The other sampler is told of the configuration that is run, not of the one that it has proposed.
     """
 
-    def __init__(self, sampler: Sampler, explorer: Explorer, pool: Pool) -> None:
+    def __init__(self, sampler: Sampler, pool: Pool) -> None:
         self._sampler = sampler
-        self._explorer = explorer
         self._pool = pool
         self.drawn: set[int] = set()
 
     def ask(self, trial_id: int) -> Params:
-        return self._nearest(self._sampler.ask(trial_id))
-
-    def explore(self, trial_id: int, parent: Params) -> Params:
-        """The same for what the explorer makes of a parent's parameters."""
-        return self._nearest(self._explorer.explore(trial_id, parent))
+        return self.nearest(self._sampler.ask(trial_id))
 
     def start(self, trial_id: int, params: Params) -> None:
         self.drawn.add(self._pool.number(params))
         self._sampler.start(trial_id, params)
 
-    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
-        self._sampler.tell(trial_id, resource=resource, loss=loss)
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+        self._sampler.tell(trial_id, resource=resource, loss=loss, others=others)
 
-    def _nearest(self, wanted: Params) -> Params:
+    def nearest(self, wanted: Params) -> Params:
+        """The configuration that is run in the place of another one."""
         return self._pool.configurations[self._pool.nearest(wanted, self.drawn)]
+
+
+class PoolExplorer:
+    """Gives the nearest configuration not yet drawn for what another explorer makes of a parent's.
+
+    Args:
+        sampler: of the same study; it knows what has been drawn.
+    """
+
+    def __init__(self, explorer: Explorer, sampler: PoolSampler) -> None:
+        self._explorer = explorer
+        self._sampler = sampler
+
+    def explore(self, slot: Slot, parent: Params) -> Params:
+        return self._sampler.nearest(self._explorer.explore(slot, parent))
+
+    def start(self, slot: Slot, params: Params) -> None:
+        self._explorer.start(slot, params)
+
+    def tell(self, slot: Slot, loss: float) -> None:
+        self._explorer.tell(slot, loss)
 
 
 def _key(params: Params) -> str:

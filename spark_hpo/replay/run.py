@@ -12,7 +12,7 @@ from spark_hpo.errors import NoTrialSucceeded
 from spark_hpo.journal import Journal
 from spark_hpo.replay.benchmark import Benchmark
 from spark_hpo.replay.memory import MemoryStorage
-from spark_hpo.replay.pool import PoolSampler
+from spark_hpo.replay.pool import PoolExplorer, PoolSampler
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
@@ -32,6 +32,8 @@ class Method(Protocol):
     def build_sampler(self, space: Space, seed: int) -> Sampler: ...
 
     def build_scheduler(self, max_resource: int) -> Scheduler: ...
+
+    def build_explorer(self, space: Space, seed: int) -> Explorer: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +79,8 @@ def replay(
     curves = _Remembered(benchmark)
     backend = SimulatedBackend(curves, slots, disturbances)
     sampler = _Timed(method.build_sampler(benchmark.space, seed))
-    explorer = Explorer(benchmark.space, seed)
-    pool = None if benchmark.pool is None else PoolSampler(sampler, explorer, benchmark.pool)
+    explorer = method.build_explorer(benchmark.space, seed)
+    pool = None if benchmark.pool is None else PoolSampler(sampler, benchmark.pool)
     # The real journal, without a disk: an append there may take milliseconds.
     storage = MemoryStorage()
     journal = Journal.open(storage, benchmark.objective)
@@ -95,7 +97,7 @@ def replay(
             budget=Budget(seconds=limit_s),
             seed=seed,
             storage=storage,
-            explorer=pool or explorer,
+            explorer=PoolExplorer(explorer, pool) if pool else explorer,
             observers=[watch],
             clock=backend.clock,
         )
@@ -157,8 +159,8 @@ class _Timed:
     def start(self, trial_id: int, params: Params) -> None:
         self._sampler.start(trial_id, params)
 
-    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
-        self._sampler.tell(trial_id, resource=resource, loss=loss)
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+        self._sampler.tell(trial_id, resource=resource, loss=loss, others=others)
 
 
 class _Watch:

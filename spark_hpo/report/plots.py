@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from itertools import accumulate
 from typing import Any
@@ -13,7 +13,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from spark_hpo.report.leaderboard import flatten, ranked, value
-from spark_hpo.trial import Objective, Trial, TrialState
+from spark_hpo.trial import Mode, Objective, Trial, TrialState
 
 LOG_SPAN = 100.0  # a parameter whose values span as much gets a logarithmic axis
 MAX_PARAMETERS = 24  # shown; a picture of more cannot be read
@@ -114,6 +114,49 @@ def parameters(trials: Iterable[Trial], objective: Objective) -> go.Figure:
     figure.update_layout(
         height=120 + 260 * rows, coloraxis={"colorscale": _SCALE, "colorbar": {"title": "epochs"}}
     )
+    return figure
+
+
+def pareto_front(trials: Iterable[Trial], objective: Objective, front: Collection[int]) -> go.Figure:
+    """The first two objectives of the trials that were trained to the end, those on the front in a colour.
+
+    Of two objectives the front is a line: what it encloses is dominated. Of more it has no line, because
+    some of its points lie behind others in the first two.
+
+    Args:
+        front: the trials on the front, by id.
+    """
+    (x_name, x_mode), (y_name, _) = objective.also[0], (objective.metric, objective.mode)
+    done = [
+        trial
+        for trial in _measured(trials)
+        if trial.state is TrialState.COMPLETED and {x_name, y_name} <= trial.metrics.keys()
+    ]
+    on_front = sorted(
+        (trial for trial in done if trial.trial_id in front), key=lambda trial: trial.metrics[x_name]
+    )
+    figure = go.Figure()
+    for name, some, colour in (
+        ("other trials", [trial for trial in done if trial.trial_id not in front], "#b0b0b0"),
+        ("Pareto front", on_front, "#d62728"),
+    ):
+        is_line = name == "Pareto front" and len(objective.also) == 1
+        figure.add_scatter(
+            x=[trial.metrics[x_name] for trial in some],
+            y=[trial.metrics[y_name] for trial in some],
+            mode="lines+markers" if is_line else "markers",
+            name=name,
+            # Where less is better along x, what a point has in y can be had from there on: first across.
+            line={"shape": "hv" if x_mode is Mode.MIN else "vh"},
+            marker={"color": colour, "size": 8},
+            text=[_label(trial) for trial in some],
+            hovertemplate="%{text}<br>%{x:.5g}, %{y:.5g}<extra></extra>",
+        )
+    _lay_out(
+        figure, f"Pareto front: {len(on_front)} of {len(done)} trials trained to the end", is_empty=not done
+    )
+    figure.update_xaxes(title_text=x_name)
+    figure.update_yaxes(title_text=y_name)
     return figure
 
 

@@ -43,9 +43,9 @@ class EnqueuedSampler:
         """The trial runs with these parameters."""
         self.sampler.start(trial_id, params)
 
-    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
         """Learn the loss of a trial at a resource."""
-        self.sampler.tell(trial_id, resource=resource, loss=loss)
+        self.sampler.tell(trial_id, resource=resource, loss=loss, others=others)
 
 
 class ConstrainedSampler:
@@ -86,9 +86,9 @@ class ConstrainedSampler:
         """The trial runs with these parameters."""
         self.sampler.start(trial_id, params)
 
-    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
         """Learn the loss of a trial at a resource."""
-        self.sampler.tell(trial_id, resource=resource, loss=loss)
+        self.sampler.tell(trial_id, resource=resource, loss=loss, others=others)
 
 
 def checked_configurations(space: Space, configurations: object, place: str) -> list[Params]:

@@ -1,96 +1,41 @@
-"""Exploring in population based training: a parent's parameters, changed a little."""
+"""The seam of explorers: what makes a child's parameters in population based training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Protocol
 
-import numpy as np
-
-from spark_hpo.errors import ConfigError
-from spark_hpo.search.axis import Axes, Axis
-from spark_hpo.search.parameter import Choice
-from spark_hpo.search.space import Point, Space
-from spark_hpo.search.wording import nearest
+from spark_hpo.search.scheduler import Slot
 from spark_hpo.trial import Params
 
-_TRIES = 20
 
-
-class Explorer:
+class Explorer(Protocol):
     """Changes parameters for a child, which goes on with its parent's weights.
 
-    A number is moved by `perturbation` of its range up or down (on the logarithmic scale where it has
-    one), or, with `resample_probability`, drawn anew from the space; a choice is drawn anew or stays.
     Only parameters that weights do not depend on may change: a network with another number of channels
-    cannot load its parent's checkpoint. Which these are, only the user knows; unless told, those that
-    are continuous numbers are taken.
+    cannot load its parent's checkpoint. Which these are, only the user knows.
 
-    Args:
-        space: what is tuned.
-        seed: of the study.
-        parameters: names of those that may change, as `optimizer.momentum`; None: all continuous numbers.
-        perturbation: step, in parts of the range, above 0 and at most 0.5.
-        resample_probability: of drawing anew, 0..1.
+    A trace, trial 1 a child of trial 0:
+        start(slot of 0: 0 -> 3, {"lr": 0.01}); tell(slot of 0, 0.7)
+        explore(slot of 1, parent 0: 3 -> 6, {"lr": 0.01}) -> {"lr": 0.013}; start(slot of 1, {"lr": 0.013})
+
+    A study that resumes calls `start` and `tell` as they are in the journal, and never `explore`: the
+    explorer then stands where the first one stood. So a child depends on the seed, its slot, its parent
+    and what was told alone: no clock, no global generator.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        seed: int,
-        *,
-        parameters: Sequence[str] | None = None,
-        perturbation: float = 0.1,
-        resample_probability: float = 0.25,
-    ) -> None:
-        if not 0 < perturbation <= 0.5:
-            raise ConfigError(f"perturbation is {perturbation}; it must be a number above 0 and at most 0.5")
-        if not 0 <= resample_probability <= 1:
-            raise ConfigError(f"resample_probability is {resample_probability}; it must be from 0 to 1")
-        self.space = space
-        self.seed = seed
-        self.perturbation = perturbation
-        self.resample_probability = resample_probability
-        self._axes = Axes(space)
-        names = [".".join(map(str, axis.dimension.path)) for axis in self._axes.axes]
-        for name in parameters or ():
-            if name not in names:
-                raise ConfigError(f"explore.parameters has {name!r}; {nearest(name, names)}")
-        self._mutable = [
-            _is_continuous(axis) if parameters is None else name in parameters
-            for name, axis in zip(names, self._axes.axes, strict=True)
-        ]
+    def explore(self, slot: Slot, parent: Params) -> Params:
+        """The parameters of a child, to be started next. Never changes what has been learned.
 
-    def explore(self, trial_id: int, parent: Params) -> Params:
-        """The parameters of a child. Depends on the seed, its id and the parent's parameters alone.
-
-        A child that breaks a constraint of the space is drawn again; after 20, the parent's are taken.
+        Args:
+            slot: the child's first: its trial, its parent, and from where to where it trains.
+            parent: the parent's parameters.
         """
-        rng = np.random.default_rng((self.seed, trial_id))
-        old = self.space.flatten(parent)
-        for _ in range(_TRIES):
-            child = self.space.unflatten(self._changed(old, rng))
-            if self.space.allows(child):
-                return child
-        return parent
+        ...
 
-    def _changed(self, old: Point, rng: np.random.Generator) -> Point:
-        new: Point = {}
-        for axis, mutable in zip(self._axes.axes, self._mutable, strict=True):
-            # Drawn in any case, so that one parameter's fate does not hang on another's.
-            resampled, step = axis.value(axis.from_unit(float(rng.random()))), float(rng.choice([-1.0, 1.0]))
-            resamples = rng.random() < self.resample_probability
-            key = axis.dimension.key
-            if not axis.dimension.is_active(new):
-                continue
-            if key not in old or (mutable and resamples):
-                new[key] = resampled
-            elif not mutable or axis.options:
-                new[key] = old[key]
-            else:
-                place, move = axis.place(old[key]), step * self.perturbation
-                new[key] = axis.value(place + move if 0 <= place + move <= 1 else place - move)
-        return new
+    def start(self, slot: Slot, params: Params) -> None:
+        """The slot, of whichever trial, runs with these parameters: it is in flight until told."""
+        ...
 
-
-def _is_continuous(axis: Axis) -> bool:
-    return not isinstance(axis.parameter, Choice) and axis.parameter.q is None
+    def tell(self, slot: Slot, loss: float) -> None:
+        """Learn the loss at the end of a slot; infinite for a failure."""
+        ...

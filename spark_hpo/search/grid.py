@@ -56,7 +56,7 @@ class GridSampler:
         self._started.add(_name(params))
         self._skip()
 
-    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
         """Takes no notice: the grid stands."""
 
     def _skip(self) -> None:

@@ -1,4 +1,4 @@
-"""Pairs of sampler and scheduler that the literature knows by one name."""
+"""Pairs of sampler and scheduler, some with an explorer, that the literature knows by one name."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Method:
     scheduler: str
     sampler_settings: Mapping[str, Any] = field(default_factory=dict)
     scheduler_settings: Mapping[str, Any] = field(default_factory=dict)
+    explorer: str = "perturbation"  # asked where the scheduler has parents and children
 
 
 METHODS: Mapping[str, Method] = {
@@ -35,6 +36,8 @@ METHODS: Mapping[str, Method] = {
     "hyperband": Method(sampler="random", scheduler="hyperband"),
     # Jaderberg et al. 2017, arXiv:1711.09846.
     "pbt": Method(sampler="sobol", scheduler="population_based"),
+    # Parker-Holder et al. 2020, arXiv:2002.02518.
+    "pb2": Method(sampler="sobol", scheduler="population_based", explorer="pb2"),
     # Bergstra and Bengio 2012.
     "random": Method(sampler="random", scheduler="full"),
 }

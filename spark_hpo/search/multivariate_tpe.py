@@ -10,6 +10,7 @@ from spark_hpo.errors import ConfigError
 from spark_hpo.search.agreement import rank_agreement
 from spark_hpo.search.axis import Array, Axes
 from spark_hpo.search.history import History
+from spark_hpo.search.pareto import best_points
 from spark_hpo.search.parzen import Bandwidth, ParzenEstimator
 from spark_hpo.search.space import Space
 from spark_hpo.search.transfer import Knowledge
@@ -44,6 +45,11 @@ class MultivariateTpeSampler:
       nothing about their order at the next one (`rank_agreement`), the next level is taken if it has
       half of `enough`, and otherwise none.
     - **Good** are the best `gamma` of n trials at that level, at most 25, and never a failure.
+    - **Several objectives.** The best then are those of the first Pareto fronts, and of the last front
+      that has a place among them the least crowded, as in MOTPE (Ozaki et al. 2020, "Multiobjective
+      Tree-Structured Parzen Estimator for Computationally Expensive Optimization Problems"; 2022,
+      J. Artif. Intell. Res. 73), which breaks that tie by hypervolume. Whether a level is noise is judged
+      by the first objective alone.
     - **In flight** trials of which nothing is known yet are among the rest (a constant liar): they push
       the next proposal away from their own place.
     - **Failed** trials are among the rest at every level.
@@ -70,7 +76,7 @@ class MultivariateTpeSampler:
         seed: int,
         *,
         num_startup_trials: int = 10,
-        num_candidates: int = 64,
+        num_candidates: int = 128,
         enough: int = 20,
         gamma: float = 0.15,
         random_fraction: float = 0.1,
@@ -140,10 +146,10 @@ class MultivariateTpeSampler:
         self._tried.add(row.tobytes())
         self._history.start(trial_id)
 
-    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
-        """Learn the loss of a trial at a resource; infinite or NaN for a failed trial."""
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+        """Learn the losses of a trial at a resource; infinite or NaN for a failed trial."""
         assert trial_id in self._number, f"trial {trial_id} was told of before it was started"
-        self._history.tell(trial_id, resource, loss)
+        self._history.tell(trial_id, resource, loss, others)
 
     @property
     def level(self) -> int | None:
@@ -163,10 +169,13 @@ class MultivariateTpeSampler:
         """The good trials and the rest, as many as the densities are made of."""
         ranking = [] if level is None else self._history.ranking(level)
         num_good = min(math.ceil(self.gamma * len(ranking)), _MAX_GOOD)
-        good = [trial_id for _, trial_id in ranking[:num_good]]
-        rest = [trial_id for _, trial_id in ranking[num_good:]]
-        rest += self._history.failed + self._history.in_flight
-        return good, sorted(rest)[-_MAX_REST:]
+        best = ranking[:num_good]
+        if level is not None and self._history.num_objectives > 1:
+            losses = list(self._history.results(level).values())
+            best = [ranking[place] for place in best_points(losses, num_good)]
+        good = [trial_id for _, trial_id in best]
+        rest = {trial_id for _, trial_id in ranking}.difference(good)
+        return good, sorted([*rest, *self._history.failed, *self._history.in_flight])[-_MAX_REST:]
 
     def _is_noise(self, resource: int, above: int) -> bool:
         losses = [self._history.losses(trial_id) for _, trial_id in self._history.ranking(above)]

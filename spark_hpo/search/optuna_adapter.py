@@ -11,7 +11,7 @@ import numpy as np
 
 from spark_hpo.errors import ConfigError
 from spark_hpo.search.axis import Array, Axes
-from spark_hpo.search.history import History
+from spark_hpo.search.history import History, Losses
 from spark_hpo.search.space import Space
 from spark_hpo.search.wording import require_integer
 from spark_hpo.trial import Params
@@ -38,29 +38,33 @@ class OptunaSampler:
     - **In flight** trials are running ones for Optuna; what its sampler makes of them is its own affair.
     - **Resumed**, a sampler that keeps state with Optuna's trials (CMA-ES, NSGA-II) is asked again for
       each trial that was started, with the same seed: so the state is there again.
+    - **Several objectives** are as many directions of Optuna's study, for those of its samplers that can
+      (`Nsga2Sampler`, `OptunaTpeSampler`).
 
     Args:
         space: what is tuned.
         seed: of the study.
         enough: results that a level must have before it is the one.
+        num_objectives: losses that are learned from, the first ones of those told.
     """
 
     keeps_state: ClassVar[bool] = False  # whether Optuna's sampler keeps something with its trials
 
-    def __init__(self, space: Space, seed: int, *, enough: int = 10) -> None:
+    def __init__(self, space: Space, seed: int, *, enough: int = 10, num_objectives: int = 1) -> None:
         require_integer("enough", enough, 2)
         self._optuna = _import_optuna()
         self.space = space
         self.seed = seed
         self.enough = enough
+        self.num_objectives = num_objectives
         self._axes = Axes(space)
         self._history = History()
         self._rows: dict[int, Array] = {}
         self._level: int | None = None
         self._numbers: dict[int, int] = {}  # Optuna's number of a trial in the present study
         self._asked: _Asked | None = None  # by the last `ask`, nothing having happened since
-        self._base: list[tuple[int, float]] = []  # (trial, loss) at the level when it was chosen
-        self._events: list[tuple[int, float | None]] = []  # since then: (trial, loss), None for its start
+        self._base: list[tuple[int, Losses]] = []  # (trial, losses) at the level when it was chosen
+        self._events: list[tuple[int, Losses | None]] = []  # since then: the same, None for a start
         self._study = self._new_study()
 
     def ask(self, trial_id: int) -> Params:
@@ -81,22 +85,22 @@ class OptunaSampler:
         self._start(trial_id)
         self._events.append((trial_id, None))
 
-    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
-        """Learn the loss of a trial at a resource; infinite or NaN for a failed trial."""
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+        """Learn the losses of a trial at a resource; infinite or NaN for a failed trial."""
         assert trial_id in self._rows, f"trial {trial_id} was told of before it was started"
         self._forget_asked()
-        self._history.tell(trial_id, resource, loss)
+        losses = (loss, *others)[: self.num_objectives]
+        self._history.tell(trial_id, resource, loss, losses[1:])
         levels = self._history.levels
         level = max((r for r in levels if len(self._history.ranking(r)) >= self.enough), default=None)
         if level != self._level:
             self._level = level
-            ranking = [] if level is None else self._history.ranking(level)
-            self._base = sorted((trial, loss) for loss, trial in ranking)
+            self._base = [] if level is None else sorted(self._history.results(level).items())
             self._events = [(trial, None) for trial in self._history.in_flight]
             self._rebuild()
-        elif resource == level or not math.isfinite(loss):
-            self._finish(trial_id, loss)
-            self._events.append((trial_id, loss))
+        elif resource == level or not _is_finite(losses):
+            self._finish(trial_id, losses)
+            self._events.append((trial_id, losses))
 
     def _sampler(self, seed: int) -> Any:
         """Optuna's sampler, newly built with this seed."""
@@ -106,7 +110,9 @@ class OptunaSampler:
         from optuna.storages import InMemoryStorage
 
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
-        return self._optuna.create_study(storage=InMemoryStorage(), study_name="spark_hpo")
+        return self._optuna.create_study(
+            storage=InMemoryStorage(), study_name="spark_hpo", directions=["minimize"] * self.num_objectives
+        )
 
     def _ask_optuna(self, trial_id: int) -> _Asked:
         seed = int(np.random.SeedSequence((self.seed, trial_id)).generate_state(1)[0])
@@ -139,8 +145,8 @@ class OptunaSampler:
         self._asked = None
         self._study = self._new_study()
         self._numbers = {}
-        for trial_id, loss in self._base:
-            self._add(trial_id, loss)
+        for trial_id, losses in self._base:
+            self._add(trial_id, losses)
         for trial_id, event in self._events:
             if event is None:
                 self._start(trial_id)
@@ -166,30 +172,30 @@ class OptunaSampler:
             self._study._storage.set_trial_param(asked.trial._trial_id, name, internal, distribution)
         self._numbers[trial_id] = asked.trial.number
 
-    def _finish(self, trial_id: int, loss: float) -> None:
-        """A trial has a loss at the level, or has failed."""
+    def _finish(self, trial_id: int, losses: Losses) -> None:
+        """A trial has its losses at the level, or has failed."""
         states = self._optuna.trial.TrialState
         number = self._numbers.get(trial_id)
         trials = self._study.get_trials(deepcopy=False)
         if number is not None and trials[number].state is states.RUNNING:
-            if math.isfinite(loss):
-                self._study.tell(number, loss)
+            if _is_finite(losses):
+                self._study.tell(number, losses)
             else:
                 self._study.tell(number, state=states.FAIL)
-        elif math.isfinite(loss):
-            self._add(trial_id, loss)
+        elif _is_finite(losses):
+            self._add(trial_id, losses)
 
-    def _add(self, trial_id: int, loss: float | None) -> None:
-        """Add a trial that Optuna has not proposed; running where there is no loss."""
+    def _add(self, trial_id: int, losses: Losses | None) -> None:
+        """Add a trial that Optuna has not proposed; running where there are no losses."""
         distributions, values = self._parameters(self._rows[trial_id])
         states = self._optuna.trial.TrialState
         self._numbers[trial_id] = len(self._study.get_trials(deepcopy=False))
         self._study.add_trial(
             self._optuna.trial.create_trial(
-                state=states.RUNNING if loss is None else states.COMPLETE,
+                state=states.RUNNING if losses is None else states.COMPLETE,
                 params=values,
                 distributions=distributions,
-                value=loss,
+                values=losses,
             )
         )
 
@@ -211,7 +217,10 @@ class OptunaSampler:
 
 
 class OptunaTpeSampler(OptunaSampler):
-    """Optuna's multivariate TPE with a constant liar, each option of a choice modelled as a group."""
+    """Optuna's multivariate TPE with a constant liar, each option of a choice modelled as a group.
+
+    With several objectives it is MOTPE (Ozaki et al. 2022).
+    """
 
     def _sampler(self, seed: int) -> Any:
         return self._optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
@@ -261,17 +270,31 @@ class Nsga2Sampler(OptunaSampler):
 
     Args:
         population_size: trials of a generation.
+        enough: results that a level must have before it is the one.
+        num_objectives: losses that are learned from, the first ones of those told.
     """
 
     keeps_state = True
 
-    def __init__(self, space: Space, seed: int, *, population_size: int = 20, enough: int = 10) -> None:
+    def __init__(
+        self,
+        space: Space,
+        seed: int,
+        *,
+        population_size: int = 20,
+        enough: int = 10,
+        num_objectives: int = 1,
+    ) -> None:
         require_integer("population_size", population_size, 2)
         self.population_size = population_size
-        super().__init__(space, seed, enough=enough)
+        super().__init__(space, seed, enough=enough, num_objectives=num_objectives)
 
     def _sampler(self, seed: int) -> Any:
         return self._optuna.samplers.NSGAIISampler(seed=seed, population_size=self.population_size)
+
+
+def _is_finite(losses: Losses) -> bool:
+    return all(map(math.isfinite, losses))
 
 
 def _import_optuna() -> Any:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import log_ndtr, ndtr, ndtri
+from scipy.special import ndtr, ndtri
 
 from spark_hpo.search.axis import Array, Axes
 
@@ -129,12 +129,13 @@ class ParzenEstimator:
             z = (places[:, None] - centres) / width
             return np.asarray(-0.5 * z * z - _LOG_SQRT_TAU - math.log(width) - inside)
         low, high = axis.cells(places)
-        # A normal distribution is symmetric: on the left side nothing is lost to rounding.
+        # A normal distribution is symmetric: on the left side nothing is lost to rounding. What lies so far
+        # out that its mass is 0 has the prior's density.
         a, b = (low[:, None] - centres) / width, (high[:, None] - centres) / width
         flip = a > 0
-        a, b = np.where(flip, -b, a), np.where(flip, -a, b)
-        mass = log_ndtr(b) + np.log1p(-np.exp(np.minimum(log_ndtr(a) - log_ndtr(b), -1e-12)))
-        return np.asarray(mass - np.log(high - low)[:, None] - inside)
+        mass = ndtr(np.where(flip, -a, b)) - ndtr(np.where(flip, -b, a))
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(mass / (high - low)[:, None]) - inside)
 
     def _doubt(self, options: int) -> float:
         """How much of a kernel's weight on a choice is the prior's: as if each option had been seen once."""

@@ -69,7 +69,7 @@ class _PopulationSampler:
             self._previous[trial_id] = self._last[member]
         self._last[member] = trial_id
 
-    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
         """Learn the loss of a trial at a resource; a failed one never becomes its member's best."""
         member = trial_id % self.population_size
         if math.isfinite(loss):

@@ -33,8 +33,10 @@ class PopulationBasedScheduler:
     `quantile` of members alive, the one with the fewest children. So parameters become schedules over the
     training; the best trial's weights have seen several of them, and its parameters are but the last.
 
-    Nobody waits for anybody. A member that fails, or is trained to the end, is replaced while trials
-    remain. With more slots than members, slots stay idle.
+    Nobody waits for anybody. Who reports at a step before there are enough losses to name the worst is
+    judged by its loss one step before: or else the one that always comes first would never be. A member
+    that fails, or is trained to the end, is replaced while trials remain. With more slots than members,
+    slots stay idle.
 
     A trace, population_size 4, interval 3:
         next_slot() x 4 -> trials 0..3: 0 -> 3; report(3, worst of 4) -> [3]
@@ -113,8 +115,9 @@ class PopulationBasedScheduler:
         if slot.resource_to == self.max_resource:
             del self._members[trial_id]
             return []
+        before = member.step, member.loss
         member.step, member.resource, member.loss = slot.rung, slot.resource_to, loss
-        if self._is_behind(slot.rung, loss) and self._may_replace(trial_id):
+        if self._is_behind((slot.rung, loss), before) and self._may_replace(trial_id):
             del self._members[trial_id]
             self._heirs += 1
             return [trial_id]
@@ -141,12 +144,18 @@ class PopulationBasedScheduler:
             parent=parent,
         )
 
-    def _is_behind(self, step: int, loss: float) -> bool:
-        """Whether a loss is in the bottom quantile of its step, and somebody's is better."""
-        losses = self._losses[step]
-        num_worse = len(losses) - bisect_right(losses, loss)
-        num_bottom = int(self.quantile * len(losses))
-        return num_worse < num_bottom and loss > losses[0]
+    def _is_behind(self, *reports: tuple[int, float]) -> bool:
+        """Whether a loss is in the bottom quantile of its step, and somebody's is better.
+
+        Args:
+            reports: (step, loss) of a member, the latest first. The first one that can be judged is.
+        """
+        for step, loss in reports:
+            losses = self._losses[step] if step >= 0 else []
+            num_bottom = int(self.quantile * len(losses))
+            if num_bottom:
+                return len(losses) - bisect_right(losses, loss) < num_bottom and loss > losses[0]
+        return False
 
     def _may_replace(self, trial_id: int) -> bool:
         parent = self._parent()

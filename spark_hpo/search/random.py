@@ -22,5 +22,5 @@ class RandomSampler:
     def start(self, trial_id: int, params: Params) -> None:
         """Takes no notice."""
 
-    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
         """Takes no notice."""

@@ -29,8 +29,11 @@ class Sampler(Protocol):
         """The trial runs with these parameters, wherever they come from: it is in flight until told."""
         ...
 
-    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
-        """Learn the loss of a trial at a resource; infinite for a failed trial.
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+        """Learn the losses of a trial at a resource; infinite for a failed trial.
+
+        `others` are those of the further objectives of a study that has several, always in one order;
+        `loss` is that of the first. All are to be minimised.
 
         `resource` is the target of the slot, `Slot.resource_to`, also where training stopped earlier on a
         plateau: losses are compared between trials of one rung.

@@ -38,7 +38,7 @@ class SobolSampler:
     def start(self, trial_id: int, params: Params) -> None:
         """Takes no notice."""
 
-    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
         """Takes no notice."""
 
     def _sequence(self, num_blocks: int) -> Array:

@@ -79,7 +79,7 @@ class TpeSampler:
         self._points[trial_id] = self._estimator.latents(self.space.flatten(params))
         self._in_flight.add(trial_id)
 
-    def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
         """Learn the loss of a trial at a resource; infinite or NaN for a failed trial."""
         assert trial_id in self._points, f"trial {trial_id} was told of before it was started"
         self._in_flight.discard(trial_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spark_hpo.tracking.base import Journal
@@ -144,6 +144,7 @@ class MlflowTracker:
         leaderboard: pd.DataFrame | None = None,
         artifacts: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
+        front: Collection[int] | None = None,
         timeout_s: float = 60.0,
     ) -> bool:
         """Write all that is pending, then the end of the study, and close.
@@ -154,6 +155,7 @@ class MlflowTracker:
             leaderboard: logged as a table, leaderboard.json, and as leaderboard.csv.
             artifacts: texts by path, e.g. {"plots/history.html": "<html>..."}.
             tags: of the study's run.
+            front: the trials on the Pareto front, whose runs get a tag; None: a study with one objective.
             timeout_s: seconds to wait.
 
         Returns:
@@ -166,6 +168,7 @@ class MlflowTracker:
             leaderboard=leaderboard,
             artifacts=artifacts or {},
             tags=tags or {},
+            front=front,
         )
         with self._changed:
             self._outcome = outcome

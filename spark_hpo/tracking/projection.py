@@ -20,6 +20,7 @@ TRIAL_ID = "spark_hpo.trial_id"
 RESOURCE = "spark_hpo.resource"
 WRITTEN = "spark_hpo.written"  # the trial's last journal event that is here
 POINTS = "spark_hpo.points"  # measurements that are here
+PARETO_FRONT = "spark_hpo.pareto_front"  # true or false: whether the trial is on it, at the study's end
 
 # MLflow's limits.
 MAX_KEY = 250

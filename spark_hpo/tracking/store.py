@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from spark_hpo.tracking import projection
-from spark_hpo.tracking.projection import KIND, POINTS, STUDY_ID, TRIAL_ID, WRITTEN, Record
+from spark_hpo.tracking.projection import KIND, PARETO_FRONT, POINTS, STUDY_ID, TRIAL_ID, WRITTEN, Record
 from spark_hpo.tracking.redact import redact, redact_all
 from spark_hpo.trial import Objective, Trial
 
@@ -59,6 +59,7 @@ class Outcome:
     tags: Mapping[str, str] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)  # text by path, e.g. "plots/history.html"
     leaderboard: pd.DataFrame | None = None
+    front: Collection[int] | None = None  # trials on the Pareto front; None: there is but one objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,7 @@ class _Child:
     status: str
     written: int | None = None  # the trial's last event there; None: nothing yet
     points: int = 0
+    is_on_front: bool = False
 
 
 class RunStore:
@@ -102,7 +104,7 @@ class RunStore:
             self.client.log_dict(self.run_id, _plain(self.card.space), "space.yaml")
 
     def write_outcome(self, outcome: Outcome) -> None:
-        """Leaderboard, plots and final metrics; then the status, and that of children cut off."""
+        """Leaderboard, plots, final metrics, the front; then the status, and that of children cut off."""
         tags = dict(outcome.tags)
         if outcome.leaderboard is not None:
             # The layout of MlflowClient.log_table, which would append to a table that is there already.
@@ -122,6 +124,8 @@ class RunStore:
         ]
         self._write(self.run_id, Record(points=points, tags=tags))
         for trial_id, child in self._index().items():
+            if outcome.front is not None:
+                self._mark(trial_id, is_on_front=trial_id in outcome.front)
             if child.status == "RUNNING":
                 self._set_status(trial_id, "KILLED", outcome.time)
         self.client.set_terminated(self.run_id, outcome.status, end_time=int(outcome.time * 1000))
@@ -203,10 +207,18 @@ class RunStore:
                         status=run.info.status,
                         written=None if written is None else int(written),
                         points=int(tags.get(POINTS, 0)),
+                        is_on_front=tags.get(PARETO_FRONT) == "true",
                     ),
                 )
             self._children = children
         return self._children
+
+    def _mark(self, trial_id: int, *, is_on_front: bool) -> None:
+        """Tag a run that is on the front, or that has fallen off it since the tag was set."""
+        child = self._index()[trial_id]
+        if child.is_on_front != is_on_front:
+            self.client.set_tag(child.run_id, PARETO_FRONT, str(is_on_front).lower())
+            self._index()[trial_id] = replace(child, is_on_front=is_on_front)
 
     def _set_status(self, trial_id: int, status: str, time: float | None) -> None:
         child = self._index()[trial_id]

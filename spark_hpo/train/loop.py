@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from spark_hpo.data.loader import Loader
 from spark_hpo.errors import CheckpointError, TrialError
 from spark_hpo.train import generators
+from spark_hpo.train.inheritance import inherited
 from spark_hpo.train.settings import Precision, TrainingSettings
 from spark_hpo.train.task import Batch, TrainTask
 from spark_hpo.train.world import World
@@ -45,6 +47,7 @@ class Trainer:
         generators.seed(seed, world.rank, 1)
         self._optimizer = task.build_optimizer(self.model)
         self._schedule = task.build_schedule(self._optimizer, total_steps=total_steps)
+        self._built = copy.deepcopy(self._settings_of_steps())
         self._autocast_type = _autocast_type(settings.precision, world.device)
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._autocast_type is torch.float16)
         self.resource = 0  # epochs completed
@@ -120,6 +123,7 @@ class Trainer:
             "schedule": self._schedule.state_dict() if self._schedule else {},
             "scaler": self._scaler.state_dict(),
             "generators": self._world.gather(generators.capture(self._world.device)),
+            "built": self._built,
             "resource": self.resource,
             "plateau": {"best_loss": self._best_loss, "epochs_since_best": self._epochs_since_best},
         }
@@ -127,14 +131,18 @@ class Trainer:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` stood. With another number of ranks the generators start afresh.
 
+        Where it is another trial's, optimizer and schedule keep the settings that this one has built.
+
         Raises:
             CheckpointError: it is the checkpoint of another model.
         """
         try:
             self.model.load_state_dict(state["model"])
-            self._optimizer.load_state_dict(state["optimizer"])
+            now = {"groups": state["optimizer"]["param_groups"], "schedule": state["schedule"]}
+            now = inherited(now, state.get("built"), self._built)
+            self._optimizer.load_state_dict({**state["optimizer"], "param_groups": now["groups"]})
             if self._schedule:
-                self._schedule.load_state_dict(state["schedule"])
+                self._schedule.load_state_dict(now["schedule"])
             self._scaler.load_state_dict(state["scaler"])
             self.resource = state["resource"]
             self._best_loss = state["plateau"]["best_loss"]
@@ -143,6 +151,12 @@ class Trainer:
             raise CheckpointError(f"the checkpoint is not of this task and these parameters: {exc}") from exc
         if len(state["generators"]) == self._world.size:
             generators.restore(state["generators"][self._world.rank], self._world.device)
+
+    def _settings_of_steps(self) -> dict[str, Any]:
+        return {
+            "groups": self._optimizer.state_dict()["param_groups"],
+            "schedule": self._schedule.state_dict() if self._schedule else {},
+        }
 
     def _train_epoch(self, batches: Iterator[Batch], loader: Loader) -> float:
         """Train one epoch and return the mean loss over the rows of all ranks."""
@@ -196,11 +210,9 @@ def run_epochs(
 
 
 def _checked_loss(metrics: Mapping[str, float], objective: Objective, epoch: int) -> float:
-    if objective.metric not in metrics:
-        raise TrialError(
-            f"objective.metric is {objective.metric!r}, but the task reports {', '.join(sorted(metrics))}"
-        )
-    for name in (objective.metric, "train_loss"):
+    if (missing := objective.missing(metrics)) is not None:
+        raise TrialError(f"{missing}, but the task reports {', '.join(sorted(metrics))}")
+    for name in (*objective.metrics, "train_loss"):
         if not math.isfinite(metrics[name]):
             raise TrialError(f"the training has diverged: {name} is {metrics[name]} after epoch {epoch}")
     return objective.loss(metrics)

@@ -89,9 +89,12 @@ class _Rank:
             resource = self._assignment.resource_from
             curve, metrics, state = self._run_function(trainable)
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        if metrics and self._spec.objective.metric not in finite:
-            metric = self._spec.objective.metric
-            raise TrialError(f"{metric} is {metrics.get(metric, 'not reported')} on {self._assignment.split}")
+        objective, split = self._spec.objective, self._assignment.split
+        # The test split judges the model by the first metric: the others may be none of its business.
+        wanted = objective.metrics if split is Split.VALIDATION else (objective.metric,)
+        for name in wanted:
+            if metrics and name not in finite:
+                raise TrialError(f"{name} is {metrics.get(name, 'not reported')} on {split}")
         return replace(
             report,
             resource=curve[-1].resource if curve else resource,
@@ -154,11 +157,9 @@ class _Rank:
         if context.is_evaluation:
             return (), curve[-1].metrics, None
         metrics = curve[-1].metrics
-        if spec.objective.metric not in metrics:
-            raise TrialError(
-                f"objective.metric is {spec.objective.metric!r}; the function has reported finite values "
-                f"of {', '.join(sorted(metrics)) or 'nothing'}"
-            )
+        if (missing := spec.objective.missing(metrics)) is not None:
+            names = ", ".join(sorted(metrics)) or "nothing"
+            raise TrialError(f"{missing}; the function has reported finite values of {names}")
         state = None if context.checkpoint is None else {"function": context.checkpoint}
         return curve, metrics, state
 

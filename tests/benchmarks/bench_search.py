@@ -1,9 +1,12 @@
 """The search against its peers: `python tests/benchmarks/bench_search.py --curves DIR [--quick]`.
 
 Replays every method on lcbench (surrogate) and alexnet_imagenet (table) under the virtual clock, writes
-`search.md`, `search.json` and `search.png` into docs/benchmarks/, and prints the average ranks. A full run
+`search.md`, `search.json` and `search.png` into docs/benchmarks/ and the ranks into README.md. A full run
 takes hours on one core; each replay is kept in a file of results, so that a run that was stopped goes on.
 Remove that file when a method has changed.
+
+Peers that do not go together with this project's packages run before, with `--no-page`, by a Python of their
+own that leaves its replays in the same file: see the Makefile.
 """
 
 from __future__ import annotations
@@ -40,8 +43,10 @@ from spark_hpo.replay.run import Method, Replay, replay
 from spark_hpo.replay.summary import POINTS, Row, average_ranks, summarise, to_markdown
 
 ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "benchmarks"
 BUDGET = 20.0  # full trainings per slot
 HYPEROPT = "peer: hyperopt TPE, full"
+START, END = "<!-- ranks: make bench-search -->", "<!-- end of ranks -->"
 OURS = (
     "default",
     "tpe+asha",
@@ -81,6 +86,12 @@ if importlib.util.find_spec("dehb"):
     from dehb_peer import replay_dehb
 
     PEERS += (Contestant("peer: DEHB", partial(replay_dehb, "peer: DEHB")),)
+
+if importlib.util.find_spec("syne_tune"):
+    from syne_peer import replay_syne_tune
+    from syne_tune.optimizer.baselines import BOHB
+
+    PEERS += (Contestant("peer: Syne Tune BOHB", partial(replay_syne_tune, "peer: Syne Tune BOHB", BOHB)),)
 
 
 class Results:
@@ -135,10 +146,21 @@ def half_budget(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def rank_table(rows: list[Row]) -> str:
+    """Average ranks of the methods that ran everywhere, as Markdown."""
+    ranks = average_ranks(rows)
+    lines = [
+        "| method | average rank |",
+        "|---|---|",
+        *(f"| {m} | {rank:.2f} |" for m, rank in ranks.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def report(rows: list[Row]) -> str:
     """The whole page: ranks first, then every figure."""
-    ranks = average_ranks(rows)
     points = ", ".join(f"{point:.0%}" for point in POINTS)
+    problems = len({(row.task, row.slots) for row in rows})
     lines = [
         "# The search against its peers",
         "",
@@ -149,14 +171,21 @@ def report(rows: list[Row]) -> str:
         "",
         "![median regret over time](search.png)",
         "",
-        "| method | average rank |",
-        "|---|---|",
-        *(f"| {method} | {rank:.2f} |" for method, rank in ranks.items()),
+        f"Ranks are averages over {problems} problems (a task with a number of slots) and the four points in "
+        "time, of the methods that ran on all of them.",
         "",
+        rank_table(rows),
         half_budget(rows),
         to_markdown(rows),
     ]
     return "\n".join(lines)
+
+
+def show_in_readme(readme: Path, rows: list[Row]) -> None:
+    """Put the ranks between the two marks that README.md has for them."""
+    before, rest = readme.read_text().split(START, 1)
+    _, after = rest.split(END, 1)
+    readme.write_text(f"{before}{START}\n{rank_table(rows)}{END}{after}")
 
 
 def main() -> None:
@@ -169,7 +198,8 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--only", action="append", metavar="TEXT", help="methods whose name has it, now")
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "bench_search.jsonl")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
+    parser.add_argument("--no-page", action="store_true", help="replay only")
+    parser.add_argument("--output", type=Path, default=DOCS)
     options = parser.parse_args()
     logging.getLogger("spark_hpo").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
@@ -193,6 +223,8 @@ def main() -> None:
             (row,) = summarise(replays)
             figures = " / ".join(f"{row.regret[point]:.3f}" for point in POINTS)
             print(f"{row.task}, {row.slots} slots, {row.method}: {figures}", file=sys.stderr, flush=True)
+    if options.no_page:
+        return
     # All that is there: a peer may have run before, in an environment of its own.
     replays = sorted(results.all(), key=lambda one: (one.slots, one.task, one.method, one.seed))
     rows = summarise(replays)
@@ -201,6 +233,8 @@ def main() -> None:
     (options.output / "search.md").write_text(page)
     (options.output / "search.json").write_text(json.dumps([row.to_json() for row in rows], indent=2) + "\n")
     draw(replays, options.output / "search.png")
+    if options.output == DOCS:
+        show_in_readme(ROOT / "README.md", rows)
     print(page)
 
 

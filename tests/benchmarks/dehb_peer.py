@@ -40,7 +40,7 @@ def replay_dehb(name: str, benchmark: Benchmark, *, slots: int, seed: int, budge
             min_fidelity=1,
             max_fidelity=end,
             eta=3,
-            n_workers=slots,
+            n_workers=1,  # more would start as many processes; whoever asks K times has K workers
             seed=seed,
             save_freq="end",
             output_path=folder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -27,7 +28,7 @@ from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.sobol import SobolSampler
 from spark_hpo.search.space import Space
 from spark_hpo.search.tpe import TpeSampler
-from spark_hpo.trial import Params
+from spark_hpo.trial import Limit, Mode, Objective, Params
 
 needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="Optuna is an extra")
 
@@ -62,6 +63,11 @@ def loss_of(params: Params, trial_id: int) -> float:
     return math.inf if trial_id % 7 == 3 else abs(math.log(params["lr"] / 0.003)) + params["layers"]
 
 
+def size_of(params: Params, trial_id: int) -> float:
+    """A second objective, which pulls the other way."""
+    return math.inf if trial_id % 11 == 5 else -params["layers"] - math.log(params["lr"])
+
+
 def allowed(configurations: list[Params]) -> list[Params]:
     return [params for params in configurations if params["layers"] != 2 or params["batch"] == 64]
 
@@ -75,10 +81,13 @@ def is_plain_json(value: Any) -> bool:
 
 
 class SamplerContract:
-    """Every sampler passes these. A subclass says how to build one."""
+    """Every sampler passes these. A subclass says how to build one, and which further losses a trial has."""
 
     def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
         raise NotImplementedError
+
+    def others(self, params: Params, trial_id: int) -> tuple[float, ...]:
+        return ()
 
     def played(self, num_trials: int = 30, seed: int = 1) -> tuple[Sampler, list[tuple[str, int, Any]]]:
         """A sampler after some trials, two in flight at a time and some promoted, and the record of it."""
@@ -93,8 +102,9 @@ class SamplerContract:
                 levels = (1, 3) if reported % 3 == 0 else (1,)
                 for resource in levels:
                     loss = loss_of(proposals[reported], reported)
-                    sampler.tell(reported, resource=resource, loss=loss)
-                    record.append(("tell", reported, (resource, loss)))
+                    others = self.others(proposals[reported], reported)
+                    sampler.tell(reported, resource=resource, loss=loss, others=others)
+                    record.append(("tell", reported, (resource, loss, others)))
         return sampler, record
 
     def test_what_it_proposes_fits_the_space_and_is_plain_json(self) -> None:
@@ -126,8 +136,8 @@ class SamplerContract:
             if event == "start":
                 again.start(trial_id, what)
             else:
-                resource, loss = what
-                again.tell(trial_id, resource=resource, loss=loss)
+                resource, loss, others = what
+                again.tell(trial_id, resource=resource, loss=loss, others=tuple(others))
         assert again.ask(30) == sampler.ask(30)
 
     def test_it_goes_on_when_every_trial_fails(self) -> None:
@@ -136,7 +146,8 @@ class SamplerContract:
             params = sampler.ask(trial_id)
             SPACE.validate(params)
             sampler.start(trial_id, params)
-            sampler.tell(trial_id, resource=1, loss=math.nan if trial_id % 2 else math.inf)
+            others = tuple(math.inf for _ in self.others(params, trial_id))
+            sampler.tell(trial_id, resource=1, loss=math.nan if trial_id % 2 else math.inf, others=others)
         SPACE.validate(sampler.ask(30))
 
     def test_it_goes_on_while_nothing_reports(self) -> None:
@@ -153,7 +164,17 @@ class SamplerContract:
         for trial_id in range(30):
             params = SPACE.sample(rng)
             sampler.start(trial_id, params)
-            sampler.tell(trial_id, resource=1, loss=loss_of(params, trial_id))
+            others = self.others(params, trial_id)
+            sampler.tell(trial_id, resource=1, loss=loss_of(params, trial_id), others=others)
+        SPACE.validate(sampler.ask(30))
+
+    def test_it_may_be_told_of_further_objectives(self) -> None:
+        sampler = self.build()
+        for trial_id in range(30):
+            params = sampler.ask(trial_id)
+            sampler.start(trial_id, params)
+            others = (size_of(params, trial_id), 1.0)
+            sampler.tell(trial_id, resource=1, loss=loss_of(params, trial_id), others=others)
         SPACE.validate(sampler.ask(30))
 
     def test_it_leaves_the_global_generator_alone(self) -> None:
@@ -175,7 +196,7 @@ class SamplerContract:
         sampler = self.build(space=space)
         for trial_id in range(1 if space.grid_size(1) == 1 else 2):
             sampler.start(trial_id, space.validate(sampler.ask(trial_id)))
-            sampler.tell(trial_id, resource=1, loss=1.0)
+            sampler.tell(trial_id, resource=1, loss=1.0, others=(1.0,))
 
 
 class TestRandomSampler(SamplerContract):
@@ -271,3 +292,97 @@ class TestCmaEsSampler(SamplerContract):
 class TestNsga2Sampler(SamplerContract):
     def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
         return Nsga2Sampler(space, seed, population_size=5)
+
+
+# Several objectives ---------------------------------------------------------------------------------------
+
+FRONT_SPACE = Space.from_config({f"x{i}": {"type": "uniform", "low": 0, "high": 1} for i in range(5)})
+REFERENCE = (1.1, 7.0)
+
+
+def zdt1(params: Params) -> tuple[float, float]:
+    """Two objectives (Zitzler, Deb and Thiele 2000). On the front all parameters but the first are 0."""
+    first, *rest = params.values()
+    distance = 1 + 9 * sum(rest) / len(rest)
+    return first, distance * (1 - math.sqrt(first / distance))
+
+
+def missed(sampler: Sampler, num_trials: int) -> float:
+    """The hypervolume between the front of ZDT1 and the points that a search has found."""
+    points = []
+    for trial_id in range(num_trials):
+        params = sampler.ask(trial_id)
+        sampler.start(trial_id, params)
+        points.append(zdt1(params))
+        sampler.tell(trial_id, resource=1, loss=points[-1][0], others=points[-1][1:])
+    found, (right, height) = 0.0, REFERENCE
+    for x, y in sorted(points):
+        if x < right and y < height:
+            found += (right - x) * (height - y)
+            height = y
+    return right * REFERENCE[1] - 1 / 3 - found  # the front itself leaves a third
+
+
+class SeveralObjectivesContract(SamplerContract):
+    """What learns from several objectives passes these too."""
+
+    name: str
+    num_trials = 100
+    most_missed: float  # of the hypervolume that random search misses
+
+    def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
+        return build_sampler(self.name, space, seed, num_objectives=2)
+
+    def others(self, params: Params, trial_id: int) -> tuple[float, ...]:
+        return (size_of(params, trial_id),)
+
+    def test_it_finds_a_better_front_than_random_search(self) -> None:
+        seeds = range(5)
+        here = [missed(self.build(seed, FRONT_SPACE), self.num_trials) for seed in seeds]
+        random = [missed(RandomSampler(FRONT_SPACE, seed), self.num_trials) for seed in seeds]
+        assert statistics.median(here) < self.most_missed * statistics.median(random)
+
+    def test_it_goes_on_where_every_trial_breaks_a_limit(self) -> None:
+        objective = Objective(
+            metric="loss",
+            mode=Mode.MIN,
+            also=(("size", Mode.MIN),),
+            limits=(Limit(metric="size", at_most=-100.0),),
+        )
+        sampler = self.build()
+        for trial_id in range(30):
+            params = sampler.ask(trial_id)
+            sampler.start(trial_id, params)
+            metrics = {"loss": loss_of(params, 0), "size": size_of(params, 0)}
+            loss, others = objective.loss(metrics), objective.others(metrics)
+            sampler.tell(trial_id, resource=1, loss=loss, others=others)
+        SPACE.validate(sampler.ask(30))
+
+
+class TestTpeOfTwoObjectives(SeveralObjectivesContract):
+    name = "tpe"
+    most_missed = 0.4
+
+    def test_what_is_good_is_good_in_one_objective_or_the_other(self) -> None:
+        sampler = MultivariateTpeSampler(FRONT_SPACE, 0, gamma=0.25)
+        for trial_id in range(40):  # the first ten are on the front: low in one, high in the other
+            sampler.start(trial_id, FRONT_SPACE.sample(np.random.default_rng(trial_id)))
+            worse = trial_id // 10 * 10
+            losses = (trial_id % 10 + worse, 10 - trial_id % 10 + worse)
+            sampler.tell(trial_id, resource=1, loss=losses[0], others=losses[1:])
+        good, rest = sampler.split(1)
+        assert good == list(range(10))
+        assert rest == list(range(10, 40))
+
+
+@needs_optuna
+class TestNsga2OfTwoObjectives(SeveralObjectivesContract):
+    name = "nsga2"
+    num_trials = 200  # ten generations
+    most_missed = 0.7
+
+
+@needs_optuna
+class TestOptunaTpeOfTwoObjectives(SeveralObjectivesContract):
+    name = "optuna_tpe"
+    most_missed = 0.6

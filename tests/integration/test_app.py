@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hyperopt import hp
 from mlflow import MlflowClient
@@ -120,6 +122,102 @@ def test_a_new_study_starts_from_the_best_of_an_earlier_one(folder: Path) -> Non
     assert later.journal.trials[0].params in params
     again = run_study(config(folder, **changes))
     assert again.study.progress.run == 0
+
+
+WEIGHED = """
+import torch
+from spark_hpo.train.tabular import TabularTask
+
+
+class Weighed(TabularTask):
+    def metrics(self, outputs, batch):
+        units = torch.full((len(outputs),), float(self.params["hidden_units"]))
+        return {**super().metrics(outputs, batch), "units": units}
+"""
+
+
+def test_a_study_with_several_objectives_ends_with_a_front(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "weighed.py").write_text(WEIGHED)
+    changes: dict[str, Any] = {
+        "task": "weighed.py:Weighed",
+        "objective": {
+            "metric": "accuracy",
+            "mode": "max",
+            "also": {"units": "min"},
+            "limits": [{"metric": "units", "at_least": 5}],
+        },
+        "space": {
+            "learning_rate": {"type": "loguniform", "low": 1e-4, "high": 0.1},
+            "hidden_units": {"type": "int", "low": 1, "high": 12},
+        },
+        "budget": {"trials": 12},
+    }
+    place = str(folder / "study.yaml")
+    result = run_study(config(folder, **changes), place=place)
+    trials = result.journal.trials
+
+    # By definition: what no other trial within the limits beats.
+    offers = {i: (-t.metrics["accuracy"], t.metrics["units"]) for i, t in trials.items()}
+    offers = {i: losses for i, losses in offers.items() if losses[1] >= 5}
+    assert len(offers) < len(trials), "some break the limit"
+    front = [
+        i
+        for i, (error, units) in sorted(offers.items())
+        if not any(e <= error and u <= units and (e, u) != (error, units) for e, u in offers.values())
+    ]
+    assert [trial.trial_id for trial in result.pareto_front] == front
+    assert {trial.resource for trial in trials.values()} == {3}, "no rung stops what is small"
+    assert "alone" not in caplog.text
+
+    summary = json.loads(json.dumps(result.summary()))
+    assert [member["trial"] for member in summary["pareto_front"]] == front
+    for member in summary["pareto_front"]:
+        trial = trials[member["trial"]]
+        assert member["params"] == trial.params
+        assert member["metrics"] == {name: trial.metrics[name] for name in ("accuracy", "units")}
+    assert summary["best"]["trial"] == result.best.trial_id
+    assert result.model is not None
+
+    kept = {str(path.relative_to(folder / "study")) for path in (folder / "study").rglob("*.pt")}
+    assert kept == {result.best.checkpoint, *(trial.checkpoint for trial in result.pareto_front)}
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment, run = result.tracking["experiment_id"], result.tracking["run_id"]
+    tagged = client.search_runs([experiment], "tags.`spark_hpo.pareto_front` = 'true'")
+    assert sorted(int(child.data.tags["spark_hpo.trial_id"]) for child in tagged) == front
+    artifacts = folder / "mlartifacts" / run / "artifacts"
+    table = pd.read_csv(artifacts / "leaderboard.csv").set_index("trial")
+    assert sorted(table.index[table["pareto_front"]]) == front
+    assert table["units"].to_dict() == {i: t.metrics["units"] for i, t in trials.items()}
+    assert 'id="pareto_front"' in (artifacts / "plots.html").read_text()
+
+    again = run_study(config(folder, **changes), place=place)
+    assert again.study.progress.run == 0
+    assert [trial.trial_id for trial in again.pareto_front] == front
+    with pytest.raises(ConfigError, match=r"objective\.also\.units is 'max', but the study was started with"):
+        run_study(config(folder, **_with_also(changes, units="max")), place=place)
+
+
+def _with_also(changes: dict[str, Any], **also: str) -> dict[str, Any]:
+    return {**changes, "objective": {**changes["objective"], "also": also}}
+
+
+def test_rungs_of_a_study_with_several_objectives_are_said_once_to_rank_by_the_first(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    objective = {"metric": "accuracy", "mode": "max", "also": {"loss": "min"}}
+    result = run_study(config(folder, objective=objective, search={"max_resource": 3, "scheduler": "asha"}))
+    remarks = [record for record in caplog.records if "by accuracy alone" in record.getMessage()]
+    assert [record.levelname for record in remarks] == ["WARNING"]
+    assert all(trial.resource == 3 for trial in result.pareto_front)
+
+
+def test_a_study_with_one_objective_has_no_front(folder: Path) -> None:
+    result = run_study(config(folder))
+    assert result.pareto_front == []
+    assert "pareto_front" not in result.summary()
 
 
 @pytest.mark.parametrize("method", ["default", "bohb", "dehb", "asha", "hyperband", "pbt", "random"])

@@ -222,6 +222,23 @@ def test_the_end_of_a_study_is_on_its_run(uri: str, journal: FakeJournal) -> Non
     assert list(table["trial"]) == [0, 1]
 
 
+def test_the_runs_of_the_front_have_a_tag_which_follows_the_front(uri: str, journal: FakeJournal) -> None:
+    def tagged(front: set[int] | None) -> dict[str, str]:
+        tracker = MlflowTracker(uri, "tests", CARD)
+        tracker.sync(journal)
+        assert tracker.finish(RunStatus.FINISHED, metrics={}, front=front)
+        tags = {name: run["tags"] for name, run in runs(tracker).items()}
+        return {
+            name: of_run["spark_hpo.pareto_front"]
+            for name, of_run in tags.items()
+            if "spark_hpo.pareto_front" in of_run
+        }
+
+    assert tagged(None) == {}
+    assert tagged({0, 1}) == {"trial 0": "true", "trial 1": "true"}
+    assert tagged({1, 3}) == {"trial 0": "false", "trial 1": "true", "trial 3": "true"}
+
+
 def test_a_resumed_study_has_the_same_runs_once(uri: str, journal: FakeJournal) -> None:
     first = MlflowTracker(uri, "tests", CARD)
     first.sync(journal)
@@ -276,7 +293,7 @@ def test_death_at_any_write_changes_nothing_in_the_end(
     template: Path, tmp_path: Path, journal: FakeJournal, is_lost_reply: bool
 ) -> None:
     outcome = Outcome(
-        status=RunStatus.FINISHED, time=1_000_100.0, metrics={"best": 0.3}, artifacts={"a": "b"}
+        status=RunStatus.FINISHED, time=1_000_100.0, metrics={"best": 0.3}, artifacts={"a": "b"}, front={0, 1}
     )
 
     def fresh(name: str) -> str:
@@ -302,7 +319,7 @@ def test_death_at_any_write_changes_nothing_in_the_end(
         again = open_store(place)  # a new driver
         write_all(again, journal, outcome)
         assert runs(again) == expected
-    assert deaths == 16
+    assert deaths == 18
 
 
 def test_a_trial_that_mlflow_refuses_stops_no_other(

@@ -15,18 +15,22 @@ PACKAGE = ROOT / "spark_hpo"
 
 EVERYTHING = {
     *("app", "assembly", "backend", "cli", "config", "daemon", "data", "definition", "errors"),
-    *("journal", "lease", "prepare", "publish", "replay", "report", "result", "retention"),
-    *("search", "storage", "study", "tracking", "train", "trial"),
+    *("incumbents", "journal", "lease", "prepare", "publish", "replay", "report", "result", "retention"),
+    *("search", "storage", "study", "study_file", "tracking", "train", "trial"),
 }
 # Left may import right, and itself.
 ALLOWED = {
     "app": EVERYTHING - {"cli", "daemon", "replay"},
-    "assembly": {"config", "journal", "search", "storage", "trial"},
+    "assembly": {"config", "errors", "journal", "search", "storage", "trial"},
     "cli": {"app", "assembly", "config", "errors", "journal", "report", "result", "study", "trial"},
     "daemon": {"train"},
-    "publish": {"data", "journal", "report", "storage", "tracking", "train", "trial"},
-    "result": {"assembly", "config", "journal", "study", "tracking", "trial"},
-    "study": {"backend", "errors", "journal", "retention", "search", "storage", "tracking", "trial"},
+    "publish": {"data", "incumbents", "journal", "report", "storage", "tracking", "train", "trial"},
+    "result": {"assembly", "config", "incumbents", "journal", "study", "tracking", "trial"},
+    "study": {
+        *("backend", "errors", "incumbents", "journal", "retention", "search", "storage", "tracking"),
+        "trial",
+    },
+    "incumbents": {"retention", "search", "trial"},
     "retention": {"storage"},
     "journal": {"errors", "lease", "storage", "trial"},
     "replay": {"backend", "errors", "journal", "search", "storage", "study", "trial"},
@@ -40,7 +44,8 @@ ALLOWED = {
     "train": {"data", "errors", "storage", "trial"},
     "prepare": {"data", "errors", "trial"},
     "data": {"errors", "trial"},
-    "config": {"errors"},
+    "config": {"errors", "study_file"},
+    "study_file": {"errors"},
     "trial": set(),
     "errors": set(),
 }
@@ -48,6 +53,7 @@ ALLOWED = {
 SEAMS = {
     "spark_hpo.backend.base",
     "spark_hpo.tracking.base",
+    "spark_hpo.search.explorer",
     "spark_hpo.search.sampler",
     "spark_hpo.search.scheduler",
 }

@@ -66,6 +66,13 @@ def test_overrides_replace_and_add(tmp_path: Path) -> None:
         ("budget", r"override 'budget' must be key=value"),
         ("name.first=3", r"name is no section"),
         ("objective.limits=[{metric: size}]", r"the limit on 'size' has neither at_least nor at_most"),
+        (
+            "objective.also={latency_ms: least}",
+            r"objective\.also\.latency_ms is 'least'; it must be 'min' or",
+        ),
+        ("objective.also=[latency_ms]", r"objective\.also is \['latency_ms'\]; it must be a section"),
+        ("objective.also={accuracy: max}", r"objective: also names 'accuracy', which is the metric already"),
+        ("objective.also={a: min, b: min, c: min, d: min}", r"also names 4 metrics; it may name at most 3"),
         ("stopping.cost=3", r"stopping: cost and price_per_slot_hour belong together"),
         ("space=[1", r"override 'space=\[1', line 1: this is not valid YAML"),
     ],
@@ -112,7 +119,7 @@ def test_the_study_files_that_we_ship_are_valid(file: Path) -> None:
 
 
 def test_a_frozen_configuration_reads_back(tmp_path: Path) -> None:
-    config = load(tmp_path, SMALL, "data.prepare=[digits, --seed, 3]")
+    config = load(tmp_path, SMALL, "data.prepare=[digits, --seed, 3]", "objective.also={latency_ms: min}")
     assert build_config(config.model_dump(mode="json"), place="study.json") == config
 
 

@@ -1,11 +1,13 @@
-"""The objective: one sign, penalties, limits."""
+"""The objective: one sign, penalties, limits, further objectives."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from spark_hpo.search.pareto import pareto_ranks
 from spark_hpo.trial import Limit, Mode, Objective
 
 ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
@@ -40,6 +42,34 @@ def test_what_breaks_a_limit_is_worse_than_anything_that_keeps_them() -> None:
     assert losses[1] < losses[2] < math.inf
     assert math.isnan(SMALL.value(losses[1]))
     assert SMALL.loss({"accuracy": 0.9, "latency_ms": 1.0}) == math.inf, "recall is not known"
+
+
+def test_further_objectives_have_losses_of_their_own() -> None:
+    both = replace(ACCURACY, also=(("latency_ms", Mode.MIN), ("recall", Mode.MAX)))
+    assert both.metrics == ("accuracy", "latency_ms", "recall")
+    metrics = {"accuracy": 0.9, "latency_ms": 7.0, "recall": 0.5}
+    assert (both.loss(metrics), both.others(metrics)) == (-0.9, (7.0, -0.5))
+    assert both.others({"accuracy": 0.9, "latency_ms": math.nan}) == (math.inf, math.inf)
+    assert ACCURACY.others(metrics) == ()
+
+
+def test_what_breaks_a_limit_is_dominated_by_all_that_keep_it_and_by_what_breaks_it_less() -> None:
+    objective = replace(SMALL, also=(("flops", Mode.MIN),))
+
+    def losses(latency_ms: float, accuracy: float, flops: float) -> tuple[float, ...]:
+        metrics = {"accuracy": accuracy, "latency_ms": latency_ms, "recall": 0.9, "flops": flops}
+        assert objective.keeps_limits(metrics) == (latency_ms <= 20)
+        return (objective.loss(metrics), *objective.others(metrics))
+
+    kept, beyond, further = losses(20.0, 0.1, 1e12), losses(22.0, 0.9, 1.0), losses(23.0, 0.99, 0.5)
+    assert pareto_ranks([kept, beyond, further]).tolist() == [0, 1, 2]
+
+
+def test_a_metric_that_is_not_there_is_named_with_its_setting() -> None:
+    both = replace(ACCURACY, also=(("latency_ms", Mode.MIN),))
+    assert both.missing({"latency_ms": 1.0}) == "objective.metric is 'accuracy'"
+    assert both.missing({"accuracy": 1.0}) == "objective.also names 'latency_ms'"
+    assert both.missing({"accuracy": 1.0, "latency_ms": 1.0, "loss": 1.0}) is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from spark_hpo.replay.pool import Pool, PoolSampler
-from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.random import RandomSampler
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
@@ -41,7 +40,7 @@ def test_another_option_is_as_far_as_the_whole_range() -> None:
 def test_each_configuration_is_drawn_once_until_none_is_left() -> None:
     rng = np.random.default_rng(0)
     pool = Pool(SPACE, [SPACE.sample(rng) for _ in range(12)])
-    sampler = PoolSampler(RandomSampler(SPACE, 0), Explorer(SPACE, 0), pool)
+    sampler = PoolSampler(RandomSampler(SPACE, 0), pool)
     drawn = []
     for trial_id in range(14):
         proposal = sampler.ask(trial_id)
@@ -64,12 +63,12 @@ def test_the_sampler_learns_of_what_is_run_not_of_what_it_proposed() -> None:
         def start(self, trial_id: int, params: Params) -> None:
             self.started.append(params)
 
-        def tell(self, trial_id: int, *, resource: int, loss: float) -> None:
+        def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
             """Takes no notice."""
 
     stubborn = Stubborn()
     near, far = params(1e-3, 1.0), params(1.0, 100.0)
-    sampler = PoolSampler(stubborn, Explorer(SPACE, 0), Pool(SPACE, [far, near]))
+    sampler = PoolSampler(stubborn, Pool(SPACE, [far, near]))
     for trial_id in range(2):
         sampler.start(trial_id, sampler.ask(trial_id))
     assert stubborn.started == [near, far]

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pandas as pd
 from rich.console import Console
@@ -23,6 +24,39 @@ def trial(
         loss=loss,
         failure=Failure(kind=FailureKind.TRIAL, message="nan") if failed else None,
     )
+
+
+def measured(trial_id: int, state: TrialState = TrialState.COMPLETED, **metrics: float) -> Trial:
+    return replace(trial(trial_id, -metrics["accuracy"], state, size=8), metrics=metrics)
+
+
+def test_further_objectives_and_the_front_are_columns() -> None:
+    both = replace(ACCURACY, also=(("latency_ms", Mode.MIN), ("seconds", Mode.MIN), ("size", Mode.MAX)))
+    trials = [
+        measured(0, accuracy=0.9, latency_ms=7.0, seconds=1.0, size=3.0),
+        measured(1, accuracy=0.8, latency_ms=5.0, seconds=2.0, size=4.0),
+        replace(measured(2, accuracy=0.7, latency_ms=4.0), loss=math.inf, state=TrialState.FAILED),
+    ]
+    table = leaderboard(trials, both, {1})
+    columns = ["trial", "state", "rung", "resource", "value", "latency_ms", "metrics.seconds", "size"]
+    assert list(table.columns) == [*columns, "pareto_front", "seconds", "params.size"]
+    assert list(table["latency_ms"].fillna(-1)) == [7.0, 5.0, -1]
+    assert list(table["metrics.seconds"].dropna()) == [1.0, 2.0]
+    assert list(table["size"].dropna()) == [3.0, 4.0]
+    assert list(table["params.size"]) == [8, 8, 8]
+    assert list(table["pareto_front"]) == [False, True, False]
+    assert '"pareto_front"' in table.to_json(orient="split", index=False)
+    assert tuple(leaderboard([], both).columns) == (*columns, "pareto_front", "seconds")
+
+
+def test_a_terminal_shows_further_objectives_and_stars_the_front() -> None:
+    both = replace(ACCURACY, also=(("latency_ms", Mode.MIN),))
+    trials = [measured(0, accuracy=0.9, latency_ms=7.25), measured(1, accuracy=0.8, latency_ms=5.5)]
+    console = Console(width=120, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(trials, both, {1}))
+    lines = console.export_text().splitlines()
+    assert any("latency_ms" in line and "front" in line for line in lines)
+    assert [("7.25" in line, "5.5" in line) for line in lines if "*" in line] == [(False, True)]
 
 
 def test_no_trials_make_an_empty_table() -> None:

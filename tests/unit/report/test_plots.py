@@ -1,10 +1,11 @@
+import dataclasses
 import math
 from collections.abc import Callable
 
 import plotly.graph_objects as go
 import pytest
 
-from spark_hpo.report.plots import MAX_PARAMETERS, history, page, parameters
+from spark_hpo.report.plots import MAX_PARAMETERS, history, page, parameters, pareto_front
 from spark_hpo.trial import Mode, Objective, Trial, TrialState
 
 ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
@@ -90,6 +91,46 @@ def test_a_conditional_parameter_shows_the_trials_that_have_it() -> None:
     by_name = {trace.name: trace for trace in figure.data}
     assert list(by_name["opt.momentum"].x) == [0.9]
     assert list(by_name["opt.name"].x) == ["sgd", "adam"]
+
+
+def offer(trial_id: int, accuracy: float, latency_ms: float, **changes: object) -> Trial:
+    changes = {
+        "state": TrialState.COMPLETED,
+        "metrics": {"accuracy": accuracy, "latency_ms": latency_ms},
+        **changes,
+    }
+    return dataclasses.replace(trial(trial_id, -accuracy), **changes)  # type: ignore[arg-type]
+
+
+def test_the_front_is_a_line_through_its_trials() -> None:
+    both = dataclasses.replace(ACCURACY, also=(("latency_ms", Mode.MIN),))
+    trials = [
+        offer(0, 0.9, 7.0),
+        offer(1, 0.7, 3.0),
+        offer(2, 0.6, 5.0),
+        offer(3, 0.8, 1.0, state=TrialState.STOPPED),
+        trial(4),
+    ]
+    figure = pareto_front(trials, both, {0, 1})
+    others, front = figure.data
+    assert (list(front.x), list(front.y)) == ([3.0, 7.0], [0.7, 0.9])
+    assert (front.mode, front.line.shape) == ("lines+markers", "hv")
+    assert (list(others.x), list(others.y)) == ([5.0], [0.6])
+    assert figure.layout.title.text == "Pareto front: 2 of 3 trials trained to the end"
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("latency_ms", "accuracy")
+    more = dataclasses.replace(ACCURACY, also=(("latency_ms", Mode.MAX),))
+    assert pareto_front(trials, more, {0}).data[1].line.shape == "vh"
+
+
+def test_of_three_objectives_the_front_is_no_line() -> None:
+    three = dataclasses.replace(ACCURACY, also=(("latency_ms", Mode.MIN), ("size", Mode.MIN)))
+    assert pareto_front([offer(0, 0.9, 7.0)], three, {0}).data[1].mode == "markers"
+
+
+def test_a_study_without_a_front_says_so() -> None:
+    both = dataclasses.replace(ACCURACY, also=(("latency_ms", Mode.MIN),))
+    figure = pareto_front([trial(0), trial(1, -0.5)], both, ())
+    assert figure.layout.annotations[0].text == "no trial has been measured"
 
 
 def test_too_many_parameters_are_said_to_be_cut() -> None:

@@ -80,12 +80,15 @@ def test_it_sees_what_belongs_together() -> None:
     def valley(params: Params) -> float:
         return float(100 * (params["x"] - params["y"]) ** 2)
 
-    sampler, rng = MultivariateTpeSampler(PLANE, 0, random_fraction=0.0), np.random.default_rng(0)
-    for trial_id in range(150):
-        params = PLANE.sample(rng)
-        sampler.start(trial_id, params)
-        sampler.tell(trial_id, resource=1, loss=valley(params))
-    pairs = [sampler.ask(1000 + i) for i in range(40)]
+    def proposal(seed: int) -> Params:
+        sampler, rng = MultivariateTpeSampler(PLANE, seed, random_fraction=0.0), np.random.default_rng(seed)
+        for trial_id in range(150):
+            params = PLANE.sample(rng)
+            sampler.start(trial_id, params)
+            sampler.tell(trial_id, resource=1, loss=valley(params))
+        return sampler.ask(1000)
+
+    pairs = [proposal(seed) for seed in range(30)]  # each has trials of its own, and a favourite place
     x, y = [p["x"] for p in pairs], [p["y"] for p in pairs]
     assert np.corrcoef(x, y)[0, 1] > 0.5
 

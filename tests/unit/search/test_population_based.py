@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from spark_hpo.errors import ConfigError
-from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.median_stopping import MedianStoppingScheduler
 from spark_hpo.search.methods import METHODS, find_method
+from spark_hpo.search.perturbation import PerturbationExplorer
 from spark_hpo.search.population import DifferentialEvolutionSampler, ParticleSwarmSampler
 from spark_hpo.search.population_based import PopulationBasedScheduler
 from spark_hpo.search.random import RandomSampler
-from spark_hpo.search.registry import SAMPLERS, SCHEDULERS
+from spark_hpo.search.registry import EXPLORERS, SAMPLERS, SCHEDULERS
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.space import Space
 
 UNIT = {"type": "uniform", "low": 0, "high": 1}
@@ -45,6 +46,21 @@ def test_the_worst_is_out_and_the_best_has_a_child() -> None:
     onwards = scheduler.next_slot()
     assert onwards is not None
     assert (onwards.trial_id, onwards.parent, onwards.resource_from) == (0, None, 3)
+
+
+def test_the_one_that_always_comes_first_is_judged_too() -> None:
+    """At its own step it is alone each time: what the others show of the step before tells against it."""
+    scheduler = PopulationBasedScheduler(30, 3, population_size=4, max_trials=20)
+    running = [scheduler.next_slot() for _ in range(4)]
+    order, out = [0, 1, 2, 3], []
+    for step in range(2):
+        for trial_id in order:
+            slot = next(slot for slot in running if slot and slot.trial_id == trial_id and slot.rung == step)
+            out += scheduler.report(slot, 4.0 if trial_id == 0 else 1.0 + 0.1 * trial_id)
+            running.append(scheduler.next_slot())
+    assert out == [0]
+    child = next(slot for slot in running if slot and slot.parent is not None)
+    assert (child.parent, child.resource_from) == (1, 3)
 
 
 def test_a_failed_member_is_replaced_by_a_child_of_a_good_one() -> None:
@@ -77,28 +93,33 @@ def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
         PopulationBasedScheduler(9, **{name: value})  # type: ignore[arg-type]
 
 
+def birth(trial_id: int) -> Slot:
+    """The first slot of a child of trial 0."""
+    return Slot(trial_id=trial_id, bracket=0, rung=1, resource_from=3, resource_to=6, parent=0)
+
+
 def test_a_child_changes_what_weights_do_not_depend_on() -> None:
-    explorer = Explorer(SPACE, 0)
+    explorer = PerturbationExplorer(SPACE, 0)
     parent = {"lr": 0.01, "channels": 32, "layers": 3, "optimizer": {"name": "sgd", "momentum": 0.5}}
-    children = [explorer.explore(i, parent) for i in range(200)]
+    children = [explorer.explore(birth(i), parent) for i in range(200)]
     assert all(SPACE.validate(child) == child for child in children)
     assert all(c["channels"] == 32 and c["layers"] == 3 and c["optimizer"]["name"] == "sgd" for c in children)
     assert all(child["lr"] != 0.01 for child in children)
     steps = [abs(math.log10(child["lr"] / 0.01)) for child in children]
     perturbed = sum(math.isclose(step, 0.3, abs_tol=1e-9) for step in steps)  # a tenth of three decades
     assert 0.65 < perturbed / 200 < 0.85
-    assert explorer.explore(7, parent) == children[7]
+    assert explorer.explore(birth(7), parent) == children[7]
 
 
 def test_the_user_says_what_may_change() -> None:
-    explorer = Explorer(SPACE, 0, parameters=["channels", "optimizer.momentum"])
+    explorer = PerturbationExplorer(SPACE, 0, parameters=["channels", "optimizer.momentum"])
     parent = {"lr": 0.01, "channels": 32, "layers": 3, "optimizer": {"name": "sgd", "momentum": 0.99}}
-    children = [explorer.explore(i, parent) for i in range(60)]
+    children = [explorer.explore(birth(i), parent) for i in range(60)]
     assert {child["lr"] for child in children} == {0.01}
     assert {child["channels"] for child in children} == {16, 32}
     assert all(child["optimizer"]["momentum"] != 0.99 for child in children)
-    with pytest.raises(ConfigError, match=r"explore\.parameters has 'momentum'"):
-        Explorer(SPACE, 0, parameters=["momentum"])
+    with pytest.raises(ConfigError, match=r"parameters has 'momentum'"):
+        PerturbationExplorer(SPACE, 0, parameters=["momentum"])
 
 
 def test_median_stopping_lets_go_of_what_lags() -> None:
@@ -139,5 +160,6 @@ def test_every_method_names_what_there_is() -> None:
     for method in METHODS.values():
         assert method.sampler in SAMPLERS
         assert method.scheduler in SCHEDULERS
+        assert method.explorer in EXPLORERS
     with pytest.raises(ConfigError, match=r"search\.method is 'bhob'; did you mean 'bohb'\?"):
         find_method("bhob")

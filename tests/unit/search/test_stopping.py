@@ -1,4 +1,4 @@
-"""Rules that end a search, and fronts of several objectives."""
+"""Rules that end a search."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from spark_hpo.errors import ConfigError
-from spark_hpo.search.pareto import pareto_front, pareto_ranks
 from spark_hpo.search.stopping import CostSpent, NoImprovement, RegretBound, StoppingRule, TargetReached
 
 
@@ -66,10 +65,3 @@ def test_the_regret_bound_knows_what_searching_on_would_gain() -> None:
 def test_a_rule_that_makes_no_sense_is_refused(build: Callable[[], object]) -> None:
     with pytest.raises(ConfigError, match="must be"):
         build()
-
-
-def test_the_front_is_what_no_other_dominates() -> None:
-    points = [(1, 4), (2, 2), (4, 1), (3, 3), (2, 2), (4, 4), (math.nan, 0)]
-    assert pareto_front(points) == [0, 1, 2, 4, 6]
-    assert pareto_ranks(points) == [0, 0, 0, 1, 0, 2, 0]
-    assert pareto_ranks([]) == []

@@ -122,6 +122,19 @@ def test_an_evaluation_trains_nothing_and_saves_nothing(spec: RankSpec) -> None:
     assert again.metrics["accuracy"] == trained.metrics["accuracy"]
 
 
+def test_a_child_trains_its_parents_weights_with_parameters_of_its_own(spec: RankSpec) -> None:
+    parent = run(spec, assignment(0, 2))
+
+    def moved(**params: Any) -> float:
+        child = run(spec, replace(assignment(2, 3, parent.checkpoint, **params), trial_id=5))
+        assert child.failure is None
+        pairs = zip(weights(spec, parent).values(), weights(spec, child).values(), strict=True)
+        return sum(float((a - b).abs().sum()) for a, b in pairs)
+
+    assert moved(learning_rate=1e-9) < 1e-4 < 0.1 < moved(learning_rate=0.01)
+    assert moved(weight_decay=0.01) != moved(weight_decay=5.0)
+
+
 def test_a_plateau_ends_a_training_early_and_stays(spec: RankSpec) -> None:
     spec = replace(spec, settings=replace(spec.settings, patience=1, min_improvement=1.0))
     first = run(spec, assignment(0, 9))
@@ -176,6 +189,31 @@ def test_a_metric_that_nobody_reports_is_named(spec: RankSpec) -> None:
     assert report.failure.message == (
         "objective.metric is 'auc', but the task reports accuracy, loss, train_loss"
     )
+
+
+def test_a_further_objective_that_nobody_reports_is_named(spec: RankSpec) -> None:
+    objective = replace(spec.objective, also=(("latency_ms", Mode.MIN),))
+    for trainable in (TabularTask, save_once):
+        report = run(replace(spec, trainable=trainable, objective=objective), assignment(0, 1))
+        assert report.failure is not None
+        assert report.failure.message.startswith("objective.also names 'latency_ms'")
+        assert "accuracy" in report.failure.message
+
+
+def test_a_further_objective_that_is_not_finite_is_a_failure_on_validation_and_none_on_test(
+    spec: RankSpec,
+) -> None:
+    accuracy = spec.objective
+    spec = replace(spec, trainable=OddMetric, objective=replace(accuracy, also=(("odd", Mode.MIN),)))
+    failed = run(spec, assignment(0, 1))
+    assert failed.failure is not None
+    assert failed.failure.message == "the training has diverged: odd is nan after epoch 1"
+    trained = run(replace(spec, trainable=TabularTask, objective=accuracy), assignment(0, 1))
+    evaluation = assignment(1, 1, trained.checkpoint)
+    failed = run(spec, evaluation)
+    assert failed.failure is not None
+    assert failed.failure.message == "odd is nan on validation"
+    assert run(spec, replace(evaluation, split=Split.TEST)).failure is None
 
 
 def test_a_checkpoint_of_another_model_is_refused(spec: RankSpec) -> None:

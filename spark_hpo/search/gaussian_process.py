@@ -1,0 +1,135 @@
+"""A Gaussian process of what changes with time: regression whose memory fades."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.optimize import minimize
+
+Array = npt.NDArray[np.float64]
+
+_JITTER = 1e-6  # added to the noise, so that equal points leave the covariance positive definite
+_MOST_STEPS = 40  # of the fit
+# Priors of the logarithms, as (mean, deviation): inputs and times lie in 0..1, targets have deviation 1.
+_VARIANCE = (0.0, 0.7)
+_LENGTH = (math.log(0.4), 0.8)
+_FORGETTING = (math.log(0.5), 1.0)
+_NOISE = (math.log(0.1), 1.0)
+_LARGEST = 3.0  # deviations from the mean that a fit may go
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Points:
+    """Where a function was, or will be, evaluated."""
+
+    inputs: Array  # [points, columns], each column 0..1
+    times: Array  # [points], within an interval of length 1
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def and_then(self, others: Points) -> Points:
+        """These points, followed by others."""
+        return Points(
+            inputs=np.concatenate([self.inputs, others.inputs]),
+            times=np.concatenate([self.times, others.times]),
+        )
+
+
+class TimeVaryingProcess:
+    """A posterior of exact Gaussian process regression, its parameters the most probable ones.
+
+    Bogunovic et al. 2016, "Time-Varying Gaussian Process Bandit Optimization", arXiv:1601.06650:
+        k((x, t), (x', t')) = variance * exp(-|x - x'|^2 / (2 length^2)) * (1 - omega)^(|t - t'| / 2)
+    so that an observation says the less of now the older it is. Here omega is 1 - exp(-2 forgetting).
+    Columns of one group share a length. Costs n^3: a few milliseconds for some hundred points.
+
+    Args:
+        points: where it was observed.
+        targets: [points], what was observed, of mean 0 and deviation 1.
+        groups: of each column, 0, 1, ...
+    """
+
+    def __init__(self, points: Points, targets: Array, groups: tuple[int, ...]) -> None:
+        self._points = points
+        self._targets = targets
+        self._groups = np.asarray(groups)
+        self._num_lengths = int(self._groups.max(initial=-1)) + 1
+        self._distances = self._distances_of(points, points)
+        priors = np.array([_VARIANCE, *[_LENGTH] * self._num_lengths, _FORGETTING, _NOISE])
+        self._mean, self._deviation = priors.T
+        reach = _LARGEST * self._deviation
+        fitted = minimize(
+            self.loss,
+            self._mean,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=list(zip(self._mean - reach, self._mean + reach, strict=True)),
+            options={"maxiter": _MOST_STEPS},
+        )
+        self.parameters: Array = fitted.x  # logarithms of variance, lengths, forgetting and noise
+        self._factor = self._factor_of(self._covariance(self._distances, self.parameters))
+        self._weights = cho_solve((self._factor, True), targets)
+
+    def predict(self, points: Points, pending: Points | None = None) -> tuple[Array, Array]:
+        """Mean and standard deviation of the function itself, without noise.
+
+        Args:
+            pending: points that are being evaluated. They narrow the deviation, and leave the mean.
+        """
+        covariance = self._covariance(self._distances_of(points, self._points), self.parameters)
+        mean = covariance @ self._weights
+        factor = self._factor
+        if pending is not None and len(pending):
+            known = self._points.and_then(pending)
+            factor = self._factor_of(self._covariance(self._distances_of(known, known), self.parameters))
+            covariance = self._covariance(self._distances_of(points, known), self.parameters)
+        explained = solve_triangular(factor, covariance.T, lower=True)
+        variance = math.exp(self.parameters[0]) - (explained**2).sum(axis=0)
+        return mean, np.sqrt(np.maximum(variance, _JITTER))
+
+    def loss(self, parameters: Array) -> tuple[float, Array]:
+        """What the fit minimises, minus the log of the posterior of the parameters, and its gradient."""
+        covariance = self._covariance(self._distances, parameters)
+        factor = cholesky(_with_noise(covariance, parameters), lower=True)
+        weights = cho_solve((factor, True), self._targets)
+        # d loss / d p = trace(slope @ dK/dp) / 2, and both are symmetric.
+        slope = cho_solve((factor, True), np.eye(len(weights))) - np.outer(weights, weights)
+        by_covariance = slope * covariance / 2
+        gradient = np.empty_like(parameters)
+        gradient[0] = by_covariance.sum()
+        for i, distance in enumerate(self._distances[:-1], start=1):
+            gradient[i] = (by_covariance * distance).sum() * math.exp(-2 * parameters[i])
+        gradient[-2] = -(by_covariance * self._distances[-1]).sum() * math.exp(parameters[-2])
+        gradient[-1] = np.trace(slope) / 2 * math.exp(parameters[-1])
+        off = (parameters - self._mean) / self._deviation
+        loss = self._targets @ weights / 2 + np.log(np.diag(factor)).sum() + off @ off / 2
+        return float(loss), gradient + off / self._deviation
+
+    def _distances_of(self, a: Points, b: Points) -> list[Array]:
+        """Squared distances in each group of columns, and at the end those in time."""
+        squared = [
+            ((a.inputs[:, None, self._groups == i] - b.inputs[None, :, self._groups == i]) ** 2).sum(axis=-1)
+            for i in range(self._num_lengths)
+        ]
+        return [*squared, np.abs(a.times[:, None] - b.times[None, :])]
+
+    def _covariance(self, distances: list[Array], parameters: Array) -> Array:
+        exponent = -math.exp(parameters[-2]) * distances[-1]
+        for i, distance in enumerate(distances[:-1], start=1):
+            exponent = exponent - distance * math.exp(-2 * parameters[i]) / 2
+        covariance: Array = np.exp(parameters[0] + exponent)
+        return covariance
+
+    def _factor_of(self, covariance: Array) -> Any:
+        return cholesky(_with_noise(covariance, self.parameters), lower=True)
+
+
+def _with_noise(covariance: Array, parameters: Array) -> Array:
+    noise: Array = covariance + (math.exp(parameters[-1]) + _JITTER) * np.eye(len(covariance))
+    return noise

@@ -1,0 +1,76 @@
+"""A study file as a mapping: YAML whose keys stand once, with dotted overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spark_hpo.errors import ConfigError
+
+
+def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a study file says, unchecked.
+
+    Args:
+        overrides: `key.key=value`, the value in YAML: `budget.trials=50`, `space.dropout={type: ...}`.
+
+    Raises:
+        ConfigError: it cannot be read, is no mapping, or an override makes no sense.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"{path}: the study file cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: the study file is not UTF-8 text: {exc}") from exc
+    record = _parse_yaml(text, str(path))
+    if not isinstance(record, dict):
+        raise ConfigError(f"{path}: a study file is a mapping of keys to values, not {type(record).__name__}")
+    for override in overrides:
+        _override(record, override)
+    return record
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which a key may stand only once: the second one would win in silence."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, (dict, list)) or key in seen:
+            problem = "is no plain key" if isinstance(key, (dict, list)) else "stands twice"
+            raise yaml.constructor.ConstructorError(None, None, f"{key!r} {problem}", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def _parse_yaml(text: str, place: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as exc:
+        line = f", line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
+        raise ConfigError(f"{place}{line}: this is not valid YAML: {exc.problem}") from exc
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        raise ConfigError(f"{place}: this is not valid YAML: {exc}") from exc
+
+
+def _override(record: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    keys = path.split(".")
+    if not separator or not all(keys):
+        raise ConfigError(f"override {override!r} must be key=value or key.key=value, e.g. budget.trials=50")
+    value = _parse_yaml(text, f"override {override!r}")
+    section = record
+    for key in keys[:-1]:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"override {override!r}: {key} is no section, it has the value {section!r}")
+    section[keys[-1]] = value

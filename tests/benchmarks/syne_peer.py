@@ -1,0 +1,122 @@
+"""Syne Tune in the same clock. Its NumPy is too new for petastorm: an environment of its own."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from syne_tune.backend.trial_status import Trial
+from syne_tune.config_space import choice, lograndint, loguniform, randint, uniform
+from syne_tune.optimizer.scheduler import SchedulerDecision, TrialScheduler
+
+from spark_hpo.replay.benchmark import Benchmark
+from spark_hpo.replay.run import Replay
+from spark_hpo.search.parameter import Choice, Uniform
+
+logging.getLogger("syne_tune").setLevel(logging.ERROR)
+
+
+def replay_syne_tune(
+    name: str,
+    build: Callable[..., TrialScheduler],
+    benchmark: Benchmark,
+    *,
+    slots: int,
+    seed: int,
+    budget: float,
+) -> Replay:
+    """A scheduler of Syne Tune's: told of every epoch, it stops a trial at a rung or lets it go on."""
+    reference, end = benchmark.reference, benchmark.max_resource
+    limit = budget * reference.full_s
+    np.random.seed(seed)  # it draws brackets from NumPy's own generator
+    scheduler = build(
+        {str(d.key[0]): _parameter(d.parameter) for d in benchmark.space.dimensions()},
+        metric="loss",
+        time_attr="epoch",
+        max_t=end,
+        do_minimize=True,
+        random_seed=seed,
+    )
+    incumbents: list[tuple[float, float]] = []
+    best, asking_s, count, low_at = math.inf, 0.0, 0, None
+    drawn: set[int] = set()
+    running: dict[int, tuple[Trial, Any, float]] = {}  # with its curve, and when it began
+    events: list[tuple[float, int, int]] = []  # (end of an epoch, trial, epoch)
+    began = time.perf_counter()
+
+    def start(now: float) -> None:
+        nonlocal asking_s, count, low_at
+        before = time.perf_counter()
+        suggestion = scheduler.suggest()
+        asking_s += time.perf_counter() - before
+        params = {key: _plain(value) for key, value in suggestion.config.items()}
+        if benchmark.pool is not None:
+            number = benchmark.pool.nearest(params, drawn)
+            params = benchmark.pool.configurations[number]
+            drawn.add(number)
+            if low_at is None and 2 * len(drawn) >= len(benchmark.pool):
+                low_at = now / limit
+        trial = Trial(trial_id=count, config=dict(params), creation_time=datetime.now())
+        scheduler.on_trial_add(trial)
+        curve = benchmark.curve(count, params)
+        running[count] = (trial, curve, now)
+        heapq.heappush(events, (now + curve.seconds(0, 1), count, 1))
+        count += 1
+
+    for _ in range(slots):
+        start(0.0)
+    while events:
+        now, trial_id, epoch = heapq.heappop(events)
+        if now > limit:
+            break
+        trial, curve, started_at = running[trial_id]
+        if curve.diverges_at is not None and epoch >= curve.diverges_at:
+            scheduler.on_trial_error(trial)
+        else:
+            metrics = {metric: float(values[epoch - 1]) for metric, values in curve.metrics.items()}
+            loss = benchmark.objective.loss(metrics)
+            result = {"loss": loss, "epoch": epoch}
+            if epoch == end:
+                scheduler.on_trial_complete(trial, result)
+                if loss < best:
+                    best = loss
+                    incumbents.append((now / limit, reference.regret(loss)))
+            elif scheduler.on_trial_result(trial, result) == SchedulerDecision.CONTINUE:
+                heapq.heappush(events, (started_at + curve.seconds(0, epoch + 1), trial_id, epoch + 1))
+                continue
+            else:
+                scheduler.on_trial_remove(trial)
+        del running[trial_id]
+        start(now)
+    return Replay(
+        task=benchmark.task,
+        method=name,
+        slots=slots,
+        seed=seed,
+        incumbents=tuple(incumbents),
+        busy=1.0,  # a slot takes the next trial in the moment in which it is free
+        trials=count,
+        proposals_per_s=count / max(asking_s, 1e-9),
+        driver_s=time.perf_counter() - began,
+        pool_low_at=low_at,
+    )
+
+
+def _parameter(parameter: Any) -> Any:
+    if isinstance(parameter, Choice):
+        return choice([option.value for option in parameter.options])
+    assert isinstance(parameter, Uniform)
+    low, high = parameter.bounds()
+    if parameter.integer:
+        return (lograndint if parameter.log else randint)(int(low), int(high))
+    return (loguniform if parameter.log else uniform)(low, high)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
