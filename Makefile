@@ -28,8 +28,9 @@ format: setup
 	$(BIN)/ruff format .
 
 bench-search: setup build/peers/installed  ## the methods and their peers on real curves; hours. QUICK=1: minutes
-	build/peers/bin/python tests/benchmarks/bench_search.py --only DEHB --only "Syne Tune" --no-page $(if $(QUICK),--quick)
-	$(BIN)/python tests/benchmarks/bench_search.py $(if $(QUICK),--quick --output build/search)
+	build/peers/bin/python tests/benchmarks/bench_search.py --only DEHB --only "Syne Tune" --no-page $(if $(QUICK),--quick --results build/quick_search.jsonl)
+	$(BIN)/python tests/benchmarks/bench_search.py $(if $(QUICK),--quick --results build/quick_search.jsonl --output build/search)
+	$(BIN)/python tests/benchmarks/bench_driver.py $(if $(QUICK),--trials 500 --slots 50 --output build/driver.md)
 
 clean:  ## remove what studies and tests have left, but not .venv
 	rm -rf data studies build dist .pytest_cache .mypy_cache .ruff_cache
