@@ -147,13 +147,16 @@ def half_budget(rows: list[Row]) -> str:
 
 
 def rank_table(rows: list[Row]) -> str:
-    """Average ranks of the methods that ran everywhere, as Markdown."""
-    ranks = average_ranks(rows)
-    lines = [
-        "| method | average rank |",
-        "|---|---|",
-        *(f"| {m} | {rank:.2f} |" for m, rank in ranks.items()),
-    ]
+    """Average ranks as Markdown: over all problems, and for each number of slots of those that ran there."""
+    numbers = sorted({row.slots for row in rows})
+    over_all = average_ranks(rows)
+    by_slots = [average_ranks([row for row in rows if row.slots == slots]) for slots in numbers]
+    headings = ["method", "average rank", *(f"with {slots} slots" for slots in numbers)]
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+    everyone = dict.fromkeys(method for ranks in [over_all, *by_slots] for method in ranks)
+    for method in everyone:
+        ranks = [f"{r[method]:.2f}" if method in r else "" for r in [over_all, *by_slots]]
+        lines.append("| " + " | ".join([method, *ranks]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -172,7 +175,7 @@ def report(rows: list[Row]) -> str:
         "![median regret over time](search.png)",
         "",
         f"Ranks are averages over {problems} problems (a task with a number of slots) and the four points in "
-        "time, of the methods that ran on all of them.",
+        "time, of the methods that ran on all of them; 1 is the best.",
         "",
         rank_table(rows),
         half_budget(rows),
