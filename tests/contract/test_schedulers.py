@@ -26,7 +26,7 @@ PROPERTY = settings(
     deadline=None,
     derandomize=True,
     # A contract is inherited: one test function, run by several classes.
-    suppress_health_check=[HealthCheck.differing_executors],
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
 )
 
 
