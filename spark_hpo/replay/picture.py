@@ -18,6 +18,8 @@ _LINEAR_BELOW = 0.01  # regret: the axis is linear around 0, where it may go bel
 def draw(replays: Sequence[Replay], file: Path) -> None:
     """Write the picture: lines are medians over seeds, bands go from the lower to the upper quartile.
 
+    The first method has the thickest line.
+
     Raises:
         ConfigError: there is no matplotlib.
     """
@@ -31,8 +33,10 @@ def draw(replays: Sequence[Replay], file: Path) -> None:
     methods = list(dict.fromkeys(one.method for one in replays))
     columns = min(len(problems), 4)
     rows = -(-len(problems) // columns)
-    width, height = _PANEL_INCHES
-    figure = Figure(figsize=(width * columns, height * rows + 0.2 * len(methods)), layout="constrained")
+    panel_width, panel_height = _PANEL_INCHES
+    figure = Figure(
+        figsize=(panel_width * columns, panel_height * rows + 0.2 * len(methods)), layout="constrained"
+    )
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, (task, slots) in zip(panels, problems, strict=False):
         for number, method in enumerate(methods):
@@ -43,7 +47,8 @@ def draw(replays: Sequence[Replay], file: Path) -> None:
             low, middle, high = np.quantile(regrets, [0.25, 0.5, 0.75], axis=0)
             colour = f"C{number % 10}"
             style = "-" if number < 10 else "--"
-            panel.plot(_TIMES, middle, color=colour, linestyle=style, label=method, linewidth=1.4)
+            width = 1.4 if number else 2.8  # the first method stands out
+            panel.plot(_TIMES, middle, color=colour, linestyle=style, label=method, linewidth=width)
             panel.fill_between(_TIMES, low, high, color=colour, alpha=0.12, linewidth=0)
         panel.axhline(0.0, color="0.6", linewidth=0.6)
         panel.set_yscale("symlog", linthresh=_LINEAR_BELOW)
