@@ -54,6 +54,8 @@ OURS = (
     "tpe+hyperband",
     "tpe",
     "hyperopt_tpe+hyperband",
+    "bohb",
+    "dehb",
     "random+asha",
     "random",
 )
