@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from spark_hpo.assembly import build_search, knowledge_of, objective_of
 from spark_hpo.backend.base import Backend
 from spark_hpo.config import StudyConfig
+from spark_hpo.data.cache_folder import CacheSettings
 from spark_hpo.data.readers import resolve_reader
 from spark_hpo.data.shards import plan_shards
 from spark_hpo.data.table import Table, open_table
@@ -125,6 +126,8 @@ class _Run:
                     seed=config.seed,
                     reader=self._reader,
                     shuffle_window=config.data.shuffle_window if config.data else 1,
+                    parts=config.search.parts,
+                    node_cache=_node_cache(config),
                 )
                 backend = self._backend(spec, module_file)
                 stack.callback(backend.close)
@@ -300,7 +303,19 @@ class _Run:
 
 def _training_settings(config: StudyConfig) -> TrainingSettings:
     fields = config.training.model_dump()
-    return TrainingSettings(**{**fields, "precision": Precision(config.training.precision)})
+    return TrainingSettings(
+        **{**fields, "precision": Precision(config.training.precision)},
+        evaluate_each_pass=config.search.resource == "epochs",
+    )
+
+
+def _node_cache(config: StudyConfig) -> CacheSettings | None:
+    if config.data is None or not config.data.cache.enabled:
+        return None
+    cache = config.data.cache
+    return CacheSettings(
+        folder=cache.folder, max_bytes=None if cache.max_gb is None else int(cache.max_gb * 1e9)
+    )
 
 
 def _git_commit() -> str | None:

@@ -47,6 +47,16 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class CacheConfig(_Section):
+    """Decoded tables on the local disks of the machines, shared by all ranks and trials on each."""
+
+    enabled: bool = True
+    folder: str | None = None
+    """A local path on every machine; None: the first of Spark's local folders, or the temporary one."""
+    max_gb: PositiveNumber | None = None
+    """Of one machine's disk; None: half of what is free."""
+
+
 class DataConfig(_Section):
     """The table: train/, validation/, test/ and schema.json, as jobs/prepare_data.py makes them."""
 
@@ -58,6 +68,7 @@ class DataConfig(_Section):
     """auto takes petastorm wherever it can be imported."""
     shuffle_window: PositiveInt = 100_000
     """Rows that are shuffled together, in the memory of each rank."""
+    cache: CacheConfig = CacheConfig()
 
 
 class TransferConfig(_Section):
@@ -121,10 +132,15 @@ class SearchConfig(_Section):
     scheduler: str | None = None
     """In place of the method's own: hyperband, asha, full, successive_halving, ..."""
     scheduler_settings: dict[str, Any] = {}
+    resource: Literal["epochs", "rows"] = "epochs"
+    """What a rung gives more of. rows: equal parts of the training rows, each the next part of the same
+    order, so that a higher rung goes on where a lower one ended; metrics are taken at rungs only."""
     max_resource: PositiveInt
-    """Epochs of a trial that is trained to the end."""
+    """Epochs, or parts, of a trial that is trained to the end."""
+    epochs: PositiveInt = 1
+    """With `resource: rows`: how often a trial that is trained to the end sees the table."""
     min_resource: PositiveInt | None = None
-    """Epochs of the lowest rung; None: the scheduler's default."""
+    """Epochs, or parts, of the lowest rung; None: the scheduler's default."""
     reduction_factor: Annotated[int, Field(ge=2)] | None = None
     """One trial in this many goes on to the next rung, eta; None: the scheduler's default."""
     first: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_from_list)] = ()
@@ -136,6 +152,22 @@ class SearchConfig(_Section):
     explore: dict[str, Any] = {}
     """Its settings: parameters, perturbation, resample_probability."""
     transfer: TransferConfig = TransferConfig()
+
+    @property
+    def parts(self) -> int:
+        """Units of the resource that make one epoch."""
+        return self.max_resource // self.epochs if self.resource == "rows" else 1
+
+    @model_validator(mode="after")
+    def _parted(self) -> SearchConfig:
+        if self.resource == "epochs" and self.epochs != 1:
+            raise ValueError("epochs goes with resource: rows; otherwise max_resource is the epochs")
+        if self.max_resource % self.epochs:
+            raise ValueError(
+                f"max_resource is {self.max_resource}; with resource: rows it must be a multiple of "
+                f"epochs, {self.epochs}: each epoch is as many parts"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ordered(self) -> SearchConfig:
@@ -248,6 +280,15 @@ class StudyConfig(_Section):
     spark: dict[str, str] = {}
     """Spark settings for a session that the study has to start."""
     mlflow: MlflowConfig = MlflowConfig()
+
+    @model_validator(mode="after")
+    def _plateau_of_epochs(self) -> StudyConfig:
+        if self.search.resource == "rows" and self.training.patience is not None:
+            raise ValueError(
+                "training.patience counts epochs, and with search.resource: rows metrics are taken at "
+                "rungs only: leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_rank_inline(self) -> StudyConfig:

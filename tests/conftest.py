@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,9 @@ settings.load_profile("shared")
 os.environ["PYSPARK_PYTHON"] = sys.executable
 # The models here are tiny: threads would only wait for each other. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Executors of local mode see it too; it goes when the tests end.
+os.environ["SPARK_HPO_CACHE_DIR"] = _cache = tempfile.mkdtemp(prefix="spark_hpo-tests-")
+atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
 ROOT = Path(__file__).parent.parent
 

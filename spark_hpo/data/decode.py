@@ -21,6 +21,19 @@ Columns = dict[str, Column]
 
 
 @dataclass(frozen=True, slots=True)
+class Delivered:
+    """One column as it is delivered: the type of its values, the shape of one row."""
+
+    name: str
+    dtype: type[np.float32] | type[np.int64]
+    shape: tuple[int, ...] = ()
+
+    @property
+    def row_bytes(self) -> int:
+        return np.dtype(self.dtype).itemsize * prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
 class _Rule:
     """What a column is delivered as, and which codes it may hold."""
 
@@ -109,9 +122,14 @@ class Decoder:
             )
 
 
+def delivered(schema: TableSchema) -> tuple[Delivered, ...]:
+    """What a table of this schema is delivered as, column by column."""
+    return tuple(Delivered(rule.name, rule.dtype, rule.shape) for rule in _rules(schema))
+
+
 def bytes_per_row(schema: TableSchema) -> int:
     """What one decoded row takes in memory."""
-    return sum(np.dtype(rule.dtype).itemsize * prod(rule.shape) for rule in _rules(schema))
+    return sum(column.row_bytes for column in delivered(schema))
 
 
 def _rules(schema: TableSchema) -> tuple[_Rule, ...]:

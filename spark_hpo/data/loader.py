@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from spark_hpo.data.cache_folder import CacheSettings
 from spark_hpo.data.decode import Columns, bytes_per_row
 from spark_hpo.data.files import changed
-from spark_hpo.data.readers import open_reader
-from spark_hpo.data.shards import Segment, StepPlan, plan_shards
+from spark_hpo.data.node_cache import open_node_cache
+from spark_hpo.data.readers import Reader, open_reader
+from spark_hpo.data.readers.memory import InMemory
+from spark_hpo.data.shards import Shard, StepPlan, plan_shards
 from spark_hpo.data.table import Table
 from spark_hpo.trial import Split
 
 Batch = dict[str, torch.Tensor]
 """Columns by name: float32 [rows] or [rows, *shape], codes and class labels int64 [rows]."""
 
-CACHE_BYTES = 256 * 2**20
+KEPT_BYTES = 256 * 2**20
 
 
 class Loader:
-    """One rank's batches of one split. Every rank makes the same number of steps in every epoch.
+    """One rank's batches of one split. Every rank makes the same number of steps in every pass.
 
-    In an epoch each row of the split is in exactly one batch of one rank. The order depends on
-    (seed, epoch, rank) alone, so training 1 -> 3 -> 9 epochs in three processes sees what 9 at once see.
+    A pass is an epoch, or, with `parts`, the next part of one: pass n reads part n % parts. In an epoch
+    each row of the split is in exactly one batch of one rank. The order depends on (seed, pass, rank)
+    alone, so training 1 -> 3 -> 9 passes in three processes sees what 9 at once see.
 
-    A shard that fits into `cache_bytes` is decoded once and kept. A larger one streams: two windows and
-    two row groups are in memory at a time.
-
-    A trace, 10 rows, batch_size 4, rank 0 of 2: rows -> 5; steps_per_epoch -> 3;
-    epochs(0, 1) -> one epoch of batches with 1, 2, 2 rows; global_rows(0) -> 2, global_rows(1) -> 4
+    A trace, 10 rows, batch_size 4, rank 0 of 2: num_steps(0, 2) -> 6; passes(0, 1) -> one pass with
+    rows 5, total_rows 10, batches of 1, 2, 2 rows; global_rows(0) -> 2, global_rows(1) -> 4
     """
 
     def __init__(
@@ -45,7 +48,9 @@ class Loader:
         seed: int,
         reader: str = "auto",
         shuffle_window: int | None,
-        cache_bytes: int = CACHE_BYTES,
+        parts: int = 1,
+        node_cache: CacheSettings | None = None,
+        kept_bytes: int = KEPT_BYTES,
     ) -> None:
         """
         Args:
@@ -54,58 +59,98 @@ class Loader:
             reader: petastorm, arrow or auto.
             shuffle_window: rows, at least, among which rows are shuffled, after the row groups have been;
                 None: in the order of the files, for evaluation.
-            cache_bytes: decoded bytes of a shard that are kept in memory across epochs; 0: none.
+            parts: of an epoch, equal to within one row, each of whole row groups but for its ends.
+            node_cache: where decoded columns are kept for all ranks and trials of this machine; None: not.
+            kept_bytes: a shard of so many decoded bytes stays in memory (mapped, with a node cache). A
+                larger one streams: two windows and two row groups are in memory at a time.
 
         Raises:
-            DataError: the split has fewer rows than there are ranks.
+            DataError: a part has fewer rows than there are ranks.
             ConfigError: the reader cannot be had.
         """
         manifest = table.manifest(split)
-        shuffled = shuffle_window is not None
-        shards = plan_shards(manifest, world_size, seed if shuffled else None)
-        self._segments = shards[rank].segments
-        self._plan = StepPlan.of(shards, batch_size)
+        self._parts = parts
+        self._rank = rank
+        plan = partial(plan_shards, manifest, world_size, None if shuffle_window is None else seed)
+        self._shards = cache(lambda part: plan(part=part, parts=parts))
+        self._shards(0)  # too few rows are told now
+        self._batch_size = batch_size
         self._url = manifest.url
-        self._seed = (seed, rank)
+        self._seed = seed
         self._window = shuffle_window
-        self._reader = open_reader(reader, manifest, table.schema)
-        self.rows = shards[rank].rows  # of this rank
-        self.total_rows = manifest.rows  # of all ranks
-        self.steps_per_epoch = self._plan.steps
-        keep = self.rows * bytes_per_row(table.schema) <= cache_bytes
-        self._cache: dict[Segment, Columns] | None = {} if keep else None
+        direct = open_reader(reader, manifest, table.schema)
+        shard_bytes = -(-manifest.rows // world_size) * bytes_per_row(table.schema)
+        keep = shard_bytes <= kept_bytes
+        cached = node_cache and open_node_cache(
+            node_cache, direct, manifest, table.schema, shard_bytes=shard_bytes, mapped=keep
+        )
+        self._reader: Reader = cached or (InMemory(direct) if keep else direct)
 
-    def global_rows(self, step: int) -> int:
-        """Rows of a step (0..steps_per_epoch-1) over all ranks, known without asking them."""
-        return self._plan.global_rows(step)
+    def num_steps(self, start: int, stop: int) -> int:
+        """Optimizer steps of the passes `start` up to, not including, `stop`."""
+        epochs, rest = divmod(stop, self._parts)
+        of_epoch = [self._plan(part).steps for part in range(self._parts)]
+        steps = epochs * sum(of_epoch) + sum(of_epoch[:rest])
+        return steps if start == 0 else steps - self.num_steps(0, start)
 
-    def epochs(self, start: int, stop: int) -> Iterator[Iterator[Batch]]:
-        """The batches of the epochs `start` up to, not including, `stop`. Numbers are absolute, from 0.
+    def passes(self, start: int, stop: int) -> Iterator[Pass]:
+        """The passes `start` up to, not including, `stop`. Numbers are absolute, from 0.
 
-        Raises, while iterating:
+        Raises, while a pass is read:
             DataError: a file cannot be read, has a null or a value that is not finite, or does not hold
                 the rows that were planned.
         """
-        for epoch in range(start, stop):
-            yield self._epoch(epoch)
+        for number in range(start, stop):
+            part = number % self._parts
+            yield Pass(
+                shard=self._shards(part)[self._rank],
+                plan=self._plan(part),
+                reader=self._reader,
+                window=self._window,
+                seed=(self._seed, self._rank, number),
+                url=self._url,
+            )
 
-    def _epoch(self, epoch: int) -> Iterator[Batch]:
-        if self._window is None:
-            return self._batches(self._read(self._segments), 0, None)
-        rng = np.random.default_rng((*self._seed, epoch))
-        segments = [self._segments[i] for i in rng.permutation(len(self._segments))]
-        return self._batches(self._read(segments), self._window, rng)
+    def _plan(self, part: int) -> StepPlan:
+        return StepPlan.of(self._shards(part), self._batch_size)
 
-    def _read(self, segments: Sequence[Segment]) -> Iterator[Columns]:
-        cache = self._cache
-        if cache is None:
-            yield from self._reader.read(segments)
-            return
-        fresh = self._reader.read([segment for segment in segments if segment not in cache])
-        for segment in segments:
-            if segment not in cache:
-                cache[segment] = next(fresh)
-            yield cache[segment]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One rank's way through its shard, batch by batch. Iterating again reads it again, in the same order."""
+
+    shard: Shard
+    plan: StepPlan
+    reader: Reader
+    window: int | None
+    seed: tuple[int, ...]
+    url: str
+
+    @property
+    def rows(self) -> int:
+        """Of this rank."""
+        return self.shard.rows
+
+    @property
+    def total_rows(self) -> int:
+        """Of all ranks."""
+        return self.plan.rows
+
+    def __len__(self) -> int:
+        """Batches; the same on every rank."""
+        return self.plan.steps
+
+    def global_rows(self, step: int) -> int:
+        """Rows of a step (0..len-1) over all ranks, known without asking them."""
+        return self.plan.global_rows(step)
+
+    def __iter__(self) -> Iterator[Batch]:
+        segments = self.shard.segments
+        if self.window is None:
+            return self._batches(self.reader.read(segments), 0, None)
+        rng = np.random.default_rng(self.seed)
+        shuffled = [segments[i] for i in rng.permutation(len(segments))]
+        return self._batches(self.reader.read(shuffled), self.window, rng)
 
     def _batches(
         self, pieces: Iterator[Columns], window: int, rng: np.random.Generator | None
@@ -119,13 +164,13 @@ class Loader:
         for piece in pieces:
             held.append(piece)
             rows += _rows(piece)
-            _, stop = self._plan.bounds(self.rows, step)
+            _, stop = self.plan.bounds(self.rows, step)
             if rows < max(window, stop - done) and done + rows < self.rows:
                 continue
             block = _joined(held, None if rng is None else rng.permutation(rows))
             start = done
-            while step < self.steps_per_epoch:
-                _, stop = self._plan.bounds(self.rows, step)
+            while step < self.plan.steps:
+                _, stop = self.plan.bounds(self.rows, step)
                 if stop > start + rows:
                     break
                 yield {name: column[done - start : stop - start] for name, column in block.items()}
@@ -133,10 +178,10 @@ class Loader:
             held = [{name: column[done - start :].numpy() for name, column in block.items()}]
             rows -= done - start
         if done != self.rows or rows:
-            raise changed(self._url, f"{done + rows} rows were read, {self.rows} were planned")
+            raise changed(self.url, f"{done + rows} rows were read, {self.rows} were planned")
 
 
-def _joined(pieces: list[Columns], order: npt.NDArray[np.int64] | None) -> Batch:
+def _joined(pieces: Sequence[Columns], order: npt.NDArray[np.int64] | None) -> Batch:
     """The rows of all pieces, in this order. A copy: what a task does to a batch stays in the batch."""
     names = pieces[0]
     if order is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,22 +37,31 @@ class Shard:
     rows: int
 
 
-def plan_shards(manifest: Manifest, world_size: int, seed: int | None) -> tuple[Shard, ...]:
-    """Deal the rows to the ranks: disjoint, complete, and equal to within one row.
+def plan_shards(
+    manifest: Manifest, world_size: int, seed: int | None, *, part: int = 0, parts: int = 1
+) -> tuple[Shard, ...]:
+    """Deal the rows of one part of a split to the ranks: disjoint, complete, and equal to within one row.
 
-    The row groups are permuted, laid end to end, and cut at equal lengths. So at most `world_size - 1`
-    row groups are read by more than one rank, whatever their sizes and however few there are.
+    The row groups are permuted, laid end to end, and cut at equal lengths: into parts, and these for the
+    ranks. So at most `parts * world_size - 1` row groups are read more than once, whatever their sizes and
+    however few there are.
 
     Args:
         seed: of the permutation; None keeps the order of the files.
+        part: 0..parts-1.
 
     Raises:
-        DataError: there are fewer rows than ranks.
+        DataError: a part has fewer rows than there are ranks.
     """
-    if manifest.rows < world_size:
+    first_row, end_row = _part(manifest.rows, parts, part)
+    rows = end_row - first_row
+    if rows < world_size:
+        whole, cure = "", f"at most {rows} ranks"
+        if parts > 1:
+            whole, cure = f" in {parts} parts", "a smaller search.max_resource, fewer ranks"
         raise DataError(
-            f"{manifest.url}: {manifest.rows} rows cannot feed {world_size} ranks: "
-            f"use at most {manifest.rows} ranks, or a larger table"
+            f"{manifest.url}: {manifest.rows} rows{whole} cannot feed {world_size} ranks: "
+            f"use {cure}, or a larger table"
         )
     order = np.arange(len(manifest.row_groups))
     if seed is not None:
@@ -59,9 +69,9 @@ def plan_shards(manifest: Manifest, world_size: int, seed: int | None) -> tuple[
     groups = [manifest.row_groups[i] for i in order]
     ends = list(accumulate(group.rows for group in groups))
     shards = []
-    first = 0  # the first row group that still has rows to give
+    first = bisect_right(ends, first_row)  # the first row group that still has rows to give
     for rank in range(world_size):
-        start, stop = _part(manifest.rows, world_size, rank)
+        start, stop = (first_row + bound for bound in _part(rows, world_size, rank))
         segments = []
         while start < stop:
             group, end = groups[first], ends[first]
@@ -94,6 +104,11 @@ class StepPlan:
         total = sum(rows * ranks for rows, ranks in counts.items())
         steps = min(-(-total // batch_size), min(counts))  # each rank has a row in each step
         return cls(sizes=tuple(counts.items()), steps=steps)
+
+    @property
+    def rows(self) -> int:
+        """Of all shards."""
+        return sum(rows * ranks for rows, ranks in self.sizes)
 
     def bounds(self, rows: int, step: int) -> tuple[int, int]:
         """First row and end of a step, in a shard of `rows` rows."""

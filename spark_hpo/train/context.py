@@ -86,10 +86,11 @@ class TrainContext:
         if key not in self._loaders:
             self._loaders[key] = self._open_loader(*key)
         loader = self._loaders[key]
-        epoch = self.measurements[-1].resource if self.measurements else self.resource.start
+        done = self.measurements[-1].resource if self.measurements else self.resource.start
+        batches = next(loader.passes(done, done + 1))
         if key[0] is Split.TRAIN:
-            self._rows_trained += loader.total_rows
-        return next(loader.epochs(epoch, epoch + 1))
+            self._rows_trained += batches.total_rows
+        return iter(batches)
 
     def load_checkpoint(self) -> Any:
         """What was given to `report` last, on the CPU; None for a trial that starts from scratch."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from spark_hpo.data.loader import Loader
+from spark_hpo.data.loader import Loader, Pass
 from spark_hpo.errors import CheckpointError, TrialError
 from spark_hpo.train import generators
 from spark_hpo.train.inheritance import inherited
@@ -50,7 +50,7 @@ class Trainer:
         self._built = copy.deepcopy(self._settings_of_steps())
         self._autocast_type = _autocast_type(settings.precision, world.device)
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._autocast_type is torch.float16)
-        self.resource = 0  # epochs completed
+        self.resource = 0  # passes completed
         self._best_loss = math.inf
         self._epochs_since_best = 0
         self._trained = (
@@ -62,31 +62,34 @@ class Trainer:
     def fit(
         self, start: int, stop: int, *, train: Loader, validation: Loader, objective: Objective
     ) -> Iterator[Measurement]:
-        """Train the epochs start+1 .. stop and measure after each; fewer when a plateau is reached.
+        """Train the passes start+1 .. stop and measure after each, or after the last; fewer on a plateau.
 
         Raises:
             TrialError: the training has diverged, or the task does not report the objective.
         """
-        epochs = train.epochs(start, stop)
-        for epoch in range(start + 1, stop + 1):
-            if self.is_on_plateau:
-                return
-            began = time.perf_counter()
-            train_loss = self._train_epoch(next(epochs), train)
-            self.resource = epoch
-            metrics = {**self.evaluate(validation), "train_loss": train_loss}
-            loss = _checked_loss(metrics, objective, epoch)
+        rows, loss_sum, began = 0, 0.0, time.perf_counter()
+        for done, batches in enumerate(train.passes(start, stop), start + 1):
+            loss_sum += self._train_pass(batches) * batches.total_rows
+            rows += batches.total_rows
+            self.resource = done
+            if done < stop and not self._settings.evaluate_each_pass:
+                continue
+            metrics = {**self.evaluate(validation), "train_loss": loss_sum / rows}
+            loss = _checked_loss(metrics, objective, done)
             if loss < self._best_loss - self._settings.min_improvement:
                 self._best_loss, self._epochs_since_best = loss, 0
             else:
                 self._epochs_since_best += 1
             yield Measurement(
-                resource=epoch,
+                resource=done,
                 metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
                 time=time.time(),
                 seconds=time.perf_counter() - began,
-                rows=train.total_rows,
+                rows=rows,
             )
+            if self.is_on_plateau:
+                return
+            rows, loss_sum, began = 0, 0.0, time.perf_counter()
 
     @property
     def is_on_plateau(self) -> bool:
@@ -97,8 +100,9 @@ class Trainer:
         """`loss` and the task's metrics over all rows of all ranks, each row counted once."""
         self.model.eval()
         sums: dict[str, Tensor] = {}
+        everything = next(loader.passes(0, 1))
         with torch.inference_mode(), self._autocast():
-            for batch in self._batches(next(loader.epochs(0, 1))):
+            for batch in self._on_device(everything):
                 outputs = self._task.forward(self.model, batch)
                 rows = outputs.shape[0]
                 loss = self._task.loss(outputs, batch).detach().double() * rows
@@ -112,7 +116,7 @@ class Trainer:
                     total = values.double().sum()
                     sums[name] = sums.get(name, torch.zeros_like(total)) + total
         # In the same order on all ranks: the dictionaries are filled by the same code.
-        *totals, rows_read = self._world.sum([*(float(value) for value in sums.values()), loader.rows])
+        *totals, rows_read = self._world.sum([*(float(value) for value in sums.values()), everything.rows])
         return {name: total / rows_read for name, total in zip(sums, totals, strict=True)}
 
     def state(self) -> dict[str, Any]:
@@ -158,18 +162,18 @@ class Trainer:
             "schedule": self._schedule.state_dict() if self._schedule else {},
         }
 
-    def _train_epoch(self, batches: Iterator[Batch], loader: Loader) -> float:
-        """Train one epoch and return the mean loss over the rows of all ranks."""
+    def _train_pass(self, batches: Pass) -> float:
+        """Train one pass and return the mean loss over the rows of all ranks."""
         self._trained.train()
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        for step, batch in enumerate(self._batches(batches)):
+        for step, batch in enumerate(self._on_device(batches)):
             with self._autocast():
                 outputs = self._task.forward(self._trained, batch)
                 loss = self._task.loss(outputs, batch)
             rows = outputs.shape[0]
             total += loss.detach().double() * rows
             # DDP takes the mean over ranks; this makes it the mean over rows.
-            share = rows * self._world.size / loader.global_rows(step)
+            share = rows * self._world.size / batches.global_rows(step)
             self._scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call] # torch's gap
             if self._settings.clip_norm is not None:
                 self._scaler.unscale_(self._optimizer)
@@ -181,10 +185,10 @@ class Trainer:
                 self._schedule.step()
         # Running statistics differ between ranks; the checkpoint has rank 0's, and they are what counts.
         self._world.broadcast(self.model.buffers())
-        summed, rows_read = self._world.sum([float(total), loader.rows])
+        summed, rows_read = self._world.sum([float(total), batches.rows])
         return summed / rows_read
 
-    def _batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _on_device(self, batches: Pass) -> Iterator[Batch]:
         for batch in batches:
             yield {name: tensor.to(self._world.device, non_blocking=True) for name, tensor in batch.items()}
 

@@ -141,7 +141,7 @@ def example_rows(table: Table, *, rows: int = 5, reader: str = "auto") -> pd.Dat
         reader=reader,
         shuffle_window=None,
     )
-    batch = next(next(loader.epochs(0, 1)))
+    batch = next(iter(next(loader.passes(0, 1))))
     columns = {}
     for feature in table.schema.features:
         values = batch[feature.name][:rows].numpy()

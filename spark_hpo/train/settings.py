@@ -25,3 +25,4 @@ class TrainingSettings:
     clip_norm: float | None = None  # largest norm of the gradient; None: no clipping
     patience: int | None = None  # epochs without improvement that end a training; None: never
     min_improvement: float = 0.0  # of the objective, to count as one
+    evaluate_each_pass: bool = True  # False: after the last pass of an assignment only

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from spark_hpo.data.cache_folder import CacheSettings
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.table import Table
 from spark_hpo.errors import CheckpointError, DataError, StorageError, TrialError
@@ -39,6 +40,8 @@ class RankSpec:
     seed: int  # of the study
     reader: str
     shuffle_window: int  # rows
+    parts: int = 1  # passes that make an epoch of the training split
+    node_cache: CacheSettings | None = None
     rendezvous: Rendezvous | None = None  # None: every world is of one rank
 
 
@@ -114,7 +117,7 @@ class _Rank:
             self._world,
             self._settings,
             seed=assignment.seed,
-            total_steps=spec.max_resource * train.steps_per_epoch,
+            total_steps=train.num_steps(0, spec.max_resource),
         )
         if assignment.checkpoint is not None:
             trainer.load_state(checkpoint.load(spec.storage, assignment.checkpoint))
@@ -182,6 +185,8 @@ class _Rank:
             seed=self._spec.seed,
             reader=self._spec.reader,
             shuffle_window=self._spec.shuffle_window if is_training else None,
+            parts=self._spec.parts if is_training else 1,
+            node_cache=self._spec.node_cache,
         )
 
     def _save(self, curve: tuple[Measurement, ...], state: Mapping[str, Any] | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import pyarrow.parquet as pq
 
@@ -23,7 +23,7 @@ class ArrowReader:
         self._decoder = Decoder(manifest, schema)
         self._fs, _ = files.filesystem(manifest.url)
 
-    def read(self, segments: Sequence[Segment]) -> Iterator[Columns]:
+    def read(self, segments: Sequence[Segment]) -> Generator[Columns, None, None]:
         return ahead(self._read_segment, segments)
 
     def _read_segment(self, segment: Segment) -> Columns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -29,8 +29,8 @@ class Reader(Protocol):
     A trace: read([a, b]) -> the columns of a; the columns of b.
     """
 
-    def read(self, segments: Sequence[Segment]) -> Iterator[Columns]:
-        """The columns of each segment, in the order asked for.
+    def read(self, segments: Sequence[Segment]) -> Generator[Columns, None, None]:
+        """The columns of each segment, in the order asked for. Closing the generator ends its threads.
 
         Raises:
             DataError: a file cannot be read, or does not hold what its footer said.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,7 +33,7 @@ class PetastormReader:
         self._schema = schema
         self._decoder = Decoder(manifest, schema)
 
-    def read(self, segments: Sequence[Segment]) -> Iterator[Columns]:
+    def read(self, segments: Sequence[Segment]) -> Generator[Columns, None, None]:
         if not segments:
             return
         with self._open(segments) as reader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def ahead(function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
     """`map`, with the next result computed in one background thread while this one is used.
 
     The order is that of the items; at most one finished result waits. Closing the iterator ends the thread.

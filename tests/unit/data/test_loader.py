@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_hpo.data.loader import Batch, Loader
+from spark_hpo.data.readers.memory import InMemory
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.errors import DataError
@@ -61,7 +62,7 @@ def ids(batches: list[Batch]) -> list[int]:
 
 
 def epochs(of: Loader, start: int, stop: int) -> list[list[int]]:
-    return [ids(list(batches)) for batches in of.epochs(start, stop)]
+    return [ids(list(batches)) for batches in of.passes(start, stop)]
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +96,18 @@ def test_each_row_is_seen_once_an_epoch_over_all_ranks(
             world_size=world_size,
             batch_size=batch_size,
             shuffle_window=window,
-            cache_bytes=10**6 if cached else 0,
+            kept_bytes=10**6 if cached else 0,
         )
         for rank in range(world_size)
     ]
     for epoch in range(2):
-        batches = [list(next(of.epochs(epoch, epoch + 1))) for of in ranks]
-        assert {len(of_rank) for of_rank in batches} == {ranks[0].steps_per_epoch}
+        first = next(ranks[0].passes(epoch, epoch + 1))
+        batches = [list(next(of.passes(epoch, epoch + 1))) for of in ranks]
+        assert {len(of_rank) for of_rank in batches} == {ranks[0].num_steps(0, 1)}
         assert sorted(i for of_rank in batches for i in ids(of_rank)) == list(range(rows))
         for step, together in enumerate(zip(*batches, strict=True)):
-            assert sum(len(batch["id"]) for batch in together) == ranks[0].global_rows(step)
-    assert sum(of.rows for of in ranks) == rows == ranks[0].total_rows
+            assert sum(len(batch["id"]) for batch in together) == first.global_rows(step)
+        assert sum(next(of.passes(0, 1)).rows for of in ranks) == rows == first.total_rows
 
 
 @settings(max_examples=20, deadline=None)
@@ -114,7 +116,7 @@ def test_any_split_of_the_epochs_sees_the_same_batches(
     table: Table, cuts: set[int], cached: bool, rank: int
 ) -> None:
     def fresh() -> Loader:
-        return loader(table, rank=rank, world_size=2, cache_bytes=10**6 if cached else 0)
+        return loader(table, rank=rank, world_size=2, kept_bytes=10**6 if cached else 0)
 
     at_once = epochs(fresh(), 0, 6)
     bounds = [0, *sorted(cuts), 6]
@@ -143,31 +145,75 @@ def test_without_a_window_rows_come_in_the_order_of_the_files(table: Table) -> N
 def test_a_cached_shard_is_decoded_once(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     of = loader(table)
-    read = of._reader.read
-    monkeypatch.setattr(of._reader, "read", lambda segments: reads.append(len(segments)) or read(segments))
+    assert isinstance(of._reader, InMemory)
+    direct = of._reader._reader
+    read = direct.read
+    monkeypatch.setattr(direct, "read", lambda segments: reads.append(len(segments)) or read(segments))
     epochs(of, 0, 3)
     assert reads == [8, 0, 0]
 
 
 def test_a_shard_beyond_the_cache_streams(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
-    of = loader(table, cache_bytes=100 * 16 - 1)
+    of = loader(table, kept_bytes=100 * 16 - 1)
     read = of._reader.read
     monkeypatch.setattr(of._reader, "read", lambda segments: reads.append(len(segments)) or read(segments))
     epochs(of, 0, 3)
     assert reads == [8, 8, 8]
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    world_size=st.integers(1, 3),
+    parts=st.integers(1, 9),
+    batch_size=st.integers(1, 25),
+    kept=st.booleans(),
+)
+def test_parts_make_an_epoch_whoever_reads_them(
+    table: Table, world_size: int, parts: int, batch_size: int, kept: bool
+) -> None:
+    ranks = [
+        loader(
+            table,
+            rank=rank,
+            world_size=world_size,
+            batch_size=batch_size,
+            parts=parts,
+            kept_bytes=10**6 if kept else 0,
+        )
+        for rank in range(world_size)
+    ]
+    seen = []
+    for number in range(parts):
+        of_ranks = [next(of.passes(number, number + 1)) for of in ranks]
+        assert {len(list(batches)) for batches in of_ranks} == {len(of_ranks[0])}
+        rows = [i for batches in of_ranks for i in ids(list(batches))]
+        assert len(rows) == of_ranks[0].total_rows
+        seen.append(set(rows))
+    assert sorted(i for rows in seen for i in rows) == list(range(100))
+    assert ranks[0].num_steps(0, parts) == sum(len(p) for p in ranks[0].passes(0, parts))
+    assert ranks[0].num_steps(1, 2 * parts) == sum(len(p) for p in ranks[0].passes(1, 2 * parts))
+    # What a part holds depends neither on the ranks nor on the epoch.
+    alone = loader(table, parts=parts)
+    again = list(alone.passes(parts, 2 * parts))
+    assert [set(ids(list(batches))) for batches in again] == seen
+
+
+def test_more_parts_than_rows_are_refused(table: Table) -> None:
+    with pytest.raises(DataError, match="100 rows in 80 parts cannot feed 2 ranks: use a smaller search"):
+        loader(table, parts=80, world_size=2)
+
+
 def test_an_epoch_left_half_way_spoils_nothing(table: Table) -> None:
     of = loader(table)
-    next(next(of.epochs(0, 1)))
+    next(iter(next(of.passes(0, 1))))
     assert epochs(of, 0, 2) == epochs(loader(table), 0, 2)
 
 
 @pytest.mark.parametrize("window", [None, 4])
 def test_what_a_task_does_to_a_batch_stays_in_the_batch(table: Table, window: int | None) -> None:
     of = loader(table, shuffle_window=window)
-    for batch in next(of.epochs(0, 1)):
+    for batch in next(of.passes(0, 1)):
         batch["id"].zero_()
     assert sorted(epochs(of, 1, 2)[0]) == list(range(100))
 
@@ -244,6 +290,6 @@ def test_labels_and_codes_outside_the_schema_are_refused(tmp_path: Path) -> None
         Split.TEST: r"column 'code': code -1; schema.json allows 0..2",
     }.items():
         with pytest.raises(DataError, match=message):
-            list(next(loader(table, split).epochs(0, 1)))
-    [batch] = next(loader(table, Split.VALIDATION, shuffle_window=None).epochs(0, 1))
+            list(next(loader(table, split).passes(0, 1)))
+    [batch] = next(loader(table, Split.VALIDATION, shuffle_window=None).passes(0, 1))
     assert batch["y"].dtype == batch["code"].dtype == torch.int64
