@@ -23,6 +23,7 @@ _FREE = (
     "mlflow",
     "budget.resource",
     "budget.seconds",
+    "data.cache",
     "data.path",
     "data.prepare",
     "data.reader",

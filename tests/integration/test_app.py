@@ -67,6 +67,34 @@ def test_every_method_trains_its_best_trial_to_the_end(folder: Path, sampler: st
     assert result.test["accuracy"] > 0.5
 
 
+def test_rows_as_resource_give_low_rungs_a_share_of_the_table(folder: Path) -> None:
+    search = {"method": "asha", "resource": "rows", "max_resource": 9, "min_resource": 1}
+    result = run_study(config(folder, search=search, budget={"trials": 9}))
+    trials = result.journal.trials.values()
+    trained = {trial.resource: sum(m.rows for m in trial.curve) for trial in trials}
+    assert trained == {1: 13, 3: 40, 9: 120}
+    assert all([m.resource for m in t.curve] == [r for r in (1, 3, 9) if r <= t.resource] for t in trials)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"search": {"max_resource": 9, "epochs": 2}}, "epochs goes with resource: rows"),
+        (
+            {"search": {"max_resource": 9, "resource": "rows", "epochs": 2}},
+            "max_resource is 9; with resource: rows it must be a multiple of epochs, 2",
+        ),
+        (
+            {"search": {"max_resource": 9, "resource": "rows"}, "training": {"patience": 3}},
+            "training.patience counts epochs",
+        ),
+    ],
+)
+def test_a_resource_that_means_nothing_is_refused(folder: Path, changes: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(folder, **changes)
+
+
 def champion(folder: Path) -> str:
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     return str(client.get_model_version_by_alias("clusters", "champion").version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from tables import write_clusters
 from torch import Tensor, nn
 
+from spark_hpo.data.cache_folder import CacheSettings
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.errors import StorageError
 from spark_hpo.storage import Storage
@@ -96,6 +98,38 @@ def test_three_assignments_end_with_the_weights_of_one_to_the_last_bit(
     expected = weights(other, at_once)
     assert all(torch.equal(expected[name], tensor) for name, tensor in weights(spec, third).items())
     assert [m.metrics for r in (first, second, third) for m in r.curve] == [m.metrics for m in at_once.curve]
+
+
+def test_parts_of_the_rows_are_a_resource_like_epochs(spec: RankSpec) -> None:
+    """Nine parts make an epoch: a higher rung goes on with the rows that the lower one has not seen."""
+    settings = replace(spec.settings, evaluate_each_pass=False)
+    spec = replace(spec, settings=settings, parts=9)
+    first = run(spec, assignment(0, 1))
+    second = run(spec, assignment(1, 3, first.checkpoint))
+    third = run(spec, assignment(3, 9, second.checkpoint))
+    assert [m.resource for r in (first, second, third) for m in r.curve] == [1, 3, 9]
+    rows = [m.rows for r in (first, second, third) for m in r.curve]
+    assert sum(rows) == 120
+    assert rows == [13, 27, 80]  # 1, 2 and 6 ninths, cut at row boundaries
+    other = replace(spec, storage=Storage(spec.storage.url + "-other"))
+    at_once = run(other, assignment(0, 9))
+    assert third.metrics["accuracy"] == at_once.metrics["accuracy"]
+    expected = weights(other, at_once)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in weights(spec, third).items())
+
+
+def test_later_trials_decode_nothing(spec: RankSpec, tmp_path: Path) -> None:
+    """The table may even be gone: what trials read comes from the node cache."""
+    copied = tmp_path / "table"
+    write_clusters(copied)
+    cached = replace(
+        spec, table=open_table(str(copied)), node_cache=CacheSettings(folder=str(tmp_path / "cache"))
+    )
+    first = run(cached, assignment(0, 2))
+    shutil.rmtree(copied)
+    second = run(cached, replace(assignment(0, 2), trial_id=5))
+    assert second.failure is None
+    assert second.metrics == first.metrics == run(spec, assignment(0, 2)).metrics
 
 
 def test_dropout_draws_on_where_the_checkpoint_stood(spec: RankSpec) -> None:
