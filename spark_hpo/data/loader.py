@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from spark_hpo.data.blocks import BlockLayout, Blocks, layout_of, pack
 from spark_hpo.data.cache_folder import CacheSettings
-from spark_hpo.data.decode import Columns, bytes_per_row
+from spark_hpo.data.decode import bytes_per_row, delivered
 from spark_hpo.data.files import changed
 from spark_hpo.data.node_cache import open_node_cache
-from spark_hpo.data.readers import Reader, open_reader
+from spark_hpo.data.readers import KeepsBlocks, Reader, open_reader
 from spark_hpo.data.readers.memory import InMemory
-from spark_hpo.data.shards import Shard, StepPlan, plan_shards
+from spark_hpo.data.shards import Segment, Shard, StepPlan, plan_shards
 from spark_hpo.data.table import Table
 from spark_hpo.trial import Split
 
 Batch = dict[str, torch.Tensor]
-"""Columns by name: float32 [rows] or [rows, *shape], codes and class labels int64 [rows]."""
+"""Columns by name: float32 [rows] or [rows, *shape], codes and class labels int64 [rows].
+
+Scalar columns are views with strides: of one type they lie side by side.
+"""
 
 KEPT_BYTES = 256 * 2**20
 
@@ -84,7 +89,8 @@ class Loader:
         cached = node_cache and open_node_cache(
             node_cache, direct, manifest, table.schema, shard_bytes=shard_bytes, mapped=keep
         )
-        self._reader: Reader = cached or (InMemory(direct) if keep else direct)
+        self._layout = layout_of(delivered(table.schema))
+        self._reader: Reader = cached or (InMemory(direct, self._layout) if keep else direct)
 
     def num_steps(self, start: int, stop: int) -> int:
         """Optimizer steps of the passes `start` up to, not including, `stop`."""
@@ -106,6 +112,7 @@ class Loader:
                 shard=self._shards(part)[self._rank],
                 plan=self._plan(part),
                 reader=self._reader,
+                layout=self._layout,
                 window=self._window,
                 seed=(self._seed, self._rank, number),
                 url=self._url,
@@ -122,6 +129,7 @@ class Pass:
     shard: Shard
     plan: StepPlan
     reader: Reader
+    layout: tuple[BlockLayout, ...]
     window: int | None
     seed: tuple[int, ...]
     url: str
@@ -147,51 +155,81 @@ class Pass:
     def __iter__(self) -> Iterator[Batch]:
         segments = self.shard.segments
         if self.window is None:
-            return self._batches(self.reader.read(segments), 0, None)
+            return self._batches(self._pieces(segments), 0, None)
         rng = np.random.default_rng(self.seed)
         shuffled = [segments[i] for i in rng.permutation(len(segments))]
-        return self._batches(self.reader.read(shuffled), self.window, rng)
+        return self._batches(self._pieces(shuffled), self.window, rng)
+
+    def _pieces(self, segments: Sequence[Segment]) -> Iterator[_Rows]:
+        if isinstance(self.reader, KeepsBlocks):
+            for blocks, rows in self.reader.locate(segments):
+                yield _Rows(blocks, np.arange(rows.start, rows.stop))
+        else:
+            for segment, columns in zip(segments, self.reader.read(segments), strict=True):
+                yield _Rows(pack(columns, self.layout), np.arange(segment.rows))
 
     def _batches(
-        self, pieces: Iterator[Columns], window: int, rng: np.random.Generator | None
+        self, pieces: Iterator[_Rows], window: int, rng: np.random.Generator | None
     ) -> Iterator[Batch]:
         """Collect pieces to windows, shuffle these, and cut them into the batches of the plan.
 
         The rows that are left of a window, fewer than a batch, go into the next.
         """
         step = done = rows = 0  # batches and rows that have gone out; rows that are held
-        held: list[Columns] = []
+        held: list[_Rows] = []
         for piece in pieces:
             held.append(piece)
-            rows += _rows(piece)
+            rows += len(piece.numbers)
             _, stop = self.plan.bounds(self.rows, step)
             if rows < max(window, stop - done) and done + rows < self.rows:
                 continue
-            block = _joined(held, None if rng is None else rng.permutation(rows))
+            together = _joined(held)
+            if rng is not None:
+                together = _Rows(together.blocks, rng.permutation(together.numbers))
+            blocks = together.gathered()
             start = done
             while step < self.plan.steps:
                 _, stop = self.plan.bounds(self.rows, step)
                 if stop > start + rows:
                     break
-                yield {name: column[done - start : stop - start] for name, column in block.items()}
+                yield _batch(blocks, self.layout, done - start, stop - start)
                 step, done = step + 1, stop
-            held = [{name: column[done - start :].numpy() for name, column in block.items()}]
+            held = [_Rows(together.blocks, together.numbers[done - start :])]
             rows -= done - start
         if done != self.rows or rows:
             raise changed(self.url, f"{done + rows} rows were read, {self.rows} were planned")
 
 
-def _joined(pieces: Sequence[Columns], order: npt.NDArray[np.int64] | None) -> Batch:
-    """The rows of all pieces, in this order. A copy: what a task does to a batch stays in the batch."""
-    names = pieces[0]
-    if order is None:
-        return {n: torch.from_numpy(np.concatenate([piece[n] for piece in pieces])) for n in names}
-    if len(pieces) == 1:
-        return {n: torch.from_numpy(np.take(pieces[0][n], order, axis=0)) for n in names}
-    return {
-        n: torch.from_numpy(np.take(np.concatenate([p[n] for p in pieces]), order, axis=0)) for n in names
-    }
+class _Rows(NamedTuple):
+    """Some rows of some blocks."""
+
+    blocks: Blocks
+    numbers: npt.NDArray[np.int64]
+
+    def gathered(self) -> Blocks:
+        """A copy: what a task does to a batch stays in the batch."""
+        copies = []
+        for block in self.blocks:
+            values = np.empty((len(self.numbers), *block.shape[1:]), block.dtype)
+            # All numbers are rows; "raise" would check them, through a buffer.
+            np.take(block, self.numbers, axis=0, out=values, mode="clip")
+            copies.append(values)
+        return tuple(copies)
 
 
-def _rows(columns: Columns) -> int:
-    return len(next(iter(columns.values())))
+def _joined(pieces: Sequence[_Rows]) -> _Rows:
+    """All rows of all pieces: nothing is copied where they are of the same blocks."""
+    blocks = pieces[0].blocks
+    if all(piece.blocks is blocks for piece in pieces):
+        return _Rows(blocks, np.concatenate([piece.numbers for piece in pieces]))
+    copies = [piece.gathered() for piece in pieces]
+    joined = tuple(np.concatenate(parts) for parts in zip(*copies, strict=True))
+    return _Rows(joined, np.arange(sum(len(piece.numbers) for piece in pieces)))
+
+
+def _batch(blocks: Blocks, layout: Sequence[BlockLayout], start: int, stop: int) -> Batch:
+    batch: Batch = {}
+    for values, block in zip(blocks, layout, strict=True):
+        rows = torch.from_numpy(values[start:stop])
+        batch.update(zip(block.names, (rows,) if block.is_array else rows.unbind(1), strict=True))
+    return batch

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spark_hpo.data.blocks import BlockLayout, Blocks, layout_of, pack, unpack
 from spark_hpo.data.cache_folder import CacheEntry, CacheFolder, CacheSettings, key_of
-from spark_hpo.data.decode import Column, Columns, Delivered, delivered
+from spark_hpo.data.decode import Columns, delivered
 from spark_hpo.data.manifest import Manifest
 from spark_hpo.data.readers.base import Reader
 from spark_hpo.data.schema import TableSchema
@@ -48,12 +49,12 @@ def open_node_cache(
 
     Args:
         shard_bytes: decoded bytes that this rank reads.
-        mapped: whether columns are mapped into memory; otherwise they are read from the page cache, and
+        mapped: whether blocks are mapped into memory; otherwise they are read from the page cache, and
             the memory of a process does not grow with its shard.
     """
-    columns = delivered(schema)
+    layout = layout_of(delivered(schema))
     rows = sum(group.rows for group in manifest.row_groups)
-    sizes = {_file(i): rows * column.row_bytes for i, column in enumerate(columns)}
+    sizes = {_file(i): rows * block.row_bytes for i, block in enumerate(layout)}
     count = len(manifest.row_groups)
     try:
         entry = CacheFolder(settings).open(
@@ -62,7 +63,7 @@ def open_node_cache(
             needed=shard_bytes,
         )
         if entry is not None:
-            return NodeCache(reader, manifest, columns, entry, mapped=mapped)
+            return NodeCache(reader, manifest, layout, entry, mapped=mapped)
         reason = f"{shard_bytes / 2**20:.0f} MiB do not fit"
     except OSError as exc:
         reason = str(exc)
@@ -73,7 +74,7 @@ def open_node_cache(
 class NodeCache:
     """A reader that asks another for each row group once a machine, and keeps what it got in files.
 
-    Columns are files of whole splits, sparse until a row group is decoded; so which rank reads which rows
+    Blocks are files of whole splits, sparse until a row group is decoded; so which rank reads which rows
     may change from rung to rung. A row group is decoded by one process under a lock while others decode
     others; one that dies leaves its row group unmarked, and the next decodes it again. The kernel holds
     one copy, whoever maps it.
@@ -85,7 +86,7 @@ class NodeCache:
         self,
         reader: Reader,
         manifest: Manifest,
-        columns: Sequence[Delivered],
+        layout: Sequence[BlockLayout],
         entry: CacheEntry,
         *,
         mapped: bool,
@@ -96,26 +97,33 @@ class NodeCache:
         self._number = {(group.file, group.index): i for i, group in enumerate(groups)}
         self._whole = [Segment(group.file, group.index, 0, group.rows) for group in groups]
         self._first_row = [0, *accumulate(group.rows for group in groups)]
-        self._row_bytes = sum(column.row_bytes for column in columns)
+        self._layout = layout
+        self._row_bytes = sum(block.row_bytes for block in layout)
         self._ready: npt.NDArray[np.uint8] = np.memmap(entry.path / _READY, np.uint8, "r")
-        self._files = [
-            _ColumnFile(entry.path / _file(i), column, self._first_row[-1], mapped=mapped)
-            for i, column in enumerate(columns)
-        ]
+        self._files = [_BlockFile(entry.path / _file(i), block) for i, block in enumerate(layout)]
+        rows = self._first_row[-1]
+        self._maps: Blocks | None = tuple(file.mapped(rows) for file in self._files) if mapped else None
 
     def read(self, segments: Sequence[Segment]) -> Generator[Columns, None, None]:
+        with contextlib.closing(self.locate(segments)) as located:
+            for blocks, rows in located:
+                yield unpack(tuple(block[rows.start : rows.stop] for block in blocks), self._layout)
+
+    def locate(self, segments: Sequence[Segment]) -> Generator[tuple[Blocks, range], None, None]:
+        """Blocks of the whole split where they are mapped, of the segment where they are not."""
         numbers = [self._number[segment.file, segment.row_group] for segment in segments]
         missing = [number for number in dict.fromkeys(numbers) if not self._ready[number]]
         with _Decoding(self, missing) as decoding:
             for segment, number in zip(segments, numbers, strict=True):
-                if self._ready[number] or decoding.wait(number):
-                    yield self._columns(segment, number)
+                first = self._first_row[number]
+                rows = range(first + segment.start, first + segment.stop)
+                if not self._ready[number] and not decoding.wait(number):
+                    for piece in self._reader.read([segment]):
+                        yield pack(piece, self._layout), range(segment.rows)
+                elif self._maps is not None:
+                    yield self._maps, rows
                 else:
-                    yield from self._reader.read([segment])
-
-    def _columns(self, segment: Segment, number: int) -> Columns:
-        start = self._first_row[number]
-        return {file.name: file.read(start + segment.start, start + segment.stop) for file in self._files}
+                    yield tuple(file.read(rows) for file in self._files), range(segment.rows)
 
     # Decoding: what follows is called by one thread, of _Decoding -----------------------------------------
 
@@ -142,8 +150,8 @@ class NodeCache:
         todo = [number for number in numbers if not self._ready[number]]
         with contextlib.closing(self._reader.read([self._whole[number] for number in todo])) as pieces:
             for number, piece in zip(todo, pieces, strict=True):
-                for file in self._files:
-                    file.write(self._first_row[number], piece[file.name])
+                for file, values in zip(self._files, pack(piece, self._layout), strict=True):
+                    file.write(self._first_row[number], values)
                 # The mark comes last: what is marked is whole.
                 os.pwrite(locks.ready, b"\1", number)
         for number in numbers:
@@ -210,32 +218,30 @@ class _Decoding:
             self._failure = exc
 
 
-class _ColumnFile:
-    """One column of a split: rows after rows, as NumPy has them in memory."""
+class _BlockFile:
+    """One block of a split: row after row, as NumPy has them in memory."""
 
-    def __init__(self, path: Path, column: Delivered, rows: int, *, mapped: bool) -> None:
-        self.name = column.name
+    def __init__(self, path: Path, block: BlockLayout) -> None:
         self._path = path
-        self._dtype = np.dtype(column.dtype)
-        self._shape = column.shape
-        self._row_bytes = column.row_bytes
-        self._map: Column | None = None
-        if mapped and rows and self._row_bytes:
-            self._map = np.memmap(path, self._dtype, "r", shape=(rows, *column.shape)).view(np.ndarray)
+        self._block = block
 
-    def read(self, start: int, stop: int) -> Column:
-        if self._map is not None:
-            return self._map[start:stop]
-        count = (stop - start) * prod(self._shape)
-        values: Any = np.fromfile(self._path, self._dtype, count, offset=start * self._row_bytes)
-        column: Column = values.reshape(stop - start, *self._shape)
-        return column
+    def mapped(self, rows: int) -> npt.NDArray[Any]:
+        """All rows, those that are not written yet as zeros; read-only."""
+        return np.memmap(self._path, self._block.dtype, "r", shape=(rows, *self._block.row_shape)).view(
+            np.ndarray
+        )
 
-    def write(self, start: int, values: Column) -> None:
+    def read(self, rows: range) -> npt.NDArray[Any]:
+        """A copy."""
+        count, offset = len(rows) * prod(self._block.row_shape), rows.start * self._block.row_bytes
+        values = np.fromfile(self._path, self._block.dtype, count, offset=offset)
+        return values.reshape(len(rows), *self._block.row_shape)
+
+    def write(self, start: int, values: npt.NDArray[Any]) -> None:
         # Not through a map: on a full disk that kills the process, and this raises OSError.
         with open(self._path, "r+b", buffering=0) as file:
-            file.seek(start * self._row_bytes)
-            data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+            file.seek(start * self._block.row_bytes)
+            data = values.reshape(-1).view(np.uint8).data
             while data:
                 data = data[file.write(data) :]
 
@@ -269,4 +275,4 @@ class _Locks:
 
 
 def _file(index: int) -> str:
-    return f"column-{index}"
+    return f"block-{index}"

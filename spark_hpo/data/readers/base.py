@@ -6,8 +6,9 @@ import importlib
 import warnings
 from collections.abc import Generator, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from spark_hpo.data.blocks import Blocks
 from spark_hpo.data.decode import Columns
 from spark_hpo.data.manifest import Manifest
 from spark_hpo.data.schema import TableSchema
@@ -35,6 +36,15 @@ class Reader(Protocol):
         Raises:
             DataError: a file cannot be read, or does not hold what its footer said.
         """
+        ...
+
+
+@runtime_checkable
+class KeepsBlocks(Reader, Protocol):
+    """A reader that holds what it has read as blocks: rows of several segments are gathered in one go."""
+
+    def locate(self, segments: Sequence[Segment]) -> Generator[tuple[Blocks, range], None, None]:
+        """Blocks, and which of their rows are the segment's. Nobody may write to them."""
         ...
 
 

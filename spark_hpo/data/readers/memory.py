@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
+from spark_hpo.data.blocks import BlockLayout, Blocks, pack, unpack
 from spark_hpo.data.decode import Columns
 from spark_hpo.data.readers.base import Reader
 from spark_hpo.data.shards import Segment
@@ -12,13 +13,18 @@ from spark_hpo.data.shards import Segment
 class InMemory:
     """A reader that asks another for each segment once, and keeps all of them."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, layout: Sequence[BlockLayout]) -> None:
         self._reader = reader
-        self._kept: dict[Segment, Columns] = {}
+        self._layout = layout
+        self._kept: dict[Segment, Blocks] = {}
 
     def read(self, segments: Sequence[Segment]) -> Generator[Columns, None, None]:
+        for blocks, _ in self.locate(segments):
+            yield unpack(blocks, self._layout)
+
+    def locate(self, segments: Sequence[Segment]) -> Generator[tuple[Blocks, range], None, None]:
         fresh = self._reader.read([segment for segment in segments if segment not in self._kept])
         for segment in segments:
             if segment not in self._kept:
-                self._kept[segment] = next(fresh)
-            yield self._kept[segment]
+                self._kept[segment] = pack(next(fresh), self._layout)
+            yield self._kept[segment], range(segment.rows)

@@ -224,7 +224,7 @@ def test_a_full_disk_while_decoding_turns_the_cache_off(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("spark_hpo.data.node_cache._ColumnFile.write", full)
+    monkeypatch.setattr("spark_hpo.data.node_cache._BlockFile.write", full)
     assert ids(cache.read(segments(0, 1))) == rows_of(0, 1)
     assert "No space left on device" in caplog.text
     monkeypatch.undo()

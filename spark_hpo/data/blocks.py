@@ -1,0 +1,73 @@
+"""Columns side by side in memory: what the loader shuffles and the node cache keeps.
+
+Scalar columns of one type lie row by row in one array, so a shuffled row is one run of bytes instead of one
+access for each column.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spark_hpo.data.decode import Columns, Delivered
+
+Blocks = tuple[npt.NDArray[Any], ...]
+"""One array a `BlockLayout`, all of the same rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLayout:
+    """One block: scalar columns [rows, columns], or one array column [rows, *shape]."""
+
+    names: tuple[str, ...]
+    dtype: Any
+    row_shape: tuple[int, ...]
+    is_array: bool
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.dtype(self.dtype).itemsize) * prod(self.row_shape)
+
+
+def layout_of(columns: Sequence[Delivered]) -> tuple[BlockLayout, ...]:
+    """The blocks of these columns: scalars by type, then each array by itself."""
+    scalars: dict[Any, list[str]] = defaultdict(list)
+    for column in columns:
+        if not column.shape:
+            scalars[column.dtype].append(column.name)
+    return (
+        *(BlockLayout(tuple(names), dtype, (len(names),), False) for dtype, names in scalars.items()),
+        *(BlockLayout((c.name,), c.dtype, c.shape, True) for c in columns if c.shape),
+    )
+
+
+def pack(columns: Columns, layout: Sequence[BlockLayout]) -> Blocks:
+    """A copy of the columns as blocks."""
+    return tuple(_packed(columns, block) for block in layout)
+
+
+def unpack(blocks: Blocks, layout: Sequence[BlockLayout]) -> Columns:
+    """The columns, as views."""
+    columns: Columns = {}
+    for values, block in zip(blocks, layout, strict=True):
+        if block.is_array:
+            columns[block.names[0]] = values
+        else:
+            columns.update(zip(block.names, values.T, strict=True))
+    return columns
+
+
+def _packed(columns: Columns, block: BlockLayout) -> npt.NDArray[Any]:
+    if block.is_array:
+        return np.array(columns[block.names[0]])
+    # Column by column, then turned at once: four times as fast as writing each column with strides.
+    stacked = np.stack([columns[name] for name in block.names])
+    packed = np.empty(stacked.shape[::-1], stacked.dtype)
+    np.copyto(packed, stacked.T)
+    return packed

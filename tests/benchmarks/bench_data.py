@@ -1,0 +1,274 @@
+"""What reading costs, beside what else one would use: `python tests/benchmarks/bench_data.py`.
+
+Every contestant reads the same Parquet in a process of its own, round after round, so that a busy machine
+is busy for all of them; the figures are medians. Prints one table and one JSON line, and writes
+docs/benchmarks/data.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from spark_hpo.data.cache_folder import CacheSettings
+from spark_hpo.data.loader import Loader
+from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
+from spark_hpo.data.table import open_table
+from spark_hpo.trial import Split
+
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "data.md"
+COLUMNS = 33  # 32 features and a label, float32
+ROW_GROUP_ROWS = 50_000
+BATCH = 4096
+WINDOW = 100_000
+LIMIT_S = 600
+READERS = ("petastorm", "arrow")
+SCHEMA = TableSchema(
+    features=tuple(Feature(name=f"x{i}", kind=ColumnKind.NUMERIC) for i in range(COLUMNS - 1)),
+    label=Label(name="y"),
+)
+
+
+def write_table(folder: Path, rows: int) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in {Split.TRAIN: rows, Split.VALIDATION: 100, Split.TEST: 100}.items():
+        (folder / split).mkdir(parents=True)
+        for number, part in enumerate(np.array_split(np.arange(count), 4)):
+            columns = {name: rng.normal(size=len(part)).astype("float32") for name in SCHEMA.columns}
+            path = folder / split / f"part-{number}.parquet"
+            pq.write_table(pa.table(columns), path, row_group_size=ROW_GROUP_ROWS)
+    (folder / "schema.json").write_text(json.dumps(SCHEMA.to_json()))
+
+
+# The contestants, each in a process of its own ---------------------------------------------------------------
+
+
+def bare_scan(folder: Path, **_: Any) -> Iterator[int]:
+    """Arrow tables, as they are: neither shuffled nor batched, no tensors."""
+    for file in sorted((folder / "train").iterdir()):
+        parquet = pq.ParquetFile(file)
+        for group in range(parquet.num_row_groups):
+            yield parquet.read_row_group(group).num_rows
+
+
+def ours(folder: Path, *, reader: str, cache: str, rank: int = 0, world_size: int = 1) -> Iterator[int]:
+    loader = Loader(
+        open_table(str(folder)),
+        Split.TRAIN,
+        rank=rank,
+        world_size=world_size,
+        batch_size=BATCH * world_size,
+        seed=1,
+        reader=reader,
+        shuffle_window=WINDOW,
+        node_cache=CacheSettings(folder=cache, max_bytes=10**11),
+    )
+    for batch in next(loader.passes(0, 1)):
+        yield len(batch["y"])
+
+
+def petastorm_loader(folder: Path, **_: Any) -> Iterator[int]:
+    """Petastorm's own batched loader with a shuffling queue of the same size."""
+    from petastorm import make_batch_reader
+    from petastorm.pytorch import BatchedDataLoader
+
+    with make_batch_reader(f"file://{folder}/train", num_epochs=1) as reader:
+        for batch in BatchedDataLoader(reader, batch_size=BATCH, shuffling_queue_capacity=WINDOW):
+            yield len(batch["y"])
+
+
+def torch_loader(folder: Path, **_: Any) -> Iterator[int]:
+    """torch's DataLoader with two workers over an Arrow dataset: batches as tensors, not shuffled."""
+    import torch
+    from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+    class Batches(IterableDataset[dict[str, torch.Tensor]]):
+        def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+            worker = get_worker_info()
+            assert worker is not None
+            files = sorted((folder / "train").iterdir())[worker.id :: worker.num_workers]
+            for batch in ds.dataset(files).to_batches(batch_size=BATCH):
+                columns = zip(batch.schema.names, batch.columns, strict=True)
+                yield {name: torch.from_numpy(column.to_numpy().copy()) for name, column in columns}
+
+    for batch in DataLoader(Batches(), batch_size=None, num_workers=2):
+        yield len(batch["y"])
+
+
+CONTESTANTS: dict[str, Callable[..., Iterable[int]]] = {
+    "bare_scan": bare_scan,
+    "ours": ours,
+    "petastorm_loader": petastorm_loader,
+    "torch_loader": torch_loader,
+}
+
+
+def child(name: str, folder: Path, options: dict[str, Any]) -> None:
+    """Read one epoch; say how long it took, what memory it needed, and whose the mapped memory is."""
+    import torch
+
+    torch.set_num_threads(1)
+    epoch = iter(CONTESTANTS[name](folder, **options))
+    began = time.perf_counter()
+    rows = sum(epoch)
+    seconds = time.perf_counter() - began
+    answer = {
+        "rows": rows,
+        "seconds": seconds,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    print(json.dumps(answer), flush=True)
+
+
+def hold(folder: Path, options: dict[str, Any]) -> None:
+    """Read an epoch from the cache, then wait: while two of these do, the parent counts their memory."""
+    loaded = ours(folder, **options)
+    next(loaded)
+    rows = sum(loaded)
+    print(json.dumps({"rows": rows}), flush=True)
+    sys.stdin.read()
+
+
+# The parent --------------------------------------------------------------------------------------------------
+
+
+def start(kind: str, name: str, folder: Path, options: dict[str, Any]) -> subprocess.Popen[str]:
+    command = [sys.executable, __file__, kind, name, str(folder), json.dumps(options)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def run(name: str, folder: Path, *options: dict[str, Any]) -> dict[str, float]:
+    """One process for each of the options, all at once: rows a second of them together."""
+    processes = [start("--child", name, folder, o) for o in options or ({},)]
+    answers = [json.loads(process.communicate(timeout=LIMIT_S)[0]) for process in processes]
+    return {
+        "rows_s": sum(answer["rows"] for answer in answers) / max(answer["seconds"] for answer in answers),
+        "peak_memory_mb": max(answer["peak_memory_mb"] for answer in answers),
+        "rows": sum(answer["rows"] for answer in answers),
+    }
+
+
+def copies_in_memory(folder: Path, options: dict[str, Any], table_bytes: int) -> float:
+    """Two trials at once: their proportional shares of the mapped cache, over the size of the table."""
+    processes = [start("--hold", "ours", folder, options) for _ in range(2)]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()
+        shares = [mapped_share_kb(process.pid, options["cache"]) for process in processes]
+    finally:
+        for process in processes:
+            process.communicate(timeout=LIMIT_S)
+    return sum(shares) * 1024 / table_bytes
+
+
+def mapped_share_kb(pid: int, folder: str) -> int:
+    """Pss of what a process maps from a folder: a page that two map counts half for each."""
+    total, ours = 0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if "-" in line.split(" ", 1)[0]:
+            ours = folder in line
+        elif ours and line.startswith("Pss:"):
+            total += int(line.split()[1])
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=PAGE)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-data-") as scratch:
+        folder = Path(scratch) / "table"
+        write_table(folder, options.rows)
+        results: dict[str, list[dict[str, float]]] = {}
+        for number in range(options.rounds):
+            for name, result in one_round(folder, Path(scratch) / f"round-{number}"):
+                assert result["rows"] == options.rows or name == "Petastorm's BatchedDataLoader", (name, result)
+                results.setdefault(name, []).append(result)
+        cache = {"reader": "arrow", "cache": str(Path(scratch) / "round-0" / "arrow")}
+        copies = copies_in_memory(folder, cache, options.rows * COLUMNS * 4)
+    rows_s = {name: median(r["rows_s"] for r in runs) for name, runs in results.items()}
+    memory = {name: median(r["peak_memory_mb"] for r in runs) for name, runs in results.items()}
+    page = render(rows_s, memory, copies, options.rows)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(page)
+    print(page)
+    print(
+        json.dumps(
+            {
+                "bare_scan_rows_s": round(rows_s["pyarrow, bare scan"]),
+                "first_epoch_rows_s": {r: round(rows_s[f"{r}, first epoch"]) for r in READERS},
+                "cached_epoch_rows_s": {r: round(rows_s[f"{r}, cached epoch"]) for r in READERS},
+                "petastorm_loader_rows_s": round(rows_s["Petastorm's BatchedDataLoader"]),
+                "torch_loader_rows_s": round(rows_s["torch's DataLoader"]),
+                "peak_memory_mb": {name: round(value) for name, value in memory.items()},
+                "copies_on_node": round(copies, 2),
+            }
+        )
+    )
+
+
+def one_round(folder: Path, caches: Path) -> Iterator[tuple[str, dict[str, float]]]:
+    yield "pyarrow, bare scan", run("bare_scan", folder)
+    for reader in READERS:
+        alone = {"reader": reader, "cache": str(caches / reader)}
+        yield f"{reader}, first epoch", run("ours", folder, alone)
+        yield f"{reader}, cached epoch", run("ours", folder, alone)
+        pair = [
+            {"reader": reader, "cache": str(caches / f"{reader}-2"), "rank": r, "world_size": 2} for r in (0, 1)
+        ]
+        yield f"{reader}, first epoch, 2 ranks", run("ours", folder, *pair)
+        yield f"{reader}, cached epoch, 2 ranks", run("ours", folder, *pair)
+    yield "Petastorm's BatchedDataLoader", run("petastorm_loader", folder)
+    yield "torch's DataLoader", run("torch_loader", folder)
+
+
+def render(rows_s: dict[str, float], memory: dict[str, float], copies: float, rows: int) -> str:
+    scan, peer = rows_s["pyarrow, bare scan"], rows_s["Petastorm's BatchedDataLoader"]
+    lines = [
+        "# What reading costs",
+        "",
+        f"{rows:,} rows of {COLUMNS} float32 columns in row groups of {ROW_GROUP_ROWS:,}, batches of {BATCH:,}"
+        f" rows a rank, shuffled in windows of {WINDOW:,}; on {os.cpu_count()} cores. A first epoch decodes",
+        "the Parquet and builds the node cache; a cached one, in another process, maps it. Two ranks run at",
+        "once and count together. `make bench-data` makes this page.",
+        "",
+        "| | million rows/s | MB/s | of a bare scan | times Petastorm's loader | peak memory, MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, value in rows_s.items():
+        lines.append(
+            f"| {name} | {value / 1e6:.2f} | {value * COLUMNS * 4 / 1e6:,.0f} | {value / scan:.2f} "
+            f"| {value / peer:.1f} | {memory[name]:.0f} |"
+        )
+    lines += ["", f"Two trials at once on one machine hold {copies:.2f} copies of the table in memory.", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2], Path(sys.argv[3]), json.loads(sys.argv[4]))
+    elif sys.argv[1:2] == ["--hold"]:
+        hold(Path(sys.argv[3]), json.loads(sys.argv[4]))
+    else:
+        main()
