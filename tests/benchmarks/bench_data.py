@@ -55,7 +55,7 @@ def write_table(folder: Path, rows: int) -> None:
     (folder / "schema.json").write_text(json.dumps(SCHEMA.to_json()))
 
 
-# The contestants, each in a process of its own ---------------------------------------------------------------
+# The contestants, each in a process of its own ------------------------------------------------------------
 
 
 def bare_scan(folder: Path, **_: Any) -> Iterator[int]:
@@ -144,7 +144,7 @@ def hold(folder: Path, options: dict[str, Any]) -> None:
     sys.stdin.read()
 
 
-# The parent --------------------------------------------------------------------------------------------------
+# The parent -----------------------------------------------------------------------------------------------
 
 
 def start(kind: str, name: str, folder: Path, options: dict[str, Any]) -> subprocess.Popen[str]:
@@ -203,7 +203,10 @@ def main() -> None:
         results: dict[str, list[dict[str, float]]] = {}
         for number in range(options.rounds):
             for name, result in one_round(folder, Path(scratch) / f"round-{number}"):
-                assert result["rows"] == options.rows or name == "Petastorm's BatchedDataLoader", (name, result)
+                assert result["rows"] == options.rows or name == "Petastorm's BatchedDataLoader", (
+                    name,
+                    result,
+                )
                 results.setdefault(name, []).append(result)
         cache = {"reader": "arrow", "cache": str(Path(scratch) / "round-0" / "arrow")}
         copies = copies_in_memory(folder, cache, options.rows * COLUMNS * 4)
@@ -235,7 +238,8 @@ def one_round(folder: Path, caches: Path) -> Iterator[tuple[str, dict[str, float
         yield f"{reader}, first epoch", run("ours", folder, alone)
         yield f"{reader}, cached epoch", run("ours", folder, alone)
         pair = [
-            {"reader": reader, "cache": str(caches / f"{reader}-2"), "rank": r, "world_size": 2} for r in (0, 1)
+            {"reader": reader, "cache": str(caches / f"{reader}-2"), "rank": r, "world_size": 2}
+            for r in (0, 1)
         ]
         yield f"{reader}, first epoch, 2 ranks", run("ours", folder, *pair)
         yield f"{reader}, cached epoch, 2 ranks", run("ours", folder, *pair)
@@ -248,10 +252,10 @@ def render(rows_s: dict[str, float], memory: dict[str, float], copies: float, ro
     lines = [
         "# What reading costs",
         "",
-        f"{rows:,} rows of {COLUMNS} float32 columns in row groups of {ROW_GROUP_ROWS:,}, batches of {BATCH:,}"
-        f" rows a rank, shuffled in windows of {WINDOW:,}; on {os.cpu_count()} cores. A first epoch decodes",
-        "the Parquet and builds the node cache; a cached one, in another process, maps it. Two ranks run at",
-        "once and count together. `make bench-data` makes this page.",
+        f"{rows:,} rows of {COLUMNS} float32 columns in row groups of {ROW_GROUP_ROWS:,}, batches of "
+        f"{BATCH:,} rows a rank, shuffled in windows of {WINDOW:,}; on {os.cpu_count()} cores. A first epoch",
+        "decodes the Parquet and builds the node cache; a cached one, in another process, maps it. Two ranks",
+        "run at once and count together. `make bench-data` makes this page.",
         "",
         "| | million rows/s | MB/s | of a bare scan | times Petastorm's loader | peak memory, MB |",
         "|---|---|---|---|---|---|",

@@ -1,0 +1,120 @@
+"""Table and study directory on S3: a real server on loopback, keys from the environment alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("moto")
+s3fs = pytest.importorskip("s3fs")
+
+from tables import write_clusters  # noqa: E402
+from workspace import LIMIT_S, Workspace, wait_for  # noqa: E402
+
+from spark_hpo.data.readers import ReaderName, open_reader  # noqa: E402
+from spark_hpo.data.shards import plan_shards  # noqa: E402
+from spark_hpo.data.table import open_table  # noqa: E402
+from spark_hpo.trial import Split  # noqa: E402
+
+SECRET = "canary-of-a-secret-key"
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    """A server, and the variables with which boto's clients find it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + LIMIT_S / 4
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "moto does not answer"
+                assert server.poll() is None, "moto has ended"
+                time.sleep(0.05)
+        yield {
+            "AWS_ACCESS_KEY_ID": "canary",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": url,
+        }
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(LIMIT_S)
+
+
+@pytest.fixture(scope="module")
+def store(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The file system, with a table in s3://lake/table."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        store = s3fs.S3FileSystem()
+        store.mkdir("lake")
+        local = write_clusters(tmp_path_factory.mktemp("s3") / "table")
+        store.put(str(local), "lake/table", recursive=True)
+        yield store
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("reader", [ReaderName.ARROW, ReaderName.PETASTORM])
+def test_both_readers_read_from_s3(store: Any, reader: ReaderName) -> None:
+    if reader is ReaderName.PETASTORM:
+        pytest.importorskip("petastorm")
+    table = open_table("s3://lake/table")
+    manifest = table.manifest(Split.TRAIN)
+    [shard] = plan_shards(manifest, 1, 0)
+    pieces = list(open_reader(reader, manifest, table.schema).read(shard.segments))
+    assert sum(len(piece["side"]) for piece in pieces) == manifest.rows == 120
+
+
+def test_a_killed_study_on_s3_goes_on_and_its_keys_are_written_nowhere(
+    store: Any, environment: dict[str, str], tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path, environment)
+    place = (
+        "data.path=s3://lake/table",
+        "study_dir=s3://lake/study",
+        "resources.world_size=1",
+        "search.max_resource=3",
+        "budget.trials=8",
+    )
+    process = workspace.start(*place, "--log-file", "events.log")
+    events = tmp_path / "events.log"
+    wait_for(lambda: events.exists() and events.read_text().count(": accuracy = ") >= 3, "three reports")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(LIMIT_S)
+    answer = workspace.run(*place)
+    assert answer["segments"]["replayed"] >= 3
+    assert sum(answer["trials"].values()) == 8
+    assert answer["test"]["accuracy"] > 0.75
+    assert not (tmp_path / "study").exists()
+
+    store.invalidate_cache()
+    objects = store.glob("lake/study/**")
+    assert any(path.endswith(".pt") for path in objects)
+    written = {path: store.cat(path) for path in objects if store.isfile(path)}
+    written |= {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(written) > 20
+    assert [path for path, data in written.items() if SECRET.encode() in data] == []
