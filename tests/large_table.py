@@ -34,7 +34,7 @@ BYTES_PER_ROW = 33 * 4
 def write_large(folder: Path, decoded_bytes: int) -> int:
     """Write the table and return its rows for training."""
     rng = np.random.default_rng(0)
-    columns = {name: rng.integers(-3, 4, GROUP_ROWS).astype("float32") for name in SCHEMA.columns}
+    columns = {name: rng.integers(-3, 4, GROUP_ROWS).astype("float32") for name in SCHEMA.stored}
     group = pa.table(columns)
     count = -(-decoded_bytes // (GROUP_ROWS * BYTES_PER_ROW))
     for split, groups in {Split.TRAIN: count, Split.VALIDATION: 1, Split.TEST: 1}.items():
@@ -80,7 +80,7 @@ def main() -> None:
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
-    report = run_rank(spec, assignment, rank=0, world_size=1, gpu=None)
+    report = run_rank(spec, assignment, rank=0, world_size=1)
     assert report.failure is None, report.failure
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     answer = {

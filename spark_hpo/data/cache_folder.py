@@ -18,8 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 logger = logging.getLogger(__name__)
 
 _IN_USE = "in_use"
@@ -187,4 +185,6 @@ def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
+        import psutil  # here: where there is a /proc, training needs no more than torch and pyarrow
+
         return str(int(psutil.boot_time()))

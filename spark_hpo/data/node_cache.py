@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spark_hpo.data import encoders
 from spark_hpo.data.blocks import BlockLayout, Blocks, layout_of, pack, unpack
 from spark_hpo.data.cache_folder import CacheEntry, CacheFolder, CacheSettings, key_of
 from spark_hpo.data.decode import Columns, delivered
@@ -56,9 +57,10 @@ def open_node_cache(
     rows = sum(group.rows for group in manifest.row_groups)
     sizes = {_file(i): rows * block.row_bytes for i, block in enumerate(layout)}
     count = len(manifest.row_groups)
+    code = [encoders.code_of(feature.transform) for feature in schema.features if feature.transform]
     try:
         entry = CacheFolder(settings).open(
-            key_of([_FORMAT, manifest.to_json(), schema.to_json()]),
+            key_of([_FORMAT, manifest.to_json(), schema.to_json(), code]),
             {**sizes, _READY: count, _LOCKS: count},
             needed=shard_bytes,
         )

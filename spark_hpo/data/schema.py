@@ -1,11 +1,13 @@
-"""What the columns of a prepared table mean: `schema.json`, written beside the splits."""
+"""What the columns of a table mean: `schema.json`, in the folder of the table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
+
+LENGTH_SUFFIX = ".length"
 
 
 class ColumnKind(StrEnum):
@@ -14,19 +16,38 @@ class ColumnKind(StrEnum):
     NUMERIC = "numeric"  # one float a row, standardised
     CATEGORICAL = "categorical"  # one code a row: 0 is "unseen", 1..n are the vocabulary in order
     ARRAY = "array"  # a fixed-size array of floats a row, flattened in row-major order
+    SEQUENCE = "sequence"  # a list a row, padded with zeros to shape (longest,); its length beside it
+    BINARY = "binary"  # bytes a row, from which a transform makes an array of floats
+
+
+class NullRule(StrEnum):
+    """What a null becomes."""
+
+    REFUSE = "refuse"  # an error
+    FILL = "fill"  # the mean; code of "" or 0; zeros; a list of length 0. An array and bytes cannot be null
+
+
+class Encoding(StrEnum):
+    """What the files hold."""
+
+    PREPARED = "prepared"  # features as they are delivered: codes, standardised numbers
+    RAW = "raw"  # the table's own values: they are encoded while they are read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """One input column of the prepared table."""
+    """One input column of the table."""
 
     name: str
     kind: ColumnKind
     shape: tuple[int, ...] = ()  # of one row; () for a scalar
-    vocabulary: tuple[str, ...] = ()  # categorical: the values seen in the training split
-    mean: float = 0.0  # numeric: what was subtracted, and what stands in for a missing value
-    deviation: float = 1.0  # numeric: what it was divided by
-    source: str = ""  # the column of the original table that it was made from
+    vocabulary: tuple[str, ...] = ()  # the values seen in the training split; sequence: of its elements
+    mean: float = 0.0  # numeric: what is subtracted, and what stands in for a missing value
+    deviation: float = 1.0  # numeric: what it is divided by
+    source: str = ""  # the column of the original table that it is made from
+    nulls: NullRule = NullRule.REFUSE
+    marks_missing: bool = False  # raw: 1.0 where the source is null, 0.0 elsewhere
+    transform: str = ""  # binary: `module:function`, from bytes to an array of this shape
 
     @property
     def num_codes(self) -> int:
@@ -49,16 +70,32 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the rows of one split lie, for a table that is read in place."""
+
+    url: str  # of a folder or file of Parquet
+    where: str = ""  # a condition on the original columns; "": all rows
+    share: tuple[float, float] = (0.0, 1.0)  # of the row groups, in an order by their hashes: from, to
+    seed: int = 0  # of that order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TableSchema:
-    """The columns of a prepared table: integers are int64, numbers and arrays float32, nothing is null."""
+    """The columns of a table. What is delivered are int64 codes and float32 numbers; nothing is null."""
 
     features: tuple[Feature, ...]
     label: Label
+    encoding: Encoding = Encoding.PREPARED
+    sources: Mapping[str, Source] = field(default_factory=dict)  # by split; empty: train/, validation/, test/
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """All columns that a reader must deliver: the features in order, then the label."""
-        return (*(f.name for f in self.features), self.label.name)
+    def stored(self) -> tuple[str, ...]:
+        """The columns of the files that features and label are made from."""
+        names = [self.stored_name(feature) for feature in self.features]
+        return tuple(dict.fromkeys([*names, self.label.name]))
+
+    def stored_name(self, feature: Feature) -> str:
+        return feature.source if self.encoding is Encoding.RAW and feature.source else feature.name
 
     def of_kind(self, kind: ColumnKind) -> tuple[Feature, ...]:
         return tuple(f for f in self.features if f.kind is kind)
@@ -68,6 +105,7 @@ class TableSchema:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> TableSchema:
+        sources = record.get("sources", {})
         return cls(
             features=tuple(
                 Feature(
@@ -76,9 +114,12 @@ class TableSchema:
                         "kind": ColumnKind(f["kind"]),
                         "shape": tuple(f["shape"]),
                         "vocabulary": tuple(f["vocabulary"]),
+                        "nulls": NullRule(f.get("nulls", NullRule.REFUSE)),
                     }
                 )
                 for f in record["features"]
             ),
             label=Label(**{**record["label"], "classes": tuple(record["label"]["classes"])}),
+            encoding=Encoding(record.get("encoding", Encoding.PREPARED)),
+            sources={name: Source(**{**s, "share": tuple(s["share"])}) for name, s in sources.items()},
         )

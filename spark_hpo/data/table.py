@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from spark_hpo.data import files
-from spark_hpo.data.manifest import Manifest, read_manifest
-from spark_hpo.data.schema import TableSchema
+import numpy as np
+import pyarrow.parquet as pq
+
+from spark_hpo.data import encoders, files, petastorm_codecs
+from spark_hpo.data.manifest import Manifest, list_files, read_manifest
+from spark_hpo.data.schema import ColumnKind, Feature, Source, TableSchema
 from spark_hpo.errors import DataError
 from spark_hpo.trial import Split
 
@@ -50,22 +53,72 @@ class Table:
         )
 
 
-def open_table(url: str) -> Table:
+def open_table(
+    url: str,
+    *,
+    where: str = "",
+    transforms: Mapping[str, str] | None = None,
+    trust_petastorm_metadata: bool = False,
+) -> Table:
     """Read `schema.json` and the footers of train, validation and test.
 
     Args:
         url: the folder that `jobs/prepare_data.py` wrote, as a local path or any fsspec URL.
+        where: a condition on the rows of all splits, in the original values of the columns.
+        transforms: `module:function` from bytes to an array of floats, by column.
+        trust_petastorm_metadata: may unpickle what Petastorm has written about the table's columns.
 
     Raises:
         DataError: there is no table, it has no `schema.json`, or a split is not what the schema says.
     """
     url = files.absolute(url)
     schema = _read_schema(url)
-    return Table(
-        url=url,
-        schema=schema,
-        manifests={split: read_manifest(files.join(url, split), schema) for split in Split},
-    )
+    sources = {split: schema.sources.get(split) or Source(url=files.join(url, split)) for split in Split}
+    training = sources[Split.TRAIN].url
+    codecs = dict(transforms or {})
+    if trust_petastorm_metadata:
+        codecs = {**petastorm_codecs.trusted_codecs(training), **codecs}
+    schema = _with_transforms(schema, training, codecs)
+    manifests = {}
+    for split, source in sources.items():
+        conditions = " and ".join(f"({text})" for text in (source.where, where) if text)
+        manifests[split] = read_manifest(
+            source.url, schema, where=conditions, share=source.share, seed=source.seed
+        )
+    return Table(url=url, schema=schema, manifests=manifests)
+
+
+def _with_transforms(schema: TableSchema, url: str, transforms: Mapping[str, str]) -> TableSchema:
+    """The schema with a transform for each column of bytes; the first value tells the shape it gives."""
+    binary = {schema.stored_name(f): f for f in schema.of_kind(ColumnKind.BINARY)}
+    changed: dict[str, Feature] = {}
+    for name, transform in transforms.items():
+        if name not in binary:
+            if transform.startswith("petastorm:"):
+                continue  # of a column that is not used
+            known = ", ".join(binary) or "none"
+            raise DataError(f"data.transforms names {name!r}; the columns of bytes are: {known}")
+        try:
+            shape = np.shape(encoders.find_transform(transform)(_first_value(url, name)))
+        except Exception as exc:  # the transform is the user's: anything may happen in it
+            raise DataError(
+                f"{url}: column {name!r}: {transform} fails on its first value: {exc!r}: mend it"
+            ) from exc
+        changed[binary[name].name] = replace(binary[name], transform=transform, shape=shape)
+    return replace(schema, features=tuple(changed.get(f.name, f) for f in schema.features))
+
+
+def _first_value(url: str, column: str) -> bytes:
+    fs, _ = files.filesystem(url)
+    for file in list_files(url):
+        with files.reading(file.path), files.opened(fs, file.path) as source:
+            parquet = pq.ParquetFile(source)
+            for group in range(parquet.num_row_groups):
+                values = parquet.read_row_group(group, columns=[column]).column(0).drop_null()
+                if len(values):
+                    found: bytes = values[0].as_py()
+                    return found
+    raise DataError(f"{url}: column {column!r} holds no value: leave it out")
 
 
 def _read_schema(url: str) -> TableSchema:

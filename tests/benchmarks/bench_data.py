@@ -49,7 +49,7 @@ def write_table(folder: Path, rows: int) -> None:
     for split, count in {Split.TRAIN: rows, Split.VALIDATION: 100, Split.TEST: 100}.items():
         (folder / split).mkdir(parents=True)
         for number, part in enumerate(np.array_split(np.arange(count), 4)):
-            columns = {name: rng.normal(size=len(part)).astype("float32") for name in SCHEMA.columns}
+            columns = {name: rng.normal(size=len(part)).astype("float32") for name in SCHEMA.stored}
             path = folder / split / f"part-{number}.parquet"
             pq.write_table(pa.table(columns), path, row_group_size=ROW_GROUP_ROWS)
     (folder / "schema.json").write_text(json.dumps(SCHEMA.to_json()))

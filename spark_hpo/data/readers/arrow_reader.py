@@ -19,7 +19,6 @@ class ArrowReader:
 
     def __init__(self, manifest: Manifest, schema: TableSchema) -> None:
         self._manifest = manifest
-        self._columns = list(schema.columns)
         self._decoder = Decoder(manifest, schema)
         self._fs, _ = files.filesystem(manifest.url)
 
@@ -31,5 +30,5 @@ class ArrowReader:
         with files.reading(path), files.opened(self._fs, path) as source, pq.ParquetFile(source) as file:
             if segment.row_group >= file.num_row_groups:
                 raise files.changed(path, f"it has no row group {segment.row_group} any more")
-            table = file.read_row_group(segment.row_group, columns=self._columns)
+            table = file.read_row_group(segment.row_group, columns=self._decoder.columns)
         return self._decoder.decode(table, segment)

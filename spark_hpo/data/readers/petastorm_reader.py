@@ -30,7 +30,6 @@ class PetastormReader:
 
     def __init__(self, manifest: Manifest, schema: TableSchema) -> None:
         self._manifest = manifest
-        self._schema = schema
         self._decoder = Decoder(manifest, schema)
 
     def read(self, segments: Sequence[Segment]) -> Generator[Columns, None, None]:
@@ -43,7 +42,7 @@ class PetastormReader:
     def _open(self, segments: Sequence[Segment]) -> _PlannedReader:
         with files.reading(self._manifest.url):
             try:
-                return _PlannedReader(self._manifest, self._schema, segments)
+                return _PlannedReader(self._manifest, self._decoder.columns, segments)
             except (OSError, pa.ArrowException):
                 # It reads the footers again, and does not say which of them is bad.
                 fs, _ = files.filesystem(self._manifest.url)
@@ -60,7 +59,7 @@ class _PlannedReader(_PetastormReader):  # type: ignore[misc]
     It is given files, never a folder: in a folder it would open `_common_metadata` and unpickle it.
     """
 
-    def __init__(self, manifest: Manifest, schema: TableSchema, segments: Sequence[Segment]) -> None:
+    def __init__(self, manifest: Manifest, columns: Sequence[str], segments: Sequence[Segment]) -> None:
         self._planned = [(manifest.files[s.file].path, s.row_group) for s in segments]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # it builds on pyarrow's legacy dataset
@@ -69,7 +68,7 @@ class _PlannedReader(_PetastormReader):  # type: ignore[misc]
                 _Files(manifest.url),
                 sorted({path for path, _ in self._planned}),
                 worker_class=_Worker,
-                reader_pool=_InOrderPool(schema.columns),
+                reader_pool=_InOrderPool(columns),
                 shuffle_row_groups=False,
                 num_epochs=1,
                 is_batched_reader=True,

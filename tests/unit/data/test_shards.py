@@ -15,7 +15,8 @@ def manifest_of(*sizes: int) -> Manifest:
         url="table/train",
         files=tuple(File(path=f"part-{i}", size=1, modified=None) for i in range(len(sizes) // 2 + 1)),
         row_groups=tuple(
-            RowGroup(file=i // 2, index=i % 2, rows=rows, bytes=rows) for i, rows in enumerate(sizes)
+            RowGroup(file=i // 2, index=i % 2, rows=rows, stored_rows=rows, bytes=rows)
+            for i, rows in enumerate(sizes)
         ),
         columns={},
         rows=sum(sizes),

@@ -1,0 +1,168 @@
+"""Conditions on rows, in the three-valued logic of SQL: as an Arrow expression, and by what bounds tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import and_, eq, ge, gt, le, lt, ne, or_
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Outcome = bool | None
+ANY: frozenset[Outcome] = frozenset({True, False, None})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What is known of a column in some rows."""
+
+    low: Any  # of those that are not null; None together with `high`: not known
+    high: Any
+    may_be_null: bool
+    may_have_value: bool = True
+
+
+class Condition(Protocol):
+    """A row matches where it is true: neither false nor null."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The stored columns that it looks at."""
+        ...
+
+    def expression(self) -> pc.Expression: ...
+
+    def outcomes(self, bounds: Mapping[str, Bounds]) -> frozenset[Outcome]:
+        """What it may come to in rows within these bounds; never too few. A column without bounds is open."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`column operator value`; the operator is one of eq, ne, lt, le, gt, ge."""
+
+    column: str
+    operator: Callable[[Any, Any], Any]
+    value: Any  # a Python value, as statistics have it
+    kind: pa.DataType  # as which it is compared
+    may_have_nan: bool = False
+    is_dictionary: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def expression(self) -> pc.Expression:
+        field = pc.field(self.column)
+        if self.is_dictionary:
+            field = field.cast(self.kind)
+        return self.operator(field, pc.scalar(pa.scalar(self.value, self.kind)))
+
+    def outcomes(self, bounds: Mapping[str, Bounds]) -> frozenset[Outcome]:
+        known = bounds.get(self.column)
+        if known is None:
+            return ANY
+        found: set[Outcome] = {None} if known.may_be_null else set()
+        if known.may_have_value:
+            found |= self._of_values(known)
+            if self.may_have_nan:  # statistics leave it out, and it equals nothing
+                found.add(self.operator is ne)
+        return frozenset(found)
+
+    def _of_values(self, known: Bounds) -> set[Outcome]:
+        low, high, value = known.low, known.high, self.value
+        if low is None or high is None:
+            return {True, False}
+        try:
+            may_be = {
+                lt: (low < value, high >= value),
+                le: (low <= value, high > value),
+                gt: (high > value, low <= value),
+                ge: (high >= value, low < value),
+                eq: (low <= value <= high, not low == value == high),
+                ne: (not low == value == high, low <= value <= high),
+            }[self.operator]
+        except TypeError:  # a time with a zone, and one without
+            return {True, False}
+        return {outcome for outcome, possible in zip((True, False), may_be, strict=True) if possible}
+
+
+@dataclass(frozen=True, slots=True)
+class IsNull:
+    column: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def expression(self) -> pc.Expression:
+        return pc.field(self.column).is_null()
+
+    def outcomes(self, bounds: Mapping[str, Bounds]) -> frozenset[Outcome]:
+        known = bounds.get(self.column)
+        if known is None:
+            return frozenset({True, False})
+        found = {True: known.may_be_null, False: known.may_have_value}
+        return frozenset(outcome for outcome, possible in found.items() if possible)
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    inner: Condition
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.inner.columns
+
+    def expression(self) -> pc.Expression:
+        return ~self.inner.expression()
+
+    def outcomes(self, bounds: Mapping[str, Bounds]) -> frozenset[Outcome]:
+        return frozenset(None if o is None else not o for o in self.inner.outcomes(bounds))
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Every part is true."""
+
+    parts: tuple[Condition, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return _columns(self.parts)
+
+    def expression(self) -> pc.Expression:
+        return reduce(and_, (part.expression() for part in self.parts))
+
+    def outcomes(self, bounds: Mapping[str, Bounds]) -> frozenset[Outcome]:
+        return reduce(_both, (part.outcomes(bounds) for part in self.parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """At least one part is true."""
+
+    parts: tuple[Condition, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return _columns(self.parts)
+
+    def expression(self) -> pc.Expression:
+        return reduce(or_, (part.expression() for part in self.parts))
+
+    def outcomes(self, bounds: Mapping[str, Bounds]) -> frozenset[Outcome]:
+        # De Morgan, in three values too.
+        return Not(All(tuple(Not(part) for part in self.parts))).outcomes(bounds)
+
+
+def _both(left: frozenset[Outcome], right: frozenset[Outcome]) -> frozenset[Outcome]:
+    pairs = [{a, b} for a in left for b in right]
+    return frozenset(False if False in pair else None if None in pair else True for pair in pairs)
+
+
+def _columns(parts: tuple[Condition, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for part in parts for name in part.columns))
