@@ -8,6 +8,7 @@ from functools import partial
 from math import prod
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from spark_hpo.data import encoders, partitions
@@ -20,6 +21,10 @@ from spark_hpo.errors import DataError
 
 Columns = dict[str, Column]
 """Columns by name: float32 [rows] or [rows, *shape], codes and class labels int64 [rows]."""
+
+
+Encoder = tuple[str, Callable[[pa.Array], Columns]]
+"""A stored column, and what makes delivered ones of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +90,39 @@ class Decoder:
                 raise DataError(f"{self._place(segment, stored_name)}: {exc}") from exc
         return columns
 
-    def _encoders(self) -> Iterator[tuple[str, Callable[[pa.Array], Columns]]]:
-        """The stored column of each feature, and what makes its delivered ones of it."""
-        schema = self._schema
-        is_raw = schema.encoding is Encoding.RAW
-        for feature in schema.features:
-            yield schema.stored_name(feature), partial(_encoded, feature, is_raw)
-        yield schema.label.name, partial(_encoded_label, schema, is_raw)
+    def _encoders(self) -> Iterator[Encoder]:
+        yield from _feature_encoders(self._schema)
+        is_raw = self._schema.encoding is Encoding.RAW
+        yield self._schema.label.name, partial(_encoded_label, self._schema, is_raw)
 
     def _place(self, segment: Segment, column: str | None = None) -> str:
         place = f"{self._manifest.files[segment.file].path}: row group {segment.row_group}"
         return f"{place}, column {column!r}" if column else place
+
+
+def encode_rows(rows: pd.DataFrame, schema: TableSchema) -> Columns:
+    """The features of rows that hold what the table's files hold.
+
+    Raises:
+        DataError: a column is missing, or a value cannot be what its feature says.
+    """
+    wanted = list(dict.fromkeys(name for name, _ in _feature_encoders(schema)))
+    missing = [name for name in wanted if name not in rows.columns]
+    if missing:
+        raise DataError(f"the rows to predict lack the columns {', '.join(missing)}")
+    columns: Columns = {}
+    for name, encode in _feature_encoders(schema):
+        try:
+            columns.update(encode(_array(pa.chunked_array([pa.Array.from_pandas(rows[name])]))))
+        except (BadColumn, pa.ArrowException, ValueError, TypeError) as exc:
+            raise DataError(f"column {name!r}: {exc}") from exc
+    return columns
+
+
+def _feature_encoders(schema: TableSchema) -> Iterator[Encoder]:
+    is_raw = schema.encoding is Encoding.RAW
+    for feature in schema.features:
+        yield schema.stored_name(feature), partial(_encoded, feature, is_raw)
 
 
 def delivered(schema: TableSchema) -> tuple[Delivered, ...]:

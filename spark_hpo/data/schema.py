@@ -97,8 +97,8 @@ class TableSchema:
     def stored_name(self, feature: Feature) -> str:
         return feature.source if self.encoding is Encoding.RAW and feature.source else feature.name
 
-    def of_kind(self, kind: ColumnKind) -> tuple[Feature, ...]:
-        return tuple(f for f in self.features if f.kind is kind)
+    def of_kind(self, *kinds: ColumnKind) -> tuple[Feature, ...]:
+        return tuple(f for f in self.features if f.kind in kinds)
 
     def to_json(self) -> dict[str, Any]:
         return {"version": 1, **asdict(self)}

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spark_hpo.data import encoders, files, petastorm_codecs
+from spark_hpo.data import encoders, files, partitions, petastorm_codecs
 from spark_hpo.data.manifest import Manifest, list_files, read_manifest
 from spark_hpo.data.schema import ColumnKind, Feature, Source, TableSchema
 from spark_hpo.errors import DataError
@@ -86,6 +88,33 @@ def open_table(
             source.url, schema, where=conditions, share=source.share, seed=source.seed
         )
     return Table(url=url, schema=schema, manifests=manifests)
+
+
+def first_rows(table: Table, split: Split, rows: int) -> pd.DataFrame:
+    """The first rows of a split as its files hold them, without the label: what a served model is asked.
+
+    Decimals become floats and dates times, because model signatures know neither.
+    """
+    manifest = table.manifest(split)
+    group = manifest.row_groups[0]
+    file = manifest.files[group.file]
+    fs, _ = files.filesystem(manifest.url)
+    wanted = [name for name in table.schema.stored if name != table.schema.label.name]
+    columns = [name for name in wanted if name not in manifest.partitions]
+    with files.reading(file.path), files.opened(fs, file.path) as source:
+        content = pq.ParquetFile(source).read_row_group(group.index, columns=columns).slice(0, rows)
+    types = {name: pa.type_for_alias(kind) for name, kind in manifest.partitions.items()}
+    content = partitions.add_columns(content, partitions.values(file.partition, types)).select(wanted)
+    for i, column in enumerate(content.schema):
+        if pa.types.is_decimal(column.type):
+            content = content.set_column(i, column.name, content.column(i).cast(pa.float64()))
+        elif pa.types.is_date(column.type):
+            content = content.set_column(i, column.name, content.column(i).cast(pa.timestamp("ms")))
+    frame: pd.DataFrame = content.to_pandas()
+    for name in frame:
+        if any(isinstance(value, np.ndarray) for value in frame[name]):
+            frame[name] = [None if value is None else value.tolist() for value in frame[name]]
+    return frame
 
 
 def _with_transforms(schema: TableSchema, url: str, transforms: Mapping[str, str]) -> TableSchema:

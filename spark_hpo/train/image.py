@@ -12,7 +12,7 @@ from spark_hpo.train.task import Batch, LabelledTask
 
 
 class ImageTask(LabelledTask):
-    """Classification or regression on one array column of shape (channels, height, width).
+    """Classification or regression on one array of shape (channels, height, width), stored or made of bytes.
 
     Parameters: `learning_rate` (1e-3), `weight_decay` (0.01), `channels` (32: of the first stage, each
     further one has twice as many), `stages` (2: each halves height and width), `dropout` (0.0).
@@ -32,7 +32,8 @@ class ImageTask(LabelledTask):
 
     @property
     def _image(self) -> Feature:
-        images = [f for f in self.schema.of_kind(ColumnKind.ARRAY) if len(f.shape) == 3]
+        arrays = self.schema.of_kind(ColumnKind.ARRAY, ColumnKind.BINARY)
+        images = [f for f in arrays if len(f.shape) == 3]
         if len(images) != 1:
             found = ", ".join(f"{f.name} {f.shape}" for f in self.schema.features)
             raise DataError(

@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from spark_hpo.data.decode import encode_rows
 from spark_hpo.data.loader import Loader
-from spark_hpo.data.schema import ColumnKind, TableSchema
+from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import Table
-from spark_hpo.errors import CheckpointError, DataError
+from spark_hpo.errors import CheckpointError
 from spark_hpo.storage import Storage
 from spark_hpo.train import checkpoint
 from spark_hpo.train.loop import Trainer
@@ -32,7 +33,7 @@ _ROWS_AT_ONCE = 4096
 
 
 class Predictor:
-    """A trained model. Takes rows with the columns of the prepared table, the label not needed."""
+    """A trained model. Takes rows with the columns of the table's files, the label not needed."""
 
     def __init__(self, task: TrainTask, model: torch.nn.Module) -> None:
         self.task = task
@@ -96,23 +97,9 @@ class Predictor:
         return self.task.predictions(self.task.forward(self._model, batch))
 
     def _batches(self, rows: pd.DataFrame) -> Iterator[Batch]:
-        missing = [f.name for f in self.schema.features if f.name not in rows.columns]
-        if missing:
-            raise DataError(f"the rows to predict lack the columns {', '.join(missing)}")
         for start in range(0, max(len(rows), 1), _ROWS_AT_ONCE):
-            part = rows.iloc[start : start + _ROWS_AT_ONCE]
-            batch = {}
-            for feature in self.schema.features:
-                dtype = np.int64 if feature.kind is ColumnKind.CATEGORICAL else np.float32
-                try:
-                    array = np.array(part[feature.name].tolist(), dtype=dtype)
-                    batch[feature.name] = torch.from_numpy(array.reshape(len(part), *feature.shape))
-                except (ValueError, TypeError) as exc:
-                    raise DataError(
-                        f"column {feature.name!r}: {exc}; it must hold {feature.kind} values of shape "
-                        f"{feature.shape}, prepared as in training"
-                    ) from exc
-            yield batch
+            columns = encode_rows(rows.iloc[start : start + _ROWS_AT_ONCE], self.schema)
+            yield {name: torch.from_numpy(np.array(values)) for name, values in columns.items()}
 
 
 def export(
@@ -127,26 +114,6 @@ def export(
     checkpoint.save(storage, "weights.pt", {"model": load_checkpoint()["model"]})
     record = {"version": 1, "task": task, "params": dict(params), "schema": schema.to_json()}
     storage.write("model.json", json.dumps(record, indent=2).encode())
-
-
-def example_rows(table: Table, *, rows: int = 5, reader: str = "auto") -> pd.DataFrame:
-    """The first rows of the test split, without the label: what a served model is asked."""
-    loader = Loader(
-        table,
-        Split.TEST,
-        rank=0,
-        world_size=1,
-        batch_size=_ROWS_AT_ONCE,
-        seed=0,
-        reader=reader,
-        shuffle_window=None,
-    )
-    batch = next(iter(next(loader.passes(0, 1))))
-    columns = {}
-    for feature in table.schema.features:
-        values = batch[feature.name][:rows].numpy()
-        columns[feature.name] = values if values.ndim == 1 else values.reshape(len(values), -1).tolist()
-    return pd.DataFrame(columns)
 
 
 def _load_pyfunc(data_path: str) -> Predictor:

@@ -7,12 +7,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
-from spark_hpo.data.schema import ColumnKind, TableSchema
+from spark_hpo.data.schema import LENGTH_SUFFIX, ColumnKind, TableSchema
 from spark_hpo.train.task import Batch, LabelledTask
 
 
 class TabularTask(LabelledTask):
-    """Classification or regression on numeric and categorical columns (and arrays, flattened).
+    """Classification or regression on numeric and categorical columns.
+
+    Arrays are flattened; so are sequences of numbers, with their lengths beside them. Sequences of
+    categories are the means of their elements' embeddings.
 
     Parameters: `learning_rate` (1e-3), `weight_decay` (0.01), `hidden_units` (128), `hidden_layers` (2),
     `dropout` (0.0), `embedding_units` (at most 16: the width of a category's embedding).
@@ -45,7 +48,12 @@ class _TabularModel(nn.Module):
     ) -> None:
         super().__init__()
         self._numeric = [feature.name for feature in schema.of_kind(ColumnKind.NUMERIC)]
-        self._arrays = [feature.name for feature in schema.of_kind(ColumnKind.ARRAY)]
+        arrays = schema.of_kind(ColumnKind.ARRAY, ColumnKind.BINARY)
+        self._arrays = [feature.name for feature in arrays]
+        sequences = schema.of_kind(ColumnKind.SEQUENCE)
+        self._lists = {f.name: f.shape[0] for f in sequences if not f.vocabulary}
+        bags = [f for f in sequences if f.vocabulary]
+        self._bags = [feature.name for feature in bags]
         categorical = schema.of_kind(ColumnKind.CATEGORICAL)
         self._categorical = [feature.name for feature in categorical]
         # Half of the codes: a category of two values needs no sixteen numbers.
@@ -53,8 +61,12 @@ class _TabularModel(nn.Module):
         self.embeddings = nn.ModuleList(
             nn.Embedding(feature.num_codes, width) for feature, width in zip(categorical, widths, strict=True)
         )
-        arrays = schema.of_kind(ColumnKind.ARRAY)
+        bag_widths = [min(embedding_units, (feature.num_codes + 1) // 2) for feature in bags]
+        self.bags = nn.ModuleList(
+            nn.Embedding(feature.num_codes, width) for feature, width in zip(bags, bag_widths, strict=True)
+        )
         width = len(self._numeric) + sum(widths) + sum(torch.Size(a.shape).numel() for a in arrays)
+        width += sum(longest + 1 for longest in self._lists.values()) + sum(bag_widths)
         layers: list[nn.Module] = []
         for _ in range(hidden_layers):
             layers += [nn.Linear(width, hidden_units), nn.ReLU(), nn.Dropout(dropout)]
@@ -65,7 +77,18 @@ class _TabularModel(nn.Module):
         """[rows, outputs]"""
         parts = [embed(batch[name]) for embed, name in zip(self.embeddings, self._categorical, strict=True)]
         parts += [batch[name].flatten(start_dim=1) for name in self._arrays]
+        for name, longest in self._lists.items():
+            parts += [batch[name], batch[name + LENGTH_SUFFIX].float().unsqueeze(1) / longest]
+        for embed, name in zip(self.bags, self._bags, strict=True):
+            parts.append(_mean_of_elements(embed(batch[name]), batch[name + LENGTH_SUFFIX]))
         if self._numeric:
             parts.append(torch.stack([batch[name] for name in self._numeric], dim=1))
         outputs: Tensor = self.layers(torch.cat(parts, dim=1))
         return outputs
+
+
+def _mean_of_elements(embedded: Tensor, lengths: Tensor) -> Tensor:
+    """[rows, units] of [rows, longest, units]; zeros for an empty list."""
+    is_element = torch.arange(embedded.shape[1], device=embedded.device) < lengths.unsqueeze(1)
+    total = (embedded * is_element.unsqueeze(2)).sum(dim=1)
+    return total / lengths.clamp(min=1).unsqueeze(1)
