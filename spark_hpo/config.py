@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -34,6 +36,19 @@ def _words(value: Any) -> Any:
     return tuple(str(word) for word in value) if isinstance(value, list) else value
 
 
+def _url(value: Any) -> Any:
+    """Databricks' own way to write a path, as the mount that Python sees; and no keys in an address."""
+    if not isinstance(value, str):
+        return value
+    if urlsplit(value).password is not None:
+        raise ValueError(
+            "it holds a password, which would be written to logs and to the study directory; give it through "
+            "the environment"
+        )
+    return re.sub(r"^dbfs:/+", "/dbfs/", value)
+
+
+Url = Annotated[str, BeforeValidator(_url)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
@@ -60,10 +75,16 @@ class CacheConfig(_Section):
 class DataConfig(_Section):
     """The table: train/, validation/, test/ and schema.json, as jobs/prepare_data.py makes them."""
 
-    path: str
+    path: Url
     """Local path or any fsspec URL."""
     prepare: Annotated[tuple[str, ...] | None, BeforeValidator(_words)] = None
     """Arguments of jobs/prepare_data.py that make the table when it is not there, without --output."""
+    where: str = ""
+    """Only rows of which this SQL condition is true: `country = 'DE' and day >= '2026-01-01'`."""
+    transforms: dict[str, str] = {}
+    """For columns of bytes: module:function or path/to/file.py:function, from bytes to an array of floats."""
+    trust_petastorm_metadata: bool = False
+    """Unpickle what Petastorm has written about its columns. Only for tables whose source you trust."""
     reader: Literal["petastorm", "arrow", "auto"] = "auto"
     """auto takes petastorm wherever it can be imported."""
     shuffle_window: PositiveInt = 100_000
@@ -239,13 +260,34 @@ class ResourcesConfig(_Section):
 
     world_size: PositiveInt = 1
     """Ranks that train one trial together."""
-    gpus_per_rank: Annotated[int, Field(ge=0, le=1)] = 0
+    gpus_per_rank: NonNegativeNumber = 0
+    """A whole number, or at most 0.5: that many trials then share a GPU."""
+    rendezvous: Literal["auto", "driver", "spark"] = "auto"
+    """Where several ranks meet. driver: a store there, 1 s faster; spark: through Spark, where executors
+    cannot reach the driver; auto: driver, but spark with Spark Connect."""
     max_concurrent: PositiveInt | None = None
     """Trials at the same time; None: as many as fit. With 1 and one seed, a study repeats digit for digit."""
     rank_timeout_s: PositiveNumber = 300.0
     """For ranks to meet, and for each of their collective operations."""
+    slot_timeout_s: PositiveNumber = 600.0
+    """How long a study waits while no trial fits: for the first executor, or after the last was lost."""
     max_infra_retries: Annotated[int, Field(ge=0)] = 2
     """Further attempts at an assignment whose process or executor was lost."""
+
+    @model_validator(mode="after")
+    def _shared_by_trials(self) -> ResourcesConfig:
+        gpus = self.gpus_per_rank
+        if gpus > 0.5 and not gpus.is_integer():
+            raise ValueError(
+                f"gpus_per_rank is {gpus:g}; it must be a whole number, or at most 0.5: Spark cuts a GPU "
+                "into equal shares"
+            )
+        if 0 < gpus < 1 and self.world_size > 1:
+            raise ValueError(
+                f"gpus_per_rank is {gpus:g} with world_size {self.world_size}; ranks of one trial cannot "
+                "share a GPU (NCCL refuses): use world_size 1, or whole GPUs"
+            )
+        return self
 
 
 class MlflowConfig(_Section):
@@ -262,7 +304,7 @@ class StudyConfig(_Section):
     """A study: one search for the best model of one table."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
-    study_dir: str
+    study_dir: Url
     """Local path or any fsspec URL that driver and executors can reach. The study's whole state."""
     seed: Annotated[int, Field(ge=0)] = 0
     task: str

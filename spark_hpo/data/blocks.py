@@ -7,7 +7,7 @@ access for each column.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_hpo.data.decode import Columns, Delivered
+
+_PART_ROWS = 2048
 
 Blocks = tuple[npt.NDArray[Any], ...]
 """One array a `BlockLayout`, all of the same rows."""
@@ -49,7 +51,33 @@ def layout_of(columns: Sequence[Delivered]) -> tuple[BlockLayout, ...]:
 
 def pack(columns: Columns, layout: Sequence[BlockLayout]) -> Blocks:
     """A copy of the columns as blocks."""
-    return tuple(_packed(columns, block) for block in layout)
+    rows = len(next(iter(columns.values())))
+    blocks = tuple(np.empty((rows, *block.row_shape), block.dtype) for block in layout)
+    for values, block in zip(blocks, layout, strict=True):
+        start = 0
+        for part in packed_parts(columns, block):
+            values[start : start + len(part)] = part
+            start += len(part)
+    return blocks
+
+
+def packed_parts(columns: Columns, block: BlockLayout) -> Iterator[npt.NDArray[Any]]:
+    """The rows of a block, in parts that fit into a processor's cache. Each is good until the next."""
+    if block.is_array:
+        yield np.ascontiguousarray(columns[block.names[0]])
+        return
+    sources = [columns[name] for name in block.names]
+    rows = len(sources[0])
+    # Column by column, then turned at once: four times as fast as writing each column with strides.
+    upright = np.empty((len(sources), min(rows, _PART_ROWS)), block.dtype)
+    turned = np.empty(upright.shape[::-1], block.dtype)
+    for start in range(0, rows, _PART_ROWS):
+        stop = min(start + _PART_ROWS, rows)
+        for values, source in zip(upright, sources, strict=True):
+            values[: stop - start] = source[start:stop]
+        part = turned[: stop - start]
+        np.copyto(part, upright.T[: stop - start])
+        yield part
 
 
 def unpack(blocks: Blocks, layout: Sequence[BlockLayout]) -> Columns:
@@ -61,13 +89,3 @@ def unpack(blocks: Blocks, layout: Sequence[BlockLayout]) -> Columns:
         else:
             columns.update(zip(block.names, values.T, strict=True))
     return columns
-
-
-def _packed(columns: Columns, block: BlockLayout) -> npt.NDArray[Any]:
-    if block.is_array:
-        return np.array(columns[block.names[0]])
-    # Column by column, then turned at once: four times as fast as writing each column with strides.
-    stacked = np.stack([columns[name] for name in block.names])
-    packed = np.empty(stacked.shape[::-1], stacked.dtype)
-    np.copyto(packed, stacked.T)
-    return packed

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from spark_hpo.data import encoders, partitions
@@ -18,6 +18,9 @@ from spark_hpo.data.manifest import Manifest
 from spark_hpo.data.schema import LENGTH_SUFFIX, ColumnKind, Encoding, Feature, TableSchema
 from spark_hpo.data.shards import Segment
 from spark_hpo.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Columns = dict[str, Column]
 """Columns by name: float32 [rows] or [rows, *shape], codes and class labels int64 [rows]."""

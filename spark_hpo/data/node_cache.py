@@ -9,7 +9,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import accumulate
 from math import prod
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_hpo.data import encoders
-from spark_hpo.data.blocks import BlockLayout, Blocks, layout_of, pack, unpack
+from spark_hpo.data.blocks import BlockLayout, Blocks, layout_of, pack, packed_parts, unpack
 from spark_hpo.data.cache_folder import CacheEntry, CacheFolder, CacheSettings, key_of
 from spark_hpo.data.decode import Columns, delivered
 from spark_hpo.data.manifest import Manifest
@@ -152,8 +152,8 @@ class NodeCache:
         todo = [number for number in numbers if not self._ready[number]]
         with contextlib.closing(self._reader.read([self._whole[number] for number in todo])) as pieces:
             for number, piece in zip(todo, pieces, strict=True):
-                for file, values in zip(self._files, pack(piece, self._layout), strict=True):
-                    file.write(self._first_row[number], values)
+                for file, block in zip(self._files, self._layout, strict=True):
+                    file.write(self._first_row[number], packed_parts(piece, block))
                 # The mark comes last: what is marked is whole.
                 os.pwrite(locks.ready, b"\1", number)
         for number in numbers:
@@ -239,13 +239,14 @@ class _BlockFile:
         values = np.fromfile(self._path, self._block.dtype, count, offset=offset)
         return values.reshape(len(rows), *self._block.row_shape)
 
-    def write(self, start: int, values: npt.NDArray[Any]) -> None:
+    def write(self, start: int, parts: Iterable[npt.NDArray[Any]]) -> None:
         # Not through a map: on a full disk that kills the process, and this raises OSError.
         with open(self._path, "r+b", buffering=0) as file:
             file.seek(start * self._block.row_bytes)
-            data = values.reshape(-1).view(np.uint8).data
-            while data:
-                data = data[file.write(data) :]
+            for part in parts:
+                data = part.reshape(-1).view(np.uint8).data
+                while data:
+                    data = data[file.write(data) :]
 
 
 class _Locks:

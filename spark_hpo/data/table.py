@@ -6,10 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,6 +17,9 @@ from spark_hpo.data.manifest import Manifest, list_files, read_manifest
 from spark_hpo.data.schema import ColumnKind, Feature, Source, TableSchema
 from spark_hpo.errors import DataError
 from spark_hpo.trial import Split
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_FILE = "schema.json"
 

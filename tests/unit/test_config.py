@@ -57,6 +57,8 @@ def test_overrides_replace_and_add(tmp_path: Path) -> None:
         ("search.reduction_factor=1", r"search\.reduction_factor is 1; it must be at least 2"),
         ("search.min_resource=10", r"min_resource is 10; it must be at most max_resource, 9"),
         ("objective.mode=maximum", r"objective\.mode is 'maximum'; it must be 'min' or 'max'"),
+        ("study_dir=s3://me:hush@bucket/x", r"study_dir: it holds a password"),
+        ("data.path=s3://me:hush@bucket/x", r"data\.path: it holds a password"),
         ("name=a/b", r"name is 'a/b'; it must be 1 to 100 letters"),
         ("data=3", r"data is 3; it must be a section"),
         ("training.clip_norm=-1", r"training\.clip_norm is -1; it must be above 0"),
@@ -84,6 +86,12 @@ def test_a_mistake_gets_one_line_with_place_value_and_rule(
         load(tmp_path, SMALL, override)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_a_dbfs_address_is_the_path_that_python_sees(tmp_path: Path) -> None:
+    config = load(tmp_path, SMALL, "study_dir=dbfs:/mnt/studies/x", "data.path=dbfs:///mnt/table")
+    assert config.data is not None
+    assert (config.study_dir, config.data.path) == ("/dbfs/mnt/studies/x", "/dbfs/mnt/table")
 
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
