@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from spark_hpo.errors import ConfigError, SparkHpoError
 from spark_hpo.prepare import from_csv, from_digits, from_synthetic
 from spark_hpo.prepare.output import Prepared, Request
+from spark_hpo.trial import Split
 
 _TABLES: dict[str, tuple[Callable[..., Request], Callable[[SparkSession, Request], Prepared]]] = {
     "digits": (from_digits.request, from_digits.make),
@@ -114,6 +115,15 @@ def _parser() -> argparse.ArgumentParser:
     csv.add_argument("--max-vocabulary", type=int, help="values of a text column that get a code (1000)")
     csv.add_argument("--drop", type=_names, metavar="A,B", help="columns to leave out")
     csv.add_argument("--separator", help="between the fields of a CSV (,)")
+    csv.add_argument(
+        "--in-place", action="store_true", help="Parquet: write schema.json alone, and read the table itself"
+    )
+    for split in Split:
+        csv.add_argument(
+            f"--where-{split}",
+            metavar="CONDITION",
+            help=f"in place: the rows of {split}, such as \"day < '2026-01-01'\"; otherwise whole row groups",
+        )
 
     synthetic = table("synthetic", "standard normal numbers with a known answer")
     synthetic.add_argument("--rows", type=int, required=True)

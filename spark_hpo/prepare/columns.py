@@ -1,51 +1,25 @@
-"""What the columns of a table hold: kinds, vocabularies, means, deviations. Two Spark jobs in all."""
+"""What the columns of a table hold: kinds, vocabularies, means, deviations, lengths. Two Spark jobs."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from spark_hpo.data.schema import ColumnKind
 from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.prepare.facts import Analysis, BytesFacts, FeatureFacts, ListFacts, NumberFacts, TextFacts
 from spark_hpo.prepare.splits import ORDER, SPLIT, column
 from spark_hpo.trial import Split
 
 MAX_CLASSES = 1000
 MAX_INTEGER_CLASSES = 20  # label_type auto: integers with more values are a regression
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NumberFacts:
-    """A numeric column, as the training split has it."""
-
-    name: str
-    mean: float
-    deviation: float  # 1.0 for a constant
-    has_missing: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextFacts:
-    """A text column. The values are in the order of their codes; "" stands for missing ones."""
-
-    name: str
-    values: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Analysis:
-    """All that encoding needs to know."""
-
-    features: tuple[NumberFacts | TextFacts, ...]
-    label: NumberFacts | TextFacts
-    total_rows: int
 
 
 def number(frame: DataFrame, name: str) -> Column:
@@ -58,73 +32,128 @@ def number(frame: DataFrame, name: str) -> Column:
     return F.when(~F.isnan(value), value)
 
 
-def class_name(frame: DataFrame, name: str) -> Column:
-    """The value as text: whole numbers without a decimal point, so that 1 and 1.0 are one class."""
+def class_name(frame: DataFrame, name: str, *, reads_text: bool = True) -> Column:
+    """The value as text: whole numbers without a decimal point, so that 1 and 1.0 are one class.
+
+    Args:
+        reads_text: whether text may hold numbers.
+    """
     text = column(name).cast("string")
+    if not reads_text and isinstance(frame.schema[name].dataType, T.StringType):
+        return text
     value = number(frame, name)
     whole = (value == F.floor(value)) & (F.abs(value) < 2.0**53)
     return F.when(whole, F.floor(value).cast("bigint").cast("string")).otherwise(text)
 
 
-def analyse(frame: DataFrame, *, place: str, label: str, label_type: str, max_vocabulary: int) -> Analysis:
+def analyse(
+    frame: DataFrame,
+    *,
+    place: str,
+    label: str,
+    label_type: str,
+    max_vocabulary: int,
+    reads_text: bool = True,
+) -> Analysis:
     """Look at all rows for the kinds of columns, at the training split for their contents.
 
     Args:
-        frame: what `splits.with_split` returned.
+        frame: has the column `splits.SPLIT`.
+        reads_text: whether a text column is numeric when all its values are numbers.
 
     Raises:
         DataError: the table is empty, a column is of a type that has no meaning here, a number is
-            infinite, or the label is missing somewhere.
+            infinite, a list has missing elements, or the label is missing somewhere.
         ConfigError: `label_type` does not fit the label.
     """
     names = [name for name in frame.columns if name not in (SPLIT, ORDER)]
-    for field in frame.schema:
-        if not isinstance(field.dataType, T.StringType | T.NumericType):
-            raise DataError(
-                f"{place}: column {field.name!r} is {field.dataType.simpleString()}, and text or numbers "
-                f"are needed: leave it out (--drop {field.name}), or cast it"
-            )
-    facts = _summary(frame, names)
-    total = facts["rows"]
+    kinds = {name: _stored_kind(frame, name, place) for name in names}
+    if kinds[label] in (ColumnKind.SEQUENCE, ColumnKind.BINARY):
+        stored = frame.schema[label].dataType.simpleString()
+        raise DataError(f"{place}: the label {label!r} is {stored}; it must be text or a number")
+    facts = _summary(frame, kinds)
+    total, at = facts["rows"], names.index(label)
     if not total or not facts["train"]:
         raise DataError(f"{place}: {total} rows, {facts['train']} of them for training: use more rows")
-    missing = total - facts[f"present_{names.index(label)}"]
+    missing = total - facts[f"present_{at}"]
     if missing:
         raise DataError(
             f"{place}: the label {label!r} is missing in {missing} of {total} rows: drop these rows first"
         )
-    kinds = {name: _is_number(facts, i) for i, name in enumerate(names)}
-    at = names.index(label)
-    maybe_class = label_type == "class" or (
-        label_type == "auto" and (not kinds[label] or facts[f"whole_{at}"] == total)
-    )
-    if label_type == "number" and not kinds[label]:
+    if reads_text:
+        kinds |= {name: ColumnKind.NUMERIC for i, name in enumerate(names) if _is_number(facts, i)}
+    is_number = kinds[label] is ColumnKind.NUMERIC
+    is_whole = facts[f"whole_{at}"] == total
+    maybe_class = label_type == "class" or (label_type == "auto" and (not is_number or is_whole))
+    if label_type == "number" and not is_number:
         raise ConfigError(f"{place}: label_type is number, and the label {label!r} holds text: choose class")
-    texts = [name for name in names if name != label and not kinds[name]]
-    values = _values(frame, texts, label if maybe_class else None, max(max_vocabulary, MAX_CLASSES + 1))
-    classes = _classes(values.get(label, []), place, label)
-    if label_type == "auto" and kinds[label] and len(classes) > MAX_INTEGER_CLASSES:
+    if label_type == "class" and is_number and not is_whole and not reads_text:
+        raise ConfigError(
+            f"{place}: label_type is class, and the label {label!r} holds numbers that are not whole, which "
+            "are no classes in place: choose number, or prepare a copy"
+        )
+    texts = [name for name in names if name != label and _has_codes(frame, name, kinds[name])]
+    classes_of = class_name(frame, label, reads_text=reads_text) if maybe_class else None
+    values = _values(frame, texts, classes_of, max(max_vocabulary, MAX_CLASSES + 1))
+    classes = _classes(values.pop(None, []), place, label)
+    if label_type == "auto" and is_number and len(classes) > MAX_INTEGER_CLASSES:
         classes = ()
+
+    def feature(i: int, name: str) -> FeatureFacts:
+        vocabulary = tuple(values.get(name, [])[:max_vocabulary])
+        match kinds[name]:
+            case ColumnKind.NUMERIC:
+                return _number_facts(facts, i, name, place)
+            case ColumnKind.SEQUENCE:
+                return _list_facts(facts, i, name, place, vocabulary if name in texts else None)
+            case ColumnKind.BINARY:
+                return _bytes_facts(facts, i, name, place)
+        return TextFacts(name=name, values=vocabulary)
+
     return Analysis(
-        features=tuple(
-            _number_facts(facts, i, name, place)
-            if kinds[name]
-            else TextFacts(name=name, values=tuple(values[name][:max_vocabulary]))
-            for i, name in enumerate(names)
-            if name != label
-        ),
+        features=tuple(feature(i, name) for i, name in enumerate(names) if name != label),
         label=TextFacts(name=label, values=classes) if classes else _number_facts(facts, at, label, place),
         total_rows=total,
     )
 
 
-def _summary(frame: DataFrame, names: Sequence[str]) -> Mapping[str, Any]:
-    """Counts and moments of all columns, by `<fact>_<number of the column>`."""
+def _stored_kind(frame: DataFrame, name: str, place: str) -> ColumnKind:
+    """The kind that the type of a column tells: SEQUENCE for all lists, CATEGORICAL for all texts."""
+    match frame.schema[name].dataType:
+        case T.StringType():
+            return ColumnKind.CATEGORICAL
+        case T.NumericType():
+            return ColumnKind.NUMERIC
+        case T.BinaryType():
+            return ColumnKind.BINARY
+        case T.ArrayType(elementType=T.StringType() | T.NumericType()):
+            return ColumnKind.SEQUENCE
+        case other:
+            raise DataError(
+                f"{place}: column {name!r} is {other.simpleString()}, and text or numbers "
+                f"are needed: leave it out (--drop {name}), or cast it"
+            )
+
+
+def _has_codes(frame: DataFrame, name: str, kind: ColumnKind) -> bool:
+    stored = frame.schema[name].dataType
+    of_text = isinstance(stored, T.ArrayType) and isinstance(stored.elementType, T.StringType)
+    return kind is ColumnKind.CATEGORICAL or of_text
+
+
+def _summary(frame: DataFrame, kinds: Mapping[str, ColumnKind]) -> Mapping[str, Any]:
+    """Counts, moments and lengths of all columns, by `<fact>_<number of the column>`."""
     in_train = column(SPLIT) == str(Split.TRAIN)
     wanted = [F.count(F.lit(1)).alias("rows"), F.count(F.when(in_train, 1)).alias("train")]
-    for i, name in enumerate(names):
+    for i, (name, kind) in enumerate(kinds.items()):
+        if kind is ColumnKind.BINARY:
+            wanted.append(F.count(column(name)).alias(f"present_{i}"))
+            continue
+        if kind is ColumnKind.SEQUENCE:
+            wanted += [fact.alias(f"{key}_{i}") for key, fact in _of_lists(frame, name).items()]
+            continue
         value = number(frame, name)
-        present = value if not isinstance(frame.schema[name].dataType, T.StringType) else column(name)
+        present = value if kind is ColumnKind.NUMERIC else column(name)
         wanted += [
             F.count(present).alias(f"present_{i}"),
             F.count(F.when(in_train, present)).alias(f"train_{i}"),
@@ -136,8 +165,26 @@ def _summary(frame: DataFrame, names: Sequence[str]) -> Mapping[str, Any]:
     return frame.agg(*wanted).collect()[0].asDict()
 
 
+def _of_lists(frame: DataFrame, name: str) -> dict[str, Column]:
+    value, stored = column(name), frame.schema[name].dataType
+    assert isinstance(stored, T.ArrayType)
+
+    def is_bad(element: Column) -> Column:
+        if isinstance(stored.elementType, T.StringType):
+            return element.isNull()
+        as_double = element.cast("double")
+        return element.isNull() | F.isnan(as_double) | (F.abs(as_double) == math.inf)
+
+    return {
+        "present": F.count(value),
+        "longest": F.max(F.when(value.isNotNull(), F.size(value))),
+        "shortest": F.min(F.when(value.isNotNull(), F.size(value))),
+        "bad": F.count(F.when(F.exists(value, is_bad), 1)),
+    }
+
+
 def _is_number(facts: Mapping[str, Any], i: int) -> bool:
-    return bool(0 < facts[f"present_{i}"] == facts[f"numbers_{i}"])
+    return bool(0 < facts[f"present_{i}"] == facts.get(f"numbers_{i}"))
 
 
 def _number_facts(facts: Mapping[str, Any], i: int, name: str, place: str) -> NumberFacts:
@@ -154,16 +201,62 @@ def _number_facts(facts: Mapping[str, Any], i: int, name: str, place: str) -> Nu
     return NumberFacts(name=name, mean=mean, deviation=deviation or 1.0, has_missing=missing > 0)
 
 
-def _values(frame: DataFrame, texts: Sequence[str], label: str | None, limit: int) -> dict[str, list[str]]:
-    """The `limit` most frequent values of each column: of the training split, of a label all."""
-    named = [(name, F.coalesce(column(name), F.lit(""))) for name in texts]
-    found: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    pairs = [F.struct(F.lit(i).alias("i"), value.alias("value")) for i, (_, value) in enumerate(named)]
-    in_train = F.when(column(SPLIT) == str(Split.TRAIN), F.array(*pairs)) if pairs else None
-    parts = [F.coalesce(in_train, F.array())] if in_train is not None else []
-    if label is not None:
-        of_label = F.struct(F.lit(len(texts)).alias("i"), class_name(frame, label).alias("value"))
-        parts.append(F.array(of_label))
+def _list_facts(
+    facts: Mapping[str, Any], i: int, name: str, place: str, vocabulary: tuple[str, ...] | None
+) -> ListFacts:
+    """What is known of lists of texts with this vocabulary, or of numbers (None)."""
+    bad, longest = facts[f"bad_{i}"], facts[f"longest_{i}"]
+    if bad:
+        fault = "null, NaN or infinite" if vocabulary is None else "null"
+        raise DataError(
+            f"{place}: column {name!r} has elements that are {fault}, in {bad} of {facts['rows']} rows: "
+            f"take them out, or leave the column out (--drop {name})"
+        )
+    if not longest or vocabulary == ():
+        raise DataError(
+            f"{place}: column {name!r} has no list with an element"
+            f"{' in the training split' if longest else ''}: leave it out (--drop {name})"
+        )
+    is_array = vocabulary is None and longest == facts[f"shortest_{i}"]
+    missing = facts["rows"] - facts[f"present_{i}"]
+    if is_array and missing:
+        raise DataError(
+            f"{place}: column {name!r} is null in {missing} of {facts['rows']} rows, and has {longest} "
+            f"elements in all others; such an array must be there: fill it, or leave it out (--drop {name})"
+        )
+    return ListFacts(name=name, longest=longest, is_array=is_array, values=vocabulary or ())
+
+
+def _bytes_facts(facts: Mapping[str, Any], i: int, name: str, place: str) -> BytesFacts:
+    missing = facts["rows"] - facts[f"present_{i}"]
+    if missing:
+        raise DataError(
+            f"{place}: column {name!r} is null in {missing} of {facts['rows']} rows; bytes must be there: "
+            f"drop these rows, or leave it out (--drop {name})"
+        )
+    return BytesFacts(name=name)
+
+
+def _values(
+    frame: DataFrame, texts: Sequence[str], classes: Column | None, limit: int
+) -> dict[str | None, list[str]]:
+    """The `limit` most frequent values of each column, of the training split; with None, all of a label."""
+
+    def counted_as(i: int, value: Column) -> Column:
+        return F.struct(F.lit(i).alias("i"), value.alias("value"))
+
+    def counted_in(i: int, name: str) -> Column:
+        if isinstance(frame.schema[name].dataType, T.ArrayType):
+            elements = F.coalesce(column(name), F.array().cast("array<string>"))
+            return F.transform(elements, lambda element: counted_as(i, element))
+        return F.array(counted_as(i, F.coalesce(column(name), F.lit(""))))
+
+    parts = []
+    if texts:
+        of_row = F.concat(*(counted_in(i, name) for i, name in enumerate(texts)))
+        parts.append(F.coalesce(F.when(column(SPLIT) == str(Split.TRAIN), of_row), F.array()))
+    if classes is not None:
+        parts.append(F.array(counted_as(len(texts), classes)))
     if not parts:
         return {}
     counted = (
@@ -172,9 +265,10 @@ def _values(frame: DataFrame, texts: Sequence[str], label: str | None, limit: in
         .agg(F.count(F.lit(1)).alias("rows"))
     )
     rank = F.row_number().over(Window.partitionBy("i").orderBy(F.desc("rows"), "value"))
-    names = [*texts, label]
+    found: dict[str | None, list[tuple[int, str]]] = defaultdict(list)
+    names = [*texts, None]
     for row in counted.withColumn("rank", rank).where(F.col("rank") <= limit).collect():
-        found[str(names[row["i"]])].append((row["rank"], row["value"]))
+        found[names[row["i"]]].append((row["rank"], row["value"]))
     return {name: [value for _, value in sorted(ranked)] for name, ranked in found.items()}
 
 

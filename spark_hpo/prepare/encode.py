@@ -8,43 +8,46 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
-from spark_hpo.prepare.columns import Analysis, NumberFacts, TextFacts, class_name, number
+from spark_hpo.data.schema import LENGTH_SUFFIX, ColumnKind, Encoding, Feature, Label, NullRule, TableSchema
+from spark_hpo.errors import DataError
+from spark_hpo.prepare.columns import class_name, number
+from spark_hpo.prepare.facts import Analysis, BytesFacts, FeatureFacts, ListFacts, NumberFacts, TextFacts
 from spark_hpo.prepare.splits import ORDER, SPLIT, column
 
 MISSING_SUFFIX = "_missing"
 
 
-def original(frame: DataFrame, null_values: Sequence[str]) -> DataFrame:
-    """The table as it came: text trimmed, what counts as missing null, dates as seconds since 1970."""
+def original(frame: DataFrame, null_values: Sequence[str] | None) -> DataFrame:
+    """The table as it came, with booleans as text and dates as seconds since 1970, UTC.
+
+    The session's time zone must be UTC: Spark takes dates and times without a zone for its own.
+
+    Args:
+        null_values: texts that become null, and the empty one; the others are trimmed. None: text stays
+            as it is.
+    """
     columns = []
     for field in frame.schema:
         value = column(field.name)
         match field.dataType:
-            case T.StringType():
+            case T.StringType() if null_values is not None:
                 text = F.trim(value)
                 value = F.when(~text.isin("", *null_values), text)
             case T.BooleanType():
                 value = value.cast("string")
-            case T.DateType() | T.TimestampType():
+            case T.DateType() | T.TimestampType() | T.TimestampNTZType():
                 value = value.cast("timestamp").cast("double")
         columns.append(value.alias(field.name))
     return frame.select(columns)
 
 
 def encode(frame: DataFrame, analysis: Analysis) -> DataFrame:
-    """Features and label as numbers, none of them null; `SPLIT` and `ORDER` stay."""
+    """Features and label as numbers, lists of them, and bytes, none null; `SPLIT` and `ORDER` stay."""
     columns: list[Column] = []
     for facts in analysis.features:
-        if isinstance(facts, TextFacts):
-            code = _position(F.coalesce(column(facts.name), F.lit("")), facts.values)
-            columns.append(code.alias(facts.name))
-            continue
-        value = number(frame, facts.name)
-        scaled = (F.coalesce(value, F.lit(facts.mean)) - facts.mean) / facts.deviation
-        columns.append(scaled.cast("float").alias(facts.name))
-        if facts.has_missing:
-            flag = F.when(value.isNull(), 1.0).otherwise(0.0).cast("float")
+        columns.append(_encoded(frame, facts).alias(facts.name))
+        if isinstance(facts, NumberFacts) and facts.has_missing:
+            flag = F.when(number(frame, facts.name).isNull(), 1.0).otherwise(0.0).cast("float")
             columns.append(flag.alias(_flag_name(facts, analysis)))
     label = analysis.label
     if isinstance(label, TextFacts):
@@ -54,34 +57,88 @@ def encode(frame: DataFrame, analysis: Analysis) -> DataFrame:
     return frame.select(*columns, code.alias(label.name), column(SPLIT), column(ORDER))
 
 
-def schema_of(analysis: Analysis) -> TableSchema:
-    """What `encode` returns, as `schema.json` says it."""
+def _encoded(frame: DataFrame, facts: FeatureFacts) -> Column:
+    value = column(facts.name)
+    match facts:
+        case NumberFacts():
+            filled = F.coalesce(number(frame, facts.name), F.lit(facts.mean))
+            return ((filled - facts.mean) / facts.deviation).cast("float")
+        case TextFacts():
+            return _position(F.coalesce(value, F.lit("")), facts.values)
+        case ListFacts(values=()):
+            return F.coalesce(value.cast("array<float>"), F.array().cast("array<float>"))
+        case ListFacts():
+            codes = F.transform(value, lambda element: _position(element, facts.values))
+            return F.coalesce(codes, F.array().cast("array<bigint>"))
+    return value
+
+
+def schema_of(analysis: Analysis, encoding: Encoding = Encoding.PREPARED) -> TableSchema:
+    """What `encode` returns, or the table as it is (RAW), as `schema.json` says it.
+
+    Raises:
+        DataError: a list's length would have the name of another column.
+    """
+    is_raw = encoding is Encoding.RAW
+    filled = NullRule.FILL if is_raw else NullRule.REFUSE
     features: list[Feature] = []
     for facts in analysis.features:
-        name = facts.name
-        if isinstance(facts, TextFacts):
+        features.append(_feature(facts, filled))
+        if isinstance(facts, NumberFacts) and facts.has_missing:
             features.append(
-                Feature(name=name, kind=ColumnKind.CATEGORICAL, vocabulary=facts.values, source=name)
+                Feature(
+                    name=_flag_name(facts, analysis),
+                    kind=ColumnKind.NUMERIC,
+                    source=facts.name,
+                    nulls=filled,
+                    marks_missing=is_raw,
+                )
             )
-            continue
-        features.append(
-            Feature(
-                name=name,
-                kind=ColumnKind.NUMERIC,
-                mean=facts.mean,
-                deviation=facts.deviation,
-                source=name,
-            )
-        )
-        if facts.has_missing:
-            features.append(Feature(name=_flag_name(facts, analysis), kind=ColumnKind.NUMERIC, source=name))
     label = analysis.label
+    names = {label.name, *(feature.name for feature in features)}
+    for feature in features:
+        if feature.kind is ColumnKind.SEQUENCE and feature.name + LENGTH_SUFFIX in names:
+            raise DataError(
+                f"column {feature.name + LENGTH_SUFFIX!r} has the name that the length of the lists "
+                f"{feature.name!r} is delivered under: rename it, or leave it out (--drop)"
+            )
     return TableSchema(
         features=tuple(features),
         label=Label(name=label.name, classes=label.values)
         if isinstance(label, TextFacts)
         else Label(name=label.name, mean=label.mean, deviation=label.deviation),
+        encoding=encoding,
     )
+
+
+def _feature(facts: FeatureFacts, filled: NullRule) -> Feature:
+    name = facts.name
+    match facts:
+        case NumberFacts():
+            return Feature(
+                name=name,
+                kind=ColumnKind.NUMERIC,
+                mean=facts.mean,
+                deviation=facts.deviation,
+                source=name,
+                nulls=filled,
+            )
+        case TextFacts():
+            kind = ColumnKind.CATEGORICAL
+            return Feature(name=name, kind=kind, vocabulary=facts.values, source=name, nulls=filled)
+        case ListFacts(is_array=True):
+            return Feature(name=name, kind=ColumnKind.ARRAY, shape=(facts.longest,), source=name)
+        case ListFacts():
+            return Feature(
+                name=name,
+                kind=ColumnKind.SEQUENCE,
+                shape=(facts.longest,),
+                vocabulary=facts.values,
+                source=name,
+                nulls=filled,
+            )
+        case BytesFacts():
+            return Feature(name=name, kind=ColumnKind.BINARY, source=name)
 
 
 def _position(value: Column, values: Sequence[str]) -> Column:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -10,13 +12,18 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_hpo.data import files
+from spark_hpo.data.schema import Encoding
 from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.prepare import in_place as places
 from spark_hpo.prepare import splits
 from spark_hpo.prepare.columns import analyse
 from spark_hpo.prepare.encode import encode, original, schema_of
+from spark_hpo.prepare.facts import Analysis
 from spark_hpo.prepare.output import Prepared, Request, fingerprint
+from spark_hpo.trial import Split
 
 DEFAULT_NULL_VALUES = ("NaN", "nan", "NULL", "null")  # besides the empty text
+_TIME_ZONE = "spark.sql.session.timeZone"
 
 
 def request(
@@ -33,6 +40,10 @@ def request(
     fractions: Sequence[float] = splits.DEFAULT_FRACTIONS,
     seed: int = 0,
     row_group_rows: int = 16_384,
+    in_place: bool = False,
+    where_train: str = "",
+    where_validation: str = "",
+    where_test: str = "",
     overwrite: bool = False,
 ) -> Request:
     """What `csv` is asked for. The files at `input` are part of it: newer ones are another request."""
@@ -48,22 +59,54 @@ def request(
     if format is None:
         is_parquet = any(name.endswith((".parquet", ".pq")) for name, *_ in files_found)
         format = "parquet" if is_parquet else "csv"
-    arguments = {
+    where = dict(zip(Split, (where_train, where_validation, where_test), strict=True))
+    _check_place(output, input, format, where, in_place=in_place)
+    if in_place and tuple(null_values) != DEFAULT_NULL_VALUES:
+        raise ConfigError("--null-values replaces texts, and in place all stay as they are: leave one out")
+    if any(where.values()) and tuple(fractions) != splits.DEFAULT_FRACTIONS:
+        raise ConfigError("both --fractions and conditions (--where-train ...) are given: leave one out")
+    arguments: dict[str, Any] = {
         "table": "csv",
         "input": files.absolute(input),
         "input_files": files_found,
         "format": format,
         "label": label,
         "label_type": label_type,
-        "null_values": list(null_values),
         "max_vocabulary": max_vocabulary,
         "drop": list(drop),
-        "separator": separator,
-        "fractions": list(fractions),
-        "seed": seed,
-        "row_group_rows": row_group_rows,
     }
+    if not in_place:
+        arguments |= {
+            "null_values": list(null_values),
+            "separator": separator,
+            "fractions": list(fractions),
+            "seed": seed,
+            "row_group_rows": row_group_rows,
+        }
+    elif where_train:
+        arguments |= {"in_place": True, "where": {str(split): text for split, text in where.items()}}
+    else:
+        arguments |= {"in_place": True, "fractions": list(fractions), "seed": seed}
     return Request(output=output, arguments=arguments, overwrite=overwrite)
+
+
+def _check_place(output: str, input: str, format: str, where: Mapping[Split, str], *, in_place: bool) -> None:
+    """Raises ConfigError when a table cannot be used in place, or is told to be split otherwise."""
+    given = [split for split, text in where.items() if text]
+    if given and not in_place:
+        raise ConfigError(f"--where-{given[0]} is for tables that are read in place: add --in-place")
+    if given and len(given) < len(where):
+        lacking = ", ".join(f"--where-{split}" for split in where if split not in given)
+        raise ConfigError(f"--where-{given[0]} is given without {lacking}: give all three, or none")
+    if not in_place:
+        return
+    if format != "parquet":
+        raise ConfigError(
+            f"{input}: --in-place is for Parquet, and this is {format}: leave it out, and a copy is made"
+        )
+    there, here = (f"{files.absolute(url).rstrip('/')}/" for url in (input, output))
+    if there.startswith(here) or here.startswith(there):
+        raise ConfigError(f"{output}: lies in the table, or the table in it: name another --output")
 
 
 def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
@@ -72,14 +115,21 @@ def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
     Text columns become codes by frequency in the training split: 0 is unseen, a missing value is the
     category "". A column is numeric when all its values are; it is standardised with the mean and
     deviation of the training split, and a missing value becomes the mean, with a feature
-    `<name>_missing` that is 1.0 there (where the training split has missing values).
+    `<name>_missing` that is 1.0 there (where the training split has missing values). Lists of numbers
+    stay numbers, as an array where all have one length; lists of text become lists of codes, and null
+    lists empty ones. Bytes stay bytes. Columns in the names of folders (`country=DE`) are columns.
+
+    In place nothing is copied: `output` gets `schema.json` and `prepared.json` alone, and studies encode
+    the rows as they read them. Text stays as it is there, and is never a number. Whole row groups are
+    dealt to the splits, or rows by conditions.
 
     Args:
         output: local path or fsspec URL of the folder to write.
         options: input, label, format (csv or parquet; None: by the ending), label_type (auto: a class
             for text and for at most 20 integers, else a number), null_values, max_vocabulary (codes of
             a text column; rarer values count as unseen), drop (columns to leave out), separator,
-            fractions, seed, row_group_rows, overwrite.
+            fractions, seed, row_group_rows, in_place (Parquet only), where_train,
+            where_validation and where_test (in place: conditions in SQL; all three, or none), overwrite.
 
     Raises:
         ConfigError: an argument means nothing, or `output` is another table.
@@ -92,33 +142,74 @@ def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
 def make(spark: SparkSession, asked: Request) -> Prepared:
     """Write what is asked for, in place of what is there."""
     arguments = asked.arguments
-    place = arguments["input"]
     try:
-        frame = original(_read(spark, arguments), arguments["null_values"])
-        unknown = [n for n in (arguments["label"], *arguments["drop"]) if n not in frame.columns]
-        if unknown:
-            raise DataError(
-                f"{place}: there is no column {unknown[0]!r}: name one of {', '.join(frame.columns)}"
-            )
-        frame = splits.with_split(frame, arguments["fractions"], arguments["seed"])
-        frame = frame.drop(*(splits.column(name) for name in arguments["drop"]))
-        analysis = analyse(
-            frame,
-            place=place,
-            label=arguments["label"],
-            label_type=arguments["label_type"],
-            max_vocabulary=arguments["max_vocabulary"],
-        )
-        with asked.writing() as folder:
-            counts = splits.write(
-                encode(frame, analysis),
-                folder,
-                total_rows=analysis.total_rows,
-                row_group_rows=arguments["row_group_rows"],
-            )
-            return asked.finish(folder, schema_of(analysis), counts)
+        with _in_utc(spark):
+            frame = _read(spark, arguments)
+            unknown = [n for n in (arguments["label"], *arguments["drop"]) if n not in frame.columns]
+            if unknown:
+                raise DataError(
+                    f"{arguments['input']}: there is no column {unknown[0]!r}: "
+                    f"name one of {', '.join(frame.columns)}"
+                )
+            return _describe(frame, asked) if arguments.get("in_place") else _copy(frame, asked)
     except (PySparkException, Py4JJavaError) as exc:
-        raise DataError(f"{place}: Spark cannot prepare it: {_cause(exc)}") from exc
+        raise DataError(f"{arguments['input']}: Spark cannot prepare it: {_cause(exc)}") from exc
+
+
+def _copy(frame: DataFrame, asked: Request) -> Prepared:
+    arguments = asked.arguments
+    frame = original(frame, arguments["null_values"])
+    frame = _without(splits.with_split(frame, arguments["fractions"], arguments["seed"]), arguments["drop"])
+    analysis = _analyse(frame, arguments, reads_text=True)
+    schema = schema_of(analysis)
+    with asked.writing() as folder:
+        counts = splits.write(
+            encode(frame, analysis),
+            folder,
+            total_rows=analysis.total_rows,
+            row_group_rows=arguments["row_group_rows"],
+        )
+        return asked.finish(folder, schema, counts)
+
+
+def _describe(frame: DataFrame, asked: Request) -> Prepared:
+    """Write what is to be known of a table that stays where it is."""
+    arguments = asked.arguments
+    url = arguments["input"]
+    if "where" in arguments:
+        split = places.by_conditions(frame, url, arguments["where"])
+    else:
+        split = places.by_row_groups(frame, url, arguments["fractions"], arguments["seed"])
+    frame = _without(original(split.frame, None), arguments["drop"])
+    schema = schema_of(_analyse(frame, arguments, reads_text=False), Encoding.RAW)
+    with asked.writing() as folder:
+        return asked.finish(folder, replace(schema, sources=split.sources), split.rows)
+
+
+def _without(frame: DataFrame, names: Sequence[str]) -> DataFrame:
+    return frame.drop(*(splits.column(name) for name in names))
+
+
+def _analyse(frame: DataFrame, arguments: Mapping[str, Any], *, reads_text: bool) -> Analysis:
+    return analyse(
+        frame,
+        place=arguments["input"],
+        label=arguments["label"],
+        label_type=arguments["label_type"],
+        max_vocabulary=arguments["max_vocabulary"],
+        reads_text=reads_text,
+    )
+
+
+@contextlib.contextmanager
+def _in_utc(spark: SparkSession) -> Iterator[None]:
+    """Dates, times without a zone, and conditions on times mean what they mean to the readers."""
+    before = spark.conf.get(_TIME_ZONE)
+    spark.conf.set(_TIME_ZONE, "UTC")
+    try:
+        yield
+    finally:
+        spark.conf.set(_TIME_ZONE, before)
 
 
 def _read(spark: SparkSession, arguments: Any) -> DataFrame:

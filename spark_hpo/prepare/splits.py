@@ -10,6 +10,7 @@ from typing import Any
 from pyspark import TaskContext
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from spark_hpo.data.writer import summary_batch, write_splits
 from spark_hpo.errors import ConfigError
@@ -28,13 +29,14 @@ def column(name: str) -> Column:
 
 
 def with_split(frame: DataFrame, fractions: Sequence[float], seed: int) -> DataFrame:
-    """Add the columns `SPLIT` and `ORDER`, from a hash over all columns and the seed.
+    """Add the columns `SPLIT` and `ORDER`, from a hash over the seed and all columns that are no maps.
 
     A row falls into the same split in every run, however the table is partitioned, and equal rows fall
     into one split. The hash also shuffles: a table sorted by its label is not written sorted.
     """
     check_fractions(fractions)
-    frame = frame.withColumn(ORDER, F.xxhash64(F.lit(seed), *(column(name) for name in frame.columns)))
+    hashed = [column(field.name) for field in frame.schema if not _holds_map(field.dataType)]
+    frame = frame.withColumn(ORDER, F.xxhash64(F.lit(seed), *hashed))
     bucket = F.pmod(column(ORDER), F.lit(_BUCKETS))
     train, validation = (round(sum(fractions[: i + 1]) * _BUCKETS) for i in range(2))
     split = (
@@ -43,6 +45,16 @@ def with_split(frame: DataFrame, fractions: Sequence[float], seed: int) -> DataF
         .otherwise(F.lit(str(Split.TEST)))
     )
     return frame.withColumn(SPLIT, split)
+
+
+def _holds_map(stored: T.DataType) -> bool:
+    """Maps have no hash in Spark: their order is not defined."""
+    match stored:
+        case T.ArrayType():
+            return _holds_map(stored.elementType)
+        case T.StructType():
+            return any(_holds_map(field.dataType) for field in stored)
+    return isinstance(stored, T.MapType)
 
 
 def check_fractions(fractions: Sequence[float]) -> None:

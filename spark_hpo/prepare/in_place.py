@@ -1,0 +1,134 @@
+"""Splits of a table that is read where it lies: by conditions on its rows, or by shares of its row groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_type
+
+from spark_hpo.data.manifest import Manifest, read_manifest
+from spark_hpo.data.schema import Source
+from spark_hpo.data.shares import in_share
+from spark_hpo.data.where import parse_where
+from spark_hpo.errors import DataError
+from spark_hpo.prepare.splits import SPLIT, column
+from spark_hpo.trial import Split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitInPlace:
+    """A table whose rows are dealt to the splits as the readers of the sources will find them."""
+
+    frame: DataFrame  # the rows of all splits, with `splits.SPLIT`
+    rows: Mapping[Split, int]
+    sources: Mapping[str, Source]
+
+
+def by_conditions(frame: DataFrame, url: str, where: Mapping[str, str]) -> SplitInPlace:
+    """Deal rows by a condition for each split. A row that meets none of them is in no split.
+
+    Args:
+        frame: of the original columns.
+        url: of the table, absolute.
+        where: conditions by split, as `data.where` reads them.
+
+    Raises:
+        DataError: readers would not understand a condition, or no row meets it, or rows meet two.
+    """
+    types = {field.name: to_arrow_type(field.dataType) for field in frame.schema}
+    meets: dict[Split, Column] = {}
+    for split in Split:
+        parse_where(where[split], None, types)
+        meets[split] = F.coalesce(F.expr(where[split]), F.lit(False))
+    pairs = list(combinations(Split, 2))
+    counted = frame.agg(
+        *(F.count_if(meets[split]).alias(split) for split in Split),
+        *(F.count_if(meets[a] & meets[b]).alias(f"{a}, {b}") for a, b in pairs),
+    ).collect()[0]
+    for a, b in pairs:
+        shared = counted[f"{a}, {b}"]
+        if shared:
+            raise DataError(
+                f"{url}: {shared} rows meet the conditions of both {a} ({where[a]}) and {b} ({where[b]}): "
+                "let each row meet one of them at most"
+            )
+    for split in Split:
+        if not counted[split]:
+            raise DataError(f"{url}: no row meets the condition of {split} ({where[split]}): check it")
+    cases = F.when(meets[Split.TRAIN], F.lit(str(Split.TRAIN)))
+    for split in (Split.VALIDATION, Split.TEST):
+        cases = cases.when(meets[split], F.lit(str(split)))
+    return SplitInPlace(
+        frame=frame.withColumn(SPLIT, cases).where(column(SPLIT).isNotNull()),
+        rows={split: counted[split] for split in Split},
+        sources={str(split): Source(url=url, where=where[split]) for split in Split},
+    )
+
+
+def by_row_groups(frame: DataFrame, url: str, fractions: Sequence[float], seed: int) -> SplitInPlace:
+    """Deal whole row groups, each by a hash of its file's name and its number.
+
+    Args:
+        frame: of the original columns, as Spark's Parquet reader gives it.
+        url: of the table, absolute.
+        fractions: of the row groups; train, validation, test.
+
+    Raises:
+        DataError: a file cannot be read, or no row group falls into a split.
+    """
+    train, validation, _ = fractions
+    shares = {
+        Split.TRAIN: (0.0, train),
+        Split.VALIDATION: (train, round(train + validation, 12)),
+        Split.TEST: (round(train + validation, 12), 1.0),
+    }
+    manifest = read_manifest(url)
+    dealt = [
+        (name, start, stop, _dealt_to(name, i, shares, seed)) for name, i, start, stop in _groups(manifest)
+    ]
+    rows = {split: sum(stop - start for _, start, stop, to in dealt if to is split) for split in Split}
+    empty = [str(split) for split in Split if not rows[split]]
+    if empty:
+        raise DataError(
+            f"{url}: none of its {len(dealt)} row groups falls into {', '.join(empty)}: name another --seed or "
+            "other --fractions, give conditions (--where-train ...), or write smaller row groups"
+        )
+    # Spark tells of each row its file and its place in it, so that the statistics see the training rows alone.
+    depth = 1 + len(manifest.files[0].partition)
+    names = frame.columns
+    encoded = F.replace(F.col("_metadata.file_path"), F.lit("+"), F.lit("%2B"))  # a plus is no space here
+    placed = frame.select(
+        *map(column, names),
+        F.substring_index(F.url_decode(encoded), "/", -depth).alias("__file"),
+        F.col("_metadata.row_index").alias("__row"),
+    )
+    groups = frame.sparkSession.createDataFrame(
+        [(name, start, stop, str(split)) for name, start, stop, split in dealt],
+        f"__of string, __start long, __stop long, {SPLIT} string",
+    )
+    within = (F.col("__file") == F.col("__of")) & F.col("__row").between(
+        F.col("__start"), F.col("__stop") - 1
+    )
+    return SplitInPlace(
+        frame=placed.join(F.broadcast(groups), within).select(*map(column, names), column(SPLIT)),
+        rows=rows,
+        sources={str(s): Source(url=url, share=share, seed=seed) for s, share in shares.items()},
+    )
+
+
+def _groups(manifest: Manifest) -> Iterator[tuple[str, int, int, int]]:
+    """The file's path below the table, the row group's number, its first row in the file and the next one's."""
+    ends: dict[int, int] = {}
+    for group in manifest.row_groups:
+        file = manifest.files[group.file]
+        start = ends.get(group.file, 0)
+        ends[group.file] = stop = start + group.stored_rows
+        yield "/".join(file.path.split("/")[-1 - len(file.partition) :]), group.index, start, stop
+
+
+def _dealt_to(name: str, index: int, shares: Mapping[Split, tuple[float, float]], seed: int) -> Split:
+    return next(split for split, share in shares.items() if in_share(name, index, share, seed))
