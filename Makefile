@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test lint format bench-search bench-data test-large clean
+.PHONY: setup tune test lint format bench-search bench-launch bench-study bench-data test-modern test-spark35 test-large gpu-check clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -32,11 +32,35 @@ bench-search: setup build/peers/installed  ## the methods and their peers on rea
 	$(BIN)/python tests/benchmarks/bench_search.py $(if $(QUICK),--quick --results build/quick_search.jsonl --output build/search)
 	$(BIN)/python tests/benchmarks/bench_driver.py $(if $(QUICK),--trials 500 --slots 50 --output build/driver.md)
 
+bench-launch: setup java  ## starting a trial, beside SparkTrials and TorchDistributor; six minutes
+	$(BIN)/python tests/benchmarks/bench_launch.py $(if $(QUICK),--sessions 1 --output build/launch.md)
+
+bench-study: setup java  ## how busy slots are, and where the driver's time goes; eight minutes
+	$(BIN)/python tests/benchmarks/bench_study.py $(if $(QUICK),--seconds 60 --trials 100 --output build/study.md)
+
 bench-data: setup  ## reading, beside pyarrow, Petastorm's and torch's loaders
 	$(BIN)/python -W ignore tests/benchmarks/bench_data.py
 
+# What differs between stacks: all of unit and contract, then each kind of job on a real Spark, once.
+STACK_TESTS := tests/unit tests/contract tests/integration/test_distributed.py \
+	tests/integration/test_prepare_data.py::TestDigits \
+	tests/integration/test_tune.py::test_the_last_line_is_the_whole_answer \
+	tests/integration/test_tune.py::test_the_same_command_after_the_end_runs_nothing_again \
+	tests/integration/test_tune.py::test_mlflow_shows_the_study_and_every_trial \
+	tests/integration/test_tune.py::test_the_registered_model_repeats_its_test_metrics_in_a_new_process
+
+test-modern test-spark35: test-%: build/%/installed java  ## the newest Spark and pyarrow; Spark 3.5
+	PYSPARK_PYTHON=$(abspath build/$*/bin/python) PYSPARK_DRIVER_PYTHON=$(abspath build/$*/bin/python) \
+	build/$*/bin/python -m pytest $(STACK_TESTS)
+
+gpu-check:  ## the shipped tasks on a real GPU, beside the CPU; needs torch and pyarrow only
+	PYTHONPATH=. $(firstword $(wildcard $(BIN)/python) $(PYTHON)) tests/gpu_check.py
+
 test-large: setup  ## 20 GB of decoded rows train in 1.5 GB; a quarter of an hour, and 20 GB of disk
 	$(BIN)/python -m pytest -s tests/large
+
+dist/spark_hpo.zip: setup $(wildcard spark_hpo/*.py spark_hpo/*/*.py spark_hpo/*/*/*.py)  ## the package, for spark-submit --py-files
+	$(BIN)/python -c "import pathlib, spark_hpo.package; spark_hpo.package.write_zip(pathlib.Path('$@'))"
 
 clean:  ## remove what studies and tests have left, but not .venv
 	rm -rf data studies build dist .pytest_cache .mypy_cache .ruff_cache
@@ -44,8 +68,21 @@ clean:  ## remove what studies and tests have left, but not .venv
 .venv/installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or call make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is needed: apt-get install python3.11-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[petastorm,s3,examples,optuna,replay,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[petastorm,s3,examples,optuna,replay,connect,dev]'
 	@touch $@
+
+EXTRAS_modern := s3,examples,optuna,replay,connect,dev
+EXTRAS_spark35 := petastorm,$(EXTRAS_modern)
+
+build/modern/installed build/spark35/installed: build/%/installed: build/%/constraints.txt pyproject.toml
+	$(PYTHON) -m venv build/$*
+	build/$*/bin/python -m pip install --quiet --constraint $< --editable '.[$(EXTRAS_$*)]'
+	@touch $@
+
+# A stack's own versions, then those of constraints.txt: of each package the first one counts.
+build/modern/constraints.txt build/spark35/constraints.txt: build/%/constraints.txt: constraints-%.txt constraints.txt
+	@mkdir -p $(@D)
+	awk -F== '!known[$$1]++' $^ > $@
 
 build/peers/installed: pyproject.toml  # peers whose packages do not go together with petastorm's
 	$(PYTHON) -m venv build/peers

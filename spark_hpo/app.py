@@ -6,6 +6,7 @@ The only module that knows every part.
 from __future__ import annotations
 
 import logging
+import math
 import subprocess
 import sys
 import time
@@ -37,7 +38,7 @@ from spark_hpo.tracking.store import RunStatus, StudyCard
 from spark_hpo.train.reference import find_trainable, is_task
 from spark_hpo.train.settings import Precision, TrainingSettings
 from spark_hpo.train.worker import RankSpec, run_rank
-from spark_hpo.train.world import RendezvousServer
+from spark_hpo.train.world import Rendezvous, RendezvousServer
 from spark_hpo.trial import Objective, Split
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ class _Run:
     place: str
     space: Space
     _session: SparkSession | None = field(default=None, init=False)
-    _rendezvous: RendezvousServer | None = field(default=None, init=False)  # lives as long as the run
+    _transform_files: list[Path] = field(default_factory=list, init=False)  # to be shipped
+    _server: RendezvousServer | None = field(default=None, init=False)  # lives as long as the run
 
     def run(self, resume: str, observers: Sequence[Callable[[Journal], Observer]]) -> Result:
         began = time.monotonic()
@@ -149,6 +151,7 @@ class _Run:
                     storage=storage,
                     max_concurrent=config.resources.max_concurrent,
                     max_infra_retries=config.resources.max_infra_retries,
+                    slot_timeout_s=config.resources.slot_timeout_s,
                     observers=[observer(journal) for observer in observers],
                 )
                 tracker.sync(journal)
@@ -163,7 +166,7 @@ class _Run:
                         table=table,
                         reader=self._reader,
                         task=reference,
-                        module_file=module_file,
+                        code_files=self._code_files(module_file),
                         registered_model=config.mlflow.registered_model or config.name,
                     )
                     model = publish_model(tracker, publication, best, test)
@@ -195,17 +198,26 @@ class _Run:
         from spark_hpo.backend.session import start_session
 
         if self._session is None:
-            self._session = start_session(self.config.name, self.config.spark)
+            self._session = start_session(
+                self.config.name, self.config.spark, timeout_s=self.config.resources.slot_timeout_s
+            )
         return self._session
 
     def _task_reference(self) -> tuple[str, Path | None]:
-        """`module:Name`, and the file to be shipped when the task was named by its file."""
-        path, separator, name = self.config.task.rpartition(":")
+        return self._code("task", self.config.task)
+
+    def _code_files(self, module_file: Path | None) -> tuple[Path, ...]:
+        """What executors, and who loads the model, cannot import by themselves."""
+        return tuple(dict.fromkeys([*([module_file] if module_file else []), *self._transform_files]))
+
+    def _code(self, key: str, reference: str) -> tuple[str, Path | None]:
+        """`module:name`, and the file to be shipped when the code was named by its file."""
+        path, separator, name = reference.rpartition(":")
         if not separator or not path.endswith(".py"):
-            return self.config.task, None
+            return reference, None
         file = (Path(self.place).parent / path).resolve()
         if not file.is_file():
-            raise ConfigError(f"{self.place}: task is {self.config.task!r}, but there is no file {file}")
+            raise ConfigError(f"{self.place}: {key} is {reference!r}, but there is no file {file}")
         sys.path.insert(0, str(file.parent))
         return f"{file.stem}:{name}", file
 
@@ -220,7 +232,14 @@ class _Run:
                 prepare([*data.prepare, "--output", data.path], start_spark=self._spark)
             except ConfigError as exc:
                 raise ConfigError(f"{self.place}: data.prepare: {exc}") from exc
-        table = open_table(data.path)
+        code = {column: self._code("data.transforms", text) for column, text in data.transforms.items()}
+        self._transform_files = [file for _, file in code.values() if file is not None]
+        table = open_table(
+            data.path,
+            where=data.where,
+            transforms={column: reference for column, (reference, _) in code.items()},
+            trust_petastorm_metadata=data.trust_petastorm_metadata,
+        )
         for split in Split:  # fewer rows than ranks are refused here, before any job
             plan_shards(table.manifest(split), self.config.resources.world_size, seed=None)
         return table
@@ -260,24 +279,38 @@ class _Run:
         if self.config.backend == "inline":
             from spark_hpo.backend.inline import InlineBackend
 
-            gpu = "0" if resources.gpus_per_rank else None
-            return InlineBackend(partial(run_rank, spec), world_size=resources.world_size, gpu=gpu)
-        from spark_hpo.backend.session import check_resources, driver_host
+            gpus = range(math.ceil(resources.gpus_per_rank))
+            return InlineBackend(partial(run_rank, spec), world_size=resources.world_size, gpus=gpus)
+        from spark_hpo.backend.cluster import cluster_of
+        from spark_hpo.backend.session import check_resources
         from spark_hpo.backend.spark import SparkBackend
 
         spark = self._spark()
-        check_resources(spark, world_size=resources.world_size, gpus_per_rank=resources.gpus_per_rank)
-        if module_file is not None:
-            spark.sparkContext.addPyFile(str(module_file))
+        cluster = cluster_of(spark)
+        check_resources(cluster, world_size=resources.world_size)
+        for file in self._code_files(module_file):
+            cluster.ship(file)
         if resources.world_size > 1:
-            self._rendezvous = RendezvousServer(driver_host(spark), timeout_s=resources.rank_timeout_s)
-            spec = replace(spec, rendezvous=self._rendezvous.address)
+            spec = replace(spec, rendezvous=self._rendezvous(cluster.driver_host))
         return SparkBackend(
             spark,
             partial(run_rank, spec),
             world_size=resources.world_size,
             gpus_per_rank=resources.gpus_per_rank,
+            slot_timeout_s=resources.slot_timeout_s,
         )
+
+    def _rendezvous(self, driver_host: str | None) -> Rendezvous:
+        resources, timeout_s = self.config.resources, self.config.resources.rank_timeout_s
+        if resources.rendezvous == "driver" and driver_host is None:
+            raise ConfigError(
+                f"{self.place}: resources.rendezvous is 'driver', but executors of a Connect server do not "
+                "reach this process; it must be auto or spark"
+            )
+        if driver_host is None or resources.rendezvous == "spark":
+            return Rendezvous(host=None, timeout_s=timeout_s)
+        self._server = RendezvousServer(driver_host, timeout_s=timeout_s)
+        return self._server.address
 
     # The end ---------------------------------------------------------------------------------------------
 

@@ -29,6 +29,8 @@ _FREE = (
     "data.reader",
     "resources.max_concurrent",
     "resources.rank_timeout_s",
+    "resources.rendezvous",
+    "resources.slot_timeout_s",
     "resources.max_infra_retries",
 )
 

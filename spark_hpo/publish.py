@@ -10,8 +10,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import spark_hpo
-from spark_hpo.data.table import Table
+from spark_hpo import package
+from spark_hpo.data.table import Table, first_rows
 from spark_hpo.incumbents import pareto_front
 from spark_hpo.journal import Journal
 from spark_hpo.report import leaderboard, plots
@@ -57,6 +57,9 @@ def finish_runs(
     )
 
 
+_EXAMPLE_ROWS = 5
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
     """Where a study's model comes from and where it goes."""
@@ -65,7 +68,7 @@ class Publication:
     table: Table
     reader: str
     task: str  # reference
-    module_file: Path | None  # of the task, when it was named by its file
+    code_files: tuple[Path, ...]  # of the task and the transforms, where they were named by their files
     registered_model: str
 
 
@@ -79,7 +82,7 @@ def publish_model(
     """
     table, reader = publication.table, publication.reader
     assert best.checkpoint is not None, "a task always saves one"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as code:
         predictor.export(
             Path(folder),
             task=publication.task,
@@ -90,10 +93,10 @@ def publish_model(
         files = ModelFiles(
             model_dir=Path(folder),
             loader_module=predictor.__name__,
-            input_example=predictor.example_rows(table, reader=reader),
+            input_example=first_rows(table, Split.TEST, _EXAMPLE_ROWS),
             predict=predictor.Predictor.load(folder).predict,
             pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
-            code_paths=[Path(spark_hpo.__file__).parent, *_code_of(publication)],
+            code_paths=[package.as_folder(Path(code)), *_code_of(publication)],
         )
         return register_model(
             tracker,
@@ -110,13 +113,13 @@ def publish_model(
 
 def _code_of(publication: Publication) -> list[Path]:
     """The user's own code, to travel with the model; what is installed does not."""
-    if publication.module_file is not None:
-        return [publication.module_file]
+    if publication.code_files:
+        return list(publication.code_files)
     module_name, separator, _ = publication.task.partition(":")
     top = module_name.partition(".")[0]
-    if not separator or top == spark_hpo.__name__:
+    if not separator or top == package.NAME:
         return []
     file = importlib.import_module(top).__file__
-    if file is None or "site-packages" in file:
+    if file is None or "site-packages" in file or not Path(file).is_file():  # or in a zip of --py-files
         return []
     return [Path(file).parent if Path(file).name == "__init__.py" else Path(file)]

@@ -224,7 +224,11 @@ class Study:
                 return report
 
     def _launch(self, *, only_pending: bool) -> None:
-        self.progress.slots = min(self._backend.num_slots, self._max_concurrent or self._backend.num_slots)
+        there = self._backend.num_slots
+        slots = min(there, self._max_concurrent or there)
+        if slots != self.progress.slots:
+            logger.info("slots for trials: %d", slots)
+            self.progress.slots = slots
         while len(self.progress.running) < self.progress.slots:
             if self._pending:
                 assignment = self._pending.pop(0)

@@ -1,14 +1,14 @@
 """The values that cross the seams: Objective, Assignment, Report, Trial.
 
-All are frozen and made of JSON types, so that the journal can write them and a process boundary can be
-crossed without pickle. Inside the package every objective is a loss to minimise: `Objective` flips the
-sign, and nothing else does.
+All are frozen, and all but `Meeting` made of JSON types, so that the journal can write them and a process
+boundary can be crossed without pickle. Inside the package every objective is a loss to minimise: `Objective`
+flips the sign, and nothing else does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -187,6 +187,14 @@ class Assignment:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Assignment:
         return cls(**{**record, "split": Split(record["split"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meeting:
+    """How the ranks of one job find each other when the driver has no place for it. Never leaves its task."""
+
+    host: str  # of this rank, as its peers reach it
+    gather: Callable[[str], Sequence[str]]  # waits for all ranks; their texts by rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

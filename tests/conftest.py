@@ -48,3 +48,18 @@ def spark() -> Iterator[object]:
     )
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A session on a Connect server with two task slots."""
+    import pyspark
+
+    if pyspark.__version__.startswith("3."):
+        pytest.skip("the pyspark of Spark 3.5 brings no Connect server")
+    from pyspark.sql.connect.session import SparkSession
+    from standalone import connect_server
+
+    with connect_server(tmp_path_factory.mktemp("connect"), Path(sys.executable)) as url:
+        # Not through pyspark.sql: a process has one kind of session there, and this one has the other.
+        yield SparkSession.builder.remote(url).create()

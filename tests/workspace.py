@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,11 @@ class Workspace:
         (folder / "tune.yaml").write_text(CONFIG)
 
     def start(self, *overrides: str, log: str = "log.txt") -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(ROOT / "jobs/tune.py"), "--config", "tune.yaml", *overrides]
+        return self.popen(
+            [sys.executable, str(ROOT / "jobs/tune.py"), "--config", "tune.yaml", *overrides], log
+        )
+
+    def popen(self, command: Sequence[str], log: str = "log.txt") -> subprocess.Popen[bytes]:
         with (self.folder / log).open("wb") as out:
             return subprocess.Popen(
                 command,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from spark_hpo.trial import Assignment, FailureKind, Report
+from spark_hpo.trial import Assignment, FailureKind, Meeting, Report
 
 
 class Backend(Protocol):
@@ -40,7 +40,21 @@ class Backend(Protocol):
 class RankFunction(Protocol):
     """Runs one rank of an assignment, on whatever machine it finds itself. Never raises."""
 
-    def __call__(self, assignment: Assignment, *, rank: int, world_size: int, gpu: str | None) -> Report: ...
+    def __call__(
+        self,
+        assignment: Assignment,
+        *,
+        rank: int,
+        world_size: int,
+        gpus: Sequence[int] = (),
+        meeting: Meeting | None = None,
+    ) -> Report:
+        """
+        Args:
+            gpus: N of each `cuda:N` that is this rank's; none: it runs on the CPU.
+            meeting: how the ranks find each other where the driver has no place for it.
+        """
+        ...
 
 
 def merge_reports(by_rank: Iterable[Report], *, seconds: float) -> Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from spark_hpo.backend.base import RankFunction, merge_reports
 from spark_hpo.errors import CapacityError
@@ -14,14 +15,14 @@ class InlineBackend:
 
     num_slots = 1
 
-    def __init__(self, run_rank: RankFunction, *, world_size: int = 1, gpu: str | None = None) -> None:
+    def __init__(self, run_rank: RankFunction, *, world_size: int = 1, gpus: Sequence[int] = ()) -> None:
         if world_size != 1:
             raise CapacityError(
                 f"resources.world_size is {world_size}; the inline backend has one rank: "
                 "set resources.world_size: 1, or backend: spark"
             )
         self._run_rank = run_rank
-        self._gpu = gpu
+        self._gpus = gpus
         self._waiting: list[Assignment] = []
 
     def submit(self, assignment: Assignment) -> None:
@@ -33,7 +34,7 @@ class InlineBackend:
             return None
         assignment = self._waiting.pop(0)
         began = time.perf_counter()
-        report = self._run_rank(assignment, rank=0, world_size=1, gpu=self._gpu)
+        report = self._run_rank(assignment, rank=0, world_size=1, gpus=self._gpus)
         return merge_reports([report], seconds=time.perf_counter() - began)
 
     def cancel(self, trial_id: int) -> None:

@@ -1,20 +1,39 @@
-"""The Spark session of a study, for those who bring none."""
+"""The Spark session of a study: the one that runs, or a new one, with executors that can train."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from threading import Thread
 from typing import TYPE_CHECKING
 
-from spark_hpo.errors import CapacityError
+from spark_hpo import package
+from spark_hpo.backend.cluster import Cluster, cluster_of, first_line, is_connect, is_dynamic, is_local
+from spark_hpo.backend.probe import missing_modules
+from spark_hpo.errors import BackendError, CapacityError
 
 if TYPE_CHECKING:
+    from pyspark import SparkConf
     from pyspark.sql import SparkSession
 
-_DEFAULTS = {
+logger = logging.getLogger(__name__)
+
+_DAEMON = "spark.python.daemon.module"
+_OURS, _PLAIN = "spark_hpo.daemon", "pyspark.daemon"
+_PYTHON_PATH = "spark.executorEnv.PYTHONPATH"
+_REMOTE = "spark.remote"
+_MASTER = "spark.master"
+_NOBODYS_MASTER = "local[*]"  # what Spark itself says when it was told nothing
+_NEEDED = ("torch", "pyarrow")  # by every rank
+_ANSWER_LIMIT_S = 60.0  # for a Connect server
+
+DEFAULTS = {
     # Workers are forked from a process that has torch loaded, and each serves one rank only.
-    "spark.python.daemon.module": "spark_hpo.daemon",
+    _DAEMON: _OURS,
     "spark.python.worker.reuse": "false",
     # Retries are the study's: Spark would run an assignment again behind its back.
     "spark.task.maxFailures": "1",
@@ -24,54 +43,153 @@ _DEFAULTS = {
 }
 
 
-def start_session(name: str, settings: Mapping[str, str]) -> SparkSession:
-    """The running session, or a new one.
+def start_session(name: str, settings: Mapping[str, str], *, timeout_s: float = 600.0) -> SparkSession:
+    """The running session, or a new one, on Connect when `spark.remote` or SPARK_REMOTE says so.
 
     What `spark-submit` was given wins over `settings`, and these over our defaults. Without a master it is
-    `local[*]`.
+    `local[*]`. Executors that lack the package get it.
+
+    Args:
+        timeout_s: for the first executor to come.
+
+    Raises:
+        BackendError: Python does not start on the executors, or lacks torch or pyarrow.
+        CapacityError: no executor came in time.
     """
     # Without it Spark runs whatever python3 is first on the path.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
-    running = SparkSession.getActiveSession()
-    if running is not None:
-        return running
+    spark = SparkSession.getActiveSession()
+    if spark is None and (settings.get(_REMOTE) or os.environ.get("SPARK_REMOTE")):
+        spark = _start_remote(name, settings, timeout_s)
+    elif spark is None:
+        conf = _configuration(name, settings)
+        spark = SparkSession.builder.config(conf=conf).getOrCreate()
+        if conf.get(_DAEMON) == _OURS and not is_local(cluster_of(spark)):
+            spark = _with_a_daemon_that_starts(spark, conf, timeout_s)
+    cluster = cluster_of(spark)
+    if not is_local(cluster) or is_connect(spark):
+        _equip(cluster, timeout_s)
+    return spark
+
+
+def _configuration(name: str, settings: Mapping[str, str]) -> SparkConf:
+    from pyspark import SparkConf, SparkContext
+
     SparkContext._ensure_initialized()  # so that SparkConf sees what spark-submit was given
     conf = SparkConf()
-    for key, value in {"spark.master": "local[*]", "spark.app.name": name, **settings}.items():
+    if conf.get(_MASTER) == _NOBODYS_MASTER:
+        conf.set(_MASTER, settings.get(_MASTER, _NOBODYS_MASTER))
+    for key, value in {**DEFAULTS, "spark.app.name": name, **settings}.items():
         conf.setIfMissing(key, value)
-    for key, value in _DEFAULTS.items():
-        conf.setIfMissing(key, value)
+    # Files of --py-files lie where executors start Python, but Spark tells their Python only after its
+    # daemon has started: too late for ours, which is in one of them.
+    shipped = [PurePosixPath(file).name for file in (conf.get("spark.submit.pyFiles") or "").split(",")]
+    archives = [file for file in shipped if file.endswith((".zip", ".egg", ".whl"))]
+    if archives:
+        before = conf.get(_PYTHON_PATH)
+        conf.set(_PYTHON_PATH, os.pathsep.join([*archives, *([before] if before else [])]))
+    return conf
+
+
+def _start_remote(name: str, settings: Mapping[str, str], timeout_s: float) -> SparkSession:
+    from pyspark.sql import SparkSession
+
+    place = settings.get(_REMOTE) or os.environ["SPARK_REMOTE"]
+    sessions: list[SparkSession] = []
+    failures: list[Exception] = []
+
+    def start() -> None:
+        builder = SparkSession.builder.appName(name)
+        for key, value in settings.items():
+            builder = builder.config(key, value)
+        try:
+            spark = builder.getOrCreate()
+            spark.version  # noqa: B018 - the first question to the server
+            sessions.append(spark)
+        except Exception as exc:  # of gRPC, of Spark, or an import of what Connect needs
+            failures.append(exc)
+
+    # The client tries for ten minutes, whoever is there.
+    thread = Thread(target=start, daemon=True)
+    thread.start()
+    thread.join(min(timeout_s, _ANSWER_LIMIT_S))
+    if sessions:
+        return sessions[0]
+    reason = first_line(failures[0]) if failures else "it does not answer"
+    raise BackendError(
+        f"{place}: no session on this Connect server: {reason}. Is it running there, and has this Python "
+        "what pip install 'spark_hpo[connect]' brings?"
+    )
+
+
+def _with_a_daemon_that_starts(spark: SparkSession, conf: SparkConf, timeout_s: float) -> SparkSession:
+    """The session, or one in its place without the daemon where executors cannot import it.
+
+    An application's settings are fixed when it starts, so it takes another application to change this one.
+    """
+    from pyspark.sql import SparkSession
+
+    try:
+        missing_modules(cluster_of(spark), (), timeout_s=timeout_s)
+    except CapacityError:
+        raise
+    except Exception as exc:
+        if _OURS not in str(exc):
+            raise BackendError(f"Python does not start on the executors: {_telling_line(exc)}") from exc
+    else:
+        return spark
+    if conf.get("spark.master") == "yarn" and conf.get("spark.submit.deployMode") == "cluster":
+        raise BackendError(  # there the application and the driver's process are one
+            f"executors cannot import {_OURS}: pass --py-files dist/spark_hpo.zip, or "
+            f"--conf {_DAEMON}={_PLAIN}"
+        )
+    logger.warning(
+        "executors cannot import %s: Spark is started again without it, and every rank imports torch anew "
+        "(about 2 s). Install spark_hpo there, or pass --py-files dist/spark_hpo.zip",
+        _OURS,
+    )
+    spark.stop()
+    conf.set(_DAEMON, _PLAIN)
     return SparkSession.builder.config(conf=conf).getOrCreate()
 
 
-def driver_host(spark: SparkSession) -> str:
-    """The address under which executors reach the driver."""
-    conf = spark.sparkContext.getConf()
-    if conf.get("spark.master", "").startswith("local"):
-        return "127.0.0.1"
-    host = conf.get("spark.driver.host")
-    assert host is not None, "Spark sets it when the context starts"
-    return host
+def _equip(cluster: Cluster, timeout_s: float) -> None:
+    """Make sure that executors can run a rank, and give them the package where it is not installed."""
+    try:
+        missing = missing_modules(cluster, (package.NAME, *_NEEDED), timeout_s=timeout_s)
+    except CapacityError:
+        raise
+    except Exception as exc:
+        raise BackendError(f"Python does not start on the executors: {_telling_line(exc)}") from exc
+    lacking = [name for name in _NEEDED if name in missing]
+    if lacking:
+        raise BackendError(
+            f"executors cannot import {' and '.join(lacking)}: install it there, or point PYSPARK_PYTHON (on "
+            "YARN and Kubernetes spark.pyspark.python) to a Python that has it"
+        )
+    if package.NAME in missing:
+        archive = package.write_zip(Path(tempfile.mkdtemp(prefix="spark_hpo-")) / f"{package.NAME}.zip")
+        cluster.ship(archive)
+        logger.info("executors do not have %s: it is sent to them", package.NAME)
 
 
-def check_resources(spark: SparkSession, *, world_size: int, gpus_per_rank: int) -> None:
-    """Refuse what Spark would refuse, or get wrong, in every job.
+def check_resources(cluster: Cluster, *, world_size: int) -> None:
+    """Refuse what Spark would refuse in every job.
 
     Raises:
-        CapacityError: dynamic allocation with several ranks; GPUs that Spark does not hand out.
+        CapacityError: dynamic allocation with several ranks.
     """
-    conf = spark.sparkContext.getConf()
-    if world_size > 1 and conf.get("spark.dynamicAllocation.enabled", "false") == "true":
+    if world_size > 1 and is_dynamic(cluster):
         raise CapacityError(
             f"resources.world_size is {world_size}, but spark.dynamicAllocation.enabled is true, and Spark "
             "starts no barrier job then: set it to false, or use world_size 1"
         )
-    amount = conf.get("spark.task.resource.gpu.amount", "0")
-    if gpus_per_rank > 0 and float(amount or 0) != gpus_per_rank:
-        raise CapacityError(
-            f"resources.gpus_per_rank is {gpus_per_rank}, but spark.task.resource.gpu.amount is {amount}: "
-            f"set it to {gpus_per_rank}, and give workers a spark.worker.resource.gpu.discoveryScript"
-        )
+
+
+def _telling_line(exc: Exception) -> str:
+    """The line of a Python worker's error that says what is wrong."""
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    telling = [line for line in lines if "No module named" in line or "Cannot run program" in line]
+    return [*telling, *lines, type(exc).__name__][0]

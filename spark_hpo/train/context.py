@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +45,7 @@ class TrainContext:
         *,
         params: Params,
         world: World,
+        devices: Sequence[torch.device],
         resource: ResourceRange,
         split: Split,
         schema: TableSchema | None,
@@ -56,6 +57,7 @@ class TrainContext:
         self.rank = world.rank
         self.world_size = world.size
         self.device: torch.device = world.device
+        self.devices = tuple(devices)  # all of this rank's; `device` is the first
         self.resource = resource
         self.split = split  # where metrics are to be taken: validation, or test in an evaluation
         self.schema = schema

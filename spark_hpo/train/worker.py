@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from spark_hpo.train.reference import Trainable, find_trainable, is_task
 from spark_hpo.train.settings import TrainingSettings
 from spark_hpo.train.task import TrainTask
 from spark_hpo.train.world import Rendezvous, World, join
-from spark_hpo.trial import Assignment, Failure, FailureKind, Measurement, Objective, Report, Split
+from spark_hpo.trial import Assignment, Failure, FailureKind, Measurement, Meeting, Objective, Report, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,19 @@ class RankSpec:
 
 
 def run_rank(
-    spec: RankSpec, assignment: Assignment, *, rank: int, world_size: int, gpu: str | None
+    spec: RankSpec,
+    assignment: Assignment,
+    *,
+    rank: int,
+    world_size: int,
+    gpus: Sequence[int] = (),
+    meeting: Meeting | None = None,
 ) -> Report:
     """Run one rank of an assignment. Never raises: a failure is a report too.
 
     Args:
-        gpu: the address that was assigned to this rank, or None to run on the CPU.
+        gpus: N of each `cuda:N` that is this rank's, the first for the model; none: it runs on the CPU.
+        meeting: how the ranks find each other when `spec.rendezvous` is not on the driver.
 
     Returns:
         The same metrics on every rank; rank 0 has saved the checkpoint that it names.
@@ -64,23 +71,26 @@ def run_rank(
         split=assignment.split,
     )
     try:
-        device = torch.device("cpu" if gpu is None else f"cuda:{gpu}")
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
+        devices = [torch.device("cuda", gpu) for gpu in gpus] or [torch.device("cpu")]
+        if gpus:
+            torch.cuda.set_device(devices[0])
         key = (
             f"{spec.study_id}/{assignment.trial_id}/{assignment.rung}/{assignment.split}/{assignment.attempt}"
         )
-        with join(spec.rendezvous, key=key, rank=rank, size=world_size, device=device) as world:
-            return _Rank(spec, assignment, world).run(report)
+        with join(spec.rendezvous, meeting, key=key, rank=rank, size=world_size, device=devices[0]) as world:
+            return _Rank(spec, assignment, world, devices).run(report)
     except (Exception, SystemExit) as exc:  # the user's code runs in here
         return replace(report, failure=_failure(exc))
 
 
 class _Rank:
-    def __init__(self, spec: RankSpec, assignment: Assignment, world: World) -> None:
+    def __init__(
+        self, spec: RankSpec, assignment: Assignment, world: World, devices: Sequence[torch.device]
+    ) -> None:
         self._spec = spec
         self._assignment = assignment
         self._world = world
+        self._devices = devices
         batch_size = assignment.params.get("batch_size", spec.settings.batch_size)
         self._settings = replace(spec.settings, batch_size=int(batch_size))
 
@@ -140,6 +150,7 @@ class _Rank:
         context = TrainContext(
             params=assignment.params,
             world=self._world,
+            devices=self._devices,
             resource=ResourceRange(start, assignment.resource_to),
             split=assignment.split,
             schema=spec.table.schema if spec.table is not None else None,

@@ -12,13 +12,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, TCPStore  # dist has them, but does not export them
 
+from spark_hpo.trial import Meeting
+
+_PARTING_LIMIT = timedelta(seconds=10)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendezvous:
-    """Where the ranks of a study meet: a store on the driver."""
+    """Where the ranks of a study meet: a store on the driver, or one that rank 0 opens for each attempt."""
 
-    host: str
-    port: int
+    host: str | None  # of the store on the driver; None: there is none
+    port: int = 0
     timeout_s: float  # for meeting, and for every collective operation after it
 
 
@@ -72,12 +76,62 @@ class World:
 
 
 @contextlib.contextmanager
+def meet(rendezvous: Rendezvous, meeting: Meeting | None, *, rank: int, size: int) -> Iterator[TCPStore]:
+    """The store of an attempt's ranks: the driver's, or rank 0's own, which is there until all have left.
+
+    Raises:
+        torch.distributed.DistError: the store cannot be reached.
+    """
+    timeout = timedelta(seconds=rendezvous.timeout_s)
+    if rendezvous.host is not None:
+        yield TCPStore(rendezvous.host, rendezvous.port, is_master=False, timeout=timeout)
+        return
+    assert meeting is not None, "the backend brings ranks together when the driver does not"
+    store = _open_store(meeting, timeout) if rank == 0 else None
+    # Rank 0 comes even when it has no store: Spark would keep the others waiting for ever.
+    host, _, port = _gather(meeting, f"{meeting.host} {store.port}" if store is not None else "")[
+        0
+    ].partition(" ")
+    if not port:
+        raise dist.DistStoreError(f"rank 0 could not open a store under its own address, {meeting.host}")
+    if store is None:
+        store = TCPStore(host, int(port), is_master=False, timeout=timeout)
+    try:
+        yield store
+    finally:
+        with contextlib.suppress(dist.DistError):  # a peer that has died says no goodbye
+            store.set(f"left/{rank}", "")
+            if rank == 0:
+                store.wait([f"left/{peer}" for peer in range(size)], _PARTING_LIMIT)
+
+
+def _gather(meeting: Meeting, text: str) -> Sequence[str]:
+    try:
+        return meeting.gather(text)
+    except Exception as exc:  # whatever Spark raises: a rank is lost
+        raise dist.DistStoreError(f"the ranks did not meet: {exc}") from exc
+
+
+def _open_store(meeting: Meeting, timeout: timedelta) -> TCPStore | None:
+    with contextlib.suppress(dist.DistError):
+        return TCPStore(meeting.host, 0, is_master=True, wait_for_workers=False, timeout=timeout)
+    return None
+
+
+@contextlib.contextmanager
 def join(
-    rendezvous: Rendezvous | None, *, key: str, rank: int, size: int, device: torch.device
+    rendezvous: Rendezvous | None,
+    meeting: Meeting | None = None,
+    *,
+    key: str,
+    rank: int,
+    size: int,
+    device: torch.device,
 ) -> Iterator[World]:
     """Meet the other ranks of an assignment, and part from them again.
 
     Args:
+        meeting: needed when the rendezvous is not on the driver.
         key: the same for all ranks of one attempt, and for no other.
 
     Raises:
@@ -89,16 +143,16 @@ def join(
         return
     assert rendezvous is not None, "several ranks need a rendezvous"
     timeout = timedelta(seconds=rendezvous.timeout_s)
-    store = TCPStore(rendezvous.host, rendezvous.port, is_master=False, timeout=timeout)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore(key, store),
-        rank=rank,
-        world_size=size,
-        timeout=timeout,
-    )
-    try:
-        yield world
-    finally:
-        # Also after an error: the peers then see a closed connection instead of waiting for the timeout.
-        dist.destroy_process_group()
+    with meet(rendezvous, meeting, rank=rank, size=size) as store:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=PrefixStore(key, store),
+            rank=rank,
+            world_size=size,
+            timeout=timeout,
+        )
+        try:
+            yield world
+        finally:
+            # Also after an error: the peers then see a closed connection instead of waiting for the timeout.
+            dist.destroy_process_group()

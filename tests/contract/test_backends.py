@@ -1,4 +1,4 @@
-"""What every backend must do, on the inline, the simulated and the Spark one."""
+"""What every backend must do: the inline, the simulated and the Spark one, classic and on Connect."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def assignment(trial_id: int, **params: Any) -> Assignment:
     )
 
 
-def train(assignment: Assignment, *, rank: int, world_size: int, gpu: str | None) -> Report:
+def train(assignment: Assignment, *, rank: int, world_size: int, **_: Any) -> Report:
     """Stands for training: says who ran where, fails or dies when told to."""
     if assignment.params.get("die") == rank:
         os._exit(7)
@@ -222,6 +222,29 @@ class TestSparkBackendOfTwoRanks(BackendContract):
     def test_a_world_that_does_not_fit_is_refused_at_once(self, spark: Any) -> None:
         with pytest.raises(CapacityError, match="world_size is 3, but the cluster runs 2 tasks"):
             SparkBackend(spark, train, world_size=3)
+
+
+class TestConnectBackend(BackendContract):
+    world_size = 1
+
+    @pytest.fixture
+    def backend(self, connect: Any) -> Iterator[Backend]:
+        backend = SparkBackend(connect, train, world_size=self.world_size)
+        yield backend
+        backend.close()
+
+    def test_slots_are_those_of_the_server(self, backend: Backend) -> None:
+        assert backend.num_slots == 2 // self.world_size
+
+    def test_a_process_that_dies_is_a_lost_assignment(self, backend: Backend) -> None:
+        backend.submit(assignment(1, die=0))
+        report = next_report(backend)
+        assert report.failure is not None
+        assert report.failure.kind is FailureKind.INFRASTRUCTURE
+
+
+class TestConnectBackendOfTwoRanks(TestConnectBackend):
+    world_size = 2
 
 
 def test_without_a_cause_the_lost_rank_is_the_failure() -> None:

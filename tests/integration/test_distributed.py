@@ -22,8 +22,8 @@ from spark_hpo.train import checkpoint
 from spark_hpo.train.settings import TrainingSettings
 from spark_hpo.train.tabular import TabularTask
 from spark_hpo.train.worker import RankSpec, run_rank
-from spark_hpo.train.world import RendezvousServer
-from spark_hpo.trial import Assignment, FailureKind, Mode, Objective, Report
+from spark_hpo.train.world import Rendezvous, RendezvousServer, join
+from spark_hpo.trial import Assignment, FailureKind, Meeting, Mode, Objective, Report
 
 cloudpickle.register_pickle_by_value(__import__(__name__))
 
@@ -145,3 +145,41 @@ def test_a_functions_metrics_are_means_over_the_ranks_weighted_by_rows(spec: Ran
     report = run(replace(spec, trainable=weigh_by_rows), assignment())
     assert report.failure is None, report.failure
     assert report.metrics["accuracy"] in (pytest.approx(60 / 121), pytest.approx(61 / 121))
+
+
+@pytest.fixture
+def by_spark(spec: RankSpec) -> RankSpec:
+    """Executors that do not reach the driver: rank 0 has the store."""
+    return replace(spec, rendezvous=Rendezvous(host=None, timeout_s=30.0))
+
+
+def test_ranks_that_meet_through_spark_train_as_those_that_meet_on_the_driver(
+    spec: RankSpec, by_spark: RankSpec, run: Any
+) -> None:
+    on_driver = run(replace(spec, storage=Storage(spec.storage.url + "-1")), assignment())
+    through_spark = run(by_spark, assignment())
+    assert through_spark.failure is None, through_spark.failure
+    assert through_spark.metrics == on_driver.metrics
+
+
+def test_a_rank_that_raises_is_named_when_they_meet_through_spark(by_spark: RankSpec, run: Any) -> None:
+    report = run(replace(by_spark, trainable=FailsInAStep), assignment())
+    assert report.failure is not None
+    assert report.failure.message == "ValueError: in a step"
+
+
+def test_a_rank_0_without_a_store_keeps_nobody_waiting() -> None:
+    gathered: list[str] = []
+
+    def gather(text: str) -> list[str]:
+        gathered.append(text)
+        return [text, ""]
+
+    meeting = Meeting(host="no.such.host.invalid", gather=gather)
+    rendezvous = Rendezvous(host=None, timeout_s=1.0)
+    with (
+        pytest.raises(torch.distributed.DistError, match="rank 0 could not open a store"),
+        join(rendezvous, meeting, key="k", rank=0, size=2, device=torch.device("cpu")),
+    ):
+        pass
+    assert gathered == [""], "the others were told"

@@ -15,7 +15,18 @@ PACKAGE = ROOT / "spark_hpo"
 
 EVERYTHING = {
     *("app", "assembly", "backend", "cli", "config", "daemon", "data", "definition", "errors"),
-    *("incumbents", "journal", "lease", "prepare", "publish", "replay", "report", "result", "retention"),
+    *(
+        "incumbents",
+        "journal",
+        "lease",
+        "package",
+        "prepare",
+        "publish",
+        "replay",
+        "report",
+        "result",
+        "retention",
+    ),
     *("search", "storage", "study", "study_file", "tracking", "train", "trial"),
 }
 # Left may import right, and itself.
@@ -23,8 +34,11 @@ ALLOWED = {
     "app": EVERYTHING - {"cli", "daemon", "replay"},
     "assembly": {"config", "errors", "journal", "search", "storage", "trial"},
     "cli": {"app", "assembly", "config", "errors", "journal", "report", "result", "study", "trial"},
-    "daemon": {"train"},
-    "publish": {"data", "incumbents", "journal", "report", "storage", "tracking", "train", "trial"},
+    "daemon": {"backend", "train"},
+    "package": set(),
+    "publish": {
+        *("data", "incumbents", "journal", "package", "report", "storage", "tracking", "train", "trial"),
+    },
     "result": {"assembly", "config", "incumbents", "journal", "study", "tracking", "trial"},
     "study": {
         *("backend", "errors", "incumbents", "journal", "retention", "search", "storage", "tracking"),
@@ -38,7 +52,7 @@ ALLOWED = {
     "lease": {"errors", "storage"},
     "storage": {"errors"},
     "search": {"errors", "trial"},
-    "backend": {"errors", "trial"},
+    "backend": {"errors", "package", "trial"},
     "tracking": {"errors", "trial"},
     "report": {"errors", "journal", "trial"},
     "train": {"data", "errors", "storage", "trial"},
@@ -68,6 +82,7 @@ FENCES = {
     "scipy": {"search", "replay"},
     "mlflow": {"tracking"},
     "pydantic": {"config"},
+    "sqlglot": {"data"},
     "plotly": {"report"},
     "onnxruntime": {"replay"},
     "matplotlib": {"replay"},

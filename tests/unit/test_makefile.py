@@ -67,3 +67,28 @@ def test_a_second_setup_installs_nothing(tmp_path: Path) -> None:
     done = make("setup", tmp_path, "PYTHON=false")
     assert done.returncode == 0
     assert "pip" not in done.stdout
+
+
+@pytest.mark.parametrize("stack", ["modern", "spark35"])
+def test_a_stacks_own_versions_win_over_the_canonical_ones(tmp_path: Path, stack: str) -> None:
+    own, canonical = tmp_path / f"constraints-{stack}.txt", tmp_path / "constraints.txt"
+    own.write_text("# of the stack\npyspark==9.0\n")
+    canonical.write_text("# of all\nnumpy==1.26.4\npyspark==4.0.5\npyspark-client==4.0.5\n")
+    assert make(f"build/{stack}/constraints.txt", tmp_path).returncode == 0
+    merged = (tmp_path / "build" / stack / "constraints.txt").read_text().splitlines()
+    assert [line for line in merged if not line.startswith("#")] == [
+        "pyspark==9.0",
+        "numpy==1.26.4",
+        "pyspark-client==4.0.5",
+    ]
+
+
+@pytest.mark.parametrize("stack", ["modern", "spark35"])
+def test_a_stack_differs_from_the_canonical_one_in_exact_versions(stack: str) -> None:
+    def exact(file: str) -> dict[str, str]:
+        lines = (ROOT / file).read_text().splitlines()
+        return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+    own, canonical = exact(f"constraints-{stack}.txt"), exact("constraints.txt")
+    assert "pyspark" in own
+    assert own.items().isdisjoint(canonical.items())

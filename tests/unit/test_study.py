@@ -60,7 +60,7 @@ class Training:
         self.fail: Callable[[Assignment], Failure | None] = lambda assignment: None
         self.kill_after: int | None = None
 
-    def __call__(self, assignment: Assignment, *, rank: int, world_size: int, gpu: str | None) -> Report:
+    def __call__(self, assignment: Assignment, **_: Any) -> Report:
         if self.kill_after is not None and len(self.asked) == self.kill_after:
             raise Killed
         self.asked.append(assignment)
@@ -102,7 +102,7 @@ class Crowd:
         if not self.running:
             return None
         assignment = self.running.pop(int(self.rng.integers(len(self.running))))
-        return self.training(assignment, rank=0, world_size=1, gpu=None)
+        return self.training(assignment, rank=0, world_size=1)
 
     def cancel(self, trial_id: int) -> None:
         self.running = [a for a in self.running if a.trial_id != trial_id]

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from tables import write_clusters
 
-from spark_hpo.data.table import Table, open_table
+from spark_hpo.data.table import Table, first_rows, open_table
 from spark_hpo.errors import CheckpointError, DataError
 from spark_hpo.storage import Storage
 from spark_hpo.train import checkpoint, predictor
@@ -47,12 +47,11 @@ def exported(table: Table, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         Assignment(**common, resource_from=0, resource_to=5, checkpoint=None),
         rank=0,
         world_size=1,
-        gpu=None,
     )
     test = Assignment(
         **common, resource_from=5, resource_to=5, checkpoint=trained.checkpoint, split=Split.TEST
     )
-    tested = run_rank(spec, test, rank=0, world_size=1, gpu=None)
+    tested = run_rank(spec, test, rank=0, world_size=1)
     assert trained.checkpoint is not None
     predictor.export(
         folder / "model",
@@ -91,8 +90,9 @@ def test_probabilities_sum_to_one_and_rows_keep_their_index(
 def test_a_new_process_gives_the_same_answers(table: Table, exported: tuple[Path, dict[str, float]]) -> None:
     rows = rows_of_test_split(table)[["x", "y"]].head(3)
     program = (
-        "import sys, pandas as pd; from spark_hpo.train.predictor import _load_pyfunc;"
-        "print(_load_pyfunc(sys.argv[1]).predict(pd.read_json(sys.argv[2]))['prediction'].tolist())"
+        "import io, sys, pandas as pd; from spark_hpo.train.predictor import _load_pyfunc;"
+        "rows = pd.read_json(io.StringIO(sys.argv[2]));"
+        "print(_load_pyfunc(sys.argv[1]).predict(rows)['prediction'].tolist())"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(exported[0]), rows.to_json()],
@@ -119,6 +119,6 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_example_has_the_features_and_not_the_label(table: Table) -> None:
-    example = predictor.example_rows(table, rows=4, reader="arrow")
+    example = first_rows(table, Split.TEST, 4)
     assert list(example.columns) == ["x", "y"]
     assert len(example) == 4

@@ -65,7 +65,7 @@ def assignment(start: int, stop: int, path: str | None = None, **params: Any) ->
 
 
 def run(spec: RankSpec, assignment: Assignment) -> Report:
-    return run_rank(spec, assignment, rank=0, world_size=1, gpu=None)
+    return run_rank(spec, assignment, rank=0, world_size=1)
 
 
 def weights(spec: RankSpec, report: Report) -> Mapping[str, Tensor]:

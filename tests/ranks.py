@@ -1,0 +1,56 @@
+"""What stands for training in drivers of their own: it says where it ran and what it was given."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from pyspark import cloudpickle
+
+from spark_hpo.backend.base import Backend
+from spark_hpo.trial import Assignment, Report
+
+LIMIT_S = 60.0
+
+# Executors cannot import a module of the tests: what is defined here travels by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def assignment(trial_id: int, **params: Any) -> Assignment:
+    return Assignment(
+        trial_id=trial_id,
+        attempt=1,
+        params=params,
+        bracket=0,
+        rung=0,
+        resource_from=0,
+        resource_to=1,
+        checkpoint=None,
+        seed=0,
+    )
+
+
+def train(
+    assignment: Assignment, *, rank: int, world_size: int, gpus: tuple[int, ...] = (), **_: Any
+) -> Report:
+    time.sleep(assignment.params.get("seconds", 0.0))
+    return Report(
+        trial_id=assignment.trial_id,
+        attempt=assignment.attempt,
+        rung=0,
+        resource=1,
+        metrics={
+            **{f"gpu{i}": gpu for i, gpu in enumerate(gpus)},
+            "rank": rank,
+            "world_size": world_size,
+            "visible": float("CUDA_VISIBLE_DEVICES" in os.environ),
+        },
+    )
+
+
+def next_report(backend: Backend) -> Report:
+    report = backend.wait(LIMIT_S)
+    assert report is not None, f"no report in {LIMIT_S} s"
+    return report

@@ -1,0 +1,102 @@
+"""Which GPUs a rank takes, and what Spark is asked for; no GPU is needed to decide it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from spark_hpo.backend.gpus import gpu_profile
+from spark_hpo.backend.task import claim_gpus
+from spark_hpo.config import ResourcesConfig
+from spark_hpo.errors import CapacityError
+
+
+class FixedCluster:
+    """Settings, and nothing behind them."""
+
+    spark: Any = SimpleNamespace()
+    driver_host = None
+
+    def __init__(self, **settings: str) -> None:
+        self._settings = {f"spark.{key.replace('_', '.')}": value for key, value in settings.items()}
+
+    def setting(self, key: str, default: str = "") -> str:
+        return self._settings.get(key, default)
+
+    def can_grow(self) -> bool:
+        return False
+
+    def num_task_slots(self, profile: Any) -> int:
+        return 1
+
+    def thread(self, target: Any, *args: object) -> Any:
+        raise NotImplementedError
+
+    def tag(self, tag: str, description: str) -> None: ...
+
+    def cancel(self, tag: str) -> None: ...
+
+    def ship(self, file: Path) -> None: ...
+
+
+def test_a_stale_environment_does_not_win() -> None:
+    environment = {"CUDA_VISIBLE_DEVICES": "0", "OTHER": "stays"}
+    assert claim_gpus(["5", "2"], environment) == (5, 2)
+    assert environment == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "OTHER": "stays"}
+
+
+def test_names_of_gpus_become_the_only_visible_ones() -> None:
+    environment = {"CUDA_VISIBLE_DEVICES": "0"}
+    assert claim_gpus(["MIG-1a", "MIG-2b"], environment) == (0, 1)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "MIG-1a,MIG-2b"
+
+
+def test_what_every_task_gets_anyway_needs_no_profile() -> None:
+    cluster = FixedCluster(task_resource_gpu_amount="0.5", executor_resource_gpu_amount="1")
+    assert gpu_profile(cluster, 0) is None
+    assert gpu_profile(cluster, 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "message"),
+    [
+        ({"master": "local[4]"}, 1, r"gpus_per_rank is 1, but Spark hands out no GPUs with local\[4\]"),
+        (
+            {"master": "yarn"},
+            0.25,
+            r"gpus_per_rank is 0\.25, but spark\.executor\..*amount is 0: .* at least 1,",
+        ),
+        (
+            {"master": "yarn", "executor_resource_gpu_amount": "2"},
+            4,
+            r"gpus_per_rank is 4, but spark\.executor\.resource\.gpu\.amount is 2: .* at least 4",
+        ),
+    ],
+)
+def test_gpus_that_are_not_there_are_refused_with_the_setting(
+    settings: dict[str, str], gpus: float, message: str
+) -> None:
+    with pytest.raises(CapacityError, match=message):
+        gpu_profile(FixedCluster(**settings), gpus)
+
+
+@pytest.mark.parametrize("gpus", [0, 0.25, 0.5, 1, 2])
+def test_shares_and_whole_gpus_are_valid(gpus: float) -> None:
+    assert ResourcesConfig(gpus_per_rank=gpus).gpus_per_rank == gpus
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gpus_per_rank": 0.75}, "a whole number, or at most 0.5"),
+        ({"gpus_per_rank": 1.5}, "a whole number, or at most 0.5"),
+        ({"gpus_per_rank": 0.5, "world_size": 2}, "ranks of one trial cannot share a GPU"),
+        ({"gpus_per_rank": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_other_shares_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ResourcesConfig(**settings)

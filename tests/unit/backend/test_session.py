@@ -1,0 +1,20 @@
+"""What a session is given: the shipped settings and those in the code are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spark_hpo.backend.session import DEFAULTS
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_shipped_settings_are_those_of_the_code() -> None:
+    lines = (ROOT / "conf/spark-defaults.conf").read_text().splitlines()
+    shipped = dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
+    assert shipped == DEFAULTS
+
+
+def test_every_shipped_setting_has_its_reason() -> None:
+    blocks = (ROOT / "conf/spark-defaults.conf").read_text().strip().split("\n\n")
+    assert all(block.startswith("#") for block in blocks)
