@@ -12,6 +12,7 @@ import logging
 import resource
 import tempfile
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,9 +26,11 @@ from spark_hpo.replay.run import replay
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.storage import Storage
 from spark_hpo.study import Budget, Study
+from spark_hpo.tracking.base import Tracker
 from spark_hpo.trial import Params
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "driver.md"
+FUNCTION = Hartmann(dimensions=6, max_resource=27)
 LAST = 500  # proposals at the end, when all trials are known
 BUSY = ((8, 20.0), (32, 20.0), (1000, 2.0))  # slots, and full trainings for each
 INTRODUCTION = f"""# What the driver costs
@@ -64,41 +67,56 @@ class NoTracker:
         return {}
 
 
-def measure(text: str, storage: Storage, *, trials: int, slots: int) -> str:
-    function = Hartmann(dimensions=6, max_resource=27)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """A study of simulated trials, ready to run."""
+
+    study: Study
+    sampler: Watched
+    backend: SimulatedBackend
+
+
+def simulate(
+    text: str, journal: Journal, storage: Storage, tracker: Tracker, *, trials: int, slots: int
+) -> Simulation:
+    """A search on MF-Hartmann 6 by the method of that name, with a budget of trials."""
     method = parse_method(text)
-    backend = SimulatedBackend(function, slots)
-    sampler = Watched(method.build_sampler(function.space, 0))
-    journal = Journal.open(storage, function.objective)
-    settings = {**method.scheduler_settings, "max_trials": trials}
-    began = time.perf_counter()
+    method = replace(method, scheduler_settings={**method.scheduler_settings, "max_trials": trials})
+    backend = SimulatedBackend(FUNCTION, slots)
+    sampler = Watched(method.build_sampler(FUNCTION.space, 0))
     study = Study(
         journal=journal,
         sampler=sampler,
-        scheduler=type(method)(
-            name=text, sampler=method.sampler, scheduler=method.scheduler, scheduler_settings=settings
-        ).build_scheduler(function.max_resource),
+        scheduler=method.build_scheduler(FUNCTION.max_resource),
         backend=backend,
-        tracker=NoTracker(),
-        objective=function.objective,
+        tracker=tracker,
+        objective=FUNCTION.objective,
         budget=Budget(trials=trials),
         seed=0,
         storage=storage,
         clock=backend.clock,
     )
-    study.run()
+    return Simulation(study=study, sampler=sampler, backend=backend)
+
+
+def measure(text: str, storage: Storage, *, trials: int, slots: int) -> str:
+    journal = Journal.open(storage, FUNCTION.objective)
+    began = time.perf_counter()
+    simulation = simulate(text, journal, storage, NoTracker(), trials=trials, slots=slots)
+    simulation.study.run()
     seconds = time.perf_counter() - began
     journal.close()
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    backend = simulation.backend
     return (
         f"| {text} | {type(storage).__name__} | {trials:,} | {slots:,} | {seconds:.1f} s | "
-        f"{1000 * median(sampler.seconds[-LAST:]):.2f} ms | {backend.busy(backend.clock()):.1%} | "
+        f"{1000 * median(simulation.sampler.seconds[-LAST:]):.2f} ms | {backend.busy(backend.clock()):.1%} | "
         f"{peak_mib:.0f} MiB |"
     )
 
 
 def busy(text: str, slots: int, budget: float) -> str:
-    one = replay(Hartmann(dimensions=6), parse_method(text), slots=slots, seed=0, budget=budget)
+    one = replay(FUNCTION, parse_method(text), slots=slots, seed=0, budget=budget)
     return f"| {text} | {slots:,} | {budget:g} | {one.trials:,} | {one.busy:.1%} |"
 
 

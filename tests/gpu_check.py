@@ -1,0 +1,241 @@
+"""The shipped tasks on a real GPU, beside the CPU: `make gpu-check`.
+
+Each task is trained by the inline backend on a small table: on the CPU in float32, then on the GPU in float32
+and in bfloat16, in two rungs, so that the second one goes on from a checkpoint. The curves must agree. Needs
+torch, pyarrow and this package, nothing else. The last line is JSON; without a GPU it is `no GPU`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from spark_hpo.backend.inline import InlineBackend
+from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
+from spark_hpo.data.table import open_table
+from spark_hpo.storage import Storage
+from spark_hpo.train.settings import Precision, TrainingSettings
+from spark_hpo.train.worker import RankSpec, run_rank
+from spark_hpo.trial import Assignment, Measurement, Mode, Objective
+
+ROWS = 40_000  # of the training split
+RUNGS = (0, 2, 6)  # epochs
+SIDE = 16  # of an image, pixels
+COLOURS = ("red", "green", "blue")
+CLASSES = ("no", "yes")
+SHAPES = ("dark", "left", "right")
+
+Columns = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A shipped task, and a table that it can learn."""
+
+    task: str
+    schema: TableSchema
+    draw: Callable[[np.random.Generator, int], Columns]
+    params: Mapping[str, Any]
+
+
+def draw_rows(rng: np.random.Generator, rows: int) -> Columns:
+    """Whether x is large enough, where what is enough depends on the colour."""
+    x, y = rng.normal(size=(2, rows))
+    colour = rng.integers(1, len(COLOURS) + 1, rows)
+    answer = x + 0.3 * rng.normal(size=rows) > colour - 2
+    return {
+        "x": x.astype("float32"),
+        "y": y.astype("float32"),
+        "colour": colour,
+        "answer": answer.astype("int64"),
+    }
+
+
+def draw_images(rng: np.random.Generator, rows: int) -> Columns:
+    """Noise, and a bright half: left, right, or none."""
+    shape = rng.integers(0, len(SHAPES), rows)
+    pixels = rng.normal(size=(rows, SIDE, SIDE))
+    pixels[shape == 1, :, : SIDE // 2] += 0.4
+    pixels[shape == 2, :, SIDE // 2 :] += 0.4
+    flat = pa.array(pixels.astype("float32").ravel())
+    return {"pixels": pa.FixedSizeListArray.from_arrays(flat, SIDE * SIDE), "shape": shape}
+
+
+PROBLEMS = (
+    Problem(
+        task="tabular",
+        schema=TableSchema(
+            features=(
+                Feature(name="x", kind=ColumnKind.NUMERIC),
+                Feature(name="y", kind=ColumnKind.NUMERIC),
+                Feature(name="colour", kind=ColumnKind.CATEGORICAL, vocabulary=COLOURS),
+            ),
+            label=Label(name="answer", classes=CLASSES),
+        ),
+        draw=draw_rows,
+        params={"learning_rate": 3e-3, "hidden_units": 64},
+    ),
+    Problem(
+        task="image",
+        schema=TableSchema(
+            features=(Feature(name="pixels", kind=ColumnKind.ARRAY, shape=(1, SIDE, SIDE)),),
+            label=Label(name="shape", classes=SHAPES),
+        ),
+        draw=draw_images,
+        params={"learning_rate": 1e-3, "channels": 8},
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where training runs, and how far its curves may be from those of the CPU in float32."""
+
+    name: str
+    gpus: Sequence[int]
+    precision: Precision
+    loss: float = 0.0  # largest difference, in parts of the reference
+    accuracy: float = 0.0  # largest difference
+
+
+CPU = Place(name="cpu fp32", gpus=(), precision=Precision.FP32)
+
+
+def places(gpus: Sequence[int], name: str) -> tuple[Place, ...]:
+    """What is compared with the CPU. The order of additions differs on a GPU, and steps add that up."""
+    return (
+        Place(name=f"{name} fp32", gpus=gpus, precision=Precision.FP32, loss=0.05, accuracy=0.01),
+        # Eight bits of mantissa: a step is off by 0.4 %.
+        Place(name=f"{name} bf16", gpus=gpus, precision=Precision.BF16, loss=0.1, accuracy=0.02),
+    )
+
+
+def write_table(folder: Path, problem: Problem, rows: int) -> None:
+    rng = np.random.default_rng(7)
+    for split, count in {"train": rows, "validation": rows // 4, "test": rows // 4}.items():
+        (folder / split).mkdir(parents=True)
+        table = pa.table(problem.draw(rng, count))
+        pq.write_table(table, folder / split / "part-0.parquet", row_group_size=max(1, rows // 8))
+    (folder / "schema.json").write_text(json.dumps(problem.schema.to_json()))
+
+
+def train(problem: Problem, table: Path, place: Place) -> list[Measurement]:
+    """The curve over all rungs, each of which goes on from the checkpoint of the one below."""
+    with tempfile.TemporaryDirectory() as study:
+        spec = RankSpec(
+            study_id=f"gpu-check-{place.name}",
+            storage=Storage(study),
+            trainable=f"spark_hpo.train.{problem.task}:{problem.task.capitalize()}Task",
+            table=open_table(str(table)),
+            objective=Objective(metric="accuracy", mode=Mode.MAX),
+            settings=TrainingSettings(batch_size=256, precision=place.precision),
+            max_resource=RUNGS[-1],
+            seed=0,
+            reader="arrow",
+            shuffle_window=100_000,
+        )
+        backend = InlineBackend(partial(run_rank, spec), gpus=place.gpus)
+        curve: list[Measurement] = []
+        checkpoint = None
+        for rung, (start, stop) in enumerate(pairwise(RUNGS)):
+            backend.submit(
+                Assignment(
+                    trial_id=0,
+                    attempt=1,
+                    params=problem.params,
+                    bracket=0,
+                    rung=rung,
+                    resource_from=start,
+                    resource_to=stop,
+                    checkpoint=checkpoint,
+                    seed=5,
+                )
+            )
+            report = backend.wait(0.0)
+            assert report is not None, "the inline backend runs an assignment in wait"
+            if (failure := report.failure) is not None:
+                sys.exit(f"{problem.task} on {place.name}: {failure.message}\n{failure.traceback}")
+            checkpoint = report.checkpoint
+            curve += report.curve
+        return curve
+
+
+def differences(place: Place, reference: Sequence[Measurement], curve: Sequence[Measurement]) -> list[str]:
+    """Where a curve is further from the reference than its place allows, in words."""
+    found = []
+    for theirs, ours in zip(reference, curve, strict=True):
+        for name in ("loss", "train_loss", "accuracy"):
+            expected, value = theirs.metrics[name], ours.metrics[name]
+            allowed = place.accuracy if name == "accuracy" else place.loss * expected
+            if abs(value - expected) > allowed:
+                found.append(
+                    f"{place.name}, epoch {ours.resource}: {name} is {value:.4f}; "
+                    f"it must be {expected:.4f} +- {allowed:.4f}"
+                )
+    return found
+
+
+def rows_per_second(curve: Sequence[Measurement]) -> float:
+    """Over the epochs after the first, in which kernels are compiled and loaded."""
+    return sum(m.rows for m in curve[1:]) / sum(m.seconds for m in curve[1:])
+
+
+def check(gpus: Sequence[int], name: str, *, rows: int) -> tuple[dict[str, Any], list[str]]:
+    """Train everything everywhere. Returns the figures by task and place, and what does not agree."""
+    figures: dict[str, Any] = {}
+    wrong: list[str] = []
+    for problem in PROBLEMS:
+        with tempfile.TemporaryDirectory() as folder:
+            table = Path(folder) / "table"
+            write_table(table, problem, rows)
+            reference = train(problem, table, CPU)
+            for place in (CPU, *places(gpus, name)):
+                curve = reference if place is CPU else train(problem, table, place)
+                wrong += [f"{problem.task} on {line}" for line in differences(place, reference, curve)]
+                last = curve[-1].metrics
+                figures.setdefault(problem.task, {})[place.name] = {
+                    "rows_per_s": round(rows_per_second(curve)),
+                    "loss": round(last["loss"], 4),
+                    "accuracy": round(last["accuracy"], 4),
+                }
+                print(
+                    f"{problem.task:8} {place.name:14} {rows_per_second(curve):12,.0f} rows/s   "
+                    f"loss {last['loss']:.4f}   accuracy {last['accuracy']:.4f}",
+                    flush=True,
+                )
+    return figures, wrong
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=ROWS, help="of the training split")
+    parser.add_argument("--rehearse", action="store_true", help="with the CPU in the GPU's place")
+    options = parser.parse_args(arguments)
+    if not options.rehearse and not torch.cuda.is_available():
+        print("no GPU")
+        return 0
+    device = "cpu" if options.rehearse else torch.cuda.get_device_name(0)
+    name, gpus = ("rehearsal", ()) if options.rehearse else ("gpu", (0,))
+    print(f"{device}, torch {torch.__version__}")
+    figures, wrong = check(gpus, name, rows=options.rows)
+    for line in wrong:
+        print(line, file=sys.stderr)
+    print(json.dumps({"device": device, "tasks": figures, "agrees": not wrong}))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
