@@ -105,10 +105,12 @@ class _Run:
             stack.callback(journal.close)
             has_begun = bool(journal.trials)
             definition = self._definition(storage, resume, has_begun=has_begun)
+            table = self._table()
+            if config.backend == "spark":
+                self._spark()  # its executors warm up while MLflow is looked for
             tracker = self._tracker(definition, objective)
             stack.callback(tracker.close, 5.0)
             with self._ends(journal, tracker, objective):
-                table = self._table()
                 fingerprint = table.fingerprint if table is not None else None
                 if has_begun:
                     definition.check_table(fingerprint, place=self.place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -26,10 +27,11 @@ _DAEMON = "spark.python.daemon.module"
 _OURS, _PLAIN = "spark_hpo.daemon", "pyspark.daemon"
 _PYTHON_PATH = "spark.executorEnv.PYTHONPATH"
 _REMOTE = "spark.remote"
-_MASTER = "spark.master"
-_NOBODYS_MASTER = "local[*]"  # what Spark itself says when it was told nothing
+# What Spark itself fills in when it was told nothing: nobody's wish.
+_FILLED_IN = {"spark.master": "local[*]", "spark.ui.showConsoleProgress": "true"}
 _NEEDED = ("torch", "pyarrow")  # by every rank
 _ANSWER_LIMIT_S = 60.0  # for a Connect server
+_WARM_UP_LIMIT_S = 60.0
 
 DEFAULTS = {
     # Workers are forked from a process that has torch loaded, and each serves one rank only.
@@ -66,7 +68,9 @@ def start_session(name: str, settings: Mapping[str, str], *, timeout_s: float = 
     elif spark is None:
         conf = _configuration(name, settings)
         spark = SparkSession.builder.config(conf=conf).getOrCreate()
-        if conf.get(_DAEMON) == _OURS and not is_local(cluster_of(spark)):
+        if is_local(cluster_of(spark)):
+            _warm_up(cluster_of(spark))
+        elif conf.get(_DAEMON) == _OURS:
             spark = _with_a_daemon_that_starts(spark, conf, timeout_s)
     cluster = cluster_of(spark)
     if not is_local(cluster) or is_connect(spark):
@@ -79,9 +83,11 @@ def _configuration(name: str, settings: Mapping[str, str]) -> SparkConf:
 
     SparkContext._ensure_initialized()  # so that SparkConf sees what spark-submit was given
     conf = SparkConf()
-    if conf.get(_MASTER) == _NOBODYS_MASTER:
-        conf.set(_MASTER, settings.get(_MASTER, _NOBODYS_MASTER))
-    for key, value in {**DEFAULTS, "spark.app.name": name, **settings}.items():
+    wanted = {**DEFAULTS, "spark.app.name": name, **settings}
+    for key, value in _FILLED_IN.items():
+        if conf.get(key) == value:
+            conf.set(key, wanted.get(key, value))
+    for key, value in wanted.items():
         conf.setIfMissing(key, value)
     # Files of --py-files lie where executors start Python, but Spark tells their Python only after its
     # daemon has started: too late for ours, which is in one of them.
@@ -153,6 +159,20 @@ def _with_a_daemon_that_starts(spark: SparkSession, conf: SparkConf, timeout_s: 
     spark.stop()
     conf.set(_DAEMON, _PLAIN)
     return SparkSession.builder.config(conf=conf).getOrCreate()
+
+
+def _warm_up(cluster: Cluster) -> None:
+    """Have the JVM load what a first job needs, and Python's daemon import torch, while the study gets ready.
+
+    On a cluster the looks at the executors do the same.
+    """
+
+    def run() -> None:
+        # What is wrong here is wrong for the first trial too, and is told there.
+        with contextlib.suppress(Exception):
+            missing_modules(cluster, (), timeout_s=_WARM_UP_LIMIT_S)
+
+    Thread(target=run, name="spark_hpo-warm-up", daemon=True).start()
 
 
 def _equip(cluster: Cluster, timeout_s: float) -> None:
