@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -160,33 +159,35 @@ class Pass:
         shuffled = [segments[i] for i in rng.permutation(len(segments))]
         return self._batches(self._pieces(shuffled), self.window, rng)
 
-    def _pieces(self, segments: Sequence[Segment]) -> Iterator[_Rows]:
+    def _pieces(self, segments: Sequence[Segment]) -> Iterator[Blocks]:
         if isinstance(self.reader, KeepsBlocks):
             for blocks, rows in self.reader.locate(segments):
-                yield _Rows(blocks, np.arange(rows.start, rows.stop))
+                yield tuple(block[rows.start : rows.stop] for block in blocks)
         else:
-            for segment, columns in zip(segments, self.reader.read(segments), strict=True):
-                yield _Rows(pack(columns, self.layout), np.arange(segment.rows))
+            for columns in self.reader.read(segments):
+                yield pack(columns, self.layout)
 
     def _batches(
-        self, pieces: Iterator[_Rows], window: int, rng: np.random.Generator | None
+        self, pieces: Iterator[Blocks], window: int, rng: np.random.Generator | None
     ) -> Iterator[Batch]:
         """Collect pieces to windows, shuffle these, and cut them into the batches of the plan.
 
         The rows that are left of a window, fewer than a batch, go into the next.
         """
         step = done = rows = 0  # batches and rows that have gone out; rows that are held
-        held: list[_Rows] = []
+        held: list[Blocks] = []
+        scratch = _Scratch()
         for piece in pieces:
             held.append(piece)
-            rows += len(piece.numbers)
+            rows += len(piece[0])
             _, stop = self.plan.bounds(self.rows, step)
             if rows < max(window, stop - done) and done + rows < self.rows:
                 continue
-            together = _joined(held)
-            if rng is not None:
-                together = _Rows(together.blocks, rng.permutation(together.numbers))
-            blocks = together.gathered()
+            # Reading runs of rows and then shuffling what is near beats shuffling what is far.
+            if rng is None:
+                blocks = tuple(np.concatenate(parts) for parts in zip(*held, strict=True))
+            else:
+                blocks = _taken(scratch.joined(held, rows), rng.permutation(rows))
             start = done
             while step < self.plan.steps:
                 _, stop = self.plan.bounds(self.rows, step)
@@ -194,37 +195,37 @@ class Pass:
                     break
                 yield _batch(blocks, self.layout, done - start, stop - start)
                 step, done = step + 1, stop
-            held = [_Rows(together.blocks, together.numbers[done - start :])]
+            held = [tuple(block[done - start :] for block in blocks)]
             rows -= done - start
         if done != self.rows or rows:
             raise changed(self.url, f"{done + rows} rows were read, {self.rows} were planned")
 
 
-class _Rows(NamedTuple):
-    """Some rows of some blocks."""
+class _Scratch:
+    """Memory for the rows of a window, one after another; the same for every window."""
 
-    blocks: Blocks
-    numbers: npt.NDArray[np.int64]
+    def __init__(self) -> None:
+        self._memory: Blocks = ()
 
-    def gathered(self) -> Blocks:
-        """A copy: what a task does to a batch stays in the batch."""
-        copies = []
-        for block in self.blocks:
-            values = np.empty((len(self.numbers), *block.shape[1:]), block.dtype)
-            # All numbers are rows; "raise" would check them, through a buffer.
-            np.take(block, self.numbers, axis=0, out=values, mode="clip")
-            copies.append(values)
-        return tuple(copies)
+    def joined(self, pieces: Sequence[Blocks], rows: int) -> Blocks:
+        """All rows of all pieces. Good until the next call."""
+        if not self._memory or len(self._memory[0]) < rows:
+            self._memory = tuple(np.empty((rows, *b.shape[1:]), b.dtype) for b in pieces[0])
+        parts = zip(*pieces, strict=True)
+        return tuple(
+            np.concatenate(part, out=memory[:rows]) for part, memory in zip(parts, self._memory, strict=True)
+        )
 
 
-def _joined(pieces: Sequence[_Rows]) -> _Rows:
-    """All rows of all pieces: nothing is copied where they are of the same blocks."""
-    blocks = pieces[0].blocks
-    if all(piece.blocks is blocks for piece in pieces):
-        return _Rows(blocks, np.concatenate([piece.numbers for piece in pieces]))
-    copies = [piece.gathered() for piece in pieces]
-    joined = tuple(np.concatenate(parts) for parts in zip(*copies, strict=True))
-    return _Rows(joined, np.arange(sum(len(piece.numbers) for piece in pieces)))
+def _taken(blocks: Blocks, order: npt.NDArray[np.int64]) -> Blocks:
+    """The rows in this order, copied: what a task does to a batch stays in the batch."""
+    taken = []
+    for block in blocks:
+        values = np.empty((len(order), *block.shape[1:]), block.dtype)
+        # All numbers are rows; "raise" would check them, through a buffer.
+        np.take(block, order, axis=0, out=values, mode="clip")
+        taken.append(values)
+    return tuple(taken)
 
 
 def _batch(blocks: Blocks, layout: Sequence[BlockLayout], start: int, stop: int) -> Batch:
