@@ -3,6 +3,7 @@
 spark-submit jobs/prepare_data.py digits --output data/digits
 spark-submit jobs/prepare_data.py csv --input adult.csv --label income-per-year --null-values '?' \\
     --output data/adult
+spark-submit jobs/prepare_data.py csv --input s3a://lake/sales --label returned --in-place --output data/sales
 spark-submit jobs/prepare_data.py synthetic --rows 1000000 --columns 33 --output data/synthetic
 """
 

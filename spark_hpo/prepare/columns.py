@@ -32,14 +32,14 @@ def number(frame: DataFrame, name: str) -> Column:
     return F.when(~F.isnan(value), value)
 
 
-def class_name(frame: DataFrame, name: str, *, reads_text: bool = True) -> Column:
+def class_name(frame: DataFrame, name: str, *, in_place: bool = False) -> Column:
     """The value as text: whole numbers without a decimal point, so that 1 and 1.0 are one class.
 
     Args:
-        reads_text: whether text may hold numbers.
+        in_place: text stays as it is, because the readers of such a table look it up.
     """
     text = column(name).cast("string")
-    if not reads_text and isinstance(frame.schema[name].dataType, T.StringType):
+    if in_place and isinstance(frame.schema[name].dataType, T.StringType):
         return text
     value = number(frame, name)
     whole = (value == F.floor(value)) & (F.abs(value) < 2.0**53)
@@ -53,13 +53,13 @@ def analyse(
     label: str,
     label_type: str,
     max_vocabulary: int,
-    reads_text: bool = True,
+    in_place: bool = False,
 ) -> Analysis:
     """Look at all rows for the kinds of columns, at the training split for their contents.
 
     Args:
         frame: has the column `splits.SPLIT`.
-        reads_text: whether a text column is numeric when all its values are numbers.
+        in_place: whether readers are to find the classes in the table itself.
 
     Raises:
         DataError: the table is empty, a column is of a type that has no meaning here, a number is
@@ -67,7 +67,7 @@ def analyse(
         ConfigError: `label_type` does not fit the label.
     """
     names = [name for name in frame.columns if name not in (SPLIT, ORDER)]
-    kinds = {name: _stored_kind(frame, name, place) for name in names}
+    kinds = {name: _stored_kind(frame, name, place, in_place=in_place) for name in names}
     if kinds[label] in (ColumnKind.SEQUENCE, ColumnKind.BINARY):
         stored = frame.schema[label].dataType.simpleString()
         raise DataError(f"{place}: the label {label!r} is {stored}; it must be text or a number")
@@ -80,20 +80,19 @@ def analyse(
         raise DataError(
             f"{place}: the label {label!r} is missing in {missing} of {total} rows: drop these rows first"
         )
-    if reads_text:
-        kinds |= {name: ColumnKind.NUMERIC for i, name in enumerate(names) if _is_number(facts, i)}
+    kinds |= {name: ColumnKind.NUMERIC for i, name in enumerate(names) if _is_number(facts, i)}
     is_number = kinds[label] is ColumnKind.NUMERIC
     is_whole = facts[f"whole_{at}"] == total
     maybe_class = label_type == "class" or (label_type == "auto" and (not is_number or is_whole))
     if label_type == "number" and not is_number:
         raise ConfigError(f"{place}: label_type is number, and the label {label!r} holds text: choose class")
-    if label_type == "class" and is_number and not is_whole and not reads_text:
+    if label_type == "class" and is_number and not is_whole and in_place:
         raise ConfigError(
             f"{place}: label_type is class, and the label {label!r} holds numbers that are not whole, which "
             "are no classes in place: choose number, or prepare a copy"
         )
     texts = [name for name in names if name != label and _has_codes(frame, name, kinds[name])]
-    classes_of = class_name(frame, label, reads_text=reads_text) if maybe_class else None
+    classes_of = class_name(frame, label, in_place=in_place) if maybe_class else None
     values = _values(frame, texts, classes_of, max(max_vocabulary, MAX_CLASSES + 1))
     classes = _classes(values.pop(None, []), place, label)
     if label_type == "auto" and is_number and len(classes) > MAX_INTEGER_CLASSES:
@@ -117,7 +116,7 @@ def analyse(
     )
 
 
-def _stored_kind(frame: DataFrame, name: str, place: str) -> ColumnKind:
+def _stored_kind(frame: DataFrame, name: str, place: str, *, in_place: bool) -> ColumnKind:
     """The kind that the type of a column tells: SEQUENCE for all lists, CATEGORICAL for all texts."""
     match frame.schema[name].dataType:
         case T.StringType():
@@ -126,7 +125,9 @@ def _stored_kind(frame: DataFrame, name: str, place: str) -> ColumnKind:
             return ColumnKind.NUMERIC
         case T.BinaryType():
             return ColumnKind.BINARY
-        case T.ArrayType(elementType=T.StringType() | T.NumericType()):
+        case T.ArrayType(elementType=T.StringType() | T.NumericType() as element) if not (
+            in_place and isinstance(element, T.DecimalType)  # readers take the elements as they are
+        ):
             return ColumnKind.SEQUENCE
         case other:
             raise DataError(

@@ -15,24 +15,31 @@ from spark_hpo.prepare.facts import Analysis, BytesFacts, FeatureFacts, ListFact
 from spark_hpo.prepare.splits import ORDER, SPLIT, column
 
 MISSING_SUFFIX = "_missing"
+_WHITESPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))  # all of it: what Arrow trims too
 
 
-def original(frame: DataFrame, null_values: Sequence[str] | None) -> DataFrame:
-    """The table as it came, with booleans as text and dates as seconds since 1970, UTC.
+def original(frame: DataFrame, null_values: Sequence[str]) -> DataFrame:
+    """The table as it came: text trimmed, what counts as missing null, dates as seconds since 1970.
 
-    The session's time zone must be UTC: Spark takes dates and times without a zone for its own.
-
-    Args:
-        null_values: texts that become null, and the empty one; the others are trimmed. None: text stays
-            as it is.
+    In lists, what counts as missing is the empty text. The session's time zone must be UTC: Spark takes
+    dates, and times without a zone, for its own.
     """
+
+    def trimmed(text: Column) -> Column:
+        return F.btrim(text, F.lit(_WHITESPACE))
+
+    def element(text: Column) -> Column:
+        return F.when(trimmed(text).isin(*null_values), "").otherwise(trimmed(text))
+
     columns = []
     for field in frame.schema:
         value = column(field.name)
         match field.dataType:
-            case T.StringType() if null_values is not None:
-                text = F.trim(value)
+            case T.StringType():
+                text = trimmed(value)
                 value = F.when(~text.isin("", *null_values), text)
+            case T.ArrayType(elementType=T.StringType()):
+                value = F.transform(value, element)
             case T.BooleanType():
                 value = value.cast("string")
             case T.DateType() | T.TimestampType() | T.TimestampNTZType():

@@ -22,7 +22,7 @@ from spark_hpo.prepare.facts import Analysis
 from spark_hpo.prepare.output import Prepared, Request, fingerprint
 from spark_hpo.trial import Split
 
-DEFAULT_NULL_VALUES = ("NaN", "nan", "NULL", "null")  # besides the empty text
+DEFAULT_NULL_VALUES = ("NaN", "nan", "NULL", "null")  # besides the empty text; the readers' too, in place
 _TIME_ZONE = "spark.sql.session.timeZone"
 
 
@@ -62,7 +62,10 @@ def request(
     where = dict(zip(Split, (where_train, where_validation, where_test), strict=True))
     _check_place(output, input, format, where, in_place=in_place)
     if in_place and tuple(null_values) != DEFAULT_NULL_VALUES:
-        raise ConfigError("--null-values replaces texts, and in place all stay as they are: leave one out")
+        raise ConfigError(
+            f"--null-values is for copies; in place the empty text, {', '.join(DEFAULT_NULL_VALUES)} are "
+            "missing: leave it out"
+        )
     if any(where.values()) and tuple(fractions) != splits.DEFAULT_FRACTIONS:
         raise ConfigError("both --fractions and conditions (--where-train ...) are given: leave one out")
     arguments: dict[str, Any] = {
@@ -120,8 +123,7 @@ def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
     lists empty ones. Bytes stay bytes. Columns in the names of folders (`country=DE`) are columns.
 
     In place nothing is copied: `output` gets `schema.json` and `prepared.json` alone, and studies encode
-    the rows as they read them. Text stays as it is there, and is never a number. Whole row groups are
-    dealt to the splits, or rows by conditions.
+    the rows as they read them. Whole row groups are dealt to the splits, or rows by conditions.
 
     Args:
         output: local path or fsspec URL of the folder to write.
@@ -160,7 +162,7 @@ def _copy(frame: DataFrame, asked: Request) -> Prepared:
     arguments = asked.arguments
     frame = original(frame, arguments["null_values"])
     frame = _without(splits.with_split(frame, arguments["fractions"], arguments["seed"]), arguments["drop"])
-    analysis = _analyse(frame, arguments, reads_text=True)
+    analysis = _analyse(frame, arguments, in_place=False)
     schema = schema_of(analysis)
     with asked.writing() as folder:
         counts = splits.write(
@@ -180,8 +182,8 @@ def _describe(frame: DataFrame, asked: Request) -> Prepared:
         split = places.by_conditions(frame, url, arguments["where"])
     else:
         split = places.by_row_groups(frame, url, arguments["fractions"], arguments["seed"])
-    frame = _without(original(split.frame, None), arguments["drop"])
-    schema = schema_of(_analyse(frame, arguments, reads_text=False), Encoding.RAW)
+    frame = _without(original(split.frame, DEFAULT_NULL_VALUES), arguments["drop"])
+    schema = schema_of(_analyse(frame, arguments, in_place=True), Encoding.RAW)
     with asked.writing() as folder:
         return asked.finish(folder, replace(schema, sources=split.sources), split.rows)
 
@@ -190,21 +192,21 @@ def _without(frame: DataFrame, names: Sequence[str]) -> DataFrame:
     return frame.drop(*(splits.column(name) for name in names))
 
 
-def _analyse(frame: DataFrame, arguments: Mapping[str, Any], *, reads_text: bool) -> Analysis:
+def _analyse(frame: DataFrame, arguments: Mapping[str, Any], *, in_place: bool) -> Analysis:
     return analyse(
         frame,
         place=arguments["input"],
         label=arguments["label"],
         label_type=arguments["label_type"],
         max_vocabulary=arguments["max_vocabulary"],
-        reads_text=reads_text,
+        in_place=in_place,
     )
 
 
 @contextlib.contextmanager
 def _in_utc(spark: SparkSession) -> Iterator[None]:
     """Dates, times without a zone, and conditions on times mean what they mean to the readers."""
-    before = spark.conf.get(_TIME_ZONE)
+    before = str(spark.conf.get(_TIME_ZONE))
     spark.conf.set(_TIME_ZONE, "UTC")
     try:
         yield

@@ -24,7 +24,7 @@ class SplitInPlace:
     """A table whose rows are dealt to the splits as the readers of the sources will find them."""
 
     frame: DataFrame  # the rows of all splits, with `splits.SPLIT`
-    rows: Mapping[Split, int]
+    rows: Mapping[str, int]
     sources: Mapping[str, Source]
 
 
@@ -64,7 +64,7 @@ def by_conditions(frame: DataFrame, url: str, where: Mapping[str, str]) -> Split
         cases = cases.when(meets[split], F.lit(str(split)))
     return SplitInPlace(
         frame=frame.withColumn(SPLIT, cases).where(column(SPLIT).isNotNull()),
-        rows={split: counted[split] for split in Split},
+        rows={str(split): counted[split] for split in Split},
         sources={str(split): Source(url=url, where=where[split]) for split in Split},
     )
 
@@ -88,16 +88,17 @@ def by_row_groups(frame: DataFrame, url: str, fractions: Sequence[float], seed: 
     }
     manifest = read_manifest(url)
     dealt = [
-        (name, start, stop, _dealt_to(name, i, shares, seed)) for name, i, start, stop in _groups(manifest)
+        (name, start, stop, _dealt_to(name, index, shares, seed))
+        for name, index, start, stop in _groups(manifest)
     ]
-    rows = {split: sum(stop - start for _, start, stop, to in dealt if to is split) for split in Split}
-    empty = [str(split) for split in Split if not rows[split]]
+    rows = {str(s): sum(stop - start for _, start, stop, split in dealt if split is s) for s in Split}
+    empty = [name for name, count in rows.items() if not count]
     if empty:
         raise DataError(
-            f"{url}: none of its {len(dealt)} row groups falls into {', '.join(empty)}: name another --seed or "
-            "other --fractions, give conditions (--where-train ...), or write smaller row groups"
+            f"{url}: none of its {len(dealt)} row groups falls into {', '.join(empty)}: name another --seed "
+            "or other --fractions, give conditions (--where-train ...), or write smaller row groups"
         )
-    # Spark tells of each row its file and its place in it, so that the statistics see the training rows alone.
+    # Spark tells the file of each row and its place in it: so the statistics see the training rows alone.
     depth = 1 + len(manifest.files[0].partition)
     names = frame.columns
     encoded = F.replace(F.col("_metadata.file_path"), F.lit("+"), F.lit("%2B"))  # a plus is no space here
@@ -110,9 +111,8 @@ def by_row_groups(frame: DataFrame, url: str, fractions: Sequence[float], seed: 
         [(name, start, stop, str(split)) for name, start, stop, split in dealt],
         f"__of string, __start long, __stop long, {SPLIT} string",
     )
-    within = (F.col("__file") == F.col("__of")) & F.col("__row").between(
-        F.col("__start"), F.col("__stop") - 1
-    )
+    row = F.col("__row")
+    within = (F.col("__file") == F.col("__of")) & (F.col("__start") <= row) & (row < F.col("__stop"))
     return SplitInPlace(
         frame=placed.join(F.broadcast(groups), within).select(*map(column, names), column(SPLIT)),
         rows=rows,
@@ -121,7 +121,7 @@ def by_row_groups(frame: DataFrame, url: str, fractions: Sequence[float], seed: 
 
 
 def _groups(manifest: Manifest) -> Iterator[tuple[str, int, int, int]]:
-    """The file's path below the table, the row group's number, its first row in the file and the next one's."""
+    """The file's path below the table, the number of the row group, its rows in the file: from, to."""
     ends: dict[int, int] = {}
     for group in manifest.row_groups:
         file = manifest.files[group.file]

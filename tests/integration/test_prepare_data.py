@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
 from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +23,9 @@ import pytest
 
 from spark_hpo import prepare
 from spark_hpo.data.loader import Loader
-from spark_hpo.data.schema import ColumnKind
+from spark_hpo.data.manifest import read_manifest
+from spark_hpo.data.schema import ColumnKind, Encoding, NullRule, TableSchema
+from spark_hpo.data.shares import in_share
 from spark_hpo.data.table import open_table
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare.from_synthetic import teacher
@@ -46,6 +52,10 @@ def content(folder: Path) -> dict[str, str]:
     """Hashes of the data, by file."""
     files = sorted(folder.glob("*/*.parquet"))
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def schema_at(folder: Path) -> TableSchema:
+    return TableSchema.from_json(json.loads((folder / "schema.json").read_text()))
 
 
 def write_csv(path: Path, rows: list[list[object]]) -> str:
@@ -221,15 +231,12 @@ class TestCsv:
             "x": pa.array([None if i % 50 == 0 else float(v) for i, v in enumerate(rng.normal(size=300))]),
             "on": pa.array([bool(i % 3) for i in range(300)]),
             "when": pa.array([i * 86_400_000_000 for i in range(300)], pa.timestamp("us", "UTC")),
-            "blob": pa.array([b"b"] * 300),
             "y": pa.array(rng.integers(0, 3, 300)),
         }
         (tmp_path / "in").mkdir()
         pq.write_table(pa.table(columns), tmp_path / "in" / "a.parquet")
         options = {"input": str(tmp_path / "in"), "label": "y"}
-        with pytest.raises(DataError, match=r"column 'blob' is binary.*--drop blob"):
-            prepare.csv(spark, str(tmp_path / "out"), **options)
-        prepare.csv(spark, str(tmp_path / "out"), **options, drop=["blob"])
+        prepare.csv(spark, str(tmp_path / "out"), **options)
         schema = open_table(str(tmp_path / "out")).schema
         assert [f.name for f in schema.features] == ["x", "x_missing", "on", "when"]
         assert schema.features[2].vocabulary == ("true", "false")
@@ -274,6 +281,389 @@ class TestCsv:
             path.unlink()
         prepare.csv(spark, str(tmp_path / "two"), **{**options, "input": str(shuffled), "format": "csv"})
         assert content(tmp_path / "two") == content(tmp_path / "out")
+
+
+def write_parquet(folder: Path, rows: int = 300, **columns: Any) -> str:
+    """A table of these columns and a label y, 0 or 1, in row groups of 5 rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pa.table({**columns, "y": pa.array([i % 2 for i in range(rows)])})
+    pq.write_table(table, folder / "a.parquet", row_group_size=5)
+    return str(folder)
+
+
+class TestLists:
+    """Lists and bytes, copied."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def out(cls, spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("lists")
+        source = write_parquet(
+            folder / "in",
+            id=pa.array(range(300)),
+            embedding=pa.array([[float(i), 0.5, -1.0] for i in range(300)]),
+            prices=pa.array([None if i == 7 else [i / 4] * (i % 5) for i in range(300)]),
+            cents=pa.array(
+                [[Decimal(i) / 4] * (1 + i % 2) for i in range(300)], pa.list_(pa.decimal128(9, 2))
+            ),
+            tags=pa.array([None if i == 7 else ["b", "a ", "nan"][: i % 4] for i in range(300)]),
+            image=pa.array([bytes([i % 256]) * 3 for i in range(300)]),
+        )
+        prepare.csv(spark, str(folder / "out"), input=source, label="y")
+        return folder / "out"
+
+    def test_arrays_sequences_and_bytes_are_told_apart(self, out: Path) -> None:
+        features = {f.name: f for f in schema_at(out).features}
+        assert {name: (f.kind, f.shape) for name, f in features.items() if name != "id"} == {
+            "embedding": (ColumnKind.ARRAY, (3,)),
+            "prices": (ColumnKind.SEQUENCE, (4,)),
+            "cents": (ColumnKind.SEQUENCE, (2,)),
+            "tags": (ColumnKind.SEQUENCE, (3,)),
+            "image": (ColumnKind.BINARY, ()),
+        }
+        assert features["tags"].vocabulary == ("b", "a", "")
+        assert not features["prices"].vocabulary
+
+    def test_the_files_hold_floats_codes_and_bytes(self, out: Path) -> None:
+        identity = next(f for f in schema_at(out).features if f.name == "id")
+        seen = 0
+        for split in Split:
+            table = pq.read_table(out / split)
+            assert {name: str(table.schema.field(name).type.value_type) for name in ("prices", "tags")} == {
+                "prices": "float",
+                "tags": "int64",
+            }
+            for row in table.to_pylist():
+                i = round(row["id"] * identity.deviation + identity.mean)
+                assert row["embedding"] == [i, 0.5, -1]
+                assert row["prices"] == ([] if i == 7 else [i / 4] * (i % 5))
+                assert row["cents"] == [i / 4] * (1 + i % 2)
+                assert row["tags"] == ([] if i == 7 else [1, 2, 3][: i % 4])
+                assert row["image"] == bytes([i % 256]) * 3
+                seen += 1
+        assert seen == 300
+
+    def test_rare_and_unseen_elements_have_code_0(self, spark: Any, tmp_path: Path) -> None:
+        source = write_parquet(tmp_path / "in", tags=pa.array([["x", f"t{i}"] for i in range(300)]))
+        prepare.csv(spark, str(tmp_path / "out"), input=source, label="y", max_vocabulary=1)
+        [tags] = schema_at(tmp_path / "out").features
+        assert tags.vocabulary == ("x",)
+        assert {tuple(row) for row in frame(tmp_path / "out", "test")["tags"]} == {(1, 0)}
+
+    @pytest.mark.parametrize(
+        ("column", "message"),
+        [
+            ([[1.0, None], *[[1.0]] * 299], "'v' has elements that are null, NaN or infinite, in 1 of 300"),
+            ([[1.0, math.inf], *[[1.0]] * 299], "'v' has elements that are null, NaN or infinite, in 1 of"),
+            (
+                [["a", None], *[["a"]] * 299],
+                "'v' has elements that are null, in 1 of 300 rows: take them out",
+            ),
+            ([None, *[[1.0, 2.0]] * 299], r"'v' is null in 1 of 300 rows, and has 2 elements.*--drop v"),
+            ([None, *[b"a"] * 299], r"'v' is null in 1 of 300 rows; bytes must be there"),
+            ([[1.0][:0]] * 300, r"'v' has no list with an element: leave it out \(--drop v\)"),
+            ([{"k": 1}] * 300, r"'v' is struct<k:bigint>, and text or numbers are needed.*--drop v"),
+            ([[[1.0]]] * 300, r"'v' is array<array<double>>, and text or numbers are needed"),
+        ],
+        ids=["null", "infinite", "null text", "null array", "null bytes", "empty", "struct", "nested"],
+    )
+    def test_what_has_no_meaning_is_one_clear_message(
+        self, spark: Any, tmp_path: Path, column: list[Any], message: str
+    ) -> None:
+        source = write_parquet(tmp_path / "in", id=pa.array(range(300)), v=pa.array(column))
+        for options in ({}, {"in_place": True}):
+            with pytest.raises(DataError, match=message):
+                prepare.csv(spark, str(tmp_path / "out"), input=source, label="y", **options)
+        assert os.listdir(tmp_path) == ["in"]
+
+    def test_lists_of_decimals_are_for_copies(self, spark: Any, tmp_path: Path) -> None:
+        lists = pa.array([[Decimal(1)]] * 300, pa.list_(pa.decimal128(9, 2)))
+        source = write_parquet(tmp_path / "in", v=lists)
+        with pytest.raises(DataError, match=r"'v' is array<decimal\(9,2\)>, and text or numbers are needed"):
+            prepare.csv(spark, str(tmp_path / "out"), input=source, label="y", in_place=True)
+
+    def test_maps_can_be_left_out(self, spark: Any, tmp_path: Path) -> None:
+        maps = pa.array([[("k", i)] for i in range(300)], pa.map_(pa.string(), pa.int64()))
+        source = write_parquet(tmp_path / "in", x=pa.array(range(300)), m=maps)
+        with pytest.raises(DataError, match=r"column 'm' is map<string,bigint>.*--drop m"):
+            prepare.csv(spark, str(tmp_path / "out"), input=source, label="y")
+        prepare.csv(spark, str(tmp_path / "out"), input=source, label="y", drop=["m"])
+        assert [f.name for f in schema_at(tmp_path / "out").features] == ["x"]
+
+    def test_a_list_is_no_label(self, spark: Any, tmp_path: Path) -> None:
+        source = write_parquet(tmp_path / "in", v=pa.array([[1.0]] * 300))
+        with pytest.raises(DataError, match="label 'v' is array<double>; it must be text or a number"):
+            prepare.csv(spark, str(tmp_path / "out"), input=source, label="v")
+
+    def test_the_name_of_a_length_is_taken(self, spark: Any, tmp_path: Path) -> None:
+        columns = {"v": pa.array([["a"]] * 300), "v.length": pa.array(range(300))}
+        with pytest.raises(DataError, match=r"column 'v\.length' has the name that the length of the lists"):
+            prepare.csv(
+                spark, str(tmp_path / "out"), input=write_parquet(tmp_path / "in", **columns), label="y"
+            )
+
+
+IN_PLACE = {"in_place": True, "label": "y"}
+DAYS = [date(2026, 1, 1) + timedelta(days=i // 3) for i in range(300)]  # up to 10 April
+BY_DAY = {
+    "where_train": "day < '2026-03-01'",
+    "where_validation": "day between '2026-03-01' and '2026-03-31'",
+    "where_test": "day >= date '2026-04-01' and `id` is not null",
+}
+
+
+class TestInPlace:
+    def test_nothing_is_copied_and_nothing_is_made_twice(self, spark: Any, tmp_path: Path) -> None:
+        options = {**IN_PLACE, "input": write_parquet(tmp_path / "in", id=pa.array(range(300)))}
+        out = str(tmp_path / "out")
+        prepared = prepare.csv(spark, out, **options)
+        assert sorted(os.listdir(out)) == ["prepared.json", "schema.json"]
+        assert prepared.fresh
+        again = prepare.csv(spark, out, **options)
+        assert not again.fresh
+        assert again.rows == prepared.rows
+        with pytest.raises(ConfigError, match="another seed"):
+            prepare.csv(spark, out, **options, seed=1)
+        with pytest.raises(ConfigError, match="another where"):
+            prepare.csv(spark, out, **options, where_train="id<9", where_validation="id=9", where_test="id>9")
+        with pytest.raises(ConfigError, match="another null_values, row_group_rows, separator"):
+            prepare.csv(spark, out, **{**options, "in_place": False})
+
+    def test_features_say_how_raw_values_are_encoded(self, spark: Any, tmp_path: Path) -> None:
+        source = write_parquet(
+            tmp_path / "in",
+            id=pa.array(range(300)),
+            x=pa.array([None if i % 7 == 0 else math.nan if i % 7 == 1 else i / 2 for i in range(300)]),
+            price=pa.array([Decimal(i) / 4 for i in range(300)], pa.decimal128(9, 2)),
+            job=pa.array([None if i % 10 == 0 else " cook\t" if i % 3 else "smith" for i in range(300)]),
+            on=pa.array([bool(i % 3) for i in range(300)]),
+            prices=pa.array([None if i == 7 else [i / 4] * (i % 5) for i in range(300)]),
+            embedding=pa.array([[float(i), 0.5] for i in range(300)]),
+            tags=pa.array([["b", "a", "c"][: i % 4] for i in range(300)]),
+            image=pa.array([b"b"] * 300),
+        )
+        prepare.csv(spark, str(tmp_path / "out"), **IN_PLACE, input=source, drop=["id"])
+        schema = schema_at(tmp_path / "out")
+        assert schema.encoding is Encoding.RAW
+        by_name = {f.name: f for f in schema.features}
+        assert list(by_name) == [
+            *("x", "x_missing", "price", "job", "on", "prices", "embedding", "tags", "image"),
+        ]
+        assert {name: f.nulls for name, f in by_name.items() if f.nulls is NullRule.REFUSE} == {
+            "embedding": NullRule.REFUSE,
+            "image": NullRule.REFUSE,
+        }
+        assert [f.name for f in schema.features if f.marks_missing] == ["x_missing"]
+        assert by_name["x_missing"].source == "x"
+        assert by_name["job"].vocabulary == ("cook", "smith", "")
+        assert by_name["on"].vocabulary == ("true", "false")
+        assert (by_name["price"].kind, by_name["prices"].shape) == (ColumnKind.NUMERIC, (4,))
+        assert (by_name["tags"].kind, by_name["tags"].vocabulary) == (ColumnKind.SEQUENCE, ("b", "a", "c"))
+        assert (by_name["embedding"].kind, by_name["embedding"].shape) == (ColumnKind.ARRAY, (2,))
+        assert (by_name["image"].kind, by_name["image"].transform) == (ColumnKind.BINARY, "")
+        assert schema.label.classes == ("0", "1")
+
+    @pytest.mark.parametrize("in_place", [False, True])
+    def test_the_loader_delivers_what_it_delivers_of_a_copy(
+        self, spark: Any, tmp_path: Path, in_place: bool
+    ) -> None:
+        number = [i / 2 if i % 7 > 1 else (None, math.nan)[i % 7] for i in range(300)]
+        job = [None if i % 10 == 0 else f"{'  cook' if i % 3 else 'smith'}\t" for i in range(300)]
+        source = write_parquet(
+            tmp_path / "in" / "country=DE",
+            id=pa.array(range(300)),
+            x=pa.array(number),
+            price=pa.array([Decimal(i) / 4 for i in range(300)], pa.decimal128(9, 2)),
+            written=pa.array([f" {i}.5 " for i in range(300)]),
+            day=pa.array(DAYS),
+            moment=pa.array([datetime(2026, 1, 1 + i % 9) for i in range(300)], pa.timestamp("ms")),
+            job=pa.array(job),
+            on=pa.array([bool(i % 3) for i in range(300)]),
+            prices=pa.array([None if i == 7 else [i / 4] * (i % 5) for i in range(300)]),
+            embedding=pa.array([[i, 2] for i in range(300)]),
+            tags=pa.array([["b", " a", "nan"][: i % 4] for i in range(300)]),
+        )
+        out = str(tmp_path / "out")
+        options = {"input": str(Path(source).parent), "label": "y", "fractions": (0.6, 0.2, 0.2)}
+        prepared = prepare.csv(spark, out, **options, in_place=in_place)
+        table = open_table(out)
+        by_name = {f.name: f for f in table.schema.features}
+        seen = 0
+        for split in Split:
+            loader = Loader(table, split, rank=0, world_size=1, batch_size=1000, seed=0, shuffle_window=None)
+            [batch] = next(loader.passes(0, 1))
+            assert len(batch["y"]) == prepared.rows[split]
+
+            def natural(name: str, batch: Any = batch) -> np.ndarray:
+                return np.asarray(batch[name]) * by_name[name].deviation + by_name[name].mean
+
+            rows = np.round(natural("id")).astype(int)
+            seen += len(rows)
+            np.testing.assert_array_equal(batch["y"], rows % 2)
+            np.testing.assert_array_equal(batch["x_missing"], rows % 7 < 2)
+            np.testing.assert_allclose(natural("x")[rows % 7 > 1], rows[rows % 7 > 1] / 2, atol=1e-3)
+            np.testing.assert_allclose(np.asarray(batch["x"])[rows % 7 < 2], 0, atol=1e-6)
+            np.testing.assert_allclose(natural("price"), rows / 4, atol=1e-3)
+            np.testing.assert_allclose(natural("written"), rows + 0.5, atol=1e-3)
+            midnight = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+            np.testing.assert_allclose(natural("day"), midnight + rows // 3 * 86_400, atol=60)
+            np.testing.assert_allclose(natural("moment"), midnight + rows % 9 * 86_400, atol=60)
+            words = np.where(rows % 10 == 0, "", np.where(rows % 3, "cook", "smith"))
+            np.testing.assert_array_equal(np.array(["?", *by_name["job"].vocabulary])[batch["job"]], words)
+            np.testing.assert_array_equal(batch["on"], np.where(rows % 3, 1, 2))
+            assert set(np.asarray(batch["country"]).tolist()) == {1}
+            np.testing.assert_array_equal(batch["embedding"], np.stack([rows, 0 * rows + 2], 1))
+            lengths = np.where(rows == 7, 0, rows % 5)
+            np.testing.assert_array_equal(batch["prices.length"], lengths)
+            padded = np.where(np.arange(4) < lengths[:, None], rows[:, None] / 4, 0)
+            np.testing.assert_array_equal(batch["prices"], padded)
+            np.testing.assert_array_equal(batch["tags.length"], rows % 4)
+            codes = np.where(np.arange(3) < (rows % 4)[:, None], [1, 2, 3], 0)
+            np.testing.assert_array_equal(batch["tags"], codes)
+        assert seen == 300
+
+    def test_statistics_are_of_the_row_groups_that_are_dealt_to_training(
+        self, spark: Any, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "a +%20 ä"  # of each, Spark writes another form
+        rng = np.random.default_rng(0)
+        for country in ("D E", "F+R", "x%y"):
+            write_parquet(folder / f"country={quote(country)}" / "month=7", x=pa.array(rng.normal(size=300)))
+        options = {**IN_PLACE, "input": str(folder), "fractions": (0.5, 0.25, 0.25), "seed": 3}
+        prepared = prepare.csv(spark, str(tmp_path / "out"), **options)
+        schema = schema_at(tmp_path / "out")
+        x, country, month = schema.features
+        assert [s.share for s in schema.sources.values()] == [(0.0, 0.5), (0.5, 0.75), (0.75, 1.0)]
+        assert {(s.url, s.seed, s.where) for s in schema.sources.values()} == {(str(folder), 3, "")}
+        values: dict[str, list[float]] = {str(split): [] for split in Split}
+        for path in sorted(folder.rglob("*.parquet")):
+            file = pq.ParquetFile(path)
+            for i in range(file.num_row_groups):
+                [split] = [
+                    split
+                    for split, source in schema.sources.items()
+                    if in_share(str(path.relative_to(folder)), i, source.share, source.seed)
+                ]
+                values[split] += file.read_row_group(i, ["x"]).column("x").to_pylist()
+        assert {split: len(found) for split, found in values.items()} == prepared.rows
+        np.testing.assert_allclose([x.mean, x.deviation], [np.mean(values["train"]), np.std(values["train"])])
+        assert sorted(country.vocabulary) == ["D E", "F+R", "x%y"]
+        assert (month.kind, month.mean) == (ColumnKind.NUMERIC, 7)
+        manifests = {s: read_manifest(v.url, share=v.share, seed=v.seed) for s, v in schema.sources.items()}
+        assert {split: manifest.rows for split, manifest in manifests.items()} == prepared.rows
+
+    def test_splits_by_conditions(self, spark: Any, tmp_path: Path) -> None:
+        words = pa.array([f"w{day.month}" for day in DAYS])
+        source = write_parquet(
+            tmp_path / "in", id=pa.array([None, *range(1, 299), None]), day=pa.array(DAYS), word=words
+        )
+        options = {**IN_PLACE, "input": source, **BY_DAY}
+        prepared = prepare.csv(spark, str(tmp_path / "out"), **options)
+        assert prepared.rows == {"train": 177, "validation": 93, "test": 29}  # one is in no split
+        schema = schema_at(tmp_path / "out")
+        assert {split: s.where for split, s in schema.sources.items()} == {
+            split: BY_DAY[f"where_{split}"] for split in ("train", "validation", "test")
+        }
+        assert {s.share for s in schema.sources.values()} == {(0.0, 1.0)}
+        by_name = {f.name: f for f in schema.features}
+        assert by_name["word"].vocabulary == ("w1", "w2")
+        assert by_name["id"].mean == 88.5
+        assert "id_missing" in by_name
+        manifests = {s: read_manifest(v.url, where=v.where) for s, v in schema.sources.items()}
+        assert {split: manifest.rows for split, manifest in manifests.items()} == prepared.rows
+
+    @pytest.mark.parametrize(
+        ("where", "message"),
+        [
+            ({"where_train": "id < 9 or"}, "id < 9 or"),
+            ({"where_train": "no < 9"}, "there is no column 'no'"),
+            (
+                {"where_train": "id <= 9"},
+                r"1 rows meet the conditions of both train \(id <= 9\) and validation",
+            ),
+            ({"where_test": "id > 999"}, r"no row meets the condition of test \(id > 999\): check it"),
+        ],
+    )
+    def test_conditions_that_do_not_split_are_refused(
+        self, spark: Any, tmp_path: Path, where: dict[str, str], message: str
+    ) -> None:
+        source = write_parquet(tmp_path / "in", id=pa.array(range(300)))
+        splits = {"where_train": "id < 9", "where_validation": "id = 9", "where_test": "id > 9"}
+        with pytest.raises(DataError, match=message):
+            prepare.csv(spark, str(tmp_path / "out"), **IN_PLACE, input=source, **{**splits, **where})
+        assert os.listdir(tmp_path) == ["in"]
+
+    def test_too_few_row_groups_are_refused(self, spark: Any, tmp_path: Path) -> None:
+        source = write_parquet(tmp_path / "in", rows=5, id=pa.array(range(5)))
+        with pytest.raises(DataError, match=r"none of its 1 row groups falls into .*, test: name another"):
+            prepare.csv(spark, str(tmp_path / "out"), **IN_PLACE, input=source)
+
+    def test_classes_are_looked_up_as_they_are(self, spark: Any, tmp_path: Path) -> None:
+        source = write_parquet(
+            tmp_path / "in",
+            grade=pa.array(["1.0", "1", "2"] * 100),
+            stars=pa.array([0.5, 1.0, 1.5] * 100),
+            rank=pa.array([1.0, 2.0, 3.0] * 100),
+        )
+        for name, classes in {"grade": ("1", "1.0", "2"), "rank": ("1", "2", "3")}.items():
+            prepare.csv(spark, str(tmp_path / name), input=source, label=name, in_place=True)
+            assert schema_at(tmp_path / name).label.classes == classes
+        options = {"input": source, "label": "stars", "label_type": "class"}
+        with pytest.raises(
+            ConfigError, match="'stars' holds numbers that are not whole, which are no classes"
+        ):
+            prepare.csv(spark, str(tmp_path / "out"), **options, in_place=True)
+        prepare.csv(spark, str(tmp_path / "out"), **options)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_dates_are_seconds_in_utc_wherever_the_session_is(spark: Any, tmp_path: Path, in_place: bool) -> None:
+    noon = [datetime(2026, 7, 1, 12)] * 300
+    source = write_parquet(
+        tmp_path / "in" / "part=2026-07-01",
+        day=pa.array([date(2026, 7, 1)] * 300),
+        moment=pa.array(noon, pa.timestamp("us", "UTC")),
+        local=pa.array(noon, pa.timestamp("us")),
+        id=pa.array(range(300)),
+    )
+    zone = "spark.sql.session.timeZone"
+    before = spark.conf.get(zone)
+    spark.conf.set(zone, "America/New_York")
+    try:
+        prepare.csv(
+            spark,
+            str(tmp_path / "out"),
+            input=str(Path(source).parent),
+            label="y",
+            in_place=in_place,
+            drop=["id"],
+        )
+        assert spark.conf.get(zone) == "America/New_York"
+    finally:
+        spark.conf.set(zone, before)
+    features = schema_at(tmp_path / "out").features
+    midnight = datetime(2026, 7, 1, tzinfo=UTC).timestamp()
+    assert {f.name: f.mean - midnight for f in features} == {
+        "day": 0.0,
+        "moment": 43_200.0,
+        "local": 43_200.0,
+        "part": 0.0,
+    }
+
+
+def test_partitions_and_decimals_are_features_of_a_copy(spark: Any, tmp_path: Path) -> None:
+    for country in ("DE", "FR", "__HIVE_DEFAULT_PARTITION__"):
+        prices = [Decimal(i) / 4 for i in range(300)]
+        folder = tmp_path / "in" / f"country={country}"
+        write_parquet(folder, price=pa.array(prices, pa.decimal128(9, 2)))
+    prepare.csv(spark, str(tmp_path / "out"), input=str(tmp_path / "in"), label="y")
+    price, country = schema_at(tmp_path / "out").features
+    assert sorted(country.vocabulary) == ["", "DE", "FR"]
+    assert set(frame(tmp_path / "out", "train")["country"]) == {1, 2, 3}
+    written = np.concatenate([frame(tmp_path / "out", split)["price"] for split in Split])
+    np.testing.assert_allclose(
+        np.sort(written * price.deviation + price.mean)[::3], np.arange(300) / 4, atol=1e-4
+    )
 
 
 class TestSynthetic:

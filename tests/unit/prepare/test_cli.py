@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spark_hpo.data.encoders import MISSING_TEXTS
 from spark_hpo.prepare import cli, main
+from spark_hpo.prepare.from_csv import DEFAULT_NULL_VALUES
 from spark_hpo.prepare.from_synthetic import teacher
 
 JOB = Path(__file__).parents[3] / "jobs" / "prepare_data.py"
@@ -39,6 +41,36 @@ def test_a_missing_input_is_exit_3(tmp_path: Path, capsys: pytest.CaptureFixture
     arguments = ["--input", "none.csv", "--label", "y", "--output", str(tmp_path / "out")]
     assert main(["csv", *arguments]) == 3
     assert capsys.readouterr().err.startswith("error: none.csv: no such file or folder")
+
+
+IN_PLACE = ["csv", "--input", "{t}/in", "--label", "y", "--in-place"]
+WHERE = ["--where-train", "a < 1", "--where-validation", "a = 1", "--where-test", "a > 1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*IN_PLACE[:-1], *WHERE], "--where-train is for tables that are read in place: add --in-place"),
+        ([*IN_PLACE, *WHERE[:2]], "--where-train is given without --where-validation, --where-test: give"),
+        ([*IN_PLACE, *WHERE, "--fractions", "0.6,0.2,0.2"], "both --fractions and conditions"),
+        ([*IN_PLACE, "--null-values", "?"], "--null-values is for copies"),
+        ([*IN_PLACE, "--format", "csv"], "--in-place is for Parquet, and this is csv: leave it out"),
+        ([*IN_PLACE, "--output", "{t}/in/out"], "in/out: lies in the table, or the table in it"),
+        ([*IN_PLACE, "--output", "{t}"], "lies in the table, or the table in it: name another --output"),
+    ],
+)
+def test_a_table_that_cannot_be_used_in_place_so_is_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.parquet").touch()
+    given = ["--output", "{t}/out", *arguments[1:]]
+    assert main(["csv", *(argument.format(t=tmp_path) for argument in given)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_readers_of_a_table_in_place_take_the_same_texts_for_missing() -> None:
+    assert {"", *DEFAULT_NULL_VALUES} == set(MISSING_TEXTS)
 
 
 def test_the_job_exits_with_the_code_of_main(
