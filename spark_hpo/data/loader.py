@@ -155,9 +155,10 @@ class Pass:
         segments = self.shard.segments
         if self.window is None:
             return self._batches(self._pieces(segments), 0, None)
-        rng = np.random.default_rng(self.seed)
-        shuffled = [segments[i] for i in rng.permutation(len(segments))]
-        return self._batches(self._pieces(shuffled), self.window, rng)
+        generator = torch.Generator()
+        generator.manual_seed(int(np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0]))
+        shuffled = [segments[i] for i in torch.randperm(len(segments), generator=generator)]
+        return self._batches(self._pieces(shuffled), self.window, generator)
 
     def _pieces(self, segments: Sequence[Segment]) -> Iterator[Blocks]:
         if isinstance(self.reader, KeepsBlocks):
@@ -168,7 +169,7 @@ class Pass:
                 yield pack(columns, self.layout)
 
     def _batches(
-        self, pieces: Iterator[Blocks], window: int, rng: np.random.Generator | None
+        self, pieces: Iterator[Blocks], window: int, generator: torch.Generator | None
     ) -> Iterator[Batch]:
         """Collect pieces to windows, shuffle these, and cut them into the batches of the plan.
 
@@ -184,10 +185,10 @@ class Pass:
             if rows < max(window, stop - done) and done + rows < self.rows:
                 continue
             # Reading runs of rows and then shuffling what is near beats shuffling what is far.
-            if rng is None:
+            if generator is None:
                 blocks = tuple(np.concatenate(parts) for parts in zip(*held, strict=True))
             else:
-                blocks = _taken(scratch.joined(held, rows), rng.permutation(rows))
+                blocks = _taken(scratch.joined(held, rows), torch.randperm(rows, generator=generator).numpy())
             start = done
             while step < self.plan.steps:
                 _, stop = self.plan.bounds(self.rows, step)

@@ -57,10 +57,11 @@ def open_node_cache(
     rows = sum(group.rows for group in manifest.row_groups)
     sizes = {_file(i): rows * block.row_bytes for i, block in enumerate(layout)}
     count = len(manifest.row_groups)
+    stored = [(file.path, file.size, file.modified) for file in manifest.files]
     code = [encoders.code_of(feature.transform) for feature in schema.features if feature.transform]
     try:
         entry = CacheFolder(settings).open(
-            key_of([_FORMAT, manifest.to_json(), schema.to_json(), code]),
+            key_of([_FORMAT, manifest.fingerprint, manifest.url, stored, schema.to_json(), code]),
             {**sizes, _READY: count, _LOCKS: count},
             needed=shard_bytes,
         )

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -213,6 +214,8 @@ def main() -> None:
                     result,
                 )
                 results.setdefault(name, []).append(result)
+            if number:  # what is still to be written to the disk must not slow the next round
+                shutil.rmtree(Path(scratch) / f"round-{number}")
         cached = {"reader": "arrow", "cache_dir": str(Path(scratch) / "round-0" / "arrow")}
         copies = copies_in_memory(folder, cached, options.rows * COLUMNS * 4)
     rows_s = {name: median(r["rows_s"] for r in runs) for name, runs in results.items()}
