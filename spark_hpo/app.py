@@ -239,6 +239,8 @@ class _Run:
         table = open_table(
             data.path,
             where=data.where,
+            nulls=data.nulls,
+            truncate=data.truncate,
             transforms={column: reference for column, (reference, _) in code.items()},
             trust_petastorm_metadata=data.trust_petastorm_metadata,
         )

@@ -81,6 +81,12 @@ class DataConfig(_Section):
     """Arguments of jobs/prepare_data.py that make the table when it is not there, without --output."""
     where: str = ""
     """Only rows of which this SQL condition is true: `country = 'DE' and day >= '2026-01-01'`."""
+    nulls: dict[str, Literal["refuse", "fill"]] = {}
+    """What nulls become, over what schema.json says: `{age: fill, "*": refuse}`. fill: the mean, the code of
+    an empty text, zeros, an empty list."""
+    truncate: dict[str, PositiveInt] = {}
+    """Elements to keep of longer lists: `{words: 128}`. Otherwise lists longer than schema.json says are
+    refused."""
     transforms: dict[str, str] = {}
     """For columns of bytes: module:function or path/to/file.py:function, from bytes to an array of floats."""
     trust_petastorm_metadata: bool = False

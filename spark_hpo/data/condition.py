@@ -49,7 +49,7 @@ class Comparison:
     value: Any  # a Python value, as statistics have it
     kind: pa.DataType  # as which it is compared
     may_have_nan: bool = False
-    is_dictionary: bool = False
+    is_cast: bool = False  # whether the column is of another type, which Arrow would not bring to this one
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ class Comparison:
 
     def expression(self) -> pc.Expression:
         field = pc.field(self.column)
-        if self.is_dictionary:
+        if self.is_cast:
             field = field.cast(self.kind)
         return self.operator(field, pc.scalar(pa.scalar(self.value, self.kind)))
 

@@ -103,8 +103,9 @@ def raw_label(values: pa.Array, label: Label) -> Column:
 
 
 def arrays(values: pa.Array, feature: Feature) -> Column:
-    """float32 [rows, *shape] of lists that all have as many elements."""
-    refuse_nulls(values, None)
+    """float32 [rows, *shape] of lists that all have as many elements. A null becomes zeros."""
+    if values.null_count:
+        return _zeros_for_nulls(arrays, values, feature)
     size = prod(feature.shape)
     if t.is_fixed_size_list(values.type):
         bad = len(values) * (values.type.list_size != size)
@@ -116,7 +117,7 @@ def arrays(values: pa.Array, feature: Feature) -> Column:
             "pad or drop them"
         )
     flat = values.flatten()
-    refuse_nulls(flat, None)
+    refuse_nulls(flat)
     return finite(_numpy(flat)).reshape(len(values), *feature.shape)
 
 
@@ -125,18 +126,21 @@ def sequences(values: pa.Array, feature: Feature, *, is_raw: bool) -> tuple[Colu
     if values.null_count:
         refuse_nulls(values, feature)
     longest = feature.shape[0]
+    if feature.truncates:
+        values = pc.list_slice(values, 0, longest, return_fixed_size_list=False)
     lengths = _numpy(pc.fill_null(values.value_lengths(), 0)).astype(np.int64)
     if len(lengths) and int(lengths.max()) > longest:
         raise BadColumn(
             f"{int((lengths > longest).sum())} lists have more than {longest} elements, one "
-            f"{int(lengths.max())}: cut them, or raise the shape in schema.json"
+            f"{int(lengths.max())}: cut them (data.truncate: {{{feature.name}: {longest}}}), or raise the "
+            "shape in schema.json"
         )
     flat = values.flatten()
     if feature.vocabulary:
         num_codes = feature.num_codes
         elements = looked_up(flat, feature) if is_raw else stored_codes(flat, num_codes, Label(name=""))
     else:
-        refuse_nulls(flat, None)
+        refuse_nulls(flat)
         elements = finite(_numpy(flat))
     padded: npt.NDArray[Any] = np.zeros((len(values), longest), elements.dtype)
     padded[np.arange(longest) < lengths[:, None]] = elements
@@ -145,8 +149,9 @@ def sequences(values: pa.Array, feature: Feature, *, is_raw: bool) -> tuple[Colu
 
 
 def transformed(values: pa.Array, feature: Feature) -> Column:
-    """float32 [rows, *shape]: what the transform makes of each value."""
-    refuse_nulls(values, None)
+    """float32 [rows, *shape]: what the transform makes of each value, and zeros of a null."""
+    if values.null_count:
+        return _zeros_for_nulls(transformed, values, feature)
     transform = find_transform(feature.transform)
     column = np.empty((len(values), *feature.shape), np.float32)
     for row, value in enumerate(values):
@@ -220,7 +225,7 @@ def as_texts(values: pa.Array) -> pa.Array:
     if t.is_floating(kind) or t.is_decimal(kind):
         numbers = _numpy(pc.cast(values, pa.float64())).tolist()
         texts = values.cast(pa.string()).to_pylist()
-        whole = [n is not None and n == n and n == int(n) and abs(n) < 2**53 for n in numbers]
+        whole = [n is not None and abs(n) < 2**53 and n == int(n) for n in numbers]
         pairs = zip(numbers, texts, whole, strict=True)
         values = pa.array([str(int(n)) if is_whole else text for n, text, is_whole in pairs], pa.string())
     elif not t.is_string(kind):
@@ -244,14 +249,33 @@ def finite(values: npt.NDArray[Any]) -> Column:
     return column
 
 
-def refuse_nulls(values: pa.Array, feature: Feature | Label | None) -> None:
-    """Nulls are an error, unless the feature's rule fills them."""
-    may_fill = isinstance(feature, Feature) and feature.nulls is NullRule.FILL
-    if values.null_count and not may_fill:
-        raise BadColumn(
-            f"{values.null_count} nulls; a column must have none: let jobs/prepare_data.py encode them, or "
-            "fill them"
-        )
+def refuse_nulls(values: pa.Array, owner: Feature | Label | None = None) -> None:
+    """Nulls are an error, unless the owner's rule fills them. None: of the elements of a list."""
+    if not values.null_count or (isinstance(owner, Feature) and owner.nulls is NullRule.FILL):
+        return
+    if owner is None:
+        raise BadColumn(f"{values.null_count} nulls within lists; a list must have none: write it without")
+    name = owner.source or owner.name if isinstance(owner, Feature) else owner.name
+    raise BadColumn(
+        f"{values.null_count} nulls; a column must have none: "
+        f"{null_cure(name, is_label=isinstance(owner, Label))}"
+    )
+
+
+def null_cure(name: str, *, is_label: bool = False) -> str:
+    """What may be done about nulls."""
+    quoted = name if name.isidentifier() else f"`{name}`"
+    without = f'leave such rows out (data.where: "{quoted} is not null")'
+    return without if is_label else f"fill them (data.nulls: {{{name}: fill}}), or {without}"
+
+
+def _zeros_for_nulls(
+    encode: Callable[[pa.Array, Feature], Column], values: pa.Array, feature: Feature
+) -> Column:
+    refuse_nulls(values, feature)
+    column = np.zeros((len(values), *feature.shape), np.float32)
+    column[_numpy(values.is_valid())] = encode(values.drop_null(), feature)
+    return column
 
 
 def _places(texts: pa.Array, values: tuple[str, ...]) -> npt.NDArray[np.int64]:

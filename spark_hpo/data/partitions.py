@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import date
+import re
+from collections.abc import Collection, Mapping, Sequence
+from datetime import date, datetime
 from typing import Any
 from urllib.parse import unquote
 
@@ -12,6 +13,14 @@ import pyarrow as pa
 from spark_hpo.errors import DataError
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"
+_DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+# In the order in which they are tried, as Spark does. Python would take 1_000 and nan for numbers, too.
+_TYPES = {
+    pa.int64(): re.compile(r"[+-]?[0-9]{1,18}"),
+    pa.float64(): re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"),
+    pa.date32(): re.compile(_DATE),
+    pa.timestamp("us"): re.compile(rf"{_DATE}([ T][0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}(\.[0-9]{{1,6}})?)?)?"),
+}
 
 Partition = Mapping[str, str | None]
 
@@ -35,7 +44,7 @@ def parse(folders: Sequence[str], url: str) -> dict[str, str | None]:
 
 
 def infer_types(found: Sequence[Partition], url: str) -> dict[str, pa.DataType]:
-    """The type of each partition column: the first of int64, double, date and text that fits all values.
+    """The type of each partition column: the first of int64, double, date, timestamp and text that fits all.
 
     Raises:
         DataError: files have different partition columns.
@@ -69,15 +78,20 @@ def add_columns(table: pa.Table, constants: Mapping[str, pa.Scalar]) -> pa.Table
 
 
 def _type(found: Sequence[str | None]) -> pa.DataType:
-    present = [value for value in found if value is not None]
-    for kind in (pa.int64(), pa.float64(), pa.date32()):
-        try:
-            for value in present:
-                _typed(value, kind)
-        except ValueError:
-            continue
-        return kind if present else pa.string()
+    present = {value for value in found if value is not None}
+    for kind, pattern in _TYPES.items() if present else ():
+        if all(pattern.fullmatch(value) for value in present) and _are_valid(present, kind):
+            return kind
     return pa.string()
+
+
+def _are_valid(found: Collection[str], kind: pa.DataType) -> bool:
+    try:
+        for value in found:
+            _typed(value, kind)
+    except ValueError:  # the 31st of February
+        return False
+    return True
 
 
 def _typed(value: str | None, kind: pa.DataType) -> Any:
@@ -85,4 +99,6 @@ def _typed(value: str | None, kind: pa.DataType) -> Any:
         return value
     if pa.types.is_date(kind):
         return date.fromisoformat(value)
+    if pa.types.is_timestamp(kind):
+        return datetime.fromisoformat(value)
     return int(value) if pa.types.is_integer(kind) else float(value)

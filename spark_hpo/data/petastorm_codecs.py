@@ -13,6 +13,7 @@ from spark_hpo.errors import DataError
 
 _METADATA = "_common_metadata"
 _KEY = b"dataset-toolkit.unischema.v1"
+_CODECS = ("NdarrayCodec", "CompressedNdarrayCodec", "CompressedImageCodec")  # those that make bytes
 
 
 def trusted_codecs(url: str) -> dict[str, str]:
@@ -38,7 +39,7 @@ def trusted_codecs(url: str) -> dict[str, str]:
     except Exception as exc:  # unpickling raises whatever it likes
         raise DataError(f"{place}: Petastorm's schema cannot be read here: {exc}") from exc
     codecs = {name: type(field.codec).__name__ for name, field in fields.items()}
-    return {name: f"petastorm:{codec}" for name, codec in codecs.items() if hasattr(field_codecs(), codec)}
+    return {name: f"petastorm:{codec}" for name, codec in codecs.items() if codec in _CODECS}
 
 
 def find_codec(name: str) -> Callable[[bytes], Any]:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from spark_hpo.data import files, partitions
 from spark_hpo.data.condition import Bounds, Condition
+from spark_hpo.data.footers import Footer
 
 _THREADS = 8
 
@@ -21,7 +22,7 @@ class Candidate:
     """A row group, with what its footer and its folders say."""
 
     path: str
-    footer: pq.FileMetaData
+    footer: Footer
     index: int
     constants: Mapping[str, pa.Scalar]  # of the partition columns
 
@@ -38,21 +39,15 @@ class Candidate:
                 found[name] = Bounds(
                     low=known, high=known, may_be_null=known is None, may_have_value=known is not None
                 )
-            elif (statistics := self._statistics(name)) is not None:
+            elif (statistics := self.footer.statistics(self.index, name)) is not None:
                 nulls = statistics.null_count if statistics.has_null_count else None
-                limits = (statistics.min, statistics.max) if statistics.has_min_max else (None, None)
+                low, high = (statistics.min, statistics.max) if statistics.has_min_max else (None, None)
+                if low != low or high != high:  # some writers count NaN among the values
+                    low = high = None
                 found[name] = Bounds(
-                    low=limits[0], high=limits[1], may_be_null=nulls != 0, may_have_value=nulls != self.rows
+                    low=low, high=high, may_be_null=nulls != 0, may_have_value=nulls != self.rows
                 )
         return found
-
-    def _statistics(self, name: str) -> Any:
-        group = self.footer.row_group(self.index)
-        for i in range(group.num_columns):
-            column = group.column(i)
-            if column.path_in_schema == name:
-                return column.statistics
-        return None
 
 
 def matching_rows(fs: Any, condition: Condition, candidates: Sequence[Candidate]) -> list[int]:

@@ -24,7 +24,7 @@ class NullRule(StrEnum):
     """What a null becomes."""
 
     REFUSE = "refuse"  # an error
-    FILL = "fill"  # the mean; code of "" or 0; zeros; a list of length 0. An array and bytes cannot be null
+    FILL = "fill"  # the mean; code of "" or 0; an array of zeros; a list of length 0
 
 
 class Encoding(StrEnum):
@@ -48,6 +48,7 @@ class Feature:
     nulls: NullRule = NullRule.REFUSE
     marks_missing: bool = False  # raw: 1.0 where the source is null, 0.0 elsewhere
     transform: str = ""  # binary: `module:function`, from bytes to an array of this shape
+    truncates: bool = False  # sequence: longer lists are cut; otherwise they are an error
 
     @property
     def num_codes(self) -> int:

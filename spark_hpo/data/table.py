@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_hpo.data import encoders, files, partitions, petastorm_codecs
-from spark_hpo.data.manifest import Manifest, list_files, read_manifest
+from spark_hpo.data.footers import Footers, read_footers
+from spark_hpo.data.manifest import Manifest, manifest_of
+from spark_hpo.data.rules import with_rules
 from spark_hpo.data.schema import ColumnKind, Feature, Source, TableSchema
 from spark_hpo.errors import DataError
 from spark_hpo.trial import Split
@@ -61,6 +63,8 @@ def open_table(
     url: str,
     *,
     where: str = "",
+    nulls: Mapping[str, str] | None = None,
+    truncate: Mapping[str, int] | None = None,
     transforms: Mapping[str, str] | None = None,
     trust_petastorm_metadata: bool = False,
 ) -> Table:
@@ -69,25 +73,30 @@ def open_table(
     Args:
         url: the folder that `jobs/prepare_data.py` wrote, as a local path or any fsspec URL.
         where: a condition on the rows of all splits, in the original values of the columns.
+        nulls: `refuse` or `fill`, by column; `*` is for all that are not named.
+        truncate: the longest list that is delivered whole, by column; longer ones are cut.
         transforms: `module:function` from bytes to an array of floats, by column.
         trust_petastorm_metadata: may unpickle what Petastorm has written about the table's columns.
 
     Raises:
-        DataError: there is no table, it has no `schema.json`, or a split is not what the schema says.
+        DataError: there is no table, it has no `schema.json`, a split is not what the schema says, or a
+            rule is for a column that there is not.
     """
     url = files.absolute(url)
-    schema = _read_schema(url)
+    schema = with_rules(_read_schema(url), nulls or {}, truncate or {})
     sources = {split: schema.sources.get(split) or Source(url=files.join(url, split)) for split in Split}
-    training = sources[Split.TRAIN].url
+    # Splits in place lie in one folder: its footers are read once.
+    found = {place: read_footers(place) for place in dict.fromkeys(s.url for s in sources.values())}
+    training = found[sources[Split.TRAIN].url]
     codecs = dict(transforms or {})
     if trust_petastorm_metadata:
-        codecs = {**petastorm_codecs.trusted_codecs(training), **codecs}
+        codecs = {**petastorm_codecs.trusted_codecs(training.url), **codecs}
     schema = _with_transforms(schema, training, codecs)
     manifests = {}
     for split, source in sources.items():
         conditions = " and ".join(f"({text})" for text in (source.where, where) if text)
-        manifests[split] = read_manifest(
-            source.url, schema, where=conditions, share=source.share, seed=source.seed
+        manifests[split] = manifest_of(
+            found[source.url], schema, where=conditions, share=source.share, seed=source.seed
         )
     return Table(url=url, schema=schema, manifests=manifests)
 
@@ -119,7 +128,7 @@ def first_rows(table: Table, split: Split, rows: int) -> pd.DataFrame:
     return frame
 
 
-def _with_transforms(schema: TableSchema, url: str, transforms: Mapping[str, str]) -> TableSchema:
+def _with_transforms(schema: TableSchema, found: Footers, transforms: Mapping[str, str]) -> TableSchema:
     """The schema with a transform for each column of bytes; the first value tells the shape it gives."""
     binary = {schema.stored_name(f): f for f in schema.of_kind(ColumnKind.BINARY)}
     changed: dict[str, Feature] = {}
@@ -130,26 +139,26 @@ def _with_transforms(schema: TableSchema, url: str, transforms: Mapping[str, str
             known = ", ".join(binary) or "none"
             raise DataError(f"data.transforms names {name!r}; the columns of bytes are: {known}")
         try:
-            shape = np.shape(encoders.find_transform(transform)(_first_value(url, name)))
+            shape = np.shape(encoders.find_transform(transform)(_first_value(found, name)))
         except Exception as exc:  # the transform is the user's: anything may happen in it
             raise DataError(
-                f"{url}: column {name!r}: {transform} fails on its first value: {exc!r}: mend it"
+                f"{found.url}: column {name!r}: {transform} fails on its first value: {exc!r}: mend it"
             ) from exc
         changed[binary[name].name] = replace(binary[name], transform=transform, shape=shape)
     return replace(schema, features=tuple(changed.get(f.name, f) for f in schema.features))
 
 
-def _first_value(url: str, column: str) -> bytes:
-    fs, _ = files.filesystem(url)
-    for file in list_files(url):
+def _first_value(found: Footers, column: str) -> bytes:
+    fs, _ = files.filesystem(found.url)
+    for file in found.files:
         with files.reading(file.path), files.opened(fs, file.path) as source:
             parquet = pq.ParquetFile(source)
             for group in range(parquet.num_row_groups):
                 values = parquet.read_row_group(group, columns=[column]).column(0).drop_null()
                 if len(values):
-                    found: bytes = values[0].as_py()
-                    return found
-    raise DataError(f"{url}: column {column!r} holds no value: leave it out")
+                    value: bytes = values[0].as_py()
+                    return value
+    raise DataError(f"{found.url}: column {column!r} holds no value: leave it out")
 
 
 def _read_schema(url: str) -> TableSchema:

@@ -5,6 +5,7 @@ They speak of the original values, whatever the files hold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -68,7 +69,9 @@ class _Parser:
         except sqlglot.errors.SqlglotError as exc:
             raise self._error(str(exc).splitlines()[0]) from exc
         try:
-            return self._condition(tree)
+            condition = self._condition(tree)
+            condition.expression()  # a value that its type cannot hold is told now
+            return condition
         except (ValueError, TypeError, ArithmeticError, pa.ArrowException) as exc:
             raise self._error(str(exc)) from exc
 
@@ -104,7 +107,7 @@ class _Parser:
     def _term(self, node: exp.Expression) -> _Term:
         if not isinstance(node, exp.Column):
             raise TypeError(f"{node.sql(dialect='spark')} must be a column; there are {_KNOWN}")
-        name = node.name
+        name = ".".join(part.name for part in node.parts)  # `a.b` is one name: there are no tables here
         if self._schema is not None:
             if name == self._schema.label.name:
                 return _PreparedLabel(self._schema.label)
@@ -143,19 +146,40 @@ class _StoredColumn:
 
     def __init__(self, name: str, kind: pa.DataType) -> None:
         self._name = name
-        self._is_dictionary = pa.types.is_dictionary(kind)
-        self._kind = kind.value_type if self._is_dictionary else kind
+        self._stored = kind
+        self._kind = kind.value_type if pa.types.is_dictionary(kind) else kind
 
     def compare(self, operator: Operator, value: Value) -> Condition:
+        if pa.types.is_integer(self._kind) and isinstance(value, int | float) and not isinstance(value, bool):
+            return self._compare_integer(operator, value)
         kind, converted = self._converted(value)
+        return self._comparison(operator, converted, kind)
+
+    def _comparison(self, operator: Operator, value: Any, kind: pa.DataType) -> Condition:
         return Comparison(
             self._name,
             operator,
-            converted,
+            value,
             kind,
             may_have_nan=pa.types.is_floating(self._kind),
-            is_dictionary=self._is_dictionary,
+            is_cast=kind != self._stored and not pa.types.is_integer(self._stored),
         )
+
+    def _compare_integer(self, operator: Operator, value: int | float) -> Condition:
+        """With a whole number within the type's range: Arrow compares integers and floats as it can."""
+        is_signed = self._kind != pa.uint64()
+        kind = pa.int64() if is_signed else pa.uint64()
+        low, high = (-(2**63), 2**63 - 1) if is_signed else (0, 2**64 - 1)
+        whole = math.floor(value)
+        if whole == value and low <= whole <= high:
+            return self._comparison(operator, whole, kind)
+        never = self._comparison(gt, high, kind)  # false, and null for a null
+        if operator in (eq, ne):
+            return never if operator is eq else Not(never)
+        is_upper = operator in (lt, le)
+        if whole < low:
+            return never if is_upper else Not(never)
+        return self._comparison(le if is_upper else gt, min(whole, high), kind)
 
     def is_null(self) -> Condition:
         return IsNull(self._name)
@@ -169,14 +193,14 @@ class _StoredColumn:
             if t.is_date(kind):
                 return kind, date.fromisoformat(value)
             if t.is_timestamp(kind):
-                return kind, moment(value, has_zone=kind.tz is not None)
+                finer = kind if kind.unit == "ns" else pa.timestamp("us", kind.tz)
+                return finer, moment(value, has_zone=kind.tz is not None)
         elif isinstance(value, bool) and t.is_boolean(kind):
             return kind, value
         elif is_number and t.is_decimal(kind):
-            # In the column's own type: Arrow compares decimals of two scales as if they had one.
-            return kind, pa.scalar(Decimal(str(value)), kind).as_py()
-        elif is_number and t.is_integer(kind):
-            return (pa.int64() if isinstance(value, int) else pa.float64()), value
+            # In a type that holds both: Arrow compares decimals of two scales as if they had one.
+            number = Decimal(str(value))
+            return _wider(kind, pa.scalar(number).type), number
         elif is_number and t.is_floating(kind):
             return pa.float64(), float(value)
         raise TypeError(f"column {self._name!r} is {kind}, and cannot be compared with {value!r}")
@@ -230,6 +254,13 @@ class _PreparedLabel:
 
     def is_null(self) -> Condition:
         return IsNull(self._label.name)
+
+
+def _wider(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+    """The decimal type that holds what either holds."""
+    scale = max(a.scale, b.scale)
+    precision = scale + max(a.precision - a.scale, b.precision - b.scale)
+    return pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
 
 
 def _code(name: str, values: tuple[str, ...], value: Value) -> int:

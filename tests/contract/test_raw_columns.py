@@ -341,6 +341,32 @@ def test_partitions_are_typed_and_unquoted(tmp_path: Path) -> None:
     assert manifest.files[1].partition["a"] is None
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["01", "-2"], "int64"),
+        (["1e3", "2"], "double"),
+        (["2026-01-01", "2026-01-02 10%3A30%3A00"], "timestamp[us]"),
+        (["2026-02-31", "2026-01-01"], "string"),
+        (["1_000", "2"], "string"),
+        (["nan", "1.5"], "string"),
+        (["__HIVE_DEFAULT_PARTITION__", "__HIVE_DEFAULT_PARTITION__"], "string"),
+    ],
+)
+def test_partitions_get_the_types_that_spark_gives_them(
+    tmp_path: Path, values: list[str], kind: str, reader: str
+) -> None:
+    for number, value in enumerate(values):
+        folder = tmp_path / f"p={value}"
+        folder.mkdir(exist_ok=True)
+        content = pa.table({"v": [float(number)], "p": ["what the folder says wins"]})
+        pq.write_table(content, folder / f"{number}.parquet")
+    schema = TableSchema(features=(Feature(name="v", kind=ColumnKind.NUMERIC),), label=Label(name="v"))
+    manifest = read_manifest(str(tmp_path), schema)
+    assert manifest.partitions == {"p": kind}
+    assert sorted(read(tmp_path, reader, schema)["v"].tolist()) == [0.0, 1.0]
+
+
 def test_a_lake_of_another_format_is_not_read_as_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.table({"v": [1]}), tmp_path / "x.parquet")
     (tmp_path / "_delta_log").mkdir()

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_hpo.data.manifest import File, Manifest, RowGroup
+from spark_hpo.data.listing import File
+from spark_hpo.data.manifest import Manifest, RowGroup
 from spark_hpo.data.shards import Segment, StepPlan, plan_shards
 from spark_hpo.errors import DataError
 
