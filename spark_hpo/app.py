@@ -44,6 +44,8 @@ from spark_hpo.trial import Objective, Split
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from spark_hpo.backend.cluster import Cluster
+
 logger = logging.getLogger(__name__)
 
 
@@ -86,7 +88,7 @@ class _Run:
     space: Space
     _session: SparkSession | None = field(default=None, init=False)
     _transform_files: list[Path] = field(default_factory=list, init=False)  # to be shipped
-    _server: RendezvousServer | None = field(default=None, init=False)  # lives as long as the run
+    _server: RendezvousServer | None = field(default=None, init=False)  # closed with the run
 
     def run(self, resume: str, observers: Sequence[Callable[[Journal], Observer]]) -> Result:
         began = time.monotonic()
@@ -134,6 +136,8 @@ class _Run:
                     node_cache=_node_cache(config),
                 )
                 backend = self._backend(spec, module_file)
+                if self._server is not None:
+                    stack.callback(self._server.close)
                 stack.callback(backend.close)
                 study = Study(
                     journal=journal,
@@ -295,7 +299,7 @@ class _Run:
         for file in self._code_files(module_file):
             cluster.ship(file)
         if resources.world_size > 1:
-            spec = replace(spec, rendezvous=self._rendezvous(cluster.driver_host))
+            spec = replace(spec, rendezvous=self._rendezvous(cluster))
         return SparkBackend(
             spark,
             partial(run_rank, spec),
@@ -304,8 +308,9 @@ class _Run:
             slot_timeout_s=resources.slot_timeout_s,
         )
 
-    def _rendezvous(self, driver_host: str | None) -> Rendezvous:
+    def _rendezvous(self, cluster: Cluster) -> Rendezvous:
         resources, timeout_s = self.config.resources, self.config.resources.rank_timeout_s
+        driver_host = cluster.driver_host
         if resources.rendezvous == "driver" and driver_host is None:
             raise ConfigError(
                 f"{self.place}: resources.rendezvous is 'driver', but executors of a Connect server do not "
@@ -313,7 +318,9 @@ class _Run:
             )
         if driver_host is None or resources.rendezvous == "spark":
             return Rendezvous(host=None, timeout_s=timeout_s)
-        self._server = RendezvousServer(driver_host, timeout_s=timeout_s)
+        self._server = RendezvousServer(
+            driver_host, timeout_s=timeout_s, bind=cluster.setting("spark.driver.bindAddress")
+        )
         return self._server.address
 
     # The end ---------------------------------------------------------------------------------------------
