@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from spark_hpo.assembly import build_search, knowledge_of, objective_of
 from spark_hpo.backend.base import Backend
+from spark_hpo.backend.cluster import cluster_of
 from spark_hpo.config import StudyConfig
 from spark_hpo.data.cache_folder import CacheSettings
 from spark_hpo.data.readers import resolve_reader
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RETRY_DELAY_S = 1.0
+_END_S = 15.0  # for journal and MLflow, when running trials have saved
 
 
 def run_study(
@@ -143,6 +145,10 @@ class _Run:
                 backend = self._backend(spec, module_file)
                 stack.callback(backend.close)
                 interrupt = stack.enter_context(Interrupt())  # after Spark, which takes Ctrl-C for itself
+                if self._session is not None:
+                    limit_s = config.resources.grace_s + _END_S
+                    hold = cluster_of(self._session).shutdown_hold(interrupt.request, limit_s=limit_s)
+                    stack.enter_context(hold)
                 study = Study(
                     journal=journal,
                     sampler=search.sampler,
@@ -293,7 +299,6 @@ class _Run:
 
             gpus = range(math.ceil(resources.gpus_per_rank))
             return InlineBackend(partial(run_rank, spec), world_size=resources.world_size, gpus=gpus)
-        from spark_hpo.backend.cluster import cluster_of
         from spark_hpo.backend.session import check_resources
         from spark_hpo.backend.spark import SparkBackend
 

@@ -12,6 +12,9 @@ import sys
 import zipimport
 from typing import BinaryIO
 
+if __name__ == "__main__":
+    os.setpgid(0, 0)  # as PySpark does, but before the seconds that follow: Ctrl-C is not for us
+
 import pyspark.worker
 from pyspark import daemon
 

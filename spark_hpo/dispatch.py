@@ -166,9 +166,9 @@ class Dispatcher:
         if supervisor is not None and (stacks := supervisor.stacks(assignment)):
             logger.warning("%s: where its ranks stood:\n%s", assignment, stacks)
         if failure.kind is FailureKind.INTERRUPTED:
-            delay: float | None = 0.0
-        else:
-            delay = self.failures.retry_delay(report, failure)
+            logger.info("%s has saved what it had", assignment)
+            return 0.0
+        delay = self.failures.retry_delay(report, failure)
         if delay is not None:
             again = f"tried again in {delay:.3g} s" if delay else "tried again"
             logger.warning("%s was lost (%s); it is %s", assignment, failure.message, again)
