@@ -91,6 +91,9 @@ class DataConfig(_Section):
     """For columns of bytes: module:function or path/to/file.py:function, from bytes to an array of floats."""
     trust_petastorm_metadata: bool = False
     """Unpickle what Petastorm has written about its columns. Only for tables whose source you trust."""
+    on_bad_file: Literal["fail", "skip"] = "fail"
+    """When a file turns out to be damaged, changed or gone. skip: the study goes on without it, and says how
+    many rows that costs."""
     reader: Literal["petastorm", "arrow", "auto"] = "auto"
     """auto takes petastorm wherever it can be imported."""
     shuffle_window: PositiveInt = 100_000
@@ -219,6 +222,10 @@ class StoppingConfig(_Section):
     price_per_slot_hour: PositiveNumber | None = None
     regret_bound: PositiveNumber | None = None
     """What more searching may still be expected to gain."""
+    max_trial_failures: Annotated[int, Field(ge=0)] | None = None
+    """Failed trials that are borne: with more the task is broken, and the study stops with exit code 4."""
+    max_failed_share: Annotated[float, Field(gt=0, le=1)] | None = 0.8
+    """The same as a share of the trials, once ten have failed."""
 
     @model_validator(mode="after")
     def _priced(self) -> StoppingConfig:
@@ -244,6 +251,15 @@ class BudgetConfig(_Section):
         return self
 
 
+class CheckpointConfig(_Section):
+    """When a trial saves its state within a rung, and a fault costs what comes after. Whichever is first."""
+
+    epochs: PositiveInt | None = None
+    """Or parts, with `resource: rows`. None: not by these."""
+    seconds: PositiveNumber | None = 60.0
+    """None: not by the clock."""
+
+
 class TrainingConfig(_Section):
     """How a task is trained, whatever its parameters are."""
 
@@ -259,6 +275,7 @@ class TrainingConfig(_Section):
     """Epochs without improvement that end a training."""
     min_improvement: NonNegativeNumber = 0.0
     """Of the objective, to count as one."""
+    checkpoint_every: CheckpointConfig = CheckpointConfig()
 
 
 class ResourcesConfig(_Section):
@@ -274,11 +291,13 @@ class ResourcesConfig(_Section):
     max_concurrent: PositiveInt | None = None
     """Trials at the same time; None: as many as fit. With 1 and one seed, a study repeats digit for digit."""
     rank_timeout_s: PositiveNumber = 300.0
-    """For ranks to meet, and for each of their collective operations."""
+    """For ranks to meet, and for each of their steps: one that takes longer is taken for hung."""
     slot_timeout_s: PositiveNumber = 600.0
     """How long a study waits while no trial fits: for the first executor, or after the last was lost."""
     max_infra_retries: Annotated[int, Field(ge=0)] = 2
-    """Further attempts at an assignment whose process or executor was lost."""
+    """Further attempts at an assignment that lost its process, executor or storage, 1, 2, 4 ... s apart."""
+    grace_s: PositiveNumber = 20.0
+    """How long trials may take to save when the study is interrupted; then they are cancelled."""
 
     @model_validator(mode="after")
     def _shared_by_trials(self) -> ResourcesConfig:

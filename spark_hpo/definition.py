@@ -24,6 +24,7 @@ _FREE = (
     "budget.resource",
     "budget.seconds",
     "data.cache",
+    "data.on_bad_file",
     "data.path",
     "data.prepare",
     "data.reader",
@@ -32,6 +33,10 @@ _FREE = (
     "resources.rendezvous",
     "resources.slot_timeout_s",
     "resources.max_infra_retries",
+    "resources.grace_s",
+    "stopping.max_trial_failures",
+    "stopping.max_failed_share",
+    "training.checkpoint_every",
 )
 
 

@@ -7,6 +7,7 @@
     |   `-- TrackingError         the tracking server cannot be reached, or refuses
     |-- DataError              3  the table: missing, empty, or of the wrong type
     |-- NoTrialSucceeded       4  every trial failed
+    |   `-- TooManyFailures         too many of them: the task is broken
     |-- StudyInterrupted     130  stopped from outside; the message says how to resume
     |-- StorageError           1  the study directory cannot be read or written
     |   |-- JournalError          the journal is damaged, or of a newer version
@@ -53,6 +54,10 @@ class NoTrialSucceeded(SparkHpoError):
     """The budget is spent and every trial has failed."""
 
     exit_code = 4
+
+
+class TooManyFailures(NoTrialSucceeded):
+    """More trials have failed than a study that is worth going on with has."""
 
 
 class StudyInterrupted(SparkHpoError):
