@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -392,6 +392,25 @@ def build_config(record: Mapping[str, Any], *, place: str) -> StudyConfig:
         raise ConfigError("\n".join(lines)) from exc
 
 
+def defaults() -> dict[str, Any]:
+    """What settings are that nobody has set, by dotted key, as in JSON."""
+    return dict(_defaults(StudyConfig, ""))
+
+
+def _defaults(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, field in model.model_fields.items():
+        if (section := _section_of(field.annotation)) is not None:
+            yield from _defaults(section, f"{prefix}{name}.")
+        elif not field.is_required():
+            value = field.get_default(call_default_factory=True)
+            yield prefix + name, list(value) if isinstance(value, tuple) else value
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    candidates = (annotation, *get_args(annotation))
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
 def _explain(error: Any, place: str) -> str:
     """One line in our words for one of pydantic's."""
     keys = [str(key) for key in error["loc"]]
@@ -431,7 +450,7 @@ def _explain(error: Any, place: str) -> str:
 def _keys_of(path: Sequence[str]) -> Sequence[str]:
     model: type[BaseModel] = StudyConfig
     for key in path:
-        field = model.model_fields[key]
-        candidates = (field.annotation, *get_args(field.annotation))
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        section = _section_of(model.model_fields[key].annotation)
+        assert section is not None, "pydantic looks into sections only"
+        model = section
     return list(model.model_fields)
