@@ -49,6 +49,8 @@ from spark_hpo.trial import Objective, Split
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from spark_hpo.backend.cluster import Cluster
+
 logger = logging.getLogger(__name__)
 
 _RETRY_DELAY_S = 1.0
@@ -94,7 +96,7 @@ class _Run:
     space: Space
     _session: SparkSession | None = field(default=None, init=False)
     _transform_files: list[Path] = field(default_factory=list, init=False)  # to be shipped
-    _server: RendezvousServer | None = field(default=None, init=False)  # lives as long as the run
+    _server: RendezvousServer | None = field(default=None, init=False)  # closed with the run
 
     def run(self, resume: str, observers: Sequence[Callable[[Journal], Observer]]) -> Result:
         began = time.monotonic()
@@ -143,6 +145,8 @@ class _Run:
                     rank_timeout_s=None if config.backend == "inline" else config.resources.rank_timeout_s,
                 )
                 backend = self._backend(spec, module_file)
+                if self._server is not None:
+                    stack.callback(self._server.close)
                 stack.callback(backend.close)
                 interrupt = stack.enter_context(Interrupt())  # after Spark, which takes Ctrl-C for itself
                 if self._session is not None:
@@ -308,7 +312,7 @@ class _Run:
         for file in self._code_files(module_file):
             cluster.ship(file)
         if resources.world_size > 1:
-            spec = replace(spec, rendezvous=self._rendezvous(cluster.driver_host))
+            spec = replace(spec, rendezvous=self._rendezvous(cluster))
         return SparkBackend(
             spark,
             partial(run_rank, spec),
@@ -338,8 +342,8 @@ class _Run:
             grace_s=resources.grace_s,
         )
 
-    def _rendezvous(self, driver_host: str | None) -> Rendezvous:
-        resources = self.config.resources
+    def _rendezvous(self, cluster: Cluster) -> Rendezvous:
+        resources, driver_host = self.config.resources, cluster.driver_host
         # A rank that watches itself ends first, and can say where it stood.
         timeout_s = resources.rank_timeout_s * 1.2 + 5
         if resources.rendezvous == "driver" and driver_host is None:
@@ -349,7 +353,9 @@ class _Run:
             )
         if driver_host is None or resources.rendezvous == "spark":
             return Rendezvous(host=None, timeout_s=timeout_s)
-        self._server = RendezvousServer(driver_host, timeout_s=timeout_s)
+        self._server = RendezvousServer(
+            driver_host, timeout_s=timeout_s, bind=cluster.setting("spark.driver.bindAddress")
+        )
         return self._server.address
 
     # The end ---------------------------------------------------------------------------------------------
