@@ -86,8 +86,10 @@ class Watch:
 
     def _tell(self, moves: int | None) -> None:
         if self._tells:
+            # That it lives is all that is known of a rank which does not say that it moves.
+            said = f"{time.time():.0f} s" if moves is None else f"{moves} moves"
             with contextlib.suppress(StorageError):  # the driver then takes the rank for one that stands
-                self._storage.write(self._progress, str(moves).encode())
+                self._storage.write(self._progress, said.encode())
                 self._has_told = True
 
     def _end(self, limit_s: float) -> None:
