@@ -96,5 +96,7 @@ class Watch:
         with contextlib.suppress(StorageError, OSError), tempfile.TemporaryFile() as file:
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
-            self._storage.write(self._stacks, b"no step in %.0f s\n" % limit_s + file.read())
+            self._storage.write(
+                self._stacks, b"no step in %.0f s (resources.rank_timeout_s)\n" % limit_s + file.read()
+            )
         os._exit(EXIT_CODE)  # its main thread cannot be told to stop
