@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from spark_hpo.assembly import build_search, knowledge_of, objective_of
 from spark_hpo.backend.base import Backend
 from spark_hpo.backend.cluster import cluster_of
-from spark_hpo.config import StudyConfig
+from spark_hpo.config import StudyConfig, defaults
 from spark_hpo.data.cache_folder import CacheSettings
 from spark_hpo.data.readers import resolve_reader
 from spark_hpo.data.shards import plan_shards
@@ -281,7 +281,7 @@ class _Run:
                 f"{storage.url}: there is a study already; use --resume auto to go on with it, "
                 "or choose another study_dir"
             )
-        definition.check(config, place=self.place)
+        definition.check(config, place=self.place, defaults=defaults())
         return definition
 
     def _tracker(self, definition: Definition, objective: Objective) -> MlflowTracker:

@@ -413,6 +413,25 @@ def build_config(record: Mapping[str, Any], *, place: str) -> StudyConfig:
         raise ConfigError("\n".join(lines)) from None  # pydantic shows the values, whatever they are
 
 
+def defaults() -> dict[str, Any]:
+    """What settings are that nobody has set, by dotted key, as in JSON."""
+    return dict(_defaults(StudyConfig, ""))
+
+
+def _defaults(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, field in model.model_fields.items():
+        if (section := _section_of(field.annotation)) is not None:
+            yield from _defaults(section, f"{prefix}{name}.")
+        elif not field.is_required():
+            value = field.get_default(call_default_factory=True)
+            yield prefix + name, list(value) if isinstance(value, tuple) else value
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    candidates = (annotation, *get_args(annotation))
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
 def _explain(error: Any, place: str) -> str:
     """One line in our words for one of pydantic's."""
     keys = [str(key) for key in error["loc"]]
@@ -452,7 +471,7 @@ def _explain(error: Any, place: str) -> str:
 def _keys_of(path: Sequence[str]) -> Sequence[str]:
     model: type[BaseModel] = StudyConfig
     for key in path:
-        field = model.model_fields[key]
-        candidates = (field.annotation, *get_args(field.annotation))
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        section = _section_of(model.model_fields[key].annotation)
+        assert section is not None, "pydantic looks into sections only"
+        model = section
     return list(model.model_fields)

@@ -75,8 +75,10 @@ class Dispatcher:
         return self._policy.interrupted()
 
     def begin(self) -> None:
-        """Forget what a driver has left that was killed while it waited for trials to save."""
+        """Forget what a driver has left that was killed, or did not wait for its trials to save."""
         self._storage.delete(layout.STOP)
+        for name in self._storage.names(layout.PROGRESS, hidden=True):
+            self._storage.delete(f"{layout.PROGRESS}/{name}")
 
     def resume(self, assignments: Sequence[Assignment]) -> None:
         """Assignments that an earlier driver has left."""

@@ -60,6 +60,14 @@ class DataError(SparkHpoError):
 
     exit_code = 3
 
+    def __init__(self, message: str, *, file: str | None = None) -> None:
+        """
+        Args:
+            file: of the table, where one is at fault.
+        """
+        super().__init__(message)
+        self.file = file
+
 
 class NoTrialSucceeded(SparkHpoError):
     """The budget is spent and every trial has failed."""

@@ -75,7 +75,14 @@ class Journal:
         # What earlier drivers wrote, to be replayed.
         self.past: tuple[Event, ...] = tuple(event for epoch in sorted(logs) for event in logs[epoch])
         for event in self.past:
-            self._apply(event)
+            try:
+                self._apply(event)
+            except (KeyError, TypeError, ValueError) as exc:
+                raise JournalError(
+                    f"{storage.url}/journal: event {event.sequence} ({event.kind}) is not understood "
+                    f"({exc!r}): another spark_hpo has written it, or a hand; install the one that wrote it, "
+                    "or start a new study in another study_dir"
+                ) from exc
         if lease is not None:
             self._log = storage.log(_log_name(lease.epoch))
             self._append(

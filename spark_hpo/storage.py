@@ -5,21 +5,32 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from spark_hpo.errors import StorageError, cause
-from spark_hpo.local_folder import LocalFolder
+from spark_hpo.folders import LocalFolder, RemoteFolder
 from spark_hpo.redact import has_credentials, redact
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # FUSE mounts of object stores that refuse to append to a file.
 _NO_APPEND = ("/dbfs/", "/Volumes/")
+_CONCURRENT = 16  # calls at once
+_LINES_A_SEGMENT = 256
+_LISTINGS = 5  # of a log that is sealed while it is read
+_OBJECT = re.compile(r"(?P<first>\d{9})(-(?P<last>\d{9}))?\.jsonl?")
 
 
 class Storage:
@@ -51,9 +62,9 @@ class Storage:
         return fs, root.rstrip("/")
 
     @cached_property
-    def _folder(self) -> LocalFolder | _RemoteFolder:
+    def _folder(self) -> LocalFolder | RemoteFolder:
         fs, root = self._fs_and_root
-        return LocalFolder(root) if isinstance(fs, LocalFileSystem) else _RemoteFolder(fs, root)
+        return LocalFolder(root or "/") if isinstance(fs, LocalFileSystem) else RemoteFolder(fs, root)
 
     @property
     def local(self) -> LocalFolder | None:
@@ -89,6 +100,21 @@ class Storage:
         with self.translated(name), contextlib.suppress(FileNotFoundError):
             self._folder.delete(_checked(name))
 
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        """What `read` returns for each of these, many at a time."""
+        return self._for_all(self.read, names)
+
+    def delete_all(self, names: Sequence[str]) -> None:
+        """Delete each of these, many at a time."""
+        self._for_all(self.delete, names)
+
+    def _for_all(self, call: Callable[[str], T], names: Sequence[str]) -> list[T]:
+        # Not fsspec's own cat and rm of many: they would take brackets in the directory's name for a glob.
+        if not (self.local or self._fs_and_root[0].async_impl):  # others may not be safe in threads
+            return [call(name) for name in names]
+        with ThreadPoolExecutor(_CONCURRENT) as pool:
+            return list(pool.map(call, names))
+
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[None]:
         """Alone with other processes of a local file system; no protection elsewhere."""
@@ -116,7 +142,7 @@ class Storage:
 
     def log(self, name: str) -> Log:
         """The log of this name, to append to or to read."""
-        return Log(self, name)
+        return Log(self, name) if self.can_append else ObjectLog(self, name)
 
     @contextlib.contextmanager
     def translated(self, name: str) -> Iterator[None]:
@@ -144,62 +170,22 @@ def _checked(name: str) -> str:
     return name
 
 
-class _RemoteFolder:
-    """What lies below a root of any fsspec file system. Raises OSError."""
-
-    def __init__(self, fs: Any, root: str) -> None:
-        self._fs = fs
-        self._root = root
-
-    def read(self, name: str) -> bytes:
-        data: bytes = self._fs.cat_file(f"{self._root}/{name}")
-        return data
-
-    def write(self, name: str, data: bytes) -> None:
-        self._fs.pipe_file(f"{self._root}/{name}", data)
-
-    def create(self, name: str, data: bytes) -> bool:
-        if self._fs.exists(f"{self._root}/{name}"):
-            return False
-        self.write(name, data)
-        return True
-
-    def delete(self, name: str) -> None:
-        self._fs.rm_file(f"{self._root}/{name}")
-
-    def names(self, folder: str) -> list[str]:
-        try:
-            entries = self._fs.ls(f"{self._root}/{folder}", detail=False, refresh=True)
-        except TypeError:  # a file system whose ls has no listing cache
-            entries = self._fs.ls(f"{self._root}/{folder}", detail=False)
-        return [entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries]
-
-
 class Log:
-    """Lines that only grow. A line is durable when `append` returns.
-
-    Where the file system can append, a log is one file of lines; elsewhere it is a folder with one object
-    a line, numbered.
-    """
+    """Lines that only grow: one file of them. A line is durable when `append` returns."""
 
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage = storage
         self._name = name
         self._descriptor: int | None = None
-        self._count = 0
 
     def append(self, line: str) -> None:
         """Add one line (without its newline). Only the log's one writer may call it."""
         data = line.encode() + b"\n"
-        local = self._storage.local
-        if local is None or not self._storage.can_append:
-            self._count += 1
-            self._storage.write(f"{self._name}/{self._count:09d}.json", data)
-            return
         name = f"{self._name}.jsonl"
         with self._storage.translated(name):
             if self._descriptor is None:
-                self._descriptor = local.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                assert self._storage.local is not None, "an ObjectLog is for what cannot be appended to"
+                self._descriptor = self._storage.local.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             written = os.write(self._descriptor, data)
             os.fsync(self._descriptor)
         if written != len(data):
@@ -210,9 +196,6 @@ class Log:
 
     def lines(self) -> list[bytes]:
         """All lines, in order. The last one may be torn: it then has no newline at its end."""
-        if not self._storage.can_append:
-            names = self._storage.names(self._name)
-            return [self._storage.read(f"{self._name}/{name}") or b"" for name in names]
         data = self._storage.read(self._name + ".jsonl") or b""
         return data.splitlines(keepends=True)
 
@@ -220,3 +203,78 @@ class Log:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+class ObjectLog(Log):
+    """The same where nothing can be appended to a file: a folder with an object for each line.
+
+    Every 256 lines become one object, a segment, and are deleted then. A reader takes the segments, and the
+    single lines that are in none: a writer may die between any two steps.
+
+    A trace: append x 256 -> 000000001.json .. 000000256.json; then 000000001-000000256.jsonl beside them;
+        then that alone; append -> 000000257.json
+    """
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        super().__init__(storage, name)
+        self._count = 0
+        self._single: list[bytes] = []  # the last lines, which are in no segment yet
+
+    def append(self, line: str) -> None:
+        data = line.encode() + b"\n"
+        self._count += 1
+        try:
+            self._storage.write(self._object(self._count), data)
+        except BaseException:
+            # It may be there all the same, and a reader may have counted it: no segment may leave it out.
+            self._single.clear()
+            raise
+        self._single.append(data)
+        if len(self._single) >= _LINES_A_SEGMENT:
+            self._seal()
+
+    def lines(self) -> list[bytes]:
+        known: dict[str, bytes] = {}
+        for _ in range(_LISTINGS):
+            names = _without_sealed(self._storage.names(self._name))
+            new = [name for name in names if name not in known]
+            found = self._storage.read_all([f"{self._name}/{name}" for name in new])
+            known |= {name: data for name, data in zip(new, found, strict=True) if data is not None}
+            if all(name in known for name in names):
+                return [line for name in names for line in known[name].splitlines(keepends=True)]
+            # The writer has sealed meanwhile: what has gone is in a segment now.
+        raise StorageError(
+            f"{self._storage.url}/{self._name}: objects vanish faster than they can be read; "
+            "does another program delete them?"
+        )
+
+    def close(self) -> None:
+        self._seal()
+
+    def _seal(self) -> None:
+        """Make one object of the single lines. They are durable already: a failure is no error."""
+        lines, self._single = self._single, []
+        first = self._count - len(lines) + 1
+        if len(lines) < 2:
+            return
+        try:
+            segment = f"{self._name}/{first:09d}-{self._count:09d}.jsonl"
+            self._storage.write(segment, b"".join(lines))
+            self._storage.delete_all([self._object(number) for number in range(first, self._count + 1)])
+        except StorageError as exc:
+            logger.warning("%d lines of the journal stay objects of their own: %s", len(lines), exc)
+
+    def _object(self, number: int) -> str:
+        return f"{self._name}/{number:09d}.json"
+
+
+def _without_sealed(names: Sequence[str]) -> list[str]:
+    """Segments and single lines of an `ObjectLog`, in order, without the lines that a segment has."""
+    kept: list[str] = []
+    sealed = 0  # up to this line
+    for name in names:  # a segment comes before its own lines: "-" sorts before "."
+        match = _OBJECT.fullmatch(name)
+        if match is not None and int(match["first"]) > sealed:
+            kept.append(name)
+            sealed = int(match["last"] or 0) or sealed
+    return kept

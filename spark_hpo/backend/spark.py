@@ -32,6 +32,7 @@ _CRASHED = "Python worker exited unexpectedly"
 _CANCEL_LIMIT_S = 10.0
 _CANCEL_AGAIN_S = 0.1
 _SLOT_POLL_S = 0.2
+_FRAMES = ("at ", "Caused by: ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +155,10 @@ class SparkBackend:
 
 def _lost(assignment: Assignment, exc: Exception) -> Report:
     """The report of an assignment whose job failed: a process died, or an executor was lost."""
-    lines = [line for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
+    # Frames of Java's have these words in their names, and what is below the cause says nothing.
+    lines = [line for line in map(str.strip, str(exc).splitlines()) if not line.startswith(_FRAMES)]
     telling = [line for line in lines if "Exception" in line or "Error" in line]
-    message = [*lines[:1], *telling][-1].strip()
+    message = [type(exc).__name__, *lines[:1], *telling][-1].lstrip(": ")
     if any(sign in str(exc) for sign in _OUT_OF_MEMORY):
         kind = FailureKind.MEMORY
         message += "; raise spark.executor.memoryOverhead, or train smaller"

@@ -50,21 +50,23 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def reading(place: str) -> Iterator[None]:
-    """What pyarrow and file systems raise, as `DataError` with the place."""
+def reading(path: str) -> Iterator[None]:
+    """What pyarrow and file systems raise about a file, as `DataError` that names it."""
     try:
         yield
     except FileNotFoundError as exc:
-        raise changed(place, "the file is gone") from exc
+        raise changed(path, "the file is gone", file=path) from exc
     except pa.ArrowInvalid as exc:
-        raise DataError(f"{place}: not a Parquet file, or a damaged one ({exc}): write it again") from exc
+        message = f"{path}: not a Parquet file, or a damaged one ({exc}): write it again"
+        raise DataError(message, file=path) from exc
     except (OSError, pa.ArrowException) as exc:
-        raise DataError(f"{place}: cannot be read: {exc}") from cause(exc)
+        raise DataError(f"{path}: cannot be read: {exc}", file=path) from cause(exc)
 
 
-def changed(place: str, fault: str) -> DataError:
+def changed(place: str, fault: str, *, file: str | None) -> DataError:
     """What a rank finds is not what the driver planned with."""
-    return DataError(f"{place}: {fault}: let nothing write to the table during a study, and start again")
+    cure = "let nothing write to the table during a study, and start again"
+    return DataError(f"{place}: {fault}: {cure}", file=file)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ class File:
     size: int  # bytes
     modified: float | None  # seconds since 1970; None where the store does not say
     partition: Mapping[str, str | None] = field(default_factory=dict)  # of its folders, as text
+    digest: str = ""  # of its footer
 
 
 def list_files(url: str) -> list[File]:

@@ -205,7 +205,7 @@ class Pass:
             held = [tuple(block[done - start :] for block in blocks)]
             rows -= done - start
         if done != self.rows or rows:
-            raise changed(self.url, f"{done + rows} rows were read, {self.rows} were planned")
+            raise changed(self.url, f"{done + rows} rows were read, {self.rows} were planned", file=None)
 
 
 class _Scratch:

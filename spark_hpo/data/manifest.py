@@ -19,6 +19,8 @@ from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.shares import in_share
 from spark_hpo.errors import DataError
 
+_MOST_NAMES = 50  # in a message
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup:
@@ -202,10 +204,14 @@ def _check_types(found: Footers, needed: tuple[str, ...]) -> None:
             continue
         for name in needed:
             if name not in schema.names:
+                names = ", ".join(schema.names[:_MOST_NAMES]) + (", ..." if len(schema) > _MOST_NAMES else "")
                 raise DataError(
-                    f"{file.path}: column {name!r} is missing (it has {', '.join(schema.names)}): "
+                    f"{file.path}: column {name!r} is missing (it has {names}): "
                     "name another column, or prepare the table again"
                 )
+            if schema.names.count(name) > 1:
+                count = schema.names.count(name)
+                raise DataError(f"{file.path}: {count} columns have the name {name!r}: rename all but one")
             if schema.field(name).type != first.field(name).type:
                 raise DataError(
                     f"column {name!r} changes its type: {first.field(name).type} in {found.files[0].path}, "

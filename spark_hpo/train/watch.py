@@ -86,13 +86,17 @@ class Watch:
 
     def _tell(self, moves: int | None) -> None:
         if self._tells:
+            # That it lives is all that is known of a rank which does not say that it moves.
+            said = f"{time.time():.0f} s" if moves is None else f"{moves} moves"
             with contextlib.suppress(StorageError):  # the driver then takes the rank for one that stands
-                self._storage.write(self._progress, str(moves).encode())
+                self._storage.write(self._progress, said.encode())
                 self._has_told = True
 
     def _end(self, limit_s: float) -> None:
         with contextlib.suppress(StorageError, OSError), tempfile.TemporaryFile() as file:
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
-            self._storage.write(self._stacks, b"no step in %.0f s\n" % limit_s + file.read())
+            self._storage.write(
+                self._stacks, b"no step in %.0f s (resources.rank_timeout_s)\n" % limit_s + file.read()
+            )
         os._exit(EXIT_CODE)  # its main thread cannot be told to stop

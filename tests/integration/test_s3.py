@@ -24,6 +24,7 @@ from workspace import LIMIT_S, Workspace, wait_for  # noqa: E402
 from spark_hpo.data.readers import ReaderName, open_reader  # noqa: E402
 from spark_hpo.data.shards import plan_shards  # noqa: E402
 from spark_hpo.data.table import open_table  # noqa: E402
+from spark_hpo.storage import Storage  # noqa: E402
 from spark_hpo.trial import Split  # noqa: E402
 
 SECRET = "canary-of-a-secret-key"
@@ -87,6 +88,18 @@ def test_both_readers_read_from_s3(store: Any, reader: ReaderName) -> None:
     [shard] = plan_shards(manifest, 1, 0)
     pieces = list(open_reader(reader, manifest, table.schema).read(shard.segments))
     assert sum(len(piece["side"]) for piece in pieces) == manifest.rows == 120
+
+
+def test_a_log_on_s3_becomes_segments_and_is_read_in_order(store: Any) -> None:
+    log = Storage("s3://lake/[brackets]").log("journal/000001")
+    for number in range(260):
+        log.append(f"line {number}")
+    written = Storage("s3://lake/[brackets]")
+    assert written.names("journal/000001") == [
+        "000000001-000000256.jsonl",
+        *(f"{number:09d}.json" for number in range(257, 261)),
+    ]
+    assert written.log("journal/000001").lines() == [f"line {n}\n".encode() for n in range(260)]
 
 
 def test_a_killed_study_on_s3_goes_on_and_its_keys_are_written_nowhere(

@@ -123,6 +123,26 @@ def test_what_a_driver_writes_after_it_was_fenced_off_never_counts(storage: Stor
     assert Journal(storage, ACCURACY).trials[0].loss == -0.5
 
 
+def test_what_a_fenced_off_driver_seals_on_an_object_store_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("spark_hpo.storage._LINES_A_SEGMENT", 3)
+    storage = Storage(f"memory://{tmp_path}")
+    first = Journal.open(storage, ACCURACY)
+    first.assigned(assignment(0))
+    zombie_log = first._log
+    assert first._lease is not None
+    assert zombie_log is not None
+    first._lease.release()
+    second = Journal.open(storage, ACCURACY)
+    late = {"sequence": 3, "time": 9.0, "event": "reported", **report(0, 0.99).to_json()}
+    zombie_log.append(json.dumps(late))
+    assert storage.names("journal/000001") == ["000000001-000000003.jsonl"]
+    assert Journal(storage, ACCURACY).trials[0].state is TrialState.RUNNING
+    second.reported(report(0, 0.5))
+    assert Journal(storage, ACCURACY).trials[0].loss == -0.5
+
+
 def test_a_driver_that_has_lost_its_lease_cannot_append(storage: Storage) -> None:
     first = Journal.open(storage, ACCURACY)
     assert first._lease is not None

@@ -569,6 +569,15 @@ def test_an_interrupted_study_saves_what_runs_and_goes_on(bench: Bench) -> None:
     assert (again.trial_id, again.attempt) == (bench.training.asked[5].trial_id, 2)
 
 
+def test_what_a_killed_driver_has_left_between_itself_and_its_ranks_is_forgotten(bench: Bench) -> None:
+    bench.storage.write(layout.STOP, b"")
+    bench.storage.write(layout.progress(0, 1), b"7")
+    bench.storage.write(layout.stacks(0, 1, 1), b"no step")
+    bench.study().run()
+    assert bench.storage.read(layout.STOP) is None
+    assert bench.storage.names(layout.PROGRESS, hidden=True) == []
+
+
 def test_ranks_are_asked_to_save_before_the_study_ends(bench: Bench) -> None:
     seen: list[bytes | None] = []
     backend = Crowd(bench.training, 0)

@@ -1,4 +1,4 @@
-"""A folder of a local file system in which nothing is a symbolic link: whole writes, exclusive creation."""
+"""Folders of files by their names: local ones, without symbolic links, and those of other file systems."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from typing import Any
 
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
@@ -94,6 +95,37 @@ class LocalFolder:
             yield folder, last
         finally:
             os.close(folder)
+
+
+class RemoteFolder:
+    """What lies below a root of any fsspec file system. Raises OSError."""
+
+    def __init__(self, fs: Any, root: str) -> None:
+        self._fs = fs
+        self._root = root
+
+    def read(self, name: str) -> bytes:
+        data: bytes = self._fs.cat_file(f"{self._root}/{name}")
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        self._fs.pipe_file(f"{self._root}/{name}", data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        if self._fs.exists(f"{self._root}/{name}"):
+            return False
+        self.write(name, data)
+        return True
+
+    def delete(self, name: str) -> None:
+        self._fs.rm_file(f"{self._root}/{name}")
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            entries = self._fs.ls(f"{self._root}/{folder}", detail=False, refresh=True)
+        except TypeError:  # a file system whose ls has no listing cache
+            entries = self._fs.ls(f"{self._root}/{folder}", detail=False)
+        return [entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries]
 
 
 def _open_folder(name: str, parent: int) -> int:
