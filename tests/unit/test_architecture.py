@@ -27,7 +27,7 @@ EVERYTHING = {
         "result",
         "retention",
     ),
-    *("search", "storage", "study", "study_file", "tracking", "train", "trial"),
+    *("search", "storage", "study", "study_file", "sync", "tracking", "train", "trial"),
 }
 # Left may import right, and itself.
 ALLOWED = {
@@ -44,6 +44,7 @@ ALLOWED = {
         *("backend", "errors", "incumbents", "journal", "retention", "search", "storage", "tracking"),
         "trial",
     },
+    "sync": {"incumbents", "journal", "lease", "publish", "storage", "tracking", "trial"},
     "incumbents": {"retention", "search", "trial"},
     "retention": {"storage"},
     "journal": {"errors", "lease", "storage", "trial"},
