@@ -118,14 +118,14 @@ class _Display:
         self._show(progress)
 
     def _show(self, progress: Progress) -> None:
-        trials = self._journal.trials.values()
+        states = self._journal.states
         budget, spent = self._budget.resource, float(progress.resource_spent)
         if self._budget.trials is not None:
             done = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
-            budget, spent = self._budget.trials, float(sum(trial.state in done for trial in trials))
+            budget, spent = self._budget.trials, float(sum(states.get(state, 0) for state in done))
         self._line.update(
             Standing(
-                states=Counter(trial.state for trial in trials),
+                states=Counter(states),
                 best=self._objective.value(progress.best_loss) if isfinite(progress.best_loss) else None,
                 slots_busy=len(progress.running),
                 slots=progress.slots,
