@@ -224,6 +224,8 @@ def _parse(lines: list[bytes], place: str) -> Iterator[Event]:
                 raise ValueError("the record has no end")
             record = json.loads(line)
             sequence, when, kind = record.pop("sequence"), record.pop("time"), record.pop("event")
+            if type(trial_id := record.get("trial_id", 0)) is not int or trial_id < 0:
+                raise ValueError(f"trial_id is {trial_id!r}")  # it becomes part of a path
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             if number == len(lines):
                 return  # torn by the crash that ended its driver: nobody has acted on it

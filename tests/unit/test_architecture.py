@@ -18,6 +18,7 @@ EVERYTHING = {
     *(
         "dispatch",
         "failures",
+        "folders",
         "incumbents",
         "interrupt",
         "journal",
@@ -64,7 +65,8 @@ ALLOWED = {
     "replay": {"backend", "errors", "journal", "search", "storage", "study", "trial"},
     "definition": {"errors", "storage"},
     "lease": {"errors", "storage"},
-    "storage": {"errors", "redact"},
+    "storage": {"errors", "folders", "redact"},
+    "folders": set(),
     "search": {"errors", "trial"},
     "backend": {"errors", "package", "trial"},
     "tracking": {"errors", "redact", "trial"},
