@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.redact import MASK, has_credentials, hide, is_secret, redact_all
 from spark_hpo.study_file import read_study_file
 
 
@@ -40,10 +40,10 @@ def _url(value: Any) -> Any:
     """Databricks' own way to write a path, as the mount that Python sees; and no keys in an address."""
     if not isinstance(value, str):
         return value
-    if urlsplit(value).password is not None:
+    if has_credentials(value):
         raise ValueError(
-            "it holds a password, which would be written to logs and to the study directory; give it through "
-            "the environment"
+            "it holds a password or a key, which would be written to logs and to the study directory; "
+            "give it through the environment"
         )
     return re.sub(r"^dbfs:/+", "/dbfs/", value)
 
@@ -60,6 +60,11 @@ _MAX_OBJECTIVES = 4
 class _Section(BaseModel):
     # Strict: "3" is no number and 1.0 no integer; a key that does not exist is a mistake, not a wish.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            shown = redact_all({str(name): value})[str(name)] if not isinstance(value, BaseModel) else value
+            yield name, shown
 
 
 class CacheConfig(_Section):
@@ -104,7 +109,7 @@ class DataConfig(_Section):
 class TransferConfig(_Section):
     """What earlier studies have found. Spaces are matched by name and range."""
 
-    studies: Annotated[tuple[str, ...], BeforeValidator(_from_list)] = ()
+    studies: Annotated[tuple[Url, ...], BeforeValidator(_from_list)] = ()
     """Their study directories."""
     num_first: Annotated[int, Field(ge=0)] = 3
     """How many of their best configurations run first."""
@@ -348,6 +353,12 @@ class StudyConfig(_Section):
     """Spark settings for a session that the study has to start."""
     mlflow: MlflowConfig = MlflowConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _hide_credentials(cls, record: Any) -> Any:
+        hide(record)
+        return record
+
     @model_validator(mode="after")
     def _plateau_of_epochs(self) -> StudyConfig:
         if self.search.resource == "rows" and self.training.patience is not None:
@@ -389,7 +400,7 @@ def build_config(record: Mapping[str, Any], *, place: str) -> StudyConfig:
         return StudyConfig.model_validate(dict(record))
     except ValidationError as exc:
         lines = [_explain(error, place) for error in exc.errors()]
-        raise ConfigError("\n".join(lines)) from exc
+        raise ConfigError("\n".join(lines)) from None  # pydantic shows the values, whatever they are
 
 
 def defaults() -> dict[str, Any]:
@@ -441,7 +452,7 @@ def _explain(error: Any, place: str) -> str:
         "string_pattern_mismatch": "1 to 100 letters, digits, '_', '.' or '-', the first a letter or digit",
     }
     rule = rules[kind].format(**context) if kind in rules else error["msg"]
-    shown = "nothing" if value is None else repr(value)
+    shown = "nothing" if value is None else MASK if any(map(is_secret, keys)) else repr(redact_all(value))
     if isinstance(value, float) and math.isnan(value):
         shown = "NaN"
     return f"{place}: {where} is {shown if len(shown) <= 80 else shown[:77] + '...'}; it must be {rule}"

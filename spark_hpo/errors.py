@@ -16,14 +16,25 @@
     |-- BackendError           1  Spark is gone
     `-- TrialError             1  one trial: what the user's training code did
 
-Every message gives place, value, rule and cure. Foreign exceptions are translated where they enter.
+Every message gives place, value, rule and cure, and no credentials. Foreign exceptions are translated where
+they enter.
 """
+
+from spark_hpo.redact import redact
 
 
 class SparkHpoError(Exception):
     """Base of all errors that this package raises on purpose."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
+
+
+def cause(exc: Exception) -> Exception | None:
+    """What an error is raised from: the foreign exception, but not one whose text has credentials in it."""
+    return exc if redact(str(exc)) == str(exc) else None
 
 
 class ConfigError(SparkHpoError):

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from spark_hpo.errors import StorageError
+from spark_hpo.errors import StorageError, cause
+from spark_hpo.redact import has_credentials, redact
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +47,16 @@ class Storage:
         return Storage, (self.url,)
 
     def __repr__(self) -> str:
-        return f"Storage({self.url!r})"
+        return f"Storage({redact(self.url)!r})"
 
     @cached_property
     def _fs_and_root(self) -> tuple[Any, str]:
+        if has_credentials(self.url):
+            raise StorageError(f"{self.url}: holds a password or a key; give it through the environment")
         try:
             fs, root = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError, OSError) as exc:
-            raise StorageError(f"{self.url}: cannot be opened: {exc}") from exc
+            raise StorageError(f"{self.url}: cannot be opened: {exc}") from cause(exc)
         return fs, root.rstrip("/")
 
     @property
@@ -178,7 +181,7 @@ class Storage:
         try:
             yield
         except OSError as exc:
-            raise StorageError(f"{self.url}/{name}: {exc.strerror or exc}") from exc
+            raise StorageError(f"{self.url}/{name}: {exc.strerror or exc}") from cause(exc)
 
 
 class Log:
@@ -200,7 +203,7 @@ class Log:
             written = os.write(self._descriptor, data)
             os.fsync(self._descriptor)
         except OSError as exc:
-            raise StorageError(f"{path}: {exc.strerror or exc}") from exc
+            raise StorageError(f"{path}: {exc.strerror or exc}") from cause(exc)
         if written != len(data):
             raise StorageError(
                 f"{path}: only {written} of {len(data)} bytes could be written; is the disk full?"

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.redact import hide
 
 
 def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str
     record = _parse_yaml(text, str(path))
     if not isinstance(record, dict):
         raise ConfigError(f"{path}: a study file is a mapping of keys to values, not {type(record).__name__}")
+    hide(record)  # before anything is said about it
     for override in overrides:
         _override(record, override)
     return record
@@ -79,7 +81,8 @@ def _parse_yaml(text: str, place: str) -> Any:
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as exc:
         line = f", line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
-        raise ConfigError(f"{place}{line}: this is not valid YAML: {exc.problem}") from exc
+        # Not `from exc`: that one shows the line, whatever is in it.
+        raise ConfigError(f"{place}{line}: this is not valid YAML: {exc.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
         raise ConfigError(f"{place}: this is not valid YAML: {exc}") from exc
 

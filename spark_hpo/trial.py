@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from spark_hpo.redact import redact
+
 Params = Mapping[str, Any]
 """Parameters by name: numbers, strings, booleans, None, or nested mappings and lists of these."""
 
@@ -154,6 +156,11 @@ class Failure:
     message: str
     traceback: str = ""
     file: str | None = None  # of the table, where one is at fault
+
+    def __post_init__(self) -> None:
+        # Foreign exceptions may hold credentials; journal, MLflow and logs all take their texts from here.
+        object.__setattr__(self, "message", redact(self.message))
+        object.__setattr__(self, "traceback", redact(self.traceback))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

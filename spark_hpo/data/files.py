@@ -13,7 +13,8 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from spark_hpo.errors import DataError
+from spark_hpo.errors import DataError, cause
+from spark_hpo.redact import has_credentials
 
 
 def absolute(url: str | Path) -> str:
@@ -34,12 +35,17 @@ def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec file system of a URL, and the path on it.
 
     Raises:
-        DataError: the protocol is unknown, or its package is not installed.
+        DataError: the protocol is unknown, its package is not installed, or there is a password in it.
     """
+    if has_credentials(url):
+        raise DataError(
+            f"{url}: holds a password or a key, which would be written beside the table; give it through the "
+            "environment"
+        )
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError, OSError) as exc:
-        raise DataError(f"{url}: cannot be opened: {exc}") from exc
+        raise DataError(f"{url}: cannot be opened: {exc}") from cause(exc)
     return fs, path
 
 
@@ -54,7 +60,7 @@ def reading(path: str) -> Iterator[None]:
         message = f"{path}: not a Parquet file, or a damaged one ({exc}): write it again"
         raise DataError(message, file=path) from exc
     except (OSError, pa.ArrowException) as exc:
-        raise DataError(f"{path}: cannot be read: {exc}", file=path) from exc
+        raise DataError(f"{path}: cannot be read: {exc}", file=path) from cause(exc)
 
 
 def changed(place: str, fault: str, *, file: str | None) -> DataError:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from spark_hpo.errors import TrackingError
+from spark_hpo.redact import hide, one_line, redact
 from spark_hpo.tracking.environment import STARTING, environment, quiet
-from spark_hpo.tracking.redact import one_line, redact
 from spark_hpo.tracking.store import RunStore, StudyCard
 
 if TYPE_CHECKING:
@@ -27,10 +27,11 @@ def resolve(uri: str) -> str:
 
     Raises TrackingError for a file store, which MLflow 3.13 and later refuse.
     """
+    hide(uri)
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file") and not uri.startswith("databricks"):
         raise TrackingError(
-            f"mlflow.tracking_uri is {redact(uri, uri)!r}: MLflow keeps runs in no plain directory any more. "
+            f"mlflow.tracking_uri is {redact(uri)!r}: MLflow keeps runs in no plain directory any more. "
             "Use sqlite:///mlflow.db, or http://HOST:PORT of a tracking server"
         )
     path = sqlite_path(uri)
@@ -64,12 +65,13 @@ def connect(
 
     Raises TrackingError within 10 seconds for a server, 120 for a database.
     """
+    hide([uri, registry_uri])
     is_server = urlsplit(uri).scheme in ("http", "https")
     limit_s = START_TIMEOUT_S if is_server else DATABASE_TIMEOUT_S
 
     def start() -> RunStore:
         client = _client(uri, registry_uri)
-        store = RunStore(client, _experiment_id(client, uri, experiment, artifact_location), card, uri)
+        store = RunStore(client, _experiment_id(client, uri, experiment, artifact_location), card)
         store.describe()
         return store
 
@@ -83,8 +85,8 @@ def connect(
             raise
         except Exception as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
             raise TrackingError(
-                f"mlflow.tracking_uri is {redact(uri, uri)}, experiment {experiment!r}: cannot start there: "
-                f"{one_line(exc, uri)}. {_cure(is_server)}"
+                f"mlflow.tracking_uri is {redact(uri)}, experiment {experiment!r}: cannot start there: "
+                f"{one_line(exc)}. {_cure(is_server)}"
             ) from None
 
 
