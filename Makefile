@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large gpu-check clean
+.PHONY: setup tune test test-faults lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large gpu-check clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -17,6 +17,9 @@ tune: setup java  ## CONFIG=conf/...: run a study
 
 test: setup java  ## unit, contract and integration tests
 	$(BIN)/python -m pytest
+
+test-faults: setup java  ## every fault, done to studies on a real Spark, and what it costs; half an hour
+	$(BIN)/python -m pytest tests/faults --faults-page docs/benchmarks/faults.md
 
 lint: setup  ## style, types, imports
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,13 +19,17 @@ from typing import TYPE_CHECKING
 
 from spark_hpo.assembly import build_search, knowledge_of, objective_of
 from spark_hpo.backend.base import Backend
-from spark_hpo.config import StudyConfig
+from spark_hpo.backend.cluster import cluster_of
+from spark_hpo.config import StudyConfig, defaults
 from spark_hpo.data.cache_folder import CacheSettings
 from spark_hpo.data.readers import resolve_reader
 from spark_hpo.data.shards import plan_shards
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.definition import Definition
+from spark_hpo.dispatch import DispatchPolicy
 from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted, TrackingOutage
+from spark_hpo.failures import FailurePolicy
+from spark_hpo.interrupt import Interrupt
 from spark_hpo.journal import Journal
 from spark_hpo.publish import Publication, finish_runs, publish_model
 from spark_hpo.result import Result
@@ -33,6 +37,7 @@ from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
 from spark_hpo.storage import Storage
 from spark_hpo.study import Budget, Observer, Study
+from spark_hpo.supervision import Supervisor
 from spark_hpo.sync import Synced, journal_at_rest, write_missing
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.registry import RegisteredModel
@@ -46,7 +51,12 @@ from spark_hpo.trial import Objective, Split, Trial
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from spark_hpo.backend.cluster import Cluster
+
 logger = logging.getLogger(__name__)
+
+_RETRY_DELAY_S = 1.0
+_END_S = 15.0  # for journal and MLflow, when running trials have saved
 
 
 def run_study(
@@ -109,7 +119,7 @@ class _Run:
     space: Space
     _session: SparkSession | None = field(default=None, init=False)
     _transform_files: list[Path] = field(default_factory=list, init=False)  # to be shipped
-    _server: RendezvousServer | None = field(default=None, init=False)  # lives as long as the run
+    _server: RendezvousServer | None = field(default=None, init=False)  # closed with the run
 
     def run(self, resume: str, observers: Sequence[Callable[[Journal], Observer]]) -> Result:
         began = time.monotonic()
@@ -155,9 +165,17 @@ class _Run:
                     shuffle_window=config.data.shuffle_window if config.data else 1,
                     parts=config.search.parts,
                     node_cache=_node_cache(config),
+                    rank_timeout_s=None if config.backend == "inline" else config.resources.rank_timeout_s,
                 )
                 backend = self._backend(spec, module_file)
+                if self._server is not None:
+                    stack.callback(self._server.close)
                 stack.callback(backend.close)
+                interrupt = stack.enter_context(Interrupt())  # after Spark, which takes Ctrl-C for itself
+                if self._session is not None:
+                    limit_s = config.resources.grace_s + _END_S
+                    hold = cluster_of(self._session).shutdown_hold(interrupt.request, limit_s=limit_s)
+                    stack.enter_context(hold)
                 study = Study(
                     journal=journal,
                     sampler=search.sampler,
@@ -175,7 +193,7 @@ class _Run:
                     seed=config.seed,
                     storage=storage,
                     max_concurrent=config.resources.max_concurrent,
-                    max_infra_retries=config.resources.max_infra_retries,
+                    dispatch=self._dispatch_policy(storage, table, interrupt),
                     slot_timeout_s=config.resources.slot_timeout_s,
                     observers=[observer(journal) for observer in observers],
                 )
@@ -318,7 +336,7 @@ class _Run:
                 f"{storage.url}: there is a study already; use --resume auto to go on with it, "
                 "or choose another study_dir"
             )
-        definition.check(config, place=self.place)
+        definition.check(config, place=self.place, defaults=defaults())
         return definition
 
     def _tracker(self, definition: Definition, objective: Objective) -> MlflowTracker:
@@ -340,7 +358,6 @@ class _Run:
 
             gpus = range(math.ceil(resources.gpus_per_rank))
             return InlineBackend(partial(run_rank, spec), world_size=resources.world_size, gpus=gpus)
-        from spark_hpo.backend.cluster import cluster_of
         from spark_hpo.backend.session import check_resources
         from spark_hpo.backend.spark import SparkBackend
 
@@ -350,7 +367,7 @@ class _Run:
         for file in self._code_files(module_file):
             cluster.ship(file)
         if resources.world_size > 1:
-            spec = replace(spec, rendezvous=self._rendezvous(cluster.driver_host))
+            spec = replace(spec, rendezvous=self._rendezvous(cluster))
         return SparkBackend(
             spark,
             partial(run_rank, spec),
@@ -359,8 +376,31 @@ class _Run:
             slot_timeout_s=resources.slot_timeout_s,
         )
 
-    def _rendezvous(self, driver_host: str | None) -> Rendezvous:
-        resources, timeout_s = self.config.resources, self.config.resources.rank_timeout_s
+    def _dispatch_policy(self, storage: Storage, table: Table | None, interrupt: Interrupt) -> DispatchPolicy:
+        resources, stopping, data = self.config.resources, self.config.stopping, self.config.data
+        supervisor = None
+        if self.config.backend == "spark":
+            supervisor = Supervisor(
+                storage, rank_timeout_s=resources.rank_timeout_s, start_timeout_s=resources.slot_timeout_s
+            )
+        may_skip = data is not None and data.on_bad_file == "skip"
+        return DispatchPolicy(
+            failures=FailurePolicy(
+                max_infra_retries=resources.max_infra_retries,
+                retry_delay_s=_RETRY_DELAY_S,
+                max_trial_failures=stopping.max_trial_failures,
+                max_failed_share=stopping.max_failed_share,
+                leave_out=partial(_leave_out, table) if table is not None and may_skip else None,
+            ),
+            supervisor=supervisor,
+            interrupted=interrupt.is_requested,
+            grace_s=resources.grace_s,
+        )
+
+    def _rendezvous(self, cluster: Cluster) -> Rendezvous:
+        resources, driver_host = self.config.resources, cluster.driver_host
+        # A rank that watches itself ends first, and can say where it stood.
+        timeout_s = resources.rank_timeout_s * 1.2 + 5
         if resources.rendezvous == "driver" and driver_host is None:
             raise ConfigError(
                 f"{self.place}: resources.rendezvous is 'driver', but executors of a Connect server do not "
@@ -368,7 +408,9 @@ class _Run:
             )
         if driver_host is None or resources.rendezvous == "spark":
             return Rendezvous(host=None, timeout_s=timeout_s)
-        self._server = RendezvousServer(driver_host, timeout_s=timeout_s)
+        self._server = RendezvousServer(
+            driver_host, timeout_s=timeout_s, bind=cluster.setting("spark.driver.bindAddress")
+        )
         return self._server.address
 
     # The end ---------------------------------------------------------------------------------------------
@@ -393,10 +435,23 @@ class _Run:
             raise
 
 
+def _leave_out(table: Table, files: Collection[str]) -> None:
+    lost = table.rows - table.without(files).rows
+    logger.warning(
+        "%s: %d of %d rows are not read, because these files are damaged: %s",
+        table.url,
+        lost,
+        table.rows,
+        ", ".join(files),
+    )
+
+
 def _training_settings(config: StudyConfig) -> TrainingSettings:
-    fields = config.training.model_dump()
+    fields = config.training.model_dump(exclude={"checkpoint_every"})
     return TrainingSettings(
         **{**fields, "precision": Precision(config.training.precision)},
+        checkpoint_epochs=config.training.checkpoint_every.epochs,
+        checkpoint_seconds=config.training.checkpoint_every.seconds,
         evaluate_each_pass=config.search.resource == "epochs",
     )
 

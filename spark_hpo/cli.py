@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -24,6 +25,7 @@ from spark_hpo.assembly import objective_of
 from spark_hpo.config import StudyConfig, load_config
 from spark_hpo.errors import ConfigError, SparkHpoError, StudyInterrupted, TrackingOutage
 from spark_hpo.journal import Journal
+from spark_hpo.redact import redact
 from spark_hpo.report import leaderboard
 from spark_hpo.report.progress import ProgressLine, Standing
 from spark_hpo.result import Result
@@ -62,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         print(f"interrupted before the first trial; start again with\n  {_command()}", file=console.file)
         sys.exit(130)
+    except Exception:  # a mistake of ours, or of a library: told in full, but for the credentials in it
+        print(redact(traceback.format_exc()), file=console.file)
+        sys.exit(1)
     _print(result, console)
     sys.exit(0)
 
@@ -153,7 +158,7 @@ def _print(result: Result, console: Console) -> None:
     if not result.is_tracked:
         console.print("MLflow lacks a part of this. When it answers again:", highlight=False)
         print(f"  {_command()} --sync", file=console.file)  # in one line, to be copied
-    print(json.dumps(result.summary()), flush=True)
+    print(redact(json.dumps(result.summary())), flush=True)
 
 
 def _console() -> Console:
@@ -168,19 +173,26 @@ def _console() -> Console:
 
 
 def _command() -> str:
-    """The command that this process was started with."""
+    """The command that this process was started with, but for the credentials in it."""
     if not _UNDER_SPARK_SUBMIT:
-        return shlex.join([sys.executable, *sys.argv])
+        return redact(shlex.join([sys.executable, *sys.argv]))
     # With the master and all else that spark-submit was given.
     with suppress(OSError, ValueError):
         words = Path(f"/proc/{os.getppid()}/cmdline").read_text().rstrip("\0").split("\0")
-        return shlex.join(["spark-submit", *words[words.index(_SUBMIT_CLASS) + 1 :]])
-    return shlex.join(["spark-submit", *sys.argv])
+        return redact(shlex.join(["spark-submit", *words[words.index(_SUBMIT_CLASS) + 1 :]]))
+    return redact(shlex.join(["spark-submit", *sys.argv]))
+
+
+class _Formatter(logging.Formatter):
+    """A record as one line and, where there is one, its traceback; without credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 def _set_up_logging(console: Console, log_file: str | None) -> None:
     """One line an event: to a file, and to the console unless the live line is there."""
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    formatter = _Formatter("%(asctime)s %(levelname)s %(message)s")
     shown = logging.StreamHandler(console.file)
     shown.setLevel(logging.WARNING if console.is_terminal else logging.INFO)
     handlers: list[logging.Handler] = [shown]

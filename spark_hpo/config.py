@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.redact import MASK, has_credentials, hide, is_secret, redact_all
 from spark_hpo.study_file import read_study_file
 
 
@@ -40,14 +40,24 @@ def _url(value: Any) -> Any:
     """Databricks' own way to write a path, as the mount that Python sees; and no keys in an address."""
     if not isinstance(value, str):
         return value
-    if urlsplit(value).password is not None:
+    if has_credentials(value):
         raise ValueError(
-            "it holds a password, which would be written to logs and to the study directory; give it through "
-            "the environment"
+            "it holds a password or a key, which would be written to logs and to the study directory; "
+            "give it through the environment"
         )
     return re.sub(r"^dbfs:/+", "/dbfs/", value)
 
 
+def _model_name(value: Any) -> Any:
+    if isinstance(value, str) and not _MODEL_NAME.match(value):
+        raise ValueError(
+            f"registered_model is {value!r}; it becomes part of paths and addresses: it must have no '/', "
+            "':', quote or control character, and not begin with a dot"
+        )
+    return value
+
+
+_MODEL_NAME = re.compile(r"^(?!\.)[^/\\:'\"`\x00-\x1f\x7f]{1,255}$")
 Url = Annotated[str, BeforeValidator(_url)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
@@ -60,6 +70,11 @@ _MAX_OBJECTIVES = 4
 class _Section(BaseModel):
     # Strict: "3" is no number and 1.0 no integer; a key that does not exist is a mistake, not a wish.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            shown = redact_all({str(name): value})[str(name)] if not isinstance(value, BaseModel) else value
+            yield name, shown
 
 
 class CacheConfig(_Section):
@@ -91,6 +106,9 @@ class DataConfig(_Section):
     """For columns of bytes: module:function or path/to/file.py:function, from bytes to an array of floats."""
     trust_petastorm_metadata: bool = False
     """Unpickle what Petastorm has written about its columns. Only for tables whose source you trust."""
+    on_bad_file: Literal["fail", "skip"] = "fail"
+    """When a file turns out to be damaged, changed or gone. skip: the study goes on without it, and says how
+    many rows that costs."""
     reader: Literal["petastorm", "arrow", "auto"] = "auto"
     """auto takes petastorm wherever it can be imported."""
     shuffle_window: PositiveInt = 100_000
@@ -101,7 +119,7 @@ class DataConfig(_Section):
 class TransferConfig(_Section):
     """What earlier studies have found. Spaces are matched by name and range."""
 
-    studies: Annotated[tuple[str, ...], BeforeValidator(_from_list)] = ()
+    studies: Annotated[tuple[Url, ...], BeforeValidator(_from_list)] = ()
     """Their study directories."""
     num_first: Annotated[int, Field(ge=0)] = 3
     """How many of their best configurations run first."""
@@ -219,6 +237,10 @@ class StoppingConfig(_Section):
     price_per_slot_hour: PositiveNumber | None = None
     regret_bound: PositiveNumber | None = None
     """What more searching may still be expected to gain."""
+    max_trial_failures: Annotated[int, Field(ge=0)] | None = None
+    """Failed trials that are borne: with more the task is broken, and the study stops with exit code 4."""
+    max_failed_share: Annotated[float, Field(gt=0, le=1)] | None = 0.8
+    """The same as a share of the trials, once ten have failed."""
 
     @model_validator(mode="after")
     def _priced(self) -> StoppingConfig:
@@ -244,6 +266,15 @@ class BudgetConfig(_Section):
         return self
 
 
+class CheckpointConfig(_Section):
+    """When a trial saves its state within a rung, and a fault costs what comes after. Whichever is first."""
+
+    epochs: PositiveInt | None = None
+    """Or parts, with `resource: rows`. None: not by these."""
+    seconds: PositiveNumber | None = 60.0
+    """None: not by the clock."""
+
+
 class TrainingConfig(_Section):
     """How a task is trained, whatever its parameters are."""
 
@@ -259,6 +290,7 @@ class TrainingConfig(_Section):
     """Epochs without improvement that end a training."""
     min_improvement: NonNegativeNumber = 0.0
     """Of the objective, to count as one."""
+    checkpoint_every: CheckpointConfig = CheckpointConfig()
 
 
 class ResourcesConfig(_Section):
@@ -274,11 +306,13 @@ class ResourcesConfig(_Section):
     max_concurrent: PositiveInt | None = None
     """Trials at the same time; None: as many as fit. With 1 and one seed, a study repeats digit for digit."""
     rank_timeout_s: PositiveNumber = 300.0
-    """For ranks to meet, and for each of their collective operations."""
+    """For ranks to meet, and for each of their steps: one that takes longer is taken for hung."""
     slot_timeout_s: PositiveNumber = 600.0
     """How long a study waits while no trial fits: for the first executor, or after the last was lost."""
     max_infra_retries: Annotated[int, Field(ge=0)] = 2
-    """Further attempts at an assignment whose process or executor was lost."""
+    """Further attempts at an assignment that lost its process, executor or storage, 1, 2, 4 ... s apart."""
+    grace_s: PositiveNumber = 20.0
+    """How long trials may take to save when the study is interrupted; then they are cancelled."""
 
     @model_validator(mode="after")
     def _shared_by_trials(self) -> ResourcesConfig:
@@ -302,7 +336,7 @@ class MlflowConfig(_Section):
     tracking_uri: str = "sqlite:///mlflow.db"
     experiment: str | None = None
     """None: the name of the study."""
-    registered_model: str | None = None
+    registered_model: Annotated[str | None, BeforeValidator(_model_name)] = None
     """None: the name of the study."""
 
 
@@ -328,6 +362,12 @@ class StudyConfig(_Section):
     spark: dict[str, str] = {}
     """Spark settings for a session that the study has to start."""
     mlflow: MlflowConfig = MlflowConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hide_credentials(cls, record: Any) -> Any:
+        hide(record)
+        return record
 
     @model_validator(mode="after")
     def _plateau_of_epochs(self) -> StudyConfig:
@@ -370,7 +410,26 @@ def build_config(record: Mapping[str, Any], *, place: str) -> StudyConfig:
         return StudyConfig.model_validate(dict(record))
     except ValidationError as exc:
         lines = [_explain(error, place) for error in exc.errors()]
-        raise ConfigError("\n".join(lines)) from exc
+        raise ConfigError("\n".join(lines)) from None  # pydantic shows the values, whatever they are
+
+
+def defaults() -> dict[str, Any]:
+    """What settings are that nobody has set, by dotted key, as in JSON."""
+    return dict(_defaults(StudyConfig, ""))
+
+
+def _defaults(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, field in model.model_fields.items():
+        if (section := _section_of(field.annotation)) is not None:
+            yield from _defaults(section, f"{prefix}{name}.")
+        elif not field.is_required():
+            value = field.get_default(call_default_factory=True)
+            yield prefix + name, list(value) if isinstance(value, tuple) else value
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    candidates = (annotation, *get_args(annotation))
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
 def _explain(error: Any, place: str) -> str:
@@ -403,7 +462,7 @@ def _explain(error: Any, place: str) -> str:
         "string_pattern_mismatch": "1 to 100 letters, digits, '_', '.' or '-', the first a letter or digit",
     }
     rule = rules[kind].format(**context) if kind in rules else error["msg"]
-    shown = "nothing" if value is None else repr(value)
+    shown = "nothing" if value is None else MASK if any(map(is_secret, keys)) else repr(redact_all(value))
     if isinstance(value, float) and math.isnan(value):
         shown = "NaN"
     return f"{place}: {where} is {shown if len(shown) <= 80 else shown[:77] + '...'}; it must be {rule}"
@@ -412,7 +471,7 @@ def _explain(error: Any, place: str) -> str:
 def _keys_of(path: Sequence[str]) -> Sequence[str]:
     model: type[BaseModel] = StudyConfig
     for key in path:
-        field = model.model_fields[key]
-        candidates = (field.annotation, *get_args(field.annotation))
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        section = _section_of(model.model_fields[key].annotation)
+        assert section is not None, "pydantic looks into sections only"
+        model = section
     return list(model.model_fields)

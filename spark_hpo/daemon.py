@@ -12,9 +12,16 @@ import sys
 import zipimport
 from typing import BinaryIO
 
+if __name__ == "__main__":
+    os.setpgid(0, 0)  # as PySpark does, but before the seconds that follow: Ctrl-C is not for us
+
 import pyspark.worker
 from pyspark import daemon
 
+try:
+    from spark_hpo import orphans
+except ImportError:  # no psutil on this executor
+    orphans = None  # type: ignore[assignment]
 with contextlib.suppress(ImportError):
     import spark_hpo.backend.task
 with contextlib.suppress(ImportError):
@@ -37,6 +44,8 @@ def _run_worker(infile: BinaryIO, outfile: BinaryIO) -> None:
     # AttributeError: not on Linux. OSError: no TCP, newer Sparks have Unix sockets.
     with contextlib.suppress(AttributeError, OSError), socket.socket(fileno=os.dup(infile.fileno())) as same:
         same.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    if orphans is not None:
+        orphans.mark()
     _worker_main(infile, outfile)  # type: ignore[no-untyped-call] # Spark's gap
 
 
@@ -55,4 +64,6 @@ if __name__ == "__main__":
     # Spark 3.5 and 4.0 have imported it by now, later ones do in each worker.
     daemon.worker_main = pyspark.worker.main = _run_worker
     _forget_zips()
+    if orphans is not None:
+        orphans.adopt(daemon)
     daemon.manager()  # type: ignore[no-untyped-call] # Spark's gap

@@ -24,6 +24,7 @@ _FREE = (
     "budget.resource",
     "budget.seconds",
     "data.cache",
+    "data.on_bad_file",
     "data.path",
     "data.prepare",
     "data.reader",
@@ -32,6 +33,10 @@ _FREE = (
     "resources.rendezvous",
     "resources.slot_timeout_s",
     "resources.max_infra_retries",
+    "resources.grace_s",
+    "stopping.max_trial_failures",
+    "stopping.max_failed_share",
+    "training.checkpoint_every",
 )
 
 
@@ -72,13 +77,19 @@ class Definition:
     def write(self, storage: Storage) -> None:
         storage.write(_NAME, json.dumps(asdict(self), indent=1).encode())
 
-    def check(self, config: Mapping[str, Any], *, place: str) -> None:
+    def check(
+        self, config: Mapping[str, Any], *, place: str, defaults: Mapping[str, Any] | None = None
+    ) -> None:
         """Make sure that this is the study's configuration still, where it matters.
+
+        Args:
+            defaults: of settings, by dotted key: what a version that did not know a setting did.
 
         Raises:
             ConfigError: one line for each setting that has changed.
         """
         before, now = dict(_leaves(self.config)), dict(_leaves(_frozen(config)))
+        before = {**{key: value for key, value in (defaults or {}).items() if key in now}, **before}
         changed = [
             f"{place}: {key} is {now.get(key)!r}, but the study was started with {before.get(key)!r}"
             for key in sorted(before.keys() | now.keys())

@@ -8,6 +8,7 @@
     |       `-- TrackingOutage       it does not answer any more; what is missing can be written later
     |-- DataError              3  the table: missing, empty, or of the wrong type
     |-- NoTrialSucceeded       4  every trial failed
+    |   `-- TooManyFailures         too many of them: the task is broken
     |-- StudyInterrupted     130  stopped from outside; the message says how to resume
     |-- StorageError           1  the study directory cannot be read or written
     |   |-- JournalError          the journal is damaged, or of a newer version
@@ -16,14 +17,25 @@
     |-- BackendError           1  Spark is gone
     `-- TrialError             1  one trial: what the user's training code did
 
-Every message gives place, value, rule and cure. Foreign exceptions are translated where they enter.
+Every message gives place, value, rule and cure, and no credentials. Foreign exceptions are translated where
+they enter.
 """
+
+from spark_hpo.redact import redact
 
 
 class SparkHpoError(Exception):
     """Base of all errors that this package raises on purpose."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
+
+
+def cause(exc: Exception) -> Exception | None:
+    """What an error is raised from: the foreign exception, but not one whose text has credentials in it."""
+    return exc if redact(str(exc)) == str(exc) else None
 
 
 class ConfigError(SparkHpoError):
@@ -53,11 +65,23 @@ class DataError(SparkHpoError):
 
     exit_code = 3
 
+    def __init__(self, message: str, *, file: str | None = None) -> None:
+        """
+        Args:
+            file: of the table, where one is at fault.
+        """
+        super().__init__(message)
+        self.file = file
+
 
 class NoTrialSucceeded(SparkHpoError):
     """The budget is spent and every trial has failed."""
 
     exit_code = 4
+
+
+class TooManyFailures(NoTrialSucceeded):
+    """More trials have failed than a study that is worth going on with has."""
 
 
 class StudyInterrupted(SparkHpoError):

@@ -79,7 +79,14 @@ class Journal:
         # What earlier drivers wrote, to be replayed.
         self.past: tuple[Event, ...] = tuple(event for epoch in sorted(logs) for event in logs[epoch])
         for event in self.past:
-            self._apply(event)
+            try:
+                self._apply(event)
+            except (KeyError, TypeError, ValueError) as exc:
+                raise JournalError(
+                    f"{storage.url}/journal: event {event.sequence} ({event.kind}) is not understood "
+                    f"({exc!r}): another spark_hpo has written it, or a hand; install the one that wrote it, "
+                    "or start a new study in another study_dir"
+                ) from exc
         if lease is not None:
             self._log = storage.log(_log_name(lease.epoch))
             self._append(
@@ -234,6 +241,8 @@ def _parse(lines: list[bytes], place: str) -> Iterator[Event]:
                 raise ValueError("the record has no end")
             record = json.loads(line)
             sequence, when, kind = record.pop("sequence"), record.pop("time"), record.pop("event")
+            if type(trial_id := record.get("trial_id", 0)) is not int or trial_id < 0:
+                raise ValueError(f"trial_id is {trial_id!r}")  # it becomes part of a path
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             if number == len(lines):
                 return  # torn by the crash that ended its driver: nobody has acted on it

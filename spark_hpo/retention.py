@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 
+from spark_hpo import layout
 from spark_hpo.storage import Storage
-
-_FOLDER = "checkpoints"
 
 
 class Retention:
@@ -41,10 +40,29 @@ class Retention:
         """The owner needs its checkpoint no longer."""
         self.keep(owner, None)
 
-    def sweep(self) -> None:
-        """Delete every checkpoint that nobody owns, of earlier drivers and lost attempts, and go live."""
+    def fence(self, trial_id: int, attempt: int) -> None:
+        """From now on only this attempt may save checkpoints of the trial."""
+        self._storage.write(layout.fence(trial_id), str(attempt).encode())
+
+    def tidy(self, trial_id: int) -> None:
+        """Delete what lost attempts of a trial have left."""
+        if self._is_live:
+            self._delete_unowned(layout.checkpoints(trial_id))
+
+    def sweep(self, unfinished: Collection[int] = ()) -> None:
+        """Delete every checkpoint that nobody owns, of earlier drivers and lost attempts, and go live.
+
+        Args:
+            unfinished: trials that go on from what their last attempt has saved.
+        """
         self._is_live = True
-        for folder in self._storage.names(_FOLDER):
-            for name in self._storage.names(f"{_FOLDER}/{folder}", hidden=True):
-                if (path := f"{_FOLDER}/{folder}/{name}") not in self._owners:
-                    self._storage.delete(path)
+        spared = {layout.checkpoints(trial_id).rpartition("/")[2] for trial_id in unfinished}
+        for folder in self._storage.names(layout.CHECKPOINTS):
+            if folder not in spared:
+                self._delete_unowned(f"{layout.CHECKPOINTS}/{folder}")
+
+    def _delete_unowned(self, folder: str) -> None:
+        for name in self._storage.names(folder, hidden=True):
+            path = f"{folder}/{name}"
+            if path not in self._owners:
+                self._storage.delete(path)

@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from spark_hpo.backend.base import Backend
-from spark_hpo.errors import CapacityError, DataError, JournalError, NoTrialSucceeded, TrialError
+from spark_hpo.dispatch import Dispatcher, DispatchPolicy
+from spark_hpo.errors import CapacityError, JournalError, NoTrialSucceeded, TrialError
 from spark_hpo.incumbents import Incumbents, as_reported
 from spark_hpo.journal import EventKind, Journal
 from spark_hpo.retention import Retention
@@ -21,12 +22,11 @@ from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.storage import Storage
 from spark_hpo.tracking.base import Tracker
-from spark_hpo.trial import Assignment, FailureKind, Objective, Params, Report, Split, Trial, TrialState
+from spark_hpo.trial import Assignment, Objective, Params, Report, Split, Trial, TrialState
 
 logger = logging.getLogger(__name__)
 
-# Bounds how late a lost lease, a grown cluster or a spent budget is noticed.
-_POLL_S = 5.0
+_DISPATCH = DispatchPolicy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +89,18 @@ class Study:
         seed: int,
         storage: Storage,
         max_concurrent: int | None = None,
-        max_infra_retries: int = 2,
+        dispatch: DispatchPolicy = _DISPATCH,
         slot_timeout_s: float = 600.0,
         explorer: Explorer | None = None,
         stopping: Sequence[StoppingRule] = (),
         observers: Sequence[Observer] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """
+        Args:
+            max_concurrent: trials at once; None: as many as there are slots.
+            slot_timeout_s: how long to wait while nothing runs because no slot is free.
+        """
         self._journal = journal
         self._sampler = sampler
         self._scheduler = scheduler
@@ -105,7 +110,6 @@ class Study:
         self._budget = budget
         self._seed = seed
         self._max_concurrent = max_concurrent
-        self._max_infra_retries = max_infra_retries
         self._slot_timeout_s = slot_timeout_s
         self._idle_since: float | None = None
         self._explorer = explorer
@@ -113,12 +117,12 @@ class Study:
         self._observers = observers
         self._clock = clock
         self._slots: dict[int, Slot] = {}  # open, by trial
-        self._pending: list[Assignment] = []  # to be run again: of a driver that died
         self._retention = Retention(storage)
+        self._dispatcher = Dispatcher(backend, journal, storage, self._retention, dispatch, clock)
         self._incumbents = Incumbents(objective, self._retention)
-        self.progress = Progress()
+        self.progress = Progress(running=self._dispatcher.running)
         self._replay()
-        self._retention.sweep()
+        self._retention.sweep(unfinished=self._dispatcher.waiting_trials())
 
     @property
     def best(self) -> Trial | None:
@@ -130,9 +134,12 @@ class Study:
 
         Raises:
             DataError: a rank has found the table wrong; every trial would.
+            KeyboardInterrupt: as was asked for; what was running is saved.
             LeaseError: another driver has taken over.
-            NoTrialSucceeded: every trial has failed.
+            NoTrialSucceeded: every trial has failed, or too many.
+            StorageError: the study directory cannot be read or written.
         """
+        self._dispatcher.begin()
         began, spent_before = self._clock(), self._journal.seconds
         last = began
         try:
@@ -141,14 +148,17 @@ class Study:
                 self.progress.slot_seconds += (now - last) * self.progress.slots
                 self.progress.seconds, last = spent_before + now - began, now
                 stopped_by = self._spent()
-                if stopped_by is None or self._pending:
-                    self._launch(only_pending=stopped_by is not None)
-                if not self.progress.running and stopped_by is not None and not self._pending:
+                if stopped_by is None or self._dispatcher.has_waiting:
+                    self._launch(only_waiting=stopped_by is not None)
+                if not self.progress.running and stopped_by is not None and not self._dispatcher.has_waiting:
                     break
                 self._wait_for_slots(last)
-                report = self._backend.wait(_POLL_S)
-                if report is not None:
-                    self._take(report)
+                if (done := self._dispatcher.wait()) is not None:
+                    self._take(*done)
+                if self._dispatcher.is_interrupted:
+                    for assignment, report in self._dispatcher.drain():
+                        self._take(assignment, report)
+                    raise KeyboardInterrupt
         except BaseException:  # an interrupt too: nothing may train on for a driver that is gone
             self._backend.close()
             raise
@@ -165,7 +175,7 @@ class Study:
         Raises:
             CapacityError: for longer than `slot_timeout_s`.
         """
-        if self.progress.running:
+        if self.progress.running or (self.progress.slots and self._dispatcher.has_waiting):
             self._idle_since = None
             return
         assert self.progress.slots == 0, "with a free slot, a scheduler that is not done has work"
@@ -202,55 +212,38 @@ class Study:
             trial,
         )
         assignment = replace(assignment, split=Split.TEST)
-        report = self._run_alone(assignment)
-        while report.failure is not None:
+        try:
+            report = self._dispatcher.run_alone(assignment)
+        except BaseException:
+            self._backend.close()
+            raise
+        failure = report.failure
+        if failure is not None:
             self._journal.lost(report)
-            if report.failure.kind is FailureKind.DATA:
-                raise DataError(report.failure.message)
-            retry = report.failure.kind is FailureKind.INFRASTRUCTURE
-            if not retry or assignment.attempt > self._max_infra_retries:
-                raise TrialError(f"{assignment} failed: {report.failure.message}\n{report.failure.traceback}")
-            assignment = replace(assignment, attempt=assignment.attempt + 1)
-            report = self._run_alone(assignment)
+            raise TrialError(f"{assignment} failed: {failure.message}\n{failure.traceback}")
         self._journal.reported(report)
         return dict(report.metrics)
 
-    def _run_alone(self, assignment: Assignment) -> Report:
-        self._journal.assigned(assignment)
-        self._backend.submit(assignment)
-        while True:
-            report = self._backend.wait(_POLL_S)
-            if report is not None:
-                return report
-
-    def _launch(self, *, only_pending: bool) -> None:
+    def _launch(self, *, only_waiting: bool) -> None:
         there = self._backend.num_slots
         slots = min(there, self._max_concurrent or there)
         if slots != self.progress.slots:
             logger.info("slots for trials: %d", slots)
             self.progress.slots = slots
         while len(self.progress.running) < self.progress.slots:
-            if self._pending:
-                assignment = self._pending.pop(0)
-            elif only_pending:
-                return
-            else:
-                slot = self._scheduler.next_slot()
+            assignment = self._dispatcher.start_waiting()
+            if assignment is None:
+                slot = None if only_waiting else self._scheduler.next_slot()
                 if slot is None:
                     return
                 assignment = self._open(slot)
-            self._start(assignment)
-            if not only_pending and self._spent() is not None:
+                self._dispatcher.start(assignment)
+            self._tracker.sync(self._journal)
+            logger.info("%s: started with %s", assignment, dict(assignment.params))
+            for observer in self._observers:
+                observer.on_assigned(assignment, self.progress)
+            if not only_waiting and self._spent() is not None:
                 return
-
-    def _start(self, assignment: Assignment) -> None:
-        self._journal.assigned(assignment)
-        self.progress.running[assignment.trial_id] = assignment
-        self._backend.submit(assignment)
-        self._tracker.sync(self._journal)
-        logger.info("%s: started with %s", assignment, dict(assignment.params))
-        for observer in self._observers:
-            observer.on_assigned(assignment, self.progress)
 
     def _open(self, slot: Slot) -> Assignment:
         self._slots[slot.trial_id] = slot
@@ -289,21 +282,13 @@ class Study:
             resource_to=slot.resource_to,
             checkpoint=trial.checkpoint,
             seed=int(np.random.SeedSequence((self._seed, slot.trial_id)).generate_state(1)[0]),
+            without=self._dispatcher.failures.without,
         )
 
-    def _take(self, report: Report) -> None:
-        """A report has come from the backend."""
-        assignment = self.progress.running.pop(report.trial_id)
-        self.progress.busy_seconds += report.seconds
+    def _take(self, assignment: Assignment, report: Report) -> None:
+        """An assignment has ended for good."""
         failure = report.failure
-        if failure is not None and failure.kind is FailureKind.DATA:
-            raise DataError(failure.message)
-        is_lost = failure is not None and failure.kind is FailureKind.INFRASTRUCTURE
-        if is_lost and assignment.attempt <= self._max_infra_retries:
-            logger.warning("%s was lost (%s); it is tried again", assignment, failure and failure.message)
-            self._journal.lost(report)
-            self._pending.append(replace(assignment, attempt=assignment.attempt + 1))
-            return
+        self.progress.busy_seconds = self._dispatcher.busy_seconds
         self._journal.reported(report)
         self.progress.run += 1
         self._settle(report)
@@ -316,6 +301,8 @@ class Study:
         self._tracker.sync(self._journal)
         for observer in self._observers:
             observer.on_reported(trial, report, self.progress)
+        if failure is not None:
+            self._dispatcher.failures.check(self._journal.trials.values())
 
     def _settle(self, report: Report) -> None:
         """A report is in the journal: tell scheduler and sampler, and let go of checkpoints."""
@@ -341,6 +328,8 @@ class Study:
         self._retention.keep(report.trial_id, report.checkpoint)
         for trial_id in finished:
             self._retention.release(trial_id)
+        if report.attempt > 1 or report.failure is not None:
+            self._retention.tidy(report.trial_id)
 
     def _note_incumbent(self, report: Report, loss: float, *, is_complete: bool) -> None:
         # As it was reported: in a replay the journal has the trial as it was in the end.
@@ -368,6 +357,7 @@ class Study:
         for event in self._journal.past:
             if event.kind is EventKind.ASSIGNED and event.assignment.split is Split.VALIDATION:
                 assignment = event.assignment
+                self._dispatcher.failures.replay(assignment)
                 if assignment.trial_id not in open_assignments:
                     self._replay_slot(assignment)
                 open_assignments[assignment.trial_id] = assignment
@@ -375,7 +365,7 @@ class Study:
                 del open_assignments[report.trial_id]
                 self._settle(report)
                 self.progress.replayed += 1
-        self._pending = [replace(a, attempt=a.attempt + 1) for a in open_assignments.values()]
+        self._dispatcher.resume(list(open_assignments.values()))
 
     def _replay_slot(self, assignment: Assignment) -> None:
         slot = self._scheduler.next_slot()

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.redact import hide
 
 
 def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -29,9 +30,13 @@ def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str
     record = _parse_yaml(text, str(path))
     if not isinstance(record, dict):
         raise ConfigError(f"{path}: a study file is a mapping of keys to values, not {type(record).__name__}")
+    hide(record)  # before anything is said about it
     for override in overrides:
         _override(record, override)
     return record
+
+
+_MOST_NODES = 100_000  # a study file has some hundred; aliases of aliases make billions
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -52,12 +57,32 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
+def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for when every alias is written out."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_NODES + 1  # what contains itself has no end
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        known[id(node)] = 1 + sum(_expanded(child, known) for child in children)
+    return known[id(node)]
+
+
 def _parse_yaml(text: str, place: str) -> Any:
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)
+        loader = _UniqueKeyLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _expanded(node, {}) > _MOST_NODES:
+            raise ConfigError(f"{place}: its anchors make more than {_MOST_NODES} values: write fewer")
+        return loader.construct_document(node)
     except yaml.MarkedYAMLError as exc:
         line = f", line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
-        raise ConfigError(f"{place}{line}: this is not valid YAML: {exc.problem}") from exc
+        # Not `from exc`: that one shows the line, whatever is in it.
+        raise ConfigError(f"{place}{line}: this is not valid YAML: {exc.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
         raise ConfigError(f"{place}: this is not valid YAML: {exc}") from exc
 

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from spark_hpo.redact import redact
+
 Params = Mapping[str, Any]
 """Parameters by name: numbers, strings, booleans, None, or nested mappings and lists of these."""
 
@@ -31,8 +33,16 @@ class FailureKind(StrEnum):
     """Whose fault a failed assignment is."""
 
     TRIAL = "trial"  # the user's code raised, or the metric is not finite
+    MEMORY = "memory"  # the trial needs more than a rank has: the same size would need it again
     DATA = "data"  # the table itself: every trial would meet it
     INFRASTRUCTURE = "infrastructure"  # a lost process, executor or network
+    STORAGE = "storage"  # the study directory cannot be written: every trial would meet it
+    INTERRUPTED = "interrupted"  # the driver has asked it to save its state and stop
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether another attempt may succeed: it is not the trial that is at fault."""
+        return self in (FailureKind.INFRASTRUCTURE, FailureKind.STORAGE, FailureKind.INTERRUPTED)
 
 
 class Mode(StrEnum):
@@ -145,6 +155,12 @@ class Failure:
     kind: FailureKind
     message: str
     traceback: str = ""
+    file: str | None = None  # of the table, where one is at fault
+
+    def __post_init__(self) -> None:
+        # Foreign exceptions may hold credentials; journal, MLflow and logs all take their texts from here.
+        object.__setattr__(self, "message", redact(self.message))
+        object.__setattr__(self, "traceback", redact(self.traceback))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +191,7 @@ class Assignment:
     checkpoint: str | None  # path inside the study directory; None: start from scratch
     seed: int
     split: Split = Split.VALIDATION  # where the metrics are taken
+    without: tuple[str, ...] = ()  # files of the table that are left out, because they cannot be read
 
     def __str__(self) -> str:
         if self.resource_from == self.resource_to:
@@ -186,7 +203,7 @@ class Assignment:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Assignment:
-        return cls(**{**record, "split": Split(record["split"])})
+        return cls(**{**record, "split": Split(record["split"]), "without": tuple(record.get("without", ()))})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,6 +91,7 @@ class StandaloneCluster:
             f"spark.worker.resource.gpu.discoveryScript {self.gpu_script}\n"
         )
         self._servers: list[Server] = []
+        self.workers: list[Server] = []
         master = self._start("master", "master.Master", "--host", "127.0.0.1", "--port", "0")
         self.url = master.wait_for(r"Starting Spark master at (spark://\S+)")
 
@@ -104,6 +105,7 @@ class StandaloneCluster:
             *("--properties-file", str(self._properties), "--work-dir", str(self._folder / name), self.url),
         )
         worker.wait_for(r"(Successfully registered with master)")
+        self.workers.append(worker)
         return worker
 
     def close(self) -> None:
@@ -118,8 +120,8 @@ class StandaloneCluster:
 
 
 @contextlib.contextmanager
-def standalone_cluster(folder: Path, *, workers: int = 2) -> Iterator[StandaloneCluster]:
-    cluster = StandaloneCluster(folder)
+def standalone_cluster(folder: Path, *, workers: int = 2, cores: int = 2) -> Iterator[StandaloneCluster]:
+    cluster = StandaloneCluster(folder, cores=cores)
     try:
         for _ in range(workers):
             cluster.add_worker()

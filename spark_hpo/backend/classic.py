@@ -13,6 +13,7 @@ from py4j.protocol import Py4JError
 from pyspark import InheritableThread
 
 from spark_hpo.backend.cluster import is_dynamic, is_local
+from spark_hpo.backend.shutdown import ShutdownHold
 from spark_hpo.errors import BackendError
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ class ClassicCluster:
         # Spark may be gone already: Ctrl-C ends spark-submit's JVM too, and its jobs with it.
         with contextlib.suppress(Py4JError, OSError):
             self.spark.sparkContext.cancelJobsWithTag(tag)
+
+    def shutdown_hold(self, notice: Callable[[], None], *, limit_s: float) -> ShutdownHold:
+        return ShutdownHold(self.spark.sparkContext._jvm, notice, limit_s=limit_s)
 
     def ship(self, file: Path) -> None:
         self.spark.sparkContext.addPyFile(str(file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Protocol
@@ -48,6 +49,10 @@ class Cluster(Protocol):
 
     def cancel(self, tag: str) -> None:
         """Cancel the jobs with a tag. No error where there are none, or where Spark is gone."""
+        ...
+
+    def shutdown_hold(self, notice: Callable[[], None], *, limit_s: float) -> AbstractContextManager[object]:
+        """While it is entered, a JVM that is told to end calls `notice` and waits until it is left again."""
         ...
 
     def ship(self, file: Path) -> None:

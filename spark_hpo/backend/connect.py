@@ -6,6 +6,7 @@ import contextlib
 import re
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -64,6 +65,9 @@ class ConnectCluster:
     def cancel(self, tag: str) -> None:
         with contextlib.suppress(PySparkException, OSError):
             self.spark.interruptTag(tag)
+
+    def shutdown_hold(self, notice: Callable[[], None], *, limit_s: float) -> AbstractContextManager[object]:
+        return contextlib.nullcontext()  # the server's end is not ours
 
     def ship(self, file: Path) -> None:
         self.spark.addArtifacts(str(file), pyfile=True)

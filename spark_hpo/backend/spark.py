@@ -25,9 +25,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SCHEMA = "report string"
+# What YARN and Kubernetes say of an executor that they killed for its memory. Of a Python worker that the
+# kernel has killed nobody says anything.
+_OUT_OF_MEMORY = ("OOMKilled", "exceeding memory limits", "beyond the 'PHYSICAL' memory limit")
+_CRASHED = "Python worker exited unexpectedly"
 _CANCEL_LIMIT_S = 10.0
 _CANCEL_AGAIN_S = 0.1
 _SLOT_POLL_S = 0.2
+_FRAMES = ("at ", "Caused by: ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +155,22 @@ class SparkBackend:
 
 def _lost(assignment: Assignment, exc: Exception) -> Report:
     """The report of an assignment whose job failed: a process died, or an executor was lost."""
-    lines = [line for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
+    # Frames of Java's have these words in their names, and what is below the cause says nothing.
+    lines = [line for line in map(str.strip, str(exc).splitlines()) if not line.startswith(_FRAMES)]
     telling = [line for line in lines if "Exception" in line or "Error" in line]
-    message = [*lines[:1], *telling][-1].strip()
+    message = [type(exc).__name__, *lines[:1], *telling][-1].lstrip(": ")
+    if any(sign in str(exc) for sign in _OUT_OF_MEMORY):
+        kind = FailureKind.MEMORY
+        message += "; raise spark.executor.memoryOverhead, or train smaller"
+    else:
+        kind = FailureKind.INFRASTRUCTURE
+        if _CRASHED in str(exc):
+            message += " (killed: if it happens again and again, for lack of spark.executor.memoryOverhead)"
     return Report(
         trial_id=assignment.trial_id,
         attempt=assignment.attempt,
         rung=assignment.rung,
         resource=assignment.resource_from,
         split=assignment.split,
-        failure=Failure(
-            kind=FailureKind.INFRASTRUCTURE, message=f"the Spark job failed: {message}", traceback=str(exc)
-        ),
+        failure=Failure(kind=kind, message=f"the Spark job failed: {message}", traceback=str(exc)),
     )

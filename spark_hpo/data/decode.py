@@ -64,12 +64,10 @@ class Decoder:
         """
         group = self._groups[segment.file, segment.row_group]
         if table.num_rows != group.stored_rows:
-            raise changed(
-                self._place(segment), f"{table.num_rows} rows were read, {group.stored_rows} were planned"
-            )
+            raise self._changed(segment, f"{table.num_rows} rows were read, {group.stored_rows} were planned")
         missing = [name for name in self.columns if name not in table.column_names]
         if missing:
-            raise changed(self._place(segment), f"it has no column {missing[0]!r} any more")
+            raise self._changed(segment, f"it has no column {missing[0]!r} any more")
         if self._partition_types:
             file = self._manifest.files[segment.file]
             table = partitions.add_columns(
@@ -81,8 +79,8 @@ class Decoder:
             types = {column.name: column.type for column in table.schema}
             table = table.filter(parse_where(self._manifest.where, self._schema, types).expression())
             if table.num_rows != group.rows:
-                raise changed(
-                    self._place(segment), f"{table.num_rows} rows match the filter, {group.rows} were planned"
+                raise self._changed(
+                    segment, f"{table.num_rows} rows match the filter, {group.rows} were planned"
                 )
         table = table.slice(segment.start, segment.rows)
         columns: Columns = {}
@@ -90,13 +88,17 @@ class Decoder:
             try:
                 columns.update(encode(_array(table.column(stored_name))))
             except BadColumn as exc:
-                raise DataError(f"{self._place(segment, stored_name)}: {exc}") from exc
+                place, path = self._place(segment, stored_name), self._manifest.files[segment.file].path
+                raise DataError(f"{place}: {exc}", file=path) from exc
         return columns
 
     def _encoders(self) -> Iterator[Encoder]:
         yield from _feature_encoders(self._schema)
         is_raw = self._schema.encoding is Encoding.RAW
         yield self._schema.label.name, partial(_encoded_label, self._schema, is_raw)
+
+    def _changed(self, segment: Segment, fault: str) -> DataError:
+        return changed(self._place(segment), fault, file=self._manifest.files[segment.file].path)
 
     def _place(self, segment: Segment, column: str | None = None) -> str:
         place = f"{self._manifest.files[segment.file].path}: row group {segment.row_group}"

@@ -13,7 +13,8 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from spark_hpo.errors import DataError
+from spark_hpo.errors import DataError, cause
+from spark_hpo.redact import has_credentials
 
 
 def absolute(url: str | Path) -> str:
@@ -34,31 +35,38 @@ def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec file system of a URL, and the path on it.
 
     Raises:
-        DataError: the protocol is unknown, or its package is not installed.
+        DataError: the protocol is unknown, its package is not installed, or there is a password in it.
     """
+    if has_credentials(url):
+        raise DataError(
+            f"{url}: holds a password or a key, which would be written beside the table; give it through the "
+            "environment"
+        )
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError, OSError) as exc:
-        raise DataError(f"{url}: cannot be opened: {exc}") from exc
+        raise DataError(f"{url}: cannot be opened: {exc}") from cause(exc)
     return fs, path
 
 
 @contextlib.contextmanager
-def reading(place: str) -> Iterator[None]:
-    """What pyarrow and file systems raise, as `DataError` with the place."""
+def reading(path: str) -> Iterator[None]:
+    """What pyarrow and file systems raise about a file, as `DataError` that names it."""
     try:
         yield
     except FileNotFoundError as exc:
-        raise changed(place, "the file is gone") from exc
+        raise changed(path, "the file is gone", file=path) from exc
     except pa.ArrowInvalid as exc:
-        raise DataError(f"{place}: not a Parquet file, or a damaged one ({exc}): write it again") from exc
+        message = f"{path}: not a Parquet file, or a damaged one ({exc}): write it again"
+        raise DataError(message, file=path) from exc
     except (OSError, pa.ArrowException) as exc:
-        raise DataError(f"{place}: cannot be read: {exc}") from exc
+        raise DataError(f"{path}: cannot be read: {exc}", file=path) from cause(exc)
 
 
-def changed(place: str, fault: str) -> DataError:
+def changed(place: str, fault: str, *, file: str | None) -> DataError:
     """What a rank finds is not what the driver planned with."""
-    return DataError(f"{place}: {fault}: let nothing write to the table during a study, and start again")
+    cure = "let nothing write to the table during a study, and start again"
+    return DataError(f"{place}: {fault}: {cure}", file=file)
 
 
 @contextlib.contextmanager

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,7 +17,9 @@ import pyarrow.parquet as pq
 
 from spark_hpo.data import files, partitions
 from spark_hpo.data.listing import File, list_files, relative
+from spark_hpo.errors import DataError
 
+_SIGNATURE_BYTES = 28  # a nonce and a tag behind the footer (Parquet Modular Encryption, 5.5)
 _THREADS = 16  # footers are small: their cost is the round trip to the store
 
 
@@ -24,6 +29,15 @@ class Footer:
     def __init__(self, metadata: pq.FileMetaData) -> None:
         self.metadata = metadata
         self.schema: pa.Schema = metadata.schema.to_arrow_schema()
+
+    @cached_property
+    def facts(self) -> str:
+        """What the file holds, as its footer tells: positions, sizes, statistics; in JSON."""
+        return json.dumps(self.metadata.to_dict(), default=str)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.facts.encode()).hexdigest()[:32]
 
     def row_group(self, index: int) -> pq.RowGroupMetaData:
         return self.metadata.row_group(index)
@@ -74,8 +88,8 @@ class Footers:
         No modification times: the same table copied, or prepared again, is the same table.
         """
         pairs = zip(self.files, self.footers, strict=True)
-        facts = [(relative(file.path, self.root), file.size, f.metadata.to_dict()) for file, f in pairs]
-        return json.dumps(facts, default=str)
+        places = [(json.dumps([relative(file.path, self.root), file.size]), f.facts) for file, f in pairs]
+        return "[" + ", ".join(f"{place[:-1]}, {facts}]" for place, facts in places) + "]"
 
 
 def read_footers(url: str) -> Footers:
@@ -93,12 +107,43 @@ def read_footers(url: str) -> Footers:
     with ThreadPoolExecutor(min(_THREADS, len(found))) as pool:
         footers = tuple(pool.map(partial(_read, fs), (file.path for file in found)))
     types = partitions.infer_types([file.partition for file in found], url)
-    return Footers(url=url, root=root, files=tuple(found), footers=footers, partition_types=types)
+    known = tuple(replace(file, digest=footer.digest) for file, footer in zip(found, footers, strict=True))
+    return Footers(url=url, root=root, files=known, footers=footers, partition_types=types)
+
+
+def check_unchanged(fs: Any, file: File) -> None:
+    """Make sure that a file is the one that was planned with.
+
+    Its size and its time say so; where they do not, its footer: another machine may have its own copy.
+
+    Raises:
+        DataError: it is another one, or gone.
+    """
+    with files.reading(file.path):
+        info = fs.info(file.path)
+    if info["size"] == file.size and files.modified(info) == file.modified:
+        return
+    if _read(fs, file.path).digest != file.digest:
+        raise files.changed(file.path, "it is not the file that it was", file=file.path)
 
 
 def _read(fs: Any, path: str) -> Footer:
     with files.reading(path), files.opened(fs, path) as source:
-        return Footer(pq.read_metadata(source))
+        metadata = pq.read_metadata(source)
+        if _is_signed(source, metadata):
+            raise DataError(
+                f"{path}: has encrypted columns, for which there is no key here: let Spark write it without",
+                file=path,
+            )
+        return Footer(metadata)
+
+
+def _is_signed(source: Any, metadata: pq.FileMetaData) -> bool:
+    """Whether columns are encrypted below a footer that is not: a look at their metadata ends the process."""
+    with open(source, "rb") if isinstance(source, str) else contextlib.nullcontext(source) as file:
+        file.seek(-8, os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+    return bool(length == metadata.serialized_size + _SIGNATURE_BYTES)
 
 
 def _leaves(kind: pa.DataType) -> int:

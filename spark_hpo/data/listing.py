@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from spark_hpo.data import files, partitions
-from spark_hpo.errors import DataError
+from spark_hpo.errors import DataError, cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +17,7 @@ class File:
     size: int  # bytes
     modified: float | None  # seconds since 1970; None where the store does not say
     partition: Mapping[str, str | None] = field(default_factory=dict)  # of its folders, as text
+    digest: str = ""  # of its footer
 
 
 def list_files(url: str) -> list[File]:
@@ -34,7 +35,7 @@ def list_files(url: str) -> list[File]:
     except FileNotFoundError:
         raise DataError(f"{url}: no such file or folder: check the path of the table") from None
     except OSError as exc:
-        raise DataError(f"{url}: cannot be listed: {exc}") from exc
+        raise DataError(f"{url}: cannot be listed: {exc}") from cause(exc)
     if lakes:
         raise DataError(
             f"{url}: has {lakes[0]}, so its files hold rows that are not in the table any more: "

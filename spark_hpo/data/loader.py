@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -55,6 +55,7 @@ class Loader:
         parts: int = 1,
         node_cache: CacheSettings | None = None,
         kept_bytes: int = KEPT_BYTES,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -67,6 +68,7 @@ class Loader:
             node_cache: where decoded columns are kept for all ranks and trials of this machine; None: not.
             kept_bytes: a shard of so many decoded bytes stays in memory (mapped, with a node cache). A
                 larger one streams: two windows and two row groups are in memory at a time.
+            moved: is called for each piece that was read: many may go by before there is a batch.
 
         Raises:
             DataError: a part has fewer rows than there are ranks.
@@ -82,6 +84,7 @@ class Loader:
         self._url = manifest.url
         self._seed = seed
         self._window = shuffle_window
+        self._moved = moved
         direct = open_reader(reader, manifest, table.schema)
         shard_bytes = -(-manifest.rows // world_size) * bytes_per_row(table.schema)
         keep = shard_bytes <= kept_bytes
@@ -115,6 +118,7 @@ class Loader:
                 window=self._window,
                 seed=(self._seed, self._rank, number),
                 url=self._url,
+                moved=self._moved,
             )
 
     def _plan(self, part: int) -> StepPlan:
@@ -132,6 +136,7 @@ class Pass:
     window: int | None
     seed: tuple[int, ...]
     url: str
+    moved: Callable[[], None]
 
     @property
     def rows(self) -> int:
@@ -179,6 +184,7 @@ class Pass:
         held: list[Blocks] = []
         scratch = _Scratch()
         for piece in pieces:
+            self.moved()
             held.append(piece)
             rows += len(piece[0])
             _, stop = self.plan.bounds(self.rows, step)
@@ -199,7 +205,7 @@ class Pass:
             held = [tuple(block[done - start :] for block in blocks)]
             rows -= done - start
         if done != self.rows or rows:
-            raise changed(self.url, f"{done + rows} rows were read, {self.rows} were planned")
+            raise changed(self.url, f"{done + rows} rows were read, {self.rows} were planned", file=None)
 
 
 class _Scratch:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from spark_hpo.data import files, partitions
@@ -18,6 +18,8 @@ from spark_hpo.data.pruning import Candidate, matching_rows
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.shares import in_share
 from spark_hpo.errors import DataError
+
+_MOST_NAMES = 50  # in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,30 @@ class Manifest:
     partitions: Mapping[str, str] = field(default_factory=dict)  # Arrow types, as text
     where: str = ""  # the filter
     where_columns: tuple[str, ...] = ()  # stored columns that it looks at
+
+    def without(self, paths: Collection[str]) -> Manifest:
+        """The same split without these files; paths that it does not have change nothing.
+
+        Raises:
+            DataError: no row is left.
+        """
+        gone = sorted(file.path for file in self.files if file.path in paths)
+        if not gone:
+            return self
+        kept = [number for number, file in enumerate(self.files) if file.path not in paths]
+        number_of = {old: new for new, old in enumerate(kept)}
+        groups = tuple(
+            replace(group, file=number_of[group.file]) for group in self.row_groups if group.file in number_of
+        )
+        if not groups:
+            raise DataError(f"{self.url}: no row is left without {', '.join(gone)}: mend the files")
+        return replace(
+            self,
+            files=tuple(self.files[number] for number in kept),
+            row_groups=groups,
+            rows=sum(group.rows for group in groups),
+            fingerprint=hashlib.sha256(json.dumps([self.fingerprint, gone]).encode()).hexdigest(),
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -178,10 +204,14 @@ def _check_types(found: Footers, needed: tuple[str, ...]) -> None:
             continue
         for name in needed:
             if name not in schema.names:
+                names = ", ".join(schema.names[:_MOST_NAMES]) + (", ..." if len(schema) > _MOST_NAMES else "")
                 raise DataError(
-                    f"{file.path}: column {name!r} is missing (it has {', '.join(schema.names)}): "
+                    f"{file.path}: column {name!r} is missing (it has {names}): "
                     "name another column, or prepare the table again"
                 )
+            if schema.names.count(name) > 1:
+                count = schema.names.count(name)
+                raise DataError(f"{file.path}: {count} columns have the name {name!r}: rename all but one")
             if schema.field(name).type != first.field(name).type:
                 raise DataError(
                     f"column {name!r} changes its type: {first.field(name).type} in {found.files[0].path}, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,20 @@ class Table:
         """Changes when any file of any split, or the schema, does."""
         facts = [self.schema.to_json(), *(self.manifests[split].fingerprint for split in Split)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+    @property
+    def rows(self) -> int:
+        """Of all splits."""
+        return sum(manifest.rows for manifest in self.manifests.values())
+
+    def without(self, paths: Collection[str]) -> Table:
+        """The same table without these files.
+
+        Raises:
+            DataError: a split has no row left.
+        """
+        manifests = {split: manifest.without(paths) for split, manifest in self.manifests.items()}
+        return replace(self, manifests=manifests)
 
     def to_json(self) -> dict[str, Any]:
         return {

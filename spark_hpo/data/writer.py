@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,6 +14,10 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from spark_hpo.data import files
+
+# pyarrow 14 knows none.
+_CAN_SUM = "write_page_checksum" in inspect.signature(pq.ParquetWriter.__init__).parameters
+_CHECKSUMS: dict[str, bool] = {"write_page_checksum": True} if _CAN_SUM else {}
 
 
 class RowGroupWriter:
@@ -69,7 +74,7 @@ class RowGroupWriter:
             sink = self._stack.enter_context(self._fs.open(self._working_path, "wb"))
             # A dictionary pays for codes, and never for measured numbers.
             codes = [field.name for field in table.schema if pa.types.is_integer(field.type)]
-            writer = pq.ParquetWriter(sink, table.schema, use_dictionary=codes)
+            writer = pq.ParquetWriter(sink, table.schema, use_dictionary=codes, **_CHECKSUMS)
             self._writer = self._stack.enter_context(writer)
         self._writer.write_table(table, row_group_size=self._row_group_rows)
 

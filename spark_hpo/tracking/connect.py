@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from spark_hpo.errors import TrackingError
+from spark_hpo.redact import hide, one_line, redact
 from spark_hpo.tracking.environment import STARTING, STARTING_SQLITE, environment, quiet
-from spark_hpo.tracking.redact import one_line, redact
 from spark_hpo.tracking.store import RunStore, StudyCard
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ def resolve(uri: str) -> str:
 
     Raises TrackingError for a file store, which MLflow 3.13 and later refuse.
     """
+    hide(uri)
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file") and not uri.startswith("databricks"):
         raise TrackingError(
-            f"mlflow.tracking_uri is {redact(uri, uri)!r}: MLflow keeps runs in no plain directory any more. "
+            f"mlflow.tracking_uri is {redact(uri)!r}: MLflow keeps runs in no plain directory any more. "
             "Use sqlite:///mlflow.db, or http://HOST:PORT of a tracking server"
         )
     path = sqlite_path(uri)
@@ -67,6 +68,7 @@ def connect(
 
     Raises TrackingError within 10 seconds for a server, 120 for a database.
     """
+    hide([uri, registry_uri])
     is_server = urlsplit(uri).scheme in ("http", "https")
     limit_s = START_TIMEOUT_S if is_server else DATABASE_TIMEOUT_S
 
@@ -74,7 +76,7 @@ def connect(
         with _alone(uri):  # MLflow makes and migrates tables without a look at who else does
             client = _client(uri, registry_uri)
             experiment_id = _experiment_id(client, uri, experiment, artifact_location)
-        store = RunStore(client, experiment_id, card, uri)
+        store = RunStore(client, experiment_id, card)
         store.describe()
         return store
 
@@ -89,8 +91,8 @@ def connect(
             raise
         except Exception as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
             raise TrackingError(
-                f"mlflow.tracking_uri is {redact(uri, uri)}, experiment {experiment!r}: cannot start there: "
-                f"{one_line(exc, uri)}. {_cure(is_server)}"
+                f"mlflow.tracking_uri is {redact(uri)}, experiment {experiment!r}: cannot start there: "
+                f"{one_line(exc)}. {_cure(is_server)}"
             ) from None
 
 

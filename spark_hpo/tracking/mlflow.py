@@ -8,10 +8,10 @@ import time
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from spark_hpo.redact import one_line
 from spark_hpo.tracking.base import Journal
 from spark_hpo.tracking.connect import connect, resolve
 from spark_hpo.tracking.environment import WRITING, Environment
-from spark_hpo.tracking.redact import one_line
 from spark_hpo.tracking.store import Outcome, RunStatus, StudyCard, is_refusal
 from spark_hpo.trial import Trial
 
@@ -103,7 +103,7 @@ class MlflowTracker:
 
     def describe(self, error: object) -> str:
         """An error in one line, without the credentials of the tracking server."""
-        return one_line(error, self.tracking_uri)
+        return one_line(error)
 
     def sync(self, journal: Journal) -> None:
         """Take over what has changed. Returns at once, never raises for an outage."""

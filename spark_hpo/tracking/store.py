@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from spark_hpo.redact import redact, redact_all
 from spark_hpo.tracking import projection
 from spark_hpo.tracking.projection import KIND, PARETO_FRONT, POINTS, STUDY_ID, TRIAL_ID, WRITTEN, Record
-from spark_hpo.tracking.redact import redact, redact_all
 from spark_hpo.trial import Objective, Trial
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class StudyCard:
     study_id: str  # unique, kept in the study directory: the run is found again by it
     name: str
     objective: Objective
-    config: Mapping[str, Any] = field(default_factory=dict)  # the complete frozen configuration
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)  # complete, credentials included
     space: Mapping[str, Any] = field(default_factory=dict)
     git_commit: str | None = None  # None: unknown
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -76,11 +76,10 @@ class _Child:
 class RunStore:
     """One parent run and its children. Not thread-safe: one thread at a time."""
 
-    def __init__(self, client: MlflowClient, experiment_id: str, card: StudyCard, tracking_uri: str) -> None:
+    def __init__(self, client: MlflowClient, experiment_id: str, card: StudyCard) -> None:
         self.client = client
         self.experiment_id = experiment_id
         self.card = card
-        self._uri = tracking_uri
         self._children: dict[int, _Child] | None = None  # None: ask MLflow
         self.run_id = self._parent()
 
@@ -89,7 +88,7 @@ class RunStore:
     def describe(self) -> None:
         """The study's parameters, tags, configuration and space, on the parent run."""
         there = self.client.get_run(self.run_id).data.params
-        config = redact_all(_plain(self.card.config), self._uri)
+        config = redact_all(_plain(self.card.config))
         params = projection.param_texts(config)
         self._write(
             self.run_id,
@@ -148,10 +147,7 @@ class RunStore:
     def _tags(self) -> dict[str, str]:
         card = self.card
         return {
-            **{
-                key: projection.cut(redact(value, self._uri), projection.MAX_TAG)
-                for key, value in card.tags.items()
-            },
+            **{key: projection.cut(redact(value), projection.MAX_TAG) for key, value in card.tags.items()},
             STUDY_ID: card.study_id,
             KIND: "study",
             "spark_hpo.study": card.name,
@@ -171,7 +167,7 @@ class RunStore:
             return False
         if child.written != trial.changed_at:
             if trial.failure is not None and trial.failure.traceback:
-                text = redact(trial.failure.traceback, self._uri)
+                text = redact(trial.failure.traceback)
                 self.client.log_text(child.run_id, text, "traceback.txt")
             record = projection.project(trial, written=child.written is not None, points=child.points)
             self._write(child.run_id, record)
@@ -256,7 +252,7 @@ class RunStore:
                 run_id,
                 metrics=[Metric(p.key, p.value, p.time_ms, p.step) for p in batch.points],
                 params=[Param(key, value) for key, value in batch.params],
-                tags=[RunTag(key, redact(value, self._uri)) for key, value in batch.tags],
+                tags=[RunTag(key, redact(value)) for key, value in batch.tags],
                 synchronous=True,
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.errors import TrialError
+from spark_hpo.train.pulse import Pulse
 from spark_hpo.train.task import Batch
 from spark_hpo.train.world import World
 from spark_hpo.trial import Measurement, Params, Split
@@ -52,6 +53,9 @@ class TrainContext:
         open_loader: Callable[[Split, int | None], Loader],
         load_checkpoint: Callable[[], Any],
         seed: int,
+        pulse: Pulse,
+        save: Callable[[TrainContext], None],
+        curve: Sequence[Measurement] = (),
     ) -> None:
         self.params = params
         self.rank = world.rank
@@ -68,7 +72,9 @@ class TrainContext:
         self._loaders: dict[tuple[Split, int | None], Loader] = {}
         self._began = time.perf_counter()
         self._rows_trained = 0
-        self.measurements: list[Measurement] = []
+        self._pulse = pulse
+        self._save = save
+        self.measurements = list(curve)  # by earlier attempts too
         self.checkpoint: Any = None  # the last one that was reported
 
     @property
@@ -92,7 +98,20 @@ class TrainContext:
         batches = next(loader.passes(done, done + 1))
         if key[0] is Split.TRAIN:
             self._rows_trained += batches.total_rows
-        return iter(batches)
+        return self._counted(batches)
+
+    def step(self) -> None:
+        """Show that the training moves. Not needed where batches come from `ctx.batches`.
+
+        A function that calls neither is watched by nobody; one that does must go on doing so, at least once
+        in `resources.rank_timeout_s`.
+        """
+        self._pulse.move()
+
+    def _counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            yield batch
+            self._pulse.move()
 
     def load_checkpoint(self) -> Any:
         """What was given to `report` last, on the CPU; None for a trial that starts from scratch."""
@@ -107,6 +126,8 @@ class TrainContext:
         rows: float = 1.0,
     ) -> None:
         """Say how good the model is now. Every rank must call it, with the same names.
+
+        What is given as checkpoint may be saved, for another attempt if this one is lost.
 
         Args:
             metrics: numbers by name; their means over the ranks are kept, weighted by `rows`.
@@ -143,3 +164,10 @@ class TrainContext:
         )
         self._began, self._rows_trained = now, 0
         self.checkpoint = checkpoint
+        if not self.is_evaluation and reached < self.resource.stop:
+            self._pulse.step(self._save_this)
+            self._pulse.end_of_pass(reached, self._save_this)
+
+    def _save_this(self) -> None:
+        if self.checkpoint is not None:  # without one the next attempt has nothing to go on from
+            self._save(self)

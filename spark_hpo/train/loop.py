@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -17,16 +19,30 @@ from spark_hpo.data.loader import Loader, Pass
 from spark_hpo.errors import CheckpointError, TrialError
 from spark_hpo.train import generators
 from spark_hpo.train.inheritance import inherited
+from spark_hpo.train.pulse import Pulse
 from spark_hpo.train.settings import Precision, TrainingSettings
 from spark_hpo.train.task import Batch, TrainTask
 from spark_hpo.train.world import World
 from spark_hpo.trial import Measurement, Objective
 
+Save = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SinceMeasurement:
+    """What has been trained since the last measurement."""
+
+    rows: int = 0  # over all ranks, of passes that have ended
+    loss_sum: float = 0.0  # over these rows
+    step: int = 0  # steps of the pass that has not ended
+    rank_loss_sum: float = 0.0  # over this rank's rows of that pass
+    seconds: float = 0.0  # of earlier attempts
+
 
 class Trainer:
     """One trial on one rank. All ranks hold the same weights after every step.
 
-    A trace: load_state(...); for measurement in fit(1, 3): ...; state() -> what the checkpoint holds
+    A trace: load_state(...); fit(3); state() -> what the checkpoint holds; curve -> measurements 2, 3
     """
 
     def __init__(
@@ -51,6 +67,9 @@ class Trainer:
         self._autocast_type = _autocast_type(settings.precision, world.device)
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._autocast_type is torch.float16)
         self.resource = 0  # passes completed
+        self.curve: list[Measurement] = []  # of this assignment, by earlier attempts too
+        self._since = _SinceMeasurement()
+        self._began = time.perf_counter()
         self._best_loss = math.inf
         self._epochs_since_best = 0
         self._trained = (
@@ -60,43 +79,62 @@ class Trainer:
         )
 
     def fit(
-        self, start: int, stop: int, *, train: Loader, validation: Loader, objective: Objective
-    ) -> Iterator[Measurement]:
-        """Train the passes start+1 .. stop and measure after each, or after the last; fewer on a plateau.
+        self,
+        stop: int,
+        *,
+        train: Loader,
+        validation: Loader,
+        objective: Objective,
+        pulse: Pulse,
+        save: Save = lambda state: None,
+    ) -> None:
+        """Train up to `stop` passes and measure after each, or after the last; fewer on a plateau.
+
+        Args:
+            save: is given what `load_partial` takes, whenever the pulse says so.
 
         Raises:
             TrialError: the training has diverged, or the task does not report the objective.
+            Stopped: the driver has asked for it; all is saved.
         """
-        rows, loss_sum, began = 0, 0.0, time.perf_counter()
-        for done, batches in enumerate(train.passes(start, stop), start + 1):
-            loss_sum += self._train_pass(batches) * batches.total_rows
-            rows += batches.total_rows
+        self._began = time.perf_counter()
+        for done, batches in enumerate(train.passes(self.resource, stop), self.resource + 1):
+            pass_loss = self._train_pass(batches, pulse, save)
+            rows = self._since.rows + batches.total_rows
+            loss_sum = self._since.loss_sum + pass_loss * batches.total_rows
+            self._since = replace(self._since, rows=rows, loss_sum=loss_sum, step=0, rank_loss_sum=0.0)
             self.resource = done
-            if done < stop and not self._settings.evaluate_each_pass:
-                continue
-            metrics = {**self.evaluate(validation), "train_loss": loss_sum / rows}
-            loss = _checked_loss(metrics, objective, done)
-            if loss < self._best_loss - self._settings.min_improvement:
-                self._best_loss, self._epochs_since_best = loss, 0
-            else:
-                self._epochs_since_best += 1
-            yield Measurement(
-                resource=done,
+            if done == stop or self._settings.evaluate_each_pass:
+                self._measure(validation, objective, pulse)
+            if done == stop or self.is_on_plateau:
+                return
+            pulse.end_of_pass(done, lambda: save(self.partial_state()))
+
+    def _measure(self, validation: Loader, objective: Objective, pulse: Pulse) -> None:
+        metrics = {**self.evaluate(validation, pulse), "train_loss": self._since.loss_sum / self._since.rows}
+        loss = _checked_loss(metrics, objective, self.resource)
+        if loss < self._best_loss - self._settings.min_improvement:
+            self._best_loss, self._epochs_since_best = loss, 0
+        else:
+            self._epochs_since_best += 1
+        now = time.perf_counter()
+        self.curve.append(
+            Measurement(
+                resource=self.resource,
                 metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
                 time=time.time(),
-                seconds=time.perf_counter() - began,
-                rows=rows,
+                seconds=self._since.seconds + now - self._began,
+                rows=self._since.rows,
             )
-            if self.is_on_plateau:
-                return
-            rows, loss_sum, began = 0, 0.0, time.perf_counter()
+        )
+        self._since, self._began = _SinceMeasurement(), now
 
     @property
     def is_on_plateau(self) -> bool:
         """Whether the objective has not improved for `patience` epochs. The same on all ranks."""
         return self._settings.patience is not None and self._epochs_since_best >= self._settings.patience
 
-    def evaluate(self, loader: Loader) -> dict[str, float]:
+    def evaluate(self, loader: Loader, pulse: Pulse | None = None) -> dict[str, float]:
         """`loss` and the task's metrics over all rows of all ranks, each row counted once."""
         self.model.eval()
         sums: dict[str, Tensor] = {}
@@ -115,6 +153,8 @@ class Trainer:
                         )
                     total = values.double().sum()
                     sums[name] = sums.get(name, torch.zeros_like(total)) + total
+                if pulse is not None:
+                    pulse.move()
         # In the same order on all ranks: the dictionaries are filled by the same code.
         *totals, rows_read = self._world.sum([*(float(value) for value in sums.values()), everything.rows])
         return {name: total / rows_read for name, total in zip(sums, totals, strict=True)}
@@ -131,6 +171,32 @@ class Trainer:
             "resource": self.resource,
             "plateau": {"best_loss": self._best_loss, "epochs_since_best": self._epochs_since_best},
         }
+
+    def partial_state(self) -> dict[str, Any]:
+        """`state`, and how far this assignment is. Every rank must call it."""
+        since = replace(self._since, seconds=self._since.seconds + time.perf_counter() - self._began)
+        sums = self._world.gather({"loss": torch.tensor(since.rank_loss_sum, dtype=torch.float64)})
+        return {
+            **self.state(),
+            "since": {**asdict(since), "rank_loss_sum": [float(of_rank["loss"]) for of_rank in sums]},
+            "curve": [asdict(measurement) for measurement in self.curve],
+        }
+
+    def load_partial(self, state: Mapping[str, Any]) -> None:
+        """Go on where `partial_state` stood, to the last bit.
+
+        Raises:
+            CheckpointError: it is the checkpoint of another model, or of another number of ranks.
+        """
+        self.load_state(state)
+        try:
+            by_rank = state["since"]["rank_loss_sum"]
+            if len(by_rank) != self._world.size:
+                raise ValueError(f"it is of {len(by_rank)} ranks, not of {self._world.size}")
+            self._since = _SinceMeasurement(**{**state["since"], "rank_loss_sum": by_rank[self._world.rank]})
+            self.curve = [Measurement(**measurement) for measurement in state["curve"]]
+        except (KeyError, TypeError, ValueError) as exc:
+            raise CheckpointError(f"the checkpoint is not of an assignment that can go on: {exc}") from exc
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` stood. With another number of ranks the generators start afresh.
@@ -162,11 +228,18 @@ class Trainer:
             "schedule": self._schedule.state_dict() if self._schedule else {},
         }
 
-    def _train_pass(self, batches: Pass) -> float:
-        """Train one pass and return the mean loss over the rows of all ranks."""
+    def _train_pass(self, batches: Pass, pulse: Pulse, save: Save) -> float:
+        """Train one pass, or what is left of it, and return the mean loss over the rows of all ranks."""
         self._trained.train()
-        total = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        for step, batch in enumerate(self._on_device(batches)):
+        first, before = self._since.step, self._since.rank_loss_sum
+        total = torch.full((), before, dtype=torch.float64, device=self._world.device)
+
+        def save_all() -> None:
+            self._since = replace(self._since, step=step + 1, rank_loss_sum=float(total))
+            save(self.partial_state())
+
+        rest = itertools.islice(batches, first, None)  # what was trained before is read, and left out
+        for step, batch in enumerate(self._on_device(rest), first):
             with self._autocast():
                 outputs = self._task.forward(self._trained, batch)
                 loss = self._task.loss(outputs, batch)
@@ -183,12 +256,13 @@ class Trainer:
             self._optimizer.zero_grad(set_to_none=True)
             if self._schedule is not None:
                 self._schedule.step()
+            pulse.step(save_all)
         # Running statistics differ between ranks; the checkpoint has rank 0's, and they are what counts.
         self._world.broadcast(self.model.buffers())
         summed, rows_read = self._world.sum([float(total), batches.rows])
         return summed / rows_read
 
-    def _on_device(self, batches: Pass) -> Iterator[Batch]:
+    def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
             yield {name: tensor.to(self._world.device, non_blocking=True) for name, tensor in batch.items()}
 
@@ -196,21 +270,6 @@ class Trainer:
         if self._autocast_type is None:
             return contextlib.nullcontext()
         return torch.autocast(self._world.device.type, dtype=self._autocast_type)
-
-
-def run_epochs(
-    trainer: Trainer,
-    start: int,
-    stop: int,
-    *,
-    train: Callable[[], Loader],
-    validation: Callable[[], Loader],
-    objective: Objective,
-) -> tuple[Measurement, ...]:
-    """All measurements of an assignment. No table is opened when there is nothing to train."""
-    if start == stop or trainer.is_on_plateau:
-        return ()
-    return tuple(trainer.fit(start, stop, train=train(), validation=validation(), objective=objective))
 
 
 def _checked_loss(metrics: Mapping[str, float], objective: Objective, epoch: int) -> float:

@@ -26,3 +26,5 @@ class TrainingSettings:
     patience: int | None = None  # epochs without improvement that end a training; None: never
     min_improvement: float = 0.0  # of the objective, to count as one
     evaluate_each_pass: bool = True  # False: after the last pass of an assignment only
+    checkpoint_epochs: int | None = None  # units of the resource between checkpoints within an assignment
+    checkpoint_seconds: float | None = None  # the same by the clock

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,13 +17,19 @@ from spark_hpo.data.table import Table
 from spark_hpo.errors import CheckpointError, DataError, StorageError, TrialError
 from spark_hpo.storage import Storage
 from spark_hpo.train import checkpoint, generators
+from spark_hpo.train.attempt import Attempt
 from spark_hpo.train.context import ResourceRange, TrainContext
-from spark_hpo.train.loop import Trainer, run_epochs
+from spark_hpo.train.loop import Trainer
+from spark_hpo.train.pulse import Pulse, Stopped
 from spark_hpo.train.reference import Trainable, find_trainable, is_task
 from spark_hpo.train.settings import TrainingSettings
 from spark_hpo.train.task import TrainTask
+from spark_hpo.train.watch import Watch
 from spark_hpo.train.world import Rendezvous, World, join
 from spark_hpo.trial import Assignment, Failure, FailureKind, Measurement, Meeting, Objective, Report, Split
+
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Broken pipe")
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "bad_alloc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +49,7 @@ class RankSpec:
     parts: int = 1  # passes that make an epoch of the training split
     node_cache: CacheSettings | None = None
     rendezvous: Rendezvous | None = None  # None: every world is of one rank
+    rank_timeout_s: float | None = None  # for a step; None: nobody watches, as in the driver's own process
 
 
 def run_rank(
@@ -70,6 +77,11 @@ def run_rank(
         resource=assignment.resource_from,
         split=assignment.split,
     )
+    running: list[_Rank] = []  # none, until the ranks have met
+
+    def moves() -> int | None:
+        return running[0].moves if running else 0
+
     try:
         devices = [torch.device("cuda", gpu) for gpu in gpus] or [torch.device("cpu")]
         if gpus:
@@ -77,8 +89,16 @@ def run_rank(
         key = (
             f"{spec.study_id}/{assignment.trial_id}/{assignment.rung}/{assignment.split}/{assignment.attempt}"
         )
-        with join(spec.rendezvous, meeting, key=key, rank=rank, size=world_size, device=devices[0]) as world:
-            return _Rank(spec, assignment, world, devices).run(report)
+        with (
+            Watch(spec.storage, assignment, rank=rank, limit_s=spec.rank_timeout_s, moves=moves),
+            join(spec.rendezvous, meeting, key=key, rank=rank, size=world_size, device=devices[0]) as world,
+        ):
+            running.append(_Rank(spec, assignment, world, devices))
+            return running[0].run(report)
+    except Stopped:
+        return replace(
+            report, failure=Failure(kind=FailureKind.INTERRUPTED, message="stopped, as the driver has asked")
+        )
     except (Exception, SystemExit) as exc:  # the user's code runs in here
         return replace(report, failure=_failure(exc))
 
@@ -93,6 +113,22 @@ class _Rank:
         self._devices = devices
         batch_size = assignment.params.get("batch_size", spec.settings.batch_size)
         self._settings = replace(spec.settings, batch_size=int(batch_size))
+        self._table = spec.table
+        if spec.table is not None and assignment.without:
+            self._table = spec.table.without(assignment.without)
+        self._attempt = Attempt(spec.storage, assignment, world)
+        self._pulse = Pulse(
+            world,
+            spec.storage,
+            epochs=spec.settings.checkpoint_epochs,
+            seconds=spec.settings.checkpoint_seconds,
+        )
+        self._is_watched = True
+
+    @property
+    def moves(self) -> int | None:
+        """Grows while this rank is at work. None: a function that has not shown yet that it moves."""
+        return self._pulse.moves if self._is_watched or self._pulse.moves else None
 
     def run(self, report: Report) -> Report:
         trainable = find_trainable(self._spec.trainable)
@@ -119,8 +155,8 @@ class _Rank:
 
     def _run_task(self, task_class: type[TrainTask]) -> tuple[int, tuple[Measurement, ...], Any, Any]:
         spec, assignment = self._spec, self._assignment
-        assert spec.table is not None, "a task needs a table"
-        task = task_class(assignment.params, spec.table.schema)
+        assert self._table is not None, "a task needs a table"
+        task = task_class(assignment.params, self._table.schema)
         train = self._open(Split.TRAIN)
         trainer = Trainer(
             task,
@@ -129,34 +165,44 @@ class _Rank:
             seed=assignment.seed,
             total_steps=train.num_steps(0, spec.max_resource),
         )
-        if assignment.checkpoint is not None:
+        if not self._attempt.resume(trainer.load_partial) and assignment.checkpoint is not None:
             trainer.load_state(checkpoint.load(spec.storage, assignment.checkpoint))
-        curve = run_epochs(
-            trainer,
-            assignment.resource_from,
-            assignment.resource_to,
-            train=lambda: train,
-            validation=partial(self._open, Split.VALIDATION),
-            objective=spec.objective,
-        )
+        if trainer.resource < assignment.resource_to and not trainer.is_on_plateau:
+            trainer.fit(
+                assignment.resource_to,
+                train=train,
+                validation=self._open(Split.VALIDATION),
+                objective=spec.objective,
+                pulse=self._pulse,
+                save=self._attempt.save_partial,
+            )
+        curve = tuple(trainer.curve)
         # An evaluation, or a trial that has been on its plateau since the rung below.
-        metrics = curve[-1].metrics if curve else trainer.evaluate(self._open(assignment.split))
+        metrics = curve[-1].metrics if curve else trainer.evaluate(self._open(assignment.split), self._pulse)
         return trainer.resource, curve, metrics, trainer.state() if curve else None
 
     def _run_function(self, function: Any) -> tuple[tuple[Measurement, ...], Any, Any]:
         spec, assignment = self._spec, self._assignment
-        generators.seed(assignment.seed, assignment.resource_from, self._world.rank)
-        start = assignment.resource_from if assignment.checkpoint is not None else 0
+        self._is_watched = False
+        before: dict[str, Any] = {}  # what an earlier attempt has left
+        self._attempt.resume(before.update)
+        has_state = bool(before) or assignment.checkpoint is not None
+        curve = tuple(Measurement(**measurement) for measurement in before.get("curve", ()))
+        reached = curve[-1].resource if curve else assignment.resource_from if has_state else 0
+        generators.seed(assignment.seed, reached or assignment.resource_from, self._world.rank)
         context = TrainContext(
             params=assignment.params,
             world=self._world,
             devices=self._devices,
-            resource=ResourceRange(start, assignment.resource_to),
+            resource=ResourceRange(reached, assignment.resource_to),
             split=assignment.split,
-            schema=spec.table.schema if spec.table is not None else None,
+            schema=self._table.schema if self._table is not None else None,
             open_loader=self._open,
-            load_checkpoint=self._load_function_state,
+            load_checkpoint=partial(self._load_function_state, before),
             seed=assignment.seed,
+            pulse=self._pulse,
+            save=self._save_function,
+            curve=curve,
         )
         returned = function(context)
         if isinstance(returned, Mapping) and not context.measurements:
@@ -177,18 +223,24 @@ class _Rank:
         state = None if context.checkpoint is None else {"function": context.checkpoint}
         return curve, metrics, state
 
-    def _load_function_state(self) -> Any:
+    def _save_function(self, context: TrainContext) -> None:
+        curve = [asdict(measurement) for measurement in context.measurements]
+        self._attempt.save_partial({"function": context.checkpoint, "curve": curve})
+
+    def _load_function_state(self, before: Mapping[str, Any]) -> Any:
+        if before:
+            return before["function"]
         if self._assignment.checkpoint is None:
             return None
         return checkpoint.load(self._spec.storage, self._assignment.checkpoint)["function"]
 
     def _open(self, split: Split, batch_size: int | None = None) -> Loader:
-        if self._spec.table is None:
+        if self._table is None:
             raise TrialError(f"ctx.batches({str(split)!r}): the study has no data section")
         is_training = split is Split.TRAIN
         settings = self._settings
         return Loader(
-            self._spec.table,
+            self._table,
             split,
             rank=self._world.rank,
             world_size=self._world.size,
@@ -198,32 +250,36 @@ class _Rank:
             shuffle_window=self._spec.shuffle_window if is_training else None,
             parts=self._spec.parts if is_training else 1,
             node_cache=self._spec.node_cache,
+            moved=self._pulse.move,
         )
 
     def _save(self, curve: tuple[Measurement, ...], state: Mapping[str, Any] | None) -> str | None:
         if state is None:  # after more training, the old checkpoint would pass for the new model
             return None if curve else self._assignment.checkpoint
-        assignment = self._assignment
-        path = checkpoint.name(assignment.trial_id, curve[-1].resource, assignment.attempt)
-        if self._world.rank == 0:  # alone: DDP keeps the parameters equal
-            checkpoint.save(self._spec.storage, path, state)
-        return path
+        return self._attempt.save(curve[-1].resource, state)
 
 
 def _failure(exc: BaseException) -> Failure:
-    # A peer that fails closes its connections: what this rank then sees is not the cause.
-    is_outage = isinstance(exc, StorageError) and not isinstance(exc, CheckpointError)
-    if isinstance(exc, torch.distributed.DistError) or _is_lost_peer(exc) or is_outage:
-        kind = FailureKind.INFRASTRUCTURE
-    elif isinstance(exc, DataError):
-        kind = FailureKind.DATA
-    else:
-        kind = FailureKind.TRIAL
     lines = str(exc).strip().splitlines() or [""]
     message = lines[0] if isinstance(exc, (DataError, TrialError)) else f"{type(exc).__name__}: {lines[0]}"
-    return Failure(kind=kind, message=message, traceback=traceback.format_exc())
+    kind = _kind(exc)
+    if kind is FailureKind.MEMORY:
+        message = f"out of memory ({message}): a smaller batch_size, or more memory for each rank"
+    return Failure(
+        kind=kind, message=message, traceback=traceback.format_exc(), file=getattr(exc, "file", None)
+    )
 
 
-def _is_lost_peer(exc: BaseException) -> bool:
-    signs = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Broken pipe")
+def _kind(exc: BaseException) -> FailureKind:
+    if isinstance(exc, MemoryError | torch.OutOfMemoryError) or _says(exc, _OUT_OF_MEMORY):
+        return FailureKind.MEMORY
+    if isinstance(exc, StorageError) and not isinstance(exc, CheckpointError):
+        return FailureKind.STORAGE
+    # A peer that fails closes its connections: what this rank then sees is not the cause.
+    if isinstance(exc, torch.distributed.DistError) or _says(exc, _LOST_PEER):
+        return FailureKind.INFRASTRUCTURE
+    return FailureKind.DATA if isinstance(exc, DataError) else FailureKind.TRIAL
+
+
+def _says(exc: BaseException, signs: Sequence[str]) -> bool:
     return isinstance(exc, RuntimeError) and any(sign in str(exc) for sign in signs)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, TCPStore  # dist has them, but does not export them
 
+from spark_hpo.errors import BackendError
+from spark_hpo.train import frames
+from spark_hpo.train.store import StoreClient
+from spark_hpo.train.store_server import StoreServer
 from spark_hpo.trial import Meeting
 
 _PARTING_LIMIT = timedelta(seconds=10)
@@ -24,15 +29,35 @@ class Rendezvous:
     host: str | None  # of the store on the driver; None: there is none
     port: int = 0
     timeout_s: float  # for meeting, and for every collective operation after it
+    key: bytes = field(default_factory=partial(secrets.token_bytes, frames.KEY_BYTES), repr=False)
+    """What ranks prove to the store, and it to them. Spark brings it to them, and nobody else has it."""
 
 
 class RendezvousServer:
-    """The store on the driver. One serves a whole study: every attempt has its own prefix of keys."""
+    """The store on the driver. One serves a whole study: every attempt has a group of keys of its own."""
 
-    def __init__(self, host: str, *, timeout_s: float) -> None:
-        # Port 0: the store picks a free one, and nobody else can take it in between.
-        self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
-        self.address = Rendezvous(host=host, port=self._store.port, timeout_s=timeout_s)
+    def __init__(self, host: str, *, timeout_s: float, bind: str = "") -> None:
+        """
+        Args:
+            host: under which executors reach this machine.
+            bind: the address to listen on; empty: the host's own.
+
+        Raises:
+            BackendError: it is none of this machine's.
+        """
+        rendezvous = Rendezvous(host=host, timeout_s=timeout_s)
+        try:
+            self._store = StoreServer(bind or host, rendezvous.key, keep_s=timeout_s)
+        except OSError as exc:
+            raise BackendError(
+                f"{bind or host}: ranks cannot meet there, because this process cannot listen on it "
+                f"({exc.strerror or exc}): set spark.driver.bindAddress, or resources.rendezvous: spark"
+            ) from exc
+        self.address = replace(rendezvous, port=self._store.port)
+
+    def close(self) -> None:
+        """Give the port back. Idempotent."""
+        self._store.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,46 +101,56 @@ class World:
 
 
 @contextlib.contextmanager
-def meet(rendezvous: Rendezvous, meeting: Meeting | None, *, rank: int, size: int) -> Iterator[TCPStore]:
+def meet(
+    rendezvous: Rendezvous, meeting: Meeting | None, *, key: str, rank: int, size: int
+) -> Iterator[StoreClient]:
     """The store of an attempt's ranks: the driver's, or rank 0's own, which is there until all have left.
 
     Raises:
         torch.distributed.DistError: the store cannot be reached.
     """
     timeout = timedelta(seconds=rendezvous.timeout_s)
-    if rendezvous.host is not None:
-        yield TCPStore(rendezvous.host, rendezvous.port, is_master=False, timeout=timeout)
-        return
-    assert meeting is not None, "the backend brings ranks together when the driver does not"
-    store = _open_store(meeting, timeout) if rank == 0 else None
-    # Rank 0 comes even when it has no store: Spark would keep the others waiting for ever.
-    host, _, port = _gather(meeting, f"{meeting.host} {store.port}" if store is not None else "")[
-        0
-    ].partition(" ")
-    if not port:
-        raise dist.DistStoreError(f"rank 0 could not open a store under its own address, {meeting.host}")
-    if store is None:
-        store = TCPStore(host, int(port), is_master=False, timeout=timeout)
-    try:
-        yield store
-    finally:
-        with contextlib.suppress(dist.DistError):  # a peer that has died says no goodbye
-            store.set(f"left/{rank}", "")
-            if rank == 0:
-                store.wait([f"left/{peer}" for peer in range(size)], _PARTING_LIMIT)
+    with contextlib.ExitStack() as stack:
+        host, port = rendezvous.host, rendezvous.port
+        if host is None:
+            assert meeting is not None, "the backend brings ranks together when the driver does not"
+            server = _open_store(rendezvous, meeting) if rank == 0 else None
+            if server is not None:
+                stack.callback(server.close)
+            host, port = _exchange(meeting, server)
+        store = StoreClient(host, port, rendezvous.key, group=key, timeout=timeout)
+        stack.callback(store.close)
+        try:
+            yield store
+        finally:
+            if rendezvous.host is None:
+                _part(store, rank=rank, size=size)
 
 
-def _gather(meeting: Meeting, text: str) -> Sequence[str]:
+def _exchange(meeting: Meeting, server: StoreServer | None) -> tuple[str, int]:
+    """Where rank 0's store is. Rank 0 comes even when it has none: Spark would keep the others waiting."""
     try:
-        return meeting.gather(text)
+        texts = meeting.gather(f"{meeting.host} {server.port}" if server is not None else "")
     except Exception as exc:  # whatever Spark raises: a rank is lost
         raise dist.DistStoreError(f"the ranks did not meet: {exc}") from exc
+    host, _, port = texts[0].partition(" ")
+    if not port:
+        raise dist.DistStoreError(f"rank 0 could not open a store under its own address, {meeting.host}")
+    return host, int(port)
 
 
-def _open_store(meeting: Meeting, timeout: timedelta) -> TCPStore | None:
-    with contextlib.suppress(dist.DistError):
-        return TCPStore(meeting.host, 0, is_master=True, wait_for_workers=False, timeout=timeout)
+def _open_store(rendezvous: Rendezvous, meeting: Meeting) -> StoreServer | None:
+    with contextlib.suppress(OSError):
+        return StoreServer(meeting.host, rendezvous.key, keep_s=rendezvous.timeout_s)
     return None
+
+
+def _part(store: StoreClient, *, rank: int, size: int) -> None:
+    """Leave the store of rank 0, which leaves last."""
+    with contextlib.suppress(dist.DistError):  # a peer that has died says no goodbye
+        store.set(f"left/{rank}", "")
+        if rank == 0:
+            store.wait([f"left/{peer}" for peer in range(size)], _PARTING_LIMIT)
 
 
 @contextlib.contextmanager
@@ -143,10 +178,11 @@ def join(
         return
     assert rendezvous is not None, "several ranks need a rendezvous"
     timeout = timedelta(seconds=rendezvous.timeout_s)
-    with meet(rendezvous, meeting, rank=rank, size=size) as store:
+    # This frame holds the store while torch does: torch keeps no reference to what Python is in it.
+    with meet(rendezvous, meeting, key=key, rank=rank, size=size) as store:
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            store=PrefixStore(key, store),
+            store=store,
             rank=rank,
             world_size=size,
             timeout=timeout,

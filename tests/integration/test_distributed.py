@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +16,7 @@ import torch
 from pyspark import cloudpickle
 from tables import write_clusters
 
+from spark_hpo import layout
 from spark_hpo.backend.base import Backend
 from spark_hpo.backend.spark import SparkBackend
 from spark_hpo.data.table import open_table
@@ -66,6 +69,20 @@ def assignment(start: int = 0, stop: int = 4, path: str | None = None, **params:
     )
 
 
+class KilledOnce(TabularTask):
+    """Rank 1 is killed in a step of the training, the first time that it comes there."""
+
+    steps = 0
+
+    def loss(self, outputs: Any, batch: Any) -> Any:
+        self.steps += torch.is_grad_enabled()
+        mark = Path(self.params["mark"])
+        if torch.distributed.get_rank() == 1 and self.steps == self.params["at"] and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(outputs, batch)
+
+
 @pytest.fixture
 def run(spark: Any) -> Iterator[Any]:
     backends: list[Backend] = []
@@ -107,6 +124,24 @@ def test_two_ranks_go_on_from_a_checkpoint_to_the_last_bit(spec: RankSpec, run: 
     at_once = run(other, assignment(0, 4, dropout=0.4))
     assert at_once.failure is None
     assert second.metrics == at_once.metrics
+
+
+@pytest.mark.parametrize(("every", "at"), [({"checkpoint_seconds": 1e-9}, 5), ({"checkpoint_epochs": 1}, 20)])
+def test_two_ranks_of_which_one_is_killed_go_on_to_the_last_bit(
+    spec: RankSpec, run: Any, tmp_path: Path, every: dict[str, Any], at: int
+) -> None:
+    settings = replace(spec.settings, batch_size=16, **every)  # 8 steps an epoch
+    spec = replace(spec, settings=settings, trainable=KilledOnce)
+    asked = assignment(dropout=0.4, mark=str(tmp_path / "mark"), at=at)
+    lost = run(spec, asked)
+    assert lost.failure is not None
+    assert lost.failure.kind is FailureKind.INFRASTRUCTURE
+    assert spec.storage.read(layout.partial(1, 1)) is not None
+    again = run(spec, replace(asked, attempt=2))
+    other = replace(spec, storage=Storage(spec.storage.url + "-1"), study_id=f"{spec.study_id}-1")
+    undisturbed = run(other, asked)
+    assert again.failure is None
+    assert [m.metrics for m in again.curve] == [m.metrics for m in undisturbed.curve]
 
 
 class FailsOnOneRank(TabularTask):

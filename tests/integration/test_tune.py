@@ -192,7 +192,7 @@ def test_a_task_of_ones_own_is_shipped_and_its_failures_are_kept(tmp_path: Path)
     assert answer["segments"]["failed"] == answer["trials"]["failed"] == len(failed) == 3
     assert answer["stopped_by"] == "search_space"
     assert answer["best"]["params"]["fate"] == "fine"
-    assert {e["failure"]["kind"] for e in failed} == {"trial"}
+    assert {e["failure"]["kind"] for e in failed} == {"trial", "memory"}
     assert "ValueError: as it must" in workspace.log, "the traceback is in the log"
 
     from mlflow import MlflowClient

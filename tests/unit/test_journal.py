@@ -165,6 +165,20 @@ def test_damage_before_the_last_record_is_named(storage: Storage, tmp_path: Path
         Journal(storage, ACCURACY)
 
 
+@pytest.mark.parametrize("trial_id", ["../../up", -1, 1.5, None, True, [1]])
+def test_a_trial_whose_number_is_none_is_refused(storage: Storage, tmp_path: Path, trial_id: object) -> None:
+    """It becomes part of the paths of checkpoints, and a journal may be somebody else's."""
+    journal = Journal.open(storage, ACCURACY)
+    journal.assigned(assignment(0))
+    journal.close()
+    path = tmp_path / "journal/000001.jsonl"
+    opened, assigned = path.read_text().splitlines()
+    wrong = json.dumps({**json.loads(assigned), "trial_id": trial_id})
+    path.write_text("\n".join([opened, wrong, assigned, ""]))
+    with pytest.raises(JournalError, match=r"line 2 is damaged \(trial_id is "):
+        Journal(storage, ACCURACY)
+
+
 def test_a_newer_journal_is_refused_with_the_cure(storage: Storage, tmp_path: Path) -> None:
     Journal.open(storage, ACCURACY).close()
     path = tmp_path / "journal/000001.jsonl"

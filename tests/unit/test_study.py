@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from spark_hpo import layout
 from spark_hpo.backend.base import Backend
 from spark_hpo.backend.inline import InlineBackend
-from spark_hpo.errors import CapacityError, DataError, NoTrialSucceeded, StorageError
+from spark_hpo.dispatch import DispatchPolicy
+from spark_hpo.errors import CapacityError, DataError, NoTrialSucceeded, StorageError, TooManyFailures
+from spark_hpo.failures import FailurePolicy
 from spark_hpo.journal import EventKind, Journal
 from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler
 from spark_hpo.search.space import Space
@@ -77,7 +82,7 @@ class Training:
             assert self.storage.read(assignment.checkpoint) is not None, (
                 "a checkpoint that is needed was deleted"
             )
-        path = f"checkpoints/{assignment.trial_id}/{assignment.resource_to}-{assignment.attempt}.pt"
+        path = layout.checkpoint(assignment.trial_id, assignment.resource_to, assignment.attempt)
         self.storage.write(path, b"weights")
         x = assignment.params["x"]
         # A shorter training costs less: only trials of one resource may be compared.
@@ -109,6 +114,9 @@ class Crowd:
 
     def close(self) -> None:
         self.running.clear()
+
+
+AT_ONCE = DispatchPolicy(failures=FailurePolicy(max_infra_retries=2))
 
 
 class Bench:
@@ -155,7 +163,7 @@ class Bench:
             budget=budget or Budget(trials=trials),
             seed=seed,
             storage=self.storage,
-            **settings,
+            **{"dispatch": AT_ONCE, **settings},
         )
 
     @property
@@ -251,7 +259,7 @@ def test_a_lost_assignment_is_tried_again_and_counted_once(bench: Bench) -> None
 def test_an_assignment_that_is_lost_again_and_again_fails_its_trial(bench: Bench) -> None:
     lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="executor lost")
     bench.training.fail = lambda a: lost if a.trial_id == 0 else None
-    study = bench.study(max_infra_retries=2)
+    study = bench.study()
     study.run()
     assert [a.attempt for a in bench.training.asked if a.trial_id == 0] == [1, 2, 3]
     assert study.progress.failed == 1
@@ -415,7 +423,7 @@ def test_a_child_takes_over_weights_and_parameters(bench: Bench) -> None:
     assert children(bench)
     for child in children(bench):
         assert child.checkpoint is not None
-        parent = int(child.checkpoint.split("/")[1])
+        parent = int(child.checkpoint.split("/")[1].removeprefix("trial-"))
         before = asked[: asked.index(child)]
         ahead = [a for a in before if a.trial_id == parent][-1]
         assert parent != child.trial_id
@@ -535,3 +543,121 @@ def test_a_cluster_without_slots_for_too_long_is_an_error_with_the_cure(bench: B
     with pytest.raises(CapacityError, match=r"no slot for a trial in 600 s"):
         study.run()
     bench.study().run()
+
+
+def test_an_interrupted_study_saves_what_runs_and_goes_on(bench: Bench) -> None:
+    """What runs is asked to stop, and says that it has; the next driver starts it again."""
+    asked = threading.Event()
+    stopped = Failure(kind=FailureKind.INTERRUPTED, message="stopped, as the driver has asked")
+
+    def answer(assignment: Assignment) -> Failure | None:
+        if len(bench.training.asked) < 6:
+            return None
+        asked.set()
+        return stopped
+
+    bench.training.fail = answer
+    with pytest.raises(KeyboardInterrupt):
+        bench.study(dispatch=replace(AT_ONCE, interrupted=asked.is_set)).run()
+    assert bench.storage.read(layout.STOP) is None
+    bench.training.fail = lambda assignment: None
+    study = bench.study()
+    study.run()
+    assert study.progress.run + study.progress.replayed == 20
+    assert study.progress.failed == 0
+    again = bench.training.asked[6]
+    assert (again.trial_id, again.attempt) == (bench.training.asked[5].trial_id, 2)
+
+
+def test_what_a_killed_driver_has_left_between_itself_and_its_ranks_is_forgotten(bench: Bench) -> None:
+    bench.storage.write(layout.STOP, b"")
+    bench.storage.write(layout.progress(0, 1), b"7")
+    bench.storage.write(layout.stacks(0, 1, 1), b"no step")
+    bench.study().run()
+    assert bench.storage.read(layout.STOP) is None
+    assert bench.storage.names(layout.PROGRESS, hidden=True) == []
+
+
+def test_ranks_are_asked_to_save_before_the_study_ends(bench: Bench) -> None:
+    seen: list[bytes | None] = []
+    backend = Crowd(bench.training, 0)
+    take = backend.wait
+
+    def wait(timeout: float) -> Report | None:
+        seen.append(bench.storage.read(layout.STOP))
+        return take(timeout)
+
+    backend.wait = wait  # type: ignore[method-assign]
+    requests = iter([False, True])
+    with pytest.raises(KeyboardInterrupt):
+        bench.study(
+            backend=backend, dispatch=replace(AT_ONCE, interrupted=lambda: next(requests, True))
+        ).run()
+    assert seen == [None, None, *[b""] * (len(seen) - 2)]
+    assert len(seen) > 3, "others were still running"
+    assert bench.journal is not None
+    assert len(seen) == len(bench.training.asked)
+    assert not backend.running
+
+
+def test_trials_that_do_not_stop_are_left(bench: Bench) -> None:
+    backend = Crowd(bench.training, 0)
+    backend.wait = lambda timeout: None  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        bench.study(backend=backend, dispatch=replace(AT_ONCE, interrupted=lambda: True, grace_s=0.05)).run()
+    assert backend.running == []
+
+
+def test_a_late_attempt_is_fenced_off_and_what_it_left_is_swept(bench: Bench) -> None:
+    lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="executor lost")
+
+    def lose(assignment: Assignment) -> Failure | None:
+        if (assignment.trial_id, assignment.rung, assignment.attempt) != (0, 0, 1):
+            return None
+        bench.storage.write(layout.partial(0, 1), b"what it had")
+        return lost
+
+    bench.training.fail = lose
+    study = bench.study()
+    study.run()
+    assert bench.storage.read(layout.fence(0)) == b"2"
+    assert study.best is not None
+    assert bench.checkpoints == {study.best.checkpoint}
+
+
+def test_what_a_killed_attempt_has_saved_outlives_its_driver(bench: Bench) -> None:
+    bench.training.kill_after = 3
+    with pytest.raises(Killed):
+        bench.study().run()
+    bench.training.kill_after = None
+    [trial_id] = [t.trial_id for t in Journal(bench.storage, LOSS).trials.values() if not t.resource]
+    bench.storage.write(layout.partial(trial_id, 1), b"what it had")
+    bench.storage.write(layout.partial(77, 1), b"of a trial that is over")
+    bench.study()
+    assert bench.storage.read(layout.partial(trial_id, 1)) is not None
+    assert bench.storage.read(layout.partial(77, 1)) is None
+
+
+def test_files_that_cannot_be_read_are_left_out_by_every_later_assignment(bench: Bench) -> None:
+    bad = Failure(kind=FailureKind.DATA, message="b.parquet: damaged", file="b.parquet")
+    bench.training.fail = lambda a: None if "b.parquet" in a.without or a.trial_id < 5 else bad
+    policy = DispatchPolicy(failures=FailurePolicy(leave_out=lambda files: None))
+    bench.training.kill_after = 8
+    with pytest.raises(Killed):
+        bench.study(dispatch=policy).run()
+    bench.training.kill_after = None
+    study = bench.study(dispatch=policy)
+    study.run()
+    without = [a.without for a in bench.training.asked]
+    found = without.index(("b.parquet",))
+    assert set(without[:found]) == {()}
+    assert set(without[found:]) == {("b.parquet",)}, "a driver that goes on knows of it"
+    assert study.progress.failed == 0
+
+
+def test_a_study_whose_task_is_broken_stops_itself(bench: Bench) -> None:
+    broken = Failure(kind=FailureKind.TRIAL, message="ValueError: no")
+    bench.training.fail = lambda a: broken if a.trial_id > 1 else None
+    policy = DispatchPolicy(failures=FailurePolicy(max_trial_failures=2))
+    with pytest.raises(TooManyFailures, match="3 of 5 trials have failed"):
+        bench.study(dispatch=policy).run()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Generator, Sequence
 
 import pyarrow.parquet as pq
 
 from spark_hpo.data import files
 from spark_hpo.data.decode import Columns, Decoder
+from spark_hpo.data.footers import check_unchanged
 from spark_hpo.data.manifest import Manifest
 from spark_hpo.data.readers.prefetch import ahead
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.shards import Segment
+
+# What Spark has written has checksums; pyarrow verifies them from version 15 on.
+_CAN_VERIFY = "page_checksum_verification" in inspect.signature(pq.ParquetFile.__init__).parameters
+_VERIFY: dict[str, bool] = {"page_checksum_verification": True} if _CAN_VERIFY else {}
 
 
 class ArrowReader:
@@ -21,14 +27,22 @@ class ArrowReader:
         self._manifest = manifest
         self._decoder = Decoder(manifest, schema)
         self._fs, _ = files.filesystem(manifest.url)
+        self._checked: set[int] = set()  # files
 
     def read(self, segments: Sequence[Segment]) -> Generator[Columns, None, None]:
         return ahead(self._read_segment, segments)
 
     def _read_segment(self, segment: Segment) -> Columns:
         path = self._manifest.files[segment.file].path
-        with files.reading(path), files.opened(self._fs, path) as source, pq.ParquetFile(source) as file:
+        if segment.file not in self._checked:
+            check_unchanged(self._fs, self._manifest.files[segment.file])
+            self._checked.add(segment.file)
+        with (
+            files.reading(path),
+            files.opened(self._fs, path) as source,
+            pq.ParquetFile(source, **_VERIFY) as file,
+        ):
             if segment.row_group >= file.num_row_groups:
-                raise files.changed(path, f"it has no row group {segment.row_group} any more")
+                raise files.changed(path, f"it has no row group {segment.row_group} any more", file=path)
             table = file.read_row_group(segment.row_group, columns=self._decoder.columns)
         return self._decoder.decode(table, segment)

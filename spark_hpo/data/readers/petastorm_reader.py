@@ -19,6 +19,7 @@ from pyarrow.filesystem import FileSystem
 
 from spark_hpo.data import files
 from spark_hpo.data.decode import Columns, Decoder
+from spark_hpo.data.footers import check_unchanged
 from spark_hpo.data.manifest import Manifest
 from spark_hpo.data.readers.prefetch import ahead
 from spark_hpo.data.schema import TableSchema
@@ -31,6 +32,7 @@ class PetastormReader:
     def __init__(self, manifest: Manifest, schema: TableSchema) -> None:
         self._manifest = manifest
         self._decoder = Decoder(manifest, schema)
+        self._checked: set[int] = set()  # files
 
     def read(self, segments: Sequence[Segment]) -> Generator[Columns, None, None]:
         if not segments:
@@ -40,12 +42,15 @@ class PetastormReader:
                 yield self._decoder.decode(table, segment)
 
     def _open(self, segments: Sequence[Segment]) -> _PlannedReader:
+        fs, _ = files.filesystem(self._manifest.url)
+        for number in sorted({segment.file for segment in segments} - self._checked):
+            check_unchanged(fs, self._manifest.files[number])
+            self._checked.add(number)
         with files.reading(self._manifest.url):
             try:
                 return _PlannedReader(self._manifest, self._decoder.columns, segments)
             except (OSError, pa.ArrowException):
                 # It reads the footers again, and does not say which of them is bad.
-                fs, _ = files.filesystem(self._manifest.url)
                 for number in sorted({segment.file for segment in segments}):
                     path = self._manifest.files[number].path
                     with files.reading(path), files.opened(fs, path) as source:
@@ -78,7 +83,7 @@ class _PlannedReader(_PetastormReader):  # type: ignore[misc]
         index = {(piece.path, piece.row_group): i for i, piece in enumerate(row_groups)}
         for path, row_group in self._planned:
             if (path, row_group) not in index:
-                raise files.changed(path, f"it has no row group {row_group} any more")
+                raise files.changed(path, f"it has no row group {row_group} any more", file=path)
         return [index[planned] for planned in self._planned], None
 
     def _create_ventilator(self, row_group_indexes: list[int], *_: Any) -> _Ventilator:

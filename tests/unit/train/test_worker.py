@@ -430,7 +430,7 @@ def test_an_outage_of_the_storage_is_no_fault_of_the_trial(
     monkeypatch.setattr(Storage, "write", refuse)
     report = run(spec, assignment(0, 1))
     assert report.failure is not None
-    assert report.failure.kind is FailureKind.INFRASTRUCTURE
+    assert report.failure.kind is FailureKind.STORAGE
 
 
 def test_the_gradient_is_clipped(spec: RankSpec) -> None:

@@ -1,0 +1,291 @@
+"""What a study's files say about its promises, without asking the code that has written them.
+
+`violations(study)` reads the journal's lines, MLflow's database and the names of files, and returns one
+sentence for each promise that is broken; an empty list is what every test wants.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Record = Mapping[str, Any]  # one line of the journal
+Key = tuple[int, int, str]  # trial, rung, split: one piece of work, whatever its attempts
+
+# What a study may leave in its directory; the rest is rubbish.
+_NAMES = {"journal", "epochs", "lease.json", "lease.lock", "study.json", "checkpoints", "fences"}
+_OVER = {"completed", "stopped"}
+
+
+def violations(
+    study: Path,
+    *,
+    mlflow: Path | None = None,
+    rows: int | None = None,
+    is_finished: bool = True,
+) -> list[str]:
+    """Every broken promise, in a sentence.
+
+    Args:
+        mlflow: the SQLite file; None: it is not looked at.
+        rows: of the training split, each of which an epoch reads once; None: they change while it runs.
+        is_finished: the study has come to its end; otherwise some work is open, and waste may lie about.
+    """
+    try:
+        records = read_journal(study / "journal")
+    except ValueError as exc:
+        return [str(exc)]
+    history = _History.of(records)
+    found = [*history.broken, *_in_order(records), *_chains(history), *_curves(history, rows)]
+    found += _settled(history, is_finished=is_finished)
+    found += _checkpoints(history, study, is_finished=is_finished)
+    if mlflow is not None and is_finished:
+        found += _mlflow(history, mlflow, study)
+    if is_finished:
+        found += _leftovers(study)
+    return found
+
+
+def read_journal(folder: Path) -> list[dict[str, Any]]:
+    """The records that count, in order: of each log as many as the next driver had seen.
+
+    Raises:
+        ValueError: a record before the last of a log cannot be read.
+    """
+    logs: dict[int, list[dict[str, Any]]] = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        lines = file.read_bytes().splitlines(keepends=True)
+        records = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("it has no end")
+                records.append(json.loads(line))
+            except ValueError as exc:
+                if number < len(lines):
+                    raise ValueError(f"{file.name}: line {number} cannot be read: {exc}") from exc
+        if records:
+            logs[int(file.stem)] = records
+    if not logs:
+        return []
+    newest = max(logs)
+    seen = {int(epoch): count for epoch, count in logs[newest][0]["after"].items()}
+    return [record for epoch in sorted(seen) for record in logs[epoch][: seen[epoch]]] + logs[newest]
+
+
+@dataclass
+class _History:
+    """Who was assigned and reported what, and what was wrong about it."""
+
+    broken: list[str] = field(default_factory=list)
+    assigned: dict[Key, list[Record]] = field(default_factory=lambda: defaultdict(list))
+    lost: dict[Key, list[Record]] = field(default_factory=lambda: defaultdict(list))
+    reported: dict[Key, Record] = field(default_factory=dict)
+    state: dict[int, str] = field(default_factory=dict)  # what the scheduler has said of trials
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> _History:
+        history = cls()
+        for record in records:
+            match record["event"]:
+                case "assigned":
+                    history._on_assigned(record)
+                case "lost":
+                    history._on_result(record)
+                    history.lost[_key(record)].append(record)
+                case "reported":
+                    history._on_result(record)
+                    history.reported[_key(record)] = record
+                case "settled":
+                    for trial in record["trials"]:
+                        history.state[trial] = record["state"]
+        return history
+
+    def of_trial(self, trial_id: int) -> list[Record]:
+        """Its reports on the validation split, by rung."""
+        return [
+            report
+            for (trial, _, split), report in sorted(self.reported.items())
+            if trial == trial_id and split == "validation"
+        ]
+
+    @property
+    def trials(self) -> list[int]:
+        return sorted({trial for trial, _, _ in self.assigned})
+
+    def _on_assigned(self, record: Record) -> None:
+        key = _key(record)
+        before = self.assigned[key]
+        if key in self.reported:
+            self.broken.append(f"{_name(key)} was assigned again after it had been reported")
+        if before and {**before[-1], **_CHANGING} != {**record, **_CHANGING}:
+            self.broken.append(f"{_name(key)}: another attempt has other work to do")
+        if record["attempt"] != len(before) + 1:
+            self.broken.append(f"{_name(key)}: attempt {record['attempt']} comes after {len(before)} others")
+        before.append(record)
+
+    def _on_result(self, record: Record) -> None:
+        key = _key(record)
+        attempts = [assignment["attempt"] for assignment in self.assigned.get(key, ())]
+        if key in self.reported:
+            self.broken.append(f"{_name(key)} was reported twice")
+        if record["attempt"] not in attempts[-1:]:
+            open_one = attempts[-1] if attempts else "none"
+            self.broken.append(
+                f"{_name(key)}: a result of attempt {record['attempt']}, but {open_one} is open"
+            )
+
+
+# Where and when an attempt is made may differ; what it has to do may not.
+_CHANGING = {"attempt": 0, "without": (), "sequence": 0, "time": 0.0}
+
+
+def _key(record: Record) -> Key:
+    return record["trial_id"], record["rung"], record["split"]
+
+
+def _name(key: Key) -> str:
+    return f"trial {key[0]}, rung {key[1]}" + ("" if key[2] == "validation" else f" on {key[2]}")
+
+
+def _in_order(records: Sequence[Record]) -> Iterator[str]:
+    numbers = [record["sequence"] for record in records]
+    for before, after in itertools.pairwise(numbers):
+        if after <= before:
+            yield f"the journal's event {after} comes after event {before}"
+
+
+def _chains(history: _History) -> Iterator[str]:
+    """Each rung goes on where the one below has ended, with the checkpoint that it has left."""
+    for key, attempts in sorted(history.assigned.items()):
+        trial, rung, split = key
+        first = attempts[0]
+        if split != "validation":
+            continue
+        below = history.reported.get((trial, rung - 1, split))
+        if below is None:
+            if first["resource_from"] != 0:
+                yield f"{_name(key)} starts at {first['resource_from']}, but nothing was reported below"
+            continue
+        reached = history.assigned[(trial, rung - 1, split)][-1]["resource_to"]
+        if below["sequence"] > first["sequence"]:
+            yield f"{_name(key)} was assigned before the rung below was reported"
+        if below["failure"] is not None:
+            yield f"{_name(key)} was assigned although the trial had failed"
+        if (first["resource_from"], first["checkpoint"]) != (reached, below["checkpoint"]):
+            yield (
+                f"{_name(key)} starts at {first['resource_from']} from {first['checkpoint']}; "
+                f"the rung below ended at {reached} with {below['checkpoint']}"
+            )
+    for key, report in sorted(history.reported.items()):
+        last = history.assigned[key][-1] if history.assigned.get(key) else None
+        if last and report["failure"] is None and report["resource"] != last["resource_to"]:
+            yield f"{_name(key)} reached {report['resource']}, not {last['resource_to']}"
+
+
+def _curves(history: _History, rows: int | None) -> Iterator[str]:
+    """Each resource is measured once, in order, and every row of it was read."""
+    for trial in history.trials:
+        reports = history.of_trial(trial)
+        measured = [point for report in reports for point in report["curve"]]
+        resources = [point["resource"] for point in measured]
+        if resources != list(range(1, len(resources) + 1)):
+            yield f"trial {trial} was measured at {resources}: each resource belongs there once, in order"
+        done = [report["resource"] for report in reports if report["failure"] is None]
+        if done and len(resources) < done[-1]:
+            yield f"trial {trial} has {len(resources)} measurements for {done[-1]} epochs"
+        for point in measured:
+            if rows is not None and point["rows"] != rows:
+                yield f"trial {trial}, epoch {point['resource']}: {point['rows']} rows were read, not {rows}"
+
+
+def _settled(history: _History, *, is_finished: bool) -> Iterator[str]:
+    for key in history.assigned:
+        if is_finished and key not in history.reported:
+            yield f"{_name(key)} was assigned and never reported"
+    for trial in history.trials:
+        has_failed = any(report["failure"] for report in history.of_trial(trial))
+        if has_failed and history.state.get(trial) == "completed":
+            yield f"trial {trial} has failed, and counts as completed"
+
+
+def _checkpoints(history: _History, study: Path, *, is_finished: bool) -> Iterator[str]:
+    """On disk are those that somebody needs: of trials that may go on, and of the best."""
+    needed = set()
+    losses: list[tuple[float, int, int, str | None]] = []
+    for trial in history.trials:
+        reports = [report for report in history.of_trial(trial) if report["failure"] is None]
+        has_failed = any(report["failure"] for report in history.of_trial(trial))
+        if reports and not has_failed and history.state.get(trial) not in _OVER:
+            needed.add(reports[-1]["checkpoint"])
+        losses += [(r["metrics"]["loss"], -r["resource"], trial, r["checkpoint"]) for r in reports]
+    if losses:
+        needed.add(min(losses)[3])
+    needed.discard(None)
+    folder = study / "checkpoints"
+    there = {str(file.relative_to(study)) for file in folder.rglob("*") if file.is_file()}
+    for name in sorted(needed - there):
+        yield f"{name} is needed, and not there"
+    if is_finished:
+        for name in sorted(there - needed):
+            yield f"{name} is there, and nobody needs it"
+
+
+def _mlflow(history: _History, database: Path, study: Path) -> Iterator[str]:
+    """MLflow has each trial once, with the journal's points, each once."""
+    study_id = json.loads((study / "study.json").read_text())["study_id"]
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        tags: dict[str, dict[str, str]] = defaultdict(dict)
+        for run, key, value in connection.execute("SELECT run_uuid, key, value FROM tags"):
+            tags[run][key] = value
+        status = dict(
+            connection.execute("SELECT run_uuid, status FROM runs WHERE lifecycle_stage = 'active'")
+        )
+        points: dict[str, list[tuple[str, int, float]]] = defaultdict(list)
+        for run, key, step, value in connection.execute("SELECT run_uuid, key, step, value FROM metrics"):
+            points[run].append((key, step, value))
+    ours = {run: t for run, t in tags.items() if run in status and t.get("spark_hpo.study_id") == study_id}
+    by_kind = Counter(t.get("spark_hpo.kind") for t in ours.values())
+    if by_kind["study"] != 1:
+        yield f"MLflow has {by_kind['study']} runs for the study"
+    runs = defaultdict(list)
+    for run, values in ours.items():
+        if values.get("spark_hpo.kind") == "trial":
+            runs[int(values["spark_hpo.trial_id"])].append(run)
+        if status[run] == "RUNNING":
+            yield f"MLflow's run of {values.get('mlflow.runName', run)} still runs"
+    for trial in sorted(set(history.trials) | set(runs)):
+        if len(runs[trial]) != 1 or trial not in history.trials:
+            yield f"MLflow has {len(runs[trial])} runs of trial {trial}"
+            continue
+        wanted = sorted(
+            (name, point["resource"], value)
+            for report in history.of_trial(trial)
+            for point in report["curve"]
+            for name, value in point["metrics"].items()
+        )
+        names = {name for name, _, _ in wanted}
+        there = sorted(point for point in points[runs[trial][0]] if point[0] in names)
+        if there != wanted:
+            differing = sorted(set(there) ^ set(wanted))[:3] or "some twice"
+            yield f"MLflow's points of trial {trial} differ from the journal's: {differing}"
+
+
+def _leftovers(study: Path) -> Iterator[str]:
+    for path in sorted(study.rglob("*")):
+        if path.name.startswith(".tmp-"):
+            yield f"{path.relative_to(study)} is what an interrupted writer has left"
+    for path in sorted(study.iterdir()):
+        is_empty = path.is_dir() and not any(path.iterdir())
+        if path.name not in _NAMES and not path.name.startswith(".tmp-") and not is_empty:
+            yield f"{path.name} is left in the study directory"
+    lease = json.loads((study / "lease.json").read_text())
+    if not lease["released"]:
+        yield "the lease was not given back"

@@ -1,0 +1,93 @@
+"""A table that is damaged while a study reads it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from family import eventually
+from ledger import Ledger
+from live import LiveStudy
+
+Live = Callable[..., LiveStudy]
+
+LOCAL = {"spark.master": "local[2]"}
+FILES = 3
+ROWS_OF_A_FILE = 40
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    for at in range(4, len(data) - 700, 7):  # pages, not the footer
+        data[at] ^= 0xFF
+    file.write_bytes(bytes(data))
+
+
+def replace(file: Path) -> None:
+    table = pq.read_table(file)
+    pq.write_table(table.slice(0, 7), file)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "truncated": truncate,
+    "flipped": flip,
+    "deleted": Path.unlink,
+    "replaced": replace,
+}
+
+
+def with_files(study: LiveStudy) -> Path:
+    """The training split in several files, and the one that will be damaged."""
+    folder = study.folder / "table/train"
+    whole = pq.read_table(folder / "part-0.parquet")
+    for number in range(FILES):
+        part = whole.slice(number * ROWS_OF_A_FILE, ROWS_OF_A_FILE)
+        pq.write_table(part, folder / f"part-{number}.parquet", row_group_size=16)
+    return folder / "part-1.parquet"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_ends_the_study_with_its_name_and_the_study_goes_on_when_it_is_whole(
+    live: Live, ledger: Ledger, damage: str
+) -> None:
+    study = live(step_s=0.1, spark=LOCAL, data={"cache": {"enabled": False}, "on_bad_file": "fail"})
+    file = with_files(study)
+    shutil.copy2(file, study.folder / "whole.parquet")
+    process = study.begin()
+    eventually(lambda: len(study.reported()) >= 1, "a report")
+    before = study.results()
+    DAMAGES[damage](file)
+    damaged = time.time()
+    assert process.wait(120) == 3, study.log[-4000:]
+    took = time.time() - damaged
+    assert "train/part-1.parquet" in study.log
+    study.assert_nothing_is_left()
+    shutil.copy2(study.folder / "whole.parquet", file)
+    study.finish_soundly()
+    assert before.items() <= study.results().items()
+    assert len(study.results()) == 4
+    ledger.add(f"data {damage}, policy fail", repeated_s=study.repeated_s(), recovery_s=took)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_file_is_left_out_where_the_study_says_so(live: Live, ledger: Ledger, damage: str) -> None:
+    study = live(step_s=0.1, spark=LOCAL, data={"cache": {"enabled": False}, "on_bad_file": "skip"})
+    file = with_files(study)
+    study.begin()
+    eventually(lambda: len(study.reported()) >= 1, "a report")
+    DAMAGES[damage](file)
+    answer = study.finish_soundly(rows=None)
+    assert answer["trials"] == {"completed": 4}
+    rows = [point["rows"] for report in study.reported() for point in report["curve"]]
+    assert set(rows) == {ROWS_OF_A_FILE * FILES, ROWS_OF_A_FILE * (FILES - 1)}
+    assert "train/part-1.parquet" in study.log
+    assert f"{ROWS_OF_A_FILE} rows" in study.log
+    ledger.add(f"data {damage}, policy skip", repeated_s=study.repeated_s())

@@ -1,0 +1,89 @@
+"""Ranks that cannot reach each other any more, and executors that go and come."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from family import eventually
+from ledger import Ledger
+from live import LiveStudy
+from network import Network
+from standalone import StandaloneCluster, standalone_cluster
+
+Live = Callable[..., LiveStudy]
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[Network]:
+    probe = ["unshare", "--net", "--uts", "--mount", "ip", "link", "set", "lo", "up"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip("makes a network namespace, which takes a superuser and iproute2")
+    (tmp_path / "one").mkdir()
+    network = Network(tmp_path / "one")
+    yield network
+    network.close()
+
+
+def test_ranks_that_are_cut_off_from_each_other_are_tried_again(
+    live: Live, ledger: Ledger, network: Network
+) -> None:
+    study = live(
+        step_s=0.1,
+        resources={"world_size": 2, "rank_timeout_s": 5, "max_infra_retries": 6},
+        budget={"trials": 1},
+    )
+    study.begin(command=(*network.command, *study.python))
+    victim = study.wait_for_step(0, step=3)
+    network.cut()
+    cut = time.time()
+    eventually(lambda: len(study.lost()) >= 1, "the loss of the attempt")
+    network.mend()
+    again = study.wait_for_step(0, after=cut + 1, not_by={victim.pid})
+    study.finish_soundly()
+
+    assert study.lost()[0] == (0, 1)
+    assert {e["failure"]["kind"] for e in study.of_kind("lost")} == {"infrastructure"}
+    ledger.add("network cut between ranks", repeated_s=study.repeated_s(), recovery_s=again.time - cut)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[StandaloneCluster]:
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    with standalone_cluster(folder, workers=2, cores=1) as cluster:
+        yield cluster
+
+
+@pytest.mark.cluster
+def test_a_study_waits_while_slots_are_fewer_than_ranks_and_goes_on_when_they_are_back(
+    live: Live, ledger: Ledger, cluster: StandaloneCluster
+) -> None:
+    study = live(
+        step_s=0.1,
+        spark={"spark.master": cluster.url},
+        resources={"world_size": 2, "rank_timeout_s": 6, "max_infra_retries": 3},
+        budget={"trials": 2},
+    )
+    study.begin()
+    victim = study.wait_for_step(0, step=3)
+    cluster.workers[1].kill()
+    killed = time.time()
+    eventually(lambda: "no free slot for a trial; waiting" in study.log, "word of it")
+    assert study.process is not None
+    assert study.process.poll() is None
+    cluster.add_worker()
+    back = time.time()
+    again = study.wait_for_step(0, after=killed, not_by={victim.pid})
+    study.finish_soundly()
+
+    assert again.time > back, "it cannot have been before"
+    assert set(study.results()) == {(0, 3), (1, 3)}
+    ledger.add(
+        "slots below the world size, then enough",
+        repeated_s=study.repeated_s(),
+        recovery_s=again.time - back,
+    )

@@ -1,0 +1,105 @@
+"""Ranks that die, run out of memory, stop, go in circles, lose each other, or leave children."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+from family import eventually, stopped
+from ledger import Ledger
+from live import LiveStudy
+
+Live = Callable[..., LiveStudy]
+
+TWO_RANKS = {"world_size": 2, "rank_timeout_s": 6, "slot_timeout_s": 60}
+PEER_LIMIT_S = 10.0
+
+
+def test_the_peer_of_a_killed_rank_ends_and_the_pair_is_tried_again(live: Live, ledger: Ledger) -> None:
+    study = live(step_s=0.1, resources=TWO_RANKS, budget={"trials": 2})
+    study.begin()
+    first = study.wait_for_step(0, step=3)
+    eventually(lambda: len({s.rank for s in study.steps_of(0)}) == 2, "both ranks")
+    ranks = {s.rank: s.pid for s in study.steps_of(0)}
+    psutil.Process(ranks[1]).kill()
+    killed = time.time()
+    eventually(lambda: not psutil.pid_exists(ranks[0]), "the peer's end", limit_s=PEER_LIMIT_S)
+    again = study.wait_for_step(0, after=killed, not_by={ranks[0]})
+    study.finish_soundly()
+
+    assert study.lost() == [(0, 1)]
+    assert study.of_kind("lost")[0]["failure"]["kind"] == "infrastructure"
+    assert set(study.results()) == {(0, 3), (1, 3)}
+    assert first.step >= 3
+    ledger.add("rank killed, one of two", repeated_s=study.repeated_s(), recovery_s=again.time - killed)
+
+
+def test_a_stopped_rank_is_noticed_cancelled_and_tried_again(live: Live, ledger: Ledger) -> None:
+    study = live(step_s=0.1, resources=TWO_RANKS, budget={"trials": 1})
+    study.begin()
+    study.wait_for_step(0, step=3)
+    eventually(lambda: len({s.rank for s in study.steps_of(0)}) == 2, "both ranks")
+    ranks = {s.rank: s.pid for s in study.steps_of(0)}
+    with stopped(psutil.Process(ranks[1])):
+        began = time.time()
+        again = study.wait_for_step(0, after=began + 1, not_by={ranks[0]})
+        eventually(lambda: not psutil.pid_exists(ranks[1]), "the stopped rank's end")
+    study.finish_soundly()
+
+    assert study.lost() == [(0, 1)]
+    assert "resources.rank_timeout_s" in study.log
+    ledger.add("rank stopped (SIGSTOP)", repeated_s=study.repeated_s(), recovery_s=again.time - began)
+
+
+def test_an_endless_loop_is_noticed_and_its_stacks_are_in_the_log(live: Live, ledger: Ledger) -> None:
+    study = live(step_s=0.1, resources={"rank_timeout_s": 6}, budget={"trials": 2})
+    study.begin()
+    study.wait_for_step(0, step=3)
+    (study.faults / "loop").touch()
+    eventually((study.faults / "loop-met").exists, "a rank that goes in circles")
+    began = time.time()
+    (study.faults / "loop").unlink()
+    answer = study.finish_soundly()
+
+    ((trial, attempt),) = study.lost()
+    again = next(s for s in study.steps_of(trial) if s.time > began)
+    assert (attempt, answer["segments"]["failed"]) == (1, 0)
+    assert "resources.rank_timeout_s" in study.log
+    assert "_linger" in study.log, "where it was"
+    ledger.add("rank in an endless loop", repeated_s=study.repeated_s(), recovery_s=again.time - began)
+
+
+def test_a_cancelled_job_leaves_no_children(live: Live, ledger: Ledger) -> None:
+    study = live(
+        space={"fate": {"type": "choice", "options": ["child"]}, **_rate()},
+        resources={"rank_timeout_s": 6, "max_infra_retries": 0},
+        budget={"trials": 1},
+    )
+    study.begin()
+    eventually(lambda: bool(study.children()), "a child")
+    began = time.time()
+    (child,) = study.children()
+    study.finish(code=4)
+    assert not psutil.pid_exists(child), "it went with its rank"
+    study.assert_nothing_is_left()
+    ledger.add("cancelled job leaves children", recovery_s=time.time() - began)
+
+
+def test_a_trial_out_of_memory_fails_alone_and_is_not_tried_again(live: Live, ledger: Ledger) -> None:
+    study = live(
+        space={"fate": {"type": "choice", "options": ["memory", "fine"]}, **_rate()},
+        search={"sampler": "grid", "scheduler": "full", "max_resource": 3},
+        budget={"trials": 2},
+    )
+    answer = study.finish_soundly()
+    (failed,) = [e for e in study.reported() if e["failure"]]
+    assert answer["trials"] == {"completed": 1, "failed": 1}
+    assert failed["attempt"] == 1
+    assert failed["failure"]["kind"] == "memory"
+    ledger.add("rank out of memory (rlimit)")
+
+
+def _rate() -> dict[str, Any]:
+    return {"learning_rate": {"type": "choice", "options": [0.01]}, "hidden_units": 4}

@@ -1,0 +1,92 @@
+"""A whole study with a credential wherever one can stand, and a task that spills it: nothing keeps it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from workspace import Workspace, wait_for
+
+CANARY = "c4n4ry-Sup3r-S3cret"
+NAMED = "c4n4ry-by-its-name"  # known from the name of the variable alone
+
+TASK = """
+import logging, os
+from spark_hpo.train.tabular import TabularTask
+
+class Spilling(TabularTask):
+    def build_model(self):
+        logging.getLogger("spark_hpo.spilling").warning("key %s", os.environ["HF_TOKEN"])
+        if self.params["hidden_units"] > 4:
+            raise OSError(f"403 at s3://me:c4n4ry-Sup3r-S3cret@bucket: {os.environ['HF_TOKEN']}")
+        return super().build_model()
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[int]:
+    """An MLflow server; whom it answers is the affair of a proxy before it, which is left out here."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    folder = tmp_path / "served"
+    folder.mkdir()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    with (tmp_path / "server.txt").open("wb") as log:
+        process = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
+
+    def is_up() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            time.sleep(0.2)
+            return False
+
+    try:
+        wait_for(is_up, "the MLflow server")
+        yield port
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+
+
+def test_a_study_with_credentials_everywhere_keeps_and_shows_none(tmp_path: Path, server: int) -> None:
+    secrets = {"HF_TOKEN": NAMED, "AWS_SECRET_ACCESS_KEY": CANARY, "AWS_ACCESS_KEY_ID": CANARY}
+    work = Workspace(tmp_path, secrets)
+    (tmp_path / "spilling.py").write_text(TASK)
+    result = work.run(
+        "--log-file=events.txt",
+        "backend=inline",
+        "task=spilling.py:Spilling",
+        "resources.world_size=1",
+        "search.max_resource=1",
+        "search.scheduler=full",
+        "search.first=[{learning_rate: 0.01, hidden_units: 3}, {learning_rate: 0.01, hidden_units: 9}]",
+        "budget.trials=4",
+        f"mlflow.tracking_uri=http://ann:{CANARY}@127.0.0.1:{server}",
+        f"spark={{spark.hadoop.fs.s3a.secret.key: {CANARY}, spark.executorEnv.HF_TOKEN: {NAMED}}}",
+    )
+    assert result["trials"].get("failed"), "some have spilled it"
+    assert result["model"], "and one is registered"
+    assert "key ***" in (tmp_path / "events.txt").read_text()
+    assert any((event.get("failure") or {}).get("message") for event in work.reported())
+    looked_at = 0
+    for file in tmp_path.rglob("*"):
+        if file.is_file() and file.name != "spilling.py" and "__pycache__" not in file.parts:
+            data = file.read_bytes()
+            # The model carries its code along, and this task's code has it.
+            if b"class Spilling" not in data:
+                assert CANARY.encode() not in data, file
+            assert NAMED.encode() not in data, file
+            looked_at += 1
+    assert looked_at > 50, "journal, log, database and artifacts of MLflow"

@@ -1,0 +1,55 @@
+"""Studies that older versions have written go on: an upgrade orphans none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from spark_hpo.app import run_study
+from spark_hpo.config import load_config
+from spark_hpo.errors import ConfigError
+from spark_hpo.result import Result
+
+DATA = Path(__file__).parents[1] / "data"
+STUDIES = sorted(path for path in DATA.glob("journals/*/*") if path.is_dir() and path.name[0] != "_")
+
+sys.path.insert(0, str(DATA))
+from make_journals import study_file  # noqa: E402
+
+
+def resume(kept: Path, work: Path, **changes: Any) -> Result:
+    shutil.copytree(kept, work / "study", dirs_exist_ok=True)
+    shutil.copy(DATA / "journals" / "task.py", work / "task.py")
+    name = kept.name.rpartition("-")[0]
+    record = {**study_file(name), "study_dir": str(work / "study"), **changes}
+    record["mlflow"] = {"tracking_uri": f"sqlite:///{work}/mlflow.db"}
+    path = work / "study.yaml"
+    path.write_text(yaml.safe_dump(record))  # as the studies were written: in the same order
+    return run_study(load_config(path), place=str(path), resume="must")
+
+
+@pytest.mark.parametrize("kept", STUDIES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_studies_of_older_versions_go_on(kept: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for file in (kept / "journal").iterdir() for line in file.open()]
+    reported = [line for line in lines if line["event"] == "reported" and line["split"] == "validation"]
+    result = resume(kept, tmp_path)
+    assert result.study.progress.replayed == len(reported) > 0
+    assert (result.study.progress.run == 0) == kept.name.endswith("finished")
+    assert len(result.journal.trials) == 12
+    assert result.stopped_by == "trials"
+
+
+def test_there_are_some() -> None:
+    assert len(STUDIES) >= 6
+
+
+def test_what_has_changed_since_is_told_still(tmp_path: Path) -> None:
+    kept = next(path for path in STUDIES if path.name == "default-killed")
+    with pytest.raises(ConfigError, match="seed is 1, but the study was started with 0"):
+        resume(kept, tmp_path, seed=1)

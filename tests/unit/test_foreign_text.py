@@ -1,0 +1,151 @@
+"""What stands in a study file, a space, a definition or a journal: a study, or an error with its place."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from spark_hpo.config import build_config, defaults, load_config
+from spark_hpo.definition import Definition
+from spark_hpo.errors import ConfigError, JournalError, SpaceError
+from spark_hpo.journal import Journal
+from spark_hpo.search.registry import build_space
+from spark_hpo.storage import Storage
+from spark_hpo.trial import Mode, Objective
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = (ROOT / "conf" / "quickstart.yaml").read_text()
+KEPT = ROOT / "tests" / "data" / "journals" / "0.1"
+LAUGHS = "\n".join(["a0: &a0 [lol, lol]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60))])
+ODD = [
+    *("\t", "\0", "\ufeff", "\u2028", "💥", "'", '"', "{", "]", ": ", "- ", "&a ", "*a", "<<: "),
+    "!!python/name:os.system ",
+]
+
+
+@st.composite
+def broken(draw: st.DrawFn, text: str) -> str:
+    """A text with some pieces cut out, doubled or put in."""
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(text)))
+        stop = min(len(text), start + draw(st.integers(0, 12)))
+        piece = draw(st.sampled_from([*ODD, "", text[start:stop] * 2]) | st.text(max_size=4))
+        text = text[:start] + piece + text[stop:]
+    return text
+
+
+def refusal(kind: type[Exception], read: Callable[[], object]) -> str | None:
+    """The message of the one error that reading may raise; None: there was none."""
+    try:
+        read()
+    except kind as exc:
+        return str(exc)
+    return None
+
+
+def outcome(data: bytes) -> str | None:
+    """The message that a study file gets; None: it is a study."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "broken.yaml"
+        path.write_bytes(data)
+        message = refusal(ConfigError, lambda: load_config(path))
+    return message and message.replace(str(path), "broken.yaml")
+
+
+@given(broken(QUICKSTART))
+@example(LAUGHS)
+@example("a: &a [*a]")
+@example("[" * 5_000)
+@example("1: 2\n")
+@example("{[1]: 2}")
+@example("name: !!python/object/apply:os.system [exit]")
+@example("")
+@example("seed: 99999999999999999999999999999999999999")
+@example("budget: {seconds: .inf}")
+def test_a_broken_study_file_is_told_with_its_place(text: str) -> None:
+    message = outcome(text.encode(errors="surrogatepass"))
+    assert message is None or message.startswith("broken.yaml")
+
+
+@given(st.binary(max_size=60))
+def test_a_file_of_anything_is_no_traceback(data: bytes) -> None:
+    message = outcome(data)
+    assert message is not None
+    assert message.startswith("broken.yaml")
+
+
+def test_aliases_of_aliases_are_refused_before_they_are_written_out() -> None:
+    assert "its anchors make more than" in (outcome(LAUGHS.encode()) or "")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "low", "high", "options", "when", "q"]), inner, max_size=4)
+    ),
+    max_leaves=6,
+)
+TYPES = st.sampled_from(["uniform", "loguniform", "int", "logint", "normal", "choice", "quniform", "nothing"])
+SETTINGS = {"low": VALUES, "high": VALUES, "options": VALUES}
+PARAMETERS = st.fixed_dictionaries({"type": TYPES}, optional=SETTINGS)
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=4), PARAMETERS | VALUES, max_size=3))
+def test_any_space_is_one_or_an_error_with_a_place(record: dict[str, Any]) -> None:
+    message = refusal(SpaceError, lambda: build_space(record, "any.yaml: space"))
+    assert message is None or message.startswith("any.yaml: space")
+
+
+@given(broken((KEPT / "default-killed" / "study.json").read_text()))
+@example("[]")
+@example("null")
+def test_a_broken_definition_is_named(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        storage = Storage(folder)
+        storage.write("study.json", text.encode(errors="surrogatepass"))
+        message = refusal(JournalError, lambda: Definition.load(storage))
+        assert message is None or f"{folder}/study.json" in message
+
+
+@given(broken((KEPT / "default-killed" / "journal" / "000001.jsonl").read_text()))
+def test_a_broken_journal_is_told_with_its_place(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        storage = Storage(folder)
+        storage.write("journal/000001.jsonl", text.encode(errors="surrogatepass"))
+        message = refusal(JournalError, lambda: Journal(storage, Objective(metric="loss", mode=Mode.MIN)))
+        assert message is None or f"{folder}/journal" in message
+
+
+def test_settings_that_an_older_version_did_not_know_count_as_not_set() -> None:
+    record = {**yaml.safe_load(QUICKSTART), "study_dir": "x"}
+    config = build_config(record, place="study.yaml").model_dump(mode="json")
+    older = json.loads(json.dumps(config))
+    del older["search"]["resource"]
+    del older["stopping"]
+    del older["training"]["patience"]
+    definition = Definition.create(older)
+    definition.check(config, place="study.yaml", defaults=defaults())
+    config["training"]["patience"] = 3
+    with pytest.raises(ConfigError, match=r"training\.patience is 3, but the study was started with None"):
+        definition.check(config, place="study.yaml", defaults=defaults())
+
+
+def test_defaults_are_those_of_a_study_that_sets_nothing() -> None:
+    record = yaml.safe_load(QUICKSTART)
+    config = build_config({**record, "study_dir": "x"}, place="study.yaml").model_dump(mode="json")
+    unset = [key for key in defaults() if key.startswith(("stopping.", "spark", "resources.rank"))]
+    assert len(unset) > 5
+    for key in unset:
+        value: Any = config
+        for name in key.split("."):
+            value = value[name]
+        assert value == defaults()[key], key

@@ -1,0 +1,216 @@
+"""Attempts at one assignment: what a killed one has saved, the next goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tables import write_clusters
+from torch import Tensor
+
+from spark_hpo import layout
+from spark_hpo.data.table import Table, open_table
+from spark_hpo.storage import Storage
+from spark_hpo.train import checkpoint, pulse
+from spark_hpo.train.settings import TrainingSettings
+from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.worker import RankSpec, run_rank
+from spark_hpo.trial import Assignment, FailureKind, Mode, Objective, Report
+
+STEPS = 8  # of a pass: 120 rows, 16 at a time
+
+
+class Killed(BaseException):
+    """In the place of kill -9: nothing of the rank's own runs after it."""
+
+
+class Fragile(TabularTask):
+    """Is killed in a step of the training."""
+
+    steps = 0
+    killed_at: int | None = None
+
+    def loss(self, outputs: Any, batch: Any) -> Tensor:
+        if torch.is_grad_enabled():
+            type(self).steps += 1
+            if type(self).steps == self.killed_at:
+                raise Killed
+        return super().loss(outputs, batch)
+
+
+@pytest.fixture(autouse=True)
+def _each_step_is_a_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "_AGREE_S", 0.0)
+    monkeypatch.setattr(pulse, "_LOOK_S", 0.0)
+    monkeypatch.setattr(Fragile, "steps", 0)
+    monkeypatch.setattr(Fragile, "killed_at", None)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    return open_table(str(write_clusters(tmp_path_factory.mktemp("tables") / "clusters")))
+
+
+@pytest.fixture
+def spec(table: Table, tmp_path: Path) -> RankSpec:
+    return RankSpec(
+        study_id="study",
+        storage=Storage(tmp_path / "study"),
+        trainable=Fragile,
+        table=table,
+        objective=Objective(metric="accuracy", mode=Mode.MAX),
+        settings=TrainingSettings(batch_size=16, checkpoint_seconds=1e-9),
+        max_resource=9,
+        seed=0,
+        reader="arrow",
+        shuffle_window=64,
+    )
+
+
+def assignment(start: int, stop: int, path: str | None = None, attempt: int = 1) -> Assignment:
+    return Assignment(
+        trial_id=4,
+        attempt=attempt,
+        params={"learning_rate": 0.01, "hidden_units": 8, "dropout": 0.3},
+        bracket=0,
+        rung=start,
+        resource_from=start,
+        resource_to=stop,
+        checkpoint=path,
+        seed=11,
+    )
+
+
+def run(spec: RankSpec, assignment: Assignment) -> Report:
+    return run_rank(spec, assignment, rank=0, world_size=1)
+
+
+def killed(spec: RankSpec, assignment: Assignment, at: int) -> None:
+    Fragile.steps, Fragile.killed_at = 0, at
+    with pytest.raises(Killed):
+        run(spec, assignment)
+    Fragile.steps, Fragile.killed_at = 0, None
+
+
+def weights(spec: RankSpec, report: Report) -> Mapping[str, Tensor]:
+    assert report.checkpoint is not None
+    state: Mapping[str, Tensor] = checkpoint.load(spec.storage, report.checkpoint)["model"]
+    return state
+
+
+@pytest.mark.parametrize("at", [1, 4, STEPS, STEPS + 1, 2 * STEPS + 5])
+@pytest.mark.parametrize("evaluate_each_pass", [True, False])
+def test_a_killed_attempt_is_gone_on_with_to_the_last_bit(
+    spec: RankSpec, at: int, evaluate_each_pass: bool
+) -> None:
+    spec = replace(spec, settings=replace(spec.settings, evaluate_each_pass=evaluate_each_pass))
+    other = replace(spec, storage=Storage(spec.storage.url + "-other"))
+    undisturbed = run(other, assignment(0, 3))
+    killed(spec, assignment(0, 3), at)
+    report = run(spec, assignment(0, 3, attempt=2))
+    assert Fragile.steps == 3 * STEPS - (at - 1), "what was saved is not trained again"
+    assert report.failure is None
+    assert [(m.resource, m.metrics, m.rows) for m in report.curve] == [
+        (m.resource, m.metrics, m.rows) for m in undisturbed.curve
+    ]
+    expected = weights(other, undisturbed)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in weights(spec, report).items())
+
+
+def test_epochs_say_when_to_save(spec: RankSpec) -> None:
+    settings = replace(spec.settings, checkpoint_seconds=None, checkpoint_epochs=2)
+    spec = replace(spec, settings=settings)
+    killed(spec, assignment(0, 5), 3 * STEPS + 2)
+    run(spec, assignment(0, 5, attempt=2))
+    assert Fragile.steps == 3 * STEPS
+
+
+def test_each_attempt_goes_on_from_the_last(spec: RankSpec) -> None:
+    killed(spec, assignment(0, 2), 5)
+    killed(spec, assignment(0, 2, attempt=2), 3)
+    report = run(spec, assignment(0, 2, attempt=3))
+    assert Fragile.steps == 2 * STEPS - 4 - 2
+    assert [m.resource for m in report.curve] == [1, 2]
+
+
+def test_a_damaged_checkpoint_is_passed_over(spec: RankSpec) -> None:
+    killed(spec, assignment(0, 2), 5)
+    killed(spec, assignment(0, 2, attempt=2), 3)
+    spec.storage.write(layout.partial(4, 2), b"half of a")
+    assert run(spec, assignment(0, 2, attempt=3)).failure is None
+    assert Fragile.steps == 2 * STEPS - 4
+
+
+def test_what_another_rung_has_left_is_not_taken(spec: RankSpec) -> None:
+    killed(spec, assignment(0, 1), 5)
+    first = run(spec, assignment(0, 1, attempt=2))
+    killed(spec, assignment(1, 3, first.checkpoint), 1)  # before it has saved anything
+    Fragile.steps = 0
+    assert run(spec, assignment(1, 3, first.checkpoint, attempt=2)).failure is None
+    assert Fragile.steps == 2 * STEPS
+
+
+def test_an_attempt_that_was_given_up_saves_nothing(spec: RankSpec) -> None:
+    first = run(spec, assignment(0, 1))
+    before = spec.storage.names(layout.checkpoints(4))
+    spec.storage.write(layout.fence(4), b"2")
+    report = run(spec, assignment(1, 2, first.checkpoint))
+    assert report.failure is not None
+    assert report.failure.kind is FailureKind.STORAGE
+    assert "attempt 2 has taken over from attempt 1" in report.failure.message
+    assert spec.storage.names(layout.checkpoints(4)) == before
+
+
+def test_what_was_saved_in_between_goes_when_the_assignment_is_done(spec: RankSpec) -> None:
+    report = run(spec, assignment(0, 1))
+    assert report.checkpoint == layout.checkpoint(4, 1, 1)
+    assert spec.storage.names(layout.checkpoints(4)) == ["000001-1.pt"]
+
+
+def test_a_driver_that_asks_gets_what_there_is(spec: RankSpec) -> None:
+    spec = replace(spec, settings=replace(spec.settings, checkpoint_seconds=None))
+    spec.storage.write(layout.STOP, b"")
+    report = run(spec, assignment(0, 3))
+    assert report.failure is not None
+    assert report.failure.kind is FailureKind.INTERRUPTED
+    assert Fragile.steps == 1
+    spec.storage.delete(layout.STOP)
+    assert run(spec, assignment(0, 3, attempt=2)).failure is None
+    assert Fragile.steps == 3 * STEPS
+
+
+def counting(ctx: Any) -> None:
+    state = ctx.load_checkpoint() or {"sum": 0}
+    for epoch in range(*ctx.resource):
+        state = {"sum": state["sum"] + epoch}
+        Fragile.steps += 1
+        if Fragile.steps == Fragile.killed_at:
+            raise Killed
+        try:
+            ctx.report({"accuracy": float(state["sum"])}, checkpoint=state)
+        except Exception:  # what asks for the end is none
+            raise AssertionError("a training function cannot catch it") from None
+
+
+def test_functions_go_on_from_what_they_reported(spec: RankSpec) -> None:
+    spec = replace(spec, trainable=counting, table=None)
+    killed(spec, assignment(0, 5), 4)
+    report = run(spec, assignment(0, 5, attempt=2))
+    assert Fragile.steps == 2
+    assert report.metrics == {"accuracy": 0.0 + 1 + 2 + 3 + 4}
+    assert [m.resource for m in report.curve] == [1, 2, 3, 4, 5]
+
+
+def test_functions_stop_when_the_driver_asks(spec: RankSpec) -> None:
+    spec = replace(spec, trainable=counting, table=None)
+    spec.storage.write(layout.STOP, b"")
+    report = run(spec, assignment(0, 5))
+    assert report.failure is not None
+    assert report.failure.kind is FailureKind.INTERRUPTED
+    spec.storage.delete(layout.STOP)
+    assert run(spec, assignment(0, 5, attempt=2)).metrics == {"accuracy": 10.0}
+    assert Fragile.steps == 5

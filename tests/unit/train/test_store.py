@@ -1,0 +1,454 @@
+"""The store in which ranks meet: torch's own, for those who know the key, whatever others send."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pickle
+import random
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed import DistNetworkError, DistStoreError, TCPStore
+
+from spark_hpo.errors import BackendError
+from spark_hpo.train import frames, store_server
+from spark_hpo.train.store import StoreClient
+from spark_hpo.train.store_server import StoreServer
+from spark_hpo.train.world import Rendezvous, RendezvousServer, join
+from spark_hpo.trial import Meeting
+
+KEY = b"k" * frames.KEY_BYTES
+SOON = timedelta(seconds=0.05)
+LATER = timedelta(seconds=20)
+
+
+@pytest.fixture
+def server() -> Iterator[StoreServer]:
+    server = StoreServer("127.0.0.1", KEY, keep_s=0.1)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def client(server: StoreServer) -> Iterator[Callable[..., StoreClient]]:
+    with contextlib.ExitStack() as stack:
+
+        def connect(group: str = "attempt", timeout: timedelta = LATER, key: bytes = KEY) -> StoreClient:
+            client = StoreClient("127.0.0.1", server.port, key, group=group, timeout=timeout)
+            stack.callback(client.close)
+            return client
+
+        yield connect
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class TestAStore:
+    def test_it_answers_as_torchs_own(self, client: Any) -> None:
+        ours = client()
+        theirs = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=LATER)
+        empty = theirs.num_keys()  # it counts a key of its own
+        random_ = random.Random(7)
+
+        def both(name: str, *arguments: Any) -> None:
+            assert getattr(ours, name)(*arguments) == getattr(theirs, name)(*arguments), (name, arguments)
+
+        for _ in range(500):
+            key, value = random_.choice("abcd"), random_.choice(["", "x", "y\n", "ä"])
+            match random_.choice(["set", "get", "check", "compare_set", "delete_key", "num_keys", "add"]):
+                case "set":
+                    both("set", key, value)
+                case "get" if theirs.check([key]):
+                    both("get", key)
+                case "check":
+                    both("check", [key, "a"])
+                case "compare_set":
+                    both("compare_set", key, random_.choice(["", "x"]), value)
+                case "delete_key":
+                    both("delete_key", key)
+                case "num_keys":
+                    assert ours.num_keys() == theirs.num_keys() - empty
+                case "add":
+                    both("add", "count", random_.randint(-9, 9))
+
+    def test_bytes_come_back_as_they_went(self, client: Any) -> None:
+        every = bytes(range(256))
+        client().set("key", every)
+        assert client().get("key") == every
+
+    def test_what_is_not_there_is_waited_for(self, client: Any) -> None:
+        waiting, setting = client(), client()
+        found: list[bytes] = []
+        thread = threading.Thread(target=lambda: found.append(waiting.get("key")))
+        thread.start()
+        setting.set("other", "1")
+        setting.set("key", "2")
+        thread.join(20)
+        assert found == [b"2"]
+        waiting.wait(["key", "other"], SOON)
+
+    def test_a_wait_ends_in_time_and_says_for_what(self, client: Any) -> None:
+        with pytest.raises(DistStoreError, match=r"put rank/1 into the store within 0.05 s"):
+            client().wait(["rank/1"], SOON)
+        with pytest.raises(DistStoreError, match="put rank/1"):
+            client(timeout=SOON).get("rank/1")
+
+    def test_a_clone_does_not_wait_behind_its_original(self, client: Any) -> None:
+        original = client()
+        clone = original.clone()
+        thread = threading.Thread(target=lambda: original.wait(["key"], LATER))
+        thread.start()
+        clone.set("key", "1")
+        thread.join(20)
+        assert not thread.is_alive()
+
+    def test_attempts_see_their_own_keys_only(self, client: Any) -> None:
+        first, second = client("attempt 1"), client("attempt 2")
+        first.set("key", "1")
+        assert not second.check(["key"])
+        assert second.num_keys() == 0
+
+    def test_finished_attempts_are_forgotten_and_late_ranks_find_their_keys(
+        self, server: StoreServer, client: Any
+    ) -> None:
+        first = client()
+        first.set("key", "1")
+        first.close()
+        assert client().get("key") == b"1", "its peer comes when it has left"
+        for number in range(20):
+            other = client(f"{number}")
+            other.set("key", "1" * 1000)
+            other.close()
+        eventually(lambda: len(server._groups) == 1)
+
+
+class TestStrangers:
+    def test_one_without_the_key_is_refused(self, client: Any) -> None:
+        client().set("key", "1")
+        with pytest.raises(DistNetworkError, match="it refuses our key"):
+            client(key=b"x" * frames.KEY_BYTES)
+
+    def test_a_store_without_the_key_is_refused(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as impostor:
+
+            def pretend() -> None:
+                connection, _ = impostor.accept()
+                connection.sendall(frames.pack({"nonce": "n"}))
+                connection.recv(4096)
+                connection.sendall(frames.pack({"proof": "0" * 64}))
+
+            threading.Thread(target=pretend, daemon=True).start()
+            port = impostor.getsockname()[1]
+            with pytest.raises(DistNetworkError, match="it does not know our key"):
+                StoreClient("127.0.0.1", port, KEY, group="g", timeout=LATER)
+
+    def test_a_proof_holds_for_one_connection(self, server: StoreServer) -> None:
+        def greet(connection: socket.socket, answer: bytes | None = None) -> tuple[bytes, bytes]:
+            theirs = json.loads(connection.recv(4096)[4:])["nonce"]
+            proof = frames.proof(KEY, "client", theirs, "mine", "g")
+            answer = answer or frames.pack({"nonce": "mine", "group": "g", "proof": proof})
+            connection.sendall(answer)
+            return answer, connection.recv(4096)
+
+        with socket.create_connection(("127.0.0.1", server.port)) as honest:
+            heard, reply = greet(honest)
+            assert b"proof" in reply
+        with socket.create_connection(("127.0.0.1", server.port)) as eavesdropper:
+            assert b"error" in greet(eavesdropper, heard)[1]
+
+    def test_it_listens_on_one_address(self, server: StoreServer) -> None:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", server.port), timeout=5)
+
+    def test_an_address_of_another_machine_is_refused_with_the_cure(self) -> None:
+        with pytest.raises(BackendError, match=r"192\.0\.2\.1: .*resources\.rendezvous: spark"):
+            RendezvousServer("192.0.2.1", timeout_s=1.0)
+
+    def test_who_says_nothing_is_cut_off(self, server: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(store_server, "_GREETING_LIMIT_S", 0.1)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as silent:
+            assert silent.recv(4096), "the challenge"
+            with contextlib.suppress(ConnectionResetError):
+                assert silent.recv(1) == b""
+
+    def test_many_who_say_nothing_keep_no_rank_out(self, server: StoreServer, client: Any) -> None:
+        with contextlib.ExitStack() as stack:
+            for _ in range(store_server._MAX_STRANGERS + 50):
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            client().set("key", "1")
+            assert len(server._strangers) <= store_server._MAX_STRANGERS
+
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            struct.pack("!I", 2**31),  # oversized
+            struct.pack("!I", frames.MAX_FRAME + 1),
+            struct.pack("!I", 5) + b"[1,2]",
+            struct.pack("!I", 2) + b"\xff\xfe",
+            frames.pack({"op": "set", "key": 7, "value": "eA=="}),
+            frames.pack({"op": "get", "key": "key", "timeout_s": "long"}),
+            frames.pack({"op": "wait", "keys": [["key"]], "timeout_s": 1.0}),
+            frames.pack({"op": "add", "key": "key", "amount": 2**63}),
+            frames.pack({"op": "add", "key": "text", "amount": 1}),
+            frames.pack({"op": "eval", "key": "key"}),
+            struct.pack("!I", 4000) + b"[" * 4000,
+            struct.pack("!I", 12) + b'{"op": NaN }',
+        ],
+    )
+    def test_a_rank_that_sends_anything_wrong_is_cut_off(
+        self, server: StoreServer, client: Any, sent: bytes
+    ) -> None:
+        witness, wrong = client(), client()
+        witness.set("text", "no number")
+        wrong._socket.sendall(sent)
+        with contextlib.suppress(ConnectionResetError):
+            assert wrong._socket.recv(1) == b""
+        with pytest.raises(DistNetworkError, match="is gone"):
+            wrong.check(["key"])
+        assert witness.num_keys() == 1
+
+    def test_a_value_that_is_too_big_is_not_even_sent(self, client: Any) -> None:
+        with pytest.raises(DistNetworkError, match="bytes are more than"):
+            client().set("key", "x" * frames.MAX_FRAME)
+
+    def test_a_group_holds_so_many_keys(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(store_server, "_MAX_KEYS", 3)
+        ours = client()
+        for number in range(3):
+            ours.set(str(number), "")
+        ours.set("0", "again")
+        with pytest.raises(DistNetworkError):
+            ours.set("3", "")
+
+
+def test_the_key_travels_and_is_not_shown() -> None:
+    rendezvous = Rendezvous(host="h", timeout_s=1.0)
+    assert pickle.loads(pickle.dumps(rendezvous)) == rendezvous
+    assert rendezvous != Rendezvous(host="h", timeout_s=1.0), "each has a key of its own"
+    assert "key" not in repr(rendezvous)
+
+
+def test_closing_gives_the_port_back_and_cuts_connections() -> None:
+    server = StoreServer("127.0.0.1", KEY, keep_s=0.1)
+    client = StoreClient("127.0.0.1", server.port, KEY, group="g", timeout=LATER)
+    server.close()
+    server.close()
+    with pytest.raises(DistNetworkError):
+        client.num_keys()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port), timeout=5)
+    assert "spark_hpo-store" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_process_ends_though_its_store_is_open() -> None:
+    program = (
+        "from datetime import timedelta; from spark_hpo.train.store_server import StoreServer;"
+        "from spark_hpo.train.store import StoreClient; server = StoreServer('127.0.0.1', b'k', keep_s=9.0);"
+        "client = StoreClient('127.0.0.1', server.port, b'k', group='g', timeout=timedelta(seconds=9));"
+        "client.set('key', '1')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# Real ranks ----------------------------------------------------------------------------------------------
+
+RANK = """
+import json, pickle, sys, threading
+import torch
+from spark_hpo.train.world import join
+
+torch.set_num_threads(1)
+rank, size = int(sys.argv[1]), int(sys.argv[2])
+rendezvous = pickle.loads(bytes.fromhex(sys.stdin.readline()))
+for number, _ in enumerate(sys.stdin):
+    with join(rendezvous, key=f"study/{number}", rank=rank, size=size, device=torch.device("cpu")) as world:
+        print(json.dumps(world.sum([1.0, rank])), flush=True)
+"""
+
+
+class Ranks:
+    """Processes that meet whenever they are told to."""
+
+    def __init__(self, rendezvous: Rendezvous, size: int = 2) -> None:
+        self.size = size
+        self._processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", RANK, str(rank), str(size)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+            )
+            for rank in range(size)
+        ]
+        for process in self._processes:
+            self._tell(process, pickle.dumps(rendezvous).hex())
+
+    def meet(self) -> list[list[float]]:
+        """What each has after an all_reduce over all."""
+        for process in self._processes:
+            self._tell(process, "meet")
+        return [json.loads(process.stdout.readline()) for process in self._processes if process.stdout]
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+
+    @staticmethod
+    def _tell(process: subprocess.Popen[str], text: str) -> None:
+        assert process.stdin
+        process.stdin.write(f"{text}\n")
+        process.stdin.flush()
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[RendezvousServer]:
+    server = RendezvousServer("127.0.0.1", timeout_s=60.0)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def ranks(store: RendezvousServer) -> Iterator[Ranks]:
+    ranks = Ranks(store.address)
+    yield ranks
+    ranks.close()
+
+
+class TestRanks:
+    def test_two_processes_reduce_over_it(self, ranks: Ranks) -> None:
+        for _ in range(3):
+            assert ranks.meet() == [[2.0, 1.0]] * 2
+
+    def test_they_meet_whatever_strangers_send(self, store: RendezvousServer, ranks: Ranks) -> None:
+        """A port scan, oversize frames and halves of frames, and 100,000 frames at random."""
+        address = ("127.0.0.1", store.address.port)
+        random_ = random.Random(11)
+        noise = [_noise(random_) for _ in range(1000)]
+        done = threading.Event()
+        sent = 0
+
+        def attack() -> None:
+            nonlocal sent
+            while sent < 100_000:
+                with contextlib.suppress(ConnectionError), socket.create_connection(address) as connection:
+                    # A port scan sends nothing; the others a hundred frames, before they are cut off.
+                    burst = random_.choices(noise, k=100) if random_.random() < 0.8 else []
+                    sent += len(burst)
+                    connection.sendall(b"".join(burst))
+            done.set()
+
+        attacker = threading.Thread(target=attack, daemon=True)
+        attacker.start()
+        meetings = 0
+        while not done.is_set() or meetings < 3:
+            assert ranks.meet() == [[2.0, 1.0]] * 2
+            meetings += 1
+        attacker.join()
+        assert sent >= 100_000
+        eventually(lambda: not store._store._strangers)
+        assert set(store._store._groups) <= {f"study/{n}" for n in range(meetings + 100)}
+
+
+def test_of_100_000_frames_at_random_none_does_more_than_it_may(server: StoreServer) -> None:
+    """Each one read, and put to a group: over a socket the first wrong one is the last that is read."""
+    random_ = random.Random(13)
+    operations = ["set", "get", "wait", "check", "add", "compare_set", "delete_key", "num_keys", "exec", 7]
+    fields = ["key", "keys", "value", "amount", "expected", "desired", "timeout_s"]
+    values = ["key", "MQ==", "?", "", 1, -1, 2**80, 0.0, -1.0, None, True, [], ["key"], [1], {}, {"key": []}]
+
+    async def put() -> int:
+        group, answered = store_server._Group(), 0
+        for _ in range(100_000):
+            if random_.random() < 0.3:
+                data = random_.randbytes(random_.randrange(40))
+            else:
+                record = {name: random_.choice(values) for name in random_.sample(fields, 3)}
+                data = json.dumps({"op": random_.choice(operations), **record}).encode()
+            try:
+                reply = await server._answer(group, frames.parse(data))
+            except frames.WrongFrame:
+                continue
+            assert reply.keys() <= {"result", "error"}
+            answered += 1
+        assert group.values.keys() <= {"key", "MQ==", "?", ""}
+        return answered
+
+    assert 0 < asyncio.run(put()) < 100_000
+
+
+def _noise(random_: random.Random) -> bytes:
+    """A frame that nobody should send, or a part of one."""
+    body = random_.choice(
+        [
+            random_.randbytes(random_.randrange(64)),
+            json.dumps({"nonce": "n", "group": "g", "proof": "0" * 64}).encode(),
+            json.dumps({"nonce": "n", "group": "g", "proof": ["\ud800"]}).encode(),
+            json.dumps({"op": "set", "key": "0", "value": "eA=="}).encode(),
+            b"[" * 500,
+        ]
+    )
+    frame = struct.pack("!I", random_.choice([len(body), len(body) + 9, 2**32 - 1, 0])) + body
+    return frame[: random_.choice([len(frame), random_.randrange(len(frame) + 1)])]
+
+
+def test_rank_0s_own_store_answers_its_attempt_only() -> None:
+    """Both ranks in threads: what is asked here is who is let in, not what they compute."""
+    from spark_hpo.train.world import meet
+
+    barrier, texts = threading.Barrier(2), ["", ""]
+    rendezvous = Rendezvous(host=None, timeout_s=20.0)
+    seen: list[bytes] = []
+
+    def run(rank: int) -> None:
+        def gather(text: str) -> list[str]:
+            texts[rank] = text
+            barrier.wait(20)
+            return texts
+
+        with meet(
+            rendezvous, Meeting(host="127.0.0.1", gather=gather), key="attempt", rank=rank, size=2
+        ) as store:
+            store.set(f"{rank}", "here")
+            seen.append(store.get(f"{1 - rank}"))
+            if rank == 1:
+                port = int(texts[0].split()[1])
+                with pytest.raises(DistNetworkError):
+                    StoreClient("127.0.0.1", port, KEY, group="attempt", timeout=LATER)
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert seen == [b"here", b"here"]
+
+
+def test_a_rank_alone_times_out_with_an_error_of_torchs() -> None:
+    server = RendezvousServer("127.0.0.1", timeout_s=0.3)
+    with (
+        pytest.raises(torch.distributed.DistError, match="no other rank has put"),
+        join(server.address, key="k", rank=0, size=2, device=torch.device("cpu")),
+    ):
+        pass
+    server.close()
