@@ -10,7 +10,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,7 +27,7 @@ from spark_hpo.data.shards import plan_shards
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.definition import Definition
 from spark_hpo.dispatch import DispatchPolicy
-from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted
+from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted, TrackingOutage
 from spark_hpo.failures import FailurePolicy
 from spark_hpo.interrupt import Interrupt
 from spark_hpo.journal import Journal
@@ -38,13 +38,15 @@ from spark_hpo.search.space import Space
 from spark_hpo.storage import Storage
 from spark_hpo.study import Budget, Observer, Study
 from spark_hpo.supervision import Supervisor
+from spark_hpo.sync import Synced, journal_at_rest, write_missing
 from spark_hpo.tracking.mlflow import MlflowTracker
+from spark_hpo.tracking.registry import RegisteredModel
 from spark_hpo.tracking.store import RunStatus, StudyCard
 from spark_hpo.train.reference import find_trainable, is_task
 from spark_hpo.train.settings import Precision, TrainingSettings
 from spark_hpo.train.worker import RankSpec, run_rank
 from spark_hpo.train.world import Rendezvous, RendezvousServer
-from spark_hpo.trial import Objective, Split
+from spark_hpo.trial import Objective, Split, Trial
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -85,6 +87,27 @@ def run_study(
         constraints=config.search.constraints,
     )
     return _Run(config, place, parsed).run(resume, observers)
+
+
+def sync_study(config: StudyConfig, *, place: str = "study", space: object = None) -> Synced:
+    """Write what MLflow lacks of a study that has run: runs, plots, the registered model.
+
+    Nothing is trained, and Spark is not started.
+
+    Args:
+        config: as it was for the study.
+        place: as for `run_study`.
+        space: as it was for the study.
+
+    Raises:
+        ConfigError: there is no such study.
+        LeaseError: a driver works on it, and writes its runs itself.
+        TrackingError: MLflow still does not answer, or refuses.
+    """
+    parsed = build_space(
+        config.space if space is None else space, f"{place}: space", constraints=config.search.constraints
+    )
+    return _Run(config, place, parsed).sync()
 
 
 @dataclass
@@ -179,21 +202,18 @@ class _Run:
                 best = study.best
                 assert best is not None, "run raises when no trial has succeeded"
                 test = study.test(best)
-                model = None
+                journal.closed(stopped_by)
+                model, is_published = None, True
                 if is_task(trainable) and table is not None:
-                    publication = Publication(
-                        storage=storage,
-                        table=table,
-                        reader=self._reader,
-                        task=reference,
-                        code_files=self._code_files(module_file),
-                        registered_model=config.mlflow.registered_model or config.name,
-                    )
-                    model = publish_model(tracker, publication, best, test)
+                    publication = self._publication(storage, table, reference, module_file)
+                    try:
+                        model = publish_model(tracker, publication, best, test)
+                    except TrackingOutage as exc:  # the search has come to its end all the same
+                        logger.warning("%s", exc)
+                        is_published = False
                 else:
                     logger.warning("the best model is in %s/%s", storage.url, best.checkpoint)
-            journal.closed(stopped_by)
-            finish_runs(
+            is_complete = finish_runs(
                 tracker, journal, objective, RunStatus.FINISHED, title=config.name, best=best, test=test
             )
             return Result(
@@ -206,7 +226,30 @@ class _Run:
                 wall_s=time.monotonic() - began,
                 tracking=dict(tracker.info()),
                 model=model,
+                is_tracked=is_published and is_complete,
             )
+
+    def sync(self) -> Synced:
+        objective, storage = objective_of(self.config), Storage(self.config.study_dir)
+        if Definition.load(storage) is None:
+            raise ConfigError(f"{storage.url}: there is no study here that MLflow could lack")
+        definition = self._definition(storage, "must", has_begun=True)
+        reference, module_file = self._task_reference()
+        trainable = find_trainable(reference)
+
+        def publish(best: Trial, test: Mapping[str, float]) -> RegisteredModel | None:
+            table = self._table()
+            if table is None or not is_task(trainable):
+                return None
+            definition.check_table(table.fingerprint, place=self.place)
+            publication = self._publication(storage, table, reference, module_file)
+            return publish_model(tracker, publication, best, test)
+
+        with ExitStack() as stack:
+            journal = stack.enter_context(journal_at_rest(storage, objective))
+            tracker = self._tracker(definition, objective)
+            stack.callback(tracker.close, 5.0)
+            return write_missing(tracker, journal, objective, title=self.config.name, publish=publish)
 
     # The parts -------------------------------------------------------------------------------------------
 
@@ -265,6 +308,18 @@ class _Run:
         for split in Split:  # fewer rows than ranks are refused here, before any job
             plan_shards(table.manifest(split), self.config.resources.world_size, seed=None)
         return table
+
+    def _publication(
+        self, storage: Storage, table: Table, reference: str, module_file: Path | None
+    ) -> Publication:
+        return Publication(
+            storage=storage,
+            table=table,
+            reader=self._reader,
+            task=reference,
+            code_files=self._code_files(module_file),
+            registered_model=self.config.mlflow.registered_model or self.config.name,
+        )
 
     def _definition(self, storage: Storage, resume: str, *, has_begun: bool) -> Definition:
         config = {**self.config.model_dump(mode="json"), "space": self.space.to_json()}

@@ -170,7 +170,7 @@ class Dispatcher:
         if failure.kind is FailureKind.INTERRUPTED:
             logger.info("%s has saved what it had", assignment)
             return 0.0
-        delay = self.failures.retry_delay(report, failure)
+        delay = self.failures.retry_delay(report, failure, left_out=assignment.without)
         if delay is not None:
             again = f"tried again in {delay:.3g} s" if delay else "tried again"
             logger.warning("%s was lost (%s); it is %s", assignment, failure.message, again)

@@ -35,15 +35,20 @@ class Failures:
         self._retries: dict[int, int] = {}  # of the assignment in flight, by trial
         self.without: tuple[str, ...] = ()  # files of the table that cannot be read, in the order found
 
-    def retry_delay(self, report: Report, failure: Failure) -> float | None:
+    def retry_delay(
+        self, report: Report, failure: Failure, *, left_out: Collection[str] = ()
+    ) -> float | None:
         """Seconds until the assignment is to be tried again; None: it has failed.
+
+        Args:
+            left_out: files that this attempt did without.
 
         Raises:
             DataError: the table is at fault, and nothing may be left out.
             StorageError: the study directory is, again and again.
         """
         if failure.kind is FailureKind.DATA:
-            self._skip(failure)
+            self._skip(failure, left_out)
             return 0.0
         if not failure.kind.is_passing:
             return None
@@ -90,9 +95,11 @@ class Failures:
             "Mend the task, or raise the limit; the same command goes on"
         )
 
-    def _skip(self, failure: Failure) -> None:
-        if self._policy.leave_out is None or failure.file is None or failure.file in self.without:
+    def _skip(self, failure: Failure, left_out: Collection[str]) -> None:
+        if self._policy.leave_out is None or failure.file is None or failure.file in left_out:
             raise DataError(failure.message)
+        if failure.file in self.without:
+            return  # another trial has found it, while this one ran
         without = (*self.without, failure.file)
         self._policy.leave_out(without)
         self.without = without

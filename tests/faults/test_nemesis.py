@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,9 @@ from ledger import Ledger
 from live import LiveStudy
 
 from spark_hpo.search.rungs import bracket_rungs, resource_levels
+
+# Eight faults and their recoveries, three drivers, on a machine that may be slow.
+pytestmark = pytest.mark.timeout(900)
 
 SEEDS = range(10)
 FAULTS_OF_A_STUDY = 8
@@ -124,9 +129,11 @@ class Nemesis:
 
 
 @pytest.fixture(scope="module")
-def peaceful(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Any]:
+def peaceful(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> dict[tuple[int, int], Any]:
     """What the study finds when nothing happens to it."""
-    study = LiveStudy(tmp_path_factory.mktemp("peaceful"), **{**SETTINGS, "step_s": 0.0}, backend="inline")
+    folder = tmp_path_factory.mktemp("peaceful")
+    shutil.copy(empty_mlflow, folder / "mlflow.db")
+    study = LiveStudy(folder, **{**SETTINGS, "step_s": 0.0}, backend="inline")
     study.finish_soundly()
     return study.results()
 
@@ -164,8 +171,12 @@ def go_on(study: LiveStudy, *, until: Callable[[], bool]) -> None:
     """Wait, with a driver that is alive: one that has ended before its time is followed by the next."""
 
     def there() -> bool:
-        if study.process is None or study.process.poll() is not None:
+        if until():
+            return True
+        code = study.process.poll() if study.process is not None else -signal.SIGKILL
+        if code is not None:
+            assert code in (-signal.SIGKILL, 130), study.log[-4000:]
             study.begin()
-        return until()
+        return False
 
     eventually(there, "the next reports", limit_s=2 * LIMIT_S)

@@ -34,7 +34,7 @@ EVERYTHING = {
         "result",
         "retention",
     ),
-    *("search", "storage", "study", "study_file", "supervision", "tracking", "train", "trial"),
+    *("search", "storage", "study", "study_file", "supervision", "sync", "tracking", "train", "trial"),
 }
 # Left may import right, and itself.
 ALLOWED = {
@@ -52,6 +52,7 @@ ALLOWED = {
         *("backend", "dispatch", "errors", "incumbents", "journal", "retention", "search", "storage"),
         *("tracking", "trial"),
     },
+    "sync": {"incumbents", "journal", "lease", "publish", "storage", "tracking", "trial"},
     "dispatch": {
         *("backend", "failures", "journal", "layout", "retention", "storage", "supervision", "trial"),
     },

@@ -66,8 +66,10 @@ def test_a_bad_file_ends_the_study_unless_it_may_be_left_out() -> None:
     assert failures.retry_delay(REPORT, failure(FailureKind.DATA, file="a.parquet")) == 0.0
     assert failures.without == ("b.parquet", "a.parquet")
     assert asked == [("b.parquet",), ("b.parquet", "a.parquet")]
+    assert failures.retry_delay(REPORT, bad) == 0.0, "a trial that had begun before finds it too"
+    assert len(asked) == 2
     with pytest.raises(DataError):  # it has been left out already: something else is wrong
-        failures.retry_delay(REPORT, bad)
+        failures.retry_delay(REPORT, bad, left_out=failures.without)
     with pytest.raises(DataError):  # no file is at fault
         failures.retry_delay(REPORT, failure(FailureKind.DATA))
 

@@ -1,5 +1,6 @@
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,6 +203,22 @@ def test_changed_since_names_the_trials_that_later_events_touched(storage: Stora
     seen = journal.sequence
     journal.reported(report(1, 0.5))
     assert [trial.trial_id for trial in journal.changed_since(seen)] == [1]
+
+
+def test_changes_and_states_keep_up_with_every_event(storage: Storage) -> None:
+    journal = Journal.open(storage, ACCURACY)
+    for trial_id in range(6):
+        journal.assigned(assignment(trial_id))
+    journal.reported(report(4, 0.5))
+    journal.reported(failed(1))
+    journal.settled([4, 0], TrialState.STOPPED)
+    for seen in range(journal.sequence + 1):
+        later = [trial for trial in journal.trials.values() if trial.changed_at > seen]
+        assert list(journal.changed_since(seen)) == later
+    journal.close()
+    for one in (journal, Journal(storage, ACCURACY)):
+        counted = Counter(trial.state for trial in one.trials.values())
+        assert {state: count for state, count in one.states.items() if count} == counted
 
 
 def test_settling_what_is_settled_writes_nothing(storage: Storage) -> None:
