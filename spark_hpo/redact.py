@@ -10,23 +10,25 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
 MASK = "***"
 
-_SECRET_NAME = (
+# Texts are as long as a traceback may be: nothing here looks at a character more than a few times.
+_SECRET_NAME = re.compile(
     # Not of tokens, tokenizers and the like, which are everyday words of models.
-    r"[\w.-]*(?:password|passwd|pwd|token(?!s|i[sz])|secret|signature|sig(?![a-z])|credentials?"
-    r"|(?:account|access|api)[-_.]?key)[\w.-]*"
-)
-_USERINFO = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]*)://(?P<userinfo>[^\s/?#'\"<>]+)@")
-_ASSIGNED = re.compile(rf"(?<![\w.-])(?P<name>{_SECRET_NAME}=)(?P<value>[^&;\s'\"<>)]+)", re.IGNORECASE)
-_ITEM = re.compile(
-    rf"(?P<name>(?P<quote>['\"]){_SECRET_NAME}(?P=quote)\s*:\s*)(?P<q>['\"])(?P<value>[^'\"]*)(?P=q)",
+    r"password|passwd|pwd|token(?!s|i[sz])|secret|signature|sig(?![a-z])|credentials?"
+    r"|(?:account|access|api)[-_.]?key",
     re.IGNORECASE,
 )
-_NAME = re.compile(rf"^{_SECRET_NAME}$", re.IGNORECASE)
+_USERINFO = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]{0,30})://(?P<userinfo>[^\s/?#'\"<>]+)@")
+_NAME_OF_VALUE = re.compile(r"(?<![\w.-])(?P<name>[\w.-]++)=")
+_VALUE = re.compile(r"[^&;\s'\"<>)]+")
+_ITEM = re.compile(
+    r"(?P<name>(?P<quote>['\"])[\w.-]{1,200}+(?P=quote)\s*:\s*)(?P<q>['\"])(?P<value>[^'\"]*)(?P=q)"
+)
 # There the name of the container stands where others have the user.
 _CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
 _MIN_LENGTH = 3  # One or two letters occur in every word.
@@ -51,8 +53,7 @@ def redact(text: str) -> str:
     for secret in sorted(_hidden.union(_environment()), key=len, reverse=True):
         text = text.replace(secret, MASK)
     text = _USERINFO.sub(_without_userinfo, text)
-    text = _ASSIGNED.sub(rf"\g<name>{MASK}", text)
-    return _ITEM.sub(rf"\g<name>\g<q>{MASK}\g<q>", text)
+    return _ITEM.sub(_without_value, _without_assigned(text))
 
 
 def one_line(error: object, limit: int = 500) -> str:
@@ -67,9 +68,10 @@ def redact_all(value: Any) -> Any:
         case str():
             return redact(value)
         case Mapping():
+            items = [(str(key), item) for key, item in value.items()]
             return {
-                str(key): MASK if is_secret(key) and isinstance(item, str | float | int) else redact_all(item)
-                for key, item in value.items()
+                key: MASK if is_secret(key) and isinstance(item, str | float | int) else redact_all(item)
+                for key, item in items
             }
         case list() | tuple():
             return [redact_all(item) for item in value]
@@ -80,17 +82,41 @@ def redact_all(value: Any) -> Any:
 def has_credentials(url: str) -> bool:
     """Whether a URL has a password, or a query with a key or signature in it."""
     return any(":" in match["userinfo"] for match in _USERINFO.finditer(url)) or bool(
-        _ASSIGNED.search(url.partition("?")[2])
+        list(_assigned(url.partition("?")[2]))
     )
 
 
-def is_secret(name: object) -> bool:
+@lru_cache(maxsize=4096)
+def is_secret(name: str) -> bool:
     """Whether a setting of this name sounds secret."""
-    return bool(_NAME.match(str(name)))
+    return _SECRET_NAME.search(name) is not None
 
 
 def _without_userinfo(match: re.Match[str]) -> str:
     return match[0] if _is_container(match) else f"{match['scheme']}://{MASK}@"
+
+
+def _without_value(match: re.Match[str]) -> str:
+    return f"{match['name']}{match['q']}{MASK}{match['q']}" if is_secret(match["name"]) else match[0]
+
+
+def _without_assigned(text: str) -> str:
+    parts, end = [], 0
+    for start, stop in _assigned(text):
+        parts += [text[end:start], MASK]
+        end = stop
+    return "".join([*parts, text[end:]])
+
+
+def _assigned(text: str) -> Iterator[tuple[int, int]]:
+    """Where in a text the values of `name=value` stand whose names sound secret."""
+    end = 0
+    for match in _NAME_OF_VALUE.finditer(text):
+        if match.start() >= end and is_secret(match["name"]):
+            value = _VALUE.match(text, match.end())
+            if value is not None:
+                end = value.end()
+                yield value.span()
 
 
 def _is_container(match: re.Match[str]) -> bool:
@@ -120,7 +146,7 @@ def _secrets_in(text: str) -> Iterator[str]:
             password = userinfo.partition(":")[2]
             # The user's name alone is no secret outside of a URL.
             found |= {userinfo, password} if password else set() if ":" in userinfo else {userinfo}
-    found |= {match["value"] for match in _ASSIGNED.finditer(text)}
+    found |= {text[start:stop] for start, stop in _assigned(text)}
     for secret in found | {unquote(secret) for secret in found}:
         if len(secret) >= _MIN_LENGTH:
             yield secret

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,3 +97,33 @@ def test_an_error_is_one_line_without_secrets() -> None:
         "no way to https://***@mlflow.example.com:5000/path"
     )
     assert one_line(TimeoutError()) == "TimeoutError"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x=1,token=hunter22",
+        "'a': 'b', 'api_key': 'hunter22'",
+        '{"spark.ssl.keyPassword": "hunter22"}',
+        "Secret-Key=hunter22; next",
+        "1https://ann:hunter22@host",
+        "sc://host:15002/;token=hunter22",
+    ],
+)
+def test_what_a_secret_name_holds_is_masked(text: str) -> None:
+    assert "hunter22" not in redact(text)
+
+
+def test_what_only_looks_like_one_is_not_masked() -> None:
+    for text in ("max_tokens=512", "tokenizer='bert'", "significant=0.05", "abfss://box@acc.dfs.core/x"):
+        assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "word", ["a-token.x", "a.", "://", "token=", "'token':'", "a@b:", "'", "x" * 50 + "://u:"]
+)
+def test_long_texts_take_no_longer_than_their_length(word: str) -> None:
+    """However they are made: a pattern that goes back and forth takes hours for a megabyte."""
+    began = time.monotonic()
+    redact(word * (1_000_000 // len(word)))
+    assert time.monotonic() - began < 20
