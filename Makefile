@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test test-faults lint format bench-search bench-launch bench-study bench-data test-modern test-spark35 test-large gpu-check clean
+.PHONY: setup tune test test-faults lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large gpu-check clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -40,6 +40,9 @@ bench-launch: setup java  ## starting a trial, beside SparkTrials and TorchDistr
 
 bench-study: setup java  ## how busy slots are, and where the driver's time goes; eight minutes
 	$(BIN)/python tests/benchmarks/bench_study.py $(if $(QUICK),--seconds 60 --trials 100 --output build/study.md)
+
+bench-load: setup  ## 10,000 trials in one study: journal, memory, resuming, MLflow, S3; half an hour
+	$(BIN)/python tests/benchmarks/bench_load.py $(if $(QUICK),--trials 1000 --output build/load.md)
 
 bench-data: setup  ## reading, beside pyarrow, Petastorm's and torch's loaders
 	$(BIN)/python -W ignore tests/benchmarks/bench_data.py

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spark_hpo.app import run_study
+    from spark_hpo.app import run_study, sync_study
     from spark_hpo.config import StudyConfig, build_config, load_config
     from spark_hpo.result import Result
     from spark_hpo.train.context import TrainContext
@@ -26,6 +26,7 @@ __all__ = [
     "build_config",
     "load_config",
     "run_study",
+    "sync_study",
 ]
 
 _HOMES = {
@@ -37,6 +38,7 @@ _HOMES = {
     "build_config": "config",
     "load_config": "config",
     "run_study": "app",
+    "sync_study": "app",
 }
 
 

@@ -10,7 +10,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,14 +21,11 @@ from spark_hpo.assembly import build_search, knowledge_of, objective_of
 from spark_hpo.backend.base import Backend
 from spark_hpo.backend.cluster import cluster_of
 from spark_hpo.config import StudyConfig, defaults
-from spark_hpo.data.cache_folder import CacheSettings
 from spark_hpo.data.readers import resolve_reader
 from spark_hpo.data.shards import plan_shards
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.definition import Definition
-from spark_hpo.dispatch import DispatchPolicy
-from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted
-from spark_hpo.failures import FailurePolicy
+from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted, TrackingOutage
 from spark_hpo.interrupt import Interrupt
 from spark_hpo.journal import Journal
 from spark_hpo.publish import Publication, finish_runs, publish_model
@@ -37,14 +34,15 @@ from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
 from spark_hpo.storage import Storage
 from spark_hpo.study import Budget, Observer, Study
-from spark_hpo.supervision import Supervisor
+from spark_hpo.sync import Synced, journal_at_rest, write_missing
 from spark_hpo.tracking.mlflow import MlflowTracker
+from spark_hpo.tracking.registry import RegisteredModel
 from spark_hpo.tracking.store import RunStatus, StudyCard
 from spark_hpo.train.reference import find_trainable, is_task
-from spark_hpo.train.settings import Precision, TrainingSettings
 from spark_hpo.train.worker import RankSpec, run_rank
 from spark_hpo.train.world import Rendezvous, RendezvousServer
-from spark_hpo.trial import Objective, Split
+from spark_hpo.trial import Objective, Split, Trial
+from spark_hpo.wiring import dispatch_policy, node_cache, training_settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -53,7 +51,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_RETRY_DELAY_S = 1.0
 _END_S = 15.0  # for journal and MLflow, when running trials have saved
 
 
@@ -85,6 +82,27 @@ def run_study(
         constraints=config.search.constraints,
     )
     return _Run(config, place, parsed).run(resume, observers)
+
+
+def sync_study(config: StudyConfig, *, place: str = "study", space: object = None) -> Synced:
+    """Write what MLflow lacks of a study that has run: runs, plots, the registered model.
+
+    Nothing is trained, and Spark is not started.
+
+    Args:
+        config: as it was for the study.
+        place: as for `run_study`.
+        space: as it was for the study.
+
+    Raises:
+        ConfigError: there is no such study.
+        LeaseError: a driver works on it, and writes its runs itself.
+        TrackingError: MLflow still does not answer, or refuses.
+    """
+    parsed = build_space(
+        config.space if space is None else space, f"{place}: space", constraints=config.search.constraints
+    )
+    return _Run(config, place, parsed).sync()
 
 
 @dataclass
@@ -135,13 +153,13 @@ class _Run:
                     trainable=reference,
                     table=table,
                     objective=objective,
-                    settings=_training_settings(config),
+                    settings=training_settings(config),
                     max_resource=config.search.max_resource,
                     seed=config.seed,
                     reader=self._reader,
                     shuffle_window=config.data.shuffle_window if config.data else 1,
                     parts=config.search.parts,
-                    node_cache=_node_cache(config),
+                    node_cache=node_cache(config),
                     rank_timeout_s=None if config.backend == "inline" else config.resources.rank_timeout_s,
                 )
                 backend = self._backend(spec, module_file)
@@ -170,7 +188,7 @@ class _Run:
                     seed=config.seed,
                     storage=storage,
                     max_concurrent=config.resources.max_concurrent,
-                    dispatch=self._dispatch_policy(storage, table, interrupt),
+                    dispatch=dispatch_policy(config, storage, table, interrupt.is_requested),
                     slot_timeout_s=config.resources.slot_timeout_s,
                     observers=[observer(journal) for observer in observers],
                 )
@@ -179,21 +197,18 @@ class _Run:
                 best = study.best
                 assert best is not None, "run raises when no trial has succeeded"
                 test = study.test(best)
-                model = None
+                journal.closed(stopped_by)
+                model, is_published = None, True
                 if is_task(trainable) and table is not None:
-                    publication = Publication(
-                        storage=storage,
-                        table=table,
-                        reader=self._reader,
-                        task=reference,
-                        code_files=self._code_files(module_file),
-                        registered_model=config.mlflow.registered_model or config.name,
-                    )
-                    model = publish_model(tracker, publication, best, test)
+                    publication = self._publication(storage, table, reference, module_file)
+                    try:
+                        model = publish_model(tracker, publication, best, test)
+                    except TrackingOutage as exc:  # the search has come to its end all the same
+                        logger.warning("%s", exc)
+                        is_published = False
                 else:
                     logger.warning("the best model is in %s/%s", storage.url, best.checkpoint)
-            journal.closed(stopped_by)
-            finish_runs(
+            is_complete = finish_runs(
                 tracker, journal, objective, RunStatus.FINISHED, title=config.name, best=best, test=test
             )
             return Result(
@@ -206,7 +221,30 @@ class _Run:
                 wall_s=time.monotonic() - began,
                 tracking=dict(tracker.info()),
                 model=model,
+                is_tracked=is_published and is_complete,
             )
+
+    def sync(self) -> Synced:
+        objective, storage = objective_of(self.config), Storage(self.config.study_dir)
+        if Definition.load(storage) is None:
+            raise ConfigError(f"{storage.url}: there is no study here that MLflow could lack")
+        definition = self._definition(storage, "must", has_begun=True)
+        reference, module_file = self._task_reference()
+        trainable = find_trainable(reference)
+
+        def publish(best: Trial, test: Mapping[str, float]) -> RegisteredModel | None:
+            table = self._table()
+            if table is None or not is_task(trainable):
+                return None
+            definition.check_table(table.fingerprint, place=self.place)
+            publication = self._publication(storage, table, reference, module_file)
+            return publish_model(tracker, publication, best, test)
+
+        with ExitStack() as stack:
+            journal = stack.enter_context(journal_at_rest(storage, objective))
+            tracker = self._tracker(definition, objective)
+            stack.callback(tracker.close, 5.0)
+            return write_missing(tracker, journal, objective, title=self.config.name, publish=publish)
 
     # The parts -------------------------------------------------------------------------------------------
 
@@ -266,6 +304,18 @@ class _Run:
             plan_shards(table.manifest(split), self.config.resources.world_size, seed=None)
         return table
 
+    def _publication(
+        self, storage: Storage, table: Table, reference: str, module_file: Path | None
+    ) -> Publication:
+        return Publication(
+            storage=storage,
+            table=table,
+            reader=self._reader,
+            task=reference,
+            code_files=self._code_files(module_file),
+            registered_model=self.config.mlflow.registered_model or self.config.name,
+        )
+
     def _definition(self, storage: Storage, resume: str, *, has_begun: bool) -> Definition:
         config = {**self.config.model_dump(mode="json"), "space": self.space.to_json()}
         definition = Definition.load(storage)
@@ -321,27 +371,6 @@ class _Run:
             slot_timeout_s=resources.slot_timeout_s,
         )
 
-    def _dispatch_policy(self, storage: Storage, table: Table | None, interrupt: Interrupt) -> DispatchPolicy:
-        resources, stopping, data = self.config.resources, self.config.stopping, self.config.data
-        supervisor = None
-        if self.config.backend == "spark":
-            supervisor = Supervisor(
-                storage, rank_timeout_s=resources.rank_timeout_s, start_timeout_s=resources.slot_timeout_s
-            )
-        may_skip = data is not None and data.on_bad_file == "skip"
-        return DispatchPolicy(
-            failures=FailurePolicy(
-                max_infra_retries=resources.max_infra_retries,
-                retry_delay_s=_RETRY_DELAY_S,
-                max_trial_failures=stopping.max_trial_failures,
-                max_failed_share=stopping.max_failed_share,
-                leave_out=partial(_leave_out, table) if table is not None and may_skip else None,
-            ),
-            supervisor=supervisor,
-            interrupted=interrupt.is_requested,
-            grace_s=resources.grace_s,
-        )
-
     def _rendezvous(self, cluster: Cluster) -> Rendezvous:
         resources, driver_host = self.config.resources, cluster.driver_host
         # A rank that watches itself ends first, and can say where it stood.
@@ -378,36 +407,6 @@ class _Run:
         except Exception:  # whatever ends the study, its run must not seem to go on
             finish_runs(tracker, journal, objective, RunStatus.FAILED, title=self.config.name)
             raise
-
-
-def _leave_out(table: Table, files: Collection[str]) -> None:
-    lost = table.rows - table.without(files).rows
-    logger.warning(
-        "%s: %d of %d rows are not read, because these files are damaged: %s",
-        table.url,
-        lost,
-        table.rows,
-        ", ".join(files),
-    )
-
-
-def _training_settings(config: StudyConfig) -> TrainingSettings:
-    fields = config.training.model_dump(exclude={"checkpoint_every"})
-    return TrainingSettings(
-        **{**fields, "precision": Precision(config.training.precision)},
-        checkpoint_epochs=config.training.checkpoint_every.epochs,
-        checkpoint_seconds=config.training.checkpoint_every.seconds,
-        evaluate_each_pass=config.search.resource == "epochs",
-    )
-
-
-def _node_cache(config: StudyConfig) -> CacheSettings | None:
-    if config.data is None or not config.data.cache.enabled:
-        return None
-    cache = config.data.cache
-    return CacheSettings(
-        folder=cache.folder, max_bytes=None if cache.max_gb is None else int(cache.max_gb * 1e9)
-    )
 
 
 def _git_commit() -> str | None:

@@ -20,10 +20,10 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from spark_hpo.app import run_study
+from spark_hpo.app import run_study, sync_study
 from spark_hpo.assembly import objective_of
 from spark_hpo.config import StudyConfig, load_config
-from spark_hpo.errors import ConfigError, SparkHpoError, StudyInterrupted
+from spark_hpo.errors import ConfigError, SparkHpoError, StudyInterrupted, TrackingOutage
 from spark_hpo.journal import Journal
 from spark_hpo.redact import redact
 from spark_hpo.report import leaderboard
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         _set_up_logging(console, options.log_file)
         config = load_config(options.config, options.overrides)
+        if options.sync:
+            _sync(config, options.config, console)
         with ExitStack() as stack:
             line = stack.enter_context(ProgressLine(config.name, config.objective.metric, console=console))
             result = run_study(
@@ -83,9 +85,26 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto: go on with the study in study_dir if there is one; must: or refuse; never: refuse if so",
     )
+    parser.add_argument(
+        "--sync",
+        action="store_true",
+        help="write what MLflow lacks of the study in study_dir, the registered model too, and train nothing",
+    )
     parser.add_argument("--log-file", help="write one line an event to this file, too")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
     return parser
+
+
+def _sync(config: StudyConfig, place: str, console: Console) -> NoReturn:
+    synced = sync_study(config, place=place)
+    line = f"MLflow lacked {synced.written} of {synced.trials} trials"
+    line += ", and has them now" if synced.is_complete else ", and lacks some still"
+    if synced.model is not None:
+        line += f"; the model is {synced.model.uri}"
+    console.print(line, highlight=False)
+    summary = {"study": config.name, "study_dir": config.study_dir, **synced.summary()}
+    print(json.dumps(summary), flush=True)
+    sys.exit(0 if synced.is_complete else TrackingOutage.exit_code)
 
 
 class _Display:
@@ -104,14 +123,14 @@ class _Display:
         self._show(progress)
 
     def _show(self, progress: Progress) -> None:
-        trials = self._journal.trials.values()
+        states = self._journal.states
         budget, spent = self._budget.resource, float(progress.resource_spent)
         if self._budget.trials is not None:
             done = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
-            budget, spent = self._budget.trials, float(sum(trial.state in done for trial in trials))
+            budget, spent = self._budget.trials, float(sum(states.get(state, 0) for state in done))
         self._line.update(
             Standing(
-                states=Counter(trial.state for trial in trials),
+                states=Counter(states),
                 best=self._objective.value(progress.best_loss) if isfinite(progress.best_loss) else None,
                 slots_busy=len(progress.running),
                 slots=progress.slots,
@@ -136,6 +155,9 @@ def _print(result: Result, console: Console) -> None:
     if result.model is not None:
         line += f"; registered as {result.model.uri}"
     console.print(line, highlight=False)
+    if not result.is_tracked:
+        console.print("MLflow lacks a part of this. When it answers again:", highlight=False)
+        print(f"  {_command()} --sync", file=console.file)  # in one line, to be copied
     print(redact(json.dumps(result.summary())), flush=True)
 
 

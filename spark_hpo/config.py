@@ -48,6 +48,16 @@ def _url(value: Any) -> Any:
     return re.sub(r"^dbfs:/+", "/dbfs/", value)
 
 
+def _model_name(value: Any) -> Any:
+    if isinstance(value, str) and not _MODEL_NAME.match(value):
+        raise ValueError(
+            f"registered_model is {value!r}; it becomes part of paths and addresses: it must have no '/', "
+            "':', quote or control character, and not begin with a dot"
+        )
+    return value
+
+
+_MODEL_NAME = re.compile(r"^(?!\.)[^/\\:'\"`\x00-\x1f\x7f]{1,255}$")
 Url = Annotated[str, BeforeValidator(_url)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
@@ -326,7 +336,7 @@ class MlflowConfig(_Section):
     tracking_uri: str = "sqlite:///mlflow.db"
     experiment: str | None = None
     """None: the name of the study."""
-    registered_model: str | None = None
+    registered_model: Annotated[str | None, BeforeValidator(_model_name)] = None
     """None: the name of the study."""
 
 

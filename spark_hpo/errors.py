@@ -5,6 +5,7 @@
     |   |-- SpaceError            a search space that means nothing
     |   |-- CapacityError         more ranks than the cluster has slots
     |   `-- TrackingError         the tracking server cannot be reached, or refuses
+    |       `-- TrackingOutage       it does not answer any more; what is missing can be written later
     |-- DataError              3  the table: missing, empty, or of the wrong type
     |-- NoTrialSucceeded       4  every trial failed
     |   `-- TooManyFailures         too many of them: the task is broken
@@ -53,6 +54,10 @@ class CapacityError(ConfigError):
 
 class TrackingError(ConfigError):
     """The tracking server cannot be reached at the start, or refuses."""
+
+
+class TrackingOutage(TrackingError):
+    """The tracking server does not answer any more. What it lacks can be written when it does."""
 
 
 class DataError(SparkHpoError):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from spark_hpo.retention import Retention
 from spark_hpo.search import pareto
-from spark_hpo.trial import Objective, Trial, TrialState
+from spark_hpo.trial import Objective, Report, Trial, TrialState
 
 
 def pareto_front(trials: Iterable[Trial], objective: Objective) -> list[Trial]:
@@ -24,6 +25,30 @@ def pareto_front(trials: Iterable[Trial], objective: Objective) -> list[Trial]:
     )
     losses = [(trial.loss, *objective.others(trial.metrics)) for trial in offers]
     return [offers[i] for i in pareto.pareto_front(losses)]
+
+
+def as_reported(trial: Trial, report: Report, loss: float) -> Trial:
+    """A trial as it was when this report of it came. Later ones may have changed it."""
+    return replace(
+        trial,
+        rung=report.rung,
+        resource=report.resource,
+        metrics=report.metrics,
+        loss=loss,
+        checkpoint=report.checkpoint,
+    )
+
+
+def best_reported(
+    trials: Mapping[int, Trial], reports: Iterable[Report], objective: Objective
+) -> Trial | None:
+    """What `Incumbents.best` is after all these reports, none of a test."""
+    found = [
+        as_reported(trials[report.trial_id], report, objective.loss(report.metrics))
+        for report in reports
+        if report.failure is None
+    ]
+    return min((trial for trial in found if math.isfinite(trial.loss)), key=_by_loss, default=None)
 
 
 class Incumbents:

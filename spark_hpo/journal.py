@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import takewhile
 from types import MappingProxyType
 from typing import Any
 
@@ -68,6 +70,8 @@ class Journal:
         self._objective = objective
         self._lease = lease
         self._trials: dict[int, Trial] = {}
+        self._changed: dict[int, None] = {}  # trials, the one that changed last at the end
+        self._states: Counter[TrialState] = Counter()
         self._sequence = 0
         self._log: Log | None = None
         self.tests: dict[int, Report] = {}  # by trial: its evaluation on the test split
@@ -114,8 +118,15 @@ class Journal:
     def trials(self) -> Mapping[int, Trial]:
         return MappingProxyType(self._trials)
 
+    @property
+    def states(self) -> Mapping[TrialState, int]:
+        """How many trials are in each state. Costs nothing, however many there are."""
+        return MappingProxyType(self._states)
+
     def changed_since(self, sequence: int) -> Iterable[Trial]:
-        return [trial for trial in self._trials.values() if trial.changed_at > sequence]
+        latest_first = (self._trials[trial_id] for trial_id in reversed(self._changed))
+        changed = takewhile(lambda trial: trial.changed_at > sequence, latest_first)
+        return sorted(changed, key=lambda trial: trial.trial_id)
 
     @property
     def seconds(self) -> float:
@@ -197,6 +208,12 @@ class Journal:
                 pass
 
     def _put(self, trial: Trial) -> None:
+        before = self._trials.get(trial.trial_id)
+        if before is not None:
+            self._states[before.state] -= 1
+            del self._changed[trial.trial_id]
+        self._states[trial.state] += 1
+        self._changed[trial.trial_id] = None
         self._trials[trial.trial_id] = replace(trial, changed_at=self._sequence)
 
 
@@ -224,6 +241,8 @@ def _parse(lines: list[bytes], place: str) -> Iterator[Event]:
                 raise ValueError("the record has no end")
             record = json.loads(line)
             sequence, when, kind = record.pop("sequence"), record.pop("time"), record.pop("event")
+            if type(trial_id := record.get("trial_id", 0)) is not int or trial_id < 0:
+                raise ValueError(f"trial_id is {trial_id!r}")  # it becomes part of a path
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             if number == len(lines):
                 return  # torn by the crash that ended its driver: nobody has acted on it

@@ -121,7 +121,8 @@ class Lease:
         lease = cls(storage, holder, duration_s, clock)
         lease._write()
         # Where nothing can be locked, a driver that was slower than the next one finds out here.
-        if max(int(name) for name in storage.names("epochs")) > epoch:
+        epochs = [int(name) for name in storage.names("epochs") if name.isdecimal()]
+        if max(epochs) > epoch:
             raise LeaseError(f"{storage.url}: another driver has just started on this study; start again")
         lease.check()
         return lease

@@ -34,8 +34,11 @@ def finish_runs(
     title: str,
     best: Trial | None = None,
     test: Mapping[str, float] | None = None,
-) -> None:
-    """Write what is pending, the leaderboard, the plots and the final metrics, and close the tracker."""
+) -> bool:
+    """Write what is pending, the leaderboard, the plots and the final metrics, and close the tracker.
+
+    Returns whether MLflow has all of it; never raises for an outage.
+    """
     trials = list(journal.trials.values())
     front = {trial.trial_id for trial in pareto_front(trials, objective)}
     figures = {
@@ -48,7 +51,7 @@ def finish_runs(
     if best is not None:
         metrics[f"best_{objective.metric}"] = best.metrics[objective.metric]
     tracker.sync(journal)
-    tracker.finish(
+    return tracker.finish(
         status,
         metrics=metrics,
         leaderboard=leaderboard.leaderboard(trials, objective, front),
@@ -78,7 +81,8 @@ def publish_model(
     """Export the best trial's model and register it. Called again, it finds what is there.
 
     Raises:
-        TrackingError: MLflow cannot be reached or refuses.
+        TrackingOutage: MLflow does not answer.
+        TrackingError: it refuses, or the model is not as it must be.
     """
     table, reader = publication.table, publication.reader
     assert best.checkpoint is not None, "a task always saves one"

@@ -27,7 +27,8 @@ class Result:
     stopped_by: str
     wall_s: float  # of this driver
     tracking: dict[str, Any]
-    model: RegisteredModel | None  # None: a training function, whose checkpoint only it can read
+    model: RegisteredModel | None  # None: of a training function, or MLflow did not answer
+    is_tracked: bool  # whether MLflow has everything; `sync_study` writes what is missing
 
     @property
     def pareto_front(self) -> list[Trial]:
@@ -57,12 +58,13 @@ class Result:
             "trials": dict(sorted(states.items())),
             "segments": {"run": progress.run, "replayed": progress.replayed, "failed": progress.failed},
             "resource_spent": progress.resource_spent,
+            **({"files_left_out": list(left_out)} if (left_out := self.study.files_left_out) else {}),
             "slot_utilization": round(progress.busy_seconds / progress.slot_seconds, 4)
             if progress.slot_seconds
             else None,
             "wall_s": round(self.wall_s, 1),
             "stopped_by": self.stopped_by,
-            "mlflow": self.tracking,
+            "mlflow": {**self.tracking, "complete": self.is_tracked},
             "model": self.model
             and {"name": self.model.name, "version": self.model.version, "uri": self.model.uri},
         }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -18,6 +18,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from spark_hpo.errors import StorageError, cause
+from spark_hpo.folders import LocalFolder, RemoteFolder
 from spark_hpo.redact import has_credentials, redact
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ class Storage:
     """A directory at a local path or any fsspec URL. Paths are relative to it. Picklable.
 
     A file is written whole or not at all: on a local file system through a temporary name, fsync and
-    rename; an object store does the same by itself. Errors are `StorageError`, with the place.
+    rename; an object store does the same by itself. On a local file system all that is made is its owner's
+    alone, and symbolic links inside the directory are refused. Errors are `StorageError`, with the place.
     """
 
     def __init__(self, url: str | Path) -> None:
@@ -59,72 +61,44 @@ class Storage:
             raise StorageError(f"{self.url}: cannot be opened: {exc}") from cause(exc)
         return fs, root.rstrip("/")
 
+    @cached_property
+    def _folder(self) -> LocalFolder | RemoteFolder:
+        fs, root = self._fs_and_root
+        return LocalFolder(root or "/") if isinstance(fs, LocalFileSystem) else RemoteFolder(fs, root)
+
     @property
-    def is_local(self) -> bool:
-        return isinstance(self._fs_and_root[0], LocalFileSystem)
+    def local(self) -> LocalFolder | None:
+        """The directory on a local file system; None: it is elsewhere."""
+        return self._folder if isinstance(self._folder, LocalFolder) else None
 
     @property
     def can_append(self) -> bool:
-        return self.is_local and not self._fs_and_root[1].startswith(_NO_APPEND)
+        return self.local is not None and not self._fs_and_root[1].startswith(_NO_APPEND)
 
     def path(self, name: str) -> str:
         """The full path of a file on its file system."""
-        if name.startswith("/") or ".." in name.split("/"):
-            raise StorageError(f"{name}: a path in the study directory must be relative and stay inside it")
-        return f"{self._fs_and_root[1]}/{name}"
+        return f"{self._fs_and_root[1]}/{_checked(name)}"
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a file, or None when there is none."""
-        with self._translated(name):
-            try:
-                data: bytes = self._fs_and_root[0].cat_file(self.path(name))
-            except FileNotFoundError:
-                return None
-            return data
+        with self.translated(name), contextlib.suppress(FileNotFoundError):
+            return self._folder.read(_checked(name))
+        return None
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all."""
-        with self._translated(name):
-            path = self.path(name)
-            if not self.is_local:
-                self._fs_and_root[0].pipe_file(path, data)
-                return
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".tmp-")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:  # an interrupt too: half a file must not stay
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)
-                raise
+        with self.translated(name):
+            self._folder.write(_checked(name), data)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file only if there is none; False when another was first. Atomic where the store can."""
-        with self._translated(name):
-            path = self.path(name)
-            if not self.is_local:
-                fs = self._fs_and_root[0]
-                if fs.exists(path):
-                    return False
-                fs.pipe_file(path, data)
-                return True
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            try:
-                with open(path, "xb") as file:
-                    file.write(data)
-                    os.fsync(file.fileno())
-            except FileExistsError:
-                return False
-            return True
+        with self.translated(name):
+            return self._folder.create(_checked(name), data)
 
     def delete(self, name: str) -> None:
         """Delete a file; nothing happens when there is none."""
-        with self._translated(name), contextlib.suppress(FileNotFoundError):
-            self._fs_and_root[0].rm_file(self.path(name))
+        with self.translated(name), contextlib.suppress(FileNotFoundError):
+            self._folder.delete(_checked(name))
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         """What `read` returns for each of these, many at a time."""
@@ -136,7 +110,7 @@ class Storage:
 
     def _for_all(self, call: Callable[[str], T], names: Sequence[str]) -> list[T]:
         # Not fsspec's own cat and rm of many: they would take brackets in the directory's name for a glob.
-        if not (self.is_local or self._fs_and_root[0].async_impl):  # others may not be safe in threads
+        if not (self.local or self._fs_and_root[0].async_impl):  # others may not be safe in threads
             return [call(name) for name in names]
         with ThreadPoolExecutor(_CONCURRENT) as pool:
             return list(pool.map(call, names))
@@ -144,16 +118,16 @@ class Storage:
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[None]:
         """Alone with other processes of a local file system; no protection elsewhere."""
-        if not self.can_append:
+        if self.local is None or not self.can_append:
             yield
             return
-        with self._translated(name):
-            path = self.path(name)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            file = open(path, "wb")  # noqa: SIM115 - closed below, and never inside the translation
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with self.translated(name):
+            descriptor = self.local.open(_checked(name), os.O_WRONLY | os.O_CREAT)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(descriptor)
 
     def names(self, folder: str, *, hidden: bool = False) -> list[str]:
         """The names in a folder, sorted; empty when there is no such folder.
@@ -161,27 +135,39 @@ class Storage:
         Args:
             hidden: also those that begin with a dot: what a killed writer has left.
         """
-        with self._translated(folder):
-            fs = self._fs_and_root[0]
-            try:
-                entries = fs.ls(self.path(folder), detail=False, refresh=True)
-            except (FileNotFoundError, NotADirectoryError):
-                return []
-            except TypeError:  # a file system whose ls has no listing cache
-                entries = fs.ls(self.path(folder), detail=False)
-            names = sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
-            return [name for name in names if hidden or not name.startswith(".")]
+        found: list[str] = []
+        with self.translated(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found = self._folder.names(_checked(folder))
+        return sorted(name for name in found if hidden or not name.startswith("."))
 
     def log(self, name: str) -> Log:
         """The log of this name, to append to or to read."""
         return Log(self, name) if self.can_append else ObjectLog(self, name)
 
     @contextlib.contextmanager
-    def _translated(self, name: str) -> Iterator[None]:
+    def translated(self, name: str) -> Iterator[None]:
+        """What a file system raises, as `StorageError` with the place."""
         try:
             yield
         except OSError as exc:
+            if exc.errno == errno.ELOOP:
+                raise StorageError(
+                    f"{self.url}/{name}: is a symbolic link, or lies behind one, and those are not followed "
+                    "inside a study directory: put the file itself there"
+                ) from exc
             raise StorageError(f"{self.url}/{name}: {exc.strerror or exc}") from cause(exc)
+
+
+def _checked(name: str) -> str:
+    """A path inside the directory. It may come from a journal that somebody else has written.
+
+    Raises:
+        StorageError: it leads out of it, or is none.
+    """
+    parts = name.split("/") if isinstance(name, str) else [""]
+    if any(part in ("", ".", "..") or not part.isprintable() for part in parts):
+        raise StorageError(f"{name!r}: a path in the study directory must be relative and stay inside it")
+    return name
 
 
 class Log:
@@ -195,18 +181,17 @@ class Log:
     def append(self, line: str) -> None:
         """Add one line (without its newline). Only the log's one writer may call it."""
         data = line.encode() + b"\n"
-        path = self._storage.path(self._name + ".jsonl")
-        try:
+        name = f"{self._name}.jsonl"
+        with self._storage.translated(name):
             if self._descriptor is None:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                assert self._storage.local is not None, "an ObjectLog is for what cannot be appended to"
+                self._descriptor = self._storage.local.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             written = os.write(self._descriptor, data)
             os.fsync(self._descriptor)
-        except OSError as exc:
-            raise StorageError(f"{path}: {exc.strerror or exc}") from cause(exc)
         if written != len(data):
             raise StorageError(
-                f"{path}: only {written} of {len(data)} bytes could be written; is the disk full?"
+                f"{self._storage.path(name)}: only {written} of {len(data)} bytes could be written; "
+                "is the disk full?"
             )
 
     def lines(self) -> list[bytes]:

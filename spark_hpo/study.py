@@ -14,7 +14,7 @@ import numpy as np
 from spark_hpo.backend.base import Backend
 from spark_hpo.dispatch import Dispatcher, DispatchPolicy
 from spark_hpo.errors import CapacityError, JournalError, NoTrialSucceeded, TrialError
-from spark_hpo.incumbents import Incumbents
+from spark_hpo.incumbents import Incumbents, as_reported
 from spark_hpo.journal import EventKind, Journal
 from spark_hpo.retention import Retention
 from spark_hpo.search.explorer import Explorer
@@ -128,6 +128,11 @@ class Study:
     def best(self) -> Trial | None:
         """The trial with the lowest loss that was ever reported, as it was then; its checkpoint is kept."""
         return self._incumbents.best
+
+    @property
+    def files_left_out(self) -> tuple[str, ...]:
+        """Files of the table that could not be read, with `data.on_bad_file: skip`."""
+        return self._dispatcher.failures.without
 
     def run(self) -> str:
         """Search until the budget is spent or a rule says stop, and return which part of it, or which rule.
@@ -333,14 +338,7 @@ class Study:
 
     def _note_incumbent(self, report: Report, loss: float, *, is_complete: bool) -> None:
         # As it was reported: in a replay the journal has the trial as it was in the end.
-        trial = replace(
-            self._journal.trials[report.trial_id],
-            rung=report.rung,
-            resource=report.resource,
-            metrics=report.metrics,
-            loss=loss,
-            checkpoint=report.checkpoint,
-        )
+        trial = as_reported(self._journal.trials[report.trial_id], report, loss)
         self._incumbents.note(trial, is_complete=is_complete)
         if self.best is trial:
             self.progress.best_loss = loss

@@ -65,6 +65,8 @@ def start_session(name: str, settings: Mapping[str, str], *, timeout_s: float = 
     spark = SparkSession.getActiveSession()
     if spark is None and (settings.get(_REMOTE) or os.environ.get("SPARK_REMOTE")):
         spark = _start_remote(name, settings, timeout_s)
+    elif spark is None and _has_context():
+        spark = SparkSession.builder.getOrCreate()  # active in another thread, and left as it is
     elif spark is None:
         conf = _configuration(name, settings)
         spark = SparkSession.builder.config(conf=conf).getOrCreate()
@@ -76,6 +78,12 @@ def start_session(name: str, settings: Mapping[str, str], *, timeout_s: float = 
     if not is_local(cluster) or is_connect(spark):
         _equip(cluster, timeout_s)
     return spark
+
+
+def _has_context() -> bool:
+    from pyspark import SparkContext
+
+    return SparkContext._active_spark_context is not None
 
 
 def _configuration(name: str, settings: Mapping[str, str]) -> SparkConf:

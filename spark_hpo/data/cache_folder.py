@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -89,7 +90,9 @@ class CacheFolder:
     def _hold(self, path: Path) -> CacheEntry | None:
         """The entry, marked as in use; None where there is none, or it is just being evicted."""
         try:
-            lock = os.open(path / _IN_USE, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if path.is_symlink():
+                raise PermissionError(f"{path} is a symbolic link")
+            lock = unlinked(path / _IN_USE, os.O_RDWR)
         except FileNotFoundError:
             return None
         try:
@@ -106,7 +109,7 @@ class CacheFolder:
         """Make an entry under a name of its own, and rename it: nobody sees half of one."""
         working = Path(tempfile.mkdtemp(prefix=".new-", dir=self.path))
         for name, size in {_IN_USE: 0, **files}.items():
-            with open(working / name, "xb") as file:
+            with open(working / name, "xb", opener=unlinked) as file:
                 file.truncate(size)
         try:
             working.rename(self.path / key)
@@ -149,6 +152,20 @@ class CacheFolder:
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_S:
                     shutil.rmtree(path)
+
+
+def unlinked(path: str | Path, flags: int) -> int:
+    """Open a file of the cache, for `open(..., opener=unlinked)`: new ones are this user's alone.
+
+    Raises:
+        PermissionError: it is a symbolic link, which leads who knows where.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            raise PermissionError(f"{path} is a symbolic link") from exc
+        raise
 
 
 def key_of(facts: Any) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,7 +17,9 @@ import pyarrow.parquet as pq
 
 from spark_hpo.data import files, partitions
 from spark_hpo.data.listing import File, list_files, relative
+from spark_hpo.errors import DataError
 
+_SIGNATURE_BYTES = 28  # a nonce and a tag behind the footer (Parquet Modular Encryption, 5.5)
 _THREADS = 16  # footers are small: their cost is the round trip to the store
 
 
@@ -125,7 +129,21 @@ def check_unchanged(fs: Any, file: File) -> None:
 
 def _read(fs: Any, path: str) -> Footer:
     with files.reading(path), files.opened(fs, path) as source:
-        return Footer(pq.read_metadata(source))
+        metadata = pq.read_metadata(source)
+        if _is_signed(source, metadata):
+            raise DataError(
+                f"{path}: has encrypted columns, for which there is no key here: let Spark write it without",
+                file=path,
+            )
+        return Footer(metadata)
+
+
+def _is_signed(source: Any, metadata: pq.FileMetaData) -> bool:
+    """Whether columns are encrypted below a footer that is not: a look at their metadata ends the process."""
+    with open(source, "rb") if isinstance(source, str) else contextlib.nullcontext(source) as file:
+        file.seek(-8, os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+    return bool(length == metadata.serialized_size + _SIGNATURE_BYTES)
 
 
 def _leaves(kind: pa.DataType) -> int:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from spark_hpo.data import encoders
 from spark_hpo.data.blocks import BlockLayout, Blocks, layout_of, pack, packed_parts, unpack
-from spark_hpo.data.cache_folder import CacheEntry, CacheFolder, CacheSettings, key_of
+from spark_hpo.data.cache_folder import CacheEntry, CacheFolder, CacheSettings, key_of, unlinked
 from spark_hpo.data.decode import Columns, delivered
 from spark_hpo.data.manifest import Manifest
 from spark_hpo.data.readers.base import Reader
@@ -102,7 +102,8 @@ class NodeCache:
         self._first_row = [0, *accumulate(group.rows for group in groups)]
         self._layout = layout
         self._row_bytes = sum(block.row_bytes for block in layout)
-        self._ready: npt.NDArray[np.uint8] = np.memmap(entry.path / _READY, np.uint8, "r")
+        with open(entry.path / _READY, "rb", opener=unlinked) as ready:
+            self._ready: npt.NDArray[np.uint8] = np.memmap(ready, np.uint8, "r")
         self._files = [_BlockFile(entry.path / _file(i), block) for i, block in enumerate(layout)]
         rows = self._first_row[-1]
         self._maps: Blocks | None = tuple(file.mapped(rows) for file in self._files) if mapped else None
@@ -230,19 +231,20 @@ class _BlockFile:
 
     def mapped(self, rows: int) -> npt.NDArray[Any]:
         """All rows, those that are not written yet as zeros; read-only."""
-        return np.memmap(self._path, self._block.dtype, "r", shape=(rows, *self._block.row_shape)).view(
-            np.ndarray
-        )
+        with open(self._path, "rb", opener=unlinked) as file:
+            whole = np.memmap(file, self._block.dtype, "r", shape=(rows, *self._block.row_shape))
+        return whole.view(np.ndarray)
 
     def read(self, rows: range) -> npt.NDArray[Any]:
         """A copy."""
         count, offset = len(rows) * prod(self._block.row_shape), rows.start * self._block.row_bytes
-        values = np.fromfile(self._path, self._block.dtype, count, offset=offset)
+        with open(self._path, "rb", opener=unlinked) as file:
+            values = np.fromfile(file, self._block.dtype, count, offset=offset)
         return values.reshape(len(rows), *self._block.row_shape)
 
     def write(self, start: int, parts: Iterable[npt.NDArray[Any]]) -> None:
         # Not through a map: on a full disk that kills the process, and this raises OSError.
-        with open(self._path, "r+b", buffering=0) as file:
+        with open(self._path, "r+b", buffering=0, opener=unlinked) as file:
             file.seek(start * self._block.row_bytes)
             for part in parts:
                 data = part.reshape(-1).view(np.uint8).data
@@ -254,8 +256,8 @@ class _Locks:
     """One lock a row group, of one owner. The kernel takes them back when the process dies."""
 
     def __init__(self, entry: Path) -> None:
-        self._descriptor = os.open(entry / _LOCKS, os.O_RDWR | os.O_CLOEXEC)
-        self.ready = os.open(entry / _READY, os.O_RDWR | os.O_CLOEXEC)
+        self._descriptor = unlinked(entry / _LOCKS, os.O_RDWR)
+        self.ready = unlinked(entry / _READY, os.O_RDWR)
 
     def acquire(self, number: int) -> bool:
         """Take a lock if nobody has it."""

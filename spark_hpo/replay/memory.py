@@ -8,7 +8,6 @@ from spark_hpo.storage import Log, Storage
 class MemoryStorage(Storage):
     """Files by name. Nothing is durable, so nothing waits for a disk."""
 
-    is_local = False
     can_append = True
 
     def __init__(self) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from spark_hpo.errors import TrackingError
 from spark_hpo.redact import hide, one_line, redact
-from spark_hpo.tracking.environment import STARTING, environment, quiet
+from spark_hpo.tracking.environment import STARTING, STARTING_SQLITE, environment, quiet
 from spark_hpo.tracking.store import RunStore, StudyCard
 
 if TYPE_CHECKING:
@@ -70,15 +73,18 @@ def connect(
     limit_s = START_TIMEOUT_S if is_server else DATABASE_TIMEOUT_S
 
     def start() -> RunStore:
-        client = _client(uri, registry_uri)
-        store = RunStore(client, _experiment_id(client, uri, experiment, artifact_location), card)
+        with _alone(uri):  # MLflow makes and migrates tables without a look at who else does
+            client = _client(uri, registry_uri)
+            experiment_id = _experiment_id(client, uri, experiment, artifact_location)
+        store = RunStore(client, experiment_id, card)
         store.describe()
         return store
 
     # The import alone takes seconds; it is no fault of the server's.
     import mlflow  # noqa: F401
 
-    with environment(STARTING), quiet():
+    is_pool_ours = sqlite_path(uri) is not None and "MLFLOW_SQLALCHEMYSTORE_POOLCLASS" not in os.environ
+    with environment(STARTING_SQLITE if is_pool_ours else STARTING), quiet():
         try:
             return _within(limit_s, start)
         except TrackingError:
@@ -96,6 +102,22 @@ def _client(uri: str, registry_uri: str | None) -> MlflowClient:
     return MlflowClient(tracking_uri=uri, registry_uri=registry_uri or uri)
 
 
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Alone with an SQLite file, where several studies start at once: in threads or in processes."""
+    database = sqlite_path(uri)
+    if database is None:
+        yield
+        return
+    folder = os.open(database.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
 def _experiment_id(client: MlflowClient, uri: str, name: str, location: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -103,13 +125,26 @@ def _experiment_id(client: MlflowClient, uri: str, name: str, location: str | No
         if location is None and database is not None:
             # MLflow would take ./mlruns of the current directory.
             location = (database.parent / "mlartifacts").as_uri()
-        return str(client.create_experiment(name, artifact_location=location))
+        return _new_experiment(client, name, location)
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"mlflow.experiment is {name!r}, which is deleted: restore it "
             f"(mlflow experiments restore --experiment-id {found.experiment_id}), or choose another name"
         )
     return str(found.experiment_id)
+
+
+def _new_experiment(client: MlflowClient, name: str, location: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException as exc:
+        if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    made = client.get_experiment_by_name(name)  # by another study, in this moment
+    assert made is not None, "it exists already"
+    return str(made.experiment_id)
 
 
 def _within(seconds: float, work: Callable[[], T]) -> T:

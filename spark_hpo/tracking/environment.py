@@ -12,9 +12,9 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-# Retries are ours: MLflow's own repeat a `create run` whose reply was lost, and that makes two runs.
+# Retries are ours: MLflow's own repeat a `create` whose reply was lost, and that makes two runs, or models.
 WRITING = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds, for connecting and for each read
@@ -22,7 +22,8 @@ WRITING = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 STARTING = {**WRITING, "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-REGISTERING = {**WRITING, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
+# The studies of one process share a database's connections; of an SQLite file there may be any number.
+STARTING_SQLITE = {**STARTING, "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "-1"}
 
 _NOISY = ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc")
 
@@ -77,18 +78,40 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
         borrowed.exit()
 
 
+class _Quiet:
+    """Only warnings from MLflow, from the first `enter` to the last `exit`: both are the process's."""
+
+    _lock = threading.Lock()
+    _depth = 0
+    _before = ExitStack()
+
+    @classmethod
+    def enter(cls) -> None:
+        with cls._lock:
+            cls._depth += 1
+            if cls._depth > 1:
+                return
+            for name in _NOISY:
+                logger = logging.getLogger(name)
+                cls._before.callback(logger.setLevel, logger.level)
+                logger.setLevel(max(logger.level, logging.WARNING))
+            cls._before.enter_context(warnings.catch_warnings())
+            # A hint on every integer column: categories are codes here, and never missing.
+            warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
+
+    @classmethod
+    def exit(cls) -> None:
+        with cls._lock:
+            cls._depth -= 1
+            if not cls._depth:
+                cls._before.close()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Only warnings from MLflow inside the block: a new database brings fifty lines of migrations."""
-    loggers = [logging.getLogger(name) for name in _NOISY]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(max(logger.level, logging.WARNING))
+    _Quiet.enter()
     try:
-        with warnings.catch_warnings():
-            # A hint on every integer column: categories are codes here, and never missing.
-            warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
-            yield
+        yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        _Quiet.exit()

@@ -72,6 +72,7 @@ class MlflowTracker:
         self._pending: dict[int, Trial] = {}
         self._outcome: Outcome | None = None
         self._refused: set[int] = set()
+        self.num_written = 0  # trials that MLflow lacked, in whole or in part
         self._is_writing = False
         self._is_closed = False
         self._pause_s = 0.0
@@ -121,20 +122,24 @@ class MlflowTracker:
 
         Returns False, with a warning that says what to do, when something is missing.
         """
-        with self._changed:
-            self._pause_s = self._retry_at = 0.0  # now, not when the pause is over
-            self._changed.notify_all()
-            self._changed.wait_for(self._is_idle, timeout_s)
-            missing = len(self._pending) + len(self._refused) + self._is_writing + (self._outcome is not None)
+        missing = self.wait(timeout_s)
         if missing:
             log.warning(
                 "MLflow at %s lacks %d runs of study %r. Nothing is lost: the journal has them; run the "
-                "same command again when the server is back",
+                "same command with --sync when the server is back",
                 self.describe(self.tracking_uri),
                 missing,
                 self.card.name,
             )
         return not missing
+
+    def wait(self, timeout_s: float) -> int:
+        """Wait until everything is written, at most `timeout_s` seconds. Returns how many runs are not."""
+        with self._changed:
+            self._pause_s = self._retry_at = 0.0  # now, not when the pause is over
+            self._changed.notify_all()
+            self._changed.wait_for(self._is_idle, timeout_s)
+            return len(self._pending) + len(self._refused) + self._is_writing + (self._outcome is not None)
 
     def finish(
         self,
@@ -221,7 +226,7 @@ class MlflowTracker:
     def _attempt(self, work: Trial | Outcome) -> Exception | None:
         try:
             if isinstance(work, Trial):
-                self._store.write_trial(work)
+                self.num_written += self._store.write_trial(work)
             else:
                 self._store.write_outcome(work)
         except Exception as exc:  # whatever it is, the study goes on

@@ -9,16 +9,18 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from spark_hpo.errors import TrackingError
-from spark_hpo.tracking.environment import REGISTERING, environment, quiet
+from spark_hpo.errors import TrackingError, TrackingOutage
+from spark_hpo.tracking.environment import WRITING, environment, quiet
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.projection import RESOURCE, STUDY_ID, TRIAL_ID
+from spark_hpo.tracking.store import is_outage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_PAUSES_S = (1.0, 2.0)  # between attempts, when MLflow does not answer
 CHAMPION = "champion"
 FINGERPRINT = "spark_hpo.test_fingerprint"
 TEST_PREFIX = "spark_hpo.test."
@@ -90,28 +93,29 @@ def register_model(
             test split; called when the champion was tested on another one. None: it then stays champion.
 
     Raises:
-        TrackingError: MLflow cannot be reached or refuses.
+        TrackingOutage: MLflow does not answer.
+        TrackingError: it refuses, or the model is not as it must be.
     """
     identity = {STUDY_ID: tracker.card.study_id, TRIAL_ID: str(trial_id), RESOURCE: str(resource)}
-    with environment(REGISTERING), quiet():
-        try:
-            registry = _Registry(tracker, identity, test)
-            version = registry.version(name) if name is not None else None
-            if version is None:
-                model = registry.log(files)
-                if name is None:
-                    uri = f"models:/{model.model_id}"
-                    return RegisteredModel(name=None, version=None, uri=uri, is_champion=False)
-                version = registry.create_version(name, model)
-            is_champion = registry.crown(version, evaluate_champion)
-        except Exception as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
-            raise TrackingError(
-                f"the model of trial {trial_id} cannot be registered as {name!r} at "
-                f"{tracker.describe(tracker.tracking_uri)}: {tracker.describe(exc)}. "
-                "Nothing is lost: run the same command again when the cause is mended"
-            ) from None  # the foreign exception carries the credentials
-    number = str(version.version)
-    return RegisteredModel(name=name, version=number, uri=f"models:/{name}/{number}", is_champion=is_champion)
+    registry = _Registry(tracker, identity, test)
+    with environment(WRITING), quiet():
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                return registry.register(files, name, evaluate_champion)
+            except (
+                Exception
+            ) as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
+                is_over = is_outage(exc)
+                if is_over and pause_s is not None:
+                    time.sleep(pause_s)
+                    continue
+                kind = TrackingOutage if is_over else TrackingError
+                raise kind(
+                    f"the model of trial {trial_id} cannot be registered as {name!r} at "
+                    f"{tracker.describe(tracker.tracking_uri)}: {tracker.describe(exc)}. "
+                    "Nothing is lost: run the same command with --sync when the cause is mended"
+                ) from None  # the foreign exception carries the credentials
+    raise AssertionError("the last attempt returns or raises")
 
 
 class _Registry:
@@ -127,6 +131,25 @@ class _Registry:
             FINGERPRINT: test.fingerprint,
             **{f"{TEST_PREFIX}{metric}": repr(float(value)) for metric, value in test.metrics.items()},
         }
+
+    def register(
+        self,
+        files: ModelFiles,
+        name: str | None,
+        evaluate_champion: Callable[[Path], Mapping[str, float]] | None,
+    ) -> RegisteredModel:
+        """All of them."""
+        version = self.version(name) if name is not None else None
+        if version is None:
+            model = self.log(files)
+            if name is None:
+                uri = f"models:/{model.model_id}"
+                return RegisteredModel(name=None, version=None, uri=uri, is_champion=False)
+            version = self.create_version(name, model)
+        is_champion = self.crown(version, evaluate_champion)
+        number = str(version.version)
+        uri = f"models:/{name}/{number}"
+        return RegisteredModel(name=name, version=number, uri=uri, is_champion=is_champion)
 
     def version(self, name: str) -> ModelVersion | None:
         """The version registered by an earlier call, or None."""

@@ -122,6 +122,7 @@ class RunStore:
             if there.get(projection.name(key)) != value
         ]
         self._write(self.run_id, Record(points=points, tags=tags))
+        self.forget()  # what a slow server, or a driver that has lost the study, has made meanwhile
         for trial_id, child in self._index().items():
             if outcome.front is not None:
                 self._mark(trial_id, is_on_front=trial_id in outcome.front)
@@ -130,10 +131,14 @@ class RunStore:
         self.client.set_terminated(self.run_id, outcome.status, end_time=int(outcome.time * 1000))
 
     def _parent(self) -> str:
-        for run in self._search("study"):
-            if run.info.status != "RUNNING":
-                self.client.update_run(run.info.run_id, status="RUNNING")
-            return str(run.info.run_id)
+        # More than one: the reply to a start was lost. The one that has been described has the children.
+        found = sorted(self._search("study"), key=lambda run: not run.data.params)
+        for second in found[1:]:
+            self.client.delete_run(second.info.run_id)
+        if found:
+            if found[0].info.status != "RUNNING":
+                self.client.update_run(found[0].info.run_id, status="RUNNING")
+            return str(found[0].info.run_id)
         run = self.client.create_run(
             self.experiment_id, start_time=int(time.time() * 1000), tags=self._tags(), run_name=self.card.name
         )
@@ -154,10 +159,12 @@ class RunStore:
 
     # The trials ------------------------------------------------------------------------------------------
 
-    def write_trial(self, trial: Trial) -> None:
-        """Bring one trial's run up to date. A trial that is there already costs nothing."""
+    def write_trial(self, trial: Trial) -> bool:
+        """Bring one trial's run up to date, and return whether it was not. One that was costs nothing."""
         child = self._index().get(trial.trial_id) or self._create(trial)
         status = projection.STATUS[trial.state]
+        if child.written == trial.changed_at and child.status == status:
+            return False
         if child.written != trial.changed_at:
             if trial.failure is not None and trial.failure.traceback:
                 text = redact(trial.failure.traceback)
@@ -169,6 +176,7 @@ class RunStore:
         self._index()[trial.trial_id] = replace(
             child, status=status, written=trial.changed_at, points=len(trial.curve)
         )
+        return True
 
     def forget(self) -> None:
         """Ask MLflow again which runs there are: a reply may be lost, and its run be there."""
@@ -193,19 +201,12 @@ class RunStore:
         if self._children is None:
             children: dict[int, _Child] = {}
             for run in self._search("trial"):
-                tags = run.data.tags
-                written = tags.get(WRITTEN)
-                # The oldest run of a trial is the one, should there ever be two.
-                children.setdefault(
-                    int(tags[TRIAL_ID]),
-                    _Child(
-                        run_id=run.info.run_id,
-                        status=run.info.status,
-                        written=None if written is None else int(written),
-                        points=int(tags.get(POINTS, 0)),
-                        is_on_front=tags.get(PARETO_FRONT) == "true",
-                    ),
-                )
+                trial_id, child = int(run.data.tags[TRIAL_ID]), _child(run)
+                other = children.setdefault(trial_id, child)
+                if other is not child:
+                    # A server that was slow has made the first one after we had looked for it.
+                    children[trial_id], second = sorted((other, child), key=lambda c: -(c.written or 0))
+                    self.client.delete_run(second.run_id)
             self._children = children
         return self._children
 
@@ -256,9 +257,27 @@ class RunStore:
             )
 
 
+def _child(run: Run) -> _Child:
+    tags = run.data.tags
+    written = tags.get(WRITTEN)
+    return _Child(
+        run_id=run.info.run_id,
+        status=run.info.status,
+        written=None if written is None else int(written),
+        points=int(tags.get(POINTS, 0)),
+        is_on_front=tags.get(PARETO_FRONT) == "true",
+    )
+
+
 def is_refusal(error: Exception) -> bool:
     """Whether MLflow has understood and said no: writing the same again will not help."""
     return getattr(error, "error_code", None) in _PERMANENT
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether MLflow, or what is on the way to it, has not answered, or not now: later it may."""
+    is_theirs = type(error).__module__.partition(".")[0] in ("mlflow", "requests", "sqlalchemy", "urllib3")
+    return (is_theirs or isinstance(error, OSError)) and not is_refusal(error)
 
 
 def _plain(value: Any) -> Any:

@@ -86,6 +86,7 @@ def test_a_damaged_file_is_left_out_where_the_study_says_so(live: Live, ledger: 
     DAMAGES[damage](file)
     answer = study.finish_soundly(rows=None)
     assert answer["trials"] == {"completed": 4}
+    assert [name.endswith("train/part-1.parquet") for name in answer["files_left_out"]] == [True]
     rows = [point["rows"] for report in study.reported() for point in report["curve"]]
     assert set(rows) == {ROWS_OF_A_FILE * FILES, ROWS_OF_A_FILE * (FILES - 1)}
     assert "train/part-1.parquet" in study.log

@@ -1,7 +1,6 @@
 """MLflow as a projection: a real database, a real server, and what happens when they fail."""
 
 import logging
-import os
 import shutil
 import signal
 import socket
@@ -9,13 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from mlflow_server import Server, free_port, runs
 
 from spark_hpo.errors import TrackingError
 from spark_hpo.tracking.connect import connect
@@ -102,34 +101,6 @@ def uri(template: Path, tmp_path: Path) -> str:
 
 def open_store(uri: str, card: StudyCard = CARD) -> RunStore:
     return connect(uri, "tests", card, registry_uri=None, artifact_location=None)
-
-
-def runs(tracker: MlflowTracker | RunStore) -> dict[str, dict[str, Any]]:
-    """All that MLflow has, by run name, without ids of its own."""
-    client = tracker.client
-    found: dict[str, dict[str, Any]] = {}
-    for run in client.search_runs([tracker.experiment_id]):
-        assert run.info.run_name not in found, "a run is there twice"
-        is_child = run.data.tags.get("mlflow.parentRunId")
-        assert is_child in (None, tracker.run_id)
-        found[run.info.run_name] = {
-            "status": run.info.status,
-            "params": run.data.params,
-            "tags": {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
-            "metrics": {
-                key: [(p.step, p.value, p.timestamp) for p in client.get_metric_history(run.info.run_id, key)]
-                for key in run.data.metrics
-            },
-            "artifacts": sorted(file.path for file in client.list_artifacts(run.info.run_id)),
-        }
-    return found
-
-
-def wait_for(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "waited for too long"
-        time.sleep(0.05)
 
 
 # A database -----------------------------------------------------------------------------------------------
@@ -322,6 +293,52 @@ def test_death_at_any_write_changes_nothing_in_the_end(
     assert deaths == 18
 
 
+class Late:
+    """A client whose first `create_run` fails, and is done by the server after the second one."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._late: list[dict[str, Any]] = []
+        self._calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def create_run(self, experiment_id: str, **settings: Any) -> Any:
+        self._calls += 1
+        if self._calls == 1:
+            self._late.append(settings)
+            raise ConnectionError("no answer in time")
+        run = self._client.create_run(experiment_id, **settings)
+        while self._late:
+            self._client.create_run(experiment_id, **self._late.pop())
+        return run
+
+
+def test_a_run_that_a_slow_server_makes_too_late_is_tidied_away(uri: str, journal: FakeJournal) -> None:
+    tracker = MlflowTracker(uri, "tests", CARD)
+    tracker._store.client = Late(tracker.client)
+    tracker.sync(journal)
+    assert tracker.wait(60) == 0
+    names = [run.info.run_name for run in tracker.client.search_runs([tracker.experiment_id])]
+    assert names.count("trial 0") == 2
+    assert tracker.finish(RunStatus.FINISHED, metrics={})
+    found = runs(tracker)  # none of them twice
+    assert len(found) == 5
+    assert [step for step, *_ in found["trial 0"]["metrics"]["accuracy"]] == [1, 2, 3]
+
+
+def test_a_study_that_a_slow_server_has_started_twice_has_one_run(uri: str, journal: FakeJournal) -> None:
+    first = open_store(uri)
+    write_all(first, journal, Outcome(status=RunStatus.FINISHED, time=1_000_100.0))
+    expected = runs(first)
+    first.client.create_run(first.experiment_id, start_time=1, tags=first._tags(), run_name=CARD.name)
+    second = open_store(uri)
+    write_all(second, journal, Outcome(status=RunStatus.FINISHED, time=1_000_100.0))
+    assert second.run_id == first.run_id
+    assert runs(second) == expected
+
+
 def test_a_trial_that_mlflow_refuses_stops_no_other(
     uri: str, journal: FakeJournal, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -355,12 +372,6 @@ def test_a_first_start_says_nothing(tmp_path: Path) -> None:
 
 
 # Errors at the start ----------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def test_an_unreachable_server_is_an_error_within_seconds() -> None:
@@ -399,50 +410,6 @@ def test_a_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
 # A server ---------------------------------------------------------------------------------------------------
 
 
-class Server:
-    """`mlflow server` as a process group of its own, which can be killed, stopped and started again."""
-
-    def __init__(self, database: str, artifacts: Path) -> None:
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-        ]
-        self._command += ["--workers", "1", "--backend-store-uri", database]
-        self._command += ["--artifacts-destination", str(artifacts)]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_for(self._is_up, 120)
-
-    def signal(self, number: int) -> None:
-        assert self._process is not None
-        os.killpg(self._process.pid, number)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self.signal(signal.SIGKILL)
-            self._process.wait(30)
-            self._process = None
-
-    def _is_up(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as reply:
-                return bool(reply.status == 200)
-        except OSError:
-            return False
-
-
 @pytest.fixture
 def server(uri: str, tmp_path: Path) -> Iterator[Server]:
     server = Server(uri, tmp_path / "served")
@@ -467,7 +434,7 @@ def test_a_server_that_was_gone_has_everything_once_when_it_is_back(
         assert time.monotonic() - began < 0.5
     assert not tracker.flush(1)
     assert caplog.text.count("does not answer") == 1
-    assert "run the same command again" in caplog.text
+    assert "run the same command with --sync" in caplog.text
 
     server.start()
     journal.put(3, TrialState.COMPLETED, 3)

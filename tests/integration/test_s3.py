@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +13,7 @@ import pytest
 pytest.importorskip("moto")
 s3fs = pytest.importorskip("s3fs")
 
+from s3_server import s3_server  # noqa: E402
 from tables import write_clusters  # noqa: E402
 from workspace import LIMIT_S, Workspace, wait_for  # noqa: E402
 
@@ -32,36 +28,8 @@ SECRET = "canary-of-a-secret-key"
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
-    """A server, and the variables with which boto's clients find it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + LIMIT_S / 4
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "moto does not answer"
-                assert server.poll() is None, "moto has ended"
-                time.sleep(0.05)
-        yield {
-            "AWS_ACCESS_KEY_ID": "canary",
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": url,
-        }
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(LIMIT_S)
+    with s3_server(secret=SECRET) as variables:
+        yield variables
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "spark_hpo"
 
-EVERYTHING = {
-    *("app", "assembly", "backend", "cli", "config", "daemon", "data", "definition", "errors"),
-    *(
+EVERYTHING = set(
+    [
+        "app",
+        "assembly",
+        "backend",
+        "cli",
+        "config",
+        "daemon",
+        "data",
+        "definition",
         "dispatch",
+        "errors",
         "failures",
+        "folders",
         "incumbents",
         "interrupt",
         "journal",
@@ -32,9 +41,18 @@ EVERYTHING = {
         "report",
         "result",
         "retention",
-    ),
-    *("search", "storage", "study", "study_file", "supervision", "tracking", "train", "trial"),
-}
+        "search",
+        "storage",
+        "study",
+        "study_file",
+        "supervision",
+        "sync",
+        "tracking",
+        "train",
+        "trial",
+        "wiring",
+    ]
+)
 # Left may import right, and itself.
 ALLOWED = {
     "app": EVERYTHING - {"cli", "daemon", "replay"},
@@ -51,6 +69,7 @@ ALLOWED = {
         *("backend", "dispatch", "errors", "incumbents", "journal", "retention", "search", "storage"),
         *("tracking", "trial"),
     },
+    "sync": {"incumbents", "journal", "lease", "publish", "storage", "tracking", "trial"},
     "dispatch": {
         *("backend", "failures", "journal", "layout", "retention", "storage", "supervision", "trial"),
     },
@@ -64,7 +83,8 @@ ALLOWED = {
     "replay": {"backend", "errors", "journal", "search", "storage", "study", "trial"},
     "definition": {"errors", "storage"},
     "lease": {"errors", "storage"},
-    "storage": {"errors", "redact"},
+    "storage": {"errors", "folders", "redact"},
+    "folders": set(),
     "search": {"errors", "trial"},
     "backend": {"errors", "package", "trial"},
     "tracking": {"errors", "redact", "trial"},
@@ -74,6 +94,7 @@ ALLOWED = {
     "data": {"errors", "redact", "trial"},
     "config": {"errors", "redact", "study_file"},
     "study_file": {"errors", "redact"},
+    "wiring": {"config", "data", "dispatch", "failures", "storage", "supervision", "train"},
     "trial": {"redact"},
     "errors": {"redact"},
     "redact": set(),

@@ -148,3 +148,15 @@ def test_any_yaml_is_a_study_or_an_error_with_a_place(changes: dict[str, Any]) -
     except ConfigError as exc:
         message = str(exc)
     assert all(line.startswith("any.yaml: ") for line in message.splitlines())
+
+
+@pytest.mark.parametrize("name", ["a/b", "../up", ".hidden", "a:1", "it's", 'a"b', "a\nb", "", "x" * 256])
+def test_the_name_of_a_registered_model_is_no_path(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"mlflow\.registered_model: registered_model is "):
+        build_config({**yaml.safe_load(SMALL), "mlflow": {"registered_model": name}}, place="x")
+
+
+@pytest.mark.parametrize("name", ["clusters", "catalog.schema.model", "Größe 2", "a-b_c"])
+def test_other_names_of_models_are_taken(name: str) -> None:
+    config = build_config({**yaml.safe_load(SMALL), "mlflow": {"registered_model": name}}, place="x")
+    assert config.mlflow.registered_model == name

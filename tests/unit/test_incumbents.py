@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from test_study import LOSS, Bench, Killed
 
-from spark_hpo.incumbents import pareto_front
+from spark_hpo.incumbents import best_reported, pareto_front
+from spark_hpo.journal import EventKind, Journal
+from spark_hpo.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, Limit, Mode, Objective, Trial, TrialState
 
+FAILURE = Failure(kind=FailureKind.TRIAL, message="ValueError: no")
 BOTH = replace(LOSS, also=(("cost", Mode.MIN),))  # on the front, x is from -1 to 0
 
 
@@ -86,6 +89,24 @@ def test_the_checkpoints_of_the_front_are_kept_beside_the_best_and_no_others(
     assert bench.checkpoints == {study.best.checkpoint, *(t.checkpoint for t in on_front)}
 
 
+@pytest.mark.parametrize("scheduler", ["full", "hyperband"])
+def test_the_best_trial_can_be_told_from_the_journal_alone(tmp_path: Path, scheduler: str) -> None:
+    bench = Bench(tmp_path, LOSS)
+    bench.training.fail = lambda a: FAILURE if a.trial_id % 5 == 2 else None
+    study = bench.study(scheduler=scheduler, trials=30)
+    study.run()
+    assert bench.journal is not None
+    trials = bench.journal.trials
+    past = Journal(Storage(tmp_path), LOSS).past
+    reports = [event.report for event in past if event.kind is EventKind.REPORTED]
+    assert study.best is not None
+    found = best_reported(trials, reports, LOSS)
+    assert found is not None
+    # In the study it is paused still; the journal says what has become of it.
+    assert replace(found, state=study.best.state, changed_at=study.best.changed_at) == study.best
+    assert best_reported(trials, [], LOSS) is None
+
+
 needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="Optuna is an extra")
 
 
@@ -122,8 +143,7 @@ def test_the_second_objective_changes_what_is_proposed(tmp_path: Path) -> None:
 
 def test_a_failed_trial_is_on_no_front(tmp_path: Path) -> None:
     bench = Bench(tmp_path, BOTH)
-    failure = Failure(kind=FailureKind.TRIAL, message="ValueError: no")
-    bench.training.fail = lambda a: failure if a.trial_id % 2 else None
+    bench.training.fail = lambda a: FAILURE if a.trial_id % 2 else None
     bench.study(sampler="tpe", scheduler="full", trials=30).run()
     assert front(bench)
     assert all(t.trial_id % 2 == 0 for t in front(bench))

@@ -1,5 +1,6 @@
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,6 +165,20 @@ def test_damage_before_the_last_record_is_named(storage: Storage, tmp_path: Path
         Journal(storage, ACCURACY)
 
 
+@pytest.mark.parametrize("trial_id", ["../../up", -1, 1.5, None, True, [1]])
+def test_a_trial_whose_number_is_none_is_refused(storage: Storage, tmp_path: Path, trial_id: object) -> None:
+    """It becomes part of the paths of checkpoints, and a journal may be somebody else's."""
+    journal = Journal.open(storage, ACCURACY)
+    journal.assigned(assignment(0))
+    journal.close()
+    path = tmp_path / "journal/000001.jsonl"
+    opened, assigned = path.read_text().splitlines()
+    wrong = json.dumps({**json.loads(assigned), "trial_id": trial_id})
+    path.write_text("\n".join([opened, wrong, assigned, ""]))
+    with pytest.raises(JournalError, match=r"line 2 is damaged \(trial_id is "):
+        Journal(storage, ACCURACY)
+
+
 def test_a_newer_journal_is_refused_with_the_cure(storage: Storage, tmp_path: Path) -> None:
     Journal.open(storage, ACCURACY).close()
     path = tmp_path / "journal/000001.jsonl"
@@ -188,6 +203,22 @@ def test_changed_since_names_the_trials_that_later_events_touched(storage: Stora
     seen = journal.sequence
     journal.reported(report(1, 0.5))
     assert [trial.trial_id for trial in journal.changed_since(seen)] == [1]
+
+
+def test_changes_and_states_keep_up_with_every_event(storage: Storage) -> None:
+    journal = Journal.open(storage, ACCURACY)
+    for trial_id in range(6):
+        journal.assigned(assignment(trial_id))
+    journal.reported(report(4, 0.5))
+    journal.reported(failed(1))
+    journal.settled([4, 0], TrialState.STOPPED)
+    for seen in range(journal.sequence + 1):
+        later = [trial for trial in journal.trials.values() if trial.changed_at > seen]
+        assert list(journal.changed_since(seen)) == later
+    journal.close()
+    for one in (journal, Journal(storage, ACCURACY)):
+        counted = Counter(trial.state for trial in one.trials.values())
+        assert {state: count for state, count in one.states.items() if count} == counted
 
 
 def test_settling_what_is_settled_writes_nothing(storage: Storage) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -122,7 +123,7 @@ def test_what_is_read_is_a_map_of_the_file_and_cannot_be_changed(manifest: Manif
 
 
 def test_another_table_or_other_columns_are_another_entry(manifest: Manifest, tmp_path: Path) -> None:
-    cache, _ = opened(manifest, tmp_path)
+    cache, reader = opened(manifest, tmp_path)
     assert cache is not None
     list(cache.read(segments(0)))
     narrow = TableSchema(features=SCHEMA.features[:1], label=SCHEMA.label)
@@ -308,6 +309,35 @@ def test_the_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
     folder.path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PermissionError):
         CacheFolder(CacheSettings(folder=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["", "ready", "locks", "block-0", "in_use"])
+def test_a_link_in_the_cache_is_refused_and_the_table_read_without_it(
+    manifest: Manifest, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, _ = opened(manifest, tmp_path)
+    assert first is not None
+    entry = first._entry.path
+    moved = tmp_path / "elsewhere"
+    (entry / name).rename(moved)
+    (entry / name).symlink_to(moved)
+    cache, _ = opened(manifest, tmp_path)
+    assert cache is None or ids(cache.read(segments(0))) == rows_of(0)
+    assert "is a symbolic link" in caplog.text
+
+
+def test_what_the_cache_writes_is_its_owners_alone(manifest: Manifest, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        cache, _ = opened(manifest, tmp_path)
+        assert cache is not None
+        assert ids(cache.read(segments(0))) == rows_of(0)
+    finally:
+        os.umask(before)
+    made = [path for path in CacheFolder(CacheSettings(folder=str(tmp_path))).path.rglob("*")]
+    assert made
+    for path in made:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
 def test_what_killed_processes_have_left_is_swept(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as pe
 import pytest
 
 from spark_hpo.data.cache_folder import CacheSettings
@@ -191,8 +193,30 @@ def huge_footer(path: Path) -> None:
     path.write_bytes(whole(path)[:-8] + b"\xff\xff\xff\x7fPAR1")
 
 
-def encrypted(path: Path) -> None:
-    path.write_bytes(b"PARE" + whole(path)[4:-4] + b"PARE")
+class _Kms(pe.KmsClient):
+    """Wraps keys with nothing at all."""
+
+    def __init__(self, config: pe.KmsConnectionConfig) -> None:
+        pe.KmsClient.__init__(self)
+
+    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
+        return base64.b64encode(key_bytes)
+
+    def unwrap_key(self, wrapped_key: bytes, master_key_identifier: str) -> bytes:
+        return base64.b64decode(wrapped_key)
+
+
+def encrypted(*, plaintext_footer: bool) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        how = pe.EncryptionConfiguration(
+            footer_key="footer", column_keys={"column": ["x"]}, plaintext_footer=plaintext_footer
+        )
+        factory = pe.CryptoFactory(_Kms)
+        properties = factory.file_encryption_properties(pe.KmsConnectionConfig(), how)
+        with pq.ParquetWriter(path, PLAIN.schema, encryption_properties=properties) as writer:
+            writer.write_table(PLAIN)
+
+    return write
 
 
 def twice_the_same_column(path: Path) -> None:
@@ -221,7 +245,8 @@ BAD: dict[str, Callable[[Path], None]] = {
     "wrong_magic": wrong_magic,
     "broken_footer": broken_footer,
     "huge_footer": huge_footer,
-    "encrypted": encrypted,
+    "encrypted": encrypted(plaintext_footer=False),
+    "encrypted_columns": encrypted(plaintext_footer=True),
     "twice": twice_the_same_column,
     "another_schema": another_schema,
     "another_type": another_type,

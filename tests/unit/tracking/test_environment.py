@@ -2,6 +2,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -44,6 +45,19 @@ def test_loggers_are_quiet_inside_only() -> None:
         assert not logger.isEnabledFor(logging.INFO)
         assert logger.isEnabledFor(logging.WARNING)
     assert logger.level == before
+
+
+def test_two_studies_that_are_quiet_at_once_leave_the_loggers_as_they_were() -> None:
+    logger, filters = logging.getLogger("alembic"), list(warnings.filters)
+    before = logger.level
+    first, second = quiet(), quiet()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not logger.isEnabledFor(logging.INFO)
+    second.__exit__(None, None, None)
+    assert logger.level == before
+    assert list(warnings.filters) == filters
 
 
 def test_importing_the_tracker_does_not_import_mlflow() -> None:

@@ -2,13 +2,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from spark_hpo.errors import TrackingError
+from spark_hpo.errors import TrackingError, TrackingOutage
+from spark_hpo.tracking import registry
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.registry import ModelFiles, RegisteredModel, TestResult, register_model
 
@@ -150,11 +152,53 @@ def test_a_driver_that_dies_half_way_leaves_one_model(
 
     with monkeypatch.context() as patch:
         patch.setattr(tracker.client, call, fail)
-        with pytest.raises(TrackingError, match="gone"):
+        patch.setattr(registry, "_PAUSES_S", ())
+        with pytest.raises(TrackingOutage, match="gone"):
             register(tracker, files, 1, 0.9)
     assert register(tracker, files, 1, 0.9).is_champion
     assert len(tracker.client.search_model_versions("name = 'digits'")) == 1
     assert len(tracker.client.search_logged_models([tracker.experiment_id])) == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "create_logged_model",
+        "log_outputs",
+        "create_registered_model",
+        "create_model_version",
+        "set_registered_model_alias",
+    ],
+)
+def test_a_reply_that_is_lost_on_the_way_is_no_second_model(
+    open_tracker: Open, files: ModelFiles, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    tracker = open_tracker()
+    real = getattr(tracker.client, call)
+    calls = []
+
+    def lose_the_first(*args: Any, **kwargs: Any) -> Any:
+        calls.append(call)
+        done = real(*args, **kwargs)
+        if len(calls) == 1:
+            raise ConnectionError("gone")
+        return done
+
+    monkeypatch.setattr(tracker.client, call, lose_the_first)
+    monkeypatch.setattr(registry, "_PAUSES_S", (0.0,))
+    assert register(tracker, files, 1, 0.9).is_champion
+    assert calls
+    assert len(tracker.client.search_model_versions("name = 'digits'")) == 1
+    assert len(tracker.client.search_logged_models([tracker.experiment_id])) == 1
+
+
+def test_what_is_wrong_with_the_model_is_no_outage(open_tracker: Open, files: ModelFiles) -> None:
+    def broken(frame: pd.DataFrame) -> None:
+        raise ValueError("no such column")
+
+    with pytest.raises(TrackingError, match="no such column") as caught:
+        register(open_tracker(), replace(files, predict=broken), 1, 0.9)
+    assert not isinstance(caught.value, TrackingOutage)
 
 
 def test_without_a_name_the_model_is_only_logged(open_tracker: Open, files: ModelFiles) -> None:

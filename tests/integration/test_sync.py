@@ -1,0 +1,135 @@
+"""Syncing: what MLflow lacks of a study is written from its journal, and its model registered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow_server import runs
+from tables import write_clusters
+
+from spark_hpo.app import run_study, sync_study
+from spark_hpo.config import StudyConfig, build_config
+from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted
+from spark_hpo.journal import Journal
+from spark_hpo.storage import Storage
+from spark_hpo.tracking.store import RunStatus
+from spark_hpo.trial import Assignment, Mode, Objective, Report, Trial
+
+ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
+
+
+def config(folder: Path, database: str = "mlflow", **changes: Any) -> StudyConfig:
+    record: dict[str, Any] = {
+        "name": "clusters",
+        "study_dir": str(folder / "study"),
+        "task": "tabular",
+        "data": {"path": str(folder / "table")},
+        "objective": {"metric": "accuracy", "mode": "max"},
+        "space": {"learning_rate": {"type": "loguniform", "low": 0.01, "high": 0.1}},
+        "search": {"max_resource": 3},
+        "budget": {"trials": 4},
+        "training": {"batch_size": 16},
+        "backend": "inline",
+        "mlflow": {"tracking_uri": f"sqlite:///{folder}/{database}.db"},
+    }
+    return build_config(record | changes, place="test")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_clusters(tmp_path / "table")
+    return tmp_path
+
+
+def shown(config: StudyConfig) -> dict[str, dict[str, Any]]:
+    """All that MLflow has of the study."""
+    client = MlflowClient(config.mlflow.tracking_uri)
+    experiment = client.get_experiment_by_name("clusters")
+    [parent] = client.search_runs([experiment.experiment_id], "tags.`spark_hpo.kind` = 'study'")
+    place = SimpleNamespace(client=client, experiment_id=experiment.experiment_id, run_id=parent.info.run_id)
+    return runs(place)  # type: ignore[arg-type] # it asks for nothing else
+
+
+class InterruptAt:
+    """Ctrl-C when so many reports have come."""
+
+    def __init__(self, reports: int) -> None:
+        self._left = reports
+
+    def on_assigned(self, assignment: Assignment, progress: object) -> None: ...
+
+    def on_reported(self, trial: Trial, report: Report, progress: object) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
+
+
+def test_a_database_that_has_nothing_gets_what_the_driver_would_have_written(folder: Path) -> None:
+    result = run_study(config(folder))
+    there, elsewhere = config(folder), config(folder, "other")
+    synced = sync_study(elsewhere)
+    assert synced.is_complete
+    assert (synced.status, synced.trials, synced.written) == (RunStatus.FINISHED, 4, 4)
+    expected, found = shown(there), shown(elsewhere)
+    for study in (expected["clusters"], found["clusters"]):
+        study["params"].pop("mlflow.tracking_uri")
+        # When they were written; that they are the same is what matters.
+        study["metrics"] = {name: points[-1][1] for name, points in study["metrics"].items()}
+    assert found == expected
+    assert result.model is not None
+    assert synced.model == result.model
+    assert result.is_tracked
+
+    again = sync_study(elsewhere)
+    assert (again.written, again.model) == (0, synced.model)
+    assert len(MlflowClient(elsewhere.mlflow.tracking_uri).search_model_versions("name = 'clusters'")) == 1
+
+
+def test_a_living_driver_keeps_its_study(folder: Path) -> None:
+    run_study(config(folder))
+    driver = Journal.open(Storage(folder / "study"), ACCURACY)
+    with pytest.raises(LeaseError, match="writes this study"):
+        sync_study(config(folder))
+    driver.settled([0], driver.trials[0].state)  # it has not lost it
+    driver.close()
+    assert sync_study(config(folder)).is_complete
+
+
+def test_an_interrupted_study_is_shown_as_that_and_can_go_on(folder: Path) -> None:
+    with pytest.raises(StudyInterrupted):
+        run_study(config(folder), observers=[lambda journal: InterruptAt(2)])
+    synced = sync_study(config(folder, "other"))
+    assert (synced.status, synced.model) == (RunStatus.KILLED, None)
+    result = run_study(config(folder, "other"))
+    assert result.study.progress.replayed == 2
+    assert result.model is not None
+    found = shown(config(folder, "other"))
+    assert len(found) == 5
+    assert {run["status"] for run in found.values()} == {"FINISHED"}
+
+
+def test_a_study_whose_driver_was_killed_is_shown_as_failed(folder: Path) -> None:
+    run_study(config(folder))
+    log = folder / "study/journal/000001.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    last = max(number for number, line in enumerate(lines) if b'"event":"assigned"' in line)
+    log.write_bytes(b"".join(lines[: last + 1]))  # while a trial was tested
+    synced = sync_study(config(folder, "other"))
+    assert (synced.status, synced.model) == (RunStatus.FAILED, None)
+    assert shown(config(folder, "other"))["clusters"]["status"] == "FAILED"
+
+
+def test_where_there_is_no_study_nothing_is_written(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no study here"):
+        sync_study(config(folder))
+    assert not (folder / "mlflow.db").exists()
+
+
+def test_another_study_file_is_refused(folder: Path) -> None:
+    run_study(config(folder))
+    with pytest.raises(ConfigError, match="the study was started with"):
+        sync_study(config(folder, seed=9))
