@@ -195,14 +195,24 @@ class LiveStudy(Workspace):
         return {(e["trial_id"], e["resource"]): e["metrics"] for e in self.reported() if e["failure"] is None}
 
     def wait_for_step(
-        self, trial_id: int | None = None, *, step: int = 0, after: float = 0.0, not_by: Container[int] = ()
+        self,
+        trial_id: int | None = None,
+        *,
+        step: int = 0,
+        after: float = 0.0,
+        by: Container[int] | None = None,
+        not_by: Container[int] = (),
     ) -> Step:
-        """The first step of a trial, or of any, with at least this number, since then, by another process."""
+        """The first step of a trial, or of any, with at least this number, since then, of such processes."""
         found: list[Step] = []
 
         def there() -> bool:
             steps = self.steps() if trial_id is None else self.steps_of(trial_id)
-            found[:] = [s for s in steps if s.step >= step and s.time > after and s.pid not in not_by]
+            found[:] = [
+                s
+                for s in steps
+                if s.step >= step and s.time > after and s.pid not in not_by and (by is None or s.pid in by)
+            ]
             assert found or self.process is None or self.process.poll() is None, self.log[-4000:]
             return bool(found)
 
