@@ -80,6 +80,7 @@ class Faulty(TabularTask):
                 if step > 9:  # after the first epoch: the second measurement finds it
                     for parameter in self._model.parameters():
                         parameter.data.mul_(1e30)
+                return loss * 0  # nor has it learned anything before: it must not be the best
             case "memory" if step == 3:
                 resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
                 torch.ones(_MEMORY_LIMIT // 4)
