@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test test-faults lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large gpu-check clean
+.PHONY: setup tune test test-faults lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large gpu-check audit clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -64,6 +64,20 @@ gpu-check:  ## the shipped tasks on a real GPU, beside the CPU; needs torch and 
 
 test-large: setup  ## 20 GB of decoded rows train in 1.5 GB; a quarter of an hour, and 20 GB of disk
 	$(BIN)/python -m pytest -s tests/large
+
+# Of pip-audit's services the one that pip uses too: pypi.org. What it cannot find there is a failure.
+AUDIT = build/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
+	$(shell sed -n 's/^\([A-Z][A-Za-z0-9-]*\)[: ].*/--ignore-vuln \1/p' audit.txt)
+
+audit: build/audit/installed build/modern/constraints.txt build/spark35/constraints.txt  ## known vulnerabilities of what the stacks install; audit.txt has those that are accepted
+	$(AUDIT) -r constraints.txt
+	$(AUDIT) -r build/modern/constraints.txt
+	$(AUDIT) -r build/spark35/constraints.txt
+
+build/audit/installed:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit
+	@touch $@
 
 dist/spark_hpo.zip: setup $(wildcard spark_hpo/*.py spark_hpo/*/*.py spark_hpo/*/*/*.py)  ## the package, for spark-submit --py-files
 	$(BIN)/python -c "import pathlib, spark_hpo.package; spark_hpo.package.write_zip(pathlib.Path('$@'))"

@@ -17,7 +17,7 @@ from spark_hpo.data.footers import Footers, read_footers
 from spark_hpo.data.manifest import Manifest, manifest_of
 from spark_hpo.data.rules import with_rules
 from spark_hpo.data.schema import ColumnKind, Feature, Source, TableSchema
-from spark_hpo.errors import DataError
+from spark_hpo.errors import DataError, cause
 from spark_hpo.trial import Split
 
 if TYPE_CHECKING:
@@ -179,8 +179,7 @@ def _read_schema(url: str) -> TableSchema:
     place = files.join(url, SCHEMA_FILE)
     fs, path = files.filesystem(place)
     try:
-        record = json.loads(fs.cat_file(path))
-        return TableSchema.from_json(record)
+        schema = TableSchema.from_json(json.loads(fs.cat_file(path)))
     except FileNotFoundError:
         exists = fs.exists(fs._parent(path))
         fault = f"has no {SCHEMA_FILE}" if exists else "does not exist"
@@ -191,4 +190,11 @@ def _read_schema(url: str) -> TableSchema:
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise DataError(f"{place}: not a schema ({exc!r}): prepare the table again") from exc
     except OSError as exc:
-        raise DataError(f"{place}: cannot be read: {exc}") from exc
+        raise DataError(f"{place}: cannot be read: {exc}") from cause(exc)
+    for feature in schema.features:
+        if feature.transform:  # a table is data, and has no say in what code is run
+            raise DataError(
+                f"{place}: column {feature.name!r} names the function {feature.transform!r}, and only the "
+                "study file may name code: take it out, and put it into data.transforms if you trust it"
+            )
+    return schema

@@ -132,9 +132,11 @@ class StoreClient(Store):
                 self._socket.settimeout(limit_s + _ANSWER_LIMIT_S)
                 self._socket.sendall(frames.pack(request))
                 reply = _read(self._socket)
-            except (OSError, EOFError, frames.WrongFrame) as exc:
+            except BaseException as exc:  # an interrupt too
                 self._socket.close()  # what comes next on it might be the answer to this
-                raise dist.DistNetworkError(f"the store at {self._place} is gone: {exc}") from exc
+                if isinstance(exc, OSError | EOFError | frames.WrongFrame):
+                    raise dist.DistNetworkError(f"the store at {self._place} is gone: {exc}") from exc
+                raise
         if reply.get("error") == "timeout":
             missing = request.get("keys") or [request["key"]]
             raise dist.DistStoreError(

@@ -139,7 +139,7 @@ class StoreServer:
         values = group.values
         match request:
             case {"op": "set", "key": str(key), "value": str(value)}:
-                await group.put(key, value)
+                group.put(key, value)
                 return {"result": None}
             case {"op": "get", "key": str(key), "timeout_s": float(limit)}:
                 there = await group.wait_for(lambda: key in values, limit)
@@ -153,12 +153,12 @@ class StoreServer:
                 total = _number(values.get(key)) + amount
                 if total not in _INT64:
                     raise frames.WrongFrame
-                await group.put(key, frames.encode(str(total).encode()))
+                group.put(key, frames.encode(str(total).encode()))
                 return {"result": total}
             case {"op": "compare_set", "key": str(key), "expected": str(expected), "desired": str(desired)}:
                 # As TCPStore does: an empty expectation creates the key, and is met by no other absent one.
                 if values.get(key, "") == expected:
-                    await group.put(key, desired)
+                    group.put(key, desired)
                 return {"result": values.get(key, expected)}
             case {"op": "delete_key", "key": str(key)}:
                 return {"result": values.pop(key, None) is not None}
@@ -174,20 +174,22 @@ class _Group:
     values: dict[str, str] = field(default_factory=dict)
     members: int = 0  # connections
     forgetting: asyncio.TimerHandle | None = None
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)  # another one after each change
 
-    async def put(self, key: str, value: str) -> None:
+    def put(self, key: str, value: str) -> None:
+        """Put a value down and wake who waits. Never waits itself: what was read for it holds still."""
         if len(self.values) >= _MAX_KEYS and key not in self.values:
             raise frames.WrongFrame
-        async with self.changed:
-            self.values[key] = value
-            self.changed.notify_all()
+        self.values[key] = value
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     async def wait_for(self, condition: Callable[[], bool], limit_s: float) -> bool:
         """Whether it came true in time."""
         try:
-            async with asyncio.timeout(min(limit_s, frames.LONGEST_WAIT_S)), self.changed:
-                await self.changed.wait_for(condition)
+            async with asyncio.timeout(min(limit_s, frames.LONGEST_WAIT_S)):
+                while not condition():
+                    await self.changed.wait()
         except TimeoutError:
             return False
         return True

@@ -1,6 +1,7 @@
 """What `make` says on a machine that lacks something."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -92,3 +93,42 @@ def test_a_stack_differs_from_the_canonical_one_in_exact_versions(stack: str) ->
     own, canonical = exact(f"constraints-{stack}.txt"), exact("constraints.txt")
     assert "pyspark" in own
     assert own.items().isdisjoint(canonical.items())
+
+
+class TestAudit:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """Three stacks, and in the place of pip-audit a script that notes how it is called."""
+        (tmp_path / "constraints.txt").write_text("safe==1\nwrong==1\n")
+        (tmp_path / "constraints-modern.txt").write_text("# newer\nwrong==2\n")
+        (tmp_path / "constraints-spark35.txt").write_text("safe==2\n")
+        (tmp_path / "audit.txt").write_text("# accepted\n\nCVE-1: a, why\nPYSEC-2-b: b, why\n")
+        script = tmp_path / "build/audit/bin/pip-audit"
+        script.parent.mkdir(parents=True)
+        script.write_text('#!/bin/sh\necho "$@" >> calls\nfor last; do :; done\n! grep -q wrong==1 "$last"\n')
+        script.chmod(0o755)
+        (tmp_path / "build/audit/installed").touch()
+        return tmp_path
+
+    def test_what_is_vulnerable_fails_it(self, folder: Path) -> None:
+        assert make("audit", folder).returncode != 0
+
+    def test_every_stack_is_audited_and_what_is_accepted_is_left_out(self, folder: Path) -> None:
+        (folder / "constraints.txt").write_text("safe==1\nwrong==2\n")
+        done = make("audit", folder)
+        assert done.returncode == 0, done.stderr
+        calls = (folder / "calls").read_text().splitlines()
+        assert [call.split()[-1] for call in calls] == [
+            "constraints.txt",
+            "build/modern/constraints.txt",
+            "build/spark35/constraints.txt",
+        ]
+        for call in calls:
+            assert "--strict" in call, "what cannot be looked up is no success"
+            assert "--ignore-vuln CVE-1 --ignore-vuln PYSEC-2-b -r" in call
+
+
+def test_every_accepted_vulnerability_is_explained() -> None:
+    for line in (ROOT / "audit.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            assert re.fullmatch(r"(CVE|PYSEC|GHSA)-[\w-]+: [\w-]+, .{40,}", line), line

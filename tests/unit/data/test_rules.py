@@ -35,11 +35,14 @@ SCHEMA = TableSchema(
         Feature(name="city", kind=ColumnKind.CATEGORICAL, vocabulary=("Oslo", "")),
         Feature(name="image", kind=ColumnKind.ARRAY, shape=(2, 1)),
         Feature(name="words", kind=ColumnKind.SEQUENCE, shape=(3,), vocabulary=("a", "b")),
-        Feature(name="bytes", kind=ColumnKind.BINARY, shape=(2,), transform="test_rules:decode"),
+        Feature(name="bytes", kind=ColumnKind.BINARY, shape=(2,)),
     ),
     label=Label(name="y"),
     encoding=Encoding.RAW,
 )
+
+
+TRANSFORMS = {"bytes": "test_rules:decode"}
 
 
 def decode(data: bytes) -> Any:
@@ -79,10 +82,10 @@ def reader(request: pytest.FixtureRequest) -> str:
 
 def test_nulls_are_refused_until_a_rule_fills_them(folder: Path, reader: str) -> None:
     with pytest.raises(DataError, match=r"column 'age' has 1 nulls.*data\.nulls: \{age: fill\}"):
-        open_table(str(folder))
+        open_table(str(folder), transforms=TRANSFORMS)
     with pytest.raises(DataError, match="column 'city' has 1 nulls"):
-        open_table(str(folder), nulls={"*": "fill", "city": "refuse"})
-    table = open_table(str(folder), nulls={"*": "fill"}, truncate={"words": 2})
+        open_table(str(folder), transforms=TRANSFORMS, nulls={"*": "fill", "city": "refuse"})
+    table = open_table(str(folder), transforms=TRANSFORMS, nulls={"*": "fill"}, truncate={"words": 2})
     assert first_file(table, reader) == {
         "age": [-1.0, 0.0, 1.0],
         "age_missing": [0.0, 1.0, 0.0],
@@ -118,5 +121,5 @@ def test_footers_of_splits_in_one_folder_are_read_once(folder: Path, monkeypatch
     read: list[str] = []
     once = footers._read
     monkeypatch.setattr(footers, "_read", lambda fs, path: read.append(path) or once(fs, path))
-    open_table(str(folder), nulls={"*": "fill"})
+    open_table(str(folder), transforms=TRANSFORMS, nulls={"*": "fill"})
     assert sorted(Path(path).name for path in read) == ["0.parquet", "1.parquet"]

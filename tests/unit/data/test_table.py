@@ -61,3 +61,14 @@ def test_the_fingerprint_follows_every_split(folder: Path) -> None:
     assert open_table(str(folder)).fingerprint == before
     shutil.copyfile(folder / "train" / "part-0.parquet", folder / "test" / "part-0.parquet")
     assert open_table(str(folder)).fingerprint != before
+
+
+def test_a_table_names_no_code_to_be_run(tmp_path: Path) -> None:
+    table = write_clusters(tmp_path / "table")
+    schema = json.loads((table / "schema.json").read_text())
+    ran = tmp_path / "ran"
+    code = {**schema["features"][0], "name": f"touch {ran}", "kind": "binary", "transform": "os:system"}
+    (table / "schema.json").write_text(json.dumps({**schema, "features": [code]}))
+    with pytest.raises(DataError, match=r"schema\.json: .* names the function 'os:system'"):
+        open_table(str(table))
+    assert not ran.exists()

@@ -120,6 +120,42 @@ class TestAStore:
         thread.join(20)
         assert not thread.is_alive()
 
+    def test_sums_of_many_ranks_are_exact_though_others_wait(self, client: Any) -> None:
+        def add(store: StoreClient) -> None:
+            for _ in range(50):
+                store.add("sum", 1)
+                store.set("other", "1")
+            store.add("done", 1)
+
+        adding, waiting = [client() for _ in range(6)], [client() for _ in range(4)]
+        threads = [threading.Thread(target=add, args=(store,)) for store in adding]
+        threads += [threading.Thread(target=store.wait, args=(["end"], LATER)) for store in waiting]
+        for thread in threads:
+            thread.start()
+        for thread in threads[: len(adding)]:
+            thread.join(20)
+        counting = client()
+        counting.set("end", "")
+        assert counting.add("sum", 0) == 300
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()
+
+    def test_an_interrupted_question_gets_nobody_elses_answer(
+        self, client: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = client()
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("spark_hpo.train.store._read", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                store.add("key", 1)
+        with pytest.raises(DistNetworkError):
+            store.num_keys()
+
     def test_attempts_see_their_own_keys_only(self, client: Any) -> None:
         first, second = client("attempt 1"), client("attempt 2")
         first.set("key", "1")
