@@ -58,7 +58,6 @@ class Faulty(TabularTask):
             "rate": self.params["learning_rate"],  # which trial it is: no two have the same
             "rank": _rank(),
             "pid": os.getpid(),
-            "executor": os.getppid(),
             "step": step,
             "rows": rows,
             "time": time.time(),
