@@ -58,7 +58,6 @@ class Step:
     rate: float
     rank: int
     pid: int
-    executor: int  # pid of the daemon that has forked the rank
     step: int
     rows: int
     time: float
@@ -102,14 +101,11 @@ class LiveStudy(Workspace):
         settings = {**SPARK_SETTINGS, **(spark or {})}
         for key in (VARIABLE, "FAULTS", "STEP_S", "PYTHONPATH", *(hurt or {})):
             settings[f"spark.executorEnv.{key}"] = ours[key]
-        self.config = _merged(CONFIG, {**config, "spark": settings})
-        self.write_config()
+        study_file = _merged(CONFIG, {**config, "spark": settings})
+        (folder / "tune.yaml").write_text(yaml.safe_dump(study_file))
         self.study_dir = folder / "study"  # as this process sees it
         self.process: subprocess.Popen[bytes] | None = None
         self._log = "log.txt"
-
-    def write_config(self) -> None:
-        (self.folder / "tune.yaml").write_text(yaml.safe_dump(self.config))
 
     @property
     def python(self) -> tuple[str, ...]:
