@@ -10,7 +10,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,14 +21,11 @@ from spark_hpo.assembly import build_search, knowledge_of, objective_of
 from spark_hpo.backend.base import Backend
 from spark_hpo.backend.cluster import cluster_of
 from spark_hpo.config import StudyConfig, defaults
-from spark_hpo.data.cache_folder import CacheSettings
 from spark_hpo.data.readers import resolve_reader
 from spark_hpo.data.shards import plan_shards
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.definition import Definition
-from spark_hpo.dispatch import DispatchPolicy
 from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted, TrackingOutage
-from spark_hpo.failures import FailurePolicy
 from spark_hpo.interrupt import Interrupt
 from spark_hpo.journal import Journal
 from spark_hpo.publish import Publication, finish_runs, publish_model
@@ -37,16 +34,15 @@ from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
 from spark_hpo.storage import Storage
 from spark_hpo.study import Budget, Observer, Study
-from spark_hpo.supervision import Supervisor
 from spark_hpo.sync import Synced, journal_at_rest, write_missing
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.registry import RegisteredModel
 from spark_hpo.tracking.store import RunStatus, StudyCard
 from spark_hpo.train.reference import find_trainable, is_task
-from spark_hpo.train.settings import Precision, TrainingSettings
 from spark_hpo.train.worker import RankSpec, run_rank
 from spark_hpo.train.world import Rendezvous, RendezvousServer
 from spark_hpo.trial import Objective, Split, Trial
+from spark_hpo.wiring import dispatch_policy, node_cache, training_settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -55,7 +51,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_RETRY_DELAY_S = 1.0
 _END_S = 15.0  # for journal and MLflow, when running trials have saved
 
 
@@ -158,13 +153,13 @@ class _Run:
                     trainable=reference,
                     table=table,
                     objective=objective,
-                    settings=_training_settings(config),
+                    settings=training_settings(config),
                     max_resource=config.search.max_resource,
                     seed=config.seed,
                     reader=self._reader,
                     shuffle_window=config.data.shuffle_window if config.data else 1,
                     parts=config.search.parts,
-                    node_cache=_node_cache(config),
+                    node_cache=node_cache(config),
                     rank_timeout_s=None if config.backend == "inline" else config.resources.rank_timeout_s,
                 )
                 backend = self._backend(spec, module_file)
@@ -193,7 +188,7 @@ class _Run:
                     seed=config.seed,
                     storage=storage,
                     max_concurrent=config.resources.max_concurrent,
-                    dispatch=self._dispatch_policy(storage, table, interrupt),
+                    dispatch=dispatch_policy(config, storage, table, interrupt.is_requested),
                     slot_timeout_s=config.resources.slot_timeout_s,
                     observers=[observer(journal) for observer in observers],
                 )
@@ -376,27 +371,6 @@ class _Run:
             slot_timeout_s=resources.slot_timeout_s,
         )
 
-    def _dispatch_policy(self, storage: Storage, table: Table | None, interrupt: Interrupt) -> DispatchPolicy:
-        resources, stopping, data = self.config.resources, self.config.stopping, self.config.data
-        supervisor = None
-        if self.config.backend == "spark":
-            supervisor = Supervisor(
-                storage, rank_timeout_s=resources.rank_timeout_s, start_timeout_s=resources.slot_timeout_s
-            )
-        may_skip = data is not None and data.on_bad_file == "skip"
-        return DispatchPolicy(
-            failures=FailurePolicy(
-                max_infra_retries=resources.max_infra_retries,
-                retry_delay_s=_RETRY_DELAY_S,
-                max_trial_failures=stopping.max_trial_failures,
-                max_failed_share=stopping.max_failed_share,
-                leave_out=partial(_leave_out, table) if table is not None and may_skip else None,
-            ),
-            supervisor=supervisor,
-            interrupted=interrupt.is_requested,
-            grace_s=resources.grace_s,
-        )
-
     def _rendezvous(self, cluster: Cluster) -> Rendezvous:
         resources, driver_host = self.config.resources, cluster.driver_host
         # A rank that watches itself ends first, and can say where it stood.
@@ -433,36 +407,6 @@ class _Run:
         except Exception:  # whatever ends the study, its run must not seem to go on
             finish_runs(tracker, journal, objective, RunStatus.FAILED, title=self.config.name)
             raise
-
-
-def _leave_out(table: Table, files: Collection[str]) -> None:
-    lost = table.rows - table.without(files).rows
-    logger.warning(
-        "%s: %d of %d rows are not read, because these files are damaged: %s",
-        table.url,
-        lost,
-        table.rows,
-        ", ".join(files),
-    )
-
-
-def _training_settings(config: StudyConfig) -> TrainingSettings:
-    fields = config.training.model_dump(exclude={"checkpoint_every"})
-    return TrainingSettings(
-        **{**fields, "precision": Precision(config.training.precision)},
-        checkpoint_epochs=config.training.checkpoint_every.epochs,
-        checkpoint_seconds=config.training.checkpoint_every.seconds,
-        evaluate_each_pass=config.search.resource == "epochs",
-    )
-
-
-def _node_cache(config: StudyConfig) -> CacheSettings | None:
-    if config.data is None or not config.data.cache.enabled:
-        return None
-    cache = config.data.cache
-    return CacheSettings(
-        folder=cache.folder, max_bytes=None if cache.max_gb is None else int(cache.max_gb * 1e9)
-    )
 
 
 def _git_commit() -> str | None:

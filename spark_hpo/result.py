@@ -58,6 +58,7 @@ class Result:
             "trials": dict(sorted(states.items())),
             "segments": {"run": progress.run, "replayed": progress.replayed, "failed": progress.failed},
             "resource_spent": progress.resource_spent,
+            **({"files_left_out": list(left_out)} if (left_out := self.study.files_left_out) else {}),
             "slot_utilization": round(progress.busy_seconds / progress.slot_seconds, 4)
             if progress.slot_seconds
             else None,

@@ -129,6 +129,11 @@ class Study:
         """The trial with the lowest loss that was ever reported, as it was then; its checkpoint is kept."""
         return self._incumbents.best
 
+    @property
+    def files_left_out(self) -> tuple[str, ...]:
+        """Files of the table that could not be read, with `data.on_bad_file: skip`."""
+        return self._dispatcher.failures.without
+
     def run(self) -> str:
         """Search until the budget is spent or a rule says stop, and return which part of it, or which rule.
 

@@ -39,8 +39,8 @@ class ShutdownHold:
         self._is_released = False
 
     def __enter__(self) -> ShutdownHold:
-        self._folder = tempfile.mkdtemp(prefix="spark_hpo-")
-        paths = [f"{self._folder}/{name}" for name in ("told", "held")]
+        folder = tempfile.mkdtemp(prefix="spark_hpo-")
+        paths = [f"{folder}/{name}" for name in ("told", "held")]
         for path in paths:
             os.mkfifo(path, 0o600)
         # For both directions: so that neither side's opening waits for the other's.
@@ -49,6 +49,7 @@ class ShutdownHold:
             self._install(*paths)
         except (Py4JError, TypeError) as exc:  # another Spark may call these by other names
             logger.info("spark-submit will not wait for trials to save when it is told to end: %s", exc)
+        shutil.rmtree(folder, ignore_errors=True)  # both sides have them open: nothing is left by a kill -9
         self._thread = Thread(target=self._listen, name="spark_hpo-shutdown", daemon=True)
         self._thread.start()
         return self
@@ -92,4 +93,3 @@ class ShutdownHold:
         self._thread.join()
         os.close(self._told)
         os.close(self._held)
-        shutil.rmtree(self._folder, ignore_errors=True)

@@ -58,7 +58,6 @@ class Faulty(TabularTask):
             "rate": self.params["learning_rate"],  # which trial it is: no two have the same
             "rank": _rank(),
             "pid": os.getpid(),
-            "executor": os.getppid(),
             "step": step,
             "rows": rows,
             "time": time.time(),
@@ -80,6 +79,7 @@ class Faulty(TabularTask):
                 if step > 9:  # after the first epoch: the second measurement finds it
                     for parameter in self._model.parameters():
                         parameter.data.mul_(1e30)
+                return loss * 0  # nor has it learned anything before: it must not be the best
             case "memory" if step == 3:
                 resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
                 torch.ones(_MEMORY_LIMIT // 4)

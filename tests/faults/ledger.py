@@ -34,6 +34,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._rows: dict[str, _Row] = {}
+        self._machine = machine(["pyspark", "torch"])
 
     def add(
         self,
@@ -55,7 +56,7 @@ class Ledger:
     def show(self, path: Path | None) -> None:
         """Print the table, and write the page where there is a path."""
         page = Page(INTRODUCTION)
-        page.say(machine(["pyspark", "torch"]))
+        page.say(self._machine)
         page.say()
         page.heading(
             "fault", "times tried", "results lost", "work repeated (seconds)", "time to recover (seconds)"

@@ -58,7 +58,6 @@ class Step:
     rate: float
     rank: int
     pid: int
-    executor: int  # pid of the daemon that has forked the rank
     step: int
     rows: int
     time: float
@@ -102,14 +101,11 @@ class LiveStudy(Workspace):
         settings = {**SPARK_SETTINGS, **(spark or {})}
         for key in (VARIABLE, "FAULTS", "STEP_S", "PYTHONPATH", *(hurt or {})):
             settings[f"spark.executorEnv.{key}"] = ours[key]
-        self.config = _merged(CONFIG, {**config, "spark": settings})
-        self.write_config()
+        study_file = _merged(CONFIG, {**config, "spark": settings})
+        (folder / "tune.yaml").write_text(yaml.safe_dump(study_file))
         self.study_dir = folder / "study"  # as this process sees it
         self.process: subprocess.Popen[bytes] | None = None
         self._log = "log.txt"
-
-    def write_config(self) -> None:
-        (self.folder / "tune.yaml").write_text(yaml.safe_dump(self.config))
 
     @property
     def python(self) -> tuple[str, ...]:
@@ -195,14 +191,24 @@ class LiveStudy(Workspace):
         return {(e["trial_id"], e["resource"]): e["metrics"] for e in self.reported() if e["failure"] is None}
 
     def wait_for_step(
-        self, trial_id: int | None = None, *, step: int = 0, after: float = 0.0, not_by: Container[int] = ()
+        self,
+        trial_id: int | None = None,
+        *,
+        step: int = 0,
+        after: float = 0.0,
+        by: Container[int] | None = None,
+        not_by: Container[int] = (),
     ) -> Step:
-        """The first step of a trial, or of any, with at least this number, since then, by another process."""
+        """The first step of a trial, or of any, with at least this number, since then, of such processes."""
         found: list[Step] = []
 
         def there() -> bool:
             steps = self.steps() if trial_id is None else self.steps_of(trial_id)
-            found[:] = [s for s in steps if s.step >= step and s.time > after and s.pid not in not_by]
+            found[:] = [
+                s
+                for s in steps
+                if s.step >= step and s.time > after and s.pid not in not_by and (by is None or s.pid in by)
+            ]
             assert found or self.process is None or self.process.poll() is None, self.log[-4000:]
             return bool(found)
 

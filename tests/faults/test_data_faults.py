@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from family import eventually
 from ledger import Ledger
-from live import LiveStudy
+from live import ROWS, LiveStudy
 
 Live = Callable[..., LiveStudy]
 
@@ -86,8 +86,9 @@ def test_a_damaged_file_is_left_out_where_the_study_says_so(live: Live, ledger: 
     DAMAGES[damage](file)
     answer = study.finish_soundly(rows=None)
     assert answer["trials"] == {"completed": 4}
+    assert [name.endswith("train/part-1.parquet") for name in answer["files_left_out"]] == [True]
     rows = [point["rows"] for report in study.reported() for point in report["curve"]]
     assert set(rows) == {ROWS_OF_A_FILE * FILES, ROWS_OF_A_FILE * (FILES - 1)}
     assert "train/part-1.parquet" in study.log
-    assert f"{ROWS_OF_A_FILE} rows" in study.log
+    assert f"{ROWS_OF_A_FILE} of {2 * ROWS} rows are not read" in study.log
     ledger.add(f"data {damage}, policy skip", repeated_s=study.repeated_s())
