@@ -23,7 +23,7 @@ _SECRET_NAME = re.compile(
     r"|(?:account|access|api)[-_.]?key",
     re.IGNORECASE,
 )
-_USERINFO = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]{0,30})://(?P<userinfo>[^\s/?#'\"<>]+)@")
+_USERINFO = re.compile(r"(?P<scheme>[a-zA-Z0-9+.-]{1,30})://(?P<userinfo>[^\s/?#'\"<>]+)@")
 _NAME_OF_VALUE = re.compile(r"(?<![\w.-])(?P<name>[\w.-]++)=")
 _VALUE = re.compile(r"[^&;\s'\"<>)]+")
 _ITEM = re.compile(
