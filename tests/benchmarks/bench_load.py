@@ -39,6 +39,7 @@ METHOD = "default"
 SLOTS = 16
 LIMIT_S = 3_600.0  # for MLflow to have everything
 CHECKS = 100
+READS = 3
 INTRODUCTION = f"""# Load
 
 `make bench-load` makes this page: studies by the default method on the virtual clock with {SLOTS} slots, so
@@ -108,13 +109,15 @@ def write_objects(url: str, lines: Sequence[str]) -> float:
 
 
 def read_objects(url: str) -> dict[str, float]:
-    storage = Storage(url)
-    gc.collect()
-    began = time.perf_counter()
-    journal = Journal(storage, FUNCTION.objective)
-    seconds = time.perf_counter() - began
+    """What a reader waits for: the quickest of a few, the first of which has S3's client to make."""
+    storage, seconds = Storage(url), []
+    for _ in range(READS):
+        gc.collect()
+        began = time.perf_counter()
+        events = Journal(storage, FUNCTION.objective).sequence
+        seconds.append(time.perf_counter() - began)
     objects = len(storage.names("journal/000001"))
-    return {"seconds": seconds, "events": journal.sequence, "objects": objects}
+    return {"seconds": min(seconds), "events": events, "objects": objects}
 
 
 def in_memory(lines: Sequence[str]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from faulty_proxy import Fault, FaultyProxy
+from ledger import Ledger
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow_server import Server, runs
@@ -126,7 +127,9 @@ def until_it_answers(config: StudyConfig) -> Synced:
 
 
 @pytest.mark.parametrize("how", ["hangs", "is slow", "is gone"])
-def test_training_never_waits(server: Server, proxy: FaultyProxy, config: StudyConfig, how: str) -> None:
+def test_training_never_waits(
+    server: Server, proxy: FaultyProxy, config: StudyConfig, ledger: Ledger, how: str
+) -> None:
     """Requests are answered only after further reports: if training waited for one, nothing would move."""
     answered = []
 
@@ -148,10 +151,11 @@ def test_training_never_waits(server: Server, proxy: FaultyProxy, config: StudyC
     assert result.is_tracked
     assert result.model is not None
     everything_is_there_once(server, config)
+    ledger.add(f"MLflow {how}")
 
 
 def test_a_write_whose_reply_is_lost_is_there_once(
-    server: Server, proxy: FaultyProxy, config: StudyConfig
+    server: Server, proxy: FaultyProxy, config: StudyConfig, ledger: Ledger
 ) -> None:
     """The first request of every kind."""
     seen: set[tuple[str, str]] = set()
@@ -174,10 +178,11 @@ def test_a_write_whose_reply_is_lost_is_there_once(
     assert {"registered-models/create", "model-versions/create", "registered-models/alias"} <= dropped
     assert synced.is_complete
     everything_is_there_once(server, config)
+    ledger.add("MLflow's replies are lost")
 
 
 def test_a_flapping_server_gets_everything_once(
-    server: Server, proxy: FaultyProxy, config: StudyConfig
+    server: Server, proxy: FaultyProxy, config: StudyConfig, ledger: Ledger
 ) -> None:
     chance = random.Random(7)
     kinds = [Fault.REFUSE, Fault.DROP_REPLY, *[Fault.NONE] * 4]
@@ -191,6 +196,7 @@ def test_a_flapping_server_gets_everything_once(
     assert sync_study(config).is_complete  # what the driver's own end has met
     assert {fault for fault, _ in proxy.met} == {Fault.REFUSE, Fault.DROP_REPLY}
     everything_is_there_once(server, config)
+    ledger.add("MLflow flaps")
 
 
 def test_a_server_that_stays_away_costs_a_warning_and_a_sync(
@@ -229,7 +235,7 @@ def test_a_server_that_stays_away_costs_a_warning_and_a_sync(
     everything_is_there_once(server, config)
 
 
-def test_the_command_that_the_warning_names_finishes_it(tmp_path: Path) -> None:
+def test_the_command_that_the_warning_names_finishes_it(tmp_path: Path, ledger: Ledger) -> None:
     """As users meet it: processes, and a server that is killed."""
     server = Server(f"sqlite:///{tmp_path}/server.db", tmp_path / "served")
     workspace = Workspace(tmp_path)
@@ -265,5 +271,6 @@ def test_the_command_that_the_warning_names_finishes_it(tmp_path: Path) -> None:
         found = client.search_runs([experiment.experiment_id])
         assert len(found) == TRIALS + 1
         assert {run.info.status for run in found} == {"FINISHED"}
+        ledger.add("MLflow killed, and still gone at the end")
     finally:
         server.kill()
