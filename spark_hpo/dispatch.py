@@ -90,7 +90,7 @@ class Dispatcher:
     def start(self, assignment: Assignment) -> None:
         self._journal.assigned(assignment)
         if assignment.attempt > 1:
-            self._retention.fence(assignment.trial_id, assignment.attempt)
+            self._retention.fence(assignment.trial_id, assignment.rung, assignment.attempt)
         self.running[assignment.trial_id] = assignment
         self._backend.submit(assignment)
 

@@ -23,9 +23,9 @@ def partial(trial_id: int, attempt: int) -> str:
     return f"{checkpoints(trial_id)}/partial-{attempt}.pt"
 
 
-def fence(trial_id: int) -> str:
+def fence(trial_id: int, rung: int) -> str:
     """The number of the attempt that may save checkpoints; not there before the second."""
-    return f"fences/trial-{trial_id:06d}"
+    return f"fences/trial-{trial_id:06d}-{rung}"
 
 
 def progress(trial_id: int, attempt: int) -> str:

@@ -40,9 +40,9 @@ class Retention:
         """The owner needs its checkpoint no longer."""
         self.keep(owner, None)
 
-    def fence(self, trial_id: int, attempt: int) -> None:
+    def fence(self, trial_id: int, rung: int, attempt: int) -> None:
         """From now on only this attempt may save checkpoints of the trial."""
-        self._storage.write(layout.fence(trial_id), str(attempt).encode())
+        self._storage.write(layout.fence(trial_id, rung), str(attempt).encode())
 
     def tidy(self, trial_id: int) -> None:
         """Delete what lost attempts of a trial have left."""

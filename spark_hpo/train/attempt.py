@@ -72,7 +72,7 @@ class Attempt:
         return path
 
     def _save(self, path: str, state: Mapping[str, Any]) -> None:
-        fence = self._storage.read(layout.fence(self._assignment.trial_id))
+        fence = self._storage.read(layout.fence(self._assignment.trial_id, self._assignment.rung))
         if fence is not None and int(fence) > self._assignment.attempt:
             raise StorageError(
                 f"{self._storage.url}/{path}: is not saved: attempt {int(fence)} has taken over from attempt "

@@ -163,6 +163,9 @@ def test_whatever_happens_the_study_finds_the_same(
 
     lost += len(before.keys() - study.results().keys())
     assert lost == 0, nemesis.done
+    # A disk that refuses was not among the faults.
+    kinds = {event["failure"]["kind"] for event in study.of_kind("lost")}
+    assert kinds <= {"infrastructure", "interrupted"}, nemesis.done
     assert study.results() == peaceful, nemesis.done
     ledger.add("nemesis, 8 faults a study", tries=FAULTS_OF_A_STUDY, repeated_s=study.repeated_s())
 

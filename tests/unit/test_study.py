@@ -620,7 +620,7 @@ def test_a_late_attempt_is_fenced_off_and_what_it_left_is_swept(bench: Bench) ->
     bench.training.fail = lose
     study = bench.study()
     study.run()
-    assert bench.storage.read(layout.fence(0)) == b"2"
+    assert bench.storage.read(layout.fence(0, rung=0)) == b"2"
     assert study.best is not None
     assert bench.checkpoints == {study.best.checkpoint}
 

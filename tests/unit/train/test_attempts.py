@@ -157,12 +157,21 @@ def test_what_another_rung_has_left_is_not_taken(spec: RankSpec) -> None:
 def test_an_attempt_that_was_given_up_saves_nothing(spec: RankSpec) -> None:
     first = run(spec, assignment(0, 1))
     before = spec.storage.names(layout.checkpoints(4))
-    spec.storage.write(layout.fence(4), b"2")
-    report = run(spec, assignment(1, 2, first.checkpoint))
+    again = assignment(1, 2, first.checkpoint)
+    spec.storage.write(layout.fence(4, again.rung), b"2")
+    report = run(spec, again)
     assert report.failure is not None
     assert report.failure.kind is FailureKind.STORAGE
     assert "attempt 2 has taken over from attempt 1" in report.failure.message
     assert spec.storage.names(layout.checkpoints(4)) == before
+
+
+def test_an_attempt_that_was_given_up_in_the_rung_below_keeps_nobody_out(spec: RankSpec) -> None:
+    spec.storage.write(layout.fence(4, rung=0), b"3")
+    first = run(spec, replace(assignment(0, 1, attempt=3), rung=0))
+    report = run(spec, replace(assignment(1, 2, first.checkpoint), rung=1))
+    assert report.failure is None
+    assert report.checkpoint == layout.checkpoint(4, 2, 1)
 
 
 def test_what_was_saved_in_between_goes_when_the_assignment_is_done(spec: RankSpec) -> None:
