@@ -383,7 +383,7 @@ class _Run:
         if driver_host is None or resources.rendezvous == "spark":
             return Rendezvous(host=None, timeout_s=timeout_s)
         self._server = RendezvousServer(
-            driver_host, timeout_s=timeout_s, bind=cluster.setting("spark.driver.bindAddress")
+            driver_host, timeout_s=timeout_s, bind=cluster.driver_bind_address or driver_host
         )
         return self._server.address
 

@@ -36,6 +36,12 @@ class ClassicCluster:
     def driver_host(self) -> str:
         return "127.0.0.1" if is_local(self) else self.setting("spark.driver.host")
 
+    @property
+    def driver_bind_address(self) -> str:
+        # Another one than the host's where there is address translation in between.
+        host = self.driver_host
+        return host if is_local(self) else self.setting("spark.driver.bindAddress", host)
+
     def can_grow(self) -> bool:
         most = self.setting("spark.dynamicAllocation.maxExecutors", "infinity")
         return is_dynamic(self) and self._num_executors() < float(most)

@@ -27,6 +27,11 @@ class Cluster(Protocol):
         """The address under which executors reach this process; None: they do not."""
         ...
 
+    @property
+    def driver_bind_address(self) -> str | None:
+        """The address on which this process listens for them; None: it does not."""
+        ...
+
     def can_grow(self) -> bool:
         """Whether a task that waits makes Spark ask for another executor."""
         ...

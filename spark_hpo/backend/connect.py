@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class ConnectCluster:
     """A session on a Connect server."""
 
-    driver_host = None  # executors know the server, not its clients
+    driver_host = driver_bind_address = None  # executors know the server, not its clients
 
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
