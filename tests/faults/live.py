@@ -105,7 +105,7 @@ class LiveStudy(Workspace):
         (folder / "tune.yaml").write_text(yaml.safe_dump(study_file))
         self.study_dir = folder / "study"  # as this process sees it
         self.process: subprocess.Popen[bytes] | None = None
-        self._log = "log.txt"
+        self._logs: dict[int, str] = {}  # by process
 
     @property
     def python(self) -> tuple[str, ...]:
@@ -121,10 +121,10 @@ class LiveStudy(Workspace):
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a driver with a command before the job's own: a Python, or one behind what changes it."""
-        self._log = log
         words = [*command, str(ROOT / "jobs/tune.py"), "--config", "tune.yaml", *overrides]
         variables = [f"{name}={value}" for name, value in (environment or {}).items()]
         self.process = self.popen(["env", *variables, *words] if variables else words, log)
+        self._logs[self.process.pid] = log
         return self.process
 
     def finish(self, *overrides: str, code: int = 0) -> dict[str, Any]:
@@ -160,8 +160,9 @@ class LiveStudy(Workspace):
 
     @property
     def log(self) -> str:
-        """Of the driver that was started last."""
-        return (self.folder / self._log).read_text(errors="replace")
+        """Of the driver that is looked at: `process`."""
+        assert self.process is not None
+        return (self.folder / self._logs[self.process.pid]).read_text(errors="replace")
 
     def events(self, study: str = "") -> list[dict[str, Any]]:
         return super().events(str(self.study_dir))
