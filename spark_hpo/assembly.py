@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spark_hpo.config import StudyConfig
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, JournalError
 from spark_hpo.journal import Journal
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.methods import Method, find_method
@@ -152,10 +152,16 @@ def earlier_trials(config: StudyConfig, storage: Storage) -> list[list[EarlierTr
         ]
         data = json.dumps(records).encode()
         storage.write(_TRANSFER_FILE, data)
-    return [
-        [EarlierTrial(**{**record, "loss": float(record["loss"])}) for record in study]
-        for study in json.loads(data)
-    ]
+    try:
+        return [
+            [EarlierTrial(**{**record, "loss": float(record["loss"])}) for record in study]
+            for study in json.loads(data)
+        ]
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise JournalError(
+            f"{storage.url}/{_TRANSFER_FILE} is damaged ({exc!r}): what this study has learned from others "
+            "stands in it; restore the file, or start a new study in another study_dir"
+        ) from exc
 
 
 def knowledge_of(config: StudyConfig, space: Space, storage: Storage) -> Knowledge | None:

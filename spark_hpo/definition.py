@@ -13,6 +13,7 @@ from spark_hpo.errors import ConfigError, JournalError
 from spark_hpo.storage import Storage
 
 _NAME = "study.json"
+_VERSION = 1
 
 # What may change between two drivers of one study: it changes no decision that the journal holds. It is
 # not kept either, because a tracking URI or a Spark setting may carry credentials.
@@ -48,7 +49,7 @@ class Definition:
     created_at: float  # seconds since 1970
     config: Mapping[str, Any]  # without what may change: credentials could be in it
     table: str | None = None  # fingerprint of schema and rows; None: no table, or not known yet
-    version: int = 1
+    version: int = _VERSION
 
     @classmethod
     def load(cls, storage: Storage) -> Definition | None:
@@ -57,9 +58,17 @@ class Definition:
         if data is None:
             return None
         try:
-            return cls(**json.loads(data))
-        except (ValueError, TypeError) as exc:
+            definition = cls(**json.loads(data))
+            if type(definition.version) is not int or not isinstance(definition.config, dict):
+                raise TypeError("version is a number, and config a mapping")
+        except (ValueError, TypeError, RecursionError) as exc:
             raise JournalError(f"{storage.url}/{_NAME} is damaged or of a newer version: {exc}") from exc
+        if definition.version > _VERSION:
+            raise JournalError(
+                f"{storage.url}/{_NAME} was written by a newer spark_hpo (version {definition.version}); "
+                "install that one to go on with this study"
+            )
+        return definition
 
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Definition:

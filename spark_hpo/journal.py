@@ -19,6 +19,8 @@ from spark_hpo.trial import Assignment, Objective, Report, Split, Trial, TrialSt
 
 VERSION = 1
 
+_CURE = "restore the file, or start a new study in another study_dir"
+
 
 class EventKind(StrEnum):
     """What can happen in a study."""
@@ -75,13 +77,13 @@ class Journal:
         self._sequence = 0
         self._log: Log | None = None
         self.tests: dict[int, Report] = {}  # by trial: its evaluation on the test split
-        logs = _counted(dict(_read_logs(storage)))
+        logs = _counted(dict(_read_logs(storage)), f"{storage.url}/journal")
         # What earlier drivers wrote, to be replayed.
         self.past: tuple[Event, ...] = tuple(event for epoch in sorted(logs) for event in logs[epoch])
         for event in self.past:
             try:
                 self._apply(event)
-            except (KeyError, TypeError, ValueError) as exc:
+            except (KeyError, TypeError, ValueError, AttributeError) as exc:
                 raise JournalError(
                     f"{storage.url}/journal: event {event.sequence} ({event.kind}) is not understood "
                     f"({exc!r}): another spark_hpo has written it, or a hand; install the one that wrote it, "
@@ -243,14 +245,14 @@ def _parse(lines: list[bytes], place: str) -> Iterator[Event]:
             sequence, when, kind = record.pop("sequence"), record.pop("time"), record.pop("event")
             if type(trial_id := record.get("trial_id", 0)) is not int or trial_id < 0:
                 raise ValueError(f"trial_id is {trial_id!r}")  # it becomes part of a path
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            if (type(sequence), type(version := record.get("version", VERSION))) != (int, int):
+                raise ValueError("sequence and version are integers")
+            if not isinstance(when, int | float) or not isinstance(record.get("params", {}), dict):
+                raise ValueError("time is a number, and params a mapping")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             if number == len(lines):
                 return  # torn by the crash that ended its driver: nobody has acted on it
-            raise JournalError(
-                f"{place}: line {number} is damaged ({exc}); "
-                "restore the file, or start a new study in another study_dir"
-            ) from exc
-        version = record.get("version", VERSION)
+            raise JournalError(f"{place}: line {number} is damaged ({exc}); {_CURE}") from exc
         if version > VERSION or kind not in EventKind.__members__.values():
             raise JournalError(
                 f"{place}: line {number} was written by a newer spark_hpo "
@@ -259,10 +261,21 @@ def _parse(lines: list[bytes], place: str) -> Iterator[Event]:
         yield Event(sequence, when, EventKind(kind), record)
 
 
-def _counted(logs: Mapping[int, list[Event]]) -> dict[int, list[Event]]:
+def _counted(logs: Mapping[int, list[Event]], place: str) -> dict[int, list[Event]]:
     """The events that count: of each log as many as the next driver had seen when it took over."""
     newest = max((epoch for epoch, events in logs.items() if events), default=None)
     if newest is None:
         return {}
-    seen = logs[newest][0].data["after"]
-    return {int(epoch): logs[int(epoch)][:count] for epoch, count in seen.items()} | {newest: logs[newest]}
+    try:
+        seen = {int(epoch): int(count) for epoch, count in logs[newest][0].data["after"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise JournalError(
+            f"{place}/{newest:06d}: line 1 is damaged (it does not say which older events count); {_CURE}"
+        ) from exc
+    for epoch, count in seen.items():
+        if len(logs.get(epoch, ())) < count:
+            raise JournalError(
+                f"{place}/{epoch:06d}: has {len(logs.get(epoch, ()))} records, and the driver after it has "
+                f"seen {count}; {_CURE}"
+            )
+    return {epoch: logs.get(epoch, [])[:count] for epoch, count in seen.items()} | {newest: logs[newest]}

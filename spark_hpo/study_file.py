@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,35 @@ def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str
 
 
 _MOST_NODES = 100_000  # a study file has some hundred; aliases of aliases make billions
+_LARGEST = 2**63 - 1  # what a study can count; integers of a thousand digits cannot even be shown
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a key may stand only once: the second one would win in silence."""
+    """YAML in which a key may stand only once: the second one would win in silence.
+
+    Everything that is wrong with a value is told with its line.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep=deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as exc:  # a value that does not fit its tag may raise whatever it likes
+            problem = str(exc) if isinstance(exc, ValueError) else "the value does not fit its tag"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            problem = f"an integer is at most {_LARGEST}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
 
 
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, (dict, list)) or key in seen:
-            problem = "is no plain key" if isinstance(key, (dict, list)) else "stands twice"
+        if not isinstance(key, Hashable) or key in seen:
+            problem = "stands twice" if isinstance(key, Hashable) else "is no plain key"
             raise yaml.constructor.ConstructorError(None, None, f"{key!r} {problem}", key_node.start_mark)
         seen.add(key)
     return loader.construct_mapping(node, deep=True)

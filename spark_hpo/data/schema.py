@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar, get_args, get_type_hints
 
 LENGTH_SUFFIX = ".length"
+VERSION = 1
+
+T = TypeVar("T")
 
 
 class ColumnKind(StrEnum):
@@ -102,25 +105,53 @@ class TableSchema:
         return tuple(f for f in self.features if f.kind in kinds)
 
     def to_json(self) -> dict[str, Any]:
-        return {"version": 1, **asdict(self)}
+        return {"version": VERSION, **asdict(self)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> TableSchema:
+        """
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: it is no schema, or one of a newer version.
+        """
+        version = record.get("version", VERSION)
+        if version != VERSION:
+            raise ValueError(f"version is {version!r}; this spark_hpo reads version {VERSION}")
         sources = record.get("sources", {})
         return cls(
             features=tuple(
-                Feature(
-                    **{
-                        **f,
-                        "kind": ColumnKind(f["kind"]),
-                        "shape": tuple(f["shape"]),
-                        "vocabulary": tuple(f["vocabulary"]),
-                        "nulls": NullRule(f.get("nulls", NullRule.REFUSE)),
-                    }
+                _checked(
+                    Feature(
+                        **{
+                            **f,
+                            "kind": ColumnKind(f["kind"]),
+                            "shape": tuple(f["shape"]),
+                            "vocabulary": tuple(f["vocabulary"]),
+                            "nulls": NullRule(f.get("nulls", NullRule.REFUSE)),
+                        }
+                    )
                 )
                 for f in record["features"]
             ),
-            label=Label(**{**record["label"], "classes": tuple(record["label"]["classes"])}),
+            label=_checked(Label(**{**record["label"], "classes": tuple(record["label"]["classes"])})),
             encoding=Encoding(record.get("encoding", Encoding.PREPARED)),
-            sources={name: Source(**{**s, "share": tuple(s["share"])}) for name, s in sources.items()},
+            sources={
+                name: _checked(Source(**{**s, "share": tuple(s["share"])})) for name, s in sources.items()
+            },
         )
+
+
+def _checked(value: T) -> T:
+    """The same value, when its fields are of their types: a hand may have written them."""
+    for name, kind in get_type_hints(type(value)).items():
+        if not _is(field := getattr(value, name), kind):
+            raise TypeError(f"{name} is {field!r}")
+    return value
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kinds := get_args(kind):  # a tuple
+        kinds = kinds[:1] * len(value) if kinds[-1] is ... else kinds
+        return len(kinds) == len(value) and all(map(_is, value, kinds))
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)

@@ -187,7 +187,7 @@ def _read_schema(url: str) -> TableSchema:
             f"{url}: the table {fault}: make it with "
             f"`jobs/prepare_data.py csv --input <your table> --label <column> --output {url}`"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise DataError(f"{place}: not a schema ({exc!r}): prepare the table again") from exc
     except OSError as exc:
         raise DataError(f"{place}: cannot be read: {exc}") from cause(exc)

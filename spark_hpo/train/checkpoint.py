@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import pickle
 from collections.abc import Mapping
@@ -9,10 +10,12 @@ from typing import Any
 
 import torch
 
-from spark_hpo.errors import CheckpointError, TrialError
+from spark_hpo.errors import CheckpointError, StorageError, TrialError
 from spark_hpo.storage import Storage
 
 VERSION = 1
+
+_NO_FILE = {errno.EINVAL, errno.EISDIR, errno.ELOOP}  # a folder, a pipe, a symbolic link
 
 
 def save(storage: Storage, path: str, state: Mapping[str, Any]) -> None:
@@ -39,8 +42,13 @@ def load(storage: Storage, path: str) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, it is damaged, or holds more than tensors and plain values.
     """
-    data = storage.read(path)
     place = f"{storage.url}/{path}"
+    try:
+        data = storage.read(path)
+    except StorageError as exc:
+        if getattr(exc.__cause__, "errno", None) in _NO_FILE:  # no outage: it would be one for ever
+            raise CheckpointError(str(exc)) from exc
+        raise
     if data is None:
         raise CheckpointError(f"{place}: there is no such checkpoint; was the study directory cleaned?")
     try:
@@ -49,7 +57,7 @@ def load(storage: Storage, path: str) -> dict[str, Any]:
         cause = next(iter(str(exc).splitlines()), type(exc).__name__)
         raise CheckpointError(f"{place}: is damaged or is no checkpoint: {cause}") from exc
     version = state.get("version") if isinstance(state, dict) else None
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:  # a tensor has no truth
         raise CheckpointError(f"{place}: has version {version}; this spark_hpo reads version {VERSION}")
     del state["version"]
     result: dict[str, Any] = state

@@ -217,10 +217,10 @@ class Trainer:
             self.resource = state["resource"]
             self._best_loss = state["plateau"]["best_loss"]
             self._epochs_since_best = state["plateau"]["epochs_since_best"]
-        except (KeyError, RuntimeError, ValueError) as exc:
+            if len(state["generators"]) == self._world.size:
+                generators.restore(state["generators"][self._world.rank], self._world.device)
+        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as exc:
             raise CheckpointError(f"the checkpoint is not of this task and these parameters: {exc}") from exc
-        if len(state["generators"]) == self._world.size:
-            generators.restore(state["generators"][self._world.rank], self._world.device)
 
     def _settings_of_steps(self) -> dict[str, Any]:
         return {

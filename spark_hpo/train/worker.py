@@ -166,7 +166,11 @@ class _Rank:
             total_steps=train.num_steps(0, spec.max_resource),
         )
         if not self._attempt.resume(trainer.load_partial) and assignment.checkpoint is not None:
-            trainer.load_state(checkpoint.load(spec.storage, assignment.checkpoint))
+            state = checkpoint.load(spec.storage, assignment.checkpoint)
+            try:
+                trainer.load_state(state)
+            except CheckpointError as exc:
+                raise CheckpointError(f"{spec.storage.url}/{assignment.checkpoint}: {exc}") from exc
         if trainer.resource < assignment.resource_to and not trainer.is_on_plateau:
             trainer.fit(
                 assignment.resource_to,

@@ -12,7 +12,9 @@ import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
+from mutations import mutated
 
+from spark_hpo.assembly import earlier_trials
 from spark_hpo.config import build_config, defaults, load_config
 from spark_hpo.definition import Definition
 from spark_hpo.errors import ConfigError, JournalError, SpaceError
@@ -70,6 +72,11 @@ def outcome(data: bytes) -> str | None:
 @example("")
 @example("seed: 99999999999999999999999999999999999999")
 @example("budget: {seconds: .inf}")
+@example("a: !!timestamp x")
+@example("a: !!int ''")
+@example("a: !!bool x")
+@example("? !!set {a}\n: 1")
+@example("a:\tb\n\tc: d")
 def test_a_broken_study_file_is_told_with_its_place(text: str) -> None:
     message = outcome(text.encode(errors="surrogatepass"))
     assert message is None or message.startswith("broken.yaml")
@@ -80,6 +87,28 @@ def test_a_file_of_anything_is_no_traceback(data: bytes) -> None:
     message = outcome(data)
     assert message is not None
     assert message.startswith("broken.yaml")
+
+
+def test_a_value_that_is_wrong_in_itself_is_told_with_its_line() -> None:
+    for value in ("!!timestamp x", "!!int ''", "!!bool x", "2020-99-99", "0x" + "f" * 5_000, str(2**63)):
+        message = outcome(f"name: a\nseed: {value}\n".encode())
+        assert message is not None
+        assert message.startswith("broken.yaml, line 2:"), message
+        assert len(message) < 200
+
+
+SETTINGS_OF_ALL = build_config(
+    {**yaml.safe_load(QUICKSTART), "study_dir": "study"}, place="quickstart.yaml"
+).model_dump(mode="json")
+
+
+@given(mutated(SETTINGS_OF_ALL))
+def test_any_settings_are_a_study_or_an_error_with_a_place(record: dict[str, Any]) -> None:
+    text = yaml.safe_dump(record, allow_unicode=True)
+    message = outcome(text.encode())
+    assert message is None or all(
+        line.startswith("broken.yaml") for line in message.splitlines() if line.strip()
+    ), message
 
 
 def test_aliases_of_aliases_are_refused_before_they_are_written_out() -> None:
@@ -108,6 +137,8 @@ def test_any_space_is_one_or_an_error_with_a_place(record: dict[str, Any]) -> No
 @given(broken((KEPT / "default-killed" / "study.json").read_text()))
 @example("[]")
 @example("null")
+@example("[" * 5_000)
+@example('{"study_id": "a", "created_at": 0, "config": 1}')
 def test_a_broken_definition_is_named(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)
@@ -123,6 +154,58 @@ def test_a_broken_journal_is_told_with_its_place(text: str) -> None:
         storage.write("journal/000001.jsonl", text.encode(errors="surrogatepass"))
         message = refusal(JournalError, lambda: Journal(storage, Objective(metric="loss", mode=Mode.MIN)))
         assert message is None or f"{folder}/journal" in message
+
+
+OBJECTIVE = Objective(metric="loss", mode=Mode.MIN)
+RECORDS = [
+    json.loads(line)
+    for line in (KEPT / "default-killed" / "journal" / "000001.jsonl").read_text().splitlines()
+]
+
+
+def journal_of(folder: str, records: list[Any], epoch: int = 1) -> Journal:
+    lines = [json.dumps(record) + "\n" for record in records]
+    Storage(folder).write(f"journal/{epoch:06d}.jsonl", "".join(lines).encode())
+    return Journal(Storage(folder), OBJECTIVE)
+
+
+@given(mutated(RECORDS[:6]))
+def test_records_that_are_not_what_they_were_are_told_with_their_place(records: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        message = refusal(JournalError, lambda: journal_of(folder, [*records, *RECORDS[-1:]]))
+        assert message is None or f"{folder}/journal" in message
+
+
+def test_a_log_that_does_not_say_what_came_before_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match=r"000001: line 1 is damaged \(it does not say"):
+        journal_of(str(tmp_path), RECORDS[1:])
+
+
+def test_results_that_were_counted_and_are_gone_are_missed(tmp_path: Path) -> None:
+    """The next driver says how many events it has seen: fewer of them are no smaller study."""
+    opened = {**RECORDS[0], "sequence": len(RECORDS) + 1, "after": {"1": len(RECORDS)}}
+    journal_of(str(tmp_path), RECORDS)
+    assert len(journal_of(str(tmp_path), [opened], epoch=2).past) == len(RECORDS) + 1
+    with pytest.raises(JournalError, match=rf"000001: has 5 records, .* has seen {len(RECORDS)}"):
+        journal_of(str(tmp_path), RECORDS[:5])
+    (tmp_path / "journal" / "000001.jsonl").unlink()
+    with pytest.raises(JournalError, match="000001: has 0 records"):
+        Journal(Storage(tmp_path), OBJECTIVE)
+
+
+@pytest.mark.parametrize("wrong", ['{"a": 1}', "[" * 5_000, '[[{"params": {}}]]', '[[{"loss": "x"}]]', "["])
+def test_a_broken_transfer_file_is_named(tmp_path: Path, wrong: str) -> None:
+    Storage(tmp_path).write("transfer.json", wrong.encode())
+    config = build_config({**yaml.safe_load(QUICKSTART), "study_dir": str(tmp_path)}, place="study.yaml")
+    with pytest.raises(JournalError, match=r"transfer\.json is damaged"):
+        earlier_trials(config, Storage(tmp_path))
+
+
+def test_a_definition_of_a_newer_version_is_refused_with_the_cure(tmp_path: Path) -> None:
+    record = json.loads((KEPT / "default-killed" / "study.json").read_text())
+    Storage(tmp_path).write("study.json", json.dumps({**record, "version": 2}).encode())
+    with pytest.raises(JournalError, match=r"newer spark_hpo \(version 2\); install that one"):
+        Definition.load(Storage(tmp_path))
 
 
 def test_settings_that_an_older_version_did_not_know_count_as_not_set() -> None:

@@ -54,6 +54,28 @@ def test_another_version_is_refused(storage: Storage, tmp_path: Path) -> None:
         checkpoint.load(storage, "new.pt")
 
 
+@pytest.mark.parametrize(
+    "state", [{}, [], 5, None, {"version": True}, {"version": "1"}, {"version": torch.tensor([1, 1])}]
+)
+def test_a_state_that_names_no_version_is_refused(storage: Storage, tmp_path: Path, state: object) -> None:
+    torch.save(state, tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match=r"odd\.pt: has version"):
+        checkpoint.load(storage, "odd.pt")
+
+
+@pytest.mark.parametrize("data", [b"", b"epoch,loss\n1,2\n", b"PK\x03\x04", b"\x80\x02.", bytes(1000)])
+def test_what_is_no_checkpoint_is_named(storage: Storage, data: bytes) -> None:
+    storage.write("odd.pt", data)
+    with pytest.raises(CheckpointError, match=r"odd\.pt: is damaged or is no checkpoint"):
+        checkpoint.load(storage, "odd.pt")
+
+
+def test_a_folder_is_no_checkpoint_and_no_outage_either(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "odd.pt").mkdir()
+    with pytest.raises(CheckpointError, match=r"odd\.pt: is no plain file"):
+        checkpoint.load(storage, "odd.pt")
+
+
 def test_the_generators_go_on_where_they_were_captured() -> None:
     cpu = torch.device("cpu")
     generators.seed(1, 2)

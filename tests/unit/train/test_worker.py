@@ -255,6 +255,41 @@ def test_a_checkpoint_of_another_model_is_refused(spec: RankSpec) -> None:
     report = run(spec, assignment(1, 3, first.checkpoint, hidden_units=16))
     assert report.failure is not None
     assert "not of this task and these parameters" in report.failure.message
+    assert f"{first.checkpoint}: " in report.failure.message
+
+
+def cut(state: dict[str, Any]) -> dict[str, Any]:
+    return {"model": state["model"]}
+
+
+def without_layers(state: dict[str, Any]) -> dict[str, Any]:
+    return {**state, "model": 5}
+
+
+def of_lists(state: dict[str, Any]) -> dict[str, Any]:
+    return {**state, "plateau": [], "generators": 3}
+
+
+@pytest.mark.parametrize("change", [cut, without_layers, of_lists])
+def test_a_checkpoint_with_something_wrong_in_it_fails_its_trial_by_name(spec: RankSpec, change: Any) -> None:
+    first = run(spec, assignment(0, 1))
+    assert first.checkpoint is not None
+    checkpoint.save(spec.storage, first.checkpoint, change(checkpoint.load(spec.storage, first.checkpoint)))
+    report = run(spec, assignment(1, 3, first.checkpoint))
+    assert report.failure is not None
+    assert report.failure.kind is FailureKind.TRIAL
+    assert f"{first.checkpoint}: the checkpoint is not of this task" in report.failure.message
+
+
+def test_a_damaged_checkpoint_fails_its_trial_by_name(spec: RankSpec) -> None:
+    first = run(spec, assignment(0, 1))
+    assert first.checkpoint is not None
+    data = spec.storage.read(first.checkpoint) or b""
+    spec.storage.write(first.checkpoint, data[: len(data) // 2])
+    report = run(spec, assignment(1, 3, first.checkpoint))
+    assert report.failure is not None
+    assert report.failure.kind is FailureKind.TRIAL
+    assert f"{first.checkpoint}: is damaged or is no checkpoint" in report.failure.message
 
 
 def test_a_missing_checkpoint_is_named(spec: RankSpec) -> None:
