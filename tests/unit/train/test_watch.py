@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -90,19 +89,17 @@ def test_a_rank_that_moves_is_left_alone_and_leaves_nothing(tmp_path: Path) -> N
 
 
 def test_of_a_rank_that_does_not_say_that_it_moves_it_is_told_that_it_lives(tmp_path: Path) -> None:
-    began = time.monotonic()
     done = run(
         tmp_path,
         """
         seen = set()
         with Watch(storage, assignment, rank=rank, limit_s=0.5, moves=lambda: None):
-            while len(seen) < 3:
+            while len(seen) < 4:  # nothing, and three different seconds: longer than the limit
                 seen.add(storage.read("progress/000003-2"))
                 time.sleep(0.05)
         """,
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began > 1.0
 
 
 def test_without_a_limit_nothing_is_watched(tmp_path: Path) -> None:
