@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test test-faults lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large gpu-check audit clean
+.PHONY: setup tune test test-faults fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large gpu-check audit clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -20,6 +20,9 @@ test: setup java  ## unit, contract and integration tests
 
 test-faults: setup java  ## every fault, done to studies on a real Spark, and what it costs; half an hour
 	$(BIN)/python -m pytest tests/faults --faults-page docs/benchmarks/faults.md
+
+fuzz: setup  ## the property tests with new examples, and ten times as many; a quarter of an hour
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout 1800 tests/unit tests/contract/test_schedulers.py
 
 lint: setup  ## style, types, imports
 	$(BIN)/ruff check .

@@ -435,7 +435,7 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 def _explain(error: Any, place: str) -> str:
     """One line in our words for one of pydantic's."""
     keys = [str(key) for key in error["loc"]]
-    where = ".".join(keys)
+    where = ".".join(key if key.isprintable() else repr(key) for key in keys)
     value, kind, context = error["input"], error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         known = sorted(_keys_of(keys[:-1]))

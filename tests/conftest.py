@@ -15,8 +15,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # How fast a shared machine is says nothing about a test.
-settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared")
+_COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The same examples in each run: what a change breaks is the change's. New ones are looked for by make fuzz.
+settings.register_profile("same", _COMMON, derandomize=True)
+settings.register_profile("fuzz", _COMMON, max_examples=1_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 os.environ["PYSPARK_PYTHON"] = sys.executable
 # The models here are tiny: threads would only wait for each other. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
