@@ -11,7 +11,6 @@ import ctypes
 import os
 import select
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -33,7 +32,7 @@ def adopt(daemon: Any) -> None:
         return
     os.fork = _noting(os.fork)
     # Its loop comes by here once a second, and whenever something happens.
-    daemon.select = SimpleNamespace(select=_select, error=select.error)
+    daemon.select = _Select()
 
 
 def mark() -> None:
@@ -53,15 +52,41 @@ def _noting(fork: Callable[[], int]) -> Callable[[], int]:
     return noting
 
 
-def _select(*arguments: Any) -> Any:
-    ready = select.select(*arguments)
+class _Select:
+    """The module `select`, whose waits (poll, in newer Sparks) are followed by a look for orphans."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(select, name)
+
+    def select(self, *arguments: Any) -> Any:
+        ready = select.select(*arguments)
+        _sweep()
+        return ready
+
+    def poll(self) -> _Poll:
+        return _Poll(select.poll())
+
+
+class _Poll:
+    def __init__(self, poll: Any) -> None:
+        self._poll = poll
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._poll, name)
+
+    def poll(self, *arguments: Any) -> Any:
+        ready = self._poll.poll(*arguments)
+        _sweep()
+        return ready
+
+
+def _sweep() -> None:
     ended = {pid for pid in _workers if not psutil.pid_exists(pid)}
     if ended:
         _workers.difference_update(ended)
         for _ in range(_GENERATIONS):
             if not _end_orphans():
                 break
-    return ready
 
 
 def _end_orphans() -> bool:
