@@ -65,4 +65,7 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 
     with connect_server(tmp_path_factory.mktemp("connect"), Path(sys.executable)) as url:
         # Not through pyspark.sql: a process has one kind of session there, and this one has the other.
-        yield SparkSession.builder.remote(url).create()
+        session = SparkSession.builder.remote(url).create()
+        yield session
+        # Before its server: at the exit of Python, Spark 4.2's client asks for minutes a server that is gone.
+        session.stop()
