@@ -206,6 +206,11 @@ def test_a_parameter_over_decades_has_a_logarithmic_axis() -> None:
     assert found["width"].figure.layout.xaxis.type == "linear"
 
 
+def test_a_parameter_that_is_drawn_evenly_has_a_linear_axis_whatever_was_drawn(record: StudyRecord) -> None:
+    assert named(study({"x": 1e-4}, {"x": 0.9}))["x"].figure.layout.xaxis.type == "linear"
+    assert named(record)["learning_rate"].figure.layout.xaxis.type == "log"
+
+
 def test_words_are_categories_even_among_numbers() -> None:
     axis = named(study({"depth": "auto"}, {"depth": 10}, {"depth": 9}))["depth"].figure.layout.xaxis
     assert axis.type == "category"
