@@ -24,7 +24,7 @@ from spark_hpo.report.causes import causes_of
 from spark_hpo.report.cost import cost_of
 from spark_hpo.report.importance import importance_of
 from spark_hpo.report.ladder import ladder_of
-from spark_hpo.report.leaderboard import flatten, ranked, value
+from spark_hpo.report.leaderboard import flatten, value
 from spark_hpo.report.pictures.look import Picture, count, number
 from spark_hpo.report.pictures.slots import COLOURS
 from spark_hpo.report.progress import duration
@@ -34,6 +34,7 @@ from spark_hpo.trial import Trial
 
 _BEST_TRIALS = 10
 _MAX_CAUSES = 20
+_MAX_METRICS = 6  # of the test, beside the one that counts
 _SHOWN_TRIALS = 12  # of a cause, by their ids
 
 _ENDINGS = {
@@ -66,7 +67,8 @@ def render(record: StudyRecord, pictures: Mapping[str, Picture], parameters: Seq
             record=record,
             answer=answer,
             status=_status(record),
-            best_trials=[_row(record, trial) for trial in ranked(record.trials.values())[:_BEST_TRIALS]],
+            tested=_others(record, answer.test or {}),
+            best_trials=[_row(record, trial) for trial in record.ranking[:_BEST_TRIALS]],
             pictures=pictures,
             parameters=by_parameter,
             figures=Markup(_as_script_data({**pictures, **by_parameter})),
@@ -138,6 +140,11 @@ def _status(record: StudyRecord) -> str:
     if record.ending is None:
         return "stopped without an end (killed, or an error); the same command goes on with it"
     return f"finished: {_ENDINGS.get(record.ending, record.ending)}"
+
+
+def _others(record: StudyRecord, test: Mapping[str, float]) -> list[tuple[str, float]]:
+    """What else the test has measured."""
+    return [(name, test[name]) for name in sorted(test) if name != record.objective.metric][:_MAX_METRICS]
 
 
 def _row(record: StudyRecord, trial: Trial) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from spark_hpo.assembly import objective_from
 from spark_hpo.config import ObjectiveConfig, SearchConfig, StoppingConfig
 from spark_hpo.definition import Definition
 from spark_hpo.errors import ConfigError, JournalError
+from spark_hpo.incumbents import each_at_its_best
 from spark_hpo.journal import Event, EventKind, Journal
 from spark_hpo.lease import is_held
 from spark_hpo.redact import redact
@@ -129,6 +130,12 @@ class StudyRecord:
         """The attempts whose report on the validation split counts, in the order of the reports."""
         done = [a for a in self.attempts if a.report is not None and not a.is_lost and _is_training(a)]
         return tuple(sorted(done, key=lambda attempt: attempt.ended or 0.0))
+
+    @cached_property
+    def ranking(self) -> tuple[Trial, ...]:
+        """Each trial as it was when it was best, the best first: a promotion may make one worse."""
+        reports = [attempt.report for attempt in self.reported if attempt.report is not None]
+        return tuple(each_at_its_best(self.trials, reports, self.objective))
 
     def worked(self, moment: float) -> float:
         """Seconds of drivers' work until a moment: the time between two drivers does not count."""

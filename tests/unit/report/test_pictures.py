@@ -1,4 +1,3 @@
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -244,7 +243,16 @@ def test_a_line_of_parallel_coordinates_ends_at_its_value(record: StudyRecord) -
     best = figure.data[-1]
     assert best.y[-2] == 1.0, "the best value is the top of its axis"
     drawn = sum(list(t.x).count(None) for t in figure.data[:-1])
-    assert drawn == sum(math.isfinite(t.loss) for t in record.trials.values())
+    assert drawn == len(record.ranking)
+
+
+def test_a_trial_is_shown_as_it_was_when_it_was_best() -> None:
+    pen = Pen().start(0, params={"x": 0.25}).end(0, 1, 0.9).start(1, params={"x": 0.5}).end(1, 1, 0.8)
+    record = pen.start(0, 1, 3, rung=1, params={"x": 0.25}).end(0, 3, 0.7).close().record()
+    assert [(t.trial_id, t.resource, t.loss) for t in record.ranking] == [(0, 1, -0.9), (1, 1, -0.8)]
+    [x] = parameters(record)
+    assert list(x.figure.data[0].y) == [0.9, 0.8]
+    assert parallel(record).figure.data[-1].name == "best: trial 0"
 
 
 def test_too_many_lines_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
