@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -169,7 +168,6 @@ def _again(record: StudyRecord, answer: Answer) -> dict[str, Any]:
         params = yaml.safe_dump(json.loads(json.dumps(answer.best.params)), sort_keys=False)
     return {
         "command": commands[-1] if commands else None,
-        "report": shlex.join(["spark-hpo", "report", record.url]),
         "versions": facts.get("versions", {}),
         "git_commit": facts.get("git_commit"),
         "params": params,

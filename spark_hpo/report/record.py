@@ -78,7 +78,7 @@ class StudyRecord:
             search = SearchConfig.model_validate(config["search"])
             stopping = StoppingConfig.model_validate(config.get("stopping", {}))
             space = Space.from_json(config["space"])
-        except (KeyError, TypeError, ValueError) as exc:
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError, RecursionError) as exc:
             raise JournalError(
                 f"{storage.url}/study.json is damaged or of another version: {type(exc).__name__}; "
                 "install the spark_hpo that wrote it"
@@ -105,6 +105,11 @@ class StudyRecord:
     @property
     def seed(self) -> int:
         return int(self.definition.config.get("seed", 0))
+
+    @property
+    def value_name(self) -> str:
+        """What trials are ranked by."""
+        return self.objective.metric + (" with its penalties" if self.objective.penalties else "")
 
     @property
     def unit(self) -> str:

@@ -29,7 +29,7 @@ def parallel(record: StudyRecord) -> Picture:
     shown = [*trials[: MAX_LINES // 3], *thinned(trials[MAX_LINES // 3 :], MAX_LINES - MAX_LINES // 3)]
     columns = by_importance(record, columns_of(record, shown))
     hidden = max(0, len(columns) - MAX_AXES)
-    result = Column(record.objective.metric, {t.trial_id: value(t, record.objective) for t in shown})
+    result = Column(record.value_name, {t.trial_id: value(t, record.objective) for t in shown})
     columns = [*columns[:MAX_AXES], result]
     scales = [_scale(column, len(shown)) for column in columns]
     shades = colours(_GROUPS)

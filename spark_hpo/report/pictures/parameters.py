@@ -78,6 +78,6 @@ def _parameter(record: StudyRecord, column: Column, trials: Sequence[Trial]) -> 
         f"has {shown_best}." + outliers(outside),
         height=280,
         xaxis=axis,
-        yaxis={"title": {"text": plain(record.objective.metric)}, "range": bounds},
+        yaxis={"title": {"text": plain(record.value_name)}, "range": bounds},
         margin={"t": 16},
     )

@@ -109,6 +109,14 @@ def test_the_value_is_the_objectives_own_with_its_sign() -> None:
     assert list(trace(history(pen.close().record()).figure, "best so far").y) == [0.9, 0.4, 0.4]
 
 
+def test_with_penalties_the_value_says_so() -> None:
+    pen = Pen(Objective(metric="accuracy", mode=Mode.MAX, penalties=(("size", 0.1),)))
+    pen.start(0).end(0, 1, 0.9, metrics={"accuracy": 0.9, "size": 2.0})
+    picture = history(pen.close().record())
+    assert list(trace(picture.figure, "best so far").y) == [0.9 - 0.2] * 2
+    assert picture.figure.layout.yaxis.title.text == "accuracy with its penalties"
+
+
 def test_many_points_are_thinned_and_improvements_never(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_module, "MAX_POINTS", 10)
     pen = Pen()

@@ -1,3 +1,4 @@
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ import pytest
 from virtual_studies import Killed, write_study
 from written_studies import TEST, Pen
 
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, JournalError
 from spark_hpo.lease import is_held
 from spark_hpo.replay.memory import MemoryStorage
 from spark_hpo.report.study_report import FILE, report_of, write_report
@@ -205,6 +206,27 @@ def test_the_page_is_written_into_the_study_directory(tmp_path: Path) -> None:
     text = write_report(storage)
     assert text is not None
     assert (tmp_path / "study" / FILE).read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"objective": {"metric": 3, "mode": "max"}},
+        {"objective": None},
+        {"search": {}},
+        {"space": {}},
+        {"space": {"root": {"node": "constant", "value": 1}, "single": None, "tuples": False}},
+        {"stopping": {"target": "much"}},
+    ],
+    ids=str,
+)
+def test_a_damaged_definition_is_named(damage: dict[str, object]) -> None:
+    storage = Pen().storage
+    record = json.loads(storage.read("study.json") or b"")
+    record["config"] |= damage
+    storage.write("study.json", json.dumps(record).encode())
+    with pytest.raises(JournalError, match=r"study\.json is damaged or of another version"):
+        report_of(storage)
 
 
 def test_where_there_is_no_study_it_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
