@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from virtual_studies import Killed, write_study
@@ -17,6 +18,7 @@ from spark_hpo.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, Mode, Objective, TrialState
 
 JOURNALS = sorted((Path(__file__).parents[2] / "data/journals").glob("*/*-*"))
+DOCS = Path(__file__).parents[3] / "docs/report.md"
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -199,6 +201,17 @@ def test_of_thousands_of_trials_a_page_shows_no_more_than_it_can() -> None:
     assert len(html) < 6e6, "as of 10,000: all that is drawn has a limit"
     assert "of them are left out; the best ones are all there" in html
     assert "other reports are left out, evenly" in html
+
+
+def test_the_example_of_the_docs_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_study(tmp_path / "studies/quickstart", trials=4)
+    [example] = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
+    exec(example, names)
+    assert ", ".join(names["report"].names) in example
+    assert (tmp_path / "history.html").exists()
+    assert "accuracy on validation" in Page(names["page"]).text
 
 
 def test_the_page_is_written_into_the_study_directory(tmp_path: Path) -> None:
