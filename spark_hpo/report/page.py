@@ -32,7 +32,7 @@ from spark_hpo.report.timeline import timeline_of
 from spark_hpo.trial import Trial
 
 _BEST_TRIALS = 10
-_MAX_CAUSES = 20
+_SHOWN_CAUSES = 20
 _MAX_METRICS = 6  # of the test, beside the one that counts
 _SHOWN_TRIALS = 12  # of a cause, by their ids
 
@@ -75,7 +75,8 @@ def render(record: StudyRecord, pictures: Mapping[str, Picture], parameters: Seq
             importance=importance_of(record),
             timeline=timeline_of(record),
             colours=COLOURS,
-            causes=causes_of(record)[:_MAX_CAUSES],
+            causes=causes_of(record),
+            shown_causes=_SHOWN_CAUSES,
             cost=cost_of(record),
             again=_again(record, answer),
             written=datetime.now(UTC),
