@@ -52,11 +52,12 @@ def parallel(record: StudyRecord) -> Picture:
         xaxis={
             "tickvals": positions,
             "ticktext": labels,
-            "range": [-0.1, len(columns) - 0.6],
+            "range": [-0.1, len(columns) - 0.9],
             "tickangle": 25 if len(columns) > 4 else 0,
             "showgrid": False,
             "showline": False,
         },
+        margin={"r": 64},  # for what stands right of the last axis
         yaxis={"visible": False, "range": [_MISSING - 0.06, 1.06]},
         shapes=[_axis_line(i) for i in positions],
         annotations=[note for i, scale in enumerate(scales) for note in scale.notes(i)],
