@@ -73,6 +73,7 @@ class Publication:
     task: str  # reference
     code_files: tuple[Path, ...]  # of the task and the transforms, where they were named by their files
     registered_model: str
+    promote: bool  # whether the alias moves to it where it is better
 
 
 def publish_model(
@@ -109,6 +110,7 @@ def publish_model(
             resource=best.resource,
             test=TestResult(metrics=test, fingerprint=table.manifest(Split.TEST).fingerprint),
             name=publication.registered_model,
+            promote=publication.promote,
             evaluate_champion=lambda model_dir: predictor.Predictor.load(model_dir).evaluate(
                 table, Split.TEST, reader=reader
             ),
