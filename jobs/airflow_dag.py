@@ -42,7 +42,7 @@ class Submit(SparkSubmitOperator):
 
     def __init__(self, *, arguments: str, **settings: Any) -> None:
         # The driver runs on the worker: what it prints and the signal that pauses it go through there.
-        super().__init__(conn_id=CONNECTION, deploy_mode="client", **settings)
+        super().__init__(conn_id=CONNECTION, deploy_mode="client", name="spark_hpo", **settings)
         self.arguments = arguments
         self._answer: dict[str, Any] | None = None
 

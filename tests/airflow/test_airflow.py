@@ -39,6 +39,13 @@ class Airflow:
             assert ours in dag
             dag = dag.replace(ours, test)
         (home / "dags/airflow_dag.py").write_text(dag)
+        # Of the environment that has the package, and of this very tree: Airflow's own Python has neither.
+        submit = home / "bin/spark-submit"
+        submit.parent.mkdir()
+        submit.write_text(
+            f'#!/bin/sh\nPYTHONPATH={ROOT} exec {Path(sys.executable).parent}/spark-submit "$@"\n'
+        )
+        submit.chmod(0o755)
         ours = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "SPARK_HOME")}
         self._environment = {
             **ours,
@@ -46,8 +53,7 @@ class Airflow:
             "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps({"conn_type": "spark", "host": "local[2]"}),
-            # Of the environment that has the package: Airflow's own has not.
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{submit.parent}:{os.environ['PATH']}",
             "PYSPARK_PYTHON": sys.executable,
             "PYSPARK_DRIVER_PYTHON": sys.executable,
         }

@@ -18,9 +18,12 @@ pytestmark = pytest.mark.spark
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Spark makes these up from the name of the resource.
-RESOURCE = re.compile(r"spark\.(driver|executor|task|worker)\.resource\.\w+\.(amount|discoveryScript|vendor)")
-ENVIRONMENT = re.compile(r"spark\.(executorEnv|kubernetes\.driverEnv)\.\w+")
+# Spark makes these up from names of the user's.
+MADE_UP = [
+    re.compile(r"spark\.(driver|executor|task|worker)\.resource\.\w+\.(amount|discoveryScript|vendor)"),
+    re.compile(r"spark\.(executorEnv|kubernetes\.driverEnv)\.\w+"),
+    re.compile(r"spark\.kubernetes\.(driver|executor)\.volumes\.(emptyDir|hostPath|persistentVolumeClaim).*"),
+]
 # Where Spark declares its settings: they are known once their class is loaded.
 DECLARED = (
     *(
@@ -30,7 +33,7 @@ DECLARED = (
     *("org.apache.spark.deploy.k8s.Config$", "org.apache.spark.sql.internal.SQLConf$"),
     *("org.apache.spark.sql.internal.StaticSQLConf$", "org.apache.spark.sql.connect.config.Connect$"),
 )
-# Of parts that this Spark does not have, or that Databricks adds.
+# Of the client of Spark Connect, which is Python's.
 ELSEWHERE = ("spark.remote",)
 
 
@@ -58,7 +61,7 @@ def jvm(spark: Any) -> Any:
 
 
 def is_known(jvm: Any, key: str) -> bool:
-    if key in ELSEWHERE or RESOURCE.fullmatch(key) or ENVIRONMENT.fullmatch(key):
+    if key in ELSEWHERE or any(made_up.fullmatch(key) for made_up in MADE_UP):
         return True
     return bool(jvm.org.apache.spark.internal.config.ConfigEntry.findEntry(key) is not None)
 
@@ -99,8 +102,8 @@ def test_a_documented_command_is_one(jvm: Any, line: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_setting_that_a_page_names_is_one_of_sparks(jvm: Any, page: Path) -> None:
-    named = set(re.findall(r"(?<![\w./])spark\.[a-z][\w.]*\w(?![\w*]|\.\*|/)", page.read_text()))
-    names = {key for key in named if not key.endswith((".conf", ".md", ".yaml", ".zip", ".py"))}
+    named = {word.rstrip(".") for word in re.findall(r"(?<![\w./])spark\.[a-z][\w.]*\*?", page.read_text())}
+    names = {key for key in named if not key.endswith((".conf", ".md", ".yaml", ".zip", ".py", "*"))}
     assert sorted(key for key in names if not is_known(jvm, key)) == []
 
 
