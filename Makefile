@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test test-faults fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large screenshots gpu-check audit clean
+.PHONY: setup tune test test-faults fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large screenshots gpu-check audit test-airflow clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -62,6 +62,9 @@ test-modern test-spark35: test-%: build/%/installed java  ## the newest Spark an
 	PYSPARK_PYTHON=$(abspath build/$*/bin/python) PYSPARK_DRIVER_PYTHON=$(abspath build/$*/bin/python) \
 	build/$*/bin/python -m pytest $(STACK_TESTS)
 
+test-airflow: setup java build/airflow/installed  ## jobs/airflow_dag.py in a real Airflow 3; ten minutes
+	$(BIN)/python -m pytest tests/airflow
+
 gpu-check:  ## the shipped tasks on a real GPU, beside the CPU; needs torch and pyarrow only
 	PYTHONPATH=. $(firstword $(wildcard $(BIN)/python) $(PYTHON)) tests/gpu_check.py
 
@@ -110,6 +113,18 @@ build/modern/installed build/spark35/installed: build/%/installed: build/%/const
 build/modern/constraints.txt build/spark35/constraints.txt: build/%/constraints.txt: constraints-%.txt constraints.txt
 	@mkdir -p $(@D)
 	awk -F== '!known[$$1]++' $^ > $@
+
+# Airflow's packages and ours do not go together: it sends spark-submit, which runs in .venv. Airflow tests its
+# releases with constraints of its own; where they cannot be had, pip decides.
+AIRFLOW := 3.3.2
+AIRFLOW_CONSTRAINTS := https://raw.githubusercontent.com/apache/airflow/constraints-$(AIRFLOW)/constraints-3.11.txt
+
+build/airflow/installed:
+	$(PYTHON) -m venv build/airflow
+	curl -fsSL $(AIRFLOW_CONSTRAINTS) -o build/airflow/constraints.txt || : > build/airflow/constraints.txt
+	build/airflow/bin/python -m pip install --quiet --constraint build/airflow/constraints.txt \
+		apache-airflow==$(AIRFLOW) apache-airflow-providers-apache-spark
+	@touch $@
 
 build/peers/installed: pyproject.toml  # peers whose packages do not go together with petastorm's
 	$(PYTHON) -m venv build/peers

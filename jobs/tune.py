@@ -7,4 +7,8 @@ The last line of standard output is one JSON object. Exit codes: 0 done, 2 confi
 from spark_hpo.cli import main
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SystemExit as exc:
+        if exc.code:  # a Databricks job takes any exit for a failure, the one with 0 too
+            raise

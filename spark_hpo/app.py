@@ -327,7 +327,8 @@ class _Run:
             reader=self._reader,
             code=code,
             files=self._code_files(code),
-            registered_model=self.config.mlflow.registered_model or self.config.name,
+            registered_model=self.config.registered_model,
+            promote=self.config.mlflow.promote == "auto",
         )
 
     def _definition(self, storage: Storage, resume: str, *, has_begun: bool) -> Definition:
@@ -358,7 +359,8 @@ class _Run:
             space=self.space.to_json(),
             git_commit=git_commit(),
         )
-        return MlflowTracker(config.mlflow.tracking_uri, config.mlflow.experiment or config.name, card)
+        uri, registry = config.mlflow.tracking_uri, config.registry_uri
+        return MlflowTracker(uri, config.experiment, card, registry_uri=registry)
 
     def _backend(self, spec: RankSpec, code: Code) -> Backend:
         resources = self.config.resources

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from spark_hpo import databricks
 from spark_hpo.errors import ConfigError
 from spark_hpo.redact import MASK, has_credentials, hide, is_secret, redact_all
 from spark_hpo.study_file import read_study_file
@@ -333,11 +334,17 @@ class ResourcesConfig(_Section):
 class MlflowConfig(_Section):
     """Where the results go."""
 
-    tracking_uri: str = "sqlite:///mlflow.db"
+    tracking_uri: str = Field(default_factory=databricks.default_tracking_uri)
+    """Without one: sqlite:///mlflow.db, inside of Databricks the workspace's."""
+    registry_uri: str | None = None
+    """Of the models; None: the tracking server's own, of a Databricks workspace Unity Catalog."""
     experiment: str | None = None
-    """None: the name of the study."""
+    """None: the name of the study, in a Databricks workspace under /Shared."""
     registered_model: Annotated[str | None, BeforeValidator(_model_name)] = None
-    """None: the name of the study."""
+    """None: the name of the study. In Unity Catalog: catalog.schema.model."""
+    promote: Literal["auto", "never"] = "auto"
+    """Whether the alias `champion` moves to a model that is better on the same test rows. never: it is
+    registered and compared, and `--sync mlflow.promote=auto` moves the alias later."""
 
 
 class StudyConfig(_Section):
@@ -368,6 +375,30 @@ class StudyConfig(_Section):
     def _hide_credentials(cls, record: Any) -> Any:
         hide(record)
         return record
+
+    @property
+    def registry_uri(self) -> str | None:
+        """Where the model is registered; None: where the runs are."""
+        return databricks.registry_uri(self.mlflow.tracking_uri, self.mlflow.registry_uri)
+
+    @property
+    def experiment(self) -> str:
+        """MLflow's name for where the runs are."""
+        return databricks.experiment(self.mlflow.tracking_uri, self.mlflow.experiment, self.name)
+
+    @property
+    def registered_model(self) -> str:
+        """The name of the study's model."""
+        return self.mlflow.registered_model or self.name
+
+    @model_validator(mode="after")
+    def _names_that_databricks_takes(self) -> StudyConfig:
+        mistake = databricks.naming_mistake(
+            self.mlflow.tracking_uri, self.registry_uri, self.experiment, self.registered_model
+        )
+        if mistake is not None:
+            raise ValueError(mistake)
+        return self
 
     @model_validator(mode="after")
     def _plateau_of_epochs(self) -> StudyConfig:

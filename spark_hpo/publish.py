@@ -70,6 +70,7 @@ class Publication:
     code: Code  # of the task
     files: tuple[Path, ...]  # of the task and the transforms, where they are not installed
     registered_model: str
+    promote: bool  # whether the alias moves to it where it is better
 
 
 def publish_model(
@@ -106,6 +107,7 @@ def publish_model(
             resource=best.resource,
             test=TestResult(metrics=test, fingerprint=table.manifest(Split.TEST).fingerprint),
             name=publication.registered_model,
+            promote=publication.promote,
             evaluate_champion=lambda model_dir: predictor.Predictor.load(model_dir).evaluate(
                 table, Split.TEST, reader=reader
             ),

@@ -65,8 +65,7 @@ class Result:
             "wall_s": round(self.wall_s, 1),
             "stopped_by": self.stopped_by,
             "mlflow": {**self.tracking, "complete": self.is_tracked},
-            "model": self.model
-            and {"name": self.model.name, "version": self.model.version, "uri": self.model.uri},
+            "model": self.model and self.model.summary(),
         }
 
     def _front_records(self) -> list[dict[str, Any]]:

@@ -42,8 +42,7 @@ class Synced:
             "trials": self.trials,
             "written": self.written,
             "complete": self.is_complete,
-            "model": self.model
-            and {"name": self.model.name, "version": self.model.version, "uri": self.model.uri},
+            "model": self.model and self.model.summary(),
         }
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from spark_hpo.errors import ConfigError, SparkHpoError
@@ -58,7 +59,10 @@ def prepare(argv: Sequence[str], start_spark: Callable[[], SparkSession]) -> Pre
 
 @contextlib.contextmanager
 def _session() -> Iterator[SparkSession]:
-    """A session of our own; what spark-submit and spark-defaults.conf say holds."""
+    """The session that runs, left as it is, or one of our own: what spark-submit was told holds there."""
+    if _is_running():
+        yield SparkSession.builder.getOrCreate()
+        return
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # or Spark takes any python3 on the path
     builder: Any = SparkSession.builder
     spark = (
@@ -71,6 +75,11 @@ def _session() -> Iterator[SparkSession]:
         yield spark
     finally:
         spark.stop()
+
+
+def _is_running() -> bool:
+    """Whether a session is somebody else's: of a notebook, or of all tasks of a Databricks job."""
+    return SparkSession.getActiveSession() is not None or SparkContext._active_spark_context is not None
 
 
 class _Parser(argparse.ArgumentParser):

@@ -215,14 +215,25 @@ def _in_utc(spark: SparkSession) -> Iterator[None]:
 
 
 def _read(spark: SparkSession, arguments: Any) -> DataFrame:
-    # A plain path is a local one here, as everywhere; Spark would look in its default file system.
-    place = arguments["input"]
-    url = f"file://{place}" if files.is_local(place) else place
+    url = _for_spark(arguments["input"])
     if arguments["format"] == "parquet":
         return spark.read.parquet(url)
     return spark.read.csv(
         url, header=True, sep=arguments["separator"], quote='"', escape='"', mode="FAILFAST"
     )
+
+
+def _for_spark(place: str) -> str:
+    """A place as Spark's JVM calls it."""
+    if not files.is_local(place):
+        return place
+    # Databricks' mounts are there for Python alone; its JVM knows the same files by these names.
+    if place.startswith("/Volumes/"):
+        return f"dbfs:{place}"
+    if place.startswith("/dbfs/"):
+        return f"dbfs:{place.removeprefix('/dbfs')}"
+    # A plain path is a local one here, as everywhere; Spark would look in its default file system.
+    return f"file://{place}"
 
 
 def _cause(exc: Exception) -> str:
