@@ -109,8 +109,8 @@ class DataConfig(_Section):
     on_bad_file: Literal["fail", "skip"] = "fail"
     """When a file turns out to be damaged, changed or gone. skip: the study goes on without it, and says how
     many rows that costs."""
-    reader: Literal["petastorm", "arrow", "auto"] = "auto"
-    """auto takes petastorm wherever it can be imported."""
+    reader: str = "auto"
+    """petastorm, arrow, or one that a package brings; auto takes petastorm wherever it can be imported."""
     shuffle_window: PositiveInt = 100_000
     """Rows that are shuffled together, in the memory of each rank."""
     cache: CacheConfig = CacheConfig()
@@ -172,7 +172,7 @@ class SearchConfig(_Section):
     method: str = "default"
     """A pair of sampler and scheduler by its name: default, bohb, dehb, asha, ..."""
     sampler: str | None = None
-    """In place of the method's own: tpe, random, grid, ..."""
+    """In place of the method's own: tpe, random, grid, ... or one that a package brings."""
     sampler_settings: dict[str, Any] = {}
     scheduler: str | None = None
     """In place of the method's own: hyperband, asha, full, successive_halving, ..."""
