@@ -1,0 +1,83 @@
+"""The documentation site: `make docs`. Its sources are the pages of the repository, where they lie."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+import settings  # noqa: E402
+
+import spark_hpo  # noqa: E402
+
+project = "spark_hpo"
+author = "spark_hpo contributors"
+copyright = author
+release = version = spark_hpo.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+# The README is the start. The repository is the root, so that a link works here as it does on a code host.
+root_doc = "README"
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**.md"]
+CONTENTS = {
+    "Using it": [
+        "docs/study-file",
+        "docs/methods",
+        "docs/data",
+        "docs/cluster",
+        "docs/reliability",
+        "SECURITY",
+    ],
+    "Reference": ["docs/api", "CHANGELOG"],
+    "Inside": ["docs/architecture", "CONTRIBUTING", "docs/benchmarks/search", "docs/benchmarks/*"],
+}
+# A new page of docs/ comes last among the first, until it has a place of its own.
+_listed = [page for pages in CONTENTS.values() for page in pages]
+_pages = sorted(f"docs/{file.stem}" for file in (ROOT / "docs").glob("*.md"))
+CONTENTS["Using it"] += [page for page in _pages if page not in _listed]
+
+html_theme = "furo"
+html_title = f"spark_hpo {release}"
+html_copy_source = False
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_class_signature = "separated"
+
+
+def complete(app: Sphinx, page: str, source: list[str]) -> None:
+    """What stands on the site alone: the contents, which in a README were a block of odd code; tables."""
+    if page == root_doc:
+        for caption, pages in CONTENTS.items():
+            lines = "\n".join(f"/{page}" for page in pages)
+            source[0] += f"\n:::{{toctree}}\n:hidden:\n:glob:\n:caption: {caption}\n\n{lines}\n:::\n"
+    if page == "docs/study-file":
+        head, title, _ = source[0].partition("## Every setting\n")
+        source[0] = head + title + settings.tables()
+
+
+def to_rst(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Docstrings here are read as text: code is in single quotes, and what is indented is a trace."""
+    done: list[str] = []
+    before, is_section = "", False
+    for line in re.sub(r"(?<!`)`([^`\n]+)`(?!`)", r"``\1``", "\n".join(lines)).split("\n"):
+        if line.startswith("    ") and not before.startswith((" ", "-")) and not is_section:
+            done += ["", "::", ""]
+        done.append(line)
+        if line:
+            is_section = line in ("Args:", "Raises:", "Returns:") or (is_section and line.startswith(" "))
+            before = line
+    lines[:] = done
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", complete)
+    app.connect("autodoc-process-docstring", to_rst, priority=400)  # before napoleon, which splits sections
