@@ -84,7 +84,7 @@ FROM_WHEEL := build/from-wheel/bin/python
 test-dist: dist java  ## what dist/ holds, and a study made with what it installs; some minutes
 	$(PYTHON) -m venv --clear build/from-wheel
 	$(FROM_WHEEL) -m pip install --quiet --constraint constraints.txt "$$(ls dist/spark_hpo-*.whl)[petastorm]"
-	$(BIN)/python -m pytest tests/dist
+	$(BIN)/python -m pytest tests/installed
 
 # Of pip-audit's services the one that pip uses too: pypi.org. What it cannot find there is a failure.
 AUDIT = build/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \

@@ -47,6 +47,8 @@ html_copy_source = False
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 
+linkcheck_timeout, linkcheck_retries, linkcheck_ignore = 15, 2, [r"http://localhost.*"]
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

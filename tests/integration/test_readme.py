@@ -22,7 +22,7 @@ from documents import blocks
 from tables import write_clusters
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = [block.text.rstrip("\n") for block in blocks("README.md", "sh")]
+COMMANDS = [block.text.rstrip("\n") for block in blocks("README.md", "sh") if not block.note]
 PYTHON = [block.text for block in blocks("README.md", "python")]
 ADULT = ROOT.parent / "shared/data/adult/adult.csv"
 LIMIT_S = 280.0

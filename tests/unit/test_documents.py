@@ -244,14 +244,37 @@ CHECKS: Mapping[str, Callable[[list[str]], None]] = {
 }
 
 
-@pytest.mark.parametrize("block", of("sh"), ids=str)
-def test_commands_call_what_there_is(block: Block) -> None:
+def check(block: Block) -> None:
     for program, *words in commands(block):
         assert program in CHECKS, f"{block}: nobody looks at {program!r} here; {CURE}"
         try:
             CHECKS[program](words)
         except (AssertionError, SystemExit) as exc:
             raise AssertionError(f"{block}: {shlex.join([program, *words])}: {exc}") from exc
+
+
+@pytest.mark.parametrize("block", of("sh"), ids=str)
+def test_commands_call_what_there_is(block: Block) -> None:
+    check(block)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make tunes",
+        "cd here && make tunes",
+        "pip install 'spark_hpo[petastrom]'",
+        "spark-submit jobs/tun.py --config study.yaml",
+        "spark-submit jobs/tune.py --config study.yaml budget.trails=3",
+        "JAVA_HOME=/opt/java spark-submit jobs/tune.py \\\n  --config study.yaml --resume maybe",
+        "spark-submit jobs/prepare_data.py csv --input a.csv --lable price --output data/a",
+        "python -m pytest tests/nowhere",
+        "conda install spark_hpo",
+    ],
+)
+def test_a_command_that_calls_nothing_is_noticed(command: str) -> None:
+    with pytest.raises(AssertionError):
+        check(Block("page.md", 1, "sh", command, ""))
 
 
 # The reference --------------------------------------------------------------------------------------------
