@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
+import importlib
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,7 @@ from documents import PAGES, ROOT, Block, anchors, blocks, code, targets
 from pydantic import BaseModel
 
 import spark_hpo
-from spark_hpo import cli
 from spark_hpo.config import StudyConfig, build_config
-from spark_hpo.prepare import cli as prepare_cli
 from spark_hpo.search.registry import build_space
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -184,11 +186,36 @@ def commands(block: Block) -> Iterator[list[str]]:
                 words.append(word)
 
 
-def parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
-    try:
-        return parser.parse_intermixed_args(words)
-    except (SystemExit, TypeError):
-        return parser.parse_args(words)
+@cache
+def help_of(*command: str) -> str:
+    """What a script of jobs/, or the installed `spark-hpo`, answers to `--help`."""
+    program, *words = command
+    out, code = StringIO(), None
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
+        patch.setattr("sys.argv", [program, *words, "--help"])
+        try:
+            if program.endswith(".py"):
+                runpy.run_path(str(ROOT / program), run_name="__main__")
+            else:
+                module, _, function = PROJECT["project"]["scripts"][program].partition(":")
+                getattr(importlib.import_module(module), function)()
+        except SystemExit as exc:
+            code = exc.code
+    assert not code, f"{' '.join(command)}: there is no such command"
+    return out.getvalue()
+
+
+def check_arguments(program: str, words: list[str]) -> None:
+    """Options are in the help, settings in a study file."""
+    within = [words.pop(0)] if words and re.fullmatch("[a-z]+", words[0]) else []
+    assert not within or help_of(program, *within)
+    for word in words:
+        if word.startswith("--"):
+            option = word.partition("=")[0]
+            known = re.search(rf"{option}(?![\w-])", help_of(program, *within))
+            assert known, f"{' '.join([program, *within])} has no {option}"
+        elif re.match(r"[a-z_]+(\.\w+)*=", word):
+            assert unknown_setting(word.partition("=")[0]) is None, f"there is no setting {word}"
 
 
 def check_make(words: list[str]) -> None:
@@ -210,16 +237,7 @@ def check_script(words: list[str]) -> None:
     at = next((i for i, word in enumerate(words) if word.endswith(".py") and word.startswith("jobs/")), None)
     assert at is not None, "it starts none of jobs/"
     assert (ROOT / words[at]).is_file(), f"there is no {words[at]}"
-    arguments = words[at + 1 :]
-    if words[at] == "jobs/tune.py":
-        check_overrides(parse(cli._parser(), arguments).overrides)
-    elif words[at] == "jobs/prepare_data.py":
-        parse(prepare_cli._parser(), arguments)
-
-
-def check_overrides(overrides: list[str]) -> None:
-    for override in overrides:
-        assert unknown_setting(override.partition("=")[0]) is None, f"there is no setting {override}"
+    check_arguments(words[at], words[at + 1 :])
 
 
 def check_python(words: list[str]) -> None:
@@ -240,6 +258,7 @@ CHECKS: Mapping[str, Callable[[list[str]], None]] = {
     "spark-submit": check_script,
     "python": check_python,
     "mlflow": check_mlflow,
+    "spark-hpo": lambda words: check_arguments("spark-hpo", words),
     **dict.fromkeys(("source", "cd", "export", "git"), lambda words: None),
 }
 
@@ -249,7 +268,7 @@ def check(block: Block) -> None:
         assert program in CHECKS, f"{block}: nobody looks at {program!r} here; {CURE}"
         try:
             CHECKS[program](words)
-        except (AssertionError, SystemExit) as exc:
+        except (AssertionError, LookupError) as exc:
             raise AssertionError(f"{block}: {shlex.join([program, *words])}: {exc}") from exc
 
 
@@ -266,9 +285,11 @@ def test_commands_call_what_there_is(block: Block) -> None:
         "pip install 'spark_hpo[petastrom]'",
         "spark-submit jobs/tun.py --config study.yaml",
         "spark-submit jobs/tune.py --config study.yaml budget.trails=3",
-        "JAVA_HOME=/opt/java spark-submit jobs/tune.py \\\n  --config study.yaml --resume maybe",
+        "JAVA_HOME=/opt/java spark-submit jobs/tune.py \\\n  --config study.yaml --resum must",
         "spark-submit jobs/prepare_data.py csv --input a.csv --lable price --output data/a",
         "python -m pytest tests/nowhere",
+        "spark-submit jobs/prepare_data.py cvs --input a.csv --label price --output data/a",
+        "spark-submit jobs/prepare_data.py nothing",
         "conda install spark_hpo",
     ],
 )
