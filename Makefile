@@ -69,7 +69,7 @@ test-large: setup  ## 20 GB of decoded rows train in 1.5 GB; a quarter of an hou
 	$(BIN)/python -m pytest -s tests/large
 
 docs: setup  ## the documentation site, in build/site; every warning is an error
-	$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs -d build/doctrees . build/site
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html -c docs -d build/doctrees . build/site
 	cp build/site/README.html build/site/index.html
 
 linkcheck: setup  ## the addresses outside of the repository that the documentation names; needs the internet

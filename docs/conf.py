@@ -70,7 +70,7 @@ def to_rst(app: Sphinx, what: str, name: str, obj: object, options: object, line
     """Docstrings here are read as text: code is in single quotes, and what is indented is a trace."""
     done: list[str] = []
     before, is_section = "", False
-    for line in re.sub(r"(?<!`)`([^`\n]+)`(?!`)", r"``\1``", "\n".join(lines)).split("\n"):
+    for line in re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", "\n".join(lines)).split("\n"):
         if line.startswith("    ") and not before.startswith((" ", "-")) and not is_section:
             done += ["", "::", ""]
         done.append(line)
