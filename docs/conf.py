@@ -44,6 +44,7 @@ CONTENTS["Using it"] += [page for page in _pages if page not in _listed]
 html_theme = "furo"
 html_title = f"spark_hpo {release}"
 html_copy_source = False
+smartquotes = False  # --option is no dash
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 
@@ -52,7 +53,6 @@ linkcheck_timeout, linkcheck_retries, linkcheck_ignore = 15, 2, [r"http://localh
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autodoc_class_signature = "separated"
 
 
 def complete(app: Sphinx, page: str, source: list[str]) -> None:
@@ -68,7 +68,9 @@ def complete(app: Sphinx, page: str, source: list[str]) -> None:
 
 def to_rst(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Docstrings here are read as text: code is in single quotes, and what is indented is a trace."""
-    done: list[str] = []
+    done = (
+        [""] if what == "property" else []
+    )  # napoleon takes what ends the first line with a colon for a type
     before, is_section = "", False
     for line in re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", "\n".join(lines)).split("\n"):
         if line.startswith("    ") and not before.startswith((" ", "-")) and not is_section:
@@ -80,6 +82,12 @@ def to_rst(app: Sphinx, what: str, name: str, obj: object, options: object, line
     lines[:] = done
 
 
+def hide_constructor(app: Sphinx, what: str, *_: object) -> tuple[str, str] | None:
+    """Nobody who reads the reference makes one of these classes himself."""
+    return ("", "") if what == "class" else None
+
+
 def setup(app: Sphinx) -> None:
     app.connect("source-read", complete)
+    app.connect("autodoc-process-signature", hide_constructor)
     app.connect("autodoc-process-docstring", to_rst, priority=400)  # before napoleon, which splits sections

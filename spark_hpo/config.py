@@ -344,20 +344,24 @@ class StudyConfig(_Section):
     """A study: one search for the best model of one table."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+    """Letters, digits and `_.-`. Its MLflow experiment and its model have it, too, unless they are named."""
     study_dir: Url
     """Local path or any fsspec URL that driver and executors can reach. The study's whole state."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the parameters that are proposed, of first weights and of the order of rows."""
     task: str
     """tabular, image, module:Name, or path/to/file.py:Name (relative to the study file)."""
     data: DataConfig | None = None
     """May be left out for a training function that brings its own data."""
     objective: ObjectiveConfig
     space: dict[str, Any]
+    """What is tuned, by name: `{learning_rate: {type: loguniform, low: 1e-4, high: 1e-1}}`."""
     search: SearchConfig
     budget: BudgetConfig
     stopping: StoppingConfig = StoppingConfig()
     training: TrainingConfig = TrainingConfig()
     backend: Literal["spark", "inline"] = "spark"
+    """inline: in this process, one trial of one rank after the other, without Spark."""
     resources: ResourcesConfig = ResourcesConfig()
     spark: dict[str, str] = {}
     """Spark settings for a session that the study has to start."""
