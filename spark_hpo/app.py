@@ -10,7 +10,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from spark_hpo.assembly import build_search, knowledge_of, objective_of
 from spark_hpo.backend.base import Backend
 from spark_hpo.backend.cluster import cluster_of
+from spark_hpo.callback import Callback
 from spark_hpo.config import StudyConfig, defaults
 from spark_hpo.data.readers import resolve_reader
 from spark_hpo.data.shards import plan_shards
@@ -33,12 +34,16 @@ from spark_hpo.result import Result
 from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
 from spark_hpo.storage import Storage
-from spark_hpo.study import Budget, Observer, Study
+from spark_hpo.study import Budget, Study
 from spark_hpo.sync import Synced, journal_at_rest, write_missing
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.registry import RegisteredModel
 from spark_hpo.tracking.store import RunStatus, StudyCard
-from spark_hpo.train.reference import find_trainable, is_task
+from spark_hpo.train.reference import (
+    Code,
+    Trainable,
+    is_task,
+)
 from spark_hpo.train.worker import RankSpec, run_rank
 from spark_hpo.train.world import Rendezvous, RendezvousServer
 from spark_hpo.trial import Objective, Split, Trial
@@ -59,8 +64,10 @@ def run_study(
     *,
     place: str = "study",
     resume: str = "auto",
+    task: Trainable | None = None,
     space: object = None,
-    observers: Sequence[Callable[[Journal], Observer]] = (),
+    spark: SparkSession | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Run a study to the end of its budget, or go on with the one in its directory.
 
@@ -68,7 +75,10 @@ def run_study(
         space: in place of the configuration's: a mapping as in YAML, a hyperopt `hp.*` space, or a Space.
         place: where the configuration stands, for messages; a task file is looked for beside it.
         resume: auto; must: refuse when there is no study yet; never: refuse when there is one.
-        observers: each is given the journal, and then sees the study.
+        task: in place of the configuration's, which is but its name then: a task class or a training
+            function. What was written in a notebook is sent to executors, and kept with the model, as it is.
+        spark: the session to be used; None: the active one, or a new one.
+        callbacks: are told what happens, on the driver.
 
     Raises:
         ConfigError: before anything has been started.
@@ -81,10 +91,12 @@ def run_study(
         f"{place}: space",
         constraints=config.search.constraints,
     )
-    return _Run(config, place, parsed).run(resume, observers)
+    return _Run(config, place, parsed, task, spark).run(resume, callbacks)
 
 
-def sync_study(config: StudyConfig, *, place: str = "study", space: object = None) -> Synced:
+def sync_study(
+    config: StudyConfig, *, place: str = "study", task: Trainable | None = None, space: object = None
+) -> Synced:
     """Write what MLflow lacks of a study that has run: runs, plots, the registered model.
 
     Nothing is trained, and Spark is not started.
@@ -92,6 +104,7 @@ def sync_study(config: StudyConfig, *, place: str = "study", space: object = Non
     Args:
         config: as it was for the study.
         place: as for `run_study`.
+        task: as it was for the study.
         space: as it was for the study.
 
     Raises:
@@ -102,7 +115,7 @@ def sync_study(config: StudyConfig, *, place: str = "study", space: object = Non
     parsed = build_space(
         config.space if space is None else space, f"{place}: space", constraints=config.search.constraints
     )
-    return _Run(config, place, parsed).sync()
+    return _Run(config, place, parsed, task).sync()
 
 
 @dataclass
@@ -112,20 +125,21 @@ class _Run:
     config: StudyConfig
     place: str
     space: Space
+    task: Trainable | None = None  # where it was not named
+    spark: SparkSession | None = None  # the caller's
     _session: SparkSession | None = field(default=None, init=False)
     _transform_files: list[Path] = field(default_factory=list, init=False)  # to be shipped
     _server: RendezvousServer | None = field(default=None, init=False)  # closed with the run
 
-    def run(self, resume: str, observers: Sequence[Callable[[Journal], Observer]]) -> Result:
+    def run(self, resume: str, callbacks: Sequence[Callback]) -> Result:
         began = time.monotonic()
         config, objective = self.config, objective_of(self.config)
         # All that can be known before Spark starts is checked before it does.
-        reference, module_file = self._task_reference()
-        trainable = find_trainable(reference)
+        code = self._code()
         build_search(config, self.space, place=self.place)
         if config.data is not None:
             resolve_reader(config.data.reader)
-        elif is_task(trainable):
+        elif is_task(code.trainable):
             raise ConfigError(f"{self.place}: data is missing; only a training function can do without")
         storage = Storage(config.study_dir)
         with ExitStack() as stack:
@@ -150,7 +164,7 @@ class _Run:
                 spec = RankSpec(
                     study_id=definition.study_id,
                     storage=storage,
-                    trainable=reference,
+                    trainable=code.shipped,
                     table=table,
                     objective=objective,
                     settings=training_settings(config),
@@ -162,7 +176,7 @@ class _Run:
                     node_cache=node_cache(config),
                     rank_timeout_s=None if config.backend == "inline" else config.resources.rank_timeout_s,
                 )
-                backend = self._backend(spec, module_file)
+                backend = self._backend(spec, code)
                 if self._server is not None:
                     stack.callback(self._server.close)
                 stack.callback(backend.close)
@@ -190,7 +204,7 @@ class _Run:
                     max_concurrent=config.resources.max_concurrent,
                     dispatch=dispatch_policy(config, storage, table, interrupt.is_requested),
                     slot_timeout_s=config.resources.slot_timeout_s,
-                    observers=[observer(journal) for observer in observers],
+                    callbacks=callbacks,
                 )
                 tracker.sync(journal)
                 stopped_by = study.run()
@@ -199,8 +213,8 @@ class _Run:
                 test = study.test(best)
                 journal.closed(stopped_by)
                 model, is_published = None, True
-                if is_task(trainable) and table is not None:
-                    publication = self._publication(storage, table, reference, module_file)
+                if is_task(code.trainable) and table is not None:
+                    publication = self._publication(storage, table, code)
                     try:
                         model = publish_model(tracker, publication, best, test)
                     except TrackingOutage as exc:  # the search has come to its end all the same
@@ -229,15 +243,14 @@ class _Run:
         if Definition.load(storage) is None:
             raise ConfigError(f"{storage.url}: there is no study here that MLflow could lack")
         definition = self._definition(storage, "must", has_begun=True)
-        reference, module_file = self._task_reference()
-        trainable = find_trainable(reference)
+        code = self._code()
 
         def publish(best: Trial, test: Mapping[str, float]) -> RegisteredModel | None:
             table = self._table()
-            if table is None or not is_task(trainable):
+            if table is None or not is_task(code.trainable):
                 return None
             definition.check_table(table.fingerprint, place=self.place)
-            publication = self._publication(storage, table, reference, module_file)
+            publication = self._publication(storage, table, code)
             return publish_model(tracker, publication, best, test)
 
         with ExitStack() as stack:
@@ -257,18 +270,23 @@ class _Run:
 
         if self._session is None:
             self._session = start_session(
-                self.config.name, self.config.spark, timeout_s=self.config.resources.slot_timeout_s
+                self.config.name,
+                self.config.spark,
+                timeout_s=self.config.resources.slot_timeout_s,
+                spark=self.spark,
             )
         return self._session
 
-    def _task_reference(self) -> tuple[str, Path | None]:
-        return self._code("task", self.config.task)
+    def _code(self) -> Code:
+        if self.task is not None:
+            return Code.of(self.task)
+        return Code.named(*self._reference("task", self.config.task))
 
-    def _code_files(self, module_file: Path | None) -> tuple[Path, ...]:
+    def _code_files(self, code: Code) -> tuple[Path, ...]:
         """What executors, and who loads the model, cannot import by themselves."""
-        return tuple(dict.fromkeys([*([module_file] if module_file else []), *self._transform_files]))
+        return tuple(dict.fromkeys([*([code.file] if code.file else []), *self._transform_files]))
 
-    def _code(self, key: str, reference: str) -> tuple[str, Path | None]:
+    def _reference(self, key: str, reference: str) -> tuple[str, Path | None]:
         """`module:name`, and the file to be shipped when the code was named by its file."""
         path, separator, name = reference.rpartition(":")
         if not separator or not path.endswith(".py"):
@@ -290,7 +308,7 @@ class _Run:
                 prepare([*data.prepare, "--output", data.path], start_spark=self._spark)
             except ConfigError as exc:
                 raise ConfigError(f"{self.place}: data.prepare: {exc}") from exc
-        code = {column: self._code("data.transforms", text) for column, text in data.transforms.items()}
+        code = {column: self._reference("data.transforms", text) for column, text in data.transforms.items()}
         self._transform_files = [file for _, file in code.values() if file is not None]
         table = open_table(
             data.path,
@@ -304,15 +322,13 @@ class _Run:
             plan_shards(table.manifest(split), self.config.resources.world_size, seed=None)
         return table
 
-    def _publication(
-        self, storage: Storage, table: Table, reference: str, module_file: Path | None
-    ) -> Publication:
+    def _publication(self, storage: Storage, table: Table, code: Code) -> Publication:
         return Publication(
             storage=storage,
             table=table,
             reader=self._reader,
-            task=reference,
-            code_files=self._code_files(module_file),
+            code=code,
+            files=self._code_files(code),
             registered_model=self.config.mlflow.registered_model or self.config.name,
         )
 
@@ -346,7 +362,7 @@ class _Run:
         )
         return MlflowTracker(config.mlflow.tracking_uri, config.mlflow.experiment or config.name, card)
 
-    def _backend(self, spec: RankSpec, module_file: Path | None) -> Backend:
+    def _backend(self, spec: RankSpec, code: Code) -> Backend:
         resources = self.config.resources
         if self.config.backend == "inline":
             from spark_hpo.backend.inline import InlineBackend
@@ -359,7 +375,7 @@ class _Run:
         spark = self._spark()
         cluster = cluster_of(spark)
         check_resources(cluster, world_size=resources.world_size)
-        for file in self._code_files(module_file):
+        for file in self._code_files(code):
             cluster.ship(file)
         if resources.world_size > 1:
             spec = replace(spec, rendezvous=self._rendezvous(cluster))

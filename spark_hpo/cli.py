@@ -22,14 +22,14 @@ from rich.console import Console
 
 from spark_hpo.app import run_study, sync_study
 from spark_hpo.assembly import objective_of
+from spark_hpo.callback import Callback
 from spark_hpo.config import StudyConfig, load_config
 from spark_hpo.errors import ConfigError, SparkHpoError, StudyInterrupted, TrackingOutage
-from spark_hpo.journal import Journal
 from spark_hpo.redact import redact
 from spark_hpo.report import leaderboard
 from spark_hpo.report.progress import ProgressLine, Standing
 from spark_hpo.result import Result
-from spark_hpo.study import Progress
+from spark_hpo.study import Study
 from spark_hpo.trial import Assignment, Report, Trial, TrialState
 
 _LOG_WIDTH = 120  # columns, where there is no terminal to ask
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
                 config,
                 place=options.config,
                 resume=options.resume,
-                observers=[lambda journal: _Display(config, journal, line)],
+                callbacks=[_Display(config, line)],
             )
     except StudyInterrupted as exc:
         print(f"{exc}:\n  {_command()}", file=console.file)
@@ -107,23 +107,21 @@ def _sync(config: StudyConfig, place: str, console: Console) -> NoReturn:
     sys.exit(0 if synced.is_complete else TrackingOutage.exit_code)
 
 
-class _Display:
+class _Display(Callback):
     """Keeps the live line up to date."""
 
-    def __init__(self, config: StudyConfig, journal: Journal, line: ProgressLine) -> None:
+    def __init__(self, config: StudyConfig, line: ProgressLine) -> None:
         self._budget = config.budget
-        self._objective = objective_of(config)
-        self._journal = journal
         self._line = line
 
-    def on_assigned(self, assignment: Assignment, progress: Progress) -> None:
-        self._show(progress)
+    def on_assigned(self, study: Study, assignment: Assignment) -> None:
+        self._show(study)
 
-    def on_reported(self, trial: Trial, report: Report, progress: Progress) -> None:
-        self._show(progress)
+    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+        self._show(study)
 
-    def _show(self, progress: Progress) -> None:
-        states = self._journal.states
+    def _show(self, study: Study) -> None:
+        states, progress = study.states, study.progress
         budget, spent = self._budget.resource, float(progress.resource_spent)
         if self._budget.trials is not None:
             done = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
@@ -131,7 +129,7 @@ class _Display:
         self._line.update(
             Standing(
                 states=Counter(states),
-                best=self._objective.value(progress.best_loss) if isfinite(progress.best_loss) else None,
+                best=study.objective.value(progress.best_loss) if isfinite(progress.best_loss) else None,
                 slots_busy=len(progress.running),
                 slots=progress.slots,
                 spent=spent,

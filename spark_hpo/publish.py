@@ -20,6 +20,7 @@ from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.registry import ModelFiles, RegisteredModel, TestResult, register_model
 from spark_hpo.tracking.store import RunStatus
 from spark_hpo.train import checkpoint, predictor
+from spark_hpo.train.reference import Code
 from spark_hpo.trial import Objective, Split, Trial
 
 _REQUIREMENTS = ("torch", "numpy", "pandas", "pyarrow", "fsspec")  # of a model that is loaded elsewhere
@@ -70,8 +71,8 @@ class Publication:
     storage: Storage  # of the study directory
     table: Table
     reader: str
-    task: str  # reference
-    code_files: tuple[Path, ...]  # of the task and the transforms, where they were named by their files
+    code: Code  # of the task
+    files: tuple[Path, ...]  # of the task and the transforms, where they are not installed
     registered_model: str
 
 
@@ -89,7 +90,7 @@ def publish_model(
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as code:
         predictor.export(
             Path(folder),
-            task=publication.task,
+            code=publication.code,
             params=best.params,
             schema=table.schema,
             load_checkpoint=partial(checkpoint.load, publication.storage, best.checkpoint),
@@ -99,7 +100,7 @@ def publish_model(
             loader_module=predictor.__name__,
             input_example=first_rows(table, Split.TEST, _EXAMPLE_ROWS),
             predict=predictor.Predictor.load(folder).predict,
-            pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
+            pip_requirements=[f"{name}=={version(name)}" for name in _requirements(publication.code)],
             code_paths=[package.as_folder(Path(code)), *_code_of(publication)],
         )
         return register_model(
@@ -115,13 +116,17 @@ def publish_model(
         )
 
 
+def _requirements(code: Code) -> tuple[str, ...]:
+    return (*_REQUIREMENTS, "cloudpickle") if code.by_value else _REQUIREMENTS
+
+
 def _code_of(publication: Publication) -> list[Path]:
     """The user's own code, to travel with the model; what is installed does not."""
-    if publication.code_files:
-        return list(publication.code_files)
-    module_name, separator, _ = publication.task.partition(":")
+    if publication.files:
+        return list(publication.files)
+    module_name, separator, _ = publication.code.reference.partition(":")
     top = module_name.partition(".")[0]
-    if not separator or top == package.NAME:
+    if not separator or top == package.NAME or publication.code.by_value:
         return []
     file = importlib.import_module(top).__file__
     if file is None or "site-packages" in file or not Path(file).is_file():  # or in a zip of --py-files

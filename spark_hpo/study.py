@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from spark_hpo.backend.base import Backend
+from spark_hpo.callback import Callback, Callbacks
 from spark_hpo.dispatch import Dispatcher, DispatchPolicy
 from spark_hpo.errors import CapacityError, JournalError, NoTrialSucceeded, TrialError
 from spark_hpo.incumbents import Incumbents, as_reported
@@ -40,7 +41,7 @@ class Budget:
 
 @dataclass(slots=True)
 class Progress:
-    """What an observer sees of a running study."""
+    """Where a running study stands."""
 
     slots: int = 0
     running: dict[int, Assignment] = field(default_factory=dict)  # in flight, by trial
@@ -52,14 +53,6 @@ class Progress:
     seconds: float = 0.0  # of drivers' work
     busy_seconds: float = 0.0  # slot time filled, by this driver's assignments
     slot_seconds: float = 0.0  # slot time there was, while this driver searched
-
-
-class Observer(Protocol):
-    """Watches a study. Never changes it."""
-
-    def on_assigned(self, assignment: Assignment, progress: Progress) -> None: ...
-
-    def on_reported(self, trial: Trial, report: Report, progress: Progress) -> None: ...
 
 
 class StoppingRule(Protocol):
@@ -93,7 +86,7 @@ class Study:
         slot_timeout_s: float = 600.0,
         explorer: Explorer | None = None,
         stopping: Sequence[StoppingRule] = (),
-        observers: Sequence[Observer] = (),
+        callbacks: Sequence[Callback] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -106,7 +99,7 @@ class Study:
         self._scheduler = scheduler
         self._backend = backend
         self._tracker = tracker
-        self._objective = objective
+        self.objective = objective
         self._budget = budget
         self._seed = seed
         self._max_concurrent = max_concurrent
@@ -114,13 +107,15 @@ class Study:
         self._idle_since: float | None = None
         self._explorer = explorer
         self._stopping = stopping
-        self._observers = observers
+        self._callbacks = Callbacks(callbacks)
+        self._stop_reason: str | None = None
         self._clock = clock
         self._slots: dict[int, Slot] = {}  # open, by trial
         self._retention = Retention(storage)
         self._dispatcher = Dispatcher(backend, journal, storage, self._retention, dispatch, clock)
         self._incumbents = Incumbents(objective, self._retention)
         self.progress = Progress(running=self._dispatcher.running)
+        self.stopped_by: str | None = None  # part of the budget, or rule; None: it runs, or broke off
         self._replay()
         self._retention.sweep(unfinished=self._dispatcher.waiting_trials())
 
@@ -128,6 +123,20 @@ class Study:
     def best(self) -> Trial | None:
         """The trial with the lowest loss that was ever reported, as it was then; its checkpoint is kept."""
         return self._incumbents.best
+
+    @property
+    def trials(self) -> Mapping[int, Trial]:
+        """All trials by id, as the journal has them now."""
+        return self._journal.trials
+
+    @property
+    def states(self) -> Mapping[TrialState, int]:
+        """How many trials are in each state."""
+        return self._journal.states
+
+    def stop(self, reason: str) -> None:
+        """Start nothing new; what is running is finished. For callbacks."""
+        self._stop_reason = self._stop_reason or reason
 
     @property
     def files_left_out(self) -> tuple[str, ...]:
@@ -145,6 +154,19 @@ class Study:
             StorageError: the study directory cannot be read or written.
         """
         self._dispatcher.begin()
+        self._callbacks.on_study_start(self)
+        try:
+            self.stopped_by = self._search()
+        finally:
+            self._callbacks.on_study_end(self)
+        if self.best is None:
+            failures = [trial.failure.message for trial in self._journal.trials.values() if trial.failure]
+            if not failures:
+                raise NoTrialSucceeded("no trial could be run within the budget; raise it")
+            raise NoTrialSucceeded(f"all {len(failures)} trials have failed; the first one: {failures[0]}")
+        return self.stopped_by
+
+    def _search(self) -> str:
         began, spent_before = self._clock(), self._journal.seconds
         last = began
         try:
@@ -156,7 +178,7 @@ class Study:
                 if stopped_by is None or self._dispatcher.has_waiting:
                     self._launch(only_waiting=stopped_by is not None)
                 if not self.progress.running and stopped_by is not None and not self._dispatcher.has_waiting:
-                    break
+                    return stopped_by
                 self._wait_for_slots(last)
                 if (done := self._dispatcher.wait()) is not None:
                     self._take(*done)
@@ -167,12 +189,6 @@ class Study:
         except BaseException:  # an interrupt too: nothing may train on for a driver that is gone
             self._backend.close()
             raise
-        if self.best is None:
-            failures = [trial.failure.message for trial in self._journal.trials.values() if trial.failure]
-            if not failures:
-                raise NoTrialSucceeded("no trial could be run within the budget; raise it")
-            raise NoTrialSucceeded(f"all {len(failures)} trials have failed; the first one: {failures[0]}")
-        return stopped_by
 
     def _wait_for_slots(self, now: float) -> None:
         """Note since when nothing runs because nothing fits: executors were lost, or others use them.
@@ -245,8 +261,10 @@ class Study:
                 self._dispatcher.start(assignment)
             self._tracker.sync(self._journal)
             logger.info("%s: started with %s", assignment, dict(assignment.params))
-            for observer in self._observers:
-                observer.on_assigned(assignment, self.progress)
+            trial = self._journal.trials[assignment.trial_id]
+            if trial.ended_at is None and assignment.attempt == 1:
+                self._callbacks.on_trial_start(self, trial)
+            self._callbacks.on_assigned(self, assignment)
             if not only_waiting and self._spent() is not None:
                 return
 
@@ -296,26 +314,30 @@ class Study:
         self.progress.busy_seconds = self._dispatcher.busy_seconds
         self._journal.reported(report)
         self.progress.run += 1
-        self._settle(report)
+        out = self._settle(report)
         trial = self._journal.trials[report.trial_id]
         if failure is not None:
             logger.warning("%s failed: %s\n%s", assignment, failure.message, failure.traceback)
         else:
-            metric = self._objective.metric
+            metric = self.objective.metric
             logger.info("%s: %s = %.6g, %.1f s", assignment, metric, report.metrics[metric], report.seconds)
         self._tracker.sync(self._journal)
-        for observer in self._observers:
-            observer.on_reported(trial, report, self.progress)
+        self._callbacks.on_report(self, trial, report)
+        for trial_id in out:
+            self._callbacks.on_trial_end(self, self._journal.trials[trial_id])
         if failure is not None:
             self._dispatcher.failures.check(self._journal.trials.values())
 
-    def _settle(self, report: Report) -> None:
-        """A report is in the journal: tell scheduler and sampler, and let go of checkpoints."""
+    def _settle(self, report: Report) -> list[int]:
+        """A report is in the journal: tell scheduler and sampler, and let go of checkpoints.
+
+        Returns the trials that are out now.
+        """
         slot = self._slots.pop(report.trial_id)
         self.progress.resource_spent += report.resource - slot.resource_from
         self.progress.failed += report.failure is not None
         metrics = report.metrics if report.failure is None else {}  # without metrics losses are infinite
-        loss, others = self._objective.loss(metrics), self._objective.others(metrics)
+        loss, others = self.objective.loss(metrics), self.objective.others(metrics)
         for rule in self._stopping:
             rule.observe(resource=slot.resource_to, loss=loss, seconds=report.seconds)
         # A trial on its plateau counts at the resource that it was meant to reach: more would not change it.
@@ -335,6 +357,7 @@ class Study:
             self._retention.release(trial_id)
         if report.attempt > 1 or report.failure is not None:
             self._retention.tidy(report.trial_id)
+        return sorted(finished)
 
     def _note_incumbent(self, report: Report, loss: float, *, is_complete: bool) -> None:
         # As it was reported: in a replay the journal has the trial as it was in the end.
@@ -345,6 +368,8 @@ class Study:
 
     def _spent(self) -> str | None:
         """Which part of the budget is spent, if any."""
+        if self._stop_reason is not None:
+            return self._stop_reason
         if self._scheduler.is_done():
             return "trials" if len(self._journal.trials) == self._budget.trials else "search_space"
         if self._budget.resource is not None:

@@ -18,9 +18,11 @@ from tables import write_clusters
 from spark_hpo.app import run_study
 from spark_hpo.backend.classic import ClassicCluster
 from spark_hpo.backend.session import start_session
+from spark_hpo.callback import Callback
 from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.errors import StudyInterrupted
-from spark_hpo.trial import Assignment, Report, Trial
+from spark_hpo.study import Study
+from spark_hpo.trial import Report, Trial
 
 TRIALS = 4
 THREADS_LIMIT_S = 30.0
@@ -48,12 +50,10 @@ def config(folder: Path, number: int) -> StudyConfig:
     return build_config(record, place="many")
 
 
-class InterruptAtOnce:
+class InterruptAtOnce(Callback):
     """Ctrl-C, as far as one study of many can meet it."""
 
-    def on_assigned(self, assignment: Assignment, progress: object) -> None: ...
-
-    def on_reported(self, trial: Trial, report: Report, progress: object) -> None:
+    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
         raise KeyboardInterrupt
 
 
@@ -76,9 +76,9 @@ def main(folder: Path, count: int) -> None:
     def run(number: int) -> str:
         start.wait()
         # One of them is interrupted: that must not touch the others.
-        observers = [lambda journal: InterruptAtOnce()] if number == 0 else []
+        callbacks = [InterruptAtOnce()] if number == 0 else []
         try:
-            result = run_study(config(folder, number), observers=observers)
+            result = run_study(config(folder, number), callbacks=callbacks)
         except StudyInterrupted:
             return "interrupted"
         except Exception as exc:

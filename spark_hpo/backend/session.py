@@ -45,7 +45,9 @@ DEFAULTS = {
 }
 
 
-def start_session(name: str, settings: Mapping[str, str], *, timeout_s: float = 600.0) -> SparkSession:
+def start_session(
+    name: str, settings: Mapping[str, str], *, timeout_s: float = 600.0, spark: SparkSession | None = None
+) -> SparkSession:
     """The running session, or a new one, on Connect when `spark.remote` or SPARK_REMOTE says so.
 
     What `spark-submit` was given wins over `settings`, and these over our defaults. Without a master it is
@@ -53,6 +55,7 @@ def start_session(name: str, settings: Mapping[str, str], *, timeout_s: float = 
 
     Args:
         timeout_s: for the first executor to come.
+        spark: the session to be used; its settings stay as they are.
 
     Raises:
         BackendError: Python does not start on the executors, or lacks torch or pyarrow.
@@ -62,7 +65,7 @@ def start_session(name: str, settings: Mapping[str, str], *, timeout_s: float = 
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     from pyspark.sql import SparkSession
 
-    spark = SparkSession.getActiveSession()
+    spark = spark or SparkSession.getActiveSession()
     if spark is None and (settings.get(_REMOTE) or os.environ.get("SPARK_REMOTE")):
         spark = _start_remote(name, settings, timeout_s)
     elif spark is None and _has_context():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from spark_hpo.backend.simulated import Curve, Disturbances, SimulatedBackend
+from spark_hpo.callback import Callback
 from spark_hpo.errors import NoTrialSucceeded
 from spark_hpo.journal import Journal
 from spark_hpo.replay.benchmark import Benchmark
@@ -17,7 +18,7 @@ from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.space import Space
-from spark_hpo.study import Budget, Progress, Study
+from spark_hpo.study import Budget, Study
 from spark_hpo.trial import Assignment, Params, Report, Trial
 
 _POOL_IS_LOW = 0.5  # of a pool drawn: from here on its regret says little
@@ -98,7 +99,7 @@ def replay(
             seed=seed,
             storage=storage,
             explorer=PoolExplorer(explorer, pool) if pool else explorer,
-            observers=[watch],
+            callbacks=[watch],
             clock=backend.clock,
         )
         study.run()
@@ -163,7 +164,7 @@ class _Timed:
         self._sampler.tell(trial_id, resource=resource, loss=loss, others=others)
 
 
-class _Watch:
+class _Watch(Callback):
     """Notes each improvement of the best trial that was trained to the end."""
 
     def __init__(self, benchmark: Benchmark, clock: Callable[[], float], pool: PoolSampler | None) -> None:
@@ -174,13 +175,13 @@ class _Watch:
         self.incumbents: list[tuple[float, float]] = []  # (virtual second, loss)
         self.pool_low_at: float | None = None
 
-    def on_assigned(self, assignment: Assignment, progress: Progress) -> None:
+    def on_assigned(self, study: Study, assignment: Assignment) -> None:
         if self._pool is None or self.pool_low_at is not None:
             return
         if len(self._pool.drawn) >= _POOL_IS_LOW * self._size:
             self.pool_low_at = self._clock()
 
-    def on_reported(self, trial: Trial, report: Report, progress: Progress) -> None:
+    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
         if report.failure is not None or report.resource < self._max_resource:
             return
         if not self.incumbents or trial.loss < self.incumbents[-1][1]:

@@ -1,7 +1,8 @@
 """A trained model outside of the study: a folder that can be loaded and asked.
 
 The folder holds `model.json` (task, parameters, schema) and `weights.pt`. MLflow loads it through
-`_load_pyfunc`, so nothing is unpickled but tensors.
+`_load_pyfunc`, and nothing is unpickled but tensors; and, where the task was written in a notebook and can be
+imported nowhere, `task.pkl`, its class.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pandas as pd
 import torch
@@ -23,7 +25,7 @@ from spark_hpo.errors import CheckpointError
 from spark_hpo.storage import Storage
 from spark_hpo.train import checkpoint
 from spark_hpo.train.loop import Trainer
-from spark_hpo.train.reference import find_trainable
+from spark_hpo.train.reference import Code, find_trainable
 from spark_hpo.train.settings import TrainingSettings
 from spark_hpo.train.task import Batch, TrainTask
 from spark_hpo.train.world import World
@@ -53,7 +55,8 @@ class Predictor:
         if data is None:
             raise CheckpointError(f"{folder}: there is no model.json; this is no exported model")
         record = json.loads(data)
-        task_class: Any = find_trainable(record["task"])
+        code = storage.read("task.pkl")
+        task_class: Any = find_trainable(record["task"]) if code is None else cloudpickle.loads(code)
         task: TrainTask = task_class(record["params"], TableSchema.from_json(record["schema"]))
         model = task.build_model()
         try:
@@ -103,16 +106,19 @@ class Predictor:
 
 
 def export(
-    folder: Path, *, task: str, params: Params, schema: TableSchema, load_checkpoint: Callable[[], Any]
+    folder: Path, *, code: Code, params: Params, schema: TableSchema, load_checkpoint: Callable[[], Any]
 ) -> None:
     """Write a trial's model to a folder that `Predictor.load` reads.
 
     Args:
+        code: of the task.
         load_checkpoint: returns the trial's checkpoint.
     """
     storage = Storage(folder)
     checkpoint.save(storage, "weights.pt", {"model": load_checkpoint()["model"]})
-    record = {"version": 1, "task": task, "params": dict(params), "schema": schema.to_json()}
+    if code.by_value:
+        storage.write("task.pkl", cloudpickle.dumps(code.trainable))
+    record = {"version": 1, "task": code.reference, "params": dict(params), "schema": schema.to_json()}
     storage.write("model.json", json.dumps(record, indent=2).encode())
 
 

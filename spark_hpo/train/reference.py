@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from spark_hpo.errors import ConfigError
@@ -48,6 +51,49 @@ def find_trainable(reference: str | Trainable) -> Trainable:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"task is {reference!r}: {module_name} has no {name!r}{hint}")
     return _checked(getattr(module, name), reference)
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A task or a training function, and how another process comes by it."""
+
+    trainable: Trainable
+    reference: str
+    file: Path | None = None  # to be sent to where it is not installed
+    by_value: bool = False  # no other process can import it: it was written in a notebook, or in a function
+
+    @classmethod
+    def of(cls, trainable: Trainable) -> Code:
+        """Of the object itself.
+
+        Raises:
+            ConfigError: it is neither a task class nor a function of one argument.
+        """
+        name = getattr(trainable, "__qualname__", type(trainable).__name__)
+        module = sys.modules.get(getattr(trainable, "__module__", None) or "__main__")
+        reference = f"{module.__name__ if module else '__main__'}:{name}"
+        trainable = _checked(trainable, reference)
+        if module is None or module.__name__ == "__main__" or getattr(module, name, None) is not trainable:
+            return cls(trainable, reference, by_value=True)
+        file = Path(getattr(module, "__file__", None) or "")
+        # A package has to be installed on the executors, or be sent by the user.
+        is_single = "." not in module.__name__ and file.suffix == ".py" and file.name != "__init__.py"
+        is_sent = is_single and "site-packages" not in file.parts and file.is_file()
+        return cls(trainable, reference, file=file if is_sent else None)
+
+    @classmethod
+    def named(cls, reference: str, file: Path | None = None) -> Code:
+        """Of what has a name.
+
+        Raises:
+            ConfigError: as `find_trainable`.
+        """
+        return cls(find_trainable(reference), reference, file=file)
+
+    @property
+    def shipped(self) -> str | Trainable:
+        """What ranks are given."""
+        return self.trainable if self.by_value else self.reference
 
 
 def is_task(trainable: Trainable) -> bool:

@@ -13,18 +13,19 @@ from statistics import median
 from typing import Any
 
 from spark_hpo.backend.simulated import SimulatedBackend
+from spark_hpo.callback import Callback
 from spark_hpo.journal import Journal
 from spark_hpo.replay.functions import Hartmann
 from spark_hpo.replay.memory import MemoryStorage
 from spark_hpo.replay.methods import parse_method
-from spark_hpo.study import Budget, Progress, Study
-from spark_hpo.trial import Assignment, Report, Trial
+from spark_hpo.study import Budget, Study
+from spark_hpo.trial import Report, Trial
 
 EVALUATIONS = 300
 PUBLISHED = {3: -3.7405, 6: -2.314}
 
 
-class Best:
+class Best(Callback):
     """The lowest loss of a trial trained to the end, of the first 300 reports."""
 
     def __init__(self, max_resource: int) -> None:
@@ -32,9 +33,7 @@ class Best:
         self._reports = 0
         self.loss = 0.0  # the function is never above it
 
-    def on_assigned(self, assignment: Assignment, progress: Progress) -> None: ...
-
-    def on_reported(self, trial: Trial, report: Report, progress: Progress) -> None:
+    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
         self._reports += 1
         if self._reports <= EVALUATIONS and report.resource == self._max_resource:
             self.loss = min(self.loss, trial.loss)
@@ -63,7 +62,7 @@ def search(function: Hartmann, text: str, seed: int) -> float:
         budget=Budget(resource=EVALUATIONS * function.max_resource // 3),
         seed=seed,
         storage=storage,
-        observers=[best],
+        callbacks=[best],
         clock=backend.clock,
     ).run()
     journal.close()

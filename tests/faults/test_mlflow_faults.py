@@ -21,14 +21,16 @@ from tables import write_clusters
 from workspace import LIMIT_S, Workspace, wait_for
 
 from spark_hpo.app import run_study, sync_study
+from spark_hpo.callback import Callback
 from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.errors import TrackingError
 from spark_hpo.journal import Journal
 from spark_hpo.result import Result
 from spark_hpo.storage import Storage
+from spark_hpo.study import Study
 from spark_hpo.sync import Synced
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.trial import Assignment, Mode, Objective, Report, Trial
+from spark_hpo.trial import Mode, Objective, Report, Trial
 
 ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
 TRIALS = 12
@@ -68,23 +70,21 @@ def config(tmp_path: Path, proxy: FaultyProxy) -> StudyConfig:
     return build_config(record, place="test")
 
 
-class OnReport:
+class OnReport(Callback):
     """Calls back with the number of reports that have come."""
 
     def __init__(self, call: Callable[[int], None]) -> None:
         self._call = call
         self.count = 0
 
-    def on_assigned(self, assignment: Assignment, progress: object) -> None: ...
-
-    def on_reported(self, trial: Trial, report: Report, progress: object) -> None:
+    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
         self.count += 1
         self._call(self.count)
 
 
 def run(config: StudyConfig, on_report: Callable[[int], None]) -> Result:
     observer = OnReport(on_report)
-    return run_study(config, observers=[lambda journal: observer])
+    return run_study(config, callbacks=[observer])
 
 
 def everything_is_there_once(server: Server, config: StudyConfig) -> MlflowClient:

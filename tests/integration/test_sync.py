@@ -12,12 +12,14 @@ from mlflow_server import runs
 from tables import write_clusters
 
 from spark_hpo.app import run_study, sync_study
+from spark_hpo.callback import Callback
 from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted
 from spark_hpo.journal import Journal
 from spark_hpo.storage import Storage
+from spark_hpo.study import Study
 from spark_hpo.tracking.store import RunStatus
-from spark_hpo.trial import Assignment, Mode, Objective, Report, Trial
+from spark_hpo.trial import Mode, Objective, Report, Trial
 
 ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
 
@@ -54,15 +56,13 @@ def shown(config: StudyConfig) -> dict[str, dict[str, Any]]:
     return runs(place)  # type: ignore[arg-type] # it asks for nothing else
 
 
-class InterruptAt:
+class InterruptAt(Callback):
     """Ctrl-C when so many reports have come."""
 
     def __init__(self, reports: int) -> None:
         self._left = reports
 
-    def on_assigned(self, assignment: Assignment, progress: object) -> None: ...
-
-    def on_reported(self, trial: Trial, report: Report, progress: object) -> None:
+    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
         self._left -= 1
         if self._left == 0:
             raise KeyboardInterrupt
@@ -101,7 +101,7 @@ def test_a_living_driver_keeps_its_study(folder: Path) -> None:
 
 def test_an_interrupted_study_is_shown_as_that_and_can_go_on(folder: Path) -> None:
     with pytest.raises(StudyInterrupted):
-        run_study(config(folder), observers=[lambda journal: InterruptAt(2)])
+        run_study(config(folder), callbacks=[InterruptAt(2)])
     synced = sync_study(config(folder, "other"))
     assert (synced.status, synced.model) == (RunStatus.KILLED, None)
     result = run_study(config(folder, "other"))

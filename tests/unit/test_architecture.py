@@ -18,6 +18,7 @@ EVERYTHING = set(
         "app",
         "assembly",
         "backend",
+        "callback",
         "cli",
         "config",
         "daemon",
@@ -58,7 +59,19 @@ EVERYTHING = set(
 ALLOWED = {
     "app": EVERYTHING - {"cli", "daemon", "replay"},
     "assembly": {"config", "errors", "journal", "search", "storage", "trial"},
-    "cli": {"app", "assembly", "config", "errors", "journal", "redact", "report", "result", "study", "trial"},
+    "callback": {"study", "trial"},  # the study in annotations only
+    "cli": {
+        "app",
+        "assembly",
+        "callback",
+        "config",
+        "errors",
+        "redact",
+        "report",
+        "result",
+        "study",
+        "trial",
+    },
     "daemon": {"backend", "orphans", "train"},
     "orphans": set(),
     "package": set(),
@@ -68,8 +81,8 @@ ALLOWED = {
     },
     "result": {"assembly", "config", "incumbents", "journal", "study", "tracking", "trial"},
     "study": {
-        *("backend", "dispatch", "errors", "incumbents", "journal", "retention", "search", "storage"),
-        *("tracking", "trial"),
+        *("backend", "callback", "dispatch", "errors", "incumbents", "journal", "retention", "search"),
+        *("storage", "tracking", "trial"),
     },
     "sync": {"incumbents", "journal", "lease", "publish", "storage", "tracking", "trial"},
     "dispatch": {
@@ -82,7 +95,7 @@ ALLOWED = {
     "incumbents": {"retention", "search", "trial"},
     "retention": {"layout", "storage"},
     "journal": {"errors", "lease", "storage", "trial"},
-    "replay": {"backend", "errors", "journal", "search", "storage", "study", "trial"},
+    "replay": {"backend", "callback", "errors", "journal", "search", "storage", "study", "trial"},
     "definition": {"errors", "storage"},
     "lease": {"errors", "storage"},
     "storage": {"errors", "folders", "redact"},

@@ -20,6 +20,10 @@ ALLOWED = {
     ("spark_hpo/train/checkpoint.py", "import pickle"): "for the name of the error that torch.load raises",
     ("spark_hpo/backend/probe.py", "import cloudpickle"): "to send a module of ours by value; loads nothing",
     (
+        "spark_hpo/train/predictor.py",
+        "import cloudpickle",
+    ): "a model whose task was written in a notebook: its code comes with it, as any model's does",
+    (
         "spark_hpo/data/petastorm_codecs.py",
         "depickle_legacy_package_name_compatible",
     ): "Petastorm's metadata, where data.trust_petastorm_metadata says so",

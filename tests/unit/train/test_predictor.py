@@ -13,6 +13,7 @@ from spark_hpo.data.table import Table, first_rows, open_table
 from spark_hpo.errors import CheckpointError, DataError
 from spark_hpo.storage import Storage
 from spark_hpo.train import checkpoint, predictor
+from spark_hpo.train.reference import Code
 from spark_hpo.train.settings import TrainingSettings
 from spark_hpo.train.worker import RankSpec, run_rank
 from spark_hpo.trial import Assignment, Mode, Objective, Split
@@ -55,7 +56,7 @@ def exported(table: Table, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     assert trained.checkpoint is not None
     predictor.export(
         folder / "model",
-        task="tabular",
+        code=Code.named("tabular"),
         params=PARAMS,
         schema=table.schema,
         load_checkpoint=partial(checkpoint.load, spec.storage, trained.checkpoint),

@@ -17,6 +17,7 @@ from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, NullRule
 from spark_hpo.data.table import Table, first_rows, open_table
 from spark_hpo.storage import Storage
 from spark_hpo.train import checkpoint, predictor
+from spark_hpo.train.reference import Code
 from spark_hpo.train.settings import TrainingSettings
 from spark_hpo.train.worker import RankSpec, run_rank
 from spark_hpo.trial import Assignment, Mode, Objective, Report, Split
@@ -126,7 +127,7 @@ def test_a_model_takes_rows_as_the_table_holds_them(folder: Path, tmp_path: Path
     path = report.checkpoint
     predictor.export(
         tmp_path / "model",
-        task="tabular",
+        code=Code.named("tabular"),
         params={"hidden_units": 16},
         schema=table.schema,
         load_checkpoint=lambda: checkpoint.load(spec.storage, path),

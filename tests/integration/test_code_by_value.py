@@ -1,0 +1,87 @@
+"""Tasks and functions that only this process knows: written in a notebook, or inside of a function."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tables import write_clusters
+
+from spark_hpo.app import run_study
+from spark_hpo.config import build_config
+from spark_hpo.errors import ConfigError
+from spark_hpo.train.reference import Code
+from spark_hpo.train.tabular import TabularTask
+
+pytestmark = pytest.mark.spark
+
+
+def config(folder: Path, **changes: Any) -> Any:
+    record: dict[str, Any] = {
+        "name": "mine",
+        "study_dir": str(folder / "study"),
+        "task": "by value",
+        "data": {"path": str(folder / "table")},
+        "objective": {"metric": "accuracy", "mode": "max"},
+        "space": {"learning_rate": {"type": "loguniform", "low": 0.01, "high": 0.1}},
+        "search": {"method": "asha", "max_resource": 2},
+        "budget": {"trials": 2},
+        "training": {"batch_size": 16},
+        "mlflow": {"tracking_uri": f"sqlite:///{folder}/mlflow.db"},
+    }
+    return build_config(record | changes, place="test")
+
+
+def test_a_class_of_a_notebook_is_trained_on_executors_and_loaded_in_another_process(
+    spark: object, tmp_path: Path
+) -> None:
+    write_clusters(tmp_path / "table")
+
+    class Mine(TabularTask):
+        def build_model(self) -> torch.nn.Module:
+            model = super().build_model()
+            model.register_buffer("mine", torch.ones(1))
+            return model
+
+    result = run_study(config(tmp_path), task=Mine, spark=spark)  # type: ignore[arg-type]
+    assert result.model is not None
+    program = (
+        "import sys, mlflow, pandas as pd; mlflow.set_tracking_uri(sys.argv[1]);"
+        "model = mlflow.pyfunc.load_model(sys.argv[2]);"
+        "print(*model.predict(pd.DataFrame({'x': [0.1], 'y': [0.2]}, dtype='float32')).columns)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"sqlite:///{tmp_path}/mlflow.db", result.model.uri],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert "prediction" in done.stdout.split(), done.stderr
+
+
+def test_a_closure_is_trained_on_executors(spark: object, tmp_path: Path) -> None:
+    bonus = 0.25
+
+    def train(ctx: Any) -> None:
+        ctx.report({"accuracy": bonus}, resource=ctx.resource.stop)
+
+    result = run_study(config(tmp_path, data=None), task=train)
+    assert result.best.metrics == {"accuracy": 0.25}
+
+
+def test_what_is_no_task_is_refused() -> None:
+    with pytest.raises(ConfigError, match="must be a function of one argument"):
+        Code.of(lambda: None)
+
+
+def test_a_module_of_its_own_travels_by_its_file() -> None:
+    code = Code.of(config)
+    assert not code.by_value
+    assert code.file == Path(__file__)
+    assert code.reference == f"{__name__}:config"
+    assert Code.of(TabularTask).file is None  # of a package
