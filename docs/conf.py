@@ -64,6 +64,12 @@ def complete(app: Sphinx, page: str, source: list[str]) -> None:
     if page == "docs/study-file":
         head, title, _ = source[0].partition("## Every setting\n")
         source[0] = head + title + settings.tables()
+    if page == "docs/api":
+        rest = [name for name in spark_hpo.__all__ if not re.search(rf":: (spark_hpo\.)?{name}\n", source[0])]
+        classes = [name for name in rest if isinstance(getattr(spark_hpo, name), type)]
+        entries = "".join(f".. autofunction:: spark_hpo.{name}\n" for name in rest if name not in classes)
+        entries += "".join(f".. autoclass:: spark_hpo.{name}\n   :members:\n" for name in classes)
+        source[0] += f"\n## More\n\n```{{eval-rst}}\n{entries}```\n" if rest else ""
 
 
 def to_rst(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
