@@ -125,7 +125,7 @@ def test_every_setting_that_is_named_exists(page: str) -> None:
 
 # Blocks of code -------------------------------------------------------------------------------------------
 
-LANGUAGES = ("python", "sh", "yaml", "toml", "json", "text", "properties", "{eval-rst}")
+LANGUAGES = ("python", "sh", "yaml", "toml", "json", "text", "properties", "dockerfile", "{eval-rst}")
 
 
 @pytest.mark.parametrize("block", ALL, ids=str)
