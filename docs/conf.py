@@ -26,20 +26,19 @@ root_doc = "README"
 include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**.md"]
 CONTENTS = {
     "Using it": [
-        "docs/study-file",
-        "docs/methods",
-        "docs/data",
-        "docs/cluster",
-        "docs/reliability",
-        "SECURITY",
+        *("docs/command-line", "docs/study-file", "docs/methods", "docs/data", "docs/report"),
+        *("docs/reliability", "docs/from-sparktrials", "docs/cluster", "docs/kubernetes"),
+        *("docs/databricks", "docs/airflow", "SECURITY"),
     ],
     "Reference": ["docs/api", "CHANGELOG"],
     "Inside": ["docs/architecture", "CONTRIBUTING", "docs/benchmarks/search", "docs/benchmarks/*"],
 }
-# A new page of docs/ comes last among the first, until it has a place of its own.
-_listed = [page for pages in CONTENTS.values() for page in pages]
+# A page of docs/ that is not in this order comes last among the first.
+_placed = [page for pages in CONTENTS.values() for page in pages]
 _pages = sorted(f"docs/{file.stem}" for file in (ROOT / "docs").glob("*.md"))
-CONTENTS["Using it"] += [page for page in _pages if page not in _listed]
+CONTENTS["Using it"] += [page for page in _pages if page not in _placed]
+for pages in CONTENTS.values():
+    pages[:] = [page for page in pages if "*" in page or (ROOT / f"{page}.md").exists()]
 
 html_theme = "furo"
 html_title = f"spark_hpo {release}"
