@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test test-faults fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large screenshots gpu-check audit test-airflow clean
+.PHONY: setup tune test test-faults fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -75,6 +75,24 @@ screenshots: setup java  ## docs/images/report.png, of the quickstart's study; i
 test-large: setup  ## 20 GB of decoded rows train in 1.5 GB; a quarter of an hour, and 20 GB of disk
 	$(BIN)/python -m pytest -s tests/large
 
+docs: setup  ## the documentation site, in build/site; every warning is an error
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html -c docs -d build/doctrees . build/site
+	cp build/site/README.html build/site/index.html
+
+linkcheck: setup  ## the addresses outside of the repository that the documentation names; needs the internet
+	$(BIN)/python -m sphinx -q -W --keep-going -b linkcheck -c docs -d build/doctrees . build/linkcheck
+
+dist: setup  ## wheel and sdist, in dist/
+	rm -f dist/spark_hpo-*
+	$(BIN)/python -m build --outdir dist
+
+# An environment that has nothing but the wheel and what it asks for: no checkout, no development tools.
+FROM_WHEEL := build/from-wheel/bin/python
+test-dist: dist java  ## what dist/ holds, and a study made with what it installs; some minutes
+	$(PYTHON) -m venv --clear build/from-wheel
+	$(FROM_WHEEL) -m pip install --quiet --constraint constraints.txt "$$(ls dist/spark_hpo-*.whl)[petastorm]"
+	$(BIN)/python -m pytest tests/installed
+
 # Of pip-audit's services the one that pip uses too: pypi.org. What it cannot find there is a failure.
 AUDIT = build/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
 	$(shell sed -n 's/^\([A-Z][A-Za-z0-9-]*\)[: ].*/--ignore-vuln \1/p' audit.txt)
@@ -98,7 +116,7 @@ clean:  ## remove what studies and tests have left, but not .venv
 .venv/installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or call make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is needed: apt-get install python3.11-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[petastorm,s3,examples,optuna,replay,connect,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[petastorm,s3,examples,optuna,replay,connect,docs,dev]'
 	@touch $@
 
 EXTRAS_modern := s3,examples,optuna,replay,connect,dev

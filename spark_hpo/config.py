@@ -110,8 +110,8 @@ class DataConfig(_Section):
     on_bad_file: Literal["fail", "skip"] = "fail"
     """When a file turns out to be damaged, changed or gone. skip: the study goes on without it, and says how
     many rows that costs."""
-    reader: Literal["petastorm", "arrow", "auto"] = "auto"
-    """auto takes petastorm wherever it can be imported."""
+    reader: str = "auto"
+    """petastorm, arrow, or one that a package brings; auto takes petastorm wherever it can be imported."""
     shuffle_window: PositiveInt = 100_000
     """Rows that are shuffled together, in the memory of each rank."""
     cache: CacheConfig = CacheConfig()
@@ -173,7 +173,7 @@ class SearchConfig(_Section):
     method: str = "default"
     """A pair of sampler and scheduler by its name: default, bohb, dehb, asha, ..."""
     sampler: str | None = None
-    """In place of the method's own: tpe, random, grid, ..."""
+    """In place of the method's own: tpe, random, grid, ... or one that a package brings."""
     sampler_settings: dict[str, Any] = {}
     scheduler: str | None = None
     """In place of the method's own: hyperband, asha, full, successive_halving, ..."""
@@ -351,20 +351,24 @@ class StudyConfig(_Section):
     """A study: one search for the best model of one table."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+    """Letters, digits and `_.-`. Its MLflow experiment and its model have it, too, unless they are named."""
     study_dir: Url
     """Local path or any fsspec URL that driver and executors can reach. The study's whole state."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the parameters that are proposed, of first weights and of the order of rows."""
     task: str
     """tabular, image, module:Name, or path/to/file.py:Name (relative to the study file)."""
     data: DataConfig | None = None
     """May be left out for a training function that brings its own data."""
     objective: ObjectiveConfig
     space: dict[str, Any]
+    """What is tuned, by name: `{learning_rate: {type: loguniform, low: 1e-4, high: 1e-1}}`."""
     search: SearchConfig
     budget: BudgetConfig
     stopping: StoppingConfig = StoppingConfig()
     training: TrainingConfig = TrainingConfig()
     backend: Literal["spark", "inline"] = "spark"
+    """inline: in this process, one trial of one rank after the other, without Spark."""
     resources: ResourcesConfig = ResourcesConfig()
     spark: dict[str, str] = {}
     """Spark settings for a session that the study has to start."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -19,12 +18,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from documents import blocks
 from tables import write_clusters
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [block.text.rstrip("\n") for block in blocks("README.md", "sh") if not block.note]
+PYTHON = [block.text for block in blocks("README.md", "python")]
 ADULT = ROOT.parent / "shared/data/adult/adult.csv"
 LIMIT_S = 280.0
 

@@ -36,6 +36,7 @@ EVERYTHING = set(
         "lease",
         "orphans",
         "package",
+        "plugins",
         "prepare",
         "provenance",
         "publish",
@@ -76,6 +77,7 @@ ALLOWED = {
     "daemon": {"backend", "orphans", "train"},
     "orphans": set(),
     "package": set(),
+    "plugins": {"errors"},
     "publish": {
         *("data", "incumbents", "journal", "package", "report", "storage", "tracking", "train", "trial"),
     },
@@ -100,7 +102,7 @@ ALLOWED = {
     "lease": {"errors", "storage"},
     "storage": {"errors", "folders", "redact"},
     "folders": set(),
-    "search": {"errors", "trial"},
+    "search": {"errors", "plugins", "trial"},
     "backend": {"errors", "package", "trial"},
     "tracking": {"errors", "redact", "trial"},
     "report": {
@@ -110,7 +112,7 @@ ALLOWED = {
     "provenance": {"redact"},
     "train": {"data", "errors", "layout", "storage", "trial"},
     "prepare": {"data", "errors", "trial"},
-    "data": {"errors", "redact", "trial"},
+    "data": {"errors", "plugins", "redact", "trial"},
     "config": {"databricks", "errors", "redact", "study_file"},
     "databricks": set(),
     "study_file": {"errors", "redact"},
