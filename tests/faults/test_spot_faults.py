@@ -22,6 +22,13 @@ s3fs = pytest.importorskip("s3fs")
 
 Live = Callable[..., LiveStudy]
 
+pytestmark = pytest.mark.timeout(900)
+
+# Nothing is hung here: no limit has to be short, and a machine may be slow.
+PATIENT = {"slot_timeout_s": 240, "rank_timeout_s": 60}
+CALM = {"spark.network.timeout": "60s"}
+OFTEN = {"batch_size": 16, "checkpoint_every": {"seconds": 0.5}}
+
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
@@ -72,7 +79,9 @@ def test_an_executor_lost_with_its_checkpoints_on_s3_costs_what_came_after_the_l
         step_s=0.1,
         hurt=s3,  # for the driver and the executors
         study_dir=url,
-        training={"batch_size": 16, "checkpoint_every": {"seconds": 0.5}},
+        spark=CALM,
+        resources=PATIENT,
+        training=OFTEN,
     )
     mirror = Mirror(url, tmp_path / "mirror")
     study.study_dir = mirror.folder
@@ -103,12 +112,13 @@ def test_an_executor_lost_after_notice_costs_no_more(
     study = live(
         step_s=0.1,
         spark={
+            **CALM,
             "spark.master": f"local-cluster[{2 * world_size},1,1024]",
             "spark.decommission.enabled": "true",
             "spark.stage.maxConsecutiveAttempts": "1",
         },
-        training={"batch_size": 16, "checkpoint_every": {"seconds": 0.5}},
-        resources={"world_size": world_size, "max_concurrent": 1},
+        training=OFTEN,
+        resources={**PATIENT, "world_size": world_size, "max_concurrent": 1},
     )
     study.begin()
     victim = study.wait_for_step(0, step=10)
@@ -137,8 +147,9 @@ def test_a_session_that_repeats_tasks_repeats_none_of_a_study(
     """One that somebody else has started, with Spark's own default."""
     study = live(
         step_s=0.1,
-        spark={"spark.master": "local[2,4]", "spark.task.maxFailures": "4"},
-        training={"batch_size": 16, "checkpoint_every": {"seconds": 0.5}},
+        spark={**CALM, "spark.master": "local[2,4]", "spark.task.maxFailures": "4"},
+        resources=PATIENT,
+        training=OFTEN,
     )
     study.begin()
     victim = study.wait_for_step(0, step=10)
