@@ -213,7 +213,10 @@ def check_arguments(program: str, words: list[str]) -> None:
     for word in words:
         if word.startswith("--"):
             option = word.partition("=")[0]
-            known = re.search(rf"{option}(?![\w-])", help_of(program, *within))
+            listed = help_of(program, *within)
+            if re.match("[a-z]+$", words[0]):  # a command within a command: prepare csv
+                listed += help_of(program, *within, words[0])
+            known = re.search(rf"{option}(?![\w-])", listed)
             assert known, f"{' '.join([program, *within])} has no {option}"
         elif re.match(r"[a-z_]+(\.\w+)*=", word):
             assert unknown_setting(word.partition("=")[0]) is None, f"there is no setting {word}"
