@@ -86,11 +86,12 @@ dist: setup  ## wheel and sdist, in dist/
 	rm -f dist/spark_hpo-*
 	$(BIN)/python -m build --outdir dist
 
-# An environment that has nothing but the wheel and what it asks for: no checkout, no development tools.
+# An environment that has nothing but the wheel and what it asks for: no checkout (-I: a PYTHONPATH to one would
+# pass for the package), no development tools.
 FROM_WHEEL := build/from-wheel/bin/python
 test-dist: dist java  ## what dist/ holds, and a study made with what it installs; some minutes
 	$(PYTHON) -m venv --clear build/from-wheel
-	$(FROM_WHEEL) -m pip install --quiet --constraint constraints.txt "$$(ls dist/spark_hpo-*.whl)[petastorm]"
+	$(FROM_WHEEL) -I -m pip install --quiet --constraint constraints.txt "$$(ls dist/spark_hpo-*.whl)[petastorm]"
 	$(BIN)/python -m pytest tests/installed
 
 # Of pip-audit's services the one that pip uses too: pypi.org. What it cannot find there is a failure.

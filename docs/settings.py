@@ -12,47 +12,35 @@ from spark_hpo.config import StudyConfig
 
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
 _TYPES = {"string": "text", "boolean": "true or false", "integer": "integer", "number": "number"}
+_Meanings = Mapping[tuple[str, str], list[str]]
 
 
 def tables() -> str:
     """In Markdown: the settings that stand alone, then a table for each section."""
     schema = StudyConfig.model_json_schema()
+    schema["$defs"]["StudyConfig"] = schema
     meanings = ModuleAnalyzer.for_module("spark_hpo.config").find_attr_docs()
-    sections: dict[str, str] = {}  # dotted key -> class
-    rows = list(_rows(schema, "StudyConfig", "", meanings, schema["$defs"], sections))
-    text = _table(rows)
-    while sections:
-        key, name = sections.popitem()
-        record = schema["$defs"][name]
-        rows = list(_rows(record, name, f"{key}.", meanings, schema["$defs"], inner := {}))
-        sections |= dict(reversed(inner.items()))
-        text += f"\n### `{key}`\n{record['description']}\n\n{_table(rows)}"
-    return text
+    return "\n".join(_section("StudyConfig", "", schema["$defs"], meanings))
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
-    lines = ["| setting | value | default | |", "|---|---|---|---|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
-
-
-def _rows(
-    record: Mapping[str, Any],
-    name: str,
-    prefix: str,
-    meanings: Mapping[tuple[str, str], list[str]],
-    definitions: Mapping[str, Any],
-    sections: dict[str, str],
-) -> Iterator[tuple[str, ...]]:
-    """A row for each setting; what is a section itself goes to `sections`."""
-    for field, kind in reversed(record["properties"].items()):
-        if (reference := _reference(kind)) is not None:
-            sections[prefix + field] = reference
+def _section(name: str, key: str, definitions: Mapping[str, Any], meanings: _Meanings) -> Iterator[str]:
+    """The lines of a section and of those within it."""
+    record = definitions[name]
+    if key:
+        yield from ("", f"### `{key}`", record["description"], "")
+    yield from ("| setting | value | default | |", "|---|---|---|---|")
+    inner = []
     for field, kind in record["properties"].items():
-        if prefix + field in sections:
+        dotted = f"{key}.{field}" if key else field
+        if (reference := _reference(kind)) is not None:
+            inner.append((reference, dotted))
             continue
-        default = "" if field in record.get("required", ()) else f"`{json.dumps(kind.get('default'))}`"
+        is_required = field in record.get("required", ())
+        default = "" if is_required else f"`{json.dumps(kind.get('default'))}`".replace("`null`", "none")
         meaning = " ".join(meanings.get((name, field), ())).strip().replace("|", "\\|")
-        yield f"`{prefix}{field}`", _words(kind, definitions), default.replace("`null`", "none"), meaning
+        yield f"| `{dotted}` | {_words(kind, definitions)} | {default} | {meaning} |"
+    for reference, dotted in inner:
+        yield from _section(reference, dotted, definitions, meanings)
 
 
 def _reference(kind: Mapping[str, Any]) -> str | None:

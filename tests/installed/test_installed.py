@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tarfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import spark_hpo
 
 ROOT = Path(__file__).parents[2]
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("scripts", {})
 PYTHON = ROOT / "build/from-wheel/bin/python"
 STUDY = """
 name: prices
@@ -78,6 +80,11 @@ def test_the_installed_versions_go_together() -> None:
     run(ROOT, "python", "-m", "pip", "check")
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_command_is_there(tmp_path: Path, script: str) -> None:
+    assert script in run(tmp_path, script, "--help")
+
+
 def test_a_table_is_prepared_and_a_study_made_of_it(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     size, rooms = rng.uniform(30, 200, 600), rng.integers(1, 6, 600)
@@ -85,13 +92,11 @@ def test_a_table_is_prepared_and_a_study_made_of_it(tmp_path: Path) -> None:
     table = pd.DataFrame({"size": size, "rooms": rooms, "price": price.round(2)})
     table.to_csv(tmp_path / "prices.csv", index=False)
     (tmp_path / "study.yaml").write_text(STUDY)
-    prepare = "import sys; from spark_hpo.prepare import main; sys.exit(main(sys.argv[1:]))"
-    run(
-        tmp_path,
-        *("python", "-c", prepare, "csv", "--input", "prices.csv", "--label", "price", "--output", "table"),
-    )
-    tune = "from spark_hpo.cli import main; main()"
-    found = json.loads(run(tmp_path, "python", "-c", tune, "--config", "study.yaml").splitlines()[-1])
+    # The scripts are all that comes from the checkout: their folder is on the path, and the package is not.
+    options = ("--input", "prices.csv", "--label", "price", "--output", "table")
+    run(tmp_path, "python", str(ROOT / "jobs/prepare_data.py"), "csv", *options)
+    output = run(tmp_path, "python", str(ROOT / "jobs/tune.py"), "--config", "study.yaml")
+    found = json.loads(output.splitlines()[-1])
     assert sum(found["trials"].values()) == 4
     assert found["test"]["absolute_error"] < 60, "always guessing the mean misses by 130"
     assert found["model"]["uri"] == "models:/prices/1"

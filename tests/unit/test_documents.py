@@ -206,12 +206,17 @@ def help_of(*command: str) -> str:
 
 def check_arguments(program: str, words: list[str]) -> None:
     """Options are in the help, settings in a study file."""
-    within = [words.pop(0)] if words and re.fullmatch("[a-z]+", words[0]) else []
+    # What comes first says whose help it is: a command, or `--config FILE`, which stands for one.
+    first = 2 if words[:1] == ["--config"] else 1 if words and re.fullmatch("[a-z]+", words[0]) else 0
+    within, words = words[:first], words[first:]
     assert not within or help_of(program, *within)
     for word in words:
         if word.startswith("--"):
             option = word.partition("=")[0]
-            known = re.search(rf"{option}(?![\w-])", help_of(program, *within))
+            listed = help_of(program, *within)
+            if re.match("[a-z]+$", words[0]):  # a command within a command: prepare csv
+                listed += help_of(program, *within, words[0])
+            known = re.search(rf"{option}(?![\w-])", listed)
             assert known, f"{' '.join([program, *within])} has no {option}"
         elif re.match(r"[a-z_]+(\.\w+)*=", word):
             assert unknown_setting(word.partition("=")[0]) is None, f"there is no setting {word}"
