@@ -10,10 +10,8 @@ import shlex
 import signal
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from math import isfinite
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -22,15 +20,13 @@ from rich.console import Console
 
 from spark_hpo.app import run_study, sync_study
 from spark_hpo.assembly import objective_of
-from spark_hpo.callback import Callback
+from spark_hpo.callbacks.progress import TerminalLine
 from spark_hpo.config import StudyConfig, load_config
 from spark_hpo.errors import ConfigError, SparkHpoError, StudyInterrupted, TrackingOutage
 from spark_hpo.redact import redact
 from spark_hpo.report import leaderboard
-from spark_hpo.report.progress import ProgressLine, Standing
+from spark_hpo.report.progress import ProgressLine
 from spark_hpo.result import Result
-from spark_hpo.study import Study
-from spark_hpo.trial import Assignment, Report, Trial, TrialState
 
 _LOG_WIDTH = 120  # columns, where there is no terminal to ask
 _SUBMIT_CLASS = "org.apache.spark.deploy.SparkSubmit"
@@ -47,14 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         config = load_config(options.config, options.overrides)
         if options.sync:
             _sync(config, options.config, console)
-        with ExitStack() as stack:
-            line = stack.enter_context(ProgressLine(config.name, config.objective.metric, console=console))
-            result = run_study(
-                config,
-                place=options.config,
-                resume=options.resume,
-                callbacks=[_Display(config, line)],
-            )
+        line = ProgressLine(config.name, config.objective.metric, console=console)
+        result = run_study(
+            config, place=options.config, resume=options.resume, callbacks=[TerminalLine(line)]
+        )
     except StudyInterrupted as exc:
         print(f"{exc}:\n  {_command()}", file=console.file)
         sys.exit(exc.exit_code)
@@ -105,38 +97,6 @@ def _sync(config: StudyConfig, place: str, console: Console) -> NoReturn:
     summary = {"study": config.name, "study_dir": config.study_dir, **synced.summary()}
     print(json.dumps(summary), flush=True)
     sys.exit(0 if synced.is_complete else TrackingOutage.exit_code)
-
-
-class _Display(Callback):
-    """Keeps the live line up to date."""
-
-    def __init__(self, config: StudyConfig, line: ProgressLine) -> None:
-        self._budget = config.budget
-        self._line = line
-
-    def on_assigned(self, study: Study, assignment: Assignment) -> None:
-        self._show(study)
-
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
-        self._show(study)
-
-    def _show(self, study: Study) -> None:
-        states, progress = study.states, study.progress
-        budget, spent = self._budget.resource, float(progress.resource_spent)
-        if self._budget.trials is not None:
-            done = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
-            budget, spent = self._budget.trials, float(sum(states.get(state, 0) for state in done))
-        self._line.update(
-            Standing(
-                states=Counter(states),
-                best=study.objective.value(progress.best_loss) if isfinite(progress.best_loss) else None,
-                slots_busy=len(progress.running),
-                slots=progress.slots,
-                spent=spent,
-                budget=budget,
-                deadline_s=self._budget.seconds and self._budget.seconds - progress.seconds,
-            )
-        )
 
 
 def _print(result: Result, console: Console) -> None:
