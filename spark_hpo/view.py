@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spark_hpo.callbacks.progress import first_show_in_cell
-from spark_hpo.errors import NoTrialSucceeded, StorageError
+from spark_hpo.errors import NoTrialSucceeded
 from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.leaderboard import leaderboard
-from spark_hpo.report.study_report import FILE, StudyReport, write_report
+from spark_hpo.report.study_report import FILE, StudyReport
 from spark_hpo.report.record import StudyRecord
 from spark_hpo.storage import Storage
 from spark_hpo.trial import Trial
@@ -117,10 +116,9 @@ class StudyFindings(ABC):
         """Write `report.html` into the study directory, one page that needs no network. Returns its place.
 
         Raises:
-            StorageError: it cannot be written; the log says why.
+            StorageError: it cannot be written there.
         """
-        if write_report(self.storage) is None:
-            raise StorageError(f"{self.storage.url}/{FILE} could not be written; the log says why")
+        self.storage.write(FILE, StudyReport(self.record).html().encode())
         return f"{self.storage.url}/{FILE}"
 
     @cached_property

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from math import isfinite
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from spark_hpo.callback import Callback
 from spark_hpo.report.progress import ProgressLine, Standing
@@ -14,6 +15,7 @@ from spark_hpo.trial import Assignment, Report, Trial, TrialState
 if TYPE_CHECKING:
     from spark_hpo.study import Study
 
+_SHOWN: WeakKeyDictionary[object, int | None] = WeakKeyDictionary()  # in which cell it was shown last
 _OUT = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
 
 
@@ -30,6 +32,17 @@ def in_notebook() -> bool:
     ipython = sys.modules.get("IPython")  # in a kernel it has been imported long since
     shell = None if ipython is None else ipython.get_ipython()
     return getattr(shell, "kernel", None) is not None
+
+
+def first_show_in_cell(what: object) -> bool:
+    """Whether it is shown for the first time in the notebook's cell that runs now."""
+    from IPython import get_ipython
+
+    cell = getattr(get_ipython(), "execution_count", None)
+    if cell is not None and _SHOWN.get(what) == cell:
+        return False
+    _SHOWN[what] = cell
+    return True
 
 
 def standing_of(study: Study) -> Standing:
