@@ -11,8 +11,8 @@ from spark_hpo.callbacks.progress import first_show_in_cell
 from spark_hpo.errors import NoTrialSucceeded
 from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.leaderboard import leaderboard
-from spark_hpo.report.study_report import FILE, StudyReport
 from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.study_report import FILE, StudyReport
 from spark_hpo.storage import Storage
 from spark_hpo.trial import Trial
 
@@ -154,15 +154,18 @@ class StudyFindings(ABC):
 
     def _repr_html_(self) -> str:
         """Table and picture; the picture's script comes from the network."""
-        return self._table() + self.plot.history().to_html(full_html=False, include_plotlyjs="cdn")
+        picture: str = self.plot.history().to_html(full_html=False, include_plotlyjs="cdn")
+        return self._table() + picture
 
-    def _ipython_display_(self) -> None:
-        """The same in a notebook, where plotly knows how to draw. Once a cell: `tune` shows its result."""
+    def show(self) -> None:
+        """Show table and picture in a notebook; once a cell, for `tune` shows its result by itself."""
         from IPython.display import HTML, display
 
         if first_show_in_cell(self):
-            display(HTML(self._table()))
+            display(HTML(self._table()))  # type: ignore[no-untyped-call]
             self.plot.history().show()
+
+    _ipython_display_ = show  # IPython's way in
 
 
 class StudyView(StudyFindings):

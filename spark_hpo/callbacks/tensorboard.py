@@ -74,9 +74,7 @@ class TensorBoard(Callback):
         if missing or has_ended or not written.is_begun:
             self._write(trial, missing, is_new=not written.is_begun, has_ended=has_ended)
 
-    def _write(
-        self, trial: Trial, curve: Iterable[Measurement], *, is_new: bool, has_ended: bool
-    ) -> None:
+    def _write(self, trial: Trial, curve: Iterable[Measurement], *, is_new: bool, has_ended: bool) -> None:
         with self._writer(trial.trial_id) as writer:
             if is_new:
                 writer.file_writer.add_summary(_session_start(trial))
@@ -134,7 +132,5 @@ def _session_end(trial: Trial) -> Any:
     status = api_pb2.STATUS_FAILURE if trial.state is TrialState.FAILED else api_pb2.STATUS_SUCCESS
     info = SessionEndInfo(status=status, end_time_secs=trial.ended_at or 0.0)
     data = metadata.create_summary_metadata(HParamsPluginData(session_end_info=info))
-    value = Summary.Value(
-        tag=metadata.SESSION_END_INFO_TAG, metadata=data, tensor=metadata.NULL_TENSOR
-    )
+    value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=data, tensor=metadata.NULL_TENSOR)
     return Summary(value=[value])

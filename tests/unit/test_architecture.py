@@ -19,6 +19,7 @@ EVERYTHING = set(
         "assembly",
         "backend",
         "callback",
+        "callbacks",
         "cli",
         "config",
         "daemon",
@@ -52,33 +53,28 @@ EVERYTHING = set(
         "tracking",
         "train",
         "trial",
+        "tuning",
+        "view",
         "wiring",
     ]
 )
 # Left may import right, and itself.
 ALLOWED = {
-    "app": EVERYTHING - {"cli", "daemon", "replay"},
+    "app": EVERYTHING - {"cli", "daemon", "replay", "tuning"},
     "assembly": {"config", "errors", "journal", "search", "storage", "trial"},
     "callback": {"study", "trial"},  # the study in annotations only
-    "cli": {
-        "app",
-        "assembly",
-        "callback",
-        "config",
-        "errors",
-        "redact",
-        "report",
-        "result",
-        "study",
-        "trial",
-    },
+    "callbacks": {"callback", "errors", "report", "study", "trial"},  # the study in annotations only
+    "cli": {"app", "assembly", "callbacks", "config", "errors", "redact", "report", "result"},
     "daemon": {"backend", "orphans", "train"},
     "orphans": set(),
     "package": set(),
     "publish": {
-        *("data", "incumbents", "journal", "package", "report", "storage", "tracking", "train", "trial"),
+        *("data", "errors", "incumbents", "journal", "package", "report", "storage", "tracking", "train"),
+        "trial",
     },
-    "result": {"assembly", "config", "incumbents", "journal", "study", "tracking", "trial"},
+    "result": {
+        *("assembly", "config", "incumbents", "journal", "storage", "study", "tracking", "trial", "view"),
+    },
     "study": {
         *("backend", "callback", "dispatch", "errors", "incumbents", "journal", "retention", "search"),
         *("storage", "tracking", "trial"),
@@ -114,6 +110,10 @@ ALLOWED = {
     "study_file": {"errors", "redact"},
     "wiring": {"config", "data", "dispatch", "failures", "storage", "supervision", "train"},
     "trial": {"redact"},
+    "tuning": {
+        *("app", "backend", "callback", "callbacks", "config", "errors", "result", "tracking", "train"),
+    },
+    "view": {"callbacks", "errors", "report", "storage", "trial"},
     "errors": {"redact"},
     "redact": set(),
 }
@@ -127,8 +127,8 @@ SEAMS = {
 }
 # A third-party package, and the rooms that may know it.
 FENCES = {
-    "pyspark": {"backend", "prepare", "app", "daemon"},
-    "torch": {"train", "data", "daemon"},
+    "pyspark": {"backend", "prepare", "app", "daemon", "tuning"},
+    "torch": {"train", "data", "daemon", "callbacks"},
     "petastorm": {"data", "daemon"},
     "pyarrow": {"data", "backend", "prepare"},
     "hyperopt": {"search"},
@@ -137,10 +137,13 @@ FENCES = {
     "mlflow": {"tracking"},
     "pydantic": {"config"},
     "sqlglot": {"data"},
-    "plotly": {"report"},
+    "plotly": {"report", "view"},
     "jinja2": {"report"},
     "onnxruntime": {"replay"},
     "matplotlib": {"replay"},
+    "tensorboard": {"callbacks"},
+    "tqdm": {"callbacks"},
+    "IPython": {"callbacks", "view"},
 }
 
 
