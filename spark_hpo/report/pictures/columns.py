@@ -11,6 +11,7 @@ from spark_hpo.report.importance import importance_of
 from spark_hpo.report.leaderboard import flatten, ranked, value
 from spark_hpo.report.pictures.look import LOG_SPAN
 from spark_hpo.report.record import StudyRecord
+from spark_hpo.search.parameter import Choice
 from spark_hpo.trial import Trial
 
 
@@ -20,6 +21,7 @@ class Column:
 
     name: str
     values: Mapping[int, Any]  # by trial
+    in_log: bool | None = None  # whether the space draws it so; None: it does not know it
 
     @property
     def is_number(self) -> bool:
@@ -29,7 +31,7 @@ class Column:
     @property
     def is_log(self) -> bool:
         low, high = min(self.values.values()), max(self.values.values())
-        return bool(low > 0 and high / low >= LOG_SPAN)
+        return bool(low > 0 and (high / low >= LOG_SPAN if self.in_log is None else self.in_log))
 
     @property
     def words(self) -> list[str]:
@@ -43,13 +45,18 @@ def measured(record: StudyRecord) -> list[Trial]:
     return [t for t in ranked(record.trials.values()) if math.isfinite(value(t, record.objective))]
 
 
-def columns_of(trials: Sequence[Trial]) -> list[Column]:
+def columns_of(record: StudyRecord, trials: Sequence[Trial]) -> list[Column]:
+    """The parameters of these trials, by name. Constants are none; one trial alone shows all that it has."""
+    in_log = {
+        ".".join(map(str, dimension.path)): dimension.parameter.log
+        for dimension in record.space.dimensions()
+        if not isinstance(dimension.parameter, Choice)
+    }
     by_name: dict[str, dict[int, Any]] = {}
     for trial in trials:
         for name, item in flatten(trial.params):
             by_name.setdefault(name, {})[trial.trial_id] = item
-    columns = [Column(name, by_name[name]) for name in sorted(by_name)]
-    # What never varies is no parameter. One trial alone shows all that it has.
+    columns = [Column(name, by_name[name], in_log.get(name)) for name in sorted(by_name)]
     return [c for c in columns if len(trials) == 1 or len(c.words) > 1 or len(c.values) < len(trials)]
 
 

@@ -66,15 +66,17 @@ def curves(record: StudyRecord) -> Picture:
         height=420,
         xaxis={
             "title": {"text": record.unit + (", logarithmic" if is_log else "")},
-            **({"type": "log", "tickvals": _rungs(record)} if is_log else {}),
+            **(_log_axis(record, resources) if is_log else {}),
         },
         yaxis={"title": {"text": plain(metric)}, "range": bounds},
     )
 
 
-def _rungs(record: StudyRecord) -> list[int]:
-    """Where trials were compared, and where they begin and end."""
-    return thinned(sorted({1, record.search.max_resource, *(r.resource for r in ladder_of(record))}), 10)
+def _log_axis(record: StudyRecord, resources: Sequence[int]) -> dict[str, Any]:
+    """With a tick wherever trials were compared."""
+    rungs = sorted({min(resources), *(rung.resource for rung in ladder_of(record))})
+    ends = [math.log10(min(resources)) - 0.03, math.log10(max(resources)) + 0.03]
+    return {"type": "log", "tickvals": thinned(rungs, 10), "range": ends}
 
 
 def _points(trial: Trial, metric: str) -> list[tuple[int, float]]:

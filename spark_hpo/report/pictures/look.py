@@ -78,8 +78,10 @@ def plain(text: object) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """`0.9876`, `1.2e-05`; a dash for what is not known."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
+    """`0.9876`, `1.2e-05`, `12,346`; a dash for what is not known."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:,.0f}" if 10**digits <= abs(value) < 1e12 else f"{value:.{digits}g}"
 
 
 def count(how_many: int, noun: str) -> str:

@@ -26,7 +26,7 @@ def parallel(record: StudyRecord) -> Picture:
     """A line for each trial across its parameters, to its value; the best ones above, in their colour."""
     trials = measured(record)
     shown = [*trials[: MAX_LINES // 3], *thinned(trials[MAX_LINES // 3 :], MAX_LINES - MAX_LINES // 3)]
-    columns = by_importance(record, columns_of(shown))
+    columns = by_importance(record, columns_of(record, shown))
     hidden = max(0, len(columns) - MAX_AXES)
     result = Column(record.objective.metric, {t.trial_id: value(t, record.objective) for t in shown})
     columns = [*columns[:MAX_AXES], result]

@@ -33,7 +33,7 @@ def parameters(record: StudyRecord) -> list[Picture]:
     parameter shows the trials that have it.
     """
     trials = measured(record)
-    columns = by_importance(record, columns_of(trials))
+    columns = by_importance(record, columns_of(record, trials))
     return [_parameter(record, column, trials) for column in columns[:MAX_PARAMETERS]]
 
 
