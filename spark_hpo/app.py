@@ -29,7 +29,7 @@ from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted, Tracking
 from spark_hpo.interrupt import Interrupt
 from spark_hpo.journal import Journal
 from spark_hpo.provenance import git_commit, provenance
-from spark_hpo.publish import Publication, finish_runs, publish_model
+from spark_hpo.publish import Publication, finish_runs, load_best, publish_model
 from spark_hpo.result import Result
 from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
@@ -220,7 +220,7 @@ class _Run:
                     except TrackingOutage as exc:  # the search has come to its end all the same
                         logger.warning("%s", exc)
                         is_published = False
-                else:
+                elif best.checkpoint is not None:
                     logger.warning("the best model is in %s/%s", storage.url, best.checkpoint)
             is_complete = finish_runs(tracker, journal, objective, RunStatus.FINISHED, best=best, test=test)
             return Result(
@@ -234,6 +234,7 @@ class _Run:
                 tracking=dict(tracker.info()),
                 model=model,
                 is_tracked=is_published and is_complete,
+                load_model=partial(load_best, storage, code, table, best),
             )
 
     def sync(self) -> Synced:
@@ -292,7 +293,8 @@ class _Run:
         file = (Path(self.place).parent / path).resolve()
         if not file.is_file():
             raise ConfigError(f"{self.place}: {key} is {reference!r}, but there is no file {file}")
-        sys.path.insert(0, str(file.parent))
+        if sys.path[0] != str(file.parent):
+            sys.path.insert(0, str(file.parent))
         return f"{file.stem}:{name}", file
 
     def _table(self) -> Table | None:
@@ -336,14 +338,14 @@ class _Run:
         if definition is None or not has_begun:
             # Nothing has been decided yet: what a first attempt got wrong may still be put right.
             if resume == "must":
-                raise ConfigError(f"{storage.url}: there is no study to resume; use --resume auto")
+                raise ConfigError(f"{storage.url}: there is no study to resume; use resume auto")
             created = definition.redefined(config) if definition else Definition.create(config)
             created.write(storage)
             return created
         if resume == "never":
             raise ConfigError(
-                f"{storage.url}: there is a study already; use --resume auto to go on with it, "
-                "or choose another study_dir"
+                f"{storage.url}: there is a study already; use resume auto to go on with it, "
+                "or choose another study_dir (storage of tune)"
             )
         definition.check(config, place=self.place, defaults=defaults())
         return definition

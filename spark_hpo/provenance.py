@@ -19,8 +19,6 @@ _PACKAGES = (
     *("hyperopt", "optuna"),
 )
 _SUBMIT_CLASS = "org.apache.spark.deploy.SparkSubmit"
-UNDER_SPARK_SUBMIT = "PYSPARK_GATEWAY_PORT" in os.environ
-"""PySpark's gateway is there before the program where spark-submit has started it."""
 
 
 def provenance() -> dict[str, Any]:
@@ -58,12 +56,17 @@ def command_line() -> str | None:
         words = ["python", "-m", "spark_hpo", *sys.argv[1:]]
     elif not program.endswith(".py") or "site-packages" in program:
         return None
-    elif UNDER_SPARK_SUBMIT:
+    elif under_spark_submit():
         words = ["spark-submit", *(_submitted() or sys.argv)]
     else:
         place = os.path.relpath(program)
         words = ["python", program if place.startswith("..") else place, *sys.argv[1:]]
     return redact(shlex.join(words))
+
+
+def under_spark_submit() -> bool:
+    """PySpark's gateway is there before the program where spark-submit has started it."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
 
 
 def _submitted() -> list[str] | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from spark_hpo.provenance import UNDER_SPARK_SUBMIT
+from spark_hpo.provenance import under_spark_submit
 from spark_hpo.redact import redact
 
 _WIDTH = 120  # columns, where there is no terminal to ask
@@ -51,7 +51,7 @@ def complain(text: str) -> None:
 @cache
 def _terminal_of_spark_submit() -> Any:
     """The terminal behind spark-submit: standard error is a pipe to the JVM that started us."""
-    if UNDER_SPARK_SUBMIT:
+    if under_spark_submit():
         with suppress(OSError):
             terminal = os.readlink(f"/proc/{os.getppid()}/fd/2")
             if terminal.startswith(("/dev/pts/", "/dev/tty")):

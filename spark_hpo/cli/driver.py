@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections import Counter
-from math import isfinite
 
 from rich.console import Console
 
 from spark_hpo.app import run_study, sync_study
 from spark_hpo.assembly import objective_of
-from spark_hpo.callback import Callback
+from spark_hpo.callbacks.progress import TerminalLine
 from spark_hpo.cli.console import answers, diagnostics, say, say_json
 from spark_hpo.cli.logs import set_up_logging
 from spark_hpo.config import StudyConfig
 from spark_hpo.errors import StudyInterrupted, TrackingOutage
 from spark_hpo.provenance import command_line
 from spark_hpo.report import leaderboard
-from spark_hpo.report.progress import ProgressLine, Standing
+from spark_hpo.report.progress import ProgressLine
 from spark_hpo.result import Result
-from spark_hpo.study import Study
-from spark_hpo.trial import Assignment, Report, Trial, TrialState
 
 
 def drive(config: StudyConfig, *, place: str, resume: str, as_json: bool) -> int:
@@ -37,8 +33,8 @@ def drive(config: StudyConfig, *, place: str, resume: str, as_json: bool) -> int
     console = diagnostics()
     again = command_line() or "the same command"
     try:
-        with ProgressLine(config.name, config.objective.metric, console=console) as line:
-            result = run_study(config, place=place, resume=resume, callbacks=[_Display(config, line)])
+        line = ProgressLine(config.name, config.objective.metric, console=console)
+        result = run_study(config, place=place, resume=resume, callbacks=[TerminalLine(line)])
     except StudyInterrupted as exc:
         raise StudyInterrupted(f"{exc}:\n  {again}") from None
     except KeyboardInterrupt:
@@ -68,38 +64,6 @@ def set_up_driver_logging(log_file: str | None) -> None:
     """Log lines beside a live line: on a terminal warnings alone, or it would be lost among them."""
     console = diagnostics()
     set_up_logging(console, log_file, shown=logging.WARNING if console.is_terminal else logging.INFO)
-
-
-class _Display(Callback):
-    """Keeps the live line up to date."""
-
-    def __init__(self, config: StudyConfig, line: ProgressLine) -> None:
-        self._budget = config.budget
-        self._line = line
-
-    def on_assigned(self, study: Study, assignment: Assignment) -> None:
-        self._show(study)
-
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
-        self._show(study)
-
-    def _show(self, study: Study) -> None:
-        states, progress = study.states, study.progress
-        budget, spent = self._budget.resource, float(progress.resource_spent)
-        if self._budget.trials is not None:
-            done = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
-            budget, spent = self._budget.trials, float(sum(states.get(state, 0) for state in done))
-        self._line.update(
-            Standing(
-                states=Counter(states),
-                best=study.objective.value(progress.best_loss) if isfinite(progress.best_loss) else None,
-                slots_busy=len(progress.running),
-                slots=progress.slots,
-                spent=spent,
-                budget=budget,
-                deadline_s=self._budget.seconds and self._budget.seconds - progress.seconds,
-            )
-        )
 
 
 def _print(result: Result, console: Console) -> None:

@@ -20,6 +20,7 @@ EVERYTHING = set(
         "assembly",
         "backend",
         "callback",
+        "callbacks",
         "cli",
         "config",
         "daemon",
@@ -53,26 +54,32 @@ EVERYTHING = set(
         "tracking",
         "train",
         "trial",
+        "tuning",
+        "view",
         "wiring",
     ]
 )
 # Left may import right, and itself.
 ALLOWED = {
-    "app": EVERYTHING - {"__main__", "cli", "daemon", "replay"},
+    "app": EVERYTHING - {"__main__", "cli", "daemon", "replay", "tuning"},
     "assembly": {"config", "errors", "journal", "search", "storage", "trial"},
     "callback": {"study", "trial"},  # the study in annotations only
+    "callbacks": {"callback", "errors", "report", "study", "trial"},  # the study in annotations only
     "__main__": {"cli"},
     "cli": {
-        *("app", "assembly", "callback", "config", "errors", "prepare", "provenance", "redact", "report"),
-        *("result", "storage", "study", "trial"),
+        *("app", "assembly", "callbacks", "config", "errors", "prepare", "provenance", "redact", "report"),
+        *("result", "storage", "trial"),
     },
     "daemon": {"backend", "orphans", "train"},
     "orphans": set(),
     "package": set(),
     "publish": {
-        *("data", "incumbents", "journal", "package", "report", "storage", "tracking", "train", "trial"),
+        *("data", "errors", "incumbents", "journal", "package", "report", "storage", "tracking", "train"),
+        "trial",
     },
-    "result": {"assembly", "config", "incumbents", "journal", "study", "tracking", "trial"},
+    "result": {
+        *("assembly", "config", "incumbents", "journal", "storage", "study", "tracking", "trial", "view"),
+    },
     "study": {
         *("backend", "callback", "dispatch", "errors", "incumbents", "journal", "retention", "search"),
         *("storage", "tracking", "trial"),
@@ -108,6 +115,10 @@ ALLOWED = {
     "study_file": {"errors", "redact"},
     "wiring": {"config", "data", "dispatch", "failures", "storage", "supervision", "train"},
     "trial": {"redact"},
+    "tuning": {
+        *("app", "backend", "callback", "callbacks", "config", "errors", "result", "tracking", "train"),
+    },
+    "view": {"callbacks", "errors", "report", "storage", "trial"},
     "errors": {"redact"},
     "redact": set(),
 }
@@ -121,8 +132,8 @@ SEAMS = {
 }
 # A third-party package, and the rooms that may know it.
 FENCES = {
-    "pyspark": {"backend", "prepare", "app", "daemon"},
-    "torch": {"train", "data", "daemon"},
+    "pyspark": {"backend", "prepare", "app", "daemon", "tuning"},
+    "torch": {"train", "data", "daemon", "callbacks"},
     "petastorm": {"data", "daemon"},
     "pyarrow": {"data", "backend", "prepare"},
     "hyperopt": {"search"},
@@ -132,10 +143,13 @@ FENCES = {
     "click": {"cli"},
     "pydantic": {"config"},
     "sqlglot": {"data"},
-    "plotly": {"report"},
+    "plotly": {"report", "view"},
     "jinja2": {"report"},
     "onnxruntime": {"replay"},
     "matplotlib": {"replay"},
+    "tensorboard": {"callbacks"},
+    "tqdm": {"callbacks"},
+    "IPython": {"callbacks", "view"},
 }
 
 
