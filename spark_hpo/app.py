@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +41,8 @@ from spark_hpo.sync import Synced, journal_at_rest, write_missing
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.registry import RegisteredModel
 from spark_hpo.tracking.store import RunStatus, StudyCard
+from spark_hpo.train.checkpoint import load as load_checkpoint
+from spark_hpo.train.predictor import export
 from spark_hpo.train.reference import (
     Code,
     Trainable,
@@ -118,6 +121,28 @@ def sync_study(
         config.space if space is None else space, f"{place}: space", constraints=config.search.constraints
     )
     return _Run(config, place, parsed, task).sync()
+
+
+def export_model(
+    config: StudyConfig, trial: Trial, folder: str | Path, *, place: str = "study", space: object = None
+) -> None:
+    """Write a trial's model to a folder that `Predictor.load` reads. MLflow and Spark are not needed.
+
+    The file of the task's code, if it has one, lies in the folder too.
+
+    Args:
+        config: as it was for the study.
+        trial: with its checkpoint there still: the best one, or one of the Pareto front.
+        place: as for `run_study`.
+        space: as it was for the study.
+
+    Raises:
+        CheckpointError: its checkpoint is gone, or damaged.
+        ConfigError: the task is a function.
+        DataError: the table cannot be read: its schema is a part of the model.
+    """
+    parsed = build_space(config.space if space is None else space, f"{place}: space")
+    _Run(config, place, parsed).export(trial, Path(folder))
 
 
 @dataclass
@@ -262,6 +287,22 @@ class _Run:
             stack.callback(tracker.close, 5.0)
             return write_missing(tracker, journal, objective, publish=publish)
 
+    def export(self, trial: Trial, folder: Path) -> None:
+        code = self._code()
+        if not is_task(code.trainable) or trial.checkpoint is None:
+            raise ConfigError(f"{self.place}: the task is a training function, and that has no model to load")
+        table = self._table(may_prepare=False)
+        assert table is not None, "a study of a task has one"
+        export(
+            folder,
+            code=code,
+            params=trial.params,
+            schema=table.schema,
+            load_checkpoint=partial(load_checkpoint, Storage(self.config.study_dir), trial.checkpoint),
+        )
+        for file in self._code_files(code):
+            shutil.copy(file, folder)
+
     # The parts -------------------------------------------------------------------------------------------
 
     @property
@@ -301,11 +342,11 @@ class _Run:
             sys.path.insert(0, str(file.parent))
         return f"{file.stem}:{name}", file
 
-    def _table(self) -> Table | None:
+    def _table(self, *, may_prepare: bool = True) -> Table | None:
         data = self.config.data
         if data is None:
             return None
-        if data.prepare is not None:
+        if data.prepare is not None and may_prepare:
             from spark_hpo.prepare.cli import prepare
 
             try:

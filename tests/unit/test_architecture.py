@@ -21,6 +21,7 @@ EVERYTHING = set(
         "backend",
         "callback",
         "callbacks",
+        "cleanup",
         "cli",
         "config",
         "daemon",
@@ -68,9 +69,10 @@ ALLOWED = {
     "callbacks": {"callback", "errors", "report", "study", "trial"},  # the study in annotations only
     "__main__": {"cli"},
     "cli": {
-        *("app", "assembly", "callbacks", "config", "definition", "errors", "prepare", "provenance"),
-        *("redact", "report", "result", "search", "settings", "storage", "trial"),
+        *("app", "assembly", "callbacks", "cleanup", "config", "data", "definition", "errors", "prepare"),
+        *("provenance", "redact", "report", "result", "search", "settings", "storage", "train", "trial"),
     },
+    "cleanup": {"definition", "errors", "incumbents", "layout", "lease", "report", "storage", "trial"},
     "daemon": {"backend", "orphans", "train"},
     "orphans": set(),
     "package": set(),
