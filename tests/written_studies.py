@@ -42,6 +42,7 @@ class Pen:
                 "metric": self.objective.metric,
                 "mode": str(self.objective.mode),
                 "also": {name: str(mode) for name, mode in self.objective.also},
+                "penalties": dict(self.objective.penalties),
             },
             "search": {"max_resource": 9},
             "space": Space.from_config(space).to_json(),
@@ -72,7 +73,7 @@ class Pen:
                 resource_from=begin,
                 resource_to=end,
                 seed=0,
-                **{**known, **changes},
+                **{"checkpoint": None, **known, **changes},
             )
         )
         return self
