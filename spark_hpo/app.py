@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,16 +30,19 @@ from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted, Tracking
 from spark_hpo.interrupt import Interrupt
 from spark_hpo.journal import Journal
 from spark_hpo.provenance import git_commit, provenance
-from spark_hpo.publish import Publication, finish_runs, publish_model
+from spark_hpo.publish import Publication, finish_runs, load_best, publish_model
 from spark_hpo.result import Result
 from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
+from spark_hpo.settings import Settings
 from spark_hpo.storage import Storage
 from spark_hpo.study import Budget, Study
 from spark_hpo.sync import Synced, journal_at_rest, write_missing
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.registry import RegisteredModel
 from spark_hpo.tracking.store import RunStatus, StudyCard
+from spark_hpo.train.checkpoint import load as load_checkpoint
+from spark_hpo.train.predictor import export
 from spark_hpo.train.reference import (
     Code,
     Trainable,
@@ -91,7 +95,8 @@ def run_study(
         f"{place}: space",
         constraints=config.search.constraints,
     )
-    return _Run(config, place, parsed, task, spark).run(resume, callbacks)
+    run = _Run(config, place, parsed, task, spark, has_own_space=space is not None)
+    return run.run(resume, callbacks)
 
 
 def sync_study(
@@ -118,6 +123,28 @@ def sync_study(
     return _Run(config, place, parsed, task).sync()
 
 
+def export_model(
+    config: StudyConfig, trial: Trial, folder: str | Path, *, place: str = "study", space: object = None
+) -> None:
+    """Write a trial's model to a folder that `Predictor.load` reads. MLflow and Spark are not needed.
+
+    The file of the task's code, if it has one, lies in the folder too.
+
+    Args:
+        config: as it was for the study.
+        trial: with its checkpoint there still: the best one, or one of the Pareto front.
+        place: as for `run_study`.
+        space: as it was for the study.
+
+    Raises:
+        CheckpointError: its checkpoint is gone, or damaged.
+        ConfigError: the task is a function.
+        DataError: the table cannot be read: its schema is a part of the model.
+    """
+    parsed = build_space(config.space if space is None else space, f"{place}: space")
+    _Run(config, place, parsed).export(trial, Path(folder))
+
+
 @dataclass
 class _Run:
     """One driver's work on a study, from checking its settings to registering its model."""
@@ -127,6 +154,7 @@ class _Run:
     space: Space
     task: Trainable | None = None  # where it was not named
     spark: SparkSession | None = None  # the caller's
+    has_own_space: bool = False  # in place of the configuration's
     _session: SparkSession | None = field(default=None, init=False)
     _transform_files: list[Path] = field(default_factory=list, init=False)  # to be shipped
     _server: RendezvousServer | None = field(default=None, init=False)  # closed with the run
@@ -147,6 +175,7 @@ class _Run:
             stack.callback(journal.close)
             has_begun = bool(journal.trials)
             definition = self._definition(storage, resume, has_begun=has_begun)
+            self._settings(code).write(storage)
             table = self._table()
             if config.backend == "spark":
                 self._spark()  # its executors warm up while MLflow is looked for
@@ -220,7 +249,7 @@ class _Run:
                     except TrackingOutage as exc:  # the search has come to its end all the same
                         logger.warning("%s", exc)
                         is_published = False
-                else:
+                elif best.checkpoint is not None:
                     logger.warning("the best model is in %s/%s", storage.url, best.checkpoint)
             is_complete = finish_runs(tracker, journal, objective, RunStatus.FINISHED, best=best, test=test)
             return Result(
@@ -234,6 +263,7 @@ class _Run:
                 tracking=dict(tracker.info()),
                 model=model,
                 is_tracked=is_published and is_complete,
+                load_model=partial(load_best, storage, code, table, best),
             )
 
     def sync(self) -> Synced:
@@ -256,6 +286,22 @@ class _Run:
             tracker = self._tracker(definition, objective)
             stack.callback(tracker.close, 5.0)
             return write_missing(tracker, journal, objective, publish=publish)
+
+    def export(self, trial: Trial, folder: Path) -> None:
+        code = self._code()
+        if not is_task(code.trainable) or trial.checkpoint is None:
+            raise ConfigError(f"{self.place}: the task is a training function, and that has no model to load")
+        table = self._table(may_prepare=False)
+        assert table is not None, "a study of a task has one"
+        export(
+            folder,
+            code=code,
+            params=trial.params,
+            schema=table.schema,
+            load_checkpoint=partial(load_checkpoint, Storage(self.config.study_dir), trial.checkpoint),
+        )
+        for file in self._code_files(code):
+            shutil.copy(file, folder)
 
     # The parts -------------------------------------------------------------------------------------------
 
@@ -292,14 +338,15 @@ class _Run:
         file = (Path(self.place).parent / path).resolve()
         if not file.is_file():
             raise ConfigError(f"{self.place}: {key} is {reference!r}, but there is no file {file}")
-        sys.path.insert(0, str(file.parent))
+        if sys.path[0] != str(file.parent):
+            sys.path.insert(0, str(file.parent))
         return f"{file.stem}:{name}", file
 
-    def _table(self) -> Table | None:
+    def _table(self, *, may_prepare: bool = True) -> Table | None:
         data = self.config.data
         if data is None:
             return None
-        if data.prepare is not None:
+        if data.prepare is not None and may_prepare:
             from spark_hpo.prepare.cli import prepare
 
             try:
@@ -337,17 +384,22 @@ class _Run:
         if definition is None or not has_begun:
             # Nothing has been decided yet: what a first attempt got wrong may still be put right.
             if resume == "must":
-                raise ConfigError(f"{storage.url}: there is no study to resume; use --resume auto")
+                raise ConfigError(f"{storage.url}: there is no study to resume; use resume auto")
             created = definition.redefined(config) if definition else Definition.create(config)
             created.write(storage)
             return created
         if resume == "never":
             raise ConfigError(
-                f"{storage.url}: there is a study already; use --resume auto to go on with it, "
-                "or choose another study_dir"
+                f"{storage.url}: there is a study already; use resume auto to go on with it, "
+                "or choose another study_dir (storage of tune)"
             )
         definition.check(config, place=self.place, defaults=defaults())
         return definition
+
+    def _settings(self, code: Code) -> Settings:
+        is_named = self.task is None or (not code.by_value and code.reference == self.config.task)
+        objects = [*([] if is_named else ["task"]), *(["space"] if self.has_own_space else [])]
+        return Settings.of(self.config, place=self.place, objects=objects)
 
     def _tracker(self, definition: Definition, objective: Objective) -> MlflowTracker:
         config = self.config

@@ -16,7 +16,8 @@ _NAME = "study.json"
 _VERSION = 1
 
 # What may change between two drivers of one study: it changes no decision that the journal holds. It is
-# not kept either, because a tracking URI or a Spark setting may carry credentials.
+# not in study.json either, because a tracking URI or a Spark setting may carry credentials: settings.json has
+# it, without them.
 _FREE = (
     "study_dir",
     "backend",
@@ -105,7 +106,9 @@ class Definition:
             if before.get(key) != now.get(key)
         ]
         if changed:
-            raise ConfigError("\n".join([*changed, "put it back, or choose another study_dir"]))
+            raise ConfigError(
+                "\n".join([*changed, "put it back, or choose another study_dir (storage of tune)"])
+            )
 
     def check_table(self, fingerprint: str | None, *, place: str) -> None:
         """Make sure that the table holds what it held.
@@ -116,7 +119,7 @@ class Definition:
         if self.table != fingerprint:
             raise ConfigError(
                 f"{place}: the table's files are not those that the study was started with; "
-                "put them back, or choose another study_dir"
+                "put them back, or choose another study_dir (storage of tune)"
             )
 
 

@@ -15,10 +15,13 @@ PACKAGE = ROOT / "spark_hpo"
 
 EVERYTHING = set(
     [
+        "__main__",
         "app",
         "assembly",
         "backend",
         "callback",
+        "callbacks",
+        "cleanup",
         "cli",
         "config",
         "daemon",
@@ -46,6 +49,7 @@ EVERYTHING = set(
         "result",
         "retention",
         "search",
+        "settings",
         "storage",
         "study",
         "study_file",
@@ -54,34 +58,34 @@ EVERYTHING = set(
         "tracking",
         "train",
         "trial",
+        "tuning",
+        "view",
         "wiring",
     ]
 )
 # Left may import right, and itself.
 ALLOWED = {
-    "app": EVERYTHING - {"cli", "daemon", "replay"},
+    "app": EVERYTHING - {"__main__", "cli", "daemon", "replay", "tuning"},
     "assembly": {"config", "errors", "journal", "search", "storage", "trial"},
     "callback": {"study", "trial"},  # the study in annotations only
+    "callbacks": {"callback", "errors", "report", "study", "trial"},  # the study in annotations only
+    "__main__": {"cli"},
     "cli": {
-        "app",
-        "assembly",
-        "callback",
-        "config",
-        "errors",
-        "redact",
-        "report",
-        "result",
-        "study",
-        "trial",
+        *("app", "assembly", "callbacks", "cleanup", "config", "data", "definition", "errors", "prepare"),
+        *("provenance", "redact", "report", "result", "search", "settings", "storage", "train", "trial"),
     },
+    "cleanup": {"definition", "errors", "incumbents", "layout", "lease", "report", "storage", "trial"},
     "daemon": {"backend", "orphans", "train"},
     "orphans": set(),
     "package": set(),
     "plugins": {"errors"},
     "publish": {
-        *("data", "incumbents", "journal", "package", "report", "storage", "tracking", "train", "trial"),
+        *("data", "errors", "incumbents", "journal", "package", "report", "storage", "tracking", "train"),
+        "trial",
     },
-    "result": {"assembly", "config", "incumbents", "journal", "study", "tracking", "trial"},
+    "result": {
+        *("assembly", "config", "incumbents", "journal", "storage", "study", "tracking", "trial", "view"),
+    },
     "study": {
         *("backend", "callback", "dispatch", "errors", "incumbents", "journal", "retention", "search"),
         *("storage", "tracking", "trial"),
@@ -107,7 +111,7 @@ ALLOWED = {
     "tracking": {"errors", "redact", "trial"},
     "report": {
         *("assembly", "config", "definition", "errors", "incumbents", "journal", "lease", "redact"),
-        *("search", "storage", "trial"),
+        *("search", "settings", "storage", "trial"),
     },
     "provenance": {"redact"},
     "train": {"data", "errors", "layout", "storage", "trial"},
@@ -115,9 +119,14 @@ ALLOWED = {
     "data": {"errors", "plugins", "redact", "trial"},
     "config": {"databricks", "errors", "redact", "study_file"},
     "databricks": set(),
+    "settings": {"config", "errors", "redact", "storage", "study_file"},
     "study_file": {"errors", "redact"},
     "wiring": {"config", "data", "dispatch", "failures", "storage", "supervision", "train"},
     "trial": {"redact"},
+    "tuning": {
+        *("app", "backend", "callback", "callbacks", "config", "errors", "result", "tracking", "train"),
+    },
+    "view": {"callbacks", "errors", "report", "storage", "trial"},
     "errors": {"redact"},
     "redact": set(),
 }
@@ -131,20 +140,24 @@ SEAMS = {
 }
 # A third-party package, and the rooms that may know it.
 FENCES = {
-    "pyspark": {"backend", "prepare", "app", "daemon"},
-    "torch": {"train", "data", "daemon"},
+    "pyspark": {"backend", "prepare", "app", "daemon", "tuning"},
+    "torch": {"train", "data", "daemon", "callbacks"},
     "petastorm": {"data", "daemon"},
     "pyarrow": {"data", "backend", "prepare"},
     "hyperopt": {"search"},
     "optuna": {"search"},
     "scipy": {"search", "replay"},
     "mlflow": {"tracking"},
+    "click": {"cli"},
     "pydantic": {"config"},
     "sqlglot": {"data"},
-    "plotly": {"report"},
+    "plotly": {"report", "view"},
     "jinja2": {"report"},
     "onnxruntime": {"replay"},
     "matplotlib": {"replay"},
+    "tensorboard": {"callbacks"},
+    "tqdm": {"callbacks"},
+    "IPython": {"callbacks", "view"},
 }
 
 
