@@ -95,6 +95,29 @@ def test_the_session_is_as_it_was(spark: SparkSession, tmp_path: Path, mlflow_ur
         spark.conf.unset("spark.sql.shuffle.partitions")
 
 
+@pytest.mark.cluster
+def test_a_connect_session_is_as_it_was(connect: Any, tmp_path: Path, mlflow_uri: str) -> None:
+    def state() -> Any:
+        return {row.key: row.value for row in connect.sql("SET").collect()}, connect.getTags()
+
+    connect.addTag("mine")
+    before = state()
+    result = tune(
+        lambda ctx: {"loss": ctx.params["x"] ** 2},
+        SPACE,
+        metric="loss",
+        mode="min",
+        trials=2,
+        storage=tmp_path / "study",
+        mlflow={"tracking_uri": mlflow_uri},
+        spark=connect,
+    )
+    assert len(result.trials) == 2
+    assert state() == before
+    assert connect.range(100).count() == 100
+    connect.removeTag("mine")
+
+
 def test_a_task_of_this_process_trains_and_its_best_model_answers(
     spark: SparkSession, tmp_path: Path, mlflow_uri: str
 ) -> None:
