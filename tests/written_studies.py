@@ -39,6 +39,7 @@ class Pen:
                 "metric": self.objective.metric,
                 "mode": str(self.objective.mode),
                 "also": {name: str(mode) for name, mode in self.objective.also},
+                "penalties": dict(self.objective.penalties),
             },
             "search": {"max_resource": 9},
             "space": Space.from_config(space).to_json(),
