@@ -60,6 +60,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_OTHER_CODE = (
+    "the task's code is not what this study was started with, and what was found before stays as it is; "
+    "for a search with the new code alone choose another study_dir (storage of tune)"
+)
 _END_S = 15.0  # for journal and MLflow, when running trials have saved
 
 
@@ -185,7 +189,9 @@ class _Run:
                 fingerprint = table.fingerprint if table is not None else None
                 if has_begun:
                     definition.check_table(fingerprint, place=self.place)
-                definition.of_table(fingerprint).write(storage)
+                    if code.has_changed(definition.code):
+                        logger.warning("%s: %s", storage.url, _OTHER_CODE)
+                definition.of_table(fingerprint).of_code(code.fingerprint).write(storage)
                 knowledge = knowledge_of(config, self.space, storage)
                 search = build_search(config, self.space, place=self.place, knowledge=knowledge)
                 if search.remark:

@@ -50,6 +50,7 @@ class Definition:
     created_at: float  # seconds since 1970
     config: Mapping[str, Any]  # without what may change: credentials could be in it
     table: str | None = None  # fingerprint of schema and rows; None: no table, or not known yet
+    code: str | None = None  # fingerprint of a task that was given as an object; None: it has a name
     version: int = _VERSION
 
     @classmethod
@@ -83,6 +84,10 @@ class Definition:
     def of_table(self, fingerprint: str | None) -> Definition:
         """The same study, its table known."""
         return replace(self, table=fingerprint)
+
+    def of_code(self, fingerprint: str | None) -> Definition:
+        """The same study, and what its trials run from now on."""
+        return replace(self, code=fingerprint)
 
     def write(self, storage: Storage) -> None:
         storage.write(_NAME, json.dumps(asdict(self), indent=1).encode())

@@ -171,15 +171,7 @@ def _check_section(key: str) -> None:
         return
     if key in _ARGUMENTS:
         raise ConfigError(f"{PLACE}: {key} is called {_ARGUMENTS[key]} here")
-    known = [
-        *dict.fromkeys(_ARGUMENTS.values()),
-        "data",
-        "resources",
-        "resume",
-        "spark",
-        "callbacks",
-        *_SECTIONS,
-    ]
+    known = [*_ARGUMENTS.values(), "data", "resources", "resume", "spark", "callbacks", *_SECTIONS]
     close = get_close_matches(key, known, n=1)
     cure = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
     raise ConfigError(f"{PLACE}: there is no argument {key!r}; {cure}")

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spark_hpo.callbacks.progress import first_show_in_cell
+from spark_hpo.callbacks.progress import first_show_in_cell, in_notebook
 from spark_hpo.errors import NoTrialSucceeded
 from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.leaderboard import leaderboard
@@ -165,7 +165,12 @@ class StudyFindings(ABC):
             display(HTML(self._table()))  # type: ignore[no-untyped-call]
             self.plot.history().show()
 
-    _ipython_display_ = show  # IPython's way in
+    def _ipython_display_(self) -> None:
+        """IPython's way in, from a terminal too."""
+        if in_notebook():
+            self.show()
+        else:
+            print(repr(self))
 
 
 class StudyView(StudyFindings):

@@ -117,6 +117,7 @@ class NotebookBar(Callback):
             parts.append(f"{failed} failed")
         if standing.slots:
             parts.append(f"{standing.slots_busy}/{standing.slots} slots")
-        self._bar.n = int(standing.spent)
+        # What ran when the budget was spent is finished, and may take more.
+        self._bar.n = int(min(standing.spent, standing.budget or standing.spent))
         self._bar.set_postfix_str(", ".join(parts), refresh=False)
         self._bar.refresh()

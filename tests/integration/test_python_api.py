@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
+from hyperopt import hp
 from hypothesis import given
 from hypothesis import strategies as st
 from tables import write_clusters
@@ -18,6 +19,7 @@ from tables import write_clusters
 import spark_hpo
 from spark_hpo import Callback, Result, load_study, tune
 from spark_hpo.errors import CheckpointError, ConfigError, NoTrialSucceeded
+from spark_hpo.search.space import Space
 from spark_hpo.tracking.connect import usual_uri
 from spark_hpo.tuning import _name_of
 
@@ -178,6 +180,47 @@ def test_a_function_needs_little_else(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "studies/mlflow.db").exists()
     assert result.best_model()["weight"] == pytest.approx(result.best_params["x"])
     assert json.loads(json.dumps(result.summary()))["trials"]
+
+
+@pytest.mark.parametrize("kind", ["hyperopt", "Space", "file"])
+def test_spaces_and_tasks_come_in_every_form(
+    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {"hyperopt": {"x": hp.uniform("x", -1, 1)}, "Space": Space.from_config(LINE)}.get(kind, LINE)
+    monkeypatch.chdir(folder)
+    Path("mine_by_file.py").write_text("def train(ctx):\n    return {'loss': ctx.params['x'], 'size': 1.0}")
+    result = tune(
+        "mine_by_file.py:train" if kind == "file" else lambda ctx: {"loss": ctx.params["x"], "size": 1.0},
+        space,
+        metric="loss",
+        mode="min",
+        trials=2,
+        storage=f"by-{kind}",
+        backend="inline",
+        objective={"also": {"size": "min"}},
+        search={"first": [{"x": 0.25}]},
+    )
+    assert result.config.name == ("train" if kind == "file" else "lambda")
+    assert result.study.trials[0].params == {"x": 0.25}
+    assert result.trials["pareto_front"].any()
+    assert result.plot.pareto_front().data
+
+
+def test_other_code_in_the_same_storage_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As in a notebook, where a cell is changed and run again."""
+
+    def run(source: str) -> None:
+        names: dict[str, Any] = {"__name__": "__main__"}
+        exec(source, names)
+        storage = folder / "code"
+        tune(names["f"], LINE, metric="loss", mode="min", trials=1, storage=storage, backend="inline")
+
+    run("def f(ctx):\n    return {'loss': 1.0}")
+    run("\n# moved, and with a remark\ndef f(ctx):\n    return {'loss': 1.0}")
+    assert "code" not in caplog.text
+    run("def f(ctx):\n    return {'loss': 2.0}")
+    (record,) = [record for record in caplog.records if "the task's code is not" in record.getMessage()]
+    assert record.levelname == "WARNING"
 
 
 def test_a_function_without_a_checkpoint_has_no_model(folder: Path) -> None:

@@ -32,7 +32,7 @@ SPACE = {
 
 
 def train(ctx: Any) -> None:
-    if ctx.params["rate"] > 0.8:
+    if ctx.params["rate"] > 0.1:
         raise ValueError("diverged")
     for epoch in range(*ctx.resource):
         ctx.report({"loss": ctx.params["rate"] / (epoch + 1), "epoch": epoch}, checkpoint={})
@@ -50,7 +50,7 @@ class StopAfter(Callback):
             raise KeyboardInterrupt
 
 
-def run(folder: Path, *callbacks: Callback) -> Result:
+def run(folder: Path, uri: str, *callbacks: Callback) -> Result:
     return tune(
         train,
         SPACE,
@@ -61,25 +61,26 @@ def run(folder: Path, *callbacks: Callback) -> Result:
         storage=folder / "study",
         backend="inline",
         callbacks=callbacks,
+        mlflow={"tracking_uri": uri},
     )
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, mlflow_uri: str) -> Path:
     """A study with three drivers: the first without the callback, the second interrupted."""
     folder = tmp_path_factory.mktemp("tensorboard")
     with pytest.raises(StudyInterrupted):
-        run(folder, StopAfter(4))
+        run(folder, mlflow_uri, StopAfter(4))
     assert not (folder / "tb").exists()
     with pytest.raises(StudyInterrupted):
-        run(folder, TensorBoard(folder / "tb"), StopAfter(4))
-    run(folder, TensorBoard(folder / "tb"))
+        run(folder, mlflow_uri, TensorBoard(folder / "tb"), StopAfter(4))
+    run(folder, mlflow_uri, TensorBoard(folder / "tb"))
     return folder
 
 
 @pytest.fixture(scope="module")
-def result(folder: Path) -> Result:
-    return run(folder, TensorBoard(folder / "tb"))  # at its end already
+def result(folder: Path, mlflow_uri: str) -> Result:
+    return run(folder, mlflow_uri, TensorBoard(folder / "tb"))  # at its end already
 
 
 def runs(folder: Path) -> dict[int, EventAccumulator]:
@@ -103,7 +104,7 @@ def test_each_trial_is_a_run_with_its_curves(folder: Path, result: Result) -> No
     assert len({trial.resource for trial in trials.values()}) > 1, "some were stopped at a lower rung"
 
 
-def test_a_resume_writes_nothing_twice(folder: Path, result: Result) -> None:
+def test_a_resume_writes_nothing_twice(folder: Path, result: Result, mlflow_uri: str) -> None:
     for trial_id in result.study.trials:
         files = list((folder / f"tb/trial-{trial_id:06d}").iterdir())
         tags = Counter(
@@ -115,7 +116,7 @@ def test_a_resume_writes_nothing_twice(folder: Path, result: Result) -> None:
         )
         assert tags == {"_hparams_/session_start_info": 1, "_hparams_/session_end_info": 1}
     before = {file: file.stat().st_size for file in (folder / "tb").rglob("*") if file.is_file()}
-    run(folder, TensorBoard(folder / "tb"))
+    run(folder, mlflow_uri, TensorBoard(folder / "tb"))
     assert {file: file.stat().st_size for file in (folder / "tb").rglob("*") if file.is_file()} == before
 
 
