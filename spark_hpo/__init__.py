@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spark_hpo.app import run_study, sync_study
     from spark_hpo.config import StudyConfig, build_config, load_config
+    from spark_hpo.porting.fmin import fmin
+    from spark_hpo.porting.trials import SparkTrials
     from spark_hpo.result import Result
     from spark_hpo.train.context import TrainContext
     from spark_hpo.train.task import LabelledTask, TrainTask
@@ -20,10 +22,12 @@ __version__ = "0.1.0"
 __all__ = [
     "LabelledTask",
     "Result",
+    "SparkTrials",
     "StudyConfig",
     "TrainContext",
     "TrainTask",
     "build_config",
+    "fmin",
     "load_config",
     "run_study",
     "sync_study",
@@ -32,10 +36,12 @@ __all__ = [
 _HOMES = {
     "LabelledTask": "train.task",
     "Result": "result",
+    "SparkTrials": "porting.trials",
     "StudyConfig": "config",
     "TrainContext": "train.context",
     "TrainTask": "train.task",
     "build_config": "config",
+    "fmin": "porting.fmin",
     "load_config": "config",
     "run_study": "app",
     "sync_study": "app",

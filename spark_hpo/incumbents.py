@@ -44,7 +44,7 @@ def best_reported(
 ) -> Trial | None:
     """What `Incumbents.best` is after all these reports, none of a test."""
     found = [
-        as_reported(trials[report.trial_id], report, objective.loss(report.metrics))
+        as_reported(trials[report.trial_id], report, objective.loss(report.judged))
         for report in reports
         if report.failure is None
     ]
