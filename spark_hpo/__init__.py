@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from spark_hpo.app import run_study, sync_study
     from spark_hpo.config import StudyConfig, build_config, load_config
     from spark_hpo.porting.fmin import fmin
+    from spark_hpo.porting.optimize import optimize
     from spark_hpo.porting.trials import SparkTrials
     from spark_hpo.result import Result
     from spark_hpo.train.context import TrainContext
@@ -29,6 +30,7 @@ __all__ = [
     "build_config",
     "fmin",
     "load_config",
+    "optimize",
     "run_study",
     "sync_study",
 ]
@@ -43,6 +45,7 @@ _HOMES = {
     "build_config": "config",
     "fmin": "porting.fmin",
     "load_config": "config",
+    "optimize": "porting.optimize",
     "run_study": "app",
     "sync_study": "app",
 }

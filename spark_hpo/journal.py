@@ -192,6 +192,7 @@ class Journal:
                         bracket=assignment.bracket,
                         rung=assignment.rung,
                         started_at=event.time,
+                        is_proposal=assignment.is_proposal,
                     )
                     self._put(replace(trial, state=TrialState.RUNNING))
             case EventKind.REPORTED:

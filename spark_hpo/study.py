@@ -310,6 +310,7 @@ class Study:
             checkpoint=trial.checkpoint,
             seed=int(np.random.SeedSequence((self._seed, slot.trial_id)).generate_state(1)[0]),
             without=self._dispatcher.failures.without,
+            is_proposal=isinstance(self._sampler, DefineByRunSampler),
         )
 
     def _take(self, assignment: Assignment, report: Report) -> None:

@@ -192,6 +192,7 @@ class Assignment:
     seed: int
     split: Split = Split.VALIDATION  # where the metrics are taken
     without: tuple[str, ...] = ()  # files of the table that are left out, because they cannot be read
+    is_proposal: bool = False  # the trial chooses its parameters itself, as it runs
 
     def __str__(self) -> str:
         if self.resource_from == self.resource_to:
@@ -199,7 +200,10 @@ class Assignment:
         return f"trial {self.trial_id}, rung {self.rung}: {self.resource_from} -> {self.resource_to} epochs"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        record = asdict(self)
+        if not self.is_proposal:  # as it is for most
+            del record["is_proposal"]
+        return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Assignment:
@@ -274,6 +278,7 @@ class Trial:
     ended_at: float | None = None  # of the last report
     failure: Failure | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)  # what its function has noted: JSON values
+    is_proposal: bool = False  # while it runs, `params` are but what it was proposed
     changed_at: int = 0  # sequence number of the last journal event that touched it
 
     def with_report(self, report: Report, *, loss: float, time: float) -> Trial:

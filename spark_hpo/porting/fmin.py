@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spark_hpo.callback import Callback
 from spark_hpo.errors import ConfigError, NoTrialSucceeded
+from spark_hpo.porting.limit import TrialLimit
 from spark_hpo.porting.objective import HyperoptObjective
 from spark_hpo.porting.settings import MANY, study_config
 from spark_hpo.search.enqueued import EnqueuedSampler
@@ -100,10 +101,7 @@ def fmin(
     if pass_expr_memo_ctrl or getattr(fn, "fmin_pass_expr_memo_ctrl", False):
         raise ConfigError(f"{_PLACE}: pass_expr_memo_ctrl cannot be: fn runs on executors, without Trials")
     if trials_save_file:
-        raise ConfigError(
-            f"{_PLACE}: trials_save_file is {trials_save_file!r}; say storage='...' instead: the study in that "
-            "directory goes on with the next call"
-        )
+        raise ConfigError(f"{_PLACE}: trials_save_file: say storage='...' instead, and the next call goes on")
     if isinstance(space, str) and space == "annotated":
         fn, space = _annotated(fn)
     trials = Trials() if trials is None else trials
@@ -133,7 +131,8 @@ def fmin(
     most = MANY if max_evals is None else max(0, max_evals - len(earlier)) + len(points)
     told: list[Callback] = [
         TrialsCallback(trials, sampler.labels, config.study_dir),
-        StopsCallback(most, sampler.labels, loss_threshold=loss_threshold, early_stop_fn=early_stop_fn),
+        TrialLimit(most),
+        StopsCallback(sampler.labels, loss_threshold=loss_threshold, early_stop_fn=early_stop_fn),
         *_progress(show_progressbar if verbose else False, None if most == MANY else most),
         *callbacks,
     ]

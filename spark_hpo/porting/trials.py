@@ -129,10 +129,9 @@ class TrialsCallback(Callback):
 
 
 class StopsCallback(Callback):
-    """Ends a search as hyperopt's `fmin` does: by the number of trials, the loss, or the user's own rule.
+    """Ends a search as hyperopt's `fmin` does: by the loss, or by the user's own rule.
 
     Args:
-        max_evals: trials of this study, whatever becomes of them.
         loss_threshold: the search ends with a loss below it.
         early_stop_fn: `(trials, *state) -> (stop, state)`, called after each trial with a loss, with those
             that have ended, in that order.
@@ -140,13 +139,11 @@ class StopsCallback(Callback):
 
     def __init__(
         self,
-        max_evals: int,
         labels: Sequence[str],
         *,
         loss_threshold: float | None = None,
         early_stop_fn: Callable[..., tuple[bool, Sequence[Any]]] | None = None,
     ) -> None:
-        self._max_evals = max_evals
         self._labels = tuple(labels)
         self._loss_threshold = loss_threshold
         self._early_stop_fn = early_stop_fn
@@ -157,17 +154,9 @@ class StopsCallback(Callback):
         ended = [trial for trial in study.trials.values() if trial.ended_at is not None]
         for trial in sorted(ended, key=lambda trial: trial.ended_at or 0.0):
             self._look(study, trial)
-        self._count(study)
-
-    def on_trial_start(self, study: Study, trial: Trial) -> None:
-        self._count(study)
 
     def on_report(self, study: Study, trial: Trial, report: Report) -> None:
         self._look(study, trial)
-
-    def _count(self, study: Study) -> None:
-        if len(study.trials) >= self._max_evals:
-            study.stop("trials")
 
     def _look(self, study: Study, trial: Trial) -> None:
         if trial.failure is not None:

@@ -57,6 +57,7 @@ class TrainContext:
         open_loader: Callable[[Split, int | None], Loader],
         load_checkpoint: Callable[[], Any],
         seed: int,
+        trial_id: int,
         pulse: Pulse,
         save: Callable[[TrainContext], None],
         curve: Sequence[Measurement] = (),
@@ -70,6 +71,7 @@ class TrainContext:
         self.split = split  # where metrics are to be taken: validation, or test in an evaluation
         self.schema = schema
         self.seed = seed
+        self.trial_id = trial_id
         self._world = world
         self._open_loader = open_loader
         self._load_checkpoint = load_checkpoint

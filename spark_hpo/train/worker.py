@@ -215,6 +215,7 @@ class _Rank:
             open_loader=self._open,
             load_checkpoint=partial(self._load_function_state, before),
             seed=assignment.seed,
+            trial_id=assignment.trial_id,
             pulse=self._pulse,
             save=self._save_function,
             curve=curve,

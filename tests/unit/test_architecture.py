@@ -76,8 +76,8 @@ ALLOWED = {
     "orphans": set(),
     "package": set(),
     "porting": {
-        *("app", "callback", "config", "definition", "errors", "result", "search", "storage", "study"),
-        *("train", "trial"),
+        *("app", "callback", "config", "definition", "errors", "layout", "result", "search", "storage"),
+        *("study", "train", "trial"),
     },
     "publish": {
         *("data", "incumbents", "journal", "package", "report", "storage", "tracking", "train", "trial"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +28,6 @@ SPACE = {"x": hp.uniform("x", -5, 5), "y": hp.quniform("y", -3, 3, 1)}
 
 def parabola(point: dict[str, Any]) -> float:
     return float((point["x"] - 1) ** 2 + point["y"] ** 2)
-
-
-@pytest.fixture(scope="module")
-def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all studies: making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(mlflow_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_db)
-    yield
 
 
 def fmin(*arguments: Any, **named: Any) -> Any:
