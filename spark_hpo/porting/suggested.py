@@ -29,7 +29,7 @@ from spark_hpo.search.suggesting import (
     quiet_study,
 )
 from spark_hpo.storage import Storage
-from spark_hpo.trial import Report, Trial
+from spark_hpo.trial import Measurement, Report, Trial
 
 if TYPE_CHECKING:
     import spark_hpo.study
@@ -84,7 +84,22 @@ class OptunaObjective:
             ctx.params = dict(frozen.params)
             for name, note in notes_of(frozen, state=state, values=values).items():
                 ctx.note(name, note)
+            ctx.trace = self._curve(frozen, values)
         ctx.report(dict(zip(metrics_of(self.directions), values, strict=True)))
+
+    def _curve(self, trial: FrozenTrial, values: Sequence[float] | None) -> tuple[Measurement, ...]:
+        """What the trial has reported on its way, and at its end."""
+        names = metrics_of(self.directions)
+        steps = [({names[0]: value}, step + 1) for step, value in sorted(trial.intermediate_values.items())]
+        if values is not None:
+            last = steps[-1][1] if steps else 0
+            steps.append((dict(zip(names, values, strict=True)), last + 1))
+        now = time.time()
+        return tuple(
+            Measurement(resource=step, metrics=metrics, time=now, seconds=0.0, rows=0)
+            for metrics, step in steps
+            if all(map(math.isfinite, metrics.values()))
+        )
 
     def _values(self, returned: Any) -> list[float]:
         values = list(returned) if isinstance(returned, tuple | list) else [returned]

@@ -83,6 +83,8 @@ class TrainContext:
         self.measurements = list(curve)  # by earlier attempts too
         self.checkpoint: Any = None  # the last one that was reported
         self.notes: dict[str, Any] = {}
+        self.trace: tuple[Measurement, ...] = ()
+        """A learning curve in steps of the function's own, in the place of what was reported."""
 
     @property
     def is_evaluation(self) -> bool:

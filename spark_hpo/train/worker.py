@@ -151,7 +151,8 @@ class _Rank:
             resource=curve[-1].resource if curve else resource,
             metrics=finite,
             # A function without checkpoints starts anew at each rung: it measures some resources twice.
-            curve=tuple(m for m in curve if m.resource > self._assignment.resource_from),
+            curve=(self._context.trace if self._context else ())
+            or tuple(m for m in curve if m.resource > self._assignment.resource_from),
             checkpoint=self._save(curve, state),
             is_pruned=self._is_pruned,
         )
@@ -162,7 +163,7 @@ class _Rank:
         if context is None:
             return report
         params = None if context.params is self._assignment.params else context.params
-        return replace(report, params=params, notes=context.notes)
+        return replace(report, params=params, notes=context.notes, curve=context.trace)
 
     def _run_task(self, task_class: type[TrainTask]) -> tuple[int, tuple[Measurement, ...], Any, Any]:
         spec, assignment = self._spec, self._assignment

@@ -87,6 +87,10 @@ def test_the_trial_is_optunas_own() -> None:
         return float(x)
 
     result = optimize(objective, n_trials=3)
+    for trial in result.journal.trials.values():
+        x = trial.params["x"]
+        assert [(m.resource, m.metrics) for m in trial.curve] == [(4, {"value": x}), (5, {"value": x})]
+        assert trial.resource == 1
     for trial in result.to_optuna().trials:
         assert trial.user_attrs == {"number": trial.number}
         assert math.isnan(trial.intermediate_values[0])
