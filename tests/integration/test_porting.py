@@ -175,11 +175,11 @@ def test_optunas_example_of_pruning(spark: object) -> None:
 
     result = spark_hpo.optimize(
         objective,
-        n_trials=14,
+        n_trials=10,
         parallelism=2,
         seed=1,
         spark=spark,  # type: ignore[arg-type]
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=5),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=5),
     )
     study = result.to_optuna()
     states = [trial.state.name for trial in study.trials]

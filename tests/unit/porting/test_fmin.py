@@ -19,8 +19,10 @@ import spark_hpo
 from spark_hpo.callback import Callback
 from spark_hpo.errors import ConfigError, NoTrialSucceeded, SpaceError
 from spark_hpo.journal import Journal
+from spark_hpo.porting.objective import HyperoptObjective
 from spark_hpo.porting.trials import SparkTrials
 from spark_hpo.storage import Storage
+from spark_hpo.train.reference import Code
 from spark_hpo.trial import Mode, Objective
 
 SPACE = {"x": hp.uniform("x", -5, 5), "y": hp.quniform("y", -3, 3, 1)}
@@ -282,3 +284,11 @@ def test_the_progress_bar_is_hyperopts(capsys: pytest.CaptureFixture[str]) -> No
 def test_what_cannot_be_is_said(argument: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         fmin(parabola, SPACE, rand.suggest, 1, **argument)
+
+
+def test_the_file_of_the_objective_goes_with_it() -> None:
+    code = Code.of(HyperoptObjective(parabola, SPACE))
+    assert code.by_value
+    assert code.file == Path(__file__)
+    assert Code.of(HyperoptObjective(lambda point: 0.0, SPACE)).file == Path(__file__)
+    assert Code.of(HyperoptObjective(np.sum, SPACE)).file is None  # of a package
