@@ -27,7 +27,7 @@ _PLACE = "optimize"
 _MODES = {"minimize": "min", "maximize": "max"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class OptunaResult(Result):
     """What an Optuna objective has come to."""
 

@@ -38,4 +38,4 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytes
     assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are not kept"
     nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = ["".join(output.get("text", "") for output in cell.get("outputs", ())) for cell in notebook.cells]
-    assert any(text.startswith("9 trials;") for text in shown), shown
+    assert any("9 trials;" in text for text in shown), shown
