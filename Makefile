@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test test-faults fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large gpu-check audit clean
+.PHONY: setup tune test test-faults fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large screenshots gpu-check audit clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -64,6 +64,10 @@ test-modern test-spark35: test-%: build/%/installed java  ## the newest Spark an
 
 gpu-check:  ## the shipped tasks on a real GPU, beside the CPU; needs torch and pyarrow only
 	PYTHONPATH=. $(firstword $(wildcard $(BIN)/python) $(PYTHON)) tests/gpu_check.py
+
+screenshots: setup java  ## docs/images/report.png, of the quickstart's study; it is run first where it is not there
+	test -f studies/quickstart/report.html || $(MAKE) tune
+	PYTHONPATH=. $(BIN)/python tests/screenshots.py studies/quickstart docs/images/report.png
 
 test-large: setup  ## 20 GB of decoded rows train in 1.5 GB; a quarter of an hour, and 20 GB of disk
 	$(BIN)/python -m pytest -s tests/large

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from spark_hpo.definition import Definition
 from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted, TrackingOutage
 from spark_hpo.interrupt import Interrupt
 from spark_hpo.journal import Journal
+from spark_hpo.provenance import git_commit, provenance
 from spark_hpo.publish import Publication, finish_runs, publish_model
 from spark_hpo.result import Result
 from spark_hpo.search.registry import build_space
@@ -102,7 +102,7 @@ def run_study(
 def sync_study(
     config: StudyConfig, *, place: str = "study", task: Trainable | None = None, space: object = None
 ) -> Synced:
-    """Write what MLflow lacks of a study that has run: runs, plots, the registered model.
+    """Write what MLflow lacks of a study that has run: runs, the report, the registered model.
 
     Nothing is trained, and Spark is not started.
 
@@ -149,7 +149,7 @@ class _Run:
             raise ConfigError(f"{self.place}: data is missing; only a training function can do without")
         storage = Storage(config.study_dir)
         with ExitStack() as stack:
-            journal = Journal.open(storage, objective)
+            journal = Journal.open(storage, objective, driver=provenance())
             stack.callback(journal.close)
             has_begun = bool(journal.trials)
             definition = self._definition(storage, resume, has_begun=has_begun)
@@ -230,9 +230,7 @@ class _Run:
                         is_published = False
                 elif best.checkpoint is not None:
                     logger.warning("the best model is in %s/%s", storage.url, best.checkpoint)
-            is_complete = finish_runs(
-                tracker, journal, objective, RunStatus.FINISHED, title=config.name, best=best, test=tested
-            )
+            is_complete = finish_runs(tracker, journal, objective, RunStatus.FINISHED, best=best, test=tested)
             return Result(
                 config=config,
                 study=study,
@@ -265,7 +263,7 @@ class _Run:
             journal = stack.enter_context(journal_at_rest(storage, objective))
             tracker = self._tracker(definition, objective)
             stack.callback(tracker.close, 5.0)
-            return write_missing(tracker, journal, objective, title=self.config.name, publish=publish)
+            return write_missing(tracker, journal, objective, publish=publish)
 
     # The parts -------------------------------------------------------------------------------------------
 
@@ -366,7 +364,7 @@ class _Run:
             objective=objective,
             config=config.model_dump(mode="json"),
             space=self.space.to_json(),
-            git_commit=_git_commit(),
+            git_commit=git_commit(),
         )
         return MlflowTracker(config.mlflow.tracking_uri, config.mlflow.experiment or config.name, card)
 
@@ -420,7 +418,7 @@ class _Run:
             yield
         except KeyboardInterrupt:
             journal.closed("interrupted")
-            finish_runs(tracker, journal, objective, RunStatus.KILLED, title=self.config.name)
+            finish_runs(tracker, journal, objective, RunStatus.KILLED)
             raise StudyInterrupted(
                 f"interrupted; {len(journal.trials)} trials are in {self.config.study_dir}. "
                 "The same command goes on with them"
@@ -429,15 +427,5 @@ class _Run:
             tracker.close(0.0)  # the study is another driver's now, and so are its runs
             raise
         except Exception:  # whatever ends the study, its run must not seem to go on
-            finish_runs(tracker, journal, objective, RunStatus.FAILED, title=self.config.name)
+            finish_runs(tracker, journal, objective, RunStatus.FAILED)
             raise
-
-
-def _git_commit() -> str | None:
-    """The commit of the working directory; None outside of a repository."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""The end of a study in MLflow: its figures, its plots, and its best model in the registry."""
+"""The end of a study: its report, its figures in MLflow, and its best model in the registry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from spark_hpo import package
 from spark_hpo.data.table import Table, first_rows
 from spark_hpo.incumbents import pareto_front
 from spark_hpo.journal import Journal
-from spark_hpo.report import leaderboard, plots
+from spark_hpo.report import leaderboard
+from spark_hpo.report.study_report import FILE, write_report
 from spark_hpo.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.registry import ModelFiles, RegisteredModel, TestResult, register_model
@@ -32,31 +33,26 @@ def finish_runs(
     objective: Objective,
     status: RunStatus,
     *,
-    title: str,
     best: Trial | None = None,
     test: Mapping[str, float] | None = None,
 ) -> bool:
-    """Write what is pending, the leaderboard, the plots and the final metrics, and close the tracker.
+    """Write the report into the study directory; to MLflow what is pending, the leaderboard, the report and
+    the final metrics; and close the tracker.
 
     Returns whether MLflow has all of it; never raises for an outage.
     """
     trials = list(journal.trials.values())
     front = {trial.trial_id for trial in pareto_front(trials, objective)}
-    figures = {
-        "history": plots.history(trials, objective),
-        "parameters": plots.parameters(trials, objective),
-    }
-    if objective.also:
-        figures["pareto_front"] = plots.pareto_front(trials, objective, front)
+    tracker.sync(journal)  # first: runs are written while the report is made
+    report = write_report(journal.storage, is_running=False)
     metrics = {f"test_{name}": value for name, value in (test or {}).items()}
     if best is not None:
         metrics[f"best_{objective.metric}"] = best.metrics[objective.metric]
-    tracker.sync(journal)
     return tracker.finish(
         status,
         metrics=metrics,
         leaderboard=leaderboard.leaderboard(trials, objective, front),
-        artifacts={"plots.html": plots.page(figures, title=title)},
+        artifacts={} if report is None else {FILE: report},
         front=front if objective.also else None,
     )
 

@@ -255,6 +255,7 @@ class Study:
         if slots != self.progress.slots:
             logger.info("slots for trials: %d", slots)
             self.progress.slots = slots
+            self._journal.slots(slots)
         while len(self.progress.running) < self.progress.slots:
             assignment = self._dispatcher.start_waiting()
             if assignment is None:

@@ -37,6 +37,7 @@ EVERYTHING = set(
         "package",
         "porting",
         "prepare",
+        "provenance",
         "publish",
         "redact",
         "replay",
@@ -106,7 +107,11 @@ ALLOWED = {
     "search": {"errors", "trial"},
     "backend": {"errors", "package", "trial"},
     "tracking": {"errors", "redact", "trial"},
-    "report": {"errors", "journal", "trial"},
+    "report": {
+        *("assembly", "config", "definition", "errors", "incumbents", "journal", "lease", "redact"),
+        *("search", "storage", "trial"),
+    },
+    "provenance": {"redact"},
     "train": {"data", "errors", "layout", "storage", "trial"},
     "prepare": {"data", "errors", "trial"},
     "data": {"errors", "redact", "trial"},
@@ -138,6 +143,7 @@ FENCES = {
     "pydantic": {"config"},
     "sqlglot": {"data"},
     "plotly": {"report"},
+    "jinja2": {"report"},
     "onnxruntime": {"replay"},
     "matplotlib": {"replay"},
 }
