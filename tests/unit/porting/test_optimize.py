@@ -12,6 +12,9 @@ from mlflow import MlflowClient
 
 import spark_hpo
 from spark_hpo.errors import ConfigError, NoTrialSucceeded
+from spark_hpo.report.pictures.history import history
+from spark_hpo.report.record import StudyRecord
+from spark_hpo.storage import Storage
 from spark_hpo.trial import TrialState
 
 optuna = pytest.importorskip("optuna", reason="Optuna is an extra")
@@ -113,6 +116,12 @@ def test_a_pruned_trial_is_stopped_and_never_the_best() -> None:
     assert result.best.state is not TrialState.STOPPED
     assert result.best.loss >= 10
     assert all(math.isinf(trial.loss) for trial in pruned)
+    record = StudyRecord.read(Storage(result.config.study_dir))
+    (best_so_far,) = [trace for trace in history(record).figure.data if trace.name == "best so far"]
+    assert best_so_far.y[-1] == pytest.approx(result.best.loss)
+    page = (Path(result.config.study_dir) / "report.html").read_text()
+    assert "the study has no table, and so no test split" in page
+    assert "the objective&#39;s own" in page
     study = result.to_optuna()
     assert [t.number for t in study.trials if t.state.name == "PRUNED"] == [t.trial_id for t in pruned]
     # Optuna's rule: worse at a step than the median of those that have ended by then.
