@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spark_hpo.app import run_study, sync_study
     from spark_hpo.config import StudyConfig, build_config, load_config
+    from spark_hpo.errors import TrialPruned
     from spark_hpo.porting.fmin import fmin
     from spark_hpo.porting.optimize import optimize
     from spark_hpo.porting.trials import SparkTrials
@@ -27,6 +28,7 @@ __all__ = [
     "StudyConfig",
     "TrainContext",
     "TrainTask",
+    "TrialPruned",
     "build_config",
     "fmin",
     "load_config",
@@ -42,6 +44,7 @@ _HOMES = {
     "StudyConfig": "config",
     "TrainContext": "train.context",
     "TrainTask": "train.task",
+    "TrialPruned": "errors",
     "build_config": "config",
     "fmin": "porting.fmin",
     "load_config": "config",
