@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from spark_hpo.app import run_study, sync_study
     from spark_hpo.callback import Callback
     from spark_hpo.config import StudyConfig, build_config, load_config
+    from spark_hpo.errors import TrialPruned
+    from spark_hpo.porting.fmin import fmin
+    from spark_hpo.porting.optimize import optimize
+    from spark_hpo.porting.trials import SparkTrials
     from spark_hpo.result import Result
     from spark_hpo.train.context import TrainContext
     from spark_hpo.train.task import LabelledTask, TrainTask
@@ -24,13 +28,17 @@ __all__ = [
     "Callback",
     "LabelledTask",
     "Result",
+    "SparkTrials",
     "StudyConfig",
     "StudyView",
     "TrainContext",
     "TrainTask",
+    "TrialPruned",
     "build_config",
+    "fmin",
     "load_config",
     "load_study",
+    "optimize",
     "run_study",
     "sync_study",
     "tune",
@@ -40,13 +48,17 @@ _HOMES = {
     "Callback": "callback",
     "LabelledTask": "train.task",
     "Result": "result",
+    "SparkTrials": "porting.trials",
     "StudyConfig": "config",
     "StudyView": "view",
     "TrainContext": "train.context",
     "TrainTask": "train.task",
+    "TrialPruned": "errors",
     "build_config": "config",
+    "fmin": "porting.fmin",
     "load_config": "config",
     "load_study": "view",
+    "optimize": "porting.optimize",
     "run_study": "app",
     "sync_study": "app",
     "tune": "tuning",

@@ -33,6 +33,7 @@ from spark_hpo.provenance import git_commit, provenance
 from spark_hpo.publish import Publication, finish_runs, load_best, publish_model
 from spark_hpo.result import Result
 from spark_hpo.search.registry import build_space
+from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.space import Space
 from spark_hpo.settings import Settings
 from spark_hpo.storage import Storage
@@ -74,8 +75,10 @@ def run_study(
     resume: str = "auto",
     task: Trainable | None = None,
     space: object = None,
+    sampler: Sampler | None = None,
     spark: SparkSession | None = None,
     callbacks: Sequence[Callback] = (),
+    test: bool = True,
 ) -> Result:
     """Run a study to the end of its budget, or go on with the one in its directory.
 
@@ -85,8 +88,10 @@ def run_study(
         resume: auto; must: refuse when there is no study yet; never: refuse when there is one.
         task: in place of the configuration's, which is but its name then: a task class or a training
             function. What was written in a notebook is sent to executors, and kept with the model, as it is.
+        sampler: in place of the configuration's: what proposes parameters.
         spark: the session to be used; None: the active one, or a new one.
         callbacks: are told what happens, on the driver.
+        test: whether the best trial is evaluated on the test split at the end.
 
     Raises:
         ConfigError: before anything has been started.
@@ -99,8 +104,8 @@ def run_study(
         f"{place}: space",
         constraints=config.search.constraints,
     )
-    run = _Run(config, place, parsed, task, spark, has_own_space=space is not None)
-    return run.run(resume, callbacks)
+    run = _Run(config, place, parsed, task, spark, sampler, has_own_space=space is not None)
+    return run.run(resume, callbacks, test=test)
 
 
 def sync_study(
@@ -158,17 +163,18 @@ class _Run:
     space: Space
     task: Trainable | None = None  # where it was not named
     spark: SparkSession | None = None  # the caller's
+    sampler: Sampler | None = None  # where it was not named
     has_own_space: bool = False  # in place of the configuration's
     _session: SparkSession | None = field(default=None, init=False)
     _transform_files: list[Path] = field(default_factory=list, init=False)  # to be shipped
     _server: RendezvousServer | None = field(default=None, init=False)  # closed with the run
 
-    def run(self, resume: str, callbacks: Sequence[Callback]) -> Result:
+    def run(self, resume: str, callbacks: Sequence[Callback], *, test: bool = True) -> Result:
         began = time.monotonic()
         config, objective = self.config, objective_of(self.config)
         # All that can be known before Spark starts is checked before it does.
         code = self._code()
-        build_search(config, self.space, place=self.place)
+        build_search(config, self.space, place=self.place, sampler=self.sampler)
         if config.data is not None:
             resolve_reader(config.data.reader)
         elif is_task(code.trainable):
@@ -193,7 +199,9 @@ class _Run:
                         logger.warning("%s: %s", storage.url, _OTHER_CODE)
                 definition.of_table(fingerprint).of_code(code.fingerprint).write(storage)
                 knowledge = knowledge_of(config, self.space, storage)
-                search = build_search(config, self.space, place=self.place, knowledge=knowledge)
+                search = build_search(
+                    config, self.space, place=self.place, knowledge=knowledge, sampler=self.sampler
+                )
                 if search.remark:
                     logger.warning("%s", search.remark)
                 spec = RankSpec(
@@ -245,25 +253,25 @@ class _Run:
                 stopped_by = study.run()
                 best = study.best
                 assert best is not None, "run raises when no trial has succeeded"
-                test = study.test(best)
+                tested = study.test(best) if test else {}
                 journal.closed(stopped_by)
                 model, is_published = None, True
                 if is_task(code.trainable) and table is not None:
                     publication = self._publication(storage, table, code)
                     try:
-                        model = publish_model(tracker, publication, best, test)
+                        model = publish_model(tracker, publication, best, tested)
                     except TrackingOutage as exc:  # the search has come to its end all the same
                         logger.warning("%s", exc)
                         is_published = False
                 elif best.checkpoint is not None:
                     logger.warning("the best model is in %s/%s", storage.url, best.checkpoint)
-            is_complete = finish_runs(tracker, journal, objective, RunStatus.FINISHED, best=best, test=test)
+            is_complete = finish_runs(tracker, journal, objective, RunStatus.FINISHED, best=best, test=tested)
             return Result(
                 config=config,
                 study=study,
                 journal=journal,
                 best=best,
-                test=test,
+                test=tested,
                 stopped_by=stopped_by,
                 wall_s=time.monotonic() - began,
                 tracking=dict(tracker.info()),

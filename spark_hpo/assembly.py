@@ -61,13 +61,19 @@ def objective_from(objective: ObjectiveConfig) -> Objective:
 
 
 def build_search(
-    config: StudyConfig, space: Space, *, place: str, knowledge: Knowledge | None = None
+    config: StudyConfig,
+    space: Space,
+    *,
+    place: str,
+    knowledge: Knowledge | None = None,
+    sampler: Sampler | None = None,
 ) -> Search:
     """Everything that decides, as the study file says.
 
     Args:
         place: the study file, for messages.
         knowledge: of earlier studies.
+        sampler: in place of the one that the study file names.
 
     Raises:
         ConfigError: an unknown name, or a setting that does not fit what it is given to.
@@ -83,7 +89,7 @@ def build_search(
         "min_resource": search.min_resource,
         "reduction_factor": search.reduction_factor,
     }
-    sampler = build_sampler(
+    sampler = sampler or build_sampler(
         search.sampler or method.sampler,
         space,
         config.seed,

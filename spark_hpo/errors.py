@@ -15,7 +15,8 @@
     |   |-- LeaseError            another driver writes this study
     |   `-- CheckpointError       a checkpoint is damaged, or of another model
     |-- BackendError           1  Spark is gone
-    `-- TrialError             1  one trial: what the user's training code did
+    |-- TrialError             1  one trial: what the user's training code did
+    `-- TrialPruned            1  one trial: its training code has given it up, which is no failure
 
 Every message gives place, value, rule and cure, and no credentials. Foreign exceptions are translated where
 they enter.
@@ -112,3 +113,7 @@ class BackendError(SparkHpoError):
 
 class TrialError(SparkHpoError):
     """What one trial's own code did wrong: it fails, the study goes on."""
+
+
+class TrialPruned(SparkHpoError):
+    """Raised by a training function that gives its trial up: it ends as stopped, and is never the best."""

@@ -52,7 +52,7 @@ def each_at_its_best(
     """Every trial that has a value, as it was reported when it was best; the best trial first."""
     best: dict[int, Trial] = {}
     for report in reports:
-        if report.failure is not None or not math.isfinite(loss := objective.loss(report.metrics)):
+        if not math.isfinite(loss := objective.loss(report.judged)):
             continue
         trial = as_reported(trials[report.trial_id], report, loss)
         best[trial.trial_id] = min(best.get(trial.trial_id, trial), trial, key=_by_loss)

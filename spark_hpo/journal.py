@@ -232,6 +232,7 @@ class Journal:
                         bracket=assignment.bracket,
                         rung=assignment.rung,
                         started_at=event.time,
+                        is_proposal=assignment.is_proposal,
                     )
                     self._put(replace(trial, state=TrialState.RUNNING))
             case EventKind.REPORTED:
@@ -240,7 +241,7 @@ class Journal:
                     self.tests[report.trial_id] = report
                 else:
                     trial = self._trials[report.trial_id]
-                    loss = self._objective.loss(report.metrics)
+                    loss = self._objective.loss(report.judged)
                     self._put(trial.with_report(report, loss=loss, time=event.time))
             case EventKind.SETTLED:
                 for trial_id in event.data["trials"]:

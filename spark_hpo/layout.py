@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 CHECKPOINTS = "checkpoints"
+PEERS = "peers.json"
+"""What the pruners of Optuna objectives are told of trials that have ended."""
 PROGRESS = "progress"
 STOP = "control/stop"
 """While it is there, ranks save what they have and stop."""

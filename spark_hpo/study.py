@@ -19,7 +19,7 @@ from spark_hpo.incumbents import Incumbents, as_reported
 from spark_hpo.journal import EventKind, Journal
 from spark_hpo.retention import Retention
 from spark_hpo.search.explorer import Explorer
-from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.sampler import DefineByRunSampler, Sampler
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.storage import Storage
 from spark_hpo.tracking.base import Tracker
@@ -166,6 +166,10 @@ class Study:
             self._callbacks.on_study_end(self)
         if self.best is None:
             failures = [trial.failure.message for trial in self._journal.trials.values() if trial.failure]
+            if not failures and (stopped := self._journal.states[TrialState.STOPPED]):
+                raise NoTrialSucceeded(
+                    f"all {stopped} trials were pruned; let the first ones run to their end"
+                )
             if not failures:
                 raise NoTrialSucceeded("no trial could be run within the budget; raise it")
             raise NoTrialSucceeded(f"all {len(failures)} trials have failed; the first one: {failures[0]}")
@@ -312,6 +316,7 @@ class Study:
             checkpoint=trial.checkpoint,
             seed=int(np.random.SeedSequence((self._seed, slot.trial_id)).generate_state(1)[0]),
             without=self._dispatcher.failures.without,
+            is_proposal=isinstance(self._sampler, DefineByRunSampler),
         )
 
     def _take(self, assignment: Assignment, report: Report) -> None:
@@ -324,6 +329,8 @@ class Study:
         trial = self._journal.trials[report.trial_id]
         if failure is not None:
             logger.warning("%s failed: %s\n%s", assignment, failure.message, failure.traceback)
+        elif report.is_pruned:
+            logger.info("%s: pruned, %.1f s", assignment, report.seconds)
         else:
             metric = self.objective.metric
             logger.info("%s: %s = %.6g, %.1f s", assignment, metric, report.metrics[metric], report.seconds)
@@ -342,10 +349,11 @@ class Study:
         slot = self._slots.pop(report.trial_id)
         self.progress.resource_spent += report.resource - slot.resource_from
         self.progress.failed += report.failure is not None
-        metrics = report.metrics if report.failure is None else {}  # without metrics losses are infinite
-        loss, others = self.objective.loss(metrics), self.objective.others(metrics)
+        loss, others = self.objective.loss(report.judged), self.objective.others(report.judged)
         for rule in self._stopping:
             rule.observe(resource=slot.resource_to, loss=loss, seconds=report.seconds)
+        if report.params is not None and isinstance(self._sampler, DefineByRunSampler):
+            self._sampler.found(report.trial_id, report.params, report.notes)
         # A trial on its plateau counts at the resource that it was meant to reach: more would not change it.
         self._sampler.tell(report.trial_id, resource=slot.resource_to, loss=loss, others=others)
         if self._explorer is not None:

@@ -192,6 +192,7 @@ class Assignment:
     seed: int
     split: Split = Split.VALIDATION  # where the metrics are taken
     without: tuple[str, ...] = ()  # files of the table that are left out, because they cannot be read
+    is_proposal: bool = False  # the trial chooses its parameters itself, as it runs
 
     def __str__(self) -> str:
         if self.resource_from == self.resource_to:
@@ -199,7 +200,10 @@ class Assignment:
         return f"trial {self.trial_id}, rung {self.rung}: {self.resource_from} -> {self.resource_to} epochs"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        record = asdict(self)
+        if not self.is_proposal:  # as it is for most
+            del record["is_proposal"]
+        return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Assignment:
@@ -228,9 +232,19 @@ class Report:
     checkpoint: str | None = None  # path inside the study directory
     seconds: float = 0.0  # from submission to report
     failure: Failure | None = None
+    is_pruned: bool = False  # the training function has given the trial up
+    params: Params | None = None  # those that the trial has had, where its function has chosen them itself
+    notes: Mapping[str, Any] = field(default_factory=dict)  # what the function has noted: JSON values
+
+    @property
+    def judged(self) -> Mapping[str, float]:
+        """The metrics that count: none of a trial that has failed or was given up, whose loss is infinite."""
+        return self.metrics if self.failure is None and not self.is_pruned else {}
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        record = asdict(self)  # most reports have none of these: their lines stay short
+        unsaid: dict[str, Any] = {"is_pruned": False, "params": None, "notes": {}}
+        return {key: value for key, value in record.items() if key not in unsaid or value != unsaid[key]}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Report:
@@ -263,12 +277,16 @@ class Trial:
     started_at: float = 0.0  # wall clock, seconds since 1970
     ended_at: float | None = None  # of the last report
     failure: Failure | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)  # what its function has noted: JSON values
+    is_proposal: bool = False  # while it runs, `params` are but what it was proposed
     changed_at: int = 0  # sequence number of the last journal event that touched it
 
     def with_report(self, report: Report, *, loss: float, time: float) -> Trial:
-        """The trial after one more report. It is paused, or failed; the scheduler says what follows."""
+        """The trial after one more report: paused, stopped or failed. The scheduler says what follows."""
         common = replace(
             self,
+            params=self.params if report.params is None else report.params,
+            notes={**self.notes, **report.notes},
             seconds=self.seconds + report.seconds,
             curve=self.curve + report.curve,
             ended_at=time,
@@ -278,7 +296,7 @@ class Trial:
             return replace(common, state=TrialState.FAILED, loss=math.inf, failure=report.failure)
         return replace(
             common,
-            state=TrialState.PAUSED,
+            state=TrialState.STOPPED if report.is_pruned else TrialState.PAUSED,
             resource=report.resource,
             metrics=report.metrics,
             loss=loss,

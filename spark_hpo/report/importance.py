@@ -53,4 +53,6 @@ def importance_of(record: StudyRecord) -> Importance:
     except SpaceError as exc:
         return Importance(shares={}, missing=f"a trial does not fit the space ({exc})")
     missing = None if shares else "there is nothing to choose between"
+    if not shares and any(record.trials[i].params for i in losses) and not record.space.dimensions():
+        missing = "the space is the objective's own, and the study knows nothing of it"
     return Importance(shares=shares, resource=resource, trials=len(losses), missing=missing)

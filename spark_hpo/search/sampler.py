@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from spark_hpo.trial import Params
 
@@ -38,4 +39,18 @@ class Sampler(Protocol):
         `resource` is the target of the slot, `Slot.resource_to`, also where training stopped earlier on a
         plateau: losses are compared between trials of one rung.
         """
+        ...
+
+
+@runtime_checkable
+class DefineByRunSampler(Sampler, Protocol):
+    """A sampler of trials that choose parameters themselves, as they run.
+
+    What `ask` gives is a proposal: a trial leaves out what it has no use for, and draws what it lacks.
+
+    A trace: ask(0) -> {}; start(0, {}); found(0, {"lr": 0.01}, notes); tell(0, ...); ask(1) -> {"lr": 0.02}
+    """
+
+    def found(self, trial_id: int, params: Params, notes: Mapping[str, Any]) -> None:
+        """The parameters that a trial has had, and what it has noted. Comes before `tell`; replayed too."""
         ...

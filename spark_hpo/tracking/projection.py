@@ -84,9 +84,11 @@ def project(trial: Trial, *, written: bool = False, points: int = 0) -> Record:
     """What is to be written of `trial` when `points` of its measurements are there already.
 
     `written`: the run has been written before; its parameters are there, and MLflow lets none change.
+    Those of a trial that chooses them itself are written when it has.
     """
+    is_known = trial.state is not TrialState.RUNNING if trial.is_proposal else not written
     return Record(
-        params={} if written else param_texts(trial.params),
+        params=param_texts(trial.params) if is_known else {},
         points=[*_curve(trial.curve[points:]), *_summary(trial)],
         tags={
             "spark_hpo.state": str(trial.state),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,7 +39,10 @@ class TrainContext:
                 train_one_epoch(model, ctx.batches("train"))
                 ctx.report(measure(model, ctx.batches(ctx.split)), checkpoint=model.state_dict())
 
-    With several ranks a process group is there already; `report` takes the means over the ranks.
+    With several ranks a process group is there already; `report` takes the means over the ranks. A function
+    that sees that a trial leads nowhere may `raise TrialPruned` (on all ranks): it ends as stopped.
+
+    A function that chooses parameters itself sets `ctx.params` to what it has used: the trial has those then.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class TrainContext:
         open_loader: Callable[[Split, int | None], Loader],
         load_checkpoint: Callable[[], Any],
         seed: int,
+        trial_id: int,
         pulse: Pulse,
         save: Callable[[TrainContext], None],
         curve: Sequence[Measurement] = (),
@@ -66,6 +71,7 @@ class TrainContext:
         self.split = split  # where metrics are to be taken: validation, or test in an evaluation
         self.schema = schema
         self.seed = seed
+        self.trial_id = trial_id
         self._world = world
         self._open_loader = open_loader
         self._load_checkpoint = load_checkpoint
@@ -76,6 +82,9 @@ class TrainContext:
         self._save = save
         self.measurements = list(curve)  # by earlier attempts too
         self.checkpoint: Any = None  # the last one that was reported
+        self.notes: dict[str, Any] = {}
+        self.trace: tuple[Measurement, ...] = ()
+        """A learning curve in steps of the function's own, in the place of what was reported."""
 
     @property
     def is_evaluation(self) -> bool:
@@ -167,6 +176,18 @@ class TrainContext:
         if not self.is_evaluation and reached < self.resource.stop:
             self._pulse.step(self._save_this)
             self._pulse.end_of_pass(reached, self._save_this)
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep a JSON value with the trial: in the journal, and in `trial.notes`. Rank 0's counts.
+
+        Raises:
+            TrialError: it is none.
+        """
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise TrialError(f"ctx.note: {name} is no JSON value: {exc}") from exc
+        self.notes[name] = value
 
     def _save_this(self) -> None:
         if self.checkpoint is not None:  # without one the next attempt has nothing to go on from

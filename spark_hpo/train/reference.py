@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
 from spark_hpo.errors import ConfigError
@@ -66,7 +66,7 @@ class Code:
 
     @classmethod
     def of(cls, trainable: Trainable) -> Code:
-        """Of the object itself.
+        """Of the object itself. One that wraps a user's function has it as `carries`: its file goes along.
 
         Raises:
             ConfigError: it is neither a task class nor a function of one argument.
@@ -76,12 +76,9 @@ class Code:
         reference = f"{module.__name__ if module else '__main__'}:{name}"
         trainable = _checked(trainable, reference)
         if module is None or module.__name__ == "__main__" or getattr(module, name, None) is not trainable:
-            return cls(trainable, reference, by_value=True)
-        file = Path(getattr(module, "__file__", None) or "")
-        # A package has to be installed on the executors, or be sent by the user.
-        is_single = "." not in module.__name__ and file.suffix == ".py" and file.name != "__init__.py"
-        is_sent = is_single and "site-packages" not in file.parts and file.is_file()
-        return cls(trainable, reference, file=file if is_sent else None)
+            carried = sys.modules.get(getattr(getattr(trainable, "carries", None), "__module__", None) or "")
+            return cls(trainable, reference, file=_file_to_send(carried), by_value=True)
+        return cls(trainable, reference, file=_file_to_send(module))
 
     @classmethod
     def named(cls, reference: str, file: Path | None = None) -> Code:
@@ -137,6 +134,17 @@ def _bytecode(code: CodeType) -> str:
 def is_task(trainable: Trainable) -> bool:
     """Whether it is a task class, rather than a function."""
     return isinstance(trainable, type) and issubclass(trainable, TrainTask)
+
+
+def _file_to_send(module: ModuleType | None) -> Path | None:
+    """The file of a module that other machines may lack."""
+    if module is None or module.__name__ == "__main__":
+        return None
+    file = Path(getattr(module, "__file__", None) or "")
+    # A package has to be installed on the executors, or be sent by the user.
+    is_single = "." not in module.__name__ and file.suffix == ".py" and file.name != "__init__.py"
+    is_sent = is_single and "site-packages" not in file.parts and file.is_file()
+    return file if is_sent else None
 
 
 def _checked(candidate: Any, reference: str) -> Trainable:

@@ -14,7 +14,7 @@ import torch
 from spark_hpo.data.cache_folder import CacheSettings
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.table import Table
-from spark_hpo.errors import CheckpointError, DataError, StorageError, TrialError
+from spark_hpo.errors import CheckpointError, DataError, StorageError, TrialError, TrialPruned
 from spark_hpo.storage import Storage
 from spark_hpo.train import checkpoint, generators
 from spark_hpo.train.attempt import Attempt
@@ -100,7 +100,7 @@ def run_rank(
             report, failure=Failure(kind=FailureKind.INTERRUPTED, message="stopped, as the driver has asked")
         )
     except (Exception, SystemExit) as exc:  # the user's code runs in here
-        return replace(report, failure=_failure(exc))
+        return replace(running[0].told(report) if running else report, failure=_failure(exc))
 
 
 class _Rank:
@@ -124,6 +124,8 @@ class _Rank:
             seconds=spec.settings.checkpoint_seconds,
         )
         self._is_watched = True
+        self._context: TrainContext | None = None  # of a training function
+        self._is_pruned = False
 
     @property
     def moves(self) -> int | None:
@@ -142,16 +144,26 @@ class _Rank:
         # The test split judges the model by the first metric: the others may be none of its business.
         wanted = objective.metrics if split is Split.VALIDATION else (objective.metric,)
         for name in wanted:
-            if metrics and name not in finite:
+            if metrics and name not in finite and not self._is_pruned:
                 raise TrialError(f"{name} is {metrics.get(name, 'not reported')} on {split}")
         return replace(
-            report,
+            self.told(report),
             resource=curve[-1].resource if curve else resource,
             metrics=finite,
             # A function without checkpoints starts anew at each rung: it measures some resources twice.
-            curve=tuple(m for m in curve if m.resource > self._assignment.resource_from),
+            curve=(self._context.trace if self._context else ())
+            or tuple(m for m in curve if m.resource > self._assignment.resource_from),
             checkpoint=self._save(curve, state),
+            is_pruned=self._is_pruned,
         )
+
+    def told(self, report: Report) -> Report:
+        """The report, with what a training function has said beside its metrics."""
+        context = self._context
+        if context is None:
+            return report
+        params = None if context.params is self._assignment.params else context.params
+        return replace(report, params=params, notes=context.notes, curve=context.trace)
 
     def _run_task(self, task_class: type[TrainTask]) -> tuple[int, tuple[Measurement, ...], Any, Any]:
         spec, assignment = self._spec, self._assignment
@@ -194,7 +206,7 @@ class _Rank:
         curve = tuple(Measurement(**measurement) for measurement in before.get("curve", ()))
         reached = curve[-1].resource if curve else assignment.resource_from if has_state else 0
         generators.seed(assignment.seed, reached or assignment.resource_from, self._world.rank)
-        context = TrainContext(
+        context = self._context = TrainContext(
             params=assignment.params,
             world=self._world,
             devices=self._devices,
@@ -204,11 +216,17 @@ class _Rank:
             open_loader=self._open,
             load_checkpoint=partial(self._load_function_state, before),
             seed=assignment.seed,
+            trial_id=assignment.trial_id,
             pulse=self._pulse,
             save=self._save_function,
             curve=curve,
         )
-        returned = function(context)
+        try:
+            returned = function(context)
+        except TrialPruned:
+            self._is_pruned = True
+            measured = tuple(context.measurements)
+            return measured, measured[-1].metrics if measured else {}, None
         if isinstance(returned, Mapping) and not context.measurements:
             context.report(returned, resource=assignment.resource_to)
         if not context.measurements:

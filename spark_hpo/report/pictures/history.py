@@ -50,8 +50,7 @@ def _history(record: StudyRecord, places: list[float], title: str, axis: str) ->
     others = []
     for place, attempt in zip(places, record.reported, strict=True):
         assert attempt.report is not None
-        metrics = {} if attempt.report.failure is not None else attempt.report.metrics
-        loss = objective.loss(metrics)
+        loss = objective.loss(attempt.report.judged)
         value = objective.value(loss) if math.isfinite(loss) else math.nan
         if math.isnan(value):
             continue

@@ -1,0 +1,1 @@
+"""Programs that were written for hyperopt's SparkTrials or for Optuna, as they are."""

@@ -1,0 +1,52 @@
+"""A hyperopt objective as a training function: what an executor calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spark_hpo.errors import TrialError
+from spark_hpo.search.hyperopt_algorithm import domain_of
+
+if TYPE_CHECKING:
+    from spark_hpo.train.context import TrainContext
+
+RESULT = "result"  # the note that holds what the objective has returned
+
+
+class HyperoptObjective:
+    """Evaluates the space at the labels' values, as hyperopt does, and calls the objective with it."""
+
+    def __init__(self, function: Callable[[Any], Any], space: Any) -> None:
+        self.carries = function
+        self.space = space
+
+    def __call__(self, ctx: TrainContext) -> None:
+        domain = domain_of(self.space, self.carries)
+        result = domain.evaluate(dict(ctx.params), ctrl=None, attach_attachments=False)
+        result.pop("attachments", None)
+        ctx.note(RESULT, as_json(result))
+        loss = result.get("loss")
+        if result["status"] != "ok":
+            raise TrialError(f"the objective has returned status {result['status']!r}")
+        if not math.isfinite(loss):
+            raise TrialError(f"the objective has returned the loss {loss}")
+        ctx.report({"loss": loss})
+
+
+def as_json(value: Any) -> Any:
+    """A value as JSON can say it: arrays as lists, and what is none, or not finite, as its text."""
+    if hasattr(value, "tolist"):  # numpy's
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [as_json(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else str(value)
+    return str(value)

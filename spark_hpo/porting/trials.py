@@ -1,0 +1,238 @@
+"""hyperopt's Trials beside a study: filled as its trials run, so that what reads them goes on to work."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hyperopt import Trials
+from hyperopt.base import (
+    JOB_STATE_CANCEL,
+    JOB_STATE_DONE,
+    JOB_STATE_ERROR,
+    JOB_STATE_RUNNING,
+    STATUS_NEW,
+    validate_loss_threshold,
+    validate_timeout,
+)
+
+from spark_hpo.callback import Callback
+from spark_hpo.errors import ConfigError
+from spark_hpo.porting.objective import RESULT
+from spark_hpo.search.hyperopt_algorithm import document_of
+from spark_hpo.study import Study
+from spark_hpo.trial import Report, Trial, TrialState
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+logger = logging.getLogger(__name__)
+
+
+class SparkTrials(Trials):  # type: ignore[misc]  # hyperopt has no types
+    """In the place of hyperopt's SparkTrials, also in a call of hyperopt's own `fmin`.
+
+    Args:
+        parallelism: trials at the same time; None: as many as the cluster has slots for.
+        timeout: seconds until nothing new is started; running trials are finished.
+        loss_threshold: a loss below which the search may end.
+        spark_session: None: the active one, or a new one.
+    """
+
+    def __init__(
+        self,
+        parallelism: int | None = None,
+        timeout: float | None = None,
+        loss_threshold: float | None = None,
+        spark_session: SparkSession | None = None,
+        resource_profile: object = None,
+    ) -> None:
+        super().__init__(exp_key=None, refresh=False)
+        validate_timeout(timeout)
+        validate_loss_threshold(loss_threshold)
+        if resource_profile is not None:
+            raise ConfigError(
+                "SparkTrials: resource_profile is not taken; say what a trial needs in fmin's resources: "
+                "resources={'gpus_per_rank': 1}"
+            )
+        self.parallelism = parallelism
+        self.timeout = timeout
+        self.loss_threshold = loss_threshold
+        self.spark_session = spark_session
+        self.refresh()
+
+    def count_successful_trials(self) -> int:
+        """Trials that have returned, whatever their status."""
+        return int(self.count_by_state_unsynced(JOB_STATE_DONE))
+
+    def count_failed_trials(self) -> int:
+        """Trials that have raised."""
+        return int(self.count_by_state_unsynced(JOB_STATE_ERROR))
+
+    def count_cancelled_trials(self) -> int:
+        """Trials that were ended from outside."""
+        return int(self.count_by_state_unsynced(JOB_STATE_CANCEL))
+
+    def count_total_trials(self) -> int:
+        """Trials that have ended, one way or the other."""
+        states = [JOB_STATE_DONE, JOB_STATE_ERROR, JOB_STATE_CANCEL]
+        return int(self.count_by_state_unsynced(states))
+
+    def fmin(self, fn: Any, space: Any, **arguments: Any) -> Any:
+        """What hyperopt's `fmin` calls for a search with these trials."""
+        from spark_hpo.porting.fmin import fmin
+
+        return fmin(fn, space, trials=self, **arguments)
+
+
+class TrialsCallback(Callback):
+    """Writes the study's trials into hyperopt's Trials.
+
+    Args:
+        trials: to be filled. Those of an earlier search stay in it, before these.
+        labels: of the space.
+        url: of the study; a search that goes on finds its own trials by it.
+    """
+
+    def __init__(self, trials: Trials, labels: Sequence[str], url: str) -> None:
+        self.trials = trials
+        self._labels = tuple(labels)
+        self._url = url
+        ours, self.earlier = _parted(trials, url)
+        self._documents = {int(document["owner"][1]): document for document in ours}
+
+    def on_study_start(self, study: Study) -> None:
+        for trial in study.trials.values():
+            self._write(trial)
+        self.trials.refresh()
+
+    def on_trial_start(self, study: Study, trial: Trial) -> None:
+        self._write(trial)
+        self.trials.refresh()
+
+    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+        self._write(trial)
+        self.trials.refresh()
+
+    def _write(self, trial: Trial) -> None:
+        document = self._documents.get(trial.trial_id)
+        if document is None:
+            tids = [other["tid"] for other in self.trials._dynamic_trials]
+            document = {"tid": max(tids, default=-1) + 1}
+            self._documents[trial.trial_id] = document
+            self.trials._insert_trial_docs([document])
+        written = hyperopt_document(trial, document["tid"], self._labels)
+        document.update(written, owner=[self._url, trial.trial_id])
+
+
+class StopsCallback(Callback):
+    """Ends a search as hyperopt's `fmin` does: by the loss, or by the user's own rule.
+
+    Args:
+        loss_threshold: the search ends with a loss below it.
+        early_stop_fn: `(trials, *state) -> (stop, state)`, called after each trial with a loss, with those
+            that have ended, in that order.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        *,
+        loss_threshold: float | None = None,
+        early_stop_fn: Callable[..., tuple[bool, Sequence[Any]]] | None = None,
+    ) -> None:
+        self._labels = tuple(labels)
+        self._loss_threshold = loss_threshold
+        self._early_stop_fn = early_stop_fn
+        self._state: Sequence[Any] = []
+        self._ended = Trials()
+
+    def on_study_start(self, study: Study) -> None:
+        ended = [trial for trial in study.trials.values() if trial.ended_at is not None]
+        for trial in sorted(ended, key=lambda trial: trial.ended_at or 0.0):
+            self._look(study, trial)
+
+    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+        self._look(study, trial)
+
+    def _look(self, study: Study, trial: Trial) -> None:
+        if trial.failure is not None:
+            return
+        if self._loss_threshold is not None and trial.loss < self._loss_threshold:
+            study.stop("loss_threshold")
+        if self._early_stop_fn is not None:
+            self._ended._insert_trial_docs([hyperopt_document(trial, trial.trial_id, self._labels)])
+            self._ended.refresh()
+            is_enough, self._state = self._early_stop_fn(self._ended, *self._state)
+            if is_enough:
+                study.stop("early_stop_fn")
+
+
+class ProgressCallback(Callback):
+    """hyperopt's own progress bar, or the user's.
+
+    Args:
+        bar: a context manager of `(initial, total)`, as hyperopt's `show_progressbar` takes it.
+        total: trials of the search; None: no limit.
+    """
+
+    def __init__(self, bar: Callable[..., Any], total: int | None) -> None:
+        self._bar = bar
+        self._total = total
+        self._open: Any = None
+        self._progress: Any = None
+
+    def on_study_start(self, study: Study) -> None:
+        ended = sum(trial.ended_at is not None for trial in study.trials.values())
+        self._open = self._bar(initial=ended, total=self._total)
+        self._progress = self._open.__enter__()
+
+    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+        if study.best is not None:
+            self._progress.postfix = f"best loss: {study.best.loss}"
+        self._progress.update(1)
+
+    def on_study_end(self, study: Study) -> None:
+        if self._open is not None:
+            self._open.__exit__(*sys.exc_info())
+            self._open = None
+
+
+def hyperopt_document(trial: Trial, tid: int, labels: Sequence[str]) -> dict[str, Any]:
+    """A trial of a study as hyperopt has it in `Trials.trials`."""
+    result = dict(trial.notes.get(RESULT, {"status": STATUS_NEW}))
+    if isinstance(result.get("loss"), str):
+        result["loss"] = float(result["loss"])  # nan or inf, which JSON cannot say
+    state = JOB_STATE_RUNNING
+    if trial.state is not TrialState.RUNNING:
+        state = JOB_STATE_DONE if RESULT in trial.notes else JOB_STATE_ERROR
+    document = document_of(tid, trial.params, labels, state=state, result=result)
+    if state == JOB_STATE_ERROR and trial.failure is not None:
+        document["misc"]["error"] = (trial.failure.message.partition(":")[0], trial.failure.traceback)
+    document["book_time"] = _utc(trial.started_at)
+    document["refresh_time"] = _utc(trial.ended_at or trial.started_at)
+    return document
+
+
+def earlier_documents(trials: Trials, url: str) -> list[dict[str, Any]]:
+    """What an earlier search has left in `trials`, of those that have ended well or badly."""
+    return [document for document in _parted(trials, url)[1] if document["state"] == JOB_STATE_DONE]
+
+
+def _parted(trials: Trials, url: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The documents of this study, and all others."""
+    ours: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for document in trials._dynamic_trials:
+        owner = document["owner"]
+        is_ours = isinstance(owner, list) and len(owner) == 2 and owner[0] == url
+        (ours if is_ours else others).append(document)
+    return ours, others
+
+
+def _utc(seconds: float) -> datetime.datetime:
+    """As hyperopt has times: UTC, and saying nothing of it."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).replace(tzinfo=None)

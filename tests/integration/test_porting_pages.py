@@ -1,0 +1,41 @@
+"""The pages and the notebook on ported programs: every block is run, from top to bottom."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tables import write_clusters
+
+pytestmark = pytest.mark.spark
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("page", ["from-sparktrials", "scikit-learn"])
+def test_every_block_of_a_page_runs(
+    page: str, spark: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if page == "from-sparktrials":
+        pytest.importorskip("optuna", reason="Optuna is an extra")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 2
+    monkeypatch.chdir(tmp_path)
+    write_clusters(tmp_path / "data/table")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks:
+        exec(compile(block, f"{page}.md", "exec"), names)
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("optuna", reason="Optuna is an extra")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(ROOT / "notebooks/from_sparktrials.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are not kept"
+    nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = ["".join(output.get("text", "") for output in cell.get("outputs", ())) for cell in notebook.cells]
+    assert any("9 trials;" in text for text in shown), shown

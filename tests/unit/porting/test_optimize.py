@@ -1,0 +1,236 @@
+"""Optuna objectives as they are; trials in this process."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+import spark_hpo
+from spark_hpo.errors import ConfigError, NoTrialSucceeded
+from spark_hpo.report.pictures.history import history
+from spark_hpo.report.record import StudyRecord
+from spark_hpo.storage import Storage
+from spark_hpo.trial import TrialState
+
+optuna = pytest.importorskip("optuna", reason="Optuna is an extra")
+
+
+def optimize(objective: Any, **named: Any) -> Any:
+    return spark_hpo.optimize(objective, **{"backend": "inline", "seed": 3, "parallelism": 1, **named})
+
+
+def bowl(trial: Any) -> float:
+    x = trial.suggest_float("x", -5, 5)
+    y = trial.suggest_int("y", 1, 9, step=2)
+    return float((x - 1) ** 2 + (y - 3) ** 2)
+
+
+def branches(trial: Any) -> float:
+    kind = trial.suggest_categorical("kind", ["linear", "deep", None])
+    if kind == "linear":
+        return 1.0 + float(trial.suggest_float("penalty", 1e-3, 1e1, log=True))
+    if kind is None:
+        return 5.0
+    layers = trial.suggest_int("layers", 1, 3)
+    widths = [trial.suggest_int(f"width_{i}", 8, 64, log=True) for i in range(layers)]
+    return 1.0 / sum(widths)
+
+
+def test_it_finds_what_optuna_finds() -> None:
+    result = optimize(bowl, n_trials=40)
+    alone = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=3))
+    alone.optimize(bowl, n_trials=40)
+    assert result.best.loss < 2
+    assert alone.best_value < 2
+    assert result.best.params["y"] == 3
+    study = result.to_optuna()
+    assert study.best_params == result.best.params
+    assert study.best_value == result.best.loss
+    assert [trial.number for trial in study.trials] == list(range(40))
+    assert study.trials[5].distributions == alone.trials[5].distributions
+    assert study.trials[5].datetime_complete >= study.trials[5].datetime_start
+    assert optuna.importance.get_param_importances(study)["x"] > 0
+
+
+def test_a_trial_has_what_it_has_asked_for_and_nothing_else() -> None:
+    result = optimize(branches, n_trials=40)
+    seen = set()
+    for trial in result.journal.trials.values():
+        kind = trial.params["kind"]
+        seen.add(kind)
+        widths = {f"width_{i}" for i in range(trial.params.get("layers", 0))}
+        below = {"linear": {"penalty"}, "deep": {"layers", *widths}, None: set()}
+        assert trial.params.keys() == {"kind"} | below[kind]
+    assert seen == {"linear", "deep", None}
+    assert result.best.params["kind"] == "deep"
+    assert result.best.metrics["value"] < 1 / 100
+    # And so has MLflow, which lets no parameter change: a proposal must not stand there.
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("branches")
+    runs = client.search_runs([experiment.experiment_id], "tags.`spark_hpo.kind` = 'trial'", max_results=100)
+    logged = {int(run.data.tags["spark_hpo.trial_id"]): set(run.data.params) for run in runs}
+    assert logged == {i: set(trial.params) for i, trial in result.journal.trials.items()}
+
+
+def test_the_trial_is_optunas_own() -> None:
+    def objective(trial: Any) -> float:
+        assert trial.params == {}
+        x = trial.suggest_float("x", 0, 1)
+        assert trial.params == {"x": x}
+        trial.set_user_attr("number", trial.number)
+        trial.report(math.nan, 0)
+        trial.report(x, 3)
+        with pytest.raises(TypeError):
+            trial.report("much", 4)
+        return float(x)
+
+    result = optimize(objective, n_trials=3)
+    for trial in result.journal.trials.values():
+        x = trial.params["x"]
+        assert [(m.resource, m.metrics) for m in trial.curve] == [(4, {"value": x}), (5, {"value": x})]
+        assert trial.resource == 1
+    for trial in result.to_optuna().trials:
+        assert trial.user_attrs == {"number": trial.number}
+        assert math.isnan(trial.intermediate_values[0])
+        assert trial.intermediate_values[3] == trial.value
+
+
+def test_a_pruned_trial_is_stopped_and_never_the_best() -> None:
+    def objective(trial: Any) -> float:
+        x = trial.suggest_float("x", 0, 1)
+        for step in range(10):
+            trial.report(x, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return x + 10.0  # worse than what any pruned one has reported
+
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=3)
+    result = optimize(objective, n_trials=20, pruner=pruner)
+    pruned = [t for t in result.journal.trials.values() if t.state is TrialState.STOPPED]
+    assert 3 <= len(pruned) <= 17
+    assert result.best.state is not TrialState.STOPPED
+    assert result.best.loss >= 10
+    assert all(math.isinf(trial.loss) for trial in pruned)
+    record = StudyRecord.read(Storage(result.config.study_dir))
+    (best_so_far,) = [trace for trace in history(record).figure.data if trace.name == "best so far"]
+    assert best_so_far.y[-1] == pytest.approx(result.best.loss)
+    page = (Path(result.config.study_dir) / "report.html").read_text()
+    assert "the study has no table, and so no test split" in page
+    assert "the objective&#39;s own" in page
+    study = result.to_optuna()
+    assert [t.number for t in study.trials if t.state.name == "PRUNED"] == [t.trial_id for t in pruned]
+    # Optuna's rule: worse at a step than the median of those that have ended by then.
+    for trial in pruned:
+        ended = [t.intermediate_values for t in study.trials[: trial.trial_id] if t.state.name == "COMPLETE"]
+        first = sorted(values[0] for values in ended)
+        assert study.trials[trial.trial_id].intermediate_values[0] > first[(len(first) - 1) // 2]
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        optuna.pruners.SuccessiveHalvingPruner(),
+        optuna.pruners.HyperbandPruner(max_resource=9),
+        optuna.pruners.PatientPruner(None, patience=1),
+        optuna.pruners.ThresholdPruner(upper=0.5),
+        optuna.pruners.NopPruner(),
+    ],
+    ids=lambda pruner: type(pruner).__name__,
+)
+def test_every_pruner_of_optunas_is_asked(pruner: Any) -> None:
+    def objective(trial: Any) -> float:
+        x = trial.suggest_float("x", 0, 1)
+        for step in range(9):
+            trial.report(x + (step if x > 0.5 else -step) / 100, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return float(x)
+
+    states = [t.state.name for t in optimize(objective, n_trials=12, pruner=pruner).to_optuna().trials]
+    assert ("PRUNED" in states) == (not isinstance(pruner, optuna.pruners.NopPruner))
+    assert "COMPLETE" in states
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        optuna.samplers.RandomSampler(),
+        optuna.samplers.TPESampler(multivariate=True, constant_liar=True, n_startup_trials=5),
+        optuna.samplers.NSGAIISampler(population_size=4),
+    ],
+    ids=lambda sampler: type(sampler).__name__,
+)
+def test_every_sampler_of_optunas_repeats_with_one_seed(sampler: Any) -> None:
+    first, second = (optimize(bowl, n_trials=12, sampler=sampler).journal.trials for _ in range(2))
+    assert [t.params for t in first.values()] == [t.params for t in second.values()]
+    assert len({json.dumps(t.params) for t in first.values()}) > 4
+
+
+def test_a_search_goes_on_as_if_it_had_not_ended(tmp_path: Path) -> None:
+    whole = [t.params for t in optimize(branches, n_trials=24).journal.trials.values()]
+    optimize(branches, n_trials=11, storage=tmp_path / "mine")
+    parts = optimize(branches, n_trials=24, storage=tmp_path / "mine", seed=99)
+    assert [t.params for t in parts.journal.trials.values()] == whole
+    assert parts.study.progress.run == 13
+
+
+def test_several_values_are_several_objectives() -> None:
+    def objective(trial: Any) -> tuple[float, float]:
+        x = trial.suggest_float("x", 0, 2)
+        return x**2, (x - 1) ** 2
+
+    result = optimize(objective, n_trials=15, directions=["minimize", "maximize"])
+    assert result.best.metrics.keys() == {"value_0", "value_1"}
+    front = {trial.trial_id for trial in result.pareto_front}
+    assert front == {trial.number for trial in result.to_optuna().best_trials}
+
+
+def test_enqueued_trials_run_first() -> None:
+    result = optimize(bowl, n_trials=3, enqueue=[{"x": 1.0, "y": 3}, {"x": -2.0}])
+    assert result.journal.trials[0].params == {"x": 1.0, "y": 3}
+    assert result.journal.trials[1].params["x"] == -2.0
+    assert result.best.loss == 0
+
+
+def test_what_fails_is_a_failed_trial() -> None:
+    def objective(trial: Any) -> Any:
+        x = trial.suggest_float("x", 0, 1)
+        if trial.number == 1:
+            raise ZeroDivisionError
+        return {0: "no number", 2: math.nan, 3: (1.0, 2.0)}.get(trial.number, x)
+
+    result = optimize(objective, n_trials=6)
+    messages = [t.failure and t.failure.message for t in result.journal.trials.values()]
+    assert "'no number'; it must be numbers" in messages[0]
+    assert "ZeroDivisionError" in messages[1]
+    assert "it must be finite" in messages[2]
+    assert "it must be 1 values" in messages[3]
+    assert messages[4:] == [None, None]
+    assert all("x" in trial.params for trial in result.journal.trials.values())
+    assert [t.state.name for t in result.to_optuna().trials] == ["FAIL"] * 4 + ["COMPLETE"] * 2
+
+    def prunes(trial: Any) -> float:
+        raise optuna.TrialPruned
+
+    with pytest.raises(NoTrialSucceeded, match="all 2 trials were pruned"):
+        optimize(prunes, n_trials=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "n_trials, timeout or both"),
+        ({"n_trials": 1, "direction": "up"}, "direction is 'up'"),
+        ({"n_trials": 1, "direction": "minimize", "directions": ["minimize"]}, "both set"),
+        ({"n_trials": 1, "directions": []}, "directions is empty"),
+        ({"n_trials": 1, "sampler": optuna.samplers.GridSampler({"x": [1]})}, "sampler is GridSampler"),
+    ],
+)
+def test_what_cannot_be_is_said(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        optimize(bowl, **arguments)
