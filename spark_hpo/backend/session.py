@@ -83,6 +83,16 @@ def start_session(
     return spark
 
 
+def running_session() -> SparkSession | None:
+    """The session that a study would take; None: it would have to start one."""
+    from pyspark.sql import SparkSession
+
+    spark = SparkSession.getActiveSession()
+    if spark is None and _has_context():
+        spark = SparkSession.builder.getOrCreate()  # active in another thread
+    return spark
+
+
 def _has_context() -> bool:
     from pyspark import SparkContext
 

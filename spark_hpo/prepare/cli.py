@@ -35,6 +35,8 @@ def main(argv: Sequence[str]) -> int:
     except SparkHpoError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return exc.exit_code
+    for remark in prepared.remarks:
+        print(f"note: {remark}", file=sys.stderr)
     counts = ", ".join(f"{split} {rows:,}" for split, rows in prepared.rows.items())
     print(f"{prepared.output}: {counts} rows{'' if prepared.fresh else ' (there already)'}")
     return 0
@@ -50,10 +52,19 @@ def prepare(argv: Sequence[str], start_spark: Callable[[], SparkSession]) -> Pre
         ConfigError: an argument is wrong.
         DataError: the input is.
     """
+    asked, make = _asked(argv)
+    return asked.found() or make(start_spark(), asked)
+
+
+def found(argv: Sequence[str]) -> Prepared | None:
+    """The table that these arguments have made already; None: it is not there. Raises as `prepare`."""
+    return _asked(argv)[0].found()
+
+
+def _asked(argv: Sequence[str]) -> tuple[Request, Callable[[SparkSession, Request], Prepared]]:
     options = vars(_parser().parse_args(argv))
     request, make = _TABLES[options.pop("table")]
-    asked = request(**options)
-    return asked.found() or make(start_spark(), asked)
+    return request(**options), make
 
 
 @contextlib.contextmanager
@@ -103,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
     csv = table("csv", "any CSV (with a header) or Parquet table")
     csv.add_argument("--input", required=True, help="file, folder or URL")
-    csv.add_argument("--label", required=True, help="the column to predict")
+    csv.add_argument("--label", help="the column to predict")
     csv.add_argument("--label-type", choices=("auto", "class", "number"))
     csv.add_argument("--format", choices=("csv", "parquet"), help="otherwise by the ending")
     csv.add_argument(
@@ -114,7 +125,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     csv.add_argument("--max-vocabulary", type=int, help="values of a text column that get a code (1000)")
     csv.add_argument("--drop", type=_names, metavar="A,B", help="columns to leave out")
-    csv.add_argument("--separator", help="between the fields of a CSV (,)")
+    csv.add_argument("--keep", type=_names, metavar="A,B", help="columns to leave as they are")
+    csv.add_argument(
+        "--as-is",
+        dest="clean",
+        action="store_false",
+        default=True,
+        help="leave all columns as they are: otherwise ids, constants and copies of the label are left out, "
+        "dates and numbers that are written as words are read, and rows without a label are left out",
+    )
+    csv.add_argument("--separator", type=_separator, help="between the fields of a CSV (found out)")
+    csv.add_argument(
+        "--no-header",
+        dest="header",
+        action="store_false",
+        default=argparse.SUPPRESS,
+        help="of a CSV without names: columns are column1, column2, ...",
+    )
     csv.add_argument(
         "--in-place", action="store_true", help="Parquet: write schema.json alone, and read the table itself"
     )
@@ -136,6 +163,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
+
+
+def _separator(text: str) -> str:
+    return {r"\t": "\t", "tab": "\t"}.get(text, text)
 
 
 def _null_values(text: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -12,31 +13,42 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_hpo.data import files
+from spark_hpo.data.footers import read_footers
 from spark_hpo.data.schema import Encoding
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare import in_place as places
 from spark_hpo.prepare import splits
+from spark_hpo.prepare.cleaning import read_words, without_useless
 from spark_hpo.prepare.columns import analyse
+from spark_hpo.prepare.dialect import UTF_8, Dialect, find_dialect
 from spark_hpo.prepare.encode import encode, original, schema_of
 from spark_hpo.prepare.facts import Analysis
 from spark_hpo.prepare.output import Prepared, Request, fingerprint
 from spark_hpo.trial import Split
 
 DEFAULT_NULL_VALUES = ("NaN", "nan", "NULL", "null")  # besides the empty text; the readers' too, in place
-_TIME_ZONE = "spark.sql.session.timeZone"
+WRITTEN_NULL_VALUES = ("NA", "N/A", "n/a", "#N/A", "<NA>", "None", "?")  # besides these, in a CSV
+_MOST_NAMES = 50  # in a message
+_SETTINGS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.legacy.javaCharsets": "true",  # Excel writes windows-1252, and Spark 4 reads few encodings
+}
 
 
 def request(
     output: str,
     *,
     input: str,
-    label: str,
+    label: str | None = None,
     format: str | None = None,
     label_type: str = "auto",
     null_values: Sequence[str] = DEFAULT_NULL_VALUES,
     max_vocabulary: int = 1000,
     drop: Sequence[str] = (),
-    separator: str = ",",
+    separator: str | None = None,
+    header: bool = True,
+    clean: bool = False,
+    keep: Sequence[str] = (),
     fractions: Sequence[float] = splits.DEFAULT_FRACTIONS,
     seed: int = 0,
     row_group_rows: int = 16_384,
@@ -59,6 +71,9 @@ def request(
     if format is None:
         is_parquet = any(name.endswith((".parquet", ".pq")) for name, *_ in files_found)
         format = "parquet" if is_parquet else "csv"
+    dialect = find_dialect(input, files_found, separator, header=header) if format == "csv" else None
+    if label is None:
+        raise ConfigError(f"name the column to predict, with --label: {_columns(input, dialect, header)}")
     where = dict(zip(Split, (where_train, where_validation, where_test), strict=True))
     _check_place(output, input, format, where, in_place=in_place)
     if in_place and tuple(null_values) != DEFAULT_NULL_VALUES:
@@ -78,19 +93,42 @@ def request(
         "max_vocabulary": max_vocabulary,
         "drop": list(drop),
     }
+    arguments |= {"clean": True, "keep": list(keep)} if clean else {}
     if not in_place:
+        if clean and dialect is not None:
+            null_values = tuple(dict.fromkeys([*null_values, *WRITTEN_NULL_VALUES]))
         arguments |= {
             "null_values": list(null_values),
-            "separator": separator,
+            "separator": separator or (dialect.separator if dialect else ","),
             "fractions": list(fractions),
             "seed": seed,
             "row_group_rows": row_group_rows,
         }
+        if dialect is not None:
+            arguments |= {"encoding": dialect.encoding} if dialect.encoding != UTF_8 else {}
+            arguments |= {"many_lines": True} if dialect.many_lines else {}
+            arguments |= {} if header else {"header": False}
     elif where_train:
         arguments |= {"in_place": True, "where": {str(split): text for split, text in where.items()}}
     else:
         arguments |= {"in_place": True, "fractions": list(fractions), "seed": seed}
     return Request(output=output, arguments=arguments, overwrite=overwrite)
+
+
+def _columns(input: str, dialect: Dialect | None, header: bool) -> str:
+    """The columns that a table has, in words."""
+    if dialect is None:
+        names = list(read_footers(input).schemas[0].names)
+    elif header:
+        names = [name or f"_c{i}" for i, name in enumerate(dialect.columns)]
+    else:
+        names = _numbered(len(dialect.columns))
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"{input} has {', '.join(names[:_MOST_NAMES])}{more}"
+
+
+def _numbered(width: int) -> list[str]:
+    return [f"column{i + 1}" for i in range(width)]
 
 
 def _check_place(output: str, input: str, format: str, where: Mapping[Split, str], *, in_place: bool) -> None:
@@ -129,7 +167,9 @@ def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
         output: local path or fsspec URL of the folder to write.
         options: input, label, format (csv or parquet; None: by the ending), label_type (auto: a class
             for text and for at most 20 integers, else a number), null_values, max_vocabulary (codes of
-            a text column; rarer values count as unseen), drop (columns to leave out), separator,
+            a text column; rarer values count as unseen), drop (columns to leave out), separator
+            (None: found out), header (False: columns are column1, column2, ...), clean (leave out columns
+            of no use, read dates and numbers that are written as words), keep (columns that it leaves alone),
             fractions, seed, row_group_rows, in_place (Parquet only), where_train,
             where_validation and where_test (in place: conditions in SQL; all three, or none), overwrite.
 
@@ -145,13 +185,16 @@ def make(spark: SparkSession, asked: Request) -> Prepared:
     """Write what is asked for, in place of what is there."""
     arguments = asked.arguments
     try:
-        with _in_utc(spark):
+        with _with_our_settings(spark):
             frame = _read(spark, arguments)
-            unknown = [n for n in (arguments["label"], *arguments["drop"]) if n not in frame.columns]
+            named = (arguments["label"], *arguments["drop"], *arguments.get("keep", ()))
+            unknown = [name for name in named if name not in frame.columns]
             if unknown:
+                close = get_close_matches(unknown[0], frame.columns, n=1)
                 raise DataError(
                     f"{arguments['input']}: there is no column {unknown[0]!r}: "
-                    f"name one of {', '.join(frame.columns)}"
+                    + (f"did you mean {close[0]!r}? It has " if close else "name one of ")
+                    + ", ".join(frame.columns)
                 )
             return _describe(frame, asked) if arguments.get("in_place") else _copy(frame, asked)
     except (PySparkException, Py4JJavaError) as exc:
@@ -160,8 +203,15 @@ def make(spark: SparkSession, asked: Request) -> Prepared:
 
 def _copy(frame: DataFrame, asked: Request) -> Prepared:
     arguments = asked.arguments
+    remarks: tuple[str, ...] = ()
     frame = original(frame, arguments["null_values"])
-    frame = _without(splits.with_split(frame, arguments["fractions"], arguments["seed"]), arguments["drop"])
+    if arguments.get("clean"):
+        # Before rows are dealt: equal ones that differ in their number alone shall fall into one split.
+        frame, remarks = _clean(_without(frame, arguments["drop"]), arguments)
+        frame = splits.with_split(frame, arguments["fractions"], arguments["seed"])
+    else:
+        frame = splits.with_split(frame, arguments["fractions"], arguments["seed"])
+        frame = _without(frame, arguments["drop"])
     analysis = _analyse(frame, arguments, in_place=False)
     schema = schema_of(analysis)
     with asked.writing() as folder:
@@ -171,7 +221,7 @@ def _copy(frame: DataFrame, asked: Request) -> Prepared:
             total_rows=analysis.total_rows,
             row_group_rows=arguments["row_group_rows"],
         )
-        return asked.finish(folder, schema, counts)
+        return asked.finish(folder, schema, counts, remarks=remarks)
 
 
 def _describe(frame: DataFrame, asked: Request) -> Prepared:
@@ -182,10 +232,32 @@ def _describe(frame: DataFrame, asked: Request) -> Prepared:
         split = places.by_conditions(frame, url, arguments["where"])
     else:
         split = places.by_row_groups(frame, url, arguments["fractions"], arguments["seed"])
+    remarks: tuple[str, ...] = ()
     frame = _without(original(split.frame, DEFAULT_NULL_VALUES), arguments["drop"])
+    if arguments.get("clean"):
+        frame, remarks = _clean(frame, arguments)
     schema = schema_of(_analyse(frame, arguments, in_place=True), Encoding.RAW)
     with asked.writing() as folder:
-        return asked.finish(folder, replace(schema, sources=split.sources), split.rows)
+        return asked.finish(folder, replace(schema, sources=split.sources), split.rows, remarks=remarks)
+
+
+def _clean(frame: DataFrame, arguments: Mapping[str, Any]) -> tuple[DataFrame, tuple[str, ...]]:
+    """What is of no use is left out; in a copy, words that are dates or numbers are read as such."""
+    label, keep = arguments["label"], arguments["keep"]
+    remarks: tuple[str, ...] = ()
+    if not arguments.get("in_place"):
+        classes = [label] if arguments["label_type"] == "class" else []
+        read = read_words(frame, label=label, keep=[*keep, *classes], comma=arguments["separator"] == ";")
+        frame, remarks = read.frame, read.remarks
+    found = without_useless(
+        frame,
+        place=arguments["input"],
+        label=label,
+        keep=[*keep, splits.SPLIT, splits.ORDER],
+        max_vocabulary=arguments["max_vocabulary"],
+        may_drop_rows=not arguments.get("in_place"),
+    )
+    return found.frame, (*remarks, *found.remarks)
 
 
 def _without(frame: DataFrame, names: Sequence[str]) -> DataFrame:
@@ -204,14 +276,19 @@ def _analyse(frame: DataFrame, arguments: Mapping[str, Any], *, in_place: bool) 
 
 
 @contextlib.contextmanager
-def _in_utc(spark: SparkSession) -> Iterator[None]:
+def _with_our_settings(spark: SparkSession) -> Iterator[None]:
     """Dates, times without a zone, and conditions on times mean what they mean to the readers."""
-    before = str(spark.conf.get(_TIME_ZONE))
-    spark.conf.set(_TIME_ZONE, "UTC")
+    before = {key: spark.conf.get(key, None) for key in _SETTINGS}
+    for key, value in _SETTINGS.items():
+        spark.conf.set(key, value)
     try:
         yield
     finally:
-        spark.conf.set(_TIME_ZONE, before)
+        for key, value_before in before.items():
+            if value_before is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, value_before)
 
 
 def _read(spark: SparkSession, arguments: Any) -> DataFrame:
@@ -220,9 +297,20 @@ def _read(spark: SparkSession, arguments: Any) -> DataFrame:
     url = f"file://{place}" if files.is_local(place) else place
     if arguments["format"] == "parquet":
         return spark.read.parquet(url)
-    return spark.read.csv(
-        url, header=True, sep=arguments["separator"], quote='"', escape='"', mode="FAILFAST"
+    frame = spark.read.csv(
+        url,
+        header=arguments.get("header", True),
+        sep=arguments["separator"],
+        encoding=arguments.get("encoding", UTF_8),
+        multiLine=arguments.get("many_lines", False),
+        quote='"',
+        escape='"',
+        mode="FAILFAST",
     )
+    if not arguments.get("header", True):
+        return frame.toDF(*_numbered(len(frame.columns)))
+    trimmed = [name.strip() for name in frame.columns]
+    return frame.toDF(*trimmed) if len(set(trimmed)) == len(trimmed) else frame
 
 
 def _cause(exc: Exception) -> str:

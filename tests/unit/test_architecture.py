@@ -25,6 +25,7 @@ EVERYTHING = set(
         "data",
         "definition",
         "dispatch",
+        "doctor",
         "errors",
         "failures",
         "folders",
@@ -43,6 +44,7 @@ EVERYTHING = set(
         "result",
         "retention",
         "search",
+        "starter",
         "storage",
         "study",
         "study_file",
@@ -56,7 +58,7 @@ EVERYTHING = set(
 )
 # Left may import right, and itself.
 ALLOWED = {
-    "app": EVERYTHING - {"cli", "daemon", "replay"},
+    "app": EVERYTHING - {"cli", "daemon", "doctor", "replay", "starter"},
     "assembly": {"config", "errors", "journal", "search", "storage", "trial"},
     "callback": {"study", "trial"},  # the study in annotations only
     "cli": {
@@ -72,6 +74,11 @@ ALLOWED = {
         "trial",
     },
     "daemon": {"backend", "orphans", "train"},
+    "doctor": {
+        *("app", "backend", "config", "data", "definition", "errors", "prepare", "redact", "storage"),
+        *("tracking", "trial"),
+    },
+    "starter": {"assembly", "config", "data", "errors", "redact", "search", "trial"},
     "orphans": set(),
     "package": set(),
     "publish": {
@@ -122,7 +129,7 @@ SEAMS = {
 }
 # A third-party package, and the rooms that may know it.
 FENCES = {
-    "pyspark": {"backend", "prepare", "app", "daemon"},
+    "pyspark": {"backend", "prepare", "app", "daemon", "doctor"},
     "torch": {"train", "data", "daemon"},
     "petastorm": {"data", "daemon"},
     "pyarrow": {"data", "backend", "prepare"},
@@ -135,6 +142,7 @@ FENCES = {
     "plotly": {"report"},
     "onnxruntime": {"replay"},
     "matplotlib": {"replay"},
+    "packaging": {"doctor"},
 }
 
 
