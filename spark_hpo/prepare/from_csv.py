@@ -71,11 +71,11 @@ def request(
     if format is None:
         is_parquet = any(name.endswith((".parquet", ".pq")) for name, *_ in files_found)
         format = "parquet" if is_parquet else "csv"
+    where = dict(zip(Split, (where_train, where_validation, where_test), strict=True))
+    _check_place(output, input, format, where, in_place=in_place)
     dialect = find_dialect(input, files_found, separator, header=header) if format == "csv" else None
     if label is None:
         raise ConfigError(f"name the column to predict, with --label: {_columns(input, dialect, header)}")
-    where = dict(zip(Split, (where_train, where_validation, where_test), strict=True))
-    _check_place(output, input, format, where, in_place=in_place)
     if in_place and tuple(null_values) != DEFAULT_NULL_VALUES:
         raise ConfigError(
             f"--null-values is for copies; in place the empty text, {', '.join(DEFAULT_NULL_VALUES)} are "

@@ -162,8 +162,9 @@ def _flow(value: Any) -> str:
         return "[" + ", ".join(map(_flow, value)) + "]"
     if isinstance(value, float):
         return f"{value:g}" if "e" not in f"{value:g}" else f"{value:.1e}"
-    line: str = yaml.safe_dump(value, default_flow_style=True, width=1_000_000, allow_unicode=True)
-    return line.removesuffix("\n").removesuffix("\n...")
+    # In a list, because a comma means nothing outside of one.
+    line: str = yaml.safe_dump([value], default_flow_style=True, width=1_000_000, allow_unicode=True)
+    return line.strip()[1:-1]
 
 
 def _comment(text: str) -> str:
