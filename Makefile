@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test test-faults fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large gpu-check audit clean
+.PHONY: setup tune test test-faults fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large screenshots gpu-check audit clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -65,6 +65,10 @@ test-modern test-spark35: test-%: build/%/installed java  ## the newest Spark an
 gpu-check:  ## the shipped tasks on a real GPU, beside the CPU; needs torch and pyarrow only
 	PYTHONPATH=. $(firstword $(wildcard $(BIN)/python) $(PYTHON)) tests/gpu_check.py
 
+screenshots: setup java  ## docs/images/report.png, of the quickstart's study; it is run first where it is not there
+	test -f studies/quickstart/report.html || $(MAKE) tune
+	PYTHONPATH=. $(BIN)/python tests/screenshots.py studies/quickstart docs/images/report.png
+
 test-large: setup  ## 20 GB of decoded rows train in 1.5 GB; a quarter of an hour, and 20 GB of disk
 	$(BIN)/python -m pytest -s tests/large
 
@@ -91,10 +95,10 @@ clean:  ## remove what studies and tests have left, but not .venv
 .venv/installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or call make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is needed: apt-get install python3.11-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[petastorm,s3,examples,optuna,replay,connect,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[petastorm,s3,examples,optuna,replay,connect,tensorboard,notebook,dev]'
 	@touch $@
 
-EXTRAS_modern := s3,examples,optuna,replay,connect,dev
+EXTRAS_modern := s3,examples,optuna,replay,connect,tensorboard,notebook,dev
 EXTRAS_spark35 := petastorm,$(EXTRAS_modern)
 
 build/modern/installed build/spark35/installed: build/%/installed: build/%/constraints.txt pyproject.toml

@@ -11,34 +11,45 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spark_hpo.app import run_study, sync_study
+    from spark_hpo.callback import Callback
     from spark_hpo.config import StudyConfig, build_config, load_config
     from spark_hpo.result import Result
     from spark_hpo.train.context import TrainContext
     from spark_hpo.train.task import LabelledTask, TrainTask
+    from spark_hpo.tuning import tune
+    from spark_hpo.view import StudyView, load_study
 
 __version__ = "0.1.0"
 __all__ = [
+    "Callback",
     "LabelledTask",
     "Result",
     "StudyConfig",
+    "StudyView",
     "TrainContext",
     "TrainTask",
     "build_config",
     "load_config",
+    "load_study",
     "run_study",
     "sync_study",
+    "tune",
 ]
 
 _HOMES = {
+    "Callback": "callback",
     "LabelledTask": "train.task",
     "Result": "result",
     "StudyConfig": "config",
+    "StudyView": "view",
     "TrainContext": "train.context",
     "TrainTask": "train.task",
     "build_config": "config",
     "load_config": "config",
+    "load_study": "view",
     "run_study": "app",
     "sync_study": "app",
+    "tune": "tuning",
 }
 
 
@@ -46,3 +57,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import subprocess
 import sys
 import time
 import uuid
@@ -32,7 +31,8 @@ from spark_hpo.definition import Definition
 from spark_hpo.errors import BackendError, ConfigError, LeaseError, StudyInterrupted, TrackingOutage
 from spark_hpo.interrupt import Interrupt
 from spark_hpo.journal import Journal
-from spark_hpo.publish import Publication, finish_runs, publish_model
+from spark_hpo.provenance import git_commit, provenance
+from spark_hpo.publish import Publication, finish_runs, load_best, publish_model
 from spark_hpo.result import Result
 from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
@@ -101,7 +101,7 @@ def run_study(
 def sync_study(
     config: StudyConfig, *, place: str = "study", task: Trainable | None = None, space: object = None
 ) -> Synced:
-    """Write what MLflow lacks of a study that has run: runs, plots, the registered model.
+    """Write what MLflow lacks of a study that has run: runs, the report, the registered model.
 
     Nothing is trained, and Spark is not started.
 
@@ -184,7 +184,7 @@ class _Run:
             raise ConfigError(f"{self.place}: data is missing; only a training function can do without")
         storage = Storage(config.study_dir)
         with ExitStack() as stack:
-            journal = Journal.open(storage, objective)
+            journal = Journal.open(storage, objective, driver=provenance())
             stack.callback(journal.close)
             has_begun = bool(journal.trials)
             definition = self._definition(storage, resume, has_begun=has_begun)
@@ -247,11 +247,9 @@ class _Run:
                     except TrackingOutage as exc:  # the search has come to its end all the same
                         logger.warning("%s", exc)
                         is_published = False
-                else:
+                elif best.checkpoint is not None:
                     logger.warning("the best model is in %s/%s", storage.url, best.checkpoint)
-            is_complete = finish_runs(
-                tracker, journal, objective, RunStatus.FINISHED, title=config.name, best=best, test=test
-            )
+            is_complete = finish_runs(tracker, journal, objective, RunStatus.FINISHED, best=best, test=test)
             return Result(
                 config=config,
                 study=study,
@@ -263,6 +261,7 @@ class _Run:
                 tracking=dict(tracker.info()),
                 model=model,
                 is_tracked=is_published and is_complete,
+                load_model=partial(load_best, storage, code, table, best),
             )
 
     def sync(self) -> Synced:
@@ -284,7 +283,7 @@ class _Run:
             journal = stack.enter_context(journal_at_rest(storage, objective))
             tracker = self._tracker(definition, objective)
             stack.callback(tracker.close, 5.0)
-            return write_missing(tracker, journal, objective, title=self.config.name, publish=publish)
+            return write_missing(tracker, journal, objective, publish=publish)
 
     def check(self) -> None:
         """All that can be known before Spark starts."""
@@ -387,7 +386,8 @@ class _Run:
         file = (Path(self.place).parent / path).resolve()
         if not file.is_file():
             raise ConfigError(f"{self.place}: {key} is {reference!r}, but there is no file {file}")
-        sys.path.insert(0, str(file.parent))
+        if sys.path[0] != str(file.parent):
+            sys.path.insert(0, str(file.parent))
         return f"{file.stem}:{name}", file
 
     def _table(self) -> Table | None:
@@ -431,14 +431,14 @@ class _Run:
         if definition is None or not has_begun:
             # Nothing has been decided yet: what a first attempt got wrong may still be put right.
             if resume == "must":
-                raise ConfigError(f"{storage.url}: there is no study to resume; use --resume auto")
+                raise ConfigError(f"{storage.url}: there is no study to resume; use resume auto")
             created = definition.redefined(config) if definition else Definition.create(config)
             created.write(storage)
             return created
         if resume == "never":
             raise ConfigError(
-                f"{storage.url}: there is a study already; use --resume auto to go on with it, "
-                "or choose another study_dir"
+                f"{storage.url}: there is a study already; use resume auto to go on with it, "
+                "or choose another study_dir (storage of tune)"
             )
         definition.check(config, place=self.place, defaults=defaults())
         return definition
@@ -451,7 +451,7 @@ class _Run:
             objective=objective,
             config=config.model_dump(mode="json"),
             space=self.space.to_json(),
-            git_commit=_git_commit(),
+            git_commit=git_commit(),
         )
         return MlflowTracker(config.mlflow.tracking_uri, config.mlflow.experiment or config.name, card)
 
@@ -505,7 +505,7 @@ class _Run:
             yield
         except KeyboardInterrupt:
             journal.closed("interrupted")
-            finish_runs(tracker, journal, objective, RunStatus.KILLED, title=self.config.name)
+            finish_runs(tracker, journal, objective, RunStatus.KILLED)
             raise StudyInterrupted(
                 f"interrupted; {len(journal.trials)} trials are in {self.config.study_dir}. "
                 "The same command goes on with them"
@@ -514,15 +514,5 @@ class _Run:
             tracker.close(0.0)  # the study is another driver's now, and so are its runs
             raise
         except Exception:  # whatever ends the study, its run must not seem to go on
-            finish_runs(tracker, journal, objective, RunStatus.FAILED, title=self.config.name)
+            finish_runs(tracker, journal, objective, RunStatus.FAILED)
             raise
-
-
-def _git_commit() -> str | None:
-    """The commit of the working directory; None outside of a repository."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

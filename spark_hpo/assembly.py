@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spark_hpo.config import StudyConfig
+from spark_hpo.config import ObjectiveConfig, StudyConfig
 from spark_hpo.errors import ConfigError, JournalError
 from spark_hpo.journal import Journal
 from spark_hpo.search.explorer import Explorer
@@ -39,7 +39,11 @@ class Search:
 
 def objective_of(config: StudyConfig) -> Objective:
     """What the study optimises."""
-    objective = config.objective
+    return objective_from(config.objective)
+
+
+def objective_from(objective: ObjectiveConfig) -> Objective:
+    """The same, from that part of the configuration alone."""
     return Objective(
         metric=objective.metric,
         mode=Mode(objective.mode),

@@ -400,8 +400,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     return build_config(read_study_file(path, overrides), place=str(path))
 
 
-def build_config(record: Mapping[str, Any], *, place: str) -> StudyConfig:
+def build_config(
+    record: Mapping[str, Any], *, place: str, names: Mapping[str, str] | None = None
+) -> StudyConfig:
     """Check a study that is given as a mapping.
+
+    Args:
+        names: what the user knows a setting by, where it is not its dotted key.
 
     Raises:
         ConfigError: one line for each mistake.
@@ -409,7 +414,7 @@ def build_config(record: Mapping[str, Any], *, place: str) -> StudyConfig:
     try:
         return StudyConfig.model_validate(dict(record))
     except ValidationError as exc:
-        lines = [_explain(error, place) for error in exc.errors()]
+        lines = [_explain(error, place, names or {}) for error in exc.errors()]
         raise ConfigError("\n".join(lines)) from None  # pydantic shows the values, whatever they are
 
 
@@ -432,10 +437,11 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
-def _explain(error: Any, place: str) -> str:
+def _explain(error: Any, place: str, names: Mapping[str, str]) -> str:
     """One line in our words for one of pydantic's."""
     keys = [str(key) for key in error["loc"]]
     where = ".".join(key if key.isprintable() else repr(key) for key in keys)
+    where = names.get(where, where)
     value, kind, context = error["input"], error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         known = sorted(_keys_of(keys[:-1]))

@@ -105,7 +105,9 @@ class Definition:
             if before.get(key) != now.get(key)
         ]
         if changed:
-            raise ConfigError("\n".join([*changed, "put it back, or choose another study_dir"]))
+            raise ConfigError(
+                "\n".join([*changed, "put it back, or choose another study_dir (storage of tune)"])
+            )
 
     def check_table(self, fingerprint: str | None, *, place: str) -> None:
         """Make sure that the table holds what it held.
@@ -116,7 +118,7 @@ class Definition:
         if self.table != fingerprint:
             raise ConfigError(
                 f"{place}: the table's files are not those that the study was started with; "
-                "put them back, or choose another study_dir"
+                "put them back, or choose another study_dir (storage of tune)"
             )
 
 

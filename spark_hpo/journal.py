@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import takewhile
@@ -25,11 +25,12 @@ _CURE = "restore the file, or start a new study in another study_dir"
 class EventKind(StrEnum):
     """What can happen in a study."""
 
-    OPENED = "opened"  # a driver has taken the study; says which older events count
+    OPENED = "opened"  # a driver has taken the study; says which older events count, and what the driver is
     ASSIGNED = "assigned"  # an assignment is about to be handed to the backend
     REPORTED = "reported"  # its report has come
     LOST = "lost"  # the infrastructure failed it; another attempt follows
     SETTLED = "settled"  # the scheduler has said what becomes of trials
+    SLOTS = "slots"  # so many assignments fit at once from now on
     CLOSED = "closed"  # a driver has stopped, and why
 
 
@@ -62,13 +63,26 @@ class Journal:
     `append` makes an event durable before anybody acts on it.
     """
 
-    def __init__(self, storage: Storage, objective: Objective, lease: Lease | None = None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        objective: Objective,
+        lease: Lease | None = None,
+        *,
+        driver: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """Read a study. Without a lease nothing can be written.
+
+        Args:
+            driver: what writes, for those who read: versions, commit, command. None: nobody wants to know.
+            clock: seconds since 1970.
 
         Raises:
             JournalError: a record before the last is damaged, or of a newer version.
         """
         self._storage = storage
+        self._clock = clock
         self._objective = objective
         self._lease = lease
         self._trials: dict[int, Trial] = {}
@@ -93,12 +107,26 @@ class Journal:
             self._log = storage.log(_log_name(lease.epoch))
             self._append(
                 EventKind.OPENED,
-                {"version": VERSION, "after": {str(epoch): len(events) for epoch, events in logs.items()}},
+                {
+                    "version": VERSION,
+                    "after": {str(epoch): len(events) for epoch, events in logs.items()},
+                    **({"driver": dict(driver)} if driver else {}),
+                },
             )
 
     @classmethod
-    def open(cls, storage: Storage, objective: Objective) -> Journal:
+    def open(
+        cls,
+        storage: Storage,
+        objective: Objective,
+        *,
+        driver: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> Journal:
         """Take the lease of a study and read what earlier drivers left.
+
+        Args:
+            driver, clock: as for the constructor.
 
         Raises:
             LeaseError: another driver writes this study.
@@ -107,10 +135,15 @@ class Journal:
         lease = Lease.acquire(storage, least_epoch=max(epochs, default=0) + 1)
         try:
             lease.keep_alive()
-            return cls(storage, objective, lease)
+            return cls(storage, objective, lease, driver=driver, clock=clock)
         except BaseException:  # an interrupt too: a journal that is not open is nobody's
             lease.release()
             raise
+
+    @property
+    def storage(self) -> Storage:
+        """The study directory."""
+        return self._storage
 
     @property
     def sequence(self) -> int:
@@ -156,6 +189,10 @@ class Journal:
         if changed:
             self._append(EventKind.SETTLED, {"trials": changed, "state": state})
 
+    def slots(self, count: int) -> None:
+        """Record how many assignments fit at once from now on."""
+        self._append(EventKind.SLOTS, {"slots": count})
+
     def closed(self, reason: str) -> None:
         self._append(EventKind.CLOSED, {"reason": reason})
 
@@ -172,7 +209,7 @@ class Journal:
         if self._log is None or self._lease is None:
             raise JournalError(f"{self._storage.url}: this journal is open for reading only")
         self._lease.check()
-        event = Event(self._sequence + 1, time.time(), kind, data)
+        event = Event(self._sequence + 1, self._clock(), kind, data)
         self._sequence = event.sequence  # first: an interrupt in here must not give a number twice
         # NaN is no JSON: metrics that are not finite are left out by whoever makes the report.
         line = {"sequence": event.sequence, "time": event.time, "event": kind, **data}
@@ -206,7 +243,7 @@ class Journal:
                 for trial_id in event.data["trials"]:
                     state = TrialState(event.data["state"])
                     self._put(replace(self._trials[trial_id], state=state))
-            case EventKind.LOST | EventKind.OPENED | EventKind.CLOSED:
+            case EventKind.LOST | EventKind.SLOTS | EventKind.OPENED | EventKind.CLOSED:
                 pass
 
     def _put(self, trial: Trial) -> None:

@@ -55,6 +55,12 @@ class _Holder:
             return None  # torn by a store without atomic writes: the epochs of the journal still count
 
 
+def is_held(storage: Storage) -> bool:
+    """Whether a driver works on the study now. Takes nothing from it."""
+    holder = _Holder.read(storage)
+    return holder is not None and holder.is_alive(time.time())
+
+
 class Lease:
     """The right to write a study, held from `acquire` to `release`.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent
 NAME = _FOLDER.name
+_SUFFIXES = (".py", ".typed", ".jinja", ".css", ".js")
 
 
 def write_zip(target: Path) -> Path:
@@ -17,7 +18,7 @@ def write_zip(target: Path) -> Path:
         return target
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(_FOLDER.rglob("*")):
-            if file.suffix == ".py" or file.name == "py.typed":
+            if file.suffix in _SUFFIXES:
                 info = zipfile.ZipInfo(str(file.relative_to(_FOLDER.parent)))
                 info.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(info, file.read_bytes())

@@ -1,4 +1,4 @@
-"""The end of a study in MLflow: its figures, its plots, and its best model in the registry."""
+"""The end of a study: its report, its figures in MLflow, and its best model in the registry."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from spark_hpo import package
 from spark_hpo.data.table import Table, first_rows
+from spark_hpo.errors import CheckpointError
 from spark_hpo.incumbents import pareto_front
 from spark_hpo.journal import Journal
-from spark_hpo.report import leaderboard, plots
+from spark_hpo.report import leaderboard
+from spark_hpo.report.study_report import FILE, write_report
 from spark_hpo.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.registry import ModelFiles, RegisteredModel, TestResult, register_model
 from spark_hpo.tracking.store import RunStatus
 from spark_hpo.train import checkpoint, predictor
-from spark_hpo.train.reference import Code
+from spark_hpo.train.reference import Code, is_task
+from spark_hpo.train.task import TrainTask
 from spark_hpo.trial import Objective, Split, Trial
 
 _REQUIREMENTS = ("torch", "numpy", "pandas", "pyarrow", "fsspec")  # of a model that is loaded elsewhere
@@ -32,22 +36,17 @@ def finish_runs(
     objective: Objective,
     status: RunStatus,
     *,
-    title: str,
     best: Trial | None = None,
     test: Mapping[str, float] | None = None,
 ) -> bool:
-    """Write what is pending, the leaderboard, the plots and the final metrics, and close the tracker.
+    """Write the report into the study directory; to MLflow what is pending, the leaderboard, the report and
+    the final metrics; and close the tracker.
 
     Returns whether MLflow has all of it; never raises for an outage.
     """
     trials = list(journal.trials.values())
     front = {trial.trial_id for trial in pareto_front(trials, objective)}
-    figures = {
-        "history": plots.history(trials, objective),
-        "parameters": plots.parameters(trials, objective),
-    }
-    if objective.also:
-        figures["pareto_front"] = plots.pareto_front(trials, objective, front)
+    report = write_report(journal.storage, is_running=False)
     metrics = {f"test_{name}": value for name, value in (test or {}).items()}
     if best is not None:
         metrics[f"best_{objective.metric}"] = best.metrics[objective.metric]
@@ -56,7 +55,7 @@ def finish_runs(
         status,
         metrics=metrics,
         leaderboard=leaderboard.leaderboard(trials, objective, front),
-        artifacts={"plots.html": plots.page(figures, title=title)},
+        artifacts={} if report is None else {FILE: report},
         front=front if objective.also else None,
     )
 
@@ -114,6 +113,26 @@ def publish_model(
                 table, Split.TEST, reader=reader
             ),
         )
+
+
+def load_best(storage: Storage, code: Code, table: Table | None, best: Trial) -> Any:
+    """The best trial's model: a Predictor; of a training function, what it has saved.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    if best.checkpoint is None:
+        raise CheckpointError(
+            f"trial {best.trial_id} has no checkpoint: the training function must give its model to "
+            "ctx.report(metrics, checkpoint=model.state_dict())"
+        )
+    state = checkpoint.load(storage, best.checkpoint)
+    if table is None or not is_task(code.trainable):
+        return state["function"]
+    task: TrainTask = code.trainable(best.params, table.schema)
+    model = task.build_model()
+    model.load_state_dict(state["model"])
+    return predictor.Predictor(task, model)
 
 
 def _requirements(code: Code) -> tuple[str, ...]:

@@ -125,6 +125,11 @@ class Study:
         return self._incumbents.best
 
     @property
+    def budget(self) -> Budget:
+        """When it ends."""
+        return self._budget
+
+    @property
     def trials(self) -> Mapping[int, Trial]:
         """All trials by id, as the journal has them now."""
         return self._journal.trials
@@ -251,6 +256,7 @@ class Study:
         if slots != self.progress.slots:
             logger.info("slots for trials: %d", slots)
             self.progress.slots = slots
+            self._journal.slots(slots)
         while len(self.progress.running) < self.progress.slots:
             assignment = self._dispatcher.start_waiting()
             if assignment is None:

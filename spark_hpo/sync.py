@@ -65,12 +65,11 @@ def journal_at_rest(storage: Storage, objective: Objective) -> Iterator[Journal]
 
 
 def write_missing(
-    tracker: MlflowTracker, journal: Journal, objective: Objective, *, title: str, publish: Publish
+    tracker: MlflowTracker, journal: Journal, objective: Objective, *, publish: Publish
 ) -> Synced:
     """Bring MLflow up to date, and close the tracker.
 
     Args:
-        title: of the plots.
         publish: registers the best trial's model with its metrics on the test split. Called when the study
             has come to its end.
 
@@ -84,7 +83,7 @@ def write_missing(
         if left >= before:
             break
         logger.info("%d runs are still to be written", left)
-    is_complete = finish_runs(tracker, journal, objective, status, title=title, best=best, test=test)
+    is_complete = finish_runs(tracker, journal, objective, status, best=best, test=test)
     model = publish(best, test) if best is not None and test is not None else None
     return Synced(
         status=status,

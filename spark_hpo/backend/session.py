@@ -61,8 +61,6 @@ def start_session(
         BackendError: Python does not start on the executors, or lacks torch or pyarrow.
         CapacityError: no executor came in time.
     """
-    # Without it Spark runs whatever python3 is first on the path.
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     from pyspark.sql import SparkSession
 
     spark = spark or SparkSession.getActiveSession()
@@ -85,12 +83,24 @@ def start_session(
 
 def running_session() -> SparkSession | None:
     """The session that a study would take; None: it would have to start one."""
+    if "pyspark" not in sys.modules:
+        return None
     from pyspark.sql import SparkSession
 
     spark = SparkSession.getActiveSession()
     if spark is None and _has_context():
         spark = SparkSession.builder.getOrCreate()  # active in another thread
     return spark
+
+
+def is_on_a_cluster(spark: SparkSession | None) -> bool:
+    """Whether the session that a study would use, if one runs, has executors on other machines.
+
+    Args:
+        spark: the session to be used; None: any that runs.
+    """
+    spark = spark or running_session()
+    return spark is not None and not is_local(cluster_of(spark))
 
 
 def _has_context() -> bool:
@@ -102,6 +112,8 @@ def _has_context() -> bool:
 def _configuration(name: str, settings: Mapping[str, str]) -> SparkConf:
     from pyspark import SparkConf, SparkContext
 
+    # Without it Spark runs whatever python3 is first on the path.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     SparkContext._ensure_initialized()  # so that SparkConf sees what spark-submit was given
     conf = SparkConf()
     wanted = {**DEFAULTS, "spark.app.name": name, **settings}

@@ -1,1 +1,1 @@
-"""Pictures and tables of a study: leaderboard, plots."""
+"""What is to be seen of a study: the live line, the leaderboard, the report."""

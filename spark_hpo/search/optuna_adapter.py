@@ -1,4 +1,4 @@
-"""Optuna's samplers behind ask and tell. Optuna itself is imported when one is built (extra `optuna`)."""
+"""Optuna's samplers behind ask and tell. Optuna itself is imported when one is built."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class OptunaSampler:
 
     def __init__(self, space: Space, seed: int, *, enough: int = 10, num_objectives: int = 1) -> None:
         require_integer("enough", enough, 2)
-        self._optuna = _import_optuna()
+        self._optuna = import_optuna()
         self.space = space
         self.seed = seed
         self.enough = enough
@@ -166,7 +166,7 @@ class OptunaSampler:
             self._add(trial_id, None)
             return
         # What is started is what Optuna shall know: rounded, or somebody else's.
-        distributions, values = self._parameters(row)
+        distributions, values = parameters_of(self._optuna, self._axes, row)
         for name, distribution in distributions.items():
             internal = distribution.to_internal_repr(values[name])
             self._study._storage.set_trial_param(asked.trial._trial_id, name, internal, distribution)
@@ -187,7 +187,7 @@ class OptunaSampler:
 
     def _add(self, trial_id: int, losses: Losses | None) -> None:
         """Add a trial that Optuna has not proposed; running where there are no losses."""
-        distributions, values = self._parameters(self._rows[trial_id])
+        distributions, values = parameters_of(self._optuna, self._axes, self._rows[trial_id])
         states = self._optuna.trial.TrialState
         self._numbers[trial_id] = len(self._study.get_trials(deepcopy=False))
         self._study.add_trial(
@@ -198,22 +198,6 @@ class OptunaSampler:
                 values=losses,
             )
         )
-
-    def _parameters(self, row: Array) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Optuna's distributions and values of a row, by the number of the axis."""
-        distributions: dict[str, Any] = {}
-        values: dict[str, Any] = {}
-        for i, axis in enumerate(self._axes.axes):
-            if math.isnan(row[i]):
-                continue
-            if axis.options:
-                options = tuple(range(axis.options))
-                distributions[str(i)] = self._optuna.distributions.CategoricalDistribution(options)
-                values[str(i)] = int(row[i])
-            else:
-                distributions[str(i)] = self._optuna.distributions.FloatDistribution(0.0, 1.0)
-                values[str(i)] = float(row[i])
-        return distributions, values
 
 
 class OptunaTpeSampler(OptunaSampler):
@@ -297,7 +281,24 @@ def _is_finite(losses: Losses) -> bool:
     return all(map(math.isfinite, losses))
 
 
-def _import_optuna() -> Any:
+def parameters_of(optuna: Any, axes: Axes, row: Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Optuna's distributions and values of a row, by the number of the axis."""
+    distributions: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    for i, axis in enumerate(axes.axes):
+        if math.isnan(row[i]):
+            continue
+        if axis.options:
+            distributions[str(i)] = optuna.distributions.CategoricalDistribution(tuple(range(axis.options)))
+            values[str(i)] = int(row[i])
+        else:
+            distributions[str(i)] = optuna.distributions.FloatDistribution(0.0, 1.0)
+            values[str(i)] = float(row[i])
+    return distributions, values
+
+
+def import_optuna() -> Any:
+    """Optuna, which takes half a second to import."""
     _require("optuna")
     import optuna
 

@@ -25,6 +25,19 @@ START_TIMEOUT_S = 10.0  # for a server
 DATABASE_TIMEOUT_S = 120.0  # for a database: its tables may have to be made or migrated
 
 
+def usual_uri(study_dir: str) -> str:
+    """Where a program's runs go that names no place: MLflow's own, as far as it has been told one, by
+    MLFLOW_TRACKING_URI, `mlflow.set_tracking_uri` or Databricks; else SQLite beside the study directory."""
+    import mlflow
+
+    if mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]
+        return str(mlflow.get_tracking_uri())
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        return "databricks"
+    folder = Path() if "://" in study_dir else Path(study_dir).parent
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
 def resolve(uri: str) -> str:
     """`uri` with a relative SQLite path made absolute and its directory made.
 

@@ -158,7 +158,7 @@ class MlflowTracker:
             status: of the study's run. Children that still run are KILLED.
             metrics: of the study's run, e.g. {"best_accuracy": 0.97, "test_accuracy": 0.96}.
             leaderboard: logged as a table, leaderboard.json, and as leaderboard.csv.
-            artifacts: texts by path, e.g. {"plots/history.html": "<html>..."}.
+            artifacts: texts by path, e.g. {"report.html": "<html>..."}.
             tags: of the study's run.
             front: the trials on the Pareto front, whose runs get a tag; None: a study with one objective.
             timeout_s: seconds to wait.

@@ -57,7 +57,7 @@ class Outcome:
     time: float  # seconds since 1970
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
-    artifacts: Mapping[str, str] = field(default_factory=dict)  # text by path, e.g. "plots/history.html"
+    artifacts: Mapping[str, str] = field(default_factory=dict)  # text by path, e.g. "report.html"
     leaderboard: pd.DataFrame | None = None
     front: Collection[int] | None = None  # trials on the Pareto front; None: there is but one objective
 
@@ -103,7 +103,7 @@ class RunStore:
             self.client.log_dict(self.run_id, _plain(self.card.space), "space.yaml")
 
     def write_outcome(self, outcome: Outcome) -> None:
-        """Leaderboard, plots, final metrics, the front; then the status, and that of children cut off."""
+        """Leaderboard, artifacts, final metrics, the front; then the status, and that of children cut off."""
         tags = dict(outcome.tags)
         if outcome.leaderboard is not None:
             # The layout of MlflowClient.log_table, which would append to a table that is there already.

@@ -109,7 +109,7 @@ def everything_is_there_once(server: Server, config: StudyConfig) -> MlflowClien
     study = found[config.name]
     assert study["status"] == "FINISHED"
     assert len(study["metrics"]["best_accuracy"]) == len(study["metrics"]["test_accuracy"]) == 1
-    assert {"config.yaml", "leaderboard.json", "plots.html"} <= set(study["artifacts"])
+    assert {"config.yaml", "leaderboard.json", "report.html"} <= set(study["artifacts"])
     assert len(client.search_logged_models([experiment.experiment_id])) == 1
     [version] = client.search_model_versions(f"name = '{config.name}'")
     assert client.get_model_version_by_alias(config.name, "champion").version == version.version

@@ -219,7 +219,7 @@ def test_a_study_with_several_objectives_ends_with_a_front(
     table = pd.read_csv(artifacts / "leaderboard.csv").set_index("trial")
     assert sorted(table.index[table["pareto_front"]]) == front
     assert table["units"].to_dict() == {i: t.metrics["units"] for i, t in trials.items()}
-    assert 'id="pareto_front"' in (artifacts / "plots.html").read_text()
+    assert 'id="pareto_front"' in (artifacts / "report.html").read_text()
 
     again = run_study(config(folder, **changes), place=place)
     assert again.study.progress.run == 0

@@ -174,7 +174,7 @@ def test_the_end_of_a_study_is_on_its_run(uri: str, journal: FakeJournal) -> Non
         RunStatus.KILLED,
         metrics={"best_accuracy": 0.3},
         leaderboard=pd.DataFrame({"trial": [0, 1], "value": [0.3, 0.1]}),
-        artifacts={"plots.html": "<html></html>"},
+        artifacts={"report.html": "<html></html>"},
     )
     found = runs(tracker)
     assert found["digits"]["status"] == "KILLED"
@@ -184,7 +184,7 @@ def test_the_end_of_a_study_is_on_its_run(uri: str, journal: FakeJournal) -> Non
         "config.yaml",
         "leaderboard.csv",
         "leaderboard.json",
-        "plots.html",
+        "report.html",
         "space.yaml",
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -439,14 +439,14 @@ def test_a_server_that_was_gone_has_everything_once_when_it_is_back(
     server.start()
     journal.put(3, TrialState.COMPLETED, 3)
     tracker.sync(journal)
-    assert tracker.finish(RunStatus.FINISHED, metrics={"best_accuracy": 0.3}, artifacts={"plots.html": "x"})
+    assert tracker.finish(RunStatus.FINISHED, metrics={"best_accuracy": 0.3}, artifacts={"report.html": "x"})
     found = runs(tracker)
     assert len(found) == 9
     for trial in journal.trials.values():
         metrics = found[f"trial {trial.trial_id}"]["metrics"]
         assert [step for step, *_ in metrics["accuracy"]] == list(range(1, trial.resource + 1))
     assert found["digits"]["status"] == "FINISHED"
-    assert "plots.html" in found["digits"]["artifacts"]
+    assert "report.html" in found["digits"]["artifacts"]
     assert capfd.readouterr().out == ""
 
 

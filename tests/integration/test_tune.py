@@ -66,7 +66,7 @@ def test_mlflow_shows_the_study_and_every_trial(finished: tuple[Workspace, dict[
     assert parent.data.metrics["best_accuracy"] == answer["best"]["value"]
     assert parent.data.metrics["test_accuracy"] == answer["test"]["accuracy"]
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert artifacts >= {"config.yaml", "space.yaml", "leaderboard.json", "plots.html"}
+    assert artifacts >= {"config.yaml", "space.yaml", "leaderboard.json", "report.html"}
     children = client.search_runs(
         [answer["mlflow"]["experiment_id"]], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
     )

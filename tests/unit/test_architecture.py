@@ -15,10 +15,12 @@ PACKAGE = ROOT / "spark_hpo"
 
 EVERYTHING = set(
     [
+        "__main__",
         "app",
         "assembly",
         "backend",
         "callback",
+        "callbacks",
         "cli",
         "config",
         "daemon",
@@ -37,6 +39,7 @@ EVERYTHING = set(
         "orphans",
         "package",
         "prepare",
+        "provenance",
         "publish",
         "redact",
         "replay",
@@ -53,25 +56,21 @@ EVERYTHING = set(
         "tracking",
         "train",
         "trial",
+        "tuning",
+        "view",
         "wiring",
     ]
 )
 # Left may import right, and itself.
 ALLOWED = {
-    "app": EVERYTHING - {"cli", "daemon", "doctor", "replay", "starter"},
+    "app": EVERYTHING - {"__main__", "cli", "daemon", "doctor", "replay", "starter", "tuning"},
     "assembly": {"config", "errors", "journal", "search", "storage", "trial"},
     "callback": {"study", "trial"},  # the study in annotations only
+    "callbacks": {"callback", "errors", "report", "study", "trial"},  # the study in annotations only
+    "__main__": {"cli"},
     "cli": {
-        "app",
-        "assembly",
-        "callback",
-        "config",
-        "errors",
-        "redact",
-        "report",
-        "result",
-        "study",
-        "trial",
+        *("app", "assembly", "callbacks", "config", "doctor", "errors", "prepare", "provenance", "redact"),
+        *("report", "result", "starter", "storage", "trial"),
     },
     "daemon": {"backend", "orphans", "train"},
     "doctor": {
@@ -82,9 +81,12 @@ ALLOWED = {
     "orphans": set(),
     "package": set(),
     "publish": {
-        *("data", "incumbents", "journal", "package", "report", "storage", "tracking", "train", "trial"),
+        *("data", "errors", "incumbents", "journal", "package", "report", "storage", "tracking", "train"),
+        "trial",
     },
-    "result": {"assembly", "config", "incumbents", "journal", "study", "tracking", "trial"},
+    "result": {
+        *("assembly", "config", "incumbents", "journal", "storage", "study", "tracking", "trial", "view"),
+    },
     "study": {
         *("backend", "callback", "dispatch", "errors", "incumbents", "journal", "retention", "search"),
         *("storage", "tracking", "trial"),
@@ -108,7 +110,11 @@ ALLOWED = {
     "search": {"errors", "trial"},
     "backend": {"errors", "package", "trial"},
     "tracking": {"errors", "redact", "trial"},
-    "report": {"errors", "journal", "trial"},
+    "report": {
+        *("assembly", "config", "definition", "errors", "incumbents", "journal", "lease", "redact"),
+        *("search", "storage", "trial"),
+    },
+    "provenance": {"redact"},
     "train": {"data", "errors", "layout", "storage", "trial"},
     "prepare": {"data", "errors", "trial"},
     "data": {"errors", "redact", "trial"},
@@ -116,6 +122,10 @@ ALLOWED = {
     "study_file": {"errors", "redact"},
     "wiring": {"config", "data", "dispatch", "failures", "storage", "supervision", "train"},
     "trial": {"redact"},
+    "tuning": {
+        *("app", "backend", "callback", "callbacks", "config", "errors", "result", "tracking", "train"),
+    },
+    "view": {"callbacks", "errors", "report", "storage", "trial"},
     "errors": {"redact"},
     "redact": set(),
 }
@@ -129,20 +139,25 @@ SEAMS = {
 }
 # A third-party package, and the rooms that may know it.
 FENCES = {
-    "pyspark": {"backend", "prepare", "app", "daemon", "doctor"},
-    "torch": {"train", "data", "daemon"},
+    "pyspark": {"backend", "prepare", "app", "daemon", "doctor", "tuning"},
+    "torch": {"train", "data", "daemon", "callbacks"},
     "petastorm": {"data", "daemon"},
     "pyarrow": {"data", "backend", "prepare"},
     "hyperopt": {"search"},
     "optuna": {"search"},
     "scipy": {"search", "replay"},
     "mlflow": {"tracking"},
+    "click": {"cli"},
     "pydantic": {"config"},
     "sqlglot": {"data"},
-    "plotly": {"report"},
+    "plotly": {"report", "view"},
+    "jinja2": {"report"},
     "onnxruntime": {"replay"},
     "matplotlib": {"replay"},
     "packaging": {"doctor"},
+    "tensorboard": {"callbacks"},
+    "tqdm": {"callbacks"},
+    "IPython": {"callbacks", "view"},
 }
 
 

@@ -252,3 +252,16 @@ def test_what_a_killed_writer_leaves_beside_the_logs_is_no_record(
     (tmp_path / "journal/000001/.tmp-abc").write_bytes(b'{"seq')
     (tmp_path / "journal/.nfs0001").write_bytes(b"")
     assert 0 in Journal(storage, ACCURACY).trials
+
+
+def test_the_journal_says_what_its_drivers_were_and_how_many_slots_there_were(storage: Storage) -> None:
+    clock = iter((10.0, 20.0, 30.0))
+    journal = Journal.open(storage, ACCURACY, driver={"git_commit": "abc"}, clock=lambda: next(clock))
+    journal.slots(4)
+    journal.closed("trials")
+    journal.close()
+    opened, slots, _ = Journal(storage, ACCURACY).past
+    assert opened.data["driver"] == {"git_commit": "abc"}
+    assert (slots.kind, slots.data["slots"], slots.time) == (EventKind.SLOTS, 4, 20.0)
+    Journal.open(storage, ACCURACY).close()
+    assert "driver" not in Journal(storage, ACCURACY).past[-1].data

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spark_hpo.errors import LeaseError
-from spark_hpo.lease import Lease
+from spark_hpo.lease import Lease, is_held
 from spark_hpo.storage import Storage
 
 
@@ -28,6 +28,15 @@ def test_a_second_driver_is_refused_while_the_first_is_alive(storage: Storage) -
     Lease.acquire(storage)
     with pytest.raises(LeaseError, match=r"pid \d+ on .* writes this study"):
         Lease.acquire(storage)
+
+
+def test_a_reader_sees_whether_a_driver_is_there(storage: Storage) -> None:
+    assert not is_held(storage)
+    lease = Lease.acquire(storage)
+    assert is_held(storage)
+    lease.check()  # it has lost nothing by that
+    lease.release()
+    assert not is_held(storage)
 
 
 def test_a_released_lease_is_taken_at_once_with_the_next_epoch(storage: Storage) -> None:

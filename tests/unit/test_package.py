@@ -15,8 +15,10 @@ ROOT = Path(__file__).parents[2]
 def test_the_zip_holds_every_module_and_equal_files_give_equal_bytes(tmp_path: Path) -> None:
     first, second = (package.write_zip(tmp_path / name / "spark_hpo.zip") for name in "ab")
     assert first.read_bytes() == second.read_bytes()
-    modules = {str(file.relative_to(ROOT)) for file in (ROOT / "spark_hpo").rglob("*.py")}
-    assert set(zipfile.ZipFile(first).namelist()) == {*modules, "spark_hpo/py.typed"}
+    files = {file.relative_to(ROOT) for file in (ROOT / "spark_hpo").rglob("*") if file.is_file()}
+    whole = {str(file) for file in files if "__pycache__" not in file.parts}
+    assert set(zipfile.ZipFile(first).namelist()) == whole
+    assert "spark_hpo/report/templates/page.html.jinja" in whole
 
 
 def test_from_a_zip_it_gives_the_same_zip_and_the_same_folder(tmp_path: Path) -> None:

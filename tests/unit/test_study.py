@@ -536,6 +536,21 @@ def test_a_study_waits_while_the_cluster_has_no_slot(bench: Bench) -> None:
     assert study.progress.run == 20
 
 
+class Shrinking(Crowd):
+    """A cluster that loses two of its slots after five assignments."""
+
+    @property
+    def num_slots(self) -> int:  # type: ignore[override]
+        return 4 if len(self.training.asked) < 5 else 2
+
+
+def test_the_journal_says_when_the_number_of_slots_changes(bench: Bench) -> None:
+    study = bench.study(backend=Shrinking(bench.training, seed=0), max_concurrent=3)
+    assert study.run() == "trials"
+    slots = [e.data["slots"] for e in Journal(bench.storage, LOSS).past if e.kind is EventKind.SLOTS]
+    assert slots == [3, 2]
+
+
 def test_a_cluster_without_slots_for_too_long_is_an_error_with_the_cure(bench: Bench) -> None:
     now = itertools.count(0.0, 100.0)
     study = bench.study(clock=lambda: next(now))

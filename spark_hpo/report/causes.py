@@ -1,0 +1,66 @@
+"""Failures of a study, grouped by kind and cause: a thousand trials that fail alike are one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from spark_hpo.report.record import Attempt, StudyRecord
+from spark_hpo.trial import FailureKind
+
+# What differs between failures of one cause: addresses and ids first, or their digits would be numbers.
+_VARYING = re.compile(
+    r"0x[0-9a-f]+|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b(?=[a-f]*\d)[0-9a-f]{12,}\b"
+    r"|(?<![A-Za-z_])[-+]?\d+(?:\.\d+)*(?:e[-+]?\d+)?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Failures that differ in their numbers only."""
+
+    kind: FailureKind
+    message: str  # with # for each number and id
+    example: str  # the whole message of the first
+    traceback: str  # of the same; may be empty
+    failed: int  # attempts that ended their trial
+    retried: int  # attempts that were lost, and followed by another
+    trials: tuple[int, ...]  # ascending, each once
+
+    @property
+    def count(self) -> int:
+        return self.failed + self.retried
+
+
+def causes_of(record: StudyRecord) -> list[Cause]:
+    """All failures, the cause that has ended most trials first. Interrupts are no failures."""
+    groups: dict[tuple[FailureKind, str], list[Attempt]] = {}
+    for attempt in record.attempts:
+        failure = None if attempt.report is None else attempt.report.failure
+        if failure is not None and failure.kind is not FailureKind.INTERRUPTED:
+            groups.setdefault((failure.kind, normalised(failure.message)), []).append(attempt)
+    causes = [_cause(kind, message, attempts) for (kind, message), attempts in groups.items()]
+    return sorted(causes, key=lambda cause: (-cause.failed, -cause.retried, cause.message))
+
+
+def normalised(message: str) -> str:
+    """The message with # for each number, address and id: `rank 3 died at 0x7f1` -> `rank # died at #`."""
+    return _VARYING.sub("#", message)
+
+
+def _cause(kind: FailureKind, message: str, attempts: Iterable[Attempt]) -> Cause:
+    some = list(attempts)
+    first = some[0].report
+    assert first is not None
+    assert first.failure is not None, "it is grouped by its failure"
+    return Cause(
+        kind=kind,
+        message=message,
+        example=first.failure.message,
+        traceback=first.failure.traceback,
+        failed=sum(not attempt.is_lost for attempt in some),
+        retried=sum(attempt.is_lost for attempt in some),
+        trials=tuple(sorted({attempt.assignment.trial_id for attempt in some})),
+    )

@@ -1,0 +1,56 @@
+"""Which parameters matter, from the trials of a study that were trained alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from spark_hpo.errors import SpaceError
+from spark_hpo.report.record import StudyRecord
+from spark_hpo.search.importance import ENOUGH, importance
+
+_SHARE = 0.4  # of the trials must have been measured at a resource: fewer are the survivors only
+_ROUGH = 50  # results; with fewer it changes with each trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importance:
+    """The share of each parameter by its dotted name, the largest first."""
+
+    shares: Mapping[str, float]
+    resource: int = 0  # at which trials were compared
+    trials: int = 0  # that were
+    missing: str | None = None  # why there are no shares
+
+    @property
+    def is_rough(self) -> bool:
+        return self.trials < _ROUGH
+
+
+@lru_cache(maxsize=1)  # several pictures of one record ask for it
+def importance_of(record: StudyRecord) -> Importance:
+    """Losses are compared at one resource: the highest at which two fifths of the trials were measured."""
+    levels: dict[int, dict[int, float]] = {}  # by resource, then trial: the loss
+    for trial in record.trials.values():
+        at = {m.resource: m.metrics for m in trial.curve}
+        if trial.metrics:
+            at[trial.resource] = trial.metrics
+        for resource, metrics in at.items():
+            loss = record.objective.loss(metrics)
+            if math.isfinite(loss):
+                levels.setdefault(resource, {})[trial.trial_id] = loss
+    measured = len({trial_id for losses in levels.values() for trial_id in losses})
+    enough = max(ENOUGH, math.ceil(_SHARE * measured))
+    comparable = [resource for resource, losses in levels.items() if len(losses) >= enough]
+    if not comparable:
+        return Importance(shares={}, missing=f"it takes {ENOUGH} trials that were trained alike")
+    resource = max(comparable)
+    losses = levels[resource]
+    try:
+        shares = importance(record.space, [(record.trials[i].params, losses[i]) for i in sorted(losses)])
+    except SpaceError as exc:
+        return Importance(shares={}, missing=f"a trial does not fit the space ({exc})")
+    missing = None if shares else "there is nothing to choose between"
+    return Importance(shares=shares, resource=resource, trials=len(losses), missing=missing)

@@ -1,0 +1,169 @@
+"""The page of a report: one HTML file that loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import plotly.io
+import yaml
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from spark_hpo.report.answer import Answer, answer_of
+from spark_hpo.report.causes import causes_of
+from spark_hpo.report.cost import cost_of
+from spark_hpo.report.importance import importance_of
+from spark_hpo.report.ladder import ladder_of
+from spark_hpo.report.leaderboard import flatten, ranked, value
+from spark_hpo.report.pictures.look import Picture, count, number
+from spark_hpo.report.pictures.slots import COLOURS
+from spark_hpo.report.progress import duration
+from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.timeline import timeline_of
+from spark_hpo.trial import Trial
+
+_BEST_TRIALS = 10
+_MAX_CAUSES = 20
+_SHOWN_TRIALS = 12  # of a cause, by their ids
+
+_ENDINGS = {
+    "trials": "all trials of its budget have run",
+    "resource": "its budget of training was spent",
+    "seconds": "its time was spent",
+    "search_space": "there is nothing left to try",
+    "target": "its target was reached",
+    "no_improvement": "nothing better was found for long",
+    "cost": "its money was spent",
+    "regret_bound": "more searching would gain too little",
+}
+
+
+def render(record: StudyRecord, pictures: Mapping[str, Picture], parameters: Sequence[Picture]) -> str:
+    """The page as text.
+
+    Args:
+        pictures: by the name that the template has for them.
+        parameters: one for each parameter, the most important first.
+    """
+    answer = answer_of(record)
+    by_parameter = {f"parameter_{i}": picture for i, picture in enumerate(parameters)}
+    script = _template_file("page.js")
+    plotly_js = get_plotlyjs()
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            record=record,
+            answer=answer,
+            status=_status(record),
+            best_trials=[_row(record, trial) for trial in ranked(record.trials.values())[:_BEST_TRIALS]],
+            pictures=pictures,
+            parameters=by_parameter,
+            figures=Markup(_as_script_data({**pictures, **by_parameter})),
+            has_rungs=len(ladder_of(record)) > 1,
+            importance=importance_of(record),
+            timeline=timeline_of(record),
+            colours=COLOURS,
+            causes=causes_of(record)[:_MAX_CAUSES],
+            cost=cost_of(record),
+            again=_again(record, answer),
+            written=datetime.now(UTC),
+            css=Markup(_template_file("page.css")),
+            script=Markup(script),
+            plotly_js=Markup(plotly_js),
+            # Only these two scripts run, whatever else might have come into the page.
+            hashes=Markup(" ".join(f"'sha256-{_sha256(text)}'" for text in (plotly_js, script))),
+            shown_trials=_SHOWN_TRIALS,
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template_file),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "duration": duration,
+        "count": count,
+        "when": lambda moment: f"{moment:%Y-%m-%d %H:%M} UTC",
+        "percent": lambda share: f"{share:.0%}",
+    }
+    environment.globals |= {"flatten": lambda params: list(flatten(params)), "shown": _shown}
+    return environment
+
+
+@cache
+def _template_file(name: str) -> str:
+    # By way of the package: it may be imported from a zip.
+    return files("spark_hpo.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+@cache
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _as_script_data(pictures: Mapping[str, Picture]) -> str:
+    """The figures as JSON for a script element: nothing in it can end that element."""
+    figures = {}
+    for name, picture in pictures.items():
+        figure = json.loads(plotly.io.to_json(picture.figure, validate=False))
+        del figure["layout"]["title"]  # the page has it as a heading
+        figures[name] = figure
+    text = json.dumps(figures, separators=(",", ":"), ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _status(record: StudyRecord) -> str:
+    """In words: whether it runs, or how it has ended."""
+    if record.is_running:
+        return "running"
+    if record.ending == "interrupted":
+        return "interrupted; the same command goes on with it"
+    if record.ending is None:
+        return "stopped without an end (killed, or an error); the same command goes on with it"
+    return f"finished: {_ENDINGS.get(record.ending, record.ending)}"
+
+
+def _row(record: StudyRecord, trial: Trial) -> dict[str, Any]:
+    found = value(trial, record.objective)
+    return {
+        "trial": trial,
+        "value": None if math.isnan(found) else found,
+        "params": [(name, _shown(item)) for name, item in flatten(trial.params)],
+    }
+
+
+def _shown(item: Any) -> str:
+    return number(item, 5) if isinstance(item, float) else str(item)
+
+
+def _again(record: StudyRecord, answer: Answer) -> dict[str, Any]:
+    """What it takes to run the study, or its best trial, again."""
+    facts = record.drivers[-1].facts if record.drivers else {}
+    commands = [driver.facts["command"] for driver in record.drivers if driver.facts.get("command")]
+    params = None
+    if answer.best is not None:
+        params = yaml.safe_dump(json.loads(json.dumps(answer.best.params)), sort_keys=False)
+    return {
+        "command": commands[-1] if commands else None,
+        "report": shlex.join(["spark-hpo", "report", record.url]),
+        "versions": facts.get("versions", {}),
+        "git_commit": facts.get("git_commit"),
+        "params": params,
+    }

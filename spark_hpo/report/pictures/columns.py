@@ -1,0 +1,71 @@
+"""Parameters as columns: what the trials of a study have of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from spark_hpo.report.importance import importance_of
+from spark_hpo.report.leaderboard import flatten, ranked, value
+from spark_hpo.report.pictures.look import LOG_SPAN
+from spark_hpo.report.record import StudyRecord
+from spark_hpo.search.parameter import Choice
+from spark_hpo.trial import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A parameter, and what the trials have of it."""
+
+    name: str
+    values: Mapping[int, Any]  # by trial
+    in_log: bool | None = None  # whether the space draws it so; None: it does not know it
+
+    @property
+    def is_number(self) -> bool:
+        # Numbers among words, as 2 and "auto", are words too, else plotly would sort them onto one axis.
+        return all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.values.values())
+
+    @property
+    def is_log(self) -> bool:
+        low, high = min(self.values.values()), max(self.values.values())
+        return bool(low > 0 and (high / low >= LOG_SPAN if self.in_log is None else self.in_log))
+
+    @property
+    def words(self) -> list[str]:
+        """The categories of one that is no number; numbers come first, in their order."""
+        distinct = {str(v): v for v in self.values.values()}
+        return sorted(distinct, key=lambda word: _sorting_key(distinct[word]))
+
+
+def measured(record: StudyRecord) -> list[Trial]:
+    """Trials that have a value, the best first."""
+    return [t for t in ranked(record.trials.values()) if math.isfinite(value(t, record.objective))]
+
+
+def columns_of(record: StudyRecord, trials: Sequence[Trial]) -> list[Column]:
+    """The parameters of these trials, by name. Constants are none; one trial alone shows all that it has."""
+    in_log = {
+        ".".join(map(str, dimension.path)): dimension.parameter.log
+        for dimension in record.space.dimensions()
+        if not isinstance(dimension.parameter, Choice)
+    }
+    by_name: dict[str, dict[int, Any]] = {}
+    for trial in trials:
+        for name, item in flatten(trial.params):
+            by_name.setdefault(name, {})[trial.trial_id] = item
+    columns = [Column(name, by_name[name], in_log.get(name)) for name in sorted(by_name)]
+    return [c for c in columns if len(trials) == 1 or len(c.words) > 1 or len(c.values) < len(trials)]
+
+
+def by_importance(record: StudyRecord, columns: list[Column]) -> list[Column]:
+    shares = importance_of(record).shares
+    # What stands within an option of a choice, as `optimizer.name`, may have its share under the choice.
+    return sorted(columns, key=lambda c: -shares.get(c.name, shares.get(c.name.rpartition(".")[0], 0.0)))
+
+
+def _sorting_key(item: Any) -> tuple[bool, float, str]:
+    is_number = isinstance(item, int | float) and not isinstance(item, bool)
+    return not is_number, float(item) if is_number else 0.0, str(item)

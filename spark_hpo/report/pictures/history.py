@@ -1,0 +1,120 @@
+"""How the best value was found: over time, and over the training that was spent."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from spark_hpo.report.pictures.look import (
+    ACCENT,
+    Picture,
+    colours,
+    count,
+    draw,
+    number,
+    outliers,
+    plain,
+    thinned,
+    time_axis,
+    view,
+)
+from spark_hpo.report.record import Attempt, StudyRecord
+
+MAX_POINTS = 3000
+"""Of those that were no improvement; more make the page slow."""
+
+
+def history(record: StudyRecord) -> Picture:
+    """Each report at the moment when it came, and the best so far. One colour for each rung."""
+    divisor, axis = time_axis(record)
+    places = [record.worked(attempt.ended or 0.0) / divisor for attempt in record.reported]
+    return _history(record, places, "Best value over time", axis)
+
+
+def history_by_resource(record: StudyRecord) -> Picture:
+    """The same over the training that all trials together had had by then."""
+    places: list[float] = []
+    spent = 0
+    for attempt in record.reported:
+        assert attempt.report is not None
+        spent += attempt.report.resource - attempt.assignment.resource_from
+        places.append(spent)
+    return _history(record, places, f"Best value over {record.unit}", f"{record.unit} trained, all trials")
+
+
+def _history(record: StudyRecord, places: list[float], title: str, axis: str) -> Picture:
+    objective = record.objective
+    points: list[tuple[float, float, Attempt]] = []  # (place, value, attempt)
+    steps: list[tuple[float, float]] = []  # (place, best value) at each improvement
+    best = math.inf
+    others = []
+    for place, attempt in zip(places, record.reported, strict=True):
+        assert attempt.report is not None
+        metrics = {} if attempt.report.failure is not None else attempt.report.metrics
+        loss = objective.loss(metrics)
+        value = objective.value(loss) if math.isfinite(loss) else math.nan
+        if math.isnan(value):
+            continue
+        if loss < best:
+            best = loss
+            steps.append((place, value))
+            points.append((place, value, attempt))
+        else:
+            others.append((place, value, attempt))
+    shown = thinned(others, MAX_POINTS)
+    points = sorted([*points, *shown], key=lambda point: point[0])
+    if steps:
+        steps.append((places[-1], steps[-1][1]))
+    rungs = sorted({attempt.assignment.rung for _, _, attempt in points})
+    traces = [
+        _dots(record, [p for p in points if p[2].assignment.rung == rung], rung, colour)
+        for rung, colour in zip(rungs, colours(len(rungs)), strict=True)
+    ]
+    traces.append(
+        {
+            "x": [place for place, _ in steps],
+            "y": [value for _, value in steps],
+            "mode": "lines",
+            "name": "best so far",
+            "line": {"shape": "hv", "color": ACCENT, "width": 2.5},
+            "hovertemplate": "best so far: %{y:.5g}<extra></extra>",
+        }
+    )
+    bounds, outside = view((v for _, v, _ in points), best=steps[-1][1] if steps else None)
+    return draw(
+        traces if steps else [],
+        title,
+        _words(record, steps, axis, hidden=len(others) - len(shown)) + outliers(outside),
+        xaxis={"title": {"text": axis}, "rangemode": "tozero"},
+        yaxis={"title": {"text": plain(objective.metric)}, "range": bounds},
+    )
+
+
+def _dots(
+    record: StudyRecord, points: list[tuple[float, float, Attempt]], rung: int, colour: str
+) -> dict[str, Any]:
+    labels = [
+        f"trial {a.assignment.trial_id}, {record.amount(a.assignment.resource_to)}" for _, _, a in points
+    ]
+    return {
+        "x": [place for place, _, _ in points],
+        "y": [value for _, value, _ in points],
+        "mode": "markers",
+        "name": f"rung {rung}",
+        "marker": {"color": colour, "size": 7, "opacity": 0.75},
+        "text": labels,
+        "hovertemplate": "%{text}<br>%{y:.5g}<extra></extra>",
+    }
+
+
+def _words(record: StudyRecord, steps: list[tuple[float, float]], axis: str, hidden: int) -> str:
+    if not steps:
+        return "No trial has been measured yet."
+    (began, first), (end, last) = steps[0], steps[-1]
+    found = steps[-2][0]  # the last step is drawn to the end
+    metric = record.objective.metric
+    text = (
+        f"{count(len(steps) - 1, 'improvement')} of {metric}, from {number(first)} at {number(began, 3)} to "
+        f"{number(last)} at {number(found, 3)} of {number(end, 3)} {axis}."
+    )
+    return text + (f" {hidden:,} other reports are left out, evenly." if hidden else "")

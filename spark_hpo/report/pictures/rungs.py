@@ -1,0 +1,68 @@
+"""Rungs and promotions: how many trials came to each rung, and what became of them there."""
+
+from __future__ import annotations
+
+from spark_hpo.report.ladder import Fate, Rung, ladder_of
+from spark_hpo.report.pictures.look import BLUE, GREEN, GREY, RED, YELLOW, Picture, count, draw
+from spark_hpo.report.record import StudyRecord
+
+_COLOURS = {
+    Fate.PROMOTED: "#6366f1",
+    Fate.COMPLETED: GREEN,
+    Fate.RUNNING: BLUE,
+    Fate.PAUSED: YELLOW,
+    Fate.STOPPED: GREY,
+    Fate.FAILED: RED,
+}
+
+
+def rungs(record: StudyRecord) -> Picture:
+    """A bar for each rung of each bracket, of the trials that came to it."""
+    ladder = ladder_of(record)
+    labels = [_label(record, rung, ladder) for rung in ladder]
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": str(fate),
+            "y": labels,
+            "x": [rung.fates.get(fate, 0) for rung in ladder],
+            "marker": {"color": colour},
+            "hovertemplate": f"%{{y}}<br>%{{x}} {fate}<extra></extra>",
+        }
+        for fate, colour in _COLOURS.items()
+        if any(fate in rung.fates for rung in ladder)
+    ]
+    return draw(
+        traces,
+        "Rungs and promotions",
+        _words(record, ladder),
+        height=110 + 26 * len(ladder),
+        barmode="stack",
+        bargap=0.25,
+        xaxis={"title": {"text": "trials"}},
+        yaxis={"autorange": "reversed", "type": "category", "showgrid": False},
+    )
+
+
+def _label(record: StudyRecord, rung: Rung, ladder: list[Rung]) -> str:
+    brackets = {other.bracket for other in ladder}
+    place = record.amount(rung.resource)
+    return f"bracket {rung.bracket}: {place}" if len(brackets) > 1 else place
+
+
+def _words(record: StudyRecord, ladder: list[Rung]) -> str:
+    if not ladder:
+        return "No trial has been started yet."
+    if len(ladder) == 1:
+        only = ladder[0]
+        return f"There are no rungs: all {count(only.trials, 'trial')} go for {record.amount(only.resource)}."
+    promoted = sum(rung.fates.get(Fate.PROMOTED, 0) for rung in ladder)
+    stopped = sum(rung.fates.get(Fate.STOPPED, 0) for rung in ladder)
+    failed = sum(rung.fates.get(Fate.FAILED, 0) for rung in ladder)
+    completed = sum(rung.fates.get(Fate.COMPLETED, 0) for rung in ladder)
+    brackets = len({rung.bracket for rung in ladder})
+    return (
+        f"{count(len(ladder), 'rung')} in {count(brackets, 'bracket')}: {count(promoted, 'promotion')}, "
+        f"{count(stopped, 'trial')} stopped on the way, {completed:,} trained to the end, {failed:,} failed."
+    )

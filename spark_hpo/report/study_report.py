@@ -1,0 +1,92 @@
+"""The report of a study: its pictures, and the page that shows them, from the study directory alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from spark_hpo.report import page
+from spark_hpo.report.pictures.curves import curves
+from spark_hpo.report.pictures.front import front
+from spark_hpo.report.pictures.history import history, history_by_resource
+from spark_hpo.report.pictures.importance import importance
+from spark_hpo.report.pictures.look import Picture
+from spark_hpo.report.pictures.parallel import parallel
+from spark_hpo.report.pictures.parameters import parameters
+from spark_hpo.report.pictures.rungs import rungs
+from spark_hpo.report.pictures.slots import slots
+from spark_hpo.report.record import StudyRecord
+from spark_hpo.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+FILE = "report.html"
+
+_PICTURES: Mapping[str, Callable[[StudyRecord], Picture]] = {
+    "history": history,
+    "history_by_resource": history_by_resource,
+    "rungs": rungs,
+    "curves": curves,
+    "parallel": parallel,
+    "importance": importance,
+    "slots": slots,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StudyReport:
+    """What there is to see of a study at one moment.
+
+    A trace: report_of(Storage("studies/digits")).figure("history").show()
+    """
+
+    record: StudyRecord
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The pictures that the study has. Those of single parameters come on top, on the page."""
+        return (*_PICTURES, *(("pareto_front",) if self.record.objective.also else ()))
+
+    def picture(self, name: str) -> Picture:
+        """A figure, and the sentence that says what it shows."""
+        return front(self.record) if name == "pareto_front" else _PICTURES[name](self.record)
+
+    def figure(self, name: str) -> go.Figure:
+        """One of `names` as a plotly figure."""
+        return self.picture(name).figure
+
+    def html(self) -> str:
+        """The whole page, which needs no network: plotly.js, 5 MB, is in it."""
+        pictures = {name: self.picture(name) for name in self.names}
+        return page.render(self.record, pictures, parameters(self.record))
+
+
+def report_of(storage: Storage, *, is_running: bool | None = None) -> StudyReport:
+    """The report of the study in a directory, running or ended. Takes nothing from its driver.
+
+    Args:
+        is_running: whether a driver works on it; None: as its lease says.
+
+    Raises:
+        ConfigError: there is no study.
+        JournalError: it cannot be read.
+        StorageError: nor can the directory.
+    """
+    return StudyReport(StudyRecord.read(storage, is_running=is_running))
+
+
+def write_report(storage: Storage, *, is_running: bool | None = None) -> str | None:
+    """Write the page into the study directory, and return it.
+
+    Returns None where it cannot be made, and the log says why: a study does not fail for its report.
+    """
+    try:
+        text = report_of(storage, is_running=is_running).html()
+        storage.write(FILE, text.encode())
+    except Exception as exc:
+        logger.warning("%s/%s could not be written: %s", storage.url, FILE, exc, exc_info=True)
+        return None
+    return text

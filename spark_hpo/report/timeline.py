@@ -1,0 +1,174 @@
+"""Slots over time: how many were busy, and why the others stood idle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+from spark_hpo.journal import Event, EventKind
+from spark_hpo.report.record import Driver, StudyRecord
+from spark_hpo.trial import FailureKind, Split
+
+
+class Use(StrEnum):
+    """What a slot is used for, or why it is not."""
+
+    BUSY = "busy"
+    TESTING = "idle: the best trial was tested, alone"
+    WAITING = "idle: nothing could be decided before the next report"
+    DECIDING = "idle: the driver was deciding"
+    RETRYING = "idle: a lost attempt waited to be tried again"
+    STARTING = "idle: the driver was starting"
+    ENDING = "idle: the study was ending, and the last trials finished"
+    GONE = "gone: the cluster had fewer slots than before"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of time in which nothing changed."""
+
+    begin: float  # wall clock, seconds since 1970
+    end: float
+    slots: Mapping[Use, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time between two drivers: nobody worked on the study."""
+
+    begin: float
+    end: float
+    was_interrupted: bool  # the driver before was asked to stop; else it was killed, or an error ended it
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """All slots of a study, from its first driver to its last."""
+
+    segments: tuple[Segment, ...]
+    gaps: tuple[Gap, ...]
+    is_counted: bool  # whether the journal says how many slots there were; else the most that ran at once
+
+    @property
+    def most(self) -> int:
+        """Slots that there were at most."""
+        return max((sum(segment.slots.values()) for segment in self.segments), default=0)
+
+    @property
+    def totals(self) -> dict[Use, float]:
+        """Slot seconds by use; what has not happened is not there."""
+        totals = dict.fromkeys(Use, 0.0)
+        for segment in self.segments:
+            for use, count in segment.slots.items():
+                totals[use] += count * (segment.end - segment.begin)
+        return {use: seconds for use, seconds in totals.items() if seconds > 0}
+
+    @property
+    def busy_share(self) -> float | None:
+        """Of the slot time that there was. None: there was none."""
+        totals = self.totals
+        there = sum(seconds for use, seconds in totals.items() if use is not Use.GONE)
+        return totals.get(Use.BUSY, 0.0) / there if there else None
+
+
+def timeline_of(record: StudyRecord) -> Timeline:
+    """What each slot was used for, at each moment.
+
+    Why a slot is idle follows from what came next: where it was an assignment, the driver was deciding;
+    where it was a report, nothing could be decided before it.
+    """
+    counted = [any(event.kind is EventKind.SLOTS for event in driver.events) for driver in record.drivers]
+    gaps = [
+        Gap(before.ended, after.opened, before.closed == "interrupted")
+        for before, after in pairwise(record.drivers)
+        if after.opened > before.ended
+    ]
+    return Timeline(
+        segments=tuple(segment for driver in record.drivers for segment in _segments(driver)),
+        gaps=tuple(gaps),
+        is_counted=all(counted) and bool(counted),
+    )
+
+
+def _segments(driver: Driver) -> Iterator[Segment]:
+    slots = _first_count(driver.events)
+    peak = slots
+    running: dict[int, Split] = {}
+    lost: set[int] = set()  # trials whose attempt was lost, and that wait for the next one
+    has_begun = False
+    last_start = max((i for i, event in enumerate(driver.events) if _is_start(event)), default=-1)
+    ends = [*(event.time for event in driver.events[1:]), driver.ended]
+    coming = _coming(driver.events)
+    moment = driver.opened
+    for i, event in enumerate(driver.events):
+        match event.kind:
+            case EventKind.SLOTS:
+                slots = int(event.data["slots"])
+                peak = max(peak, slots)
+            case EventKind.ASSIGNED:
+                has_begun = True
+                running[event.data["trial_id"]] = Split(event.data["split"])
+                lost.discard(event.data["trial_id"])
+            case EventKind.REPORTED | EventKind.LOST:
+                running.pop(event.data["trial_id"], None)
+                if event.kind is EventKind.LOST and not _was_asked_to_stop(event):
+                    lost.add(event.data["trial_id"])
+        end = max(moment, ends[i])
+        if end > moment:
+            busy = len(running)
+            idle = max(0, slots - busy)
+            retrying = min(idle, len(lost))
+            if not has_begun:
+                reason = Use.STARTING
+            elif Split.TEST in running.values():
+                reason = Use.TESTING
+            elif driver.closed is not None and i >= last_start:
+                reason = Use.ENDING
+            else:
+                reason = Use.DECIDING if coming[i] is EventKind.ASSIGNED else Use.WAITING
+            gone = max(0, peak - max(slots, busy))
+            uses = {Use.BUSY: busy, Use.RETRYING: retrying, reason: idle - retrying, Use.GONE: gone}
+            yield Segment(moment, end, {use: count for use, count in uses.items() if count})
+        moment = end
+
+
+def _is_start(event: Event) -> bool:
+    return event.kind is EventKind.ASSIGNED and event.data["split"] == Split.VALIDATION
+
+
+def _was_asked_to_stop(event: Event) -> bool:
+    failure = event.data.get("failure") or {}
+    return bool(failure.get("kind") == FailureKind.INTERRUPTED)
+
+
+def _coming(events: Sequence[Event]) -> list[EventKind | None]:
+    """For each event, what the next one is that starts or ends an attempt."""
+    coming: list[EventKind | None] = []
+    following: EventKind | None = None
+    for event in reversed(events):
+        coming.append(following)
+        if event.kind in (EventKind.ASSIGNED, EventKind.REPORTED, EventKind.LOST):
+            following = event.kind
+    return coming[::-1]
+
+
+def _first_count(events: Sequence[Event]) -> int:
+    """Slots at the beginning: as the journal says; of older ones, the most attempts at once."""
+    for event in events:
+        if event.kind is EventKind.SLOTS:
+            return int(event.data["slots"])
+    running: set[int] = set()
+    most = 0
+    for event in events:
+        if event.kind is EventKind.ASSIGNED:
+            running.add(event.data["trial_id"])
+        elif event.kind in (EventKind.REPORTED, EventKind.LOST):
+            running.discard(event.data["trial_id"])
+        most = max(most, len(running))
+    return most

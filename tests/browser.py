@@ -1,0 +1,30 @@
+"""A headless Chromium, for tests that look at pages as their readers do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CURE = "no browser: apt-get install chromium, or playwright install chromium, or set CHROMIUM to one"
+
+
+@contextmanager
+def chromium() -> Iterator[Browser | None]:
+    """The machine's own Chromium, or Playwright's; None where there is neither."""
+    with sync_playwright() as playwright:
+        found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
+        executable = found or playwright.chromium.executable_path
+        if not Path(executable).exists():
+            yield None
+            return
+        # Containers have no user namespaces, and /dev/shm of 64 MB there: neither matters for our own pages.
+        options = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=executable, args=options)
+        yield browser
+        browser.close()

@@ -1,0 +1,206 @@
+"""The report in a real browser: drawn, quiet, without a network; on a phone, in the dark, without scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import CURE, chromium
+from playwright.sync_api import Browser, Page
+from virtual_studies import SPACE, TODAY, Killed, write_study
+
+from spark_hpo.backend.simulated import Disturbances
+from spark_hpo.report.study_report import FILE, report_of, write_report
+from spark_hpo.storage import Storage
+
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+LIMIT_MS = 60_000
+ATTACK = "</script><script>window.attacked = 1</script><img src=x onerror='window.attacked = 2'>"
+LONG = "a_parameter_with_a_name_that_is_much_longer_than_a_telephone_is_wide"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        if found is None:
+            pytest.skip(CURE)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a study that was killed and resumed, with lost attempts and failures, and names that attack."""
+    folder = tmp_path_factory.mktemp("report") / "study"
+    common: dict[str, Any] = {
+        "disturbances": Disturbances(loss_share=0.06, failure_share=0.06, launch_s=2.0),
+        "search": {"sampler": "tpe", "scheduler": "hyperband", "max_resource": 27},
+    }
+    write_study(folder, stop_after=(25, Killed), **common)
+    write_report(write_study(folder, begin=4000.0, **common))
+    return folder / FILE
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile") / "study"
+    options = [ATTACK, "b", LONG * 3]
+    space = {
+        **SPACE,
+        ATTACK: {"type": "choice", "options": options},
+        LONG: {"type": "uniform", "low": 0, "high": 1},
+    }
+    storage = write_study(folder, name="study." * 12, trials=13, space=space)
+    write_report(storage)
+    return folder / FILE
+
+
+class Opened:
+    """A page, and all that it has said and asked for."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.said: list[str] = []
+        self.requests: list[str] = []
+        page.on("console", lambda message: self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("dialog", lambda dialog: (self.said.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def style(self, selector: str, name: str) -> str:
+        program = "([selector, name]) => getComputedStyle(document.querySelector(selector))[name]"
+        return str(self.page.evaluate(program, [selector, name]))
+
+
+@contextmanager
+def opened(browser: Browser, file: Path, **options: Any) -> Iterator[Opened]:
+    context = browser.new_context(**{"viewport": DESKTOP, **options})
+    try:
+        shown = Opened(context.new_page())
+        shown.page.goto(file.as_uri())
+        if options.get("java_script_enabled", True):
+            shown.page.wait_for_selector("html.drawn", timeout=LIMIT_MS)
+        yield shown
+    finally:
+        context.close()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as the WCAG have it, of `rgb(1, 2, 3)`."""
+    parts = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    red, green, blue = ((p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4) for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("name", ["report", "hostile"])
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_every_picture_is_drawn_quietly_and_within_the_window(
+    browser: Browser, name: str, viewport: dict[str, int], request: pytest.FixtureRequest
+) -> None:
+    file = request.getfixturevalue(name)
+    with opened(browser, file, viewport=viewport, has_touch=viewport is PHONE) as shown:
+        page = shown.page
+        assert shown.said == []
+        assert shown.requests == [file.as_uri()]
+        assert page.evaluate("window.attacked") is None
+        plots = page.locator(".plot")
+        assert plots.count() >= 11
+        drawn = page.evaluate(
+            """() => Array.from(document.querySelectorAll(".plot")).map(plot => {
+                const box = plot.querySelector("svg.main-svg").getBoundingClientRect();
+                const marks = plot.querySelectorAll(".trace path, .bars path, .points path").length;
+                return [plot.id, box.width, box.height, box.right, marks];
+            })"""
+        )
+        for plot, width, height, right, marks in drawn:
+            assert width > 0.6 * min(viewport["width"], 420), plot
+            assert height >= 160, plot
+            assert right <= viewport["width"], plot
+            assert marks > 0, plot
+        assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+
+
+def test_names_of_the_users_are_read_as_they_are(browser: Browser, hostile: Path) -> None:
+    with opened(browser, hostile) as shown:
+        assert ATTACK in shown.page.inner_text("#parameters")
+        ticks = shown.page.evaluate(
+            "Array.from(document.querySelectorAll('#importance .ytick text')).map(tick => tick.textContent)"
+        )
+        assert ATTACK in ticks
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_pictures_can_be_read_in_light_and_dark(browser: Browser, report: Path, scheme: Any) -> None:
+    with opened(browser, report, color_scheme=scheme) as shown:
+        card = shown.style("section", "backgroundColor")
+        assert (luminance(card) > 0.5) == (scheme == "light")
+        for selector in ("section p", "figcaption", "h2", "nav a", "th", ".card .big", ".badge"):
+            assert contrast(card, shown.style(selector, "color")) >= 4.5, selector
+        for name in ("history", "rungs", "parallel", "slots"):
+            assert contrast(card, shown.style(f"#{name} .xtick text", "fill")) >= 4.5, name
+            assert contrast(card, shown.style(f"#{name} .legendtext", "fill")) >= 4.5, name
+        assert shown.style("#history .main-svg", "backgroundColor") == "rgba(0, 0, 0, 0)"
+
+
+def test_pictures_follow_when_the_reader_turns_the_light_off(browser: Browser, report: Path) -> None:
+    with opened(browser, report, color_scheme="light") as shown:
+        before = shown.style("#history .xtick text", "fill")
+        shown.page.emulate_media(color_scheme="dark")
+        shown.page.wait_for_function(
+            "before => getComputedStyle(document.querySelector('#history .xtick text')).fill !== before",
+            arg=before,
+            timeout=LIMIT_MS,
+        )
+        card = shown.style("section", "backgroundColor")
+        assert contrast(card, shown.style("#history .xtick text", "fill")) >= 4.5
+
+
+def test_without_scripts_the_answer_and_all_words_are_there(browser: Browser, report: Path) -> None:
+    with opened(browser, report, java_script_enabled=False) as shown:
+        text = shown.page.inner_text("body")
+        assert "scripts are turned off" in text
+        assert "accuracy on validation" in text
+        assert "learning curves: " in text
+        assert "of the time was filled" in text
+        assert shown.said == []
+
+
+def test_a_script_that_came_into_the_page_does_not_run(
+    browser: Browser, report: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "changed.html"
+    file.write_text(report.read_text().replace("<main>", "<main><script>window.attacked = 1</script>"))
+    with opened(browser, file) as shown:
+        assert shown.page.evaluate("window.attacked") is None
+        assert any("Content Security Policy" in line for line in shown.said)
+
+
+def test_sections_are_reached_by_keyboard_and_links(browser: Browser, report: Path) -> None:
+    with opened(browser, report) as shown:
+        links = shown.page.evaluate("Array.from(document.querySelectorAll('nav a')).map(a => a.hash)")
+        assert len(links) == 7
+        for link in links:
+            assert shown.page.locator(link).count() == 1, link
+        shown.page.keyboard.press("Tab")
+        assert shown.page.evaluate("document.activeElement.textContent") == "Answer"
+
+
+def test_a_study_that_runs_has_pictures_already(browser: Browser, tmp_path: Path) -> None:
+    storage = write_study(
+        tmp_path / "study",
+        stop_after=(6, Killed),
+        search={"sampler": "random", "scheduler": "full", "max_resource": 5, "first": [TODAY]},
+    )
+    file = tmp_path / "running.html"
+    file.write_text(report_of(Storage(storage.url), is_running=True).html())
+    with opened(browser, file) as shown:
+        assert shown.said == []
+        assert "running" in shown.page.inner_text(".badge.live")
+        assert shown.page.locator("#history .trace").count() > 0

@@ -1,0 +1,37 @@
+"""Takes the picture of a report that the docs show.
+
+    python tests/screenshots.py STUDY_DIR docs/images/report.png
+
+`make screenshots` does it with the quickstart's study.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from browser import CURE, chromium
+
+from spark_hpo.report.study_report import report_of
+from spark_hpo.storage import Storage
+
+WIDTH, HEIGHT = 1200, 1800  # the answer, how it was found, the learning curves
+
+
+def main(study_dir: str, target: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        if browser is None:
+            sys.exit(CURE)
+        file = Path(folder) / "report.html"
+        file.write_text(report_of(Storage(study_dir), is_running=False).html(), encoding="utf-8")
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+        page.goto(file.as_uri())
+        page.wait_for_selector("html.drawn")
+        picture = page.screenshot()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(picture)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,305 @@
+import math
+from collections.abc import Callable
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+from virtual_studies import write_study
+from written_studies import TEST, Pen
+
+from spark_hpo.replay.memory import MemoryStorage
+from spark_hpo.report.pictures import curves as curves_module
+from spark_hpo.report.pictures import history as history_module
+from spark_hpo.report.pictures import parallel as parallel_module
+from spark_hpo.report.pictures.curves import curves
+from spark_hpo.report.pictures.front import front
+from spark_hpo.report.pictures.history import history, history_by_resource
+from spark_hpo.report.pictures.importance import importance
+from spark_hpo.report.pictures.look import Picture, thinned, view
+from spark_hpo.report.pictures.parallel import parallel
+from spark_hpo.report.pictures.parameters import MAX_PARAMETERS, parameters
+from spark_hpo.report.pictures.rungs import rungs
+from spark_hpo.report.pictures.slots import slots
+from spark_hpo.report.record import StudyRecord
+from spark_hpo.trial import Failure, FailureKind, Mode, Objective, TrialState
+
+Draw = Callable[[StudyRecord], Picture]
+EVERY: list[Draw] = [history, history_by_resource, rungs, curves, parallel, importance, slots]
+BROKEN = Failure(kind=FailureKind.TRIAL, message="nan")
+
+
+def trace(figure: go.Figure, name: str) -> Any:
+    [found] = [trace for trace in figure.data if trace.name == name]
+    return found
+
+
+def study(*params: dict[str, Any], failed: int = 0) -> StudyRecord:
+    """Trials with these parameters, each better than the one before; then some that fail."""
+    pen = Pen().slots(1)
+    for i, some in enumerate(params):
+        pen.at(i).start(i, params=some).at(i + 1).end(i, 1, 0.5 + i / 100)
+    for i in range(len(params), len(params) + failed):
+        pen.start(i).end(i, 0, None, failure=BROKEN)
+    return pen.close().record()
+
+
+@pytest.mark.parametrize("draw", EVERY)
+@pytest.mark.parametrize(
+    "record",
+    [
+        Pen().record(),
+        Pen().slots(2).start(0).record(),
+        study(failed=2),
+        study({}),
+        study({"lr": 0.1}),
+        study({"lr": 0.1}, {"lr": 0.1}),
+        study({"a": None, "b": "x", "c": {"d": True, "e": [1]}}, {"a": 3, "b": 2}, failed=1),
+    ],
+    ids=["empty", "begun", "all failed", "no parameters", "one", "one value", "odd values"],
+)
+def test_every_study_can_be_drawn_and_told(draw: Draw, record: StudyRecord) -> None:
+    picture = draw(record)
+    assert "<div" in picture.figure.to_html(include_plotlyjs=False)
+    assert picture.title
+    assert picture.text.endswith(".")
+    assert len(parameters(record)) <= 4
+
+
+def test_an_empty_picture_says_so() -> None:
+    picture = history(Pen().record())
+    assert picture.figure.layout.annotations[0].text == "nothing measured yet"
+    assert picture.text == "No trial has been measured yet."
+
+
+# History ------------------------------------------------------------------------------------------------
+
+
+def climbing() -> StudyRecord:
+    pen = Pen().slots(1)
+    pen.at(0).start(0).at(60).end(0, 1, 0.5).start(1, 0, 3).at(120).end(1, 3, 0.3).start(2)
+    pen.at(180).end(2, 1, None, failure=BROKEN).start(0, 1, 9, rung=1).at(600).end(0, 9, 0.8)
+    return pen.start(0, 9, 9, **TEST).at(610).end(0, 9, 0.99, **TEST).close().record()
+
+
+def test_the_best_so_far_never_gets_worse_and_goes_on_to_the_end() -> None:
+    best = trace(history(climbing()).figure, "best so far")
+    assert list(best.x) == [1, 10, 10]  # minutes; the test is no part of the search
+    assert list(best.y) == [0.5, 0.8, 0.8]
+    assert best.line.shape == "hv"
+
+
+def test_history_over_resource_counts_what_all_trials_were_trained() -> None:
+    picture = history_by_resource(climbing())
+    best = trace(picture.figure, "best so far")
+    # 1 for trial 0, 3 for trial 1, 1 for the one that failed after it, 8 more for trial 0.
+    assert list(best.x) == [1, 13, 13]
+    assert list(trace(picture.figure, "rung 0").x) == [1, 4]
+    assert "2 improvements of accuracy, from 0.5 at 1 to 0.8 at 13 of 13 epochs" in picture.text
+
+
+def test_each_rung_has_its_colour() -> None:
+    dots = [t for t in history(climbing()).figure.data if t.mode == "markers"]
+    assert [t.name for t in dots] == ["rung 0", "rung 1"]
+    assert len({t.marker.color for t in dots}) == 2
+
+
+def test_the_value_is_the_objectives_own_with_its_sign() -> None:
+    pen = Pen(Objective(metric="loss", mode=Mode.MIN))
+    for i, loss in enumerate([0.9, 0.4, 0.6]):
+        pen.start(i).end(i, 1, loss)
+    assert list(trace(history(pen.close().record()).figure, "best so far").y) == [0.9, 0.4, 0.4]
+
+
+def test_many_points_are_thinned_and_improvements_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_module, "MAX_POINTS", 10)
+    pen = Pen()
+    for i in range(100):
+        pen.start(i).end(i, 1, 0.9 if i == 57 else 0.1)
+    picture = history(pen.close().record())
+    dots = trace(picture.figure, "rung 0")
+    assert len(dots.x) == 10 + 2
+    assert 0.9 in dots.y
+    assert "88 other reports are left out" in picture.text
+
+
+def test_one_value_far_off_does_not_flatten_the_rest() -> None:
+    pen = Pen(Objective(metric="loss", mode=Mode.MIN))
+    for i in range(30):
+        pen.start(i).end(i, 1, 1e6 if i == 3 else 1.0 + i / 30)
+    picture = history(pen.close().record())
+    low, high = picture.figure.layout.yaxis.range
+    assert low < 1.0 < 2.0 < high < 10
+    assert "1 value far off lies outside of the first view." in picture.text
+
+
+def test_a_view_is_left_alone_where_nothing_is_far_off() -> None:
+    assert view([i / 10 for i in range(20)]) == (None, 0)
+    assert view([1.0, 1e9]) == (None, 0), "two values are no crowd"
+    assert view([1.0] * 30) == (None, 0)
+
+
+def test_thinning_keeps_the_ends() -> None:
+    assert thinned(range(100), 4) == [0, 33, 66, 99]
+    assert thinned(range(3), 4) == [0, 1, 2]
+
+
+# Curves and rungs -----------------------------------------------------------------------------------------
+
+
+def test_stopped_curves_are_faded_and_the_best_is_on_top(record: StudyRecord) -> None:
+    figure = curves(record).figure
+    assert figure.data[-1].name.startswith("best: trial")
+    assert figure.data[-1].line.width > figure.data[0].line.width
+    assert trace(figure, "stopped").opacity < trace(figure, "trained to the end").opacity
+    best = [value for value in figure.data[-1].y if value is not None]
+    assert len(best) == 27, "each epoch was measured"
+    assert best[-1] == pytest.approx(max(t.metrics.get("accuracy", 0) for t in record.trials.values()), 1e-4)
+    assert figure.layout.xaxis.type == "log"
+    assert list(figure.layout.xaxis.tickvals) == [1, 3, 9, 27]
+
+
+def test_every_curve_ends_with_a_gap(record: StudyRecord) -> None:
+    stopped = trace(curves(record).figure, "stopped")
+    states = (TrialState.STOPPED, TrialState.PAUSED)
+    measured = [t for t in record.trials.values() if t.state in states and t.metrics]
+    assert list(stopped.x).count(None) == len(measured)
+
+
+def test_too_many_curves_are_thinned_the_best_ones_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curves_module, "MAX_CURVES", 20)
+    pen = Pen()
+    for i in range(100):
+        pen.start(i).end(i, 1, i / 100)
+    pen.settle(TrialState.STOPPED, *range(100))
+    picture = curves(pen.close().record())
+    stopped = trace(picture.figure, "stopped")
+    assert list(stopped.x).count(None) == 20
+    assert {0.99, 0.98} <= set(stopped.y)
+    assert "80 of them are left out" in picture.text
+
+
+def test_rungs_are_stacked_by_what_became_of_their_trials(record: StudyRecord) -> None:
+    picture = rungs(record)
+    assert picture.figure.layout.barmode == "stack"
+    labels = list(picture.figure.data[0].y)
+    assert labels[:2] == ["bracket 0: 1 epoch", "bracket 0: 3 epochs"]
+    sums = [sum(column) for column in zip(*(t.x for t in picture.figure.data), strict=True)]
+    assert sums == [27, 9, 3, 1, 9, 3, 1, 4, 1]
+    assert "9 rungs in 3 brackets: 18 promotions" in picture.text
+
+
+def test_without_rungs_there_are_no_promotions_to_tell_of() -> None:
+    record = study({"x": 0.1}, {"x": 0.2})
+    assert rungs(record).text == "There are no rungs: all 2 trials go for 1 epoch."
+
+
+# Parameters -----------------------------------------------------------------------------------------------
+
+
+def named(record: StudyRecord) -> dict[str, Picture]:
+    return {picture.title: picture for picture in parameters(record)}
+
+
+def test_a_parameter_over_decades_has_a_logarithmic_axis() -> None:
+    found = named(study({"lr": 1e-4, "width": 32}, {"lr": 0.1, "width": 64}))
+    assert found["lr"].figure.layout.xaxis.type == "log"
+    assert found["width"].figure.layout.xaxis.type == "linear"
+
+
+def test_a_parameter_that_is_drawn_evenly_has_a_linear_axis_whatever_was_drawn(record: StudyRecord) -> None:
+    assert named(study({"x": 1e-4}, {"x": 0.9}))["x"].figure.layout.xaxis.type == "linear"
+    assert named(record)["learning_rate"].figure.layout.xaxis.type == "log"
+
+
+def test_words_are_categories_even_among_numbers() -> None:
+    axis = named(study({"depth": "auto"}, {"depth": 10}, {"depth": 9}))["depth"].figure.layout.xaxis
+    assert axis.type == "category"
+    assert list(axis.categoryarray) == ["9", "10", "auto"]
+
+
+def test_a_conditional_parameter_shows_the_trials_that_have_it() -> None:
+    record = study({"opt": {"name": "sgd", "momentum": 0.9}}, {"opt": {"name": "adam"}})
+    found = named(record)
+    assert list(found["opt.momentum"].figure.data[0].x) == [0.9]
+    assert list(found["opt.name"].figure.data[0].x) == ["adam", "sgd"]
+    figure = parallel(record).figure
+    assert "not set" in [note.text for note in figure.layout.annotations]
+    assert figure.data[-1].y[list(figure.layout.xaxis.ticktext).index("opt.momentum")] < 0
+
+
+def test_too_many_parameters_are_cut_the_ones_that_matter_stay() -> None:
+    record = study(*({f"p{i:02}": i + j for i in range(30)} for j in range(3)))
+    assert len(parameters(record)) == MAX_PARAMETERS
+    assert "20 parameters that matter less are left out" in parallel(record).text
+
+
+def test_what_never_varies_is_no_axis() -> None:
+    assert list(named(study({"x": 0.1, "task": "digits"}, {"x": 0.2, "task": "digits"}))) == ["x"]
+
+
+def test_a_line_of_parallel_coordinates_ends_at_its_value(record: StudyRecord) -> None:
+    figure = parallel(record).figure
+    assert figure.layout.xaxis.ticktext[-1] == "accuracy"
+    assert figure.layout.xaxis.ticktext[0] == importance(record).figure.data[0].y[0]
+    best = figure.data[-1]
+    assert best.y[-2] == 1.0, "the best value is the top of its axis"
+    drawn = sum(list(t.x).count(None) for t in figure.data[:-1])
+    assert drawn == sum(math.isfinite(t.loss) for t in record.trials.values())
+
+
+def test_too_many_lines_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel_module, "MAX_LINES", 9)
+    picture = parallel(study(*({"x": i / 40} for i in range(40))))
+    assert sum(list(t.x).count(None) for t in picture.figure.data[:-1]) == 9
+    assert "31 trials are left out" in picture.text
+
+
+def test_importance_says_from_how_much_it_is_known(record: StudyRecord) -> None:
+    picture = importance(record)
+    assert next(iter(picture.figure.data[0].y)) == "learning_rate"
+    assert sum(picture.figure.data[0].x) == pytest.approx(1)
+    assert "learning_rate matters most" in picture.text
+    assert "take it as a hint" in picture.text
+    few = importance(study({"x": 0.1}))
+    assert few.text == "Importance is not known: it takes 10 trials that were trained alike."
+
+
+# Several objectives ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_two() -> StudyRecord:
+    pen = Pen(Objective(metric="accuracy", mode=Mode.MAX, also=(("latency_ms", Mode.MIN),)))
+    offers = [(0.9, 7.0), (0.7, 3.0), (0.6, 5.0), (0.8, 1.0)]
+    for i, (accuracy, latency) in enumerate(offers):
+        pen.start(i, 0, 9).end(i, 9, accuracy, metrics={"accuracy": accuracy, "latency_ms": latency})
+    pen.settle(TrialState.COMPLETED, 0, 1, 2).settle(TrialState.STOPPED, 3)
+    pen.start(4).end(4, 0, None, failure=BROKEN)
+    return pen.close().record()
+
+
+def test_the_front_is_a_line_through_its_trials(of_two: StudyRecord) -> None:
+    picture = front(of_two)
+    others, line = picture.figure.data
+    assert (list(line.x), list(line.y)) == ([3.0, 7.0], [0.7, 0.9])
+    assert (line.mode, line.line.shape) == ("lines+markers", "hv")
+    assert (list(others.x), list(others.y)) == ([5.0], [0.6])
+    assert picture.text.startswith("2 of 3 trials trained to the end are on the Pareto front")
+    layout = picture.figure.layout
+    assert (layout.xaxis.title.text, layout.yaxis.title.text) == ("latency_ms", "accuracy")
+
+
+def test_of_three_objectives_the_front_is_no_line() -> None:
+    pen = Pen(Objective(metric="a", mode=Mode.MAX, also=(("b", Mode.MIN), ("c", Mode.MIN))))
+    pen.start(0, 0, 9).end(0, 9, 0.9, metrics={"a": 0.9, "b": 1.0, "c": 1.0}).settle(TrialState.COMPLETED, 0)
+    record = pen.close().record()
+    assert front(record).figure.data[1].mode == "markers"
+
+
+def test_rows_are_counted_in_parts() -> None:
+    storage = write_study(
+        MemoryStorage(),
+        trials=4,
+        search={"max_resource": 9, "resource": "rows", "epochs": 3},
+    )
+    assert "parts trained, all trials" in history_by_resource(StudyRecord.read(storage)).text

@@ -1,0 +1,206 @@
+import logging
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from virtual_studies import Killed, write_study
+from written_studies import Pen
+
+from spark_hpo.errors import ConfigError
+from spark_hpo.lease import is_held
+from spark_hpo.replay.memory import MemoryStorage
+from spark_hpo.report.study_report import FILE, report_of, write_report
+from spark_hpo.storage import Storage
+from spark_hpo.trial import Failure, FailureKind, Mode, Objective, TrialState
+
+JOURNALS = sorted((Path(__file__).parents[2] / "data/journals").glob("*/*-*"))
+ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its elements with attributes, and the text outside of scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._raw: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._raw = tag if tag in ("script", "style") else None
+
+    def handle_endtag(self, tag: str) -> None:
+        self._raw = None
+
+    def handle_data(self, data: str) -> None:
+        if self._raw is None:
+            self.text += data
+
+    def all(self, tag: str, **attributes: str) -> Iterator[dict[str, str | None]]:
+        for name, found in self.elements:
+            if name == tag and attributes.items() <= found.items():
+                yield found
+
+
+@pytest.fixture(scope="module")
+def html(storage: Storage) -> str:
+    return report_of(storage).html()
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_the_page_has_every_section_the_answer_first(page: Page) -> None:
+    sections = [found["id"] for found in page.all("section")]
+    assert sections == ["answer", "search", "parameters", "slots-section", "failures", "cost", "again"]
+    for words in (
+        "accuracy on validation",
+        "accuracy on test",
+        "over what you run today",
+        "finished: all trials of its budget have run",
+        "Early stopping has saved",
+        "money, at 2.5 a slot hour",
+        "spark-submit jobs/tune.py --config study.yaml",
+        "0123abc",
+        "its code has raised",
+        "No driver for 1 h",
+    ):
+        assert words in page.text, words
+
+
+def test_every_picture_has_its_words(html: str, page: Page) -> None:
+    plots = list(page.all("div", **{"class": "plot"}))
+    names = [plot["id"] for plot in plots]
+    assert names[:3] == ["history", "history_by_resource", "curves"]
+    assert {"rungs", "importance", "parallel", "slots", "parameter_0"} <= set(names)
+    assert len(set(names)) == len(names)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", html)
+    assert len(captions) == len(plots)
+    for plot in plots:
+        assert plot["role"] == "img"
+        assert len(plot["aria-label"] or "") > 20
+
+
+def test_the_page_loads_nothing_and_has_plotly_once(html: str, page: Page) -> None:
+    assert not [e for e in page.elements if "src" in e[1] or e[0] in ("iframe", "object", "embed")]
+    assert [link["href"] for link in page.all("link")] == ["data:,"]
+    assert html.count("plotly.js v") == 1
+    assert 4e6 < len(html) < 6e6
+    [policy] = page.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    rules = dict(rule.split(" ", 1) for rule in (policy["content"] or "").split("; "))
+    assert rules["default-src"] == "'none'"
+    assert "unsafe" not in rules["script-src"]
+    assert rules["script-src"].count("sha256-") == 2
+
+
+def test_the_best_trials_are_a_table(page: Page, storage: Storage) -> None:
+    best = report_of(storage).record
+    first = min(best.trials.values(), key=lambda trial: trial.loss)
+    cells = [cell for cell in page.all("td", **{"data-label": "trial"})]
+    assert len(cells) == 10
+    assert f"{first.loss * -1:.5g}" in page.text
+
+
+def test_the_best_parameters_can_be_pasted(html: str, storage: Storage) -> None:
+    import yaml
+
+    blocks = re.findall(r"<pre>(.*?)</pre>", html, re.DOTALL)
+    record = report_of(storage).record
+    best = min(record.trials.values(), key=lambda trial: trial.loss)
+    assert yaml.safe_load(blocks[-1]) == best.params
+
+
+def test_names_of_the_users_are_text() -> None:
+    space = {
+        ATTACK: {"type": "choice", "options": [ATTACK, "b", "c", "d"]},
+        "x": {"type": "uniform", "low": 0, "high": 1},
+    }
+    broken = Failure(kind=FailureKind.TRIAL, message=ATTACK, traceback=f"Traceback\n{ATTACK}")
+    pen = Pen(Objective(metric=ATTACK, mode=Mode.MAX), space=space, name=ATTACK).slots(1)
+    for i in range(12):
+        pen.start(i, params={ATTACK: (ATTACK, "b", "c", "d")[i % 4], "x": i / 12}).end(i, 1, i / 100)
+    pen.start(12, params={ATTACK: "b", "x": 0.5}).end(12, 0, None, failure=broken)
+    pen.settle(TrialState.STOPPED, *range(12))
+    html = report_of(pen.close(ATTACK).storage).html()
+    page = Page(html)
+    assert not list(page.all("img"))
+    assert len(list(page.all("script"))) == 3, "the figures, plotly.js and ours"
+    assert "alert(1)" in page.text
+    assert "<script>alert" not in html.lower()
+
+
+def test_a_running_study_says_so() -> None:
+    pen = Pen().slots(2).start(0).end(0, 1, 0.5).start(1)
+    text = Page(report_of(pen.storage).html()).text
+    assert is_held(pen.storage)
+    assert "running" in text
+    assert "not tested yet" in text
+    pen.die()
+    assert not is_held(pen.storage)
+    assert "stopped without an end" in Page(report_of(pen.storage).html()).text
+
+
+def test_a_study_without_a_trial_has_a_page() -> None:
+    text = Page(report_of(Pen().storage).html()).text
+    assert "No trial has succeeded" in text
+    assert "Nothing has failed" in text
+    pen = Pen().close("interrupted")
+    assert "interrupted; the same command goes on" in Page(report_of(pen.storage).html()).text
+
+
+def test_a_study_without_a_configuration_of_today_says_how_to_give_it() -> None:
+    pen = Pen().start(0).end(0).start(1).end(1, 1, 0.7).close()
+    text = Page(report_of(pen.storage).html()).text
+    assert "name your present configuration in search.first" in text
+    assert "over the first trial" in text
+
+
+@pytest.mark.parametrize("folder", JOURNALS, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_studies_of_older_versions_have_a_report(folder: Path) -> None:
+    text = Page(report_of(Storage(folder)).html()).text
+    assert "does not say how many slots" in text
+    assert "did not write down its command" in text
+
+
+def test_several_objectives_have_their_front() -> None:
+    pen = Pen(Objective(metric="accuracy", mode=Mode.MAX, also=(("latency_ms", Mode.MIN),)))
+    pen.start(0, 0, 9).end(0, 9, 0.9, metrics={"accuracy": 0.9, "latency_ms": 7.0})
+    report = report_of(pen.settle(TrialState.COMPLETED, 0).close().storage)
+    assert report.names[-1] == "pareto_front"
+    assert report.figure("pareto_front").data[1].name == "Pareto front"
+    assert list(Page(report.html()).all("div", id="pareto_front"))
+
+
+def test_ten_thousand_trials_fit_into_a_page() -> None:
+    storage = write_study(
+        MemoryStorage(),
+        trials=10_000,
+        slots=64,
+        stop_after=None,
+        search={"sampler": "random", "scheduler": "asha", "max_resource": 27},
+    )
+    html = report_of(storage).html()
+    assert len(html) < 15e6
+    assert "of them are left out; the best ones are all there" in html
+    assert "other reports are left out, evenly" in html
+
+
+def test_the_page_is_written_into_the_study_directory(tmp_path: Path) -> None:
+    storage = write_study(tmp_path / "study", trials=4, stop_after=(2, Killed))
+    text = write_report(storage)
+    assert text is not None
+    assert (tmp_path / "study" / FILE).read_text(encoding="utf-8") == text
+
+
+def test_where_there_is_no_study_it_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConfigError, match=r"there is no study here .*is it the study_dir\?"):
+        report_of(Storage(tmp_path))
+    with caplog.at_level(logging.WARNING, "spark_hpo"):
+        assert write_report(Storage(tmp_path)) is None
+    assert "report.html could not be written" in caplog.text
