@@ -36,6 +36,7 @@ from spark_hpo.publish import Publication, finish_runs, load_best, publish_model
 from spark_hpo.result import Result
 from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
+from spark_hpo.settings import Settings
 from spark_hpo.storage import Storage
 from spark_hpo.study import Budget, Study
 from spark_hpo.sync import Synced, journal_at_rest, write_missing
@@ -95,7 +96,8 @@ def run_study(
         f"{place}: space",
         constraints=config.search.constraints,
     )
-    return _Run(config, place, parsed, task, spark).run(resume, callbacks)
+    run = _Run(config, place, parsed, task, spark, has_own_space=space is not None)
+    return run.run(resume, callbacks)
 
 
 def sync_study(
@@ -168,6 +170,7 @@ class _Run:
     space: Space
     task: Trainable | None = None  # where it was not named
     spark: SparkSession | None = None  # the caller's
+    has_own_space: bool = False  # in place of the configuration's
     _session: SparkSession | None = field(default=None, init=False)
     _transform_files: list[Path] = field(default_factory=list, init=False)  # to be shipped
     _server: RendezvousServer | None = field(default=None, init=False)  # closed with the run
@@ -188,6 +191,7 @@ class _Run:
             stack.callback(journal.close)
             has_begun = bool(journal.trials)
             definition = self._definition(storage, resume, has_begun=has_begun)
+            self._settings(code).write(storage)
             table = self._table()
             if config.backend == "spark":
                 self._spark()  # its executors warm up while MLflow is looked for
@@ -442,6 +446,11 @@ class _Run:
             )
         definition.check(config, place=self.place, defaults=defaults())
         return definition
+
+    def _settings(self, code: Code) -> Settings:
+        is_named = self.task is None or (not code.by_value and code.reference == self.config.task)
+        objects = [*([] if is_named else ["task"]), *(["space"] if self.has_own_space else [])]
+        return Settings.of(self.config, place=self.place, objects=objects)
 
     def _tracker(self, definition: Definition, objective: Objective) -> MlflowTracker:
         config = self.config

@@ -16,7 +16,8 @@ _NAME = "study.json"
 _VERSION = 1
 
 # What may change between two drivers of one study: it changes no decision that the journal holds. It is
-# not kept either, because a tracking URI or a Spark setting may carry credentials.
+# not in study.json either, because a tracking URI or a Spark setting may carry credentials: settings.json has
+# it, without them.
 _FREE = (
     "study_dir",
     "backend",

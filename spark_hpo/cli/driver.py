@@ -18,14 +18,16 @@ from spark_hpo.provenance import command_line
 from spark_hpo.report import leaderboard
 from spark_hpo.report.progress import ProgressLine
 from spark_hpo.result import Result
+from spark_hpo.search.space import Space
 
 
-def drive(config: StudyConfig, *, place: str, resume: str, as_json: bool) -> int:
+def drive(config: StudyConfig, *, place: str, resume: str, as_json: bool, space: Space | None = None) -> int:
     """Run a study to its end, and say what it has found. Returns the exit code.
 
     Args:
         place: where the configuration stands; a task file is looked for beside it.
         resume: as for `run_study`.
+        space: as for `run_study`.
 
     Raises:
         StudyInterrupted: by Ctrl-C or SIGTERM; its message ends with the command that goes on.
@@ -34,7 +36,7 @@ def drive(config: StudyConfig, *, place: str, resume: str, as_json: bool) -> int
     again = command_line() or "the same command"
     try:
         line = ProgressLine(config.name, config.objective.metric, console=console)
-        result = run_study(config, place=place, resume=resume, callbacks=[TerminalLine(line)])
+        result = run_study(config, place=place, resume=resume, space=space, callbacks=[TerminalLine(line)])
     except StudyInterrupted as exc:
         raise StudyInterrupted(f"{exc}:\n  {again}") from None
     except KeyboardInterrupt:
@@ -47,9 +49,9 @@ def drive(config: StudyConfig, *, place: str, resume: str, as_json: bool) -> int
     return 0
 
 
-def write_missing(config: StudyConfig, *, place: str, as_json: bool) -> int:
+def write_missing(config: StudyConfig, *, place: str, as_json: bool, space: Space | None = None) -> int:
     """Write what MLflow lacks of a study, and say how much that was. Returns the exit code."""
-    synced = sync_study(config, place=place)
+    synced = sync_study(config, place=place, space=space)
     line = f"MLflow lacked {synced.written} of {synced.trials} trials"
     line += ", and has them now" if synced.is_complete else ", and lacks some still"
     if synced.model is not None:

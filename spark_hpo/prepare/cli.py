@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from pyspark.sql import SparkSession
@@ -23,20 +24,28 @@ _TABLES: dict[str, tuple[Callable[..., Request], Callable[[SparkSession, Request
 }
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], *, program: str = "prepare_data.py") -> int:
     """Prepare a table, and say in one line what came out. An equal table that is there is kept.
+
+    Args:
+        program: what was called, for its help.
 
     Returns:
         The exit code: 0 done, 2 an argument is wrong, 3 the input is.
     """
     try:
         with contextlib.ExitStack() as stack:
-            prepared = prepare(argv, lambda: stack.enter_context(_session()))
+            options = _options(argv, program)
+            prepared = _prepare(options, lambda: stack.enter_context(_session()))
     except SparkHpoError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return exc.exit_code
     for remark in prepared.remarks:
         print(f"note: {remark}", file=sys.stderr)
+    if options.get("json"):
+        answer = {"output": prepared.output, "rows": dict(prepared.rows), "fresh": prepared.fresh}
+        print(json.dumps({**answer, "remarks": list(prepared.remarks)}))
+        return 0
     counts = ", ".join(f"{split} {rows:,}" for split, rows in prepared.rows.items())
     print(f"{prepared.output}: {counts} rows{'' if prepared.fresh else ' (there already)'}")
     return 0
@@ -52,19 +61,27 @@ def prepare(argv: Sequence[str], start_spark: Callable[[], SparkSession]) -> Pre
         ConfigError: an argument is wrong.
         DataError: the input is.
     """
-    asked, make = _asked(argv)
-    return asked.found() or make(start_spark(), asked)
+    return _prepare(_options(argv), start_spark)
 
 
 def found(argv: Sequence[str]) -> Prepared | None:
     """The table that these arguments have made already; None: it is not there. Raises as `prepare`."""
-    return _asked(argv)[0].found()
+    asked, _ = _asked(_options(argv))
+    return asked.found()
 
 
-def _asked(argv: Sequence[str]) -> tuple[Request, Callable[[SparkSession, Request], Prepared]]:
-    options = vars(_parser().parse_args(argv))
-    request, make = _TABLES[options.pop("table")]
-    return request(**options), make
+def _options(argv: Sequence[str], program: str = "prepare_data.py") -> dict[str, Any]:
+    return vars(_parser(program).parse_args(argv))
+
+
+def _prepare(options: Mapping[str, Any], start_spark: Callable[[], SparkSession]) -> Prepared:
+    asked, make = _asked(options)
+    return asked.found() or make(start_spark(), asked)
+
+
+def _asked(options: Mapping[str, Any]) -> tuple[Request, Callable[[SparkSession, Request], Prepared]]:
+    request, make = _TABLES[options["table"]]
+    return request(**{name: value for name, value in options.items() if name not in ("table", "json")}), make
 
 
 @contextlib.contextmanager
@@ -91,10 +108,10 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}; {self.prog} --help shows what there is")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     # An option that is not given is not passed on: the defaults are those of the functions.
     parser = _Parser(
-        prog="prepare_data.py",
+        prog=program,
         description="Write a table as train, validation and test Parquet, with schema.json beside them.",
     )
     tables = parser.add_subparsers(dest="table", required=True)
@@ -103,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--fractions", type=_floats, help="of train,validation,test (0.8,0.1,0.1)")
     common.add_argument("--seed", type=int, help="of the split, and of synthetic rows (0)")
     common.add_argument("--row-group-rows", type=int, help="rows in a Parquet row group")
+    common.add_argument("--json", action="store_true", help="say what came out as JSON")
     common.add_argument("--overwrite", action="store_true", help="replace what is there")
 
     def table(name: str, text: str) -> argparse.ArgumentParser:

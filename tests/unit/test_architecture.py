@@ -47,6 +47,7 @@ EVERYTHING = set(
         "result",
         "retention",
         "search",
+        "settings",
         "starter",
         "storage",
         "study",
@@ -69,8 +70,8 @@ ALLOWED = {
     "callbacks": {"callback", "errors", "report", "study", "trial"},  # the study in annotations only
     "__main__": {"cli"},
     "cli": {
-        *("app", "assembly", "callbacks", "config", "doctor", "errors", "prepare", "provenance", "redact"),
-        *("report", "result", "starter", "storage", "trial"),
+        *("app", "assembly", "callbacks", "config", "definition", "doctor", "errors", "prepare"),
+        *("provenance", "redact", "report", "result", "search", "settings", "starter", "storage", "trial"),
     },
     "daemon": {"backend", "orphans", "train"},
     "doctor": {
@@ -112,13 +113,14 @@ ALLOWED = {
     "tracking": {"errors", "redact", "trial"},
     "report": {
         *("assembly", "config", "definition", "errors", "incumbents", "journal", "lease", "redact"),
-        *("search", "storage", "trial"),
+        *("search", "settings", "storage", "trial"),
     },
     "provenance": {"redact"},
     "train": {"data", "errors", "layout", "storage", "trial"},
     "prepare": {"data", "errors", "trial"},
     "data": {"errors", "redact", "trial"},
     "config": {"errors", "redact", "study_file"},
+    "settings": {"config", "errors", "redact", "storage", "study_file"},
     "study_file": {"errors", "redact"},
     "wiring": {"config", "data", "dispatch", "failures", "storage", "supervision", "train"},
     "trial": {"redact"},
