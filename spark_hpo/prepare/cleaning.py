@@ -17,6 +17,7 @@ from spark_hpo.prepare.splits import column
 
 _FEW_ROWS = 20  # in fewer, that all values differ says nothing
 _COARSE = 0.05  # of what an approximate count may be off
+_SCALARS = (T.StringType, T.NumericType)
 _MOST_CLASSES = 100  # of a label that another column may say in other words
 _REPEATS = 10  # rows of each of these classes, at least: fewer may agree by chance
 _ID_NAME = re.compile(r"(^|[^a-z0-9])(id|uuid|guid|index|idx|key|rowid|row_?n(um(ber)?)?)$", re.IGNORECASE)
@@ -36,6 +37,7 @@ class Cleaned:
 
     frame: DataFrame
     remarks: tuple[str, ...]
+    rows: int = 0  # as far as they were counted
 
 
 @dataclass
@@ -95,12 +97,16 @@ def without_useless(
     Raises:
         DataError: the label is the same in every row.
     """
-    scalars = (T.StringType, T.NumericType)
-    names = [f.name for f in frame.schema if isinstance(f.dataType, scalars)]
+    names = [f.name for f in frame.schema if isinstance(f.dataType, _SCALARS)]
+    if label not in names:
+        return Cleaned(frame, ())  # the analysis says what is wrong with it
     wanted = [F.count(F.lit(1)).alias("rows")]
     for i, name in enumerate(names):
         wanted += _of_scalar(frame, name, i, label)
     facts, found = frame.agg(*wanted).collect()[0].asDict(), _Findings()
+    for other in frame.schema:
+        if other.name not in keep and not _is_of_use(other.dataType):
+            found.dropped[other.name] = f"is {other.dataType.simpleString()[:60]}, no text and no numbers"
     suspects = []
     rows, of_label = facts["rows"], names.index(label)
     labelled = facts[f"present_{of_label}"]
@@ -135,7 +141,8 @@ def without_useless(
     remarks = [
         f"column {name!r} is left out: it {why} (--keep {name})" for name, why in found.dropped.items()
     ]
-    return Cleaned(frame.drop(*(column(name) for name in found.dropped)), (*remarks, *found.remarks))
+    kept = frame.drop(*(column(name) for name in found.dropped))
+    return Cleaned(kept, (*remarks, *found.remarks), labelled if may_drop_rows else rows)
 
 
 _FORMS = ("iso", *_DATES, "signs", "comma")
@@ -204,6 +211,12 @@ def _of_scalar(frame: DataFrame, name: str, i: int, label: str) -> list[Column]:
         F.max(numbers).alias(f"high_{i}"),
         F.count(F.when(numbers == number(frame, label), 1)).alias(f"same_{i}"),
     ]
+
+
+def _is_of_use(stored: T.DataType) -> bool:
+    if isinstance(stored, T.ArrayType):
+        return isinstance(stored.elementType, _SCALARS)
+    return isinstance(stored, (*_SCALARS, T.BinaryType))
 
 
 def _useless(name: str, of: Mapping[str, Any], rows: int) -> str | None:

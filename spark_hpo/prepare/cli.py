@@ -117,7 +117,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     tables = parser.add_subparsers(dest="table", required=True)
     common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--output", required=True, help="the folder to write: a path or an fsspec URL")
-    common.add_argument("--fractions", type=_floats, help="of train,validation,test (0.8,0.1,0.1)")
+    common.add_argument(
+        "--fractions", type=_floats, help="of train,validation,test (0.8,0.1,0.1; of a small CSV 0.6,0.2,0.2)"
+    )
     common.add_argument("--seed", type=int, help="of the split, and of synthetic rows (0)")
     common.add_argument("--row-group-rows", type=int, help="rows in a Parquet row group")
     common.add_argument("--json", action="store_true", help="say what came out as JSON")

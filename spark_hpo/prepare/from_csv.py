@@ -18,7 +18,7 @@ from spark_hpo.data.schema import Encoding
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare import in_place as places
 from spark_hpo.prepare import splits
-from spark_hpo.prepare.cleaning import read_words, without_useless
+from spark_hpo.prepare.cleaning import Cleaned, read_words, without_useless
 from spark_hpo.prepare.columns import analyse
 from spark_hpo.prepare.dialect import UTF_8, Dialect, find_dialect
 from spark_hpo.prepare.encode import encode, original, schema_of
@@ -49,7 +49,7 @@ def request(
     header: bool = True,
     clean: bool = False,
     keep: Sequence[str] = (),
-    fractions: Sequence[float] = splits.DEFAULT_FRACTIONS,
+    fractions: Sequence[float] | None = None,
     seed: int = 0,
     row_group_rows: int = 16_384,
     in_place: bool = False,
@@ -59,6 +59,8 @@ def request(
     overwrite: bool = False,
 ) -> Request:
     """What `csv` is asked for. The files at `input` are part of it: newer ones are another request."""
+    by_size = fractions is None and clean and not in_place  # when the rows are counted
+    fractions = splits.DEFAULT_FRACTIONS if fractions is None else fractions
     splits.check_fractions(fractions)
     splits.check_row_group_rows(row_group_rows)
     if max_vocabulary < 1:
@@ -100,7 +102,7 @@ def request(
         arguments |= {
             "null_values": list(null_values),
             "separator": separator or (dialect.separator if dialect else ","),
-            "fractions": list(fractions),
+            "fractions": None if by_size else list(fractions),
             "seed": seed,
             "row_group_rows": row_group_rows,
         }
@@ -170,7 +172,8 @@ def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
             a text column; rarer values count as unseen), drop (columns to leave out), separator
             (None: found out), header (False: columns are column1, column2, ...), clean (leave out columns
             of no use, read dates and numbers that are written as words), keep (columns that it leaves alone),
-            fractions, seed, row_group_rows, in_place (Parquet only), where_train,
+            fractions (None: 0.8,0.1,0.1; with clean, 0.6,0.2,0.2 of less than 2,000 rows), seed,
+            row_group_rows, in_place (Parquet only), where_train,
             where_validation and where_test (in place: conditions in SQL; all three, or none), overwrite.
 
     Raises:
@@ -207,8 +210,11 @@ def _copy(frame: DataFrame, asked: Request) -> Prepared:
     frame = original(frame, arguments["null_values"])
     if arguments.get("clean"):
         # Before rows are dealt: equal ones that differ in their number alone shall fall into one split.
-        frame, remarks = _clean(_without(frame, arguments["drop"]), arguments)
-        frame = splits.with_split(frame, arguments["fractions"], arguments["seed"])
+        cleaned = _clean(_without(frame, arguments["drop"]), arguments)
+        frame, remarks = cleaned.frame, cleaned.remarks
+        is_small = cleaned.rows < splits.FEW_ROWS
+        fractions = splits.FRACTIONS_OF_FEW if is_small else splits.DEFAULT_FRACTIONS
+        frame = splits.with_split(frame, arguments["fractions"] or fractions, arguments["seed"])
     else:
         frame = splits.with_split(frame, arguments["fractions"], arguments["seed"])
         frame = _without(frame, arguments["drop"])
@@ -235,13 +241,14 @@ def _describe(frame: DataFrame, asked: Request) -> Prepared:
     remarks: tuple[str, ...] = ()
     frame = _without(original(split.frame, DEFAULT_NULL_VALUES), arguments["drop"])
     if arguments.get("clean"):
-        frame, remarks = _clean(frame, arguments)
+        cleaned = _clean(frame, arguments)
+        frame, remarks = cleaned.frame, cleaned.remarks
     schema = schema_of(_analyse(frame, arguments, in_place=True), Encoding.RAW)
     with asked.writing() as folder:
         return asked.finish(folder, replace(schema, sources=split.sources), split.rows, remarks=remarks)
 
 
-def _clean(frame: DataFrame, arguments: Mapping[str, Any]) -> tuple[DataFrame, tuple[str, ...]]:
+def _clean(frame: DataFrame, arguments: Mapping[str, Any]) -> Cleaned:
     """What is of no use is left out; in a copy, words that are dates or numbers are read as such."""
     label, keep = arguments["label"], arguments["keep"]
     remarks: tuple[str, ...] = ()
@@ -257,7 +264,7 @@ def _clean(frame: DataFrame, arguments: Mapping[str, Any]) -> tuple[DataFrame, t
         max_vocabulary=arguments["max_vocabulary"],
         may_drop_rows=not arguments.get("in_place"),
     )
-    return found.frame, (*remarks, *found.remarks)
+    return replace(found, remarks=(*remarks, *found.remarks))
 
 
 def _without(frame: DataFrame, names: Sequence[str]) -> DataFrame:
