@@ -1,4 +1,4 @@
-"""A first study as a new user makes it: the commands of docs/first-study.md, on a table that nobody has seen."""
+"""A first study as a new user makes it: the commands of docs/first-study.md, on an unknown table."""
 
 from __future__ import annotations
 
