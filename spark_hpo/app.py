@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import sys
 import time
 import uuid
@@ -43,6 +44,8 @@ from spark_hpo.sync import Synced, journal_at_rest, write_missing
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.registry import RegisteredModel
 from spark_hpo.tracking.store import RunStatus, StudyCard
+from spark_hpo.train.checkpoint import load as load_checkpoint
+from spark_hpo.train.predictor import export
 from spark_hpo.train.reference import (
     Code,
     Trainable,
@@ -150,7 +153,7 @@ class Rehearsal:
 
     def table(self) -> Table | None:
         """The table, with its footers read and its rows planned; None: the study has none."""
-        return self._run._table()
+        return self._run._table(may_prepare=False)
 
     def shipment(self) -> Shipment:
         """What goes to the executors."""
@@ -159,6 +162,28 @@ class Rehearsal:
     def first_step(self, timeout_s: float) -> Report | None:
         """What one batch of the first trial gives; None: only its training function would know."""
         return self._run.rehearse(timeout_s)
+
+
+def export_model(
+    config: StudyConfig, trial: Trial, folder: str | Path, *, place: str = "study", space: object = None
+) -> None:
+    """Write a trial's model to a folder that `Predictor.load` reads. MLflow and Spark are not needed.
+
+    The file of the task's code, if it has one, lies in the folder too.
+
+    Args:
+        config: as it was for the study.
+        trial: with its checkpoint there still: the best one, or one of the Pareto front.
+        place: as for `run_study`.
+        space: as it was for the study.
+
+    Raises:
+        CheckpointError: its checkpoint is gone, or damaged.
+        ConfigError: the task is a function.
+        DataError: the table cannot be read: its schema is a part of the model.
+    """
+    parsed = build_space(config.space if space is None else space, f"{place}: space")
+    _Run(config, place, parsed).export(trial, Path(folder))
 
 
 @dataclass
@@ -297,14 +322,14 @@ class _Run:
 
     def shipment(self) -> Shipment:
         """What goes to the executors."""
-        code, table = self._code(), self._table()
+        code, table = self._code(), self._table(may_prepare=False)
         spec = self._spec("doctor", Storage(self.config.study_dir), table, code)
         files = {file.name: file.stat().st_size for file in self._code_files(code)}
         return Shipment(assignment_bytes=len(cloudpickle.dumps(partial(run_rank, spec))), file_bytes=files)
 
     def rehearse(self, timeout_s: float) -> Report | None:
         """One batch through one step of the first trial, where and as it will be trained."""
-        config, code, table = self.config, self._code(), self._table()
+        config, code, table = self.config, self._code(), self._table(may_prepare=False)
         if table is None or not is_task(code.trainable):
             return None  # what a training function does first is its own affair
         params = build_search(config, self.space, place=self.place).sampler.ask(0)
@@ -336,6 +361,22 @@ class _Run:
         if report is None:
             raise BackendError(f"one step of one trial has not ended within {timeout_s:.0f} s")
         return report
+
+    def export(self, trial: Trial, folder: Path) -> None:
+        code = self._code()
+        if not is_task(code.trainable) or trial.checkpoint is None:
+            raise ConfigError(f"{self.place}: the task is a training function, and that has no model to load")
+        table = self._table(may_prepare=False)
+        assert table is not None, "a study of a task has one"
+        export(
+            folder,
+            code=code,
+            params=trial.params,
+            schema=table.schema,
+            load_checkpoint=partial(load_checkpoint, Storage(self.config.study_dir), trial.checkpoint),
+        )
+        for file in self._code_files(code):
+            shutil.copy(file, folder)
 
     # The parts -------------------------------------------------------------------------------------------
 
@@ -394,11 +435,11 @@ class _Run:
             sys.path.insert(0, str(file.parent))
         return f"{file.stem}:{name}", file
 
-    def _table(self) -> Table | None:
+    def _table(self, *, may_prepare: bool = True) -> Table | None:
         data = self.config.data
         if data is None:
             return None
-        if data.prepare is not None:
+        if data.prepare is not None and may_prepare:
             from spark_hpo.prepare.cli import prepare
 
             try:

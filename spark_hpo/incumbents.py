@@ -43,12 +43,20 @@ def best_reported(
     trials: Mapping[int, Trial], reports: Iterable[Report], objective: Objective
 ) -> Trial | None:
     """What `Incumbents.best` is after all these reports, none of a test."""
-    found = [
-        as_reported(trials[report.trial_id], report, objective.loss(report.metrics))
-        for report in reports
-        if report.failure is None
-    ]
-    return min((trial for trial in found if math.isfinite(trial.loss)), key=_by_loss, default=None)
+    return next(iter(each_at_its_best(trials, reports, objective)), None)
+
+
+def each_at_its_best(
+    trials: Mapping[int, Trial], reports: Iterable[Report], objective: Objective
+) -> list[Trial]:
+    """Every trial that has a value, as it was reported when it was best; the best trial first."""
+    best: dict[int, Trial] = {}
+    for report in reports:
+        if report.failure is not None or not math.isfinite(loss := objective.loss(report.metrics)):
+            continue
+        trial = as_reported(trials[report.trial_id], report, loss)
+        best[trial.trial_id] = min(best.get(trial.trial_id, trial), trial, key=_by_loss)
+    return sorted(best.values(), key=_by_loss)
 
 
 class Incumbents:

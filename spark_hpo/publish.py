@@ -46,11 +46,11 @@ def finish_runs(
     """
     trials = list(journal.trials.values())
     front = {trial.trial_id for trial in pareto_front(trials, objective)}
+    tracker.sync(journal)  # first: runs are written while the report is made
     report = write_report(journal.storage, is_running=False)
     metrics = {f"test_{name}": value for name, value in (test or {}).items()}
     if best is not None:
         metrics[f"best_{objective.metric}"] = best.metrics[objective.metric]
-    tracker.sync(journal)
     return tracker.finish(
         status,
         metrics=metrics,

@@ -68,12 +68,15 @@ class Settings:
             )
         return settings
 
-    def config_with(self, overrides: Sequence[str], *, study_dir: str) -> StudyConfig:
+    def config_with(
+        self, overrides: Sequence[str], *, study_dir: str, needs_credentials: bool = True
+    ) -> StudyConfig:
         """The configuration again.
 
         Args:
             overrides: `key.key=value`, the masked settings among them.
             study_dir: where the directory is now: it may have been moved.
+            needs_credentials: otherwise settings may stay masked.
 
         Raises:
             ConfigError: a setting that was masked is missing, or one is wrong.
@@ -89,7 +92,7 @@ class Settings:
             for keys, value in _leaves(record)
             if isinstance(value, str) and MASK in value
         ]
-        if masked:
+        if masked and needs_credentials:
             raise ConfigError("\n".join([*masked, "or go on with the study file, which has them"]))
         return build_config(record, place=place)
 

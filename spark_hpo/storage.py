@@ -101,6 +101,12 @@ class Storage:
         with self.translated(name), contextlib.suppress(FileNotFoundError):
             self._folder.delete(_checked(name))
 
+    def size(self, name: str) -> int:
+        """The bytes of a file; 0 when there is none."""
+        with self.translated(name), contextlib.suppress(FileNotFoundError):
+            return self._folder.size(_checked(name))
+        return 0
+
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         """What `read` returns for each of these, many at a time."""
         return self._for_all(self.read, names)

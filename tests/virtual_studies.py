@@ -11,12 +11,13 @@ import numpy as np
 
 from spark_hpo.assembly import build_search, objective_of
 from spark_hpo.backend.simulated import Curve, Disturbances, SimulatedBackend
+from spark_hpo.callback import Callback
 from spark_hpo.config import build_config
 from spark_hpo.definition import Definition
 from spark_hpo.journal import Journal
 from spark_hpo.search.space import Space
 from spark_hpo.storage import Storage
-from spark_hpo.study import Budget, Progress, Study
+from spark_hpo.study import Budget, Study
 from spark_hpo.trial import Assignment, Measurement, Params, Report, Trial
 
 START = 1_700_000_000.0
@@ -85,16 +86,14 @@ class _Backend(SimulatedBackend):
         return replace(report, curve=tuple(measured))
 
 
-class _StopAfter:
+class _StopAfter(Callback):
     """Ends a driver after so many reports: `error` is what a signal, or a bug, would raise."""
 
     def __init__(self, reports: int, error: type[BaseException]) -> None:
         self._left = reports
         self._error = error
 
-    def on_assigned(self, assignment: Assignment, progress: Progress) -> None: ...
-
-    def on_reported(self, trial: Trial, report: Report, progress: Progress) -> None:
+    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
         self._left -= 1
         if self._left == 0:
             raise self._error
@@ -167,7 +166,7 @@ def write_study(
         budget=Budget(trials=config.budget.trials),
         seed=config.seed,
         storage=storage,
-        observers=[_StopAfter(*stop_after)] if stop_after else [],
+        callbacks=[_StopAfter(*stop_after)] if stop_after else [],
         clock=backend.clock,
     )
     try:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from spark_hpo.errors import SpaceError
-from spark_hpo.incumbents import best_reported, pareto_front
+from spark_hpo.incumbents import pareto_front
 from spark_hpo.report.record import StudyRecord
 from spark_hpo.trial import Mode, Trial
 
@@ -38,8 +38,7 @@ class Answer:
 def answer_of(record: StudyRecord) -> Answer:
     """The answer so far: of a running study too."""
     metric = record.objective.metric
-    reports = [attempt.report for attempt in record.reported if attempt.report is not None]
-    best = best_reported(record.trials, reports, record.objective)
+    best = next(iter(record.ranking), None)
     tested = None if best is None else record.tests.get(best.trial_id)
     if best is not None and tested is not None and tested.resource != best.resource:
         tested = None

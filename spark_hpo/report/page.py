@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -24,7 +23,7 @@ from spark_hpo.report.causes import causes_of
 from spark_hpo.report.cost import cost_of
 from spark_hpo.report.importance import importance_of
 from spark_hpo.report.ladder import ladder_of
-from spark_hpo.report.leaderboard import flatten, ranked, value
+from spark_hpo.report.leaderboard import flatten, value
 from spark_hpo.report.pictures.look import Picture, count, number
 from spark_hpo.report.pictures.slots import COLOURS
 from spark_hpo.report.progress import duration
@@ -33,7 +32,8 @@ from spark_hpo.report.timeline import timeline_of
 from spark_hpo.trial import Trial
 
 _BEST_TRIALS = 10
-_MAX_CAUSES = 20
+_SHOWN_CAUSES = 20
+_MAX_METRICS = 6  # of the test, beside the one that counts
 _SHOWN_TRIALS = 12  # of a cause, by their ids
 
 _ENDINGS = {
@@ -66,7 +66,8 @@ def render(record: StudyRecord, pictures: Mapping[str, Picture], parameters: Seq
             record=record,
             answer=answer,
             status=_status(record),
-            best_trials=[_row(record, trial) for trial in ranked(record.trials.values())[:_BEST_TRIALS]],
+            tested=_others(record, answer.test or {}),
+            best_trials=[_row(record, trial) for trial in record.ranking[:_BEST_TRIALS]],
             pictures=pictures,
             parameters=by_parameter,
             figures=Markup(_as_script_data({**pictures, **by_parameter})),
@@ -74,7 +75,8 @@ def render(record: StudyRecord, pictures: Mapping[str, Picture], parameters: Seq
             importance=importance_of(record),
             timeline=timeline_of(record),
             colours=COLOURS,
-            causes=causes_of(record)[:_MAX_CAUSES],
+            causes=causes_of(record),
+            shown_causes=_SHOWN_CAUSES,
             cost=cost_of(record),
             again=_again(record, answer),
             written=datetime.now(UTC),
@@ -140,6 +142,11 @@ def _status(record: StudyRecord) -> str:
     return f"finished: {_ENDINGS.get(record.ending, record.ending)}"
 
 
+def _others(record: StudyRecord, test: Mapping[str, float]) -> list[tuple[str, float]]:
+    """What else the test has measured."""
+    return [(name, test[name]) for name in sorted(test) if name != record.objective.metric][:_MAX_METRICS]
+
+
 def _row(record: StudyRecord, trial: Trial) -> dict[str, Any]:
     found = value(trial, record.objective)
     return {
@@ -162,7 +169,6 @@ def _again(record: StudyRecord, answer: Answer) -> dict[str, Any]:
         params = yaml.safe_dump(json.loads(json.dumps(answer.best.params)), sort_keys=False)
     return {
         "command": commands[-1] if commands else None,
-        "report": shlex.join(["spark-hpo", "report", record.url]),
         "versions": facts.get("versions", {}),
         "git_commit": facts.get("git_commit"),
         "params": params,

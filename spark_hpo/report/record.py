@@ -12,6 +12,7 @@ from spark_hpo.assembly import objective_from
 from spark_hpo.config import ObjectiveConfig, SearchConfig, StoppingConfig
 from spark_hpo.definition import Definition
 from spark_hpo.errors import ConfigError, JournalError
+from spark_hpo.incumbents import each_at_its_best
 from spark_hpo.journal import Event, EventKind, Journal
 from spark_hpo.lease import is_held
 from spark_hpo.redact import redact
@@ -77,7 +78,7 @@ class StudyRecord:
             search = SearchConfig.model_validate(config["search"])
             stopping = StoppingConfig.model_validate(config.get("stopping", {}))
             space = Space.from_json(config["space"])
-        except (KeyError, TypeError, ValueError) as exc:
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError, RecursionError) as exc:
             raise JournalError(
                 f"{storage.url}/study.json is damaged or of another version: {type(exc).__name__}; "
                 "install the spark_hpo that wrote it"
@@ -106,6 +107,11 @@ class StudyRecord:
         return int(self.definition.config.get("seed", 0))
 
     @property
+    def value_name(self) -> str:
+        """What trials are ranked by."""
+        return self.objective.metric + (" with its penalties" if self.objective.penalties else "")
+
+    @property
     def unit(self) -> str:
         """What a resource counts."""
         return "epochs" if self.search.resource == "epochs" else "parts"
@@ -129,6 +135,12 @@ class StudyRecord:
         """The attempts whose report on the validation split counts, in the order of the reports."""
         done = [a for a in self.attempts if a.report is not None and not a.is_lost and _is_training(a)]
         return tuple(sorted(done, key=lambda attempt: attempt.ended or 0.0))
+
+    @cached_property
+    def ranking(self) -> tuple[Trial, ...]:
+        """Each trial as it was when it was best, the best first: a promotion may make one worse."""
+        reports = [attempt.report for attempt in self.reported if attempt.report is not None]
+        return tuple(each_at_its_best(self.trials, reports, self.objective))
 
     def worked(self, moment: float) -> float:
         """Seconds of drivers' work until a moment: the time between two drivers does not count."""

@@ -20,7 +20,10 @@ Record = Mapping[str, Any]  # one line of the journal
 Key = tuple[int, int, str]  # trial, rung, split: one piece of work, whatever its attempts
 
 # What a study may leave in its directory; the rest is rubbish.
-_NAMES = {"journal", "epochs", "lease.json", "lease.lock", "study.json", "checkpoints", "fences"}
+_NAMES = {
+    *("journal", "epochs", "lease.json", "lease.lock", "study.json", "checkpoints", "fences"),
+    "report.html",
+}
 _OVER = {"completed", "stopped"}
 
 

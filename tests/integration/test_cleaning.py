@@ -149,7 +149,7 @@ def test_columns_stay_that_are_to_be_kept(spark: Any, tmp_path: Path) -> None:
 
 
 def test_a_table_without_a_header_and_a_copy_of_its_label(spark: Any, tmp_path: Path) -> None:
-    (tmp_path / "t.tsv").write_text("".join(f"{i % 13}\t{i * 0.37}\t{i * 0.37:.4f}\n" for i in range(200)))
+    (tmp_path / "t.tsv").write_text("".join(f"{i % 13}\t{i * 0.37:.2f}\t{i * 0.37:.3f}\n" for i in range(200)))
     options = {"input": str(tmp_path / "t.tsv"), "label": "column2", "clean": True, "header": False}
     found = prepare.csv(spark, str(tmp_path / "out"), **options)
     assert [f.name for f in schema_of(found).features] == ["column1"]
@@ -165,7 +165,7 @@ def test_in_place_columns_are_left_out_of_the_schema_alone(spark: Any, tmp_path:
         "m": pa.array([[("k", i)] for i in range(300)], pa.map_(pa.string(), pa.int64())),
         "y": pa.array([i % 2 for i in range(300)]),
     }
-    pq.write_table(pa.table(columns), tmp_path / "in" / "a.parquet", row_group_size=10)
+    pq.write_table(pa.table(columns), tmp_path / "in" / "a.parquet", row_group_size=5)
     options = {"input": str(tmp_path / "in"), "label": "y", "clean": True, "in_place": True}
     found = prepare.csv(spark, str(tmp_path / "out"), **options)
     table = open_table(str(tmp_path / "out"))

@@ -125,6 +125,8 @@ def test_every_picture_is_drawn_quietly_and_within_the_window(
             assert right <= viewport["width"], plot
             assert marks > 0, plot
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+        axes = page.evaluate("document.getElementById('parallel').layout.xaxis.ticktext.length")
+        assert page.locator("#parallel .xtick text").count() == axes, "each has its name"
 
 
 def test_names_of_the_users_are_read_as_they_are(browser: Browser, hostile: Path) -> None:

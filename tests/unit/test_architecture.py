@@ -21,6 +21,7 @@ EVERYTHING = set(
         "backend",
         "callback",
         "callbacks",
+        "cleanup",
         "cli",
         "config",
         "daemon",
@@ -70,9 +71,11 @@ ALLOWED = {
     "callbacks": {"callback", "errors", "report", "study", "trial"},  # the study in annotations only
     "__main__": {"cli"},
     "cli": {
-        *("app", "assembly", "callbacks", "config", "definition", "doctor", "errors", "prepare"),
-        *("provenance", "redact", "report", "result", "search", "settings", "starter", "storage", "trial"),
+        *("app", "assembly", "callbacks", "cleanup", "config", "data", "definition", "doctor", "errors"),
+        *("prepare", "provenance", "redact", "report", "result", "search", "settings", "starter", "storage"),
+        *("train", "trial"),
     },
+    "cleanup": {"definition", "errors", "incumbents", "layout", "lease", "report", "storage", "trial"},
     "daemon": {"backend", "orphans", "train"},
     "doctor": {
         *("app", "backend", "config", "data", "definition", "errors", "prepare", "redact", "storage"),

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from spark_hpo.report.importance import importance_of
-from spark_hpo.report.leaderboard import flatten, ranked, value
+from spark_hpo.report.leaderboard import flatten, value
 from spark_hpo.report.pictures.look import LOG_SPAN
 from spark_hpo.report.record import StudyRecord
 from spark_hpo.search.parameter import Choice
 from spark_hpo.trial import Trial
+
+_FEW = 5  # values that have a tick each
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,12 @@ class Column:
         return bool(low > 0 and (high / low >= LOG_SPAN if self.in_log is None else self.in_log))
 
     @property
+    def steps(self) -> list[Any] | None:
+        """The values of a number that has a few only; None: it has many."""
+        distinct = sorted(set(self.values.values()))
+        return distinct if len(distinct) <= _FEW else None
+
+    @property
     def words(self) -> list[str]:
         """The categories of one that is no number; numbers come first, in their order."""
         distinct = {str(v): v for v in self.values.values()}
@@ -41,8 +49,8 @@ class Column:
 
 
 def measured(record: StudyRecord) -> list[Trial]:
-    """Trials that have a value, the best first."""
-    return [t for t in ranked(record.trials.values()) if math.isfinite(value(t, record.objective))]
+    """Trials that have a value within the limits, each at its best, the best first."""
+    return [trial for trial in record.ranking if math.isfinite(value(trial, record.objective))]
 
 
 def columns_of(record: StudyRecord, trials: Sequence[Trial]) -> list[Column]:

@@ -86,7 +86,7 @@ def _history(record: StudyRecord, places: list[float], title: str, axis: str) ->
         title,
         _words(record, steps, axis, hidden=len(others) - len(shown)) + outliers(outside),
         xaxis={"title": {"text": axis}, "rangemode": "tozero"},
-        yaxis={"title": {"text": plain(objective.metric)}, "range": bounds},
+        yaxis={"title": {"text": plain(record.value_name)}, "range": bounds},
     )
 
 
@@ -112,9 +112,8 @@ def _words(record: StudyRecord, steps: list[tuple[float, float]], axis: str, hid
         return "No trial has been measured yet."
     (began, first), (end, last) = steps[0], steps[-1]
     found = steps[-2][0]  # the last step is drawn to the end
-    metric = record.objective.metric
     text = (
-        f"{count(len(steps) - 1, 'improvement')} of {metric}, from {number(first)} at {number(began, 3)} to "
-        f"{number(last)} at {number(found, 3)} of {number(end, 3)} {axis}."
+        f"{count(len(steps) - 1, 'improvement')} of {record.value_name}, from {number(first)} at "
+        f"{number(began, 3)} to {number(last)} at {number(found, 3)} of {number(end, 3)} {axis}."
     )
     return text + (f" {hidden:,} other reports are left out, evenly." if hidden else "")

@@ -17,7 +17,8 @@ from spark_hpo.trial import Trial
 MAX_AXES = 10  # more cannot be read
 MAX_LINES = 300
 
-_GROUPS = 3  # of lines, by rank, each with a colour
+_GROUP_LOOKS = (("best third", 0.85), ("middle third", 0.5), ("worst third", 0.4))  # name and opacity
+_GROUPS = len(_GROUP_LOOKS)
 _MISSING = -0.08  # where a line goes by that has no such parameter
 _TICKS = 5
 
@@ -28,16 +29,16 @@ def parallel(record: StudyRecord) -> Picture:
     shown = [*trials[: MAX_LINES // 3], *thinned(trials[MAX_LINES // 3 :], MAX_LINES - MAX_LINES // 3)]
     columns = by_importance(record, columns_of(record, shown))
     hidden = max(0, len(columns) - MAX_AXES)
-    result = Column(record.objective.metric, {t.trial_id: value(t, record.objective) for t in shown})
+    result = Column(record.value_name, {t.trial_id: value(t, record.objective) for t in shown})
     columns = [*columns[:MAX_AXES], result]
     scales = [_scale(column, len(shown)) for column in columns]
     shades = colours(_GROUPS)
     traces = []
     for group, some in groupby(enumerate(shown), lambda pair: _GROUPS * pair[0] // max(1, len(shown))):
         lines = [trial for _, trial in some]
-        traces.append(_lines(lines, scales, shades[_GROUPS - 1 - group], _group_name(group)))
+        traces.append(_lines(lines, scales, shades[_GROUPS - 1 - group], *_GROUP_LOOKS[group]))
     if shown:
-        traces.append(_lines(shown[:1], scales, ACCENT, f"best: trial {shown[0].trial_id}", width=3.0))
+        traces.append(_lines(shown[:1], scales, ACCENT, f"best: trial {shown[0].trial_id}", 1.0, width=3.0))
     traces[:-1] = traces[:-1][::-1]  # the better ones above
     labels = [_shortened(column.name) for column in columns]
     positions = list(range(len(columns)))
@@ -51,11 +52,12 @@ def parallel(record: StudyRecord) -> Picture:
         xaxis={
             "tickvals": positions,
             "ticktext": labels,
-            "range": [-0.1, len(columns) - 0.6],
+            "range": [-0.1, len(columns) - 0.9],
             "tickangle": 25 if len(columns) > 4 else 0,
             "showgrid": False,
             "showline": False,
         },
+        margin={"r": 64},  # for what stands right of the last axis
         yaxis={"visible": False, "range": [_MISSING - 0.06, 1.06]},
         shapes=[_axis_line(i) for i in positions],
         annotations=[note for i, scale in enumerate(scales) for note in scale.notes(i)],
@@ -83,8 +85,8 @@ def _scale(column: Column, num_trials: int) -> _Scale:
         low, high = transform(min(column.values.values())), transform(max(column.values.values()))
         span = (high - low) or 1.0
         places = {i: (transform(item) - low) / span for i, item in column.values.items()}
-        distinct = sorted(set(map(transform, column.values.values())))
-        at = distinct if len(distinct) <= _TICKS else [low + span * i / (_TICKS - 1) for i in range(_TICKS)]
+        few = None if column.steps is None else list(map(transform, column.steps))
+        at = few or [low + span * i / (_TICKS - 1) for i in range(_TICKS)]
         steps = [(item - low) / span for item in at]
         ticks = [(s, number(math.exp(v) if column.is_log else v, 3)) for s, v in zip(steps, at, strict=True)]
     else:
@@ -96,7 +98,12 @@ def _scale(column: Column, num_trials: int) -> _Scale:
 
 
 def _lines(
-    trials: Sequence[Trial], scales: Sequence[_Scale], colour: str, name: str, width: float = 1.0
+    trials: Sequence[Trial],
+    scales: Sequence[_Scale],
+    colour: str,
+    name: str,
+    opacity: float,
+    width: float = 1.2,
 ) -> dict[str, Any]:
     x: list[int | None] = []
     y: list[float | None] = []
@@ -112,14 +119,10 @@ def _lines(
         "mode": "lines",
         "name": name,
         "line": {"color": colour, "width": width},
-        "opacity": 1.0 if width > 1 else 0.55,
+        "opacity": opacity,
         "connectgaps": False,
         "hovertemplate": "%{text}<extra></extra>",
     }
-
-
-def _group_name(group: int) -> str:
-    return ("best third", "middle third", "worst third")[group]
 
 
 def _axis_line(position: int) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def _parameter(record: StudyRecord, column: Column, trials: Sequence[Trial]) -> 
     axis: dict[str, Any] = {"type": "log" if column.is_log else "linear"} if column.is_number else {}
     if not column.is_number:
         axis = {"type": "category", "categoryorder": "array", "categoryarray": list(map(plain, column.words))}
+    elif column.steps is not None:
+        axis |= {"tickvals": column.steps, "ticktext": [number(item) for item in column.steps]}
     elif column.is_log:
         axis |= {"exponentformat": "power", "dtick": 1}
     bounds, outside = view(values, best=values[0])
@@ -76,6 +78,6 @@ def _parameter(record: StudyRecord, column: Column, trials: Sequence[Trial]) -> 
         f"has {shown_best}." + outliers(outside),
         height=280,
         xaxis=axis,
-        yaxis={"title": {"text": plain(record.objective.metric)}, "range": bounds},
+        yaxis={"title": {"text": plain(record.value_name)}, "range": bounds},
         margin={"t": 16},
     )

@@ -51,7 +51,8 @@ def slots(record: StudyRecord) -> Picture:
         height=400,
         hovermode="x unified",
         xaxis={"title": {"text": axis}, "rangemode": "tozero"},
-        yaxis={"title": {"text": "slots"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": "slots"}, "rangemode": "tozero", "tickformat": "d"}
+        | ({"dtick": 1} if timeline.most <= 10 else {}),
         legend={"y": -0.22, "yanchor": "top"},
         shapes=[_line_at(place) for place, _ in gaps],
         annotations=[_note_at(place, gap) for place, gap in gaps],

@@ -1,4 +1,3 @@
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -108,6 +107,14 @@ def test_the_value_is_the_objectives_own_with_its_sign() -> None:
     for i, loss in enumerate([0.9, 0.4, 0.6]):
         pen.start(i).end(i, 1, loss)
     assert list(trace(history(pen.close().record()).figure, "best so far").y) == [0.9, 0.4, 0.4]
+
+
+def test_with_penalties_the_value_says_so() -> None:
+    pen = Pen(Objective(metric="accuracy", mode=Mode.MAX, penalties=(("size", 0.1),)))
+    pen.start(0).end(0, 1, 0.9, metrics={"accuracy": 0.9, "size": 2.0})
+    picture = history(pen.close().record())
+    assert list(trace(picture.figure, "best so far").y) == [0.9 - 0.2] * 2
+    assert picture.figure.layout.yaxis.title.text == "accuracy with its penalties"
 
 
 def test_many_points_are_thinned_and_improvements_never(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +251,16 @@ def test_a_line_of_parallel_coordinates_ends_at_its_value(record: StudyRecord) -
     best = figure.data[-1]
     assert best.y[-2] == 1.0, "the best value is the top of its axis"
     drawn = sum(list(t.x).count(None) for t in figure.data[:-1])
-    assert drawn == sum(math.isfinite(t.loss) for t in record.trials.values())
+    assert drawn == len(record.ranking)
+
+
+def test_a_trial_is_shown_as_it_was_when_it_was_best() -> None:
+    pen = Pen().start(0, params={"x": 0.25}).end(0, 1, 0.9).start(1, params={"x": 0.5}).end(1, 1, 0.8)
+    record = pen.start(0, 1, 3, rung=1, params={"x": 0.25}).end(0, 3, 0.7).close().record()
+    assert [(t.trial_id, t.resource, t.loss) for t in record.ranking] == [(0, 1, -0.9), (1, 1, -0.8)]
+    [x] = parameters(record)
+    assert list(x.figure.data[0].y) == [0.9, 0.8]
+    assert parallel(record).figure.data[-1].name == "best: trial 0"
 
 
 def test_too_many_lines_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:

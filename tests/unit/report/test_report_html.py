@@ -1,14 +1,16 @@
+import json
 import logging
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from virtual_studies import Killed, write_study
-from written_studies import Pen
+from written_studies import TEST, Pen
 
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, JournalError
 from spark_hpo.lease import is_held
 from spark_hpo.replay.memory import MemoryStorage
 from spark_hpo.report.study_report import FILE, report_of, write_report
@@ -16,6 +18,7 @@ from spark_hpo.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, Mode, Objective, TrialState
 
 JOURNALS = sorted((Path(__file__).parents[2] / "data/journals").glob("*/*-*"))
+DOCS = Path(__file__).parents[3] / "docs/report.md"
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -116,6 +119,16 @@ def test_the_best_parameters_can_be_pasted(html: str, storage: Storage) -> None:
     assert yaml.safe_load(blocks[-1]) == best.params
 
 
+def test_other_metrics_of_the_test_are_told() -> None:
+    pen = Pen().start(0).end(0, 1, 0.5).start(0, 1, 1, **TEST)
+    metrics = {"accuracy": 0.4375, "loss": 1.25, "f1": 0.375}
+    text = Page(report_of(pen.end(0, 1, None, metrics=metrics, **TEST).close().storage).html()).text
+    assert "0.4375" in text
+    assert "; f1 0.375; loss 1.25" in text
+    pen = Pen().start(0).end(0, 1, 0.5).start(0, 1, 1, **TEST).end(0, 1, None, metrics={}, **TEST)
+    assert "the test reports no accuracy" in Page(report_of(pen.close().storage).html()).text
+
+
 def test_names_of_the_users_are_text() -> None:
     space = {
         ATTACK: {"type": "choice", "options": [ATTACK, "b", "c", "d"]},
@@ -177,18 +190,28 @@ def test_several_objectives_have_their_front() -> None:
     assert list(Page(report.html()).all("div", id="pareto_front"))
 
 
-def test_ten_thousand_trials_fit_into_a_page() -> None:
+def test_of_thousands_of_trials_a_page_shows_no_more_than_it_can() -> None:
     storage = write_study(
         MemoryStorage(),
-        trials=10_000,
+        trials=3_500,
         slots=64,
-        stop_after=None,
         search={"sampler": "random", "scheduler": "asha", "max_resource": 27},
     )
     html = report_of(storage).html()
-    assert len(html) < 15e6
+    assert len(html) < 6e6, "as of 10,000: all that is drawn has a limit"
     assert "of them are left out; the best ones are all there" in html
     assert "other reports are left out, evenly" in html
+
+
+def test_the_example_of_the_docs_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_study(tmp_path / "studies/quickstart", trials=4)
+    [example] = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
+    exec(example, names)
+    assert ", ".join(names["report"].names) in example
+    assert (tmp_path / "history.html").exists()
+    assert "accuracy on validation" in Page(names["page"]).text
 
 
 def test_the_page_is_written_into_the_study_directory(tmp_path: Path) -> None:
@@ -196,6 +219,27 @@ def test_the_page_is_written_into_the_study_directory(tmp_path: Path) -> None:
     text = write_report(storage)
     assert text is not None
     assert (tmp_path / "study" / FILE).read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"objective": {"metric": 3, "mode": "max"}},
+        {"objective": None},
+        {"search": {}},
+        {"space": {}},
+        {"space": {"root": {"node": "constant", "value": 1}, "single": None, "tuples": False}},
+        {"stopping": {"target": "much"}},
+    ],
+    ids=str,
+)
+def test_a_damaged_definition_is_named(damage: dict[str, object]) -> None:
+    storage = Pen().storage
+    record = json.loads(storage.read("study.json") or b"")
+    record["config"] |= damage
+    storage.write("study.json", json.dumps(record).encode())
+    with pytest.raises(JournalError, match=r"study\.json is damaged or of another version"):
+        report_of(storage)
 
 
 def test_where_there_is_no_study_it_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
