@@ -46,7 +46,6 @@ _KNOWN_BAD = (
         "was built for numpy 1: tensors cannot be made of arrays",
         "pip install 'torch>=2.4'",
     ),
-    ("pyspark<4", ("pandas>=3",), "calls what pandas has taken out since", "pip install 'pandas<3'"),
 )
 
 

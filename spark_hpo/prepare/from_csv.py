@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
@@ -13,26 +12,21 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_hpo.data import files
-from spark_hpo.data.footers import read_footers
 from spark_hpo.data.schema import Encoding
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare import in_place as places
 from spark_hpo.prepare import splits
 from spark_hpo.prepare.cleaning import Cleaned, read_words, without_useless
 from spark_hpo.prepare.columns import analyse
-from spark_hpo.prepare.dialect import UTF_8, Dialect, find_dialect
+from spark_hpo.prepare.dialect import UTF_8, find_dialect
 from spark_hpo.prepare.encode import encode, original, schema_of
 from spark_hpo.prepare.facts import Analysis
 from spark_hpo.prepare.output import Prepared, Request, fingerprint
+from spark_hpo.prepare.reading import cause_of, columns_of, read, settings
 from spark_hpo.trial import Split
 
 DEFAULT_NULL_VALUES = ("NaN", "nan", "NULL", "null")  # besides the empty text; the readers' too, in place
 WRITTEN_NULL_VALUES = ("NA", "N/A", "n/a", "#N/A", "<NA>", "None", "?")  # besides these, in a CSV
-_MOST_NAMES = 50  # in a message
-_SETTINGS = {
-    "spark.sql.session.timeZone": "UTC",
-    "spark.sql.legacy.javaCharsets": "true",  # Excel writes windows-1252, and Spark 4 reads few encodings
-}
 
 
 def request(
@@ -77,7 +71,9 @@ def request(
     _check_place(output, input, format, where, in_place=in_place)
     dialect = find_dialect(input, files_found, separator, header=header) if format == "csv" else None
     if label is None:
-        raise ConfigError(f"name the column to predict, with --label: {_columns(input, dialect, header)}")
+        raise ConfigError(
+            f"name the column to predict, with --label: {columns_of(input, dialect, header=header)}"
+        )
     if in_place and tuple(null_values) != DEFAULT_NULL_VALUES:
         raise ConfigError(
             f"--null-values is for copies; in place the empty text, {', '.join(DEFAULT_NULL_VALUES)} are "
@@ -115,22 +111,6 @@ def request(
     else:
         arguments |= {"in_place": True, "fractions": list(fractions), "seed": seed}
     return Request(output=output, arguments=arguments, overwrite=overwrite)
-
-
-def _columns(input: str, dialect: Dialect | None, header: bool) -> str:
-    """The columns that a table has, in words."""
-    if dialect is None:
-        names = list(read_footers(input).schemas[0].names)
-    elif header:
-        names = [name or f"_c{i}" for i, name in enumerate(dialect.columns)]
-    else:
-        names = _numbered(len(dialect.columns))
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return f"{input} has {', '.join(names[:_MOST_NAMES])}{more}"
-
-
-def _numbered(width: int) -> list[str]:
-    return [f"column{i + 1}" for i in range(width)]
 
 
 def _check_place(output: str, input: str, format: str, where: Mapping[Split, str], *, in_place: bool) -> None:
@@ -188,8 +168,8 @@ def make(spark: SparkSession, asked: Request) -> Prepared:
     """Write what is asked for, in place of what is there."""
     arguments = asked.arguments
     try:
-        with _with_our_settings(spark):
-            frame = _read(spark, arguments)
+        with settings(spark, arguments):
+            frame = read(spark, arguments)
             named = (arguments["label"], *arguments["drop"], *arguments.get("keep", ()))
             unknown = [name for name in named if name not in frame.columns]
             if unknown:
@@ -201,7 +181,7 @@ def make(spark: SparkSession, asked: Request) -> Prepared:
                 )
             return _describe(frame, asked) if arguments.get("in_place") else _copy(frame, asked)
     except (PySparkException, Py4JJavaError) as exc:
-        raise DataError(f"{arguments['input']}: Spark cannot prepare it: {_cause(exc)}") from exc
+        raise DataError(f"{arguments['input']}: Spark cannot prepare it: {cause_of(exc)}") from exc
 
 
 def _copy(frame: DataFrame, asked: Request) -> Prepared:
@@ -280,48 +260,3 @@ def _analyse(frame: DataFrame, arguments: Mapping[str, Any], *, in_place: bool) 
         max_vocabulary=arguments["max_vocabulary"],
         in_place=in_place,
     )
-
-
-@contextlib.contextmanager
-def _with_our_settings(spark: SparkSession) -> Iterator[None]:
-    """Dates, times without a zone, and conditions on times mean what they mean to the readers."""
-    before = {key: spark.conf.get(key, None) for key in _SETTINGS}
-    for key, value in _SETTINGS.items():
-        spark.conf.set(key, value)
-    try:
-        yield
-    finally:
-        for key, value_before in before.items():
-            if value_before is None:
-                spark.conf.unset(key)
-            else:
-                spark.conf.set(key, value_before)
-
-
-def _read(spark: SparkSession, arguments: Any) -> DataFrame:
-    # A plain path is a local one here, as everywhere; Spark would look in its default file system.
-    place = arguments["input"]
-    url = f"file://{place}" if files.is_local(place) else place
-    if arguments["format"] == "parquet":
-        return spark.read.parquet(url)
-    frame = spark.read.csv(
-        url,
-        header=arguments.get("header", True),
-        sep=arguments["separator"],
-        encoding=arguments.get("encoding", UTF_8),
-        multiLine=arguments.get("many_lines", False),
-        quote='"',
-        escape='"',
-        mode="FAILFAST",
-    )
-    if not arguments.get("header", True):
-        return frame.toDF(*_numbered(len(frame.columns)))
-    trimmed = [name.strip() for name in frame.columns]
-    return frame.toDF(*trimmed) if len(set(trimmed)) == len(trimmed) else frame
-
-
-def _cause(exc: Exception) -> str:
-    """The innermost reason that Spark gives, in one line."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    causes = [line for line in lines if line.startswith("Caused by:")]
-    return (causes or lines or [repr(exc)])[-1 if causes else 0][:300]

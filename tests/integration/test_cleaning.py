@@ -149,7 +149,9 @@ def test_columns_stay_that_are_to_be_kept(spark: Any, tmp_path: Path) -> None:
 
 
 def test_a_table_without_a_header_and_a_copy_of_its_label(spark: Any, tmp_path: Path) -> None:
-    (tmp_path / "t.tsv").write_text("".join(f"{i % 13}\t{i * 0.37:.2f}\t{i * 0.37:.3f}\n" for i in range(200)))
+    (tmp_path / "t.tsv").write_text(
+        "".join(f"{i % 13}\t{i * 0.37:.2f}\t{i * 0.37:.3f}\n" for i in range(200))
+    )
     options = {"input": str(tmp_path / "t.tsv"), "label": "column2", "clean": True, "header": False}
     found = prepare.csv(spark, str(tmp_path / "out"), **options)
     assert [f.name for f in schema_of(found).features] == ["column1"]

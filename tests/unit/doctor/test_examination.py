@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +21,7 @@ from spark_hpo.doctor import Finding, Status, examine
 from spark_hpo.doctor.checks import Check
 from spark_hpo.doctor.finding import ok
 
+ROOT = Path(__file__).parents[3]
 STUDY = {
     "name": "clusters",
     "study_dir": "studies/clusters",
@@ -165,6 +170,31 @@ def test_a_wrong_java_home_is_found_before_spark_is_started(
     assert f"JAVA_HOME is {study}/jdk" in found["java"].message
     assert found["spark"].message == "'java' failed"
     assert found["one step"].message == "'spark' failed"
+
+
+def test_the_command_says_each_check_and_exits_2_when_one_fails(study: Path) -> None:
+    def doctor(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "spark_hpo", "doctor", "study.yaml", *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    done = doctor()
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "OK    study file: study.yaml: clusters, trials 4"
+    assert lines[-1] == "it would run"
+    done = doctor("data.path=nothing", "--json")
+    assert done.returncode == 2
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert not record["ok"]
+    [table] = [check for check in record["checks"] if check["check"] == "table"]
+    assert table["status"] == "FAIL"
+    assert "spark-hpo prepare" in table["message"] or "prepare_data.py" in table["message"]
 
 
 def test_a_check_that_hangs_is_left_alone(study: Path) -> None:
