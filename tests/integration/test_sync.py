@@ -96,7 +96,9 @@ def test_a_living_driver_keeps_its_study(folder: Path) -> None:
         sync_study(config(folder))
     driver.settled([0], driver.trials[0].state)  # it has not lost it
     driver.close()
-    assert sync_study(config(folder)).is_complete
+    synced = sync_study(config(folder))
+    assert synced.is_complete
+    assert synced.status is RunStatus.FINISHED, "a driver that has done nothing has changed nothing"
 
 
 def test_an_interrupted_study_is_shown_as_that_and_can_go_on(folder: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import pytest
+from command_line_page import PAGE, commands_of, with_help
 
 from spark_hpo import cli
 from spark_hpo.cli.command import Command
@@ -34,6 +35,12 @@ def command(request: pytest.FixtureRequest) -> Command:
     found = _commands.get_command(click.Context(_commands), request.param)
     assert isinstance(found, Command)
     return found
+
+
+def test_the_page_of_the_command_line_has_the_help_of_today() -> None:
+    page = PAGE.read_text()
+    assert commands_of(page) == list(COMMANDS)
+    assert with_help(page) == page, "python tests/command_line_page.py puts it there"
 
 
 def test_the_summary_of_a_command_is_the_same_in_both_helps(command: Command) -> None:

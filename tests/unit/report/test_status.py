@@ -94,10 +94,18 @@ def test_each_end_has_its_state_and_its_exit_code(pen: Pen) -> None:
     status = StudyStatus.read(pen.storage)
     assert (status.state, status.exit_code) == (StudyState.FINISHED, 0)
     assert status.answer.test == {"accuracy": 0.85}
-    pen.open().die()
+    pen.open().start(5).die()
     status = StudyStatus.read(pen.storage)
     assert (status.state, status.exit_code) == (StudyState.FAILED, 1)
     assert status.to_json()["driver"]["drivers"] == 3
+
+
+def test_a_driver_that_was_refused_changes_nothing_of_how_a_study_ended(pen: Pen) -> None:
+    pen.end(0, 3, value=0.9, rung=1).end(4).close("trials")
+    pen.open()
+    assert StudyStatus.read(pen.storage).record.ending is None, "it works"
+    pen.die()
+    assert StudyStatus.read(pen.storage).state is StudyState.FINISHED
 
 
 def test_a_study_without_any_good_trial_ends_as_its_driver_does(tmp_path: Path) -> None:
