@@ -60,8 +60,11 @@ def start_session(
     Raises:
         BackendError: Python does not start on the executors, or lacks torch or pyarrow.
         CapacityError: no executor came in time.
+        ConfigError: there is no Java here.
     """
     from pyspark.sql import SparkSession
+
+    from spark_hpo.java import java_is_needed  # it loads Spark, too
 
     spark = spark or SparkSession.getActiveSession()
     if spark is None and (settings.get(_REMOTE) or os.environ.get("SPARK_REMOTE")):
@@ -69,8 +72,9 @@ def start_session(
     elif spark is None and _has_context():
         spark = SparkSession.builder.getOrCreate()  # active in another thread, and left as it is
     elif spark is None:
-        conf = _configuration(name, settings)
-        spark = SparkSession.builder.config(conf=conf).getOrCreate()
+        with java_is_needed():
+            conf = _configuration(name, settings)
+            spark = SparkSession.builder.config(conf=conf).getOrCreate()
         if is_local(cluster_of(spark)):
             _warm_up(cluster_of(spark))
         elif conf.get(_DAEMON) == _OURS:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from pyspark.sql import SparkSession
 
 from spark_hpo.errors import ConfigError, SparkHpoError
+from spark_hpo.java import java_is_needed
 from spark_hpo.prepare import from_csv, from_digits, from_synthetic
 from spark_hpo.prepare.output import Prepared, Request
 from spark_hpo.trial import Split
@@ -89,12 +90,9 @@ def _session() -> Iterator[SparkSession]:
     """A session of our own; what spark-submit and spark-defaults.conf say holds."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # or Spark takes any python3 on the path
     builder: Any = SparkSession.builder
-    spark = (
-        builder.appName("prepare_data")
-        .config("spark.log.level", "ERROR")
-        .config("spark.ui.showConsoleProgress", "false")
-        .getOrCreate()
-    )
+    builder = builder.appName("prepare_data").config("spark.log.level", "ERROR")
+    with java_is_needed():
+        spark = builder.config("spark.ui.showConsoleProgress", "false").getOrCreate()
     try:
         yield spark
     finally:

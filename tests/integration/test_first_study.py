@@ -82,7 +82,16 @@ def test_four_commands_make_a_sound_model_of_an_unknown_csv(home: Path) -> None:
     assert "squared_error" in page
 
 
-def test_what_goes_wrong_first_is_said_with_its_cure(home: Path) -> None:
+def test_the_doctor_finds_the_study_sound_and_leaves_nothing(home: Path) -> None:
+    before = sorted(path for path in home.rglob("*") if "studies" not in path.parts)
+    done = command("doctor", home, "study_dir=elsewhere/study")
+    assert succeeded(done).endswith("it would run\n")
+    assert "FAIL" not in done.stdout
+    assert "one step: 1 rank, one batch, squared_error" in done.stdout
+    assert sorted(path for path in home.rglob("*") if "studies" not in path.parts) == before
+
+
+def test_what_goes_wrong_first_is_said_with_its_cure(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*words: str) -> str:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "spark_hpo", *words],
@@ -101,5 +110,9 @@ def test_what_goes_wrong_first_is_said_with_its_cure(home: Path) -> None:
     assert "no such file or folder" in fails(
         "prepare", "csv", "--input", "no.csv", "--label", "y", "--output", "x"
     )
-    assert "spark-hpo prepare csv --input my.csv" in fails("init", "my.csv")
+    assert "spark-hpo prepare csv --input my.csv" in fails("init", "my.csv", "--output", "other.yaml")
     assert "the study file cannot be read" in fails("run", "no.yaml")
+    monkeypatch.setenv("JAVA_HOME", str(home / "jdk"))
+    said = fails("prepare", "csv", "--input", "my.csv", "--label", "price", "--output", "x")
+    assert f"JAVA_HOME is {home}/jdk. Install Java 17 or 21" in said
+    assert f"JAVA_HOME is {home}/jdk. Install Java 17 or 21" in fails("run", "my_study.yaml", "study_dir=x")

@@ -34,6 +34,7 @@ EVERYTHING = set(
         "folders",
         "incumbents",
         "interrupt",
+        "java",
         "journal",
         "layout",
         "lease",
@@ -102,6 +103,7 @@ ALLOWED = {
     "failures": {"errors", "trial"},
     "supervision": {"errors", "layout", "storage", "trial"},
     "interrupt": set(),
+    "java": {"errors"},
     "layout": set(),
     "incumbents": {"retention", "search", "trial"},
     "retention": {"layout", "storage"},
@@ -112,7 +114,7 @@ ALLOWED = {
     "storage": {"errors", "folders", "redact"},
     "folders": set(),
     "search": {"errors", "trial"},
-    "backend": {"errors", "package", "trial"},
+    "backend": {"errors", "java", "package", "trial"},
     "tracking": {"errors", "redact", "trial"},
     "report": {
         *("assembly", "config", "definition", "errors", "incumbents", "journal", "lease", "redact"),
@@ -120,7 +122,7 @@ ALLOWED = {
     },
     "provenance": {"redact"},
     "train": {"data", "errors", "layout", "storage", "trial"},
-    "prepare": {"data", "errors", "trial"},
+    "prepare": {"data", "errors", "java", "trial"},
     "data": {"errors", "redact", "trial"},
     "config": {"errors", "redact", "study_file"},
     "settings": {"config", "errors", "redact", "storage", "study_file"},
@@ -144,7 +146,7 @@ SEAMS = {
 }
 # A third-party package, and the rooms that may know it.
 FENCES = {
-    "pyspark": {"backend", "prepare", "app", "daemon", "doctor", "tuning"},
+    "pyspark": {"backend", "prepare", "app", "daemon", "doctor", "java", "tuning"},
     "torch": {"train", "data", "daemon", "callbacks"},
     "petastorm": {"data", "daemon"},
     "pyarrow": {"data", "backend", "prepare"},
