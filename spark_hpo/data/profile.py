@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -97,9 +97,9 @@ def label_counts(table: Table) -> tuple[int, ...]:
             parts.append(pa.array([None if value is None else str(value)] * group.rows))
             continue
         with files.reading(file.path), files.opened(fs, file.path) as source:
-            values = pq.ParquetFile(source).read_row_group(group.index, columns=[name]).column(0)
-        parts.append(values.slice(0, _SAMPLED_ROWS).combine_chunks().cast(pa.string()))
-    return _counts(pa.chunked_array(parts))
+            first = _first_rows(source, group.index, [name])
+        parts.append(_plain(first.column(0)).cast(pa.string()).combine_chunks())
+    return _counts(pa.chunked_array(parts, pa.string()))
 
 
 def _sample(found: Footers) -> pa.Table:
@@ -113,11 +113,21 @@ def _sample(found: Footers) -> pa.Table:
         file = found.files[number]
         stored = [name for name in found.footers[number].schema.names if name not in found.partition_types]
         with files.reading(file.path), files.opened(fs, file.path) as source:
-            rows = pq.ParquetFile(source).read_row_group(index, columns=stored).slice(0, _SAMPLED_ROWS)
+            rows = _first_rows(source, index, stored)
         constants = partitions.values(file.partition, found.partition_types)
         parts.append(partitions.add_columns(rows, constants))
     with files.reading(found.url):
         return pa.concat_tables(parts, promote_options="default")
+
+
+def _first_rows(source: Any, row_group: int, columns: Sequence[str]) -> pa.Table:
+    """Of a row group, not more than is looked at: a group may be larger than memory."""
+    file = pq.ParquetFile(source)
+    batches = file.iter_batches(_SAMPLED_ROWS, row_groups=[row_group], columns=columns)
+    first = next(batches, None)
+    if first is None:
+        return file.schema_arrow.empty_table().select(columns)
+    return pa.Table.from_batches([first])
 
 
 def _spread(groups: Sequence[T]) -> Iterator[T]:
