@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test test-faults fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large screenshots gpu-check audit clean
+.PHONY: setup tune test test-faults fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large screenshots picture gpu-check audit clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -64,6 +64,9 @@ STACK_TESTS := tests/unit tests/contract tests/integration/test_distributed.py \
 test-modern test-spark35: test-%: build/%/installed java  ## the newest Spark and pyarrow; Spark 3.5
 	PYSPARK_PYTHON=$(abspath build/$*/bin/python) PYSPARK_DRIVER_PYTHON=$(abspath build/$*/bin/python) \
 	build/$*/bin/python -m pytest $(STACK_TESTS)
+
+picture: setup java  ## docs/images/run.svg, a study on a terminal; a minute
+	PYTHONPATH=. $(BIN)/python tests/terminal_picture.py
 
 gpu-check:  ## the shipped tasks on a real GPU, beside the CPU; needs torch and pyarrow only
 	PYTHONPATH=. $(firstword $(wildcard $(BIN)/python) $(PYTHON)) tests/gpu_check.py

@@ -97,6 +97,22 @@ class Settings:
         return build_config(record, place=place)
 
 
+def check_owner(storage: Storage) -> None:
+    """Before the code is run that the settings name: on a local file system it can be seen who wrote them.
+
+    Raises:
+        ConfigError: somebody else may have.
+    """
+    if storage.local is None:
+        return
+    found = os.stat(storage.path(_NAME), follow_symlinks=False)
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ConfigError(
+            f"{storage.url}/{_NAME} is another user's, or others may write it, and it names code that would "
+            "run: go on with the study file, or make it yours alone"
+        )
+
+
 def _as_override(keys: Sequence[str], value: str) -> str:
     """How a setting is given on a command line. Keys that have dots themselves go into their section."""
     text = value.replace(MASK, "...")

@@ -11,7 +11,7 @@ from spark_hpo.config import StudyConfig
 from spark_hpo.definition import Definition
 from spark_hpo.errors import ConfigError
 from spark_hpo.search.space import Space
-from spark_hpo.settings import Settings
+from spark_hpo.settings import Settings, check_owner
 from spark_hpo.storage import Storage
 
 logger = logging.getLogger("spark_hpo.cli")
@@ -44,6 +44,7 @@ def configuration_of(
             f"{storage.url}: its task was given as an object by a program or a notebook, and only the same "
             "call there has it"
         )
+    check_owner(storage)
     config = settings.config_with(overrides, study_dir=storage.url, needs_credentials=needs_credentials)
     if settings.folder != os.getcwd():
         try:

@@ -67,7 +67,7 @@ def command(study: str, what: str, output: str | None) -> None:
     trials = record.trials.values()
     suffix = Path(output).suffix.lower() if output else ""
     makers: dict[str, Callable[[], bytes]] = {
-        "trials": lambda: _table(leaderboard(trials, record.objective), suffix),
+        "trials": lambda: _table(_trials(record), suffix),
         "curves": lambda: _table(curves(trials), suffix),
         "best": lambda: _parameters(record, suffix),
         "journal": lambda: _journal(record),
@@ -77,6 +77,14 @@ def command(study: str, what: str, output: str | None) -> None:
         click.echo(data, nl=False)
     else:
         say(write_file(output, data))
+
+
+def _trials(record: StudyRecord) -> pd.DataFrame:
+    """The leaderboard; with a column for failures, where there are some."""
+    front = {trial.trial_id for trial in answer_of(record).front}
+    frame = leaderboard(record.trials.values(), record.objective, front)
+    failures = {t.trial_id: t.failure.message for t in record.trials.values() if t.failure is not None}
+    return frame.assign(failure=frame["trial"].map(failures)) if failures else frame
 
 
 def _table(frame: pd.DataFrame, suffix: str) -> bytes:
@@ -113,12 +121,8 @@ def _parameters(record: StudyRecord, suffix: str) -> bytes:
 
 def _journal(record: StudyRecord) -> bytes:
     """The events that count, of all drivers, as the journal has them."""
-    lines = [
-        json.dumps({"sequence": event.sequence, "time": event.time, "event": event.kind, **event.data})
-        for driver in record.drivers
-        for event in driver.events
-    ]
-    return "".join(f"{line}\n" for line in lines).encode()
+    events = [event for driver in record.drivers for event in driver.events]
+    return "".join(f"{json.dumps(event.to_json())}\n" for event in events).encode()
 
 
 def _export_model(storage: Storage, record: StudyRecord, output: str | None) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import click
 from rich.live import Live
 
 from spark_hpo.cli.command import Command
-from spark_hpo.cli.console import answers, say
+from spark_hpo.cli.console import answers, say, say_json
 from spark_hpo.cli.options import study_argument
 from spark_hpo.errors import StorageError, StudyInterrupted
 from spark_hpo.report.board import board, state_in_words
@@ -39,7 +39,13 @@ _PATIENCE = 5  # failed readings in a row: a store may be out for a moment
     help="Seconds between two looks at the directory.",
 )
 @click.option("--limit", type=click.FloatRange(min=0), help="Stop watching after so many seconds.")
-def command(study: str, interval: float, limit: float | None) -> int:
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="An event a line as JSON, as the journal has it; the last line is what status --json prints.",
+)
+def command(study: str, interval: float, limit: float | None, as_json: bool) -> int:
     """Follow a running study from another terminal.
 
     DIR is its directory, a path or URL; nothing else is needed, and its driver is not disturbed. It ends
@@ -49,36 +55,40 @@ def command(study: str, interval: float, limit: float | None) -> int:
     storage = Storage(study)
     deadline = None if limit is None else time.monotonic() + limit
     try:
-        status = (
-            _draw(storage, interval, deadline)
-            if answers().is_terminal
-            else _tell(storage, interval, deadline)
-        )
+        looks = _looks(storage, interval, deadline)
+        status = _draw(looks) if answers().is_terminal and not as_json else _tell(looks, as_json=as_json)
     except KeyboardInterrupt:  # of the watch: the study goes on
         return StudyInterrupted.exit_code
+    if as_json:
+        say_json(status.to_json())
+        return status.exit_code
     say(f"{status.record.name}: {status.state}: {state_in_words(status)}")
     if status.state is StudyState.RUNNING:
         say(f"it runs still after the --limit of {limit:g} s")
     return status.exit_code
 
 
-def _draw(storage: Storage, interval: float, deadline: float | None) -> StudyStatus:
+def _draw(looks: Iterable[StudyStatus]) -> StudyStatus:
     """One board, drawn again and again."""
     with Live(console=answers(), auto_refresh=False) as live:
-        for status in _looks(storage, interval, deadline):
+        for status in looks:
             live.update(board(status, events=True), refresh=True)
     return status
 
 
-def _tell(storage: Storage, interval: float, deadline: float | None) -> StudyStatus:
+def _tell(looks: Iterable[StudyStatus], *, as_json: bool) -> StudyStatus:
     """A line an event, the earlier ones too."""
     told = 0
-    for status in _looks(storage, interval, deadline):
+    for status in looks:
         for driver in status.record.drivers:
             for event in driver.events:
-                if event.sequence > told:
+                if event.sequence <= told:
+                    continue
+                told = event.sequence
+                if as_json:
+                    say_json(event.to_json())
+                else:
                     say(line_of(event, status.record.objective))
-                    told = event.sequence
     return status
 
 

@@ -98,17 +98,23 @@ def last_json(done: Done) -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a study of the clusters has been run."""
+    """Where a study of the clusters has been run, for a person."""
     folder = tmp_path_factory.mktemp("command_line")
     write_clusters(folder / "table")
     (folder / "my_task.py").write_text(TASK)
     (folder / "clusters.yaml").write_text(CLUSTERS + COMMON)
+    told = spark_hpo("run", "clusters.yaml", "training.batch_size=32", folder=folder).stdout
+    (folder / "told.txt").write_text(told)
     return folder
 
 
 @pytest.fixture(scope="module")
-def answer(folder: Path) -> Any:
-    return last_json(spark_hpo("run", "clusters.yaml", "training.batch_size=32", "--json", folder=folder))
+def answer(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The study's answer again, for a program, by its directory and from elsewhere."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    answer = last_json(spark_hpo("resume", str(folder / "studies/clusters"), "--json", folder=elsewhere))
+    assert list(elsewhere.iterdir()) == [], "the study's paths begin where it was started"
+    return answer
 
 
 @pytest.fixture
@@ -118,25 +124,26 @@ def elsewhere(tmp_path: Path, answer: Any) -> Path:
 
 
 def test_people_are_told_what_was_found_and_programs_get_json(folder: Path, answer: Any) -> None:
-    assert answer["trials"]["completed"] >= 1
-    done = spark_hpo("run", "clusters.yaml", "training.batch_size=32", folder=folder)
-    assert f"best: trial {answer['best']['trial']} after" in done.stdout
-    assert "learning_rate=" in done.stdout
-    assert "{" not in done.stdout
+    told = (folder / "told.txt").read_text()
+    best = answer["best"]
+    assert (
+        f"best: trial {best['trial']} after {best['resource']} epochs, accuracy {best['value']:.5g}" in told
+    )
+    assert f"learning_rate={best['params']['learning_rate']:.5g}" in told
+    assert "{" not in told
 
 
-def test_a_study_goes_on_by_its_directory_from_anywhere(folder: Path, answer: Any, elsewhere: Path) -> None:
-    study = folder / "studies/clusters"
-    again = last_json(spark_hpo("resume", str(study), "--json", folder=elsewhere))
-    assert again["segments"]["run"] == 0
-    assert {k: again[k] for k in ("best", "test", "model")} == {
-        k: answer[k] for k in ("best", "test", "model")
-    }
-    assert list(elsewhere.iterdir()) == [], "its paths begin where it was started"
-    by_file = spark_hpo("resume", "clusters.yaml", "training.batch_size=32", "--json", folder=folder)
-    assert last_json(by_file)["best"] == answer["best"]
-    refused = spark_hpo("resume", str(study), "training.batch_size=64", folder=elsewhere, code=2)
+def test_a_study_goes_on_by_its_directory_as_the_same_study(
+    folder: Path, answer: Any, elsewhere: Path
+) -> None:
+    assert answer["segments"]["run"] == 0
+    assert answer["trials"].keys() <= {"completed", "stopped"}
+    assert answer["model"]["version"] == "1"
+    study = str(folder / "studies/clusters")
+    refused = spark_hpo("resume", study, "training.batch_size=64", folder=elsewhere, code=2)
     assert "training.batch_size is 64, but the study was started with 32" in refused.stderr
+    refused = spark_hpo("resume", "clusters.yaml", folder=folder, code=2)
+    assert "training.batch_size is 16, but the study was started with 32" in refused.stderr
 
 
 def test_status_of_a_finished_study(folder: Path, answer: Any, elsewhere: Path) -> None:
@@ -224,7 +231,7 @@ def test_the_journal_is_exported_as_it_counts(folder: Path, elsewhere: Path) -> 
     events = [json.loads(line) for line in Path(done.stdout.strip()).read_text().splitlines()]
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
     assert events[0]["event"] == "opened"
-    assert events[-1]["event"] == "closed"
+    assert {"assigned", "reported", "settled", "closed"} <= {event["event"] for event in events}
     first = json.loads((study / "journal/000001.jsonl").read_text().splitlines()[1])
     assert events[1] == first
 
@@ -239,8 +246,7 @@ def test_gc_frees_what_nobody_needs_and_says_how_much(folder: Path, answer: Any,
     said = spark_hpo("gc", str(study), "--older-than", "0s", folder=elsewhere).stdout
     assert "freed 1 files, 1 kB" in said
     assert not rubbish.exists()
-    again = last_json(spark_hpo("resume", str(study), "--json", folder=elsewhere))
-    assert again["best"] == answer["best"]
+    assert list((study / f"checkpoints/trial-{answer['best']['trial']:06d}").glob("*.pt"))
 
 
 class Terminal:
@@ -317,6 +323,9 @@ def test_watch_follows_a_study_and_says_that_its_driver_was_killed(
     assert len(status["running"]) == 1
     held = spark_hpo("gc", study, "--older-than", "0s", folder=elsewhere)
     assert "a driver works on this study" in held.stdout
+    limited = spark_hpo("watch", study, "--limit", "0.5", folder=elsewhere, code=1)
+    assert "it runs still after the --limit of 0.5 s" in limited.stdout
+    assert driver.poll() is None
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     assert watch.wait() == 1
@@ -337,15 +346,3 @@ def test_watch_follows_a_study_and_says_that_its_driver_was_killed(
         == answer["segments"]["run"] + (answer["segments"]["replayed"])
     )
     assert "finished" in told[-1]
-
-
-def test_watch_ends_at_its_limit_and_the_study_goes_on(slow: tuple[Path, subprocess.Popen[bytes]]) -> None:
-    folder, driver = slow
-    done = spark_hpo("watch", "studies/slow", "--limit", "0.5", folder=folder, code=1)
-    assert "it runs still after the --limit of 0.5 s" in done.stdout
-    assert driver.poll() is None
-    driver.send_signal(signal.SIGINT)  # it was asked to stop: it says how to go on
-    assert driver.wait(LIMIT_S) == 130
-    assert "spark_hpo run slow.yaml" in (folder / "log.txt").read_text()
-    status = last_json(spark_hpo("status", "studies/slow", "--json", folder=folder))
-    assert status["state"] == "interrupted"

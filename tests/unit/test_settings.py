@@ -5,7 +5,7 @@ import pytest
 
 from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.errors import ConfigError, JournalError
-from spark_hpo.settings import Settings
+from spark_hpo.settings import Settings, check_owner
 from spark_hpo.storage import Storage
 
 URI = "https://ann:s3cr3t99@host/mlflow"
@@ -85,3 +85,11 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text(json.dumps({**record, "version": 2}))
     with pytest.raises(JournalError, match="newer"):
         Settings.load(Storage(tmp_path))
+
+
+def test_what_others_may_have_written_is_not_run(tmp_path: Path) -> None:
+    kept(config(), tmp_path)
+    check_owner(Storage(tmp_path))
+    (tmp_path / "settings.json").chmod(0o620)
+    with pytest.raises(ConfigError, match="others may write it"):
+        check_owner(Storage(tmp_path))
