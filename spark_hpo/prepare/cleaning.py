@@ -12,12 +12,13 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_hpo.errors import DataError
-from spark_hpo.prepare.columns import number
+from spark_hpo.prepare.columns import MAX_INTEGER_CLASSES, number
 from spark_hpo.prepare.splits import column
 
 _FEW_ROWS = 20  # in fewer, that all values differ says nothing
 _COARSE = 0.05  # of what an approximate count may be off
 _SCALARS = (T.StringType, T.NumericType)
+_STRAYS = 0.1  # of the values: so many words make no text of a column of numbers
 _MOST_CLASSES = 100  # of a label that another column may say in other words
 _REPEATS = 10  # rows of each of these classes, at least: fewer may agree by chance
 _ID_NAME = re.compile(r"(^|[^a-z0-9])(id|uuid|guid|index|idx|key|rowid|row_?n(um(ber)?)?)$", re.IGNORECASE)
@@ -51,7 +52,7 @@ class _Findings:
 
 
 def read_words(frame: DataFrame, *, label: str, keep: Collection[str], comma: bool) -> Cleaned:
-    """Columns of text that are dates or numbers throughout become numbers. One Spark job.
+    """Columns of text that are dates or numbers, but for a few words, become numbers. One Spark job.
 
     Args:
         frame: as `original` gives it.
@@ -66,13 +67,22 @@ def read_words(frame: DataFrame, *, label: str, keep: Collection[str], comma: bo
     for i, name in enumerate(texts):
         present = facts[f"present_{i}"]
         if present and facts[f"number_{i}"] != present:
-            _read(found, frame, name, [k for k in _FORMS if facts[f"{k}_{i}"] == present], label, comma)
+            forms = [form for form in _FORMS if facts[f"{form}_{i}"] == present]
+            _read(found, frame, name, forms, label, comma)
+            strays = present - facts[f"number_{i}"]
+            many = facts[f"distinct_{i}"] > MAX_INTEGER_CLASSES
+            if name not in found.replaced and name != label and many and strays <= _STRAYS * present:
+                found.replaced[name] = number(frame, name)
+                found.remarks.append(
+                    f"column {name!r} is read as numbers: {strays} of {present} values are none, such as "
+                    f"{facts[f'stray_{i}'][:40]!r}, and count as missing (--keep {name})"
+                )
     columns = [
         found.replaced.get(name, column(name)).alias(name) if name in found.replaced else column(name)
         for name in frame.columns
     ]
     remarks = [f"read as {what}: {', '.join(names)}" for what, names in found.read_as.items()]
-    return Cleaned(frame.select(*columns), tuple(remarks))
+    return Cleaned(frame.select(*columns), (*remarks, *found.remarks))
 
 
 def without_useless(
@@ -158,6 +168,8 @@ def _of_text(frame: DataFrame, name: str, i: int) -> list[Column]:
     return [
         F.count(value).alias(f"present_{i}"),
         F.count(number(frame, name)).alias(f"number_{i}"),
+        F.min(F.when(number(frame, name).isNull(), value)).alias(f"stray_{i}"),
+        F.approx_count_distinct(value).alias(f"distinct_{i}"),
         count(_instant(value, "iso").isNotNull(), "iso"),
         *(count(_instant(value, form).isNotNull(), form) for form in _DATES),
         count(value.rlike(_WITH_SIGNS), "signs"),

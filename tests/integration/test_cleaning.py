@@ -134,16 +134,21 @@ def test_what_was_done_is_told_again_when_the_table_is_there(spark: Any, export:
 
 def test_columns_stay_that_are_to_be_kept(spark: Any, tmp_path: Path) -> None:
     lines = [
-        "row|when|amount|word|y",
-        *(f"{i}|2024-01-{1 + i % 28:02d}|$1,{i:03d}.50|w{i}|{i % 7 / 2}" for i in range(200)),
+        "row|when|amount|word|size|y",
+        *(
+            f"{i}|2024-01-{1 + i % 28:02d}|$1,{i:03d}.50|w{i}|{'tall' if i % 40 == 3 else i % 97}|{i % 7 / 2}"
+            for i in range(200)
+        ),
     ]
     with gzip.open(tmp_path / "t.csv.gz", "wt") as file:
         file.write("\n".join(lines))
     options = {"input": str(tmp_path / "t.csv.gz"), "label": "y", "label_type": "number", "clean": True}
     found = prepare.csv(spark, str(tmp_path / "out"), **options, keep=["row", "word"])
     kinds = {f.name: f.kind for f in schema_of(found).features}
-    number = ColumnKind.NUMERIC
-    assert kinds == {"row": number, "when": number, "amount": number, "word": ColumnKind.CATEGORICAL}
+    assert kinds.pop("word") is ColumnKind.CATEGORICAL
+    assert set(kinds) == {"row", "when", "amount", "size", "size_missing"}
+    assert set(kinds.values()) == {ColumnKind.NUMERIC}
+    assert "5 of 200 values are none, such as 'tall', and count as missing" in remark_on(found, "size")
     assert any("dates, year-month-day: when" in r for r in found.remarks)
     assert any("signs or commas in them: amount" in r for r in found.remarks)
 

@@ -111,6 +111,14 @@ class TestRawParquet:
         assert data.prepare is not None
         assert data.prepare[-2:] == ("--fractions", "0.6,0.2,0.2")
 
+    def test_a_large_table_is_read_in_place(self, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("spark_hpo.starter.facts._COPIED_BYTES", 1000)
+        start = start_study(str(raw), label="ok")
+        assert start.config.data is not None
+        assert start.config.data.prepare is not None
+        assert start.config.data.prepare[-1] == "--in-place"
+        assert any("run reads it in place" in remark for remark in start.remarks)
+
     def test_partitions_are_columns(self, tmp_path: Path) -> None:
         for country in ("DE", "FR"):
             (tmp_path / "t" / f"country={country}").mkdir(parents=True)
