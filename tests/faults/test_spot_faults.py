@@ -111,20 +111,18 @@ def slots(study: LiveStudy) -> int:
     return int([0, *re.findall(r"slots for trials: (\d+)", study.log)][-1])
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
 def test_an_executor_lost_after_notice_costs_no_more(
-    live: Live, ledger: Ledger, undisturbed: dict[Any, Any], world_size: int
+    live: Live, ledger: Ledger, undisturbed: dict[Any, Any]
 ) -> None:
     study = live(
         step_s=0.3,
         spark={
             **CALM,
-            "spark.master": f"local-cluster[{2 * world_size},1,1024]",
+            "spark.master": "local-cluster[2,1,1024]",
             "spark.decommission.enabled": "true",
-            "spark.stage.maxConsecutiveAttempts": "1",
         },
         training=OFTEN,
-        resources={**PATIENT, "world_size": world_size},
+        resources=PATIENT,
     )
     study.begin()
     victim = study.wait_for_step(0, step=5)
@@ -138,11 +136,10 @@ def test_an_executor_lost_after_notice_costs_no_more(
     study.finish_soundly()
 
     assert study.lost() == [(0, 1)], "the next attempt is the study's, not Spark's"
-    if world_size == 1:
-        assert study.results() == undisturbed
+    assert study.results() == undisturbed
     assert again.step > 0, "it goes on from a checkpoint within the rung"
     ledger.add(
-        f"executor decommissioned and lost, {world_size} ranks",
+        "executor decommissioned and lost",
         repeated_s=study.repeated_s(),
         recovery_s=again.time - killed,
     )
