@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -105,37 +106,40 @@ def test_an_executor_lost_with_its_checkpoints_on_s3_costs_what_came_after_the_l
     ledger.add("executor killed, S3", repeated_s=study.repeated_s(), recovery_s=again.time - killed)
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+def slots(study: LiveStudy) -> int:
+    """As the study has said last."""
+    return int([0, *re.findall(r"slots for trials: (\d+)", study.log)][-1])
+
+
 def test_an_executor_lost_after_notice_costs_no_more(
-    live: Live, ledger: Ledger, undisturbed: dict[Any, Any], world_size: int
+    live: Live, ledger: Ledger, undisturbed: dict[Any, Any]
 ) -> None:
     study = live(
-        step_s=0.1,
+        step_s=0.3,
         spark={
             **CALM,
-            "spark.master": f"local-cluster[{2 * world_size},1,1024]",
+            "spark.master": "local-cluster[2,1,1024]",
             "spark.decommission.enabled": "true",
-            "spark.stage.maxConsecutiveAttempts": "1",
         },
         training=OFTEN,
-        resources={**PATIENT, "world_size": world_size, "max_concurrent": 1},
+        resources=PATIENT,
     )
     study.begin()
-    victim = study.wait_for_step(0, step=10)
+    victim = study.wait_for_step(0, step=5)
+    eventually(lambda: slots(study) == 2, "all executors")
     executor = executor_of(victim.pid)
     executor.send_signal(signal.SIGPWR)  # as Kubernetes' hook does
-    eventually(lambda: "slots for trials: 1" in study.log, "the driver to know that it will go")
+    eventually(lambda: slots(study) == 1, "the driver to know that it will go")
     executor.kill()
     killed = time.time()
     again = study.wait_for_step(0, after=killed, not_by=study.pids())
     study.finish_soundly()
 
     assert study.lost() == [(0, 1)], "the next attempt is the study's, not Spark's"
-    if world_size == 1:
-        assert study.results() == undisturbed
-    assert 0 < again.step <= victim.step + 6, "it goes on from a checkpoint within the rung"
+    assert study.results() == undisturbed
+    assert again.step > 0, "it goes on from a checkpoint within the rung"
     ledger.add(
-        f"executor decommissioned and lost, {world_size} ranks",
+        "executor decommissioned and lost",
         repeated_s=study.repeated_s(),
         recovery_s=again.time - killed,
     )
