@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test test-faults fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large screenshots gpu-check audit clean
+.PHONY: setup tune test test-faults fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -20,6 +20,9 @@ test: setup java  ## unit, contract and integration tests
 
 test-faults: setup java  ## every fault, done to studies on a real Spark, and what it costs; half an hour
 	$(BIN)/python -m pytest tests/faults --faults-page docs/benchmarks/faults.md
+
+test-first-studies: setup java  ## prepare, init and run on real tables, beside scikit-learn; a quarter of an hour
+	$(BIN)/python -m pytest -s tests/first_studies
 
 fuzz: setup  ## the property tests with new examples, and ten times as many; a quarter of an hour
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout 1800 tests/unit tests/contract/test_schedulers.py
@@ -62,6 +65,12 @@ test-modern test-spark35: test-%: build/%/installed java  ## the newest Spark an
 	PYSPARK_PYTHON=$(abspath build/$*/bin/python) PYSPARK_DRIVER_PYTHON=$(abspath build/$*/bin/python) \
 	build/$*/bin/python -m pytest $(STACK_TESTS)
 
+test-airflow: setup java build/airflow/installed  ## jobs/airflow_dag.py in a real Airflow 3; ten minutes
+	$(BIN)/python -m pytest tests/airflow
+
+picture: setup java  ## docs/images/run.svg, a study on a terminal; a minute
+	PYTHONPATH=. $(BIN)/python tests/terminal_picture.py
+
 gpu-check:  ## the shipped tasks on a real GPU, beside the CPU; needs torch and pyarrow only
 	PYTHONPATH=. $(firstword $(wildcard $(BIN)/python) $(PYTHON)) tests/gpu_check.py
 
@@ -71,6 +80,25 @@ screenshots: setup java  ## docs/images/report.png, of the quickstart's study; i
 
 test-large: setup  ## 20 GB of decoded rows train in 1.5 GB; a quarter of an hour, and 20 GB of disk
 	$(BIN)/python -m pytest -s tests/large
+
+docs: setup  ## the documentation site, in build/site; every warning is an error
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html -c docs -d build/doctrees . build/site
+	cp build/site/README.html build/site/index.html
+
+linkcheck: setup  ## the addresses outside of the repository that the documentation names; needs the internet
+	$(BIN)/python -m sphinx -q -W --keep-going -b linkcheck -c docs -d build/doctrees . build/linkcheck
+
+dist: setup  ## wheel and sdist, in dist/
+	rm -f dist/spark_hpo-*
+	$(BIN)/python -m build --outdir dist
+
+# An environment that has nothing but the wheel and what it asks for: no checkout (-I: a PYTHONPATH to one would
+# pass for the package), no development tools.
+FROM_WHEEL := build/from-wheel/bin/python
+test-dist: dist java  ## what dist/ holds, and a study made with what it installs; some minutes
+	$(PYTHON) -m venv --clear build/from-wheel
+	$(FROM_WHEEL) -I -m pip install --quiet --constraint constraints.txt "$$(ls dist/spark_hpo-*.whl)[petastorm]"
+	$(BIN)/python -m pytest tests/installed
 
 # Of pip-audit's services the one that pip uses too: pypi.org. What it cannot find there is a failure.
 AUDIT = build/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
@@ -95,10 +123,10 @@ clean:  ## remove what studies and tests have left, but not .venv
 .venv/installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or call make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is needed: apt-get install python3.11-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[petastorm,s3,examples,optuna,replay,connect,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[petastorm,s3,examples,optuna,replay,connect,docs,tensorboard,notebook,dev]'
 	@touch $@
 
-EXTRAS_modern := s3,examples,optuna,replay,connect,dev
+EXTRAS_modern := s3,examples,optuna,replay,connect,tensorboard,notebook,dev
 EXTRAS_spark35 := petastorm,$(EXTRAS_modern)
 
 build/modern/installed build/spark35/installed: build/%/installed: build/%/constraints.txt pyproject.toml
@@ -110,6 +138,18 @@ build/modern/installed build/spark35/installed: build/%/installed: build/%/const
 build/modern/constraints.txt build/spark35/constraints.txt: build/%/constraints.txt: constraints-%.txt constraints.txt
 	@mkdir -p $(@D)
 	awk -F== '!known[$$1]++' $^ > $@
+
+# Airflow's packages and ours do not go together: it sends spark-submit, which runs in .venv. Airflow tests its
+# releases with constraints of its own; where they cannot be had, pip decides.
+AIRFLOW := 3.3.2
+AIRFLOW_CONSTRAINTS := https://raw.githubusercontent.com/apache/airflow/constraints-$(AIRFLOW)/constraints-3.11.txt
+
+build/airflow/installed:
+	$(PYTHON) -m venv build/airflow
+	curl -fsSL $(AIRFLOW_CONSTRAINTS) -o build/airflow/constraints.txt || : > build/airflow/constraints.txt
+	build/airflow/bin/python -m pip install --quiet --constraint build/airflow/constraints.txt \
+		apache-airflow==$(AIRFLOW) apache-airflow-providers-apache-spark
+	@touch $@
 
 build/peers/installed: pyproject.toml  # peers whose packages do not go together with petastorm's
 	$(PYTHON) -m venv build/peers

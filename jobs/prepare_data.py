@@ -12,4 +12,5 @@ import sys
 from spark_hpo.prepare import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if code := main(sys.argv[1:]):  # a Databricks job takes any exit for a failure, the one with 0 too
+        sys.exit(code)

@@ -4,7 +4,11 @@ The last line of standard output is one JSON object. Exit codes: 0 done, 2 confi
 4 no trial succeeded, 130 interrupted; a study that was interrupted goes on with the same command.
 """
 
-from spark_hpo.cli import main
+from spark_hpo.cli import tune
 
 if __name__ == "__main__":
-    main()
+    try:
+        tune()
+    except SystemExit as exc:
+        if exc.code:  # a Databricks job takes any exit for a failure, the one with 0 too
+            raise

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spark_hpo.app import run_study, sync_study
+    from spark_hpo.callback import Callback
     from spark_hpo.config import StudyConfig, build_config, load_config
     from spark_hpo.errors import TrialPruned
     from spark_hpo.porting.fmin import fmin
@@ -19,38 +20,48 @@ if TYPE_CHECKING:
     from spark_hpo.result import Result
     from spark_hpo.train.context import TrainContext
     from spark_hpo.train.task import LabelledTask, TrainTask
+    from spark_hpo.tuning import tune
+    from spark_hpo.view import StudyView, load_study
 
 __version__ = "0.1.0"
 __all__ = [
+    "Callback",
     "LabelledTask",
     "Result",
     "SparkTrials",
     "StudyConfig",
+    "StudyView",
     "TrainContext",
     "TrainTask",
     "TrialPruned",
     "build_config",
     "fmin",
     "load_config",
+    "load_study",
     "optimize",
     "run_study",
     "sync_study",
+    "tune",
 ]
 
 _HOMES = {
+    "Callback": "callback",
     "LabelledTask": "train.task",
     "Result": "result",
     "SparkTrials": "porting.trials",
     "StudyConfig": "config",
+    "StudyView": "view",
     "TrainContext": "train.context",
     "TrainTask": "train.task",
     "TrialPruned": "errors",
     "build_config": "config",
     "fmin": "porting.fmin",
     "load_config": "config",
+    "load_study": "view",
     "optimize": "porting.optimize",
     "run_study": "app",
     "sync_study": "app",
+    "tune": "tuning",
 }
 
 
@@ -58,3 +69,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import cloudpickle
 
 from spark_hpo.assembly import build_search, knowledge_of, objective_of
 from spark_hpo.backend.base import Backend
@@ -25,21 +29,24 @@ from spark_hpo.data.readers import resolve_reader
 from spark_hpo.data.shards import plan_shards
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.definition import Definition
-from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted, TrackingOutage
+from spark_hpo.errors import BackendError, ConfigError, LeaseError, StudyInterrupted, TrackingOutage
 from spark_hpo.interrupt import Interrupt
 from spark_hpo.journal import Journal
 from spark_hpo.provenance import git_commit, provenance
-from spark_hpo.publish import Publication, finish_runs, publish_model
+from spark_hpo.publish import Publication, finish_runs, load_best, publish_model
 from spark_hpo.result import Result
 from spark_hpo.search.registry import build_space
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.space import Space
+from spark_hpo.settings import Settings
 from spark_hpo.storage import Storage
 from spark_hpo.study import Budget, Study
 from spark_hpo.sync import Synced, journal_at_rest, write_missing
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.registry import RegisteredModel
 from spark_hpo.tracking.store import RunStatus, StudyCard
+from spark_hpo.train.checkpoint import load as load_checkpoint
+from spark_hpo.train.predictor import export
 from spark_hpo.train.reference import (
     Code,
     Trainable,
@@ -47,7 +54,7 @@ from spark_hpo.train.reference import (
 )
 from spark_hpo.train.worker import RankSpec, run_rank
 from spark_hpo.train.world import Rendezvous, RendezvousServer
-from spark_hpo.trial import Objective, Split, Trial
+from spark_hpo.trial import Assignment, Objective, Report, Split, Trial
 from spark_hpo.wiring import dispatch_policy, node_cache, training_settings
 
 if TYPE_CHECKING:
@@ -57,6 +64,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_OTHER_CODE = (
+    "the task's code is not what this study was started with, and what was found before stays as it is; "
+    "for a search with the new code alone choose another study_dir (storage of tune)"
+)
+SCRATCH_PREFIX = ".doctor-"  # of a folder in the study directory, for as long as a rehearsal takes
 _END_S = 15.0  # for journal and MLflow, when running trials have saved
 
 
@@ -96,7 +108,8 @@ def run_study(
         f"{place}: space",
         constraints=config.search.constraints,
     )
-    return _Run(config, place, parsed, task, spark, sampler).run(resume, callbacks, test=test)
+    run = _Run(config, place, parsed, task, spark, sampler, has_own_space=space is not None)
+    return run.run(resume, callbacks, test=test)
 
 
 def sync_study(
@@ -123,6 +136,65 @@ def sync_study(
     return _Run(config, place, parsed, task).sync()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipment:
+    """What goes to the executors."""
+
+    assignment_bytes: int  # with each assignment, to each rank
+    file_bytes: Mapping[str, int]  # once, by name: the task's code
+
+
+class Rehearsal:
+    """A study without its search: whether it would run. Leaves nothing behind.
+
+    What is raised is what `run_study` would raise. The table must be there: nothing is prepared.
+    """
+
+    def __init__(
+        self, config: StudyConfig, *, place: str = "study", spark: SparkSession | None = None
+    ) -> None:
+        space = build_space(config.space, f"{place}: space", constraints=config.search.constraints)
+        self._run = _Run(config, place, space, spark=spark)
+
+    def check(self) -> None:
+        """Settings, search, code and reader, as far as they can be known before Spark starts."""
+        self._run.check()
+
+    def table(self) -> Table | None:
+        """The table, with its footers read and its rows planned; None: the study has none."""
+        return self._run._table(may_prepare=False)
+
+    def shipment(self) -> Shipment:
+        """What goes to the executors."""
+        return self._run.shipment()
+
+    def first_step(self, timeout_s: float) -> Report | None:
+        """What one batch of the first trial gives; None: only its training function would know."""
+        return self._run.rehearse(timeout_s)
+
+
+def export_model(
+    config: StudyConfig, trial: Trial, folder: str | Path, *, place: str = "study", space: object = None
+) -> None:
+    """Write a trial's model to a folder that `Predictor.load` reads. MLflow and Spark are not needed.
+
+    The file of the task's code, if it has one, lies in the folder too.
+
+    Args:
+        config: as it was for the study.
+        trial: with its checkpoint there still: the best one, or one of the Pareto front.
+        place: as for `run_study`.
+        space: as it was for the study.
+
+    Raises:
+        CheckpointError: its checkpoint is gone, or damaged.
+        ConfigError: the task is a function.
+        DataError: the table cannot be read: its schema is a part of the model.
+    """
+    parsed = build_space(config.space if space is None else space, f"{place}: space")
+    _Run(config, place, parsed).export(trial, Path(folder))
+
+
 @dataclass
 class _Run:
     """One driver's work on a study, from checking its settings to registering its model."""
@@ -133,6 +205,7 @@ class _Run:
     task: Trainable | None = None  # where it was not named
     spark: SparkSession | None = None  # the caller's
     sampler: Sampler | None = None  # where it was not named
+    has_own_space: bool = False  # in place of the configuration's
     _session: SparkSession | None = field(default=None, init=False)
     _transform_files: list[Path] = field(default_factory=list, init=False)  # to be shipped
     _server: RendezvousServer | None = field(default=None, init=False)  # closed with the run
@@ -153,6 +226,7 @@ class _Run:
             stack.callback(journal.close)
             has_begun = bool(journal.trials)
             definition = self._definition(storage, resume, has_begun=has_begun)
+            self._settings(code).write(storage)
             table = self._table()
             if config.backend == "spark":
                 self._spark()  # its executors warm up while MLflow is looked for
@@ -162,28 +236,16 @@ class _Run:
                 fingerprint = table.fingerprint if table is not None else None
                 if has_begun:
                     definition.check_table(fingerprint, place=self.place)
-                definition.of_table(fingerprint).write(storage)
+                    if code.has_changed(definition.code):
+                        logger.warning("%s: %s", storage.url, _OTHER_CODE)
+                definition.of_table(fingerprint).of_code(code.fingerprint).write(storage)
                 knowledge = knowledge_of(config, self.space, storage)
                 search = build_search(
                     config, self.space, place=self.place, knowledge=knowledge, sampler=self.sampler
                 )
                 if search.remark:
                     logger.warning("%s", search.remark)
-                spec = RankSpec(
-                    study_id=definition.study_id,
-                    storage=storage,
-                    trainable=code.shipped,
-                    table=table,
-                    objective=objective,
-                    settings=training_settings(config),
-                    max_resource=config.search.max_resource,
-                    seed=config.seed,
-                    reader=self._reader,
-                    shuffle_window=config.data.shuffle_window if config.data else 1,
-                    parts=config.search.parts,
-                    node_cache=node_cache(config),
-                    rank_timeout_s=None if config.backend == "inline" else config.resources.rank_timeout_s,
-                )
+                spec = self._spec(definition.study_id, storage, table, code)
                 backend = self._backend(spec, code)
                 if self._server is not None:
                     stack.callback(self._server.close)
@@ -242,6 +304,7 @@ class _Run:
                 tracking=dict(tracker.info()),
                 model=model,
                 is_tracked=is_published and is_complete,
+                load_model=partial(load_best, storage, code, table, best),
             )
 
     def sync(self) -> Synced:
@@ -265,7 +328,89 @@ class _Run:
             stack.callback(tracker.close, 5.0)
             return write_missing(tracker, journal, objective, publish=publish)
 
+    def check(self) -> None:
+        """All that can be known before Spark starts."""
+        self._code()
+        build_search(self.config, self.space, place=self.place)
+        resolve_reader(self._reader)
+
+    def shipment(self) -> Shipment:
+        """What goes to the executors."""
+        code, table = self._code(), self._table(may_prepare=False)
+        spec = self._spec("doctor", Storage(self.config.study_dir), table, code)
+        files = {file.name: file.stat().st_size for file in self._code_files(code)}
+        return Shipment(assignment_bytes=len(cloudpickle.dumps(partial(run_rank, spec))), file_bytes=files)
+
+    def rehearse(self, timeout_s: float) -> Report | None:
+        """One batch through one step of the first trial, where and as it will be trained."""
+        config, code, table = self.config, self._code(), self._table(may_prepare=False)
+        if table is None or not is_task(code.trainable):
+            return None  # what a training function does first is its own affair
+        params = build_search(config, self.space, place=self.place).sampler.ask(0)
+        batch_size = int(params.get("batch_size", config.training.batch_size))
+        scratch = Storage(f"{config.study_dir.rstrip('/')}/{SCRATCH_PREFIX}{uuid.uuid4().hex[:8]}")
+        spec = self._spec("doctor", scratch, table.for_one_batch(config.resources.world_size), code)
+        # An epoch of so many parts has one step in each; nothing stays on the machines.
+        parts = max(1, table.manifest(Split.TRAIN).rows // max(batch_size, config.resources.world_size))
+        spec = replace(spec, parts=parts, max_resource=1, node_cache=None)
+        first = Assignment(
+            trial_id=0,
+            attempt=1,
+            params=params,
+            bracket=0,
+            rung=0,
+            resource_from=0,
+            resource_to=1,
+            checkpoint=None,
+            seed=config.seed,
+        )
+        with ExitStack() as stack:
+            stack.callback(scratch.remove)
+            backend = self._backend(spec, code)
+            if self._server is not None:
+                stack.callback(self._server.close)
+            stack.callback(backend.close)
+            backend.submit(first)
+            report = backend.wait(timeout_s)
+        if report is None:
+            raise BackendError(f"one step of one trial has not ended within {timeout_s:.0f} s")
+        return report
+
+    def export(self, trial: Trial, folder: Path) -> None:
+        code = self._code()
+        if not is_task(code.trainable) or trial.checkpoint is None:
+            raise ConfigError(f"{self.place}: the task is a training function, and that has no model to load")
+        table = self._table(may_prepare=False)
+        assert table is not None, "a study of a task has one"
+        export(
+            folder,
+            code=code,
+            params=trial.params,
+            schema=table.schema,
+            load_checkpoint=partial(load_checkpoint, Storage(self.config.study_dir), trial.checkpoint),
+        )
+        for file in self._code_files(code):
+            shutil.copy(file, folder)
+
     # The parts -------------------------------------------------------------------------------------------
+
+    def _spec(self, study_id: str, storage: Storage, table: Table | None, code: Code) -> RankSpec:
+        config = self.config
+        return RankSpec(
+            study_id=study_id,
+            storage=storage,
+            trainable=code.shipped,
+            table=table,
+            objective=objective_of(config),
+            settings=training_settings(config),
+            max_resource=config.search.max_resource,
+            seed=config.seed,
+            reader=self._reader,
+            shuffle_window=config.data.shuffle_window if config.data else 1,
+            parts=config.search.parts,
+            node_cache=node_cache(config),
+            rank_timeout_s=None if config.backend == "inline" else config.resources.rank_timeout_s,
+        )
 
     @property
     def _reader(self) -> str:
@@ -300,14 +445,15 @@ class _Run:
         file = (Path(self.place).parent / path).resolve()
         if not file.is_file():
             raise ConfigError(f"{self.place}: {key} is {reference!r}, but there is no file {file}")
-        sys.path.insert(0, str(file.parent))
+        if sys.path[0] != str(file.parent):
+            sys.path.insert(0, str(file.parent))
         return f"{file.stem}:{name}", file
 
-    def _table(self) -> Table | None:
+    def _table(self, *, may_prepare: bool = True) -> Table | None:
         data = self.config.data
         if data is None:
             return None
-        if data.prepare is not None:
+        if data.prepare is not None and may_prepare:
             from spark_hpo.prepare.cli import prepare
 
             try:
@@ -335,7 +481,8 @@ class _Run:
             reader=self._reader,
             code=code,
             files=self._code_files(code),
-            registered_model=self.config.mlflow.registered_model or self.config.name,
+            registered_model=self.config.registered_model,
+            promote=self.config.mlflow.promote == "auto",
         )
 
     def _definition(self, storage: Storage, resume: str, *, has_begun: bool) -> Definition:
@@ -344,17 +491,22 @@ class _Run:
         if definition is None or not has_begun:
             # Nothing has been decided yet: what a first attempt got wrong may still be put right.
             if resume == "must":
-                raise ConfigError(f"{storage.url}: there is no study to resume; use --resume auto")
+                raise ConfigError(f"{storage.url}: there is no study to resume; use resume auto")
             created = definition.redefined(config) if definition else Definition.create(config)
             created.write(storage)
             return created
         if resume == "never":
             raise ConfigError(
-                f"{storage.url}: there is a study already; use --resume auto to go on with it, "
-                "or choose another study_dir"
+                f"{storage.url}: there is a study already; use resume auto to go on with it, "
+                "or choose another study_dir (storage of tune)"
             )
         definition.check(config, place=self.place, defaults=defaults())
         return definition
+
+    def _settings(self, code: Code) -> Settings:
+        is_named = self.task is None or (not code.by_value and code.reference == self.config.task)
+        objects = [*([] if is_named else ["task"]), *(["space"] if self.has_own_space else [])]
+        return Settings.of(self.config, place=self.place, objects=objects)
 
     def _tracker(self, definition: Definition, objective: Objective) -> MlflowTracker:
         config = self.config
@@ -366,7 +518,8 @@ class _Run:
             space=self.space.to_json(),
             git_commit=git_commit(),
         )
-        return MlflowTracker(config.mlflow.tracking_uri, config.mlflow.experiment or config.name, card)
+        uri, registry = config.mlflow.tracking_uri, config.registry_uri
+        return MlflowTracker(uri, config.experiment, card, registry_uri=registry)
 
     def _backend(self, spec: RankSpec, code: Code) -> Backend:
         resources = self.config.resources

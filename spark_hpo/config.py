@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from spark_hpo import databricks
 from spark_hpo.errors import ConfigError
 from spark_hpo.redact import MASK, has_credentials, hide, is_secret, redact_all
 from spark_hpo.study_file import read_study_file
@@ -109,8 +110,8 @@ class DataConfig(_Section):
     on_bad_file: Literal["fail", "skip"] = "fail"
     """When a file turns out to be damaged, changed or gone. skip: the study goes on without it, and says how
     many rows that costs."""
-    reader: Literal["petastorm", "arrow", "auto"] = "auto"
-    """auto takes petastorm wherever it can be imported."""
+    reader: str = "auto"
+    """petastorm, arrow, or one that a package brings; auto takes petastorm wherever it can be imported."""
     shuffle_window: PositiveInt = 100_000
     """Rows that are shuffled together, in the memory of each rank."""
     cache: CacheConfig = CacheConfig()
@@ -172,7 +173,7 @@ class SearchConfig(_Section):
     method: str = "default"
     """A pair of sampler and scheduler by its name: default, bohb, dehb, asha, ..."""
     sampler: str | None = None
-    """In place of the method's own: tpe, random, grid, ..."""
+    """In place of the method's own: tpe, random, grid, ... or one that a package brings."""
     sampler_settings: dict[str, Any] = {}
     scheduler: str | None = None
     """In place of the method's own: hyperband, asha, full, successive_halving, ..."""
@@ -333,31 +334,41 @@ class ResourcesConfig(_Section):
 class MlflowConfig(_Section):
     """Where the results go."""
 
-    tracking_uri: str = "sqlite:///mlflow.db"
+    tracking_uri: str = Field(default_factory=databricks.default_tracking_uri)
+    """Without one: sqlite:///mlflow.db, inside of Databricks the workspace's."""
+    registry_uri: str | None = None
+    """Of the models; None: the tracking server's own, of a Databricks workspace Unity Catalog."""
     experiment: str | None = None
-    """None: the name of the study."""
+    """None: the name of the study, in a Databricks workspace under /Shared."""
     registered_model: Annotated[str | None, BeforeValidator(_model_name)] = None
-    """None: the name of the study."""
+    """None: the name of the study. In Unity Catalog: catalog.schema.model."""
+    promote: Literal["auto", "never"] = "auto"
+    """Whether the alias `champion` moves to a model that is better on the same test rows. never: it is
+    registered and compared, and `--sync mlflow.promote=auto` moves the alias later."""
 
 
 class StudyConfig(_Section):
     """A study: one search for the best model of one table."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+    """Letters, digits and `_.-`. Its MLflow experiment and its model have it, too, unless they are named."""
     study_dir: Url
     """Local path or any fsspec URL that driver and executors can reach. The study's whole state."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the parameters that are proposed, of first weights and of the order of rows."""
     task: str
     """tabular, image, module:Name, or path/to/file.py:Name (relative to the study file)."""
     data: DataConfig | None = None
     """May be left out for a training function that brings its own data."""
     objective: ObjectiveConfig
     space: dict[str, Any]
+    """What is tuned, by name: `{learning_rate: {type: loguniform, low: 1e-4, high: 1e-1}}`."""
     search: SearchConfig
     budget: BudgetConfig
     stopping: StoppingConfig = StoppingConfig()
     training: TrainingConfig = TrainingConfig()
     backend: Literal["spark", "inline"] = "spark"
+    """inline: in this process, one trial of one rank after the other, without Spark."""
     resources: ResourcesConfig = ResourcesConfig()
     spark: dict[str, str] = {}
     """Spark settings for a session that the study has to start."""
@@ -368,6 +379,30 @@ class StudyConfig(_Section):
     def _hide_credentials(cls, record: Any) -> Any:
         hide(record)
         return record
+
+    @property
+    def registry_uri(self) -> str | None:
+        """Where the model is registered; None: where the runs are."""
+        return databricks.registry_uri(self.mlflow.tracking_uri, self.mlflow.registry_uri)
+
+    @property
+    def experiment(self) -> str:
+        """MLflow's name for where the runs are."""
+        return databricks.experiment(self.mlflow.tracking_uri, self.mlflow.experiment, self.name)
+
+    @property
+    def registered_model(self) -> str:
+        """The name of the study's model."""
+        return self.mlflow.registered_model or self.name
+
+    @model_validator(mode="after")
+    def _names_that_databricks_takes(self) -> StudyConfig:
+        mistake = databricks.naming_mistake(
+            self.mlflow.tracking_uri, self.registry_uri, self.experiment, self.registered_model
+        )
+        if mistake is not None:
+            raise ValueError(mistake)
+        return self
 
     @model_validator(mode="after")
     def _plateau_of_epochs(self) -> StudyConfig:
@@ -400,8 +435,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     return build_config(read_study_file(path, overrides), place=str(path))
 
 
-def build_config(record: Mapping[str, Any], *, place: str) -> StudyConfig:
+def build_config(
+    record: Mapping[str, Any], *, place: str, names: Mapping[str, str] | None = None
+) -> StudyConfig:
     """Check a study that is given as a mapping.
+
+    Args:
+        names: what the user knows a setting by, where it is not its dotted key.
 
     Raises:
         ConfigError: one line for each mistake.
@@ -409,7 +449,7 @@ def build_config(record: Mapping[str, Any], *, place: str) -> StudyConfig:
     try:
         return StudyConfig.model_validate(dict(record))
     except ValidationError as exc:
-        lines = [_explain(error, place) for error in exc.errors()]
+        lines = [_explain(error, place, names or {}) for error in exc.errors()]
         raise ConfigError("\n".join(lines)) from None  # pydantic shows the values, whatever they are
 
 
@@ -432,10 +472,11 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
-def _explain(error: Any, place: str) -> str:
+def _explain(error: Any, place: str, names: Mapping[str, str]) -> str:
     """One line in our words for one of pydantic's."""
     keys = [str(key) for key in error["loc"]]
     where = ".".join(key if key.isprintable() else repr(key) for key in keys)
+    where = names.get(where, where)
     value, kind, context = error["input"], error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         known = sorted(_keys_of(keys[:-1]))

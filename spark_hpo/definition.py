@@ -16,7 +16,8 @@ _NAME = "study.json"
 _VERSION = 1
 
 # What may change between two drivers of one study: it changes no decision that the journal holds. It is
-# not kept either, because a tracking URI or a Spark setting may carry credentials.
+# not in study.json either, because a tracking URI or a Spark setting may carry credentials: settings.json has
+# it, without them.
 _FREE = (
     "study_dir",
     "backend",
@@ -49,6 +50,7 @@ class Definition:
     created_at: float  # seconds since 1970
     config: Mapping[str, Any]  # without what may change: credentials could be in it
     table: str | None = None  # fingerprint of schema and rows; None: no table, or not known yet
+    code: str | None = None  # fingerprint of a task that was given as an object; None: it has a name
     version: int = _VERSION
 
     @classmethod
@@ -83,6 +85,10 @@ class Definition:
         """The same study, its table known."""
         return replace(self, table=fingerprint)
 
+    def of_code(self, fingerprint: str | None) -> Definition:
+        """The same study, and what its trials run from now on."""
+        return replace(self, code=fingerprint)
+
     def write(self, storage: Storage) -> None:
         storage.write(_NAME, json.dumps(asdict(self), indent=1).encode())
 
@@ -105,7 +111,9 @@ class Definition:
             if before.get(key) != now.get(key)
         ]
         if changed:
-            raise ConfigError("\n".join([*changed, "put it back, or choose another study_dir"]))
+            raise ConfigError(
+                "\n".join([*changed, "put it back, or choose another study_dir (storage of tune)"])
+            )
 
     def check_table(self, fingerprint: str | None, *, place: str) -> None:
         """Make sure that the table holds what it held.
@@ -116,7 +124,7 @@ class Definition:
         if self.table != fingerprint:
             raise ConfigError(
                 f"{place}: the table's files are not those that the study was started with; "
-                "put them back, or choose another study_dir"
+                "put them back, or choose another study_dir (storage of tune)"
             )
 
 

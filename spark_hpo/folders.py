@@ -65,6 +65,10 @@ class LocalFolder:
         with self._parent(name) as (folder, last):
             os.unlink(last, dir_fd=folder)
 
+    def size(self, name: str) -> int:
+        with self._parent(name) as (folder, last):
+            return os.stat(last, dir_fd=folder, follow_symlinks=False).st_size
+
     def names(self, folder: str) -> list[str]:
         with self._parent(f"{folder}/*") as (descriptor, _):
             return os.listdir(descriptor)
@@ -119,6 +123,9 @@ class RemoteFolder:
 
     def delete(self, name: str) -> None:
         self._fs.rm_file(f"{self._root}/{name}")
+
+    def size(self, name: str) -> int:
+        return int(self._fs.size(f"{self._root}/{name}") or 0)
 
     def names(self, folder: str) -> list[str]:
         try:

@@ -51,6 +51,10 @@ class Event:
     def report(self) -> Report:
         return Report.from_json(self.data)
 
+    def to_json(self) -> dict[str, Any]:
+        """The line."""
+        return {"sequence": self.sequence, "time": self.time, "event": self.kind, **self.data}
+
 
 class Journal:
     """The truth about a study: every decision and every result, in the order in which they happened.
@@ -212,8 +216,7 @@ class Journal:
         event = Event(self._sequence + 1, self._clock(), kind, data)
         self._sequence = event.sequence  # first: an interrupt in here must not give a number twice
         # NaN is no JSON: metrics that are not finite are left out by whoever makes the report.
-        line = {"sequence": event.sequence, "time": event.time, "event": kind, **data}
-        self._log.append(json.dumps(line, separators=(",", ":"), allow_nan=False))
+        self._log.append(json.dumps(event.to_json(), separators=(",", ":"), allow_nan=False))
         self._apply(event)
 
     def _apply(self, event: Event) -> None:

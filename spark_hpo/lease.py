@@ -22,7 +22,9 @@ _NAME = "lease.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Holder:
+class Holder:
+    """The driver that has, or had, a study's lease."""
+
     epoch: int  # counts the drivers that this study has had
     host: str
     pid: int
@@ -31,6 +33,7 @@ class _Holder:
     released: bool = False
 
     def is_alive(self, now: float) -> bool:
+        """Whether the study is still its own. Of a driver on another machine, as far as its lease runs."""
         if self.released or self.host == "":
             return False
         if self.host == socket.gethostname():
@@ -47,7 +50,8 @@ class _Holder:
         return now < self.expires_at
 
     @classmethod
-    def read(cls, storage: Storage) -> _Holder | None:
+    def read(cls, storage: Storage) -> Holder | None:
+        """The one in a study directory; None: there was none yet. Takes nothing from it."""
         data = storage.read(_NAME)
         try:
             return cls(**json.loads(data)) if data else None
@@ -57,7 +61,7 @@ class _Holder:
 
 def is_held(storage: Storage) -> bool:
     """Whether a driver works on the study now. Takes nothing from it."""
-    holder = _Holder.read(storage)
+    holder = Holder.read(storage)
     return holder is not None and holder.is_alive(time.time())
 
 
@@ -70,7 +74,7 @@ class Lease:
     """
 
     def __init__(
-        self, storage: Storage, holder: _Holder, duration_s: float, clock: Callable[[], float]
+        self, storage: Storage, holder: Holder, duration_s: float, clock: Callable[[], float]
     ) -> None:
         self._storage = storage
         self._holder = holder
@@ -104,7 +108,7 @@ class Lease:
         cls, storage: Storage, least_epoch: int, duration_s: float, clock: Callable[[], float]
     ) -> Lease:
         now = clock()
-        current = _Holder.read(storage)
+        current = Holder.read(storage)
         if current is not None and current.is_alive(now):
             raise LeaseError(
                 f"{storage.url}: the driver with pid {current.pid} on {current.host} writes this study "
@@ -114,10 +118,10 @@ class Lease:
         epoch = max(least_epoch, current.epoch + 1 if current else 1)
         # Two drivers that start together race for this name, and only one can create it.
         while not storage.create(f"epochs/{epoch:06d}", socket.gethostname().encode()):
-            if _Holder.read(storage) != current:
+            if Holder.read(storage) != current:
                 raise LeaseError(f"{storage.url}: another driver has just started on this study; wait for it")
             epoch += 1  # left by a driver that died between the name and the lease
-        holder = _Holder(
+        holder = Holder(
             epoch=epoch,
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -159,7 +163,7 @@ class Lease:
         Raises:
             LeaseError: one has.
         """
-        current = _Holder.read(self._storage)
+        current = Holder.read(self._storage)
         if current is None or current.epoch != self.epoch or current.pid != self._holder.pid:
             other = f"pid {current.pid} on {current.host}" if current else "somebody who removed the lease"
             raise LeaseError(f"{self._storage.url}: this driver has lost the study to {other}; it stops here")
@@ -167,7 +171,7 @@ class Lease:
     def release(self) -> None:
         """Let the next driver start at once. Never raises when the lease is lost already."""
         self._released.set()
-        current = _Holder.read(self._storage)
+        current = Holder.read(self._storage)
         if current is not None and current.epoch == self.epoch:
             self._holder = replace(self._holder, released=True)
             self._write()

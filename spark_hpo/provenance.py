@@ -7,7 +7,9 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from spark_hpo.redact import redact
@@ -16,11 +18,12 @@ _PACKAGES = (
     *("spark_hpo", "torch", "pyspark", "mlflow", "petastorm", "pyarrow", "numpy", "pandas"),
     *("hyperopt", "optuna"),
 )
+_SUBMIT_CLASS = "org.apache.spark.deploy.SparkSubmit"
 
 
 def provenance() -> dict[str, Any]:
     """What to write down of this process, so that somebody can do the same again."""
-    return {"versions": _versions(), "git_commit": git_commit(), "command": _command()}
+    return {"versions": _versions(), "git_commit": git_commit(), "command": command_line()}
 
 
 def git_commit() -> str | None:
@@ -43,16 +46,32 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _command() -> str | None:
-    """The command line of this process; None where there is none to repeat, as in a notebook."""
+def command_line() -> str | None:
+    """The command that this process was started with, but for the credentials in it, with the master and all
+    else that spark-submit was given; None where there is none to repeat, as in a notebook."""
     program = sys.argv[0] if sys.argv else ""
     if os.path.basename(program) == "spark-hpo":
         words = ["spark-hpo", *sys.argv[1:]]
-    elif program.endswith(".py") and "site-packages" not in program:
-        place = os.path.relpath(program)
-        # PySpark's gateway is there before the program where spark-submit has started it.
-        start = "spark-submit" if "PYSPARK_GATEWAY_PORT" in os.environ else "python"
-        words = [start, program if place.startswith("..") else place, *sys.argv[1:]]
-    else:
+    elif program.endswith(os.path.join("spark_hpo", "__main__.py")):
+        words = ["python", "-m", "spark_hpo", *sys.argv[1:]]
+    elif not program.endswith(".py") or "site-packages" in program:
         return None
+    elif under_spark_submit():
+        words = ["spark-submit", *(_submitted() or sys.argv)]
+    else:
+        place = os.path.relpath(program)
+        words = ["python", program if place.startswith("..") else place, *sys.argv[1:]]
     return redact(shlex.join(words))
+
+
+def under_spark_submit() -> bool:
+    """PySpark's gateway is there before the program where spark-submit has started it."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def _submitted() -> list[str] | None:
+    """What the JVM that started this process was given."""
+    with suppress(OSError, ValueError):
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_text().rstrip("\0").split("\0")
+        return words[words.index(_SUBMIT_CLASS) + 1 :]
+    return None

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from spark_hpo import package
 from spark_hpo.data.table import Table, first_rows
+from spark_hpo.errors import CheckpointError
 from spark_hpo.incumbents import pareto_front
 from spark_hpo.journal import Journal
 from spark_hpo.report import leaderboard
@@ -21,7 +23,8 @@ from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.registry import ModelFiles, RegisteredModel, TestResult, register_model
 from spark_hpo.tracking.store import RunStatus
 from spark_hpo.train import checkpoint, predictor
-from spark_hpo.train.reference import Code
+from spark_hpo.train.reference import Code, is_task
+from spark_hpo.train.task import TrainTask
 from spark_hpo.trial import Objective, Split, Trial
 
 _REQUIREMENTS = ("torch", "numpy", "pandas", "pyarrow", "fsspec")  # of a model that is loaded elsewhere
@@ -70,6 +73,7 @@ class Publication:
     code: Code  # of the task
     files: tuple[Path, ...]  # of the task and the transforms, where they are not installed
     registered_model: str
+    promote: bool  # whether the alias moves to it where it is better
 
 
 def publish_model(
@@ -106,10 +110,31 @@ def publish_model(
             resource=best.resource,
             test=TestResult(metrics=test, fingerprint=table.manifest(Split.TEST).fingerprint),
             name=publication.registered_model,
+            promote=publication.promote,
             evaluate_champion=lambda model_dir: predictor.Predictor.load(model_dir).evaluate(
                 table, Split.TEST, reader=reader
             ),
         )
+
+
+def load_best(storage: Storage, code: Code, table: Table | None, best: Trial) -> Any:
+    """The best trial's model: a Predictor; of a training function, what it has saved.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    if best.checkpoint is None:
+        raise CheckpointError(
+            f"trial {best.trial_id} has no checkpoint: the training function must give its model to "
+            "ctx.report(metrics, checkpoint=model.state_dict())"
+        )
+    state = checkpoint.load(storage, best.checkpoint)
+    if table is None or not is_task(code.trainable):
+        return state["function"]
+    task: TrainTask = code.trainable(best.params, table.schema)
+    model = task.build_model()
+    model.load_state_dict(state["model"])
+    return predictor.Predictor(task, model)
 
 
 def _requirements(code: Code) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +11,16 @@ from spark_hpo.assembly import objective_of
 from spark_hpo.config import StudyConfig
 from spark_hpo.incumbents import pareto_front
 from spark_hpo.journal import Journal
+from spark_hpo.storage import Storage
 from spark_hpo.study import Study
 from spark_hpo.tracking.registry import RegisteredModel
 from spark_hpo.trial import Trial
+from spark_hpo.view import StudyFindings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What a study has found."""
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Result(StudyFindings):
+    """What a study has found, in this process."""
 
     config: StudyConfig
     study: Study
@@ -29,6 +32,28 @@ class Result:
     tracking: dict[str, Any]
     model: RegisteredModel | None  # None: of a training function, or MLflow did not answer
     is_tracked: bool  # whether MLflow has everything; `sync_study` writes what is missing
+    load_model: Callable[[], Any]  # of the best trial
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.config.study_dir)
+
+    @property
+    def best_trial(self) -> Trial:
+        """The trial with the best value on the validation split, as it was reported."""
+        return self.best
+
+    def best_model(self) -> Any:
+        """The best trial's model, from its checkpoint: MLflow is not asked.
+
+        Returns:
+            Of a task a `Predictor`: `predict(DataFrame)` answers, and `model` is the torch module, in
+            evaluation mode, on the CPU. Of a training function what it gave to `ctx.report` as `checkpoint`.
+
+        Raises:
+            CheckpointError: the function gave none, or it cannot be read.
+        """
+        return self.load_model()
 
     @property
     def pareto_front(self) -> list[Trial]:
@@ -65,8 +90,7 @@ class Result:
             "wall_s": round(self.wall_s, 1),
             "stopped_by": self.stopped_by,
             "mlflow": {**self.tracking, "complete": self.is_tracked},
-            "model": self.model
-            and {"name": self.model.name, "version": self.model.version, "uri": self.model.uri},
+            "model": self.model and self.model.summary(),
         }
 
     def _front_records(self) -> list[dict[str, Any]]:

@@ -125,6 +125,11 @@ class Study:
         return self._incumbents.best
 
     @property
+    def budget(self) -> Budget:
+        """When it ends."""
+        return self._budget
+
+    @property
     def trials(self) -> Mapping[int, Trial]:
         """All trials by id, as the journal has them now."""
         return self._journal.trials

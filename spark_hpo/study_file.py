@@ -31,8 +31,8 @@ def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str
     if not isinstance(record, dict):
         raise ConfigError(f"{path}: a study file is a mapping of keys to values, not {type(record).__name__}")
     hide(record)  # before anything is said about it
-    for override in overrides:
-        _override(record, override)
+    for text in overrides:
+        override(record, text)
     return record
 
 
@@ -104,15 +104,23 @@ def _parse_yaml(text: str, place: str) -> Any:
         raise ConfigError(f"{place}: this is not valid YAML: {exc}") from exc
 
 
-def _override(record: dict[str, Any], override: str) -> None:
-    path, separator, text = override.partition("=")
+def override(record: dict[str, Any], text: str) -> None:
+    """Change one setting of a study file's mapping.
+
+    Args:
+        text: `key.key=value`, the value in YAML.
+
+    Raises:
+        ConfigError: it is not of this form, or the key leads through a value.
+    """
+    path, separator, value_text = text.partition("=")
     keys = path.split(".")
     if not separator or not all(keys):
-        raise ConfigError(f"override {override!r} must be key=value or key.key=value, e.g. budget.trials=50")
-    value = _parse_yaml(text, f"override {override!r}")
+        raise ConfigError(f"override {text!r} must be key=value or key.key=value, e.g. budget.trials=50")
+    value = _parse_yaml(value_text, f"override {text!r}")
     section = record
     for key in keys[:-1]:
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
-            raise ConfigError(f"override {override!r}: {key} is no section, it has the value {section!r}")
+            raise ConfigError(f"override {text!r}: {key} is no section, it has the value {section!r}")
     section[keys[-1]] = value

@@ -42,8 +42,7 @@ class Synced:
             "trials": self.trials,
             "written": self.written,
             "complete": self.is_complete,
-            "model": self.model
-            and {"name": self.model.name, "version": self.model.version, "uri": self.model.uri},
+            "model": self.model and self.model.summary(),
         }
 
 
@@ -98,7 +97,8 @@ def _ending(
     journal: Journal, objective: Objective
 ) -> tuple[RunStatus, Trial | None, dict[str, float] | None]:
     """How the last driver has ended; the best trial, and its test if the search has come to its end."""
-    last = journal.past[-1] if journal.past else None
+    # A driver that was refused has opened the study, and done nothing to it.
+    last = next((event for event in reversed(journal.past) if event.kind is not EventKind.OPENED), None)
     if last is None or last.kind is not EventKind.CLOSED:
         return RunStatus.FAILED, None, None  # it was killed, or an error has ended it
     if last.data["reason"] == "interrupted":

@@ -41,6 +41,12 @@ def _logging_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database for all tests to whom it does not matter which one: to make one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture(scope="session")
 def spark() -> Iterator[object]:
     """A local session with two task slots, set up as the package sets up its own."""
     from spark_hpo.backend.session import start_session

@@ -9,6 +9,7 @@ from spark_hpo.journal import Journal
 from spark_hpo.replay.memory import MemoryStorage
 from spark_hpo.report.record import StudyRecord
 from spark_hpo.search.space import Space
+from spark_hpo.storage import Storage
 from spark_hpo.trial import (
     Assignment,
     Failure,
@@ -27,9 +28,11 @@ BEGAN = 1_000_000.0
 class Pen:
     """Writes a study's journal by hand, with a clock that is set."""
 
-    def __init__(self, objective: Objective | None = None, **config: Any) -> None:
+    def __init__(
+        self, objective: Objective | None = None, *, storage: Storage | None = None, **config: Any
+    ) -> None:
         self.objective = objective or Objective(metric="accuracy", mode=Mode.MAX)
-        self.storage = MemoryStorage()
+        self.storage = storage or MemoryStorage()
         self.now = BEGAN
         space = config.pop("space", {"x": {"type": "uniform", "low": 0.0, "high": 1.0}})
         record = {
@@ -57,15 +60,20 @@ class Pen:
         return self
 
     def start(self, trial: int, begin: int = 0, end: int = 1, **changes: Any) -> Pen:
-        known: dict[str, Any] = {"attempt": 1, "params": {"x": 0.5}, "bracket": 0, "rung": 0}
+        known: dict[str, Any] = {
+            "attempt": 1,
+            "params": {"x": 0.5},
+            "bracket": 0,
+            "rung": 0,
+            "checkpoint": None,
+        }
         self.journal.assigned(
             Assignment(
                 trial_id=trial,
                 resource_from=begin,
                 resource_to=end,
-                checkpoint=None,
                 seed=0,
-                **{**known, **changes},
+                **{"checkpoint": None, **known, **changes},
             )
         )
         return self

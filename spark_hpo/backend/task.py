@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyspark import BarrierTaskContext, TaskContext
 
 from spark_hpo.backend.base import RankFunction
-from spark_hpo.trial import Assignment, Meeting
+from spark_hpo.trial import Assignment, Failure, FailureKind, Meeting, Report
 
 
 def run_task(
@@ -24,16 +24,44 @@ def run_task(
     ranks = [number for batch in batches for number in batch.column(0).to_pylist()]
     assert len(ranks) == 1, "one rank a task"
     rank = ranks[0]
-    gpus = claim_gpus(_gpu_addresses(), os.environ) if with_gpus else ()
-    report = run_rank(
-        assignment,
-        rank=rank,
-        world_size=world_size,
-        gpus=gpus,
-        meeting=_meeting(rank) if world_size > 1 else None,
-    )
+    if _is_repeated():
+        report = _lost(assignment)
+    else:
+        gpus = claim_gpus(_gpu_addresses(), os.environ) if with_gpus else ()
+        report = run_rank(
+            assignment,
+            rank=rank,
+            world_size=world_size,
+            gpus=gpus,
+            meeting=_meeting(rank) if world_size > 1 else None,
+        )
     record = json.dumps({"rank": rank, "report": report.to_json()})
     yield pa.RecordBatch.from_pydict({"report": pa.array([record], pa.string())})
+
+
+def _is_repeated() -> bool:
+    """Whether Spark runs this task for a second time, behind the study's back.
+
+    It does so where it excuses a loss, whatever spark.task.maxFailures is: that of an executor which was
+    decommissioned, or taken away from its machine by Kubernetes or YARN. The tasks of a barrier it repeats as
+    a stage, which counts from 0 again: spark.stage.maxConsecutiveAttempts=1 forbids that.
+    """
+    context = TaskContext.get()
+    return context is not None and context.attemptNumber() > 0
+
+
+def _lost(assignment: Assignment) -> Report:
+    # A further attempt is the study's to make: it counts, puts up a fence and goes on from the checkpoint.
+    return Report(
+        trial_id=assignment.trial_id,
+        attempt=assignment.attempt,
+        rung=assignment.rung,
+        resource=assignment.resource_from,
+        split=assignment.split,
+        failure=Failure(
+            kind=FailureKind.INFRASTRUCTURE, message="its executor was lost, and Spark ran the task once more"
+        ),
+    )
 
 
 def claim_gpus(addresses: Sequence[str], environment: MutableMapping[str, str]) -> tuple[int, ...]:

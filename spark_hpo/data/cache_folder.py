@@ -137,14 +137,37 @@ class CacheFolder:
                     used.append(((path / _IN_USE).stat().st_mtime, path))
         return [path for _, path in sorted(used)]
 
-    def _evict(self, path: Path) -> None:
-        """Delete an entry, unless a process has it open."""
+    def evict_unused(self, older_than_s: float, *, dry_run: bool = False) -> list[int]:
+        """Delete the entries that no process has open, and that none has opened for so long.
+
+        Args:
+            dry_run: only count.
+
+        Returns the bytes of each.
+        """
+        if not dry_run:
+            self._sweep()
+        freed = []
+        for path in self._oldest_first(keep=""):
+            with contextlib.suppress(OSError):
+                if time.time() - (path / _IN_USE).stat().st_mtime >= older_than_s:
+                    size = _allocated(path)
+                    if self._evict(path, dry_run=dry_run):
+                        freed.append(size)
+        return freed
+
+    def _evict(self, path: Path, *, dry_run: bool = False) -> bool:
+        """Delete an entry, unless a process has it open. Returns whether none has."""
         with contextlib.suppress(OSError), open(path / _IN_USE, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if dry_run:
+                return True
             trash = Path(tempfile.mkdtemp(prefix=".old-", dir=self.path))
             path.rename(trash / path.name)
             shutil.rmtree(trash, ignore_errors=True)
             logger.info("node cache: %s was evicted", path.name)
+            return True
+        return False
 
     def _sweep(self) -> None:
         """Delete what processes have left that were killed while they made or deleted an entry."""

@@ -11,7 +11,7 @@ import yaml
 from spark_hpo.errors import ConfigError
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.methods import METHODS
-from spark_hpo.search.registry import SAMPLERS, SCHEDULERS, build_explorer, build_sampler, build_scheduler
+from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler, names_of
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.space import Space
@@ -65,9 +65,10 @@ def parse_method(text: str) -> Method:
     first, _, second = text.partition("+")
     sampler, sampler_settings = _part(text, first)
     scheduler, scheduler_settings = _part(text, second or "full")
-    for noun, name, known in (("sampler", sampler, SAMPLERS), ("scheduler", scheduler, SCHEDULERS)):
+    for noun, name in (("sampler", sampler), ("scheduler", scheduler)):
+        known = names_of(noun)
         if name not in known:
-            names = [*known, *METHODS] if "+" not in text else list(known)
+            names = [*known, *METHODS] if "+" not in text else known
             raise ConfigError(f"method {text!r}: {noun} is {name!r}; {nearest(name, names)}")
     return Method(
         name=text,

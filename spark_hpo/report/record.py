@@ -122,8 +122,14 @@ class StudyRecord:
 
     @property
     def ending(self) -> str | None:
-        """Why the last driver closed the study; None: it runs, or ended without a word."""
-        return self.drivers[-1].closed if self.drivers else None
+        """Why the last driver closed the study; None: it runs, or ended without a word.
+
+        One that was refused, or has died, before it did anything has changed nothing of it.
+        """
+        if self.is_running:
+            return self.drivers[-1].closed if self.drivers else None
+        acted = [driver for driver in self.drivers if len(driver.events) > 1]
+        return acted[-1].closed if acted else None
 
     @cached_property
     def attempts(self) -> tuple[Attempt, ...]:

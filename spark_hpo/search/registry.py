@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from spark_hpo.errors import ConfigError, SpaceError
+from spark_hpo.errors import ConfigError, SpaceError, cause
+from spark_hpo.plugins import load_plugin, plugin_names
 from spark_hpo.search.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.asha import AshaScheduler, AsyncHyperbandScheduler
 from spark_hpo.search.bandit import BanditExplorer
@@ -65,7 +66,17 @@ EXPLORERS: Mapping[str, type[Explorer]] = {
     "perturbation": PerturbationExplorer,
     "pb2": BanditExplorer,
 }
-
+_BUILT_IN: Mapping[str, Mapping[str, Any]] = {
+    "sampler": SAMPLERS,
+    "scheduler": SCHEDULERS,
+    "explorer": EXPLORERS,
+}
+# What somebody else's has to have, too: the methods of the seam.
+_SEAMS = {
+    "sampler": ("ask", "start", "tell"),
+    "scheduler": ("next_slot", "report", "close", "is_done"),
+    "explorer": ("explore", "start", "tell"),
+}
 
 # These learn from all objectives of a study, or from none. What learns from one would search for that alone.
 _OF_SEVERAL_OBJECTIVES = (
@@ -108,7 +119,7 @@ def build_sampler(
     """The sampler of that name.
 
     Args:
-        name: one of `SAMPLERS`; docs/methods.md says which one when, and what its settings do.
+        name: one of `SAMPLERS`, or a plugin's; docs/methods.md has them with their settings.
         space: what is tuned. A proposal that breaks one of its constraints is drawn again.
         seed: of the study, at least 0.
         place: where the settings were written, for messages.
@@ -126,8 +137,9 @@ def build_sampler(
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"{place}.seed is {seed!r}; it must be an integer of at least 0")
     given = {"space": space, "seed": seed, "num_objectives": num_objectives}
-    sampler: Sampler = _build("sampler", SAMPLERS, name, place, given, settings)
-    if num_objectives > 1 and not isinstance(sampler, _OF_SEVERAL_OBJECTIVES):
+    make = _find("sampler", name, place)
+    sampler: Sampler = _build("sampler", make, name, place, given, settings)
+    if num_objectives > 1 and not _is_of_several_objectives(sampler, make):
         able = ", ".join(able for able in SAMPLERS if SAMPLERS[able] in _OF_SEVERAL_OBJECTIVES)
         raise ConfigError(
             f"{place}.sampler is {name!r}, which learns from one objective, and the study has "
@@ -147,7 +159,7 @@ def build_scheduler(name: str, *, place: str = "search", **settings: Any) -> Sch
     """The scheduler of that name.
 
     Args:
-        name: one of `SCHEDULERS`; docs/methods.md says which one when, and what its settings do.
+        name: one of `SCHEDULERS`, or a plugin's; docs/methods.md has them with their settings.
         place: where the settings were written, for messages.
         settings: those of the scheduler, by the names of its constructor.
 
@@ -155,7 +167,8 @@ def build_scheduler(name: str, *, place: str = "search", **settings: Any) -> Sch
         ConfigError: an unknown name, a setting that is missing or does not fit this scheduler, or a value
             out of range.
     """
-    scheduler: Scheduler = _build("scheduler", SCHEDULERS, name, place, {}, settings)
+    make = _find("scheduler", name, place)
+    scheduler: Scheduler = _build("scheduler", make, name, place, {}, settings)
     return scheduler
 
 
@@ -163,7 +176,7 @@ def build_explorer(name: str, space: Space, seed: int, *, place: str = "search",
     """The explorer of that name.
 
     Args:
-        name: one of `EXPLORERS`; docs/methods.md says which one when, and what its settings do.
+        name: one of `EXPLORERS`, or a plugin's; docs/methods.md has them with their settings.
         space: what is tuned.
         seed: of the study, at least 0.
         place: where the settings were written, for messages.
@@ -172,25 +185,40 @@ def build_explorer(name: str, space: Space, seed: int, *, place: str = "search",
     Raises:
         ConfigError: an unknown name, a setting that does not fit this explorer, or a value out of range.
     """
-    if name not in EXPLORERS:
-        raise ConfigError(f"{place}.explorer is {name!r}; {nearest(name, EXPLORERS)}")
+    make = _find("explorer", name, place)
     given = {"space": space, "seed": seed}
-    explorer: Explorer = _build("explorer", EXPLORERS, name, f"{place}.explore", given, settings)
+    explorer: Explorer = _build("explorer", make, name, f"{place}.explore", given, settings)
     return explorer
+
+
+def names_of(noun: str) -> list[str]:
+    """What may be named as a sampler, a scheduler or an explorer: our own, then what packages bring."""
+    return list(dict.fromkeys([*_BUILT_IN[noun], *plugin_names(noun)]))
+
+
+def _find(noun: str, name: str, place: str) -> Callable[..., Any]:
+    """What makes the part of that name."""
+    if name in _BUILT_IN[noun]:
+        return _BUILT_IN[noun][name]  # type: ignore[no-any-return]
+    try:
+        make: Callable[..., Any] | None = load_plugin(noun, name)
+    except ConfigError as exc:
+        raise ConfigError(f"{place}.{noun} is {exc}") from exc
+    if make is None:
+        raise ConfigError(f"{place}.{noun} is {name!r}; {nearest(name, names_of(noun))}")
+    return make
 
 
 def _build(
     noun: str,
-    known: Mapping[str, Any],
+    make: Callable[..., Any],
     name: str,
     place: str,
     given: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> Any:
     """What has that name, from what the caller gives, as far as it takes it, and the user's settings."""
-    if name not in known:
-        raise ConfigError(f"{place}.{noun} is {name!r}; {nearest(name, known)}")
-    signature = inspect.signature(known[name]).parameters
+    signature = inspect.signature(make).parameters
     names = [parameter for parameter in signature if parameter not in given]
     for setting in settings:
         if setting not in names:
@@ -201,8 +229,29 @@ def _build(
         if signature[required].default is inspect.Parameter.empty and required not in settings:
             raise ConfigError(f"{place}.{required} is missing; {noun} {name!r} needs it")
     try:
-        return known[name](**{key: given[key] for key in given if key in signature}, **settings)
+        part = make(**{key: given[key] for key in given if key in signature}, **settings)
     except SpaceError:
         raise  # it names its own place
     except ConfigError as exc:
         raise ConfigError(f"{place}.{exc}") from exc
+    except Exception as exc:
+        if name in _BUILT_IN[noun]:
+            raise  # a mistake of ours
+        raise ConfigError(
+            f"{place}.{noun} is {name!r}, and it cannot be made ({type(exc).__name__}: {exc}): look at its "
+            "settings, or at the package that brings it"
+        ) from cause(exc)
+    missing = [method for method in _SEAMS[noun] if not callable(getattr(part, method, None))]
+    if missing:
+        raise ConfigError(
+            f"{place}.{noun} is {name!r}, and {type(part).__name__} has no {' and no '.join(missing)}: "
+            f"a {noun} must have {', '.join(_SEAMS[noun])}"
+        )
+    return part
+
+
+def _is_of_several_objectives(sampler: Sampler, make: Callable[..., Any]) -> bool:
+    """Whether it may search for several; a plugin says so by taking their number."""
+    return (
+        isinstance(sampler, _OF_SEVERAL_OBJECTIVES) or "num_objectives" in inspect.signature(make).parameters
+    )

@@ -25,6 +25,19 @@ START_TIMEOUT_S = 10.0  # for a server
 DATABASE_TIMEOUT_S = 120.0  # for a database: its tables may have to be made or migrated
 
 
+def usual_uri(study_dir: str) -> str:
+    """Where a program's runs go that names no place: MLflow's own, as far as it has been told one, by
+    MLFLOW_TRACKING_URI, `mlflow.set_tracking_uri` or Databricks; else SQLite beside the study directory."""
+    import mlflow
+
+    if mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]
+        return str(mlflow.get_tracking_uri())
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        return "databricks"
+    folder = Path() if "://" in study_dir else Path(study_dir).parent
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
 def resolve(uri: str) -> str:
     """`uri` with a relative SQLite path made absolute and its directory made.
 
@@ -86,7 +99,7 @@ def connect(
     is_pool_ours = sqlite_path(uri) is not None and "MLFLOW_SQLALCHEMYSTORE_POOLCLASS" not in os.environ
     with environment(STARTING_SQLITE if is_pool_ours else STARTING), quiet():
         try:
-            return _within(limit_s, start)
+            return within(limit_s, start)
         except TrackingError:
             raise
         except Exception as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
@@ -147,7 +160,7 @@ def _new_experiment(client: MlflowClient, name: str, location: str | None) -> st
     return str(made.experiment_id)
 
 
-def _within(seconds: float, work: Callable[[], T]) -> T:
+def within(seconds: float, work: Callable[[], T]) -> T:
     """The result of `work`, or TimeoutError: name resolution and database drivers know no limit."""
     results: list[T] = []
     errors: list[BaseException] = []

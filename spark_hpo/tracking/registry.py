@@ -1,4 +1,4 @@
-"""The best model, logged and registered; the alias `champion` moves only to a better one.
+"""The best model, logged and registered; the alias `champion` moves only to a better one, if at all.
 
 A model is known by its study, trial and resource (tags), so that a driver that died half-way registers
 nothing twice. No pickle: MLflow keeps a directory, and calls `<loader_module>._load_pyfunc(directory)`.
@@ -11,7 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -66,6 +66,11 @@ class RegisteredModel:
     version: str | None
     uri: str  # models:/name/version, or models:/id
     is_champion: bool
+    is_best: bool  # the champion, or better than it on the same test rows: what `promote` would make champion
+
+    def summary(self) -> dict[str, Any]:
+        """As the JSON line has it."""
+        return asdict(self)
 
 
 def register_model(
@@ -76,6 +81,7 @@ def register_model(
     resource: int,
     test: TestResult,
     name: str | None,
+    promote: bool = True,
     evaluate_champion: Callable[[Path], Mapping[str, float]] | None = None,
 ) -> RegisteredModel:
     """Log the model into the study's run, register it, and move `champion` to it if it is better.
@@ -89,6 +95,7 @@ def register_model(
         resource: epochs it was trained for.
         test: its metrics on the test split; the tracker's objective says which one counts.
         name: of the registered model; None: log it only.
+        promote: False: it is compared with the champion, and the alias stays where it is.
         evaluate_champion: metrics of the model in a directory (what `model_dir` was for the champion) on our
             test split; called when the champion was tested on another one. None: it then stays champion.
 
@@ -101,7 +108,7 @@ def register_model(
     with environment(WRITING), quiet():
         for pause_s in (*_PAUSES_S, None):
             try:
-                return registry.register(files, name, evaluate_champion)
+                return registry.register(files, name, promote, evaluate_champion)
             except (
                 Exception
             ) as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
@@ -136,6 +143,7 @@ class _Registry:
         self,
         files: ModelFiles,
         name: str | None,
+        promote: bool,
         evaluate_champion: Callable[[Path], Mapping[str, float]] | None,
     ) -> RegisteredModel:
         """All of them."""
@@ -144,24 +152,37 @@ class _Registry:
             model = self.log(files)
             if name is None:
                 uri = f"models:/{model.model_id}"
-                return RegisteredModel(name=None, version=None, uri=uri, is_champion=False)
+                return RegisteredModel(name=None, version=None, uri=uri, is_champion=False, is_best=False)
             version = self.create_version(name, model)
-        is_champion = self.crown(version, evaluate_champion)
         number = str(version.version)
+        champion = self._champion(version.name)
+        is_champion = champion is not None and str(champion.version) == number
+        is_best = is_champion or self.is_better(champion, evaluate_champion)
+        if is_best and promote and not is_champion:
+            self._client.set_registered_model_alias(version.name, CHAMPION, number)
+            is_champion = True
         uri = f"models:/{name}/{number}"
-        return RegisteredModel(name=name, version=number, uri=uri, is_champion=is_champion)
+        return RegisteredModel(name=name, version=number, uri=uri, is_champion=is_champion, is_best=is_best)
 
     def version(self, name: str) -> ModelVersion | None:
         """The version registered by an earlier call, or None."""
         token: str | None = None
         while True:
             page = self._client.search_model_versions(f"name = '{name}'", page_token=token)
-            for version in page:
+            for version in map(self._in_full, page):
                 if self._identity.items() <= dict(version.tags).items():
                     return version
             token = page.token
             if not token:
                 return None
+
+    def _in_full(self, version: ModelVersion) -> ModelVersion:
+        """With its tags, which a search of Unity Catalog leaves out."""
+        from mlflow.entities.model_registry.model_version_search import ModelVersionSearch
+
+        if not isinstance(version, ModelVersionSearch):
+            return version
+        return self._client.get_model_version(version.name, str(version.version))
 
     def log(self, files: ModelFiles) -> LoggedModel:
         """The model in the study's run."""
@@ -222,18 +243,15 @@ class _Registry:
             model_id=model.model_id,
         )
 
-    def crown(self, version: ModelVersion, evaluate: Callable[[Path], Mapping[str, float]] | None) -> bool:
-        """Whether `version` is champion now. A tie changes nothing."""
-        champion = self._champion(version.name)
-        if champion is not None:
-            if str(champion.version) == str(version.version):
-                return True
-            theirs = self._champion_metrics(champion, evaluate)
-            objective = self._tracker.card.objective
-            if theirs is None or not objective.loss(self._test.metrics) < objective.loss(theirs):
-                return False
-        self._client.set_registered_model_alias(version.name, CHAMPION, str(version.version))
-        return True
+    def is_better(
+        self, champion: ModelVersion | None, evaluate: Callable[[Path], Mapping[str, float]] | None
+    ) -> bool:
+        """Whether our model is better than the champion, or there is none. A tie is not."""
+        if champion is None:
+            return True
+        theirs = self._champion_metrics(champion, evaluate)
+        objective = self._tracker.card.objective
+        return theirs is not None and objective.loss(self._test.metrics) < objective.loss(theirs)
 
     def _logged(self) -> LoggedModel | None:
         """The model logged by an earlier call, finished or not."""

@@ -62,3 +62,15 @@ def load(storage: Storage, path: str) -> dict[str, Any]:
     del state["version"]
     result: dict[str, Any] = state
     return result
+
+
+def weights(storage: Storage, path: str) -> bytes:
+    """The model in a checkpoint as a file for `torch.load`: its state dict, or what a function has saved.
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    state = load(storage, path)
+    buffer = io.BytesIO()
+    torch.save(state["model"] if "model" in state else state["function"], buffer)
+    return buffer.getvalue()

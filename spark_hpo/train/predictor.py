@@ -40,7 +40,7 @@ class Predictor:
     def __init__(self, task: TrainTask, model: torch.nn.Module) -> None:
         self.task = task
         self.schema = task.schema
-        self._model = model.eval()
+        self.model = model.eval()
 
     @classmethod
     def load(cls, folder: str | Path) -> Predictor:
@@ -83,7 +83,7 @@ class Predictor:
         """The metrics on a split, computed as in training."""
         world = World(rank=0, size=1, device=torch.device("cpu"))
         trainer = Trainer(self.task, world, TrainingSettings(), seed=0, total_steps=1)
-        trainer.model.load_state_dict(self._model.state_dict())
+        trainer.model.load_state_dict(self.model.state_dict())
         loader = Loader(
             table,
             split,
@@ -97,7 +97,7 @@ class Predictor:
         return trainer.evaluate(loader)
 
     def _answer(self, batch: Batch) -> Mapping[str, torch.Tensor]:
-        return self.task.predictions(self.task.forward(self._model, batch))
+        return self.task.predictions(self.task.forward(self.model, batch))
 
     def _batches(self, rows: pd.DataFrame) -> Iterator[Batch]:
         for start in range(0, max(len(rows), 1), _ROWS_AT_ONCE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from spark_hpo.errors import ConfigError
@@ -89,9 +90,45 @@ class Code:
         return cls(find_trainable(reference), reference, file=file)
 
     @property
+    def fingerprint(self) -> str | None:
+        """Changes with what the code does; None where another process imports it: it may be mended there.
+
+        Of a class its own methods count, of a function what is written in it; not what they call.
+        """
+        if not self.by_value:
+            return None
+        members = vars(self.trainable) if isinstance(self.trainable, type) else {"": self.trainable}
+        functions = {name: f for name, f in sorted(members.items()) if inspect.isfunction(f)}
+        digest = hashlib.sha256()
+        for name, function in functions.items():
+            digest.update(f"{name}{_bytecode(function.__code__)}".encode())
+        # Another Python has other bytecode.
+        return f"{sys.implementation.cache_tag}:{digest.hexdigest()[:16]}"
+
+    def has_changed(self, before: str | None) -> bool:
+        """Whether the fingerprint was another one. Not where that cannot be told."""
+        now = self.fingerprint
+        if before is None or now is None or before.split(":")[0] != now.split(":")[0]:
+            return False
+        return before != now
+
+    @property
     def shipped(self) -> str | Trainable:
         """What ranks are given."""
         return self.trainable if self.by_value else self.reference
+
+
+def _bytecode(code: CodeType) -> str:
+    """What a function does, as text: the same wherever it stands, and whatever its comments say."""
+    constants = []
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):  # a function within
+            constants.append(_bytecode(constant))
+        else:  # a set has no order of its own
+            constants.append(
+                repr(sorted(constant, key=repr) if isinstance(constant, frozenset) else constant)
+            )
+    return f"{code.co_code.hex()} {code.co_names} {constants}"
 
 
 def is_task(trainable: Trainable) -> bool:

@@ -47,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def tune(*arguments: str) -> int:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["--config", "tune.yaml", *arguments])
+        cli.tune(["--config", "tune.yaml", *arguments])
     assert isinstance(caught.value.code, int)
     return caught.value.code
 

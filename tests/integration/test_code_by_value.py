@@ -85,3 +85,21 @@ def test_a_module_of_its_own_travels_by_its_file() -> None:
     assert code.file == Path(__file__)
     assert code.reference == f"{__name__}:config"
     assert Code.of(TabularTask).file is None  # of a package
+
+
+def test_a_fingerprint_follows_what_code_does_and_not_where_it_stands() -> None:
+    def of(method: str) -> Code:
+        names: dict[str, Any] = {"TabularTask": TabularTask, "__name__": "__main__"}
+        exec(f"class Mine(TabularTask):\n    {method}", names)
+        return Code.of(names["Mine"])
+
+    first = of("def loss(self, outputs, batch): return outputs.mean()")
+    assert not first.has_changed(first.fingerprint)
+    assert not of("# moved\n\n    def loss(self, outputs, batch): return outputs.mean()").has_changed(
+        first.fingerprint
+    )
+    assert of("def loss(self, outputs, batch): return outputs.sum()").has_changed(first.fingerprint)
+    assert of("def loss(self, outputs, batch): return 2 * outputs.mean()").has_changed(first.fingerprint)
+    assert not first.has_changed(None)
+    assert not first.has_changed("cpython-27:0123456789abcdef"), "of another Python it cannot be told"
+    assert Code.named("tabular").fingerprint is None

@@ -711,6 +711,13 @@ class TestSynthetic:
         assert content(tmp_path / "a") != content(tmp_path / "c")
 
 
+def test_a_session_that_runs_is_used_and_left_as_it_was(spark: Any, tmp_path: Path) -> None:
+    """As in a notebook, and on a Databricks cluster, whose tasks share one."""
+    assert prepare.main(["digits", "--output", str(tmp_path / "digits")]) == 0
+    assert spark.range(3).count() == 3
+    assert (tmp_path / "digits/schema.json").is_file()
+
+
 def test_the_job_prepares_the_digits_and_says_so_in_one_line(tmp_path: Path) -> None:
     def job() -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -89,6 +89,24 @@ def test_a_database_that_has_nothing_gets_what_the_driver_would_have_written(fol
     assert len(MlflowClient(elsewhere.mlflow.tracking_uri).search_model_versions("name = 'clusters'")) == 1
 
 
+def test_a_model_that_was_not_promoted_is_when_a_sync_says_so(folder: Path) -> None:
+    def with_promotion(promote: str) -> StudyConfig:
+        uri = config(folder).mlflow.tracking_uri
+        return config(folder, mlflow={"tracking_uri": uri, "promote": promote})
+
+    def aliases() -> dict[str, Any]:
+        return dict(MlflowClient(config(folder).mlflow.tracking_uri).get_registered_model("clusters").aliases)
+
+    model = run_study(with_promotion("never")).model
+    assert model is not None
+    assert (model.version, model.is_champion, model.is_best, aliases()) == ("1", False, True, {})
+    compared = sync_study(with_promotion("never"))
+    assert (compared.model, aliases()) == (model, {})
+    promoted = sync_study(with_promotion("auto")).summary()["model"]
+    assert (promoted["version"], promoted["is_champion"]) == ("1", True)
+    assert {name: str(version) for name, version in aliases().items()} == {"champion": "1"}
+
+
 def test_a_living_driver_keeps_its_study(folder: Path) -> None:
     run_study(config(folder))
     driver = Journal.open(Storage(folder / "study"), ACCURACY)
@@ -96,7 +114,9 @@ def test_a_living_driver_keeps_its_study(folder: Path) -> None:
         sync_study(config(folder))
     driver.settled([0], driver.trials[0].state)  # it has not lost it
     driver.close()
-    assert sync_study(config(folder)).is_complete
+    synced = sync_study(config(folder))
+    assert synced.is_complete
+    assert synced.status is RunStatus.FINISHED, "a driver that has done nothing has changed nothing"
 
 
 def test_an_interrupted_study_is_shown_as_that_and_can_go_on(folder: Path) -> None:

@@ -41,7 +41,13 @@ def test_the_last_line_is_the_whole_answer(finished: tuple[Workspace, dict[str, 
     assert answer["best"]["value"] > 0.8
     assert answer["test"]["accuracy"] > 0.75
     assert 0 < answer["slot_utilization"] <= 1
-    assert answer["model"] == {"name": "clusters", "version": "1", "uri": "models:/clusters/1"}
+    assert answer["model"] == {
+        "name": "clusters",
+        "version": "1",
+        "uri": "models:/clusters/1",
+        "is_champion": True,
+        "is_best": True,
+    }
     assert f"best: trial {answer['best']['trial']} after" in workspace.log
 
 

@@ -160,3 +160,42 @@ def test_the_name_of_a_registered_model_is_no_path(name: str) -> None:
 def test_other_names_of_models_are_taken(name: str) -> None:
     config = build_config({**yaml.safe_load(SMALL), "mlflow": {"registered_model": name}}, place="x")
     assert config.mlflow.registered_model == name
+
+
+class TestDatabricks:
+    """Only what we decide: no workspace was asked."""
+
+    def build(self, **mlflow: str) -> StudyConfig:
+        return build_config({**yaml.safe_load(SMALL), "mlflow": mlflow}, place="x")
+
+    def test_inside_of_it_runs_go_to_the_workspace_and_models_to_unity_catalog(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.build().mlflow.tracking_uri == "sqlite:///mlflow.db"
+        assert self.build().registry_uri is None, "the tracking server's own"
+        monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "18.2")
+        config = self.build(registered_model="main.models.digits")
+        assert config.mlflow.tracking_uri == "databricks"
+        assert config.registry_uri == "databricks-uc"
+        assert config.experiment == f"/Shared/{config.name}"
+        assert self.build(tracking_uri="http://mlflow:5000").registry_uri is None, "what is said counts"
+
+    def test_a_profile_of_the_workspace_is_one_of_its_catalog(self) -> None:
+        config = self.build(tracking_uri="databricks://team", registered_model="main.models.digits")
+        assert config.registry_uri == "databricks-uc://team"
+
+    @pytest.mark.parametrize("name", ["digits", "models.digits", "main..digits", "a.b.c.d"])
+    def test_a_model_in_unity_catalog_has_three_names(self, name: str) -> None:
+        with pytest.raises(
+            ConfigError, match=r"must be catalog\.schema\.model: set mlflow\.registered_model"
+        ):
+            self.build(tracking_uri="databricks", registered_model=name)
+        legacy = self.build(tracking_uri="databricks", registry_uri="databricks", registered_model=name)
+        assert legacy.registry_uri == "databricks"
+
+    def test_an_experiment_is_a_path(self) -> None:
+        with pytest.raises(ConfigError, match="must be a path in the workspace: /Shared/digits"):
+            self.build(tracking_uri="databricks", experiment="digits", registered_model="a.b.c")
+        path = "/Users/someone@example.com/digits"
+        config = self.build(tracking_uri="databricks", experiment=path, registered_model="a.b.c")
+        assert config.experiment == path

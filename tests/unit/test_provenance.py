@@ -35,6 +35,8 @@ def test_a_command_can_be_pasted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     argv = [str(tmp_path / "jobs/tune.py"), "--config", "my study.yaml", "budget.trials=3"]
     assert command(argv, monkeypatch) == "python jobs/tune.py --config 'my study.yaml' budget.trials=3"
     assert command(["/usr/bin/spark-hpo", "run", "a.yaml"], monkeypatch) == "spark-hpo run a.yaml"
+    module = "/venv/lib/python3.11/site-packages/spark_hpo/__main__.py"
+    assert command([module, "resume", "dir"], monkeypatch) == "python -m spark_hpo resume dir"
     assert command(["/elsewhere/job.py"], monkeypatch) == "python /elsewhere/job.py"
     monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1234")
     assert command(["job.py"], monkeypatch) == "spark-submit job.py"

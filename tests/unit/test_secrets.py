@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from spark_hpo import cli
+from spark_hpo.cli import driver
+from spark_hpo.cli.console import diagnostics
+from spark_hpo.cli.logs import set_up_logging
 from spark_hpo.config import StudyConfig, build_config, load_config
 from spark_hpo.data import files
 from spark_hpo.definition import Definition
@@ -207,7 +210,7 @@ def test_a_foreign_error_with_a_signed_url_is_translated_without(
 
 
 def test_log_lines_and_their_tracebacks_are_without(config: StudyConfig, tmp_path: Path) -> None:
-    cli._set_up_logging(cli._console(), str(tmp_path / "log.txt"))
+    set_up_logging(diagnostics(), str(tmp_path / "log.txt"))
     logger = logging.getLogger("spark_hpo.anything")
     try:
         raise ValueError(CANARY)
@@ -231,9 +234,9 @@ def test_however_a_command_ends_it_prints_none(
     (tmp_path / "tune.yaml").write_text(json.dumps(RECORD))
     arguments = ["--config", str(tmp_path / "tune.yaml"), f"spark={{spark.ssl.keyPassword: {CANARY}}}"]
     monkeypatch.setattr(sys, "argv", ["tune.py", *arguments])
-    monkeypatch.setattr(cli, "run_study", fail)
+    monkeypatch.setattr(driver, "run_study", fail)
     with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
+        cli.tune(arguments)
     assert ended.value.code in (1, 130)
     out, err = capfd.readouterr()
     assert err.strip(), "it says why"

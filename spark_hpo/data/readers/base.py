@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -14,10 +14,11 @@ from spark_hpo.data.manifest import Manifest
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.shards import Segment
 from spark_hpo.errors import ConfigError
+from spark_hpo.plugins import load_plugin, plugin_names
 
 
 class ReaderName(StrEnum):
-    """What a study file may say under `reader`."""
+    """What a study file may say under `reader`, beside what packages bring."""
 
     PETASTORM = "petastorm"
     ARROW = "arrow"
@@ -48,14 +49,15 @@ class KeepsBlocks(Reader, Protocol):
         ...
 
 
-def resolve_reader(name: str) -> ReaderName:
+def resolve_reader(name: str) -> str:
     """The reader that `name` means here: `auto` is Petastorm wherever it can be imported.
 
     Raises:
-        ConfigError: there is no such reader, or Petastorm is asked for and cannot be imported.
+        ConfigError: there is no such reader, or what is asked for cannot be imported.
     """
     if name not in list(ReaderName):
-        raise ConfigError(f"reader is {name!r}; it must be one of {', '.join(ReaderName)}")
+        _plugin(name)
+        return name
     if name == ReaderName.ARROW:
         return ReaderName.ARROW
     try:
@@ -74,10 +76,25 @@ def resolve_reader(name: str) -> ReaderName:
 
 def open_reader(name: str, manifest: Manifest, schema: TableSchema) -> Reader:
     """The reader called `name` over the files of a manifest."""
-    if resolve_reader(name) is ReaderName.PETASTORM:
+    if name not in list(ReaderName):
+        reader: Reader = _plugin(name)(manifest, schema)
+        return reader
+    if resolve_reader(name) == ReaderName.PETASTORM:
         from spark_hpo.data.readers.petastorm_reader import PetastormReader
 
         return PetastormReader(manifest, schema)
     from spark_hpo.data.readers.arrow_reader import ArrowReader
 
     return ArrowReader(manifest, schema)
+
+
+def _plugin(name: str) -> Callable[[Manifest, TableSchema], Reader]:
+    """The reader of that name that a package brings."""
+    try:
+        make: Callable[[Manifest, TableSchema], Reader] | None = load_plugin("reader", name)
+    except ConfigError as exc:
+        raise ConfigError(f"reader is {exc}") from exc
+    if make is None:
+        names = dict.fromkeys([*ReaderName, *plugin_names("reader")])
+        raise ConfigError(f"reader is {name!r}; it must be one of {', '.join(names)}")
+    return make

@@ -298,6 +298,23 @@ def test_an_entry_in_use_is_never_evicted(tmp_path: Path) -> None:
     assert not (folder.path / "a").exists()
 
 
+def test_entries_that_nobody_uses_can_be_deleted(tmp_path: Path) -> None:
+    folder = CacheFolder(CacheSettings(folder=str(tmp_path)))
+    held = fill(folder, "held", 10_000)
+    for key in ("old", "new"):
+        fill(folder, key, 100_000).close()
+    used_at(folder, "held", 1000.0)
+    used_at(folder, "old", 1000.0)
+    (size,) = folder.evict_unused(3600.0, dry_run=True)
+    assert size >= 100_000
+    assert (folder.path / "old").exists()
+    assert folder.evict_unused(3600.0) == [size]
+    assert sorted(path.name for path in folder.path.iterdir()) == ["held", "new"]
+    held.close()
+    assert len(folder.evict_unused(0.0)) == 2
+    assert list(folder.path.iterdir()) == []
+
+
 def test_the_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
     folder = CacheFolder(CacheSettings(folder=str(tmp_path)))
     assert folder.path.stat().st_mode & 0o777 == 0o700

@@ -10,6 +10,7 @@ import pytest
 from spark_hpo.data.encoders import MISSING_TEXTS
 from spark_hpo.prepare import cli, main
 from spark_hpo.prepare.from_csv import DEFAULT_NULL_VALUES
+from spark_hpo.prepare.reading import _for_spark
 from spark_hpo.prepare.from_synthetic import teacher
 
 JOB = Path(__file__).parents[3] / "jobs" / "prepare_data.py"
@@ -91,3 +92,16 @@ def test_the_teacher_is_two_orthogonal_unit_vectors_of_the_seed() -> None:
     assert np.isclose(v @ v, 1)
     assert abs(u @ v) < 1e-6
     assert not np.array_equal(u, teacher(20, seed=4)[0])
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("/home/me/sales.csv", "file:///home/me/sales.csv"),
+        ("/Volumes/main/ml/raw/sales.csv", "dbfs:/Volumes/main/ml/raw/sales.csv"),
+        ("/dbfs/raw/sales.csv", "dbfs:/raw/sales.csv"),
+        ("s3a://lake/sales.csv", "s3a://lake/sales.csv"),
+    ],
+)
+def test_spark_is_given_the_name_by_which_its_jvm_knows_a_place(place: str, name: str) -> None:
+    assert _for_spark(place) == name

@@ -55,10 +55,17 @@ def register(
     fingerprint: str = "rows-1",
     name: str | None = "digits",
     evaluate: Evaluate | None = None,
+    promote: bool = True,
 ) -> RegisteredModel:
-    test = TestResult(metrics={"accuracy": accuracy}, fingerprint=fingerprint)
     return register_model(
-        tracker, files, trial_id=trial_id, resource=9, test=test, name=name, evaluate_champion=evaluate
+        tracker,
+        files,
+        trial_id=trial_id,
+        resource=9,
+        test=TestResult(metrics={"accuracy": accuracy}, fingerprint=fingerprint),
+        name=name,
+        promote=promote,
+        evaluate_champion=evaluate,
     )
 
 
@@ -69,7 +76,7 @@ def champion(tracker: MlflowTracker) -> str:
 def test_the_first_model_is_champion(open_tracker: Open, files: ModelFiles) -> None:
     tracker = open_tracker()
     assert register(tracker, files, 1, 0.9) == RegisteredModel(
-        name="digits", version="1", uri="models:/digits/1", is_champion=True
+        name="digits", version="1", uri="models:/digits/1", is_champion=True, is_best=True
     )
     assert champion(tracker) == "1"
     version = tracker.client.get_model_version("digits", "1")
@@ -85,6 +92,47 @@ def test_the_alias_moves_only_to_a_better_model(open_tracker: Open, files: Model
         result = register(tracker, files, trial_id, accuracy)
         assert result.is_champion is (expected == str(trial_id))
         assert champion(tracker) == expected
+
+
+def test_without_promotion_a_model_is_compared_and_the_alias_stays(
+    open_tracker: Open, files: ModelFiles
+) -> None:
+    tracker = open_tracker()
+    first = register(tracker, files, 1, 0.9, promote=False)
+    assert (first.is_champion, first.is_best) == (False, True), "there is no champion that it could not beat"
+    with pytest.raises(Exception, match="champion"):
+        champion(tracker)
+    assert register(tracker, files, 1, 0.9).is_champion, "the same call, with promotion, promotes it"
+    for trial_id, accuracy, is_best in [(2, 0.8, False), (3, 0.9, False), (4, 0.95, True)]:
+        result = register(tracker, files, trial_id, accuracy, promote=False)
+        assert (result.is_champion, result.is_best) == (False, is_best)
+        assert champion(tracker) == "1"
+    assert register(tracker, files, 1, 0.9, promote=False).is_best, "the champion itself"
+    promoted = register(tracker, files, 4, 0.95)
+    assert (promoted.version, promoted.is_champion, champion(tracker)) == ("4", True, "4")
+
+
+def test_a_search_without_tags_finds_the_version_all_the_same(
+    open_tracker: Open, files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unity Catalog's client returns versions of a class of its own, whose tags are an error."""
+    from mlflow.entities.model_registry.model_version_search import ModelVersionSearch
+    from mlflow.store.entities import PagedList
+
+    tracker = open_tracker()
+    real = tracker.client.search_model_versions
+
+    def search(*args: Any, **kwargs: Any) -> Any:
+        page = real(*args, **kwargs)
+        found = [ModelVersionSearch(v.name, v.version, v.creation_timestamp) for v in page]
+        return PagedList(found, page.token)
+
+    monkeypatch.setattr(tracker.client, "search_model_versions", search)
+    assert register(tracker, files, 1, 0.9).version == "1"
+    assert register(tracker, files, 2, 0.8).version == "2"
+    assert register(tracker, files, 1, 0.9).version == "1"
+    assert register(tracker, files, 2, 0.8).version == "2"
+    assert len(real("name = 'digits'")) == 2
 
 
 def test_a_champion_of_another_test_split_is_evaluated_on_ours(open_tracker: Open, files: ModelFiles) -> None:

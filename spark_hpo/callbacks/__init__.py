@@ -1,0 +1,7 @@
+"""Callbacks that come with the package: progress in a terminal and in a notebook, TensorBoard."""
+
+from __future__ import annotations
+
+from spark_hpo.callbacks.tensorboard import TensorBoard
+
+__all__ = ["TensorBoard"]

@@ -1,0 +1,136 @@
+"""TensorBoard: a run for each trial, its curves, and its parameters with what they have led to."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spark_hpo.callback import Callback
+from spark_hpo.errors import ConfigError
+from spark_hpo.report.leaderboard import flatten
+from spark_hpo.trial import Measurement, Report, Trial, TrialState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from spark_hpo.study import Study
+
+_OUT = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What the event files of a trial have already."""
+
+    resource: int = 0  # of the last measurement
+    is_begun: bool = False
+    is_ended: bool = False
+
+
+class TensorBoard(Callback):
+    """Writes each trial as a run of TensorBoard: `tensorboard --logdir LOG_DIR`.
+
+    - Scalars: each metric by the resource after which it was measured.
+    - HParams: all parameters by their dotted names, those of conditions too, with the last metrics, and
+      whether the trial has failed.
+
+    What is in the folder already is not written again: a study that is resumed goes on there, and one that
+    gets this callback only when it is resumed is written from its beginning.
+
+    Args:
+        log_dir: a folder, or a URL that TensorBoard can write to.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+
+    def __init__(self, log_dir: str | Path) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ConfigError(
+                "TensorBoard(log_dir): tensorboard is not installed: pip install 'spark_hpo[tensorboard]'"
+            )
+        self._log_dir = str(log_dir).rstrip("/")
+
+    def on_study_start(self, study: Study) -> None:
+        for trial in study.trials.values():  # what earlier drivers have left
+            if trial.curve or trial.state in _OUT:
+                self._bring_up_to_date(trial, self._written(trial.trial_id))
+
+    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+        is_new = len(trial.curve) == len(report.curve)
+        # Whether it is out is told next, by on_trial_end.
+        self._write(trial, report.curve, is_new=is_new, has_ended=False)
+
+    def on_trial_end(self, study: Study, trial: Trial) -> None:
+        self._write(trial, (), is_new=False, has_ended=True)
+
+    def _bring_up_to_date(self, trial: Trial, written: _Written) -> None:
+        missing = [m for m in trial.curve if m.resource > written.resource]
+        has_ended = trial.state in _OUT and not written.is_ended
+        if missing or has_ended or not written.is_begun:
+            self._write(trial, missing, is_new=not written.is_begun, has_ended=has_ended)
+
+    def _write(self, trial: Trial, curve: Iterable[Measurement], *, is_new: bool, has_ended: bool) -> None:
+        with self._writer(trial.trial_id) as writer:
+            if is_new:
+                writer.file_writer.add_summary(_session_start(trial))
+            for measurement in curve:
+                for name, value in measurement.metrics.items():
+                    writer.add_scalar(name, value, measurement.resource, walltime=measurement.time)
+            if has_ended:
+                writer.file_writer.add_summary(_session_end(trial))
+
+    @contextmanager
+    def _writer(self, trial_id: int) -> Iterator[Any]:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Closed each time: a study may have thousands of trials, and an open writer is a thread.
+        with SummaryWriter(self._folder(trial_id)) as writer:
+            yield writer
+
+    def _folder(self, trial_id: int) -> str:
+        return f"{self._log_dir}/trial-{trial_id:06d}"
+
+    def _written(self, trial_id: int) -> _Written:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        from tensorboard.compat import tf
+        from tensorboard.plugins.hparams import metadata
+
+        folder = self._folder(trial_id)
+        if not tf.io.gfile.exists(folder):
+            return _Written()
+        events = EventAccumulator(folder).Reload()
+        tags = events.Tags()
+        scalars = [event.step for tag in tags["scalars"] for event in events.Scalars(tag)]
+        return _Written(
+            resource=max(scalars, default=0),
+            is_begun=metadata.SESSION_START_INFO_TAG in tags["tensors"],
+            is_ended=metadata.SESSION_END_INFO_TAG in tags["tensors"],
+        )
+
+
+# TensorBoard shows the parameters of the first Experiment that it finds, and SummaryWriter.add_hparams writes
+# one for each trial: those of the others' conditions would be missing. Without any it takes them all.
+
+
+def _session_start(trial: Trial) -> Any:
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+    values = {name: "None" if item is None else item for name, item in flatten(trial.params)}
+    return hparams_pb(values, trial_id=str(trial.trial_id), start_time_secs=trial.started_at)
+
+
+def _session_end(trial: Trial) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import api_pb2, metadata
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+
+    status = api_pb2.STATUS_FAILURE if trial.state is TrialState.FAILED else api_pb2.STATUS_SUCCESS
+    info = SessionEndInfo(status=status, end_time_secs=trial.ended_at or 0.0)
+    data = metadata.create_summary_metadata(HParamsPluginData(session_end_info=info))
+    value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=data, tensor=metadata.NULL_TENSOR)
+    return Summary(value=[value])

@@ -1,0 +1,59 @@
+"""What commands print: answers to standard output, all else to the terminal or standard error.
+
+No credentials are in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+from rich.console import Console
+
+from spark_hpo.provenance import under_spark_submit
+from spark_hpo.redact import redact
+
+_WIDTH = 120  # columns, where there is no terminal to ask
+
+
+def answers() -> Console:
+    """Where the answer of a command goes, for people."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+
+
+def diagnostics() -> Console:
+    """Where live lines, log lines and errors go: the terminal, or standard error as it is."""
+    terminal = _terminal_of_spark_submit()
+    if terminal is not None:
+        return Console(file=terminal, highlight=False)
+    return Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH, highlight=False)
+
+
+def say(text: str, console: Console | None = None) -> None:
+    """A line for people, as it is: in one line however long, so that it can be copied."""
+    print(redact(text), file=(console or answers()).file, flush=True)
+
+
+def say_json(value: Any) -> None:
+    """The answer for programs: one line."""
+    print(redact(json.dumps(value)), flush=True)
+
+
+def complain(text: str) -> None:
+    """Why a command cannot do what it was asked."""
+    say(text, diagnostics())
+
+
+@cache
+def _terminal_of_spark_submit() -> Any:
+    """The terminal behind spark-submit: standard error is a pipe to the JVM that started us."""
+    if under_spark_submit():
+        with suppress(OSError):
+            terminal = os.readlink(f"/proc/{os.getppid()}/fd/2")
+            if terminal.startswith(("/dev/pts/", "/dev/tty")):
+                return open(terminal, "w")
+    return None

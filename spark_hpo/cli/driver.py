@@ -1,0 +1,85 @@
+"""A command that drives a study: the live line while it runs, and the answer when it is done."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+
+from rich.console import Console
+
+from spark_hpo.app import run_study, sync_study
+from spark_hpo.assembly import objective_of
+from spark_hpo.callbacks.progress import TerminalLine
+from spark_hpo.cli.console import answers, diagnostics, say, say_json
+from spark_hpo.cli.logs import set_up_logging
+from spark_hpo.config import StudyConfig
+from spark_hpo.errors import StudyInterrupted, TrackingOutage
+from spark_hpo.provenance import command_line
+from spark_hpo.report import leaderboard
+from spark_hpo.report.progress import ProgressLine
+from spark_hpo.result import Result
+from spark_hpo.search.space import Space
+
+
+def drive(config: StudyConfig, *, place: str, resume: str, as_json: bool, space: Space | None = None) -> int:
+    """Run a study to its end, and say what it has found. Returns the exit code.
+
+    Args:
+        place: where the configuration stands; a task file is looked for beside it.
+        resume: as for `run_study`.
+        space: as for `run_study`.
+
+    Raises:
+        StudyInterrupted: by Ctrl-C or SIGTERM; its message ends with the command that goes on.
+    """
+    console = diagnostics()
+    again = command_line() or "the same command"
+    try:
+        line = ProgressLine(config.name, config.objective.metric, console=console)
+        result = run_study(config, place=place, resume=resume, space=space, callbacks=[TerminalLine(line)])
+    except StudyInterrupted as exc:
+        raise StudyInterrupted(f"{exc}:\n  {again}") from None
+    except KeyboardInterrupt:
+        raise StudyInterrupted(f"interrupted before the first trial; start again with\n  {again}") from None
+    _print(result, console if as_json else answers())
+    if not result.is_tracked:
+        say(f"MLflow lacks a part of this. When it answers again:\n  {again} --sync", console)
+    if as_json:
+        say_json(result.summary())
+    return 0
+
+
+def write_missing(config: StudyConfig, *, place: str, as_json: bool, space: Space | None = None) -> int:
+    """Write what MLflow lacks of a study, and say how much that was. Returns the exit code."""
+    synced = sync_study(config, place=place, space=space)
+    line = f"MLflow lacked {synced.written} of {synced.trials} trials"
+    line += ", and has them now" if synced.is_complete else ", and lacks some still"
+    if synced.model is not None:
+        line += f"; the model is {synced.model.uri}"
+    say(line, diagnostics() if as_json else answers())
+    if as_json:
+        say_json({"study": config.name, "study_dir": config.study_dir, **synced.summary()})
+    return 0 if synced.is_complete else TrackingOutage.exit_code
+
+
+def set_up_driver_logging(log_file: str | None) -> None:
+    """Log lines beside a live line: on a terminal warnings alone, or it would be lost among them."""
+    console = diagnostics()
+    set_up_logging(console, log_file, shown=logging.WARNING if console.is_terminal else logging.INFO)
+
+
+def _print(result: Result, console: Console) -> None:
+    objective = objective_of(result.config)
+    front = [trial.trial_id for trial in result.pareto_front]
+    console.print(leaderboard.render(result.journal.trials.values(), objective, front))
+    if objective.also:
+        shown = ", ".join(map(str, front)) or "none is trained to the end within the limits"
+        console.print(f"Pareto front of {', '.join(objective.metrics)}: trials {shown}")
+    best, metric = result.best, objective.metric
+    line = f"best: trial {best.trial_id} after {best.resource} epochs, {metric} {best.metrics[metric]:.5g}"
+    if metric in result.test:
+        line += f" on validation, {result.test[metric]:.5g} on test"
+    if result.model is not None:
+        line += f"; registered as {result.model.uri}"
+    console.print(line)
+    say(f"to see it all: spark-hpo report {shlex.quote(result.config.study_dir)} --open", console)

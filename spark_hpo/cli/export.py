@@ -1,0 +1,158 @@
+"""`spark-hpo export`."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pandas as pd
+import yaml
+
+from spark_hpo.app import export_model
+from spark_hpo.cli.command import Command
+from spark_hpo.cli.console import complain, say
+from spark_hpo.cli.directory import configuration_of
+from spark_hpo.cli.files import write_file
+from spark_hpo.cli.options import study_argument
+from spark_hpo.errors import CheckpointError, ConfigError, NoTrialSucceeded
+from spark_hpo.report.answer import answer_of
+from spark_hpo.report.leaderboard import leaderboard
+from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.tables import curves
+from spark_hpo.storage import Storage
+from spark_hpo.train import checkpoint
+from spark_hpo.trial import Trial
+
+_TABLES = (".csv", ".parquet", ".json")
+
+
+@click.command(
+    "export",
+    cls=Command,
+    examples=[
+        "spark-hpo export studies/quickstart --what best",
+        "spark-hpo export studies/quickstart --what trials --output trials.parquet",
+        "spark-hpo export studies/quickstart --what model --output best.pt",
+        "spark-hpo export s3://bucket/studies/adult --what model --output best_model",
+    ],
+)
+@study_argument
+@click.option(
+    "--what",
+    type=click.Choice(["trials", "best", "model", "curves", "journal"]),
+    required=True,
+    help="trials: one row a trial, the best first; best: the best trial's parameters; model: its model; "
+    "curves: one row a measurement; journal: all events, JSON lines.",
+)
+@click.option(
+    "--output",
+    metavar="PATH",
+    help="Where to; its ending says how: trials and curves as .csv, .parquet or .json; best as .yaml or "
+    ".json; model as .pt, its state dict for torch.load, or without an ending as a folder for "
+    "Predictor.load.  [default: standard output, as CSV, YAML or JSON lines]",
+)
+def command(study: str, what: str, output: str | None) -> None:
+    """Take trials, parameters, the model or the journal out of a study.
+
+    DIR is the study directory; the study may be running. Neither Spark nor MLflow is needed.
+    """
+    storage = Storage(study)
+    record = StudyRecord.read(storage)
+    if what == "model":
+        _export_model(storage, record, output)
+        return
+    trials = record.trials.values()
+    suffix = Path(output).suffix.lower() if output else ""
+    makers: dict[str, Callable[[], bytes]] = {
+        "trials": lambda: _table(_trials(record), suffix),
+        "curves": lambda: _table(curves(trials), suffix),
+        "best": lambda: _parameters(record, suffix),
+        "journal": lambda: _journal(record),
+    }
+    data = makers[what]()
+    if output is None:
+        click.echo(data, nl=False)
+    else:
+        say(write_file(output, data))
+
+
+def _trials(record: StudyRecord) -> pd.DataFrame:
+    """The leaderboard; with a column for failures, where there are some."""
+    front = {trial.trial_id for trial in answer_of(record).front}
+    frame = leaderboard(record.trials.values(), record.objective, front)
+    failures = {t.trial_id: t.failure.message for t in record.trials.values() if t.failure is not None}
+    return frame.assign(failure=frame["trial"].map(failures)) if failures else frame
+
+
+def _table(frame: pd.DataFrame, suffix: str) -> bytes:
+    match suffix:
+        case "" | ".csv":
+            return frame.to_csv(index=False).encode()
+        case ".json":
+            return frame.to_json(orient="records", indent=1, double_precision=15).encode()
+        case ".parquet":
+            buffer = io.BytesIO()
+            _of_one_type_each(frame).to_parquet(buffer, index=False)
+            return buffer.getvalue()
+    raise ConfigError(f"--output: a table is written as {', '.join(_TABLES)}, not as {suffix!r}")
+
+
+def _of_one_type_each(frame: pd.DataFrame) -> pd.DataFrame:
+    """Columns of several types as text: a choice between 2 and "auto" is no column of Parquet."""
+    mixed = [str(name) for name in frame if frame[name].dropna().map(type).nunique() > 1]
+    return frame.assign(**{name: frame[name].map(str, na_action="ignore") for name in mixed})
+
+
+def _parameters(record: StudyRecord, suffix: str) -> bytes:
+    best = _best(record)
+    params = json.loads(json.dumps(best.params))
+    if suffix == ".json":
+        return (json.dumps(params, indent=1) + "\n").encode()
+    if suffix not in ("", ".yaml", ".yml"):
+        raise ConfigError(f"--output: parameters are written as .yaml or .json, not as {suffix!r}")
+    metric = record.objective.metric
+    head = f"# {record.name}: trial {best.trial_id} after {record.amount(best.resource)}, "
+    head += f"{metric} {best.metrics[metric]:.5g} on validation\n"
+    return (head + yaml.safe_dump(params, sort_keys=False)).encode()
+
+
+def _journal(record: StudyRecord) -> bytes:
+    """The events that count, of all drivers, as the journal has them."""
+    events = [event for driver in record.drivers for event in driver.events]
+    return "".join(f"{json.dumps(event.to_json())}\n" for event in events).encode()
+
+
+def _export_model(storage: Storage, record: StudyRecord, output: str | None) -> None:
+    if output is None:
+        raise ConfigError("--what model needs --output: best.pt, or a folder")
+    best = _best(record)
+    if best.checkpoint is None:
+        raise CheckpointError(
+            f"trial {best.trial_id} has no checkpoint: the training function must give its model to "
+            "ctx.report(metrics, checkpoint=model.state_dict())"
+        )
+    place = Path(output).absolute()
+    if place.suffix:
+        if place.suffix not in (".pt", ".pth"):
+            raise ConfigError(f"--output {output}: a state dict is written as .pt, a model as a folder")
+        say(write_file(output, checkpoint.weights(storage, best.checkpoint)))
+        return
+    if place.is_dir() and any(place.iterdir()):
+        raise ConfigError(f"--output {output}: the folder is not empty; choose a new one")
+    try:
+        config, origin, space = configuration_of(storage, needs_credentials=False)
+        export_model(config, best, place, place=origin, space=space)
+    except ConfigError as exc:
+        raise ConfigError(f"{exc}; its state dict needs no more than --output model.pt") from exc
+    say(str(place))
+    complain(f"to load it: PYTHONPATH={place}, spark_hpo.train.predictor.Predictor.load({str(place)!r})")
+
+
+def _best(record: StudyRecord) -> Trial:
+    best = answer_of(record).best
+    if best is None:
+        raise NoTrialSucceeded(f"{record.url}: no trial has succeeded yet")
+    return best

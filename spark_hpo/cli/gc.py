@@ -1,0 +1,114 @@
+"""`spark-hpo gc`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+
+import click
+
+from spark_hpo.cleanup import clean_study
+from spark_hpo.cli.command import Command
+from spark_hpo.cli.console import say, say_json
+from spark_hpo.cli.options import json_option
+from spark_hpo.data.cache_folder import CacheFolder, CacheSettings
+from spark_hpo.errors import ConfigError, LeaseError
+from spark_hpo.settings import Settings
+from spark_hpo.storage import Storage
+
+_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
+
+
+def _age(text: str) -> float:
+    """`30d` in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h|d|w)", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no age: write 12h, 30d or 4w (s, min, h, d, w)")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+@click.command(
+    "gc",
+    cls=Command,
+    examples=[
+        "spark-hpo gc studies/quickstart --dry-run",
+        "spark-hpo gc studies/* --older-than 30d",
+        "spark-hpo gc --cache --older-than 7d",
+    ],
+)
+@click.argument("studies", metavar="[DIR]...", nargs=-1)
+@click.option(
+    "--older-than",
+    type=_age,
+    metavar="AGE",
+    help="Of studies that came to their end so long ago, keep the best model alone (and the Pareto front's): "
+    "they cannot go on with a larger budget then. Of the cache, only what was not used for so long.",
+)
+@click.option("--cache", is_flag=True, help="Also the decoded tables on this machine that nobody reads now.")
+@click.option("--dry-run", is_flag=True, help="Delete nothing, and say what would go.")
+@json_option
+def command(
+    studies: tuple[str, ...], older_than: float | None, cache: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Delete what no study needs any more.
+
+    Of each study directory DIR: checkpoints of trials that are out, and what killed attempts have left. What
+    a resumed study needs stays, the best model always, and a study that a driver works on is left as it is.
+    """
+    if not studies and not cache:
+        raise click.UsageError("name a study directory, or --cache")
+    freed = [_clean(Storage(study), older_than, dry_run=dry_run) for study in studies]
+    if cache:
+        freed += [_clean_cache(folder, older_than or 0.0, dry_run=dry_run) for folder in _caches(studies)]
+    if as_json:
+        total = sum(one.bytes for one in freed)
+        say_json({"dry_run": dry_run, "bytes": total, "freed": [asdict(one) for one in freed]})
+        return
+    for one in freed:
+        how_much = f"{one.files} files, {_size(one.bytes)}"
+        say(one.skipped or f"{one.place}: {'would free' if dry_run else 'freed'} {how_much}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Freed:
+    place: str  # a study directory, or a cache
+    files: int = 0  # entries, of a cache
+    bytes: int = 0
+    skipped: str | None = None  # why nothing was deleted
+
+
+def _clean(storage: Storage, older_than_s: float | None, *, dry_run: bool) -> _Freed:
+    try:
+        cleaned = clean_study(storage, ended_for_s=older_than_s, dry_run=dry_run)
+    except LeaseError as exc:
+        return _Freed(place=storage.url, skipped=str(exc))
+    return _Freed(place=storage.url, files=cleaned.files, bytes=cleaned.bytes)
+
+
+def _clean_cache(folder: str | None, older_than_s: float, *, dry_run: bool) -> _Freed:
+    try:
+        cache = CacheFolder(CacheSettings(folder=folder))
+    except OSError as exc:
+        raise ConfigError(f"the node cache cannot be looked at: {exc}") from exc
+    sizes = cache.evict_unused(older_than_s, dry_run=dry_run)
+    return _Freed(place=str(cache.path), files=len(sizes), bytes=sum(sizes))
+
+
+def _caches(studies: tuple[str, ...]) -> list[str | None]:
+    """The folders that the studies' settings name; None is the usual one."""
+    folders: list[str | None] = [None]
+    for study in studies:
+        settings = Settings.load(Storage(study))
+        data = settings.config.get("data") if settings else None
+        folders.append(((data or {}).get("cache") or {}).get("folder"))
+    return list(dict.fromkeys(folders))
+
+
+def _size(count: int) -> str:
+    """`1.2 MB`."""
+    amount = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.4g} {unit}"
+        amount /= 1000
+    return f"{amount:.4g} TB"

@@ -1,0 +1,40 @@
+"""Log lines of a command: one an event, without credentials."""
+
+from __future__ import annotations
+
+import logging
+
+from rich.console import Console
+
+from spark_hpo.errors import ConfigError
+from spark_hpo.redact import redact
+
+
+class _Formatter(logging.Formatter):
+    """A record as one line and, where there is one, its traceback; without credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def set_up_logging(console: Console, log_file: str | None = None, *, shown: int = logging.WARNING) -> None:
+    """Log to the console what is at least as grave as `shown`, and all to a file.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    formatter = _Formatter("%(asctime)s %(levelname)s %(message)s")
+    on_console = logging.StreamHandler(console.file)
+    on_console.setLevel(shown)
+    handlers: list[logging.Handler] = [on_console]
+    if log_file is not None:
+        try:
+            handlers.append(logging.FileHandler(log_file))
+        except OSError as exc:
+            raise ConfigError(f"--log-file {log_file}: {exc.strerror}; choose a place to write to") from exc
+    logger = logging.getLogger("spark_hpo")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)

@@ -1,0 +1,128 @@
+"""From the words of a command line to an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+import spark_hpo
+from spark_hpo.cli.command import Command, write_examples
+from spark_hpo.cli.console import complain
+from spark_hpo.errors import SparkHpoError
+
+COMMANDS = {
+    "prepare": "Make a table that studies can read, of CSV or Parquet.",
+    "init": "Write a study file for a table, with a search space that fits it.",
+    "doctor": "Check what a study needs, without training.",
+    "run": "Run a study file to the end of its budget.",
+    "resume": "Go on with a study that was interrupted, or has died.",
+    "status": "Say where a study stands.",
+    "watch": "Follow a running study from another terminal.",
+    "report": "Write report.html, the study as a page with pictures.",
+    "export": "Take trials, parameters, the model or the journal out of a study.",
+    "gc": "Delete what no study needs any more.",
+}
+
+_EXIT_CODES = (
+    "Exit codes: 0 done, 2 configuration, 3 data, 4 no trial succeeded, 130 interrupted, 1 anything else."
+)
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`spark-hpo`: run a command and exit."""
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments, "spark-hpo"))
+
+
+def tune(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`jobs/tune.py`: the same. `--config FILE ...` means `run FILE ...`; studies end with a JSON line."""
+    words = _with_command(list(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(_run(words, "tune.py", {name: {"as_json": True} for name in ("run", "resume")}))
+
+
+class _Group(click.Group):
+    """All commands by name. Their help is listed without loading one: some have torch and Spark in them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"spark_hpo.cli.{cmd_name}").command
+        assert isinstance(command, Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(
+            formatter,
+            [
+                "spark-hpo run conf/quickstart.yaml budget.trials=20",
+                "spark-hpo watch studies/quickstart",
+                "spark-hpo report studies/quickstart --open",
+            ],
+        )
+        formatter.write_paragraph()
+        formatter.write_text(_EXIT_CODES)
+
+
+@click.group(cls=_Group)
+@click.version_option(spark_hpo.__version__, prog_name="spark_hpo")
+def _commands() -> None:
+    """Search for the best PyTorch model of a Parquet table, on Spark.
+
+    `spark-hpo COMMAND --help` explains a command.
+    """
+
+
+def _run(arguments: Sequence[str], program: str, defaults: Mapping[str, Any] | None = None) -> int:
+    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C, because schedulers end jobs with it
+    try:
+        code = _commands.main(
+            list(arguments), prog_name=program, standalone_mode=False, default_map=dict(defaults or {})
+        )
+    except click.UsageError as exc:
+        usage = exc.ctx.get_usage() + "\n" if exc.ctx else ""
+        hint = f"\n{exc.ctx.command_path} --help explains it" if exc.ctx else ""
+        complain(f"{usage}error: {exc.format_message()}{hint}")
+        return exc.exit_code
+    except click.ClickException as exc:
+        complain(f"error: {exc.format_message()}")
+        return exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        complain("interrupted")
+        return _INTERRUPTED
+    except SparkHpoError as exc:
+        complain(str(exc))
+        return exc.exit_code
+    except Exception:  # a mistake of ours, or of a library: told in full, but for the credentials in it
+        complain(traceback.format_exc())
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _with_command(words: list[str]) -> list[str]:
+    """`--config FILE ...`, as it was before there were commands, with one."""
+    for i, word in enumerate(words):
+        if word in COMMANDS:
+            break
+        name, separator, file = word.partition("=")
+        if name == "--config" and (separator or i + 1 < len(words)):
+            rest = words[:i] + words[i + (1 if separator else 2) :]
+            return ["run", file if separator else words[i + 1], *rest]
+    return words
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

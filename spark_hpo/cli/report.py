@@ -1,0 +1,50 @@
+"""`spark-hpo report`."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+import click
+
+from spark_hpo.cli.command import Command
+from spark_hpo.cli.console import say, say_json
+from spark_hpo.cli.files import write_file
+from spark_hpo.cli.options import json_option, study_argument
+from spark_hpo.errors import ConfigError
+from spark_hpo.report.study_report import FILE, report_of
+from spark_hpo.storage import Storage
+
+
+@click.command(
+    "report",
+    cls=Command,
+    examples=[
+        "spark-hpo report studies/quickstart --open",
+        "spark-hpo report s3://bucket/studies/adult --output adult.html",
+    ],
+)
+@study_argument
+@click.option("--output", metavar="FILE", help=f"Write it there.  [default: {FILE} in DIR]")
+@click.option("--open", "show", is_flag=True, help="Show it in a browser.")
+@json_option
+def command(study: str, output: str | None, show: bool, as_json: bool) -> None:
+    """Write report.html, the study as a page with pictures.
+
+    DIR is the study directory; the study may be running. The page is one file that needs no network.
+    """
+    storage = Storage(study)
+    text = report_of(storage).html()
+    if output is None:
+        storage.write(FILE, text.encode())
+        place = f"{storage.url}/{FILE}"
+    else:
+        place = write_file(output, text.encode())
+    if as_json:
+        say_json({"report": place})
+    else:
+        say(place)
+    if show:
+        if "://" in place:
+            raise ConfigError(f"{place}: a browser opens local files only: write one with --output FILE")
+        webbrowser.open(Path(place).as_uri())

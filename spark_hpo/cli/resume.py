@@ -1,0 +1,45 @@
+"""`spark-hpo resume`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from spark_hpo.cli.command import Command
+from spark_hpo.cli.directory import configuration_of
+from spark_hpo.cli.driver import drive, set_up_driver_logging, write_missing
+from spark_hpo.cli.options import json_option, log_option, overrides_argument, sync_option
+from spark_hpo.config import load_config
+from spark_hpo.storage import Storage
+
+
+@click.command(
+    "resume",
+    cls=Command,
+    examples=[
+        "spark-hpo resume studies/quickstart",
+        "spark-hpo resume s3://bucket/studies/adult resources.max_concurrent=8",
+        "spark-hpo resume conf/adult.yaml --json",
+    ],
+)
+@click.argument("study", metavar="DIR|CONF")
+@overrides_argument
+@sync_option
+@json_option
+@log_option
+def command(study: str, overrides: tuple[str, ...], sync: bool, as_json: bool, log_file: str | None) -> int:
+    """Go on with a study that was interrupted, or has died.
+
+    DIR is the study directory: it knows its settings, but for credentials, and the folder that relative paths
+    begin in. CONF, the study file, does as well. KEY=VALUE replaces a setting; those that decisions depend on
+    cannot change.
+    """
+    set_up_driver_logging(log_file)
+    if Path(study).is_file():
+        config, place, space = load_config(study, overrides), study, None
+    else:
+        config, place, space = configuration_of(Storage(study), overrides)
+    if sync:
+        return write_missing(config, place=place, space=space, as_json=as_json)
+    return drive(config, place=place, space=space, resume="must", as_json=as_json)

@@ -1,0 +1,53 @@
+"""`spark-hpo run`."""
+
+from __future__ import annotations
+
+import click
+
+from spark_hpo.cli.command import Command
+from spark_hpo.cli.driver import drive, set_up_driver_logging, write_missing
+from spark_hpo.cli.options import (
+    config_argument,
+    json_option,
+    log_option,
+    overrides_argument,
+    sync_option,
+)
+from spark_hpo.config import load_config
+
+
+@click.command(
+    "run",
+    cls=Command,
+    examples=[
+        "spark-hpo run conf/quickstart.yaml",
+        "spark-hpo run conf/adult.yaml budget.trials=20 resources.world_size=1 study_dir=studies/adult-1",
+        "spark-hpo run my_study.yaml --resume never --json | tail -n 1 | jq .best.params",
+        "spark-submit --master yarn jobs/tune.py run my_study.yaml",
+    ],
+)
+@config_argument
+@overrides_argument
+@click.option(
+    "--resume",
+    type=click.Choice(["auto", "must", "never"]),
+    default="auto",
+    show_default=True,
+    help="auto: go on with the study in study_dir if there is one; must: or refuse; never: refuse if so.",
+)
+@sync_option
+@json_option
+@log_option
+def command(
+    config: str, overrides: tuple[str, ...], resume: str, sync: bool, as_json: bool, log_file: str | None
+) -> int:
+    """Run a study file to the end of its budget.
+
+    CONF is the study file, YAML. KEY=VALUE replaces one of its settings, the value in YAML. Interrupt it, or
+    kill it: the same command goes on.
+    """
+    set_up_driver_logging(log_file)
+    study = load_config(config, overrides)
+    if sync:
+        return write_missing(study, place=config, as_json=as_json)
+    return drive(study, place=config, resume=resume, as_json=as_json)

@@ -1,0 +1,179 @@
+"""Where a study stands, on a terminal: the best so far, rungs, what runs, what has failed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from spark_hpo.report.events import line_of
+from spark_hpo.report.ladder import Fate, ladder_of
+from spark_hpo.report.leaderboard import flatten
+from spark_hpo.report.progress import duration
+from spark_hpo.report.status import Spent, StudyState, StudyStatus
+
+_MOST_RUNNING = 8  # lines
+_MOST_CAUSES = 5
+_LAST_EVENTS = 5
+_BAR = 24  # columns
+_STYLES = {
+    StudyState.RUNNING: "bold cyan",
+    StudyState.FINISHED: "bold green",
+    StudyState.INTERRUPTED: "bold yellow",
+    StudyState.FAILED: "bold red",
+    StudyState.DEAD: "bold red",
+}
+_FATES = {
+    Fate.RUNNING: "running",
+    Fate.PAUSED: "waiting",
+    Fate.PROMOTED: "promoted",
+    Fate.COMPLETED: "completed",
+    Fate.STOPPED: "stopped",
+    Fate.FAILED: "failed",
+}
+
+
+def board(status: StudyStatus, *, events: bool = False) -> RenderableType:
+    """The whole picture.
+
+    Args:
+        events: with the last lines of the journal below.
+    """
+    parts: list[RenderableType] = [_title(status), _facts(status)]
+    parts += _section("rungs", _rungs(status))
+    parts += _section("running", _running(status))
+    parts += _section("failures", _causes(status))
+    if events and status.record.drivers:
+        last = status.record.drivers[-1].events[-_LAST_EVENTS:]
+        objective = status.record.objective
+        lines = [Text(line_of(event, objective), overflow="ellipsis", no_wrap=True) for event in last]
+        parts += _section("last events", Group(*lines))
+    return Group(*parts)
+
+
+def state_in_words(status: StudyStatus) -> str:
+    """Whether it runs, or how it has ended: in one line, with what to do."""
+    record, driver = status.record, status.driver
+    who = f"the driver with pid {driver.pid} on {driver.host}" if driver else "its driver"
+    again = f"go on with: spark-hpo resume {record.url}"
+    match status.state:
+        case StudyState.RUNNING if record.ending is not None:
+            return f"the search has ended ({record.ending}); {who} writes what is left"
+        case StudyState.RUNNING:
+            return f"{who} works on it"
+        case StudyState.FINISHED:
+            return f"the search has ended ({record.ending})"
+        case StudyState.INTERRUPTED:
+            return f"it was asked to stop; {again}"
+        case StudyState.FAILED:
+            return f"an error has ended {who}; its log says which; {again}"
+        case StudyState.DEAD:
+            return f"{who} is gone: killed, or its machine is; {again}"
+
+
+def _section(title: str, content: RenderableType | None) -> list[RenderableType]:
+    return [] if content is None else [Text(f"\n{title}", "bold"), content]
+
+
+def _title(status: StudyStatus) -> Text:
+    line = Text(f"{status.record.name}  ", "bold")
+    line.append(f"{status.state}  ", _STYLES[status.state])
+    return line.append(state_in_words(status), "not bold")
+
+
+def _facts(status: StudyStatus) -> Table:
+    record, answer = status.record, status.answer
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bright_black", no_wrap=True)
+    table.add_column()
+    metric = record.objective.metric
+    best = Text("no trial has succeeded yet" if answer.best is None else "")
+    if answer.best is not None and answer.value is not None:
+        best = Text(f"{metric} {answer.value:.5g}", "bold green")
+        best.append(f"  trial {answer.best.trial_id} after {record.amount(answer.best.resource)}", "not bold")
+        if answer.test and metric in answer.test:
+            best.append(f", {answer.test[metric]:.5g} on test", "not bold")
+    table.add_row("best", best)
+    if answer.best is not None:
+        shown = "  ".join(f"{name}={_cell(item)}" for name, item in flatten(answer.best.params))
+        table.add_row("parameters", Text(shown))
+    trials = "  ".join(f"{count} {state}" for state, count in status.trials.items())
+    table.add_row("trials", Text(trials or "none yet"))
+    for spent in status.budget:
+        table.add_row(f"budget: {spent.kind}", _bar(spent))
+    if status.slots is not None and record.is_running:
+        table.add_row("slots", Text(f"{len(status.running)} of {status.slots} busy"))
+    worked = f"{duration(record.seconds)} of drivers' work"
+    table.add_row(
+        "time", Text(worked + (f", {len(record.drivers)} drivers" if len(record.drivers) > 1 else ""))
+    )
+    if (event := status.last_event) is not None:
+        ago = duration(max(0.0, status.now - event.time))
+        table.add_row("last event", Text(f"{event.kind}, {ago} ago"))
+    return table
+
+
+def _bar(spent: Spent) -> Table:
+    row = Table.grid(padding=(0, 1))
+    row.add_column(width=_BAR)
+    row.add_column()
+    bar = ProgressBar(total=spent.limit, completed=min(spent.spent, spent.limit), width=_BAR)
+    shown = f"{spent.spent:,.0f} of {spent.limit:,.0f}"
+    if spent.kind == "seconds":
+        shown = f"{duration(spent.spent)} of {duration(spent.limit)}"
+    row.add_row(bar, Text(shown))
+    return row
+
+
+def _rungs(status: StudyStatus) -> Table | None:
+    """One line a resource: brackets whose rungs end alike are counted together."""
+    fates: dict[int, Counter[Fate]] = defaultdict(Counter)
+    for rung in ladder_of(status.record):
+        fates[rung.resource].update(rung.fates)
+    if not fates:
+        return None
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right")
+    table.add_column(justify="right", style="bold")
+    table.add_column()
+    for resource, counts in sorted(fates.items()):
+        shown = ", ".join(f"{counts[fate]} {word}" for fate, word in _FATES.items() if counts[fate])
+        if not status.record.is_running:
+            shown = shown.replace(_FATES[Fate.RUNNING], "unfinished")
+        table.add_row(status.record.amount(resource), f"{counts.total():,}", Text(shown))
+    return table
+
+
+def _running(status: StudyStatus) -> Group | None:
+    if not status.running:
+        return None
+    lines = [
+        Text(f"{attempt.assignment}, {duration(max(0.0, status.now - attempt.began))}")
+        for attempt in status.running[:_MOST_RUNNING]
+    ]
+    return Group(*lines, *_more(len(status.running) - _MOST_RUNNING))
+
+
+def _causes(status: StudyStatus) -> Group | None:
+    if not status.causes:
+        return None
+    lines = []
+    for cause in status.causes[:_MOST_CAUSES]:
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"{cause.count} x {cause.kind}: ", "red")
+        line.append(cause.message)
+        lines.append(line)
+    return Group(*lines, *_more(len(status.causes) - _MOST_CAUSES))
+
+
+def _more(hidden: int) -> Iterator[Text]:
+    if hidden > 0:
+        yield Text(f"and {hidden} more", "bright_black")
+
+
+def _cell(item: object) -> str:
+    return f"{item:.5g}" if isinstance(item, float) else str(item)

@@ -1,0 +1,49 @@
+"""Events of a journal in words, one line each."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from spark_hpo.journal import Event, EventKind
+from spark_hpo.trial import Objective, Split
+
+
+def line_of(event: Event, objective: Objective) -> str:
+    """`2026-11-21 14:03:07 trial 3, rung 1: accuracy 0.93 after 3 epochs, 4.1 s`, in local time."""
+    moment = datetime.fromtimestamp(event.time).isoformat(" ", "seconds")
+    return f"{moment} {_words(event, objective)}"
+
+
+def _words(event: Event, objective: Objective) -> str:
+    data = event.data
+    match event.kind:
+        case EventKind.OPENED:
+            return f"driver {len(data.get('after', ())) + 1} has taken the study"
+        case EventKind.SLOTS:
+            return f"slots for trials: {data['slots']}"
+        case EventKind.ASSIGNED:
+            attempt = event.assignment.attempt
+            return f"{event.assignment}: started" + (f", attempt {attempt}" if attempt > 1 else "")
+        case EventKind.REPORTED | EventKind.LOST:
+            return _report(event, objective)
+        case EventKind.SETTLED:
+            trials = data["trials"]
+            names = ", ".join(map(str, trials))
+            return f"trial{'s' if len(trials) > 1 else ''} {names}: {data['state']}"
+        case EventKind.CLOSED:
+            return f"the driver has stopped: {data['reason']}"
+
+
+def _report(event: Event, objective: Objective) -> str:
+    report = event.report
+    where = f"trial {report.trial_id}, rung {report.rung}"
+    if event.kind is EventKind.LOST:
+        reason = report.failure.message if report.failure else "lost"
+        return f"{where}: attempt {report.attempt} is lost: {reason}"
+    if report.failure is not None:
+        return f"{where}: failed: {report.failure.message}"
+    metric = objective.metric
+    value = f"{report.metrics[metric]:.5g}" if metric in report.metrics else "not reported"
+    if report.split is Split.TEST:
+        return f"trial {report.trial_id}: {metric} {value} on test"
+    return f"{where}: {metric} {value} after {report.resource}, {report.seconds:.1f} s"

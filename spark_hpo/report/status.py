@@ -1,0 +1,207 @@
+"""Where a study stands, from its directory alone: what `status` prints, and what `watch` follows."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+from spark_hpo.errors import NoTrialSucceeded, StudyInterrupted
+from spark_hpo.journal import Event, EventKind
+from spark_hpo.lease import Holder
+from spark_hpo.redact import redact_all
+from spark_hpo.report.answer import Answer, answer_of
+from spark_hpo.report.causes import Cause, causes_of
+from spark_hpo.report.record import Attempt, StudyRecord
+from spark_hpo.settings import Settings
+from spark_hpo.storage import Storage
+from spark_hpo.trial import TrialState
+
+_OUT = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
+
+
+class StudyState(StrEnum):
+    """What a study is doing."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"  # an error has ended its driver
+    DEAD = "dead"  # its driver is gone without a word: killed, or its machine is
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether `spark-hpo resume` has something to do."""
+        return self not in (StudyState.RUNNING, StudyState.FINISHED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """One of the limits of a budget, and how much of it is spent."""
+
+    kind: str  # trials, epochs (or parts), seconds
+    spent: float
+    limit: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudyStatus:
+    """A study at one moment."""
+
+    record: StudyRecord
+    driver: Holder | None  # the last one; None: the study has never been driven
+    settings: Settings | None  # of the last driver; None: an older version has kept none
+    now: float  # wall clock, seconds since 1970
+
+    @classmethod
+    def read(cls, storage: Storage) -> StudyStatus:
+        """Takes nothing from the study's driver.
+
+        Raises:
+            ConfigError: there is no study.
+            JournalError: it cannot be read.
+        """
+        # The lease first: a driver that ends while its journal is read is seen in full the next time.
+        now, driver = time.time(), Holder.read(storage)
+        is_running = driver is not None and driver.is_alive(now)
+        record = StudyRecord.read(storage, is_running=is_running)
+        return cls(record=record, driver=driver, settings=Settings.load(storage), now=now)
+
+    @property
+    def state(self) -> StudyState:
+        if self.record.is_running:
+            return StudyState.RUNNING
+        if self.record.ending == "interrupted":
+            return StudyState.INTERRUPTED
+        if self.record.ending is not None:
+            return StudyState.FINISHED
+        was_released = self.driver is not None and self.driver.released
+        return StudyState.FAILED if was_released else StudyState.DEAD
+
+    @property
+    def exit_code(self) -> int:
+        """Of a command that waited for the study: what its driver has ended with, as far as is known."""
+        if self.state is StudyState.FINISHED:
+            return 0
+        if self.state is StudyState.INTERRUPTED:
+            return StudyInterrupted.exit_code
+        is_hopeless = self.state is StudyState.FAILED and self.record.trials and self.answer.best is None
+        return NoTrialSucceeded.exit_code if is_hopeless else 1
+
+    @cached_property
+    def answer(self) -> Answer:
+        return answer_of(self.record)
+
+    @cached_property
+    def causes(self) -> Sequence[Cause]:
+        return causes_of(self.record)
+
+    @cached_property
+    def trials(self) -> dict[str, int]:
+        """How many there are in each state. Of a study that does not run none is running: `unfinished`."""
+        counts = Counter(trial.state for trial in self.record.trials.values())
+        names = {} if self.record.is_running else {TrialState.RUNNING: "unfinished"}
+        return {names.get(state, str(state)): counts[state] for state in TrialState if counts[state]}
+
+    @cached_property
+    def running(self) -> list[Attempt]:
+        """What is in flight."""
+        if not self.record.is_running:
+            return []
+        opened = self.record.drivers[-1].opened if self.record.drivers else 0.0
+        # What an earlier driver has left open runs again only when this one has started it.
+        return [a for a in self.record.attempts if a.ended is None and a.began >= opened]
+
+    @property
+    def slots(self) -> int | None:
+        """Assignments that fit at once, as its last driver has seen it. None: it has not said."""
+        counts = [event for event in self._events if event.kind is EventKind.SLOTS]
+        return int(counts[-1].data["slots"]) if counts else None
+
+    @cached_property
+    def budget(self) -> list[Spent]:
+        """The limits of its budget."""
+        budget = {**(self.settings.config.get("budget", {}) if self.settings else {})}
+        budget |= self.record.definition.config.get("budget", {})
+        trained = [a.report.resource - a.assignment.resource_from for a in self.record.reported if a.report]
+        out = sum(trial.state in _OUT for trial in self.record.trials.values())
+        spent = {
+            "trials": ("trials", out),
+            "resource": (self.record.unit, sum(trained)),
+            "seconds": ("seconds", self.record.seconds),
+        }
+        return [
+            Spent(kind=kind, spent=float(amount), limit=float(budget[key]))
+            for key, (kind, amount) in spent.items()
+            if isinstance(budget.get(key), int | float)
+        ]
+
+    @property
+    def last_event(self) -> Event | None:
+        return self._events[-1] if self._events else None
+
+    @property
+    def _events(self) -> Sequence[Event]:
+        return self.record.drivers[-1].events if self.record.drivers else ()
+
+    def to_json(self) -> dict[str, Any]:
+        """What `spark-hpo status --json` prints."""
+        record, answer, driver, event = self.record, self.answer, self.driver, self.last_event
+        return {
+            "study": record.name,
+            "study_dir": record.url,
+            "state": str(self.state),
+            "ended_by": record.ending,
+            "metric": record.objective.metric,
+            "mode": str(record.objective.mode),
+            "best": answer.best
+            and {
+                "trial": answer.best.trial_id,
+                "params": dict(answer.best.params),
+                "value": answer.value,
+                "resource": answer.best.resource,
+            },
+            "test": answer.test,
+            "trials": self.trials,
+            "running": [
+                {
+                    "trial": attempt.assignment.trial_id,
+                    "attempt": attempt.assignment.attempt,
+                    "rung": attempt.assignment.rung,
+                    "resource_from": attempt.assignment.resource_from,
+                    "resource_to": attempt.assignment.resource_to,
+                    "seconds": round(self.now - attempt.began, 1),
+                }
+                for attempt in self.running
+            ],
+            "slots": self.slots,
+            "budget": {s.kind: {"spent": round(s.spent, 1), "limit": s.limit} for s in self.budget},
+            "seconds": round(record.seconds, 1),
+            "driver": driver
+            and {
+                "host": driver.host,
+                "pid": driver.pid,
+                "alive": record.is_running,
+                "drivers": len(record.drivers),
+                "command": record.drivers[-1].facts.get("command") if record.drivers else None,
+            },
+            "last_event": event
+            and {"kind": str(event.kind), "time": event.time, "seconds_ago": round(self.now - event.time, 1)},
+            "failures": [
+                redact_all(
+                    {
+                        "kind": str(cause.kind),
+                        "message": cause.message,
+                        "example": cause.example,
+                        "failed": cause.failed,
+                        "retried": cause.retried,
+                        "trials": list(cause.trials),
+                    }
+                )
+                for cause in self.causes
+            ],
+        }

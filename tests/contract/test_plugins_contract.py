@@ -1,0 +1,110 @@
+"""The example package, installed with pip, found by its entry points: it keeps to our own contracts."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_readers import ReaderContract, written  # noqa: F401 - a fixture of the contract
+from test_samplers import SPACE, SamplerContract
+from test_schedulers import SchedulerContract
+from workspace import Workspace
+
+from spark_hpo.plugins import plugin_names
+from spark_hpo.search.random import RandomSampler
+from spark_hpo.search.registry import build_sampler, build_scheduler
+from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.scheduler import Scheduler
+from spark_hpo.search.space import Space
+from spark_hpo.trial import Params
+
+PACKAGE = Path(__file__).parents[1] / "data/plugin_package"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that pip has installed the package to."""
+    folder = tmp_path_factory.mktemp("plugins")
+    # A copy, because the build leaves files beside the sources.
+    shutil.copytree(PACKAGE, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"),
+        *("--disable-pip-version-check", "--no-index", "--target", "site", "./source"),
+    ]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder / "site"))
+        importlib.invalidate_caches()
+        yield folder / "site"
+    for name in [name for name in sys.modules if name.startswith("example_plugins")]:
+        del sys.modules[name]
+
+
+def test_it_is_found_by_its_entry_points(installed: Path) -> None:
+    names = [plugin_names(noun) for noun in ("sampler", "scheduler", "reader")]
+    assert names == [["crossover"], ["audition"], ["logged"]]
+    assert type(build_sampler("crossover", SPACE, 0)).__module__ == "example_plugins.crossover"
+
+
+class TestCrossoverSampler(SamplerContract):
+    def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
+        return build_sampler("crossover", space, seed)
+
+
+class TestAuditionScheduler(SchedulerContract):
+    def build(self, max_trials: int | None) -> Scheduler:
+        return build_scheduler("audition", max_resource=9, max_trials=max_trials)
+
+
+class TestLoggedReader(ReaderContract):
+    name = "logged"
+
+
+def best_after(sampler: Sampler, num_trials: int) -> float:
+    def loss_of(params: Params) -> float:
+        return sum((value - 0.3) ** 2 for value in params.values())
+
+    losses = []
+    for trial_id in range(num_trials):
+        params = sampler.ask(trial_id)
+        sampler.start(trial_id, params)
+        losses.append(loss_of(params))
+        sampler.tell(trial_id, resource=1, loss=losses[-1])
+    return min(losses)
+
+
+def test_its_sampler_learns() -> None:
+    space = Space.from_config({f"x{i}": {"type": "uniform", "low": 0, "high": 1} for i in range(6)})
+    seeds = range(5)
+    here = sorted(best_after(build_sampler("crossover", space, seed), 200) for seed in seeds)
+    random = sorted(best_after(RandomSampler(space, seed), 200) for seed in seeds)
+    assert here[2] < random[2] / 2
+
+
+def test_a_study_is_made_of_all_three(installed: Path, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, {"PYTHONPATH": f"{installed}:{Path(__file__).parents[2]}"})
+    (tmp_path / "loop.py").write_text(
+        "def train(ctx):\n"
+        "    rows = sum(len(batch['side']) for batch in ctx.batches(ctx.split))\n"
+        "    for _ in range(*ctx.resource):\n"
+        "        ctx.report({'accuracy': rows * ctx.params['learning_rate']}, checkpoint={})\n"
+        "    if ctx.is_evaluation:\n"
+        "        ctx.report({'accuracy': rows * ctx.params['learning_rate']})\n"
+    )
+    process = workspace.start(
+        *("task=loop.py:train", "backend=inline", "resources.world_size=1", "budget.trials=8"),
+        *("search.sampler=crossover", "search.sampler_settings={num_parents: 2}"),
+        *("search.scheduler=audition", "search.scheduler_settings={group: 4}", "data.reader=logged"),
+    )
+    assert process.wait(240) == 0, (tmp_path / "log.txt").read_text()
+    log = (tmp_path / "log.txt").read_text()
+    assert re.search(r"INFO \d+ pieces of row groups are read from ", log)
+    assert '"resource": 9' in log
+    assert '"segments": {"run": 10' in log, "eight auditions, and the best of each four to the end"

@@ -1,0 +1,115 @@
+"""Every spark-submit that the documents show: its options, Spark's settings, and the study that it runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from spark_hpo.config import load_config
+from spark_hpo.prepare import cli as prepare_cli
+from spark_hpo.study_file import read_study_file
+
+pytestmark = pytest.mark.spark
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Spark makes these up from names of the user's.
+MADE_UP = [
+    re.compile(r"spark\.(driver|executor|task|worker)\.resource\.\w+\.(amount|discoveryScript|vendor)"),
+    re.compile(r"spark\.(executorEnv|kubernetes\.driverEnv)\.\w+"),
+    re.compile(r"spark\.kubernetes\.(driver|executor)\.volumes\.(emptyDir|hostPath|persistentVolumeClaim).*"),
+]
+# Where Spark declares its settings: they are known once their class is loaded.
+DECLARED = (
+    *(
+        f"org.apache.spark.internal.config.{name}$"
+        for name in ("package", "Python", "UI", "Worker", "Network")
+    ),
+    *("org.apache.spark.deploy.k8s.Config$", "org.apache.spark.sql.internal.SQLConf$"),
+    *("org.apache.spark.sql.internal.StaticSQLConf$", "org.apache.spark.sql.connect.config.Connect$"),
+)
+# Of the client of Spark Connect, which is Python's.
+ELSEWHERE = ("spark.remote",)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Each `spark-submit ...` of a block of shell, in one line, and where it stands."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(page.name, line) for line in lines if line.startswith("spark-submit ")]
+    [job] = [m for m in yaml.safe_load_all((ROOT / "conf/kubernetes.yml").read_text()) if m["kind"] == "Job"]
+    script = job["spec"]["template"]["spec"]["containers"][0]["args"][0]
+    found.append(("kubernetes.yml", script.removeprefix("exec ").replace("\\\n", " ").strip()))
+    return found
+
+
+COMMANDS = commands()
+
+
+@pytest.fixture(scope="module")
+def jvm(spark: Any) -> Any:
+    for name in DECLARED:
+        spark._jvm.java.lang.Class.forName(name)
+    return spark._jvm
+
+
+def is_known(jvm: Any, key: str) -> bool:
+    if key in ELSEWHERE or any(made_up.fullmatch(key) for made_up in MADE_UP):
+        return True
+    return bool(jvm.org.apache.spark.internal.config.ConfigEntry.findEntry(key) is not None)
+
+
+def parsed(jvm: Any, line: str) -> Any:
+    """By the parser of spark-submit itself."""
+    line = line.replace("...", "local").replace("/opt/spark_hpo/", f"{ROOT}/")
+    listed = jvm.java.util.ArrayList()
+    for word in shlex.split(line)[1:]:
+        listed.add(f"{ROOT}/{word}" if word.startswith("conf/") else word)
+    convert = jvm.scala.jdk.javaapi.CollectionConverters
+    nothing = jvm.scala.collection.immutable.Map.__getattr__("from")(convert.asScala(jvm.java.util.HashMap()))
+    return jvm.org.apache.spark.deploy.SparkSubmitArguments(convert.asScala(listed).toSeq(), nothing)
+
+
+def test_there_are_commands_to_look_at() -> None:
+    assert {page for page, _ in COMMANDS} >= {"README.md", "cluster.md", "kubernetes.md", "kubernetes.yml"}
+
+
+@pytest.mark.parametrize("line", [pytest.param(line, id=page) for page, line in COMMANDS])
+def test_a_documented_command_is_one(jvm: Any, line: str) -> None:
+    arguments = parsed(jvm, line)
+    given = dict(jvm.scala.jdk.javaapi.CollectionConverters.asJava(arguments.sparkProperties()))
+    assert [key for key in given if not is_known(jvm, key)] == []
+    job = Path(arguments.primaryResource()).name
+    assert (ROOT / "jobs" / job).is_file()
+    words = list(jvm.scala.jdk.javaapi.CollectionConverters.asJava(arguments.childArgs()))
+    if job == "prepare_data.py":
+        prepare_cli._parser().parse_args(words)
+        return
+    option, file, *overrides = words
+    assert option == "--config"
+    path = Path(file) if Path(file).is_absolute() else ROOT / file
+    study = path if path.is_file() else ROOT / "conf/quickstart.yaml"  # the reader's own
+    read_study_file(study, overrides)
+    load_config(study, overrides)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_setting_that_a_page_names_is_one_of_sparks(jvm: Any, page: Path) -> None:
+    named = {word.rstrip(".") for word in re.findall(r"(?<![\w./])spark\.[a-z][\w.]*\*?", page.read_text())}
+    names = {key for key in named if not key.endswith((".conf", ".md", ".yaml", ".zip", ".py", "*"))}
+    assert sorted(key for key in names if not is_known(jvm, key)) == []
+
+
+def test_what_is_no_setting_is_not_known(jvm: Any) -> None:
+    assert is_known(jvm, "spark.kubernetes.executor.podTemplateFile")
+    assert not is_known(jvm, "spark.kubernetes.executor.podTemplate")
+    assert not is_known(jvm, "spark.executor.resource.gpu.number")
+    with pytest.raises(Exception, match="Unrecognized option"):
+        parsed(jvm, "spark-submit --deploy client jobs/tune.py")

@@ -1,0 +1,48 @@
+"""The notebooks, executed from top to bottom as they lie there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pyspark
+import pytest
+from notebook import execute, printed, shown
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SPARK = Path(pyspark.__file__).parent
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def spark_home(tmp_path: Path) -> Path:
+    """Spark with a folder of its own for what executors write, which `local-cluster` puts beside the jars."""
+    home = tmp_path / "spark"
+    home.mkdir()
+    for path in SPARK.iterdir():
+        if path.name != "work":
+            (home / path.name).symlink_to(path)
+    return home
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_runs(
+    file: Path, tmp_path: Path, spark_home: Path, monkeypatch: pytest.MonkeyPatch, mlflow_uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    monkeypatch.setenv("SPARK_HOME", str(spark_home))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    done = execute(nbformat.read(file, as_version=4), tmp_path)
+    searches = [cell for cell in done.cells if "= tune(" in cell.source]
+    assert searches
+    for cell in searches:
+        assert any("<table" in data.get("text/html", "") for data in shown(cell)), printed(cell)[-2000:]
+    assert list((tmp_path / "studies").glob("*/report.html"))
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_is_kept_without_what_it_showed(file: Path) -> None:
+    for cell in nbformat.read(file, as_version=4).cells:
+        assert cell.cell_type == "markdown" or (not cell.outputs and cell.execution_count is None)

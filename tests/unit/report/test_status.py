@@ -1,0 +1,181 @@
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from written_studies import TEST, Pen
+
+from spark_hpo.lease import Holder
+from spark_hpo.report.board import board, state_in_words
+from spark_hpo.report.events import line_of
+from spark_hpo.report.status import StudyState, StudyStatus
+from spark_hpo.storage import Storage
+from spark_hpo.trial import Failure, FailureKind, TrialState
+
+
+def drawn(status: StudyStatus) -> str:
+    text = io.StringIO()
+    Console(width=100, file=text).print(board(status, events=True))
+    return text.getvalue()
+
+
+def kill(pen: Pen) -> None:
+    """As if the driver had been a process of this machine that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    record = json.loads(pen.storage.read("lease.json") or b"")
+    pen.storage.write("lease.json", json.dumps({**record, "pid": process.pid}).encode())
+
+
+@pytest.fixture
+def pen(tmp_path: Path) -> Pen:
+    """A study under way: trial 0 was promoted and runs, 1 waits, 2 is out, 3 has failed, 4 runs."""
+    pen = Pen(storage=Storage(tmp_path / "study"), budget={"trials": 8, "seconds": None})
+    pen.slots(2)
+    pen.at(10).start(0).at(14).end(0, value=0.8)
+    pen.start(1).at(20).end(1, value=0.7)
+    pen.start(2).at(24).end(2, value=0.2).settle(TrialState.STOPPED, 2)
+    failure = Failure(kind=FailureKind.TRIAL, message="ValueError: 17 is too many [sic]")
+    pen.start(3).at(26).end(3, value=None, failure=failure)
+    pen.at(30).start(0, 1, 3, rung=1).start(4)
+    return pen
+
+
+def test_a_running_study_is_told_by_its_directory(pen: Pen) -> None:
+    status = StudyStatus.read(pen.storage)
+    assert status.state is StudyState.RUNNING
+    assert status.trials == {"running": 2, "paused": 1, "stopped": 1, "failed": 1}
+    assert [a.assignment.trial_id for a in status.running] == [0, 4]
+    assert status.slots == 2
+    record = status.to_json()
+    assert json.loads(json.dumps(record)) == record
+    assert record["best"] == {"trial": 0, "params": {"x": 0.5}, "value": 0.8, "resource": 1}
+    assert record["budget"] == {"trials": {"spent": 2.0, "limit": 8.0}}
+    assert record["driver"]["pid"] == os.getpid()
+    assert record["driver"]["host"] == socket.gethostname()
+    assert record["driver"]["alive"] is True
+    assert record["failures"][0]["message"] == "ValueError: # is too many [sic]"
+    assert record["last_event"]["kind"] == "assigned"
+
+
+def test_a_driver_that_was_killed_is_told_from_one_that_works(pen: Pen) -> None:
+    kill(pen)
+    status = StudyStatus.read(pen.storage)
+    assert status.state is StudyState.DEAD
+    assert status.running == []
+    assert status.trials["unfinished"] == 2
+    assert "running" not in status.trials
+    assert status.exit_code == 1
+    assert f"spark-hpo resume {pen.storage.url}" in state_in_words(status)
+    assert "is gone" in drawn(status)
+
+
+def test_a_driver_on_another_machine_lives_as_long_as_its_lease(pen: Pen) -> None:
+    record = json.loads(pen.storage.read("lease.json") or b"")
+    pen.storage.write("lease.json", json.dumps({**record, "host": "elsewhere"}).encode())
+    assert StudyStatus.read(pen.storage).state is StudyState.RUNNING
+    stale = {**record, "host": "elsewhere", "expires_at": record["expires_at"] - 1000}
+    pen.storage.write("lease.json", json.dumps(stale).encode())
+    assert StudyStatus.read(pen.storage).state is StudyState.DEAD
+
+
+def test_each_end_has_its_state_and_its_exit_code(pen: Pen) -> None:
+    pen.at(40).end(4, value=0.6).end(0, 3, value=0.9, rung=1).settle(TrialState.COMPLETED, 0)
+    pen.start(0, 3, 3, **TEST).at(41).end(0, 3, value=0.85, **TEST)
+    pen.close("interrupted")
+    status = StudyStatus.read(pen.storage)
+    assert (status.state, status.exit_code) == (StudyState.INTERRUPTED, 130)
+    pen.open().close("trials")
+    status = StudyStatus.read(pen.storage)
+    assert (status.state, status.exit_code) == (StudyState.FINISHED, 0)
+    assert status.answer.test == {"accuracy": 0.85}
+    pen.open().start(5).die()
+    status = StudyStatus.read(pen.storage)
+    assert (status.state, status.exit_code) == (StudyState.FAILED, 1)
+    assert status.to_json()["driver"]["drivers"] == 3
+
+
+def test_a_driver_that_was_refused_changes_nothing_of_how_a_study_ended(pen: Pen) -> None:
+    pen.end(0, 3, value=0.9, rung=1).end(4).close("trials")
+    pen.open()
+    assert StudyStatus.read(pen.storage).record.ending is None, "it works"
+    pen.die()
+    assert StudyStatus.read(pen.storage).state is StudyState.FINISHED
+
+
+def test_a_study_without_any_good_trial_ends_as_its_driver_does(tmp_path: Path) -> None:
+    pen = Pen(storage=Storage(tmp_path / "study"))
+    pen.start(0).end(0, value=None, failure=Failure(kind=FailureKind.TRIAL, message="no")).die()
+    assert StudyStatus.read(pen.storage).exit_code == 4
+
+
+def test_what_an_earlier_driver_left_open_does_not_run(pen: Pen) -> None:
+    kill(pen)
+    pen.at(100).open().start(4, attempt=2)
+    assert [a.assignment.trial_id for a in StudyStatus.read(pen.storage).running] == [4]
+
+
+def test_reading_takes_nothing_from_the_driver(pen: Pen) -> None:
+    before = pen.storage.read("lease.json")
+    StudyStatus.read(pen.storage)
+    assert pen.storage.read("lease.json") == before
+    pen.end(4, value=0.6)  # it writes on
+
+
+def test_the_board_shows_the_study(pen: Pen) -> None:
+    text = drawn(StudyStatus.read(pen.storage))
+    for shown in (
+        "by hand  running",
+        "accuracy 0.8  trial 0 after 1 epoch",
+        "x=0.5",
+        "2 running  1 paused  1 stopped  1 failed",
+        "2 of 8",
+        "2 of 2 busy",
+        "1 running, 1 waiting, 1 promoted, 1 stopped, 1 failed",
+        "trial 0, rung 1: 1 -> 3 epochs",
+        "1 x trial: ValueError: # is too many [sic]",
+        "trial 4, rung 0: 0 -> 1 epochs: started",
+    ):
+        assert shown in text, shown
+
+
+def test_a_study_that_has_just_begun_has_a_board(tmp_path: Path) -> None:
+    pen = Pen(storage=Storage(tmp_path / "study"))
+    assert "no trial has succeeded yet" in drawn(StudyStatus.read(pen.storage))
+
+
+def test_every_event_is_a_line(pen: Pen) -> None:
+    pen.at(35).lose(4, "executor 3 was lost").start(4, attempt=2).at(40).end(4, metrics={"loss": 1.0})
+    pen.start(0, 3, 3, **TEST).end(0, 3, value=0.85, **TEST).close("trials")
+    status = StudyStatus.read(pen.storage)
+    events = status.record.drivers[0].events
+    lines = [line_of(event, status.record.objective) for event in events]
+    words = [line[len("2026-11-21 13:43:49 ") :] for line in lines]
+    assert words[0] == "driver 1 has taken the study"
+    assert words[1] == "slots for trials: 2"
+    for expected in (
+        "trial 0, rung 0: accuracy 0.8 after 1, 1.0 s",
+        "trial 2: stopped",
+        "trial 3, rung 0: failed: ValueError: 17 is too many [sic]",
+        "trial 4, rung 0: attempt 1 is lost: executor 3 was lost",
+        "trial 4, rung 0: 0 -> 1 epochs: started, attempt 2",
+        "trial 4, rung 0: accuracy not reported after 1, 1.0 s",
+        "trial 0: accuracy 0.85 on test",
+        "the driver has stopped: trials",
+    ):
+        assert expected in words
+    assert len(words) == len(events)
+
+
+def test_nobody_has_driven_it_yet(tmp_path: Path) -> None:
+    pen = Pen(storage=Storage(tmp_path / "study")).die()
+    pen.storage.delete("lease.json")
+    assert Holder.read(pen.storage) is None
+    status = StudyStatus.read(pen.storage)
+    assert status.state is StudyState.DEAD
+    assert status.to_json()["driver"] is None

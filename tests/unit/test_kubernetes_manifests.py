@@ -1,0 +1,63 @@
+"""conf/kubernetes*.yml: against Kubernetes' own schemas, and against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from spark_hpo.config import ResourcesConfig
+
+CONF = Path(__file__).parents[2] / "conf"
+MANIFESTS: list[dict[str, Any]] = list(yaml.safe_load_all((CONF / "kubernetes.yml").read_text()))
+EXECUTOR: dict[str, Any] = yaml.safe_load((CONF / "kubernetes-executor.yml").read_text())
+JOB: dict[str, Any] = next(manifest for manifest in MANIFESTS if manifest["kind"] == "Job")
+POD: dict[str, Any] = JOB["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
+@pytest.mark.parametrize("version", ["1.31", kubernetes_validate.latest_version()])
+def test_kubernetes_knows_every_key(manifest: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_the_executors_template_is_a_pod_that_lacks_what_spark_fills_in() -> None:
+    [container] = EXECUTOR["spec"]["containers"]
+    assert "image" not in container
+    spec = {**EXECUTOR["spec"], "containers": [{**container, "image": "spark"}]}
+    kubernetes_validate.validate({**EXECUTOR, "spec": spec}, "1.31", strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate({**EXECUTOR, "spec": {**spec, "tolerate": []}}, "1.31", strict=True)
+
+
+def test_a_driver_has_the_time_to_pause_its_study() -> None:
+    grace_s = ResourcesConfig().grace_s + 15  # for journal and MLflow
+    assert POD["terminationGracePeriodSeconds"] > grace_s
+
+
+def test_the_signal_reaches_spark_submit_and_the_job_starts_it_again() -> None:
+    [driver] = POD["containers"]
+    assert driver["args"][0].startswith("exec spark-submit"), "a shell would keep the signal to itself"
+    assert POD["restartPolicy"] == "Never", "another pod, on another machine"
+    assert JOB["spec"]["backoffLimit"] > 1
+    fail, ignore = JOB["spec"]["podFailurePolicy"]["rules"]
+    assert (fail["action"], fail["onExitCodes"]["values"]) == ("FailJob", [3, 4])
+    assert fail["onExitCodes"]["containerName"] == driver["name"]
+    assert ignore == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+
+
+def test_names_refer_to_each_other() -> None:
+    names = {manifest["kind"]: manifest["metadata"]["name"] for manifest in MANIFESTS}
+    binding = next(manifest for manifest in MANIFESTS if manifest["kind"] == "RoleBinding")
+    assert binding["roleRef"]["name"] == names["Role"]
+    assert binding["subjects"][0]["name"] == POD["serviceAccountName"] == names["ServiceAccount"]
+    [driver] = POD["containers"]
+    [mount] = driver["volumeMounts"]
+    assert mount["name"] == POD["volumes"][0]["name"]
+    text = (CONF / "kubernetes.yml").read_text()
+    for file in ("study.yaml", "executor.yml"):
+        assert f"--from-file={file}=" in text
+        assert f"{mount['mountPath']}/{file}" in driver["args"][0]

@@ -1,0 +1,175 @@
+"""Parts that other packages bring: found when they are named, and told apart from what is broken."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import textwrap
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from spark_hpo.data.readers import open_reader, resolve_reader
+from spark_hpo.errors import ConfigError
+from spark_hpo.plugins import load_plugin, plugin_names
+from spark_hpo.replay.methods import parse_method
+from spark_hpo.search.multivariate_tpe import MultivariateTpeSampler
+from spark_hpo.search.random import RandomSampler
+from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler, names_of
+from spark_hpo.search.space import Space
+
+SPACE = Space.from_config({"x": {"type": "uniform", "low": 0, "high": 1}})
+MODULE = """
+from spark_hpo.search.perturbation import PerturbationExplorer as Explorer
+from spark_hpo.search.random import RandomSampler as Sampler
+
+class Picky(Sampler):
+    def __init__(self, space, seed, *, level=1):
+        raise KeyError(level)
+
+class Half:
+    def __init__(self, seed):
+        pass
+    def ask(self, trial_id):
+        return {}
+
+class Whole(Half):
+    def start(self, trial_id, params):
+        pass
+    def tell(self, trial_id, *, resource, loss, others=()):
+        pass
+
+class Several(Whole):
+    def __init__(self, seed, num_objectives=1):
+        self.num_objectives = num_objectives
+
+text = "no class"
+"""
+Install = Callable[..., None]
+
+
+def entry_points(noun: str, **entries: str) -> str:
+    return f"[spark_hpo.{noun}s]\n" + "\n".join(f"{name} = {value}" for name, value in entries.items())
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """What pip leaves of a package: its module, its metadata and its entry points."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(package: str, points: str, module: str = MODULE) -> None:
+        info = tmp_path / f"{package}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(points)
+        (tmp_path / f"{package}.py").write_text(textwrap.dedent(module))
+        importlib.invalidate_caches()
+
+    yield install
+    for name in set(sys.modules) - before:
+        if name.startswith("theirs"):
+            del sys.modules[name]
+
+
+def test_a_part_is_found_by_its_name_and_listed_behind_our_own(install: Install) -> None:
+    install("theirs", entry_points("sampler", coin="theirs:Sampler"))
+    assert type(build_sampler("coin", SPACE, 0)).__module__ == "spark_hpo.search.random"
+    assert names_of("sampler")[-1] == "coin"
+    with pytest.raises(ConfigError, match=r"did you mean 'coin'.*known here: random, grid, .*, coin"):
+        build_sampler("coins", SPACE, 0)
+    assert parse_method("coin+asha").sampler == "coin", "and it can be replayed beside the others"
+
+
+def test_an_explorer_is_found_too(install: Install) -> None:
+    install("theirs", entry_points("explorer", step="theirs:Explorer"))
+    assert build_explorer("step", SPACE, 0, perturbation=0.2).perturbation == 0.2  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"search\.explore\.perturbations is set, but explorer 'step'"):
+        build_explorer("step", SPACE, 0, perturbations=0.2)
+
+
+def test_a_package_cannot_take_the_place_of_what_is_built_in(install: Install) -> None:
+    install("theirs", entry_points("sampler", tpe="theirs:Sampler", random="theirs:Nothing"))
+    assert isinstance(build_sampler("tpe", SPACE, 0), MultivariateTpeSampler)
+    assert isinstance(build_sampler("random", SPACE, 0), RandomSampler)
+    assert names_of("sampler").count("tpe") == 1
+
+
+def test_a_broken_package_is_told_of_when_it_is_named_and_not_before(install: Install) -> None:
+    install("theirs_broken", entry_points("sampler", coin="theirs_broken:Sampler"), "import no_such_module")
+    assert "theirs_broken" not in sys.modules
+    assert isinstance(build_sampler("random", SPACE, 0), RandomSampler)
+    assert plugin_names("sampler") == ["coin"]
+    assert "theirs_broken" not in sys.modules
+    with pytest.raises(ConfigError) as error:
+        build_sampler("coin", SPACE, 0, place="study.yaml: search")
+    assert str(error.value) == (
+        "study.yaml: search.sampler is 'coin', which the package theirs_broken 1.2 brings as "
+        "'theirs_broken:Sampler', and that cannot be imported here (ModuleNotFoundError: No module named "
+        "'no_such_module'): repair the package, or uninstall it"
+    )
+
+
+def test_two_packages_with_one_name_are_both_named(install: Install) -> None:
+    for package in ("theirs", "theirs_too"):
+        install(package, entry_points("scheduler", slow=f"{package}:Half"))
+    with pytest.raises(ConfigError, match=r"search\.scheduler is 'slow', and the packages") as error:
+        build_scheduler("slow")
+    for package in ("theirs 1.2", "theirs_too 1.2"):
+        assert package in str(error.value)
+
+
+WRONG = {
+    "gone": ("theirs:Gone", r"cannot be imported here \(AttributeError: "),
+    "text": ("theirs:text", "that is 'no class'; it must be a class, or a function that makes one"),
+    "half": ("theirs:Half", "Half has no start and no tell: a sampler must have ask, start, tell"),
+    "picky": ("theirs:Picky", r"is 'picky', and it cannot be made \(KeyError: 1\): look at its settings"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_sampler_is_refused(install: Install, name: str) -> None:
+    value, message = WRONG[name]
+    install("theirs", entry_points("sampler", **{name: value}))
+    with pytest.raises(ConfigError, match=message):
+        build_sampler(name, SPACE, 0)
+
+
+def test_its_settings_are_checked_as_our_own(install: Install) -> None:
+    install("theirs", entry_points("sampler", coin="theirs:Picky"))
+    with pytest.raises(ConfigError, match=r"search\.levle is set, but .* 'coin' .*did you mean 'level'\?"):
+        build_sampler("coin", SPACE, 0, levle=2)
+
+
+def test_one_that_takes_their_number_searches_for_several_objectives(install: Install) -> None:
+    install("theirs", entry_points("sampler", one="theirs:Whole", several="theirs:Several"))
+    assert build_sampler("several", SPACE, 0, num_objectives=2).num_objectives == 2  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"search\.sampler is 'one', which learns from one objective"):
+        build_sampler("one", SPACE, 0, num_objectives=2)
+
+
+def test_a_reader_is_found_and_an_unknown_one_refused_with_all_names(install: Install) -> None:
+    made = "def make(manifest, schema):\n    return manifest, schema"
+    install("theirs", entry_points("reader", own="theirs:make", broken="theirs:nothing"), made)
+    assert resolve_reader("own") == "own"
+    assert open_reader("own", 1, 2) == (1, 2)  # type: ignore[arg-type,comparison-overlap]
+    with pytest.raises(ConfigError, match="must be one of petastorm, arrow, auto, broken, own"):
+        resolve_reader("parquet")
+    with pytest.raises(ConfigError, match=r"reader is 'broken', which the package theirs 1\.2 brings as"):
+        resolve_reader("broken")
+
+
+def test_a_package_in_a_zip_is_found_as_spark_ships_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "theirs.zip", "w") as archive:
+        archive.writestr("theirs_zipped.py", MODULE)
+        archive.writestr("theirs_zipped-3.dist-info/METADATA", "Name: theirs_zipped\nVersion: 3\n")
+        archive.writestr(
+            "theirs_zipped-3.dist-info/entry_points.txt", entry_points("sampler", far="theirs_zipped:Half")
+        )
+    assert load_plugin("sampler", "far") is None
+    monkeypatch.syspath_prepend(str(tmp_path / "theirs.zip"))
+    assert load_plugin("sampler", "far").__name__ == "Half"
