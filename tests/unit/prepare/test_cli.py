@@ -10,8 +10,8 @@ import pytest
 from spark_hpo.data.encoders import MISSING_TEXTS
 from spark_hpo.prepare import cli, main
 from spark_hpo.prepare.from_csv import DEFAULT_NULL_VALUES
-from spark_hpo.prepare.reading import _for_spark
 from spark_hpo.prepare.from_synthetic import teacher
+from spark_hpo.prepare.reading import _for_spark
 
 JOB = Path(__file__).parents[3] / "jobs" / "prepare_data.py"
 
