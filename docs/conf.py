@@ -27,7 +27,13 @@ include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md
 CONTENTS = {
     "Using it": [
         *("docs/command-line", "docs/study-file", "docs/methods", "docs/data", "docs/report"),
-        *("docs/reliability", "docs/from-sparktrials", "docs/cluster", "docs/kubernetes"),
+        *(
+            "docs/reliability",
+            "docs/from-sparktrials",
+            "docs/scikit-learn",
+            "docs/cluster",
+            "docs/kubernetes",
+        ),
         *("docs/databricks", "docs/airflow", "SECURITY"),
     ],
     "Reference": ["docs/api", "CHANGELOG"],

@@ -14,6 +14,7 @@ from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.definition import Definition
 from spark_hpo.errors import ConfigError
 from spark_hpo.storage import Storage
+from spark_hpo.tracking.connect import usual_uri
 
 MANY = 2**63 - 1  # a budget that nobody reaches
 
@@ -59,7 +60,7 @@ def study_config(
         # An objective that fails is a worse trial than others, as in the library that it comes from.
         "stopping": {"max_failed_share": None},
         "resources": {"max_concurrent": parallelism if parallelism and parallelism > 0 else None},
-        "mlflow": {"tracking_uri": _tracking_uri(study_dir)},
+        "mlflow": {"tracking_uri": usual_uri(study_dir)},
     }
     return build_config(_merged(_merged(base, record), sections), place=place)
 
@@ -67,15 +68,6 @@ def study_config(
 def _name_of(function: Any) -> str:
     name = getattr(function, "__name__", type(function).__name__)
     return re.sub(r"[^A-Za-z0-9_.-]", "", name).lstrip("_.-")[:60] or "objective"
-
-
-def _tracking_uri(study_dir: str) -> str:
-    """Where MLflow's own environment says; otherwise a file beside the study."""
-    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        return uri
-    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
-        return "databricks"
-    return "sqlite:///mlflow.db" if "://" in study_dir else f"sqlite:///{Path(study_dir).parent}/mlflow.db"
 
 
 def _merged(record: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

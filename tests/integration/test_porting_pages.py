@@ -14,19 +14,19 @@ pytestmark = pytest.mark.spark
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("page", ["from-sparktrials", "scikit-learn"])
+@pytest.mark.parametrize("page", ["docs/from-sparktrials.md", "docs/scikit-learn.md"])
 def test_every_block_of_a_page_runs(
     page: str, spark: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if page == "from-sparktrials":
+    if page == "docs/from-sparktrials.md":
         pytest.importorskip("optuna", reason="Optuna is an extra")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert len(blocks) >= 2
     monkeypatch.chdir(tmp_path)
     write_clusters(tmp_path / "data/table")
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks:
-        exec(compile(block, f"{page}.md", "exec"), names)
+        exec(compile(block, page, "exec"), names)
 
 
 def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

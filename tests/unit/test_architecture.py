@@ -91,7 +91,7 @@ ALLOWED = {
     "plugins": {"errors"},
     "porting": {
         *("app", "callback", "config", "definition", "errors", "layout", "result", "search", "storage"),
-        *("study", "train", "trial"),
+        *("study", "tracking", "train", "trial"),
     },
     "publish": {
         *("data", "errors", "incumbents", "journal", "package", "report", "storage", "tracking", "train"),
