@@ -21,6 +21,9 @@ test: setup java  ## unit, contract and integration tests
 test-faults: setup java  ## every fault, done to studies on a real Spark, and what it costs; half an hour
 	$(BIN)/python -m pytest tests/faults --faults-page docs/benchmarks/faults.md
 
+test-first-studies: setup java  ## prepare, init and run on real tables, beside scikit-learn; a quarter of an hour
+	$(BIN)/python -m pytest -s tests/first_studies
+
 fuzz: setup  ## the property tests with new examples, and ten times as many; a quarter of an hour
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout 1800 tests/unit tests/contract/test_schedulers.py
 

@@ -10,12 +10,15 @@ import math
 import shutil
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import cloudpickle
 
 from spark_hpo.assembly import build_search, knowledge_of, objective_of
 from spark_hpo.backend.base import Backend
@@ -26,7 +29,7 @@ from spark_hpo.data.readers import resolve_reader
 from spark_hpo.data.shards import plan_shards
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.definition import Definition
-from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted, TrackingOutage
+from spark_hpo.errors import BackendError, ConfigError, LeaseError, StudyInterrupted, TrackingOutage
 from spark_hpo.interrupt import Interrupt
 from spark_hpo.journal import Journal
 from spark_hpo.provenance import git_commit, provenance
@@ -50,7 +53,7 @@ from spark_hpo.train.reference import (
 )
 from spark_hpo.train.worker import RankSpec, run_rank
 from spark_hpo.train.world import Rendezvous, RendezvousServer
-from spark_hpo.trial import Objective, Split, Trial
+from spark_hpo.trial import Assignment, Objective, Report, Split, Trial
 from spark_hpo.wiring import dispatch_policy, node_cache, training_settings
 
 if TYPE_CHECKING:
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SCRATCH_PREFIX = ".doctor-"  # of a folder in the study directory, for as long as a rehearsal takes
 _END_S = 15.0  # for journal and MLflow, when running trials have saved
 
 
@@ -121,6 +125,43 @@ def sync_study(
         config.space if space is None else space, f"{place}: space", constraints=config.search.constraints
     )
     return _Run(config, place, parsed, task).sync()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipment:
+    """What goes to the executors."""
+
+    assignment_bytes: int  # with each assignment, to each rank
+    file_bytes: Mapping[str, int]  # once, by name: the task's code
+
+
+class Rehearsal:
+    """A study without its search: whether it would run. Leaves nothing behind.
+
+    What is raised is what `run_study` would raise. The table must be there: nothing is prepared.
+    """
+
+    def __init__(
+        self, config: StudyConfig, *, place: str = "study", spark: SparkSession | None = None
+    ) -> None:
+        space = build_space(config.space, f"{place}: space", constraints=config.search.constraints)
+        self._run = _Run(config, place, space, spark=spark)
+
+    def check(self) -> None:
+        """Settings, search, code and reader, as far as they can be known before Spark starts."""
+        self._run.check()
+
+    def table(self) -> Table | None:
+        """The table, with its footers read and its rows planned; None: the study has none."""
+        return self._run._table(may_prepare=False)
+
+    def shipment(self) -> Shipment:
+        """What goes to the executors."""
+        return self._run.shipment()
+
+    def first_step(self, timeout_s: float) -> Report | None:
+        """What one batch of the first trial gives; None: only its training function would know."""
+        return self._run.rehearse(timeout_s)
 
 
 def export_model(
@@ -190,21 +231,7 @@ class _Run:
                 search = build_search(config, self.space, place=self.place, knowledge=knowledge)
                 if search.remark:
                     logger.warning("%s", search.remark)
-                spec = RankSpec(
-                    study_id=definition.study_id,
-                    storage=storage,
-                    trainable=code.shipped,
-                    table=table,
-                    objective=objective,
-                    settings=training_settings(config),
-                    max_resource=config.search.max_resource,
-                    seed=config.seed,
-                    reader=self._reader,
-                    shuffle_window=config.data.shuffle_window if config.data else 1,
-                    parts=config.search.parts,
-                    node_cache=node_cache(config),
-                    rank_timeout_s=None if config.backend == "inline" else config.resources.rank_timeout_s,
-                )
+                spec = self._spec(definition.study_id, storage, table, code)
                 backend = self._backend(spec, code)
                 if self._server is not None:
                     stack.callback(self._server.close)
@@ -287,6 +314,54 @@ class _Run:
             stack.callback(tracker.close, 5.0)
             return write_missing(tracker, journal, objective, publish=publish)
 
+    def check(self) -> None:
+        """All that can be known before Spark starts."""
+        self._code()
+        build_search(self.config, self.space, place=self.place)
+        resolve_reader(self._reader)
+
+    def shipment(self) -> Shipment:
+        """What goes to the executors."""
+        code, table = self._code(), self._table(may_prepare=False)
+        spec = self._spec("doctor", Storage(self.config.study_dir), table, code)
+        files = {file.name: file.stat().st_size for file in self._code_files(code)}
+        return Shipment(assignment_bytes=len(cloudpickle.dumps(partial(run_rank, spec))), file_bytes=files)
+
+    def rehearse(self, timeout_s: float) -> Report | None:
+        """One batch through one step of the first trial, where and as it will be trained."""
+        config, code, table = self.config, self._code(), self._table(may_prepare=False)
+        if table is None or not is_task(code.trainable):
+            return None  # what a training function does first is its own affair
+        params = build_search(config, self.space, place=self.place).sampler.ask(0)
+        batch_size = int(params.get("batch_size", config.training.batch_size))
+        scratch = Storage(f"{config.study_dir.rstrip('/')}/{SCRATCH_PREFIX}{uuid.uuid4().hex[:8]}")
+        spec = self._spec("doctor", scratch, table.for_one_batch(config.resources.world_size), code)
+        # An epoch of so many parts has one step in each; nothing stays on the machines.
+        parts = max(1, table.manifest(Split.TRAIN).rows // max(batch_size, config.resources.world_size))
+        spec = replace(spec, parts=parts, max_resource=1, node_cache=None)
+        first = Assignment(
+            trial_id=0,
+            attempt=1,
+            params=params,
+            bracket=0,
+            rung=0,
+            resource_from=0,
+            resource_to=1,
+            checkpoint=None,
+            seed=config.seed,
+        )
+        with ExitStack() as stack:
+            stack.callback(scratch.remove)
+            backend = self._backend(spec, code)
+            if self._server is not None:
+                stack.callback(self._server.close)
+            stack.callback(backend.close)
+            backend.submit(first)
+            report = backend.wait(timeout_s)
+        if report is None:
+            raise BackendError(f"one step of one trial has not ended within {timeout_s:.0f} s")
+        return report
+
     def export(self, trial: Trial, folder: Path) -> None:
         code = self._code()
         if not is_task(code.trainable) or trial.checkpoint is None:
@@ -304,6 +379,24 @@ class _Run:
             shutil.copy(file, folder)
 
     # The parts -------------------------------------------------------------------------------------------
+
+    def _spec(self, study_id: str, storage: Storage, table: Table | None, code: Code) -> RankSpec:
+        config = self.config
+        return RankSpec(
+            study_id=study_id,
+            storage=storage,
+            trainable=code.shipped,
+            table=table,
+            objective=objective_of(config),
+            settings=training_settings(config),
+            max_resource=config.search.max_resource,
+            seed=config.seed,
+            reader=self._reader,
+            shuffle_window=config.data.shuffle_window if config.data else 1,
+            parts=config.search.parts,
+            node_cache=node_cache(config),
+            rank_timeout_s=None if config.backend == "inline" else config.resources.rank_timeout_s,
+        )
 
     @property
     def _reader(self) -> str:

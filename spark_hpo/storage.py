@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -113,6 +114,15 @@ class Storage:
     def delete_all(self, names: Sequence[str]) -> None:
         """Delete each of these, many at a time."""
         self._for_all(self.delete, names)
+
+    def remove(self) -> None:
+        """Delete the directory and all that is in it; nothing happens when there is none."""
+        fs, root = self._fs_and_root
+        with self.translated(""), contextlib.suppress(FileNotFoundError):
+            if self.local is not None:
+                shutil.rmtree(root)
+            else:
+                self.delete_all([path.removeprefix(f"{root}/") for path in fs.find(root)])
 
     def _for_all(self, call: Callable[[str], T], names: Sequence[str]) -> list[T]:
         # Not fsspec's own cat and rm of many: they would take brackets in the directory's name for a glob.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 from pyspark import cloudpickle
@@ -24,18 +26,31 @@ def missing_modules(cluster: Cluster, names: tuple[str, ...], *, timeout_s: floa
         CapacityError: no executor ran it in time.
         Exception: Spark's own, when Python does not start.
     """
+    answers = ask(cluster, partial(_missing, names), timeout_s=timeout_s)
+    return {name for answer in answers for name in answer}
+
+
+def ask(cluster: Cluster, question: Callable[[], Any], *, most: int = 10_000, timeout_s: float) -> list[Any]:
+    """What a function returns on executors, once for each slot or `most` times. JSON can hold it.
+
+    Raises:
+        CapacityError: no executor ran it in time.
+        Exception: Spark's own, when Python does not start, or when the function raises.
+    """
     # What finds out whether the package is there must not come from it.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
-    answers: list[set[str]] = []
+    answers: list[list[Any]] = []
     failures: list[Exception] = []
     tag = f"spark_hpo-probe-{uuid.uuid4().hex[:8]}"
 
     def run() -> None:
         try:
             cluster.tag(tag, "spark_hpo: a look at the executors")
-            tasks = max(1, cluster.num_task_slots(None))
-            rows = cluster.spark.range(0, tasks, 1, tasks).mapInArrow(partial(_look, names), "missing string")
-            answers.append({name for row in rows.collect() for name in row.missing.split(",") if name})
+            tasks = min(max(1, cluster.num_task_slots(None)), most)
+            rows = cluster.spark.range(0, tasks, 1, tasks).mapInArrow(
+                partial(_answer, question), "json string"
+            )
+            answers.append([json.loads(row.json) for row in rows.collect()])
         except Exception as exc:
             failures.append(exc)
 
@@ -56,9 +71,13 @@ def missing_modules(cluster: Cluster, names: tuple[str, ...], *, timeout_s: floa
     )
 
 
-def _look(names: tuple[str, ...], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The task. Never imports the modules: that would take seconds."""
+def _answer(question: Callable[[], Any], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The task."""
     for _ in batches:
         pass
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    yield pa.RecordBatch.from_pydict({"missing": pa.array([",".join(missing)], pa.string())})
+    yield pa.RecordBatch.from_pydict({"json": pa.array([json.dumps(question())], pa.string())})
+
+
+def _missing(names: tuple[str, ...]) -> list[str]:
+    """Never imports the modules: that would take seconds."""
+    return [name for name in names if importlib.util.find_spec(name) is None]

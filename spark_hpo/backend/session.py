@@ -60,8 +60,11 @@ def start_session(
     Raises:
         BackendError: Python does not start on the executors, or lacks torch or pyarrow.
         CapacityError: no executor came in time.
+        ConfigError: there is no Java here.
     """
     from pyspark.sql import SparkSession
+
+    from spark_hpo.java import java_is_needed  # it loads Spark, too
 
     spark = spark or SparkSession.getActiveSession()
     if spark is None and (settings.get(_REMOTE) or os.environ.get("SPARK_REMOTE")):
@@ -69,8 +72,9 @@ def start_session(
     elif spark is None and _has_context():
         spark = SparkSession.builder.getOrCreate()  # active in another thread, and left as it is
     elif spark is None:
-        conf = _configuration(name, settings)
-        spark = SparkSession.builder.config(conf=conf).getOrCreate()
+        with java_is_needed():
+            conf = _configuration(name, settings)
+            spark = SparkSession.builder.config(conf=conf).getOrCreate()
         if is_local(cluster_of(spark)):
             _warm_up(cluster_of(spark))
         elif conf.get(_DAEMON) == _OURS:
@@ -81,18 +85,25 @@ def start_session(
     return spark
 
 
+def running_session() -> SparkSession | None:
+    """The session that a study would take; None: it would have to start one."""
+    if "pyspark" not in sys.modules:
+        return None
+    from pyspark.sql import SparkSession
+
+    spark = SparkSession.getActiveSession()
+    if spark is None and _has_context():
+        spark = SparkSession.builder.getOrCreate()  # active in another thread
+    return spark
+
+
 def is_on_a_cluster(spark: SparkSession | None) -> bool:
     """Whether the session that a study would use, if one runs, has executors on other machines.
 
     Args:
         spark: the session to be used; None: any that runs.
     """
-    if spark is None and "pyspark" in sys.modules:
-        from pyspark.sql import SparkSession
-
-        spark = SparkSession.getActiveSession()
-        if spark is None and _has_context():
-            spark = SparkSession.builder.getOrCreate()
+    spark = spark or running_session()
     return spark is not None and not is_local(cluster_of(spark))
 
 

@@ -19,6 +19,8 @@ from spark_hpo.errors import SparkHpoError
 
 COMMANDS = {
     "prepare": "Make a table that studies can read, of CSV or Parquet.",
+    "init": "Write a study file for a table, with a search space that fits it.",
+    "doctor": "Check what a study needs, without training.",
     "run": "Run a study file to the end of its budget.",
     "resume": "Go on with a study that was interrupted, or has died.",
     "status": "Say where a study stands.",

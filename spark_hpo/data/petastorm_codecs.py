@@ -16,6 +16,15 @@ _KEY = b"dataset-toolkit.unischema.v1"
 _CODECS = ("NdarrayCodec", "CompressedNdarrayCodec", "CompressedImageCodec")  # those that make bytes
 
 
+def has_metadata(url: str) -> bool:
+    """Whether Petastorm has written about a dataset's columns. Nothing is unpickled."""
+    fs, path = files.filesystem(files.join(url, _METADATA))
+    if not fs.exists(path):
+        return False
+    with files.reading(path), files.opened(fs, path) as source:
+        return _KEY in (pq.read_schema(source).metadata or {})
+
+
 def trusted_codecs(url: str) -> dict[str, str]:
     """The codecs of a dataset's binary columns, as transforms by column.
 

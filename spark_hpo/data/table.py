@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from spark_hpo.data import encoders, files, partitions, petastorm_codecs
 from spark_hpo.data.footers import Footers, read_footers
-from spark_hpo.data.manifest import Manifest, manifest_of
+from spark_hpo.data.manifest import Manifest, RowGroup, manifest_of
 from spark_hpo.data.rules import with_rules
 from spark_hpo.data.schema import ColumnKind, Feature, Source, TableSchema
 from spark_hpo.errors import DataError, cause
@@ -56,6 +56,16 @@ class Table:
         """
         manifests = {split: manifest.without(paths) for split, manifest in self.manifests.items()}
         return replace(self, manifests=manifests)
+
+    def for_one_batch(self, world_size: int) -> Table:
+        """The same table, evaluated on the first row groups of the validation split that feed all ranks."""
+        whole = self.manifest(Split.VALIDATION)
+        groups: list[RowGroup] = []
+        while sum(group.rows for group in groups) < min(world_size, whole.rows):
+            groups.append(whole.row_groups[len(groups)])
+        rows = sum(group.rows for group in groups)
+        few = replace(whole, row_groups=tuple(groups), rows=rows)
+        return replace(self, manifests={**self.manifests, Split.VALIDATION: few})
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -185,7 +195,7 @@ def _read_schema(url: str) -> TableSchema:
         fault = f"has no {SCHEMA_FILE}" if exists else "does not exist"
         raise DataError(
             f"{url}: the table {fault}: make it with "
-            f"`jobs/prepare_data.py csv --input <your table> --label <column> --output {url}`"
+            f"`spark-hpo prepare csv --input <your table> --label <column> --output {url}`"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise DataError(f"{place}: not a schema ({exc!r}): prepare the table again") from exc

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from pyspark.sql import SparkSession
 
 from spark_hpo.errors import ConfigError, SparkHpoError
+from spark_hpo.java import java_is_needed
 from spark_hpo.prepare import from_csv, from_digits, from_synthetic
 from spark_hpo.prepare.output import Prepared, Request
 from spark_hpo.trial import Split
@@ -40,8 +41,11 @@ def main(argv: Sequence[str], *, program: str = "prepare_data.py") -> int:
     except SparkHpoError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return exc.exit_code
+    for remark in prepared.remarks:
+        print(f"note: {remark}", file=sys.stderr)
     if options.get("json"):
-        print(json.dumps({"output": prepared.output, "rows": dict(prepared.rows), "fresh": prepared.fresh}))
+        answer = {"output": prepared.output, "rows": dict(prepared.rows), "fresh": prepared.fresh}
+        print(json.dumps({**answer, "remarks": list(prepared.remarks)}))
         return 0
     counts = ", ".join(f"{split} {rows:,}" for split, rows in prepared.rows.items())
     print(f"{prepared.output}: {counts} rows{'' if prepared.fresh else ' (there already)'}")
@@ -61,14 +65,24 @@ def prepare(argv: Sequence[str], start_spark: Callable[[], SparkSession]) -> Pre
     return _prepare(_options(argv), start_spark)
 
 
+def found(argv: Sequence[str]) -> Prepared | None:
+    """The table that these arguments have made already; None: it is not there. Raises as `prepare`."""
+    asked, _ = _asked(_options(argv))
+    return asked.found()
+
+
 def _options(argv: Sequence[str], program: str = "prepare_data.py") -> dict[str, Any]:
     return vars(_parser(program).parse_args(argv))
 
 
 def _prepare(options: Mapping[str, Any], start_spark: Callable[[], SparkSession]) -> Prepared:
-    request, make = _TABLES[options["table"]]
-    asked = request(**{name: value for name, value in options.items() if name not in ("table", "json")})
+    asked, make = _asked(options)
     return asked.found() or make(start_spark(), asked)
+
+
+def _asked(options: Mapping[str, Any]) -> tuple[Request, Callable[[SparkSession, Request], Prepared]]:
+    request, make = _TABLES[options["table"]]
+    return request(**{name: value for name, value in options.items() if name not in ("table", "json")}), make
 
 
 @contextlib.contextmanager
@@ -76,12 +90,9 @@ def _session() -> Iterator[SparkSession]:
     """A session of our own; what spark-submit and spark-defaults.conf say holds."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # or Spark takes any python3 on the path
     builder: Any = SparkSession.builder
-    spark = (
-        builder.appName("prepare_data")
-        .config("spark.log.level", "ERROR")
-        .config("spark.ui.showConsoleProgress", "false")
-        .getOrCreate()
-    )
+    builder = builder.appName("prepare_data").config("spark.log.level", "ERROR")
+    with java_is_needed():
+        spark = builder.config("spark.ui.showConsoleProgress", "false").getOrCreate()
     try:
         yield spark
     finally:
@@ -104,7 +115,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     tables = parser.add_subparsers(dest="table", required=True)
     common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--output", required=True, help="the folder to write: a path or an fsspec URL")
-    common.add_argument("--fractions", type=_floats, help="of train,validation,test (0.8,0.1,0.1)")
+    common.add_argument(
+        "--fractions", type=_floats, help="of train,validation,test (0.8,0.1,0.1; of a small CSV 0.6,0.2,0.2)"
+    )
     common.add_argument("--seed", type=int, help="of the split, and of synthetic rows (0)")
     common.add_argument("--row-group-rows", type=int, help="rows in a Parquet row group")
     common.add_argument("--json", action="store_true", help="say what came out as JSON")
@@ -119,7 +132,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
     csv = table("csv", "any CSV (with a header) or Parquet table")
     csv.add_argument("--input", required=True, help="file, folder or URL")
-    csv.add_argument("--label", required=True, help="the column to predict")
+    csv.add_argument("--label", help="the column to predict")
     csv.add_argument("--label-type", choices=("auto", "class", "number"))
     csv.add_argument("--format", choices=("csv", "parquet"), help="otherwise by the ending")
     csv.add_argument(
@@ -130,7 +143,23 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     csv.add_argument("--max-vocabulary", type=int, help="values of a text column that get a code (1000)")
     csv.add_argument("--drop", type=_names, metavar="A,B", help="columns to leave out")
-    csv.add_argument("--separator", help="between the fields of a CSV (,)")
+    csv.add_argument("--keep", type=_names, metavar="A,B", help="columns to leave as they are")
+    csv.add_argument(
+        "--as-is",
+        dest="clean",
+        action="store_false",
+        default=True,
+        help="leave all columns as they are: otherwise ids, constants and copies of the label are left out, "
+        "dates and numbers that are written as words are read, and rows without a label are left out",
+    )
+    csv.add_argument("--separator", type=_separator, help="between the fields of a CSV (found out)")
+    csv.add_argument(
+        "--no-header",
+        dest="header",
+        action="store_false",
+        default=argparse.SUPPRESS,
+        help="of a CSV without names: columns are column1, column2, ...",
+    )
     csv.add_argument(
         "--in-place", action="store_true", help="Parquet: write schema.json alone, and read the table itself"
     )
@@ -152,6 +181,10 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
+
+
+def _separator(text: str) -> str:
+    return {r"\t": "\t", "tab": "\t"}.get(text, text)
 
 
 def _null_values(text: str) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -16,28 +16,34 @@ from spark_hpo.data.schema import Encoding
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare import in_place as places
 from spark_hpo.prepare import splits
+from spark_hpo.prepare.cleaning import Cleaned, read_words, without_useless
 from spark_hpo.prepare.columns import analyse
+from spark_hpo.prepare.dialect import UTF_8, find_dialect
 from spark_hpo.prepare.encode import encode, original, schema_of
 from spark_hpo.prepare.facts import Analysis
 from spark_hpo.prepare.output import Prepared, Request, fingerprint
+from spark_hpo.prepare.reading import cause_of, columns_of, read, settings
 from spark_hpo.trial import Split
 
 DEFAULT_NULL_VALUES = ("NaN", "nan", "NULL", "null")  # besides the empty text; the readers' too, in place
-_TIME_ZONE = "spark.sql.session.timeZone"
+WRITTEN_NULL_VALUES = ("NA", "N/A", "n/a", "#N/A", "<NA>", "None", "?")  # besides these, in a CSV
 
 
 def request(
     output: str,
     *,
     input: str,
-    label: str,
+    label: str | None = None,
     format: str | None = None,
     label_type: str = "auto",
     null_values: Sequence[str] = DEFAULT_NULL_VALUES,
     max_vocabulary: int = 1000,
     drop: Sequence[str] = (),
-    separator: str = ",",
-    fractions: Sequence[float] = splits.DEFAULT_FRACTIONS,
+    separator: str | None = None,
+    header: bool = True,
+    clean: bool = False,
+    keep: Sequence[str] = (),
+    fractions: Sequence[float] | None = None,
     seed: int = 0,
     row_group_rows: int = 16_384,
     in_place: bool = False,
@@ -47,6 +53,8 @@ def request(
     overwrite: bool = False,
 ) -> Request:
     """What `csv` is asked for. The files at `input` are part of it: newer ones are another request."""
+    by_size = fractions is None and clean and not in_place  # when the rows are counted
+    fractions = splits.DEFAULT_FRACTIONS if fractions is None else fractions
     splits.check_fractions(fractions)
     splits.check_row_group_rows(row_group_rows)
     if max_vocabulary < 1:
@@ -61,6 +69,11 @@ def request(
         format = "parquet" if is_parquet else "csv"
     where = dict(zip(Split, (where_train, where_validation, where_test), strict=True))
     _check_place(output, input, format, where, in_place=in_place)
+    dialect = find_dialect(input, files_found, separator, header=header) if format == "csv" else None
+    if label is None:
+        raise ConfigError(
+            f"name the column to predict, with --label: {columns_of(input, dialect, header=header)}"
+        )
     if in_place and tuple(null_values) != DEFAULT_NULL_VALUES:
         raise ConfigError(
             f"--null-values is for copies; in place the empty text, {', '.join(DEFAULT_NULL_VALUES)} are "
@@ -78,14 +91,21 @@ def request(
         "max_vocabulary": max_vocabulary,
         "drop": list(drop),
     }
+    arguments |= {"clean": True, "keep": list(keep)} if clean else {}
     if not in_place:
+        if clean and dialect is not None:
+            null_values = tuple(dict.fromkeys([*null_values, *WRITTEN_NULL_VALUES]))
         arguments |= {
             "null_values": list(null_values),
-            "separator": separator,
-            "fractions": list(fractions),
+            "separator": separator or (dialect.separator if dialect else ","),
+            "fractions": None if by_size else list(fractions),
             "seed": seed,
             "row_group_rows": row_group_rows,
         }
+        if dialect is not None:
+            arguments |= {"encoding": dialect.encoding} if dialect.encoding != UTF_8 else {}
+            arguments |= {"many_lines": True} if dialect.many_lines else {}
+            arguments |= {} if header else {"header": False}
     elif where_train:
         arguments |= {"in_place": True, "where": {str(split): text for split, text in where.items()}}
     else:
@@ -129,8 +149,11 @@ def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
         output: local path or fsspec URL of the folder to write.
         options: input, label, format (csv or parquet; None: by the ending), label_type (auto: a class
             for text and for at most 20 integers, else a number), null_values, max_vocabulary (codes of
-            a text column; rarer values count as unseen), drop (columns to leave out), separator,
-            fractions, seed, row_group_rows, in_place (Parquet only), where_train,
+            a text column; rarer values count as unseen), drop (columns to leave out), separator
+            (None: found out), header (False: columns are column1, column2, ...), clean (leave out columns
+            of no use, read dates and numbers that are written as words), keep (columns that it leaves alone),
+            fractions (None: 0.8,0.1,0.1; with clean, 0.6,0.2,0.2 of less than 2,000 rows), seed,
+            row_group_rows, in_place (Parquet only), where_train,
             where_validation and where_test (in place: conditions in SQL; all three, or none), overwrite.
 
     Raises:
@@ -145,23 +168,36 @@ def make(spark: SparkSession, asked: Request) -> Prepared:
     """Write what is asked for, in place of what is there."""
     arguments = asked.arguments
     try:
-        with _in_utc(spark):
-            frame = _read(spark, arguments)
-            unknown = [n for n in (arguments["label"], *arguments["drop"]) if n not in frame.columns]
+        with settings(spark, arguments):
+            frame = read(spark, arguments)
+            named = (arguments["label"], *arguments["drop"], *arguments.get("keep", ()))
+            unknown = [name for name in named if name not in frame.columns]
             if unknown:
+                close = get_close_matches(unknown[0], frame.columns, n=1)
                 raise DataError(
                     f"{arguments['input']}: there is no column {unknown[0]!r}: "
-                    f"name one of {', '.join(frame.columns)}"
+                    + (f"did you mean {close[0]!r}? It has " if close else "name one of ")
+                    + ", ".join(frame.columns)
                 )
             return _describe(frame, asked) if arguments.get("in_place") else _copy(frame, asked)
     except (PySparkException, Py4JJavaError) as exc:
-        raise DataError(f"{arguments['input']}: Spark cannot prepare it: {_cause(exc)}") from exc
+        raise DataError(f"{arguments['input']}: Spark cannot prepare it: {cause_of(exc)}") from exc
 
 
 def _copy(frame: DataFrame, asked: Request) -> Prepared:
     arguments = asked.arguments
+    remarks: tuple[str, ...] = ()
     frame = original(frame, arguments["null_values"])
-    frame = _without(splits.with_split(frame, arguments["fractions"], arguments["seed"]), arguments["drop"])
+    if arguments.get("clean"):
+        # Before rows are dealt: equal ones that differ in their number alone shall fall into one split.
+        cleaned = _clean(_without(frame, arguments["drop"]), arguments)
+        frame, remarks = cleaned.frame, cleaned.remarks
+        is_small = cleaned.rows < splits.FEW_ROWS
+        fractions = splits.FRACTIONS_OF_FEW if is_small else splits.DEFAULT_FRACTIONS
+        frame = splits.with_split(frame, arguments["fractions"] or fractions, arguments["seed"])
+    else:
+        frame = splits.with_split(frame, arguments["fractions"], arguments["seed"])
+        frame = _without(frame, arguments["drop"])
     analysis = _analyse(frame, arguments, in_place=False)
     schema = schema_of(analysis)
     with asked.writing() as folder:
@@ -171,7 +207,7 @@ def _copy(frame: DataFrame, asked: Request) -> Prepared:
             total_rows=analysis.total_rows,
             row_group_rows=arguments["row_group_rows"],
         )
-        return asked.finish(folder, schema, counts)
+        return asked.finish(folder, schema, counts, remarks=remarks)
 
 
 def _describe(frame: DataFrame, asked: Request) -> Prepared:
@@ -182,10 +218,33 @@ def _describe(frame: DataFrame, asked: Request) -> Prepared:
         split = places.by_conditions(frame, url, arguments["where"])
     else:
         split = places.by_row_groups(frame, url, arguments["fractions"], arguments["seed"])
+    remarks: tuple[str, ...] = ()
     frame = _without(original(split.frame, DEFAULT_NULL_VALUES), arguments["drop"])
+    if arguments.get("clean"):
+        cleaned = _clean(frame, arguments)
+        frame, remarks = cleaned.frame, cleaned.remarks
     schema = schema_of(_analyse(frame, arguments, in_place=True), Encoding.RAW)
     with asked.writing() as folder:
-        return asked.finish(folder, replace(schema, sources=split.sources), split.rows)
+        return asked.finish(folder, replace(schema, sources=split.sources), split.rows, remarks=remarks)
+
+
+def _clean(frame: DataFrame, arguments: Mapping[str, Any]) -> Cleaned:
+    """What is of no use is left out; in a copy, words that are dates or numbers are read as such."""
+    label, keep = arguments["label"], arguments["keep"]
+    remarks: tuple[str, ...] = ()
+    if not arguments.get("in_place"):
+        classes = [label] if arguments["label_type"] == "class" else []
+        read = read_words(frame, label=label, keep=[*keep, *classes], comma=arguments["separator"] == ";")
+        frame, remarks = read.frame, read.remarks
+    found = without_useless(
+        frame,
+        place=arguments["input"],
+        label=label,
+        keep=[*keep, splits.SPLIT, splits.ORDER],
+        max_vocabulary=arguments["max_vocabulary"],
+        may_drop_rows=not arguments.get("in_place"),
+    )
+    return replace(found, remarks=(*remarks, *found.remarks))
 
 
 def _without(frame: DataFrame, names: Sequence[str]) -> DataFrame:
@@ -201,32 +260,3 @@ def _analyse(frame: DataFrame, arguments: Mapping[str, Any], *, in_place: bool) 
         max_vocabulary=arguments["max_vocabulary"],
         in_place=in_place,
     )
-
-
-@contextlib.contextmanager
-def _in_utc(spark: SparkSession) -> Iterator[None]:
-    """Dates, times without a zone, and conditions on times mean what they mean to the readers."""
-    before = str(spark.conf.get(_TIME_ZONE))
-    spark.conf.set(_TIME_ZONE, "UTC")
-    try:
-        yield
-    finally:
-        spark.conf.set(_TIME_ZONE, before)
-
-
-def _read(spark: SparkSession, arguments: Any) -> DataFrame:
-    # A plain path is a local one here, as everywhere; Spark would look in its default file system.
-    place = arguments["input"]
-    url = f"file://{place}" if files.is_local(place) else place
-    if arguments["format"] == "parquet":
-        return spark.read.parquet(url)
-    return spark.read.csv(
-        url, header=True, sep=arguments["separator"], quote='"', escape='"', mode="FAILFAST"
-    )
-
-
-def _cause(exc: Exception) -> str:
-    """The innermost reason that Spark gives, in one line."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    causes = [line for line in lines if line.startswith("Caused by:")]
-    return (causes or lines or [repr(exc)])[-1 if causes else 0][:300]

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Prepared:
     rows: Mapping[str, int]  # by split
     fresh: bool  # written now; False: it was there already, made with the same arguments
     answer: Mapping[str, Any] = field(default_factory=dict)  # synthetic: what a perfect model would reach
+    remarks: Sequence[str] = ()  # what was left out of the table, or read otherwise than it stands there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,13 @@ class Request:
                 f"{output} was prepared from another {', '.join(other) or 'request'}: "
                 "name another --output, or use --overwrite"
             )
-        return Prepared(output=output, rows=record["rows"], fresh=False, answer=record["answer"])
+        return Prepared(
+            output=output,
+            rows=record["rows"],
+            fresh=False,
+            answer=record["answer"],
+            remarks=record.get("remarks", ()),
+        )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[str]:
@@ -95,6 +102,7 @@ class Request:
         schema: TableSchema,
         rows: Mapping[str, int],
         answer: Mapping[str, Any] | None = None,
+        remarks: Sequence[str] = (),
     ) -> Prepared:
         """Write what is known of the table beside its splits.
 
@@ -110,10 +118,12 @@ class Request:
         counts = {str(split): rows[split] for split in Split}
         answer = dict(answer or {})
         record = {"version": 1, "arguments": self.arguments, "rows": counts, "answer": answer}
+        record |= {"remarks": list(remarks)} if remarks else {}
         for name, content in ((PREPARED_FILE, record), (SCHEMA_FILE, schema.to_json())):
             fs, path = files.filesystem(files.join(folder, name))
             fs.pipe_file(path, json.dumps(content, indent=1).encode())
-        return Prepared(output=files.absolute(self.output), rows=counts, fresh=True, answer=answer)
+        output = files.absolute(self.output)
+        return Prepared(output=output, rows=counts, fresh=True, answer=answer, remarks=tuple(remarks))
 
 
 def fingerprint(url: str) -> list[list[Any]]:

@@ -19,6 +19,8 @@ from spark_hpo.trial import Split
 SPLIT = "__split"  # the split's name
 ORDER = "__order"  # hash of the row: where it is written
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
+FRACTIONS_OF_FEW = (0.6, 0.2, 0.2)  # where a tenth of the rows would be too few to measure with
+FEW_ROWS = 2_000
 _ROW_GROUPS_PER_FILE = 16
 _BUCKETS = 1_000_000  # how finely fractions are cut
 

@@ -99,7 +99,7 @@ def connect(
     is_pool_ours = sqlite_path(uri) is not None and "MLFLOW_SQLALCHEMYSTORE_POOLCLASS" not in os.environ
     with environment(STARTING_SQLITE if is_pool_ours else STARTING), quiet():
         try:
-            return _within(limit_s, start)
+            return within(limit_s, start)
         except TrackingError:
             raise
         except Exception as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
@@ -160,7 +160,7 @@ def _new_experiment(client: MlflowClient, name: str, location: str | None) -> st
     return str(made.experiment_id)
 
 
-def _within(seconds: float, work: Callable[[], T]) -> T:
+def within(seconds: float, work: Callable[[], T]) -> T:
     """The result of `work`, or TimeoutError: name resolution and database drivers know no limit."""
     results: list[T] = []
     errors: list[BaseException] = []

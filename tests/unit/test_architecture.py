@@ -28,11 +28,13 @@ EVERYTHING = set(
         "data",
         "definition",
         "dispatch",
+        "doctor",
         "errors",
         "failures",
         "folders",
         "incumbents",
         "interrupt",
+        "java",
         "journal",
         "layout",
         "lease",
@@ -48,6 +50,7 @@ EVERYTHING = set(
         "retention",
         "search",
         "settings",
+        "starter",
         "storage",
         "study",
         "study_file",
@@ -63,17 +66,23 @@ EVERYTHING = set(
 )
 # Left may import right, and itself.
 ALLOWED = {
-    "app": EVERYTHING - {"__main__", "cli", "daemon", "replay", "tuning"},
+    "app": EVERYTHING - {"__main__", "cli", "daemon", "doctor", "replay", "starter", "tuning"},
     "assembly": {"config", "errors", "journal", "search", "storage", "trial"},
     "callback": {"study", "trial"},  # the study in annotations only
     "callbacks": {"callback", "errors", "report", "study", "trial"},  # the study in annotations only
     "__main__": {"cli"},
     "cli": {
-        *("app", "assembly", "callbacks", "cleanup", "config", "data", "definition", "errors", "prepare"),
-        *("provenance", "redact", "report", "result", "search", "settings", "storage", "train", "trial"),
+        *("app", "assembly", "callbacks", "cleanup", "config", "data", "definition", "doctor", "errors"),
+        *("prepare", "provenance", "redact", "report", "result", "search", "settings", "starter", "storage"),
+        *("train", "trial"),
     },
     "cleanup": {"definition", "errors", "incumbents", "layout", "lease", "report", "storage", "trial"},
     "daemon": {"backend", "orphans", "train"},
+    "doctor": {
+        *("app", "backend", "config", "data", "definition", "errors", "prepare", "redact", "storage"),
+        *("tracking", "trial"),
+    },
+    "starter": {"assembly", "config", "data", "errors", "redact", "search", "trial"},
     "orphans": set(),
     "package": set(),
     "publish": {
@@ -94,6 +103,7 @@ ALLOWED = {
     "failures": {"errors", "trial"},
     "supervision": {"errors", "layout", "storage", "trial"},
     "interrupt": set(),
+    "java": {"errors"},
     "layout": set(),
     "incumbents": {"retention", "search", "trial"},
     "retention": {"layout", "storage"},
@@ -104,7 +114,7 @@ ALLOWED = {
     "storage": {"errors", "folders", "redact"},
     "folders": set(),
     "search": {"errors", "trial"},
-    "backend": {"errors", "package", "trial"},
+    "backend": {"errors", "java", "package", "trial"},
     "tracking": {"errors", "redact", "trial"},
     "report": {
         *("assembly", "config", "definition", "errors", "incumbents", "journal", "lease", "redact"),
@@ -112,7 +122,7 @@ ALLOWED = {
     },
     "provenance": {"redact"},
     "train": {"data", "errors", "layout", "storage", "trial"},
-    "prepare": {"data", "errors", "trial"},
+    "prepare": {"data", "errors", "java", "trial"},
     "data": {"errors", "redact", "trial"},
     "config": {"errors", "redact", "study_file"},
     "settings": {"config", "errors", "redact", "storage", "study_file"},
@@ -136,7 +146,7 @@ SEAMS = {
 }
 # A third-party package, and the rooms that may know it.
 FENCES = {
-    "pyspark": {"backend", "prepare", "app", "daemon", "tuning"},
+    "pyspark": {"backend", "prepare", "app", "daemon", "doctor", "java", "tuning"},
     "torch": {"train", "data", "daemon", "callbacks"},
     "petastorm": {"data", "daemon"},
     "pyarrow": {"data", "backend", "prepare"},
@@ -151,6 +161,7 @@ FENCES = {
     "jinja2": {"report"},
     "onnxruntime": {"replay"},
     "matplotlib": {"replay"},
+    "packaging": {"doctor"},
     "tensorboard": {"callbacks"},
     "tqdm": {"callbacks"},
     "IPython": {"callbacks", "view"},

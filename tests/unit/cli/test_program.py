@@ -98,7 +98,7 @@ def test_what_is_no_command_is_refused_in_a_few_lines(capfd: pytest.CaptureFixtu
         (["gc", "nowhere", "--older-than", "soon"], "'soon' is no age: write 12h, 30d or 4w"),
         (["gc"], "name a study directory, or --cache"),
         (["watch", "nowhere", "--interval", "0"], "not in the range"),
-        (["prepare", "csv", "--input", "x"], "--label"),
+        (["prepare", "csv", "--input", "x"], "--output"),
     ],
 )
 def test_bad_input_is_a_configuration_error_with_one_message(

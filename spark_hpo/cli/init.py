@@ -1,0 +1,96 @@
+"""`spark-hpo init`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from spark_hpo.cli.command import Command
+from spark_hpo.cli.console import answers, diagnostics, say, say_json
+from spark_hpo.cli.options import json_option
+from spark_hpo.errors import ConfigError
+from spark_hpo.starter import start_study
+
+
+@click.command(
+    "init",
+    cls=Command,
+    examples=[
+        "spark-hpo init data/my",
+        "spark-hpo init /lake/sales.parquet --label returned --output sales.yaml",
+        "spark-hpo init data/my --world-size 2 --name my-two --study-dir /mnt/shared/studies/my-two",
+    ],
+)
+@click.argument("table", metavar="TABLE")
+@click.option("--label", metavar="COLUMN", help="What to predict. A prepared table says it itself.")
+@click.option(
+    "--output", default="my_study.yaml", show_default=True, metavar="FILE", help="The study file to write."
+)
+@click.option("--name", help="Of the study; otherwise the table's.")
+@click.option("--study-dir", metavar="DIR", help="Where the study lives; otherwise studies/NAME.")
+@click.option(
+    "--tracking-uri", metavar="URI", help="MLflow; otherwise MLFLOW_TRACKING_URI, or studies/mlflow.db."
+)
+@click.option(
+    "--world-size",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Ranks that train one trial together.",
+)
+@click.option(
+    "--trust-petastorm-metadata",
+    is_flag=True,
+    help="Unpickle what Petastorm has written about its columns: only for tables whose source you trust.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a study file that is there.")
+@json_option
+def command(
+    table: str,
+    label: str | None,
+    output: str,
+    name: str | None,
+    study_dir: str | None,
+    tracking_uri: str | None,
+    world_size: int,
+    trust_petastorm_metadata: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> int:
+    """Write a study file for a table, with a search space that fits it.
+
+    TABLE is what `spark-hpo prepare` has written, or Parquet as it is (Petastorm's too). What is chosen, and
+    why, stands in the file; `spark-hpo run` takes it without an edit.
+    """
+    file = Path(output)
+    if file.exists() and not overwrite:
+        raise ConfigError(f"{output} is there already: name another --output, or say --overwrite")
+    start = start_study(
+        table,
+        label=label,
+        name=name,
+        study_dir=study_dir,
+        tracking_uri=tracking_uri,
+        world_size=world_size,
+        trust_petastorm_metadata=trust_petastorm_metadata,
+    )
+    try:
+        file.write_text(start.text, encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"{output}: {exc.strerror}: name another --output") from exc
+    for remark in start.remarks:
+        say(f"note: {remark}", diagnostics())
+    config, budget = start.config, start.config.budget
+    people = diagnostics() if as_json else answers()
+    say(
+        f"{output}: {config.task}, {config.objective.metric} {config.objective.mode}, {len(config.space)} "
+        f"parameters, {budget.trials} trials or {budget.seconds:.0f} s\n"
+        f"next: spark-hpo doctor {shlex.quote(output)}, then spark-hpo run {shlex.quote(output)}",
+        people,
+    )
+    if as_json:
+        record = {"task": config.task, "objective": config.objective.model_dump(mode="json")}
+        say_json({"config": output, "study": config.name, **record, "remarks": list(start.remarks)})
+    return 0

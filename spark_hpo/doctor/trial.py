@@ -1,0 +1,92 @@
+"""The study itself: its file, its code, its table, and the first step of its first trial."""
+
+from __future__ import annotations
+
+from spark_hpo.app import Rehearsal
+from spark_hpo.config import load_config
+from spark_hpo.data import files
+from spark_hpo.data.table import SCHEMA_FILE
+from spark_hpo.doctor.case import Case
+from spark_hpo.doctor.finding import Verdict, fail, ok, skip, warn
+from spark_hpo.errors import ConfigError
+from spark_hpo.trial import Split
+
+_STEP_LIMIT_S = 240.0
+_MUCH_BYTES = 10 * 2**20  # of each assignment: Spark sends it with each task
+_MUCH_FILE_BYTES = 100 * 2**20
+_FEW_ROWS = 100  # of validation
+
+
+def study_file(case: Case) -> Verdict:
+    """Read the study file."""
+    case.config = load_config(case.place, case.overrides)
+    config = case.config
+    budget = config.budget.model_dump(exclude_none=True)
+    return ok(f"{case.place}: {config.name}, {', '.join(f'{k} {v:g}' for k, v in budget.items())}")
+
+
+def code(case: Case) -> Verdict:
+    """Import the task, and build what searches."""
+    case.rehearsal = Rehearsal(case.config, place=case.place)
+    case.rehearsal.check()
+    search = case.config.search
+    return ok(f"task {case.config.task}, method {search.method}, {len(case.config.space)} parameters")
+
+
+def table(case: Case) -> Verdict:
+    """Read the table's footers against its schema, and plan its rows for the ranks."""
+    config = case.config
+    if config.data is None:
+        return skip("the study has none")
+    fs, path = files.filesystem(files.join(files.absolute(config.data.path), SCHEMA_FILE))
+    if config.data.prepare is not None and not fs.exists(path):
+        from spark_hpo.prepare.cli import found
+
+        try:
+            found([*config.data.prepare, "--output", config.data.path])  # its input and its words, at least
+        except ConfigError as exc:
+            raise ConfigError(f"{case.place}: data.prepare: {exc}") from exc
+        return skip(f"{config.data.path} is not there yet: run prepares it first (data.prepare)")
+    table = Rehearsal(config, place=case.place).table()
+    assert table is not None, "there is a data section"
+    rows = {split: table.manifest(split).rows for split in Split}
+    label = table.schema.label
+    says = (
+        f"{', '.join(f'{split} {count:,}' for split, count in rows.items())} rows, "
+        f"{len(table.schema.features)} features, label {label.name!r} "
+        f"({'a number' if label.is_regression else f'{len(label.classes)} classes'})"
+    )
+    if rows[Split.VALIDATION] < _FEW_ROWS:
+        return warn(
+            f"{says}; a metric of {rows[Split.VALIDATION]} rows moves by chance",
+            "more rows for validation (--fractions of prepare)",
+        )
+    return ok(says)
+
+
+def shipment(case: Case) -> Verdict:
+    """How much goes to the executors."""
+    sent = case.rehearsal.shipment()
+    files = ", ".join(f"{name} ({size:,} bytes)" for name, size in sent.file_bytes.items())
+    says = f"{sent.assignment_bytes:,} bytes with each assignment; files: {files or 'none'}"
+    if sent.assignment_bytes > _MUCH_BYTES:
+        return warn(says, "fewer and larger files in the table, or no data in the closure of the task")
+    if sum(sent.file_bytes.values()) > _MUCH_FILE_BYTES:
+        return warn(says, "read data from the table or from storage, instead of shipping it")
+    return ok(says)
+
+
+def one_step(case: Case) -> Verdict:
+    """Train one batch of the first trial, as it will be trained."""
+    if case.config.backend == "spark" and case.spark is None:
+        return skip("'spark' failed")
+    rehearsal = Rehearsal(case.config, place=case.place, spark=case.spark)
+    report = rehearsal.first_step(_STEP_LIMIT_S)
+    if report is None:
+        return skip("a training function says itself what a step is: its first trial will show")
+    if report.failure is not None:
+        return fail(f"the first trial fails: {report.failure.message}", "mend the task, or its parameters")
+    metric = case.config.objective.metric
+    ranks = case.config.resources.world_size
+    value = report.metrics[metric]
+    return ok(f"{ranks} rank{'s' * (ranks > 1)}, one batch, {metric} {value:.4g}, {report.seconds:.1f} s")

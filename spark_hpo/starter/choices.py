@@ -1,0 +1,143 @@
+"""What to search with, chosen from what a table is. Pure: the same facts give the same study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spark_hpo.starter.facts import TableFacts
+
+UNEVEN = 0.85  # share of a class above which nearly every model has nearly the same accuracy
+TRIALS = 40
+HOUR_S = 3600
+_LINEAR_ROWS = 5_000  # below, a model without a hidden layer may well be the best
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """The settings of a study that depend on its table, with the reasons that the study file gives."""
+
+    task: str
+    metric: str
+    mode: str
+    metric_reason: str
+    space: Mapping[str, Mapping[str, Any]]
+    first: Mapping[str, Any]
+    search: Mapping[str, Any]
+    search_reason: str
+    trials: int
+    seconds: int
+
+
+def choose(facts: TableFacts) -> Choices:
+    """A study of this table that ends in a reasonable time."""
+    metric, mode, metric_reason = _objective(facts)
+    space, first = _image_space(facts) if facts.image else _tabular_space(facts)
+    search, search_reason = _resource(facts)
+    return Choices(
+        task="image" if facts.image else "tabular",
+        metric=metric,
+        mode=mode,
+        metric_reason=metric_reason,
+        space=space,
+        first=first,
+        search=search,
+        search_reason=search_reason,
+        trials=TRIALS,
+        seconds=HOUR_S,
+    )
+
+
+def _objective(facts: TableFacts) -> tuple[str, str, str]:
+    label = facts.label
+    if label.is_number:
+        known = label.deviation
+        mean = f"; always answering the mean has about {known**2:.4g}" if known is not None else ""
+        return "squared_error", "min", f"in the label's own units, squared{mean}"
+    share = f"{label.largest_share:.0%} of the rows are of one class"
+    if label.largest_share > UNEVEN:
+        return "loss", "min", f"cross-entropy: {share}, so that accuracy tells models hardly apart"
+    return "accuracy", "max", f"{share}: always answering it gives {label.largest_share:.3f}"
+
+
+def _resource(facts: TableFacts) -> tuple[dict[str, Any], str]:
+    """Epochs for small tables, shares of the rows where one epoch is much already."""
+    rows = facts.train_rows
+    for most, epochs in ((5_000, 81), (100_000, 27), (3_000_000, 9)):
+        if rows <= most:
+            return {"max_resource": epochs}, "epochs of a trial that is trained to the end"
+    passes = 3 if rows <= 30_000_000 else 1
+    return (
+        {"resource": "rows", "max_resource": 27, "epochs": passes},
+        f"27ths of {passes} passes over the rows: the lowest rungs see a part of the table",
+    )
+
+
+def _tabular_space(facts: TableFacts) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    rows = facts.train_rows
+    is_small = rows <= _LINEAR_ROWS
+    widest = 64 if rows <= 1_000 else 128 if rows <= 30_000 else 256 if rows <= 1_000_000 else 512
+    batches = _batch_sizes(rows)
+    space: dict[str, dict[str, Any]] = {
+        "learning_rate": _loguniform(1e-3 if is_small else 3e-4, 3e-2 if is_small else 1e-2),
+        "weight_decay": _loguniform(1e-4, 1.0 if is_small else 0.1),
+        "hidden_units": {"type": "logint", "low": 16, "high": widest},
+        "hidden_layers": {"type": "int", "low": 0 if is_small else 1, "high": 2 if is_small else 3},
+        "dropout": {"type": "uniform", "low": 0.0, "high": 0.5},
+        "batch_size": {"type": "choice", "options": batches},
+    }
+    first: dict[str, Any] = {
+        "learning_rate": 3e-3 if is_small else 1e-3,
+        "weight_decay": 0.01,
+        "hidden_units": min(64, widest),
+        "hidden_layers": 1 if is_small else 2,
+        "dropout": 0.1,
+        "batch_size": batches[1],
+    }
+    if widths := _embedding_units(facts):
+        space["embedding_units"] = {"type": "choice", "options": widths}
+        first["embedding_units"] = widths[1]
+    return space, first
+
+
+def _image_space(facts: TableFacts) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    side = min(facts.image[1:])
+    batches = _batch_sizes(facts.train_rows)
+    space: dict[str, dict[str, Any]] = {
+        "learning_rate": _loguniform(3e-4, 3e-2),
+        "weight_decay": _loguniform(1e-5, 0.1),
+        "channels": {"type": "choice", "options": [16, 32, 48]},
+        "stages": {"type": "int", "low": 1 if side < 16 else 2, "high": 2 if side < 16 else 4},
+        "dropout": {"type": "uniform", "low": 0.0, "high": 0.6},
+        "batch_size": {"type": "choice", "options": batches},
+    }
+    first = {
+        "learning_rate": 3e-3,
+        "weight_decay": 0.01,
+        "channels": 32,
+        "stages": 2,
+        "dropout": 0.1,
+        "batch_size": batches[1],
+    }
+    return space, first
+
+
+def _batch_sizes(rows: int) -> list[int]:
+    """Powers of two that make some twenty steps of an epoch at least, where there are rows for them."""
+    for most, middle in ((2_000, 32), (10_000, 64), (50_000, 128), (500_000, 256)):
+        if rows <= most:
+            return [middle // 2, middle, middle * 2]
+    return [512, 1024, 2048]
+
+
+def _embedding_units(facts: TableFacts) -> list[int]:
+    """Widths; the task takes no more than half of a category's codes."""
+    most = max(facts.categories, default=0)
+    if most <= 3:
+        return []
+    return [2, 4] if most <= 8 else [4, 8, 16] if most <= 200 else [8, 16, 32]
+
+
+def _loguniform(low: float, high: float) -> dict[str, Any]:
+    return {"type": "loguniform", "low": low, "high": high}

@@ -1,0 +1,171 @@
+"""The study file that `init` writes: YAML with reasons beside the settings, checked before it is given."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from spark_hpo.assembly import build_search
+from spark_hpo.config import StudyConfig, build_config
+from spark_hpo.data import files
+from spark_hpo.data.readers import resolve_reader
+from spark_hpo.errors import ConfigError
+from spark_hpo.redact import has_credentials
+from spark_hpo.search.registry import build_space
+from spark_hpo.starter.choices import Choices, choose
+from spark_hpo.starter.facts import FEW_ROWS, TableFacts, look
+
+_LOCAL_MLFLOW = "sqlite:///studies/mlflow.db"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A study file, and what its user should know."""
+
+    text: str
+    config: StudyConfig
+    remarks: tuple[str, ...]
+
+
+def start_study(
+    table: str,
+    *,
+    label: str | None = None,
+    name: str | None = None,
+    study_dir: str | None = None,
+    tracking_uri: str | None = None,
+    world_size: int = 1,
+    trust_petastorm_metadata: bool = False,
+) -> Start:
+    """Write down a study of a table that runs as it is.
+
+    Args:
+        table: what `prepare` has written, or Parquet as it is; a path or an fsspec URL.
+        label: the column to predict, where the table does not say.
+        name: of the study; None: the table's.
+        study_dir: None: `studies/<name>`.
+        tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, or a database beside the studies.
+        world_size: ranks that train one trial together.
+        trust_petastorm_metadata: may unpickle what Petastorm has written about the table's columns.
+
+    Raises:
+        ConfigError: the label is missing, or is none.
+        DataError: there is no table, or it cannot be used.
+    """
+    name = name or _name(table)
+    facts = look(
+        table,
+        label=label,
+        data_path=f"data/{name}-prepared",
+        trust_petastorm_metadata=trust_petastorm_metadata,
+    )
+    choices = choose(facts)
+    text = "\n".join(
+        _lines(
+            facts,
+            choices,
+            name=name,
+            study_dir=study_dir or f"studies/{name}",
+            tracking_uri=tracking_uri or _tracking_uri(),
+            world_size=world_size,
+        )
+    )
+    config = build_config(yaml.safe_load(text), place="the study file")
+    build_search(config, build_space(config.space, "space"), place="the study file")
+    return Start(text=text + "\n", config=config, remarks=(*facts.remarks, *_remarks(facts, world_size)))
+
+
+def _lines(
+    facts: TableFacts, choices: Choices, *, name: str, study_dir: str, tracking_uri: str, world_size: int
+) -> Iterator[str]:
+    label = facts.label
+    kind = "a number" if label.is_number else f"{label.classes} classes"
+    about = f"{facts.train_rows:,} rows for training, {facts.validation_rows:,} for validation"
+    yield f"# {_comment(name)}: {_comment(label.name)} ({kind}); {'about ' if facts.prepare else ''}{about}."
+    yield f"name: {_flow(name)}"
+    yield f"study_dir: {_flow(study_dir)}  # the study's whole state: the same command goes on with it"
+    yield "seed: 1"
+    columns = f"{facts.numbers} numbers, {len(facts.categories)} columns of categories"
+    yield f"task: {choices.task}  # {'images' if facts.image else columns}; or my_task.py:MyTask, of your own"
+    yield ""
+    yield "data:"
+    yield f"  path: {_flow(facts.path)}"
+    if facts.prepare:
+        yield f"  prepare: {_flow(list(facts.prepare))}  # makes it, once"
+    if facts.transforms:
+        yield f"  transforms: {_flow(dict(facts.transforms))}  # what decodes bytes"
+    yield f"  reader: auto  # {resolve_reader('auto')} here"
+    yield ""
+    yield f"# {choices.metric_reason[0].upper()}{choices.metric_reason[1:]}."
+    yield f"objective: {{metric: {choices.metric}, mode: {choices.mode}}}"
+    yield ""
+    yield "space:"
+    for parameter, values in choices.space.items():
+        yield f"  {parameter}: {_flow(values)}"
+    yield ""
+    yield "search:"
+    yield "  method: default  # docs/methods.md: which one when"
+    for i, (key, value) in enumerate(choices.search.items()):
+        yield f"  {key}: {_flow(value)}" + (f"  # {choices.search_reason}" if i == 0 else "")
+    yield "  first:  # tried before all others: put in what you run today"
+    yield f"    - {_flow(choices.first)}"
+    yield ""
+    yield f"budget: {{trials: {choices.trials}, seconds: {choices.seconds}}}  # whichever comes first"
+    yield "training: {clip_norm: 1.0}"
+    yield f"resources: {{world_size: {world_size}}}  # ranks a trial; with GPUs also gpus_per_rank: 1"
+    yield f"mlflow: {{tracking_uri: {_flow(tracking_uri)}}}"
+
+
+def _remarks(facts: TableFacts, world_size: int) -> Iterator[str]:
+    if facts.validation_rows < FEW_ROWS and not facts.prepare:
+        yield (
+            f"validation has {facts.validation_rows} rows, so its metric moves by chance: prepare with "
+            "--fractions 0.6,0.2,0.2 for more"
+        )
+    if facts.validation_rows < world_size:
+        raise ConfigError(
+            f"world_size is {world_size}, and validation has {facts.validation_rows} rows: use fewer ranks"
+        )
+
+
+def _name(table: str) -> str:
+    """The table's own name, as a study may be called."""
+    last = files.absolute(table).rstrip("/").rpartition("/")[2]
+    stem = re.sub(r"\.(parquet|pq)$", "", last)
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-_.")[:80] or "study"
+
+
+def _tracking_uri() -> str:
+    """Where MLflow's own clients go. Its keys stay in the environment."""
+    known = os.environ.get("MLFLOW_TRACKING_URI")
+    if not known and "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        return "databricks"
+    if known and has_credentials(known):
+        raise ConfigError(
+            "MLFLOW_TRACKING_URI holds a password, which would be written to the study file: give "
+            "--tracking-uri without it, and MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the "
+            "environment"
+        )
+    return known or _LOCAL_MLFLOW
+
+
+def _flow(value: Any) -> str:
+    """A value in one line of YAML."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, float):
+        return f"{value:g}" if "e" not in f"{value:g}" else f"{value:.1e}"
+    # In a list, because a comma means nothing outside of one.
+    line: str = yaml.safe_dump([value], default_flow_style=True, width=1_000_000, allow_unicode=True)
+    return line.strip()[1:-1]
+
+
+def _comment(text: str) -> str:
+    return text if text.isprintable() else repr(text)

@@ -1,0 +1,218 @@
+"""What is known of a table before the first study: its size, its columns, its label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from spark_hpo.data import files
+from spark_hpo.data.profile import ColumnProfile, TableProfile, label_counts, profile
+from spark_hpo.data.schema import ColumnKind
+from spark_hpo.data.table import SCHEMA_FILE, Table, open_table
+from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.trial import Split
+
+MOST_NAMES = 40  # in a message
+_COPIED_BYTES = 2 * 10**9  # a larger table is read in place
+_FEWEST_ROW_GROUPS = 20  # so that each split gets some, where whole ones are dealt
+_MAX_CLASSES = 1000
+_MAX_INTEGER_CLASSES = 20  # as `prepare` has it
+_MAX_VOCABULARY = 1000
+_DEFAULT = (0.8, 0.1, 0.1)  # what `prepare` deals to training, validation and test
+_SMALL = (0.6, 0.2, 0.2)  # the same for a small table
+FEW_ROWS = 200  # of validation: below, the metric moves by chance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelFacts:
+    """The column to predict."""
+
+    name: str
+    classes: int = 0  # 0: a number
+    largest_share: float = 0.0  # of the rows, of the most frequent class
+    deviation: float | None = None  # of a number; None: nobody knows yet
+
+    @property
+    def is_number(self) -> bool:
+        return not self.classes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFacts:
+    """A table as `choices` needs to know it."""
+
+    path: str  # what the study file says of it
+    train_rows: int  # of a table that is not prepared: about so many
+    validation_rows: int
+    numbers: int  # columns, or elements of arrays
+    categories: tuple[int, ...]  # codes of each column of categories
+    image: tuple[int, ...] = ()  # channels, height and width, where a task for images fits
+    label: LabelFacts
+    prepare: tuple[str, ...] = ()  # how to make it, where it is not there yet
+    transforms: tuple[tuple[str, str], ...] = ()  # of columns of bytes
+    remarks: tuple[str, ...] = ()  # what the user should know
+
+
+def look(table: str, *, label: str | None, data_path: str, trust_petastorm_metadata: bool) -> TableFacts:
+    """Look at a prepared table, or at Parquet as it is.
+
+    Args:
+        label: may be left out where the table is prepared: its schema has one.
+        data_path: where a table that is not prepared yet is to be prepared.
+        trust_petastorm_metadata: may unpickle what Petastorm has written about the table's columns.
+
+    Raises:
+        ConfigError: the label is missing, or is none.
+        DataError: there is no table, or it cannot be used.
+    """
+    url = files.absolute(table)
+    fs, path = files.filesystem(files.join(url, SCHEMA_FILE))
+    if fs.exists(path):
+        return _of_prepared(table, open_table(url), label)
+    if url.lower().endswith((".csv", ".tsv", ".csv.gz", ".txt")):
+        raise ConfigError(
+            f"{table}: a CSV has to be prepared first: spark-hpo prepare csv --input {table} "
+            f"--label {label or 'COLUMN'} --output {data_path}"
+        )
+    try:
+        found = profile(url, trust_petastorm_metadata=trust_petastorm_metadata)
+    except DataError as exc:
+        raise DataError(
+            f"{exc}. init takes Parquet, or what `spark-hpo prepare csv --input <file> --label <column> "
+            "--output <folder>` has made of a CSV"
+        ) from exc
+    return _of_raw(table, found, label, data_path)
+
+
+def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
+    schema = table.schema
+    if label not in (None, schema.label.name):
+        raise ConfigError(
+            f"{path}: was prepared with the label {schema.label.name!r}, not {label!r}: leave --label "
+            "out, or prepare another table"
+        )
+    arrays = schema.of_kind(ColumnKind.ARRAY, ColumnKind.BINARY)
+    lists = schema.of_kind(ColumnKind.SEQUENCE)
+    undecoded = [f.name for f in schema.of_kind(ColumnKind.BINARY) if not f.transform]
+    if undecoded:
+        raise ConfigError(
+            f"{path}: {_names(undecoded)} hold bytes, and nothing says what they mean: prepare it again "
+            f"with --drop {','.join(undecoded)}, or write a study file with data.transforms (docs/data.md)"
+        )
+    counts = label_counts(table) if schema.label.classes else ()
+    return TableFacts(
+        path=path,
+        train_rows=table.manifest(Split.TRAIN).rows,
+        validation_rows=table.manifest(Split.VALIDATION).rows,
+        numbers=len(schema.of_kind(ColumnKind.NUMERIC))
+        + sum(_size(f.shape) for f in arrays)
+        + sum(f.shape[0] + 1 for f in lists if not f.vocabulary),
+        categories=tuple(
+            f.num_codes for f in (*schema.of_kind(ColumnKind.CATEGORICAL), *lists) if f.vocabulary
+        ),
+        image=_image([f.shape for f in arrays]),
+        label=LabelFacts(
+            name=schema.label.name,
+            classes=len(schema.label.classes),
+            largest_share=counts[0] / sum(counts) if counts else 0.0,
+            deviation=schema.label.deviation if schema.label.is_regression else None,
+        ),
+    )
+
+
+def _of_raw(path: str, table: TableProfile, label: str | None, data_path: str) -> TableFacts:
+    named = [column.name for column in table.columns]
+    if label is None:
+        raise ConfigError(f"{path}: name the column to predict with --label: it has {_names(named)}")
+    column = table.column(label)
+    if column is None:
+        close = get_close_matches(label, named, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {_names(named)}"
+        raise ConfigError(f"{path}: there is no column {label!r} to predict; {hint}")
+    remarks: list[str] = []
+    features = [c for c in table.columns if c.name != label]
+    dropped = [c for c in features if c.kind is None or (c.kind is ColumnKind.BINARY and not c.transform)]
+    if dropped:
+        kinds = ", ".join(f"{c.name} ({c.stored})" for c in dropped[:MOST_NAMES])
+        cure = (
+            "--trust-petastorm-metadata decodes what Petastorm has encoded, if you trust its source"
+            if table.is_petastorm
+            else "data.transforms in the study file can decode bytes (docs/data.md)"
+        )
+        remarks.append(f"left out, because nothing says what they mean: {kinds}; {cure}")
+    used = [c for c in features if c not in dropped]
+    if not used:
+        raise DataError(f"{path}: no column but the label {label!r} can be used: {'; '.join(remarks)}")
+    facts = _raw_label(path, column)
+    in_place = table.bytes > _COPIED_BYTES and table.row_groups >= _FEWEST_ROW_GROUPS
+    remarks.append(
+        f"{path} is not prepared: run reads it {'in place' if in_place else 'and writes a copy'}, "
+        f"with what is known of its columns in {data_path}"
+    )
+    words = ["csv", "--input", path, "--format", "parquet", "--label", label]
+    words += ["--label-type", "class" if facts.classes else "number"]
+    words += ["--drop", ",".join(c.name for c in dropped)] if dropped else []
+    fractions = _SMALL if table.rows * _DEFAULT[1] < FEW_ROWS and not in_place else _DEFAULT
+    if in_place:
+        words.append("--in-place")
+    elif fractions is _SMALL:
+        words += ["--fractions", ",".join(map(str, fractions))]
+    return TableFacts(
+        path=data_path,
+        train_rows=round(table.rows * fractions[0]),
+        validation_rows=round(table.rows * fractions[1]),
+        numbers=sum(_size(c.shape) for c in used if c.kind is not ColumnKind.CATEGORICAL),
+        categories=tuple(
+            min(c.distinct, _MAX_VOCABULARY) + 1 for c in used if c.kind is ColumnKind.CATEGORICAL
+        ),
+        image=_image([c.shape for c in used if c.kind in (ColumnKind.ARRAY, ColumnKind.BINARY)]),
+        label=facts,
+        prepare=tuple(words),
+        transforms=tuple((c.name, c.transform) for c in used if c.transform),
+        remarks=tuple(remarks),
+    )
+
+
+def _raw_label(path: str, column: ColumnProfile) -> LabelFacts:
+    is_class = column.kind is ColumnKind.CATEGORICAL or (
+        column.is_whole and column.distinct <= _MAX_INTEGER_CLASSES
+    )
+    if column.kind not in (ColumnKind.CATEGORICAL, ColumnKind.NUMERIC):
+        raise ConfigError(
+            f"{path}: the label {column.name!r} is {column.stored}; it must be text or a number: "
+            "name another --label"
+        )
+    if not is_class:
+        return LabelFacts(name=column.name)
+    if column.distinct > _MAX_CLASSES:
+        raise ConfigError(
+            f"{path}: the label {column.name!r} has more than {_MAX_CLASSES} different texts: name another "
+            "--label"
+        )
+    return LabelFacts(
+        name=column.name,
+        classes=column.distinct,
+        largest_share=column.counts[0] / column.present if column.counts else 0.0,
+    )
+
+
+def _image(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The one array that is an image: channels, height, width."""
+    images = [shape for shape in shapes if len(shape) == 3]
+    if len(images) != 1 or len(shapes) != 1:
+        return ()
+    channels, height, width = images[0]
+    return images[0] if channels <= 4 <= min(height, width) else ()
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more

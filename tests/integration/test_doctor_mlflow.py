@@ -1,0 +1,51 @@
+"""The doctor's look at a real MLflow server: it answers, takes runs and models, and stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from faulty_proxy import Fault, FaultyProxy
+from mlflow import MlflowClient
+from mlflow_server import Server
+
+from spark_hpo.errors import TrackingError
+from spark_hpo.tracking.look import look
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    server = Server(f"sqlite:///{folder}/mlflow.db", folder / "served")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[FaultyProxy]:
+    with FaultyProxy(server.port) as proxy:
+        yield proxy
+
+
+def test_a_server_that_takes_all_is_left_as_it_was(server: Server) -> None:
+    client = MlflowClient(server.uri)
+    before = [dict(experiment) for experiment in client.search_experiments()]
+    found = look(server.uri)
+    assert found.says == f"{server.uri} answers, and takes runs and models"
+    assert found.doubts == ()
+    assert [dict(experiment) for experiment in client.search_experiments()] == before
+    assert not client.search_registered_models()
+
+
+def test_a_server_that_takes_no_experiment_is_a_failure(proxy: FaultyProxy) -> None:
+    proxy.fault = lambda method, path: Fault.REFUSE if path.endswith("experiments/create") else Fault.NONE
+    with pytest.raises(TrackingError, match=r"it refuses to write: .*MLFLOW_TRACKING_USERNAME"):
+        look(proxy.uri)
+    assert proxy.met
+
+
+def test_a_server_without_a_registry_is_a_doubt(proxy: FaultyProxy) -> None:
+    proxy.fault = lambda method, path: Fault.REFUSE if "registered-models" in path else Fault.NONE
+    [doubt] = look(proxy.uri).doubts
+    assert doubt.startswith("its model registry does not answer: ")

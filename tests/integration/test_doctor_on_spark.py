@@ -1,0 +1,132 @@
+"""The doctor's look at a real Spark: what it offers, what executors have, and a trial's first step."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tables import write_clusters
+
+from spark_hpo.backend.cluster import cluster_of
+from spark_hpo.config import load_config
+from spark_hpo.doctor import Finding, Status, examine
+from spark_hpo.doctor.case import Case
+from spark_hpo.doctor.cluster import allocation, differences
+from spark_hpo.doctor.questions import who_are_you
+from spark_hpo.errors import CapacityError
+
+pytestmark = pytest.mark.spark
+
+STUDY = {
+    "name": "clusters",
+    "study_dir": "studies/clusters",
+    "task": "tabular",
+    "data": {"path": "table", "reader": "arrow"},
+    "objective": {"metric": "accuracy", "mode": "max"},
+    "space": {"learning_rate": {"type": "loguniform", "low": 1e-3, "high": 1e-1}},
+    "search": {"max_resource": 3},
+    "budget": {"trials": 12},
+    "mlflow": {"tracking_uri": "sqlite:///studies/mlflow.db"},
+}
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_clusters(tmp_path / "table", rows=240)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    return tmp_path
+
+
+def look(spark: Any, *overrides: str) -> dict[str, Finding]:
+    return {finding.check: finding for finding in examine("study.yaml", overrides, spark=spark)}
+
+
+def failed(found: dict[str, Finding]) -> list[str]:
+    return [name for name, finding in found.items() if finding.status is Status.FAIL]
+
+
+def test_a_sound_study_of_two_ranks_passes_and_leaves_nothing(spark: Any, study: Path) -> None:
+    before = sorted(study.rglob("*"))
+    found = look(spark, "resources.world_size=2")
+    assert failed(found) == []
+    assert "local[2], in the session that runs" in found["spark"].message
+    assert found["slots"].message == "2 tasks at once: 1 trials of 2 ranks"
+    assert "2 slots on 1 machines" in found["executors"].message
+    assert "a way to the driver" in found["executors"].message
+    assert "and the driver sees it" in found["storage from executors"].message
+    assert found["one step"].message.startswith("2 ranks, one batch, accuracy 0.")
+    assert sorted(study.rglob("*")) == before
+    assert spark.range(3).count() == 3, "the caller's session is the caller's"
+
+
+def test_more_ranks_than_slots_and_gpus_that_are_not_there_are_failures(spark: Any, study: Path) -> None:
+    found = look(spark, "resources.world_size=3", "resources.gpus_per_rank=1")
+    assert {"slots", "gpus", "one step"} <= set(failed(found))
+    assert "0 trials of 3 ranks: resources.world_size is 3" in found["slots"].message
+    assert "use fewer ranks" in found["slots"].cure
+    assert "Spark hands out no GPUs with local[2]" in found["gpus"].message
+    assert found["executors"].status is Status.OK
+
+
+def test_too_many_trials_at_once_are_a_warning(spark: Any, study: Path) -> None:
+    found = look(spark, "budget.trials=4")["slots"]
+    assert found.status is Status.WARN
+    assert found.cure == "resources.max_concurrent: 1"
+
+
+class Dynamic:
+    """The settings of another cluster than the session's: dynamic allocation does not go with local mode."""
+
+    def __init__(self, spark: Any, **settings: str) -> None:
+        self._cluster = cluster_of(spark)
+        self._settings = {f"spark.{key.replace('_', '.')}": value for key, value in settings.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cluster, name)
+
+    def setting(self, key: str, default: str = "") -> str:
+        return self._settings.get(key, default)
+
+
+@pytest.mark.parametrize(("idle", "status"), [("60s", Status.OK), ("5s", Status.WARN)])
+def test_dynamic_allocation_is_told(spark: Any, study: Path, idle: str, status: Status) -> None:
+    case = Case(place="study.yaml")
+    case.config = load_config("study.yaml")
+    case.cluster = Dynamic(
+        spark,
+        master="yarn",
+        dynamicAllocation_enabled="true",
+        dynamicAllocation_executorIdleTimeout=idle,
+    )
+    assert allocation(case).status is status
+
+
+def test_dynamic_allocation_with_two_ranks_is_a_failure(spark: Any, study: Path) -> None:
+    case = Case(place="study.yaml")
+    case.config = load_config("study.yaml", ["resources.world_size=2"])
+    case.cluster = Dynamic(spark, master="yarn", dynamicAllocation_enabled="true")
+    with pytest.raises(
+        CapacityError, match=r"world_size is 2, but spark\.dynamicAllocation\.enabled is true"
+    ):
+        allocation(case)
+
+
+def test_executors_with_other_versions_are_named() -> None:
+    here = who_are_you(("torch", "pyarrow", "petastorm", "mlflow"), None, False)
+    other = {**here, "host": "node7", "python": "3.9.1", "versions": {**here["versions"], "torch": "1.0"}}
+    bare = {**here, "host": "node8", "versions": {**here["versions"], "pyarrow": "", "mlflow": ""}}
+    found = list(differences(here, [here, other, bare], reader="arrow"))
+    assert [(grave, what) for grave, what, _ in found] == [
+        (True, f"node7 has Python 3.9.1, the driver {sys.version.split()[0]}"),
+        (False, f"executors have torch 1.0, the driver {here['versions']['torch']}"),
+        (True, f"executors lack pyarrow {here['versions']['pyarrow']}"),
+    ]
+
+
+def test_a_driver_that_is_not_reached_is_told() -> None:
+    answer = who_are_you((), ("127.0.0.1", 9), False)
+    assert answer["driver"] == "Connection refused"

@@ -1,0 +1,118 @@
+"""A first study as a new user makes it: the commands of docs/first-study.md, on an unknown table."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+pytestmark = pytest.mark.spark
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = "\n".join(re.findall(r"```sh\n(.*?)```", (ROOT / "docs/first-study.md").read_text(), re.DOTALL))
+QUICKER = ["budget.trials=12"]  # make test-first-studies runs studies to the end of their budgets
+LIMIT_S = 280.0
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a CSV: scikit-learn's 442 patients, with an index as pandas writes it, and a name."""
+    from sklearn.datasets import load_diabetes
+
+    folder = tmp_path_factory.mktemp("user")
+    frame = load_diabetes(as_frame=True, scaled=False).frame.rename(columns={"target": "price"})
+    frame["sex"] = frame["sex"].map({1.0: "f", 2.0: "m"})
+    frame["name"] = [f"patient {i * 7919 % 1009}" for i in range(len(frame))]
+    frame.to_csv(folder / "my.csv")
+    return folder
+
+
+def command(name: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """The command of the page that is called so."""
+    [line] = [line for line in COMMANDS.splitlines() if line.startswith(f"spark-hpo {name} ")]
+    _, *words = shlex.split(line)
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "spark_hpo", *words, *more],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+
+def succeeded(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
+
+
+def split(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers and the label of a split."""
+    table = pq.read_table(folder / "data" / "my" / name)
+    label = np.asarray(table["price"])
+    return np.stack([np.asarray(table[c]) for c in table.column_names if c != "price"], axis=1), label
+
+
+@pytest.mark.timeout(600)
+def test_four_commands_make_a_sound_model_of_an_unknown_csv(home: Path) -> None:
+    done = command("prepare", home)
+    assert succeeded(done).startswith(f"{home}/data/my: train ")
+    assert "column '_c0' is left out: it counts the rows, from 0 to 441" in done.stderr
+    assert "column 'name' is left out" in done.stderr
+    assert "next: spark-hpo doctor my_study.yaml" in succeeded(command("init", home))
+    answer = json.loads(succeeded(command("run", home, *QUICKER, "--json")).splitlines()[-1])
+    found = answer["test"]["squared_error"]
+    train, test = split(home, "train"), split(home, "test")
+    assert found < 0.75 * np.mean((test[1] - train[1].mean()) ** 2), "hardly better than the mean"
+    from sklearn.linear_model import Ridge
+
+    linear = np.mean((Ridge().fit(*train).predict(test[0]) - test[1]) ** 2)
+    assert found < 1.3 * linear
+    succeeded(command("report", home))
+    page = (home / "studies" / "my" / "report.html").read_text()
+    assert "squared_error" in page
+
+
+def test_the_doctor_finds_the_study_sound_and_leaves_nothing(home: Path) -> None:
+    before = sorted(path for path in home.rglob("*") if "studies" not in path.parts)
+    done = command("doctor", home, "study_dir=elsewhere/study")
+    assert succeeded(done).endswith("it would run\n")
+    assert "FAIL" not in done.stdout
+    assert "one step: 1 rank, one batch, squared_error" in done.stdout
+    assert sorted(path for path in home.rglob("*") if "studies" not in path.parts) == before
+
+
+def test_what_goes_wrong_first_is_said_with_its_cure(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "spark_hpo", *words],
+            cwd=home,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        assert done.returncode in (2, 3)
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    assert "my.csv has _c0, age, sex" in fails("prepare", "csv", "--input", "my.csv", "--output", "x")
+    assert "no such file or folder" in fails(
+        "prepare", "csv", "--input", "no.csv", "--label", "y", "--output", "x"
+    )
+    assert "spark-hpo prepare csv --input my.csv" in fails("init", "my.csv", "--output", "other.yaml")
+    assert "the study file cannot be read" in fails("run", "no.yaml")
+    monkeypatch.setenv("JAVA_HOME", str(home / "jdk"))
+    said = fails("prepare", "csv", "--input", "my.csv", "--label", "price", "--output", "x")
+    assert f"JAVA_HOME is {home}/jdk. Install Java 17 or 21" in said
+    assert f"JAVA_HOME is {home}/jdk. Install Java 17 or 21" in fails("run", "my_study.yaml", "study_dir=x")

@@ -1,0 +1,225 @@
+"""The doctor on studies that need no Spark: each check with the real thing broken."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from mlflow_server import free_port
+from tables import write_clusters
+
+from spark_hpo.doctor import Finding, Status, examine
+from spark_hpo.doctor.checks import Check
+from spark_hpo.doctor.finding import ok
+
+ROOT = Path(__file__).parents[3]
+STUDY = {
+    "name": "clusters",
+    "study_dir": "studies/clusters",
+    "backend": "inline",
+    "task": "tabular",
+    "data": {"path": "table", "reader": "arrow"},
+    "objective": {"metric": "accuracy", "mode": "max"},
+    "space": {"learning_rate": {"type": "loguniform", "low": 1e-3, "high": 1e-1}},
+    "search": {"max_resource": 3},
+    "budget": {"trials": 4},
+    "mlflow": {"tracking_uri": "sqlite:///studies/mlflow.db"},
+}
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study file in the current directory, beside its table."""
+    monkeypatch.chdir(tmp_path)
+    write_clusters(tmp_path / "table", rows=240)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    return tmp_path
+
+
+def look(*overrides: str) -> dict[str, Finding]:
+    return {finding.check: finding for finding in examine("study.yaml", overrides)}
+
+
+def failed(found: dict[str, Finding]) -> list[str]:
+    return [name for name, finding in found.items() if finding.status is Status.FAIL]
+
+
+def content(folder: Path) -> Sequence[str]:
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if "__pycache__" not in path.parts
+    )
+
+
+def test_a_sound_study_passes_and_nothing_is_left_behind(study: Path) -> None:
+    before = content(study)
+    found = look()
+    assert failed(found) == []
+    assert found["one step"].status is Status.OK
+    assert "one batch, accuracy 0." in found["one step"].message
+    assert (
+        "train 240, validation 120, test 120 rows, 2 features, label 'side' (2 classes)"
+        in found["table"].message
+    )
+    assert "a file was written, read and deleted" in found["storage"].message
+    assert {found[name].status for name in ("java", "spark", "slots", "executors")} == {Status.SKIP}
+    assert content(study) == before
+
+
+def test_a_study_that_is_there_stays_as_it_is(study: Path) -> None:
+    (study / "studies" / "clusters").mkdir(parents=True)
+    (study / "studies" / "clusters" / "notes.txt").write_text("mine")
+    before = content(study)
+    look()
+    assert content(study) == before
+
+
+def test_a_study_file_that_is_wrong_hides_no_other_check(study: Path) -> None:
+    found = look("search.max_resource=0")
+    assert failed(found) == ["study file"]
+    assert "search.max_resource is 0; it must be at least 1" in found["study file"].message
+    assert found["packages"].status in (Status.OK, Status.WARN)
+    assert found["table"].status is Status.SKIP
+    assert found["table"].message == "'study file' failed"
+
+
+def test_a_place_that_cannot_be_written_to_is_a_failure(study: Path) -> None:
+    (study / "file").touch()
+    found = look("study_dir=file/study")
+    assert failed(found) == ["storage"]
+    assert str(study / "file" / "study") in found["storage"].message
+    assert "a study_dir that this user may write to" in found["storage"].cure
+    assert found["one step"].status is Status.SKIP
+    assert found["shipment"].status is Status.OK
+
+
+def test_an_mlflow_that_does_not_answer_is_a_failure_and_no_password_is_shown(study: Path) -> None:
+    uri = f"http://ann:my-password@127.0.0.1:{free_port()}"
+    found = look(f"mlflow.tracking_uri={uri}")
+    assert failed(found) == ["mlflow"]
+    assert "it does not answer" in found["mlflow"].message
+    assert "my-password" not in "".join(map(str, found.values()))
+    assert found["one step"].status is Status.OK
+
+
+def test_an_mlflow_database_that_cannot_be_written_to_is_a_failure(study: Path) -> None:
+    (study / "file").touch()
+    found = look("mlflow.tracking_uri=sqlite:///file/mlflow.db")
+    assert failed(found) == ["mlflow"]
+
+
+def test_a_column_that_a_footer_lacks_is_named(study: Path) -> None:
+    [path] = (study / "table" / "validation").glob("*.parquet")
+    pq.write_table(pq.read_table(path).drop_columns(["y"]), path)
+    found = look()
+    assert failed(found) == ["table"]
+    assert "column 'y' is missing" in found["table"].message
+    assert {found[name].status for name in ("shipment", "one step")} == {Status.SKIP}
+
+
+def test_a_table_that_is_not_there_is_a_failure_unless_the_study_prepares_it(study: Path) -> None:
+    assert "the table does not exist" in look("data.path=nothing")["table"].message
+    (study / "my.csv").write_text("a,y\n1,0\n")
+    prepare = "data.prepare=[csv, --input, my.csv, --label, y]"
+    found = look("data.path=made", prepare)["table"]
+    assert (found.status, found.message[:25]) == (Status.SKIP, "made is not there yet: ru")
+    found = look("data.path=made", prepare.replace("my.csv", "his.csv"))["table"]
+    assert found.status is Status.FAIL
+    assert "his.csv: no such file" in found.message
+
+
+def test_a_task_that_cannot_be_imported_is_a_failure(study: Path) -> None:
+    found = look("task=my_task.py:Net")
+    assert failed(found) == ["code"]
+    assert "there is no file" in found["code"].message
+
+
+def test_a_metric_that_the_task_does_not_report_is_found_by_one_step(study: Path) -> None:
+    found = look("objective.metric=auc")
+    assert failed(found) == ["one step"]
+    assert "objective.metric is 'auc', but the task reports accuracy" in found["one step"].message
+
+
+def test_a_task_that_raises_is_found_by_one_step_and_its_file_is_counted(study: Path) -> None:
+    (study / "broken_net.py").write_text(
+        "from spark_hpo.train.tabular import TabularTask\n"
+        "class Net(TabularTask):\n"
+        "    def forward(self, model, batch):\n"
+        "        raise RuntimeError('shapes do not fit')\n"
+    )
+    found = look("task=broken_net.py:Net")
+    assert failed(found) == ["one step"]
+    assert "shapes do not fit" in found["one step"].message
+    assert "broken_net.py (" in found["shipment"].message
+
+
+def test_a_wrong_java_home_is_found_before_spark_is_started(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(study / "jdk"))
+    found = look("backend=spark")
+    assert failed(found) == ["java"]
+    assert f"JAVA_HOME is {study}/jdk" in found["java"].message
+    assert found["spark"].message == "'java' failed"
+    assert found["one step"].message == "'spark' failed"
+
+
+def test_the_command_says_each_check_and_exits_2_when_one_fails(study: Path) -> None:
+    def doctor(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "spark_hpo", "doctor", "study.yaml", *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    done = doctor()
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "OK    study file: study.yaml: clusters, trials 4"
+    assert lines[-1] == "it would run"
+    done = doctor("data.path=nothing", "--json")
+    assert done.returncode == 2
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert not record["ok"]
+    [table] = [check for check in record["checks"] if check["check"] == "table"]
+    assert table["status"] == "FAIL"
+    assert "spark-hpo prepare" in table["message"]
+
+
+def test_a_check_that_hangs_is_left_alone(study: Path) -> None:
+    end = threading.Event()
+
+    def hang(case: object) -> object:
+        end.wait(60)
+        return ok("at last")
+
+    checks = [
+        Check(name="slow", look=hang, limit_s=0.05),  # type: ignore[arg-type]
+        Check(name="next", look=lambda case: ok("well")),
+        Check(name="after", look=lambda case: ok("never"), needs=("slow",)),
+    ]
+    with contextlib.ExitStack() as stack:
+        stack.callback(end.set)
+        found = list(examine("study.yaml", checks=checks))
+    assert [finding.status for finding in found] == [Status.FAIL, Status.OK, Status.SKIP]
+    assert found[0].message == "no answer within 0 s"
+
+
+def test_a_check_that_raises_says_what_without_secrets(study: Path) -> None:
+    def leak(case: object) -> object:
+        raise KeyError("password=hunter2hunter2 was refused")
+
+    [found] = examine("study.yaml", checks=[Check(name="leaky", look=leak)])  # type: ignore[arg-type]
+    assert found.status is Status.FAIL
+    assert "hunter2" not in str(found)

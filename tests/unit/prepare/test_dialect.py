@@ -1,0 +1,89 @@
+"""How CSVs are written, as their first lines show."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.prepare.dialect import Dialect, find_dialect
+from spark_hpo.prepare.from_csv import request
+from spark_hpo.prepare.output import fingerprint
+
+
+def look(path: Path, content: bytes | str, *, separator: str | None = None, header: bool = True) -> Dialect:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return find_dialect(str(path), fingerprint(str(path)), separator, header=header)
+
+
+@pytest.mark.parametrize(
+    ("text", "separator"),
+    [
+        ("a,b,y\n1,2,3\n", ","),
+        ("a;b;y\n1,5;2,25;3\n4,5;6,1;7\n", ";"),
+        ("a\tb\n1\t2\n", "\t"),
+        ("a|b|c\n1|2|3\n", "|"),
+        ("y\n1\n2\n", ","),
+        ('name,y\n"Smith; John; Paul",1\n"Fox; Ann; Mary",2\n', ","),
+    ],
+)
+def test_the_separator_is_the_one_that_gives_equal_lines(tmp_path: Path, text: str, separator: str) -> None:
+    assert look(tmp_path / "t.csv", text).separator == separator
+
+
+def test_a_separator_that_is_given_holds(tmp_path: Path) -> None:
+    found = look(tmp_path / "t.csv", "a;b,c\n1;2,3\n", separator=";")
+    assert (found.separator, found.columns) == (";", ("a", "b,c"))
+
+
+def test_a_byte_order_mark_and_spaces_are_no_part_of_a_name(tmp_path: Path) -> None:
+    assert look(tmp_path / "t.csv", "\ufeff a , y\n1,2\n").columns == ("a", "y")
+
+
+def test_what_is_not_utf_8_is_taken_for_excel_s(tmp_path: Path) -> None:
+    assert look(tmp_path / "t.csv", "größe,y\n1,2\n").encoding == "UTF-8"
+    assert look(tmp_path / "t.csv", "größe,y\n1,2\n".encode("windows-1252")).encoding == "windows-1252"
+    # A character that is cut off at the end of the first megabyte is whole.
+    assert look(tmp_path / "t.csv", "a,y\n1" + "ö" * 2**19 + ",2\n").encoding == "UTF-8"
+
+
+def test_fields_with_line_breaks_are_seen(tmp_path: Path) -> None:
+    padding = "1,2\n" * 5_000_000  # more than is read in one go anyway
+    assert not look(tmp_path / "t.csv", "a,y\n" + padding).many_lines
+    assert look(tmp_path / "t.csv", 'a,y\n"two\nlines",2\n' + padding).many_lines
+
+
+def test_compressed_files_are_looked_into(tmp_path: Path) -> None:
+    assert look(tmp_path / "t.csv.gz", gzip.compress(b"a;y\n1;2\n")).columns == ("a", "y")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"5.1,3.5,1.4\n4.9,3.0,1.4\n",
+            r"the first line holds values \(5.1, 3.5, 1.4\), no names.*--no-header",
+        ),
+        ("a,y\n1,2\n".encode("utf-16"), "is UTF-16: write it as UTF-8"),
+        (b"PK\x03\x04\x00\x00\x00", "is no text: export it as CSV"),
+        (b"", "0 rows: the file is empty"),
+    ],
+    ids=["no header", "UTF-16", "Excel", "empty"],
+)
+def test_what_is_no_csv_is_one_clear_message(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        look(tmp_path / "t.csv", content)
+
+
+def test_without_a_header_the_first_line_is_a_row(tmp_path: Path) -> None:
+    assert look(tmp_path / "t.csv", "5.1,3.5\n", header=False).columns == ("5.1", "3.5")
+
+
+def test_without_a_label_the_columns_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("size;rooms;price\n1;2;3\n")
+    with pytest.raises(ConfigError, match=r"with --label: .*t\.csv has size, rooms, price"):
+        request(str(tmp_path / "out"), input=str(tmp_path / "t.csv"))
+    with pytest.raises(ConfigError, match="has column1, column2, column3"):
+        request(str(tmp_path / "out"), input=str(tmp_path / "t.csv"), header=False)

@@ -1,0 +1,71 @@
+"""What a first study searches with: the default configuration lies in the space, whatever the table is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from spark_hpo.search.registry import build_space
+from spark_hpo.starter.choices import choose
+from spark_hpo.starter.facts import LabelFacts, TableFacts
+
+FLOWERS = TableFacts(
+    path="data/flowers",
+    train_rows=20_000,
+    validation_rows=2_000,
+    numbers=4,
+    categories=(3, 50),
+    label=LabelFacts(name="species", classes=3, largest_share=0.4),
+)
+
+
+@pytest.mark.parametrize("rows", [100, 3_000, 20_000, 90_000, 700_000, 5_000_000, 200_000_000])
+@pytest.mark.parametrize("image", [(), (1, 8, 8), (3, 64, 64)])
+def test_the_default_configuration_lies_in_the_space(rows: int, image: tuple[int, ...]) -> None:
+    chosen = choose(replace(FLOWERS, train_rows=rows, image=image))
+    space = build_space(dict(chosen.space))
+    assert space.validate(dict(chosen.first)) == chosen.first
+    assert chosen.task == ("image" if image else "tabular")
+
+
+@pytest.mark.parametrize(
+    ("label", "metric", "mode"),
+    [
+        (LabelFacts(name="y", classes=2, largest_share=0.6), "accuracy", "max"),
+        (LabelFacts(name="y", classes=2, largest_share=0.97), "loss", "min"),
+        (LabelFacts(name="y", deviation=3.0), "squared_error", "min"),
+        (LabelFacts(name="y"), "squared_error", "min"),
+    ],
+    ids=["even", "very uneven", "number", "number that nobody has looked at"],
+)
+def test_the_metric_follows_from_the_label(label: LabelFacts, metric: str, mode: str) -> None:
+    chosen = choose(replace(FLOWERS, label=label))
+    assert (chosen.metric, chosen.mode) == (metric, mode)
+
+
+def test_what_to_beat_is_said() -> None:
+    assert "0.400" in choose(FLOWERS).metric_reason
+    assert "9" in choose(replace(FLOWERS, label=LabelFacts(name="y", deviation=3.0))).metric_reason
+
+
+def test_the_larger_the_table_the_fewer_epochs_and_then_shares_of_the_rows() -> None:
+    sizes = [500, 20_000, 500_000, 10_000_000, 10**9]
+    searches = [choose(replace(FLOWERS, train_rows=rows)).search for rows in sizes]
+    assert [search["max_resource"] for search in searches[:3]] == [81, 27, 9]
+    assert [search.get("resource") for search in searches] == [None, None, None, "rows", "rows"]
+    assert [search.get("epochs") for search in searches[3:]] == [3, 1]
+
+
+def test_a_small_table_may_get_a_linear_model() -> None:
+    assert choose(replace(FLOWERS, train_rows=400)).space["hidden_layers"]["low"] == 0
+    assert choose(FLOWERS).space["hidden_layers"]["low"] == 1
+
+
+@pytest.mark.parametrize(
+    ("categories", "options"),
+    [((), None), ((3,), None), ((8,), [2, 4]), ((3, 50), [4, 8, 16]), ((1001,), [8, 16, 32])],
+)
+def test_embeddings_grow_with_the_categories(categories: tuple[int, ...], options: list[int] | None) -> None:
+    space = choose(replace(FLOWERS, categories=categories)).space
+    assert space.get("embedding_units", {}).get("options") == options

@@ -1,0 +1,203 @@
+"""Study files for tables as they lie there: Parquet, Petastorm's, prepared ones."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from spark_hpo.config import build_config
+from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
+from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.starter import Start, start_study
+
+
+def people(rows: int = 3000) -> pa.Table:
+    rng = np.random.default_rng(0)
+    return pa.table(
+        {
+            "age": rng.integers(18, 90, rows),
+            "pay": rng.normal(size=rows),
+            "job": pa.array([f"job {i % 30}" for i in range(rows)]),
+            "photo": pa.array([b"x"] * rows),
+            "place": pa.array([{"x": 1}] * rows),
+            "stars": rng.integers(1, 6, rows),
+            "ok": pa.array([["no", "yes"][i % 3 == 0] for i in range(rows)]),
+            "rare": pa.array([["no", "yes"][i % 50 == 0] for i in range(rows)]),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw") / "my people"
+    folder.mkdir()
+    pq.write_table(people(), folder / "a.parquet", row_group_size=100)
+    return folder
+
+
+def prepared(folder: Path, label: Label, target: np.ndarray) -> Path:
+    schema = TableSchema(
+        features=(
+            Feature(name="x", kind=ColumnKind.NUMERIC, source="x"),
+            Feature(name="c", kind=ColumnKind.CATEGORICAL, vocabulary=tuple("abcdefghijklmnop"), source="c"),
+        ),
+        label=label,
+    )
+    for split in ("train", "validation", "test"):
+        (folder / split).mkdir(parents=True)
+        rows = len(target)
+        columns = {"x": np.zeros(rows, np.float32), "c": np.ones(rows, np.int64), label.name: target}
+        pq.write_table(pa.table(columns), folder / split / "a.parquet")
+    (folder / "schema.json").write_text(json.dumps(schema.to_json()))
+    return folder
+
+
+def record(start: Start) -> dict[str, object]:
+    """The text as `run` reads it; it is what was checked."""
+    found = yaml.safe_load(start.text)
+    assert build_config(found, place="test") == start.config
+    return found
+
+
+class TestRawParquet:
+    def test_the_study_prepares_its_table_itself(self, raw: Path) -> None:
+        start = start_study(str(raw), label="ok")
+        assert start.config.name == "my-people"
+        assert start.config.data is not None
+        assert start.config.data.path == "data/my-people-prepared"
+        assert start.config.data.prepare == (
+            *("csv", "--input", str(raw), "--format", "parquet", "--label", "ok", "--label-type", "class"),
+            *("--drop", "photo,place"),
+        )
+        assert start.config.objective.metric == "accuracy"
+        assert "photo (binary), place (struct" in start.remarks[0]
+        record(start)
+
+    def test_classes_and_numbers_are_told_apart_for_good(self, raw: Path) -> None:
+        labels = {"stars": "class", "pay": "number", "age": "number", "rare": "class"}
+        for label, kind in labels.items():
+            data = start_study(str(raw), label=label).config.data
+            assert data is not None
+            assert data.prepare is not None
+            assert data.prepare[data.prepare.index("--label-type") + 1] == kind
+        assert start_study(str(raw), label="rare").config.objective.metric == "loss"
+
+    @pytest.mark.parametrize(
+        ("label", "message"),
+        [
+            (None, "name the column to predict with --label: it has age, pay, job"),
+            ("jobs", "there is no column 'jobs' to predict; did you mean 'job'"),
+            ("place", "the label 'place' is struct"),
+        ],
+    )
+    def test_a_label_that_is_none_is_one_clear_message(
+        self, raw: Path, label: str | None, message: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=message):
+            start_study(str(raw), label=label)
+
+    def test_a_small_table_holds_out_more(self, tmp_path: Path) -> None:
+        pq.write_table(people(500), tmp_path / "few.parquet")
+        data = start_study(str(tmp_path / "few.parquet"), label="ok").config.data
+        assert data is not None
+        assert data.prepare is not None
+        assert data.prepare[-2:] == ("--fractions", "0.6,0.2,0.2")
+
+    def test_a_large_table_is_read_in_place(self, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("spark_hpo.starter.facts._COPIED_BYTES", 1000)
+        start = start_study(str(raw), label="ok")
+        assert start.config.data is not None
+        assert start.config.data.prepare is not None
+        assert start.config.data.prepare[-1] == "--in-place"
+        assert any("run reads it in place" in remark for remark in start.remarks)
+
+    def test_partitions_are_columns(self, tmp_path: Path) -> None:
+        for country in ("DE", "FR"):
+            (tmp_path / "t" / f"country={country}").mkdir(parents=True)
+            pq.write_table(people(300), tmp_path / "t" / f"country={country}" / "a.parquet")
+        assert start_study(str(tmp_path / "t"), label="country").config.objective.metric == "accuracy"
+
+    def test_a_csv_is_sent_to_prepare(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+        with pytest.raises(
+            ConfigError, match=r"spark-hpo prepare csv --input .*a\.csv --label y --output data/a"
+        ):
+            start_study(str(tmp_path / "a.csv"), label="y")
+
+    def test_no_table_is_said_with_what_would_be_one(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"no such file or folder.*spark-hpo prepare csv"):
+            start_study(str(tmp_path / "nothing"), label="y")
+
+
+class TestPreparedTable:
+    def test_the_study_reads_it_as_it_is(self, tmp_path: Path) -> None:
+        table = prepared(tmp_path / "flowers", Label(name="y", classes=("a", "b", "c")), np.arange(300) % 3)
+        start = start_study(str(table), world_size=2, study_dir="/mnt/s", tracking_uri="http://mlflow:5000")
+        found = record(start)
+        assert found["data"] == {"path": str(table), "reader": "auto"}
+        assert found["study_dir"] == "/mnt/s"
+        assert found["resources"] == {"world_size": 2}
+        assert found["mlflow"] == {"tracking_uri": "http://mlflow:5000"}
+        assert "33% of the rows are of one class" in start.text
+        assert start.config.space["embedding_units"] == {"type": "choice", "options": [4, 8, 16]}
+
+    def test_an_uneven_label_is_seen(self, tmp_path: Path) -> None:
+        label = Label(name="y", classes=("no", "yes"))
+        table = prepared(tmp_path / "t", label, (np.arange(1000) % 20 == 0).astype(np.int64))
+        assert start_study(str(table)).config.objective.metric == "loss"
+
+    def test_a_number_is_a_regression_and_what_to_beat_is_said(self, tmp_path: Path) -> None:
+        label = Label(name="y", mean=5.0, deviation=4.0)
+        table = prepared(tmp_path / "t", label, np.arange(300, dtype=np.float32))
+        start = start_study(str(table))
+        assert start.config.objective.metric == "squared_error"
+        assert "always answering the mean has about 16" in start.text
+
+    def test_another_label_than_its_own_is_refused(self, tmp_path: Path) -> None:
+        table = prepared(tmp_path / "t", Label(name="y", classes=("a", "b")), np.arange(300) % 2)
+        with pytest.raises(ConfigError, match="was prepared with the label 'y', not 'x'"):
+            start_study(str(table), label="x")
+
+    def test_few_rows_of_validation_are_remarked(self, tmp_path: Path) -> None:
+        table = prepared(tmp_path / "t", Label(name="y", classes=("a", "b")), np.arange(50) % 2)
+        assert any("validation has 50 rows" in remark for remark in start_study(str(table)).remarks)
+
+
+def test_a_password_never_gets_into_a_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = prepared(tmp_path / "t", Label(name="y", classes=("a", "b")), np.arange(300) % 2)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:secret-word@mlflow")
+    with pytest.raises(ConfigError, match="holds a password") as caught:
+        start_study(str(table))
+    assert "secret-word" not in str(caught.value)
+
+
+def test_petastorm_s_images_are_decoded_where_their_source_is_trusted(tmp_path: Path) -> None:
+    pytest.importorskip("petastorm")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Petastorm announces what it will one day lose
+        from petastorm.codecs import NdarrayCodec
+        from petastorm.unischema import Unischema, UnischemaField
+    pixels = UnischemaField("pixels", np.uint8, (1, 8, 8), NdarrayCodec(), False)
+    images = np.zeros((60, 1, 8, 8), np.uint8)
+    table = pa.table(
+        {"pixels": [bytes(pixels.codec.encode(pixels, i)) for i in images], "digit": np.arange(60) % 10}
+    )
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    pq.write_table(table, folder / "a.parquet")
+    schema = {b"dataset-toolkit.unischema.v1": pickle.dumps(Unischema("pictures", [pixels]))}
+    pq.write_metadata(table.schema.with_metadata(schema), folder / "_common_metadata")
+    with pytest.raises(DataError, match=r"pixels \(binary\); --trust-petastorm-metadata decodes"):
+        start_study(str(folder), label="digit")
+    trusted = start_study(str(folder), label="digit", trust_petastorm_metadata=True)
+    assert trusted.config.task == "image"
+    assert trusted.config.data is not None
+    assert trusted.config.data.transforms == {"pixels": "petastorm:NdarrayCodec"}
