@@ -68,7 +68,7 @@ test-modern test-spark35: test-%: build/%/installed java  ## the newest Spark an
 test-airflow: setup java build/airflow/installed  ## jobs/airflow_dag.py in a real Airflow 3; ten minutes
 	$(BIN)/python -m pytest tests/airflow
 
-picture: setup java  ## docs/images/run.svg, a study on a terminal; a minute
+picture: setup java  ## docs/images/run.svg, a study on a terminal; some minutes
 	PYTHONPATH=. $(BIN)/python tests/terminal_picture.py
 
 gpu-check:  ## the shipped tasks on a real GPU, beside the CPU; needs torch and pyarrow only

@@ -36,8 +36,7 @@ def check_use(place: str, arrow_schema: pa.Schema, schema: TableSchema) -> None:
             is_nested = False
         if is_nested != in_list or not any(test(inner) for test in tests):
             raise DataError(
-                f"{place}: column {name!r} is {declared}; {rule}: "
-                "let jobs/prepare_data.py encode it, or cast it"
+                f"{place}: column {name!r} is {declared}; {rule}: let spark-hpo prepare encode it, or cast it"
             )
 
     is_raw = schema.encoding is Encoding.RAW

@@ -244,7 +244,7 @@ def finite(values: npt.NDArray[Any]) -> Column:
     if not is_sure and not (good := np.isfinite(column)).all():
         raise BadColumn(
             f"{int((~good).sum())} values are NaN or beyond float32; all must be finite: fill them, or let "
-            "jobs/prepare_data.py treat them as missing"
+            "spark-hpo prepare treat them as missing"
         )
     return column
 

@@ -195,7 +195,7 @@ def _read_schema(url: str) -> TableSchema:
         fault = f"has no {SCHEMA_FILE}" if exists else "does not exist"
         raise DataError(
             f"{url}: the table {fault}: make it with "
-            f"`jobs/prepare_data.py csv --input <your table> --label <column> --output {url}`"
+            f"`spark-hpo prepare csv --input <your table> --label <column> --output {url}`"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise DataError(f"{place}: not a schema ({exc!r}): prepare the table again") from exc

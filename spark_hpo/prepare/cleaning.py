@@ -139,7 +139,9 @@ def without_useless(
         if (why := _useless(name, of, rows)) is not None:
             found.dropped[name] = why
             continue
-        if 1 < of["distinct"] <= min(_MOST_CLASSES, rows / _REPEATS) and of["present"] == rows:
+        like_label = abs(of["distinct"] - facts[f"distinct_{of_label}"]) <= 1 + _COARSE * of["distinct"]
+        is_class = 1 < of["distinct"] <= min(_MOST_CLASSES, rows / _REPEATS)
+        if is_class and like_label and of["present"] == rows:
             suspects.append(name)
         if of["numbers"] < of["present"] and of["distinct"] > max_vocabulary:
             found.remarks.append(
@@ -256,13 +258,12 @@ def _repeating(frame: DataFrame, label: str, suspects: Sequence[str]) -> list[st
     """Columns each of whose values goes with one value of the label, and the other way round."""
     if not suspects:
         return []
-    wanted = [F.count_distinct(column(label)).alias("label")]
-    for i, name in enumerate(suspects):
-        wanted += [
-            F.count_distinct(column(name)).alias(f"own_{i}"),
-            F.count_distinct(F.struct(column(name), column(label))).alias(f"pairs_{i}"),
-        ]
-    facts = frame.agg(*wanted).collect()[0].asDict()
-    return [
-        n for i, n in enumerate(suspects) if facts["label"] == facts[f"own_{i}"] == facts[f"pairs_{i}"] > 1
-    ]
+    # Of few values each: sets of pairs are small, and Spark takes one pass for them all.
+    pairs = [F.collect_set(F.struct(column(name), column(label))) for name in suspects]
+    found = frame.agg(*(pair.alias(f"pairs_{i}") for i, pair in enumerate(pairs))).collect()[0]
+    return [name for name, of in zip(suspects, found, strict=True) if _is_one_to_one(of)]
+
+
+def _is_one_to_one(pairs: Collection[Any]) -> bool:
+    ours, theirs = ({pair[i] for pair in pairs} for i in (0, 1))
+    return len(pairs) == len(ours) == len(theirs) > 1

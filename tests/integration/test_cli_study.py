@@ -25,6 +25,8 @@ import yaml
 from tables import write_clusters
 from workspace import LIMIT_S, wait_for
 
+from spark_hpo.report.status import StudyState, StudyStatus
+from spark_hpo.storage import Storage
 from spark_hpo.train.predictor import Predictor
 
 SPARK_HPO = [sys.executable, "-m", "spark_hpo"]
@@ -62,16 +64,18 @@ study_dir: studies/slow
 task: slow.py:train
 budget: {trials: 6}
 """
-# Waits while there is a file `hold` beside it, once two trials are done.
+# Its third call waits while there is a file `hold` beside it.
 SLOW_LOOP = """
-import os, pathlib, time
+import pathlib, time
 
 def train(ctx):
-    hold = pathlib.Path(__file__).with_name("hold")
+    folder = pathlib.Path(__file__).parent
+    with (folder / "calls").open("a") as calls:
+        calls.write(".")
+    while (folder / "hold").exists() and (folder / "calls").stat().st_size > 2:
+        time.sleep(0.05)
     for epoch in range(*ctx.resource):
         ctx.report({"accuracy": 1 - ctx.params["learning_rate"] / (epoch + 1)}, checkpoint={})
-    while hold.exists() and len(os.listdir(pathlib.Path(os.environ["STUDY"], "checkpoints"))) > 2:
-        time.sleep(0.05)
 """
 
 
@@ -291,7 +295,7 @@ def slow(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
         driver = subprocess.Popen(
             [*SPARK_HPO, "run", "slow.yaml"],
             cwd=tmp_path,
-            env={**ENVIRONMENT, "STUDY": str(study)},
+            env=ENVIRONMENT,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -310,6 +314,7 @@ def slow(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
         driver.wait()
 
 
+@pytest.mark.timeout(600)  # six processes, one after the other, each of which may wait for a busy machine
 def test_watch_follows_a_study_and_says_that_its_driver_was_killed(
     slow: tuple[Path, subprocess.Popen[bytes]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -318,11 +323,9 @@ def test_watch_follows_a_study_and_says_that_its_driver_was_killed(
     watch = Terminal("watch", study, "--interval", "0.2", folder=elsewhere)
     wait_for(lambda: "running" in watch.read() and "best" in watch.text, "the board")
     assert "the driver with pid" in watch.text
-    status = last_json(spark_hpo("status", study, "--json", folder=elsewhere))
+    status = StudyStatus.read(Storage(study)).to_json()
     assert (status["state"], status["driver"]["pid"]) == ("running", driver.pid)
     assert len(status["running"]) == 1
-    held = spark_hpo("gc", study, "--older-than", "0s", folder=elsewhere)
-    assert "a driver works on this study" in held.stdout
     limited = spark_hpo("watch", study, "--limit", "0.5", folder=elsewhere, code=1)
     assert "it runs still after the --limit of 0.5 s" in limited.stdout
     assert driver.poll() is None
@@ -332,10 +335,10 @@ def test_watch_follows_a_study_and_says_that_its_driver_was_killed(
     assert f"the driver with pid {driver.pid}" in watch.text
     assert "is gone" in watch.text
     assert f"spark-hpo resume {study}" in watch.text.replace("\r\n", "")
-    assert last_json(spark_hpo("status", study, "--json", folder=elsewhere))["state"] == "dead"
+    assert StudyStatus.read(Storage(study)).state is StudyState.DEAD
 
     (folder / "hold").unlink()
-    answer = last_json(spark_hpo("resume", study, "--json", folder=elsewhere, STUDY=study))
+    answer = last_json(spark_hpo("resume", study, "--json", folder=elsewhere))
     assert answer["segments"]["replayed"] >= 2
     assert sum(answer["trials"].values()) == 6
     told = spark_hpo("watch", study, folder=elsewhere).stdout.splitlines()

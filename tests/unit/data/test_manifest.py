@@ -142,7 +142,7 @@ def test_a_column_missing_from_a_later_file_is_found(tmp_path: Path) -> None:
 def test_text_where_numbers_belong_is_refused_with_the_cure(
     tmp_path: Path, column: str, values: pa.Array, message: str
 ) -> None:
-    with pytest.raises(DataError, match=f"{message}.*: let jobs/prepare_data.py encode it"):
+    with pytest.raises(DataError, match=f"{message}.*: let spark-hpo prepare encode it"):
         read_manifest(str(write(tmp_path, **{column: values})), SCHEMA)
 
 

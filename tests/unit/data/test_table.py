@@ -37,7 +37,7 @@ def test_a_relative_path_is_made_absolute(folder: Path, monkeypatch: pytest.Monk
 
 def test_a_table_without_schema_says_how_to_make_one(folder: Path, tmp_path: Path) -> None:
     (folder / "schema.json").unlink()
-    with pytest.raises(DataError, match=r"has no schema\.json: make it with `jobs/prepare_data\.py csv"):
+    with pytest.raises(DataError, match=r"has no schema\.json: make it with `spark-hpo prepare csv"):
         open_table(str(folder))
     with pytest.raises(DataError, match="the table does not exist: make it with"):
         open_table(str(tmp_path / "none"))

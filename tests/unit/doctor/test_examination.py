@@ -194,7 +194,7 @@ def test_the_command_says_each_check_and_exits_2_when_one_fails(study: Path) -> 
     assert not record["ok"]
     [table] = [check for check in record["checks"] if check["check"] == "table"]
     assert table["status"] == "FAIL"
-    assert "spark-hpo prepare" in table["message"] or "prepare_data.py" in table["message"]
+    assert "spark-hpo prepare" in table["message"]
 
 
 def test_a_check_that_hangs_is_left_alone(study: Path) -> None:
