@@ -65,7 +65,7 @@ test-modern test-spark35: test-%: build/%/installed java  ## the newest Spark an
 	PYSPARK_PYTHON=$(abspath build/$*/bin/python) PYSPARK_DRIVER_PYTHON=$(abspath build/$*/bin/python) \
 	build/$*/bin/python -m pytest $(STACK_TESTS)
 
-picture: setup java  ## docs/images/run.svg, a study on a terminal; a minute
+picture: setup java  ## docs/images/run.svg, a study on a terminal; some minutes
 	PYTHONPATH=. $(BIN)/python tests/terminal_picture.py
 
 gpu-check:  ## the shipped tasks on a real GPU, beside the CPU; needs torch and pyarrow only

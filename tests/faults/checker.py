@@ -22,7 +22,7 @@ Key = tuple[int, int, str]  # trial, rung, split: one piece of work, whatever it
 # What a study may leave in its directory; the rest is rubbish.
 _NAMES = {
     *("journal", "epochs", "lease.json", "lease.lock", "study.json", "checkpoints", "fences"),
-    "report.html",
+    *("report.html", "settings.json"),
 }
 _OVER = {"completed", "stopped"}
 

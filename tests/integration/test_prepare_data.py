@@ -148,6 +148,21 @@ class TestDigits:
         with pytest.raises(ConfigError, match="another seed"):
             prepare.digits(spark, str(digits), row_group_rows=100, seed=9)
 
+    def test_the_command_line_says_what_is_there(self, digits: Path) -> None:
+        arguments = ["prepare", "digits", "--output", str(digits), "--row-group-rows", "100"]
+        # A process of its own: it needs no Spark, because the table is there.
+        done = subprocess.run(
+            [sys.executable, "-m", "spark_hpo", *arguments, "--json"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout.splitlines()[-1])
+        assert (answer["output"], answer["fresh"]) == (str(digits), False)
+        assert sum(answer["rows"].values()) == 1797
+
 
 class TestCsv:
     def test_columns_get_the_kinds_of_their_values(self, table: Path) -> None:
