@@ -55,6 +55,12 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def begun(home: Path) -> tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]:
+    """What `prepare` and `init` have said."""
+    return command("prepare", home), command("init", home)
+
+
 def split(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The numbers and the label of a split."""
     table = pq.read_table(folder / "data" / "my" / name)
@@ -63,12 +69,14 @@ def split(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.timeout(600)
-def test_four_commands_make_a_sound_model_of_an_unknown_csv(home: Path) -> None:
-    done = command("prepare", home)
+def test_four_commands_make_a_sound_model_of_an_unknown_csv(
+    home: Path, begun: tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]
+) -> None:
+    done, started = begun
     assert succeeded(done).startswith(f"{home}/data/my: train ")
     assert "column '_c0' is left out: it counts the rows, from 0 to 441" in done.stderr
     assert "column 'name' is left out" in done.stderr
-    assert "next: spark-hpo doctor my_study.yaml" in succeeded(command("init", home))
+    assert "next: spark-hpo doctor my_study.yaml" in succeeded(started)
     answer = json.loads(succeeded(command("run", home, *QUICKER, "--json")).splitlines()[-1])
     found = answer["test"]["squared_error"]
     train, test = split(home, "train"), split(home, "test")
@@ -82,6 +90,7 @@ def test_four_commands_make_a_sound_model_of_an_unknown_csv(home: Path) -> None:
     assert "squared_error" in page
 
 
+@pytest.mark.usefixtures("begun")
 def test_the_doctor_finds_the_study_sound_and_leaves_nothing(home: Path) -> None:
     before = sorted(path for path in home.rglob("*") if "studies" not in path.parts)
     done = command("doctor", home, "study_dir=elsewhere/study")
@@ -91,6 +100,7 @@ def test_the_doctor_finds_the_study_sound_and_leaves_nothing(home: Path) -> None
     assert sorted(path for path in home.rglob("*") if "studies" not in path.parts) == before
 
 
+@pytest.mark.usefixtures("begun")
 def test_what_goes_wrong_first_is_said_with_its_cure(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*words: str) -> str:
         done = subprocess.run(
