@@ -120,7 +120,7 @@ def test_a_job_that_has_succeeded_does_not_exit(
     code: int, is_exit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Databricks runs the file in a process that goes on, and takes `sys.exit(0)` for an error."""
-    monkeypatch.setattr("spark_hpo.cli.main", lambda: sys.exit(code))
+    monkeypatch.setattr("spark_hpo.cli.tune", lambda: sys.exit(code))
     monkeypatch.setattr("spark_hpo.prepare.main", lambda arguments: code)
     for name in ("tune", "prepare_data"):
         if is_exit:
