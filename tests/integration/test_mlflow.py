@@ -500,8 +500,9 @@ def test_a_flapping_server_gets_every_trial_once(server: Server) -> None:
         for trial_id in range(20):
             journal.put(trial_id, TrialState.COMPLETED, 2)
             tracker.sync(journal)
+        # It answers half of the time, and on a busy machine that half is short: a limit, not an expectation.
+        assert tracker.flush(240)
     finally:
-        assert tracker.flush(60)
         stop.set()
         thread.join()
     tracker.close(10)
