@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spark_hpo.app import run_study, sync_study
+    from spark_hpo.callback import Callback
     from spark_hpo.config import StudyConfig, build_config, load_config
     from spark_hpo.result import Result
     from spark_hpo.train.context import TrainContext
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Callback",
     "LabelledTask",
     "Result",
     "StudyConfig",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Callback": "callback",
     "LabelledTask": "train.task",
     "Result": "result",
     "StudyConfig": "config",

@@ -39,11 +39,7 @@ from spark_hpo.sync import Synced, journal_at_rest, write_missing
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.registry import RegisteredModel
 from spark_hpo.tracking.store import RunStatus, StudyCard
-from spark_hpo.train.reference import (
-    Code,
-    Trainable,
-    is_task,
-)
+from spark_hpo.train.reference import Code, Trainable, is_task
 from spark_hpo.train.worker import RankSpec, run_rank
 from spark_hpo.train.world import Rendezvous, RendezvousServer
 from spark_hpo.trial import Objective, Split, Trial
@@ -72,11 +68,11 @@ def run_study(
     """Run a study to the end of its budget, or go on with the one in its directory.
 
     Args:
-        space: in place of the configuration's: a mapping as in YAML, a hyperopt `hp.*` space, or a Space.
         place: where the configuration stands, for messages; a task file is looked for beside it.
         resume: auto; must: refuse when there is no study yet; never: refuse when there is one.
         task: in place of the configuration's, which is but its name then: a task class or a training
             function. What was written in a notebook is sent to executors, and kept with the model, as it is.
+        space: in place of the configuration's: a mapping as in YAML, a hyperopt `hp.*` space, or a Space.
         spark: the session to be used; None: the active one, or a new one.
         callbacks: are told what happens, on the driver.
 

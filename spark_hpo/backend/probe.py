@@ -36,7 +36,7 @@ def missing_modules(cluster: Cluster, names: tuple[str, ...], *, timeout_s: floa
             tasks = max(1, cluster.num_task_slots(None))
             rows = cluster.spark.range(0, tasks, 1, tasks).mapInArrow(partial(_look, names), "missing string")
             answers.append({name for row in rows.collect() for name in row.missing.split(",") if name})
-        except Exception as exc:
+        except Exception as exc:  # whatever it is, it is raised where somebody waits for it
             failures.append(exc)
 
     thread = cluster.thread(run)

@@ -60,15 +60,7 @@ ALLOWED = {
     "assembly": {"config", "errors", "journal", "search", "storage", "trial"},
     "callback": {"study", "trial"},  # the study in annotations only
     "cli": {
-        "app",
-        "assembly",
-        "callback",
-        "config",
-        "errors",
-        "redact",
-        "report",
-        "result",
-        "study",
+        *("app", "assembly", "callback", "config", "errors", "redact", "report", "result", "study"),
         "trial",
     },
     "daemon": {"backend", "orphans", "train"},
