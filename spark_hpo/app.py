@@ -300,10 +300,16 @@ class _Run:
         if data.prepare is not None:
             from spark_hpo.prepare.cli import prepare
 
+            def start_spark() -> SparkSession:
+                logger.info("%s: the table is being prepared", data.path)
+                return self._spark()
+
             try:
-                prepare([*data.prepare, "--output", data.path], start_spark=self._spark)
+                prepared = prepare([*data.prepare, "--output", data.path], start_spark=start_spark)
             except ConfigError as exc:
                 raise ConfigError(f"{self.place}: data.prepare: {exc}") from exc
+            if prepared.fresh:
+                logger.info("%s: prepared, %d rows", data.path, sum(prepared.rows.values()))
         code = {column: self._reference("data.transforms", text) for column, text in data.transforms.items()}
         self._transform_files = [file for _, file in code.values() if file is not None]
         table = open_table(
