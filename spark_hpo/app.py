@@ -47,11 +47,7 @@ from spark_hpo.tracking.registry import RegisteredModel
 from spark_hpo.tracking.store import RunStatus, StudyCard
 from spark_hpo.train.checkpoint import load as load_checkpoint
 from spark_hpo.train.predictor import export
-from spark_hpo.train.reference import (
-    Code,
-    Trainable,
-    is_task,
-)
+from spark_hpo.train.reference import Code, Trainable, is_task
 from spark_hpo.train.worker import RankSpec, run_rank
 from spark_hpo.train.world import Rendezvous, RendezvousServer
 from spark_hpo.trial import Assignment, Objective, Report, Split, Trial
@@ -87,11 +83,11 @@ def run_study(
     """Run a study to the end of its budget, or go on with the one in its directory.
 
     Args:
-        space: in place of the configuration's: a mapping as in YAML, a hyperopt `hp.*` space, or a Space.
         place: where the configuration stands, for messages; a task file is looked for beside it.
         resume: auto; must: refuse when there is no study yet; never: refuse when there is one.
         task: in place of the configuration's, which is but its name then: a task class or a training
             function. What was written in a notebook is sent to executors, and kept with the model, as it is.
+        space: in place of the configuration's: a mapping as in YAML, a hyperopt `hp.*` space, or a Space.
         sampler: in place of the configuration's: what proposes parameters.
         spark: the session to be used; None: the active one, or a new one.
         callbacks: are told what happens, on the driver.
@@ -456,10 +452,16 @@ class _Run:
         if data.prepare is not None and may_prepare:
             from spark_hpo.prepare.cli import prepare
 
+            def start_spark() -> SparkSession:
+                logger.info("%s: the table is being prepared", data.path)
+                return self._spark()
+
             try:
-                prepare([*data.prepare, "--output", data.path], start_spark=self._spark)
+                prepared = prepare([*data.prepare, "--output", data.path], start_spark=start_spark)
             except ConfigError as exc:
                 raise ConfigError(f"{self.place}: data.prepare: {exc}") from exc
+            if prepared.fresh:
+                logger.info("%s: prepared, %d rows", data.path, sum(prepared.rows.values()))
         code = {column: self._reference("data.transforms", text) for column, text in data.transforms.items()}
         self._transform_files = [file for _, file in code.values() if file is not None]
         table = open_table(

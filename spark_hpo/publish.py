@@ -87,7 +87,7 @@ def publish_model(
     """
     table, reader = publication.table, publication.reader
     assert best.checkpoint is not None, "a task always saves one"
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as code:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as ours:
         predictor.export(
             Path(folder),
             code=publication.code,
@@ -101,7 +101,7 @@ def publish_model(
             input_example=first_rows(table, Split.TEST, _EXAMPLE_ROWS),
             predict=predictor.Predictor.load(folder).predict,
             pip_requirements=[f"{name}=={version(name)}" for name in _requirements(publication.code)],
-            code_paths=[package.as_folder(Path(code)), *_code_of(publication)],
+            code_paths=[package.as_folder(Path(ours)), *_code_of(publication)],
         )
         return register_model(
             tracker,

@@ -241,7 +241,7 @@ class ObjectLog(Log):
         self._count += 1
         try:
             self._storage.write(self._object(self._count), data)
-        except BaseException:
+        except BaseException:  # an interrupt too
             # It may be there all the same, and a reader may have counted it: no segment may leave it out.
             self._single.clear()
             raise

@@ -244,7 +244,7 @@ class Study:
         assignment = replace(assignment, split=Split.TEST)
         try:
             report = self._dispatcher.run_alone(assignment)
-        except BaseException:
+        except BaseException:  # as in the search
             self._backend.close()
             raise
         failure = report.failure

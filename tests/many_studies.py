@@ -81,7 +81,7 @@ def main(folder: Path, count: int) -> None:
             result = run_study(config(folder, number), callbacks=callbacks)
         except StudyInterrupted:
             return "interrupted"
-        except Exception as exc:
+        except Exception as exc:  # whatever ends a study is what this program tells
             return repr(exc)
         return result.stopped_by if result.is_tracked else "MLflow lacks something"
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
 
 CLUSTERS = TableSchema(
@@ -18,6 +20,28 @@ CLUSTERS = TableSchema(
     ),
     label=Label(name="side", classes=("left", "right")),
 )
+
+
+def clusters_study(folder: Path, **changes: Any) -> StudyConfig:
+    """A small study, in this process, of the table that `write_clusters` writes to `folder/table`.
+
+    Args:
+        changes: whole sections, in place of these.
+    """
+    record: dict[str, Any] = {
+        "name": "clusters",
+        "study_dir": str(folder / "study"),
+        "task": "tabular",
+        "data": {"path": str(folder / "table")},
+        "objective": {"metric": "accuracy", "mode": "max"},
+        "space": {"learning_rate": {"type": "loguniform", "low": 0.01, "high": 0.1}},
+        "search": {"max_resource": 3},
+        "budget": {"trials": 4},
+        "training": {"batch_size": 16},
+        "backend": "inline",
+        "mlflow": {"tracking_uri": f"sqlite:///{folder}/mlflow.db"},
+    }
+    return build_config(record | changes, place="test")
 
 
 def write_clusters(folder: Path, *, rows: int = 120, row_group_rows: int = 16, noise: float = 0.8) -> Path:

@@ -51,7 +51,7 @@ def ask(cluster: Cluster, question: Callable[[], Any], *, most: int = 10_000, ti
                 partial(_answer, question), "json string"
             )
             answers.append([json.loads(row.json) for row in rows.collect()])
-        except Exception as exc:
+        except Exception as exc:  # whatever it is, it is raised where somebody waits for it
             failures.append(exc)
 
     thread = cluster.thread(run)

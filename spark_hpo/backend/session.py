@@ -178,7 +178,7 @@ def _with_a_daemon_that_starts(spark: SparkSession, conf: SparkConf, timeout_s: 
         missing_modules(cluster_of(spark), (), timeout_s=timeout_s)
     except CapacityError:
         raise
-    except Exception as exc:
+    except Exception as exc:  # of Spark, py4j or gRPC, each with types of its own
         if _OURS not in str(exc):
             raise BackendError(f"Python does not start on the executors: {_telling_line(exc)}") from exc
     else:
@@ -218,7 +218,7 @@ def _equip(cluster: Cluster, timeout_s: float) -> None:
         missing = missing_modules(cluster, (package.NAME, *_NEEDED), timeout_s=timeout_s)
     except CapacityError:
         raise
-    except Exception as exc:
+    except Exception as exc:  # of Spark, py4j or gRPC, each with types of its own
         raise BackendError(f"Python does not start on the executors: {_telling_line(exc)}") from exc
     lacking = [name for name in _NEEDED if name in missing]
     if lacking:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,7 +30,7 @@ class _Asked:
     row: Array
 
 
-class OptunaSampler:
+class OptunaSampler(ABC):
     """One of Optuna's samplers, on the axes of the space: numbers evenly spread from 0 to 1, and choices.
 
     - **Level.** Losses are compared at one resource: the highest that `enough` trials have reported.
@@ -102,9 +103,9 @@ class OptunaSampler:
             self._finish(trial_id, losses)
             self._events.append((trial_id, losses))
 
+    @abstractmethod
     def _sampler(self, seed: int) -> Any:
         """Optuna's sampler, newly built with this seed."""
-        raise NotImplementedError
 
     def _new_study(self) -> Any:
         from optuna.storages import InMemoryStorage

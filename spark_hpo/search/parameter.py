@@ -16,6 +16,7 @@ So a model of the losses has to know two distributions, not ten.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,7 +29,7 @@ _MAX_EXPONENT = 700.0  # exp(710) is beyond a float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Number:
+class _Number(ABC):
     """What both distributions share: the way from a latent value to the user's and back."""
 
     log: bool = False  # the latent value is the logarithm
@@ -36,9 +37,9 @@ class _Number:
     integer: bool = False  # values are int; q must be whole
     default: float | int | None = None  # a first guess, which models start from; None: no guess
 
+    @abstractmethod
     def bounds(self) -> tuple[float, float]:
         """Lowest and highest value, natural units, both included."""
-        raise NotImplementedError
 
     def value(self, latent: float) -> float | int:
         """The value at a latent position: within the bounds, a multiple of q, a plain int or float."""

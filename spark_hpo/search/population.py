@@ -8,6 +8,7 @@ that have not moved yet.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,7 +34,7 @@ class _Subpopulation:
             self.best[member] = (loss, trial_id)
 
 
-class _PopulationSampler:
+class _PopulationSampler(ABC):
     """What both share: who is where, and how good, by level of resource."""
 
     def __init__(self, space: Space, seed: int, population_size: int) -> None:
@@ -79,8 +80,10 @@ class _PopulationSampler:
             if level.best.get(member, (0.0, -1))[1] == trial_id:
                 del level.best[member]
 
-    def _propose(self, member: int, parents: list[int], levels: list[int], rng: np.random.Generator) -> Array:
-        raise NotImplementedError
+    @abstractmethod
+    def _propose(
+        self, member: int, parents: list[int], levels: list[int], rng: np.random.Generator
+    ) -> Array: ...
 
     def _parents(self, levels: list[int]) -> list[int]:
         """The best trials of the highest level, topped up from the levels below. The best one first."""

@@ -96,7 +96,7 @@ class StoreClient(Store):
                 )
                 try:
                     self._greet(connection)
-                except BaseException:
+                except BaseException:  # an interrupt too: nobody else would close it
                     connection.close()
                     raise
                 return connection

@@ -10,29 +10,11 @@ import pandas as pd
 import pytest
 from hyperopt import hp
 from mlflow import MlflowClient
-from tables import write_clusters
+from tables import clusters_study, write_clusters
 
 from spark_hpo.app import run_study
-from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.errors import ConfigError
 from spark_hpo.result import Result
-
-
-def config(folder: Path, **changes: Any) -> StudyConfig:
-    record: dict[str, Any] = {
-        "name": "clusters",
-        "study_dir": str(folder / "study"),
-        "task": "tabular",
-        "data": {"path": str(folder / "table")},
-        "objective": {"metric": "accuracy", "mode": "max"},
-        "space": {"learning_rate": {"type": "loguniform", "low": 0.01, "high": 0.1}},
-        "search": {"max_resource": 3},
-        "budget": {"trials": 4},
-        "training": {"batch_size": 16},
-        "backend": "inline",
-        "mlflow": {"tracking_uri": f"sqlite:///{folder}/mlflow.db"},
-    }
-    return build_config(record | changes, place="test")
 
 
 @pytest.fixture
@@ -47,21 +29,21 @@ def test_a_space_of_hyperopts_is_taken_as_it_is(folder: Path) -> None:
         "hidden_units": hp.choice("width", [4, 8]),
         "dropout": hp.uniform("dropout", 0, 0.5),
     }
-    result = run_study(config(folder, space={}), space=space)
+    result = run_study(clusters_study(folder, space={}), space=space)
     assert set(result.best.params) == {"learning_rate", "hidden_units", "dropout"}
     assert result.best.params["hidden_units"] in (4, 8)
     assert 0.018 < result.best.params["learning_rate"] < 0.136
-    again = run_study(config(folder, space={}), space=space)
+    again = run_study(clusters_study(folder, space={}), space=space)
     assert again.study.progress.run == 0
     with pytest.raises(ConfigError, match="the study was started with"):
-        run_study(config(folder, space={}), space={**space, "dropout": hp.uniform("dropout", 0, 0.9)})
+        run_study(clusters_study(folder, space={}), space={**space, "dropout": hp.uniform("dropout", 0, 0.9)})
 
 
 @pytest.mark.parametrize("scheduler", ["full", "successive_halving", "hyperband"])
 @pytest.mark.parametrize("sampler", ["random", "grid", "tpe"])
 def test_every_method_trains_its_best_trial_to_the_end(folder: Path, sampler: str, scheduler: str) -> None:
     search = {"sampler": sampler, "scheduler": scheduler, "max_resource": 3}
-    result = run_study(config(folder, search=search))
+    result = run_study(clusters_study(folder, search=search))
     assert result.stopped_by == "trials"
     assert any(trial.resource == 3 for trial in result.journal.trials.values())
     assert result.test["accuracy"] > 0.5
@@ -69,7 +51,7 @@ def test_every_method_trains_its_best_trial_to_the_end(folder: Path, sampler: st
 
 def test_rows_as_resource_give_low_rungs_a_share_of_the_table(folder: Path) -> None:
     search = {"method": "asha", "resource": "rows", "max_resource": 9, "min_resource": 1}
-    result = run_study(config(folder, search=search, budget={"trials": 9}))
+    result = run_study(clusters_study(folder, search=search, budget={"trials": 9}))
     trials = result.journal.trials.values()
     trained = {trial.resource: sum(m.rows for m in trial.curve) for trial in trials}
     assert trained == {1: 13, 3: 40, 9: 120}
@@ -92,7 +74,7 @@ def test_rows_as_resource_give_low_rungs_a_share_of_the_table(folder: Path) -> N
 )
 def test_a_resource_that_means_nothing_is_refused(folder: Path, changes: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        config(folder, **changes)
+        clusters_study(folder, **changes)
 
 
 def champion(folder: Path) -> str:
@@ -109,7 +91,7 @@ def test_the_champion_is_measured_again_on_other_rows_and_gives_way_to_a_better_
             "data": {"path": str(folder / table)},
             "space": {"learning_rate": learning_rate, "hidden_units": {"type": "int", "low": 4, "high": 9}},
         }
-        return run_study(config(folder, **changes))
+        return run_study(clusters_study(folder, **changes))
 
     poor = run("poor", "table", 1e-7)
     assert champion(folder) == "1"
@@ -121,7 +103,7 @@ def test_the_champion_is_measured_again_on_other_rows_and_gives_way_to_a_better_
 
 
 def test_a_search_stops_when_it_has_reached_its_target(folder: Path) -> None:
-    result = run_study(config(folder, stopping={"target": 0.5}, budget={"trials": 40}))
+    result = run_study(clusters_study(folder, stopping={"target": 0.5}, budget={"trials": 40}))
     assert result.stopped_by == "target"
     assert len(result.journal.trials) < 40
 
@@ -130,7 +112,7 @@ def test_what_runs_today_runs_first_and_constraints_hold(folder: Path) -> None:
     width = {"type": "int", "low": 4, "high": 16}
     today = {"learning_rate": 0.05, "first": 8, "second": 4}
     result = run_study(
-        config(
+        clusters_study(
             folder,
             space={"learning_rate": 0.05, "first": width, "second": width},
             search={"max_resource": 3, "first": [today], "constraints": ["second <= first"]},
@@ -142,13 +124,13 @@ def test_what_runs_today_runs_first_and_constraints_hold(folder: Path) -> None:
 
 
 def test_a_new_study_starts_from_the_best_of_an_earlier_one(folder: Path) -> None:
-    earlier = run_study(config(folder))
+    earlier = run_study(clusters_study(folder))
     transfer = {"studies": [str(folder / "study")], "num_first": 1}
     changes = {"study_dir": str(folder / "next"), "search": {"max_resource": 3, "transfer": transfer}}
-    later = run_study(config(folder, **changes))
+    later = run_study(clusters_study(folder, **changes))
     params = [trial.params for trial in earlier.journal.trials.values()]
     assert later.journal.trials[0].params in params
-    again = run_study(config(folder, **changes))
+    again = run_study(clusters_study(folder, **changes))
     assert again.study.progress.run == 0
 
 
@@ -183,7 +165,7 @@ def test_a_study_with_several_objectives_ends_with_a_front(
         "budget": {"trials": 12},
     }
     place = str(folder / "study.yaml")
-    result = run_study(config(folder, **changes), place=place)
+    result = run_study(clusters_study(folder, **changes), place=place)
     trials = result.journal.trials
 
     # By definition: what no other trial within the limits beats.
@@ -221,11 +203,11 @@ def test_a_study_with_several_objectives_ends_with_a_front(
     assert table["units"].to_dict() == {i: t.metrics["units"] for i, t in trials.items()}
     assert 'id="pareto_front"' in (artifacts / "report.html").read_text()
 
-    again = run_study(config(folder, **changes), place=place)
+    again = run_study(clusters_study(folder, **changes), place=place)
     assert again.study.progress.run == 0
     assert [trial.trial_id for trial in again.pareto_front] == front
     with pytest.raises(ConfigError, match=r"objective\.also\.units is 'max', but the study was started with"):
-        run_study(config(folder, **_with_also(changes, units="max")), place=place)
+        run_study(clusters_study(folder, **_with_also(changes, units="max")), place=place)
 
 
 def _with_also(changes: dict[str, Any], **also: str) -> dict[str, Any]:
@@ -236,14 +218,16 @@ def test_rungs_of_a_study_with_several_objectives_are_said_once_to_rank_by_the_f
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     objective = {"metric": "accuracy", "mode": "max", "also": {"loss": "min"}}
-    result = run_study(config(folder, objective=objective, search={"max_resource": 3, "scheduler": "asha"}))
+    result = run_study(
+        clusters_study(folder, objective=objective, search={"max_resource": 3, "scheduler": "asha"})
+    )
     remarks = [record for record in caplog.records if "by accuracy alone" in record.getMessage()]
     assert [record.levelname for record in remarks] == ["WARNING"]
     assert all(trial.resource == 3 for trial in result.pareto_front)
 
 
 def test_a_study_with_one_objective_has_no_front(folder: Path) -> None:
-    result = run_study(config(folder))
+    result = run_study(clusters_study(folder))
     assert result.pareto_front == []
     assert "pareto_front" not in result.summary()
 
@@ -252,6 +236,6 @@ def test_a_study_with_one_objective_has_no_front(folder: Path) -> None:
 def test_a_method_is_chosen_by_its_name(folder: Path, method: str) -> None:
     space = {"learning_rate": {"type": "loguniform", "low": 0.01, "high": 0.1}, "hidden_units": 8}
     search: dict[str, Any] = {"method": method, "max_resource": 4}
-    result = run_study(config(folder, space=space, search=search, budget={"trials": 8}))
+    result = run_study(clusters_study(folder, space=space, search=search, budget={"trials": 8}))
     assert result.test["accuracy"] > 0.5
     assert max(trial.resource for trial in result.journal.trials.values()) == 4

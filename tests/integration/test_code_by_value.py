@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from tables import write_clusters
+from tables import clusters_study, write_clusters
 
 from spark_hpo.app import run_study
-from spark_hpo.config import build_config
+from spark_hpo.config import StudyConfig
 from spark_hpo.errors import ConfigError
 from spark_hpo.train.reference import Code
 from spark_hpo.train.tabular import TabularTask
@@ -20,20 +20,10 @@ from spark_hpo.train.tabular import TabularTask
 pytestmark = pytest.mark.spark
 
 
-def config(folder: Path, **changes: Any) -> Any:
-    record: dict[str, Any] = {
-        "name": "mine",
-        "study_dir": str(folder / "study"),
-        "task": "by value",
-        "data": {"path": str(folder / "table")},
-        "objective": {"metric": "accuracy", "mode": "max"},
-        "space": {"learning_rate": {"type": "loguniform", "low": 0.01, "high": 0.1}},
-        "search": {"method": "asha", "max_resource": 2},
-        "budget": {"trials": 2},
-        "training": {"batch_size": 16},
-        "mlflow": {"tracking_uri": f"sqlite:///{folder}/mlflow.db"},
-    }
-    return build_config(record | changes, place="test")
+def config(folder: Path, **changes: Any) -> StudyConfig:
+    search = {"method": "asha", "max_resource": 2}
+    changes = {"task": "by value", "backend": "spark", "search": search, "budget": {"trials": 2}, **changes}
+    return clusters_study(folder, **changes)
 
 
 def test_a_class_of_a_notebook_is_trained_on_executors_and_loaded_in_another_process(

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow_server import runs
-from tables import write_clusters
+from tables import clusters_study, write_clusters
 
 from spark_hpo.app import run_study, sync_study
 from spark_hpo.callback import Callback
-from spark_hpo.config import StudyConfig, build_config
+from spark_hpo.config import StudyConfig
 from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted
 from spark_hpo.journal import Journal
 from spark_hpo.storage import Storage
@@ -25,20 +25,7 @@ ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
 
 
 def config(folder: Path, database: str = "mlflow", **changes: Any) -> StudyConfig:
-    record: dict[str, Any] = {
-        "name": "clusters",
-        "study_dir": str(folder / "study"),
-        "task": "tabular",
-        "data": {"path": str(folder / "table")},
-        "objective": {"metric": "accuracy", "mode": "max"},
-        "space": {"learning_rate": {"type": "loguniform", "low": 0.01, "high": 0.1}},
-        "search": {"max_resource": 3},
-        "budget": {"trials": 4},
-        "training": {"batch_size": 16},
-        "backend": "inline",
-        "mlflow": {"tracking_uri": f"sqlite:///{folder}/{database}.db"},
-    }
-    return build_config(record | changes, place="test")
+    return clusters_study(folder, mlflow={"tracking_uri": f"sqlite:///{folder}/{database}.db"}, **changes)
 
 
 @pytest.fixture

@@ -75,9 +75,9 @@ ALLOWED = {
     "callbacks": {"callback", "errors", "report", "study", "trial"},  # the study in annotations only
     "__main__": {"cli"},
     "cli": {
-        *("app", "assembly", "callbacks", "cleanup", "config", "data", "definition", "doctor", "errors"),
-        *("prepare", "provenance", "redact", "report", "result", "search", "settings", "starter", "storage"),
-        *("train", "trial"),
+        *("app", "assembly", "callback", "callbacks", "cleanup", "config", "data", "definition", "doctor"),
+        *("errors", "prepare", "provenance", "redact", "report", "result", "search", "settings", "starter"),
+        *("storage", "study", "train", "trial"),
     },
     "cleanup": {"definition", "errors", "incumbents", "layout", "lease", "report", "storage", "trial"},
     "daemon": {"backend", "orphans", "train"},

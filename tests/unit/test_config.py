@@ -121,6 +121,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml")
 
 
+def test_of_a_file_that_is_spelt_wrong_the_nearest_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean .*conf/quickstart\.yaml\?"):
+        load_config(ROOT / "conf/quikstart.yaml")
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda file: file.name)
 def test_the_study_files_that_we_ship_are_valid(file: Path) -> None:
     load_config(file)

@@ -1,0 +1,45 @@
+"""The session of a study, where the caller has one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spark_hpo.app import run_study
+from spark_hpo.backend.session import start_session
+from spark_hpo.config import build_config
+
+pytestmark = pytest.mark.spark
+
+
+def test_the_session_that_is_passed_is_used_and_not_the_active_one(spark: Any) -> None:
+    other = spark.newSession()
+    assert start_session("mine", {}, spark=other) is other
+    assert start_session("mine", {}) is not other
+
+
+def test_a_study_leaves_the_settings_of_a_session_as_they_were(spark: Any, tmp_path: Path) -> None:
+    def train(ctx: Any) -> None:
+        ctx.report({"score": 1.0}, resource=ctx.resource.stop)
+
+    session = spark.newSession()
+    session.conf.set("spark.sql.shuffle.partitions", "3")
+    before = dict(session.sparkContext.getConf().getAll()), session.conf.get("spark.sql.session.timeZone")
+    record = {
+        "name": "mine",
+        "study_dir": str(tmp_path / "study"),
+        "task": "train",
+        "objective": {"metric": "score", "mode": "max"},
+        "space": {"x": {"type": "uniform", "low": 0.0, "high": 1.0}},
+        "search": {"scheduler": "full", "max_resource": 1},
+        "budget": {"trials": 2},
+        "spark": {"spark.sql.shuffle.partitions": "7"},  # for a session that it would have to start
+        "mlflow": {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"},
+    }
+    run_study(build_config(record, place="test"), task=train, spark=session)
+    after = dict(session.sparkContext.getConf().getAll()), session.conf.get("spark.sql.session.timeZone")
+    assert after == before
+    assert session.conf.get("spark.sql.shuffle.partitions") == "3"
+    assert session.range(10).count() == 10
