@@ -41,12 +41,14 @@ EVERYTHING = set(
         "lease",
         "orphans",
         "package",
+        "parts",
         "plugins",
         "porting",
         "prepare",
         "provenance",
         "publish",
         "redact",
+        "rehearsal",
         "replay",
         "report",
         "result",
@@ -67,9 +69,11 @@ EVERYTHING = set(
         "wiring",
     ]
 )
+# What is started by users: nothing else may import it.
+FRONTS = {"__main__", "cli", "daemon", "doctor", "porting", "replay", "starter", "tuning"}
 # Left may import right, and itself.
 ALLOWED = {
-    "app": EVERYTHING - {"__main__", "cli", "daemon", "doctor", "porting", "replay", "starter", "tuning"},
+    "app": EVERYTHING - FRONTS - {"rehearsal"},
     "assembly": {"config", "errors", "journal", "search", "storage", "trial"},
     "callback": {"study", "trial"},  # the study in annotations only
     "callbacks": {"callback", "errors", "report", "study", "trial"},  # the study in annotations only
@@ -82,12 +86,16 @@ ALLOWED = {
     "cleanup": {"definition", "errors", "incumbents", "layout", "lease", "report", "storage", "trial"},
     "daemon": {"backend", "orphans", "train"},
     "doctor": {
-        *("app", "backend", "config", "data", "definition", "errors", "prepare", "redact", "storage"),
+        *("backend", "config", "data", "definition", "errors", "prepare", "redact", "rehearsal", "storage"),
         *("tracking", "trial"),
     },
     "starter": {"assembly", "config", "data", "errors", "redact", "search", "trial"},
     "orphans": set(),
     "package": set(),
+    "parts": {
+        *("assembly", "backend", "config", "data", "definition", "errors", "prepare", "provenance"),
+        *("publish", "search", "settings", "storage", "tracking", "train", "trial", "wiring"),
+    },
     "plugins": {"errors"},
     "porting": {
         *("app", "callback", "config", "definition", "errors", "layout", "result", "search", "storage"),
@@ -129,6 +137,7 @@ ALLOWED = {
         *("search", "settings", "storage", "trial"),
     },
     "provenance": {"redact"},
+    "rehearsal": {"config", "data", "errors", "parts", "storage", "train", "trial"},
     "train": {"data", "errors", "layout", "storage", "trial"},
     "prepare": {"data", "errors", "java", "trial"},
     "data": {"errors", "plugins", "redact", "trial"},
@@ -155,7 +164,18 @@ SEAMS = {
 }
 # A third-party package, and the rooms that may know it.
 FENCES = {
-    "pyspark": {"backend", "prepare", "app", "daemon", "doctor", "java", "porting", "tuning"},
+    "pyspark": {
+        "backend",
+        "prepare",
+        "app",
+        "daemon",
+        "doctor",
+        "java",
+        "parts",
+        "porting",
+        "rehearsal",
+        "tuning",
+    },
     "torch": {"train", "data", "daemon", "callbacks"},
     "petastorm": {"data", "daemon"},
     "pyarrow": {"data", "backend", "prepare"},
