@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test test-faults fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
+.PHONY: setup tune test test-faults test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
 
 setup: .venv/installed  ## install everything into .venv
 
