@@ -1,0 +1,51 @@
+"""Commands that need a study directory alone, on directories that are written by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from written_studies import Pen
+
+from spark_hpo import cli
+from spark_hpo.storage import Storage
+from spark_hpo.trial import Failure, FailureKind, TrialState
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> str:
+    """Two trials: one has 0.7 after one epoch, and one has failed."""
+    pen = Pen(storage=Storage(tmp_path / "study"))
+    pen.start(0).start(1).at(2).end(0, value=0.7).settle(TrialState.COMPLETED, 0)
+    failure = Failure(kind=FailureKind.TRIAL, message="ValueError: as it must")
+    pen.end(1, resource=0, value=None, failure=failure).settle(TrialState.FAILED, 1).close()
+    return str(tmp_path / "study")
+
+
+def test_watch_tells_a_program_every_event_and_then_the_state(
+    study: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("watch", study, "--json") == 0
+    *events, status = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    lines = (Path(study) / "journal/000001.jsonl").read_text().splitlines()
+    assert events == [json.loads(line) for line in lines], "as the journal has them"
+    assert run("status", study, "--json") == 0
+    assert status == json.loads(capsys.readouterr().out)
+    assert (status["state"], status["best"]["value"]) == ("finished", 0.7)
+
+
+def test_exported_trials_say_why_one_has_failed(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("export", study, "--what", "trials") == 0
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out)).set_index("trial")
+    assert frame.loc[1, "failure"] == "ValueError: as it must"
+    assert pd.isna(frame.loc[0, "failure"])
