@@ -19,7 +19,7 @@ HARMLESS_CALLS = {"register_pickle_by_value"}
 ALLOWED = {
     ("spark_hpo/train/checkpoint.py", "import pickle"): "for the name of the error that torch.load raises",
     ("spark_hpo/backend/probe.py", "import cloudpickle"): "to send a module of ours by value; loads nothing",
-    ("spark_hpo/app.py", "import cloudpickle"): "to know how much goes to executors; loads nothing",
+    ("spark_hpo/rehearsal.py", "import cloudpickle"): "to know how much goes to executors; loads nothing",
     (
         "spark_hpo/train/predictor.py",
         "import cloudpickle",
