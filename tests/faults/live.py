@@ -130,9 +130,7 @@ class LiveStudy(Workspace):
             self.begin(*overrides)
         assert self.process is not None
         assert self.process.wait(LIMIT_S) == code, self.log[-6000:]
-        # Not the last line for certain: the JVM writes to the same stream, and may tell of its own end.
-        answers = [line for line in self.log.splitlines() if line.startswith('{"study"')]
-        return json.loads(answers[-1]) if code == 0 else {}
+        return self.answer if code == 0 else {}
 
     def finish_soundly(self, *overrides: str, code: int = 0, rows: int | None = ROWS) -> dict[str, Any]:
         """Like `finish`, and then no promise may be broken and nothing may be left."""
