@@ -1,6 +1,7 @@
 """Many studies at once in one process, as in a notebook: `many_studies.py FOLDER COUNT`.
 
-Prints one JSON object: how each study ended, the tags of all jobs, and the threads that are left.
+Prints one JSON object: how each study ended, the tags of all jobs, the threads that are left, and the
+descriptors and ports that a study more has left.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import json
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 from tables import write_clusters
 
 from spark_hpo.app import run_study
@@ -87,12 +90,27 @@ def main(folder: Path, count: int) -> None:
 
     with ThreadPoolExecutor(count) as pool:
         ends = list(pool.map(run, range(count)))
+    held = held_now()
     ends.append(run_study(config(folder, 0)).stopped_by)
     deadline = time.monotonic() + THREADS_LIMIT_S
     while (left := ours_among(set(threading.enumerate()) - before)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    print(json.dumps({"ends": ends, "tags": tags, "threads": left}), flush=True)
+    found = {"ends": ends, "tags": tags, "threads": left, "held": sorted((held_now() - held).elements())}
+    print(json.dumps(found), flush=True)
     spark.stop()
+
+
+def held_now() -> Counter[str]:
+    """Open files of this process, and the ports on which it and its children listen."""
+    here = psutil.Process()
+    files = [file.path for file in here.open_files()]
+    ports = [
+        f"{process.name()} listens on a port"
+        for process in (here, *here.children(recursive=True))
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    return Counter([*files, *ports])
 
 
 def ours_among(threads: set[threading.Thread]) -> list[str]:

@@ -63,7 +63,13 @@ class Workspace:
     def run(self, *overrides: str, code: int = 0) -> dict[str, Any]:
         process = self.start(*overrides)
         assert process.wait(LIMIT_S) == code, self.log[-4000:]
-        return json.loads(self.log.splitlines()[-1]) if code == 0 else {}
+        return self.answer if code == 0 else {}
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """The job's last line. The JVM writes to the same file, and may tell of its own end after it."""
+        answers = [line for line in self.log.splitlines() if line.startswith('{"study"')]
+        return json.loads(answers[-1])
 
     @property
     def log(self) -> str:

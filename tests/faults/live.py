@@ -104,12 +104,9 @@ class LiveStudy(Workspace):
         study_file = _merged(CONFIG, {**config, "spark": settings})
         (folder / "tune.yaml").write_text(yaml.safe_dump(study_file))
         self.study_dir = folder / "study"  # as this process sees it
+        self.command: tuple[str, ...] = (sys.executable,)  # before the job: what starts drivers
         self.process: subprocess.Popen[bytes] | None = None
         self._logs: dict[int, str] = {}  # by process
-
-    @property
-    def python(self) -> tuple[str, ...]:
-        return (sys.executable,)
 
     # Running it ------------------------------------------------------------------------------------------
 
@@ -117,11 +114,11 @@ class LiveStudy(Workspace):
         self,
         *overrides: str,
         log: str = "log.txt",
-        command: Sequence[str] = (sys.executable,),
+        command: Sequence[str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a driver with a command before the job's own: a Python, or one behind what changes it."""
-        words = [*command, str(ROOT / "jobs/tune.py"), "--config", "tune.yaml", *overrides]
+        """Start a driver, by another command than `self.command` if it has to be."""
+        words = [*(command or self.command), str(ROOT / "jobs/tune.py"), "--config", "tune.yaml", *overrides]
         variables = [f"{name}={value}" for name, value in (environment or {}).items()]
         self.process = self.popen(["env", *variables, *words] if variables else words, log)
         self._logs[self.process.pid] = log
@@ -133,9 +130,7 @@ class LiveStudy(Workspace):
             self.begin(*overrides)
         assert self.process is not None
         assert self.process.wait(LIMIT_S) == code, self.log[-6000:]
-        # Not the last line for certain: the JVM writes to the same stream, and may tell of its own end.
-        answers = [line for line in self.log.splitlines() if line.startswith('{"study"')]
-        return json.loads(answers[-1]) if code == 0 else {}
+        return self.answer if code == 0 else {}
 
     def finish_soundly(self, *overrides: str, code: int = 0, rows: int | None = ROWS) -> dict[str, Any]:
         """Like `finish`, and then no promise may be broken and nothing may be left."""

@@ -121,7 +121,7 @@ def test_an_interrupted_study_keeps_what_it_has_trained_and_goes_on(
     live: Live, ledger: Ledger, undisturbed: dict[Any, Any], how: str
 ) -> None:
     study = live(step_s=0.2, spark=LOCAL)  # nothing but the interrupt makes it write within a rung
-    submit = [str(SPARK / "bin/spark-submit"), "--master", "local[2]"] if "submit" in how else study.python
+    submit = [str(SPARK / "bin/spark-submit"), "--master", "local[2]"] if "submit" in how else study.command
     process = study.begin(command=submit)
     study.wait_for_step(0, step=6)
     interrupted = time.time()

@@ -37,6 +37,7 @@ def test_sixteen_studies_at_once_end_as_if_each_were_alone(tmp_path: Path) -> No
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["ends"] == ["interrupted", *["trials"] * STUDIES]
     assert found["threads"] == []
+    assert found["held"] == []
 
     started = 0
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

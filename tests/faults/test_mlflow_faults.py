@@ -252,7 +252,7 @@ def test_the_command_that_the_warning_names_finishes_it(tmp_path: Path, ledger: 
         wait_for(lambda: len(workspace.reported()) >= 2, "two reports")
         server.kill()
         assert process.wait(LIMIT_S) == 0, workspace.log[-4000:]
-        answer = json.loads(workspace.log.splitlines()[-1])
+        answer = workspace.answer
         assert answer["model"] is None
         assert answer["mlflow"]["complete"] is False
         [command] = [line for line in workspace.log.splitlines() if line.endswith(" --sync")]

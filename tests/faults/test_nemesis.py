@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from disk import SmallDisk, can
 from family import LIMIT_S, eventually, stopped
 from ledger import Ledger
 from live import LiveStudy
@@ -25,13 +26,16 @@ from spark_hpo.search.rungs import bracket_rungs, resource_levels
 pytestmark = pytest.mark.timeout(900)
 
 SEEDS = range(10)
-FAULTS_OF_A_STUDY = 8
+FAULTS_OF_A_STUDY = 8  # of ten kinds
 REPORTS_BETWEEN = 4  # two faults
 STOPPED_S = 3.0
+DISK_KIB = 8192
 # 42 trials at the lowest rung, 14 at the next, 4 at the last.
 TRIALS, MAX_RESOURCE, REDUCTION_FACTOR = 42, 9, 3
 SETTINGS: dict[str, Any] = {
     "step_s": 0.02,
+    "study_dir": "disk/study",
+    "data": {"cache": {"enabled": False}},  # a damaged table is met by whoever reads next
     "search": {
         "scheduler": "successive_halving",
         "max_resource": MAX_RESOURCE,
@@ -47,8 +51,9 @@ NUM_ASSIGNMENTS = 60
 class Nemesis:
     """Does one fault after another to a study. Which, and to whom, is drawn from a seed."""
 
-    def __init__(self, study: LiveStudy, seed: int) -> None:
+    def __init__(self, study: LiveStudy, disk: SmallDisk, seed: int) -> None:
         self._study = study
+        self._disk = disk
         self._rng = np.random.default_rng(seed)
         self.done: list[str] = []
 
@@ -63,10 +68,12 @@ class Nemesis:
             self.interrupt_the_driver,
             self.start_a_second_driver,
             self.lock_mlflow,
+            self.fill_the_disk,
+            self.damage_the_table,
         ]
 
     def schedule(self) -> Iterator[Callable[[], None]]:
-        """Each kind of fault once, in an order of the seed's."""
+        """Most kinds of faults, each once, in an order of the seed's."""
         for index in self._rng.permutation(len(self.faults))[:FAULTS_OF_A_STUDY]:
             yield self.faults[index]
 
@@ -91,16 +98,18 @@ class Nemesis:
 
     def kill_the_driver(self) -> None:
         self._study.kill_driver()
+        self._study.begin()
 
     def interrupt_the_driver(self) -> None:
         assert self._study.process is not None
         self._study.process.terminate()
-        assert self._study.process.wait(LIMIT_S) == 130, self._study.log[-4000:]
+        self._driver_ends_with(130)
+        self._study.begin()
 
     def start_a_second_driver(self) -> None:
         first = self._study.process
-        second = self._study.begin(log="second.txt")
-        assert second.wait(LIMIT_S) == 1, self._study.log[-4000:]
+        self._study.begin(log="second.txt")
+        self._driver_ends_with(1)
         self._study.process = first
 
     def lock_mlflow(self) -> None:
@@ -109,6 +118,26 @@ class Nemesis:
             connection.execute("BEGIN EXCLUSIVE")
             time.sleep(STOPPED_S)
             connection.execute("ROLLBACK")
+
+    def fill_the_disk(self) -> None:
+        self._disk.fill()
+        self._driver_ends_with(1)
+        self._disk.make_room()
+        self._study.begin()
+
+    def damage_the_table(self) -> None:
+        """Until somebody has noticed."""
+        file = self._study.folder / "table/train/part-0.parquet"
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        self._driver_ends_with(3)
+        file.write_bytes(whole)
+        self._study.begin()
+
+    def _driver_ends_with(self, code: int) -> None:
+        assert self._study.process is not None
+        found = self._study.process.wait(LIMIT_S)
+        assert found == code, f"exit code {found}\n{self._study.log[-4000:]}"
 
     def _a_rank(self) -> psutil.Process:
         """One that has just made a step."""
@@ -128,12 +157,22 @@ class Nemesis:
         return processes[self._rng.integers(len(processes))]
 
 
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    if not can("unshare", "--mount", "true"):
+        pytest.skip("makes a mount namespace, which this user may not")
+    (tmp_path / "one").mkdir()
+    disk = SmallDisk(tmp_path / "one" / "disk", DISK_KIB)
+    yield disk
+    disk.close()
+
+
 @pytest.fixture(scope="module")
 def peaceful(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> dict[tuple[int, int], Any]:
     """What the study finds when nothing happens to it."""
     folder = tmp_path_factory.mktemp("peaceful")
     shutil.copy(empty_mlflow, folder / "mlflow.db")
-    study = LiveStudy(folder, **{**SETTINGS, "step_s": 0.0}, backend="inline")
+    study = LiveStudy(folder, **{**SETTINGS, "step_s": 0.0, "study_dir": "study"}, backend="inline")
     study.finish_soundly()
     return study.results()
 
@@ -146,40 +185,42 @@ def test_the_study_has_sixty_assignments() -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_happens_the_study_finds_the_same(
-    live: Callable[..., LiveStudy], ledger: Ledger, peaceful: dict[tuple[int, int], Any], seed: int
+    live: Callable[..., LiveStudy],
+    ledger: Ledger,
+    peaceful: dict[tuple[int, int], Any],
+    disk: SmallDisk,
+    seed: int,
 ) -> None:
-    study = live(**SETTINGS)
-    nemesis = Nemesis(study, seed)
+    study = disk.hold(live(**SETTINGS))
+    nemesis = Nemesis(study, disk, seed)
+    study.begin()
     before: dict[tuple[int, int], Any] = {}
     lost = 0
     for fault in nemesis.schedule():
-        wanted = len(study.reported()) + REPORTS_BETWEEN
-        go_on(study, until=lambda: len(study.reported()) >= wanted)  # noqa: B023
+        reach(study, len(study.reported()) + REPORTS_BETWEEN)
         lost += len(before.keys() - study.results().keys())
         before = study.results()
         nemesis.act(fault)
-    go_on(study, until=lambda: len(study.reported()) == NUM_ASSIGNMENTS)
+    reach(study, NUM_ASSIGNMENTS)
     study.finish_soundly()
 
     lost += len(before.keys() - study.results().keys())
     assert lost == 0, nemesis.done
-    # A disk that refuses was not among the faults.
     kinds = {event["failure"]["kind"] for event in study.of_kind("lost")}
-    assert kinds <= {"infrastructure", "interrupted"}, nemesis.done
+    assert kinds <= {"infrastructure", "interrupted", "storage", "data"}, nemesis.done
     assert study.results() == peaceful, nemesis.done
     ledger.add("nemesis, 8 faults a study", tries=FAULTS_OF_A_STUDY, repeated_s=study.repeated_s())
 
 
-def go_on(study: LiveStudy, *, until: Callable[[], bool]) -> None:
-    """Wait, with a driver that is alive: one that has ended before its time is followed by the next."""
+def reach(study: LiveStudy, reports: int) -> None:
+    """Wait for so many reports, from a driver that lives meanwhile."""
 
     def there() -> bool:
-        if until():
+        if len(study.reported()) >= reports:
             return True
-        code = study.process.poll() if study.process is not None else -signal.SIGKILL
-        if code is not None:
-            assert code in (-signal.SIGKILL, 130), study.log[-4000:]
-            study.begin()
+        assert study.process is not None
+        code = study.process.poll()
+        assert code is None, f"exit code {code}\n{study.log[-4000:]}"
         return False
 
     eventually(there, "the next reports", limit_s=2 * LIMIT_S)

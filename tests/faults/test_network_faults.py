@@ -36,7 +36,7 @@ def test_ranks_that_are_cut_off_from_each_other_are_tried_again(
         resources={"world_size": 2, "rank_timeout_s": 5, "max_infra_retries": 6},
         budget={"trials": 1},
     )
-    study.begin(command=(*network.command, *study.python))
+    study.begin(command=(*network.command, *study.command))
     victim = study.wait_for_step(0, step=3)
     network.cut()
     cut = time.time()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from disk import SmallDisk, can
 from family import eventually
 from ledger import Ledger
 from live import LiveStudy
@@ -21,57 +21,9 @@ LOCAL = {"spark.master": "local[2]"}
 AS_ANYBODY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
 
-def _can(*command: str) -> bool:
-    return (
-        os.path.exists("/proc") and subprocess.run(command, capture_output=True, check=False).returncode == 0
-    )
-
-
-class SmallDisk:
-    """A file system of half a megabyte that only the processes of a mount namespace see."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        script = f"mount -t tmpfs -o size=512k small {folder} && echo ready && exec sleep 600"
-        self._holder = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, text=True
-        )
-        assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == "ready\n"
-
-    @property
-    def seen_from_here(self) -> Path:
-        return Path(f"/proc/{self._holder.pid}/root{self.folder}")
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        """Before a command that is to run where the disk is."""
-        enter = f'cd {self.folder.parent} && exec "$@"'
-        return ("nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "sh", "-c", enter, "sh")
-
-    def fill(self) -> None:
-        with (self.seen_from_here / "ballast").open("wb", buffering=0) as file:
-            try:
-                while file.write(b"x" * 1024):
-                    pass
-            except OSError:
-                return
-
-    def make_room(self) -> None:
-        (self.seen_from_here / "ballast").unlink()
-
-    def remount(self, options: str) -> None:
-        subprocess.run([*self.command, "mount", "-o", f"remount,{options}", self.folder], check=True)
-
-    def close(self) -> None:
-        self._holder.kill()
-        self._holder.wait()
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    if not _can("unshare", "--mount", "true"):
+    if not can("unshare", "--mount", "true"):
         pytest.skip("makes a mount namespace, which this user may not")
     (tmp_path / "one").mkdir()
     disk = SmallDisk(tmp_path / "one" / "disk")
@@ -79,16 +31,11 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     disk.close()
 
 
-def on(disk: SmallDisk, study: LiveStudy) -> LiveStudy:
-    study.study_dir = disk.seen_from_here / "study"
-    return study
-
-
 def test_a_full_disk_pauses_a_study_which_goes_on_when_there_is_room(
     live: Live, ledger: Ledger, undisturbed: dict[Any, Any], disk: SmallDisk
 ) -> None:
-    study = on(disk, live(step_s=0.1, spark=LOCAL, study_dir="disk/study"))
-    process = study.begin(command=(*disk.command, *study.python))
+    study = disk.hold(live(step_s=0.1, spark=LOCAL, study_dir="disk/study"))
+    process = study.begin()
     eventually(lambda: len(study.reported()) >= 1, "a report")
     before = study.results()
     disk.fill()
@@ -100,7 +47,7 @@ def test_a_full_disk_pauses_a_study_which_goes_on_when_there_is_room(
     study.assert_nothing_is_left()
     study.assert_sound(is_finished=False)
     disk.make_room()
-    study.begin(command=(*disk.command, *study.python))
+    study.begin()
     study.finish_soundly()
     assert study.results() == undisturbed
     assert before.items() <= study.results().items()
@@ -110,14 +57,14 @@ def test_a_full_disk_pauses_a_study_which_goes_on_when_there_is_room(
 def test_a_disk_that_must_not_be_written_to_is_refused_in_a_sentence(
     live: Live, ledger: Ledger, disk: SmallDisk
 ) -> None:
-    study = on(disk, live(step_s=0.0, backend="inline", study_dir="disk/study", budget={"trials": 1}))
+    study = disk.hold(live(step_s=0.0, backend="inline", study_dir="disk/study", budget={"trials": 1}))
     disk.remount("ro")
-    process = study.begin(command=(*disk.command, *study.python))
+    process = study.begin()
     assert process.wait(60) == 1, study.log[-4000:]
     assert "Read-only file system" in study.log
     assert "Traceback" not in study.log
     disk.remount("rw")
-    study.begin(command=(*disk.command, *study.python))
+    study.begin()
     study.finish_soundly()
     ledger.add("storage read-only")
 
@@ -125,11 +72,12 @@ def test_a_disk_that_must_not_be_written_to_is_refused_in_a_sentence(
 def test_permissions_that_are_removed_pause_a_study(
     live: Live, ledger: Ledger, undisturbed: dict[Any, Any]
 ) -> None:
-    if os.geteuid() == 0 and not _can(*AS_ANYBODY, "true"):
+    if os.geteuid() == 0 and not can(*AS_ANYBODY, "true"):
         pytest.skip("gives up the rights of a superuser, which takes setpriv")
     study = live(step_s=0.1, spark=LOCAL)
-    anybody = AS_ANYBODY if os.geteuid() == 0 else ()
-    process = study.begin(command=(*anybody, *study.python))
+    if os.geteuid() == 0:
+        study.command = (*AS_ANYBODY, *study.command)
+    process = study.begin()
     eventually(lambda: len(study.reported()) >= 1, "a report")
     before = study.results()
     folders = [study.study_dir / "checkpoints", *(study.study_dir / "checkpoints").iterdir()]
@@ -145,7 +93,7 @@ def test_permissions_that_are_removed_pause_a_study(
     assert "Permission denied" in study.log
     assert "study/checkpoints/" in study.log
     study.assert_nothing_is_left()
-    study.begin(command=(*anybody, *study.python))
+    study.begin()
     study.finish_soundly()
     assert study.results() == undisturbed
     assert before.items() <= study.results().items()

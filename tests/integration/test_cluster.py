@@ -99,7 +99,7 @@ def test_two_ranks_on_two_machines_that_have_the_package_from_py_files_alone(
         py_files=files,
     )
     assert process.wait(LIMIT_S) == 0, workspace.log[-4000:]
-    answer = json.loads(workspace.log.splitlines()[-1])
+    answer = workspace.answer
     assert answer["trials"]["completed"] == 3
     assert answer["model"]["version"] == "1"
     for rank in (0, 1):
@@ -129,7 +129,7 @@ def test_executors_without_the_package_get_it_and_slots_follow_executors_that_co
         assert process.wait(LIMIT_S) == 0, workspace.log[-4000:]
     finally:
         process.kill()
-    answer = json.loads(workspace.log.splitlines()[-1])
+    answer = workspace.answer
     assert answer["trials"]["completed"] == 6
     assert "executors cannot import spark_hpo.daemon: Spark is started again without it" in workspace.log
     assert "executors do not have spark_hpo: it is sent to them" in workspace.log
