@@ -197,7 +197,7 @@ class _Registry:
             model = self._client.create_logged_model(
                 self._tracker.experiment_id, "model", self._tracker.run_id, tags=self._tags
             )
-        signature = infer_signature(files.input_example, files.predict(files.input_example))
+        signature = infer_signature(_widened(files.input_example), files.predict(files.input_example))
         # Not log_model: it writes through the process's global tracking URI and active run, prints, and
         # serves the example once. These are its own steps.
         with tempfile.TemporaryDirectory(prefix="spark_hpo-model-") as directory:
@@ -309,3 +309,9 @@ class _Registry:
             registry_uri=self._tracker.registry_uri,
         )
         return Path(path, Model.load(path).flavors["python_function"]["data"])
+
+
+def _widened(frame: pd.DataFrame) -> pd.DataFrame:
+    """With pandas' own types of numbers: MLflow refuses to make a caller's narrower."""
+    wide = {"f": "float64", "i": "int64"}
+    return frame.astype({n: wide[t.kind] for n, t in frame.dtypes.items() if t.kind in wide})

@@ -97,7 +97,7 @@ mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/clusters@champion")
 assert model.metadata.signature is not None and model.input_example is not None
 rows = pd.read_parquet(sys.argv[2])
-answers = model.predict(rows[["x", "y"]])
+answers = model.predict(rows[["x", "y"]].astype("float64"))
 print((answers["prediction"].to_numpy() == rows["side"].to_numpy()).mean())
 """
     # Not in the source tree, and without the package on its path: the model brings its code along.

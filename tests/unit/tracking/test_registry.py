@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -274,6 +275,19 @@ def test_a_new_process_loads_the_champion_with_the_tracking_uri_alone(
     )
     assert done.stdout.strip() == "[3.5, 7.5] True True", done.stderr
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_model_takes_numbers_as_a_table_has_them_and_as_pandas_makes_them(
+    open_tracker: Open, files: ModelFiles, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    narrow = pd.DataFrame({"x": np.float32([1.0, 2.0]), "n": np.int8([1, 2])})
+    register(open_tracker(), replace(files, input_example=narrow), 1, 0.9)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    model = mlflow.pyfunc.load_model("models:/digits@champion")
+    for frame in (narrow, narrow.astype({"x": "float64", "n": "int64"})):
+        assert model.predict(frame).tolist() == [3.5, 5.5]
 
 
 def test_nothing_is_left_in_the_working_directory_or_the_environment(
