@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from disk import SmallDisk, can
 from family import eventually
 from ledger import Ledger
 from live import LiveStudy
+
+from spark_hpo.errors import StorageError
+from spark_hpo.storage import Storage
+from spark_hpo.train import checkpoint
 
 Live = Callable[..., LiveStudy]
 
@@ -106,3 +111,25 @@ def test_a_slow_disk_only_takes_its_time(live: Live, ledger: Ledger, undisturbed
     assert study.lost() == []
     assert study.results() == undisturbed
     ledger.add("storage slow (0.5 s a sync)")
+
+
+@pytest.mark.quick
+def test_on_a_disk_of_64_kilobytes_the_old_checkpoint_stays_whole(tmp_path: Path) -> None:
+    if not can("unshare", "--mount", "true"):
+        pytest.skip("makes a mount namespace, which this user may not")
+    (tmp_path / "one").mkdir()
+    disk = SmallDisk(tmp_path / "one" / "disk", size=64)
+    try:
+        storage = Storage(disk.seen_from_here)
+        old = torch.arange(8000, dtype=torch.int32)  # half of the disk: there is no room for another one
+        checkpoint.save(storage, "trial/1.pt", {"model": old})
+        before = storage.read("trial/1.pt")
+        with pytest.raises(StorageError, match=r"trial/2\.pt: No space left on device"):
+            checkpoint.save(storage, "trial/2.pt", {"model": old + 1})
+        with pytest.raises(StorageError, match=r"trial/1\.pt: No space left on device"):
+            checkpoint.save(storage, "trial/1.pt", {"model": old + 1})
+        assert storage.read("trial/1.pt") == before
+        assert torch.equal(checkpoint.load(storage, "trial/1.pt")["model"], old)
+        assert storage.names("trial", hidden=True) == ["1.pt"], "nothing of the others is left"
+    finally:
+        disk.close()
