@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ledger import Ledger
 from live import LiveStudy
+from spark_home import SparkHome
 
 _LEDGER = pytest.StashKey[Ledger]()
 
@@ -53,8 +54,13 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def spark_home(tmp_path_factory: pytest.TempPathFactory) -> SparkHome:
+    return SparkHome(tmp_path_factory.mktemp("home"))
+
+
 @pytest.fixture
-def live(tmp_path: Path, empty_mlflow: Path) -> Iterator[Callable[..., LiveStudy]]:
+def live(tmp_path: Path, empty_mlflow: Path, spark_home: SparkHome) -> Iterator[Callable[..., LiveStudy]]:
     """Makes studies, each in a folder of its own. Whatever becomes of the test, their processes end."""
     studies: list[LiveStudy] = []
 
@@ -62,7 +68,7 @@ def live(tmp_path: Path, empty_mlflow: Path) -> Iterator[Callable[..., LiveStudy
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)  # a namespace may have been made around it
         shutil.copy(empty_mlflow, folder / "mlflow.db")
-        studies.append(LiveStudy(folder, **settings))
+        studies.append(LiveStudy(folder, spark_home, **settings))
         return studies[-1]
 
     yield make

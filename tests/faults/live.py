@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from checker import violations
 from family import LIMIT_S, VARIABLE, Family, eventually
-from standalone import SPARK
+from spark_home import SparkHome
 from workspace import ROOT, Workspace
 
 ROWS = 120  # of the table's training split
@@ -67,6 +67,7 @@ class LiveStudy(Workspace):
     """`jobs/tune.py` with a task that leaves traces. Every process that it starts carries a mark.
 
     Args:
+        home: the Spark that it uses; None: it uses none.
         step_s: seconds of a training step.
         spark: settings beside those of all tests.
         hurt: what `hurt/sitecustomize.py` is to do to every Python of it.
@@ -76,6 +77,7 @@ class LiveStudy(Workspace):
     def __init__(
         self,
         folder: Path,
+        home: SparkHome | None = None,
         *,
         step_s: float = 0.02,
         spark: Mapping[str, str] | None = None,
@@ -92,8 +94,7 @@ class LiveStudy(Workspace):
             "FAULTS": str(self.faults),
             "STEP_S": str(step_s),
             "TMPDIR": str(folder / "tmp"),
-            "SPARK_HOME": str(_spark_home(folder / "spark")),
-            "SPARK_LOCAL_IP": "127.0.0.1",
+            **(home.environment if home else {}),
             "PYTHONPATH": os.pathsep.join([str(_HURT), str(ROOT)]),
             **(hurt or {}),
         }
@@ -261,15 +262,6 @@ _SPARKS_OWN = (
     *("spark-", "blockmgr-", "liblz4", "libzstd", "snappy", "localPyFiles", "pyspark-"),
     "torchinductor_",  # torch's cache, one for a user
 )
-
-
-def _spark_home(folder: Path) -> Path:
-    """Spark with a folder of its own for what executors write, which `local-cluster` puts beside the jars."""
-    folder.mkdir()
-    for path in SPARK.iterdir():
-        if path.name != "work":
-            (folder / path.name).symlink_to(path)
-    return folder
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
