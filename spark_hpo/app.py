@@ -18,7 +18,6 @@ from spark_hpo.assembly import knowledge_of, objective_of
 from spark_hpo.backend.cluster import cluster_of
 from spark_hpo.callback import Callback
 from spark_hpo.config import StudyConfig
-from spark_hpo.data.readers import resolve_reader
 from spark_hpo.definition import Definition
 from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted, TrackingOutage
 from spark_hpo.interrupt import Interrupt
@@ -152,7 +151,7 @@ def _run(parts: Parts, resume: str, callbacks: Sequence[Callback], *, test: bool
     code = parts.code()
     parts.search()
     if config.data is not None:
-        resolve_reader(config.data.reader)
+        parts.check_reader()
     elif is_task(code.trainable):
         raise ConfigError(f"{parts.place}: data is missing; only a training function can do without")
     storage = Storage(config.study_dir)

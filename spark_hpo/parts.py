@@ -18,6 +18,7 @@ from spark_hpo.assembly import Search, build_search, objective_of
 from spark_hpo.backend.base import Backend
 from spark_hpo.backend.cluster import cluster_of
 from spark_hpo.config import StudyConfig, defaults
+from spark_hpo.data.readers import resolve_reader
 from spark_hpo.data.shards import plan_shards
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.definition import Definition
@@ -117,6 +118,13 @@ class Parts:
     @property
     def reader(self) -> str:
         return self.config.data.reader if self.config.data else "auto"
+
+    def check_reader(self) -> None:
+        """Refuse a reader that this machine has not."""
+        try:
+            resolve_reader(self.reader)
+        except ConfigError as exc:
+            raise ConfigError(f"{self.place}: data.{exc}") from exc
 
     def start_spark(self) -> SparkSession:
         from spark_hpo.backend.session import start_session

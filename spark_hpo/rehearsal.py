@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import cloudpickle
 
 from spark_hpo.config import StudyConfig
-from spark_hpo.data.readers import resolve_reader
 from spark_hpo.data.table import Table
 from spark_hpo.errors import BackendError
 from spark_hpo.parts import Parts
@@ -50,7 +49,7 @@ class Rehearsal:
         """Settings, search, code and reader, as far as they can be known before Spark starts."""
         self._parts.code()
         self._parts.search()
-        resolve_reader(self._parts.reader)
+        self._parts.check_reader()
 
     def table(self) -> Table | None:
         """The table, with its footers read and its rows planned; None: the study has none."""
