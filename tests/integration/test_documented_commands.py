@@ -73,12 +73,19 @@ def parsed(jvm: Any, line: str) -> Any:
     for word in shlex.split(line)[1:]:
         listed.add(f"{ROOT}/{word}" if word.startswith("conf/") else word)
     convert = jvm.scala.jdk.javaapi.CollectionConverters
-    nothing = jvm.scala.collection.immutable.Map.__getattr__("from")(convert.asScala(jvm.java.util.HashMap()))
-    return jvm.org.apache.spark.deploy.SparkSubmitArguments(convert.asScala(listed).toSeq(), nothing)
+    environment = jvm.java.util.HashMap()
+    environment["HADOOP_CONF_DIR"] = "/etc/hadoop"  # which YARN asks for
+    known = jvm.scala.collection.immutable.Map.__getattr__("from")(convert.asScala(environment))
+    return jvm.org.apache.spark.deploy.SparkSubmitArguments(convert.asScala(listed).toSeq(), known)
 
 
 def test_there_are_commands_to_look_at() -> None:
-    assert {page for page, _ in COMMANDS} >= {"README.md", "cluster.md", "kubernetes.md", "kubernetes.yml"}
+    assert {page for page, _ in COMMANDS} >= {
+        "cluster.md",
+        "command-line.md",
+        "kubernetes.md",
+        "kubernetes.yml",
+    }
 
 
 @pytest.mark.parametrize("line", [pytest.param(line, id=page) for page, line in COMMANDS])
@@ -92,8 +99,8 @@ def test_a_documented_command_is_one(jvm: Any, line: str) -> None:
     if job == "prepare_data.py":
         prepare_cli._parser().parse_args(words)
         return
-    option, file, *overrides = words
-    assert option == "--config"
+    command, file, *overrides = words
+    assert command in ("--config", "run")
     path = Path(file) if Path(file).is_absolute() else ROOT / file
     study = path if path.is_file() else ROOT / "conf/quickstart.yaml"  # the reader's own
     read_study_file(study, overrides)
