@@ -60,7 +60,9 @@ def spark_home(tmp_path_factory: pytest.TempPathFactory) -> SparkHome:
 
 
 @pytest.fixture
-def live(tmp_path: Path, empty_mlflow: Path, spark_home: SparkHome) -> Iterator[Callable[..., LiveStudy]]:
+def live(
+    tmp_path: Path, empty_mlflow: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., LiveStudy]]:
     """Makes studies, each in a folder of its own. Whatever becomes of the test, their processes end."""
     studies: list[LiveStudy] = []
 
@@ -68,7 +70,9 @@ def live(tmp_path: Path, empty_mlflow: Path, spark_home: SparkHome) -> Iterator[
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)  # a namespace may have been made around it
         shutil.copy(empty_mlflow, folder / "mlflow.db")
-        studies.append(LiveStudy(folder, spark_home, **settings))
+        uses_spark = settings.get("backend") != "inline"
+        home = request.getfixturevalue("spark_home") if uses_spark else None
+        studies.append(LiveStudy(folder, home, **settings))
         return studies[-1]
 
     yield make
