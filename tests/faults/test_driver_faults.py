@@ -25,6 +25,7 @@ CHECKPOINTS = {"batch_size": 16, "checkpoint_every": {"seconds": 0.3}}
 
 
 @pytest.mark.quick
+@pytest.mark.timeout(900)  # a dozen drivers, one after the other
 def test_a_driver_killed_at_one_write_of_the_journal_after_another(
     live: Live, ledger: Ledger, undisturbed: dict[Any, Any]
 ) -> None:
