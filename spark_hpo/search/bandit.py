@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 from spark_hpo.search.axis import Array, Axes, Axis
 from spark_hpo.search.gaussian_process import Points, TimeVaryingProcess
@@ -179,6 +178,8 @@ class _Bound:
         # Time is counted in parts of what has been seen, as in the authors' code.
         self._span = max(float(np.ptp(times)), 1.0)
         self._before = np.sort([segment.before for segment in segments if math.isfinite(segment.before)])
+        from scipy.stats import rankdata  # half a second, which no other method has to spend
+
         ranks = rankdata([improvement for _, improvement in known], method="average")
         targets: Array = ndtri((ranks - 0.5) / len(ranks))
         targets = (targets - targets.mean()) / max(float(targets.std()), 1e-9)

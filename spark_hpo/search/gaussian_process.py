@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.optimize import minimize
 
 Array = npt.NDArray[np.float64]
 
@@ -56,6 +55,8 @@ class TimeVaryingProcess:
     """
 
     def __init__(self, points: Points, targets: Array, groups: tuple[int, ...]) -> None:
+        from scipy.optimize import minimize  # as in bandit.py: only who needs it waits for it
+
         self._points = points
         self._targets = targets
         self._groups = np.asarray(groups)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from scipy.stats import qmc
 
 from spark_hpo.search.axis import Array, Axes
 from spark_hpo.search.space import Space
@@ -42,6 +41,8 @@ class SobolSampler:
         """Takes no notice."""
 
     def _sequence(self, num_blocks: int) -> Array:
+        from scipy.stats import qmc  # half a second, which no other method has to spend
+
         engine = qmc.Sobol(len(self._axes), scramble=True, seed=np.random.default_rng(self.seed))
         with warnings.catch_warnings():
             warnings.simplefilter(
