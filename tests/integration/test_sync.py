@@ -25,7 +25,8 @@ ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
 
 
 def config(folder: Path, database: str = "mlflow", **changes: Any) -> StudyConfig:
-    return clusters_study(folder, mlflow={"tracking_uri": f"sqlite:///{folder}/{database}.db"}, **changes)
+    mlflow = {"tracking_uri": f"sqlite:///{folder}/{database}.db"}
+    return clusters_study(folder, **{"mlflow": mlflow, **changes})
 
 
 @pytest.fixture
