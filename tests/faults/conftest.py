@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disk import SmallDisk, can_mount
 from ledger import Ledger
 from live import LiveStudy
 from spark_home import SparkHome
@@ -78,6 +79,23 @@ def live(
     yield make
     for study in studies:
         study.sweep()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], SmallDisk]]:
+    """Makes a disk of so many KiB, as `disk` in the folder of the study that `live` makes."""
+    disks: list[SmallDisk] = []
+
+    def make(size: int) -> SmallDisk:
+        if not can_mount():
+            pytest.skip("makes a mount namespace, which this user may not")
+        (tmp_path / "one").mkdir()
+        disks.append(SmallDisk(tmp_path / "one" / "disk", size))
+        return disks[-1]
+
+    yield make
+    for disk in disks:
+        disk.close()
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,14 @@ def can(*command: str) -> bool:
     )
 
 
+def can_mount() -> bool:
+    return can("unshare", "--mount", "true")
+
+
 class SmallDisk:
     """A file system that only the processes of a mount namespace see. `size`: in KiB."""
 
-    def __init__(self, folder: Path, size: int = 512) -> None:
+    def __init__(self, folder: Path, size: int) -> None:
         self.folder = folder
         folder.mkdir()
         script = f"mount -t tmpfs -o size={size}k small {folder} && echo ready && exec sleep 1200"

@@ -48,7 +48,7 @@ def test_a_driver_killed_at_one_write_of_the_journal_after_another(
     ledger.add("driver killed at a write of the journal", tries=number, repeated_s=study.repeated_s())
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_driver_killed_at_random_moments_goes_on(
     live: Live, ledger: Ledger, undisturbed: dict[Any, Any], seed: int
 ) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,13 +26,8 @@ AS_ANYBODY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    if not can("unshare", "--mount", "true"):
-        pytest.skip("makes a mount namespace, which this user may not")
-    (tmp_path / "one").mkdir()
-    disk = SmallDisk(tmp_path / "one" / "disk")
-    yield disk
-    disk.close()
+def disk(small_disk: Callable[[int], SmallDisk]) -> SmallDisk:
+    return small_disk(512)
 
 
 def test_a_full_disk_pauses_a_study_which_goes_on_when_there_is_room(
@@ -114,22 +108,17 @@ def test_a_slow_disk_only_takes_its_time(live: Live, ledger: Ledger, undisturbed
 
 
 @pytest.mark.quick
-def test_on_a_disk_of_64_kilobytes_the_old_checkpoint_stays_whole(tmp_path: Path) -> None:
-    if not can("unshare", "--mount", "true"):
-        pytest.skip("makes a mount namespace, which this user may not")
-    (tmp_path / "one").mkdir()
-    disk = SmallDisk(tmp_path / "one" / "disk", size=64)
-    try:
-        storage = Storage(disk.seen_from_here)
-        old = torch.arange(8000, dtype=torch.int32)  # half of the disk: there is no room for another one
-        checkpoint.save(storage, "trial/1.pt", {"model": old})
-        before = storage.read("trial/1.pt")
-        with pytest.raises(StorageError, match=r"trial/2\.pt: No space left on device"):
-            checkpoint.save(storage, "trial/2.pt", {"model": old + 1})
-        with pytest.raises(StorageError, match=r"trial/1\.pt: No space left on device"):
-            checkpoint.save(storage, "trial/1.pt", {"model": old + 1})
-        assert storage.read("trial/1.pt") == before
-        assert torch.equal(checkpoint.load(storage, "trial/1.pt")["model"], old)
-        assert storage.names("trial", hidden=True) == ["1.pt"], "nothing of the others is left"
-    finally:
-        disk.close()
+def test_on_a_disk_of_64_kilobytes_the_old_checkpoint_stays_whole(
+    small_disk: Callable[[int], SmallDisk],
+) -> None:
+    storage = Storage(small_disk(64).seen_from_here)
+    old = torch.arange(8000, dtype=torch.int32)  # half of the disk: there is no room for another one
+    checkpoint.save(storage, "trial/1.pt", {"model": old})
+    before = storage.read("trial/1.pt")
+    with pytest.raises(StorageError, match=r"trial/2\.pt: No space left on device"):
+        checkpoint.save(storage, "trial/2.pt", {"model": old + 1})
+    with pytest.raises(StorageError, match=r"trial/1\.pt: No space left on device"):
+        checkpoint.save(storage, "trial/1.pt", {"model": old + 1})
+    assert storage.read("trial/1.pt") == before
+    assert torch.equal(checkpoint.load(storage, "trial/1.pt")["model"], old)
+    assert storage.names("trial", hidden=True) == ["1.pt"], "nothing of the others is left"
