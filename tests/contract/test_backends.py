@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pyspark import cloudpickle
+from ranks import LIMIT_S, assignment
 
 from spark_hpo.backend.base import Backend, merge_reports
 from spark_hpo.backend.inline import InlineBackend
@@ -20,24 +21,8 @@ from spark_hpo.backend.spark import SparkBackend
 from spark_hpo.errors import CapacityError
 from spark_hpo.trial import Assignment, Failure, FailureKind, Params, Report
 
-LIMIT_S = 60.0
-
 # Executors cannot import a test module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def assignment(trial_id: int, **params: Any) -> Assignment:
-    return Assignment(
-        trial_id=trial_id,
-        attempt=1,
-        params=params,
-        bracket=0,
-        rung=0,
-        resource_from=0,
-        resource_to=1,
-        checkpoint=None,
-        seed=0,
-    )
 
 
 def train(assignment: Assignment, *, rank: int, world_size: int, **_: Any) -> Report:

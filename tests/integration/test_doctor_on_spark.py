@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from tables import write_clusters
+from doctor_study import failed, look, write_study
 
 from spark_hpo.backend.cluster import cluster_of
 from spark_hpo.config import load_config
-from spark_hpo.doctor import Finding, Status, examine
+from spark_hpo.doctor import Status
 from spark_hpo.doctor.case import Case
 from spark_hpo.doctor.cluster import allocation, differences
 from spark_hpo.doctor.questions import who_are_you
@@ -20,38 +19,16 @@ from spark_hpo.errors import CapacityError
 
 pytestmark = pytest.mark.spark
 
-STUDY = {
-    "name": "clusters",
-    "study_dir": "studies/clusters",
-    "task": "tabular",
-    "data": {"path": "table", "reader": "arrow"},
-    "objective": {"metric": "accuracy", "mode": "max"},
-    "space": {"learning_rate": {"type": "loguniform", "low": 1e-3, "high": 1e-1}},
-    "search": {"max_resource": 3},
-    "budget": {"trials": 12},
-    "mlflow": {"tracking_uri": "sqlite:///studies/mlflow.db"},
-}
-
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    write_clusters(tmp_path / "table", rows=240)
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
-    return tmp_path
-
-
-def look(spark: Any, *overrides: str) -> dict[str, Finding]:
-    return {finding.check: finding for finding in examine("study.yaml", overrides, spark=spark)}
-
-
-def failed(found: dict[str, Finding]) -> list[str]:
-    return [name for name, finding in found.items() if finding.status is Status.FAIL]
+    return write_study(tmp_path)
 
 
 def test_a_sound_study_of_two_ranks_passes_and_leaves_nothing(spark: Any, study: Path) -> None:
     before = sorted(study.rglob("*"))
-    found = look(spark, "resources.world_size=2")
+    found = look("resources.world_size=2", spark=spark)
     assert failed(found) == []
     assert "local[2], in the session that runs" in found["spark"].message
     assert found["slots"].message == "2 tasks at once: 1 trials of 2 ranks"
@@ -64,7 +41,7 @@ def test_a_sound_study_of_two_ranks_passes_and_leaves_nothing(spark: Any, study:
 
 
 def test_more_ranks_than_slots_and_gpus_that_are_not_there_are_failures(spark: Any, study: Path) -> None:
-    found = look(spark, "resources.world_size=3", "resources.gpus_per_rank=1")
+    found = look("resources.world_size=3", "resources.gpus_per_rank=1", spark=spark)
     assert {"slots", "gpus", "one step"} <= set(failed(found))
     assert "0 trials of 3 ranks: resources.world_size is 3" in found["slots"].message
     assert "use fewer ranks" in found["slots"].cure
@@ -73,7 +50,7 @@ def test_more_ranks_than_slots_and_gpus_that_are_not_there_are_failures(spark: A
 
 
 def test_too_many_trials_at_once_are_a_warning(spark: Any, study: Path) -> None:
-    found = look(spark, "budget.trials=4")["slots"]
+    found = look("budget.trials=4", spark=spark)["slots"]
     assert found.status is Status.WARN
     assert found.cure == "resources.max_concurrent: 1"
 

@@ -13,44 +13,20 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
+from doctor_study import failed, look, write_study
 from mlflow_server import free_port
-from tables import write_clusters
 
-from spark_hpo.doctor import Finding, Status, examine
+from spark_hpo.doctor import Status, examine
 from spark_hpo.doctor.checks import Check
 from spark_hpo.doctor.finding import ok
 
 ROOT = Path(__file__).parents[3]
-STUDY = {
-    "name": "clusters",
-    "study_dir": "studies/clusters",
-    "backend": "inline",
-    "task": "tabular",
-    "data": {"path": "table", "reader": "arrow"},
-    "objective": {"metric": "accuracy", "mode": "max"},
-    "space": {"learning_rate": {"type": "loguniform", "low": 1e-3, "high": 1e-1}},
-    "search": {"max_resource": 3},
-    "budget": {"trials": 4},
-    "mlflow": {"tracking_uri": "sqlite:///studies/mlflow.db"},
-}
 
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A study file in the current directory, beside its table."""
     monkeypatch.chdir(tmp_path)
-    write_clusters(tmp_path / "table", rows=240)
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
-    return tmp_path
-
-
-def look(*overrides: str) -> dict[str, Finding]:
-    return {finding.check: finding for finding in examine("study.yaml", overrides)}
-
-
-def failed(found: dict[str, Finding]) -> list[str]:
-    return [name for name, finding in found.items() if finding.status is Status.FAIL]
+    return write_study(tmp_path, backend="inline", budget={"trials": 4})
 
 
 def content(folder: Path) -> Sequence[str]:

@@ -6,18 +6,18 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from asked import best_of, proposals, tell
 
 from spark_hpo.errors import ConfigError
 from spark_hpo.search.axis import Axes
 from spark_hpo.search.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.parzen import Bandwidth, ParzenEstimator
 from spark_hpo.search.random import RandomSampler
-from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.space import Space
 from spark_hpo.search.transfer import EarlierTrial, warm_start
 from spark_hpo.trial import Params
@@ -44,29 +44,8 @@ def bowl(params: Params) -> float:
     return float(place + extra + 0.3 * abs(params["layers"] - 4))
 
 
-def best_of(sampler: Sampler, loss: Callable[[Params], float], num_trials: int) -> float:
-    losses = []
-    for trial_id in range(num_trials):
-        params = sampler.ask(trial_id)
-        sampler.start(trial_id, params)
-        losses.append(loss(params))
-        sampler.tell(trial_id, resource=1, loss=losses[-1])
-    return min(losses)
-
-
-def taught(points: dict[int, list[tuple[float, float]]], **settings: Any) -> MultivariateTpeSampler:
-    """A sampler on LINE that has been told, by resource, of (x, loss)."""
-    sampler, trial_id = MultivariateTpeSampler(LINE, 0, **settings), 0
-    for resource, told in points.items():
-        for x, loss in told:
-            sampler.start(trial_id, {"x": x})
-            sampler.tell(trial_id, resource=resource, loss=loss)
-            trial_id += 1
-    return sampler
-
-
-def proposals(sampler: Sampler, num: int = 60) -> list[float]:
-    return [sampler.ask(1000 + i)["x"] for i in range(num)]
+def taught(points: Mapping[int, Sequence[tuple[float, float]]], **settings: Any) -> MultivariateTpeSampler:
+    return tell(MultivariateTpeSampler(LINE, 0, **settings), points)
 
 
 def test_it_beats_random_search() -> None:
