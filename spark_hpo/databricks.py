@@ -8,9 +8,14 @@ _RUNTIME = "DATABRICKS_RUNTIME_VERSION"  # set on every machine of a cluster, an
 _CATALOG = "databricks-uc"
 
 
+def is_runtime() -> bool:
+    """Whether this is one of its machines."""
+    return bool(os.environ.get(_RUNTIME))
+
+
 def default_tracking_uri() -> str:
     """The workspace's own MLflow inside of one, else a file."""
-    return "databricks" if os.environ.get(_RUNTIME) else "sqlite:///mlflow.db"
+    return "databricks" if is_runtime() else "sqlite:///mlflow.db"
 
 
 def registry_uri(tracking_uri: str, given: str | None) -> str | None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path, PurePosixPath
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from spark_hpo import package
+from spark_hpo import databricks, package
 from spark_hpo.backend.cluster import Cluster, cluster_of, first_line, is_connect, is_dynamic, is_local
 from spark_hpo.backend.probe import missing_modules
 from spark_hpo.errors import BackendError, CapacityError
@@ -32,6 +34,7 @@ _FILLED_IN = {"spark.master": "local[*]", "spark.ui.showConsoleProgress": "true"
 _NEEDED = ("torch", "pyarrow")  # by every rank
 _ANSWER_LIMIT_S = 60.0  # for a Connect server
 _WARM_UP_LIMIT_S = 60.0
+_JVM_LIMIT_S = 20.0
 
 DEFAULTS = {
     # Workers are forked from a process that has torch loaded, and each serves one rank only.
@@ -66,6 +69,7 @@ def start_session(
 
     from spark_hpo.java import java_is_needed  # it loads Spark, too
 
+    conf: SparkConf | None = None  # of a session that is ours
     spark = spark or SparkSession.getActiveSession()
     if spark is None and (settings.get(_REMOTE) or os.environ.get("SPARK_REMOTE")):
         spark = _start_remote(name, settings, timeout_s)
@@ -77,12 +81,46 @@ def start_session(
             spark = SparkSession.builder.config(conf=conf).getOrCreate()
         if is_local(cluster_of(spark)):
             _warm_up(cluster_of(spark))
-        elif conf.get(_DAEMON) == _OURS:
-            spark = _with_a_daemon_that_starts(spark, conf, timeout_s)
-    cluster = cluster_of(spark)
-    if not is_local(cluster) or is_connect(spark):
-        _equip(cluster, timeout_s)
+    if is_local(cluster_of(spark)) and not is_connect(spark):
+        return spark
+    try:
+        missing = _missing_on_executors(cluster_of(spark), timeout_s)
+    except _NoDaemonError:
+        if conf is None:
+            raise
+        spark = _without_our_daemon(spark, conf)
+        missing = _missing_on_executors(cluster_of(spark), timeout_s)
+    _equip(cluster_of(spark), missing)
     return spark
+
+
+def start_jvm(settings: Mapping[str, str]) -> None:
+    """Have Spark's JVM start in the background, while the driver imports what takes as long: torch, MLflow.
+
+    Nothing happens where `start_session` would start none. What goes wrong is said there, where it is tried
+    again.
+
+    Args:
+        settings: as for `start_session`.
+    """
+    from pyspark import SparkContext
+
+    is_there = "PYSPARK_GATEWAY_PORT" in os.environ or SparkContext._gateway is not None
+    is_remote = settings.get(_REMOTE) or os.environ.get("SPARK_REMOTE") or databricks.is_runtime()
+    home = os.environ.get("JAVA_HOME")
+    has_java = shutil.which(str(Path(home) / "bin/java") if home else "java") is not None
+    if is_there or is_remote or not has_java:
+        return
+
+    def run() -> None:
+        with contextlib.suppress(Exception):
+            SparkContext._ensure_initialized()
+
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # the JVM takes it from its environment
+    thread = Thread(target=run, name="spark_hpo-jvm", daemon=True)
+    thread.start()
+    # A process that ends at once must not leave a JVM that has nobody to tell that it is there.
+    atexit.register(thread.join, _JVM_LIMIT_S)
 
 
 def running_session() -> SparkSession | None:
@@ -167,22 +205,30 @@ def _start_remote(name: str, settings: Mapping[str, str], timeout_s: float) -> S
     )
 
 
-def _with_a_daemon_that_starts(spark: SparkSession, conf: SparkConf, timeout_s: float) -> SparkSession:
-    """The session, or one in its place without the daemon where executors cannot import it.
+class _NoDaemonError(BackendError):
+    """Executors cannot import the daemon that is to fork their workers."""
 
-    An application's settings are fixed when it starts, so it takes another application to change this one.
+
+def _missing_on_executors(cluster: Cluster, timeout_s: float) -> set[str]:
+    """What they cannot import, of the package and what each rank needs.
+
+    Raises:
+        BackendError: Python does not start on the executors.
+        CapacityError: no executor came in time.
     """
-    from pyspark.sql import SparkSession
-
     try:
-        missing_modules(cluster_of(spark), (), timeout_s=timeout_s)
+        return missing_modules(cluster, (package.NAME, *_NEEDED), timeout_s=timeout_s)
     except CapacityError:
         raise
     except Exception as exc:  # of Spark, py4j or gRPC, each with types of its own
-        if _OURS not in str(exc):
-            raise BackendError(f"Python does not start on the executors: {_telling_line(exc)}") from exc
-    else:
-        return spark
+        kind = _NoDaemonError if _OURS in str(exc) else BackendError
+        raise kind(f"Python does not start on the executors: {_telling_line(exc)}") from exc
+
+
+def _without_our_daemon(spark: SparkSession, conf: SparkConf) -> SparkSession:
+    """Another session in its place: an application's settings are fixed when it starts."""
+    from pyspark.sql import SparkSession
+
     if conf.get("spark.master") == "yarn" and conf.get("spark.submit.deployMode") == "cluster":
         raise BackendError(  # there the application and the driver's process are one
             f"executors cannot import {_OURS}: pass --py-files dist/spark_hpo.zip, or "
@@ -212,14 +258,8 @@ def _warm_up(cluster: Cluster) -> None:
     Thread(target=run, name="spark_hpo-warm-up", daemon=True).start()
 
 
-def _equip(cluster: Cluster, timeout_s: float) -> None:
-    """Make sure that executors can run a rank, and give them the package where it is not installed."""
-    try:
-        missing = missing_modules(cluster, (package.NAME, *_NEEDED), timeout_s=timeout_s)
-    except CapacityError:
-        raise
-    except Exception as exc:  # of Spark, py4j or gRPC, each with types of its own
-        raise BackendError(f"Python does not start on the executors: {_telling_line(exc)}") from exc
+def _equip(cluster: Cluster, missing: Container[str]) -> None:
+    """Give executors the package where it is not installed; what a rank needs beside it, they must have."""
     lacking = [name for name in _NEEDED if name in missing]
     if lacking:
         raise BackendError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 
 from rich.console import Console
@@ -11,7 +10,6 @@ from spark_hpo.app import run_study, sync_study
 from spark_hpo.assembly import objective_of
 from spark_hpo.callbacks.progress import TerminalLine
 from spark_hpo.cli.console import answers, diagnostics, say, say_json
-from spark_hpo.cli.logs import set_up_logging
 from spark_hpo.config import StudyConfig
 from spark_hpo.errors import StudyInterrupted, TrackingOutage
 from spark_hpo.provenance import command_line
@@ -60,12 +58,6 @@ def write_missing(config: StudyConfig, *, place: str, as_json: bool, space: Spac
     if as_json:
         say_json({"study": config.name, "study_dir": config.study_dir, **synced.summary()})
     return 0 if synced.is_complete else TrackingOutage.exit_code
-
-
-def set_up_driver_logging(log_file: str | None) -> None:
-    """Log lines beside a live line: on a terminal warnings alone, or it would be lost among them."""
-    console = diagnostics()
-    set_up_logging(console, log_file, shown=logging.WARNING if console.is_terminal else logging.INFO)
 
 
 def _print(result: Result, console: Console) -> None:

@@ -6,6 +6,7 @@ import logging
 
 from rich.console import Console
 
+from spark_hpo.cli.console import diagnostics
 from spark_hpo.errors import ConfigError
 from spark_hpo.redact import redact
 
@@ -38,3 +39,9 @@ def set_up_logging(console: Console, log_file: str | None = None, *, shown: int 
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
+
+
+def set_up_driver_logging(log_file: str | None) -> None:
+    """Log lines beside a live line: on a terminal warnings alone, or it would be lost among them."""
+    console = diagnostics()
+    set_up_logging(console, log_file, shown=logging.WARNING if console.is_terminal else logging.INFO)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
+from spark_hpo.backend.session import start_jvm
 from spark_hpo.cli.command import Command
 from spark_hpo.cli.directory import configuration_of
-from spark_hpo.cli.driver import drive, set_up_driver_logging, write_missing
+from spark_hpo.cli.logs import set_up_driver_logging
 from spark_hpo.cli.options import json_option, log_option, overrides_argument, sync_option
 from spark_hpo.config import load_config
 from spark_hpo.storage import Storage
@@ -40,6 +41,10 @@ def command(study: str, overrides: tuple[str, ...], sync: bool, as_json: bool, l
         config, place, space = load_config(study, overrides), study, None
     else:
         config, place, space = configuration_of(Storage(study), overrides)
+    if config.backend == "spark" and not sync:
+        start_jvm(config.spark)
+    from spark_hpo.cli.driver import drive, write_missing  # it takes as long to import as a JVM to start
+
     if sync:
         return write_missing(config, place=place, space=space, as_json=as_json)
     return drive(config, place=place, space=space, resume="must", as_json=as_json)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from spark_hpo.backend.session import start_jvm
 from spark_hpo.cli.command import Command
-from spark_hpo.cli.driver import drive, set_up_driver_logging, write_missing
+from spark_hpo.cli.logs import set_up_driver_logging
 from spark_hpo.cli.options import (
     config_argument,
     json_option,
@@ -48,6 +49,10 @@ def command(
     """
     set_up_driver_logging(log_file)
     study = load_config(config, overrides)
+    if study.backend == "spark" and not sync:
+        start_jvm(study.spark)
+    from spark_hpo.cli.driver import drive, write_missing  # it takes as long to import as a JVM to start
+
     if sync:
         return write_missing(study, place=config, as_json=as_json)
     return drive(study, place=config, resume=resume, as_json=as_json)

@@ -79,9 +79,9 @@ ALLOWED = {
     "callbacks": {"callback", "errors", "report", "study", "trial"},  # the study in annotations only
     "__main__": {"cli"},
     "cli": {
-        *("app", "assembly", "callback", "callbacks", "cleanup", "config", "data", "definition", "doctor"),
-        *("errors", "prepare", "provenance", "redact", "report", "result", "search", "settings", "starter"),
-        *("storage", "study", "train", "trial"),
+        *("app", "assembly", "backend", "callback", "callbacks", "cleanup", "config", "data", "definition"),
+        *("doctor", "errors", "prepare", "provenance", "redact", "report", "result", "search", "settings"),
+        *("starter", "storage", "study", "train", "trial"),
     },
     "cleanup": {"definition", "errors", "incumbents", "layout", "lease", "report", "storage", "trial"},
     "daemon": {"backend", "orphans", "train"},
@@ -130,7 +130,7 @@ ALLOWED = {
     "storage": {"errors", "folders", "redact"},
     "folders": set(),
     "search": {"errors", "plugins", "trial"},
-    "backend": {"errors", "java", "package", "trial"},
+    "backend": {"databricks", "errors", "java", "package", "trial"},
     "tracking": {"errors", "redact", "trial"},
     "report": {
         *("assembly", "config", "definition", "errors", "incumbents", "journal", "lease", "redact"),

@@ -1,0 +1,79 @@
+"""Spark's JVM starts while a driver still imports what it needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from workspace import CONFIG, ROOT
+
+pytestmark = pytest.mark.spark
+
+# The JVM writes to the same pipe: the process is at its end when that one is.
+_START = """
+import json, sys, threading
+from spark_hpo.backend.session import start_jvm
+start_jvm(json.loads(sys.argv[1]))
+begun = [thread for thread in threading.enumerate() if thread.name == "spark_hpo-jvm"]
+for thread in begun:
+    thread.join(60)
+from pyspark import SparkContext
+print(json.dumps([len(begun), SparkContext._gateway is not None]))
+"""
+_RUN = """
+import sys
+from spark_hpo.backend import session
+def start_jvm(settings):
+    print(settings["spark.master"], "torch" in sys.modules, "mlflow" in sys.modules)
+    sys.exit(7)
+session.start_jvm = start_jvm
+from spark_hpo.cli import main
+main()
+"""
+
+
+def python(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    known = {name: value for name, value in os.environ.items() if name != "PYSPARK_GATEWAY_PORT"}
+    return subprocess.run(
+        [sys.executable, "-c", *words],
+        cwd=folder,
+        env={**known, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_it_starts_beside_the_driver_and_ends_with_it(tmp_path: Path) -> None:
+    assert json.loads(python(_START, "{}", folder=tmp_path).stdout.splitlines()[-1]) == [1, True]
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment"),
+    [
+        ({"spark.remote": "sc://elsewhere"}, {}),
+        ({}, {"SPARK_REMOTE": "sc://elsewhere"}),
+        ({}, {"PYSPARK_GATEWAY_PORT": "1"}),  # of spark-submit
+        ({}, {"DATABRICKS_RUNTIME_VERSION": "17.3"}),
+        ({}, {"JAVA_HOME": "/nowhere"}),  # who starts the session says so
+    ],
+)
+def test_none_is_started_where_the_session_would_not_use_it(
+    tmp_path: Path, settings: dict[str, str], environment: dict[str, str]
+) -> None:
+    done = python(_START, json.dumps(settings), folder=tmp_path, **environment)
+    assert json.loads(done.stdout) == [0, False]
+
+
+@pytest.mark.parametrize("words", [["run", "tune.yaml"], ["resume", "tune.yaml"]])
+def test_a_study_starts_it_before_its_imports(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "tune.yaml").write_text(CONFIG)
+    done = python(_RUN, *words, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (7, "local[2] False False\n")
+    done = python(_RUN, *words, "--sync", folder=tmp_path)
+    assert done.returncode not in (0, 7), "what MLflow lacks is written without Spark"
