@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -51,17 +52,36 @@ def command_line() -> str | None:
     else that spark-submit was given; None where there is none to repeat, as in a notebook."""
     program = sys.argv[0] if sys.argv else ""
     if os.path.basename(program) == "spark-hpo":
-        words = ["spark-hpo", *sys.argv[1:]]
+        words = [_as_called(program), *sys.argv[1:]]
     elif program.endswith(os.path.join("spark_hpo", "__main__.py")):
-        words = ["python", "-m", "spark_hpo", *sys.argv[1:]]
+        words = [_as_called(sys.executable), "-m", "spark_hpo", *sys.argv[1:]]
     elif not program.endswith(".py") or "site-packages" in program:
         return None
     elif under_spark_submit():
-        words = ["spark-submit", *(_submitted() or sys.argv)]
+        words = [*_spark_submit(), *(_submitted() or sys.argv)]
     else:
-        place = os.path.relpath(program)
-        words = ["python", program if place.startswith("..") else place, *sys.argv[1:]]
+        words = [_as_called(sys.executable), _from_here(program), *sys.argv[1:]]
     return redact(shlex.join(words))
+
+
+def _as_called(program: str) -> str:
+    """A program's name where that is enough to find it, else its place."""
+    found = shutil.which(os.path.basename(program))
+    is_found = found is not None and os.path.abspath(found) == os.path.abspath(program)
+    return os.path.basename(program) if is_found else _from_here(program)
+
+
+def _spark_submit() -> list[str]:
+    """The one beside this Python where none is on the path; it has to be told to take this Python, too."""
+    beside = os.path.join(os.path.dirname(sys.executable), "spark-submit")
+    if shutil.which("spark-submit") or not os.path.exists(beside):
+        return ["spark-submit"]
+    return ["env", f"PYSPARK_PYTHON={sys.executable}", _from_here(beside)]
+
+
+def _from_here(path: str) -> str:
+    place = os.path.relpath(path)
+    return path if place.startswith("..") else place
 
 
 def under_spark_submit() -> bool:

@@ -29,17 +29,45 @@ def test_outside_of_a_repository_there_is_no_commit(tmp_path: Path, monkeypatch:
     assert git_commit() is None
 
 
-def test_a_command_can_be_pasted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The programs of an environment below the working directory, which runs this process."""
+    folder = tmp_path / ".venv/bin"
+    folder.mkdir(parents=True)
+    for name in ("python", "spark-hpo", "spark-submit"):
+        (folder / name).touch(mode=0o755)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
     monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
-    argv = [str(tmp_path / "jobs/tune.py"), "--config", "my study.yaml", "budget.trials=3"]
-    assert command(argv, monkeypatch) == "python jobs/tune.py --config 'my study.yaml' budget.trials=3"
-    assert command(["/usr/bin/spark-hpo", "run", "a.yaml"], monkeypatch) == "spark-hpo run a.yaml"
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("path", "before"),
+    [("{venv}:/usr/bin", ""), ("/usr/bin:/bin", ".venv/bin/")],
+    ids=["activated", "not activated"],
+)
+def test_a_command_can_be_pasted(venv: Path, path: str, before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", path.format(venv=venv))
+    argv = [str(Path.cwd() / "jobs/tune.py"), "--config", "my study.yaml", "budget.trials=3"]
+    expected = f"{before}python jobs/tune.py --config 'my study.yaml' budget.trials=3"
+    assert command(argv, monkeypatch) == expected
+    assert command([str(venv / "spark-hpo"), "run", "a.yaml"], monkeypatch) == f"{before}spark-hpo run a.yaml"
     module = "/venv/lib/python3.11/site-packages/spark_hpo/__main__.py"
-    assert command([module, "resume", "dir"], monkeypatch) == "python -m spark_hpo resume dir"
-    assert command(["/elsewhere/job.py"], monkeypatch) == "python /elsewhere/job.py"
+    assert command([module, "resume", "dir"], monkeypatch) == f"{before}python -m spark_hpo resume dir"
+    assert command(["/elsewhere/job.py"], monkeypatch) == f"{before}python /elsewhere/job.py"
     monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1234")
-    assert command(["job.py"], monkeypatch) == "spark-submit job.py"
+    python = f"env PYSPARK_PYTHON={venv}/python " if before else ""
+    assert command(["job.py"], monkeypatch) == f"{python}{before}spark-submit job.py"
+
+
+def test_another_program_of_the_same_name_is_not_taken_for_ours(
+    venv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert command(["job.py"], monkeypatch) == ".venv/bin/python job.py"
 
 
 @pytest.mark.parametrize(
