@@ -74,8 +74,8 @@ class Dispatcher:
     def is_interrupted(self) -> bool:
         return self._policy.interrupted()
 
-    def begin(self) -> None:
-        """Forget what a driver has left that was killed, or did not wait for its trials to save."""
+    def forget_signals(self) -> None:
+        """Of drivers that were killed, or did not wait for their trials; of ranks that ended after others."""
         self._storage.delete(layout.STOP)
         for name in self._storage.names(layout.PROGRESS, hidden=True):
             self._storage.delete(f"{layout.PROGRESS}/{name}")

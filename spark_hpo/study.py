@@ -158,10 +158,11 @@ class Study:
             NoTrialSucceeded: every trial has failed, or too many.
             StorageError: the study directory cannot be read or written.
         """
-        self._dispatcher.begin()
+        self._dispatcher.forget_signals()
         self._callbacks.on_study_start(self)
         try:
             self.stopped_by = self._search()
+            self._dispatcher.forget_signals()
         finally:
             self._callbacks.on_study_end(self)
         if self.best is None:

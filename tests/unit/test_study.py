@@ -593,6 +593,16 @@ def test_what_a_killed_driver_has_left_between_itself_and_its_ranks_is_forgotten
     assert bench.storage.names(layout.PROGRESS, hidden=True) == []
 
 
+def test_what_a_rank_has_said_after_its_attempt_was_lost_is_not_kept(bench: Bench) -> None:
+    def fail(assignment: Assignment) -> Failure | None:
+        bench.storage.write(layout.stacks(0, 1, 1), b"no step")  # its peer had ended the attempt before
+        return None
+
+    bench.training.fail = fail
+    bench.study().run()
+    assert bench.storage.names(layout.PROGRESS, hidden=True) == []
+
+
 def test_ranks_are_asked_to_save_before_the_study_ends(bench: Bench) -> None:
     seen: list[bytes | None] = []
     backend = Crowd(bench.training, 0)
