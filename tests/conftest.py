@@ -23,6 +23,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 os.environ["PYSPARK_PYTHON"] = sys.executable
 # The models here are tiny: threads would only wait for each other. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No JVM of a test lives long enough for what its second compiler would find.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 # Executors of local mode see it too; it goes when the tests end.
 os.environ["SPARK_HPO_CACHE_DIR"] = _cache = tempfile.mkdtemp(prefix="spark_hpo-tests-")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)

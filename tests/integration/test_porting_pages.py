@@ -1,4 +1,4 @@
-"""The pages and the notebook on ported programs: every block is run, from top to bottom."""
+"""The pages on ported programs: every block is run, from top to bottom."""
 
 from __future__ import annotations
 
@@ -27,15 +27,3 @@ def test_every_block_of_a_page_runs(
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks:
         exec(compile(block, page, "exec"), names)
-
-
-def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nbformat = pytest.importorskip("nbformat")
-    nbclient = pytest.importorskip("nbclient")
-    pytest.importorskip("optuna", reason="Optuna is an extra")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    notebook = nbformat.read(ROOT / "notebooks/from_sparktrials.ipynb", as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are not kept"
-    nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    shown = ["".join(output.get("text", "") for output in cell.get("outputs", ())) for cell in notebook.cells]
-    assert any("9 trials;" in text for text in shown), shown
