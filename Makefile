@@ -18,10 +18,10 @@ tune: setup java  ## CONFIG=conf/...: run a study
 test: setup java  ## unit, contract and integration tests
 	$(BIN)/python -m pytest
 
-test-faults: setup java  ## every fault, done to studies on a real Spark, and what it costs; half an hour
+test-faults: setup java  ## every fault, done to studies on a real Spark, and what it costs; forty minutes
 	$(BIN)/python -m pytest tests/faults --faults-page docs/benchmarks/faults.md
 
-test-first-studies: setup java  ## prepare, init and run on real tables, beside scikit-learn; a quarter of an hour
+test-first-studies: setup java  ## prepare, init and run on real tables, beside scikit-learn; seven minutes
 	$(BIN)/python -m pytest -s tests/first_studies
 
 fuzz: setup  ## the property tests with new examples, and ten times as many; a quarter of an hour
