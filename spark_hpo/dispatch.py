@@ -75,7 +75,7 @@ class Dispatcher:
         return self._policy.interrupted()
 
     def forget_signals(self) -> None:
-        """Of drivers that were killed, or did not wait for their trials; of ranks that ended after others."""
+        """Delete what killed drivers, and ranks that ended after their peers, have left to be read."""
         self._storage.delete(layout.STOP)
         for name in self._storage.names(layout.PROGRESS, hidden=True):
             self._storage.delete(f"{layout.PROGRESS}/{name}")

@@ -34,7 +34,7 @@ _FILLED_IN = {"spark.master": "local[*]", "spark.ui.showConsoleProgress": "true"
 _NEEDED = ("torch", "pyarrow")  # by every rank
 _ANSWER_LIMIT_S = 60.0  # for a Connect server
 _WARM_UP_LIMIT_S = 60.0
-_JVM_LIMIT_S = 20.0
+_JVM_LIMIT_S = 20.0  # to be there, when the driver ends at once
 
 DEFAULTS = {
     # Workers are forked from a process that has torch loaded, and each serves one rank only.
@@ -106,10 +106,10 @@ def start_jvm(settings: Mapping[str, str]) -> None:
     from pyspark import SparkContext
 
     is_there = "PYSPARK_GATEWAY_PORT" in os.environ or SparkContext._gateway is not None
-    is_remote = settings.get(_REMOTE) or os.environ.get("SPARK_REMOTE") or databricks.is_runtime()
+    is_elsewhere = settings.get(_REMOTE) or os.environ.get("SPARK_REMOTE") or databricks.is_runtime()
     home = os.environ.get("JAVA_HOME")
     has_java = shutil.which(str(Path(home) / "bin/java") if home else "java") is not None
-    if is_there or is_remote or not has_java:
+    if is_there or is_elsewhere or not has_java:
         return
 
     def run() -> None:

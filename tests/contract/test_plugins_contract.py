@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from asked import best_of
 from test_readers import ReaderContract, written  # noqa: F401 - a fixture of the contract
 from test_samplers import SPACE, SamplerContract
 from test_schedulers import SchedulerContract
@@ -67,24 +68,15 @@ class TestLoggedReader(ReaderContract):
     name = "logged"
 
 
-def best_after(sampler: Sampler, num_trials: int) -> float:
-    def loss_of(params: Params) -> float:
-        return sum((value - 0.3) ** 2 for value in params.values())
-
-    losses = []
-    for trial_id in range(num_trials):
-        params = sampler.ask(trial_id)
-        sampler.start(trial_id, params)
-        losses.append(loss_of(params))
-        sampler.tell(trial_id, resource=1, loss=losses[-1])
-    return min(losses)
+def loss_of(params: Params) -> float:
+    return sum((value - 0.3) ** 2 for value in params.values())
 
 
 def test_its_sampler_learns() -> None:
     space = Space.from_config({f"x{i}": {"type": "uniform", "low": 0, "high": 1} for i in range(6)})
     seeds = range(5)
-    here = sorted(best_after(build_sampler("crossover", space, seed), 200) for seed in seeds)
-    random = sorted(best_after(RandomSampler(space, seed), 200) for seed in seeds)
+    here = sorted(best_of(build_sampler("crossover", space, seed), loss_of, 200) for seed in seeds)
+    random = sorted(best_of(RandomSampler(space, seed), loss_of, 200) for seed in seeds)
     assert here[2] < random[2] / 2
 
 
