@@ -86,7 +86,7 @@ def write_report(storage: Storage, *, is_running: bool | None = None) -> str | N
     try:
         text = report_of(storage, is_running=is_running).html()
         storage.write(FILE, text.encode())
-    except Exception as exc:
+    except Exception as exc:  # of a drawing library too: nothing of it may fail a study
         logger.warning("%s/%s could not be written: %s", storage.url, FILE, exc, exc_info=True)
         return None
     return text

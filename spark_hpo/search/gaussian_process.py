@@ -55,7 +55,7 @@ class TimeVaryingProcess:
     """
 
     def __init__(self, points: Points, targets: Array, groups: tuple[int, ...]) -> None:
-        from scipy.optimize import minimize  # as in bandit.py: only who needs it waits for it
+        from scipy.optimize import minimize  # takes long to import, and no other method needs it
 
         self._points = points
         self._targets = targets

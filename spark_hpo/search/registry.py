@@ -234,7 +234,7 @@ def _build(
         raise  # it names its own place
     except ConfigError as exc:
         raise ConfigError(f"{place}.{exc}") from exc
-    except Exception as exc:
+    except Exception as exc:  # what somebody else's package raises is not known
         if name in _BUILT_IN[noun]:
             raise  # a mistake of ours
         raise ConfigError(
