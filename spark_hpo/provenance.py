@@ -64,6 +64,12 @@ def command_line() -> str | None:
     return redact(shlex.join(words))
 
 
+def program_of_environment(name: str) -> str:
+    """What to type for a program that came with this Python: its place where the path leads to none."""
+    beside = os.path.join(os.path.dirname(sys.executable), name)
+    return name if shutil.which(name) or not os.path.exists(beside) else _from_here(beside)
+
+
 def _as_called(program: str) -> str:
     """A program's name where that is enough to find it, else its place."""
     found = shutil.which(os.path.basename(program))
@@ -73,10 +79,8 @@ def _as_called(program: str) -> str:
 
 def _spark_submit() -> list[str]:
     """The one beside this Python where none is on the path; it has to be told to take this Python, too."""
-    beside = os.path.join(os.path.dirname(sys.executable), "spark-submit")
-    if shutil.which("spark-submit") or not os.path.exists(beside):
-        return ["spark-submit"]
-    return ["env", f"PYSPARK_PYTHON={sys.executable}", _from_here(beside)]
+    program = program_of_environment("spark-submit")
+    return [program] if program == "spark-submit" else ["env", f"PYSPARK_PYTHON={sys.executable}", program]
 
 
 def _from_here(path: str) -> str:

@@ -12,7 +12,7 @@ from spark_hpo.callbacks.progress import TerminalLine
 from spark_hpo.cli.console import answers, diagnostics, say, say_json
 from spark_hpo.config import StudyConfig
 from spark_hpo.errors import StudyInterrupted, TrackingOutage
-from spark_hpo.provenance import command_line
+from spark_hpo.provenance import command_line, program_of_environment
 from spark_hpo.report import leaderboard
 from spark_hpo.report.progress import ProgressLine
 from spark_hpo.result import Result
@@ -74,4 +74,5 @@ def _print(result: Result, console: Console) -> None:
     if result.model is not None:
         line += f"; registered as {result.model.uri}"
     console.print(line)
-    say(f"to see it all: spark-hpo report {shlex.quote(result.config.study_dir)} --open", console)
+    words = [program_of_environment("spark-hpo"), "report", result.config.study_dir, "--open"]
+    say(f"to see it all: {shlex.join(words)}", console)

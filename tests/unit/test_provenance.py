@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_hpo.provenance import git_commit, provenance
+from spark_hpo.provenance import git_commit, program_of_environment, provenance
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +56,7 @@ def test_a_command_can_be_pasted(venv: Path, path: str, before: str, monkeypatch
     module = "/venv/lib/python3.11/site-packages/spark_hpo/__main__.py"
     assert command([module, "resume", "dir"], monkeypatch) == f"{before}python -m spark_hpo resume dir"
     assert command(["/elsewhere/job.py"], monkeypatch) == f"{before}python /elsewhere/job.py"
+    assert program_of_environment("spark-hpo") == f"{before}spark-hpo"
     monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1234")
     python = f"env PYSPARK_PYTHON={venv}/python " if before else ""
     assert command(["job.py"], monkeypatch) == f"{python}{before}spark-submit job.py"
