@@ -37,24 +37,24 @@ format: setup
 	$(BIN)/ruff format .
 
 bench-search: setup build/peers/installed  ## the methods and their peers on real curves; hours. QUICK=1: minutes
-	build/peers/bin/python tests/benchmarks/bench_search.py --only DEHB --only "Syne Tune" --no-page $(if $(QUICK),--quick --results build/quick_search.jsonl)
-	$(BIN)/python tests/benchmarks/bench_search.py $(if $(QUICK),--quick --results build/quick_search.jsonl --output build/search)
-	$(BIN)/python tests/benchmarks/bench_driver.py $(if $(QUICK),--trials 500 --slots 50 --output build/driver.md)
+	build/peers/bin/python -m tests.benchmarks.bench_search --only DEHB --only "Syne Tune" --no-page $(if $(QUICK),--quick --results build/quick_search.jsonl)
+	$(BIN)/python -m tests.benchmarks.bench_search $(if $(QUICK),--quick --results build/quick_search.jsonl --output build/search)
+	$(BIN)/python -m tests.benchmarks.bench_driver $(if $(QUICK),--trials 500 --slots 50 --output build/driver.md)
 
 bench-launch: setup java  ## starting a trial, beside SparkTrials and TorchDistributor; six minutes
-	$(BIN)/python tests/benchmarks/bench_launch.py $(if $(QUICK),--sessions 1 --output build/launch.md)
+	$(BIN)/python -m tests.benchmarks.bench_launch $(if $(QUICK),--sessions 1 --output build/launch.md)
 
 bench-study: setup java  ## how busy slots are, and where the driver's time goes; eight minutes
-	$(BIN)/python tests/benchmarks/bench_study.py $(if $(QUICK),--seconds 60 --trials 100 --output build/study.md)
+	$(BIN)/python -m tests.benchmarks.bench_study $(if $(QUICK),--seconds 60 --trials 100 --output build/study.md)
 
 bench-load: setup  ## 10,000 trials in one study: journal, memory, resuming, MLflow, S3; half an hour
-	$(BIN)/python tests/benchmarks/bench_load.py $(if $(QUICK),--trials 1000 --output build/load.md)
+	$(BIN)/python -m tests.benchmarks.bench_load $(if $(QUICK),--trials 1000 --output build/load.md)
 
 bench-data: setup  ## reading, beside pyarrow, Petastorm's and torch's loaders
-	$(BIN)/python -W ignore tests/benchmarks/bench_data.py
+	$(BIN)/python -W ignore -m tests.benchmarks.bench_data
 
 # What differs between stacks: all of unit and contract, then each kind of job on a real Spark, once.
-STACK_TESTS := tests/unit tests/contract tests/integration/test_distributed.py \
+STACK_TESTS := tests/unit tests/repo tests/contract tests/integration/test_distributed.py \
 	tests/integration/test_prepare_data.py::TestDigits \
 	tests/integration/test_tune.py::test_the_last_line_is_the_whole_answer \
 	tests/integration/test_tune.py::test_the_same_command_after_the_end_runs_nothing_again \
@@ -115,7 +115,7 @@ build/audit/installed:
 	@touch $@
 
 dist/spark_hpo.zip: setup $(wildcard spark_hpo/*.py spark_hpo/*/*.py spark_hpo/*/*/*.py)  ## the package, for spark-submit --py-files
-	$(BIN)/python -c "import pathlib, spark_hpo.package; spark_hpo.package.write_zip(pathlib.Path('$@'))"
+	$(BIN)/python -c "import pathlib, spark_hpo.backend.spark.package; spark_hpo.backend.spark.package.write_zip(pathlib.Path('$@'))"
 
 clean:  ## remove what studies and tests have left, but not .venv
 	rm -rf data studies build dist .pytest_cache .mypy_cache .ruff_cache

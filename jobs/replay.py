@@ -4,7 +4,12 @@ Nothing is trained: a virtual clock takes times and losses from the curves. Exit
 2 a setting is wrong, 3 the folder is.
 """
 
-from spark_hpo.replay.cli import main
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.benchmarks.replay.cli import main
 
 if __name__ == "__main__":
     main()

@@ -10,18 +10,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spark_hpo.app import run_study, sync_study
-    from spark_hpo.callback import Callback
     from spark_hpo.config import StudyConfig, build_config, load_config
+    from spark_hpo.driver.result import Result
+    from spark_hpo.driver.run import run_study, sync_study
     from spark_hpo.errors import TrialPruned
     from spark_hpo.porting.fmin import fmin
     from spark_hpo.porting.optimize import optimize
     from spark_hpo.porting.trials import SparkTrials
-    from spark_hpo.result import Result
+    from spark_hpo.report.view import StudyView, load_study
+    from spark_hpo.study.callback import Callback
     from spark_hpo.train.context import TrainContext
     from spark_hpo.train.task import LabelledTask, TrainTask
     from spark_hpo.tuning import tune
-    from spark_hpo.view import StudyView, load_study
 
 __version__ = "0.1.0"
 __all__ = [
@@ -45,22 +45,22 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Callback": "callback",
+    "Callback": "study.callback",
     "LabelledTask": "train.task",
-    "Result": "result",
+    "Result": "driver.result",
     "SparkTrials": "porting.trials",
     "StudyConfig": "config",
-    "StudyView": "view",
+    "StudyView": "report.view",
     "TrainContext": "train.context",
     "TrainTask": "train.task",
     "TrialPruned": "errors",
     "build_config": "config",
     "fmin": "porting.fmin",
     "load_config": "config",
-    "load_study": "view",
+    "load_study": "report.view",
     "optimize": "porting.optimize",
-    "run_study": "app",
-    "sync_study": "app",
+    "run_study": "driver.run",
+    "sync_study": "driver.run",
     "tune": "tuning",
 }
 

@@ -19,11 +19,11 @@ import pyspark.worker
 from pyspark import daemon
 
 try:
-    from spark_hpo import orphans
+    from spark_hpo.backend.spark import orphans
 except ImportError:  # no psutil on this executor
     orphans = None  # type: ignore[assignment]
 with contextlib.suppress(ImportError):
-    import spark_hpo.backend.task
+    import spark_hpo.backend.spark.task
 with contextlib.suppress(ImportError):
     import spark_hpo.train.worker  # noqa: F401 - torch, numpy and pyarrow come with it
 with contextlib.suppress(ImportError):

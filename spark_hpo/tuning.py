@@ -9,14 +9,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from spark_hpo.app import run_study
-from spark_hpo.backend.session import is_on_a_cluster
-from spark_hpo.callback import Callback
-from spark_hpo.callbacks.progress import in_notebook, progress_callback
+from spark_hpo.backend.spark.session import is_on_a_cluster
+from spark_hpo.callbacks.progress_bar import progress_callback
 from spark_hpo.config import build_config
+from spark_hpo.driver.result import Result
+from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError
-from spark_hpo.result import Result
-from spark_hpo.tracking.connect import usual_uri
+from spark_hpo.report.notebook import in_notebook
+from spark_hpo.study.callback import Callback
+from spark_hpo.tracking.connection import usual_uri
 from spark_hpo.train.reference import Code, Trainable
 
 if TYPE_CHECKING:

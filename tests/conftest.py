@@ -51,7 +51,7 @@ def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def spark() -> Iterator[object]:
     """A local session with two task slots, set up as the package sets up its own."""
-    from spark_hpo.backend.session import start_session
+    from spark_hpo.backend.spark.session import start_session
 
     session = start_session(
         "tests",
@@ -69,7 +69,8 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     if pyspark.__version__.startswith("3."):
         pytest.skip("the pyspark of Spark 3.5 brings no Connect server")
     from pyspark.sql.connect.session import SparkSession
-    from standalone import connect_server
+
+    from tests.support.standalone import connect_server
 
     with connect_server(tmp_path_factory.mktemp("connect"), Path(sys.executable)) as url:
         # Not through pyspark.sql: a process has one kind of session there, and this one has the other.

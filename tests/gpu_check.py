@@ -26,10 +26,11 @@ import torch
 from spark_hpo.backend.inline import InlineBackend
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
 from spark_hpo.data.table import open_table
-from spark_hpo.storage import Storage
-from spark_hpo.train.settings import Precision, TrainingSettings
+from spark_hpo.objective import Mode, Objective
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.train.training_settings import Precision, TrainingSettings
 from spark_hpo.train.worker import RankSpec, run_rank
-from spark_hpo.trial import Assignment, Measurement, Mode, Objective
+from spark_hpo.trial import Assignment, Measurement
 
 ROWS = 40_000  # of the training split
 RUNGS = (0, 2, 6)  # epochs

@@ -11,10 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from browser import CURE, chromium
-
 from spark_hpo.report.study_report import report_of
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
+from tests.support.browser import CURE, chromium
 
 WIDTH, HEIGHT = 1200, 1800  # the answer, how it was found, the learning curves
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from spark_hpo.errors import ConfigError
 from spark_hpo.report.board import board
 from spark_hpo.report.status import StudyState, StudyStatus
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs/images/run.svg"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spark_hpo.callback import Callback
 from spark_hpo.errors import ConfigError
 from spark_hpo.report.leaderboard import flatten
+from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Measurement, Report, Trial, TrialState
 
 if TYPE_CHECKING:

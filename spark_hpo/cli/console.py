@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from spark_hpo.provenance import under_spark_submit
+from spark_hpo.driver.provenance import under_spark_submit
 from spark_hpo.redact import redact
 
 _WIDTH = 120  # columns, where there is no terminal to ask

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from spark_hpo.config import StudyConfig
-from spark_hpo.definition import Definition
 from spark_hpo.errors import ConfigError
 from spark_hpo.search.space import Space
-from spark_hpo.settings import Settings, check_owner
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.definition import Definition
+from spark_hpo.study_dir.driver_settings import Settings, check_owner
+from spark_hpo.study_dir.storage import Storage
 
 logger = logging.getLogger("spark_hpo.cli")
 

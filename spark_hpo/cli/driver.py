@@ -6,16 +6,15 @@ import shlex
 
 from rich.console import Console
 
-from spark_hpo.app import run_study, sync_study
-from spark_hpo.assembly import objective_of
-from spark_hpo.callbacks.progress import TerminalLine
+from spark_hpo.callbacks.progress_bar import TerminalLine
 from spark_hpo.cli.console import answers, diagnostics, say, say_json
 from spark_hpo.config import StudyConfig
+from spark_hpo.driver.provenance import command_line, program_of_environment
+from spark_hpo.driver.result import Result
+from spark_hpo.driver.run import run_study, sync_study
 from spark_hpo.errors import StudyInterrupted, TrackingOutage
-from spark_hpo.provenance import command_line, program_of_environment
 from spark_hpo.report import leaderboard
-from spark_hpo.report.progress import ProgressLine
-from spark_hpo.result import Result
+from spark_hpo.report.live_line import ProgressLine
 from spark_hpo.search.space import Space
 
 
@@ -61,7 +60,7 @@ def write_missing(config: StudyConfig, *, place: str, as_json: bool, space: Spac
 
 
 def _print(result: Result, console: Console) -> None:
-    objective = objective_of(result.config)
+    objective = result.config.objective.build()
     front = [trial.trial_id for trial in result.pareto_front]
     console.print(leaderboard.render(result.journal.trials.values(), objective, front))
     if objective.also:

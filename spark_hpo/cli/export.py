@@ -11,18 +11,18 @@ import click
 import pandas as pd
 import yaml
 
-from spark_hpo.app import export_model
 from spark_hpo.cli.command import Command
 from spark_hpo.cli.console import complain, say
 from spark_hpo.cli.directory import configuration_of
 from spark_hpo.cli.files import write_file
 from spark_hpo.cli.options import study_argument
+from spark_hpo.driver.run import export_model
 from spark_hpo.errors import CheckpointError, ConfigError, NoTrialSucceeded
 from spark_hpo.report.answer import answer_of
 from spark_hpo.report.leaderboard import leaderboard
-from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.report.tables import curves
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint
 from spark_hpo.trial import Trial
 

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from spark_hpo.cleanup import clean_study
 from spark_hpo.cli.command import Command
 from spark_hpo.cli.console import say, say_json
 from spark_hpo.cli.options import json_option
-from spark_hpo.data.cache_folder import CacheFolder, CacheSettings
+from spark_hpo.data.cache.cache_folder import CacheFolder, CacheSettings
+from spark_hpo.driver.cleanup import clean_study
 from spark_hpo.errors import ConfigError, LeaseError
-from spark_hpo.settings import Settings
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.driver_settings import Settings
+from spark_hpo.study_dir.storage import Storage
 
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
 

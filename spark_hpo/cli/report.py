@@ -13,7 +13,7 @@ from spark_hpo.cli.files import write_file
 from spark_hpo.cli.options import json_option, study_argument
 from spark_hpo.errors import ConfigError
 from spark_hpo.report.study_report import FILE, report_of
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
 
 
 @click.command(

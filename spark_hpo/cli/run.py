@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from spark_hpo.backend.session import start_jvm
+from spark_hpo.backend.spark.session import start_jvm
 from spark_hpo.cli.command import Command
 from spark_hpo.cli.logs import set_up_driver_logging
 from spark_hpo.cli.options import (

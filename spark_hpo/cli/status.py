@@ -9,7 +9,7 @@ from spark_hpo.cli.console import answers, say_json
 from spark_hpo.cli.options import json_option, study_argument
 from spark_hpo.report.board import board
 from spark_hpo.report.status import StudyStatus
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
 
 
 @click.command(

@@ -15,7 +15,7 @@ from spark_hpo.errors import StorageError, StudyInterrupted
 from spark_hpo.report.board import board, state_in_words
 from spark_hpo.report.events import line_of
 from spark_hpo.report.status import StudyState, StudyStatus
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
 
 _SHARE = 4  # of the time that reading takes: of a study of days, it takes seconds
 _PATIENCE = 5  # failed readings in a row: a store may be out for a moment

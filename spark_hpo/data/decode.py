@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from spark_hpo.data import encoders, partitions
+from spark_hpo.data import encoders
 from spark_hpo.data.encoders import BadColumn, Column
 from spark_hpo.data.files import changed
-from spark_hpo.data.manifest import Manifest
+from spark_hpo.data.plan import partitions
+from spark_hpo.data.plan.manifest import Manifest
+from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.schema import LENGTH_SUFFIX, ColumnKind, Encoding, Feature, TableSchema
-from spark_hpo.data.shards import Segment
 from spark_hpo.errors import DataError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Decoder:
                 table.select(self.columns), partitions.values(file.partition, self._partition_types)
             )
         if group.rows < group.stored_rows:
-            from spark_hpo.data.where import parse_where  # a table without a filter needs no parser
+            from spark_hpo.data.filter.where import parse_where  # a table without a filter needs no parser
 
             types = {column.name: column.type for column in table.schema}
             table = table.filter(parse_where(self._manifest.where, self._schema, types).expression())

@@ -11,13 +11,13 @@ import numpy.typing as npt
 import torch
 
 from spark_hpo.data.blocks import BlockLayout, Blocks, layout_of, pack
-from spark_hpo.data.cache_folder import CacheSettings
+from spark_hpo.data.cache.cache_folder import CacheSettings
+from spark_hpo.data.cache.node_cache import open_node_cache
 from spark_hpo.data.decode import bytes_per_row, delivered
 from spark_hpo.data.files import changed
-from spark_hpo.data.node_cache import open_node_cache
+from spark_hpo.data.plan.shards import Segment, Shard, StepPlan, plan_shards
 from spark_hpo.data.readers import KeepsBlocks, Reader, open_reader
 from spark_hpo.data.readers.memory import InMemory
-from spark_hpo.data.shards import Segment, Shard, StepPlan, plan_shards
 from spark_hpo.data.table import Table
 from spark_hpo.trial import Split
 

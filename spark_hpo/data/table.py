@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spark_hpo.data import encoders, files, partitions, petastorm_codecs
-from spark_hpo.data.footers import Footers, read_footers
-from spark_hpo.data.manifest import Manifest, RowGroup, manifest_of
-from spark_hpo.data.rules import with_rules
+from spark_hpo.data import encoders, files
+from spark_hpo.data.plan import partitions
+from spark_hpo.data.plan.footers import Footers, read_footers
+from spark_hpo.data.plan.manifest import Manifest, RowGroup, manifest_of
+from spark_hpo.data.plan.rules import with_rules
+from spark_hpo.data.readers import petastorm_codecs
 from spark_hpo.data.schema import ColumnKind, Feature, Source, TableSchema
 from spark_hpo.errors import DataError, cause
 from spark_hpo.trial import Split

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spark_hpo.backend.cluster import Cluster
+from spark_hpo.backend.spark.cluster import Cluster
 from spark_hpo.config import StudyConfig
-from spark_hpo.rehearsal import Rehearsal
+from spark_hpo.driver.rehearsal import Rehearsal
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

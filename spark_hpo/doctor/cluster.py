@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from spark_hpo.backend.cluster import cluster_of, is_connect, is_dynamic, is_local
-from spark_hpo.backend.gpus import gpu_profile
-from spark_hpo.backend.probe import ask
-from spark_hpo.backend.session import check_resources, running_session, start_session
+from spark_hpo.backend.spark.cluster import cluster_of, is_connect, is_dynamic, is_local
+from spark_hpo.backend.spark.gpus import gpu_profile
+from spark_hpo.backend.spark.probe import ask
+from spark_hpo.backend.spark.session import check_resources, running_session, start_session
 from spark_hpo.doctor import questions
 from spark_hpo.doctor.case import Case
 from spark_hpo.doctor.finding import Verdict, fail, ok, skip, warn
 from spark_hpo.doctor.machine import SHOWN
 from spark_hpo.errors import StorageError
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
 
 _START_LIMIT_S = 150.0
 _SLOTS_LIMIT_S = 60.0  # executors come one by one

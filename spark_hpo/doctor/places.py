@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import uuid
 
-from spark_hpo.definition import Definition
 from spark_hpo.doctor.case import Case
 from spark_hpo.doctor.finding import Verdict, fail, ok, warn
 from spark_hpo.errors import StorageError
-from spark_hpo.storage import Storage
-from spark_hpo.tracking.look import look
+from spark_hpo.study_dir.definition import Definition
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.tracking.server_check import look
 
 
 def storage(case: Case) -> Verdict:

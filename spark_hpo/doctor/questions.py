@@ -9,7 +9,7 @@ import sys
 from importlib import metadata
 from typing import Any
 
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
 
 _CONNECT_S = 10.0
 

@@ -7,8 +7,8 @@ from spark_hpo.data import files
 from spark_hpo.data.table import SCHEMA_FILE
 from spark_hpo.doctor.case import Case
 from spark_hpo.doctor.finding import Verdict, fail, ok, skip, warn
+from spark_hpo.driver.rehearsal import Rehearsal
 from spark_hpo.errors import ConfigError
-from spark_hpo.rehearsal import Rehearsal
 from spark_hpo.trial import Split
 
 _STEP_LIMIT_S = 240.0

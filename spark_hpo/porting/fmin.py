@@ -9,13 +9,13 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from spark_hpo.callback import Callback
 from spark_hpo.errors import ConfigError, NoTrialSucceeded
+from spark_hpo.porting.hyperopt_algorithm import HyperoptSampler, Suggest, check_labels
 from spark_hpo.porting.limit import TrialLimit
 from spark_hpo.porting.objective import HyperoptObjective
-from spark_hpo.porting.settings import MANY, study_config
-from spark_hpo.search.enqueued import EnqueuedSampler
-from spark_hpo.search.hyperopt_algorithm import HyperoptSampler, Suggest, check_labels
+from spark_hpo.porting.study_options import MANY, study_config
+from spark_hpo.search.samplers.enqueued import EnqueuedSampler
+from spark_hpo.study.callback import Callback
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -93,7 +93,7 @@ def fmin(
     from hyperopt import Trials, space_eval, tpe
     from hyperopt.base import validate_loss_threshold, validate_timeout
 
-    from spark_hpo.app import run_study
+    from spark_hpo.driver.run import run_study
     from spark_hpo.porting.trials import StopsCallback, TrialsCallback, earlier_documents
 
     validate_timeout(timeout)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from spark_hpo.callback import Callback
 from spark_hpo.study import Study
+from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Trial
 
 

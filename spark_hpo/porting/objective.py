@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spark_hpo.errors import TrialError
-from spark_hpo.search.hyperopt_algorithm import domain_of
+from spark_hpo.porting.hyperopt_algorithm import domain_of
 
 if TYPE_CHECKING:
     from spark_hpo.train.context import TrainContext

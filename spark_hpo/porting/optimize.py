@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from spark_hpo.callback import Callback
+from spark_hpo.driver.result import Result
 from spark_hpo.errors import ConfigError
 from spark_hpo.porting.limit import TrialLimit
-from spark_hpo.porting.settings import MANY, study_config
-from spark_hpo.result import Result
-from spark_hpo.search.suggesting import STATE, SuggestingSampler, frozen_trial, quiet_study
-from spark_hpo.storage import Storage
+from spark_hpo.porting.study_options import MANY, study_config
+from spark_hpo.porting.suggesting import STATE, SuggestingSampler, frozen_trial, quiet_study
+from spark_hpo.study.callback import Callback
+from spark_hpo.study_dir.storage import Storage
 
 if TYPE_CHECKING:
     import optuna
@@ -109,7 +109,7 @@ def optimize(
     except ImportError as exc:
         raise ConfigError(f"{_PLACE}: Optuna is not installed: pip install 'spark_hpo[optuna]'") from exc
 
-    from spark_hpo.app import run_study
+    from spark_hpo.driver.run import run_study
     from spark_hpo.porting.suggested import OptunaObjective, PeersCallback, metrics_of
 
     if isinstance(sampler, optuna.samplers.GridSampler | optuna.samplers.BruteForceSampler):

@@ -16,10 +16,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from spark_hpo import layout
-from spark_hpo.callback import Callback
 from spark_hpo.errors import StorageError, TrialError, TrialPruned
-from spark_hpo.search.suggesting import (
+from spark_hpo.porting.suggesting import (
     INTERMEDIATE,
     STATE,
     SYSTEM_ATTRS,
@@ -28,7 +26,9 @@ from spark_hpo.search.suggesting import (
     notes_of,
     quiet_study,
 )
-from spark_hpo.storage import Storage
+from spark_hpo.study.callback import Callback
+from spark_hpo.study_dir import layout
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Measurement, Report, Trial
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from hyperopt.base import (
     validate_timeout,
 )
 
-from spark_hpo.callback import Callback
 from spark_hpo.errors import ConfigError
+from spark_hpo.porting.hyperopt_algorithm import document_of
 from spark_hpo.porting.objective import RESULT
-from spark_hpo.search.hyperopt_algorithm import document_of
 from spark_hpo.study import Study
+from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Report, Trial, TrialState
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
+from spark_hpo.backend.spark.java import java_is_needed
 from spark_hpo.errors import ConfigError, SparkHpoError
-from spark_hpo.java import java_is_needed
 from spark_hpo.prepare import from_csv, from_digits, from_synthetic
 from spark_hpo.prepare.output import Prepared, Request
 from spark_hpo.trial import Split

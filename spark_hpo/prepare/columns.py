@@ -13,7 +13,14 @@ from pyspark.sql import types as T
 
 from spark_hpo.data.schema import ColumnKind
 from spark_hpo.errors import ConfigError, DataError
-from spark_hpo.prepare.facts import Analysis, BytesFacts, FeatureFacts, ListFacts, NumberFacts, TextFacts
+from spark_hpo.prepare.column_facts import (
+    Analysis,
+    BytesFacts,
+    FeatureFacts,
+    ListFacts,
+    NumberFacts,
+    TextFacts,
+)
 from spark_hpo.prepare.splits import ORDER, SPLIT, column
 from spark_hpo.trial import Split
 

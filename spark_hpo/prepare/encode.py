@@ -10,8 +10,15 @@ from pyspark.sql import types as T
 
 from spark_hpo.data.schema import LENGTH_SUFFIX, ColumnKind, Encoding, Feature, Label, NullRule, TableSchema
 from spark_hpo.errors import DataError
+from spark_hpo.prepare.column_facts import (
+    Analysis,
+    BytesFacts,
+    FeatureFacts,
+    ListFacts,
+    NumberFacts,
+    TextFacts,
+)
 from spark_hpo.prepare.columns import class_name, number
-from spark_hpo.prepare.facts import Analysis, BytesFacts, FeatureFacts, ListFacts, NumberFacts, TextFacts
 from spark_hpo.prepare.splits import ORDER, SPLIT, column
 
 MISSING_SUFFIX = "_missing"

@@ -17,10 +17,10 @@ from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare import in_place as places
 from spark_hpo.prepare import splits
 from spark_hpo.prepare.cleaning import Cleaned, read_words, without_useless
+from spark_hpo.prepare.column_facts import Analysis
 from spark_hpo.prepare.columns import analyse
 from spark_hpo.prepare.dialect import UTF_8, find_dialect
 from spark_hpo.prepare.encode import encode, original, schema_of
-from spark_hpo.prepare.facts import Analysis
 from spark_hpo.prepare.output import Prepared, Request, fingerprint
 from spark_hpo.prepare.reading import cause_of, columns_of, read, settings
 from spark_hpo.trial import Split

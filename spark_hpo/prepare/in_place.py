@@ -10,10 +10,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_hpo.data.manifest import Manifest, read_manifest
+from spark_hpo.data.filter.where import parse_where
+from spark_hpo.data.plan.manifest import Manifest, read_manifest
+from spark_hpo.data.plan.row_group_split import in_share
 from spark_hpo.data.schema import Source
-from spark_hpo.data.shares import in_share
-from spark_hpo.data.where import parse_where
 from spark_hpo.errors import DataError
 from spark_hpo.prepare.splits import SPLIT, column
 from spark_hpo.trial import Split

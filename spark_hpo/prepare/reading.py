@@ -9,7 +9,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_hpo.data import files
-from spark_hpo.data.footers import read_footers
+from spark_hpo.data.plan.footers import read_footers
 from spark_hpo.prepare.dialect import UTF_8, Dialect
 
 _MOST_NAMES = 50  # in a message

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 
 from spark_hpo.errors import SpaceError
-from spark_hpo.incumbents import pareto_front
-from spark_hpo.report.record import StudyRecord
-from spark_hpo.trial import Mode, Trial
+from spark_hpo.objective import Mode
+from spark_hpo.ranking import pareto_front
+from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.trial import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

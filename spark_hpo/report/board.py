@@ -13,7 +13,7 @@ from rich.text import Text
 from spark_hpo.report.events import line_of
 from spark_hpo.report.ladder import Fate, ladder_of
 from spark_hpo.report.leaderboard import flatten
-from spark_hpo.report.progress import duration
+from spark_hpo.report.live_line import duration
 from spark_hpo.report.status import Spent, StudyState, StudyStatus
 
 _MOST_RUNNING = 8  # lines

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from spark_hpo.report.record import Attempt, StudyRecord
+from spark_hpo.report.study_record import Attempt, StudyRecord
 from spark_hpo.trial import FailureKind
 
 # What differs between failures of one cause: addresses and ids first, or their digits would be numbers.

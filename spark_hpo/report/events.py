@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from spark_hpo.journal import Event, EventKind
-from spark_hpo.trial import Objective, Split
+from spark_hpo.objective import Objective
+from spark_hpo.study_dir.journal import Event, EventKind
+from spark_hpo.trial import Split
 
 
 def line_of(event: Event, objective: Objective) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from spark_hpo.errors import SpaceError
-from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.search.importance import ENOUGH, importance
 
 _SHARE = 0.4  # of the trials must have been measured at a resource: fewer are the survivors only

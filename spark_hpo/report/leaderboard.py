@@ -10,7 +10,8 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from spark_hpo.trial import Objective, Params, Trial, TrialState
+from spark_hpo.objective import Objective
+from spark_hpo.trial import Params, Trial, TrialState
 
 COLUMNS = ("trial", "state", "rung", "resource", "value", "seconds")
 FRONT = "pareto_front"  # one more, with several objectives

@@ -24,10 +24,10 @@ from spark_hpo.report.cost import cost_of
 from spark_hpo.report.importance import importance_of
 from spark_hpo.report.ladder import ladder_of
 from spark_hpo.report.leaderboard import flatten, value
-from spark_hpo.report.pictures.look import Picture, count, number
+from spark_hpo.report.live_line import duration
 from spark_hpo.report.pictures.slots import COLOURS
-from spark_hpo.report.progress import duration
-from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.pictures.theme import Picture, count, number
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.report.timeline import timeline_of
 from spark_hpo.trial import Trial
 

@@ -11,14 +11,14 @@ from functools import cached_property
 from typing import Any
 
 from spark_hpo.errors import NoTrialSucceeded, StudyInterrupted
-from spark_hpo.journal import Event, EventKind
-from spark_hpo.lease import Holder
 from spark_hpo.redact import redact_all
 from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.causes import Cause, causes_of
-from spark_hpo.report.record import Attempt, StudyRecord
-from spark_hpo.settings import Settings
-from spark_hpo.storage import Storage
+from spark_hpo.report.study_record import Attempt, StudyRecord
+from spark_hpo.study_dir.driver_settings import Settings
+from spark_hpo.study_dir.journal import Event, EventKind
+from spark_hpo.study_dir.lease import Holder
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import TrialState
 
 _OUT = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)

@@ -13,13 +13,13 @@ from spark_hpo.report.pictures.curves import curves
 from spark_hpo.report.pictures.front import front
 from spark_hpo.report.pictures.history import history, history_by_resource
 from spark_hpo.report.pictures.importance import importance
-from spark_hpo.report.pictures.look import Picture
 from spark_hpo.report.pictures.parallel import parallel
 from spark_hpo.report.pictures.parameters import parameters
 from spark_hpo.report.pictures.rungs import rungs
 from spark_hpo.report.pictures.slots import slots
-from spark_hpo.report.record import StudyRecord
-from spark_hpo.storage import Storage
+from spark_hpo.report.pictures.theme import Picture
+from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.study_dir.storage import Storage
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spark_hpo.search.axis import Array
+from spark_hpo.search.space.axis import Array
 
 LEAST_PAIRS = 5  # with fewer, nothing can be said
 

@@ -6,9 +6,9 @@ import math
 import warnings
 from collections.abc import Sequence
 
-from spark_hpo.search.axis import Axes
-from spark_hpo.search.optuna_adapter import import_optuna, parameters_of
+from spark_hpo.search.samplers.optuna_samplers import import_optuna, parameters_of
 from spark_hpo.search.space import Space
+from spark_hpo.search.space.axis import Axes
 from spark_hpo.trial import Params
 
 ENOUGH = 10

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from spark_hpo.search.axis import Array
+from spark_hpo.search.space.axis import Array
 
 Ints = npt.NDArray[np.int64]
 

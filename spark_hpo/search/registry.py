@@ -8,34 +8,34 @@ from typing import Any
 
 from spark_hpo.errors import ConfigError, SpaceError, cause
 from spark_hpo.plugins import load_plugin, plugin_names
-from spark_hpo.search.adaptive_asha import AdaptiveAshaScheduler
-from spark_hpo.search.asha import AshaScheduler, AsyncHyperbandScheduler
-from spark_hpo.search.bandit import BanditExplorer
-from spark_hpo.search.enqueued import ConstrainedSampler, EnqueuedSampler, checked_configurations
 from spark_hpo.search.explorer import Explorer
-from spark_hpo.search.full import FullScheduler
-from spark_hpo.search.grid import GridSampler
-from spark_hpo.search.hyperband import HyperbandScheduler
-from spark_hpo.search.hyperopt_space import from_hyperopt, is_hyperopt
-from spark_hpo.search.median_stopping import MedianStoppingScheduler
-from spark_hpo.search.multivariate_tpe import MultivariateTpeSampler
-from spark_hpo.search.optuna_adapter import (
+from spark_hpo.search.explorers.bandit import BanditExplorer
+from spark_hpo.search.explorers.perturbation import PerturbationExplorer
+from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.samplers.enqueued import ConstrainedSampler, EnqueuedSampler, checked_configurations
+from spark_hpo.search.samplers.evolution import DifferentialEvolutionSampler, ParticleSwarmSampler
+from spark_hpo.search.samplers.grid import GridSampler
+from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
+from spark_hpo.search.samplers.optuna_samplers import (
     CmaEsSampler,
     GaussianProcessSampler,
     Nsga2Sampler,
     OptunaTpeSampler,
 )
-from spark_hpo.search.perturbation import PerturbationExplorer
-from spark_hpo.search.population import DifferentialEvolutionSampler, ParticleSwarmSampler
-from spark_hpo.search.population_based import PopulationBasedScheduler
-from spark_hpo.search.random import RandomSampler
-from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.samplers.random import RandomSampler
+from spark_hpo.search.samplers.sobol import SobolSampler
+from spark_hpo.search.samplers.tpe import TpeSampler
+from spark_hpo.search.samplers.transfer import Knowledge
 from spark_hpo.search.scheduler import Scheduler
-from spark_hpo.search.sobol import SobolSampler
+from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
+from spark_hpo.search.schedulers.asha import AshaScheduler, AsyncHyperbandScheduler
+from spark_hpo.search.schedulers.full import FullScheduler
+from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
+from spark_hpo.search.schedulers.median_stopping import MedianStoppingScheduler
+from spark_hpo.search.schedulers.population_based import PopulationBasedScheduler
+from spark_hpo.search.schedulers.successive_halving import SuccessiveHalvingScheduler
 from spark_hpo.search.space import Space
-from spark_hpo.search.successive_halving import SuccessiveHalvingScheduler
-from spark_hpo.search.tpe import TpeSampler
-from spark_hpo.search.transfer import Knowledge
+from spark_hpo.search.space.hyperopt_space import from_hyperopt, is_hyperopt
 from spark_hpo.search.wording import nearest
 
 SAMPLERS: Mapping[str, type[Sampler]] = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spark_hpo.starter.facts import TableFacts
+from spark_hpo.starter.table_facts import TableFacts
 
 UNEVEN = 0.85  # share of a class above which nearly every model has nearly the same accuracy
 TRIALS = 40

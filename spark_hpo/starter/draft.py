@@ -10,15 +10,15 @@ from typing import Any
 
 import yaml
 
-from spark_hpo.assembly import build_search
 from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.data import files
 from spark_hpo.data.readers import resolve_reader
+from spark_hpo.driver.build_search import build_search
 from spark_hpo.errors import ConfigError
 from spark_hpo.redact import has_credentials
 from spark_hpo.search.registry import build_space
 from spark_hpo.starter.choices import Choices, choose
-from spark_hpo.starter.facts import FEW_ROWS, TableFacts, look
+from spark_hpo.starter.table_facts import FEW_ROWS, TableFacts, look
 
 _LOCAL_MLFLOW = "sqlite:///studies/mlflow.db"
 

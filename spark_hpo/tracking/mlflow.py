@@ -9,10 +9,10 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spark_hpo.redact import one_line
-from spark_hpo.tracking.base import Journal
-from spark_hpo.tracking.connect import connect, resolve
+from spark_hpo.tracking.connection import connect, resolve
 from spark_hpo.tracking.environment import WRITING, Environment
-from spark_hpo.tracking.store import Outcome, RunStatus, StudyCard, is_refusal
+from spark_hpo.tracking.run_store import Outcome, RunStatus, StudyCard, is_refusal
+from spark_hpo.tracking.tracker import Journal
 from spark_hpo.trial import Trial
 
 if TYPE_CHECKING:

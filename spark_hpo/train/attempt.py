@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from spark_hpo import layout
 from spark_hpo.errors import CheckpointError, StorageError
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir import layout
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint
-from spark_hpo.train.world import World
+from spark_hpo.train.rendezvous.world import World
 from spark_hpo.trial import Assignment
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from spark_hpo.errors import CheckpointError, StorageError, TrialError
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
 
 VERSION = 1
 

@@ -14,8 +14,8 @@ from spark_hpo.data.loader import Loader
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.errors import TrialError
 from spark_hpo.train.pulse import Pulse
+from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.task import Batch
-from spark_hpo.train.world import World
 from spark_hpo.trial import Measurement, Params, Split
 
 

@@ -17,13 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spark_hpo.data.loader import Loader, Pass
 from spark_hpo.errors import CheckpointError, TrialError
+from spark_hpo.objective import Objective
 from spark_hpo.train import generators
 from spark_hpo.train.inheritance import inherited
 from spark_hpo.train.pulse import Pulse
-from spark_hpo.train.settings import Precision, TrainingSettings
+from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.task import Batch, TrainTask
-from spark_hpo.train.world import World
-from spark_hpo.trial import Measurement, Objective
+from spark_hpo.train.training_settings import Precision, TrainingSettings
+from spark_hpo.trial import Measurement
 
 Save = Callable[[Mapping[str, Any]], None]
 

@@ -22,13 +22,13 @@ from spark_hpo.data.loader import Loader
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import Table
 from spark_hpo.errors import CheckpointError
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint
 from spark_hpo.train.loop import Trainer
 from spark_hpo.train.reference import Code, find_trainable
-from spark_hpo.train.settings import TrainingSettings
+from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.task import Batch, TrainTask
-from spark_hpo.train.world import World
+from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.trial import Params, Split
 
 _ROWS_AT_ONCE = 4096

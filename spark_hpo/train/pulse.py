@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import torch
 
-from spark_hpo import layout
 from spark_hpo.errors import StorageError
-from spark_hpo.storage import Storage
-from spark_hpo.train.world import World
+from spark_hpo.study_dir import layout
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.train.rendezvous.world import World
 
 _AGREE_S = 0.5  # between two agreements, about
 _LOOK_S = 1.0  # between two looks into the study directory, at least

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from spark_hpo import layout
 from spark_hpo.errors import StorageError
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir import layout
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Assignment
 
 EXIT_CODE = 70

@@ -11,22 +11,23 @@ from typing import Any
 
 import torch
 
-from spark_hpo.data.cache_folder import CacheSettings
+from spark_hpo.data.cache.cache_folder import CacheSettings
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.table import Table
 from spark_hpo.errors import CheckpointError, DataError, StorageError, TrialError, TrialPruned
-from spark_hpo.storage import Storage
+from spark_hpo.objective import Objective
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint, generators
 from spark_hpo.train.attempt import Attempt
 from spark_hpo.train.context import ResourceRange, TrainContext
 from spark_hpo.train.loop import Trainer
 from spark_hpo.train.pulse import Pulse, Stopped
 from spark_hpo.train.reference import Trainable, find_trainable, is_task
-from spark_hpo.train.settings import TrainingSettings
+from spark_hpo.train.rendezvous.world import Rendezvous, World, join
 from spark_hpo.train.task import TrainTask
+from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.watch import Watch
-from spark_hpo.train.world import Rendezvous, World, join
-from spark_hpo.trial import Assignment, Failure, FailureKind, Measurement, Meeting, Objective, Report, Split
+from spark_hpo.trial import Assignment, Failure, FailureKind, Measurement, Meeting, Report, Split
 
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Broken pipe")
 _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "bad_alloc")

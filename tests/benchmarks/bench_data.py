@@ -1,4 +1,4 @@
-"""What reading costs, beside what else one would use: `python tests/benchmarks/bench_data.py`.
+"""What reading costs, beside what else one would use: `python -m tests.benchmarks.bench_data`.
 
 Every contestant reads the same Parquet in a process of its own, round after round, so that a busy machine
 is busy for all of them; the figures are medians. Prints one table and one JSON line, and writes
@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from spark_hpo.data.cache_folder import CacheSettings
+from spark_hpo.data.cache.cache_folder import CacheSettings
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
 from spark_hpo.data.table import open_table

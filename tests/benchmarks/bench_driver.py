@@ -1,4 +1,4 @@
-"""What the driver costs: `python tests/benchmarks/bench_driver.py [--trials 10000] [--slots 1000]`.
+"""What the driver costs: `python -m tests.benchmarks.bench_driver [--trials 10000] [--slots 1000]`.
 
 The whole loop runs on the virtual clock: scheduler, sampler, journal and backend; the journal once in
 memory and once on the local disk. To be read against: five minutes with TPE, one with random search. Then
@@ -18,16 +18,16 @@ from statistics import median
 from typing import Any
 
 from spark_hpo.backend.simulated import SimulatedBackend
-from spark_hpo.journal import Journal
-from spark_hpo.replay.functions import Hartmann
-from spark_hpo.replay.memory import MemoryStorage
-from spark_hpo.replay.methods import parse_method
-from spark_hpo.replay.run import replay
 from spark_hpo.search.sampler import Sampler
-from spark_hpo.storage import Storage
 from spark_hpo.study import Budget, Study
-from spark_hpo.tracking.base import Tracker
+from spark_hpo.study_dir.journal import Journal
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.tracking.tracker import Tracker
 from spark_hpo.trial import Params
+from tests.benchmarks.replay.functions import Hartmann
+from tests.benchmarks.replay.memory import MemoryStorage
+from tests.benchmarks.replay.methods import parse_method
+from tests.benchmarks.replay.run import replay
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "driver.md"
 FUNCTION = Hartmann(dimensions=6, max_resource=27)

@@ -1,4 +1,4 @@
-"""MF-Hartmann after 300 evaluations, one after another: `python tests/benchmarks/bench_functions.py`.
+"""MF-Hartmann after 300 evaluations, one after another: `python -m tests.benchmarks.bench_functions`.
 
 To be read against what DEHB's published trajectories reach by then, -3.7405 with 3 parameters and -2.314
 with 6. An evaluation is a report, at whatever resource; what counts is the best trained to the end. All
@@ -13,13 +13,13 @@ from statistics import median
 from typing import Any
 
 from spark_hpo.backend.simulated import SimulatedBackend
-from spark_hpo.callback import Callback
-from spark_hpo.journal import Journal
-from spark_hpo.replay.functions import Hartmann
-from spark_hpo.replay.memory import MemoryStorage
-from spark_hpo.replay.methods import parse_method
 from spark_hpo.study import Budget, Study
+from spark_hpo.study.callback import Callback
+from spark_hpo.study_dir.journal import Journal
 from spark_hpo.trial import Report, Trial
+from tests.benchmarks.replay.functions import Hartmann
+from tests.benchmarks.replay.memory import MemoryStorage
+from tests.benchmarks.replay.methods import parse_method
 
 EVALUATIONS = 300
 PUBLISHED = {3: -3.7405, 6: -2.314}

@@ -1,4 +1,4 @@
-"""What it costs to start a trial: `python tests/benchmarks/bench_launch.py [--sessions 3] [--output FILE]`.
+"""What it costs to start a trial: `python -m tests.benchmarks.bench_launch [--sessions 3] [--output FILE]`.
 
 Seconds from submit to report where nothing is trained: ours with one and with two ranks, hyperopt's
 SparkTrials, and TorchDistributor. Each has Spark sessions of its own, in a process of its own and set up as
@@ -22,9 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from page import FOLDER, Page, machine
+from tests.benchmarks.page import FOLDER, Page, machine
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -54,14 +52,15 @@ def no_training(ctx: TrainContext) -> None:
 
 
 def ours(world_size: int, *, after_query: bool) -> Iterator[float]:
-    from spark_hpo.backend.cluster import cluster_of
-    from spark_hpo.backend.session import start_session
-    from spark_hpo.backend.spark import SparkBackend
-    from spark_hpo.storage import Storage
-    from spark_hpo.train.settings import TrainingSettings
+    from spark_hpo.backend.spark.backend import SparkBackend
+    from spark_hpo.backend.spark.cluster import cluster_of
+    from spark_hpo.backend.spark.session import start_session
+    from spark_hpo.objective import Mode, Objective
+    from spark_hpo.study_dir.storage import Storage
+    from spark_hpo.train.rendezvous.world import RendezvousServer
+    from spark_hpo.train.training_settings import TrainingSettings
     from spark_hpo.train.worker import RankSpec, run_rank
-    from spark_hpo.train.world import RendezvousServer
-    from spark_hpo.trial import Assignment, Mode, Objective
+    from spark_hpo.trial import Assignment
 
     spark = start_session("launch", LOCAL)
     if after_query:

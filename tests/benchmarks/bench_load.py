@@ -1,4 +1,4 @@
-"""A study of many trials: `python tests/benchmarks/bench_load.py [--trials 10000] [--output FILE]`.
+"""A study of many trials: `python -m tests.benchmarks.bench_load [--trials 10000] [--output FILE]`.
 
 Training is simulated; journal, MLflow on SQLite and S3 are real. First a driver that writes journal and
 MLflow, then one that resumes, then the journal on object stores. Every figure is taken in a process of its
@@ -14,7 +14,6 @@ import logging
 import multiprocessing
 import os
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,18 +21,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from bench_driver import FUNCTION, NoTracker, simulate
-from page import FOLDER, Page, machine
-from s3_server import s3_server
-
-from spark_hpo.journal import Journal
-from spark_hpo.lease import Lease
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.journal import Journal
+from spark_hpo.study_dir.lease import Lease
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.store import StudyCard
+from spark_hpo.tracking.run_store import StudyCard
+from tests.benchmarks.bench_driver import FUNCTION, NoTracker, simulate
+from tests.benchmarks.page import FOLDER, Page, machine
+from tests.support.s3_server import s3_server
 
 METHOD = "default"
 SLOTS = 16

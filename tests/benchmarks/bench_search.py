@@ -1,4 +1,4 @@
-"""The search against its peers: `python tests/benchmarks/bench_search.py --curves DIR [--quick]`.
+"""The search against its peers: `python -m tests.benchmarks.bench_search --curves DIR [--quick]`.
 
 Replays every method on lcbench (surrogate) and alexnet_imagenet (table) under the virtual clock, writes
 `search.md`, `search.json` and `search.png` into docs/benchmarks/ and the ranks into README.md. A full run
@@ -22,10 +22,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 from optuna.pruners import BasePruner
-from peers import (
+
+from tests.benchmarks.peers import (
     FullTraining,
     HyperoptTpe,
     OptunaTpe,
@@ -34,13 +33,12 @@ from peers import (
     hyperband_pruner,
     replay_with_pruner,
 )
-
-from spark_hpo.replay.benchmark import Benchmark
-from spark_hpo.replay.curves import open_benchmarks
-from spark_hpo.replay.methods import parse_method
-from spark_hpo.replay.picture import draw
-from spark_hpo.replay.run import Method, Replay, replay
-from spark_hpo.replay.summary import POINTS, Row, average_ranks, summarise, to_markdown
+from tests.benchmarks.replay.benchmark import Benchmark
+from tests.benchmarks.replay.curves import open_benchmarks
+from tests.benchmarks.replay.methods import parse_method
+from tests.benchmarks.replay.picture import draw
+from tests.benchmarks.replay.run import Method, Replay, replay
+from tests.benchmarks.replay.summary import POINTS, Row, average_ranks, summarise, to_markdown
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "benchmarks"
@@ -85,13 +83,14 @@ PEERS: tuple[Contestant, ...] = (
 )
 
 if importlib.util.find_spec("dehb"):
-    from dehb_peer import replay_dehb
+    from tests.benchmarks.dehb_peer import replay_dehb
 
     PEERS += (Contestant("peer: DEHB", partial(replay_dehb, "peer: DEHB")),)
 
 if importlib.util.find_spec("syne_tune"):
-    from syne_peer import replay_syne_tune
     from syne_tune.optimizer.baselines import BOHB
+
+    from tests.benchmarks.syne_peer import replay_syne_tune
 
     PEERS += (Contestant("peer: Syne Tune BOHB", partial(replay_syne_tune, "peer: Syne Tune BOHB", BOHB)),)
 

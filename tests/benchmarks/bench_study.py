@@ -1,4 +1,4 @@
-"""Whole studies: `python tests/benchmarks/bench_study.py [--seconds 300] [--trials 1000] [--output FILE]`.
+"""Whole studies: `python -m tests.benchmarks.bench_study [--seconds 300] [--trials 1000] [--output FILE]`.
 
 First how much of the slots' time training fills: real Spark, 4 slots, ASHA, assignments that sleep for 5 s.
 Then where the driver's time goes with 1,000 simulated trials: the real journal on the local disk, the real
@@ -25,15 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from bench_driver import FUNCTION, simulate
-from page import FOLDER, Page, machine
-
-from spark_hpo.journal import Journal
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.journal import Journal
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.store import StudyCard
+from spark_hpo.tracking.run_store import StudyCard
+from tests.benchmarks.bench_driver import FUNCTION, simulate
+from tests.benchmarks.page import FOLDER, Page, machine
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = str(ROOT / "spark_hpo") + os.sep

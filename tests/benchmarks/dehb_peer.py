@@ -13,9 +13,9 @@ import loguru
 import numpy as np
 from dehb import DEHB
 
-from spark_hpo.replay.benchmark import Benchmark
-from spark_hpo.replay.run import Replay
-from spark_hpo.search.parameter import Choice, Uniform
+from spark_hpo.search.space.parameter import Choice, Uniform
+from tests.benchmarks.replay.benchmark import Benchmark
+from tests.benchmarks.replay.run import Replay
 
 loguru.logger.remove()
 _FAILED = 1e6  # DEHB has no word for a failure

@@ -20,16 +20,16 @@ from optuna.samplers._tpe import _truncnorm
 from optuna.trial import TrialState
 from scipy import special
 
-from spark_hpo.replay.benchmark import Benchmark
-from spark_hpo.replay.run import Replay
 from spark_hpo.search.explorer import Explorer
-from spark_hpo.search.full import FullScheduler
-from spark_hpo.search.parameter import Choice, Uniform
-from spark_hpo.search.perturbation import PerturbationExplorer
+from spark_hpo.search.explorers.perturbation import PerturbationExplorer
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
+from spark_hpo.search.schedulers.full import FullScheduler
 from spark_hpo.search.space import Space
+from spark_hpo.search.space.parameter import Choice, Uniform
 from spark_hpo.trial import Params
+from tests.benchmarks.replay.benchmark import Benchmark
+from tests.benchmarks.replay.run import Replay
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 # Optuna's own work value by value in Python, and take nearly all of its time: SciPy's are the same functions.

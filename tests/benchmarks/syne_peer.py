@@ -15,9 +15,9 @@ from syne_tune.backend.trial_status import Trial
 from syne_tune.config_space import choice, lograndint, loguniform, randint, uniform
 from syne_tune.optimizer.scheduler import SchedulerDecision, TrialScheduler
 
-from spark_hpo.replay.benchmark import Benchmark
-from spark_hpo.replay.run import Replay
-from spark_hpo.search.parameter import Choice, Uniform
+from spark_hpo.search.space.parameter import Choice, Uniform
+from tests.benchmarks.replay.benchmark import Benchmark
+from tests.benchmarks.replay.run import Replay
 
 logging.getLogger("syne_tune").setLevel(logging.ERROR)
 

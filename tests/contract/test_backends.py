@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from pyspark import cloudpickle
-from ranks import LIMIT_S, assignment
 
 from spark_hpo.backend.base import Backend, merge_reports
 from spark_hpo.backend.inline import InlineBackend
 from spark_hpo.backend.simulated import Curve, SimulatedBackend
-from spark_hpo.backend.spark import SparkBackend
+from spark_hpo.backend.spark.backend import SparkBackend
 from spark_hpo.errors import CapacityError
 from spark_hpo.trial import Assignment, Failure, FailureKind, Params, Report
+from tests.support.ranks import LIMIT_S, assignment
 
 # Executors cannot import a test module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from documents import ROOT, blocks
+from tests.support.documents import ROOT, blocks
 
 SAMPLER, CONTRACT = (block.text for block in blocks("CONTRIBUTING.md", "python"))
 COMMAND = blocks("CONTRIBUTING.md", "sh")[0].text

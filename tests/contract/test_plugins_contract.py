@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from asked import best_of
-from test_readers import ReaderContract, written  # noqa: F401 - a fixture of the contract
-from test_samplers import SPACE, SamplerContract
-from test_schedulers import SchedulerContract
-from workspace import Workspace
 
 from spark_hpo.plugins import plugin_names
-from spark_hpo.search.random import RandomSampler
 from spark_hpo.search.registry import build_sampler, build_scheduler
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.samplers.random import RandomSampler
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
+from tests.contract.test_readers import ReaderContract, written  # noqa: F401 - a fixture of the contract
+from tests.contract.test_samplers import SPACE, SamplerContract
+from tests.contract.test_schedulers import SchedulerContract
+from tests.support.asked import best_of
+from tests.support.workspace import Workspace
 
 PACKAGE = Path(__file__).parents[1] / "data/plugin_package"
 

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from spark_hpo.data.decode import delivered
-from spark_hpo.data.manifest import read_manifest
+from spark_hpo.data.plan.manifest import read_manifest
+from spark_hpo.data.plan.shards import Segment, plan_shards
 from spark_hpo.data.readers import Reader, ReaderName, open_reader, resolve_reader
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
-from spark_hpo.data.shards import Segment, plan_shards
 from spark_hpo.errors import ConfigError
 
 CLASSES = tuple("0123456789")

@@ -12,23 +12,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spark_hpo.search.enqueued import ConstrainedSampler, EnqueuedSampler
-from spark_hpo.search.grid import GridSampler
-from spark_hpo.search.multivariate_tpe import MultivariateTpeSampler
-from spark_hpo.search.optuna_adapter import (
+from spark_hpo.objective import Limit, Mode, Objective
+from spark_hpo.search.registry import build_sampler
+from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.samplers.enqueued import ConstrainedSampler, EnqueuedSampler
+from spark_hpo.search.samplers.evolution import DifferentialEvolutionSampler, ParticleSwarmSampler
+from spark_hpo.search.samplers.grid import GridSampler
+from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
+from spark_hpo.search.samplers.optuna_samplers import (
     CmaEsSampler,
     GaussianProcessSampler,
     Nsga2Sampler,
     OptunaTpeSampler,
 )
-from spark_hpo.search.population import DifferentialEvolutionSampler, ParticleSwarmSampler
-from spark_hpo.search.random import RandomSampler
-from spark_hpo.search.registry import build_sampler
-from spark_hpo.search.sampler import Sampler
-from spark_hpo.search.sobol import SobolSampler
+from spark_hpo.search.samplers.random import RandomSampler
+from spark_hpo.search.samplers.sobol import SobolSampler
+from spark_hpo.search.samplers.tpe import TpeSampler
 from spark_hpo.search.space import Space
-from spark_hpo.search.tpe import TpeSampler
-from spark_hpo.trial import Limit, Mode, Objective, Params
+from spark_hpo.trial import Params
 
 needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="Optuna is an extra")
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spark_hpo.search.adaptive_asha import AdaptiveAshaScheduler
-from spark_hpo.search.asha import AshaScheduler, AsyncHyperbandScheduler
-from spark_hpo.search.full import FullScheduler
-from spark_hpo.search.hyperband import HyperbandScheduler
-from spark_hpo.search.median_stopping import MedianStoppingScheduler
-from spark_hpo.search.population_based import PopulationBasedScheduler
 from spark_hpo.search.scheduler import Scheduler, Slot
-from spark_hpo.search.successive_halving import SuccessiveHalvingScheduler
+from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
+from spark_hpo.search.schedulers.asha import AshaScheduler, AsyncHyperbandScheduler
+from spark_hpo.search.schedulers.full import FullScheduler
+from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
+from spark_hpo.search.schedulers.median_stopping import MedianStoppingScheduler
+from spark_hpo.search.schedulers.population_based import PopulationBasedScheduler
+from spark_hpo.search.schedulers.successive_halving import SuccessiveHalvingScheduler
 
 LOSSES = st.one_of(
     st.floats(-10, 10), st.sampled_from([0.0, 1.0]), st.sampled_from([math.inf, math.nan, -math.inf])

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disk import SmallDisk, can_mount
-from ledger import Ledger
-from live import LiveStudy
-from spark_home import SparkHome
+
+from tests.faults.disk import SmallDisk, can_mount
+from tests.faults.ledger import Ledger
+from tests.faults.live import LiveStudy
+from tests.faults.spark_home import SparkHome
 
 _LEDGER = pytest.StashKey[Ledger]()
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from live import LiveStudy
+from tests.faults.live import LiveStudy
 
 
 def can(*command: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from page import Page, machine
+from tests.benchmarks.page import Page, machine
 
 INTRODUCTION = """\
 # What a fault costs

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from checker import violations
-from family import LIMIT_S, VARIABLE, Family, eventually
-from spark_home import SparkHome
-from workspace import ROOT, Workspace
+
+from tests.faults.checker import violations
+from tests.faults.family import LIMIT_S, VARIABLE, Family, eventually
+from tests.faults.spark_home import SparkHome
+from tests.support.workspace import ROOT, Workspace
 
 ROWS = 120  # of the table's training split
 _TASK = Path(__file__).with_name("faulty.py")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from standalone import SPARK
+from tests.support.standalone import SPARK
 
 LIMIT_S = 120.0
 # Compiled once and plainly: none of these JVMs lives for a minute.

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from family import eventually
-from ledger import Ledger
-from live import ROWS, LiveStudy
+
+from tests.faults.family import eventually
+from tests.faults.ledger import Ledger
+from tests.faults.live import ROWS, LiveStudy
 
 Live = Callable[..., LiveStudy]
 

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from checker import read_journal
-from family import eventually, stopped
-from ledger import Ledger
-from live import LiveStudy
-from standalone import SPARK
+
+from tests.faults.checker import read_journal
+from tests.faults.family import eventually, stopped
+from tests.faults.ledger import Ledger
+from tests.faults.live import LiveStudy
+from tests.support.standalone import SPARK
 
 Live = Callable[..., LiveStudy]
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from family import eventually, executor_of, stopped
-from ledger import Ledger
-from live import LiveStudy
+from tests.faults.family import eventually, executor_of, stopped
+from tests.faults.ledger import Ledger
+from tests.faults.live import LiveStudy
 
 Live = Callable[..., LiveStudy]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checker import read_journal, violations
+
+from tests.faults.checker import read_journal, violations
 
 pytestmark = pytest.mark.quick
 

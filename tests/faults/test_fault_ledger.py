@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ledger import Ledger
+
+from tests.faults.ledger import Ledger
 
 pytestmark = pytest.mark.quick
 

@@ -9,17 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from many_studies import TRIALS, rows_of
 from mlflow import MlflowClient
 
-from spark_hpo.journal import EventKind, Journal
-from spark_hpo.storage import Storage
-from spark_hpo.trial import Mode, Objective, TrialState
+from spark_hpo.objective import Mode, Objective
+from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.trial import TrialState
+from tests.support.many_studies import TRIALS, rows_of
 
 ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
 STUDIES = 16
 LIMIT_S = 600.0
-SCRIPT = Path(__file__).parents[1] / "many_studies.py"
+SCRIPT = Path(__file__).parents[1] / "support/many_studies.py"
 
 
 @pytest.mark.spark

@@ -12,25 +12,26 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from faulty_proxy import Fault, FaultyProxy
-from ledger import Ledger
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
-from mlflow_server import Server, runs
-from tables import write_clusters
-from workspace import LIMIT_S, Workspace, wait_for
 
-from spark_hpo.app import run_study, sync_study
-from spark_hpo.callback import Callback
 from spark_hpo.config import StudyConfig, build_config
+from spark_hpo.driver.result import Result
+from spark_hpo.driver.run import run_study, sync_study
+from spark_hpo.driver.sync import Synced
 from spark_hpo.errors import TrackingError
-from spark_hpo.journal import Journal
-from spark_hpo.result import Result
-from spark_hpo.storage import Storage
+from spark_hpo.objective import Mode, Objective
 from spark_hpo.study import Study
-from spark_hpo.sync import Synced
+from spark_hpo.study.callback import Callback
+from spark_hpo.study_dir.journal import Journal
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.trial import Mode, Objective, Report, Trial
+from spark_hpo.trial import Report, Trial
+from tests.faults.ledger import Ledger
+from tests.support.faulty_proxy import Fault, FaultyProxy
+from tests.support.mlflow_server import Server, runs
+from tests.support.tables import write_clusters
+from tests.support.workspace import LIMIT_S, Workspace, wait_for
 
 ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
 TRIALS = 12

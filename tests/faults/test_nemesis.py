@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from disk import SmallDisk, can_mount
-from family import LIMIT_S, eventually, stopped
-from ledger import Ledger
-from live import LiveStudy
 
-from spark_hpo.search.rungs import bracket_rungs, resource_levels
+from spark_hpo.search.schedulers.rungs import bracket_rungs, resource_levels
+from tests.faults.disk import SmallDisk, can_mount
+from tests.faults.family import LIMIT_S, eventually, stopped
+from tests.faults.ledger import Ledger
+from tests.faults.live import LiveStudy
 
 # Six faults and their recoveries, several drivers, on a machine that may be slow.
 pytestmark = pytest.mark.timeout(900)

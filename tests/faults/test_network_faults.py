@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from family import eventually
-from ledger import Ledger
-from live import LiveStudy
-from network import Network
-from standalone import StandaloneCluster, standalone_cluster
+
+from tests.faults.family import eventually
+from tests.faults.ledger import Ledger
+from tests.faults.live import LiveStudy
+from tests.faults.network import Network
+from tests.support.standalone import StandaloneCluster, standalone_cluster
 
 Live = Callable[..., LiveStudy]
 

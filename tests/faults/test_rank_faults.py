@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
-from family import eventually, stopped
-from ledger import Ledger
-from live import LiveStudy
+
+from tests.faults.family import eventually, stopped
+from tests.faults.ledger import Ledger
+from tests.faults.live import LiveStudy
 
 Live = Callable[..., LiveStudy]
 

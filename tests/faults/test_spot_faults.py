@@ -12,12 +12,12 @@ from typing import Any
 
 import psutil
 import pytest
-from family import eventually, executor_of
-from ledger import Ledger
-from live import LiveStudy
-from s3_server import s3_server
 
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
+from tests.faults.family import eventually, executor_of
+from tests.faults.ledger import Ledger
+from tests.faults.live import LiveStudy
+from tests.support.s3_server import s3_server
 
 s3fs = pytest.importorskip("s3fs")
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from disk import SmallDisk, can
-from family import eventually
-from ledger import Ledger
-from live import LiveStudy
 
 from spark_hpo.errors import StorageError
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint
+from tests.faults.disk import SmallDisk, can
+from tests.faults.family import eventually
+from tests.faults.ledger import Ledger
+from tests.faults.live import LiveStudy
 
 Live = Callable[..., LiveStudy]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ledger import Ledger
-from live import LiveStudy
+from tests.faults.ledger import Ledger
+from tests.faults.live import LiveStudy
 
 FATES = ["raise", "nan", "infinity", "diverge", "fine", "calm"]
 

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from hyperopt import hp
 from mlflow import MlflowClient
-from tables import clusters_study, write_clusters
 
-from spark_hpo.app import run_study
+from spark_hpo.driver.result import Result
+from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError
-from spark_hpo.result import Result
+from tests.support.tables import clusters_study, write_clusters
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
-from tables import write_clusters
 
 from spark_hpo import cli
+from tests.support.tables import write_clusters
 
 CONFIG = """
 name: clusters

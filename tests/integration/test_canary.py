@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workspace import Workspace, wait_for
+
+from tests.support.workspace import Workspace, wait_for
 
 CANARY = "c4n4ry-Sup3r-S3cret"
 NAMED = "c4n4ry-by-its-name"  # known from the name of the variable alone

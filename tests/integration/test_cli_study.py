@@ -22,12 +22,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from tables import write_clusters
-from workspace import LIMIT_S, wait_for
 
 from spark_hpo.report.status import StudyState, StudyStatus
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.predictor import Predictor
+from tests.support.tables import write_clusters
+from tests.support.workspace import LIMIT_S, wait_for
 
 SPARK_HPO = [sys.executable, "-m", "spark_hpo"]
 ENVIRONMENT = {

@@ -12,10 +12,10 @@ from typing import Any
 
 import pyspark
 import pytest
-from standalone import SPARK, StandaloneCluster, bare_python, standalone_cluster
-from workspace import LIMIT_S, ROOT, Workspace, wait_for
 
-from spark_hpo.package import write_zip
+from spark_hpo.backend.spark.package import write_zip
+from tests.support.standalone import SPARK, StandaloneCluster, bare_python, standalone_cluster
+from tests.support.workspace import LIMIT_S, ROOT, Workspace, wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -165,11 +165,11 @@ def drive(program: str, cluster: StandaloneCluster, folder: Path, **settings: st
 
 DYNAMIC = """
 import json, sys
-from spark_hpo.backend.cluster import cluster_of
-from spark_hpo.backend.session import check_resources, start_session
-from spark_hpo.backend.spark import SparkBackend
+from spark_hpo.backend.spark.cluster import cluster_of
+from spark_hpo.backend.spark.session import check_resources, start_session
+from spark_hpo.backend.spark.backend import SparkBackend
 from spark_hpo.errors import CapacityError
-from ranks import assignment, next_report, train
+from tests.support.ranks import assignment, next_report, train
 
 spark = start_session("dynamic", json.loads(sys.argv[1]), timeout_s=60)
 backend = SparkBackend(spark, train, slot_timeout_s=60)
@@ -216,9 +216,9 @@ def test_dynamic_allocation_runs_trials_of_one_rank_and_refuses_two_in_a_sentenc
 
 GPUS = """
 import json, os, sys
-from spark_hpo.backend.session import start_session
-from spark_hpo.backend.spark import SparkBackend
-from ranks import assignment, next_report, train
+from spark_hpo.backend.spark.session import start_session
+from spark_hpo.backend.spark.backend import SparkBackend
+from tests.support.ranks import assignment, next_report, train
 
 spark = start_session("gpus", json.loads(sys.argv[1]), timeout_s=60)
 found = {}

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from tables import clusters_study, write_clusters
 
-from spark_hpo.app import run_study
 from spark_hpo.config import StudyConfig
+from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError
 from spark_hpo.train.reference import Code
 from spark_hpo.train.tabular import TabularTask
+from tests.support.tables import clusters_study, write_clusters
 
 pytestmark = pytest.mark.spark
 

@@ -14,19 +14,20 @@ from typing import Any
 import pytest
 import torch
 from pyspark import cloudpickle
-from tables import write_clusters
 
-from spark_hpo import layout
 from spark_hpo.backend.base import Backend
-from spark_hpo.backend.spark import SparkBackend
+from spark_hpo.backend.spark.backend import SparkBackend
 from spark_hpo.data.table import open_table
-from spark_hpo.storage import Storage
+from spark_hpo.objective import Mode, Objective
+from spark_hpo.study_dir import layout
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint
-from spark_hpo.train.settings import TrainingSettings
+from spark_hpo.train.rendezvous.world import Rendezvous, RendezvousServer, join
 from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import RankSpec, run_rank
-from spark_hpo.train.world import Rendezvous, RendezvousServer, join
-from spark_hpo.trial import Assignment, FailureKind, Meeting, Mode, Objective, Report
+from spark_hpo.trial import Assignment, FailureKind, Meeting, Report
+from tests.support.tables import write_clusters
 
 cloudpickle.register_pickle_by_value(__import__(__name__))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from faulty_proxy import Fault, FaultyProxy
 from mlflow import MlflowClient
-from mlflow_server import Server
 
 from spark_hpo.errors import TrackingError
-from spark_hpo.tracking.look import look
+from spark_hpo.tracking.server_check import look
+from tests.support.faulty_proxy import Fault, FaultyProxy
+from tests.support.mlflow_server import Server
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doctor_study import failed, look, write_study
 
-from spark_hpo.backend.cluster import cluster_of
+from spark_hpo.backend.spark.cluster import cluster_of
 from spark_hpo.config import load_config
 from spark_hpo.doctor import Status
 from spark_hpo.doctor.case import Case
 from spark_hpo.doctor.cluster import allocation, differences
 from spark_hpo.doctor.questions import who_are_you
 from spark_hpo.errors import CapacityError
+from tests.support.doctor_study import failed, look, write_study
 
 pytestmark = pytest.mark.spark
 

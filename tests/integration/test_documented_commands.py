@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from spark_hpo.config import load_config
+from spark_hpo.config.study_file import read_study_file
 from spark_hpo.prepare import cli as prepare_cli
-from spark_hpo.study_file import read_study_file
 
 pytestmark = pytest.mark.spark
 

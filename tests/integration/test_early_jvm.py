@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from workspace import CONFIG, ROOT
+
+from tests.support.workspace import CONFIG, ROOT
 
 pytestmark = pytest.mark.spark
 
 # The JVM writes to the same pipe: the process is at its end when that one is.
 _START = """
 import json, sys, threading
-from spark_hpo.backend.session import start_jvm
+from spark_hpo.backend.spark.session import start_jvm
 start_jvm(json.loads(sys.argv[1]))
 begun = [thread for thread in threading.enumerate() if thread.name == "spark_hpo-jvm"]
 for thread in begun:
@@ -26,7 +27,7 @@ print(json.dumps([len(begun), SparkContext._gateway is not None]))
 """
 _RUN = """
 import sys
-from spark_hpo.backend import session
+from spark_hpo.backend.spark.backend import session
 def start_jvm(settings):
     print(settings["spark.master"], "torch" in sys.modules, "mlflow" in sys.modules)
     sys.exit(7)

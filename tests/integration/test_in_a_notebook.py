@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import nbformat
 import pytest
-from notebook import execute, from_cells, printed, shown
+
+from tests.support.notebook import execute, from_cells, printed, shown
 
 BEGIN = """
 from spark_hpo import tune

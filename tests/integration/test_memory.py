@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from large_table import write_large
+
+from tests.support.large_table import write_large
 
 TABLE_MB = 1200
 
@@ -22,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_rank_streams_a_table_that_is_larger_than_its_memory(folder: Path, cached: bool) -> None:
-    program = Path(__file__).parents[1] / "large_table.py"
+    program = Path(__file__).parents[1] / "support/large_table.py"
     command = [sys.executable, str(program), str(folder)]
     if cached:
         command += ["--cache", str(folder / "cache")]

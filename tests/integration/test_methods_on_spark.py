@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 
-from spark_hpo.app import run_study
-from spark_hpo.assembly import build_search, objective_of
 from spark_hpo.config import StudyConfig, build_config
-from spark_hpo.journal import Event, EventKind, Journal
+from spark_hpo.driver.build_search import build_search
+from spark_hpo.driver.result import Result
+from spark_hpo.driver.run import run_study
 from spark_hpo.prepare.from_digits import digits
-from spark_hpo.result import Result
+from spark_hpo.search.explorers.perturbation import PerturbationExplorer
 from spark_hpo.search.methods import METHODS, find_method
-from spark_hpo.search.perturbation import PerturbationExplorer
 from spark_hpo.search.registry import SAMPLERS, SCHEDULERS, build_sampler, build_space
 from spark_hpo.search.scheduler import Slot
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.journal import Event, EventKind, Journal
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Assignment, Split, Trial
 
-TASK = Path(__file__).parents[1] / "traced_task.py"
+TASK = Path(__file__).parents[1] / "support/traced_task.py"
 SPACE = {
     "learning_rate": {"type": "loguniform", "low": 1e-4, "high": 3e-2},
     "weight_decay": {"type": "loguniform", "low": 1e-4, "high": 1.0},
@@ -88,7 +88,7 @@ class Finished:
 
     @property
     def events(self) -> tuple[Event, ...]:
-        return Journal(Storage(self.config.study_dir), objective_of(self.config)).past
+        return Journal(Storage(self.config.study_dir), self.config.objective.build()).past
 
     @property
     def assigned(self) -> list[Assignment]:
@@ -207,7 +207,7 @@ def test_a_study_runs_as_spark_jobs_to_the_end_of_its_trials(finished: Finished)
 def test_decisions_follow_from_the_reports_in_the_order_in_which_they_came(finished: Finished) -> None:
     """Scheduler, sampler and explorer, asked again beside the journal, decide as they did."""
     search = build_search(finished.config, build_space(SPACE), place="test")
-    objective, slots, params = objective_of(finished.config), dict[int, Slot](), dict[int, Any]()
+    objective, slots, params = finished.config.objective.build(), dict[int, Slot](), dict[int, Any]()
     for event in finished.events:
         if event.kind is EventKind.ASSIGNED and (assignment := event.assignment).split is Split.VALIDATION:
             slot = search.scheduler.next_slot()

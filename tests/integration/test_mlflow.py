@@ -14,14 +14,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from mlflow_server import Server, free_port, runs
 
 from spark_hpo.errors import TrackingError
-from spark_hpo.tracking.connect import connect
+from spark_hpo.objective import Mode, Objective
+from spark_hpo.tracking.connection import connect
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.registry import ModelFiles, TestResult, register_model
-from spark_hpo.tracking.store import Outcome, RunStatus, RunStore, StudyCard
-from spark_hpo.trial import Failure, FailureKind, Measurement, Mode, Objective, Trial, TrialState
+from spark_hpo.tracking.model_registry import ModelFiles, TestResult, register_model
+from spark_hpo.tracking.run_store import Outcome, RunStatus, RunStore, StudyCard
+from spark_hpo.trial import Failure, FailureKind, Measurement, Trial, TrialState
+from tests.support.mlflow_server import Server, free_port, runs
 
 CARD = StudyCard(
     study_id="study-1",
@@ -360,7 +361,7 @@ def test_a_trial_that_mlflow_refuses_stops_no_other(
 
 def test_a_first_start_says_nothing(tmp_path: Path) -> None:
     code = (
-        "from spark_hpo.tracking.mlflow import *; from spark_hpo.tracking.store import *; "
+        "from spark_hpo.tracking.mlflow import *; from spark_hpo.tracking.run_store import *; "
         "from spark_hpo.trial import *; import logging; logging.basicConfig(level='INFO'); "
         "card = StudyCard(study_id='s', name='n', objective=Objective(metric='m', mode=Mode.MIN)); "
         "t = MlflowTracker('sqlite:///deep/mlflow.db', 'e', card); t.finish(RunStatus.FINISHED, metrics={})"

@@ -7,7 +7,8 @@ from pathlib import Path
 import nbformat
 import pyspark
 import pytest
-from notebook import execute, printed, shown
+
+from tests.support.notebook import execute, printed, shown
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

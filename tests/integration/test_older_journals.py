@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from spark_hpo.app import run_study
 from spark_hpo.config import load_config
+from spark_hpo.driver.result import Result
+from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError
-from spark_hpo.result import Result
+from tests.data.make_journals import study_file
 
 DATA = Path(__file__).parents[1] / "data"
 STUDIES = sorted(path for path in DATA.glob("journals/*/*") if path.is_dir() and path.name[0] != "_")
-
-sys.path.insert(0, str(DATA))
-from make_journals import study_file  # noqa: E402
 
 
 def resume(kept: Path, work: Path, **changes: Any) -> Result:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from spark_hpo.app import run_study
-from spark_hpo.backend.session import start_session
+from spark_hpo.backend.spark.session import start_session
 from spark_hpo.config import build_config
+from spark_hpo.driver.run import run_study
 
 pytestmark = pytest.mark.spark
 

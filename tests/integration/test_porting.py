@@ -17,10 +17,10 @@ import pytest
 from hyperopt import STATUS_FAIL, STATUS_OK, Trials, hp, space_eval, tpe
 
 import spark_hpo
-from spark_hpo.journal import Journal
+from spark_hpo.objective import Mode, Objective
 from spark_hpo.porting.trials import SparkTrials
-from spark_hpo.storage import Storage
-from spark_hpo.trial import Mode, Objective
+from spark_hpo.study_dir.journal import Journal
+from spark_hpo.study_dir.storage import Storage
 
 pytestmark = pytest.mark.spark
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tables import write_clusters
+
+from tests.support.tables import write_clusters
 
 pytestmark = pytest.mark.spark
 

@@ -14,14 +14,14 @@ import torch
 from hyperopt import hp
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import write_clusters
 
 import spark_hpo
 from spark_hpo import Callback, Result, load_study, tune
 from spark_hpo.errors import CheckpointError, ConfigError, NoTrialSucceeded
 from spark_hpo.search.space import Space
-from spark_hpo.tracking.connect import usual_uri
+from spark_hpo.tracking.connection import usual_uri
 from spark_hpo.tuning import _name_of
+from tests.support.tables import write_clusters
 
 SPACE = {
     "learning_rate": {"type": "loguniform", "low": 0.01, "high": 0.1},

@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from documents import blocks
-from tables import write_clusters
+
+from tests.support.documents import blocks
+from tests.support.tables import write_clusters
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [block.text.rstrip("\n") for block in blocks("README.md", "sh") if not block.note]

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CURE, chromium
 from playwright.sync_api import Browser, Page
-from virtual_studies import SPACE, TODAY, Killed, write_study
 
 from spark_hpo.backend.simulated import Disturbances
 from spark_hpo.report.study_report import FILE, report_of, write_report
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
+from tests.support.browser import CURE, chromium
+from tests.support.virtual_studies import SPACE, TODAY, Killed, write_study
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 LIMIT_MS = 60_000

@@ -13,15 +13,14 @@ import pytest
 pytest.importorskip("moto")
 s3fs = pytest.importorskip("s3fs")
 
-from s3_server import s3_server  # noqa: E402
-from tables import write_clusters  # noqa: E402
-from workspace import LIMIT_S, Workspace, wait_for  # noqa: E402
-
+from spark_hpo.data.plan.shards import plan_shards  # noqa: E402
 from spark_hpo.data.readers import ReaderName, open_reader  # noqa: E402
-from spark_hpo.data.shards import plan_shards  # noqa: E402
 from spark_hpo.data.table import open_table  # noqa: E402
-from spark_hpo.storage import Storage  # noqa: E402
+from spark_hpo.study_dir.storage import Storage  # noqa: E402
 from spark_hpo.trial import Split  # noqa: E402
+from tests.support.s3_server import s3_server  # noqa: E402
+from tests.support.tables import write_clusters  # noqa: E402
+from tests.support.workspace import LIMIT_S, Workspace, wait_for  # noqa: E402
 
 SECRET = "canary-of-a-secret-key"
 

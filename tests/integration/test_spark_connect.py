@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from standalone import bare_python, connect_server
-from workspace import Workspace
+
+from tests.support.standalone import bare_python, connect_server
+from tests.support.workspace import Workspace
 
 pytestmark = pytest.mark.cluster
 

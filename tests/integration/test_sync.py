@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow_server import runs
-from tables import clusters_study, write_clusters
 
-from spark_hpo.app import run_study, sync_study
-from spark_hpo.callback import Callback
 from spark_hpo.config import StudyConfig
+from spark_hpo.driver.run import run_study, sync_study
 from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted
-from spark_hpo.journal import Journal
-from spark_hpo.storage import Storage
+from spark_hpo.objective import Mode, Objective
 from spark_hpo.study import Study
-from spark_hpo.tracking.store import RunStatus
-from spark_hpo.trial import Mode, Objective, Report, Trial
+from spark_hpo.study.callback import Callback
+from spark_hpo.study_dir.journal import Journal
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.tracking.run_store import RunStatus
+from spark_hpo.trial import Report, Trial
+from tests.support.mlflow_server import runs
+from tests.support.tables import clusters_study, write_clusters
 
 ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workspace import LIMIT_S, Workspace, wait_for
 
-from spark_hpo.journal import EventKind, Journal
-from spark_hpo.storage import Storage
-from spark_hpo.trial import Mode, Objective, Split
+from spark_hpo.objective import Mode, Objective
+from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.trial import Split
+from tests.support.workspace import LIMIT_S, Workspace, wait_for
 
 ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
 

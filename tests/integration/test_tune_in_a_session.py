@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
-from tables import write_clusters
-from workspace import wait_for
 
 from spark_hpo import tune, tuning
 from spark_hpo.errors import ConfigError
+from tests.support.tables import write_clusters
+from tests.support.workspace import wait_for
 
 pytestmark = pytest.mark.spark
 
@@ -165,7 +165,7 @@ def test_executors_elsewhere_need_a_storage_that_they_reach(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search: Callable[..., Any] = tune
-    monkeypatch.setattr("spark_hpo.backend.session.is_local", lambda cluster: False)
+    monkeypatch.setattr("spark_hpo.backend.spark.session.is_local", lambda cluster: False)
     with pytest.raises(ConfigError, match=r"storage is not given.*studies/train"):
         search(train_nothing, SPACE, metric="loss", mode="min", name="train")
 

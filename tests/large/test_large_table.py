@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from large_table import write_large
+
+from tests.support.large_table import write_large
 
 GB = 10**9
 
@@ -26,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_twenty_gigabytes_train_in_one_and_a_half(folder: Path, reader: str, cached: bool) -> None:
     command = [
         sys.executable,
-        str(Path(__file__).parents[1] / "large_table.py"),
+        str(Path(__file__).parents[1] / "support/large_table.py"),
         str(folder),
         "--reader",
         reader,

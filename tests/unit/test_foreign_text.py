@@ -12,16 +12,16 @@ import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
-from mutations import mutated
 
-from spark_hpo.assembly import earlier_trials
 from spark_hpo.config import build_config, defaults, load_config
-from spark_hpo.definition import Definition
+from spark_hpo.driver.build_search import earlier_trials
 from spark_hpo.errors import ConfigError, JournalError, SpaceError
-from spark_hpo.journal import Journal
+from spark_hpo.objective import Mode, Objective
 from spark_hpo.search.registry import build_space
-from spark_hpo.storage import Storage
-from spark_hpo.trial import Mode, Objective
+from spark_hpo.study_dir.definition import Definition
+from spark_hpo.study_dir.journal import Journal
+from spark_hpo.study_dir.storage import Storage
+from tests.support.mutations import mutated
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = (ROOT / "conf" / "quickstart.yaml").read_text()

@@ -14,16 +14,16 @@ import pytest
 from spark_hpo.data.readers import open_reader, resolve_reader
 from spark_hpo.errors import ConfigError
 from spark_hpo.plugins import load_plugin, plugin_names
-from spark_hpo.replay.methods import parse_method
-from spark_hpo.search.multivariate_tpe import MultivariateTpeSampler
-from spark_hpo.search.random import RandomSampler
 from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler, names_of
+from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
+from spark_hpo.search.samplers.random import RandomSampler
 from spark_hpo.search.space import Space
+from tests.benchmarks.replay.methods import parse_method
 
 SPACE = Space.from_config({"x": {"type": "uniform", "low": 0, "high": 1}})
 MODULE = """
-from spark_hpo.search.perturbation import PerturbationExplorer as Explorer
-from spark_hpo.search.random import RandomSampler as Sampler
+from spark_hpo.search.explorers.perturbation import PerturbationExplorer as Explorer
+from spark_hpo.search.samplers.random import RandomSampler as Sampler
 
 class Picky(Sampler):
     def __init__(self, space, seed, *, level=1):
@@ -76,7 +76,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 def test_a_part_is_found_by_its_name_and_listed_behind_our_own(install: Install) -> None:
     install("theirs", entry_points("sampler", coin="theirs:Sampler"))
-    assert type(build_sampler("coin", SPACE, 0)).__module__ == "spark_hpo.search.random"
+    assert type(build_sampler("coin", SPACE, 0)).__module__ == "spark_hpo.search.samplers.random"
     assert names_of("sampler")[-1] == "coin"
     with pytest.raises(ConfigError, match=r"did you mean 'coin'.*known here: random, grid, .*, coin"):
         build_sampler("coins", SPACE, 0)

@@ -19,15 +19,16 @@ from spark_hpo.cli.console import diagnostics
 from spark_hpo.cli.logs import set_up_logging
 from spark_hpo.config import StudyConfig, build_config, load_config
 from spark_hpo.data import files
-from spark_hpo.definition import Definition
 from spark_hpo.errors import SparkHpoError, StorageError, TrialError
-from spark_hpo.storage import Storage
+from spark_hpo.objective import Mode, Objective
+from spark_hpo.study_dir.definition import Definition
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.store import StudyCard
-from spark_hpo.train.settings import TrainingSettings
+from spark_hpo.tracking.run_store import StudyCard
+from spark_hpo.train.rendezvous.world import Rendezvous
+from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import RankSpec
-from spark_hpo.train.world import Rendezvous
-from spark_hpo.trial import Failure, FailureKind, Mode, Objective, Report
+from spark_hpo.trial import Failure, FailureKind, Report
 
 CANARY = "c4n4ry-Sup3r-S3cret"
 URI = f"http://ann:{CANARY}@127.0.0.1:1"

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from spark_hpo.objective import Limit, Mode, Objective
 from spark_hpo.search.pareto import pareto_ranks
-from spark_hpo.trial import Limit, Mode, Objective
 
 ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
 SMALL = Objective(

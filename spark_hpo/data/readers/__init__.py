@@ -1,5 +1,5 @@
 """The readers: one interface, Petastorm and plain pyarrow behind it."""
 
-from spark_hpo.data.readers.base import KeepsBlocks, Reader, ReaderName, open_reader, resolve_reader
+from spark_hpo.data.readers.reader import KeepsBlocks, Reader, ReaderName, open_reader, resolve_reader
 
 __all__ = ["KeepsBlocks", "Reader", "ReaderName", "open_reader", "resolve_reader"]

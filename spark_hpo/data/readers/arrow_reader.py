@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 
 from spark_hpo.data import files
 from spark_hpo.data.decode import Columns, Decoder
-from spark_hpo.data.footers import check_unchanged
-from spark_hpo.data.manifest import Manifest
+from spark_hpo.data.plan.footers import check_unchanged
+from spark_hpo.data.plan.manifest import Manifest
+from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.readers.prefetch import ahead
 from spark_hpo.data.schema import TableSchema
-from spark_hpo.data.shards import Segment
 
 # What Spark has written has checksums; pyarrow verifies them from version 15 on.
 _CAN_VERIFY = "page_checksum_verification" in inspect.signature(pq.ParquetFile.__init__).parameters

@@ -6,8 +6,8 @@ from collections.abc import Generator, Sequence
 
 from spark_hpo.data.blocks import BlockLayout, Blocks, pack, unpack
 from spark_hpo.data.decode import Columns
-from spark_hpo.data.readers.base import Reader
-from spark_hpo.data.shards import Segment
+from spark_hpo.data.plan.shards import Segment
+from spark_hpo.data.readers.reader import Reader
 
 
 class InMemory:

@@ -19,11 +19,11 @@ from pyarrow.filesystem import FileSystem
 
 from spark_hpo.data import files
 from spark_hpo.data.decode import Columns, Decoder
-from spark_hpo.data.footers import check_unchanged
-from spark_hpo.data.manifest import Manifest
+from spark_hpo.data.plan.footers import check_unchanged
+from spark_hpo.data.plan.manifest import Manifest
+from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.readers.prefetch import ahead
 from spark_hpo.data.schema import TableSchema
-from spark_hpo.data.shards import Segment
 
 
 class PetastormReader:

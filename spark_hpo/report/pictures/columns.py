@@ -9,9 +9,9 @@ from typing import Any
 
 from spark_hpo.report.importance import importance_of
 from spark_hpo.report.leaderboard import flatten, value
-from spark_hpo.report.pictures.look import LOG_SPAN
-from spark_hpo.report.record import StudyRecord
-from spark_hpo.search.parameter import Choice
+from spark_hpo.report.pictures.theme import LOG_SPAN
+from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.search.space.parameter import Choice
 from spark_hpo.trial import Trial
 
 _FEW = 5  # values that have a tick each

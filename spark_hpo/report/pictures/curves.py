@@ -8,7 +8,7 @@ from typing import Any
 
 from spark_hpo.report.answer import answer_of
 from spark_hpo.report.ladder import ladder_of
-from spark_hpo.report.pictures.look import (
+from spark_hpo.report.pictures.theme import (
     ACCENT,
     BLUE,
     GREEN,
@@ -23,7 +23,7 @@ from spark_hpo.report.pictures.look import (
     thinned,
     view,
 )
-from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.trial import Trial, TrialState
 
 MAX_CURVES = 400  # the best tenth of it, and of the others an even choice

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from spark_hpo.incumbents import pareto_front
-from spark_hpo.report.pictures.look import ACCENT, GREY, Picture, draw, plain, thinned
-from spark_hpo.report.record import StudyRecord
-from spark_hpo.trial import Mode, TrialState
+from spark_hpo.objective import Mode
+from spark_hpo.ranking import pareto_front
+from spark_hpo.report.pictures.theme import ACCENT, GREY, Picture, draw, plain, thinned
+from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.trial import TrialState
 
 MAX_POINTS = 3000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from spark_hpo.report.pictures.look import (
+from spark_hpo.report.pictures.theme import (
     ACCENT,
     Picture,
     colours,
@@ -18,7 +18,7 @@ from spark_hpo.report.pictures.look import (
     time_axis,
     view,
 )
-from spark_hpo.report.record import Attempt, StudyRecord
+from spark_hpo.report.study_record import Attempt, StudyRecord
 
 MAX_POINTS = 3000
 """Of those that were no improvement; more make the page slow."""

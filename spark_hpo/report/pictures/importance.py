@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from spark_hpo.report.importance import Importance, importance_of
-from spark_hpo.report.pictures.look import BLUE, Picture, count, draw, plain
-from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.pictures.theme import BLUE, Picture, count, draw, plain
+from spark_hpo.report.study_record import StudyRecord
 
 
 def importance(record: StudyRecord) -> Picture:

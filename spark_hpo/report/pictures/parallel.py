@@ -10,8 +10,8 @@ from typing import Any
 
 from spark_hpo.report.leaderboard import value
 from spark_hpo.report.pictures.columns import Column, by_importance, columns_of, measured
-from spark_hpo.report.pictures.look import ACCENT, Picture, colours, count, draw, number, plain, thinned
-from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.pictures.theme import ACCENT, Picture, colours, count, draw, number, plain, thinned
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.trial import Trial
 
 MAX_AXES = 10  # more cannot be read

@@ -7,7 +7,7 @@ from typing import Any
 
 from spark_hpo.report.leaderboard import value
 from spark_hpo.report.pictures.columns import Column, by_importance, columns_of, measured
-from spark_hpo.report.pictures.look import (
+from spark_hpo.report.pictures.theme import (
     ACCENT,
     SCALE,
     Picture,
@@ -19,7 +19,7 @@ from spark_hpo.report.pictures.look import (
     thinned,
     view,
 )
-from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.trial import Trial
 
 MAX_PARAMETERS = 24  # with a picture of their own

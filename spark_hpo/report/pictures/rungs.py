@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from spark_hpo.report.ladder import Fate, Rung, ladder_of
-from spark_hpo.report.pictures.look import BLUE, GREEN, GREY, RED, YELLOW, Picture, count, draw
-from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.pictures.theme import BLUE, GREEN, GREY, RED, YELLOW, Picture, count, draw
+from spark_hpo.report.study_record import StudyRecord
 
 _COLOURS = {
     Fate.PROMOTED: "#6366f1",

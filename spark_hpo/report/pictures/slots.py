@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spark_hpo.report.pictures.look import BLUE, Picture, count, draw, time_axis
-from spark_hpo.report.progress import duration
-from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.live_line import duration
+from spark_hpo.report.pictures.theme import BLUE, Picture, count, draw, time_axis
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.report.timeline import Gap, Segment, Timeline, Use, timeline_of
 
 _BINS = 400  # of the time: each is the mean of what happened in it

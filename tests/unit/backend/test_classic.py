@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from spark_hpo.backend.classic import ClassicCluster
+from spark_hpo.backend.spark.classic import ClassicCluster
 
 
 class Settings:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from spark_hpo.backend.gpus import gpu_profile
-from spark_hpo.backend.task import claim_gpus
+from spark_hpo.backend.spark.gpus import gpu_profile
+from spark_hpo.backend.spark.task import claim_gpus
 from spark_hpo.config import ResourcesConfig
 from spark_hpo.errors import CapacityError
 

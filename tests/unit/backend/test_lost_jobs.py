@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spark_hpo.backend.spark import _lost
+from spark_hpo.backend.spark.backend import _lost
 from spark_hpo.trial import Assignment
 
 BEGIN = "An error occurred while calling o877.collectToPython.\n: org.apache.spark.SparkException: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spark_hpo.backend.session import DEFAULTS
+from spark_hpo.backend.spark.session import DEFAULTS
 
 ROOT = Path(__file__).parents[3]
 

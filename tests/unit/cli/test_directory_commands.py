@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from written_studies import Pen
 
 from spark_hpo import cli
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, TrialState
+from tests.support.written_studies import Pen
 
 
 def run(*arguments: str) -> int:

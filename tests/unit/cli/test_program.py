@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 import pytest
-from command_line_page import PAGE, commands_of, with_help
 
 from spark_hpo import cli
 from spark_hpo.cli.command import Command
 from spark_hpo.cli.program import COMMANDS, _commands, _with_command
+from tests.support.command_line_page import PAGE, commands_of, with_help
 
 ROOT = Path(__file__).parents[3]
 

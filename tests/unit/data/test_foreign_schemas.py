@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutations import mutated
 
-from spark_hpo.data.manifest import read_manifest
+from spark_hpo.data.plan.manifest import read_manifest
+from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.readers import open_reader
 from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, Source, TableSchema
-from spark_hpo.data.shards import plan_shards
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.errors import DataError
 from spark_hpo.trial import Split
+from tests.support.mutations import mutated
 
 SCHEMA = TableSchema(
     features=(

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tables import CLUSTERS, write_clusters
 
-from spark_hpo.data.manifest import Manifest, read_manifest
+from spark_hpo.data.plan.manifest import Manifest, read_manifest
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
 from spark_hpo.errors import DataError
+from tests.support.tables import CLUSTERS, write_clusters
 
 SCHEMA = TableSchema(
     features=(

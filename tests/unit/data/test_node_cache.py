@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_hpo.data import cache_folder
-from spark_hpo.data.cache_folder import CacheFolder, CacheSettings, key_of
+from spark_hpo.data.cache import cache_folder
+from spark_hpo.data.cache.cache_folder import CacheFolder, CacheSettings, key_of
+from spark_hpo.data.cache.node_cache import NodeCache, open_node_cache
 from spark_hpo.data.decode import Columns
-from spark_hpo.data.manifest import Manifest, read_manifest
-from spark_hpo.data.node_cache import NodeCache, open_node_cache
+from spark_hpo.data.plan.manifest import Manifest, read_manifest
+from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.readers import open_reader
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
-from spark_hpo.data.shards import Segment
 from spark_hpo.errors import DataError
 
 SCHEMA = TableSchema(
@@ -201,7 +201,7 @@ def test_one_that_is_killed_while_it_decodes_leaves_no_harm(manifest: Manifest, 
 def test_one_that_stands_still_is_not_waited_for_for_ever(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spark_hpo.data.node_cache._LIMIT_S", 0.1)
+    monkeypatch.setattr("spark_hpo.data.cache.node_cache._LIMIT_S", 0.1)
     context = mp.get_context("fork")
     reached = context.Event()
     process = context.Process(target=_hang_while_decoding, args=(manifest, tmp_path, reached))
@@ -225,7 +225,7 @@ def test_a_full_disk_while_decoding_turns_the_cache_off(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("spark_hpo.data.node_cache._BlockFile.write", full)
+    monkeypatch.setattr("spark_hpo.data.cache.node_cache._BlockFile.write", full)
     assert ids(cache.read(segments(0, 1))) == rows_of(0, 1)
     assert "No space left on device" in caplog.text
     monkeypatch.undo()
@@ -377,7 +377,9 @@ def test_after_a_restart_of_the_machine_nothing_is_trusted(monkeypatch: pytest.M
 @pytest.mark.parametrize("variable", ["SPARK_HPO_CACHE_DIR", "SPARK_LOCAL_DIRS", "LOCAL_DIRS"])
 def test_the_cluster_names_the_disk(variable: str, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in ("SPARK_HPO_CACHE_DIR",)}
-    program = "from spark_hpo.data.cache_folder import *; print(CacheFolder(CacheSettings()).path.parent)"
+    program = (
+        "from spark_hpo.data.cache.cache_folder import *;print(CacheFolder(CacheSettings()).path.parent)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**environment, variable: f"{tmp_path},/elsewhere"},

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_hpo.data import footers
+from spark_hpo.data.plan import footers
+from spark_hpo.data.plan.rules import with_rules
+from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.readers import open_reader
-from spark_hpo.data.rules import with_rules
 from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, NullRule, Source, TableSchema
-from spark_hpo.data.shards import plan_shards
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.errors import DataError
 from spark_hpo.trial import Split

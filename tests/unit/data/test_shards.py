@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_hpo.data.listing import File
-from spark_hpo.data.manifest import Manifest, RowGroup
-from spark_hpo.data.shards import Segment, StepPlan, plan_shards
+from spark_hpo.data.plan.listing import File
+from spark_hpo.data.plan.manifest import Manifest, RowGroup
+from spark_hpo.data.plan.shards import Segment, StepPlan, plan_shards
 from spark_hpo.errors import DataError
 
 

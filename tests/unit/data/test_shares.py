@@ -1,6 +1,6 @@
 import pytest
 
-from spark_hpo.data.shares import in_share
+from spark_hpo.data.plan.row_group_split import in_share
 
 SHARES = ((0.0, 0.8), (0.8, 0.9), (0.9, 1.0))
 GROUPS = [(f"country=DE/part-{i % 50:05d}.parquet", i // 50) for i in range(5000)]

@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tables import CLUSTERS, write_clusters
 
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.errors import DataError
 from spark_hpo.trial import Split
+from tests.support.tables import CLUSTERS, write_clusters
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_hpo.data import pruning
-from spark_hpo.data.manifest import Manifest, read_manifest
+from spark_hpo.data.filter.where import parse_where
+from spark_hpo.data.plan import pruning
+from spark_hpo.data.plan.manifest import Manifest, read_manifest
+from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.readers import open_reader
 from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, NullRule, TableSchema
-from spark_hpo.data.shards import plan_shards
-from spark_hpo.data.where import parse_where
 from spark_hpo.errors import DataError
 
 TYPES = {

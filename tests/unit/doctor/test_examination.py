@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from doctor_study import failed, look, write_study
-from mlflow_server import free_port
 
 from spark_hpo.doctor import Status, examine
 from spark_hpo.doctor.checks import Check
 from spark_hpo.doctor.finding import ok
+from tests.support.doctor_study import failed, look, write_study
+from tests.support.mlflow_server import free_port
 
 ROOT = Path(__file__).parents[3]
 

@@ -16,14 +16,14 @@ from hyperopt.exceptions import AllTrialsFailed
 from hyperopt.pyll import scope
 
 import spark_hpo
-from spark_hpo.callback import Callback
 from spark_hpo.errors import ConfigError, NoTrialSucceeded, SpaceError
-from spark_hpo.journal import Journal
+from spark_hpo.objective import Mode, Objective
 from spark_hpo.porting.objective import HyperoptObjective
 from spark_hpo.porting.trials import SparkTrials
-from spark_hpo.storage import Storage
+from spark_hpo.study.callback import Callback
+from spark_hpo.study_dir.journal import Journal
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.reference import Code
-from spark_hpo.trial import Mode, Objective
 
 SPACE = {"x": hp.uniform("x", -5, 5), "y": hp.quniform("y", -3, 3, 1)}
 

@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 import spark_hpo
 from spark_hpo.errors import ConfigError, NoTrialSucceeded
 from spark_hpo.report.pictures.history import history
-from spark_hpo.report.record import StudyRecord
-from spark_hpo.storage import Storage
+from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import TrialState
 
 optuna = pytest.importorskip("optuna", reason="Optuna is an extra")

@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tables import CLUSTERS
 
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare.output import Request, fingerprint
+from tests.support.tables import CLUSTERS
 
 ROWS = {"train": 8, "validation": 1, "test": 1}
 

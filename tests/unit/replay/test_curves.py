@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from spark_hpo.errors import ConfigError, DataError
-from spark_hpo.replay.benchmark import reference_of
-from spark_hpo.replay.curves import open_benchmarks, space_of
-from spark_hpo.search.parameter import Uniform
+from spark_hpo.search.space.parameter import Uniform
+from tests.benchmarks.replay.benchmark import reference_of
+from tests.benchmarks.replay.curves import open_benchmarks, space_of
 
 CURVES = Path(__file__).parents[4] / "shared" / "curves"
 needs_curves = pytest.mark.skipif(not CURVES.is_dir(), reason="the real learning curves are not here")

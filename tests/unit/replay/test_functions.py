@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from spark_hpo.replay.functions import CountingOnes, Hartmann
+from tests.benchmarks.replay.functions import CountingOnes, Hartmann
 
 # Where the minima lie: Surjanovic and Bingham, Virtual Library of Simulation Experiments.
 AT_MINIMUM = {

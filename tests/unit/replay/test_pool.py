@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from spark_hpo.replay.pool import Pool, PoolSampler
-from spark_hpo.search.random import RandomSampler
+from spark_hpo.search.samplers.random import RandomSampler
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
+from tests.benchmarks.replay.pool import Pool, PoolSampler
 
 SPACE = Space.from_config(
     {

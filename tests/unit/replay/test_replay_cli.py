@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_hpo.replay.cli import main
+from tests.benchmarks.replay.cli import main
 
 
 def run(*arguments: str) -> int:

@@ -9,13 +9,13 @@ import pytest
 
 from spark_hpo.backend.simulated import Disturbances
 from spark_hpo.errors import ConfigError
-from spark_hpo.replay.curves import open_benchmarks
-from spark_hpo.replay.functions import CountingOnes, Hartmann
-from spark_hpo.replay.memory import MemoryStorage
-from spark_hpo.replay.methods import parse_method
-from spark_hpo.replay.run import Replay, replay
 from spark_hpo.search.methods import METHODS
-from spark_hpo.search.random import RandomSampler
+from spark_hpo.search.samplers.random import RandomSampler
+from tests.benchmarks.replay.curves import open_benchmarks
+from tests.benchmarks.replay.functions import CountingOnes, Hartmann
+from tests.benchmarks.replay.memory import MemoryStorage
+from tests.benchmarks.replay.methods import parse_method
+from tests.benchmarks.replay.run import Replay, replay
 
 FUNCTION = Hartmann(dimensions=3, max_resource=9)
 

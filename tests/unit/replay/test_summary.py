@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from spark_hpo.replay.run import Replay
-from spark_hpo.replay.summary import average_ranks, summarise, to_markdown
+from tests.benchmarks.replay.run import Replay
+from tests.benchmarks.replay.summary import average_ranks, summarise, to_markdown
 
 
 def one(method: str, seed: int, regret: float, *, task: str = "t", low: float | None = None) -> Replay:

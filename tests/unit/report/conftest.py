@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from virtual_studies import TODAY, Killed, write_study
 
 from spark_hpo.backend.simulated import Disturbances
-from spark_hpo.report.record import StudyRecord
-from spark_hpo.storage import Storage
+from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.study_dir.storage import Storage
+from tests.support.virtual_studies import TODAY, Killed, write_study
 
 DRIVER = {
     "versions": {"python": "3.11.9", "spark_hpo": "0.1.0"},

@@ -1,12 +1,13 @@
 import math
 
 import pytest
-from virtual_studies import TODAY
-from written_studies import TEST, Pen
 
+from spark_hpo.objective import Mode, Objective
 from spark_hpo.report.answer import answer_of
-from spark_hpo.report.record import StudyRecord
-from spark_hpo.trial import Failure, FailureKind, Mode, Objective, TrialState
+from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.trial import Failure, FailureKind, TrialState
+from tests.support.virtual_studies import TODAY
+from tests.support.written_studies import TEST, Pen
 
 
 def test_a_study_without_a_trial_has_no_answer() -> None:

@@ -1,9 +1,9 @@
 import pytest
-from written_studies import Pen
 
 from spark_hpo.report.causes import causes_of, normalised
-from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.trial import Failure, FailureKind, TrialState
+from tests.support.written_studies import Pen
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 from itertools import pairwise
 
 import pytest
-from written_studies import TEST, Pen
 
 from spark_hpo.report.cost import cost_of
 from spark_hpo.report.ladder import Fate, ladder_of
-from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.trial import Failure, FailureKind, TrialState
+from tests.support.written_studies import TEST, Pen
 
 
 def test_without_early_stopping_each_trial_goes_on_at_its_own_pace() -> None:

@@ -4,8 +4,9 @@ from dataclasses import replace
 import pandas as pd
 from rich.console import Console
 
+from spark_hpo.objective import Mode, Objective
 from spark_hpo.report.leaderboard import COLUMNS, flatten, leaderboard, render
-from spark_hpo.trial import Failure, FailureKind, Mode, Objective, Trial, TrialState
+from spark_hpo.trial import Failure, FailureKind, Trial, TrialState
 
 ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
 

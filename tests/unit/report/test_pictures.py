@@ -3,10 +3,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pytest
-from virtual_studies import write_study
-from written_studies import TEST, Pen
 
-from spark_hpo.replay.memory import MemoryStorage
+from spark_hpo.objective import Mode, Objective
 from spark_hpo.report.pictures import curves as curves_module
 from spark_hpo.report.pictures import history as history_module
 from spark_hpo.report.pictures import parallel as parallel_module
@@ -14,13 +12,16 @@ from spark_hpo.report.pictures.curves import curves
 from spark_hpo.report.pictures.front import front
 from spark_hpo.report.pictures.history import history, history_by_resource
 from spark_hpo.report.pictures.importance import importance
-from spark_hpo.report.pictures.look import Picture, thinned, view
 from spark_hpo.report.pictures.parallel import parallel
 from spark_hpo.report.pictures.parameters import MAX_PARAMETERS, parameters
 from spark_hpo.report.pictures.rungs import rungs
 from spark_hpo.report.pictures.slots import slots
-from spark_hpo.report.record import StudyRecord
-from spark_hpo.trial import Failure, FailureKind, Mode, Objective, TrialState
+from spark_hpo.report.pictures.theme import Picture, thinned, view
+from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.trial import Failure, FailureKind, TrialState
+from tests.benchmarks.replay.memory import MemoryStorage
+from tests.support.virtual_studies import write_study
+from tests.support.written_studies import TEST, Pen
 
 Draw = Callable[[StudyRecord], Picture]
 EVERY: list[Draw] = [history, history_by_resource, rungs, curves, parallel, importance, slots]

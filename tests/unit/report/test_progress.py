@@ -4,7 +4,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from spark_hpo.report.progress import ProgressLine, Standing, duration
+from spark_hpo.report.live_line import ProgressLine, Standing, duration
 from spark_hpo.trial import TrialState
 
 

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from virtual_studies import Killed, write_study
-from written_studies import TEST, Pen
 
 from spark_hpo.errors import ConfigError, JournalError
-from spark_hpo.lease import is_held
-from spark_hpo.replay.memory import MemoryStorage
+from spark_hpo.objective import Mode, Objective
 from spark_hpo.report.study_report import FILE, report_of, write_report
-from spark_hpo.storage import Storage
-from spark_hpo.trial import Failure, FailureKind, Mode, Objective, TrialState
+from spark_hpo.study_dir.lease import is_held
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.trial import Failure, FailureKind, TrialState
+from tests.benchmarks.replay.memory import MemoryStorage
+from tests.support.virtual_studies import Killed, write_study
+from tests.support.written_studies import TEST, Pen
 
 JOURNALS = sorted((Path(__file__).parents[2] / "data/journals").glob("*/*-*"))
 DOCS = Path(__file__).parents[3] / "docs/report.md"

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from written_studies import TEST, Pen
 
-from spark_hpo.lease import Holder
 from spark_hpo.report.board import board, state_in_words
 from spark_hpo.report.events import line_of
 from spark_hpo.report.status import StudyState, StudyStatus
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.lease import Holder
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, TrialState
+from tests.support.written_studies import TEST, Pen
 
 
 def drawn(status: StudyStatus) -> str:

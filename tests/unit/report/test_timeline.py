@@ -1,13 +1,13 @@
 from pathlib import Path
 
 import pytest
-from written_studies import BEGAN, TEST, Pen
 
 from spark_hpo.report.pictures.slots import binned, slots
-from spark_hpo.report.record import StudyRecord
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.report.timeline import Use, timeline_of
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import FailureKind
+from tests.support.written_studies import BEGAN, TEST, Pen
 
 JOURNALS = Path(__file__).parents[2] / "data/journals/0.1"
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_hpo.errors import ConfigError
-from spark_hpo.search.adaptive_asha import AdaptiveAshaScheduler
-from spark_hpo.search.asha import AshaScheduler, AsyncHyperbandScheduler
-from spark_hpo.search.rungs import bracket_rungs, planned_resource, resource_levels
 from spark_hpo.search.scheduler import Scheduler, Slot
+from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
+from spark_hpo.search.schedulers.asha import AshaScheduler, AsyncHyperbandScheduler
+from spark_hpo.search.schedulers.rungs import bracket_rungs, planned_resource, resource_levels
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from spark_hpo.errors import SpaceError
-from spark_hpo.search.grid import GridSampler
 from spark_hpo.search.registry import SAMPLERS, build_sampler, build_space
+from spark_hpo.search.samplers.grid import GridSampler
 from spark_hpo.search.space import Space
 
 INT = {"type": "int", "low": 1, "high": 4}

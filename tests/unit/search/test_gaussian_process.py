@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from spark_hpo.search.gaussian_process import Array, Points, TimeVaryingProcess
+from spark_hpo.search.explorers.gaussian_process import Array, Points, TimeVaryingProcess
 
 
 def points(inputs: list[list[float]], times: list[float]) -> Points:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spark_hpo.errors import SpaceError
-from spark_hpo.search.grid import GridSampler
+from spark_hpo.search.samplers.grid import GridSampler
 from spark_hpo.search.space import Space
 
 SPACE = Space.from_config(

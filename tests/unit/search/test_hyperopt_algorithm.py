@@ -10,7 +10,7 @@ import pytest
 from hyperopt import anneal, hp, rand, tpe
 
 from spark_hpo.errors import ConfigError, SpaceError
-from spark_hpo.search.hyperopt_algorithm import HyperoptSampler, assignment_of
+from spark_hpo.porting.hyperopt_algorithm import HyperoptSampler, assignment_of
 
 SPACE = {"x": hp.uniform("x", -5, 5), "kind": hp.choice("kind", ["a", {"q": hp.quniform("q", 0, 9, 3)}])}
 

@@ -12,10 +12,10 @@ from hyperopt.pyll import scope
 from hyperopt.pyll.stochastic import sample
 
 from spark_hpo.errors import SpaceError
-from spark_hpo.search.hyperopt_space import from_hyperopt, is_hyperopt
-from spark_hpo.search.parameter import Choice, Constant, Normal, Uniform
+from spark_hpo.search.samplers.tpe import TpeSampler
 from spark_hpo.search.space import Space
-from spark_hpo.search.tpe import TpeSampler
+from spark_hpo.search.space.hyperopt_space import from_hyperopt, is_hyperopt
+from spark_hpo.search.space.parameter import Choice, Constant, Normal, Uniform
 
 PARAMETERS: list[tuple[Any, Any]] = [
     (hp.uniform("x", -1, 2), Uniform(low=-1, high=2)),

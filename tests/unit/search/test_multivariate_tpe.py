@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asked import best_of, proposals, tell
 
 from spark_hpo.errors import ConfigError
-from spark_hpo.search.axis import Axes
-from spark_hpo.search.multivariate_tpe import MultivariateTpeSampler
-from spark_hpo.search.parzen import Bandwidth, ParzenEstimator
-from spark_hpo.search.random import RandomSampler
+from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
+from spark_hpo.search.samplers.parzen import Bandwidth, ParzenEstimator
+from spark_hpo.search.samplers.random import RandomSampler
+from spark_hpo.search.samplers.transfer import EarlierTrial, warm_start
 from spark_hpo.search.space import Space
-from spark_hpo.search.transfer import EarlierTrial, warm_start
+from spark_hpo.search.space.axis import Axes
 from spark_hpo.trial import Params
+from tests.support.asked import best_of, proposals, tell
 
 UNIT = {"type": "uniform", "low": 0, "high": 1}
 LINE = Space.from_config({"x": UNIT})

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from spark_hpo.errors import ConfigError
-from spark_hpo.search.median_stopping import MedianStoppingScheduler
+from spark_hpo.search.explorers.perturbation import PerturbationExplorer
 from spark_hpo.search.methods import METHODS, find_method
-from spark_hpo.search.perturbation import PerturbationExplorer
-from spark_hpo.search.population import DifferentialEvolutionSampler, ParticleSwarmSampler
-from spark_hpo.search.population_based import PopulationBasedScheduler
-from spark_hpo.search.random import RandomSampler
 from spark_hpo.search.registry import EXPLORERS, SAMPLERS, SCHEDULERS
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.samplers.evolution import DifferentialEvolutionSampler, ParticleSwarmSampler
+from spark_hpo.search.samplers.random import RandomSampler
 from spark_hpo.search.scheduler import Slot
+from spark_hpo.search.schedulers.median_stopping import MedianStoppingScheduler
+from spark_hpo.search.schedulers.population_based import PopulationBasedScheduler
 from spark_hpo.search.space import Space
 
 UNIT = {"type": "uniform", "low": 0, "high": 1}

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spark_hpo.search.bracket import Bracket
-from spark_hpo.search.hyperband import HyperbandScheduler
-from spark_hpo.search.rungs import (
+from spark_hpo.search.scheduler import Slot
+from spark_hpo.search.schedulers.bracket import Bracket
+from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
+from spark_hpo.search.schedulers.rungs import (
     Rounding,
     Rung,
     bracket_rungs,
@@ -18,8 +19,7 @@ from spark_hpo.search.rungs import (
     planned_resource,
     resource_levels,
 )
-from spark_hpo.search.scheduler import Slot
-from spark_hpo.search.successive_halving import SuccessiveHalvingScheduler
+from spark_hpo.search.schedulers.successive_halving import SuccessiveHalvingScheduler
 
 
 def sizes(brackets: tuple[tuple[Rung, ...], ...]) -> list[list[int]]:

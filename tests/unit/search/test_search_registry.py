@@ -8,13 +8,13 @@ import pytest
 from hyperopt import hp
 
 from spark_hpo.errors import ConfigError, SpaceError
-from spark_hpo.search.full import FullScheduler
-from spark_hpo.search.grid import GridSampler
-from spark_hpo.search.hyperband import HyperbandScheduler
-from spark_hpo.search.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.registry import SCHEDULERS, build_sampler, build_scheduler, build_space
+from spark_hpo.search.samplers.grid import GridSampler
+from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
+from spark_hpo.search.samplers.tpe import TpeSampler
+from spark_hpo.search.schedulers.full import FullScheduler
+from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
 from spark_hpo.search.space import Space
-from spark_hpo.search.tpe import TpeSampler
 
 CONFIG = {"x": {"type": "uniform", "low": 0, "high": 1}}
 SPACE = Space.from_config(CONFIG)

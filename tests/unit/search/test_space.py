@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_hpo.errors import SpaceError
-from spark_hpo.search.parameter import Normal, Uniform
 from spark_hpo.search.space import Space
+from spark_hpo.search.space.parameter import Normal, Uniform
 
 CONFIG: dict[str, Any] = {
     "learning_rate": {"type": "loguniform", "low": 1e-4, "high": 1e-1},

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-from asked import best_of, proposals, tell
 
 from spark_hpo.errors import SpaceError
-from spark_hpo.search.random import RandomSampler
+from spark_hpo.search.samplers.random import RandomSampler
+from spark_hpo.search.samplers.tpe import TpeSampler
 from spark_hpo.search.space import Space
-from spark_hpo.search.tpe import TpeSampler
 from spark_hpo.trial import Params
+from tests.support.asked import best_of, proposals, tell
 
 SPACE = Space.from_config(
     {

@@ -9,8 +9,8 @@ import pytest
 
 from spark_hpo.errors import ConfigError
 from spark_hpo.search.registry import build_sampler
+from spark_hpo.search.samplers.transfer import EarlierTrial, warm_start
 from spark_hpo.search.space import Space
-from spark_hpo.search.transfer import EarlierTrial, warm_start
 
 SPACE = Space.from_config(
     {

@@ -8,7 +8,7 @@ import pytest
 
 from spark_hpo.search.registry import build_space
 from spark_hpo.starter.choices import choose
-from spark_hpo.starter.facts import LabelFacts, TableFacts
+from spark_hpo.starter.table_facts import LabelFacts, TableFacts
 
 FLOWERS = TableFacts(
     path="data/flowers",

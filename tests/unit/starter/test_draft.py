@@ -112,7 +112,7 @@ class TestRawParquet:
         assert data.prepare[-2:] == ("--fractions", "0.6,0.2,0.2")
 
     def test_a_large_table_is_read_in_place(self, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("spark_hpo.starter.facts._COPIED_BYTES", 1000)
+        monkeypatch.setattr("spark_hpo.starter.table_facts._COPIED_BYTES", 1000)
         start = start_study(str(raw), label="ok")
         assert start.config.data is not None
         assert start.config.data.prepare is not None

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from spark_hpo.tracking.connect import connect
+from spark_hpo.objective import Mode, Objective
+from spark_hpo.tracking.connection import connect
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.store import StudyCard
-from spark_hpo.trial import Mode, Objective
+from spark_hpo.tracking.run_store import StudyCard
 
 Open = Callable[..., MlflowTracker]
 

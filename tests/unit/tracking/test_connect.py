@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from spark_hpo.errors import TrackingError
-from spark_hpo.tracking.connect import resolve, sqlite_path
+from spark_hpo.tracking.connection import resolve, sqlite_path
 
 
 def test_a_relative_database_becomes_absolute_and_its_directory_is_made(

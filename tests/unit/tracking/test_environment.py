@@ -61,5 +61,5 @@ def test_two_studies_that_are_quiet_at_once_leave_the_loggers_as_they_were() -> 
 
 
 def test_importing_the_tracker_does_not_import_mlflow() -> None:
-    code = "import sys, spark_hpo.tracking.registry; sys.exit('mlflow' in sys.modules)"
+    code = "import sys, spark_hpo.tracking.model_registry; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from spark_hpo.errors import TrackingError, TrackingOutage
-from spark_hpo.tracking import registry
+from spark_hpo.tracking import model_registry as registry
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.registry import ModelFiles, RegisteredModel, TestResult, register_model
+from spark_hpo.tracking.model_registry import ModelFiles, RegisteredModel, TestResult, register_model
 
 LOADER = """
 from pathlib import Path

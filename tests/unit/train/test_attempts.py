@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from tables import write_clusters
 from torch import Tensor
 
-from spark_hpo import layout
 from spark_hpo.data.table import Table, open_table
-from spark_hpo.storage import Storage
+from spark_hpo.objective import Mode, Objective
+from spark_hpo.study_dir import layout
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint, pulse
-from spark_hpo.train.settings import TrainingSettings
 from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import RankSpec, run_rank
-from spark_hpo.trial import Assignment, FailureKind, Mode, Objective, Report
+from spark_hpo.trial import Assignment, FailureKind, Report
+from tests.support.tables import write_clusters
 
 STEPS = 8  # of a pass: 120 rows, 16 at a time
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spark_hpo.errors import CheckpointError
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint, generators
 
 STATE = {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "best": -0.5, "names": ["a", "b"]}

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from spark_hpo.errors import TrialPruned
-from spark_hpo.storage import Storage
-from spark_hpo.train.settings import TrainingSettings
+from spark_hpo.objective import Mode, Objective
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import RankSpec, run_rank
-from spark_hpo.trial import Assignment, Mode, Objective, Report, Trial, TrialState
+from spark_hpo.trial import Assignment, Report, Trial, TrialState
 
 ASSIGNMENT = Assignment(
     trial_id=4,

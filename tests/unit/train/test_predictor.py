@@ -7,16 +7,17 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from tables import write_clusters
 
 from spark_hpo.data.table import Table, first_rows, open_table
 from spark_hpo.errors import CheckpointError, DataError
-from spark_hpo.storage import Storage
+from spark_hpo.objective import Mode, Objective
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint, predictor
 from spark_hpo.train.reference import Code
-from spark_hpo.train.settings import TrainingSettings
+from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import RankSpec, run_rank
-from spark_hpo.trial import Assignment, Mode, Objective, Split
+from spark_hpo.trial import Assignment, Split
+from tests.support.tables import write_clusters
 
 PARAMS = {"learning_rate": 0.02, "hidden_units": 8}
 

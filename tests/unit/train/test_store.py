@@ -24,10 +24,10 @@ import torch
 from torch.distributed import DistNetworkError, DistStoreError, TCPStore
 
 from spark_hpo.errors import BackendError
-from spark_hpo.train import frames, store_server
-from spark_hpo.train.store import StoreClient
-from spark_hpo.train.store_server import StoreServer
-from spark_hpo.train.world import Rendezvous, RendezvousServer, join
+from spark_hpo.train.rendezvous import frames, store_server
+from spark_hpo.train.rendezvous.store import StoreClient
+from spark_hpo.train.rendezvous.store_server import StoreServer
+from spark_hpo.train.rendezvous.world import Rendezvous, RendezvousServer, join
 from spark_hpo.trial import Meeting
 
 KEY = b"k" * frames.KEY_BYTES
@@ -150,7 +150,7 @@ class TestAStore:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("spark_hpo.train.store._read", interrupt)
+            patch.setattr("spark_hpo.train.rendezvous.store._read", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 store.add("key", 1)
         with pytest.raises(DistNetworkError):
@@ -296,8 +296,9 @@ def test_closing_gives_the_port_back_and_cuts_connections() -> None:
 
 def test_a_process_ends_though_its_store_is_open() -> None:
     program = (
-        "from datetime import timedelta; from spark_hpo.train.store_server import StoreServer;"
-        "from spark_hpo.train.store import StoreClient; server = StoreServer('127.0.0.1', b'k', keep_s=9.0);"
+        "from datetime import timedelta; from spark_hpo.train.rendezvous.store_server import StoreServer;"
+        "from spark_hpo.train.rendezvous.store import StoreClient;"
+        "server = StoreServer('127.0.0.1', b'k', keep_s=9.0);"
         "client = StoreClient('127.0.0.1', server.port, b'k', group='g', timeout=timedelta(seconds=9));"
         "client.set('key', '1')"
     )
@@ -310,7 +311,7 @@ def test_a_process_ends_though_its_store_is_open() -> None:
 RANK = """
 import json, pickle, sys, threading
 import torch
-from spark_hpo.train.world import join
+from spark_hpo.train.rendezvous.world import join
 
 torch.set_num_threads(1)
 rank, size = int(sys.argv[1]), int(sys.argv[2])
@@ -450,7 +451,7 @@ def _noise(random_: random.Random) -> bytes:
 
 def test_rank_0s_own_store_answers_its_attempt_only() -> None:
     """Both ranks in threads: what is asked here is who is let in, not what they compute."""
-    from spark_hpo.train.world import meet
+    from spark_hpo.train.rendezvous.world import meet
 
     barrier, texts = threading.Barrier(2), ["", ""]
     rendezvous = Rendezvous(host=None, timeout_s=20.0)

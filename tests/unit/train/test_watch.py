@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from spark_hpo import layout
-from spark_hpo.storage import Storage
+from spark_hpo.study_dir import layout
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.watch import EXIT_CODE
 
 START = """
     import ctypes, sys, time
-    from spark_hpo.storage import Storage
+    from spark_hpo.study_dir.storage import Storage
     from spark_hpo.train.watch import Watch
     from spark_hpo.trial import Assignment
 

@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tables import write_clusters
 from torch import Tensor, nn
 
-from spark_hpo.data.cache_folder import CacheSettings
+from spark_hpo.data.cache.cache_folder import CacheSettings
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.errors import StorageError
-from spark_hpo.storage import Storage
+from spark_hpo.objective import Mode, Objective
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint
-from spark_hpo.train.settings import TrainingSettings
 from spark_hpo.train.tabular import TabularTask
 from spark_hpo.train.task import Batch
+from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import RankSpec, run_rank
-from spark_hpo.trial import Assignment, FailureKind, Mode, Objective, Report, Split
+from spark_hpo.trial import Assignment, FailureKind, Report, Split
+from tests.support.tables import write_clusters
 
 PARAMS = {"learning_rate": 0.01, "hidden_units": 8, "dropout": 0.3}
 

@@ -1,7 +1,7 @@
 from itertools import repeat
 
-from spark_hpo.search.bracket import BracketScheduler
-from spark_hpo.search.rungs import Rung
+from spark_hpo.search.schedulers.bracket import BracketScheduler
+from spark_hpo.search.schedulers.rungs import Rung
 
 
 class AuditionScheduler(BracketScheduler):

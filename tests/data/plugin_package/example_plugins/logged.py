@@ -2,10 +2,10 @@ import logging
 from collections.abc import Generator, Sequence
 
 from spark_hpo.data.decode import Columns
-from spark_hpo.data.manifest import Manifest
+from spark_hpo.data.plan.manifest import Manifest
+from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.readers.arrow_reader import ArrowReader
 from spark_hpo.data.schema import TableSchema
-from spark_hpo.data.shards import Segment
 
 logger = logging.getLogger("spark_hpo")
 

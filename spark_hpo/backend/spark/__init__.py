@@ -1,0 +1,1 @@
+"""Assignments as Spark jobs, on classic Spark and on Spark Connect."""

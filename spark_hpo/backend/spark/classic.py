@@ -1,0 +1,92 @@
+"""Classic Spark: the driver's JVM is in reach."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import pyspark
+from py4j.protocol import Py4JError
+from pyspark import InheritableThread
+
+from spark_hpo.backend.spark.cluster import is_dynamic, is_local
+from spark_hpo.backend.spark.shutdown import ShutdownHold
+from spark_hpo.errors import BackendError
+
+if TYPE_CHECKING:
+    from pyspark.resource import ResourceProfile
+    from pyspark.sql import SparkSession
+
+
+class ClassicCluster:
+    """A session with a SparkContext."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        self.spark = spark
+
+    def setting(self, key: str, default: str = "") -> str:
+        value = self.spark.sparkContext.getConf().get(key, default)
+        assert value is not None, "there is a default"
+        return value
+
+    @property
+    def driver_host(self) -> str:
+        return "127.0.0.1" if is_local(self) else self.setting("spark.driver.host")
+
+    @property
+    def driver_bind_address(self) -> str:
+        # Another one than the host's where there is address translation in between.
+        host = self.driver_host
+        return host if is_local(self) else self.setting("spark.driver.bindAddress", host)
+
+    def can_grow(self) -> bool:
+        most = self.setting("spark.dynamicAllocation.maxExecutors", "infinity")
+        return is_dynamic(self) and self._num_executors() < float(most)
+
+    def num_task_slots(self, profile: ResourceProfile | None) -> int:
+        """As Spark's own barrier check counts them."""
+        with _alive():
+            context = self.spark.sparkContext._jsc.sc()
+            manager = context.resourceProfileManager()
+            if profile is None:
+                return int(context.maxNumConcurrentTasks(manager.defaultResourceProfile()))
+            manager.addResourceProfile(profile._java_resource_profile)  # does nothing the second time
+            return int(context.maxNumConcurrentTasks(profile._java_resource_profile))
+
+    def thread(self, target: Callable[..., None], *args: object) -> Thread:
+        # Spark 3.5 takes no session: there a thread belongs to the one context.
+        session = {} if pyspark.__version__.startswith("3.") else {"session": self.spark}
+        return InheritableThread(target=target, args=args, daemon=True, **session)
+
+    def tag(self, tag: str, description: str) -> None:
+        self.spark.sparkContext.addJobTag(tag)
+        self.spark.sparkContext.setJobDescription(description)
+
+    def cancel(self, tag: str) -> None:
+        # Spark may be gone already: Ctrl-C ends spark-submit's JVM too, and its jobs with it.
+        with contextlib.suppress(Py4JError, OSError):
+            self.spark.sparkContext.cancelJobsWithTag(tag)
+
+    def shutdown_hold(self, notice: Callable[[], None], *, limit_s: float) -> ShutdownHold:
+        return ShutdownHold(self.spark.sparkContext._jvm, notice, limit_s=limit_s)
+
+    def ship(self, file: Path) -> None:
+        self.spark.sparkContext.addPyFile(str(file))
+
+    def _num_executors(self) -> int:
+        with _alive():
+            managers = self.spark.sparkContext._jsc.sc().getExecutorMemoryStatus()
+            return int(managers.size()) - 1  # the driver has one, too
+
+
+@contextlib.contextmanager
+def _alive() -> Iterator[None]:
+    try:
+        yield
+    except (Py4JError, AttributeError, OSError) as exc:  # PySpark sets _jsc to None when it stops
+        raise BackendError(
+            "Spark has stopped, or its JVM has died: the same command goes on with the study"
+        ) from exc

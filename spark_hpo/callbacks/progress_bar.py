@@ -1,0 +1,103 @@
+"""Progress of a study while it runs: a line in a terminal, a bar in a notebook."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from spark_hpo.report.live_line import ProgressLine, Standing
+from spark_hpo.report.notebook import in_notebook
+from spark_hpo.study.callback import Callback
+from spark_hpo.trial import Assignment, Report, Trial, TrialState
+
+if TYPE_CHECKING:
+    from spark_hpo.study import Study
+
+_OUT = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
+
+
+def progress_callback(study: str, metric: str) -> Callback:
+    """What shows the progress where this process is: a notebook's bar, or a terminal's line.
+
+    Where there is neither, it shows nothing: the log has a line for each event.
+    """
+    return NotebookBar(study, metric) if in_notebook() else TerminalLine(ProgressLine(study, metric))
+
+
+def standing_of(study: Study) -> Standing:
+    """Where a study stands now."""
+    states, progress = study.states, study.progress
+    budget, spent = study.budget.resource, float(progress.resource_spent)
+    if study.budget.trials is not None:
+        budget, spent = study.budget.trials, float(sum(states.get(state, 0) for state in _OUT))
+    return Standing(
+        states=Counter(states),
+        best=study.objective.value(progress.best_loss) if isfinite(progress.best_loss) else None,
+        slots_busy=len(progress.running),
+        slots=progress.slots,
+        spent=spent,
+        budget=budget,
+        deadline_s=study.budget.seconds and study.budget.seconds - progress.seconds,
+    )
+
+
+class TerminalLine(Callback):
+    """The live line. It is there from the start of the search to its end."""
+
+    def __init__(self, line: ProgressLine) -> None:
+        self._line = line
+
+    def on_study_start(self, study: Study) -> None:
+        self._line.__enter__()
+        self._line.update(standing_of(study))
+
+    def on_assigned(self, study: Study, assignment: Assignment) -> None:
+        self._line.update(standing_of(study))
+
+    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+        self._line.update(standing_of(study))
+
+    def on_study_end(self, study: Study) -> None:
+        self._line.__exit__(None, None, None)
+
+
+class NotebookBar(Callback):
+    """tqdm's bar: of the budget's trials, or of its epochs; the best value and the slots beside it.
+
+    A resumed study begins where it stood. The bar stays, with the time that it took.
+    """
+
+    def __init__(self, study: str, metric: str) -> None:
+        self._name = study
+        self._metric = metric
+        self._bar: Any = None
+
+    def on_study_start(self, study: Study) -> None:
+        from tqdm.auto import tqdm
+
+        standing = standing_of(study)
+        unit = "trial" if study.budget.trials is not None else "epoch"
+        self._bar = tqdm(desc=self._name, total=standing.budget, initial=int(standing.spent), unit=unit)
+
+    def on_assigned(self, study: Study, assignment: Assignment) -> None:
+        self._show(study)
+
+    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+        self._show(study)
+
+    def on_study_end(self, study: Study) -> None:
+        self._show(study)
+        self._bar.close()
+
+    def _show(self, study: Study) -> None:
+        standing = standing_of(study)
+        parts = [] if standing.best is None else [f"best {self._metric} {standing.best:.5g}"]
+        if failed := standing.states.get(TrialState.FAILED, 0):
+            parts.append(f"{failed} failed")
+        if standing.slots:
+            parts.append(f"{standing.slots_busy}/{standing.slots} slots")
+        # What ran when the budget was spent is finished, and may take more.
+        self._bar.n = int(min(standing.spent, standing.budget or standing.spent))
+        self._bar.set_postfix_str(", ".join(parts), refresh=False)
+        self._bar.refresh()

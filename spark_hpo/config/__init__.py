@@ -1,0 +1,23 @@
+"""What a study file says: the settings, and the messages about them."""
+
+from spark_hpo.config.model import (
+    ObjectiveConfig,
+    ResourcesConfig,
+    SearchConfig,
+    StoppingConfig,
+    StudyConfig,
+    build_config,
+    defaults,
+    load_config,
+)
+
+__all__ = [
+    "ObjectiveConfig",
+    "ResourcesConfig",
+    "SearchConfig",
+    "StoppingConfig",
+    "StudyConfig",
+    "build_config",
+    "defaults",
+    "load_config",
+]

@@ -1,0 +1,1 @@
+"""The node cache: decoded columns on local disk."""

@@ -1,0 +1,287 @@
+"""Row filters in SQL: `country = 'DE' and day >= '2026-01-01'`.
+
+They speak of the original values, whatever the files hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from operator import eq, ge, gt, le, lt, ne
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import sqlglot
+from sqlglot import exp
+
+from spark_hpo.data.filter.condition import All, Comparison, Condition, IsNull, Not, Some
+from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, TableSchema
+from spark_hpo.errors import DataError
+
+Operator = Callable[[Any, Any], Any]
+Value = str | int | float | bool
+
+_OPERATORS: dict[type[exp.Expression], Operator] = {
+    exp.EQ: eq,
+    exp.NEQ: ne,
+    exp.LT: lt,
+    exp.LTE: le,
+    exp.GT: gt,
+    exp.GTE: ge,
+}
+_MIRRORED: dict[Operator, Operator] = {lt: gt, le: ge, gt: lt, ge: le}
+_KNOWN = "comparisons of a column with a value, and, or, not, in, between, is null"
+
+
+def parse_where(text: str, schema: TableSchema | None, types: Mapping[str, pa.DataType]) -> Condition:
+    """The condition on the stored columns of a table that a condition on its original values means.
+
+    Args:
+        schema: of a prepared table the files hold codes and standardised numbers; None: nothing is encoded.
+        types: of the stored columns, those of partitions among them.
+
+    Raises:
+        DataError: it is no condition, or compares what cannot be compared.
+    """
+    return _Parser(text, schema, types).parse()
+
+
+class _Term(Protocol):
+    """A column, as conditions speak of it. What cannot be compared is a TypeError or ValueError."""
+
+    def compare(self, operator: Operator, value: Value) -> Condition: ...
+
+    def is_null(self) -> Condition: ...
+
+
+class _Parser:
+    def __init__(self, text: str, schema: TableSchema | None, types: Mapping[str, pa.DataType]) -> None:
+        self._text = text
+        self._types = types
+        self._schema = schema if schema is not None and schema.encoding is Encoding.PREPARED else None
+
+    def parse(self) -> Condition:
+        try:
+            tree = sqlglot.condition(self._text, dialect="spark")
+        except sqlglot.errors.SqlglotError as exc:
+            raise self._error(str(exc).splitlines()[0]) from exc
+        try:
+            condition = self._condition(tree)
+            condition.expression()  # a value that its type cannot hold is told now
+            return condition
+        except (ValueError, TypeError, ArithmeticError, pa.ArrowException) as exc:
+            raise self._error(str(exc)) from exc
+
+    def _condition(self, node: Any) -> Condition:
+        match node:
+            case exp.Paren():
+                return self._condition(node.this)
+            case exp.And():
+                return All((self._condition(node.left), self._condition(node.right)))
+            case exp.Or():
+                return Some((self._condition(node.left), self._condition(node.right)))
+            case exp.Not():
+                return Not(self._condition(node.this))
+            case exp.Between():
+                term = self._term(node.this)
+                low, high = self._value(node.args["low"]), self._value(node.args["high"])
+                return All((term.compare(ge, low), term.compare(le, high)))
+            case exp.In() if node.expressions:
+                term = self._term(node.this)
+                return Some(tuple(term.compare(eq, self._value(value)) for value in node.expressions))
+            case exp.Is() if isinstance(node.expression, exp.Null):
+                return self._term(node.this).is_null()
+            case exp.Column():
+                return self._term(node).compare(eq, True)
+        operator = _OPERATORS.get(type(node))
+        if operator is None:
+            raise TypeError(f"{node.sql(dialect='spark')} is not understood; there are {_KNOWN}")
+        left, right = node.left, node.right
+        if not isinstance(left, exp.Column):
+            left, right, operator = right, left, _MIRRORED.get(operator, operator)
+        return self._term(left).compare(operator, self._value(right))
+
+    def _term(self, node: exp.Expression) -> _Term:
+        if not isinstance(node, exp.Column):
+            raise TypeError(f"{node.sql(dialect='spark')} must be a column; there are {_KNOWN}")
+        name = ".".join(part.name for part in node.parts)  # `a.b` is one name: there are no tables here
+        if self._schema is not None:
+            if name == self._schema.label.name:
+                return _PreparedLabel(self._schema.label)
+            made = [f for f in self._schema.features if name in (f.source, f.name)]
+            if made:
+                return _PreparedFeature(made[0], made[1].name if len(made) > 1 else None)
+        if name not in self._types:
+            raise TypeError(f"there is no column {name!r}; there are {', '.join(self._types)}")
+        return _StoredColumn(name, self._types[name])
+
+    def _value(self, node: exp.Expression) -> Value:
+        match node:
+            case exp.Paren():
+                return self._value(node.this)
+            case exp.Neg():
+                value = self._value(node.this)
+                if isinstance(value, int | float):
+                    return -value
+            case exp.Boolean():
+                return bool(node.this)
+            case exp.Cast() if isinstance(node.this, exp.Literal):  # date '2026-01-01'
+                return self._value(node.this)
+            case exp.Literal() if node.is_string:
+                return str(node.this)
+            case exp.Literal():
+                text = str(node.this)
+                return int(text) if text.isdigit() else float(text)
+        raise TypeError(f"{node.sql(dialect='spark')} must be a text, number, date, true or false")
+
+    def _error(self, fault: str) -> DataError:
+        return DataError(f"where is {self._text!r}: {fault}")
+
+
+class _StoredColumn:
+    """A column whose files hold its own values."""
+
+    def __init__(self, name: str, kind: pa.DataType) -> None:
+        self._name = name
+        self._stored = kind
+        self._kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+
+    def compare(self, operator: Operator, value: Value) -> Condition:
+        if pa.types.is_integer(self._kind) and isinstance(value, int | float) and not isinstance(value, bool):
+            return self._compare_integer(operator, value)
+        kind, converted = self._converted(value)
+        return self._comparison(operator, converted, kind)
+
+    def _comparison(self, operator: Operator, value: Any, kind: pa.DataType) -> Condition:
+        return Comparison(
+            self._name,
+            operator,
+            value,
+            kind,
+            may_have_nan=pa.types.is_floating(self._kind),
+            is_cast=kind != self._stored and not pa.types.is_integer(self._stored),
+        )
+
+    def _compare_integer(self, operator: Operator, value: int | float) -> Condition:
+        """With a whole number within the type's range: Arrow compares integers and floats as it can."""
+        is_signed = self._kind != pa.uint64()
+        kind = pa.int64() if is_signed else pa.uint64()
+        low, high = (-(2**63), 2**63 - 1) if is_signed else (0, 2**64 - 1)
+        whole = math.floor(value)
+        if whole == value and low <= whole <= high:
+            return self._comparison(operator, whole, kind)
+        never = self._comparison(gt, high, kind)  # false, and null for a null
+        if operator in (eq, ne):
+            return never if operator is eq else Not(never)
+        is_upper = operator in (lt, le)
+        if whole < low:
+            return never if is_upper else Not(never)
+        return self._comparison(le if is_upper else gt, min(whole, high), kind)
+
+    def is_null(self) -> Condition:
+        return IsNull(self._name)
+
+    def _converted(self, value: Value) -> tuple[pa.DataType, Any]:
+        kind, t = self._kind, pa.types
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, str):
+            if t.is_string(kind) or t.is_large_string(kind):
+                return kind, value
+            if t.is_date(kind):
+                return kind, date.fromisoformat(value)
+            if t.is_timestamp(kind):
+                finer = kind if kind.unit == "ns" else pa.timestamp("us", kind.tz)
+                return finer, moment(value, has_zone=kind.tz is not None)
+        elif isinstance(value, bool) and t.is_boolean(kind):
+            return kind, value
+        elif is_number and t.is_decimal(kind):
+            # In a type that holds both: Arrow compares decimals of two scales as if they had one.
+            number = Decimal(str(value))
+            return _wider(kind, pa.scalar(number).type), number
+        elif is_number and t.is_floating(kind):
+            return pa.float64(), float(value)
+        raise TypeError(f"column {self._name!r} is {kind}, and cannot be compared with {value!r}")
+
+
+class _PreparedFeature:
+    """A column of codes or standardised numbers, compared by its original values."""
+
+    def __init__(self, feature: Feature, missing: str | None) -> None:
+        self._feature = feature
+        self._missing = missing  # the column that is 1.0 where the original was null
+
+    def compare(self, operator: Operator, value: Value) -> Condition:
+        compared = self._compared(operator, value)
+        if self._missing is None and "" not in self._feature.vocabulary:
+            return compared
+        return All((compared, Not(self.is_null())))  # what was null has a value now, which must not match
+
+    def is_null(self) -> Condition:
+        feature = self._feature
+        if self._missing is not None:
+            return Comparison(self._missing, gt, 0.5, pa.float32())
+        if "" in feature.vocabulary:
+            return Comparison(feature.name, eq, feature.vocabulary.index("") + 1, pa.int64())
+        return IsNull(feature.name)
+
+    def _compared(self, operator: Operator, value: Value) -> Condition:
+        feature = self._feature
+        if feature.kind is ColumnKind.CATEGORICAL:
+            if operator not in (eq, ne):
+                raise TypeError(f"column {feature.name!r} holds categories: use =, != or in")
+            code = _code(feature.name, feature.vocabulary, value) + 1
+            return Comparison(feature.name, operator, code, pa.int64())
+        if feature.kind is ColumnKind.NUMERIC:
+            number = (_number(feature.name, value) - feature.mean) / feature.deviation
+            return Comparison(feature.name, operator, float(np.float32(number)), pa.float32())
+        raise TypeError(f"column {feature.name!r} is of kind {feature.kind}, which cannot be compared")
+
+
+class _PreparedLabel:
+    def __init__(self, label: Label) -> None:
+        self._label = label
+
+    def compare(self, operator: Operator, value: Value) -> Condition:
+        label = self._label
+        if label.is_regression:
+            return Comparison(label.name, operator, _number(label.name, value), pa.float64())
+        if operator not in (eq, ne):
+            raise TypeError(f"the label {label.name!r} holds classes: use =, != or in")
+        return Comparison(label.name, operator, _code(label.name, label.classes, value), pa.int64())
+
+    def is_null(self) -> Condition:
+        return IsNull(self._label.name)
+
+
+def _wider(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+    """The decimal type that holds what either holds."""
+    scale = max(a.scale, b.scale)
+    precision = scale + max(a.precision - a.scale, b.precision - b.scale)
+    return pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
+
+
+def _code(name: str, values: tuple[str, ...], value: Value) -> int:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if text not in values:
+        raise TypeError(f"column {name!r} has no code for {text!r} in schema.json")
+    return values.index(text)
+
+
+def _number(name: str, value: Value) -> float:
+    """A number; of a date the seconds since 1970."""
+    if isinstance(value, str):
+        try:
+            return moment(value, has_zone=True).timestamp()
+        except ValueError:
+            raise TypeError(f"column {name!r} holds numbers, and cannot be compared with {value!r}") from None
+    return float(value)
+
+
+def moment(text: str, *, has_zone: bool) -> datetime:
+    """A time in ISO 8601; without a zone it is in UTC."""
+    parsed = datetime.fromisoformat(text)
+    in_utc = parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+    return in_utc if has_zone else in_utc.replace(tzinfo=None)

@@ -1,0 +1,53 @@
+"""Nulls, as far as statistics tell of them: refused before anything runs, or counted where a rule fills them.
+
+What the statistics do not tell is found while reading.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+
+from spark_hpo.data.encoders import null_cure
+from spark_hpo.data.plan.footers import Footers
+from spark_hpo.data.schema import ColumnKind, NullRule, TableSchema
+from spark_hpo.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+def check_nulls(found: Footers, schema: TableSchema, row_groups: Iterable[tuple[int, int, bool]]) -> None:
+    """Refuse nulls that no rule fills, and say how many are filled.
+
+    Args:
+        row_groups: that are read: file, number within the file, whether all its rows are delivered. Of
+            others the filter may leave out just the nulls.
+
+    Raises:
+        DataError: a column that must have none has some.
+    """
+    # Of lists the statistics count empty ones, too.
+    told = [f for f in schema.features if not f.marks_missing and f.kind is not ColumnKind.SEQUENCE]
+    refused = {schema.stored_name(f) for f in told if f.nulls is NullRule.REFUSE} | {schema.label.name}
+    names = tuple(dict.fromkeys([*map(schema.stored_name, told), schema.label.name]))
+    filled: Counter[str] = Counter()
+    is_exact = True
+    for number, index, is_whole in row_groups:
+        file, footer = found.files[number], found.footers[number]
+        for name in names:
+            if name in found.partition_types:
+                count = footer.row_group(index).num_rows if file.partition[name] is None else 0
+            else:
+                count = footer.nulls(index, name) or 0
+            if count and is_whole and name in refused:
+                raise DataError(
+                    f"{file.path}: column {name!r} has {count} nulls in row group {index}; "
+                    f"a column must have none: {null_cure(name, is_label=name == schema.label.name)}"
+                )
+            if count and name not in refused:
+                filled[name] += count
+                is_exact &= is_whole
+    for name, count in filled.items():
+        most = "" if is_exact else "at most "
+        logger.info("%s: column %r: %s%d nulls are filled by its rule", found.url, name, most, count)

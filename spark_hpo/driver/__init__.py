@@ -1,0 +1,1 @@
+"""One driver's work, from a study file to a registered model."""

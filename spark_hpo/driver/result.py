@@ -1,0 +1,104 @@
+"""What a study has found, and the JSON line that says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from spark_hpo.config import StudyConfig
+from spark_hpo.ranking import pareto_front
+from spark_hpo.report.view import StudyFindings
+from spark_hpo.study import Study
+from spark_hpo.study_dir.journal import Journal
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.tracking.model_registry import RegisteredModel
+from spark_hpo.trial import Trial
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Result(StudyFindings):
+    """What a study has found, in this process."""
+
+    config: StudyConfig
+    study: Study
+    journal: Journal
+    best: Trial
+    test: dict[str, float]  # of the best trial, on the test split
+    stopped_by: str
+    wall_s: float  # of this driver
+    tracking: dict[str, Any]
+    model: RegisteredModel | None  # None: of a training function, or MLflow did not answer
+    is_tracked: bool  # whether MLflow has everything; `sync_study` writes what is missing
+    load_model: Callable[[], Any]  # of the best trial
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.config.study_dir)
+
+    @property
+    def best_trial(self) -> Trial:
+        """The trial with the best value on the validation split, as it was reported."""
+        return self.best
+
+    def best_model(self) -> Any:
+        """The best trial's model, from its checkpoint: MLflow is not asked.
+
+        Returns:
+            Of a task a `Predictor`: `predict(DataFrame)` answers, and `model` is the torch module, in
+            evaluation mode, on the CPU. Of a training function what it gave to `ctx.report` as `checkpoint`.
+
+        Raises:
+            CheckpointError: the function gave none, or it cannot be read.
+        """
+        return self.load_model()
+
+    @property
+    def pareto_front(self) -> list[Trial]:
+        """The trials that no other one beats in all objectives, of those trained to the end.
+
+        In the order of their ids. Empty with one objective.
+        """
+        return pareto_front(self.journal.trials.values(), self.config.objective.build())
+
+    def summary(self) -> dict[str, Any]:
+        """The JSON line that ends `jobs/tune.py`."""
+        progress, objective = self.study.progress, self.config.objective.build()
+        states = Counter(str(trial.state) for trial in self.journal.trials.values())
+        return {
+            "study": self.config.name,
+            "study_dir": self.config.study_dir,
+            "metric": objective.metric,
+            "mode": str(objective.mode),
+            "best": {
+                "trial": self.best.trial_id,
+                "params": dict(self.best.params),
+                "value": self.best.metrics[objective.metric],
+                "resource": self.best.resource,
+            },
+            **({"pareto_front": self._front_records()} if objective.also else {}),
+            "test": self.test,
+            "trials": dict(sorted(states.items())),
+            "segments": {"run": progress.run, "replayed": progress.replayed, "failed": progress.failed},
+            "resource_spent": progress.resource_spent,
+            **({"files_left_out": list(left_out)} if (left_out := self.study.files_left_out) else {}),
+            "slot_utilization": round(progress.busy_seconds / progress.slot_seconds, 4)
+            if progress.slot_seconds
+            else None,
+            "wall_s": round(self.wall_s, 1),
+            "stopped_by": self.stopped_by,
+            "mlflow": {**self.tracking, "complete": self.is_tracked},
+            "model": self.model and self.model.summary(),
+        }
+
+    def _front_records(self) -> list[dict[str, Any]]:
+        metrics = self.config.objective.build().metrics
+        return [
+            {
+                "trial": trial.trial_id,
+                "params": dict(trial.params),
+                "metrics": {name: trial.metrics[name] for name in metrics},
+            }
+            for trial in self.pareto_front
+        ]

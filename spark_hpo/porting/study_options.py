@@ -1,0 +1,79 @@
+"""A study file's record from the arguments of a call, for objectives that come from another library."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spark_hpo.config import StudyConfig, build_config
+from spark_hpo.errors import ConfigError
+from spark_hpo.study_dir.definition import Definition
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.tracking.connection import usual_uri
+
+MANY = 2**63 - 1  # a budget that nobody reaches
+
+
+def study_config(
+    place: str,
+    function: Any,
+    *,
+    name: str | None,
+    storage: str | os.PathLike[str] | None,
+    seed: int | None,
+    parallelism: int | None,
+    record: Mapping[str, Any],
+    sections: Mapping[str, Any],
+) -> StudyConfig:
+    """The configuration of a study whose trials are one call of a function each.
+
+    Args:
+        place: the name of the caller, for messages.
+        storage: the study directory; None: a new one in `studies/`.
+        seed: None: any. A study that is there already keeps its own.
+        record: what the caller wants.
+        sections: of a study file, over that.
+
+    Raises:
+        ConfigError: one line for each mistake.
+    """
+    name = name or _name_of(function)
+    if storage is None:
+        storage = Path("studies") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    study_dir = os.fspath(storage)
+    known = Definition.load(Storage(study_dir))
+    if known is not None:
+        seed = int(known.config["seed"])
+    if parallelism is not None and (isinstance(parallelism, bool) or not isinstance(parallelism, int)):
+        raise ConfigError(f"{place}: parallelism is {parallelism!r}; it must be an integer")
+    base: dict[str, Any] = {
+        "name": name,
+        "study_dir": study_dir,
+        "seed": int.from_bytes(os.urandom(4)) if seed is None else seed,
+        "task": name,
+        "budget": {},
+        # An objective that fails is a worse trial than others, as in the library that it comes from.
+        "stopping": {"max_failed_share": None},
+        "resources": {"max_concurrent": parallelism if parallelism and parallelism > 0 else None},
+        "mlflow": {"tracking_uri": usual_uri(study_dir)},
+    }
+    return build_config(_merged(_merged(base, record), sections), place=place)
+
+
+def _name_of(function: Any) -> str:
+    name = getattr(function, "__name__", type(function).__name__)
+    return re.sub(r"[^A-Za-z0-9_.-]", "", name).lstrip("_.-")[:60] or "objective"
+
+
+def _merged(record: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(record)
+    for key, value in over.items():
+        before = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(before, Mapping)
+        merged[key] = _merged(before or {}, value) if both else value
+    return merged

@@ -1,0 +1,197 @@
+"""A study as its directory tells it: what every figure and every line of the report is made from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from spark_hpo.config import ObjectiveConfig, SearchConfig, StoppingConfig
+from spark_hpo.errors import ConfigError, JournalError
+from spark_hpo.objective import Objective
+from spark_hpo.ranking import each_at_its_best
+from spark_hpo.redact import redact
+from spark_hpo.search.space import Space
+from spark_hpo.study_dir.definition import Definition
+from spark_hpo.study_dir.journal import Event, EventKind, Journal
+from spark_hpo.study_dir.lease import is_held
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.trial import Assignment, Report, Split, Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One assignment on its way: handed out, and reported or lost, or neither yet."""
+
+    assignment: Assignment
+    began: float  # wall clock, seconds since 1970
+    ended: float | None = None  # None: it runs, or its driver died before it had ended
+    report: Report | None = None
+    is_lost: bool = False  # another attempt followed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Driver:
+    """One driver's time on the study."""
+
+    opened: float  # wall clock, seconds since 1970
+    ended: float  # when it closed; of one that was killed, its last event; of one that runs, now
+    closed: str | None  # why; None: it runs, or was killed, or an error has ended it
+    facts: Mapping[str, Any]  # versions, git_commit and command; older journals have none
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudyRecord:
+    """A study at one moment, running or ended."""
+
+    url: str  # of the study directory
+    definition: Definition
+    objective: Objective
+    search: SearchConfig
+    stopping: StoppingConfig
+    space: Space
+    trials: Mapping[int, Trial]
+    tests: Mapping[int, Report]  # by trial: its evaluation on the test split
+    drivers: Sequence[Driver]
+    is_running: bool
+
+    @classmethod
+    def read(cls, storage: Storage, *, is_running: bool | None = None) -> StudyRecord:
+        """The study in a directory. Takes no lease: a driver may write it meanwhile.
+
+        Args:
+            is_running: whether a driver works on it; None: as its lease says.
+
+        Raises:
+            ConfigError: there is no study.
+            JournalError: it cannot be read.
+        """
+        definition = Definition.load(storage)
+        if definition is None:
+            raise ConfigError(f"{storage.url}: there is no study here (no study.json); is it the study_dir?")
+        config = definition.config
+        try:
+            objective = ObjectiveConfig.model_validate(config["objective"]).build()
+            search = SearchConfig.model_validate(config["search"])
+            stopping = StoppingConfig.model_validate(config.get("stopping", {}))
+            space = Space.from_json(config["space"])
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError, RecursionError) as exc:
+            raise JournalError(
+                f"{storage.url}/study.json is damaged or of another version: {type(exc).__name__}; "
+                "install the spark_hpo that wrote it"
+            ) from None  # it would show the values, whatever they are
+        journal = Journal(storage, objective)
+        is_running = is_held(storage) if is_running is None else is_running
+        return cls(
+            url=redact(storage.url),
+            definition=definition,
+            objective=objective,
+            search=search,
+            stopping=stopping,
+            space=space,
+            trials=journal.trials,
+            tests=journal.tests,
+            drivers=tuple(_drivers(journal.past, time.time() if is_running else None)),
+            is_running=is_running,
+        )
+
+    @property
+    def name(self) -> str:
+        return str(self.definition.config.get("name", "study"))
+
+    @property
+    def seed(self) -> int:
+        return int(self.definition.config.get("seed", 0))
+
+    @property
+    def value_name(self) -> str:
+        """What trials are ranked by."""
+        return self.objective.metric + (" with its penalties" if self.objective.penalties else "")
+
+    @property
+    def unit(self) -> str:
+        """What a resource counts."""
+        return "epochs" if self.search.resource == "epochs" else "parts"
+
+    def amount(self, resource: int) -> str:
+        """`1 epoch`, `27 epochs`."""
+        return f"{resource:,} {self.unit if resource != 1 else self.unit.removesuffix('s')}"
+
+    @property
+    def ending(self) -> str | None:
+        """Why the last driver closed the study; None: it runs, or ended without a word.
+
+        One that was refused, or has died, before it did anything has changed nothing of it.
+        """
+        if self.is_running:
+            return self.drivers[-1].closed if self.drivers else None
+        acted = [driver for driver in self.drivers if len(driver.events) > 1]
+        return acted[-1].closed if acted else None
+
+    @cached_property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """All that was handed out, in that order."""
+        return tuple(_attempts(event for driver in self.drivers for event in driver.events))
+
+    @cached_property
+    def reported(self) -> tuple[Attempt, ...]:
+        """The attempts whose report on the validation split counts, in the order of the reports."""
+        done = [a for a in self.attempts if a.report is not None and not a.is_lost and _is_training(a)]
+        return tuple(sorted(done, key=lambda attempt: attempt.ended or 0.0))
+
+    @cached_property
+    def ranking(self) -> tuple[Trial, ...]:
+        """Each trial as it was when it was best, the best first: a promotion may make one worse."""
+        reports = [attempt.report for attempt in self.reported if attempt.report is not None]
+        return tuple(each_at_its_best(self.trials, reports, self.objective))
+
+    def worked(self, moment: float) -> float:
+        """Seconds of drivers' work until a moment: the time between two drivers does not count."""
+        return sum(max(0.0, min(moment, driver.ended) - driver.opened) for driver in self.drivers)
+
+    @property
+    def seconds(self) -> float:
+        """Of drivers' work."""
+        return self.worked(self.drivers[-1].ended) if self.drivers else 0.0
+
+
+def _is_training(attempt: Attempt) -> bool:
+    return attempt.assignment.split is Split.VALIDATION
+
+
+def _drivers(events: Sequence[Event], now: float | None) -> Iterator[Driver]:
+    opened = [i for i, event in enumerate(events) if event.kind is EventKind.OPENED]
+    for begin, end in zip(opened, [*opened[1:], len(events)], strict=True):
+        some = tuple(events[begin:end])
+        last = some[-1]
+        is_closed = last.kind is EventKind.CLOSED
+        # Clocks of several machines may disagree: time never runs backwards here.
+        ended = max(event.time for event in some)
+        if end == len(events) and now is not None and not is_closed:
+            ended = max(ended, now)
+        yield Driver(
+            opened=some[0].time,
+            ended=ended,
+            closed=str(last.data["reason"]) if is_closed else None,
+            facts=some[0].data.get("driver", {}),
+            events=some,
+        )
+
+
+def _attempts(events: Iterator[Event]) -> Iterator[Attempt]:
+    begun: list[Attempt] = []
+    open_: dict[int, int] = {}  # by trial: where it stands in `begun`
+    for event in events:
+        if event.kind is EventKind.ASSIGNED:
+            assignment = event.assignment
+            open_[assignment.trial_id] = len(begun)
+            begun.append(Attempt(assignment=assignment, began=event.time))
+        elif event.kind in (EventKind.REPORTED, EventKind.LOST):
+            report = event.report
+            if (index := open_.pop(report.trial_id, None)) is not None:
+                is_lost = event.kind is EventKind.LOST
+                begun[index] = replace(begun[index], ended=event.time, report=report, is_lost=is_lost)
+    yield from begun

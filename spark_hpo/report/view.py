@@ -1,0 +1,185 @@
+"""A study as its directory tells it, in Python: the best trial, tables, pictures, the report."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spark_hpo.errors import NoTrialSucceeded
+from spark_hpo.report.answer import Answer, answer_of
+from spark_hpo.report.leaderboard import leaderboard
+from spark_hpo.report.notebook import first_show_in_cell, in_notebook
+from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.report.study_report import FILE, StudyReport
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.trial import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+_SHOWN_TRIALS = 10
+
+
+def load_study(study_dir: str | Path) -> StudyView:
+    """The study in a directory, as it is now: running, interrupted or ended. Nothing of it is changed.
+
+    Raises:
+        ConfigError: there is no study.
+        JournalError: it cannot be read.
+        StorageError: nor can the directory.
+    """
+    return StudyView(Storage(study_dir))
+
+
+class Plots:
+    """A study's pictures, as plotly figures: `plots.history().show()`."""
+
+    def __init__(self, record: StudyRecord) -> None:
+        self._report = StudyReport(record)
+
+    def history(self, *, over: str = "time") -> go.Figure:
+        """All values and the best so far, over the time or the resource (`over="resource"`)."""
+        return self._report.figure({"time": "history", "resource": "history_by_resource"}[over])
+
+    def parallel(self) -> go.Figure:
+        """Parallel coordinates: a line for each trial across its parameters."""
+        return self._report.figure("parallel")
+
+    def importance(self) -> go.Figure:
+        """How much each parameter matters (PED-ANOVA)."""
+        return self._report.figure("importance")
+
+    def rungs(self) -> go.Figure:
+        """How many trials came to each rung, and what became of them there."""
+        return self._report.figure("rungs")
+
+    def curves(self) -> go.Figure:
+        """The learning curves of all trials."""
+        return self._report.figure("curves")
+
+    def slots(self) -> go.Figure:
+        """What the slots did over time, and why they stood idle."""
+        return self._report.figure("slots")
+
+    def pareto_front(self) -> go.Figure:
+        """The front, of a study with several objectives."""
+        return self._report.figure("pareto_front")
+
+
+class StudyFindings(ABC):
+    """What has been found, of a study that this process has run or of any other."""
+
+    @property
+    @abstractmethod
+    def storage(self) -> Storage:
+        """The study directory."""
+
+    @cached_property
+    def record(self) -> StudyRecord:
+        """All that the directory says, at the moment of the first look."""
+        return StudyRecord.read(self.storage)
+
+    @property
+    def best_trial(self) -> Trial:
+        """The trial with the best value on the validation split, as it was reported.
+
+        Raises:
+            NoTrialSucceeded: there is none yet.
+        """
+        best = self._answer.best
+        if best is None:
+            raise NoTrialSucceeded(f"{self.storage.url}: no trial has succeeded yet")
+        return best
+
+    @property
+    def best_params(self) -> dict[str, Any]:
+        """The parameters of the best trial."""
+        return dict(self.best_trial.params)
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial, the best first: trial, state, rung, resource, value, seconds, and the parameters
+        by their dotted names."""
+        record = self.record
+        front = {trial.trial_id for trial in self._answer.front}
+        return leaderboard(record.trials.values(), record.objective, front)
+
+    @property
+    def plot(self) -> Plots:
+        """Its pictures."""
+        return Plots(self.record)
+
+    def report(self) -> str:
+        """Write `report.html` into the study directory, one page that needs no network. Returns its place.
+
+        Raises:
+            StorageError: it cannot be written there.
+        """
+        self.storage.write(FILE, StudyReport(self.record).html().encode())
+        return f"{self.storage.url}/{FILE}"
+
+    @cached_property
+    def _answer(self) -> Answer:
+        return answer_of(self.record)
+
+    # How it shows itself ---------------------------------------------------------------------------------
+
+    def _headline(self) -> str:
+        """What was found, in one line."""
+        record, best = self.record, self._answer.best
+        if best is None:
+            return f"{record.name}: no trial has succeeded yet"
+        metric = record.objective.metric
+        line = f"{record.name}: trial {best.trial_id} is the best after {best.resource} {record.unit}, "
+        line += f"{metric} {best.metrics[metric]:.5g} on validation"
+        test = self._answer.test or {}
+        return line + (f", {test[metric]:.5g} on test" if metric in test else "")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._headline()}>"
+
+    def _table(self) -> str:
+        from html import escape
+
+        table = self.trials
+        shown = table.head(_SHOWN_TRIALS).to_html(
+            index=False, border=0, na_rep="", float_format=lambda number: f"{number:.5g}"
+        )
+        hidden = len(table) - _SHOWN_TRIALS
+        rest = f"<p>and {hidden} more in <code>.trials</code></p>" if hidden > 0 else ""
+        return f"<p><b>{escape(self._headline())}</b></p>{shown}{rest}"
+
+    def _repr_html_(self) -> str:
+        """Table and picture; the picture's script comes from the network."""
+        picture: str = self.plot.history().to_html(full_html=False, include_plotlyjs="cdn")
+        return self._table() + picture
+
+    def show(self) -> None:
+        """Show table and picture in a notebook; once a cell, for `tune` shows its result by itself."""
+        from IPython.display import HTML, display
+
+        if first_show_in_cell(self):
+            display(HTML(self._table()))  # type: ignore[no-untyped-call]
+            self.plot.history().show()
+
+    def _ipython_display_(self) -> None:
+        """IPython's way in, from a terminal too."""
+        if in_notebook():
+            self.show()
+        else:
+            print(repr(self))
+
+
+class StudyView(StudyFindings):
+    """A study of any process."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self.record  # noqa: B018 - what is wrong with the directory is told here
+
+    @property
+    def storage(self) -> Storage:
+        return self._storage

@@ -1,0 +1,1 @@
+"""Explorers: they derive a child's parameters in population based training."""

@@ -1,0 +1,114 @@
+"""Exploring by perturbation: a parent's parameters, changed a little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spark_hpo.errors import ConfigError
+from spark_hpo.search.scheduler import Slot
+from spark_hpo.search.space import Point, Space
+from spark_hpo.search.space.axis import Axes, Axis
+from spark_hpo.search.space.parameter import Choice
+from spark_hpo.search.wording import nearest
+from spark_hpo.trial import Params
+
+_TRIES = 20
+
+
+class PerturbationExplorer:
+    """Moves a parent's parameters by a step. Learns nothing.
+
+    Jaderberg et al. 2017, arXiv:1711.09846. A number is moved by `perturbation` of its range up or down (on
+    the logarithmic scale where it has one), or, with `resample_probability`, drawn anew from the space; a
+    choice is drawn anew or stays. Unless told which may change, those parameters are taken that are
+    continuous numbers.
+
+    Args:
+        space: what is tuned.
+        seed: of the study.
+        parameters: names of those that may change, as `optimizer.momentum`; None: all continuous numbers.
+        perturbation: step, in parts of the range, above 0 and at most 0.5.
+        resample_probability: of drawing anew, 0..1.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        seed: int,
+        *,
+        parameters: Sequence[str] | None = None,
+        perturbation: float = 0.1,
+        resample_probability: float = 0.25,
+    ) -> None:
+        if not 0 < perturbation <= 0.5:
+            raise ConfigError(f"perturbation is {perturbation}; it must be a number above 0 and at most 0.5")
+        if not 0 <= resample_probability <= 1:
+            raise ConfigError(f"resample_probability is {resample_probability}; it must be from 0 to 1")
+        self.space = space
+        self.seed = seed
+        self.perturbation = perturbation
+        self.resample_probability = resample_probability
+        self._axes = Axes(space)
+        self.mutable = mutable_axes(self._axes, parameters)
+
+    def explore(self, slot: Slot, parent: Params) -> Params:
+        """The parameters of a child. Depends on the seed, its id and the parent's parameters alone.
+
+        A child that breaks a constraint of the space is drawn again; after 20, the parent's are taken.
+        """
+        rng = np.random.default_rng((self.seed, slot.trial_id))
+        old = self.space.flatten(parent)
+        for _ in range(_TRIES):
+            child = self.space.unflatten(self._changed(old, rng))
+            if self.space.allows(child):
+                return child
+        return parent
+
+    def start(self, slot: Slot, params: Params) -> None:
+        """Nothing is learned from it."""
+
+    def tell(self, slot: Slot, loss: float) -> None:
+        """Nothing is learned from it."""
+
+    def _changed(self, old: Point, rng: np.random.Generator) -> Point:
+        new: Point = {}
+        for axis, mutable in zip(self._axes.axes, self.mutable, strict=True):
+            # Drawn in any case, so that one parameter's fate does not hang on another's.
+            resampled, step = axis.value(axis.from_unit(float(rng.random()))), float(rng.choice([-1.0, 1.0]))
+            resamples = rng.random() < self.resample_probability
+            key = axis.dimension.key
+            if not axis.dimension.is_active(new):
+                continue
+            if key not in old or (mutable and resamples):
+                new[key] = resampled
+            elif not mutable or axis.options:
+                new[key] = old[key]
+            else:
+                place, move = axis.place(old[key]), step * self.perturbation
+                new[key] = axis.value(place + move if 0 <= place + move <= 1 else place - move)
+        return new
+
+
+def mutable_axes(axes: Axes, parameters: Sequence[str] | None) -> list[bool]:
+    """Of each axis, whether a child may differ from its parent there.
+
+    Args:
+        parameters: names of those that may, as `optimizer.momentum`; None: all continuous numbers.
+
+    Raises:
+        ConfigError: there is no parameter of that name.
+    """
+    names = [".".join(map(str, axis.dimension.path)) for axis in axes.axes]
+    for name in parameters or ():
+        if name not in names:
+            raise ConfigError(f"parameters has {name!r}; {nearest(name, names)}")
+    return [
+        _is_continuous(axis) if parameters is None else name in parameters
+        for name, axis in zip(names, axes.axes, strict=True)
+    ]
+
+
+def _is_continuous(axis: Axis) -> bool:
+    return not isinstance(axis.parameter, Choice) and axis.parameter.q is None

@@ -1,0 +1,214 @@
+"""The multivariate tree-structured Parzen estimator, over rungs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from spark_hpo.errors import ConfigError
+from spark_hpo.search.agreement import rank_agreement
+from spark_hpo.search.pareto import best_points
+from spark_hpo.search.samplers.history import History
+from spark_hpo.search.samplers.parzen import Bandwidth, ParzenEstimator
+from spark_hpo.search.samplers.transfer import Knowledge
+from spark_hpo.search.space import Space
+from spark_hpo.search.space.axis import Array, Axes
+from spark_hpo.search.wording import require_integer
+from spark_hpo.trial import Params
+
+_MAX_GOOD = 25  # more would blur the best
+_MAX_REST = 400  # bounds a proposal to a few milliseconds
+_BANDWIDTH = Bandwidth(scale=0.2, floor=0.01, magic=1.0)
+_DEFAULT_BANDWIDTH = Bandwidth(scale=0.15, floor=0.15)
+_DEFAULT_WEIGHT = 2.0  # of the user's own defaults, in trials
+_DEFAULT_SHARE = 0.5  # of start-up trials that are drawn around them
+_DRAWS = 20
+_LEAST_AGREEMENT = 0.3  # rank correlation with the next level below which a level is noise
+_LEAST_JUDGES = 8  # trials at both levels that it takes to say so
+
+
+class MultivariateTpeSampler:
+    """Models where good configurations lie and where the others lie, all parameters jointly.
+
+    The tree-structured Parzen estimator (Bergstra et al. 2011, "Algorithms for Hyper-Parameter
+    Optimization"), with joint kernels as in BOHB (Falkner et al. 2018, arXiv:1807.01774): l(x) is the
+    density of the good trials, g(x) that of the rest, and of many draws from l the one with the largest
+    l(x)/g(x) is proposed. Against a model of each parameter alone it sees what belongs together: a high
+    learning rate that is good with a large batch. Settings follow the study of Watanabe 2023,
+    arXiv:2304.11127. How the densities are made: see `ParzenEstimator`.
+
+    - **Level.** Losses are compared at one resource: the highest that `enough` trials have reported.
+      BOHB asks for the number of parameters + 1, which with few parameters is too few to rank. Until
+      there is such a level, proposals are drawn from the space.
+    - **Noise.** Where 8 trials or more have gone on from that level and their order there says next to
+      nothing about their order at the next one (`rank_agreement`), the next level is taken if it has
+      half of `enough`, and otherwise none.
+    - **Good** are the best `gamma` of n trials at that level, at most 25, and never a failure.
+    - **Several objectives.** The best then are those of the first Pareto fronts, and of the last front
+      that has a place among them the least crowded, as in MOTPE (Ozaki et al. 2020, "Multiobjective
+      Tree-Structured Parzen Estimator for Computationally Expensive Optimization Problems"; 2022,
+      J. Artif. Intell. Res. 73), which breaks that tie by hypervolume. Whether a level is noise is judged
+      by the first objective alone.
+    - **In flight** trials of which nothing is known yet are among the rest (a constant liar): they push
+      the next proposal away from their own place.
+    - **Failed** trials are among the rest at every level.
+    - **Bounded.** Of the rest, the latest 400 are kept.
+    - **Explores.** A `random_fraction` of proposals is drawn from the space, as in BOHB: whatever the
+      model believes, every place is tried in the end.
+    - **Defaults** that the space has are a kernel of weight 2 in l(x), and half of the start-up trials
+      are drawn around them: a first guess, soon outweighed.
+    - **Valid.** A candidate that breaks a constraint of the space, or has been tried, is passed over.
+
+    Args:
+        space: what is tuned.
+        seed: of the study.
+        num_startup_trials: trials that must have reported before the first proposal from the model.
+        num_candidates: draws from l(x), of which the best is proposed.
+        enough: results that a level must have before it is learned from.
+        gamma: share of trials that are good, above 0 and at most 0.5.
+        random_fraction: share of proposals that ignore the model, 0..1.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        seed: int,
+        *,
+        num_startup_trials: int = 10,
+        num_candidates: int = 128,
+        enough: int = 20,
+        gamma: float = 0.15,
+        random_fraction: float = 0.1,
+    ) -> None:
+        require_integer("num_startup_trials", num_startup_trials, 0)
+        require_integer("num_candidates", num_candidates, 1)
+        require_integer("enough", enough, 2)
+        if not 0 < gamma <= 0.5:
+            raise ConfigError(f"gamma is {gamma}; it must be a number above 0 and at most 0.5")
+        if not 0 <= random_fraction <= 1:
+            raise ConfigError(f"random_fraction is {random_fraction}; it must be a number from 0 to 1")
+        self.space = space
+        self.seed = seed
+        self.num_startup_trials = num_startup_trials
+        self.num_candidates = num_candidates
+        self.enough = enough
+        self.gamma = gamma
+        self.random_fraction = random_fraction
+        self._axes = Axes(space)
+        self._default = self._axes.default_row()
+        self._knowledge = Knowledge.none(len(self._axes))
+        self._history = History()
+        self._rows = np.empty((64, len(self._axes)))  # grows by doubling
+        self._number: dict[int, int] = {}  # of a trial's row
+        self._tried: set[bytes] = set()
+
+    def learn_from(self, knowledge: Knowledge) -> None:
+        """Take over what earlier studies knew, as a discounted prior. To be called before the first trial."""
+        assert not self._number, "the study has begun"
+        self._knowledge = knowledge
+
+    def ask(self, trial_id: int) -> Params:
+        """Propose parameters for a new trial. Never changes what the sampler has learned."""
+        rng = np.random.default_rng((self.seed, trial_id))
+        level = self.level
+        if not len(self._axes) or (level is None and not len(self._knowledge.good)):
+            return self._draw(rng)
+        if rng.random() < self.random_fraction:
+            return self.space.sample(rng)
+        good, rest = self.split(level)
+        better = self._estimator(good, self._knowledge.good, default=self._default)
+        # The prior has one share in both, or else g, which has more kernels, would be next to nothing
+        # where no trial has been, and every empty corner of the space would look promising.
+        share = better.prior_share
+        prior_weight = max(1.0, len(rest) * share / (1 - share))
+        other = self._estimator(rest, self._knowledge.rest, prior_weight=prior_weight)
+        candidates = better.sample(rng, self.num_candidates)
+        score = better.log_density(candidates) - other.log_density(candidates)
+        for i in np.argsort(-score, kind="stable"):
+            if candidates[i].tobytes() not in self._tried:
+                params = self._axes.params(candidates[i])
+                if self.space.allows(params):
+                    return params
+        return self._untried(rng)
+
+    def start(self, trial_id: int, params: Params) -> None:
+        """The trial runs with these parameters: it is in flight until told.
+
+        Raises:
+            SpaceError: the parameters do not fit the space.
+        """
+        row = self._axes.row(params)
+        number = self._number[trial_id] = len(self._number)
+        if number == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
+        self._rows[number] = row
+        self._tried.add(row.tobytes())
+        self._history.start(trial_id)
+
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+        """Learn the losses of a trial at a resource; infinite or NaN for a failed trial."""
+        assert trial_id in self._number, f"trial {trial_id} was told of before it was started"
+        self._history.tell(trial_id, resource, loss, others)
+
+    @property
+    def level(self) -> int | None:
+        """The resource at which losses are compared; None while proposals are random."""
+        if self._history.num_told < self.num_startup_trials:
+            return None
+        above: int | None = None
+        for resource in reversed(self._history.levels):
+            if len(self._history.ranking(resource)) >= self.enough:
+                if above is None or not self._is_noise(resource, above):
+                    return resource
+                return above if 2 * len(self._history.ranking(above)) >= self.enough else None
+            above = resource
+        return None
+
+    def split(self, level: int | None) -> tuple[list[int], list[int]]:
+        """The good trials and the rest, as many as the densities are made of."""
+        ranking = [] if level is None else self._history.ranking(level)
+        num_good = min(math.ceil(self.gamma * len(ranking)), _MAX_GOOD)
+        best = ranking[:num_good]
+        if level is not None and self._history.num_objectives > 1:
+            losses = list(self._history.results(level).values())
+            best = [ranking[place] for place in best_points(losses, num_good)]
+        good = [trial_id for _, trial_id in best]
+        rest = {trial_id for _, trial_id in ranking}.difference(good)
+        return good, sorted([*rest, *self._history.failed, *self._history.in_flight])[-_MAX_REST:]
+
+    def _is_noise(self, resource: int, above: int) -> bool:
+        losses = [self._history.losses(trial_id) for _, trial_id in self._history.ranking(above)]
+        pairs = [(both[resource], both[above]) for both in losses if resource in both]
+        if len(pairs) < _LEAST_JUDGES:
+            return False
+        agreement = rank_agreement(pairs, [loss for loss, _ in self._history.ranking(resource)])
+        return agreement is not None and agreement < _LEAST_AGREEMENT
+
+    def _untried(self, rng: np.random.Generator) -> Params:
+        """A draw from the space that has not been tried, if one of twenty is."""
+        for _ in range(_DRAWS):
+            params = self.space.sample(rng)
+            if self._axes.row(params).tobytes() not in self._tried:
+                break
+        return params
+
+    def _draw(self, rng: np.random.Generator) -> Params:
+        """A start-up trial: from the space, or around the defaults that it has."""
+        if self._default is not None and rng.random() < _DEFAULT_SHARE:
+            around = ParzenEstimator(self._axes, self._default[None], _DEFAULT_BANDWIDTH, prior_weight=0.0)
+            params = self._axes.params(around.sample(rng, 1)[0])
+            if self.space.allows(params):
+                return params
+        return self.space.sample(rng)
+
+    def _estimator(
+        self, trials: list[int], earlier: Array, *, default: Array | None = None, prior_weight: float = 1.0
+    ) -> ParzenEstimator:
+        rows = self._rows[[self._number[trial_id] for trial_id in trials]]
+        weights = np.concatenate([np.ones(len(rows)), np.full(len(earlier), self._knowledge.discount)])
+        rows = np.concatenate([rows, earlier])
+        if default is not None:
+            rows = np.concatenate([rows, default[None]])
+            weights = np.append(weights, _DEFAULT_WEIGHT)
+        return ParzenEstimator(self._axes, rows, _BANDWIDTH, prior_weight=prior_weight, weights=weights)

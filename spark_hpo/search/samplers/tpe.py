@@ -1,0 +1,203 @@
+"""The tree-structured Parzen estimator: hyperopt's `tpe.suggest` behind ask and tell."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import Any
+
+import numpy as np
+
+from spark_hpo.search.space import Dimension, Key, Point, Space
+from spark_hpo.search.space.parameter import Choice, Constant, Group, Node, Normal, Sequence, Uniform
+from spark_hpo.search.wording import require_integer
+from spark_hpo.trial import Params
+
+_MAX_HISTORY = 200  # trials that hyperopt sees: its time grows with them, 250 ms at 10,000
+_MAX_GOOD = 25  # hyperopt's own bound on the trials that it calls good
+_GAMMA = 0.25  # hyperopt's own: gamma sqrt(n) of n trials are good
+
+
+class TpeSampler:
+    """Models where good trials lie and where the others lie, and proposes where the ratio is largest.
+
+    Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization": l(x) is the density of the good
+    trials, g(x) that of the rest. The estimator looks at the losses only to split good from rest. That is
+    done here, so nothing infinite ever reaches hyperopt:
+
+    - **Level.** Losses are compared at one resource: the highest that `enough` trials have reported. As in
+      BOHB (Falkner et al. 2018, arXiv:1807.01774), enough is the number of parameters + 3. Until some
+      level has as many, and for the first `num_startup_trials`, proposals are random.
+    - **Good** are the lowest 0.25 sqrt(n) of n losses at that level, and never a failure.
+    - **In flight** trials that have reported nothing yet are lent the median loss. That is the likeliest
+      value of a trial of which nothing is known; it puts them among the rest, where they push the next
+      proposal away from their own place, and costs no finished trial its place among the good.
+    - **Failed** trials are among the rest at every level.
+    - **Bounded.** Of the rest, the latest are kept, up to 200 trials in all: hyperopt gives the older ones
+      next to no weight anyway.
+
+    Args:
+        space: what is tuned.
+        seed: of the study.
+        num_startup_trials: trials that must have reported before the first proposal from the model.
+        num_candidates: draws from l(x), of which the best is proposed.
+    """
+
+    def __init__(
+        self, space: Space, seed: int, *, num_startup_trials: int = 10, num_candidates: int = 24
+    ) -> None:
+        require_integer("num_startup_trials", num_startup_trials, 0)
+        require_integer("num_candidates", num_candidates, 1)
+        self.space = space
+        self.seed = seed
+        self.num_startup_trials = num_startup_trials
+        self.num_candidates = num_candidates
+        dimensions = space.dimensions()
+        self.enough = len(dimensions) + 3
+        self._estimator = _Estimator(space, dimensions)
+        self._points: dict[int, Point] = {}  # of every trial, numbers as latent values
+        self._losses: dict[int, dict[int, float]] = {}  # by resource, then by trial; finite ones
+        self._in_flight: set[int] = set()  # started, and told nothing yet
+        self._failed: set[int] = set()
+
+    def ask(self, trial_id: int) -> Params:
+        """Propose parameters for a new trial. Never changes what the sampler has learned."""
+        rng = np.random.default_rng((self.seed, trial_id))
+        level = self.level
+        if level is None:
+            return self.space.sample(rng)
+        good, rest = self.split(level)
+        points = {trial: self._points[trial] for trial in sorted(good | rest)}
+        return self.space.unflatten(self._estimator.propose(points, good, rng, self.num_candidates))
+
+    def start(self, trial_id: int, params: Params) -> None:
+        """The trial runs with these parameters: it is in flight until told.
+
+        Raises:
+            SpaceError: the parameters do not fit the space.
+        """
+        self._points[trial_id] = self._estimator.latents(self.space.flatten(params))
+        self._in_flight.add(trial_id)
+
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+        """Learn the loss of a trial at a resource; infinite or NaN for a failed trial."""
+        assert trial_id in self._points, f"trial {trial_id} was told of before it was started"
+        self._in_flight.discard(trial_id)
+        if math.isfinite(loss):
+            self._losses.setdefault(resource, {})[trial_id] = loss
+        else:
+            self._failed.add(trial_id)
+            for losses in self._losses.values():  # whatever it had promised at lower levels
+                losses.pop(trial_id, None)
+
+    @property
+    def level(self) -> int | None:
+        """The resource at which losses are compared; None while proposals are random."""
+        if len(self._points) - len(self._in_flight) < self.num_startup_trials:
+            return None
+        return max((r for r, losses in self._losses.items() if len(losses) >= self.enough), default=None)
+
+    def split(self, level: int) -> tuple[set[int], set[int]]:
+        """The good trials and the rest, as many as the estimator is shown."""
+        losses = self._losses[level]
+        num_good = min(math.ceil(_GAMMA * math.sqrt(len(losses))), _MAX_GOOD)
+        good = set(heapq.nsmallest(num_good, losses, key=lambda trial: (losses[trial], trial)))
+        # A lent median is never among the good, which are fewer than half: nothing else need be known of it.
+        rest = (losses.keys() | self._failed | self._in_flight) - good
+        return good, set(heapq.nlargest(_MAX_HISTORY - len(good), rest))
+
+
+class _Estimator:
+    """hyperopt's TPE over the latent values of a space. Knows good and rest, not losses.
+
+    In latent values every number is uniform or normal, so hyperopt needs neither its logarithmic nor its
+    rounded distributions: the ratio of two densities is the same on either scale.
+    """
+
+    def __init__(self, space: Space, dimensions: tuple[Dimension, ...]) -> None:
+        from hyperopt.base import Domain
+
+        self._dimensions = {str(i): dimension for i, dimension in enumerate(dimensions)}
+        self._labels = {dimension.key: label for label, dimension in self._dimensions.items()}
+        self._domain = Domain(None, self._expression(space.root, ()), pass_expr_memo_ctrl=False)
+
+    def latents(self, point: Point) -> Point:
+        """The point with latent values for numbers; choices stay option numbers."""
+        parameters = {d.key: d.parameter for d in self._dimensions.values()}
+        latents: Point = {}
+        for key, value in point.items():
+            parameter = parameters[key]
+            latents[key] = value if isinstance(parameter, Choice) else parameter.latent(value)
+        return latents
+
+    def propose(
+        self, points: dict[int, Point], good: set[int], rng: np.random.Generator, num_candidates: int
+    ) -> Point:
+        """The best of `num_candidates` draws, in natural values. `points` are in the order of trials."""
+        from hyperopt import tpe, trials_from_docs
+
+        trials = trials_from_docs(
+            [self._document(i, points[t], t in good) for i, t in enumerate(points)], validate=False
+        )
+        # gamma sqrt(n) is rounded up: half below the number that is wanted, rounding cannot err.
+        gamma = (len(good) - 0.5) / math.sqrt(len(points))
+        with np.errstate(all="ignore"):  # the log of a density that underflows is -inf, as it should be
+            (proposal,) = tpe.suggest(
+                [len(points)],
+                self._domain,
+                trials,
+                seed=int(rng.integers(2**31)),
+                n_startup_jobs=0,
+                n_EI_candidates=num_candidates,
+                gamma=gamma,
+                verbose=False,
+            )
+        point: Point = {}
+        for label, values in proposal["misc"]["vals"].items():
+            dimension = self._dimensions[label]
+            if values:  # empty where the parameter is not active
+                parameter, (value,) = dimension.parameter, values
+                point[dimension.key] = (
+                    int(value) if isinstance(parameter, Choice) else parameter.value(float(value))
+                )
+        return point
+
+    def _document(self, number: int, point: Point, is_good: bool) -> dict[str, Any]:
+        """What `tpe.suggest` reads of a trial. Losses 0 and 1 say all that it wants to know of them."""
+        active = {label: d.key in point for label, d in self._dimensions.items()}
+        return {
+            "tid": number,
+            "state": 2,  # JOB_STATE_DONE
+            "exp_key": None,
+            "result": {"status": "ok", "loss": 0.0 if is_good else 1.0},
+            "misc": {
+                "tid": number,
+                "idxs": {label: [number] if here else [] for label, here in active.items()},
+                "vals": {
+                    label: [point[self._dimensions[label].key]] if here else []
+                    for label, here in active.items()
+                },
+            },
+        }
+
+    def _expression(self, node: Node, key: Key) -> Any:
+        """The hyperopt expression with the parameters below `node`; constants matter to nobody here."""
+        from hyperopt import hp
+
+        label = self._labels.get(key, "")
+        match node:
+            case Group(entries):
+                return {name: self._expression(child, (*key, name)) for name, child in entries}
+            case Sequence(items):
+                return [self._expression(child, (*key, i)) for i, child in enumerate(items)]
+            case Choice(options=options, weights=weights):
+                below = [self._expression(option, (*key, i)) for i, option in enumerate(options)]
+                if weights is None:
+                    return hp.choice(label, below)
+                return hp.pchoice(label, list(zip(weights, below, strict=True)))
+            case Uniform():
+                return hp.uniform(label, *node.latent_bounds())
+            case Normal():
+                return hp.normal(label, node.mu, node.sigma)
+            case Constant():
+                return None

@@ -1,0 +1,1 @@
+"""Schedulers: they spend the budget."""

@@ -1,0 +1,168 @@
+"""Population based training: members that fall behind take over the weights of those ahead."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right, insort
+from dataclasses import dataclass
+
+from spark_hpo.errors import ConfigError
+from spark_hpo.search.scheduler import Slot
+from spark_hpo.search.schedulers.bracket import check_resources
+from spark_hpo.search.schedulers.rungs import interval_levels
+from spark_hpo.search.wording import require_integer
+
+
+@dataclass(slots=True)
+class _Member:
+    """A trial that is alive: it runs, or waits to go on."""
+
+    step: int = -1  # the last one that it has reported; -1: none
+    resource: int = 0  # of its last report
+    loss: float = math.inf  # of its last report
+    children: int = 0
+
+
+class PopulationBasedScheduler:
+    """Exploits by checkpoint: a member at the bottom is replaced by a child of one at the top.
+
+    Jaderberg et al. 2017, arXiv:1711.09846. All members train side by side, an interval at a time. One
+    whose loss is among the worst `quantile` of all that have reported at its step is out, and a child takes
+    its place: a new trial (`Slot.parent`) that starts from the parent's checkpoint, at the parent's
+    resource, with the parent's parameters changed a little by an `Explorer`. The parent is, of the best
+    `quantile` of members alive, the one with the fewest children. So parameters become schedules over the
+    training; the best trial's weights have seen several of them, and its parameters are but the last.
+
+    Nobody waits for anybody. Who reports at a step before there are enough losses to name the worst is
+    judged by its loss one step before: or else the one that always comes first would never be. A member
+    that fails, or is trained to the end, is replaced while trials remain. With more slots than members,
+    slots stay idle.
+
+    A trace, population_size 4, interval 3:
+        next_slot() x 4 -> trials 0..3: 0 -> 3; report(3, worst of 4) -> [3]
+        next_slot() -> trial 4, parent 1: 3 -> 6
+
+    Args:
+        max_resource: epochs of a trial that is trained to the end, its ancestors' included.
+        interval: epochs between two decisions; None: a tenth of max_resource, at least 1.
+        min_resource: epochs before the first decision.
+        population_size: members, 2 at least.
+        quantile: the share at the bottom that is replaced and at the top that is copied, up to 0.5.
+        max_trials: how many trials may start, children included; None: until `close`.
+    """
+
+    def __init__(
+        self,
+        max_resource: int,
+        interval: int | None = None,
+        min_resource: int = 1,
+        population_size: int = 10,
+        quantile: float = 0.25,
+        max_trials: int | None = None,
+    ) -> None:
+        check_resources(min_resource, max_resource, 2)
+        require_integer("population_size", population_size, 2)
+        if max_trials is not None:
+            require_integer("max_trials", max_trials, 1)
+        if not 0 < quantile <= 0.5:
+            raise ConfigError(f"quantile is {quantile}; it must be a number above 0 and at most 0.5")
+        self.max_resource = max_resource
+        self.max_trials = max_trials
+        self.population_size = population_size
+        self.quantile = quantile
+        self.levels = interval_levels(interval, min_resource, max_resource)
+        self._losses: list[list[float]] = [[] for _ in self.levels]  # by step, ascending
+        self._members: dict[int, _Member] = {}
+        self._running: set[int] = set()
+        self._ready: list[int] = []
+        self._heirs = 0  # children that are to start
+        self._num_trials = 0
+        self._closed = False
+
+    def next_slot(self) -> Slot | None:
+        """Open the next slot: for a child or a new member, else for a member that goes on.
+
+        A place is filled first, so that members train side by side, however few slots there are.
+        """
+        if self._closed or len(self._members) >= self.population_size:
+            if not self._ready:
+                return None
+            trial_id = self._ready.pop(0)
+            member = self._members[trial_id]
+            return self._open(trial_id, member.step + 1, member.resource, None)
+        parent = self._parent() if self._heirs else None
+        self._heirs = max(0, self._heirs - 1)
+        trial_id = self._num_trials
+        self._num_trials += 1
+        self._closed = self._num_trials == self.max_trials
+        self._members[trial_id] = _Member()
+        if parent is None:
+            return self._open(trial_id, 0, 0, None)
+        ahead = self._members[parent]
+        ahead.children += 1
+        return self._open(trial_id, ahead.step + 1, ahead.resource, parent)
+
+    def report(self, slot: Slot, loss: float) -> list[int]:
+        """Take the loss of a slot. Returns the trial itself where it is out."""
+        trial_id = slot.trial_id
+        self._running.remove(trial_id)
+        member = self._members[trial_id]
+        if not math.isfinite(loss):
+            del self._members[trial_id]
+            self._heirs += 1
+            return [trial_id]
+        insort(self._losses[slot.rung], loss)
+        if slot.resource_to == self.max_resource:
+            del self._members[trial_id]
+            return []
+        before = member.step, member.loss
+        member.step, member.resource, member.loss = slot.rung, slot.resource_to, loss
+        if self._is_behind((slot.rung, loss), before) and self._may_replace(trial_id):
+            del self._members[trial_id]
+            self._heirs += 1
+            return [trial_id]
+        self._ready.append(trial_id)
+        return []
+
+    def close(self) -> list[int]:
+        """Open no new trials from now on, children neither; the members train to the end."""
+        self._closed = True
+        return []
+
+    def is_done(self) -> bool:
+        """Whether no slot is open and none will ever open again."""
+        return self._closed and not self._ready and not self._running
+
+    def _open(self, trial_id: int, step: int, resource: int, parent: int | None) -> Slot:
+        self._running.add(trial_id)
+        return Slot(
+            trial_id=trial_id,
+            bracket=0,
+            rung=step,
+            resource_from=resource,
+            resource_to=self.levels[step],
+            parent=parent,
+        )
+
+    def _is_behind(self, *reports: tuple[int, float]) -> bool:
+        """Whether a loss is in the bottom quantile of its step, and somebody's is better.
+
+        Args:
+            reports: (step, loss) of a member, the latest first. The first one that can be judged is.
+        """
+        for step, loss in reports:
+            losses = self._losses[step] if step >= 0 else []
+            num_bottom = int(self.quantile * len(losses))
+            if num_bottom:
+                return len(losses) - bisect_right(losses, loss) < num_bottom and loss > losses[0]
+        return False
+
+    def _may_replace(self, trial_id: int) -> bool:
+        parent = self._parent()
+        return not self._closed and parent is not None and parent != trial_id
+
+    def _parent(self) -> int | None:
+        """Of the best members that have a checkpoint, the one with the fewest children."""
+        able = sorted((m.loss, i) for i, m in self._members.items() if m.step >= 0)
+        best = able[: max(1, int(self.quantile * len(able)))]
+        return min((i for _, i in best), key=lambda i: self._members[i].children, default=None)

@@ -1,0 +1,254 @@
+"""Walks over the tree of a space: build, read, count, write.
+
+Each function takes the node at which it stands and treats every kind of node in one place.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from spark_hpo.errors import SpaceError
+from spark_hpo.search.space.parameter import (
+    Choice,
+    Constant,
+    Group,
+    Node,
+    Normal,
+    Parameter,
+    Sequence,
+    Uniform,
+)
+from spark_hpo.search.wording import nearest
+
+Key: TypeAlias = tuple[str | int, ...]
+"""Where a parameter stands in the tree: names of groups, numbers of options and of list items."""
+
+Point: TypeAlias = dict[Key, Any]
+"""The active parameters of one configuration, flat: a number's value, or a choice's option number."""
+
+Conditions: TypeAlias = tuple[tuple[Key, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimension:
+    """A free parameter. Active when every choice in `conditions` has taken the option named there."""
+
+    key: Key  # unique in the space: ("optimizer", 1, "momentum")
+    path: Key  # where its value stands in the params: ("optimizer", "momentum")
+    parameter: Parameter
+    conditions: Conditions  # (key of a choice, option number), outermost first
+
+    def is_active(self, point: Mapping[Key, Any]) -> bool:
+        return all(point.get(choice) == option for choice, option in self.conditions)
+
+
+def paths(node: Node, path: Key) -> Iterator[Key]:
+    """Where values stand in the params: of parameters, and of constants, which may decide too."""
+    match node:
+        case Group(entries):
+            for name, child in entries:
+                yield from paths(child, (*path, name))
+        case Choice(options=options):
+            yield path
+            for option in options:
+                yield from paths(option, path)
+        case _:
+            yield path
+
+
+def build(node: Node, key: Key, pick: Callable[[Key, Parameter], Any]) -> Any:
+    match node:
+        case Constant(value):
+            return copy.deepcopy(value)
+        case Group(entries):
+            return {name: build(child, (*key, name), pick) for name, child in entries}
+        case Sequence(items):
+            return [build(child, (*key, i), pick) for i, child in enumerate(items)]
+        case Choice():
+            option = pick(key, node)
+            return build(node.options[option], (*key, option), pick)
+        case Uniform() | Normal():
+            return pick(key, node)
+
+
+def dimensions(
+    node: Node, key: Key, path: Key, conditions: tuple[tuple[Key, int], ...]
+) -> Iterator[Dimension]:
+    match node:
+        case Group(entries):
+            for name, child in entries:
+                yield from dimensions(child, (*key, name), (*path, name), conditions)
+        case Sequence(items):
+            for i, child in enumerate(items):
+                yield from dimensions(child, (*key, i), (*path, i), conditions)
+        case Choice(options=options):
+            yield Dimension(key=key, path=path, parameter=node, conditions=conditions)
+            for i, option in enumerate(options):
+                yield from dimensions(option, (*key, i), path, (*conditions, (key, i)))
+        case Uniform() | Normal():
+            yield Dimension(key=key, path=path, parameter=node, conditions=conditions)
+
+
+def read(node: Node, key: Key, value: Any, place: str, point: Point) -> None:
+    """Add to `point` what `value` says of the parameters below `node`."""
+    match node:
+        case Constant(expected):
+            if not same_json(value, expected):
+                raise SpaceError(f"{place} is {value!r}; the space has the constant {expected!r} here")
+        case Group(entries):
+            names = [name for name, _ in entries]
+            if not isinstance(value, Mapping):
+                raise SpaceError(f"{place} is {value!r}; it must be a mapping with {', '.join(names)}")
+            for name in value:
+                if name not in names:
+                    raise SpaceError(
+                        f"{place} has {name!r}, which the space does not: {nearest(name, names)}"
+                    )
+            for name, child in entries:
+                if name not in value:
+                    raise SpaceError(f"{place} has no {name!r}; the space asks for one")
+                read(child, (*key, name), value[name], f"{place}.{name}", point)
+        case Sequence(items):
+            if not isinstance(value, list | tuple) or len(value) != len(items):
+                raise SpaceError(f"{place} is {value!r}; it must be a list of {len(items)}")
+            for i, child in enumerate(items):
+                read(child, (*key, i), value[i], f"{place}[{i}]", point)
+        case Choice(options=options):
+            _read_option(options, key, value, place, point)
+        case Uniform() | Normal():
+            if not node.accepts(value):
+                raise SpaceError(f"{place} is {value!r}; it must be {node.rule()}")
+            point[key] = node.plain(value)
+
+
+def _read_option(options: tuple[Node, ...], key: Key, value: Any, place: str, point: Point) -> None:
+    meant: list[SpaceError] = []
+    for i, option in enumerate(options):
+        inner: Point = {key: i}
+        try:
+            read(option, (*key, i), value, place, inner)
+        except SpaceError as error:
+            if _names_option(option, value):
+                meant.append(error)
+        else:
+            point.update(inner)
+            return
+    if len(meant) == 1:  # it is clear which option was meant: say what is wrong inside it
+        raise meant[0]
+    constants = ", ".join(repr(o.value) for o in options if isinstance(o, Constant))
+    cure = f"it must be one of {constants}" if constants else f"none of its {len(options)} options fits"
+    if constants and not all(isinstance(o, Constant) for o in options):
+        cure += ", or fit another of the options"
+    raise SpaceError(f"{place} is {value!r}; {cure}")
+
+
+def _names_option(option: Node, value: Any) -> bool:
+    """Whether `value` has all the constants of a group, such as `name: sgd`."""
+    if not (isinstance(option, Group) and isinstance(value, Mapping)):
+        return False
+    constants = [(name, c.value) for name, c in option.entries if isinstance(c, Constant)]
+    return all(name in value and same_json(value[name], c) for name, c in constants)
+
+
+def grid_size(node: Node, resolution: int) -> int:
+    match node:
+        case Constant():
+            return 1
+        case Group(entries):
+            return math.prod(grid_size(child, resolution) for _, child in entries)
+        case Sequence(items):
+            return math.prod(grid_size(child, resolution) for child in items)
+        case Choice(options=options):
+            return sum(grid_size(option, resolution) for option in options)
+        case Uniform() | Normal():
+            return len(node.grid(resolution))
+
+
+def grid_value(node: Node, resolution: int, index: int) -> Any:
+    match node:
+        case Constant(value):
+            return copy.deepcopy(value)
+        case Group(entries):
+            values = _grid_product([child for _, child in entries], resolution, index)
+            return dict(zip((name for name, _ in entries), values, strict=True))
+        case Sequence(items):
+            return _grid_product(list(items), resolution, index)
+        case Choice(options=options):
+            for option in options:
+                size = grid_size(option, resolution)
+                if index < size:
+                    return grid_value(option, resolution, index)
+                index -= size
+            raise AssertionError("index lies beyond the grid")
+        case Uniform() | Normal():
+            return node.grid(resolution)[index]
+
+
+def _grid_product(nodes: list[Node], resolution: int, index: int) -> list[Any]:
+    values = []
+    for node in reversed(nodes):
+        index, here = divmod(index, grid_size(node, resolution))
+        values.append(grid_value(node, resolution, here))
+    return values[::-1]
+
+
+def same_json(a: object, b: object) -> bool:
+    """Whether two JSON values are the same. True is not 1, but 1 and 1.0 are one number."""
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same_json(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same_json, a, b))
+    return a == b
+
+
+def with_tuples(value: Any) -> Any:
+    """The value with a tuple for every list."""
+    if isinstance(value, Mapping):
+        return {name: with_tuples(child) for name, child in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def to_json(node: Node) -> dict[str, Any]:
+    """The node as JSON. Entries are pairs in a list, so that a writer that sorts keys keeps their order."""
+    match node:
+        case Constant(value):
+            return {"node": "constant", "value": copy.deepcopy(value)}
+        case Group(entries):
+            return {"node": "group", "entries": [[name, to_json(child)] for name, child in entries]}
+        case Sequence(items):
+            return {"node": "sequence", "items": [to_json(child) for child in items]}
+        case Choice(options=options, weights=weights, default=default):
+            record: dict[str, Any] = {"node": "choice", "options": [to_json(child) for child in options]}
+            return {**record, "weights": None if weights is None else list(weights), "default": default}
+        case Uniform():
+            return {"node": "uniform", **asdict(node)}
+        case Normal():
+            return {"node": "normal", **asdict(node)}
+
+
+def from_json(record: Mapping[str, Any]) -> Node:
+    fields = {name: value for name, value in record.items() if name != "node"}
+    match record["node"]:
+        case "constant":
+            return Constant(copy.deepcopy(fields["value"]))
+        case "group":
+            return Group(tuple((name, from_json(child)) for name, child in fields["entries"]))
+        case "sequence":
+            return Sequence(tuple(map(from_json, fields["items"])))
+        case "choice":
+            weights = fields["weights"]
+            options = tuple(map(from_json, fields["options"]))
+            weights = None if weights is None else tuple(weights)
+            return Choice(options=options, weights=weights, default=fields.get("default"))
+        case "uniform":
+            return Uniform(**fields)
+        case "normal":
+            return Normal(**fields)
+        case other:
+            raise SpaceError(f"the space has a node {other!r}, which this version does not know")

@@ -1,0 +1,1 @@
+"""The study directory: journal, lease, checkpoints, frozen configuration."""

@@ -1,0 +1,323 @@
+"""The journal: append-only events in the study directory. Replaying them resumes the study."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import takewhile
+from types import MappingProxyType
+from typing import Any
+
+from spark_hpo.errors import JournalError
+from spark_hpo.objective import Objective
+from spark_hpo.study_dir.lease import Lease
+from spark_hpo.study_dir.storage import Log, Storage
+from spark_hpo.trial import Assignment, Report, Split, Trial, TrialState
+
+VERSION = 1
+
+_CURE = "restore the file, or start a new study in another study_dir"
+
+
+class EventKind(StrEnum):
+    """What can happen in a study."""
+
+    OPENED = "opened"  # a driver has taken the study; says which older events count, and what the driver is
+    ASSIGNED = "assigned"  # an assignment is about to be handed to the backend
+    REPORTED = "reported"  # its report has come
+    LOST = "lost"  # the infrastructure failed it; another attempt follows
+    SETTLED = "settled"  # the scheduler has said what becomes of trials
+    SLOTS = "slots"  # so many assignments fit at once from now on
+    CLOSED = "closed"  # a driver has stopped, and why
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the journal."""
+
+    sequence: int  # 1, 2, 3, ... over the whole study
+    time: float  # wall clock of the driver, seconds since 1970
+    kind: EventKind
+    data: Mapping[str, Any]
+
+    @property
+    def assignment(self) -> Assignment:
+        return Assignment.from_json(self.data)
+
+    @property
+    def report(self) -> Report:
+        return Report.from_json(self.data)
+
+    def to_json(self) -> dict[str, Any]:
+        """The line."""
+        return {"sequence": self.sequence, "time": self.time, "event": self.kind, **self.data}
+
+
+class Journal:
+    """The truth about a study: every decision and every result, in the order in which they happened.
+
+    Each driver writes a log of its own, `journal/<epoch>`. Its first event says how many events of the
+    older logs it has seen, so what a driver adds to its log after another one took over does not count:
+    nothing has to be locked to keep it out. A record that was torn by a crash is the last of its log and
+    is skipped.
+
+    `append` makes an event durable before anybody acts on it.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        objective: Objective,
+        lease: Lease | None = None,
+        *,
+        driver: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Read a study. Without a lease nothing can be written.
+
+        Args:
+            driver: what writes, for those who read: versions, commit, command. None: nobody wants to know.
+            clock: seconds since 1970.
+
+        Raises:
+            JournalError: a record before the last is damaged, or of a newer version.
+        """
+        self._storage = storage
+        self._clock = clock
+        self._objective = objective
+        self._lease = lease
+        self._trials: dict[int, Trial] = {}
+        self._changed: dict[int, None] = {}  # trials, the one that changed last at the end
+        self._states: Counter[TrialState] = Counter()
+        self._sequence = 0
+        self._log: Log | None = None
+        self.tests: dict[int, Report] = {}  # by trial: its evaluation on the test split
+        logs = _counted(dict(_read_logs(storage)), f"{storage.url}/journal")
+        # What earlier drivers wrote, to be replayed.
+        self.past: tuple[Event, ...] = tuple(event for epoch in sorted(logs) for event in logs[epoch])
+        for event in self.past:
+            try:
+                self._apply(event)
+            except (KeyError, TypeError, ValueError, AttributeError) as exc:
+                raise JournalError(
+                    f"{storage.url}/journal: event {event.sequence} ({event.kind}) is not understood "
+                    f"({exc!r}): another spark_hpo has written it, or a hand; install the one that wrote it, "
+                    "or start a new study in another study_dir"
+                ) from exc
+        if lease is not None:
+            self._log = storage.log(_log_name(lease.epoch))
+            self._append(
+                EventKind.OPENED,
+                {
+                    "version": VERSION,
+                    "after": {str(epoch): len(events) for epoch, events in logs.items()},
+                    **({"driver": dict(driver)} if driver else {}),
+                },
+            )
+
+    @classmethod
+    def open(
+        cls,
+        storage: Storage,
+        objective: Objective,
+        *,
+        driver: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> Journal:
+        """Take the lease of a study and read what earlier drivers left.
+
+        Args:
+            driver, clock: as for the constructor.
+
+        Raises:
+            LeaseError: another driver writes this study.
+        """
+        epochs = [epoch for epoch, _ in _log_files(storage)]
+        lease = Lease.acquire(storage, least_epoch=max(epochs, default=0) + 1)
+        try:
+            lease.keep_alive()
+            return cls(storage, objective, lease, driver=driver, clock=clock)
+        except BaseException:  # an interrupt too: a journal that is not open is nobody's
+            lease.release()
+            raise
+
+    @property
+    def storage(self) -> Storage:
+        """The study directory."""
+        return self._storage
+
+    @property
+    def sequence(self) -> int:
+        return self._sequence
+
+    @property
+    def trials(self) -> Mapping[int, Trial]:
+        return MappingProxyType(self._trials)
+
+    @property
+    def states(self) -> Mapping[TrialState, int]:
+        """How many trials are in each state. Costs nothing, however many there are."""
+        return MappingProxyType(self._states)
+
+    def changed_since(self, sequence: int) -> Iterable[Trial]:
+        latest_first = (self._trials[trial_id] for trial_id in reversed(self._changed))
+        changed = takewhile(lambda trial: trial.changed_at > sequence, latest_first)
+        return sorted(changed, key=lambda trial: trial.trial_id)
+
+    @property
+    def seconds(self) -> float:
+        """How long drivers have worked on this study, without the time between them."""
+        total, opened, last = 0.0, None, 0.0
+        for event in self.past:
+            if event.kind is EventKind.OPENED:
+                total += last - opened if opened is not None else 0.0
+                opened = event.time
+            last = event.time
+        return total + (last - opened if opened is not None else 0.0)
+
+    def assigned(self, assignment: Assignment) -> None:
+        self._append(EventKind.ASSIGNED, assignment.to_json())
+
+    def reported(self, report: Report) -> None:
+        self._append(EventKind.REPORTED, report.to_json())
+
+    def lost(self, report: Report) -> None:
+        self._append(EventKind.LOST, report.to_json())
+
+    def settled(self, trial_ids: Iterable[int], state: TrialState) -> None:
+        """Record what the scheduler says of trials. What is known already is not written again."""
+        changed = [i for i in trial_ids if self._trials[i].state not in (state, TrialState.FAILED)]
+        if changed:
+            self._append(EventKind.SETTLED, {"trials": changed, "state": state})
+
+    def slots(self, count: int) -> None:
+        """Record how many assignments fit at once from now on."""
+        self._append(EventKind.SLOTS, {"slots": count})
+
+    def closed(self, reason: str) -> None:
+        self._append(EventKind.CLOSED, {"reason": reason})
+
+    def close(self) -> None:
+        """Let the next driver in. Idempotent."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+    def _append(self, kind: EventKind, data: Mapping[str, Any]) -> None:
+        if self._log is None or self._lease is None:
+            raise JournalError(f"{self._storage.url}: this journal is open for reading only")
+        self._lease.check()
+        event = Event(self._sequence + 1, self._clock(), kind, data)
+        self._sequence = event.sequence  # first: an interrupt in here must not give a number twice
+        # NaN is no JSON: metrics that are not finite are left out by whoever makes the report.
+        self._log.append(json.dumps(event.to_json(), separators=(",", ":"), allow_nan=False))
+        self._apply(event)
+
+    def _apply(self, event: Event) -> None:
+        self._sequence = event.sequence
+        match event.kind:
+            case EventKind.ASSIGNED:
+                assignment = event.assignment
+                if assignment.split is Split.VALIDATION:
+                    trial = self._trials.get(assignment.trial_id) or Trial(
+                        trial_id=assignment.trial_id,
+                        params=assignment.params,
+                        state=TrialState.RUNNING,
+                        bracket=assignment.bracket,
+                        rung=assignment.rung,
+                        started_at=event.time,
+                        is_proposal=assignment.is_proposal,
+                    )
+                    self._put(replace(trial, state=TrialState.RUNNING))
+            case EventKind.REPORTED:
+                report = event.report
+                if report.split is Split.TEST:
+                    self.tests[report.trial_id] = report
+                else:
+                    trial = self._trials[report.trial_id]
+                    loss = self._objective.loss(report.judged)
+                    self._put(trial.with_report(report, loss=loss, time=event.time))
+            case EventKind.SETTLED:
+                for trial_id in event.data["trials"]:
+                    state = TrialState(event.data["state"])
+                    self._put(replace(self._trials[trial_id], state=state))
+            case EventKind.LOST | EventKind.SLOTS | EventKind.OPENED | EventKind.CLOSED:
+                pass
+
+    def _put(self, trial: Trial) -> None:
+        before = self._trials.get(trial.trial_id)
+        if before is not None:
+            self._states[before.state] -= 1
+            del self._changed[trial.trial_id]
+        self._states[trial.state] += 1
+        self._changed[trial.trial_id] = None
+        self._trials[trial.trial_id] = replace(trial, changed_at=self._sequence)
+
+
+def _log_name(epoch: int) -> str:
+    return f"journal/{epoch:06d}"
+
+
+def _log_files(storage: Storage) -> Iterator[tuple[int, str]]:
+    """Epoch and name of each log; what else a file system leaves in the folder is not one."""
+    for name in storage.names("journal"):
+        if name.removesuffix(".jsonl").isdecimal():
+            yield int(name.removesuffix(".jsonl")), name
+
+
+def _read_logs(storage: Storage) -> Iterator[tuple[int, list[Event]]]:
+    for epoch, name in _log_files(storage):
+        lines = storage.log(_log_name(epoch)).lines()
+        yield epoch, list(_parse(lines, f"{storage.url}/journal/{name}"))
+
+
+def _parse(lines: list[bytes], place: str) -> Iterator[Event]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            if not line.endswith(b"\n"):
+                raise ValueError("the record has no end")
+            record = json.loads(line)
+            sequence, when, kind = record.pop("sequence"), record.pop("time"), record.pop("event")
+            if type(trial_id := record.get("trial_id", 0)) is not int or trial_id < 0:
+                raise ValueError(f"trial_id is {trial_id!r}")  # it becomes part of a path
+            if (type(sequence), type(version := record.get("version", VERSION))) != (int, int):
+                raise ValueError("sequence and version are integers")
+            if not isinstance(when, int | float) or not isinstance(record.get("params", {}), dict):
+                raise ValueError("time is a number, and params a mapping")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+            if number == len(lines):
+                return  # torn by the crash that ended its driver: nobody has acted on it
+            raise JournalError(f"{place}: line {number} is damaged ({exc}); {_CURE}") from exc
+        if version > VERSION or kind not in EventKind.__members__.values():
+            raise JournalError(
+                f"{place}: line {number} was written by a newer spark_hpo "
+                f"(event {kind!r}, version {version}); install that one to go on with this study"
+            )
+        yield Event(sequence, when, EventKind(kind), record)
+
+
+def _counted(logs: Mapping[int, list[Event]], place: str) -> dict[int, list[Event]]:
+    """The events that count: of each log as many as the next driver had seen when it took over."""
+    newest = max((epoch for epoch, events in logs.items() if events), default=None)
+    if newest is None:
+        return {}
+    try:
+        seen = {int(epoch): int(count) for epoch, count in logs[newest][0].data["after"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise JournalError(
+            f"{place}/{newest:06d}: line 1 is damaged (it does not say which older events count); {_CURE}"
+        ) from exc
+    for epoch, count in seen.items():
+        if len(logs.get(epoch, ())) < count:
+            raise JournalError(
+                f"{place}/{epoch:06d}: has {len(logs.get(epoch, ()))} records, and the driver after it has "
+                f"seen {count}; {_CURE}"
+            )
+    return {epoch: logs.get(epoch, [])[:count] for epoch, count in seen.items()} | {newest: logs[newest]}

@@ -1,0 +1,187 @@
+"""The way to a tracking server: what is wrong with it is found within seconds, and said without secrets."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+
+from spark_hpo.errors import TrackingError
+from spark_hpo.redact import hide, one_line, redact
+from spark_hpo.tracking.environment import STARTING, STARTING_SQLITE, environment, quiet
+from spark_hpo.tracking.run_store import RunStore, StudyCard
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+T = TypeVar("T")
+
+START_TIMEOUT_S = 10.0  # for a server
+DATABASE_TIMEOUT_S = 120.0  # for a database: its tables may have to be made or migrated
+
+
+def usual_uri(study_dir: str) -> str:
+    """Where a program's runs go that names no place: MLflow's own, as far as it has been told one, by
+    MLFLOW_TRACKING_URI, `mlflow.set_tracking_uri` or Databricks; else SQLite beside the study directory."""
+    import mlflow
+
+    if mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]
+        return str(mlflow.get_tracking_uri())
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        return "databricks"
+    folder = Path() if "://" in study_dir else Path(study_dir).parent
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def resolve(uri: str) -> str:
+    """`uri` with a relative SQLite path made absolute and its directory made.
+
+    Raises TrackingError for a file store, which MLflow 3.13 and later refuse.
+    """
+    hide(uri)
+    scheme = urlsplit(uri).scheme
+    if scheme in ("", "file") and not uri.startswith("databricks"):
+        raise TrackingError(
+            f"mlflow.tracking_uri is {redact(uri)!r}: MLflow keeps runs in no plain directory any more. "
+            "Use sqlite:///mlflow.db, or http://HOST:PORT of a tracking server"
+        )
+    path = sqlite_path(uri)
+    if path is None:
+        return uri
+    absolute = path.absolute()
+    try:
+        absolute.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise TrackingError(
+            f"mlflow.tracking_uri is {uri}: cannot make {absolute.parent}: {exc.strerror}. "
+            "Choose a writable place"
+        ) from exc
+    query = uri.partition("?")[2]
+    return f"{scheme}:///{absolute}" + (f"?{query}" if query else "")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a SQLite URI; None for anything else, a database in memory included."""
+    scheme, _, rest = uri.partition("://")
+    text = rest.partition("?")[0].removeprefix("/")
+    if not (scheme == "sqlite" or scheme.startswith("sqlite+")) or text in ("", ":memory:"):
+        return None
+    return Path(text)
+
+
+def connect(
+    uri: str, experiment: str, card: StudyCard, *, registry_uri: str | None, artifact_location: str | None
+) -> RunStore:
+    """The study's runs behind `uri`; the experiment and the parent run are made where they are missing.
+
+    Raises TrackingError within 10 seconds for a server, 120 for a database.
+    """
+    hide([uri, registry_uri])
+    is_server = urlsplit(uri).scheme in ("http", "https")
+    limit_s = START_TIMEOUT_S if is_server else DATABASE_TIMEOUT_S
+
+    def start() -> RunStore:
+        with _alone(uri):  # MLflow makes and migrates tables without a look at who else does
+            client = _client(uri, registry_uri)
+            experiment_id = _experiment_id(client, uri, experiment, artifact_location)
+        store = RunStore(client, experiment_id, card)
+        store.describe()
+        return store
+
+    # The import alone takes seconds; it is no fault of the server's.
+    import mlflow  # noqa: F401
+
+    is_pool_ours = sqlite_path(uri) is not None and "MLFLOW_SQLALCHEMYSTORE_POOLCLASS" not in os.environ
+    with environment(STARTING_SQLITE if is_pool_ours else STARTING), quiet():
+        try:
+            return within(limit_s, start)
+        except TrackingError:
+            raise
+        except Exception as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
+            raise TrackingError(
+                f"mlflow.tracking_uri is {redact(uri)}, experiment {experiment!r}: cannot start there: "
+                f"{one_line(exc)}. {_cure(is_server)}"
+            ) from None
+
+
+def _client(uri: str, registry_uri: str | None) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=registry_uri or uri)
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Alone with an SQLite file, where several studies start at once: in threads or in processes."""
+    database = sqlite_path(uri)
+    if database is None:
+        yield
+        return
+    folder = os.open(database.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _experiment_id(client: MlflowClient, uri: str, name: str, location: str | None) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        database = sqlite_path(uri)
+        if location is None and database is not None:
+            # MLflow would take ./mlruns of the current directory.
+            location = (database.parent / "mlartifacts").as_uri()
+        return _new_experiment(client, name, location)
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"mlflow.experiment is {name!r}, which is deleted: restore it "
+            f"(mlflow experiments restore --experiment-id {found.experiment_id}), or choose another name"
+        )
+    return str(found.experiment_id)
+
+
+def _new_experiment(client: MlflowClient, name: str, location: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException as exc:
+        if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    made = client.get_experiment_by_name(name)  # by another study, in this moment
+    assert made is not None, "it exists already"
+    return str(made.experiment_id)
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """The result of `work`, or TimeoutError: name resolution and database drivers know no limit."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as exc:
+            errors.append(exc)
+
+    thread = threading.Thread(target=run, name="spark_hpo-mlflow-start", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    return results[0]
+
+
+def _cure(is_server: bool) -> str:
+    if is_server:
+        return "Start the server or correct the address; sqlite:///mlflow.db needs no server"
+    return "Correct the address; sqlite:///mlflow.db needs no server"

@@ -1,0 +1,317 @@
+"""The best model, logged and registered; the alias `champion` moves only to a better one, if at all.
+
+A model is known by its study, trial and resource (tags), so that a driver that died half-way registers
+nothing twice. No pickle: MLflow keeps a directory, and calls `<loader_module>._load_pyfunc(directory)`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from spark_hpo.errors import TrackingError, TrackingOutage
+from spark_hpo.tracking.environment import WRITING, environment, quiet
+from spark_hpo.tracking.mlflow import MlflowTracker
+from spark_hpo.tracking.projection import RESOURCE, STUDY_ID, TRIAL_ID
+from spark_hpo.tracking.run_store import is_outage
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+log = logging.getLogger(__name__)
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_PAUSES_S = (1.0, 2.0)  # between attempts, when MLflow does not answer
+CHAMPION = "champion"
+FINGERPRINT = "spark_hpo.test_fingerprint"
+TEST_PREFIX = "spark_hpo.test."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A trained model as MLflow takes it."""
+
+    model_dir: Path  # handed to the loader
+    loader_module: str  # has `_load_pyfunc(data_path)`, which returns an object with `predict(DataFrame)`
+    input_example: pd.DataFrame  # a few rows
+    predict: Callable[[Any], Any]  # for the signature: what the loaded model returns for the example
+    pip_requirements: Sequence[str]
+    code_paths: Sequence[Path] = ()  # packages that the loader imports, where they are not installed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestResult:
+    """What the model reached on the test split. Comparable where the fingerprint is the same."""
+
+    __test__ = False  # no test class, whatever pytest makes of its name
+
+    metrics: Mapping[str, float]
+    fingerprint: str  # of the test split's rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredModel:
+    """Where the model is. Without a name it is logged only: name and version are None."""
+
+    name: str | None
+    version: str | None
+    uri: str  # models:/name/version, or models:/id
+    is_champion: bool
+    is_best: bool  # the champion, or better than it on the same test rows: what `promote` would make champion
+
+    def summary(self) -> dict[str, Any]:
+        """As the JSON line has it."""
+        return asdict(self)
+
+
+def register_model(
+    tracker: MlflowTracker,
+    files: ModelFiles,
+    *,
+    trial_id: int,
+    resource: int,
+    test: TestResult,
+    name: str | None,
+    promote: bool = True,
+    evaluate_champion: Callable[[Path], Mapping[str, float]] | None = None,
+) -> RegisteredModel:
+    """Log the model into the study's run, register it, and move `champion` to it if it is better.
+
+    May be called again at any time: what is there is found and kept.
+
+    Args:
+        tracker: open or closed.
+        files: the model.
+        trial_id: that trained it.
+        resource: epochs it was trained for.
+        test: its metrics on the test split; the tracker's objective says which one counts.
+        name: of the registered model; None: log it only.
+        promote: False: it is compared with the champion, and the alias stays where it is.
+        evaluate_champion: metrics of the model in a directory (what `model_dir` was for the champion) on our
+            test split; called when the champion was tested on another one. None: it then stays champion.
+
+    Raises:
+        TrackingOutage: MLflow does not answer.
+        TrackingError: it refuses, or the model is not as it must be.
+    """
+    identity = {STUDY_ID: tracker.card.study_id, TRIAL_ID: str(trial_id), RESOURCE: str(resource)}
+    registry = _Registry(tracker, identity, test)
+    with environment(WRITING), quiet():
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                return registry.register(files, name, promote, evaluate_champion)
+            except (
+                Exception
+            ) as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
+                is_over = is_outage(exc)
+                if is_over and pause_s is not None:
+                    time.sleep(pause_s)
+                    continue
+                kind = TrackingOutage if is_over else TrackingError
+                raise kind(
+                    f"the model of trial {trial_id} cannot be registered as {name!r} at "
+                    f"{tracker.describe(tracker.tracking_uri)}: {tracker.describe(exc)}. "
+                    "Nothing is lost: run the same command with --sync when the cause is mended"
+                ) from None  # the foreign exception carries the credentials
+    raise AssertionError("the last attempt returns or raises")
+
+
+class _Registry:
+    """The steps, each of which finds what an earlier call has done."""
+
+    def __init__(self, tracker: MlflowTracker, identity: Mapping[str, str], test: TestResult) -> None:
+        self._tracker = tracker
+        self._client = tracker.client
+        self._identity = dict(identity)
+        self._test = test
+        self._tags = {
+            **identity,
+            FINGERPRINT: test.fingerprint,
+            **{f"{TEST_PREFIX}{metric}": repr(float(value)) for metric, value in test.metrics.items()},
+        }
+
+    def register(
+        self,
+        files: ModelFiles,
+        name: str | None,
+        promote: bool,
+        evaluate_champion: Callable[[Path], Mapping[str, float]] | None,
+    ) -> RegisteredModel:
+        """All of them."""
+        version = self.version(name) if name is not None else None
+        if version is None:
+            model = self.log(files)
+            if name is None:
+                uri = f"models:/{model.model_id}"
+                return RegisteredModel(name=None, version=None, uri=uri, is_champion=False, is_best=False)
+            version = self.create_version(name, model)
+        number = str(version.version)
+        champion = self._champion(version.name)
+        is_champion = champion is not None and str(champion.version) == number
+        is_best = is_champion or self.is_better(champion, evaluate_champion)
+        if is_best and promote and not is_champion:
+            self._client.set_registered_model_alias(version.name, CHAMPION, number)
+            is_champion = True
+        uri = f"models:/{name}/{number}"
+        return RegisteredModel(name=name, version=number, uri=uri, is_champion=is_champion, is_best=is_best)
+
+    def version(self, name: str) -> ModelVersion | None:
+        """The version registered by an earlier call, or None."""
+        token: str | None = None
+        while True:
+            page = self._client.search_model_versions(f"name = '{name}'", page_token=token)
+            for version in map(self._in_full, page):
+                if self._identity.items() <= dict(version.tags).items():
+                    return version
+            token = page.token
+            if not token:
+                return None
+
+    def _in_full(self, version: ModelVersion) -> ModelVersion:
+        """With its tags, which a search of Unity Catalog leaves out."""
+        from mlflow.entities.model_registry.model_version_search import ModelVersionSearch
+
+        if not isinstance(version, ModelVersionSearch):
+            return version
+        return self._client.get_model_version(version.name, str(version.version))
+
+    def log(self, files: ModelFiles) -> LoggedModel:
+        """The model in the study's run."""
+        import mlflow
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model, infer_signature
+
+        model = self._logged()
+        if model is not None and str(model.status) == "READY":
+            return model
+        if model is None:
+            model = self._client.create_logged_model(
+                self._tracker.experiment_id, "model", self._tracker.run_id, tags=self._tags
+            )
+        signature = infer_signature(_widened(files.input_example), files.predict(files.input_example))
+        # Not log_model: it writes through the process's global tracking URI and active run, prints, and
+        # serves the example once. These are its own steps.
+        with tempfile.TemporaryDirectory(prefix="spark_hpo-model-") as directory:
+            path = Path(directory, "model")
+            mlflow.pyfunc.save_model(
+                path,
+                loader_module=files.loader_module,
+                data_path=str(files.model_dir),
+                code_paths=[str(code) for code in files.code_paths] or None,
+                signature=signature,
+                input_example=files.input_example,
+                pip_requirements=list(files.pip_requirements),  # given: MLflow infers none in a subprocess
+                mlflow_model=Model(
+                    artifact_path=model.artifact_location,
+                    run_id=self._tracker.run_id,
+                    model_uuid=model.model_id,
+                    model_id=model.model_id,
+                ),
+            )
+            self._client.log_model_artifacts(model.model_id, str(path))
+        outputs = self._client.get_run(self._tracker.run_id).outputs
+        known = {output.model_id for output in outputs.model_outputs} if outputs else set()
+        if model.model_id not in known:  # MLflow takes no second note of the same model
+            self._client.log_outputs(self._tracker.run_id, [LoggedModelOutput(model.model_id, step=0)])
+        return self._client.finalize_logged_model(model.model_id, "READY")
+
+    def create_version(self, name: str, model: LoggedModel) -> ModelVersion:
+        """A new version, with the test's results as its tags."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as exc:
+            if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        # A database looks `models:/id` up behind the process's global tracking URI, a server behind its own.
+        is_database = "+" in (scheme := urlsplit(self._tracker.tracking_uri).scheme) or scheme in _DATABASES
+        return self._client.create_model_version(
+            name,
+            source=model.artifact_location if is_database else f"models:/{model.model_id}",
+            run_id=self._tracker.run_id,
+            tags=self._tags,
+            model_id=model.model_id,
+        )
+
+    def is_better(
+        self, champion: ModelVersion | None, evaluate: Callable[[Path], Mapping[str, float]] | None
+    ) -> bool:
+        """Whether our model is better than the champion, or there is none. A tie is not."""
+        if champion is None:
+            return True
+        theirs = self._champion_metrics(champion, evaluate)
+        objective = self._tracker.card.objective
+        return theirs is not None and objective.loss(self._test.metrics) < objective.loss(theirs)
+
+    def _logged(self) -> LoggedModel | None:
+        """The model logged by an earlier call, finished or not."""
+        found = self._client.search_logged_models(
+            [self._tracker.experiment_id],
+            " and ".join(f"tags.`{key}` = '{value}'" for key, value in self._identity.items()),
+        )
+        return next(iter(found), None)
+
+    def _champion(self, name: str) -> ModelVersion | None:
+        alias = dict(self._client.get_registered_model(name).aliases).get(CHAMPION)
+        return None if alias is None else self._client.get_model_version(name, str(alias))
+
+    def _champion_metrics(
+        self, champion: ModelVersion, evaluate: Callable[[Path], Mapping[str, float]] | None
+    ) -> Mapping[str, float] | None:
+        """On our test split; None when they cannot be had."""
+        metric = self._tracker.card.objective.metric
+        tags = dict(champion.tags)
+        if tags.get(FINGERPRINT) == self._test.fingerprint and f"{TEST_PREFIX}{metric}" in tags:
+            return {metric: float(tags[f"{TEST_PREFIX}{metric}"])}
+        label = f"{champion.name}, version {champion.version}"
+        if evaluate is None:
+            log.warning("%s was tested on another test split: it stays champion. Compare them by hand", label)
+            return None
+        try:
+            with tempfile.TemporaryDirectory(prefix="spark_hpo-champion-") as directory:
+                metrics = evaluate(self._download(champion, directory))
+        except Exception as exc:  # another model, perhaps of other code: anything may be wrong with it
+            log.warning(
+                "%s cannot be evaluated on this test split, and stays champion: %s. "
+                "Compare them by hand, and move the alias if the new one is better",
+                label,
+                self._tracker.describe(exc),
+            )
+            return None
+        if not math.isfinite(metrics.get(metric, math.nan)):
+            log.warning("%s gives no finite %s on this test split, and stays champion", label, metric)
+            return None
+        return metrics
+
+    def _download(self, version: ModelVersion, directory: str) -> Path:
+        """The directory that the champion's loader is given."""
+        from mlflow.artifacts import download_artifacts
+        from mlflow.models import Model
+
+        uri = f"models:/{version.name}/{version.version}"
+        if not self._tracker.registry_uri.startswith("databricks"):  # which lends credentials by that name
+            # MLflow would look the name up behind the process's global registry URI.
+            uri = self._client.get_model_version_download_uri(version.name, str(version.version))
+        path = download_artifacts(
+            artifact_uri=uri,
+            dst_path=directory,
+            tracking_uri=self._tracker.tracking_uri,
+            registry_uri=self._tracker.registry_uri,
+        )
+        return Path(path, Model.load(path).flavors["python_function"]["data"])
+
+
+def _widened(frame: pd.DataFrame) -> pd.DataFrame:
+    """With pandas' own types of numbers: MLflow refuses to make a caller's narrower."""
+    wide = {"f": "float64", "i": "int64"}
+    return frame.astype({n: wide[t.kind] for n, t in frame.dtypes.items() if t.kind in wide})

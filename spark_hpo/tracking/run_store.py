@@ -1,0 +1,286 @@
+"""The runs of one study in MLflow: found again by their tags, created once, written in batches.
+
+After an error, `forget` and call again: whether or not the last call had reached the server, the same
+things are there in the end.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from spark_hpo.objective import Objective
+from spark_hpo.redact import redact, redact_all
+from spark_hpo.tracking import projection
+from spark_hpo.tracking.projection import KIND, PARETO_FRONT, POINTS, STUDY_ID, TRIAL_ID, WRITTEN, Record
+from spark_hpo.trial import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+RUNS_PER_PAGE = 1_000
+# Not those of 403 and 404: a gateway answers so while the server behind it restarts or a token is renewed.
+_PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+
+
+class RunStatus(StrEnum):
+    """How the study's run ends."""
+
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"  # interrupted; it may be resumed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyCard:
+    """What MLflow is told of the study itself."""
+
+    study_id: str  # unique, kept in the study directory: the run is found again by it
+    name: str
+    objective: Objective
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)  # complete, credentials included
+    space: Mapping[str, Any] = field(default_factory=dict)
+    git_commit: str | None = None  # None: unknown
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What the study's run shows at the end."""
+
+    status: RunStatus
+    time: float  # seconds since 1970
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    artifacts: Mapping[str, str] = field(default_factory=dict)  # text by path, e.g. "report.html"
+    leaderboard: pd.DataFrame | None = None
+    front: Collection[int] | None = None  # trials on the Pareto front; None: there is but one objective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Child:
+    """One trial's run, as far as MLflow is known to have it."""
+
+    run_id: str
+    status: str
+    written: int | None = None  # the trial's last event there; None: nothing yet
+    points: int = 0
+    is_on_front: bool = False
+
+
+class RunStore:
+    """One parent run and its children. Not thread-safe: one thread at a time."""
+
+    def __init__(self, client: MlflowClient, experiment_id: str, card: StudyCard) -> None:
+        self.client = client
+        self.experiment_id = experiment_id
+        self.card = card
+        self._children: dict[int, _Child] | None = None  # None: ask MLflow
+        self.run_id = self._parent()
+
+    # The study -------------------------------------------------------------------------------------------
+
+    def describe(self) -> None:
+        """The study's parameters, tags, configuration and space, on the parent run."""
+        there = self.client.get_run(self.run_id).data.params
+        config = redact_all(_plain(self.card.config))
+        params = projection.param_texts(config)
+        self._write(
+            self.run_id,
+            # MLflow lets no parameter change; a configuration changed on resume shows in config.yaml.
+            Record(
+                params={key: value for key, value in params.items() if key not in there}, tags=self._tags()
+            ),
+        )
+        if config:
+            self.client.log_dict(self.run_id, config, "config.yaml")
+        if self.card.space:
+            self.client.log_dict(self.run_id, _plain(self.card.space), "space.yaml")
+
+    def write_outcome(self, outcome: Outcome) -> None:
+        """Leaderboard, artifacts, final metrics, the front; then the status, and that of children cut off."""
+        tags = dict(outcome.tags)
+        if outcome.leaderboard is not None:
+            # The layout of MlflowClient.log_table, which would append to a table that is there already.
+            table = outcome.leaderboard.to_json(orient="split", index=False)
+            self.client.log_text(self.run_id, table, "leaderboard.json")
+            self.client.log_text(self.run_id, outcome.leaderboard.to_csv(index=False), "leaderboard.csv")
+            tags["mlflow.loggedArtifacts"] = json.dumps([{"path": "leaderboard.json", "type": "table"}])
+        for path, text in outcome.artifacts.items():
+            self.client.log_text(self.run_id, text, path)
+        there = self.client.get_run(self.run_id).data.metrics
+        points = [
+            projection.Point(
+                key=projection.name(key), value=float(value), time_ms=int(outcome.time * 1000), step=0
+            )
+            for key, value in outcome.metrics.items()
+            if there.get(projection.name(key)) != value
+        ]
+        self._write(self.run_id, Record(points=points, tags=tags))
+        self.forget()  # what a slow server, or a driver that has lost the study, has made meanwhile
+        for trial_id, child in self._index().items():
+            if outcome.front is not None:
+                self._mark(trial_id, is_on_front=trial_id in outcome.front)
+            if child.status == "RUNNING":
+                self._set_status(trial_id, "KILLED", outcome.time)
+        self.client.set_terminated(self.run_id, outcome.status, end_time=int(outcome.time * 1000))
+
+    def _parent(self) -> str:
+        # More than one: the reply to a start was lost. The one that has been described has the children.
+        found = sorted(self._search("study"), key=lambda run: not run.data.params)
+        for second in found[1:]:
+            self.client.delete_run(second.info.run_id)
+        if found:
+            if found[0].info.status != "RUNNING":
+                self.client.update_run(found[0].info.run_id, status="RUNNING")
+            return str(found[0].info.run_id)
+        run = self.client.create_run(
+            self.experiment_id, start_time=int(time.time() * 1000), tags=self._tags(), run_name=self.card.name
+        )
+        return str(run.info.run_id)
+
+    def _tags(self) -> dict[str, str]:
+        card = self.card
+        return {
+            **{key: projection.cut(redact(value), projection.MAX_TAG) for key, value in card.tags.items()},
+            STUDY_ID: card.study_id,
+            KIND: "study",
+            "spark_hpo.study": card.name,
+            "spark_hpo.metric": card.objective.metric,
+            "spark_hpo.mode": str(card.objective.mode),
+            "mlflow.source.name": "spark_hpo",
+            **({"mlflow.source.git.commit": card.git_commit} if card.git_commit else {}),
+        }
+
+    # The trials ------------------------------------------------------------------------------------------
+
+    def write_trial(self, trial: Trial) -> bool:
+        """Bring one trial's run up to date, and return whether it was not. One that was costs nothing."""
+        child = self._index().get(trial.trial_id) or self._create(trial)
+        status = projection.STATUS[trial.state]
+        if child.written == trial.changed_at and child.status == status:
+            return False
+        if child.written != trial.changed_at:
+            if trial.failure is not None and trial.failure.traceback:
+                text = redact(trial.failure.traceback)
+                self.client.log_text(child.run_id, text, "traceback.txt")
+            record = projection.project(trial, written=child.written is not None, points=child.points)
+            self._write(child.run_id, record)
+        if child.status != status:
+            self._set_status(trial.trial_id, status, trial.ended_at)
+        self._index()[trial.trial_id] = replace(
+            child, status=status, written=trial.changed_at, points=len(trial.curve)
+        )
+        return True
+
+    def forget(self) -> None:
+        """Ask MLflow again which runs there are: a reply may be lost, and its run be there."""
+        self._children = None
+
+    def _create(self, trial: Trial) -> _Child:
+        tags = {
+            STUDY_ID: self.card.study_id,
+            KIND: "trial",
+            TRIAL_ID: str(trial.trial_id),
+            "mlflow.parentRunId": self.run_id,
+            "mlflow.source.name": "spark_hpo",
+        }
+        started = int(trial.started_at * 1000)
+        name = f"trial {trial.trial_id}"
+        run = self.client.create_run(self.experiment_id, start_time=started, tags=tags, run_name=name)
+        child = _Child(run_id=run.info.run_id, status=run.info.status)
+        self._index()[trial.trial_id] = child
+        return child
+
+    def _index(self) -> dict[int, _Child]:
+        if self._children is None:
+            children: dict[int, _Child] = {}
+            for run in self._search("trial"):
+                trial_id, child = int(run.data.tags[TRIAL_ID]), _child(run)
+                other = children.setdefault(trial_id, child)
+                if other is not child:
+                    # A server that was slow has made the first one after we had looked for it.
+                    children[trial_id], second = sorted((other, child), key=lambda c: -(c.written or 0))
+                    self.client.delete_run(second.run_id)
+            self._children = children
+        return self._children
+
+    def _mark(self, trial_id: int, *, is_on_front: bool) -> None:
+        """Tag a run that is on the front, or that has fallen off it since the tag was set."""
+        child = self._index()[trial_id]
+        if child.is_on_front != is_on_front:
+            self.client.set_tag(child.run_id, PARETO_FRONT, str(is_on_front).lower())
+            self._index()[trial_id] = replace(child, is_on_front=is_on_front)
+
+    def _set_status(self, trial_id: int, status: str, time: float | None) -> None:
+        child = self._index()[trial_id]
+        if status == "RUNNING":
+            self.client.update_run(child.run_id, status=status)
+        else:
+            self.client.set_terminated(child.run_id, status, end_time=int(time * 1000) if time else None)
+        self._index()[trial_id] = replace(child, status=status)
+
+    # MLflow ----------------------------------------------------------------------------------------------
+
+    def _search(self, kind: str) -> list[Run]:
+        """This study's runs of one kind, oldest first. Raises where MLflow does."""
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                f"tags.`{STUDY_ID}` = '{self.card.study_id}' and tags.`{KIND}` = '{kind}'",
+                max_results=RUNS_PER_PAGE,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            runs.extend(page)
+            token = page.token
+            if not token:
+                return runs
+
+    def _write(self, run_id: str, record: Record) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        for batch in record.batches():
+            self.client.log_batch(
+                run_id,
+                metrics=[Metric(p.key, p.value, p.time_ms, p.step) for p in batch.points],
+                params=[Param(key, value) for key, value in batch.params],
+                tags=[RunTag(key, redact(value)) for key, value in batch.tags],
+                synchronous=True,
+            )
+
+
+def _child(run: Run) -> _Child:
+    tags = run.data.tags
+    written = tags.get(WRITTEN)
+    return _Child(
+        run_id=run.info.run_id,
+        status=run.info.status,
+        written=None if written is None else int(written),
+        points=int(tags.get(POINTS, 0)),
+        is_on_front=tags.get(PARETO_FRONT) == "true",
+    )
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether MLflow has understood and said no: writing the same again will not help."""
+    return getattr(error, "error_code", None) in _PERMANENT
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether MLflow, or what is on the way to it, has not answered, or not now: later it may."""
+    is_theirs = type(error).__module__.partition(".")[0] in ("mlflow", "requests", "sqlalchemy", "urllib3")
+    return (is_theirs or isinstance(error, OSError)) and not is_refusal(error)
+
+
+def _plain(value: Any) -> Any:
+    """JSON types only: what is none of them becomes its text."""
+    return json.loads(json.dumps(value, default=str))

@@ -1,0 +1,95 @@
+"""A look at a tracking server: does it answer, may we write, is there a registry? Nothing is left there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from spark_hpo.errors import TrackingError
+from spark_hpo.redact import hide, one_line, redact
+from spark_hpo.tracking.connection import START_TIMEOUT_S, sqlite_path, within
+from spark_hpo.tracking.environment import STARTING, environment, quiet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a look at a server has shown."""
+
+    says: str
+    doubts: tuple[str, ...] = ()
+
+
+def look(uri: str) -> Seen:
+    """Ask a server for an experiment, and whether it would make one; of an SQLite file only its place.
+
+    Raises:
+        TrackingError: it does not answer, or refuses, or its place cannot be written to.
+    """
+    hide(uri)
+    shown = redact(uri)
+    database = sqlite_path(uri)
+    if database is not None:
+        return _of_file(shown, database.absolute())
+    scheme = urlsplit(uri).scheme
+    if scheme in ("", "file") and not uri.startswith("databricks"):
+        raise TrackingError(
+            f"mlflow.tracking_uri is {shown!r}: MLflow keeps runs in no plain directory any more. "
+            "Use sqlite:///mlflow.db, or http://HOST:PORT of a tracking server"
+        )
+    from mlflow import MlflowClient
+
+    with environment(STARTING), quiet():
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        try:
+            known = within(START_TIMEOUT_S, lambda: client.search_experiments(max_results=1))
+        except Exception as exc:  # of MLflow, requests or a driver, and with credentials in it
+            raise TrackingError(
+                f"mlflow.tracking_uri is {shown}: it does not answer: {one_line(exc)}. Start the server or "
+                "correct the address; sqlite:///mlflow.db needs no server"
+            ) from None
+        doubts = []
+        if not known:
+            doubts.append("it has no experiment, so that writing could not be tried")
+        else:
+            name = known[0].name
+            # One that exists: who may write is told so, and who may not is told that.
+            refusal = _refusal(lambda: client.create_experiment(name), "RESOURCE_ALREADY_EXISTS")
+            if refusal is not None:
+                raise TrackingError(
+                    f"mlflow.tracking_uri is {shown}: it refuses to write: {refusal}. Give the keys of a "
+                    "user who may (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token)"
+                )
+        registry = _refusal(lambda: client.search_registered_models(max_results=1))
+        if registry is not None:
+            doubts.append(f"its model registry does not answer: {registry}")
+    return Seen(says=f"{shown} answers, and takes runs and models", doubts=tuple(doubts))
+
+
+def _of_file(shown: str, database: os.PathLike[str]) -> Seen:
+    """A file that is not there yet would have to be made: fifty migrations for nothing."""
+    path = os.fspath(database)
+    folder = os.path.dirname(path)
+    if os.path.exists(path):
+        if not os.access(path, os.W_OK) or not os.access(folder, os.W_OK):
+            raise TrackingError(
+                f"mlflow.tracking_uri is {shown}: {path} cannot be written to: choose another"
+            )
+        return Seen(says=f"{shown} is there")
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        raise TrackingError(
+            f"mlflow.tracking_uri is {shown}: {folder} cannot be written to: choose a writable place"
+        )
+    return Seen(says=f"{shown} will be made by the first study")
+
+
+def _refusal(call: Callable[[], object], *allowed: str) -> str | None:
+    """Why a call is refused; None: it is not, or for one of the allowed reasons."""
+    try:
+        within(START_TIMEOUT_S, call)
+    except Exception as exc:  # of MLflow or of the network
+        return None if getattr(exc, "error_code", None) in allowed else one_line(exc)
+    return None

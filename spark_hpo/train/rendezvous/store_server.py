@@ -1,0 +1,213 @@
+"""The store in which ranks meet, as who opens it sees it: keys and values behind one address.
+
+It stands in for torch's TCPStore, which listens on every address and answers whoever asks. This one answers
+those who know the study's key; who sends anything wrong is cut off, and nobody else notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from spark_hpo.train.rendezvous import frames
+
+_MAX_CONNECTIONS = 2**14
+_MAX_STRANGERS = 256  # connections that have proved nothing yet
+_MAX_KEYS = 2**14  # of one group
+_GREETING_LIMIT_S = 10.0
+_FRAME_LIMIT_S = 10.0  # from the first byte of a frame to its last
+_INT64 = range(-(2**63), 2**63)
+
+
+class StoreServer:
+    """The store, served by a thread of its own until `close`.
+
+    Keys belong to groups, one for each attempt: a client sees those of its own group only. What a group has
+    left is forgotten `keep_s` seconds after its last member, so that a late one still finds it.
+    """
+
+    def __init__(self, host: str, key: bytes, *, keep_s: float) -> None:
+        """
+        Args:
+            host: the one address to listen on.
+
+        Raises:
+            OSError: it is none of this machine's.
+        """
+        family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        listening = socket.create_server(address[:2], family=family, backlog=1024)
+        self.port: int = listening.getsockname()[1]
+        self._key = key
+        self._keep_s = keep_s
+        self._groups: dict[str, _Group] = {}
+        self._connections = 0
+        self._strangers: dict[asyncio.StreamWriter, None] = {}  # the oldest first
+        self._stopping = asyncio.Event()
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._runner.get_loop()
+        self._thread = threading.Thread(
+            target=self._run, args=(listening,), name="spark_hpo-store", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Cut all connections and give the port back. Idempotent."""
+        if self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # it ends just now
+                self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join()
+
+    def _run(self, listening: socket.socket) -> None:
+        with self._runner, listening:
+            self._runner.run(self._listen(listening))
+
+    async def _listen(self, listening: socket.socket) -> None:
+        server = await asyncio.start_server(self._serve, sock=listening)
+        await self._stopping.wait()
+        server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with self._admitted(reader, writer) as group:
+                while True:
+                    # No limit for its first byte: ranks that train have nothing to say here.
+                    reply = await self._answer(group, await _receive(reader, frames.MAX_FRAME))
+                    writer.write(frames.pack(reply))
+                    await writer.drain()
+        except (OSError, EOFError, TimeoutError, frames.WrongFrame, asyncio.CancelledError):
+            pass  # gone, or wrong: nobody else is concerned
+        finally:
+            writer.transport.abort()
+
+    @contextlib.asynccontextmanager
+    async def _admitted(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> AsyncIterator[_Group]:
+        """A connection's group, once it has proved that it knows the key."""
+        if self._connections >= _MAX_CONNECTIONS:
+            raise frames.WrongFrame
+        self._connections += 1
+        self._strangers[writer] = None
+        if len(self._strangers) > _MAX_STRANGERS:
+            # A rank proves itself within milliseconds: who takes longest is none.
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.transport.abort()
+        try:
+            async with asyncio.timeout(_GREETING_LIMIT_S):
+                name = await self._greet(reader, writer)
+            self._strangers.pop(writer, None)
+            frames.keep_alive(writer.get_extra_info("socket"))
+            group = self._groups.setdefault(name, _Group())
+            group.members += 1
+            if group.forgetting is not None:
+                group.forgetting.cancel()
+            try:
+                yield group
+            finally:
+                group.members -= 1
+                if not group.members:
+                    group.forgetting = self._loop.call_later(self._keep_s, self._groups.pop, name)
+        finally:
+            self._strangers.pop(writer, None)
+            self._connections -= 1
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        ours = frames.nonce()
+        writer.write(frames.pack({"nonce": ours}))
+        match await _receive(reader, frames.MAX_GREETING):
+            case {"nonce": str(theirs), "group": str(name), "proof": str(proof)}:
+                pass
+            case _:
+                raise frames.WrongFrame
+        if not frames.proves(proof, frames.proof(self._key, "client", ours, theirs, name)):
+            writer.write(frames.pack({"error": "key"}))
+            await writer.drain()
+            writer.close()  # politely: a rank of another study shall read why
+            await writer.wait_closed()
+            raise frames.WrongFrame
+        writer.write(frames.pack({"proof": frames.proof(self._key, "server", ours, theirs, name)}))
+        await writer.drain()
+        return name
+
+    async def _answer(self, group: _Group, request: dict[str, Any]) -> dict[str, Any]:
+        values = group.values
+        match request:
+            case {"op": "set", "key": str(key), "value": str(value)}:
+                group.put(key, value)
+                return {"result": None}
+            case {"op": "get", "key": str(key), "timeout_s": float(limit)}:
+                there = await group.wait_for(lambda: key in values, limit)
+                return {"result": values[key]} if there else {"error": "timeout"}
+            case {"op": "wait", "keys": [*keys], "timeout_s": float(limit)} if _are_texts(keys):
+                there = await group.wait_for(lambda: all(key in values for key in keys), limit)
+                return {"result": None} if there else {"error": "timeout"}
+            case {"op": "check", "keys": [*keys]} if _are_texts(keys):
+                return {"result": all(key in values for key in keys)}
+            case {"op": "add", "key": str(key), "amount": int(amount)}:
+                total = _number(values.get(key)) + amount
+                if total not in _INT64:
+                    raise frames.WrongFrame
+                group.put(key, frames.encode(str(total).encode()))
+                return {"result": total}
+            case {"op": "compare_set", "key": str(key), "expected": str(expected), "desired": str(desired)}:
+                # As TCPStore does: an empty expectation creates the key, and is met by no other absent one.
+                if values.get(key, "") == expected:
+                    group.put(key, desired)
+                return {"result": values.get(key, expected)}
+            case {"op": "delete_key", "key": str(key)}:
+                return {"result": values.pop(key, None) is not None}
+            case {"op": "num_keys"}:
+                return {"result": len(values)}
+        raise frames.WrongFrame
+
+
+@dataclass(slots=True, kw_only=True)
+class _Group:
+    """What the ranks of one attempt have put down. Values stay in base64, as they came."""
+
+    values: dict[str, str] = field(default_factory=dict)
+    members: int = 0  # connections
+    forgetting: asyncio.TimerHandle | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)  # another one after each change
+
+    def put(self, key: str, value: str) -> None:
+        """Put a value down and wake who waits. Never waits itself: what was read for it holds still."""
+        if len(self.values) >= _MAX_KEYS and key not in self.values:
+            raise frames.WrongFrame
+        self.values[key] = value
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def wait_for(self, condition: Callable[[], bool], limit_s: float) -> bool:
+        """Whether it came true in time."""
+        try:
+            async with asyncio.timeout(min(limit_s, frames.LONGEST_WAIT_S)):
+                while not condition():
+                    await self.changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+async def _receive(reader: asyncio.StreamReader, most: int) -> dict[str, Any]:
+    head = await reader.readexactly(1)
+    async with asyncio.timeout(_FRAME_LIMIT_S):
+        length = frames.length_of(head + await reader.readexactly(frames.LENGTH.size - 1), most)
+        return frames.parse(await reader.readexactly(length))
+
+
+def _number(value: str | None) -> int:
+    try:
+        return 0 if value is None else int(frames.decode(value))
+    except ValueError as exc:
+        raise frames.WrongFrame("no number") from exc
+
+
+def _are_texts(values: Sequence[object]) -> bool:
+    return all(isinstance(value, str) for value in values)

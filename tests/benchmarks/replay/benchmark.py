@@ -1,0 +1,69 @@
+"""The seam of benchmarks: a problem whose every answer is known, and what a good answer is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from spark_hpo.backend.simulated import Curve
+from spark_hpo.objective import Objective
+from spark_hpo.search.space import Space
+from spark_hpo.trial import Params
+from tests.benchmarks.replay.pool import Pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What random configurations reach when they are trained to the end: the scale of regret."""
+
+    best: float  # lowest loss
+    median: float  # loss; a configuration that diverges counts as infinitely bad
+    full_s: float  # mean time of a full training, of those that do not diverge
+
+    def regret(self, loss: float) -> float:
+        """0 for the best of them, 1 for the median one; below 0 for what is better than the best."""
+        return (loss - self.best) / (self.median - self.best)
+
+
+class Benchmark(Protocol):
+    """A tuning problem. Its objective is a metric of its curves."""
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def space(self) -> Space: ...
+
+    @property
+    def objective(self) -> Objective: ...
+
+    @property
+    def max_resource(self) -> int: ...
+
+    @property
+    def pool(self) -> Pool | None:
+        """The only configurations that there are; None: any of the space."""
+        ...
+
+    @property
+    def reference(self) -> Reference: ...
+
+    def curve(self, trial_id: int, params: Params) -> Curve:
+        """The curve of a trial: the same whenever it is asked for."""
+        ...
+
+
+def reference_of(objective: Objective, curves: list[Curve]) -> Reference:
+    """The scale that these curves set. At least half of them must not diverge."""
+    ended = [curve for curve in curves if curve.diverges_at is None]
+    losses = np.full(len(curves), np.inf)
+    losses[: len(ended)] = [
+        objective.loss({objective.metric: float(curve.metrics[objective.metric][-1])}) for curve in ended
+    ]
+    return Reference(
+        best=float(losses.min()),
+        median=float(np.median(losses)),
+        full_s=float(np.mean([curve.elapsed_s[-1] for curve in ended])),
+    )

@@ -1,0 +1,200 @@
+"""The layers that `docs/architecture.md` describes: which package may import which."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "spark_hpo"
+
+# Left may import right, and itself. The order is that of the layers, the lowest first.
+ALLOWED: dict[str, set[str]] = {
+    "objective": set(),
+    "redact": set(),
+    "errors": {"redact"},
+    "trial": {"redact"},
+    "config": {"errors", "objective", "redact"},
+    "plugins": {"errors"},
+    "tracking": {"errors", "objective", "redact", "trial"},
+    "backend": {"config", "errors", "trial"},
+    "data": {"errors", "plugins", "redact", "trial"},
+    "search": {"errors", "plugins", "trial"},
+    "study_dir": {"config", "errors", "objective", "redact", "trial"},
+    "prepare": {"backend", "data", "errors", "trial"},
+    "ranking": {"objective", "search", "trial"},
+    "train": {"data", "errors", "objective", "study_dir", "trial"},
+    "daemon": {"backend", "train"},
+    "report": {"config", "errors", "objective", "ranking", "redact", "search", "study_dir", "trial"},
+    "study": {"backend", "errors", "objective", "ranking", "search", "study_dir", "tracking", "trial"},
+    "callbacks": {"errors", "report", "study", "trial"},
+    "driver": {
+        "backend",
+        "config",
+        "data",
+        "errors",
+        "objective",
+        "prepare",
+        "ranking",
+        "redact",
+        "report",
+        "search",
+        "study",
+        "study_dir",
+        "tracking",
+        "train",
+        "trial",
+    },
+    "doctor": {
+        "backend",
+        "config",
+        "data",
+        "driver",
+        "errors",
+        "prepare",
+        "redact",
+        "study_dir",
+        "tracking",
+        "trial",
+    },
+    "porting": {"config", "driver", "errors", "search", "study", "study_dir", "tracking", "train", "trial"},
+    "starter": {"config", "data", "driver", "errors", "redact", "search", "trial"},
+    "tuning": {"backend", "callbacks", "config", "driver", "errors", "report", "study", "tracking", "train"},
+    "cli": {
+        "backend",
+        "callbacks",
+        "config",
+        "data",
+        "doctor",
+        "driver",
+        "errors",
+        "prepare",
+        "redact",
+        "report",
+        "search",
+        "starter",
+        "study_dir",
+        "train",
+        "trial",
+    },
+    "__main__": {"cli"},
+}
+# The protocols of these packages are all that the driver loop may know of them.
+SEAMS = {
+    "spark_hpo.backend.base",
+    "spark_hpo.tracking.tracker",
+    "spark_hpo.search.explorer",
+    "spark_hpo.search.sampler",
+    "spark_hpo.search.scheduler",
+}
+# A third-party package, and the packages of ours that may import it.
+FENCES = {
+    "pyspark": {"backend", "prepare", "daemon", "doctor", "driver", "porting", "tuning"},
+    "torch": {"train", "data", "daemon", "callbacks"},
+    "petastorm": {"data", "daemon"},
+    "pyarrow": {"data", "backend", "prepare"},
+    "hyperopt": {"search", "porting"},
+    "optuna": {"search", "porting"},
+    "scipy": {"search"},
+    "mlflow": {"tracking"},
+    "click": {"cli"},
+    "pydantic": {"config"},
+    "sqlglot": {"data"},
+    "plotly": {"report"},
+    "jinja2": {"report"},
+    "packaging": {"doctor"},
+    "tensorboard": {"callbacks"},
+    "tqdm": {"callbacks"},
+    "IPython": {"report"},
+}
+MOST_AT_THE_TOP, MOST_LAYERS = 30, 12
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Modules that a file imports, anywhere in it; under TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute here"
+            assert node.module
+            yield node.module
+
+
+def package(file: Path) -> str:
+    """The package or module at the top that a file belongs to."""
+    first = file.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def layer(name: str) -> int:
+    """0 for what imports nothing of ours, else one above the highest that it imports."""
+    return 1 + max((layer(below) for below in ALLOWED[name]), default=-1)
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_point_one_way(file: Path) -> None:
+    if file == PACKAGE / "__init__.py":
+        return
+    for module in imports(file):
+        parts = module.split(".")
+        if parts[0] == "spark_hpo" and len(parts) > 1:
+            assert parts[1] in ALLOWED[package(file)] | {package(file)}, f"{file} must not import {module}"
+            if package(file) == "study" and parts[1] in ("backend", "tracking", "search"):
+                assert module in SEAMS, f"the driver loop knows protocols only, not {module}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_packages_stay_behind_their_fences(file: Path) -> None:
+    for module in imports(file):
+        allowed = FENCES.get(module.split(".")[0])
+        assert allowed is None or package(file) in allowed, f"{module} belongs into {allowed}, not {file}"
+
+
+def test_allowed_imports_are_used_and_have_no_circle() -> None:
+    used: dict[str, set[str]] = {name: set() for name in ALLOWED}
+    for file in FILES:
+        if file != PACKAGE / "__init__.py":
+            modules = (module.split(".") for module in imports(file))
+            used[package(file)] |= {m[1] for m in modules if m[0] == "spark_hpo" and len(m) > 1}
+    assert {name: below - {name} for name, below in used.items()} == ALLOWED
+    assert max(layer(name) for name in ALLOWED) < MOST_LAYERS  # a circle would not come back
+
+
+def test_the_top_is_small_and_on_the_map() -> None:
+    top = {package(file) for file in FILES} - {"__init__"}
+    assert top == set(ALLOWED)
+    assert len(top) <= MOST_AT_THE_TOP
+    described = (ROOT / "docs/architecture.md").read_text()
+    for name in top:
+        assert f"`{name}`" in described or f"`{name}.py`" in described or f"`{name}/`" in described, name
+
+
+def test_jobs_are_thin() -> None:
+    for file in (ROOT / "jobs").glob("*.py"):
+        for module in imports(file):
+            if module.startswith("spark_hpo"):
+                assert module.split(".")[1] in {"cli", "config", "driver", "prepare", "report"}, module
+
+
+@pytest.mark.parametrize("module", ["spark_hpo", "spark_hpo.search.registry", "spark_hpo.tracking.tracker"])
+def test_importing_starts_nothing_and_loads_nothing_heavy(module: str) -> None:
+    program = (
+        f"import sys, threading, {module};"
+        "heavy = {'pyspark', 'torch', 'mlflow', 'petastorm'} & set(sys.modules);"
+        "assert not heavy, heavy; assert threading.active_count() == 1"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=60)
+
+
+def test_the_training_half_runs_without_spark() -> None:
+    program = "import sys, spark_hpo.train.worker; assert 'pyspark' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=120)

@@ -1,0 +1,81 @@
+"""The documentation site, built as `make docs` does: every warning is an error, and all pages are on it."""
+
+from __future__ import annotations
+
+import html
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+import spark_hpo
+from tests.support.documents import PAGES, ROOT
+
+pytest.importorskip("sphinx", reason="the extra docs is not installed")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    recipe = re.search(r"(?m)^docs: .*\n\t(.*)\n", (ROOT / "Makefile").read_text())
+    assert recipe
+    words = [
+        {"build/site": str(folder), "build/doctrees": f"{folder}/.doctrees"}.get(w, w)
+        for w in recipe[1].split()
+    ]
+    assert words[1:4] == ["-m", "sphinx", "-q"]
+    assert "-W" in words
+    done = subprocess.run(
+        [sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def text_of(page: Path) -> str:
+    return html.unescape(re.sub(r"<[^>]+>", "", page.read_text()))
+
+
+def test_every_page_is_on_it_and_in_the_contents(site: Path) -> None:
+    contents = (site / "README.html").read_text()
+    for page in PAGES:
+        name = page.removesuffix(".md") + ".html"
+        assert (site / name).is_file()
+        assert f'href="{name}"' in contents or page == "README.md"
+
+
+def test_every_link_within_it_leads_somewhere(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        for target in re.findall(r'(?:href|src)="([^"#?]+)', page.read_text()):
+            if not re.match(r"[a-z]+:", target):
+                assert (page.parent / unquote(target)).exists(), f"{page.relative_to(site)}: {target}"
+
+
+def test_the_reference_has_every_public_name_with_its_docstring(site: Path) -> None:
+    page = site / "docs/api.html"
+    for name in spark_hpo.__all__:
+        assert f'id="spark_hpo.{name}"' in page.read_text(), name
+    assert "Run a study to the end of its budget" in text_of(page)
+    assert "The loss to minimise: a scalar" in text_of(page), "TrainTask.loss"
+
+
+def test_every_setting_of_a_study_file_has_a_row(site: Path) -> None:
+    rows = re.findall(r"<tr.*?</tr>", (site / "docs/study-file.html").read_text(), re.DOTALL)
+    cells = {}
+    for row in rows:
+        first, *rest = (
+            re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<td.*?</td>", row, re.DOTALL) or [""]
+        )
+        cells[first.strip()] = [cell.strip() for cell in rest]
+    assert cells["budget.trials"] == [
+        "integer, at least 1",
+        "none",
+        "Trials started; their rungs are completed.",
+    ]
+    assert cells["data.cache.enabled"][:2] == ["true or false", "true"]
+    assert cells["training.precision"][0] == "auto, fp32, bf16, fp16"
+    assert cells["study_dir"][1] == "", "it has no default"
+    assert len(cells) > 60

@@ -1,0 +1,94 @@
+"""`make gpu-check` without a GPU: what it compares, and what it does not need."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.gpu_check import CPU, differences, main, places
+
+from spark_hpo.trial import Measurement
+
+CHECK = Path(__file__).parents[1] / "gpu_check.py"
+# All that the package may import elsewhere, except what torch itself and reading Parquet need.
+NOT_NEEDED = (
+    *("hyperopt", "matplotlib", "mlflow", "onnxruntime", "optuna", "pandas", "petastorm", "plotly"),
+    *("psutil", "py4j", "pydantic", "pyspark", "rich", "scipy", "sklearn", "yaml"),
+)
+
+
+def measurement(loss: float, accuracy: float = 0.9) -> Measurement:
+    metrics = {"loss": loss, "train_loss": loss, "accuracy": accuracy}
+    return Measurement(resource=1, metrics=metrics, time=0.0, seconds=1.0, rows=10)
+
+
+def test_the_cpu_in_the_gpus_place_agrees_with_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--rehearse", "--rows", "1200"]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["agrees"] is True
+    for task in ("tabular", "image"):
+        reference, again, bf16 = (
+            answer["tasks"][task][name] for name in ("cpu fp32", "rehearsal fp32", "rehearsal bf16")
+        )
+        assert {**again, "rows_per_s": 0} == {**reference, "rows_per_s": 0}
+        assert bf16["loss"] != reference["loss"], "bf16 is another arithmetic"
+        assert bf16["rows_per_s"] > 0
+
+
+def test_a_place_that_trains_something_else_is_found(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpu_check.places", lambda *_: [replace(CPU, name="far", gpus=(), loss=0.0)])
+    monkeypatch.setattr("gpu_check.differences", lambda *_: ["far, epoch 1: loss is 2"])
+    assert main(["--rehearse", "--rows", "200"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out.splitlines()[-1])["agrees"] is False
+    assert "tabular on far, epoch 1: loss is 2" in captured.err
+
+
+def test_what_is_further_off_than_its_place_allows_is_named() -> None:
+    fp32, bf16 = places((0,), "gpu")
+    assert differences(fp32, [measurement(1.0)], [measurement(1.04, 0.905)]) == []
+    assert differences(bf16, [measurement(1.0)], [measurement(1.06)]) == []
+    assert differences(fp32, [measurement(1.0)], [measurement(1.06)]) == [
+        "gpu fp32, epoch 1: loss is 1.0600; it must be 1.0000 +- 0.0500",
+        "gpu fp32, epoch 1: train_loss is 1.0600; it must be 1.0000 +- 0.0500",
+    ]
+    [line] = differences(bf16, [measurement(1.0)], [measurement(1.0, 0.87)])
+    assert "accuracy is 0.8700" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_it_says_so_and_stops(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert capsys.readouterr().out == "no GPU\n"
+
+
+def test_it_needs_torch_pyarrow_and_this_package_only() -> None:
+    program = f"""
+import runpy, sys
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        missing = name.partition(".")[0] in {NOT_NEEDED!r}
+        return None if missing else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+sys.path.insert(0, {str(CHECK.parents[1])!r})
+sys.argv = ["gpu_check", "--rehearse", "--rows", "200"]
+runpy.run_path({str(CHECK)!r}, run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    # So few rows need not agree: that it got to its end is what counts.
+    last = (done.stdout.splitlines() or [""])[-1]
+    assert last.startswith('{"device": "cpu"'), done.stderr[-3000:]

@@ -1,0 +1,41 @@
+"""A small study whose doctor's findings are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spark_hpo.doctor import Finding, Status, examine
+from tests.support.tables import write_clusters
+
+FILE = "study.yaml"
+STUDY = {
+    "name": "clusters",
+    "study_dir": "studies/clusters",
+    "task": "tabular",
+    "data": {"path": "table", "reader": "arrow"},
+    "objective": {"metric": "accuracy", "mode": "max"},
+    "space": {"learning_rate": {"type": "loguniform", "low": 1e-3, "high": 1e-1}},
+    "search": {"max_resource": 3},
+    "budget": {"trials": 12},
+    "mlflow": {"tracking_uri": "sqlite:///studies/mlflow.db"},
+}
+
+
+def write_study(folder: Path, **settings: Any) -> Path:
+    """The study's file in a folder, beside its table."""
+    write_clusters(folder / "table", rows=240)
+    (folder / FILE).write_text(yaml.safe_dump({**STUDY, **settings}))
+    return folder
+
+
+def look(*overrides: str, spark: Any = None) -> dict[str, Finding]:
+    """What the doctor finds, by the check's name."""
+    return {finding.check: finding for finding in examine(FILE, overrides, spark=spark)}
+
+
+def failed(found: Mapping[str, Finding]) -> list[str]:
+    return [name for name, finding in found.items() if finding.status is Status.FAIL]

@@ -1,0 +1,159 @@
+"""Studies of a formula: the driver loop without Spark and without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spark_hpo.backend.base import Backend
+from spark_hpo.backend.inline import InlineBackend
+from spark_hpo.objective import Mode, Objective
+from spark_hpo.search.registry import build_sampler, build_scheduler
+from spark_hpo.search.space import Space
+from spark_hpo.study import Budget, Study
+from spark_hpo.study.dispatch import DispatchPolicy
+from spark_hpo.study.failures import FailurePolicy
+from spark_hpo.study_dir import layout
+from spark_hpo.study_dir.journal import Journal
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.trial import Assignment, Failure, Report
+
+LOSS = Objective(metric="loss", mode=Mode.MIN)
+SPACE = Space.from_config({"x": {"type": "uniform", "low": -1.0, "high": 1.0}})
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing of the package catches it."""
+
+
+class NoTracker:
+    def __init__(self) -> None:
+        self.synced = 0
+
+    def sync(self, journal: Any) -> None:
+        self.synced += 1
+
+    def info(self) -> Mapping[str, Any]:
+        return {}
+
+
+class Training:
+    """Runs an assignment by a formula, writes a checkpoint, remembers what it was asked."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.asked: list[Assignment] = []
+        self.fail: Callable[[Assignment], Failure | None] = lambda assignment: None
+        self.kill_after: int | None = None
+
+    def __call__(self, assignment: Assignment, **_: Any) -> Report:
+        if self.kill_after is not None and len(self.asked) == self.kill_after:
+            raise Killed
+        self.asked.append(assignment)
+        base = {
+            "trial_id": assignment.trial_id,
+            "attempt": assignment.attempt,
+            "rung": assignment.rung,
+            "resource": assignment.resource_to,
+            "split": assignment.split,
+        }
+        if (failure := self.fail(assignment)) is not None:
+            return Report(**base, failure=failure)
+        if assignment.checkpoint is not None:
+            assert self.storage.read(assignment.checkpoint) is not None, (
+                "a checkpoint that is needed was deleted"
+            )
+        path = layout.checkpoint(assignment.trial_id, assignment.resource_to, assignment.attempt)
+        self.storage.write(path, b"weights")
+        x = assignment.params["x"]
+        # A shorter training costs less: only trials of one resource may be compared.
+        metrics = {"loss": x**2 + 1 / assignment.resource_to, "cost": (1 + x) * assignment.resource_to}
+        return Report(**base, metrics=metrics, checkpoint=path)
+
+
+class Crowd:
+    """Runs several assignments at once: one of them, drawn by the seed, trains when a report is awaited."""
+
+    num_slots = 4
+
+    def __init__(self, training: Training, seed: int) -> None:
+        self.training = training
+        self.rng = np.random.default_rng(seed)
+        self.running: list[Assignment] = []
+
+    def submit(self, assignment: Assignment) -> None:
+        self.running.append(assignment)
+
+    def wait(self, timeout: float) -> Report | None:
+        if not self.running:
+            return None
+        assignment = self.running.pop(int(self.rng.integers(len(self.running))))
+        return self.training(assignment, rank=0, world_size=1)
+
+    def cancel(self, trial_id: int) -> None:
+        self.running = [a for a in self.running if a.trial_id != trial_id]
+
+    def close(self) -> None:
+        self.running.clear()
+
+
+AT_ONCE = DispatchPolicy(failures=FailurePolicy(max_infra_retries=2))
+
+
+class Bench:
+    """Studies on one directory, one after another as drivers come and go."""
+
+    def __init__(self, folder: Path, objective: Objective = LOSS) -> None:
+        self.objective = objective
+        self.storage = Storage(folder)
+        self.training = Training(self.storage)
+        self.tracker = NoTracker()
+        self.journal: Journal | None = None
+
+    def study(
+        self,
+        *,
+        sampler: str = "random",
+        scheduler: str = "hyperband",
+        budget: Budget | None = None,
+        trials: int | None = 15,
+        seed: int = 0,
+        backend: Backend | None = None,
+        scheduler_settings: Mapping[str, Any] | None = None,
+        sampler_settings: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Study:
+        if self.journal is not None:
+            self.journal.close()
+        self.journal = Journal.open(self.storage, self.objective)
+        return Study(
+            journal=self.journal,
+            sampler=build_sampler(
+                sampler,
+                SPACE,
+                seed,
+                num_objectives=len(self.objective.metrics),
+                **(sampler_settings or {}),
+            ),
+            scheduler=build_scheduler(
+                scheduler, max_resource=9, max_trials=trials, **(scheduler_settings or {})
+            ),
+            backend=backend or InlineBackend(self.training),
+            tracker=self.tracker,
+            objective=self.objective,
+            budget=budget or Budget(trials=trials),
+            seed=seed,
+            storage=self.storage,
+            **{"dispatch": AT_ONCE, **settings},
+        )
+
+    @property
+    def checkpoints(self) -> set[str]:
+        return {
+            f"checkpoints/{folder}/{name}"
+            for folder in self.storage.names("checkpoints")
+            for name in self.storage.names(f"checkpoints/{folder}")
+        }

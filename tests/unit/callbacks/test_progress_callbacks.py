@@ -1,0 +1,79 @@
+"""Progress of a study while it runs: what the terminal's line and the notebook's bar say."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from spark_hpo.callbacks.progress_bar import NotebookBar, TerminalLine, progress_callback, standing_of
+from spark_hpo.report.live_line import ProgressLine
+from spark_hpo.report.notebook import in_notebook
+from spark_hpo.study import Budget
+from spark_hpo.study.callback import Callback
+from tests.support.study_bench import Bench
+
+
+class StopAfter(Callback):
+    def __init__(self, reports: int) -> None:
+        self._left = reports
+
+    def on_report(self, *_: Any) -> None:
+        self._left -= 1
+        if not self._left:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "study")
+
+
+def test_the_line_is_there_from_the_start_to_the_end_of_the_search(bench: Bench) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, _environ={"TERM": "xterm"})
+    line = ProgressLine("digits", "loss", console=console)
+    study = bench.study(callbacks=[TerminalLine(line)])
+    study.run()
+    assert line.render().plain.startswith("digits  ")
+    assert f"best loss {study.best.metrics['loss']:.5g}" in line.render().plain  # type: ignore[union-attr]
+    assert "100%" in line.render().plain
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K"), "it is gone, and the cursor is back"
+
+
+def test_the_bar_counts_trials_and_goes_on_where_the_study_stood(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        bench.study(callbacks=[NotebookBar("digits", "loss"), StopAfter(12)]).run()
+    first = capsys.readouterr().err.rsplit("\r", 1)[1]
+    assert not first.startswith("digits: 100%")
+    study = bench.study(callbacks=[NotebookBar("digits", "loss")])
+    spent = int(standing_of(study).spent)
+    assert spent > 0
+    study.run()
+    lines = capsys.readouterr().err.split("\r")
+    assert next(f" {spent}/15 " in line for line in lines if "digits" in line), "it begins where it stood"
+    assert "digits: 100%" in lines[-1]
+    assert "15/15" in lines[-1]
+    assert f"best loss {study.best.metrics['loss']:.5g}" in lines[-1]  # type: ignore[union-attr]
+
+
+def test_with_a_budget_of_training_the_bar_counts_epochs(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = bench.study(callbacks=[NotebookBar("digits", "loss")], trials=None, budget=Budget(resource=20))
+    study.run()
+    last = capsys.readouterr().err.rsplit("\r", 1)[1]
+    assert study.progress.resource_spent > 20, "what ran was finished"
+    assert "100%" in last
+    assert "20/20" in last
+    assert "epoch" in last
+
+
+def test_outside_of_a_notebook_it_is_the_line() -> None:
+    assert not in_notebook()
+    assert isinstance(progress_callback("digits", "loss"), TerminalLine)

@@ -1,0 +1,119 @@
+"""From a study file to what decides: several objectives, and which methods go with them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from spark_hpo.config import StudyConfig, build_config
+from spark_hpo.driver.build_search import Search, build_search
+from spark_hpo.errors import ConfigError
+from spark_hpo.objective import Mode
+from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
+from spark_hpo.search.schedulers.full import FullScheduler
+from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
+from spark_hpo.search.space import Space
+from spark_hpo.study_dir.definition import Definition
+
+RECORD: dict[str, Any] = {
+    "name": "small",
+    "study_dir": "studies/small",
+    "task": "tabular",
+    "objective": {"metric": "accuracy", "mode": "max"},
+    "space": {"x": {"type": "uniform", "low": 0, "high": 1}},
+    "search": {"max_resource": 9},
+    "budget": {"trials": 10},
+}
+ALSO = {"latency_ms": "min", "recall": "max"}
+
+
+def config(also: dict[str, str] = ALSO, **search: Any) -> StudyConfig:
+    objective = {**RECORD["objective"], "also": also}
+    search = {**RECORD["search"], **search}
+    return build_config({**RECORD, "objective": objective, "search": search}, place="tune.yaml")
+
+
+def search_of(config: StudyConfig) -> Search:
+    return build_search(config, Space.from_config(config.space), place="tune.yaml")
+
+
+def test_the_objectives_are_those_of_the_study_file_in_their_order() -> None:
+    objective = config().objective.build()
+    assert objective.metrics == ("accuracy", "latency_ms", "recall")
+    assert objective.also == (("latency_ms", Mode.MIN), ("recall", Mode.MAX))
+
+
+@pytest.mark.parametrize("search", [{}, {"sampler": "random"}, {"method": "default"}])
+def test_with_several_objectives_the_default_trains_every_trial_to_the_end(search: dict[str, Any]) -> None:
+    built = search_of(config(**search))
+    assert isinstance(built.scheduler, FullScheduler)
+    assert built.remark is None
+    assert isinstance(search_of(config({}, **search)).scheduler, AdaptiveAshaScheduler)
+
+
+@pytest.mark.parametrize("search", [{"scheduler": "hyperband"}, {"method": "bohb"}])
+def test_a_scheduler_with_rungs_is_allowed_and_said_to_look_at_one_metric(search: dict[str, Any]) -> None:
+    built = search_of(config(**search))
+    assert isinstance(built.scheduler, HyperbandScheduler)
+    assert built.remark is not None
+    assert "'hyperband' ranks the trials of a rung by accuracy alone" in built.remark
+    assert "latency_ms or recall" in built.remark
+    assert search_of(config({}, **search)).remark is None
+
+
+@pytest.mark.parametrize(
+    ("search", "named"),
+    [
+        ({"min_resource": 3}, "search.min_resource is 3"),
+        ({"reduction_factor": 3}, "search.reduction_factor is 3"),
+        ({"scheduler_settings": {"num_probes": 6}}, "search.num_probes is 6"),
+    ],
+)
+def test_settings_of_rungs_that_the_default_then_has_not_are_explained(
+    search: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        search_of(config(**search))
+    assert str(caught.value) == (
+        f"tune.yaml: {named}, but with objective.also method 'default' trains every trial to the end: "
+        "leave it out, or set search.scheduler, to adaptive_asha for one"
+    )
+    search_of(config(**search, scheduler="adaptive_asha"))
+    search_of(config({}, **search))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        *("hyperopt_tpe", "de", "pso"),
+        pytest.param("gp", marks=pytest.mark.skipif(find_spec("optuna") is None, reason="an extra")),
+        pytest.param("cmaes", marks=pytest.mark.skipif(find_spec("cmaes") is None, reason="an extra")),
+    ],
+)
+def test_a_sampler_that_learns_from_one_objective_is_refused_with_those_that_can(sampler: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        search_of(config(sampler=sampler))
+    assert str(caught.value) == (
+        f"tune.yaml: search.sampler is {sampler!r}, which learns from one objective, and the study has 3; "
+        "use one of random, grid, tpe, multivariate_tpe, sobol, nsga2, optuna_tpe"
+    )
+    search_of(config({}, sampler=sampler))
+
+
+@pytest.mark.parametrize("sampler", ["random", "grid", "tpe", "sobol"])
+def test_the_others_take_several_objectives(sampler: str) -> None:
+    search_of(config(sampler=sampler))
+
+
+def test_further_objectives_belong_to_the_definition_of_a_study() -> None:
+    begun = Definition.create(config().model_dump(mode="json"))
+    begun.check(config().model_dump(mode="json"), place="tune.yaml")
+    with pytest.raises(ConfigError) as caught:
+        begun.check(config({"latency_ms": "max"}).model_dump(mode="json"), place="tune.yaml")
+    lines = str(caught.value).splitlines()
+    assert lines[:2] == [
+        "tune.yaml: objective.also.latency_ms is 'max', but the study was started with 'min'",
+        "tune.yaml: objective.also.recall is None, but the study was started with 'max'",
+    ]

@@ -1,0 +1,110 @@
+"""By whose fault an assignment fails says what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from spark_hpo.errors import DataError, StorageError, TooManyFailures
+from spark_hpo.study.failures import FailurePolicy, Failures
+from spark_hpo.trial import Failure, FailureKind, Report, Trial, TrialState
+
+REPORT = Report(trial_id=3, attempt=1, rung=0, resource=0)
+
+
+def failure(kind: FailureKind, **fields: Any) -> Failure:
+    return Failure(kind=kind, message="it broke", **fields)
+
+
+def trials(good: int, bad: int) -> list[Trial]:
+    def trial(number: int, why: Failure | None) -> Trial:
+        state = TrialState.FAILED if why else TrialState.PAUSED
+        return Trial(trial_id=number, params={}, state=state, bracket=0, rung=0, failure=why)
+
+    why = failure(FailureKind.TRIAL)
+    return [trial(i, None) for i in range(good)] + [trial(good + i, why) for i in range(bad)]
+
+
+def test_what_was_lost_is_tried_again_later_and_later() -> None:
+    failures = Failures(FailurePolicy(max_infra_retries=8, retry_delay_s=1.0))
+    lost = failure(FailureKind.INFRASTRUCTURE)
+    delays = [failures.retry_delay(REPORT, lost) for _ in range(9)]
+    assert delays == [1, 2, 4, 8, 16, 32, 60, 60, None]
+
+
+def test_each_assignment_has_its_own_retries() -> None:
+    failures = Failures(FailurePolicy(max_infra_retries=1))
+    lost = failure(FailureKind.INFRASTRUCTURE)
+    assert failures.retry_delay(REPORT, lost) == 0.0
+    failures.ended(REPORT.trial_id)
+    assert failures.retry_delay(REPORT, lost) == 0.0
+    assert failures.retry_delay(REPORT, lost) is None
+
+
+@pytest.mark.parametrize("kind", [FailureKind.TRIAL, FailureKind.MEMORY])
+def test_what_would_fail_again_is_not_tried_again(kind: FailureKind) -> None:
+    assert Failures(FailurePolicy()).retry_delay(REPORT, failure(kind)) is None
+
+
+def test_a_study_whose_directory_cannot_be_written_pauses() -> None:
+    failures = Failures(FailurePolicy(max_infra_retries=1))
+    assert failures.retry_delay(REPORT, failure(FailureKind.STORAGE)) == 0.0
+    with pytest.raises(StorageError, match=r"it broke \(2 attempts\): the study pauses here"):
+        failures.retry_delay(REPORT, failure(FailureKind.STORAGE))
+
+
+def test_a_bad_file_ends_the_study_unless_it_may_be_left_out() -> None:
+    bad = failure(FailureKind.DATA, file="b.parquet")
+    with pytest.raises(DataError, match="it broke"):
+        Failures(FailurePolicy()).retry_delay(REPORT, bad)
+
+    asked: list[Collection[str]] = []
+    failures = Failures(FailurePolicy(leave_out=asked.append))
+    assert failures.retry_delay(REPORT, bad) == 0.0
+    assert failures.retry_delay(REPORT, failure(FailureKind.DATA, file="a.parquet")) == 0.0
+    assert failures.without == ("b.parquet", "a.parquet")
+    assert asked == [("b.parquet",), ("b.parquet", "a.parquet")]
+    assert failures.retry_delay(REPORT, bad) == 0.0, "a trial that had begun before finds it too"
+    assert len(asked) == 2
+    with pytest.raises(DataError):  # it has been left out already: something else is wrong
+        failures.retry_delay(REPORT, bad, left_out=failures.without)
+    with pytest.raises(DataError):  # no file is at fault
+        failures.retry_delay(REPORT, failure(FailureKind.DATA))
+
+
+def test_a_file_without_which_nothing_is_left_ends_the_study() -> None:
+    def refuse(files: Collection[str]) -> None:
+        raise DataError("no rows are left")
+
+    failures = Failures(FailurePolicy(leave_out=refuse))
+    with pytest.raises(DataError, match="no rows are left"):
+        failures.retry_delay(REPORT, failure(FailureKind.DATA, file="a.parquet"))
+    assert failures.without == ()
+
+
+@pytest.mark.parametrize(
+    ("policy", "good", "bad", "stops"),
+    [
+        ({}, 0, 100, False),
+        ({"max_trial_failures": 3}, 100, 3, False),
+        ({"max_trial_failures": 3}, 100, 4, True),
+        ({"max_trial_failures": 0}, 0, 1, True),
+        ({"max_failed_share": 0.5}, 0, 9, False),
+        ({"max_failed_share": 0.5}, 0, 10, True),
+        ({"max_failed_share": 0.5}, 10, 10, False),
+        ({"max_failed_share": 0.5}, 10, 11, True),
+        ({"max_failed_share": 1.0}, 0, 50, False),
+    ],
+)
+def test_a_study_whose_task_is_broken_stops(policy: dict[str, Any], good: int, bad: int, stops: bool) -> None:
+    failures = Failures(FailurePolicy(**policy))
+    if not stops:
+        failures.check(trials(good, bad))
+        return
+    [name] = policy
+    with pytest.raises(
+        TooManyFailures, match=rf"{bad} of {good + bad} trials .* stopping\.{name} .* it broke"
+    ):
+        failures.check(trials(good, bad))

@@ -1,0 +1,159 @@
+"""What a study has found: its best trial, its Pareto front, and that both outlive the driver."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from spark_hpo.objective import Limit, Mode, Objective
+from spark_hpo.ranking import best_reported, pareto_front
+from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.trial import Failure, FailureKind, Trial, TrialState
+from tests.support.study_bench import LOSS, Bench, Killed
+
+FAILURE = Failure(kind=FailureKind.TRIAL, message="ValueError: no")
+BOTH = replace(LOSS, also=(("cost", Mode.MIN),))  # on the front, x is from -1 to 0
+
+
+def trial(trial_id: int, loss: float, cost: float, objective: Objective = BOTH, **changes: object) -> Trial:
+    fields: dict[str, object] = {
+        "trial_id": trial_id,
+        "params": {},
+        "state": TrialState.COMPLETED,
+        "bracket": 0,
+        "rung": 0,
+        "resource": 9,
+        "metrics": {"loss": loss, "cost": cost},
+        "loss": objective.loss({"loss": loss, "cost": cost}),
+    }
+    return Trial(**(fields | changes))  # type: ignore[arg-type]
+
+
+def front(bench: Bench) -> list[Trial]:
+    assert bench.journal is not None
+    return pareto_front(bench.journal.trials.values(), bench.objective)
+
+
+def asked(bench: Bench) -> list[object]:
+    return [(a.trial_id, a.params, a.resource_to, a.seed) for a in bench.training.asked]
+
+
+def test_on_the_front_is_what_was_trained_to_the_end_and_no_other_beats_in_all() -> None:
+    trials = [
+        trial(5, 0.3, 1.0),
+        trial(2, 0.1, 3.0),
+        trial(3, 0.3, 3.0),  # beaten by both
+        trial(4, 0.1, 3.0),  # the equal of 2
+        trial(6, 0.0, 0.0, state=TrialState.STOPPED),
+        trial(7, 0.0, 0.0, state=TrialState.PAUSED),
+        trial(8, 0.0, 0.0, state=TrialState.FAILED),
+        trial(9, 0.0, 0.0, metrics={"loss": 0.0}),  # its cost is not known
+    ]
+    assert [t.trial_id for t in pareto_front(trials, BOTH)] == [2, 4, 5]
+
+
+def test_what_is_better_when_more_of_it_counts_the_other_way() -> None:
+    trials = [trial(0, 0.3, 1.0), trial(1, 0.1, 3.0), trial(2, 0.2, 2.0)]
+    more = replace(BOTH, also=(("cost", Mode.MAX),))
+    assert [t.trial_id for t in pareto_front(trials, more)] == [1]
+
+
+def test_a_broken_limit_keeps_a_trial_off_the_front() -> None:
+    limited = replace(BOTH, limits=(Limit(metric="cost", at_most=2.0),))
+    trials = [
+        trial(i, loss, cost, limited) for i, (loss, cost) in enumerate([(0.3, 1.0), (0.1, 3.0), (0.2, 2.0)])
+    ]
+    assert [t.trial_id for t in pareto_front(trials, limited)] == [0, 2]
+    assert pareto_front(trials[1:2], limited) == []
+
+
+def test_with_one_objective_there_is_a_best_trial_and_no_front() -> None:
+    assert pareto_front([trial(0, 0.3, 1.0)], LOSS) == []
+
+
+@pytest.mark.parametrize("scheduler", ["full", "hyperband"])
+def test_the_checkpoints_of_the_front_are_kept_beside_the_best_and_no_others(
+    tmp_path: Path, scheduler: str
+) -> None:
+    bench = Bench(tmp_path, BOTH)
+    study = bench.study(scheduler=scheduler, trials=30)
+    study.run()
+    assert study.best is not None
+    on_front = front(bench)
+    assert {t.resource for t in on_front} == {9}
+    assert 1 < len(on_front) < sum(t.resource == 9 for t in bench.journal.trials.values())  # type: ignore[union-attr]
+    assert all(-1 <= t.params["x"] <= 0 for t in on_front[1:-1])
+    assert bench.checkpoints == {study.best.checkpoint, *(t.checkpoint for t in on_front)}
+
+
+@pytest.mark.parametrize("scheduler", ["full", "hyperband"])
+def test_the_best_trial_can_be_told_from_the_journal_alone(tmp_path: Path, scheduler: str) -> None:
+    bench = Bench(tmp_path, LOSS)
+    bench.training.fail = lambda a: FAILURE if a.trial_id % 5 == 2 else None
+    study = bench.study(scheduler=scheduler, trials=30)
+    study.run()
+    assert bench.journal is not None
+    trials = bench.journal.trials
+    past = Journal(Storage(tmp_path), LOSS).past
+    reports = [event.report for event in past if event.kind is EventKind.REPORTED]
+    assert study.best is not None
+    found = best_reported(trials, reports, LOSS)
+    assert found is not None
+    # In the study it is paused still; the journal says what has become of it.
+    assert replace(found, state=study.best.state, changed_at=study.best.changed_at) == study.best
+    assert best_reported(trials, [], LOSS) is None
+
+
+needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="Optuna is an extra")
+
+
+@pytest.mark.parametrize("scheduler", ["full", "hyperband"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["tpe", pytest.param("nsga2", marks=needs_optuna), pytest.param("optuna_tpe", marks=needs_optuna)],
+)
+def test_a_killed_driver_changes_neither_proposals_nor_the_front(
+    tmp_path: Path, sampler: str, scheduler: str
+) -> None:
+    undisturbed = Bench(tmp_path / "undisturbed", BOTH)
+    undisturbed.study(sampler=sampler, scheduler=scheduler, trials=40).run()
+
+    bench = Bench(tmp_path / "killed", BOTH)
+    bench.training.kill_after = 26  # when the models are asked already
+    with pytest.raises(Killed):
+        bench.study(sampler=sampler, scheduler=scheduler, trials=40).run()
+    bench.training.kill_after = None
+    bench.study(sampler=sampler, scheduler=scheduler, trials=40).run()
+    assert asked(bench) == asked(undisturbed)
+    assert [t.trial_id for t in front(bench)] == [t.trial_id for t in front(undisturbed)]
+    assert {t.checkpoint for t in front(bench)} <= bench.checkpoints
+    assert len(bench.checkpoints) == len(undisturbed.checkpoints)
+
+
+def test_the_second_objective_changes_what_is_proposed(tmp_path: Path) -> None:
+    both, one = Bench(tmp_path / "both", BOTH), Bench(tmp_path / "one", LOSS)
+    for bench in (both, one):
+        bench.study(sampler="tpe", scheduler="full", trials=60).run()
+    far = [sum(a.params["x"] < -0.4 for a in bench.training.asked[30:]) for bench in (both, one)]
+    assert far[0] > 2 * far[1], "the front reaches from the least loss to the least cost"
+
+
+def test_a_failed_trial_is_on_no_front(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, BOTH)
+    bench.training.fail = lambda a: FAILURE if a.trial_id % 2 else None
+    bench.study(sampler="tpe", scheduler="full", trials=30).run()
+    assert front(bench)
+    assert all(t.trial_id % 2 == 0 for t in front(bench))
+
+
+def test_a_metric_that_is_never_measured_leaves_the_front_empty_and_the_best_known(tmp_path: Path) -> None:
+    unknown = Objective(metric="loss", mode=Mode.MIN, also=(("memory", Mode.MIN),))
+    bench = Bench(tmp_path, unknown)
+    study = bench.study(sampler="tpe", scheduler="full", trials=30)
+    study.run()
+    assert study.best is not None
+    assert front(bench) == []

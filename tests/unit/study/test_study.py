@@ -1,0 +1,545 @@
+"""The driver loop, on the inline backend and the real journal; training is a formula."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spark_hpo.backend.inline import InlineBackend
+from spark_hpo.errors import CapacityError, DataError, NoTrialSucceeded, StorageError, TooManyFailures
+from spark_hpo.search.registry import build_explorer
+from spark_hpo.search.stopping import TargetReached
+from spark_hpo.study import Budget, Study
+from spark_hpo.study.dispatch import DispatchPolicy
+from spark_hpo.study.failures import FailurePolicy
+from spark_hpo.study_dir import layout
+from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.trial import (
+    Assignment,
+    Failure,
+    FailureKind,
+    Report,
+    Split,
+    TrialState,
+)
+from tests.support.study_bench import AT_ONCE, LOSS, SPACE, Bench, Crowd, Killed, Training
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "study")
+
+
+def test_hyperband_spends_what_its_brackets_plan(bench: Bench) -> None:
+    study = bench.study()
+    assert study.run() == "trials"
+    # Brackets of 9/3/1, 3/1 and 3 trials for R = 9, eta = 3; a promoted trial goes on from its checkpoint.
+    assert study.progress.resource_spent == (9 * 1 + 3 * 2 + 1 * 6) + (3 * 3 + 1 * 6) + 3 * 9
+    assert study.progress.run == 13 + 4 + 3
+
+
+def test_the_best_trial_is_the_one_with_the_lowest_loss(bench: Bench) -> None:
+    study = bench.study()
+    study.run()
+    assert study.best is not None
+    assert bench.journal is not None
+    assert study.best.loss == min(trial.loss for trial in bench.journal.trials.values())
+
+
+def test_every_trial_ends_completed_or_stopped(bench: Bench) -> None:
+    bench.study().run()
+    assert bench.journal is not None
+    states = {trial.state for trial in bench.journal.trials.values()}
+    assert states == {TrialState.COMPLETED, TrialState.STOPPED}
+    completed = [t for t in bench.journal.trials.values() if t.state is TrialState.COMPLETED]
+    assert {trial.resource for trial in completed} == {9}
+    assert len(completed) == 1 + 1 + 3
+
+
+def test_only_the_best_trials_checkpoint_is_left_at_the_end(bench: Bench) -> None:
+    study = bench.study()
+    study.run()
+    assert study.best is not None
+    assert bench.checkpoints == {study.best.checkpoint}
+
+
+def test_a_failed_trial_is_recorded_and_the_study_goes_on(bench: Bench) -> None:
+    def even_ones(assignment: Assignment) -> Failure | None:
+        if assignment.trial_id % 2 == 0:
+            return Failure(kind=FailureKind.TRIAL, message="ValueError: no", traceback="Traceback")
+        return None
+
+    bench.training.fail = even_ones
+    study = bench.study()
+    study.run()
+    assert bench.journal is not None
+    for trial in bench.journal.trials.values():
+        assert (trial.state is TrialState.FAILED) == (trial.trial_id % 2 == 0)
+    assert study.progress.failed == 8
+    assert all(a.rung == 0 for a in bench.training.asked if a.trial_id % 2 == 0)
+    assert all(a.attempt == 1 for a in bench.training.asked)
+
+
+def test_when_all_fail_the_study_says_why(bench: Bench) -> None:
+    failure = Failure(kind=FailureKind.TRIAL, message="ValueError: no such thing")
+    bench.training.fail = lambda assignment: failure
+    with pytest.raises(NoTrialSucceeded, match=r"all 15 trials .* ValueError: no such thing"):
+        bench.study().run()
+
+
+def test_damaged_data_ends_the_study_at_once(bench: Bench) -> None:
+    failure = Failure(kind=FailureKind.DATA, message="part-0.parquet: row group 3: NaN in 'x'")
+    bench.training.fail = lambda assignment: failure
+    with pytest.raises(DataError, match=r"part-0\.parquet"):
+        bench.study().run()
+    assert len(bench.training.asked) == 1
+
+
+def test_a_lost_assignment_is_tried_again_and_counted_once(bench: Bench) -> None:
+    lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="executor lost")
+    bench.training.fail = lambda a: lost if (a.trial_id, a.rung, a.attempt) == (0, 0, 1) else None
+    study = bench.study()
+    study.run()
+    attempts = [a.attempt for a in bench.training.asked if (a.trial_id, a.rung) == (0, 0)]
+    assert attempts == [1, 2]
+    assert study.progress.failed == 0
+    assert study.progress.run == 20
+
+
+def test_an_assignment_that_is_lost_again_and_again_fails_its_trial(bench: Bench) -> None:
+    lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="executor lost")
+    bench.training.fail = lambda a: lost if a.trial_id == 0 else None
+    study = bench.study()
+    study.run()
+    assert [a.attempt for a in bench.training.asked if a.trial_id == 0] == [1, 2, 3]
+    assert study.progress.failed == 1
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+@pytest.mark.parametrize("killed_after", [0, 1, 5, 12, 19])
+def test_a_killed_driver_changes_nothing_but_the_attempt(
+    tmp_path: Path, killed_after: int, sampler: str
+) -> None:
+    undisturbed = Bench(tmp_path / "undisturbed")
+    expected = undisturbed.study(sampler=sampler)
+    expected.run()
+
+    bench = Bench(tmp_path / "killed")
+    bench.training.kill_after = killed_after
+    with pytest.raises(Killed):
+        bench.study(sampler=sampler).run()
+    bench.training.kill_after = None
+    resumed = bench.study(sampler=sampler)
+    resumed.run()
+
+    assert resumed.progress.replayed == killed_after
+    assert resumed.progress.run == 20 - killed_after
+    reported = [(a.trial_id, a.resource_to) for a in bench.training.asked]
+    assert len(reported) == len(set(reported)), "no reported assignment runs twice"
+    assert [(a.trial_id, a.params, a.resource_to, a.seed) for a in bench.training.asked] == [
+        (a.trial_id, a.params, a.resource_to, a.seed) for a in undisturbed.training.asked
+    ]
+    assert resumed.best is not None
+    assert expected.best is not None
+    assert resumed.best.params == expected.best.params
+    assert bench.checkpoints == {resumed.best.checkpoint}
+
+
+def test_a_driver_killed_at_every_write_of_the_journal_loses_nothing_that_was_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Journal._append
+    for killed_at in range(1, 30):
+        bench = Bench(tmp_path / str(killed_at))
+        writes = 0
+
+        def append(journal: Journal, *arguments: Any, limit: int = killed_at) -> None:
+            nonlocal writes
+            writes += 1
+            if writes == limit:
+                raise Killed
+            original(journal, *arguments)
+
+        monkeypatch.setattr(Journal, "_append", append)
+        with pytest.raises(Killed):
+            bench.study().run()
+        monkeypatch.setattr(Journal, "_append", original)
+        study = bench.study()
+        study.run()
+        assert bench.journal is not None
+        # The reader of the whole journal finds each assignment reported once.
+        events = Journal(bench.storage, LOSS).past
+        reports = [(e.report.trial_id, e.report.rung) for e in events if e.kind is EventKind.REPORTED]
+        assert len(reports) == len(set(reports)) == 20
+        assert study.progress.run + study.progress.replayed == 20
+
+
+def test_a_finished_study_runs_nothing_again(bench: Bench) -> None:
+    bench.study().run()
+    asked = len(bench.training.asked)
+    again = bench.study()
+    assert again.run() == "trials"
+    assert len(bench.training.asked) == asked
+    assert again.progress.replayed == 20
+
+
+def test_other_settings_than_the_journals_are_refused(bench: Bench) -> None:
+    bench.study().run()
+    with pytest.raises(StorageError, match="other settings"):
+        bench.study(scheduler="full")
+
+
+def test_the_resource_budget_ends_a_study(bench: Bench) -> None:
+    study = bench.study(trials=None, budget=Budget(resource=10))
+    assert study.run() == "resource"
+    assert 10 <= study.progress.resource_spent < 10 + 9
+
+
+def test_the_time_budget_ends_a_study_and_counts_over_restarts(bench: Bench) -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    study = bench.study(trials=None, budget=Budget(seconds=30), clock=clock)
+    assert study.run() == "seconds"
+    assert 0 < study.progress.run <= 30
+
+
+def test_the_test_split_is_evaluated_once(bench: Bench) -> None:
+    study = bench.study()
+    study.run()
+    assert study.best is not None
+    first = study.test(study.best)
+    assert study.test(study.best) == first
+    again = bench.study()
+    again.run()
+    assert again.best is not None
+    assert again.test(again.best) == first
+    assert [a.split for a in bench.training.asked].count(Split.TEST) == 1
+
+
+def test_losses_that_are_not_finite_are_never_the_best(bench: Bench) -> None:
+    assert LOSS.loss({"loss": math.nan}) == math.inf
+    assert LOSS.loss({}) == math.inf
+
+
+def test_a_trial_that_becomes_worse_was_still_the_best_and_its_checkpoint_is_kept(bench: Bench) -> None:
+    """The model at the lower rung is the one to have, even after its trial was promoted past it."""
+    original = bench.training.__class__.__call__
+
+    def worsening(training: Training, assignment: Assignment, **rank: Any) -> Report:
+        report = original(training, assignment, **rank)
+        loss = assignment.params["x"] ** 2 + assignment.resource_to
+        return dataclasses.replace(report, metrics={"loss": loss})
+
+    bench.training.__class__ = type("Worsening", (Training,), {"__call__": worsening})
+    study = bench.study()
+    study.run()
+    assert study.best is not None
+    assert bench.journal is not None
+    assert study.best.resource == 1
+    assert bench.journal.trials[study.best.trial_id].resource > 1, "it was promoted"
+    assert bench.checkpoints == {study.best.checkpoint}
+    study.test(study.best)
+    assert bench.training.asked[-1].checkpoint == study.best.checkpoint
+    again = bench.study()
+    assert again.best is not None
+    for name in ("trial_id", "resource", "loss", "checkpoint", "rung"):
+        assert getattr(again.best, name) == getattr(study.best, name), "a resumed study knows it too"
+
+
+def population(bench: Bench, *, explorer: str = "perturbation", **settings: Any) -> Study:
+    # From few segments on, so that the model is asked in these short studies too.
+    explore = {"num_startup_segments": 2} if explorer == "pb2" else {}
+    return bench.study(
+        scheduler="population_based",
+        scheduler_settings={"interval": 2, "population_size": 4},
+        explorer=build_explorer(explorer, SPACE, 0, **explore),
+        **settings,
+    )
+
+
+def children(bench: Bench) -> list[Assignment]:
+    """The first assignments of trials that began with somebody else's weights."""
+    first = {a.trial_id: a for a in reversed(bench.training.asked)}
+    return [a for a in first.values() if a.resource_from > 0]
+
+
+def test_a_child_takes_over_weights_and_parameters(bench: Bench) -> None:
+    population(bench).run()
+    asked = bench.training.asked
+    assert children(bench)
+    for child in children(bench):
+        assert child.checkpoint is not None
+        parent = int(child.checkpoint.split("/")[1].removeprefix("trial-"))
+        before = asked[: asked.index(child)]
+        ahead = [a for a in before if a.trial_id == parent][-1]
+        assert parent != child.trial_id
+        assert child.resource_from == ahead.resource_to, "it starts where its parent stands"
+        assert child.params != ahead.params, "it explores"
+    longest = max(bench.training.asked, key=lambda a: a.resource_to)
+    assert longest.resource_to == 9
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_parents_checkpoint_lives_until_its_child_has_loaded_it(bench: Bench, seed: int) -> None:
+    # Training refuses an assignment whose checkpoint is gone; here parents train on, or are out, while
+    # their children still wait.
+    study = population(bench, trials=40, backend=Crowd(bench.training, seed))
+    study.run()
+    assert len(children(bench)) >= 3
+    assert study.best is not None
+    assert bench.checkpoints == {study.best.checkpoint}
+
+
+@pytest.mark.parametrize("explorer", ["perturbation", "pb2"])
+@pytest.mark.parametrize("killed_after", [0, 3, 7, 12, 20, 31])
+def test_a_killed_driver_rebuilds_the_population(tmp_path: Path, killed_after: int, explorer: str) -> None:
+    undisturbed = Bench(tmp_path / "undisturbed")
+    population(undisturbed, explorer=explorer).run()
+
+    bench = Bench(tmp_path / "killed")
+    bench.training.kill_after = killed_after
+    with pytest.raises(Killed):
+        population(bench, explorer=explorer).run()
+    bench.training.kill_after = None
+    population(bench, explorer=explorer).run()
+    assert [(a.trial_id, a.params, a.resource_from, a.resource_to) for a in bench.training.asked] == [
+        (a.trial_id, a.params, a.resource_from, a.resource_to) for a in undisturbed.training.asked
+    ]
+
+
+@pytest.mark.parametrize("killed_after", [5, 11, 17, 23])
+def test_a_child_in_flight_finds_its_parents_checkpoint_after_a_crash(
+    bench: Bench, killed_after: int
+) -> None:
+    bench.training.kill_after = killed_after
+    with pytest.raises(Killed):
+        population(bench, trials=40, backend=Crowd(bench.training, 1)).run()
+    bench.training.kill_after = None
+    study = population(bench, trials=40, backend=Crowd(bench.training, 2))
+    study.run()
+    assert study.best is not None
+    assert bench.checkpoints == {study.best.checkpoint}
+
+
+def test_a_stopping_rule_ends_a_study_and_is_its_reason(bench: Bench) -> None:
+    study = bench.study(trials=None, budget=Budget(), stopping=[TargetReached(0.6)])
+    assert study.run() == "target"
+    assert study.best is not None
+    assert study.best.loss <= 0.6
+    again = bench.study(trials=None, budget=Budget(), stopping=[TargetReached(0.6)])
+    asked = len(bench.training.asked)
+    assert again.run() == "target"
+    assert len(bench.training.asked) == asked, "a replay comes to the same end"
+
+
+def test_configurations_that_are_given_run_first(bench: Bench) -> None:
+    journal_first = [{"x": 0.5}, {"x": -0.25}]
+    study = bench.study(sampler_settings={"first": journal_first})
+    study.run()
+    params = {a.trial_id: a.params for a in bench.training.asked}
+    assert [params[0], params[1]] == journal_first
+
+
+@pytest.mark.parametrize("killed_after", [4, 18])
+@pytest.mark.parametrize(
+    "scheduler", ["full", "successive_halving", "asha", "adaptive_asha", "async_hyperband", "median_stopping"]
+)
+def test_every_scheduler_resumes_as_if_it_had_not_stopped(
+    tmp_path: Path, scheduler: str, killed_after: int
+) -> None:
+    undisturbed = Bench(tmp_path / "undisturbed")
+    undisturbed.study(sampler="tpe", scheduler=scheduler, trials=30).run()
+
+    bench = Bench(tmp_path / "killed")
+    bench.training.kill_after = killed_after
+    with pytest.raises(Killed):
+        bench.study(sampler="tpe", scheduler=scheduler, trials=30).run()
+    bench.training.kill_after = None
+    bench.study(sampler="tpe", scheduler=scheduler, trials=30).run()
+    assert [(a.trial_id, a.params, a.resource_to) for a in bench.training.asked] == [
+        (a.trial_id, a.params, a.resource_to) for a in undisturbed.training.asked
+    ]
+    assert bench.checkpoints == undisturbed.checkpoints or len(bench.checkpoints) == 1
+
+
+class Vanishing(InlineBackend):
+    """A cluster that has no slot now and then."""
+
+    def __init__(self, *arguments: Any, without: int) -> None:
+        super().__init__(*arguments)
+        self.without = without
+
+    @property
+    def num_slots(self) -> int:  # type: ignore[override]
+        self.without -= 1
+        return 0 if self.without > 0 else 1
+
+
+def test_a_study_waits_while_the_cluster_has_no_slot(bench: Bench) -> None:
+    study = bench.study()
+    study._backend = Vanishing(bench.training, without=5)
+    assert study.run() == "trials"
+    assert study.progress.run == 20
+
+
+class Shrinking(Crowd):
+    """A cluster that loses two of its slots after five assignments."""
+
+    @property
+    def num_slots(self) -> int:  # type: ignore[override]
+        return 4 if len(self.training.asked) < 5 else 2
+
+
+def test_the_journal_says_when_the_number_of_slots_changes(bench: Bench) -> None:
+    study = bench.study(backend=Shrinking(bench.training, seed=0), max_concurrent=3)
+    assert study.run() == "trials"
+    slots = [e.data["slots"] for e in Journal(bench.storage, LOSS).past if e.kind is EventKind.SLOTS]
+    assert slots == [3, 2]
+
+
+def test_a_cluster_without_slots_for_too_long_is_an_error_with_the_cure(bench: Bench) -> None:
+    now = itertools.count(0.0, 100.0)
+    study = bench.study(clock=lambda: next(now))
+    study._backend = Vanishing(bench.training, without=1_000)
+    with pytest.raises(CapacityError, match=r"no slot for a trial in 600 s"):
+        study.run()
+    bench.study().run()
+
+
+def test_an_interrupted_study_saves_what_runs_and_goes_on(bench: Bench) -> None:
+    """What runs is asked to stop, and says that it has; the next driver starts it again."""
+    asked = threading.Event()
+    stopped = Failure(kind=FailureKind.INTERRUPTED, message="stopped, as the driver has asked")
+
+    def answer(assignment: Assignment) -> Failure | None:
+        if len(bench.training.asked) < 6:
+            return None
+        asked.set()
+        return stopped
+
+    bench.training.fail = answer
+    with pytest.raises(KeyboardInterrupt):
+        bench.study(dispatch=replace(AT_ONCE, interrupted=asked.is_set)).run()
+    assert bench.storage.read(layout.STOP) is None
+    bench.training.fail = lambda assignment: None
+    study = bench.study()
+    study.run()
+    assert study.progress.run + study.progress.replayed == 20
+    assert study.progress.failed == 0
+    again = bench.training.asked[6]
+    assert (again.trial_id, again.attempt) == (bench.training.asked[5].trial_id, 2)
+
+
+def test_what_a_killed_driver_has_left_between_itself_and_its_ranks_is_forgotten(bench: Bench) -> None:
+    bench.storage.write(layout.STOP, b"")
+    bench.storage.write(layout.progress(0, 1), b"7")
+    bench.storage.write(layout.stacks(0, 1, 1), b"no step")
+    bench.study().run()
+    assert bench.storage.read(layout.STOP) is None
+    assert bench.storage.names(layout.PROGRESS, hidden=True) == []
+
+
+def test_what_a_rank_has_said_after_its_attempt_was_lost_is_not_kept(bench: Bench) -> None:
+    def fail(assignment: Assignment) -> Failure | None:
+        bench.storage.write(layout.stacks(0, 1, 1), b"no step")  # its peer had ended the attempt before
+        return None
+
+    bench.training.fail = fail
+    bench.study().run()
+    assert bench.storage.names(layout.PROGRESS, hidden=True) == []
+
+
+def test_ranks_are_asked_to_save_before_the_study_ends(bench: Bench) -> None:
+    seen: list[bytes | None] = []
+    backend = Crowd(bench.training, 0)
+    take = backend.wait
+
+    def wait(timeout: float) -> Report | None:
+        seen.append(bench.storage.read(layout.STOP))
+        return take(timeout)
+
+    backend.wait = wait  # type: ignore[method-assign]
+    requests = iter([False, True])
+    with pytest.raises(KeyboardInterrupt):
+        bench.study(
+            backend=backend, dispatch=replace(AT_ONCE, interrupted=lambda: next(requests, True))
+        ).run()
+    assert seen == [None, None, *[b""] * (len(seen) - 2)]
+    assert len(seen) > 3, "others were still running"
+    assert bench.journal is not None
+    assert len(seen) == len(bench.training.asked)
+    assert not backend.running
+
+
+def test_trials_that_do_not_stop_are_left(bench: Bench) -> None:
+    backend = Crowd(bench.training, 0)
+    backend.wait = lambda timeout: None  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        bench.study(backend=backend, dispatch=replace(AT_ONCE, interrupted=lambda: True, grace_s=0.05)).run()
+    assert backend.running == []
+
+
+def test_a_late_attempt_is_fenced_off_and_what_it_left_is_swept(bench: Bench) -> None:
+    lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="executor lost")
+
+    def lose(assignment: Assignment) -> Failure | None:
+        if (assignment.trial_id, assignment.rung, assignment.attempt) != (0, 0, 1):
+            return None
+        bench.storage.write(layout.partial(0, 1), b"what it had")
+        return lost
+
+    bench.training.fail = lose
+    study = bench.study()
+    study.run()
+    assert bench.storage.read(layout.fence(0, rung=0)) == b"2"
+    assert study.best is not None
+    assert bench.checkpoints == {study.best.checkpoint}
+
+
+def test_what_a_killed_attempt_has_saved_outlives_its_driver(bench: Bench) -> None:
+    bench.training.kill_after = 3
+    with pytest.raises(Killed):
+        bench.study().run()
+    bench.training.kill_after = None
+    [trial_id] = [t.trial_id for t in Journal(bench.storage, LOSS).trials.values() if not t.resource]
+    bench.storage.write(layout.partial(trial_id, 1), b"what it had")
+    bench.storage.write(layout.partial(77, 1), b"of a trial that is over")
+    bench.study()
+    assert bench.storage.read(layout.partial(trial_id, 1)) is not None
+    assert bench.storage.read(layout.partial(77, 1)) is None
+
+
+def test_files_that_cannot_be_read_are_left_out_by_every_later_assignment(bench: Bench) -> None:
+    bad = Failure(kind=FailureKind.DATA, message="b.parquet: damaged", file="b.parquet")
+    bench.training.fail = lambda a: None if "b.parquet" in a.without or a.trial_id < 5 else bad
+    policy = DispatchPolicy(failures=FailurePolicy(leave_out=lambda files: None))
+    bench.training.kill_after = 8
+    with pytest.raises(Killed):
+        bench.study(dispatch=policy).run()
+    bench.training.kill_after = None
+    study = bench.study(dispatch=policy)
+    study.run()
+    without = [a.without for a in bench.training.asked]
+    found = without.index(("b.parquet",))
+    assert set(without[:found]) == {()}
+    assert set(without[found:]) == {("b.parquet",)}, "a driver that goes on knows of it"
+    assert study.progress.failed == 0
+
+
+def test_a_study_whose_task_is_broken_stops_itself(bench: Bench) -> None:
+    broken = Failure(kind=FailureKind.TRIAL, message="ValueError: no")
+    bench.training.fail = lambda a: broken if a.trial_id > 1 else None
+    policy = DispatchPolicy(failures=FailurePolicy(max_trial_failures=2))
+    with pytest.raises(TooManyFailures, match="3 of 5 trials have failed"):
+        bench.study(dispatch=policy).run()

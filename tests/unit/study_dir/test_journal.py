@@ -1,0 +1,258 @@
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from spark_hpo.errors import JournalError, LeaseError
+from spark_hpo.objective import Mode, Objective
+from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.trial import Assignment, Failure, FailureKind, Measurement, Report, Split, TrialState
+
+ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
+
+
+def assignment(trial_id: int, *, rung: int = 0, start: int = 0, stop: int = 1) -> Assignment:
+    return Assignment(
+        trial_id=trial_id,
+        attempt=1,
+        params={"lr": 0.1, "layers": [{"width": 3}]},
+        bracket=0,
+        rung=rung,
+        resource_from=start,
+        resource_to=stop,
+        checkpoint=None,
+        seed=5,
+    )
+
+
+def report(trial_id: int, accuracy: float, *, resource: int = 1, rung: int = 0) -> Report:
+    metrics = {"accuracy": accuracy}
+    measured = Measurement(resource=resource, metrics=metrics, time=1.5, seconds=0.5, rows=10)
+    return Report(
+        trial_id=trial_id,
+        attempt=1,
+        rung=rung,
+        resource=resource,
+        metrics=metrics,
+        curve=(measured,),
+        checkpoint=f"checkpoints/{trial_id}.pt",
+        seconds=2.0,
+    )
+
+
+def failed(trial_id: int) -> Report:
+    failure = Failure(kind=FailureKind.TRIAL, message="it broke", traceback="Traceback ...")
+    return Report(trial_id=trial_id, attempt=1, rung=0, resource=0, failure=failure)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path)
+
+
+def test_a_reopened_journal_knows_all_that_was_written(storage: Storage) -> None:
+    first = Journal.open(storage, ACCURACY)
+    first.assigned(assignment(0))
+    first.reported(report(0, 0.75))
+    first.settled([0], TrialState.STOPPED)
+    first.assigned(assignment(1))
+    first.reported(failed(1))
+    first.assigned(assignment(2))
+    first.close()
+
+    again = Journal.open(storage, ACCURACY)
+    assert dict(again.trials) == dict(first.trials)
+    assert again.trials[0].state is TrialState.STOPPED
+    assert again.trials[0].loss == -0.75
+    assert again.trials[0].curve[0].metrics == {"accuracy": 0.75}
+    assert again.trials[1].state is TrialState.FAILED
+    assert again.trials[1].loss == math.inf
+    assert again.trials[1].failure is not None
+    assert again.trials[1].failure.traceback == "Traceback ..."
+    assert again.trials[2].state is TrialState.RUNNING
+    assert [e.kind for e in again.past][:3] == [EventKind.OPENED, EventKind.ASSIGNED, EventKind.REPORTED]
+    assert again.past[1].assignment == assignment(0)
+    assert again.past[2].report == report(0, 0.75)
+
+
+def test_a_journal_cut_at_any_byte_is_readable_and_goes_on(tmp_path: Path) -> None:
+    whole = Journal.open(Storage(tmp_path / "whole"), ACCURACY)
+    for trial_id in range(3):
+        whole.assigned(assignment(trial_id))
+        whole.reported(report(trial_id, 0.5))
+    whole.close()
+    data = (tmp_path / "whole/journal/000001.jsonl").read_bytes()
+    for size in range(0, len(data), 7):
+        folder = tmp_path / f"cut-{size}"
+        (folder / "journal").mkdir(parents=True)
+        (folder / "journal/000001.jsonl").write_bytes(data[:size])
+        journal = Journal.open(Storage(folder), ACCURACY)
+        complete = data[:size].count(b"\n")
+        assert len(journal.past) == complete
+        journal.assigned(assignment(7))
+        journal.close()
+        assert 7 in Journal(Storage(folder), ACCURACY).trials
+
+
+def test_what_a_driver_writes_after_it_was_fenced_off_never_counts(storage: Storage) -> None:
+    first = Journal.open(storage, ACCURACY)
+    first.assigned(assignment(0))
+    zombie_log = storage.log("journal/000001")
+    first.close()
+    second = Journal.open(storage, ACCURACY)
+    late = {"sequence": 3, "time": 9.0, "event": "reported", **report(0, 0.99).to_json()}
+    zombie_log.append(json.dumps(late))
+    second.reported(report(0, 0.5))
+    second.close()
+    third = Journal.open(storage, ACCURACY)
+    assert third.trials[0].loss == -0.5
+    third.close()
+    # Nor for a later driver, that sees the late record from the beginning.
+    assert Journal(storage, ACCURACY).trials[0].loss == -0.5
+
+
+def test_what_a_fenced_off_driver_seals_on_an_object_store_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("spark_hpo.study_dir.storage._LINES_A_SEGMENT", 3)
+    storage = Storage(f"memory://{tmp_path}")
+    first = Journal.open(storage, ACCURACY)
+    first.assigned(assignment(0))
+    zombie_log = first._log
+    assert first._lease is not None
+    assert zombie_log is not None
+    first._lease.release()
+    second = Journal.open(storage, ACCURACY)
+    late = {"sequence": 3, "time": 9.0, "event": "reported", **report(0, 0.99).to_json()}
+    zombie_log.append(json.dumps(late))
+    assert storage.names("journal/000001") == ["000000001-000000003.jsonl"]
+    assert Journal(storage, ACCURACY).trials[0].state is TrialState.RUNNING
+    second.reported(report(0, 0.5))
+    assert Journal(storage, ACCURACY).trials[0].loss == -0.5
+
+
+def test_a_driver_that_has_lost_its_lease_cannot_append(storage: Storage) -> None:
+    first = Journal.open(storage, ACCURACY)
+    assert first._lease is not None
+    first._lease.release()
+    Journal.open(storage, ACCURACY)
+    with pytest.raises(LeaseError, match="lost the study"):
+        first.assigned(assignment(0))
+    assert 0 not in first.trials
+
+
+def test_damage_before_the_last_record_is_named(storage: Storage, tmp_path: Path) -> None:
+    journal = Journal.open(storage, ACCURACY)
+    journal.assigned(assignment(0))
+    journal.close()
+    path = tmp_path / "journal/000001.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"garbage\n" + b"".join(lines[1:]))
+    with pytest.raises(JournalError, match=r"000001.jsonl: line 1 is damaged"):
+        Journal(storage, ACCURACY)
+
+
+@pytest.mark.parametrize("trial_id", ["../../up", -1, 1.5, None, True, [1]])
+def test_a_trial_whose_number_is_none_is_refused(storage: Storage, tmp_path: Path, trial_id: object) -> None:
+    """It becomes part of the paths of checkpoints, and a journal may be somebody else's."""
+    journal = Journal.open(storage, ACCURACY)
+    journal.assigned(assignment(0))
+    journal.close()
+    path = tmp_path / "journal/000001.jsonl"
+    opened, assigned = path.read_text().splitlines()
+    wrong = json.dumps({**json.loads(assigned), "trial_id": trial_id})
+    path.write_text("\n".join([opened, wrong, assigned, ""]))
+    with pytest.raises(JournalError, match=r"line 2 is damaged \(trial_id is "):
+        Journal(storage, ACCURACY)
+
+
+def test_a_newer_journal_is_refused_with_the_cure(storage: Storage, tmp_path: Path) -> None:
+    Journal.open(storage, ACCURACY).close()
+    path = tmp_path / "journal/000001.jsonl"
+    path.write_text(path.read_text().replace('"version":1', '"version":99'))
+    with pytest.raises(JournalError, match="newer spark_hpo"):
+        Journal(storage, ACCURACY)
+
+
+def test_test_metrics_are_kept_apart_from_the_trial(storage: Storage) -> None:
+    journal = Journal.open(storage, ACCURACY)
+    journal.assigned(assignment(0))
+    journal.reported(report(0, 0.5))
+    journal.reported(replace(report(0, 0.9), split=Split.TEST))
+    assert journal.trials[0].loss == -0.5
+    assert journal.tests[0].metrics == {"accuracy": 0.9}
+
+
+def test_changed_since_names_the_trials_that_later_events_touched(storage: Storage) -> None:
+    journal = Journal.open(storage, ACCURACY)
+    journal.assigned(assignment(0))
+    journal.assigned(assignment(1))
+    seen = journal.sequence
+    journal.reported(report(1, 0.5))
+    assert [trial.trial_id for trial in journal.changed_since(seen)] == [1]
+
+
+def test_changes_and_states_keep_up_with_every_event(storage: Storage) -> None:
+    journal = Journal.open(storage, ACCURACY)
+    for trial_id in range(6):
+        journal.assigned(assignment(trial_id))
+    journal.reported(report(4, 0.5))
+    journal.reported(failed(1))
+    journal.settled([4, 0], TrialState.STOPPED)
+    for seen in range(journal.sequence + 1):
+        later = [trial for trial in journal.trials.values() if trial.changed_at > seen]
+        assert list(journal.changed_since(seen)) == later
+    journal.close()
+    for one in (journal, Journal(storage, ACCURACY)):
+        counted = Counter(trial.state for trial in one.trials.values())
+        assert {state: count for state, count in one.states.items() if count} == counted
+
+
+def test_settling_what_is_settled_writes_nothing(storage: Storage) -> None:
+    journal = Journal.open(storage, ACCURACY)
+    journal.assigned(assignment(0))
+    journal.reported(report(0, 0.5))
+    journal.settled([0], TrialState.STOPPED)
+    before = journal.sequence
+    journal.settled([0], TrialState.STOPPED)
+    assert journal.sequence == before
+
+
+def test_a_journal_on_an_object_store_resumes_too() -> None:
+    storage = Storage("memory://journal-on-objects")
+    first = Journal.open(storage, ACCURACY)
+    first.assigned(assignment(0))
+    first.reported(report(0, 0.5))
+    first.close()
+    assert dict(Journal.open(storage, ACCURACY).trials) == dict(first.trials)
+
+
+def test_what_a_killed_writer_leaves_beside_the_logs_is_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a mount that cannot append, a log is a folder of objects."""
+    monkeypatch.setattr("spark_hpo.study_dir.storage._NO_APPEND", (str(tmp_path),))
+    storage = Storage(tmp_path)
+    journal = Journal.open(storage, ACCURACY)
+    journal.assigned(assignment(0))
+    journal.close()
+    (tmp_path / "journal/000001/.tmp-abc").write_bytes(b'{"seq')
+    (tmp_path / "journal/.nfs0001").write_bytes(b"")
+    assert 0 in Journal(storage, ACCURACY).trials
+
+
+def test_the_journal_says_what_its_drivers_were_and_how_many_slots_there_were(storage: Storage) -> None:
+    clock = iter((10.0, 20.0, 30.0))
+    journal = Journal.open(storage, ACCURACY, driver={"git_commit": "abc"}, clock=lambda: next(clock))
+    journal.slots(4)
+    journal.closed("trials")
+    journal.close()
+    opened, slots, _ = Journal(storage, ACCURACY).past
+    assert opened.data["driver"] == {"git_commit": "abc"}
+    assert (slots.kind, slots.data["slots"], slots.time) == (EventKind.SLOTS, 4, 20.0)
+    Journal.open(storage, ACCURACY).close()
+    assert "driver" not in Journal(storage, ACCURACY).past[-1].data

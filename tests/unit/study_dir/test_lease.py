@@ -1,0 +1,119 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from spark_hpo.errors import LeaseError
+from spark_hpo.study_dir.lease import Lease, is_held
+from spark_hpo.study_dir.storage import Storage
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path)
+
+
+def test_a_second_driver_is_refused_while_the_first_is_alive(storage: Storage) -> None:
+    Lease.acquire(storage)
+    with pytest.raises(LeaseError, match=r"pid \d+ on .* writes this study"):
+        Lease.acquire(storage)
+
+
+def test_a_reader_sees_whether_a_driver_is_there(storage: Storage) -> None:
+    assert not is_held(storage)
+    lease = Lease.acquire(storage)
+    assert is_held(storage)
+    lease.check()  # it has lost nothing by that
+    lease.release()
+    assert not is_held(storage)
+
+
+def test_a_released_lease_is_taken_at_once_with_the_next_epoch(storage: Storage) -> None:
+    first = Lease.acquire(storage)
+    first.release()
+    assert Lease.acquire(storage).epoch == first.epoch + 1
+
+
+def test_a_lease_that_has_run_out_is_taken_over_and_the_first_holder_notices(storage: Storage) -> None:
+    clock = Clock()
+    first = Lease.acquire(storage, duration_s=60, clock=clock)
+    clock.now += 61
+    second = Lease.acquire(storage, duration_s=60, clock=clock)
+    with pytest.raises(LeaseError, match="lost the study"):
+        first.check()
+    second.check()
+    first.release()  # of a lost lease: changes nothing
+    second.check()
+
+
+def test_renewing_keeps_others_out(storage: Storage) -> None:
+    clock = Clock()
+    first = Lease.acquire(storage, duration_s=60, clock=clock)
+    for _ in range(5):
+        clock.now += 40
+        first.renew()
+    with pytest.raises(LeaseError):
+        Lease.acquire(storage, duration_s=60, clock=clock)
+
+
+def test_a_killed_driver_of_this_machine_does_not_block_the_next(storage: Storage) -> None:
+    program = (
+        "import sys, os, signal; from spark_hpo.study_dir.lease import Lease; "
+        "from spark_hpo.study_dir.storage import Storage;"
+        "Lease.acquire(Storage(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program, storage.url], check=False, timeout=60)
+    assert Lease.acquire(storage).epoch == 2
+
+
+def test_an_epoch_name_left_without_a_lease_is_skipped(storage: Storage) -> None:
+    storage.create("epochs/000001", b"")
+    assert Lease.acquire(storage).epoch == 2
+
+
+def test_a_torn_lease_file_does_not_block(storage: Storage) -> None:
+    storage.write("lease.json", b'{"epoch": ')
+    assert Lease.acquire(storage, least_epoch=4).epoch == 4
+    assert json.loads(storage.read("lease.json") or b"")["epoch"] == 4
+
+
+def test_a_driver_that_stalls_while_it_takes_the_lease_does_not_fence_off_the_next(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing can be locked: the slower of two drivers finds out, and nothing is lost."""
+    original = Lease._write
+    taken: list[Lease] = []
+
+    def stall(lease: Lease) -> None:
+        if not taken:
+            monkeypatch.setattr(Lease, "_write", original)
+            taken.append(Lease._acquire(storage, 1, 60.0, Clock()))
+        original(lease)
+
+    monkeypatch.setattr(Lease, "_write", stall)
+    with pytest.raises(LeaseError, match="another driver has just started"):
+        Lease._acquire(storage, 1, 60.0, Clock())
+    assert taken[0].epoch == 2
+
+
+def test_a_lease_is_renewed_in_the_background_until_it_is_released(storage: Storage) -> None:
+    lease = Lease.acquire(storage, duration_s=0.6)
+    lease.keep_alive()
+    deadline = time.monotonic() + 10
+    first = json.loads(storage.read("lease.json") or b"")["expires_at"]
+    while json.loads(storage.read("lease.json") or b"")["expires_at"] == first:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    lease.release()
+    Lease.acquire(storage)

@@ -1,0 +1,199 @@
+import contextlib
+import os
+import pickle
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spark_hpo.errors import StorageError
+from spark_hpo.study_dir.storage import Storage
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    return Storage(tmp_path / "study" if request.param == "local" else f"memory://{tmp_path.name}")
+
+
+def test_a_file_is_read_back_and_a_missing_one_is_none(storage: Storage) -> None:
+    storage.write("a/b.bin", b"one")
+    storage.write("a/b.bin", b"two")
+    assert storage.read("a/b.bin") == b"two"
+    assert storage.read("a/none") is None
+
+
+def test_only_the_first_creates_a_file(storage: Storage) -> None:
+    assert storage.create("epochs/1", b"first")
+    assert not storage.create("epochs/1", b"second")
+    assert storage.read("epochs/1") == b"first"
+
+
+def test_names_are_sorted_and_an_absent_folder_is_empty(storage: Storage) -> None:
+    storage.write("f/b", b"")
+    storage.write("f/a", b"")
+    assert storage.names("f") == ["a", "b"]
+    assert storage.names("g") == []
+
+
+def test_deleting_what_is_not_there_is_no_error(storage: Storage) -> None:
+    storage.write("x", b"")
+    storage.delete("x")
+    storage.delete("x")
+    assert storage.read("x") is None
+
+
+def test_a_log_keeps_its_lines_in_order(storage: Storage) -> None:
+    log = storage.log("journal/000001")
+    for number in range(12):
+        log.append(f"line {number}")
+    log.close()
+    assert storage.log("journal/000001").lines() == [f"line {n}\n".encode() for n in range(12)]
+
+
+def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(tmp_path)
+    storage.write("a/model", b"old")
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(StorageError, match="a/model: No space left on device"):
+        storage.write("a/model", b"new")
+    assert storage.read("a/model") == b"old"
+    assert storage.names("a") == ["model"]
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../other", "a/../../b"])
+def test_a_path_never_leaves_the_directory(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StorageError, match="stay inside"):
+        Storage(tmp_path).write(name, b"")
+
+
+def test_a_relative_directory_is_the_same_in_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = Storage("study")
+    storage.write("a", b"1")
+    monkeypatch.chdir("/")
+    assert pickle.loads(pickle.dumps(storage)).read("a") == b"1"
+
+
+@pytest.mark.parametrize("name", ["", ".", "a//b", "a/./b", "a\0b", "a\nb", 7, None, ["a"]])
+def test_what_is_no_plain_path_is_refused(storage: Storage, name: Any) -> None:
+    """Names come from journals too, which somebody else may have written."""
+    for use in (storage.read, storage.delete, storage.names):
+        with pytest.raises(StorageError, match="relative and stay inside"):
+            use(name)
+
+
+class TestLocalDirectory:
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> Storage:
+        return Storage(tmp_path / "study")
+
+    @pytest.fixture
+    def elsewhere(self, tmp_path: Path) -> Path:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "file").write_bytes(b"theirs")
+        return tmp_path / "elsewhere"
+
+    def test_what_is_made_is_its_owners_alone(self, storage: Storage, tmp_path: Path) -> None:
+        before = os.umask(0)
+        try:
+            storage.write("checkpoints/trial-000001/a.pt", b"")
+            storage.create("epochs/000001", b"")
+            log = storage.log("journal/000001")
+            log.append("line")
+            log.close()
+            with storage.locked("lease.lock"):
+                pass
+        finally:
+            os.umask(before)
+        made = [tmp_path / "study", *(tmp_path / "study").rglob("*")]
+        assert len(made) == 9
+        for path in made:
+            assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda storage: storage.read("folder/file"),
+            lambda storage: storage.write("folder/file", b"ours"),
+            lambda storage: storage.create("folder/new", b"ours"),
+            lambda storage: storage.delete("folder/file"),
+            lambda storage: storage.names("folder"),
+            lambda storage: storage.log("folder/log").append("ours"),
+            lambda storage: storage.locked("folder/lock").__enter__(),
+            lambda storage: storage.write("folder/below/file", b"ours"),
+        ],
+    )
+    def test_a_link_in_place_of_a_folder_is_refused(
+        self, storage: Storage, elsewhere: Path, use: Callable[[Storage], object]
+    ) -> None:
+        storage.write("study.json", b"{}")
+        Path(storage.path("folder")).symlink_to(elsewhere)
+        with pytest.raises(StorageError, match=r"folder.*is a symbolic link"):
+            use(storage)
+        assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == {"file": b"theirs"}
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda storage: storage.read("folder/link"),
+            lambda storage: storage.log("folder/link").append("ours"),
+            lambda storage: storage.log("folder/link").lines(),
+            lambda storage: storage.locked("folder/link").__enter__(),
+        ],
+    )
+    def test_a_link_in_place_of_a_file_is_refused(
+        self, storage: Storage, elsewhere: Path, use: Callable[[Storage], object]
+    ) -> None:
+        storage.write("folder/file", b"ours")
+        for name in ("link", "link.jsonl"):
+            Path(storage.path(f"folder/{name}")).symlink_to(elsewhere / "file")
+        with pytest.raises(StorageError, match=r"folder/link.*is a symbolic link"):
+            use(storage)
+        assert (elsewhere / "file").read_bytes() == b"theirs"
+
+    def test_what_is_written_or_deleted_replaces_a_link_and_not_its_target(
+        self, storage: Storage, elsewhere: Path
+    ) -> None:
+        storage.write("folder/file", b"ours")
+        for name in ("a", "b"):
+            Path(storage.path(f"folder/{name}")).symlink_to(elsewhere / "file")
+        storage.write("folder/a", b"ours")
+        storage.delete("folder/b")
+        assert not storage.create("folder/a", b"again")
+        assert (elsewhere / "file").read_bytes() == b"theirs"
+        assert storage.names("folder") == ["a", "file"]
+        assert storage.read("folder/a") == b"ours"
+
+    def test_a_pipe_keeps_nobody_waiting(self, storage: Storage) -> None:
+        storage.write("folder/file", b"")
+        os.mkfifo(storage.path("folder/pipe"))
+        with pytest.raises(StorageError, match="is no plain file"):
+            storage.read("folder/pipe")
+
+    def test_the_directory_itself_may_be_reached_through_a_link(self, tmp_path: Path) -> None:
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "study").symlink_to(tmp_path / "disk")
+        storage = Storage(tmp_path / "study")
+        storage.write("a/b", b"1")
+        assert (tmp_path / "disk/a/b").read_bytes() == b"1"
+        assert storage.names("a") == ["b"]
+
+    def test_no_descriptor_is_left_open(self, storage: Storage, elsewhere: Path) -> None:
+        storage.write("folder/file", b"")
+        Path(storage.path("link")).symlink_to(elsewhere)
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(20):
+            storage.read("folder/file")
+            storage.names("folder")
+            for name in ("link/file", "none/file", "folder/file/file"):
+                with contextlib.suppress(StorageError):
+                    storage.read(name)
+        assert len(os.listdir("/proc/self/fd")) == before
