@@ -22,7 +22,14 @@ Every message gives place, value, rule and cure, and no credentials. Foreign exc
 they enter.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from spark_hpo.redact import redact
+
+_NO_VALUE = object()
 
 
 class SparkHpoError(Exception):
@@ -40,9 +47,59 @@ def cause(exc: Exception) -> Exception | None:
 
 
 class ConfigError(SparkHpoError):
-    """A setting is wrong; nothing has been started."""
+    """A setting is wrong; nothing has been started.
+
+    Raise it where the value is known, without the file. The reader of a section adds the section's name
+    (`within`), and the edge of the program adds the place, once (`located`).
+
+    A trace: ConfigError("must be an integer >= 2", key="reduction_factor", value=1, cure="Use 3 or 4")
+        within "search", located in conf/tune.yaml
+        -> "conf/tune.yaml: search.reduction_factor must be an integer >= 2 (got 1). Use 3 or 4."
+    """
 
     exit_code = 2
+
+    def __init__(self, rule: str = "", *, key: str = "", value: object = _NO_VALUE, cure: str = "") -> None:
+        """
+        Args:
+            rule: what the value must be or what is wrong; without a key, the whole message.
+            key: dotted name of the setting, relative to whoever raises.
+            value: the value that was given; left out of the message where none is passed.
+            cure: what to do, as a sentence.
+        """
+        super().__init__(rule)
+        self.rule, self.key, self.value, self.cure = rule, key, value, cure
+        self.place = ""
+
+    def __str__(self) -> str:
+        text = f"{self.key} {self.rule}" if self.key else self.rule
+        if self.value is not _NO_VALUE:
+            text = f"{text} (got {self.value!r})"
+        if self.place:
+            text = f"{self.place}: {text}"
+        if self.cure:
+            text = f"{text.rstrip('.')}. {self.cure.rstrip('.')}."
+        return redact(text)
+
+
+@contextmanager
+def within(section: str) -> Iterator[None]:
+    """Put a section's name before the key of a ConfigError that is raised inside."""
+    try:
+        yield
+    except ConfigError as exc:
+        exc.key = f"{section}.{exc.key}" if exc.key else section
+        raise
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Give a ConfigError that is raised inside its place, a file or a call, unless it has one already."""
+    try:
+        yield
+    except ConfigError as exc:
+        exc.place = exc.place or place
+        raise
 
 
 class SpaceError(ConfigError):

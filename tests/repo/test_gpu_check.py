@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.gpu_check import CPU, differences, main, places
 
 from spark_hpo.trial import Measurement
+from tests.gpu_check import CPU, differences, main, places
 
 CHECK = Path(__file__).parents[1] / "gpu_check.py"
 # All that the package may import elsewhere, except what torch itself and reading Parquet need.
