@@ -28,20 +28,32 @@ COMMON = {
         "kind": {"type": "choice", "options": ["a", "b"]},
     },
 }
-SEARCHES = {
-    "hyperband": {"sampler": "tpe", "scheduler": "hyperband", "max_resource": 9},
-    "default": {"max_resource": 9},
-    "population": {"method": "pbt", "max_resource": 6},
+STUDIES = {
+    "hyperband": {"search": {"sampler": "tpe", "scheduler": "hyperband", "max_resource": 9}},
+    "default": {"search": {"max_resource": 9}},
+    "population": {"search": {"method": "pbt", "max_resource": 6}},
+    "objectives": {
+        "objective": {"metric": "loss", "mode": "min", "also": {"size": "min"}, "penalties": {"size": 0.01}},
+        "search": {"max_resource": 4},
+    },
+    "first": {
+        "search": {
+            "method": "asha",
+            "max_resource": 9,
+            "first": [{"x": 0.25, "kind": "a"}, {"x": -0.5, "kind": "b"}],
+        },
+        "stopping": {"target": -1.0, "max_trial_failures": 3},
+    },
 }
 
 
 def study_file(name: str, trials: int = 12) -> dict[str, object]:
     """The study of this name, without its directory."""
-    return {**COMMON, "name": name, "search": SEARCHES[name], "budget": {"trials": trials}}
+    return {**COMMON, **STUDIES[name], "name": name, "budget": {"trials": trials}}
 
 
 def main(target: Path) -> None:
-    for name in SEARCHES:
+    for name in STUDIES:
         for exit_after in (None, "7"):
             with tempfile.TemporaryDirectory() as work:
                 shutil.copy(HERE / "task.py", work)

@@ -43,7 +43,7 @@ def test_studies_of_older_versions_go_on(kept: Path, tmp_path: Path) -> None:
 
 
 def test_there_are_some() -> None:
-    assert len(STUDIES) >= 6
+    assert len(STUDIES) >= 16
 
 
 def test_what_has_changed_since_is_told_still(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 def train(ctx: Any) -> None:
     for epoch in range(*ctx.resource):
         loss = (ctx.params["x"] - 0.3) ** 2 + (ctx.params["kind"] == "b") + 1 / (epoch + 1)
-        ctx.report({"loss": loss})
+        ctx.report({"loss": loss, "size": abs(ctx.params["x"])})
     limit = os.environ.get("EXIT_AFTER")  # in the place of kill -9, after so many assignments
     if limit is not None:
         count = Path("count")
