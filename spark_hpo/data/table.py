@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from spark_hpo.data import encoders, files
 from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.footers import Footers, read_footers
+from spark_hpo.data.plan.listing import refuse_table_format
 from spark_hpo.data.plan.manifest import Manifest, RowGroup, manifest_of
 from spark_hpo.data.plan.rules import with_rules
 from spark_hpo.data.readers import petastorm_codecs
@@ -193,11 +194,16 @@ def _read_schema(url: str) -> TableSchema:
     try:
         schema = TableSchema.from_json(json.loads(fs.cat_file(path)))
     except FileNotFoundError:
-        exists = fs.exists(fs._parent(path))
-        fault = f"has no {SCHEMA_FILE}" if exists else "does not exist"
+        folder = fs._parent(path)
+        if not fs.exists(folder):
+            raise DataError(
+                f"{url}: the table does not exist: make it with "
+                f"`spark-hpo prepare csv --input <your table> --label <column> --output {url}`"
+            ) from None
+        refuse_table_format(fs, folder, url)
         raise DataError(
-            f"{url}: the table {fault}: make it with "
-            f"`spark-hpo prepare csv --input <your table> --label <column> --output {url}`"
+            f"{url}: has no {SCHEMA_FILE}, so it is not a prepared table: make one with "
+            f"`spark-hpo prepare csv --input {url} --label <column> --output <another folder>`"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise DataError(f"{place}: not a schema ({exc!r}): prepare the table again") from exc

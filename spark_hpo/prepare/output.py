@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_hpo.data import files
+from spark_hpo.data.plan.listing import refuse_table_format
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import SCHEMA_FILE
 from spark_hpo.errors import ConfigError, DataError
@@ -130,9 +131,10 @@ def fingerprint(url: str) -> list[list[Any]]:
     """Names, sizes and modification times of the files at `url`: other input, other table.
 
     Raises:
-        DataError: there is nothing at `url`.
+        DataError: there is nothing at `url`, or its files hold deleted rows too (Delta, Iceberg, Hudi).
     """
     fs, path = files.filesystem(files.absolute(url))
+    refuse_table_format(fs, path, url)
     try:
         entries = [fs.info(path)] if fs.isfile(path) else list(fs.find(path, detail=True).values())
     except OSError as exc:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from spark_hpo.data import files
 from spark_hpo.data.plan import partitions
@@ -25,23 +26,18 @@ def list_files(url: str) -> list[File]:
     """The Parquet files at `url`, those of partitions too, in the order of their names.
 
     Raises:
-        DataError: there are none, or the folder is no plain table.
+        DataError: there are none, or the folder is a Delta, Iceberg or Hudi table.
     """
     fs, root = files.filesystem(url)
     try:
         if not fs.exists(root):
             raise FileNotFoundError(root)
         entries = [fs.info(root)] if fs.isfile(root) else list(fs.find(root, detail=True).values())
-        lakes = [name for name in ("_delta_log", "metadata/version-hint.text") if fs.exists(f"{root}/{name}")]
     except FileNotFoundError:
         raise DataError(f"{url}: no such file or folder: check the path of the table") from None
     except OSError as exc:
         raise DataError(f"{url}: cannot be listed: {exc}") from cause(exc)
-    if lakes:
-        raise DataError(
-            f"{url}: has {lakes[0]}, so its files hold rows that are not in the table any more: "
-            "let Spark write it as Parquet"
-        )
+    refuse_table_format(fs, root, url)
     found = []
     for entry in entries:
         *folders, name = relative(entry["name"], root).split("/")
@@ -53,6 +49,48 @@ def list_files(url: str) -> list[File]:
     if not found:
         raise DataError(f"{url}: holds no Parquet files: check the path, or prepare the table again")
     return sorted(found, key=lambda file: file.path)
+
+
+def refuse_table_format(fs: Any, root: str, url: str) -> None:
+    """Refuse a Delta, Iceberg or Hudi table: its files still hold rows that the table has deleted.
+
+    Args:
+        root: the path of `url` on `fs`: a folder, a file, or a partition (`day=1`) of the table.
+
+    Raises:
+        DataError: a folder at or above `root` has the metadata of such a table.
+    """
+    folder = root.rstrip("/")
+    if fs.isfile(folder):
+        folder = folder.rpartition("/")[0]
+    while True:
+        format = _table_format(fs, folder)
+        if format is not None:
+            raise DataError(
+                f"{url}: is a table of format {format}, whose Parquet files also hold deleted rows. "
+                "Write the current rows to another folder with Spark, and use that folder: "
+                f"spark.read.format({format!r}).load(...).write.parquet(...)"
+            )
+        parent, _, name = folder.rpartition("/")
+        if "=" not in name:
+            return
+        folder = parent
+
+
+def _table_format(fs: Any, folder: str) -> str | None:
+    try:
+        names = {path.rstrip("/").rpartition("/")[2]: path for path in fs.ls(folder, detail=False)}
+        if "metadata" in names and fs.isdir(names["metadata"]):
+            metadata = fs.ls(names["metadata"], detail=False)
+        else:
+            metadata = []
+    except OSError:  # whoever reads the table says why
+        return None
+    if "_delta_log" in names:
+        return "delta"
+    if any(path.endswith(".metadata.json") for path in metadata):
+        return "iceberg"
+    return "hudi" if ".hoodie" in names else None
 
 
 def relative(path: str, root: str) -> str:

@@ -37,10 +37,17 @@ def test_a_relative_path_is_made_absolute(folder: Path, monkeypatch: pytest.Monk
 
 def test_a_table_without_schema_says_how_to_make_one(folder: Path, tmp_path: Path) -> None:
     (folder / "schema.json").unlink()
-    with pytest.raises(DataError, match=r"has no schema\.json: make it with `spark-hpo prepare csv"):
+    with pytest.raises(DataError, match=r"has no schema\.json.*--output <another folder>"):
         open_table(str(folder))
     with pytest.raises(DataError, match="the table does not exist: make it with"):
         open_table(str(tmp_path / "none"))
+
+
+def test_open_table_names_the_format_of_a_delta_table(tmp_path: Path) -> None:
+    (tmp_path / "_delta_log").mkdir()
+    with pytest.raises(DataError, match="is a table of format delta") as refused:
+        open_table(str(tmp_path))
+    assert "--output" not in str(refused.value)
 
 
 def test_a_damaged_schema_is_named(folder: Path) -> None:
