@@ -84,7 +84,7 @@ class Attempt:
         """The number of the last attempt that has left a state of this assignment, and the state; 0: none."""
         for number in range(self._assignment.attempt - 1, 0, -1):
             path = layout.partial(self._assignment.trial_id, number)
-            if self._storage.read(path) is None:
+            if not self._storage.size(path):
                 continue
             try:
                 state = checkpoint.load(self._storage, path)

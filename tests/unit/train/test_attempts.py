@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,25 @@ def test_a_damaged_checkpoint_is_passed_over(spec: RankSpec) -> None:
     spec.storage.write(layout.partial(4, 2), b"half of a")
     assert run(spec, assignment(0, 2, attempt=3)).failure is None
     assert Fragile.steps == 2 * STEPS - 4
+
+
+class CountingStorage(Storage):
+    """Counts how often each file is read."""
+
+    reads: Counter[str]
+
+    def read(self, name: str) -> bytes | None:
+        self.reads[name] += 1
+        return super().read(name)
+
+
+def test_resume_reads_one_checkpoint_once(spec: RankSpec) -> None:
+    killed(spec, assignment(0, 2), 5)
+    storage = CountingStorage(spec.storage.url)
+    storage.reads = Counter()
+    assert run(replace(spec, storage=storage), assignment(0, 2, attempt=3)).failure is None
+    assert storage.reads[layout.partial(4, 1)] == 1
+    assert storage.reads[layout.partial(4, 2)] == 0  # attempt 2 saved nothing
 
 
 def test_what_another_rung_has_left_is_not_taken(spec: RankSpec) -> None:

@@ -1,12 +1,19 @@
+"""Checkpoints of real tensors in a real directory: what is saved, loaded and refused."""
+
+import collections
 import pickle
 import random
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from spark_hpo.errors import CheckpointError
+from spark_hpo.errors import CheckpointError, TrialError
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint, generators
 
@@ -32,6 +39,80 @@ def test_a_truncated_checkpoint_is_refused_at_every_length(storage: Storage) -> 
         storage.write("cut.pt", data[:size])
         with pytest.raises(CheckpointError, match=r"cut\.pt"):
             checkpoint.load(storage, "cut.pt")
+
+
+SAVE = """
+import resource, sys
+import torch
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.train import checkpoint
+
+def peak_bytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+storage = Storage(sys.argv[1])
+checkpoint.save(storage, "small.pt", {"model": torch.ones(9)})
+size = 2**27
+state = {"model": torch.ones(size // 4)}
+before = peak_bytes()
+checkpoint.save(storage, "large.pt", state)
+print((peak_bytes() - before) / size)
+"""
+
+
+def test_save_needs_memory_for_one_copy_of_the_state(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SAVE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert 0.9 < float(done.stdout) < 1.4
+
+
+def trained_optimizer() -> dict[str, Any]:
+    layer = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+def with_attribute(value: Any, attribute: object) -> Any:
+    value.attribute = attribute
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        nn.LSTM(2, 2).state_dict(),
+        trained_optimizer(),
+        [1, 10**30, 2j, "a", b"a", None, True],
+        (torch.Size([2]), torch.bfloat16, torch.ones(2).to_sparse()),
+        {(1, 2): 3.0},
+    ],
+)
+def test_save_accepts_tensors_and_plain_values(storage: Storage, value: Any) -> None:
+    checkpoint.save(storage, "a.pt", {"value": value})
+    assert str(checkpoint.load(storage, "a.pt")["value"]) == str(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.zeros(2),
+        np.float64(2.0),
+        object(),
+        lambda: None,
+        Path("a"),
+        frozenset([1]),
+        {np.int64(3): 1},
+        collections.defaultdict(int),
+        with_attribute(nn.Parameter(torch.ones(2)), object()),
+        with_attribute(collections.OrderedDict(), object()),
+    ],
+)
+def test_save_refuses_an_object_that_load_would_refuse(storage: Storage, value: Any) -> None:
+    with pytest.raises(TrialError):
+        checkpoint.save(storage, "a.pt", {"nested": [{"value": value}]})
+    assert storage.read("a.pt") is None
 
 
 class Evil:

@@ -77,7 +77,7 @@ def opened(folder: Path, *kinds: str) -> Table:
         sources={n: Source(url=str(folder / "raw"), share=share, seed=1) for n, share in shares.items()},
     )
     (folder / "schema.json").write_text(json.dumps(schema.to_json()))
-    transforms = {"photo": "test_shipped_tasks:decode"} if "bytes" in kinds else {}
+    transforms = {"photo": f"{__name__}:decode"} if "bytes" in kinds else {}
     return open_table(str(folder), transforms=transforms)
 
 
