@@ -78,7 +78,8 @@ class ConfigError(SparkHpoError):
         if self.place:
             text = f"{self.place}: {text}"
         if self.cure:
-            text = f"{text.rstrip('.')}. {self.cure.rstrip('.')}."
+            end = "" if self.cure.endswith(("?", ".")) else "."
+            text = f"{text.rstrip('.')}. {self.cure}{end}"
         return redact(text)
 
 

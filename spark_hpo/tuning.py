@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +16,7 @@ from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError
 from spark_hpo.report.notebook import in_notebook
 from spark_hpo.study.callback import Callback
+from spark_hpo.suggest import suggestion
 from spark_hpo.tracking.connection import usual_uri
 from spark_hpo.train.reference import Code, Trainable
 
@@ -173,9 +173,7 @@ def _check_section(key: str) -> None:
     if key in _ARGUMENTS:
         raise ConfigError(f"{PLACE}: {key} is called {_ARGUMENTS[key]} here")
     known = [*_ARGUMENTS.values(), "data", "resources", "resume", "spark", "callbacks", *_SECTIONS]
-    close = get_close_matches(key, known, n=1)
-    cure = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-    raise ConfigError(f"{PLACE}: there is no argument {key!r}; {cure}")
+    raise ConfigError(f"{PLACE}: there is no argument {key!r}", cure=suggestion(key, known))
 
 
 def _name_of(task: Trainable | str) -> str:

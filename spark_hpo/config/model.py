@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from spark_hpo.config.study_file import read_study_file
 from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Limit, Mode, Objective
 from spark_hpo.redact import MASK, has_credentials, hide, is_secret, redact_all
+from spark_hpo.suggest import suggestion
 
 
 def _number(value: Any) -> Any:
@@ -498,9 +498,7 @@ def _explain(error: Any, place: str, names: Mapping[str, str]) -> str:
     value, kind, context = error["input"], error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         known = sorted(_keys_of(keys[:-1]))
-        close = difflib.get_close_matches(keys[-1], known, n=1)
-        cure = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
-        return f"{place}: {where}: there is no such key; {cure}"
+        return f"{place}: {where}: there is no such key. {suggestion(keys[-1], known)}"
     if kind == "missing":
         return f"{place}: {where} is missing; it has no default"
     if kind == "value_error":

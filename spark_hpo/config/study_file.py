@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import yaml
 
 from spark_hpo.errors import ConfigError
 from spark_hpo.redact import hide
+from spark_hpo.suggest import closest
 
 
 def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -26,9 +26,9 @@ def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str
         text = Path(path).read_text(encoding="utf-8")
     except OSError as exc:
         beside = [str(file) for file in Path(path).parent.glob("*.y*ml")]
-        close = get_close_matches(str(path), beside, n=1)
-        cure = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"{path}: the study file cannot be read: {exc.strerror}{cure}") from exc
+        guess = closest(path, beside)
+        cure = f"Did you mean {guess}?" if guess else ""
+        raise ConfigError(f"{path}: the study file cannot be read: {exc.strerror}", cure=cure) from exc
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}: the study file is not UTF-8 text: {exc}") from exc
     record = _parse_yaml(text, str(path))

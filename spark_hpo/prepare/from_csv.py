@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -23,6 +22,7 @@ from spark_hpo.prepare.dialect import UTF_8, find_dialect
 from spark_hpo.prepare.encode import encode, original, schema_of
 from spark_hpo.prepare.output import Prepared, Request, fingerprint
 from spark_hpo.prepare.reading import cause_of, columns_of, read, settings
+from spark_hpo.suggest import suggestion
 from spark_hpo.trial import Split
 
 DEFAULT_NULL_VALUES = ("NaN", "nan", "NULL", "null")  # besides the empty text; the readers' too, in place
@@ -173,11 +173,9 @@ def make(spark: SparkSession, asked: Request) -> Prepared:
             named = (arguments["label"], *arguments["drop"], *arguments.get("keep", ()))
             unknown = [name for name in named if name not in frame.columns]
             if unknown:
-                close = get_close_matches(unknown[0], frame.columns, n=1)
                 raise DataError(
-                    f"{arguments['input']}: there is no column {unknown[0]!r}: "
-                    + (f"did you mean {close[0]!r}? It has " if close else "name one of ")
-                    + ", ".join(frame.columns)
+                    f"{arguments['input']}: there is no column {unknown[0]!r}. "
+                    + suggestion(unknown[0], frame.columns)
                 )
             return _describe(frame, asked) if arguments.get("in_place") else _copy(frame, asked)
     except (PySparkException, Py4JJavaError) as exc:

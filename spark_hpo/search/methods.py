@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spark_hpo.errors import ConfigError
-from spark_hpo.search.wording import nearest
+from spark_hpo.suggest import suggestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,5 +50,5 @@ def find_method(name: str, *, place: str = "search") -> Method:
         ConfigError: there is none.
     """
     if name not in METHODS:
-        raise ConfigError(f"{place}.method is {name!r}; {nearest(name, METHODS)}")
+        raise ConfigError(f"{place}.method is {name!r}. {suggestion(name, METHODS)}")
     return METHODS[name]

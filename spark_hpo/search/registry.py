@@ -36,7 +36,7 @@ from spark_hpo.search.schedulers.population_based import PopulationBasedSchedule
 from spark_hpo.search.schedulers.successive_halving import SuccessiveHalvingScheduler
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.hyperopt_space import from_hyperopt, is_hyperopt
-from spark_hpo.search.wording import nearest
+from spark_hpo.suggest import suggestion
 
 SAMPLERS: Mapping[str, type[Sampler]] = {
     "random": RandomSampler,
@@ -205,7 +205,7 @@ def _find(noun: str, name: str, place: str) -> Callable[..., Any]:
     except ConfigError as exc:
         raise ConfigError(f"{place}.{noun} is {exc}") from exc
     if make is None:
-        raise ConfigError(f"{place}.{noun} is {name!r}; {nearest(name, names_of(noun))}")
+        raise ConfigError(f"{place}.{noun} is {name!r}. {suggestion(name, names_of(noun))}")
     return make
 
 
@@ -223,7 +223,8 @@ def _build(
     for setting in settings:
         if setting not in names:
             raise ConfigError(
-                f"{place}.{setting} is set, but {noun} {name!r} does not take it; {nearest(setting, names)}"
+                f"{place}.{setting} is set, but {noun} {name!r} does not take it. "
+                f"{suggestion(setting, names)}"
             )
     for required in names:
         if signature[required].default is inspect.Parameter.empty and required not in settings:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from spark_hpo.data import files
 from spark_hpo.data.profile import ColumnProfile, TableProfile, label_counts, profile
 from spark_hpo.data.schema import ColumnKind
 from spark_hpo.data.table import SCHEMA_FILE, Table, open_table
 from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.suggest import suggestion
 from spark_hpo.trial import Split
 
 MOST_NAMES = 40  # in a message
@@ -127,9 +127,7 @@ def _of_raw(path: str, table: TableProfile, label: str | None, data_path: str) -
         raise ConfigError(f"{path}: name the column to predict with --label: it has {_names(named)}")
     column = table.column(label)
     if column is None:
-        close = get_close_matches(label, named, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it has {_names(named)}"
-        raise ConfigError(f"{path}: there is no column {label!r} to predict; {hint}")
+        raise ConfigError(f"{path}: there is no column {label!r} to predict. {suggestion(label, named)}")
     remarks: list[str] = []
     features = [c for c in table.columns if c.name != label]
     dropped = [c for c in features if c.kind is None or (c.kind is ColumnKind.BINARY and not c.transform)]

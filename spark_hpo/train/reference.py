@@ -8,12 +8,12 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.suggest import closest, suggestion
 from spark_hpo.train.task import TrainTask
 
 SHIPPED = {
@@ -38,9 +38,10 @@ def find_trainable(reference: str | Trainable) -> Trainable:
         return _checked(reference, repr(reference))
     module_name, separator, name = SHIPPED.get(reference, reference).partition(":")
     if not separator:
-        close = get_close_matches(reference, SHIPPED, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it must be {', '.join(SHIPPED)} or module:name"
-        raise ConfigError(f"task is {reference!r}; {hint}")
+        raise ConfigError(
+            f"task is {reference!r}; it must be the name of a shipped task, or module:name",
+            cure=suggestion(reference, SHIPPED),
+        )
     try:
         module = importlib.import_module(module_name)
     except Exception as exc:  # the module is the user's: anything may happen in it
@@ -49,9 +50,9 @@ def find_trainable(reference: str | Trainable) -> Trainable:
             "The module must be on the Python path, or be named as path/to/file.py:Name"
         ) from exc
     if not hasattr(module, name):
-        close = get_close_matches(name, dir(module), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"task is {reference!r}: {module_name} has no {name!r}{hint}")
+        guess = closest(name, dir(module))
+        cure = f"Did you mean {guess!r}?" if guess else ""
+        raise ConfigError(f"task is {reference!r}: {module_name} has no {name!r}", cure=cure)
     return _checked(getattr(module, name), reference)
 
 

@@ -131,7 +131,7 @@ class ExplorerContract:
             (
                 "parameters",
                 ["momentum"],
-                "explore.parameters has 'momentum'; did you mean 'optimizer.momentum'?",
+                "explore.parameters has 'momentum'. Did you mean 'optimizer.momentum'?",
             ),
             ("perturbations", 0.1, "explore.perturbations is set, but explorer"),
         ],
@@ -153,5 +153,5 @@ class TestBanditExplorer(ExplorerContract):
 
 
 def test_an_explorer_that_is_not_there_is_refused_with_the_cure() -> None:
-    with pytest.raises(ConfigError, match=r"search\.explorer is 'pb3'; did you mean 'pb2'\?"):
+    with pytest.raises(ConfigError, match=r"search\.explorer is 'pb3'. Did you mean 'pb2'\?"):
         build_explorer("pb3", SPACE, 0)

@@ -66,17 +66,17 @@ def test_the_input_is_good_when_nothing_is_wrong(folder: Path, capfd: pytest.Cap
 SETTINGS = [
     (
         "search.shceduler=full",
-        r"tune.yaml: search.shceduler: there is no such key; did you mean 'scheduler'?",
+        r"tune.yaml: search.shceduler: there is no such key. Did you mean 'scheduler'?",
     ),
     ("budget.trials=many", "tune.yaml: budget.trials is 'many'; it must be an integer"),
     ("space.learning_rate.low=1", "space.learning_rate"),
     ("space.learning_rate.low=-1", "space.learning_rate"),
     ("space.learning_rate.type=logunifrom", "loguniform"),
-    ("search.sampler=tpee", "did you mean 'tpe'"),
-    ("search.scheduler=hyperbnad", "did you mean 'hyperband'"),
+    ("search.sampler=tpee", "Did you mean 'tpe'"),
+    ("search.scheduler=hyperbnad", "Did you mean 'hyperband'"),
     ("data.reader=parquet", "data.reader is 'parquet'; it must be one of petastorm, arrow, auto"),
     ("data.path=nowhere", "nowhere: the table does not exist"),
-    ("task=tabula", "did you mean 'tabular'"),
+    ("task=tabula", "Did you mean 'tabular'"),
     ("task=my_tasks:Mine", "importing my_tasks failed with ModuleNotFoundError"),
     ("task=mine.py:Mine", "there is no file"),
     (

@@ -78,7 +78,7 @@ def test_a_part_is_found_by_its_name_and_listed_behind_our_own(install: Install)
     install("theirs", entry_points("sampler", coin="theirs:Sampler"))
     assert type(build_sampler("coin", SPACE, 0)).__module__ == "spark_hpo.search.samplers.random"
     assert names_of("sampler")[-1] == "coin"
-    with pytest.raises(ConfigError, match=r"did you mean 'coin'.*known here: random, grid, .*, coin"):
+    with pytest.raises(ConfigError, match=r"Did you mean 'coin'.*Valid names: random, grid, .*, coin"):
         build_sampler("coins", SPACE, 0)
     assert parse_method("coin+asha").sampler == "coin", "and it can be replayed beside the others"
 
@@ -139,7 +139,7 @@ def test_what_is_no_sampler_is_refused(install: Install, name: str) -> None:
 
 def test_its_settings_are_checked_as_our_own(install: Install) -> None:
     install("theirs", entry_points("sampler", coin="theirs:Picky"))
-    with pytest.raises(ConfigError, match=r"search\.levle is set, but .* 'coin' .*did you mean 'level'\?"):
+    with pytest.raises(ConfigError, match=r"search\.levle is set, but .* 'coin' .*Did you mean 'level'\?"):
         build_sampler("coin", SPACE, 0, levle=2)
 
 

@@ -11,7 +11,7 @@ from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.space import Point, Space
 from spark_hpo.search.space.axis import Axes, Axis
 from spark_hpo.search.space.parameter import Choice
-from spark_hpo.search.wording import nearest
+from spark_hpo.suggest import suggestion
 from spark_hpo.trial import Params
 
 _TRIES = 20
@@ -103,7 +103,7 @@ def mutable_axes(axes: Axes, parameters: Sequence[str] | None) -> list[bool]:
     names = [".".join(map(str, axis.dimension.path)) for axis in axes.axes]
     for name in parameters or ():
         if name not in names:
-            raise ConfigError(f"parameters has {name!r}; {nearest(name, names)}")
+            raise ConfigError(f"parameters has {name!r}. {suggestion(name, names)}")
     return [
         _is_continuous(axis) if parameters is None else name in parameters
         for name, axis in zip(names, axes.axes, strict=True)

@@ -7,7 +7,7 @@ from itertools import cycle
 from spark_hpo.errors import ConfigError
 from spark_hpo.search.schedulers.bracket import BracketScheduler, check_resources
 from spark_hpo.search.schedulers.rungs import Rounding, Rung, hyperband_rungs
-from spark_hpo.search.wording import nearest
+from spark_hpo.suggest import suggestion
 
 
 class HyperbandScheduler(BracketScheduler):
@@ -34,7 +34,7 @@ class HyperbandScheduler(BracketScheduler):
     ) -> None:
         check_resources(min_resource, max_resource, reduction_factor)
         if rounding not in list(Rounding):
-            raise ConfigError(f"rounding is {rounding!r}; {nearest(rounding, Rounding)}")
+            raise ConfigError(f"rounding is {rounding!r}. {suggestion(rounding, Rounding)}")
         self.brackets: tuple[tuple[Rung, ...], ...] = hyperband_rungs(
             min_resource, max_resource, reduction_factor, Rounding(rounding)
         )

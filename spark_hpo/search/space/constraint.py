@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spark_hpo.errors import SpaceError
-from spark_hpo.search.wording import nearest
+from spark_hpo.suggest import suggestion
 
 _COMPARE: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Lt: operator.lt,
@@ -87,7 +87,9 @@ def _check(node: ast.expr, names: set[str], place: str) -> None:
             children = []
         case ast.Name() | ast.Attribute() if (name := _name(node)) is not None:
             if name not in names:
-                raise SpaceError(f"{place}; there is no parameter {name!r}: {nearest(name, sorted(names))}")
+                raise SpaceError(
+                    f"{place}; there is no parameter {name!r}. {suggestion(name, sorted(names))}"
+                )
             children = []
         case _:
             raise SpaceError(

@@ -12,7 +12,7 @@ from typing import Any
 from spark_hpo.errors import SpaceError
 from spark_hpo.search.space.parameter import Choice, Constant, Group, Node, Normal, Number, Uniform
 from spark_hpo.search.space.tree import same_json, to_json
-from spark_hpo.search.wording import nearest
+from spark_hpo.suggest import suggestion
 
 # YAML 1.1, and so PyYAML, takes a number for text when its exponent stands without a point or a sign:
 # 1e-4, 1.5e3. Nobody means the text.
@@ -111,7 +111,7 @@ def _parameter(entry: Mapping[Any, object], place: str) -> Node:
         return _choice(entry, place)
     if not isinstance(kind, str) or kind not in NUMBERS:
         raise SpaceError(
-            f"{place}.type is {kind!r}; {nearest(kind, TYPES)}. "
+            f"{place}.type is {kind!r}. {suggestion(kind, TYPES)}. "
             "A constant of one's own needs another key than 'type'"
         )
     return _number(NUMBERS[kind], entry, place)
@@ -172,7 +172,7 @@ def _require_keys(
     for name in entry:
         if name not in known:
             raise SpaceError(
-                f"{place} has the key {name!r}, which {kind} does not take: {nearest(name, known)}"
+                f"{place} has the key {name!r}, which {kind} does not take. {suggestion(name, known)}"
             )
     for name in required:
         if name not in entry:

@@ -22,7 +22,7 @@ from spark_hpo.search.space.parameter import (
     Sequence,
     Uniform,
 )
-from spark_hpo.search.wording import nearest
+from spark_hpo.suggest import suggestion
 
 Key: TypeAlias = tuple[str | int, ...]
 """Where a parameter stands in the tree: names of groups, numbers of options and of list items."""
@@ -106,7 +106,7 @@ def read(node: Node, key: Key, value: Any, place: str, point: Point) -> None:
             for name in value:
                 if name not in names:
                     raise SpaceError(
-                        f"{place} has {name!r}, which the space does not: {nearest(name, names)}"
+                        f"{place} has {name!r}, which the space does not. {suggestion(name, names)}"
                     )
             for name, child in entries:
                 if name not in value:

@@ -15,7 +15,7 @@ from spark_hpo.search.registry import build_explorer, build_sampler, build_sched
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.space import Space
-from spark_hpo.search.wording import nearest
+from spark_hpo.suggest import suggestion
 
 DEFAULT = "default"
 
@@ -69,7 +69,7 @@ def parse_method(text: str) -> Method:
         known = names_of(noun)
         if name not in known:
             names = [*known, *METHODS] if "+" not in text else known
-            raise ConfigError(f"method {text!r}: {noun} is {name!r}; {nearest(name, names)}")
+            raise ConfigError(f"method {text!r}: {noun} is {name!r}. {suggestion(name, names)}")
     return Method(
         name=text,
         sampler=sampler,

@@ -49,8 +49,8 @@ def test_overrides_replace_and_add(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("search.shceduler=full", r"search\.shceduler: there is no such key; did you mean 'scheduler'\?"),
-        ("bugdet.trials=3", r"bugdet: there is no such key; did you mean 'budget'\?"),
+        ("search.shceduler=full", r"search\.shceduler: there is no such key. Did you mean 'scheduler'\?"),
+        ("bugdet.trials=3", r"bugdet: there is no such key. Did you mean 'budget'\?"),
         ("budget.trials=many", r"budget\.trials is 'many'; it must be an integer"),
         ("budget.trials=0", r"budget\.trials is 0; it must be at least 1"),
         ("budget.trials=2.5", r"budget\.trials is 2\.5; it must be an integer"),
@@ -122,7 +122,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_of_a_file_that_is_spelt_wrong_the_nearest_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"did you mean .*conf/quickstart\.yaml\?"):
+    with pytest.raises(ConfigError, match=r"Did you mean .*conf/quickstart\.yaml\?"):
         load_config(ROOT / "conf/quikstart.yaml")
 
 

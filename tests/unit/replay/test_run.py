@@ -124,8 +124,8 @@ def test_every_method_that_has_a_name_can_be_replayed(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("boh", r"did you mean 'bohb'\?"),
-        ("tpe+hyperban", "did you mean 'hyperband'"),
+        ("boh", r"Did you mean 'bohb'\?"),
+        ("tpe+hyperban", "Did you mean 'hyperband'"),
         ("tpe:64", "'64' must be name=value"),
     ],
 )

@@ -49,7 +49,7 @@ def test_a_constraint_says_what_it_means(text: str, params: dict[str, Any], hold
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hidden_3 <= hidden_1", "there is no parameter 'hidden_3': did you mean 'hidden_"),
+        ("hidden_3 <= hidden_1", "there is no parameter 'hidden_3'. Did you mean 'hidden_"),
         ("hidden_2 <=", "it cannot be read"),
         ("hidden_2 + hidden_1", "it must compare something"),
         ("__import__('os').system('true') == 0", "has no place in a constraint"),

@@ -161,5 +161,5 @@ def test_every_method_names_what_there_is() -> None:
         assert method.sampler in SAMPLERS
         assert method.scheduler in SCHEDULERS
         assert method.explorer in EXPLORERS
-    with pytest.raises(ConfigError, match=r"search\.method is 'bhob'; did you mean 'bohb'\?"):
+    with pytest.raises(ConfigError, match=r"search\.method is 'bhob'. Did you mean 'bohb'\?"):
         find_method("bhob")

@@ -35,10 +35,10 @@ def test_a_space_may_be_a_mapping_an_hp_expression_or_a_space() -> None:
 
 
 SAMPLER_ERRORS: list[tuple[str, dict[str, Any], str]] = [
-    ("tpee", {}, "search.sampler is 'tpee'; did you mean 'tpe'?"),
-    ("bayes", {}, "known here: random, grid, tpe, "),
+    ("tpee", {}, "search.sampler is 'tpee'. Did you mean 'tpe'?"),
+    ("bayes", {}, "Valid names: random, grid, tpe, "),
     ("random", {"resolution": 3}, "search.resolution is set, but sampler 'random' does not take it"),
-    ("tpe", {"num_startup_trial": 3}, "did you mean 'num_startup_trials'?"),
+    ("tpe", {"num_startup_trial": 3}, "Did you mean 'num_startup_trials'?"),
     ("grid", {"resolution": 0}, "search.resolution is 0; it must be an integer of at least 1"),
     ("grid", {"resolution": True}, "search.resolution is True"),
 ]
@@ -52,7 +52,7 @@ def test_a_sampler_that_makes_no_sense_is_named(name: str, settings: dict[str, A
 
 
 SCHEDULER_ERRORS: list[tuple[str, dict[str, Any], str]] = [
-    ("hyperbnd", {"max_resource": 9}, "search.scheduler is 'hyperbnd'; did you mean 'hyperband'?"),
+    ("hyperbnd", {"max_resource": 9}, "search.scheduler is 'hyperbnd'. Did you mean 'hyperband'?"),
     ("hyperband", {}, "search.max_resource is missing; scheduler 'hyperband' needs it"),
     (
         "full",
@@ -66,7 +66,7 @@ SCHEDULER_ERRORS: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("hyperband", {"max_resource": 9, "min_resource": 10}, "it must be at most max_resource, 9"),
     ("hyperband", {"max_resource": 9.5}, "search.max_resource is 9.5; it must be an integer"),
-    ("hyperband", {"max_resource": 9, "rounding": "ceil"}, "did you mean 'ceiling'?"),
+    ("hyperband", {"max_resource": 9, "rounding": "ceil"}, "Did you mean 'ceiling'?"),
     ("hyperband", {"max_resource": 9, "max_trials": 0}, "search.max_trials is 0"),
     ("full", {"max_resource": 9, "max_trials": 0}, "search.max_trials is 0"),
     ("successive_halving", {"max_resource": 9}, "search.num_trials is missing"),

@@ -102,11 +102,11 @@ U = {"type": "uniform", "low": 0, "high": 1}
 ERRORS: list[tuple[Any, str]] = [
     ({}, "search.space is {}; it must be a mapping"),
     (["x"], "search.space is ['x']; it must be a mapping"),
-    ({"p": {**U, "type": "unifrom"}}, "search.space.p.type is 'unifrom'; did you mean 'uniform'?"),
-    ({"p": {**U, "type": 3}}, "search.space.p.type is 3; known here: uniform, loguniform"),
+    ({"p": {**U, "type": "unifrom"}}, "search.space.p.type is 'unifrom'. Did you mean 'uniform'?"),
+    ({"p": {**U, "type": 3}}, "search.space.p.type is 3. Valid names: uniform, loguniform"),
     (
         {"p": {**U, "hihg": 1}},
-        "search.space.p has the key 'hihg', which uniform does not take: did you mean 'high'?",
+        "search.space.p has the key 'hihg', which uniform does not take. Did you mean 'high'?",
     ),
     ({"p": {"type": "uniform", "low": 0}}, "search.space.p has no 'high'; uniform needs low, high"),
     ({"p": {**U, "low": "zero"}}, "search.space.p.low is 'zero'; it must be a number"),
@@ -287,7 +287,7 @@ class TestValidating:
             ({"learning_rate": "0.1"}, "enqueued.learning_rate is '0.1'"),
             (
                 {"learningrate": 0.1},
-                "enqueued has 'learningrate', which the space does not: did you mean 'learning_rate'?",
+                "enqueued has 'learningrate', which the space does not. Did you mean 'learning_rate'?",
             ),
             ({"model": {"depth": 2}}, "enqueued.model has no 'width'"),
             (

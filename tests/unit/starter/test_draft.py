@@ -94,7 +94,7 @@ class TestRawParquet:
         ("label", "message"),
         [
             (None, "name the column to predict with --label: it has age, pay, job"),
-            ("jobs", "there is no column 'jobs' to predict; did you mean 'job'"),
+            ("jobs", "there is no column 'jobs' to predict. Did you mean 'job'"),
             ("place", "the label 'place' is struct"),
         ],
     )

@@ -21,10 +21,10 @@ def test_a_function_is_no_task() -> None:
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("tabularr", "did you mean 'tabular'"),
-        ("nothing", "it must be tabular, image or module:name"),
+        ("tabularr", "Did you mean 'tabular'"),
+        ("nothing", "Valid names: tabular, image"),
         ("no_such_module:Task", "importing no_such_module failed with ModuleNotFoundError"),
-        ("spark_hpo.train.tabular:TabularTusk", "did you mean 'TabularTask'"),
+        ("spark_hpo.train.tabular:TabularTusk", "Did you mean 'TabularTask'"),
         ("spark_hpo.train.task:TrainTask", "the class must define build_model, loss"),
         ("pathlib:Path", "must be a subclass of TrainTask or a function"),
         ("math:pi", "must be a subclass of TrainTask or a function"),
