@@ -69,14 +69,14 @@ test-airflow: setup java build/airflow/installed  ## jobs/airflow_dag.py in a re
 	$(BIN)/python -m pytest tests/airflow
 
 picture: setup java  ## docs/images/run.svg, a study on a terminal; some minutes
-	PYTHONPATH=. $(BIN)/python tests/terminal_picture.py
+	$(BIN)/python -m tests.terminal_picture
 
 gpu-check:  ## the shipped tasks on a real GPU, beside the CPU; needs torch and pyarrow only
 	PYTHONPATH=. $(firstword $(wildcard $(BIN)/python) $(PYTHON)) tests/gpu_check.py
 
 screenshots: setup java  ## docs/images/report.png, of the quickstart's study; it is run first where it is not there
 	test -f studies/quickstart/report.html || $(MAKE) tune
-	PYTHONPATH=. $(BIN)/python tests/screenshots.py studies/quickstart docs/images/report.png
+	$(BIN)/python -m tests.screenshots studies/quickstart docs/images/report.png
 
 test-large: setup  ## 20 GB of decoded rows train in 1.5 GB; a quarter of an hour, and 20 GB of disk
 	$(BIN)/python -m pytest -s tests/large

@@ -19,7 +19,7 @@ def tables() -> str:
     """In Markdown: the settings that stand alone, then a table for each section."""
     schema = StudyConfig.model_json_schema()
     schema["$defs"]["StudyConfig"] = schema
-    meanings = ModuleAnalyzer.for_module("spark_hpo.config").find_attr_docs()
+    meanings = ModuleAnalyzer.for_module("spark_hpo.config.model").find_attr_docs()
     return "\n".join(_section("StudyConfig", "", schema["$defs"], meanings))
 
 

@@ -1,6 +1,6 @@
 """Takes the picture of a report that the docs show.
 
-    python tests/screenshots.py STUDY_DIR docs/images/report.png
+    python -m tests.screenshots STUDY_DIR docs/images/report.png
 
 `make screenshots` does it with the quickstart's study.
 """

@@ -36,7 +36,7 @@ BUSY = ((8, 20.0), (32, 20.0), (1000, 2.0))  # slots, and full trainings for eac
 INTRODUCTION = f"""# What the driver costs
 
 The whole loop on the virtual clock: scheduler, sampler, journal and backend, on MF-Hartmann 6. `python
-tests/benchmarks/bench_driver.py` makes this page. On a disk the driver waits for one `fsync` an event, about
+-m tests.benchmarks.bench_driver` makes this page. On a disk the driver waits for one `fsync` an event, about
 three events a trial: that is the disk's time.
 
 A budget of trials, in which the last promotions end alone and slots stand empty meanwhile; a proposal is the

@@ -19,7 +19,10 @@ def test_the_sampler_passes_the_contract_suite_by_the_command_of_the_page(tmp_pa
     shutil.copytree(
         ROOT / "tests/contract", checkout / "tests/contract", ignore=shutil.ignore_patterns("__*")
     )
-    for name in ("spark_hpo", "pyproject.toml", "tests/conftest.py"):
+    for name in (
+        *("spark_hpo", "pyproject.toml"),
+        *("tests/__init__.py", "tests/conftest.py", "tests/support", "tests/benchmarks"),
+    ):
         (checkout / name).symlink_to(ROOT / name)
     (checkout / ".venv").symlink_to(Path(sys.prefix))
     (checkout / "crossover.py").write_text(SAMPLER)

@@ -27,6 +27,7 @@ ROWS = 40
 RNG = np.random.default_rng(1)
 FILL = NullRule.FILL
 EPOCH = datetime(1970, 1, 1)
+DECODE = f"{__name__}:decode"
 
 
 def numeric(name: str, **more: Any) -> Feature:
@@ -61,7 +62,7 @@ FEATURES = (
         name="bytes",
         kind=ColumnKind.BINARY,
         shape=(2, 2),
-        transform="test_raw_columns:decode",
+        transform=DECODE,
     ),
 )
 SCHEMA = TableSchema(
@@ -268,7 +269,7 @@ def test_a_table_read_in_place_is_opened_by_its_schema(folder: Path, tmp_path: P
     (tmp_path / "schema.json").write_text(json.dumps(schema.to_json()))
     with pytest.raises(DataError, match=r"column 'bytes' holds bytes.*data\.transforms: \{bytes:"):
         open_table(str(tmp_path))
-    transforms = {"bytes": "test_raw_columns:decode"}
+    transforms = {"bytes": DECODE}
     table = open_table(str(tmp_path), transforms=transforms)
     assert {split: table.manifest(split).rows for split in Split}[Split.TRAIN] == 2 * ROWS
     assert table.manifest(Split.VALIDATION).rows + table.manifest(Split.TEST).rows == ROWS
@@ -278,7 +279,7 @@ def test_a_table_read_in_place_is_opened_by_its_schema(folder: Path, tmp_path: P
     assert german.manifest(Split.TRAIN).rows == ROWS
     assert german.fingerprint != table.fingerprint
     with pytest.raises(DataError, match=r"data\.transforms names 'whole'; the columns of bytes are: bytes"):
-        open_table(str(tmp_path), transforms={**transforms, "whole": "test_raw_columns:decode"})
+        open_table(str(tmp_path), transforms={**transforms, "whole": DECODE})
 
 
 BAD = {
@@ -286,7 +287,7 @@ BAD = {
     "too long": ({"clicks": [[1], [1, 2, 3, 4]]}, "1 lists have more than 3 elements, one 4"),
     "null inside": ({"clicks": [[1], [None]]}, "1 nulls"),
     "another class": ({"class": ["cat", "cow"]}, r"'cow' is no class of schema.json \(cat, dog\)"),
-    "transform fails": ({"bytes": [b"1234", b"12"]}, "test_raw_columns:decode failed with ValueError"),
+    "transform fails": ({"bytes": [b"1234", b"12"]}, f"{DECODE} failed with ValueError"),
     "infinite": ({"wide": [1.0, float("inf")]}, "1 values are NaN or beyond float32"),
     "no number": ({"said": ["1", "one"]}, "Failed to parse string: 'one'"),
 }

@@ -27,7 +27,7 @@ print(json.dumps([len(begun), SparkContext._gateway is not None]))
 """
 _RUN = """
 import sys
-from spark_hpo.backend.spark.backend import session
+from spark_hpo.backend.spark import session
 def start_jvm(settings):
     print(settings["spark.master"], "torch" in sys.modules, "mlflow" in sys.modules)
     sys.exit(7)

@@ -43,8 +43,8 @@ def test_the_cpu_in_the_gpus_place_agrees_with_itself(capsys: pytest.CaptureFixt
 def test_a_place_that_trains_something_else_is_found(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpu_check.places", lambda *_: [replace(CPU, name="far", gpus=(), loss=0.0)])
-    monkeypatch.setattr("gpu_check.differences", lambda *_: ["far, epoch 1: loss is 2"])
+    monkeypatch.setattr("tests.gpu_check.places", lambda *_: [replace(CPU, name="far", gpus=(), loss=0.0)])
+    monkeypatch.setattr("tests.gpu_check.differences", lambda *_: ["far, epoch 1: loss is 2"])
     assert main(["--rehearse", "--rows", "200"]) == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out.splitlines()[-1])["agrees"] is False

@@ -1,4 +1,4 @@
-"""Puts the help of all commands into docs/command-line.md: `python tests/command_line_page.py`."""
+"""Puts the help of all commands into docs/command-line.md: `python -m tests.support.command_line_page`."""
 
 from __future__ import annotations
 

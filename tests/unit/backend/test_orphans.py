@@ -12,7 +12,7 @@ import pytest
 # or lives on.
 DAEMON = """
     import os, select, signal, subprocess, sys, time, types
-    from spark_hpo.backend.spark.backend import orphans
+    from spark_hpo.backend.spark import orphans
     import psutil
 
     daemon = types.SimpleNamespace(select=select)

@@ -40,7 +40,7 @@ def command(request: pytest.FixtureRequest) -> Command:
 def test_the_page_of_the_command_line_has_the_help_of_today() -> None:
     page = PAGE.read_text()
     assert commands_of(page) == list(COMMANDS)
-    assert with_help(page) == page, "python tests/command_line_page.py puts it there"
+    assert with_help(page) == page, "python -m tests.support.command_line_page puts it there"
 
 
 def test_the_summary_of_a_command_is_the_same_in_both_helps(command: Command) -> None:

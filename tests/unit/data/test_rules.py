@@ -42,7 +42,7 @@ SCHEMA = TableSchema(
 )
 
 
-TRANSFORMS = {"bytes": "test_rules:decode"}
+TRANSFORMS = {"bytes": f"{__name__}:decode"}
 
 
 def decode(data: bytes) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -286,9 +287,13 @@ def test_what_cannot_be_is_said(argument: dict[str, Any], message: str) -> None:
         fmin(parabola, SPACE, rand.suggest, 1, **argument)
 
 
-def test_the_file_of_the_objective_goes_with_it() -> None:
-    code = Code.of(HyperoptObjective(parabola, SPACE))
+def test_objective_is_sent_with_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "objective_in_a_file.py"
+    file.write_text("def parabola(point):\n    return point['x'] ** 2\n\nconstant = lambda point: 0.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module(file.stem)
+    code = Code.of(HyperoptObjective(module.parabola, SPACE))
     assert code.by_value
-    assert code.file == Path(__file__)
-    assert Code.of(HyperoptObjective(lambda point: 0.0, SPACE)).file == Path(__file__)
+    assert code.file == file
+    assert Code.of(HyperoptObjective(module.constant, SPACE)).file == file
     assert Code.of(HyperoptObjective(np.sum, SPACE)).file is None  # of a package
