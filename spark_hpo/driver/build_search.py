@@ -69,13 +69,13 @@ def build_search(
         space,
         config.seed,
         place=place,
-        first=search.first,
+        enqueue=search.first,
         knowledge=knowledge,
         num_objectives=len(config.objective.build().metrics),
         **{**sampler_settings, **search.sampler_settings},
     )
     # No more trials than a grid has points.
-    limits = [n for n in (config.budget.trials, getattr(sampler, "size", None)) if n is not None]
+    limits = [n for n in (config.budget.trials, sampler.size) if n is not None]
     scheduler = build_scheduler(
         scheduler_name,
         place=place,
@@ -90,7 +90,7 @@ def build_search(
             search.explorer or method.explorer, space, config.seed, place=place, **search.explore
         ),
         stopping=_stopping_rules(config),
-        remark=_remark(config, scheduler_name),
+        remark=_remark(config, scheduler_name, scheduler),
     )
 
 
@@ -110,9 +110,9 @@ def _scheduler_of(config: StudyConfig, method: Method, place: str) -> str:
     return _WITHOUT_RUNGS
 
 
-def _remark(config: StudyConfig, scheduler_name: str) -> str | None:
+def _remark(config: StudyConfig, scheduler_name: str, scheduler: Scheduler) -> str | None:
     objective = config.objective
-    if not objective.also or scheduler_name == _WITHOUT_RUNGS:
+    if not objective.also or not getattr(scheduler, "stops_early", Scheduler.stops_early):
         return None
     return (
         f"scheduler {scheduler_name!r} ranks the trials of a rung by {objective.metric} alone, and may stop "

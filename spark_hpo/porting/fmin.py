@@ -14,7 +14,7 @@ from spark_hpo.porting.hyperopt_algorithm import HyperoptSampler, Suggest, check
 from spark_hpo.porting.limit import TrialLimit
 from spark_hpo.porting.objective import HyperoptObjective
 from spark_hpo.porting.study_options import MANY, study_config
-from spark_hpo.search.samplers.enqueued import EnqueuedSampler
+from spark_hpo.search.samplers.wrappers import EnqueuedSampler
 from spark_hpo.study.callback import Callback
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from spark_hpo.errors import ConfigError, SpaceError
+from spark_hpo.search.sampler import Sampler
 from spark_hpo.trial import Params
 
 Suggest = Callable[..., list[dict[str, Any]]]
@@ -18,7 +19,7 @@ Suggest = Callable[..., list[dict[str, Any]]]
 _NEW, _RUNNING, _DONE = 0, 1, 2  # hyperopt's JOB_STATE_*
 
 
-class HyperoptSampler:
+class HyperoptSampler(Sampler):
     """Asks one of hyperopt's algorithms. Parameters are values by label, and the number of the option for a
     choice, as hyperopt itself has them; so there is no hyperopt space that this does not take.
 

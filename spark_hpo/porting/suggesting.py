@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spark_hpo.search.sampler import Sampler
 from spark_hpo.trial import Params
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ USER_ATTRS, SYSTEM_ATTRS, STATE = "user_attrs", "system_attrs", "state"
 """What a trial has noted: see `frozen_trial`."""
 
 
-class SuggestingSampler:
+class SuggestingSampler(Sampler):
     """Proposes a value for each parameter that an earlier trial has asked for.
 
     The space is not known before trials have run. What a trial asks for beyond the proposal, it draws
-    itself; what it does not ask for, it leaves out. `found` brings what it has had, and Optuna's sampler
-    learns from that alone.
+    itself; what it does not ask for, it leaves out. `resolve_params` brings what it has had, and Optuna's
+    sampler learns from that alone.
 
     - **In flight** trials are running ones for Optuna, with what was proposed to them.
     - **Resumed**, the sampler is asked again for each trial that was started, with the same seed: what it
@@ -40,6 +41,8 @@ class SuggestingSampler:
         directions: "minimize" or "maximize", for each objective.
         first: parameters of trials that run before any other, as far as they are given.
     """
+
+    is_define_by_run = True
 
     def __init__(
         self,
@@ -72,12 +75,12 @@ class SuggestingSampler:
         assert self._asked is not None
         self._running[trial_id], self._asked = self._asked[1], None
 
-    def found(self, trial_id: int, params: Params, notes: Mapping[str, Any]) -> None:
+    def resolve_params(self, trial_id: int, params: Params, notes: Mapping[str, Any]) -> None:
         """What a trial has asked for, and what it got."""
         self._found[trial_id] = params, notes
 
     def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
-        """A trial has ended: well, if `found` says so."""
+        """A trial has ended: well, if `resolve_params` says so."""
         self._forget_asked()
         trial = self._running.pop(trial_id)
         system_attrs = self._study._storage.get_trial(trial._trial_id).system_attrs

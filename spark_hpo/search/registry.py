@@ -12,7 +12,6 @@ from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.explorers.bandit import BanditExplorer
 from spark_hpo.search.explorers.perturbation import PerturbationExplorer
 from spark_hpo.search.sampler import Sampler
-from spark_hpo.search.samplers.enqueued import ConstrainedSampler, EnqueuedSampler, checked_configurations
 from spark_hpo.search.samplers.evolution import DifferentialEvolutionSampler, ParticleSwarmSampler
 from spark_hpo.search.samplers.grid import GridSampler
 from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
@@ -26,6 +25,12 @@ from spark_hpo.search.samplers.random import RandomSampler
 from spark_hpo.search.samplers.sobol import SobolSampler
 from spark_hpo.search.samplers.tpe import TpeSampler
 from spark_hpo.search.samplers.transfer import Knowledge
+from spark_hpo.search.samplers.wrappers import (
+    ConstrainedSampler,
+    EnqueuedSampler,
+    WrappedSampler,
+    checked_configurations,
+)
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.schedulers.asha import AshaScheduler, AsyncHyperbandScheduler
@@ -78,18 +83,6 @@ _SEAMS = {
     "explorer": ("explore", "start", "tell"),
 }
 
-# These learn from all objectives of a study, or from none. What learns from one would search for that alone.
-_OF_SEVERAL_OBJECTIVES = (
-    MultivariateTpeSampler,
-    Nsga2Sampler,
-    OptunaTpeSampler,
-    RandomSampler,
-    SobolSampler,
-    GridSampler,
-)
-# These look at the constraints of a space themselves.
-_MINDFUL = (RandomSampler, GridSampler, MultivariateTpeSampler)
-
 
 def build_space(space: object, place: str = "search.space", *, constraints: Sequence[object] = ()) -> Space:
     """A Space from whatever a user may give: a mapping as in YAML, an `hp.*` expression, or a Space.
@@ -111,7 +104,7 @@ def build_sampler(
     seed: int,
     *,
     place: str = "search",
-    first: Sequence[object] = (),
+    enqueue: Sequence[object] = (),
     knowledge: Knowledge | None = None,
     num_objectives: int = 1,
     **settings: Any,
@@ -123,34 +116,36 @@ def build_sampler(
         space: what is tuned. A proposal that breaks one of its constraints is drawn again.
         seed: of the study, at least 0.
         place: where the settings were written, for messages.
-        first: configurations that run before the sampler is asked, in their order.
-        knowledge: of earlier studies. Its best configurations run after `first`; the rest of it helps
-            those samplers that can make use of it (`tpe`).
+        enqueue: configurations that run first, in this order.
+        knowledge: of earlier studies. Its best configurations run after those in `enqueue`; samplers that
+            implement `learn_from` use the rest.
         num_objectives: losses that a trial has, at least 1.
         settings: those of the sampler, by the names of its constructor.
 
     Raises:
         ConfigError: an unknown name, a setting that does not fit this sampler, a value out of range, or a
             sampler that learns from one objective where there are several.
-        SpaceError: a configuration in `first` is not one of the space.
+        SpaceError: a configuration in `enqueue` does not fit the space.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"{place}.seed is {seed!r}; it must be an integer of at least 0")
     given = {"space": space, "seed": seed, "num_objectives": num_objectives}
     make = _find("sampler", name, place)
     sampler: Sampler = _build("sampler", make, name, place, given, settings)
-    if num_objectives > 1 and not _is_of_several_objectives(sampler, make):
-        able = ", ".join(able for able in SAMPLERS if SAMPLERS[able] in _OF_SEVERAL_OBJECTIVES)
+    if not isinstance(sampler, Sampler):  # a plugin that implements the methods alone
+        sampler = WrappedSampler(sampler)
+        sampler.supports_multiple_objectives |= "num_objectives" in inspect.signature(make).parameters
+    if num_objectives > 1 and not sampler.supports_multiple_objectives:
+        able = ", ".join(able for able in SAMPLERS if SAMPLERS[able].supports_multiple_objectives)
         raise ConfigError(
             f"{place}.sampler is {name!r}, which learns from one objective, and the study has "
             f"{num_objectives}; use one of {able}"
         )
-    queue = checked_configurations(space, first, f"{place}.first")
+    queue = checked_configurations(space, enqueue, f"{place}.first")
     if knowledge is not None:
         queue += [params for params in knowledge.first if params not in queue]
-        if isinstance(sampler, MultivariateTpeSampler):
-            sampler.learn_from(knowledge)
-    if space.constraints and not isinstance(sampler, _MINDFUL):
+        sampler.learn_from(knowledge)
+    if space.constraints and not sampler.handles_constraints:
         sampler = ConstrainedSampler(sampler, space, seed)
     return EnqueuedSampler(sampler, queue) if queue else sampler
 
@@ -249,10 +244,3 @@ def _build(
             f"a {noun} must have {', '.join(_SEAMS[noun])}"
         )
     return part
-
-
-def _is_of_several_objectives(sampler: Sampler, make: Callable[..., Any]) -> bool:
-    """Whether it may search for several; a plugin says so by taking their number."""
-    return (
-        isinstance(sampler, _OF_SEVERAL_OBJECTIVES) or "num_objectives" in inspect.signature(make).parameters
-    )

@@ -1,56 +1,78 @@
-"""The seam of samplers: what proposes parameters."""
+"""The sampler protocol: samplers propose parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from spark_hpo.trial import Params
 
+if TYPE_CHECKING:
+    from spark_hpo.search.samplers.transfer import Knowledge
 
+
+@runtime_checkable
 class Sampler(Protocol):
-    """Proposes parameters, from what it has been told.
+    """Proposes parameters for new trials and learns from the losses of earlier ones.
 
     A trace:
         ask(0) -> {"lr": 0.01}; start(0, {"lr": 0.01}); tell(0, resource=1, loss=0.7)
         ask(1) -> {"lr": 0.03}; start(1, {"lr": 0.03})            # 1 is in flight
-        ask(2) -> ...                                             # knows of 0 and sees 1 in flight
+        ask(2) -> ...                                             # has the loss of 0, and 1 in flight
         tell(0, resource=3, loss=0.5)                             # 0 was promoted
 
-    A study that resumes calls `start` and `tell` as they are in the journal, and never `ask`: the sampler
-    then stands where the first one stood. So a proposal depends on the seed, the trial's id and what was
-    told alone: no clock, no global generator.
+    A study that resumes replays `start` and `tell` from the journal and never calls `ask`; the sampler must
+    then be in the same state as before. A proposal may therefore depend only on the seed, the trial id and
+    what the sampler was told, not on a clock or a global random generator.
+
+    `ask`, `start` and `tell` are enough. A class that supports more derives from this one and declares it in
+    the attributes below; a class that does not derive gets their defaults.
     """
 
+    supports_multiple_objectives: bool = False
+    """Learns from all losses of a trial, or from none. Others are refused where there are several."""
+
+    handles_constraints: bool = False
+    """Proposes only what the constraints of its space allow. For other samplers, the study repairs proposals
+    that violate a constraint."""
+
+    is_define_by_run: bool = False
+    """Does not know the space: trials choose their parameters as they run. Implements `resolve_params`."""
+
+    size: int | None = None
+    """Number of trials after which there is nothing left to propose; None: no limit."""
+
     def ask(self, trial_id: int) -> Params:
-        """Propose parameters for a new trial, to be started next. Never changes what has been learned."""
+        """Propose parameters for a new trial, to be started next. Must not change what was learned."""
         ...
 
     def start(self, trial_id: int, params: Params) -> None:
-        """The trial runs with these parameters, wherever they come from: it is in flight until told."""
+        """Note that a trial runs with these parameters, proposed or not. It is in flight until `tell`."""
         ...
 
     def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
-        """Learn the losses of a trial at a resource; infinite for a failed trial.
+        """Learn the losses of a trial, all to be minimized.
 
-        `others` are those of the further objectives of a study that has several, always in one order;
-        `loss` is that of the first. All are to be minimised.
-
-        `resource` is the target of the slot, `Slot.resource_to`, also where training stopped earlier on a
-        plateau: losses are compared between trials of one rung.
+        Args:
+            resource: `Slot.resource_to`, the target of the slot, even if training stopped earlier on a
+                plateau: losses are compared between trials of the same rung.
+            loss: of the first objective; infinite or NaN for a failed trial.
+            others: losses of the further objectives, always in the same order.
         """
         ...
 
+    def learn_from(self, knowledge: Knowledge) -> None:
+        """Take results of earlier studies as a prior. Called before the first trial; ignored by default."""
+        return
 
-@runtime_checkable
-class DefineByRunSampler(Sampler, Protocol):
-    """A sampler of trials that choose parameters themselves, as they run.
+    def resolve_params(self, trial_id: int, params: Params, notes: Mapping[str, Any]) -> None:
+        """Learn which parameters a define-by-run trial used, and its notes. Called before `tell`.
 
-    What `ask` gives is a proposal: a trial leaves out what it has no use for, and draws what it lacks.
+        `ask` proposes values for parameters of earlier trials. A trial ignores those that it does not need
+        and draws those that are missing.
 
-    A trace: ask(0) -> {}; start(0, {}); found(0, {"lr": 0.01}, notes); tell(0, ...); ask(1) -> {"lr": 0.02}
-    """
-
-    def found(self, trial_id: int, params: Params, notes: Mapping[str, Any]) -> None:
-        """The parameters that a trial has had, and what it has noted. Comes before `tell`; replayed too."""
-        ...
+        A trace:
+            ask(0) -> {}; start(0, {}); resolve_params(0, {"lr": 0.01}, notes); tell(0, ...)
+            ask(1) -> {"lr": 0.02}
+        """
+        return

@@ -16,7 +16,7 @@ from spark_hpo.errors import CapacityError, JournalError, NoTrialSucceeded, Tria
 from spark_hpo.objective import Objective
 from spark_hpo.ranking import as_reported
 from spark_hpo.search.explorer import Explorer
-from spark_hpo.search.sampler import DefineByRunSampler, Sampler
+from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.study.callback import Callback, Callbacks
 from spark_hpo.study.dispatch import Dispatcher, DispatchPolicy
@@ -319,7 +319,7 @@ class Study:
             checkpoint=trial.checkpoint,
             seed=int(np.random.SeedSequence((self._seed, slot.trial_id)).generate_state(1)[0]),
             without=self._dispatcher.failures.without,
-            is_proposal=isinstance(self._sampler, DefineByRunSampler),
+            is_proposal=self._sampler.is_define_by_run,
         )
 
     def _take(self, assignment: Assignment, report: Report) -> None:
@@ -355,8 +355,8 @@ class Study:
         loss, others = self.objective.loss(report.judged), self.objective.others(report.judged)
         for rule in self._stopping:
             rule.observe(resource=slot.resource_to, loss=loss, seconds=report.seconds)
-        if report.params is not None and isinstance(self._sampler, DefineByRunSampler):
-            self._sampler.found(report.trial_id, report.params, report.notes)
+        if report.params is not None and self._sampler.is_define_by_run:
+            self._sampler.resolve_params(report.trial_id, report.params, report.notes)
         # A trial on its plateau counts at the resource that it was meant to reach: more would not change it.
         self._sampler.tell(report.trial_id, resource=slot.resource_to, loss=loss, others=others)
         if self._explorer is not None:

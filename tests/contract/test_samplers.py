@@ -15,7 +15,6 @@ import pytest
 from spark_hpo.objective import Limit, Mode, Objective
 from spark_hpo.search.registry import build_sampler
 from spark_hpo.search.sampler import Sampler
-from spark_hpo.search.samplers.enqueued import ConstrainedSampler, EnqueuedSampler
 from spark_hpo.search.samplers.evolution import DifferentialEvolutionSampler, ParticleSwarmSampler
 from spark_hpo.search.samplers.grid import GridSampler
 from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
@@ -28,6 +27,7 @@ from spark_hpo.search.samplers.optuna_samplers import (
 from spark_hpo.search.samplers.random import RandomSampler
 from spark_hpo.search.samplers.sobol import SobolSampler
 from spark_hpo.search.samplers.tpe import TpeSampler
+from spark_hpo.search.samplers.wrappers import ConstrainedSampler, EnqueuedSampler
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
 
@@ -252,7 +252,7 @@ class TestEnqueuedAndConstrainedSampler(SamplerContract):
             return EnqueuedSampler(ConstrainedSampler(RandomSampler(space, seed), space, seed), [])
         first = [SPACE.sample(np.random.default_rng(i)) for i in range(3)]
         return build_sampler(
-            "de", SPACE.constrained(["layers != 2 or batch == 64"]), seed, first=allowed(first)
+            "de", SPACE.constrained(["layers != 2 or batch == 64"]), seed, enqueue=allowed(first)
         )
 
 

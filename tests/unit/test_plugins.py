@@ -17,10 +17,13 @@ from spark_hpo.plugins import load_plugin, plugin_names
 from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler, names_of
 from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.samplers.random import RandomSampler
+from spark_hpo.search.samplers.transfer import Knowledge
+from spark_hpo.search.samplers.wrappers import ConstrainedSampler
 from spark_hpo.search.space import Space
 from tests.benchmarks.replay.methods import parse_method
 
 SPACE = Space.from_config({"x": {"type": "uniform", "low": 0, "high": 1}})
+KNOWLEDGE = Knowledge.none(1)
 MODULE = """
 from spark_hpo.search.explorers.perturbation import PerturbationExplorer as Explorer
 from spark_hpo.search.samplers.random import RandomSampler as Sampler
@@ -33,7 +36,7 @@ class Half:
     def __init__(self, seed):
         pass
     def ask(self, trial_id):
-        return {}
+        return {"x": 0.1}
 
 class Whole(Half):
     def start(self, trial_id, params):
@@ -44,6 +47,17 @@ class Whole(Half):
 class Several(Whole):
     def __init__(self, seed, num_objectives=1):
         self.num_objectives = num_objectives
+
+class Declares(Whole):
+    supports_multiple_objectives = handles_constraints = is_define_by_run = True
+    size = 7
+    def learn_from(self, knowledge):
+        self.knowledge = knowledge
+    def resolve_params(self, trial_id, params, notes):
+        self.resolved = params
+
+class Derived(Sampler):
+    handles_constraints = supports_multiple_objectives = False
 
 text = "no class"
 """
@@ -145,9 +159,35 @@ def test_its_settings_are_checked_as_our_own(install: Install) -> None:
 
 def test_one_that_takes_their_number_searches_for_several_objectives(install: Install) -> None:
     install("theirs", entry_points("sampler", one="theirs:Whole", several="theirs:Several"))
-    assert build_sampler("several", SPACE, 0, num_objectives=2).num_objectives == 2  # type: ignore[attr-defined]
+    several = build_sampler("several", SPACE, 0, num_objectives=2)
+    assert several.sampler.num_objectives == 2  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"search\.sampler is 'one', which learns from one objective"):
         build_sampler("one", SPACE, 0, num_objectives=2)
+
+
+def test_sampler_without_a_base_class_gets_the_defaults(install: Install) -> None:
+    install("theirs", entry_points("sampler", whole="theirs:Whole"))
+    sampler = build_sampler("whole", SPACE.constrained(["x > 0.5"]), 0, knowledge=KNOWLEDGE)
+    assert (sampler.size, sampler.is_define_by_run) == (None, False)
+    assert sampler.ask(0)["x"] > 0.5, "its proposals are repaired"
+
+
+def test_sampler_without_a_base_class_may_declare_what_it_supports(install: Install) -> None:
+    install("theirs", entry_points("sampler", declares="theirs:Declares"))
+    space = SPACE.constrained(["x > 0.5"])
+    sampler = build_sampler("declares", space, 0, num_objectives=2, knowledge=KNOWLEDGE)
+    assert (sampler.size, sampler.is_define_by_run) == (7, True)
+    assert sampler.ask(0) == {"x": 0.1}, "it handles constraints itself"
+    sampler.resolve_params(0, {"x": 1}, {})
+    assert vars(sampler) == {"resolved": {"x": 1}, "knowledge": KNOWLEDGE}
+
+
+def test_sampler_that_derives_from_the_protocol_is_used_as_it_is(install: Install) -> None:
+    install("theirs", entry_points("sampler", derived="theirs:Derived"))
+    assert type(build_sampler("derived", SPACE, 0)).__name__ == "Derived"
+    assert isinstance(build_sampler("derived", SPACE.constrained(["x > 0.5"]), 0), ConstrainedSampler)
+    with pytest.raises(ConfigError):
+        build_sampler("derived", SPACE, 0, num_objectives=2)
 
 
 def test_a_reader_is_found_and_an_unknown_one_refused_with_all_names(install: Install) -> None:

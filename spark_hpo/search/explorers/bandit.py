@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
+from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.explorers.gaussian_process import Points, TimeVaryingProcess
 from spark_hpo.search.explorers.perturbation import PerturbationExplorer
 from spark_hpo.search.scheduler import Slot
@@ -36,7 +37,7 @@ class _Segment:
     before: float  # the loss at its start; NaN: not known
 
 
-class BanditExplorer:
+class BanditExplorer(Explorer):
     """Proposes the numbers of a child where a Gaussian process sees the loss fall fastest.
 
     PB2: Parker-Holder et al. 2020, "Provably Efficient Online Hyperparameter Optimization with

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.space import Point, Space
 from spark_hpo.search.space.axis import Axes, Axis
@@ -17,7 +18,7 @@ from spark_hpo.trial import Params
 _TRIES = 20
 
 
-class PerturbationExplorer:
+class PerturbationExplorer(Explorer):
     """Moves a parent's parameters by a step. Learns nothing.
 
     Jaderberg et al. 2017, arXiv:1711.09846. A number is moved by `perturbation` of its range up or down (on

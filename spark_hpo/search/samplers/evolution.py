@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.axis import Array, Axes
 from spark_hpo.search.wording import require_integer
@@ -34,7 +35,7 @@ class _Subpopulation:
             self.best[member] = (loss, trial_id)
 
 
-class _PopulationSampler(ABC):
+class _PopulationSampler(Sampler, ABC):
     """What both share: who is where, and how good, by level of resource."""
 
     def __init__(self, space: Space, seed: int, population_size: int) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 from spark_hpo.errors import SpaceError
+from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.space import Space
 from spark_hpo.search.wording import require_integer
 from spark_hpo.trial import Params
 
 
-class GridSampler:
+class GridSampler(Sampler):
     """Goes through the grid in order. Proposes the first point that no trial has started with.
 
     So the whole grid is covered, also when a study begins with configurations that somebody else chose,
@@ -25,6 +26,9 @@ class GridSampler:
         resolution: values for each number, at most; see `Uniform.grid` and `Normal.grid`. Options of a
             choice are all taken.
     """
+
+    supports_multiple_objectives = True
+    handles_constraints = True
 
     def __init__(self, space: Space, seed: int = 0, *, resolution: int = 5) -> None:
         require_integer("resolution", resolution, 1)

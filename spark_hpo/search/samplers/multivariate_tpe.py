@@ -9,6 +9,7 @@ import numpy as np
 from spark_hpo.errors import ConfigError
 from spark_hpo.search.agreement import rank_agreement
 from spark_hpo.search.pareto import best_points
+from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.history import History
 from spark_hpo.search.samplers.parzen import Bandwidth, ParzenEstimator
 from spark_hpo.search.samplers.transfer import Knowledge
@@ -28,7 +29,7 @@ _LEAST_AGREEMENT = 0.3  # rank correlation with the next level below which a lev
 _LEAST_JUDGES = 8  # trials at both levels that it takes to say so
 
 
-class MultivariateTpeSampler:
+class MultivariateTpeSampler(Sampler):
     """Models where good configurations lie and where the others lie, all parameters jointly.
 
     The tree-structured Parzen estimator (Bergstra et al. 2011, "Algorithms for Hyper-Parameter
@@ -69,6 +70,9 @@ class MultivariateTpeSampler:
         gamma: share of trials that are good, above 0 and at most 0.5.
         random_fraction: share of proposals that ignore the model, 0..1.
     """
+
+    supports_multiple_objectives = True
+    handles_constraints = True
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.history import History, Losses
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.axis import Array, Axes
@@ -30,7 +31,7 @@ class _Asked:
     row: Array
 
 
-class OptunaSampler(ABC):
+class OptunaSampler(Sampler, ABC):
     """One of Optuna's samplers, on the axes of the space: numbers evenly spread from 0 to 1, and choices.
 
     - **Level.** Losses are compared at one resource: the highest that `enough` trials have reported.
@@ -207,6 +208,8 @@ class OptunaTpeSampler(OptunaSampler):
     With several objectives it is MOTPE (Ozaki et al. 2022).
     """
 
+    supports_multiple_objectives = True
+
     def _sampler(self, seed: int) -> Any:
         return self._optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
@@ -258,6 +261,8 @@ class Nsga2Sampler(OptunaSampler):
         enough: results that a level must have before it is the one.
         num_objectives: losses that are learned from, the first ones of those told.
     """
+
+    supports_multiple_objectives = True
 
     keeps_state = True
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
 
 
-class RandomSampler:
+class RandomSampler(Sampler):
     """Draws each trial alone: a proposal depends on the seed and the trial's id, and on nothing else."""
+
+    supports_multiple_objectives = True
+    handles_constraints = True
 
     def __init__(self, space: Space, seed: int) -> None:
         self.space = space

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 
+from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.axis import Array, Axes
 from spark_hpo.trial import Params
@@ -13,13 +14,15 @@ from spark_hpo.trial import Params
 _BLOCK = 256  # points drawn at a time; a power of 2
 
 
-class SobolSampler:
+class SobolSampler(Sampler):
     """Proposes point number `trial_id` of a scrambled Sobol sequence over all parameters of the space.
 
     Sobol 1967; scrambled as in Owen 1998, by SciPy. A parameter that a choice has turned off keeps its
     axis of the sequence, so the others stay evenly spread. Nothing is learned; in a few dimensions it is
     the better random search, and a good start for a model.
     """
+
+    supports_multiple_objectives = True
 
     def __init__(self, space: Space, seed: int) -> None:
         self.space = space

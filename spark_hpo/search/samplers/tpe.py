@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.space import Dimension, Key, Point, Space
 from spark_hpo.search.space.parameter import Choice, Constant, Group, Node, Normal, Sequence, Uniform
 from spark_hpo.search.wording import require_integer
@@ -18,7 +19,7 @@ _MAX_GOOD = 25  # hyperopt's own bound on the trials that it calls good
 _GAMMA = 0.25  # hyperopt's own: gamma sqrt(n) of n trials are good
 
 
-class TpeSampler:
+class TpeSampler(Sampler):
     """Models where good trials lie and where the others lie, and proposes where the ratio is largest.
 
     Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization": l(x) is the density of the good

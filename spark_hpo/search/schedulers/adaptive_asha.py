@@ -6,7 +6,7 @@ import math
 
 from spark_hpo.errors import ConfigError
 from spark_hpo.search.agreement import LEAST_PAIRS, rank_agreement
-from spark_hpo.search.scheduler import Slot
+from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.asha import AsyncBracket
 from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.controls import ControlBracket
@@ -135,7 +135,7 @@ class AdaptiveBracket(AsyncBracket):
         return super()._is_complete(number) and not self._queue
 
 
-class AdaptiveAshaScheduler:
+class AdaptiveAshaScheduler(Scheduler):
     """ASHA that starts its trials at the lowest rung whose ranking means something.
 
     How much training it takes before two configurations can be told apart differs from table to table: one

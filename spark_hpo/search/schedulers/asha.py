@@ -7,7 +7,7 @@ from bisect import insort
 from dataclasses import dataclass, field
 
 from spark_hpo.errors import ConfigError
-from spark_hpo.search.scheduler import Slot
+from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.rungs import resource_levels
 from spark_hpo.search.wording import require_integer
@@ -154,7 +154,7 @@ class AsyncBracket:
         return out
 
 
-class AsyncHyperbandScheduler:
+class AsyncHyperbandScheduler(Scheduler):
     """Brackets of ASHA that start at different rungs, side by side: safe where low rungs mislead.
 
     A bracket that starts at a higher rung gives its trials more training before it judges them, and the

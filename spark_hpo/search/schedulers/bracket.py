@@ -1,4 +1,4 @@
-"""Brackets of successive halving, and the scheduler that keeps several of them going."""
+"""Brackets of successive halving, and a scheduler that runs several of them at the same time."""
 
 from __future__ import annotations
 
@@ -7,30 +7,40 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from spark_hpo.errors import ConfigError
-from spark_hpo.search.scheduler import Slot
+from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.rungs import Rung, next_size
 from spark_hpo.search.wording import require_integer
 
 
 @dataclass(slots=True)
-class _Contest:
-    """The rung that a bracket is in: who waits for a slot, who runs, who has reported what."""
+class _RungState:
+    """The trials of a bracket's current rung. Each is first pending, then running, then has a loss.
 
-    size: int  # trials that take part; at the lowest rung this shrinks when the bracket is closed
-    waiting: list[int] = field(default_factory=list)  # promoted, in ascending order
+    `size` counts the places of the rung. At the lowest rung places are free until new trials occupy them; in
+    higher rungs every place is occupied from the start, by the promoted trials.
+    """
+
+    size: int  # reduced when the bracket is closed while places are free
+    pending: list[int] = field(default_factory=list)  # promoted, without a slot so far; ascending
     running: set[int] = field(default_factory=set)
-    losses: dict[int, float] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)  # of trials that have reported
+
+    @property
+    def occupied(self) -> int:
+        """Places taken by a trial."""
+        return len(self.pending) + len(self.running) + len(self.losses)
 
 
 class Bracket:
-    """One bracket. A slot opens in a rung only when the rung below has reported.
+    """One bracket of successive halving. A rung opens when all trials of the rung below have reported.
 
     A trace, rungs of 3 and 1 trials:
         next_slot(0), next_slot(1), next_slot(2) -> rung 0; next_slot(3) -> None
-        report x 3 -> the last one returns the two that are out; next_slot(3) -> the best, in rung 1
+        report x 3 -> the last one returns the two trials that are out; next_slot(3) -> the best, in rung 1
 
-    Of m trials in a rung, max(1, m // reduction_factor) go on: the best ones, the lower trial first among
-    equals. A failure never does, even if the next rung then has fewer trials, or none.
+    Of m trials in a rung, max(1, m // reduction_factor) are promoted: the ones with the lowest losses, the
+    lower trial id first among equals. Failed trials are never promoted, even if the next rung then has fewer
+    trials, or none.
     """
 
     def __init__(self, number: int, rungs: tuple[Rung, ...], reduction_factor: int) -> None:
@@ -38,12 +48,12 @@ class Bracket:
         self.rungs = rungs
         self.reduction_factor = reduction_factor
         self._rung = 0
-        self._contest = _Contest(rungs[0].size)
+        self._state = _RungState(rungs[0].size)
 
     @property
     def wants_new_trial(self) -> bool:
-        """Whether the next slot is one for a new trial."""
-        return self._rung == 0 and self._entered < self._contest.size
+        """Whether the lowest rung has a free place, so that the next slot is for a new trial."""
+        return self._rung == 0 and self._state.occupied < self._state.size
 
     @property
     def is_done(self) -> bool:
@@ -51,16 +61,16 @@ class Bracket:
         return self._rung == len(self.rungs)
 
     def next_slot(self, new_trial: int) -> Slot | None:
-        """Open the next slot: for the best waiting trial, or for `new_trial` where one is wanted."""
+        """Open the next slot: for `new_trial` if a place is free, else for a pending trial."""
         if self.is_done:
             return None
         if self.wants_new_trial:
             trial_id = new_trial
-        elif self._contest.waiting:
-            trial_id = self._contest.waiting.pop(0)
+        elif self._state.pending:
+            trial_id = self._state.pending.pop(0)
         else:
             return None
-        self._contest.running.add(trial_id)
+        self._state.running.add(trial_id)
         return Slot(
             trial_id=trial_id,
             bracket=self.number,
@@ -70,57 +80,53 @@ class Bracket:
         )
 
     def report(self, slot: Slot, loss: float) -> list[int]:
-        """Take the loss of an open slot. Returns the trials that are now out: a failed one at once."""
-        assert slot.rung == self._rung, f"{slot} is not in the rung of its bracket, {self._rung}"
-        assert slot.trial_id in self._contest.running, f"{slot} is not open"
-        self._contest.running.remove(slot.trial_id)
-        self._contest.losses[slot.trial_id] = loss
+        """Take the loss of an open slot. Returns the trials that are out now, a failed one at once."""
+        assert slot.rung == self._rung, f"{slot} is not in the current rung, {self._rung}"
+        assert slot.trial_id in self._state.running, f"{slot} is not open"
+        self._state.running.remove(slot.trial_id)
+        self._state.losses[slot.trial_id] = loss
         failed = [] if math.isfinite(loss) else [slot.trial_id]
         return sorted(failed + self._promote_if_complete())
 
     def close(self) -> list[int]:
-        """Take no new trials; the lowest rung completes with those that it has. Returns trials now out."""
+        """Accept no new trials: free places are removed. Returns the trials that are out now."""
         if not self.wants_new_trial:
             return []
-        self._contest.size = self._entered
+        self._state.size = self._state.occupied
         return self._promote_if_complete()
 
-    @property
-    def _entered(self) -> int:
-        return len(self._contest.running) + len(self._contest.losses)
-
     def _promote_if_complete(self) -> list[int]:
-        contest = self._contest
-        if len(contest.losses) < contest.size:
+        rung = self._state
+        if len(rung.losses) < rung.size:
             return []
-        ranking = sorted((loss, trial_id) for trial_id, loss in contest.losses.items() if math.isfinite(loss))
+        ranking = sorted((loss, trial_id) for trial_id, loss in rung.losses.items() if math.isfinite(loss))
         self._rung += 1
         if self.is_done:
             return []
-        num_promoted = min(len(ranking), next_size(max(1, contest.size), self.reduction_factor))
+        num_promoted = min(len(ranking), next_size(max(1, rung.size), self.reduction_factor))
         promoted = [trial_id for _, trial_id in ranking[:num_promoted]]
         if promoted:
-            self._contest = _Contest(num_promoted, waiting=sorted(promoted))
+            self._state = _RungState(num_promoted, pending=sorted(promoted))
         else:
-            self._rung = len(self.rungs)  # all have failed, or closed before any had come
+            self._rung = len(self.rungs)  # all trials have failed, or it was closed before the first one
         return [trial_id for _, trial_id in ranking[num_promoted:]]
 
 
-class BracketScheduler:
-    """Runs brackets from a plan, overlapping: the oldest with a free slot is served first.
+class BracketScheduler(Scheduler):
+    """Runs brackets from a plan, overlapping: the oldest bracket with work is served first.
 
-    A new bracket opens only when a slot is asked for that no open bracket can fill, so no slot of the
-    cluster has to wait for the slowest trial of a rung. Ask only for what can run at once: unless there is
-    a `max_trials`, or the plan ends, there is always one more slot.
+    A new bracket opens when no open bracket can fill a slot, so no slot of the cluster waits for the
+    slowest trial of a rung. Ask only for slots that can run at once: without `max_trials`, and until the
+    plan ends, there is always another one.
 
-    At `max_trials` it closes itself. Closed, it opens no new trials, and the last bracket completes with
-    those that it has: the budget still ends with trials that are fully trained.
+    At `max_trials` the scheduler closes itself. A closed scheduler opens no new trials, and the last bracket
+    completes with the trials that it has, so that the budget still ends with fully trained trials.
 
     Args:
-        plan: the rungs of each bracket, in the order of opening; it may be endless.
-        max_resource: epochs of a trial that is trained to the end, the last rung of every bracket.
-        reduction_factor: a rung promotes one trial in so many.
-        max_trials: how many trials may start; None: until `close`, or until the plan ends.
+        plan: the rungs of each bracket, in the order of opening; may be infinite.
+        max_resource: epochs of a fully trained trial: the resource of every bracket's last rung.
+        reduction_factor: a rung promotes 1 / reduction_factor of its trials.
+        max_trials: number of trials to start; None: until `close`, or until the plan ends.
     """
 
     def __init__(
@@ -143,7 +149,7 @@ class BracketScheduler:
         self._closed = False
 
     def next_slot(self) -> Slot | None:
-        """Open the next slot; None when closed and waiting for reports, or done."""
+        """Open the next slot; None if closed and waiting for reports, or done."""
         for bracket in self._open.values():
             if slot := self._slot_of(bracket):
                 return slot
@@ -151,13 +157,13 @@ class BracketScheduler:
         return None if opened is None else self._slot_of(opened)
 
     def report(self, slot: Slot, loss: float) -> list[int]:
-        """Take the loss of a slot. Returns the trials that are now out, in ascending order."""
+        """Take the loss of a slot. Returns the trials that are out now, in ascending order."""
         out = self._open[slot.bracket].report(slot, loss)
         self._forget_done()
         return out
 
     def close(self) -> list[int]:
-        """Open no new trials from now on. Returns the trials that are now out."""
+        """Open no new trials from now on. Returns the trials that are out now."""
         self._closed = True
         out = [trial_id for bracket in self._open.values() for trial_id in bracket.close()]
         self._forget_done()
@@ -191,7 +197,7 @@ class BracketScheduler:
 
 
 def check_resources(min_resource: int, max_resource: int, reduction_factor: int) -> None:
-    """Raise ConfigError unless these make sense together."""
+    """Raise ConfigError unless the three are integers that fit together."""
     require_integer("max_resource", max_resource, 1)
     require_integer("min_resource", min_resource, 1)
     require_integer("reduction_factor", reduction_factor, 2)

@@ -17,6 +17,8 @@ class FullScheduler(BracketScheduler):
         max_trials: how many trials; None: until `close`.
     """
 
+    stops_early = False
+
     def __init__(self, max_resource: int, max_trials: int | None = None) -> None:
         require_integer("max_resource", max_resource, 1)
         rung = Rung(sys.maxsize if max_trials is None else max_trials, max_resource)

@@ -6,13 +6,13 @@ import math
 from bisect import insort
 from statistics import median
 
-from spark_hpo.search.scheduler import Slot
+from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.rungs import interval_levels
 from spark_hpo.search.wording import require_integer
 
 
-class MedianStoppingScheduler:
+class MedianStoppingScheduler(Scheduler):
     """Trains trials step by step, and stops one whose best loss is worse than the others' median.
 
     Golovin et al. 2017, "Google Vizier", section 3.2.2: at resource r a trial is out when its best loss so

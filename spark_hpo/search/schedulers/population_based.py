@@ -7,7 +7,7 @@ from bisect import bisect_right, insort
 from dataclasses import dataclass
 
 from spark_hpo.errors import ConfigError
-from spark_hpo.search.scheduler import Slot
+from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.rungs import interval_levels
 from spark_hpo.search.wording import require_integer
@@ -23,7 +23,7 @@ class _Member:
     children: int = 0
 
 
-class PopulationBasedScheduler:
+class PopulationBasedScheduler(Scheduler):
     """Exploits by checkpoint: a member at the bottom is replaced by a child of one at the top.
 
     Jaderberg et al. 2017, arXiv:1711.09846. All members train side by side, an interval at a time. One

@@ -9,6 +9,7 @@ import numpy as np
 
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.samplers.wrappers import WrappedSampler
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.parameter import Choice, Uniform
@@ -52,26 +53,23 @@ class Pool:
         return place
 
 
-class PoolSampler:
+class PoolSampler(WrappedSampler):
     """Gives the nearest configuration not yet drawn for what another sampler proposes.
 
     The other sampler is told of the configuration that is run, not of the one that it has proposed.
     """
 
     def __init__(self, sampler: Sampler, pool: Pool) -> None:
-        self._sampler = sampler
+        super().__init__(sampler)
         self._pool = pool
         self.drawn: set[int] = set()
 
     def ask(self, trial_id: int) -> Params:
-        return self.nearest(self._sampler.ask(trial_id))
+        return self.nearest(super().ask(trial_id))
 
     def start(self, trial_id: int, params: Params) -> None:
         self.drawn.add(self._pool.number(params))
-        self._sampler.start(trial_id, params)
-
-    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
-        self._sampler.tell(trial_id, resource=resource, loss=loss, others=others)
+        super().start(trial_id, params)
 
     def nearest(self, wanted: Params) -> Params:
         """The configuration that is run in the place of another one."""

@@ -11,6 +11,7 @@ from spark_hpo.backend.simulated import Curve, Disturbances, SimulatedBackend
 from spark_hpo.errors import NoTrialSucceeded
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.samplers.wrappers import WrappedSampler
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.space import Space
 from spark_hpo.study import Budget, Study
@@ -142,26 +143,20 @@ class _Remembered:
         return curve
 
 
-class _Timed:
+class _Timed(WrappedSampler):
     """A sampler, and how long its proposals take."""
 
     def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
+        super().__init__(sampler)
         self.asked = 0
         self.seconds = 0.0
 
     def ask(self, trial_id: int) -> Params:
         began = time.perf_counter()
-        params = self._sampler.ask(trial_id)
+        params = super().ask(trial_id)
         self.seconds += time.perf_counter() - began
         self.asked += 1
         return params
-
-    def start(self, trial_id: int, params: Params) -> None:
-        self._sampler.start(trial_id, params)
-
-    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
-        self._sampler.tell(trial_id, resource=resource, loss=loss, others=others)
 
 
 class _Watch(Callback):

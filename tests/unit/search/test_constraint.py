@@ -72,7 +72,7 @@ def test_what_is_no_constraint_is_refused_and_never_run(text: str, message: str)
 def test_no_sampler_proposes_what_a_constraint_refuses(name: str) -> None:
     constrained = space("hidden_2 <= hidden_1", "optimizer.momentum > 0.5")
     sampler = build_sampler(name, constrained, 1)
-    for trial_id in range(min(50, getattr(sampler, "size", 50))):
+    for trial_id in range(min(50, sampler.size or 50)):
         params = sampler.ask(trial_id)
         assert params == sampler.ask(trial_id)
         assert constrained.allows(params)
@@ -107,7 +107,7 @@ def test_given_configurations_run_first_and_are_learned_from() -> None:
         {"hidden_1": 4, "hidden_2": 1, "optimizer": "adam"},
         {"hidden_1": 1, "hidden_2": 1, "optimizer": "adam"},
     ]
-    sampler = build_sampler("tpe", space(), 0, first=first)
+    sampler = build_sampler("tpe", space(), 0, enqueue=first)
     plain = build_sampler("tpe", space(), 0)
     assert [sampler.ask(0), sampler.ask(1)] == first
     for trial_id, params in enumerate(first):
@@ -125,7 +125,7 @@ def test_given_configurations_run_first_and_are_learned_from() -> None:
 )
 def test_a_given_configuration_that_makes_no_sense_is_named(first: Any, message: str) -> None:
     with pytest.raises(SpaceError) as error:
-        build_sampler("random", space("hidden_2 <= hidden_1"), 0, first=first)
+        build_sampler("random", space("hidden_2 <= hidden_1"), 0, enqueue=first)
     assert message in str(error.value)
 
 

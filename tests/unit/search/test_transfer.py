@@ -62,7 +62,7 @@ def test_a_sampler_that_cannot_use_knowledge_still_runs_the_best_first() -> None
         sampler = build_sampler(name, SPACE, 0, knowledge=knowledge)
         assert sampler.ask(0)["lr"] == 0.01
     given = {"lr": 0.09, "layers": 1, "act": "relu"}
-    assert build_sampler("tpe", SPACE, 0, knowledge=knowledge, first=[given]).ask(0) == given
+    assert build_sampler("tpe", SPACE, 0, knowledge=knowledge, enqueue=[given]).ask(0) == given
 
 
 def test_studies_without_a_result_say_nothing() -> None:

@@ -345,7 +345,7 @@ def test_a_stopping_rule_ends_a_study_and_is_its_reason(bench: Bench) -> None:
 
 def test_configurations_that_are_given_run_first(bench: Bench) -> None:
     journal_first = [{"x": 0.5}, {"x": -0.25}]
-    study = bench.study(sampler_settings={"first": journal_first})
+    study = bench.study(sampler_settings={"enqueue": journal_first})
     study.run()
     params = {a.trial_id: a.params for a in bench.training.asked}
     assert [params[0], params[1]] == journal_first

@@ -1,0 +1,117 @@
+"""Samplers that wrap another one: enqueued configurations, constraints, plugins without a base class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spark_hpo.errors import SpaceError
+from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.samplers.transfer import Knowledge
+from spark_hpo.search.space import Space
+from spark_hpo.trial import Params
+
+_TRIES = 20
+
+
+class WrappedSampler(Sampler):
+    """Delegates to a sampler and declares the same; what that sampler does not declare has its default.
+
+    Args:
+        sampler: any object with `ask`, `start` and `tell`.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        for name in ("supports_multiple_objectives", "handles_constraints", "is_define_by_run", "size"):
+            setattr(self, name, getattr(sampler, name, getattr(Sampler, name)))
+
+    def ask(self, trial_id: int) -> Params:
+        return self.sampler.ask(trial_id)
+
+    def start(self, trial_id: int, params: Params) -> None:
+        self.sampler.start(trial_id, params)
+
+    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+        self.sampler.tell(trial_id, resource=resource, loss=loss, others=others)
+
+    def learn_from(self, knowledge: Knowledge) -> None:
+        if hasattr(self.sampler, "learn_from"):
+            self.sampler.learn_from(knowledge)
+
+    def resolve_params(self, trial_id: int, params: Params, notes: Mapping[str, Any]) -> None:
+        self.sampler.resolve_params(trial_id, params, notes)
+
+
+class EnqueuedSampler(WrappedSampler):
+    """Proposes given configurations for the first trials, in their order: "start from what we run today".
+
+    Trial i of the study gets configuration i. The wrapped sampler proposes all later ones, and learns from
+    the enqueued ones like from any other trial.
+
+    Args:
+        enqueued: complete configurations in the space's own types; see `Space.validate`.
+    """
+
+    def __init__(self, sampler: Sampler, enqueued: Sequence[Params]) -> None:
+        super().__init__(sampler)
+        self.enqueued = tuple(enqueued)
+
+    def ask(self, trial_id: int) -> Params:
+        """Propose parameters. Does not change what the sampler has learned."""
+        return self.enqueued[trial_id] if trial_id < len(self.enqueued) else self.sampler.ask(trial_id)
+
+
+class ConstrainedSampler(WrappedSampler):
+    """Repairs proposals that violate a constraint of the space, for samplers that ignore constraints.
+
+    An invalid proposal is crossed with a valid draw from the space, each parameter taken from one or the
+    other, until a child is valid. After 20 invalid children, or if the two have different active parameters,
+    the draw itself is proposed.
+    """
+
+    def __init__(self, sampler: Sampler, space: Space, seed: int) -> None:
+        super().__init__(sampler)
+        self.handles_constraints = True
+        self.space = space
+        self.seed = seed
+
+    def ask(self, trial_id: int) -> Params:
+        """Propose parameters. Does not change what the sampler has learned.
+
+        Raises:
+            SpaceError: no draw of the space meets the constraints.
+        """
+        proposal = self.sampler.ask(trial_id)
+        if self.space.allows(proposal):
+            return proposal
+        rng = np.random.default_rng((self.seed, trial_id, 1))
+        valid = self.space.sample(rng)
+        invalid, goal = self.space.flatten(proposal), self.space.flatten(valid)
+        order = [key for key in goal if key in invalid and invalid[key] != goal[key]]
+        for _ in range(_TRIES if goal.keys() == invalid.keys() else 0):
+            # The same parameters are active in both, so any mix of them fits the space.
+            taken = {key for key in order if rng.random() < 0.5}
+            mixed = self.space.unflatten({k: invalid[k] if k in taken else v for k, v in goal.items()})
+            if self.space.allows(mixed):
+                return mixed
+        return valid
+
+
+def checked_configurations(space: Space, configurations: object, place: str) -> list[Params]:
+    """Configurations that somebody wrote, in the space's own types.
+
+    Raises:
+        SpaceError: one does not fit the space, or breaks a constraint.
+    """
+    if not isinstance(configurations, list | tuple):
+        raise SpaceError(f"{place} is {configurations!r}; it must be a list of configurations")
+    checked = []
+    for i, configuration in enumerate(configurations):
+        params = space.validate(configuration, f"{place}[{i}]")
+        if broken := space.broken_constraint(params):
+            raise SpaceError(f"{place}[{i}] breaks the constraint {broken!r}")
+        checked.append(params)
+    return checked
