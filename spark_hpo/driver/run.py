@@ -157,8 +157,8 @@ def _run(parts: Parts, resume: str, callbacks: Sequence[Callback], *, test: bool
         raise ConfigError(f"{parts.place}: data is missing; only a training function can do without")
     storage = Storage(config.study_dir)
     with ExitStack() as stack:
-        journal = Journal.open(storage, objective, driver=provenance())
-        stack.callback(journal.close)
+        journal = stack.enter_context(Journal.open(storage, objective, driver=provenance()))
+        stack.enter_context(_interruptible(journal))
         has_begun = bool(journal.trials)
         definition = parts.definition(storage, resume, has_begun=has_begun)
         parts.settings(code).write(storage)
@@ -167,7 +167,7 @@ def _run(parts: Parts, resume: str, callbacks: Sequence[Callback], *, test: bool
             parts.start_spark()  # its executors warm up while MLflow is looked for
         tracker = parts.tracker(definition, objective)
         stack.callback(tracker.close, 5.0)
-        with _ends(config.study_dir, journal, tracker, objective):
+        with _ends(journal, tracker, objective):
             fingerprint = table.fingerprint if table is not None else None
             if has_begun:
                 definition.check_table(fingerprint, place=parts.place)
@@ -261,17 +261,26 @@ def _sync(parts: Parts) -> Synced:
 
 
 @contextmanager
-def _ends(study_dir: str, journal: Journal, tracker: MlflowTracker, objective: Objective) -> Iterator[None]:
-    """However the search ends, journal and MLflow say so."""
+def _interruptible(journal: Journal) -> Iterator[None]:
+    """Raise Ctrl-C and SIGTERM, at whatever point they come, as `StudyInterrupted`."""
     try:
         yield
     except KeyboardInterrupt:
-        journal.closed("interrupted")
-        finish_runs(tracker, journal, objective, RunStatus.KILLED)
         raise StudyInterrupted(
-            f"interrupted; {len(journal.trials)} trials are in {study_dir}. "
-            "The same command goes on with them"
+            f"interrupted; {len(journal.trials)} trials are in {journal.storage.url}. "
+            "Rerun the same command to resume"
         ) from None
+
+
+@contextmanager
+def _ends(journal: Journal, tracker: MlflowTracker, objective: Objective) -> Iterator[None]:
+    """However the search ends, journal and MLflow say so."""
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        journal.failed(exc)
+        finish_runs(tracker, journal, objective, RunStatus.KILLED)
+        raise
     except LeaseError:
         tracker.close(0.0)  # the study is another driver's now, and so are its runs
         raise

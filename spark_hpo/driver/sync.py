@@ -11,7 +11,7 @@ from typing import Any
 from spark_hpo.driver.publish import finish_runs
 from spark_hpo.objective import Objective
 from spark_hpo.ranking import best_reported
-from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.journal import EventKind, Journal, Outcome, ending_of
 from spark_hpo.study_dir.lease import Lease
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
@@ -98,11 +98,10 @@ def _ending(
     journal: Journal, objective: Objective
 ) -> tuple[RunStatus, Trial | None, dict[str, float] | None]:
     """How the last driver has ended; the best trial, and its test if the search has come to its end."""
-    # A driver that was refused has opened the study, and done nothing to it.
-    last = next((event for event in reversed(journal.past) if event.kind is not EventKind.OPENED), None)
-    if last is None or last.kind is not EventKind.CLOSED:
-        return RunStatus.FAILED, None, None  # it was killed, or an error has ended it
-    if last.data["reason"] == "interrupted":
+    ending = ending_of(journal.past)
+    if ending is None or ending.outcome is Outcome.FAILED:
+        return RunStatus.FAILED, None, None
+    if ending.outcome is Outcome.INTERRUPTED:
         return RunStatus.KILLED, None, None
     best = best_reported(journal.trials, _reports(journal), objective)
     tested = None if best is None else journal.tests.get(best.trial_id)

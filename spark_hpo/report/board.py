@@ -70,7 +70,7 @@ def state_in_words(status: StudyStatus) -> str:
         case StudyState.INTERRUPTED:
             return f"it was asked to stop; {again}"
         case StudyState.FAILED:
-            return f"an error has ended {who}; its log says which; {again}"
+            return f"{who} failed ({record.error or 'see its log'}); {again}"
         case StudyState.DEAD:
             return f"{who} is gone: killed, or its machine is; {again}"
 

@@ -32,7 +32,8 @@ def _words(event: Event, objective: Objective) -> str:
             names = ", ".join(map(str, trials))
             return f"trial{'s' if len(trials) > 1 else ''} {names}: {data['state']}"
         case EventKind.CLOSED:
-            return f"the driver has stopped: {data['reason']}"
+            message = event.ending.message
+            return f"the driver has stopped: {data['reason']}" + (f": {message}" if message else "")
 
 
 def _report(event: Event, objective: Objective) -> str:

@@ -79,6 +79,8 @@ class StudyStatus:
             return StudyState.INTERRUPTED
         if self.record.ending is not None:
             return StudyState.FINISHED
+        if self.record.error is not None:
+            return StudyState.FAILED
         was_released = self.driver is not None and self.driver.released
         return StudyState.FAILED if was_released else StudyState.DEAD
 
@@ -156,6 +158,7 @@ class StudyStatus:
             "study_dir": record.url,
             "state": str(self.state),
             "ended_by": record.ending,
+            "error": record.error,
             "metric": record.objective.metric,
             "mode": str(record.objective.mode),
             "best": answer.best

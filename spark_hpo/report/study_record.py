@@ -15,7 +15,7 @@ from spark_hpo.ranking import each_at_its_best
 from spark_hpo.redact import redact
 from spark_hpo.search.space import Space
 from spark_hpo.study_dir.definition import Definition
-from spark_hpo.study_dir.journal import Event, EventKind, Journal
+from spark_hpo.study_dir.journal import Ending, Event, EventKind, Journal, Outcome, ending_of
 from spark_hpo.study_dir.lease import is_held
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Assignment, Report, Split, Trial
@@ -122,14 +122,23 @@ class StudyRecord:
 
     @property
     def ending(self) -> str | None:
-        """Why the last driver closed the study; None: it runs, or ended without a word.
-
-        One that was refused, or has died, before it did anything has changed nothing of it.
-        """
+        """Why the search ended; None: it runs, an error has ended it, or its driver was killed."""
         if self.is_running:
             return self.drivers[-1].closed if self.drivers else None
-        acted = [driver for driver in self.drivers if len(driver.events) > 1]
-        return acted[-1].closed if acted else None
+        ending = self._last_ending
+        return None if ending is None or ending.outcome is Outcome.FAILED else ending.reason
+
+    @property
+    def error(self) -> str | None:
+        """The error that ended the last driver; None: no error is in the journal."""
+        ending = None if self.is_running else self._last_ending
+        if ending is None or ending.outcome is not Outcome.FAILED:
+            return None
+        return redact(f"{ending.reason}: {ending.message}")
+
+    @cached_property
+    def _last_ending(self) -> Ending | None:
+        return ending_of(event for driver in self.drivers for event in driver.events)
 
     @cached_property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -168,6 +177,7 @@ def _drivers(events: Sequence[Event], now: float | None) -> Iterator[Driver]:
         some = tuple(events[begin:end])
         last = some[-1]
         is_closed = last.kind is EventKind.CLOSED
+        has_failed = is_closed and last.ending.outcome is Outcome.FAILED
         # Clocks of several machines may disagree: time never runs backwards here.
         ended = max(event.time for event in some)
         if end == len(events) and now is not None and not is_closed:
@@ -175,7 +185,7 @@ def _drivers(events: Sequence[Event], now: float | None) -> Iterator[Driver]:
         yield Driver(
             opened=some[0].time,
             ended=ended,
-            closed=str(last.data["reason"]) if is_closed else None,
+            closed=last.ending.reason if is_closed and not has_failed else None,
             facts=some[0].data.get("driver", {}),
             events=some,
         )

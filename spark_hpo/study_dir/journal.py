@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import takewhile
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
 
-from spark_hpo.errors import JournalError
+from spark_hpo.errors import JournalError, StorageError, StudyInterrupted
 from spark_hpo.objective import Objective
+from spark_hpo.redact import redact
 from spark_hpo.study_dir.lease import Lease
 from spark_hpo.study_dir.storage import Log, Storage
 from spark_hpo.trial import Assignment, Report, Split, Trial, TrialState
 
+logger = logging.getLogger(__name__)
+
 VERSION = 1
 
+_MOST_MESSAGE = 2_000  # characters of an error
 _CURE = "restore the file, or start a new study in another study_dir"
 
 
@@ -32,7 +37,49 @@ class EventKind(StrEnum):
     LOST = "lost"  # the infrastructure failed it; another attempt follows
     SETTLED = "settled"  # the scheduler has said what becomes of trials
     SLOTS = "slots"  # so many assignments fit at once from now on
-    CLOSED = "closed"  # a driver has stopped, and why
+    CLOSED = "closed"  # a driver has ended; see `Ending`
+
+
+class Outcome(StrEnum):
+    """How a driver's work ended."""
+
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """The end of one driver's work."""
+
+    outcome: Outcome
+    reason: str  # finished: the part of the budget or the stopping rule; failed: the type of the error
+    message: str = ""  # of the error
+
+    @classmethod
+    def of(cls, error: BaseException) -> Ending:
+        """The ending of a driver that an error or an interrupt stops."""
+        if isinstance(error, KeyboardInterrupt | StudyInterrupted):
+            return cls(outcome=Outcome.INTERRUPTED, reason=str(Outcome.INTERRUPTED))
+        message = redact(str(error))[:_MOST_MESSAGE]
+        return cls(outcome=Outcome.FAILED, reason=type(error).__name__, message=message)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Ending:
+        reason = str(record["reason"])
+        # Earlier versions wrote the reason only.
+        usual = Outcome.INTERRUPTED if reason == Outcome.INTERRUPTED else Outcome.FINISHED
+        return cls(
+            outcome=Outcome(record.get("outcome", usual)),
+            reason=reason,
+            message=str(record.get("message", "")),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        record: dict[str, Any] = {"reason": self.reason}
+        if self.outcome is not Outcome.FINISHED:
+            record["outcome"] = self.outcome
+        return {**record, "message": self.message} if self.message else record
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +98,10 @@ class Event:
     @property
     def report(self) -> Report:
         return Report.from_json(self.data)
+
+    @property
+    def ending(self) -> Ending:
+        return Ending.from_json(self.data)
 
     def to_json(self) -> dict[str, Any]:
         """The line."""
@@ -95,6 +146,7 @@ class Journal:
         self._states: Counter[TrialState] = Counter()
         self._sequence = 0
         self._log: Log | None = None
+        self._is_closed = False
         self.tests: dict[int, Report] = {}  # by trial: its evaluation on the test split
         logs = _counted(dict(_read_logs(storage)), f"{storage.url}/journal")
         # What earlier drivers wrote, to be replayed.
@@ -151,6 +203,10 @@ class Journal:
         return self._storage
 
     @property
+    def objective(self) -> Objective:
+        return self._objective
+
+    @property
     def sequence(self) -> int:
         return self._sequence
 
@@ -199,7 +255,35 @@ class Journal:
         self._append(EventKind.SLOTS, {"slots": count})
 
     def closed(self, reason: str) -> None:
-        self._append(EventKind.CLOSED, {"reason": reason})
+        """Record that the search has finished, and by which part of the budget or which rule."""
+        self._close_with(Ending(outcome=Outcome.FINISHED, reason=reason))
+
+    def failed(self, error: BaseException) -> None:
+        """Record the error or the interrupt that ends this driver, unless an ending is recorded already.
+
+        Never raises: the error that is being handled matters more than a journal that cannot be written.
+        """
+        if self._is_closed or self._log is None:
+            return
+        try:
+            self._close_with(Ending.of(error))
+        except StorageError as exc:
+            logger.warning("the journal does not record how this driver ended: %s", exc)
+
+    def _close_with(self, ending: Ending) -> None:
+        self._append(EventKind.CLOSED, ending.to_json())
+        self._is_closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Record the error that ends the driver, if there is one, and let the next driver in."""
+        if error is not None:
+            self.failed(error)
+        self.close()
 
     def close(self) -> None:
         """Let the next driver in. Idempotent."""
@@ -248,7 +332,9 @@ class Journal:
                 for trial_id in event.data["trials"]:
                     state = TrialState(event.data["state"])
                     self._put(replace(self._trials[trial_id], state=state))
-            case EventKind.LOST | EventKind.SLOTS | EventKind.OPENED | EventKind.CLOSED:
+            case EventKind.CLOSED:
+                Ending.from_json(event.data)  # raises where the record is damaged
+            case EventKind.LOST | EventKind.SLOTS | EventKind.OPENED:
                 pass
 
     def _put(self, trial: Trial) -> None:
@@ -259,6 +345,35 @@ class Journal:
         self._states[trial.state] += 1
         self._changed[trial.trial_id] = None
         self._trials[trial.trial_id] = replace(trial, changed_at=self._sequence)
+
+
+def ending_of(events: Iterable[Event]) -> Ending | None:
+    """The end of a study's last driver; None when that driver was killed, or still runs.
+
+    A driver that starts no assignment leaves the study as it was: if it fails, for instance because its
+    configuration is refused, the ending of the driver before it still holds, and a finished study stays
+    finished when such a driver is interrupted.
+    """
+    latest: Ending | None = None
+    ending: Ending | None = None
+    has_acted = False
+
+    def settled() -> Ending | None:
+        if has_acted:
+            return ending
+        if ending is None or (latest is not None and ending.outcome is Outcome.FAILED):
+            return latest
+        is_over = latest is not None and latest.outcome is Outcome.FINISHED
+        return latest if is_over and ending.outcome is Outcome.INTERRUPTED else ending
+
+    for event in events:
+        if event.kind is EventKind.OPENED:
+            latest, ending, has_acted = settled(), None, False
+        elif event.kind is EventKind.CLOSED:
+            ending = event.ending
+        else:
+            has_acted = True
+    return settled()
 
 
 def _log_name(epoch: int) -> str:

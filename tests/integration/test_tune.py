@@ -162,8 +162,8 @@ def test_sigterm_pauses_the_study_and_says_how_to_go_on(tmp_path: Path) -> None:
     process.terminate()
     assert process.wait(LIMIT_S) == 130, workspace.log[-3000:]
     # Not the last line for certain: the JVM writes to the same stream, and may still tell of killed tasks.
-    assert "The same command goes on with them:\n" in workspace.log
-    assert "jobs/tune.py --config tune.yaml" in workspace.log.split("The same command goes on with them:")[1]
+    assert "Rerun the same command to resume:\n" in workspace.log
+    assert "jobs/tune.py --config tune.yaml" in workspace.log.split("Rerun the same command to resume:")[1]
     journal = Journal(Storage(workspace.folder / "study"), ACCURACY)
     assert journal.past[-1].kind is EventKind.CLOSED
     assert journal.past[-1].data["reason"] == "interrupted"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from spark_hpo.errors import DataError
 from spark_hpo.report.board import board, state_in_words
 from spark_hpo.report.events import line_of
 from spark_hpo.report.status import StudyState, StudyStatus
@@ -98,6 +99,23 @@ def test_each_end_has_its_state_and_its_exit_code(pen: Pen) -> None:
     status = StudyStatus.read(pen.storage)
     assert (status.state, status.exit_code) == (StudyState.FAILED, 1)
     assert status.to_json()["driver"]["drivers"] == 3
+
+
+def test_status_of_a_study_whose_driver_ended_before_the_first_trial(tmp_path: Path) -> None:
+    pen = Pen(storage=Storage(tmp_path / "study"))
+    pen.journal.failed(KeyboardInterrupt())
+    pen.die()
+    status = StudyStatus.read(pen.storage)
+    assert (status.state, status.exit_code, status.record.ending) == (
+        StudyState.INTERRUPTED,
+        130,
+        "interrupted",
+    )
+    pen.open().start(0).journal.failed(DataError("part-0.parquet: no rows"))
+    pen.die()
+    status = StudyStatus.read(pen.storage)
+    assert (status.state, status.exit_code) == (StudyState.FAILED, 4)
+    assert status.to_json()["error"] == "DataError: part-0.parquet: no rows"
 
 
 def test_a_driver_that_was_refused_changes_nothing_of_how_a_study_ended(pen: Pen) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from spark_hpo.errors import JournalError, LeaseError
+from spark_hpo.errors import DataError, JournalError, LeaseError, StudyInterrupted
 from spark_hpo.objective import Mode, Objective
-from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.journal import Ending, EventKind, Journal, Outcome, ending_of
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Assignment, Failure, FailureKind, Measurement, Report, Split, TrialState
 
@@ -256,3 +256,80 @@ def test_the_journal_says_what_its_drivers_were_and_how_many_slots_there_were(st
     assert (slots.kind, slots.data["slots"], slots.time) == (EventKind.SLOTS, 4, 20.0)
     Journal.open(storage, ACCURACY).close()
     assert "driver" not in Journal(storage, ACCURACY).past[-1].data
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (KeyboardInterrupt(), Ending(outcome=Outcome.INTERRUPTED, reason="interrupted")),
+        (StudyInterrupted("stopped"), Ending(outcome=Outcome.INTERRUPTED, reason="interrupted")),
+        (DataError("no rows"), Ending(outcome=Outcome.FAILED, reason="DataError", message="no rows")),
+        (
+            ValueError("s3://me:secret@bucket"),
+            Ending(outcome=Outcome.FAILED, reason="ValueError", message="s3://***@bucket"),
+        ),
+    ],
+)
+def test_journal_records_what_ended_its_driver(
+    storage: Storage, error: BaseException, expected: Ending
+) -> None:
+    with pytest.raises(type(error)), Journal.open(storage, ACCURACY):
+        raise error
+    last = Journal(storage, ACCURACY).past[-1]
+    assert (last.kind, last.ending) == (EventKind.CLOSED, expected)
+    Journal.open(storage, ACCURACY).close()  # the lease has been released
+
+
+def test_journal_keeps_the_first_ending_of_a_driver(storage: Storage) -> None:
+    with Journal.open(storage, ACCURACY) as journal:
+        journal.closed("trials")
+        journal.failed(DataError("after the search"))
+    assert ending_of(Journal(storage, ACCURACY).past) == Ending(outcome=Outcome.FINISHED, reason="trials")
+
+
+def test_journal_that_lost_its_lease_records_no_ending_and_raises_no_other_error(storage: Storage) -> None:
+    with Journal.open(storage, ACCURACY) as journal:
+        storage.delete("lease.json")
+        journal.failed(DataError("no rows"))
+    assert [event.kind for event in Journal(storage, ACCURACY).past] == [EventKind.OPENED]
+
+
+def test_ending_of_a_journal_without_outcomes_is_read(storage: Storage) -> None:
+    for reason, outcome in (("interrupted", Outcome.INTERRUPTED), ("seconds", Outcome.FINISHED)):
+        assert Ending.from_json({"reason": reason}) == Ending(outcome=outcome, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("drivers", "expected"),
+    [
+        (["finished"], Outcome.FINISHED),
+        (["killed"], None),
+        (["idle interrupted"], Outcome.INTERRUPTED),
+        (["idle failed"], Outcome.FAILED),
+        (["finished", "idle failed"], Outcome.FINISHED),
+        (["finished", "idle interrupted"], Outcome.FINISHED),
+        (["finished", "idle killed"], Outcome.FINISHED),
+        (["finished", "failed"], Outcome.FAILED),
+        (["interrupted", "idle failed"], Outcome.INTERRUPTED),
+        (["killed", "idle interrupted"], Outcome.INTERRUPTED),
+        (["failed", "idle interrupted"], Outcome.INTERRUPTED),
+        (["interrupted", "idle finished"], Outcome.FINISHED),
+    ],
+)
+def test_ending_of_a_study_ignores_drivers_that_changed_nothing(
+    storage: Storage, drivers: list[str], expected: Outcome | None
+) -> None:
+    for driver in drivers:
+        journal = Journal.open(storage, ACCURACY)
+        if "idle" not in driver:
+            journal.slots(1)
+        match driver.split()[-1]:
+            case "finished":
+                journal.closed("trials")
+            case "interrupted":
+                journal.failed(KeyboardInterrupt())
+            case "failed":
+                journal.failed(DataError("no rows"))
+        journal.close()
+    ending = ending_of(Journal(storage, ACCURACY).past)
+    assert (ending and ending.outcome) == expected
