@@ -24,12 +24,13 @@ they enter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from spark_hpo.redact import redact
 
 _NO_VALUE = object()
+_MAX_SHOWN = 80  # characters of a value in a message
 
 
 class SparkHpoError(Exception):
@@ -70,11 +71,23 @@ class ConfigError(SparkHpoError):
         super().__init__(rule)
         self.rule, self.key, self.value, self.cure = rule, key, value, cure
         self.place = ""
+        self.errors: tuple[ConfigError, ...] = ()
+
+    @classmethod
+    def several(cls, errors: Sequence[ConfigError], *, cure: str = "") -> ConfigError:
+        """Combine errors about different settings; the message has one line for each, then the cure."""
+        if len(errors) == 1 and not cure:
+            return errors[0]
+        combined = cls(cure=cure)
+        combined.errors = tuple(errors)
+        return combined
 
     def __str__(self) -> str:
+        if self.errors:
+            return "\n".join([*map(str, self.errors), *([self.cure] if self.cure else [])])
         text = f"{self.key} {self.rule}" if self.key else self.rule
         if self.value is not _NO_VALUE:
-            text = f"{text} (got {self.value!r})"
+            text = f"{text} (got {_shown(self.value)})"
         if self.place:
             text = f"{self.place}: {text}"
         if self.cure:
@@ -83,13 +96,19 @@ class ConfigError(SparkHpoError):
         return redact(text)
 
 
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
+
+
 @contextmanager
 def within(section: str) -> Iterator[None]:
     """Put a section's name before the key of a ConfigError that is raised inside."""
     try:
         yield
     except ConfigError as exc:
-        exc.key = f"{section}.{exc.key}" if exc.key else section
+        for error in exc.errors or (exc,):
+            error.key = f"{section}.{error.key}" if error.key else section
         raise
 
 
@@ -99,7 +118,8 @@ def located(place: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as exc:
-        exc.place = exc.place or place
+        for error in exc.errors or (exc,):
+            error.place = error.place or place
         raise
 
 

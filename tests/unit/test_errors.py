@@ -23,3 +23,19 @@ def test_config_error_without_key_is_its_message() -> None:
 def test_config_error_shows_no_credentials() -> None:
     error = ConfigError("must be reachable", key="mlflow.tracking_uri", value="http://ann:s3cret@host")
     assert "s3cret" not in str(error)
+
+
+def test_several_config_errors_make_one_line_each_with_section_and_place() -> None:
+    mistakes = [ConfigError("must be set", key="trials"), ConfigError("must be > 0", key="seconds", value=0)]
+    with pytest.raises(ConfigError) as caught, located("tune.yaml"), within("budget"):
+        raise ConfigError.several(mistakes, cure="Fix both.")
+    assert str(caught.value).splitlines() == [
+        "tune.yaml: budget.trials must be set",
+        "tune.yaml: budget.seconds must be > 0 (got 0)",
+        "Fix both.",
+    ]
+    assert [error.key for error in caught.value.errors] == ["budget.trials", "budget.seconds"]
+
+
+def test_config_error_shortens_a_long_value() -> None:
+    assert len(str(ConfigError("must be a path", key="data", value="x" * 10_000))) < 120
