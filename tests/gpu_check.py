@@ -28,8 +28,9 @@ from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
 from spark_hpo.data.table import open_table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
+from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.training_settings import Precision, TrainingSettings
-from spark_hpo.train.worker import RankSpec, run_rank
+from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, Measurement
 
 ROWS = 40_000  # of the training split

@@ -35,9 +35,10 @@ from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.run_store import StudyCard
+from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.reference import Code, Trainable
 from spark_hpo.train.rendezvous.world import Rendezvous, RendezvousServer
-from spark_hpo.train.worker import RankSpec, run_rank
+from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Split
 
 if TYPE_CHECKING:

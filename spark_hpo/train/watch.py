@@ -1,4 +1,4 @@
-"""Makes an end of a rank that makes no step any more, and says where it stood."""
+"""Kills a rank that has stopped making progress, and saves its stack trace."""
 
 from __future__ import annotations
 
@@ -17,46 +17,43 @@ from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Assignment
 
 EXIT_CODE = 70
-_MOST_S = 5.0  # between two looks
-_PARTS = 5  # looks in a limit, at least
+_LONGEST_INTERVAL_S = 5.0  # between two checks
+_CHECKS_PER_LIMIT = 5  # at least
 
 
 class Watch:
-    """A thread beside one rank: it looks at the count of its steps, not at a heartbeat.
+    """A thread beside one rank that checks whether the rank's count of moves still grows.
 
-    Rank 0's tells the driver how far the rank is. A rank that holds the interpreter's lock for ever ends too,
-    by a timer of the C library's; its stack goes to standard error then.
+    Rank 0's watch also writes the count to the study directory, for the driver. A rank that holds the
+    interpreter's lock for ever is killed too, by a timer in C; its stack trace goes to standard error then.
+
+    A trace, with a limit of 60 s: moves 10 at 0 s; 10 at 55 s; 10 at 66 s -> trace saved, process killed
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        assignment: Assignment,
-        *,
-        rank: int,
-        limit_s: float | None,
-        moves: Callable[[], int | None],
-    ) -> None:
+    def __init__(self, storage: Storage, assignment: Assignment, *, rank: int, limit_s: float | None) -> None:
         """
         Args:
-            limit_s: for a step; None: nothing is watched.
-            moves: grows while the rank is at work; None: that cannot be told yet.
+            limit_s: the longest time between two moves; None: the rank is not watched.
         """
         self._storage = storage
         self._progress = layout.progress(assignment.trial_id, assignment.attempt)
         self._stacks = layout.stacks(assignment.trial_id, assignment.attempt, rank)
-        self._tells = rank == 0
+        self._reports_progress = rank == 0
         self._limit_s = limit_s
-        self._moves = moves
+        self._moves: Callable[[], int | None] = lambda: 0
         self._ended = threading.Event()
-        self._has_told = False
+        self._has_reported = False
         self._thread: threading.Thread | None = None
+
+    def follow(self, moves: Callable[[], int | None]) -> None:
+        """Watch this count from now on. None: the rank does not count, and is only reported as alive."""
+        self._moves = moves
 
     def __enter__(self) -> Watch:
         if self._limit_s is not None:
-            interval = min(_MOST_S, self._limit_s / _PARTS)
+            interval = min(_LONGEST_INTERVAL_S, self._limit_s / _CHECKS_PER_LIMIT)
             self._thread = threading.Thread(
-                target=self._look, args=(self._limit_s, interval), name="spark_hpo-watch", daemon=True
+                target=self._run, args=(self._limit_s, interval), name="spark_hpo-watch", daemon=True
             )
             self._thread.start()
         return self
@@ -66,37 +63,36 @@ class Watch:
     ) -> None:
         self._ended.set()
         if self._thread is not None:
-            self._thread.join(_MOST_S)  # it may be writing to a store that is slow
+            self._thread.join(_LONGEST_INTERVAL_S)  # it may be writing to a slow storage
             faulthandler.cancel_dump_traceback_later()
-        if self._has_told:
+        if self._has_reported:
             with contextlib.suppress(StorageError):
                 self._storage.delete(self._progress)
 
-    def _look(self, limit_s: float, interval: float) -> None:
+    def _run(self, limit_s: float, interval: float) -> None:
         seen, since = self._moves(), time.monotonic()
         while not self._ended.wait(interval):
             now, moves = time.monotonic(), self._moves()
             if moves is None or moves != seen:
                 seen, since = moves, now
-                # For when this thread does not come to its turn.
+                # Kills the process if this thread is never scheduled again.
                 faulthandler.dump_traceback_later(limit_s + 2 * interval, exit=True)
-                self._tell(moves)
+                self._report(moves)
             elif now - since > limit_s:
-                self._end(limit_s)
+                self._kill(limit_s)
 
-    def _tell(self, moves: int | None) -> None:
-        if self._tells:
-            # That it lives is all that is known of a rank which does not say that it moves.
-            said = f"{time.time():.0f} s" if moves is None else f"{moves} moves"
-            with contextlib.suppress(StorageError):  # the driver then takes the rank for one that stands
-                self._storage.write(self._progress, said.encode())
-                self._has_told = True
+    def _report(self, moves: int | None) -> None:
+        if self._reports_progress:
+            # Of a rank that does not count its moves, only the time is known at which it was alive.
+            text = f"{time.time():.0f} s" if moves is None else f"{moves} moves"
+            with contextlib.suppress(StorageError):  # the driver then sees a stalled rank
+                self._storage.write(self._progress, text.encode())
+                self._has_reported = True
 
-    def _end(self, limit_s: float) -> None:
+    def _kill(self, limit_s: float) -> None:
         with contextlib.suppress(StorageError, OSError), tempfile.TemporaryFile() as file:
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
-            self._storage.write(
-                self._stacks, b"no step in %.0f s (resources.rank_timeout_s)\n" % limit_s + file.read()
-            )
-        os._exit(EXIT_CODE)  # its main thread cannot be told to stop
+            heading = f"no step for {limit_s:.4g} s (resources.rank_timeout_s)\n"
+            self._storage.write(self._stacks, heading.encode() + file.read())
+        os._exit(EXIT_CODE)  # the main thread cannot be interrupted from here

@@ -57,9 +57,10 @@ def ours(world_size: int, *, after_query: bool) -> Iterator[float]:
     from spark_hpo.backend.spark.session import start_session
     from spark_hpo.objective import Mode, Objective
     from spark_hpo.study_dir.storage import Storage
+    from spark_hpo.train.rank import RankSpec
     from spark_hpo.train.rendezvous.world import RendezvousServer
     from spark_hpo.train.training_settings import TrainingSettings
-    from spark_hpo.train.worker import RankSpec, run_rank
+    from spark_hpo.train.worker import run_rank
     from spark_hpo.trial import Assignment
 
     spark = start_session("launch", LOCAL)

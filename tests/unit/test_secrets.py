@@ -25,9 +25,9 @@ from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.run_store import StudyCard
+from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.rendezvous.world import Rendezvous
 from spark_hpo.train.training_settings import TrainingSettings
-from spark_hpo.train.worker import RankSpec
 from spark_hpo.trial import Failure, FailureKind, Report
 
 CANARY = "c4n4ry-Sup3r-S3cret"

@@ -12,8 +12,9 @@ import pytest
 from spark_hpo.errors import TrialPruned
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
+from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.training_settings import TrainingSettings
-from spark_hpo.train.worker import RankSpec, run_rank
+from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, Report, Trial, TrialState
 
 ASSIGNMENT = Assignment(

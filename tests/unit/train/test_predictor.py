@@ -13,9 +13,10 @@ from spark_hpo.errors import CheckpointError, DataError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint, predictor
+from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.reference import Code
 from spark_hpo.train.training_settings import TrainingSettings
-from spark_hpo.train.worker import RankSpec, run_rank
+from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, Split
 from tests.support.tables import write_clusters
 

@@ -42,7 +42,8 @@ def test_a_rank_that_stands_ends_and_says_where(tmp_path: Path, rank: int) -> No
     done = run(
         tmp_path,
         """
-        with Watch(storage, assignment, rank=rank, limit_s=0.5, moves=lambda: moves):
+        with Watch(storage, assignment, rank=rank, limit_s=0.5) as watch:
+            watch.follow(lambda: moves)
             stand_here_for_ever()
         """,
         rank,
@@ -50,7 +51,7 @@ def test_a_rank_that_stands_ends_and_says_where(tmp_path: Path, rank: int) -> No
     assert done.returncode == EXIT_CODE, done.stderr
     told = Storage(tmp_path).read(layout.stacks(3, 2, rank))
     assert told is not None
-    assert b"no step in" in told
+    assert b"resources.rank_timeout_s" in told
     assert b"stand_here_for_ever" in told
 
 
@@ -59,7 +60,8 @@ def test_one_that_lets_no_other_thread_run_ends_too(tmp_path: Path) -> None:
     done = run(
         tmp_path,
         """
-        with Watch(storage, assignment, rank=rank, limit_s=0.5, moves=lambda: moves):
+        with Watch(storage, assignment, rank=rank, limit_s=0.5) as watch:
+            watch.follow(lambda: moves)
             until = time.time() + 0.4
             while time.time() < until:
                 moves += 1
@@ -76,7 +78,8 @@ def test_a_rank_that_moves_is_left_alone_and_leaves_nothing(tmp_path: Path) -> N
         tmp_path,
         """
         seen = set()
-        with Watch(storage, assignment, rank=rank, limit_s=1.0, moves=lambda: moves):
+        with Watch(storage, assignment, rank=rank, limit_s=1.0) as watch:
+            watch.follow(lambda: moves)
             until = time.time() + 3
             while time.time() < until:
                 moves += 1
@@ -93,7 +96,8 @@ def test_of_a_rank_that_does_not_say_that_it_moves_it_is_told_that_it_lives(tmp_
         tmp_path,
         """
         seen = set()
-        with Watch(storage, assignment, rank=rank, limit_s=0.5, moves=lambda: None):
+        with Watch(storage, assignment, rank=rank, limit_s=0.5) as watch:
+            watch.follow(lambda: None)
             while len(seen) < 4:  # nothing, and three different seconds: longer than the limit
                 seen.add(storage.read("progress/000003-2"))
                 time.sleep(0.05)
@@ -106,7 +110,7 @@ def test_without_a_limit_nothing_is_watched(tmp_path: Path) -> None:
     done = run(
         tmp_path,
         """
-        with Watch(storage, assignment, rank=rank, limit_s=None, moves=lambda: moves):
+        with Watch(storage, assignment, rank=rank, limit_s=None):
             time.sleep(0.5)
         """,
     )

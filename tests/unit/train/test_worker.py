@@ -20,10 +20,12 @@ from spark_hpo.errors import StorageError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint
+from spark_hpo.train.rank import RankSpec
+from spark_hpo.train.rank_failure import failure_of
 from spark_hpo.train.tabular import TabularTask
 from spark_hpo.train.task import Batch
 from spark_hpo.train.training_settings import TrainingSettings
-from spark_hpo.train.worker import RankSpec, run_rank
+from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, FailureKind, Report, Split
 from tests.support.tables import write_clusters
 
@@ -455,6 +457,28 @@ def test_a_function_cannot_take_the_rank_with_it(spec: RankSpec, function: Any, 
     assert report.failure is not None
     assert report.failure.kind is FailureKind.TRIAL
     assert message in report.failure.message
+
+
+def mention_nccl(ctx: Any) -> None:
+    raise RuntimeError("my own check of the NCCL version failed")
+
+
+def lose_a_group_of_its_own(ctx: Any) -> None:
+    raise torch.distributed.DistBackendError("gloo: Connection reset by peer")
+
+
+@pytest.mark.parametrize("function", [mention_nccl, lose_a_group_of_its_own])
+def test_failure_kind_of_a_single_rank_is_never_a_lost_peer(spec: RankSpec, function: Any) -> None:
+    report = run(replace(spec, trainable=function, table=None), assignment(0, 1))
+    assert report.failure is not None
+    assert report.failure.kind is FailureKind.TRIAL
+
+
+@pytest.mark.parametrize("function", [mention_nccl, lose_a_group_of_its_own])
+def test_failure_kind_of_one_rank_of_several_is_a_lost_peer(function: Any) -> None:
+    with pytest.raises(RuntimeError) as raised:
+        function(None)
+    assert failure_of(raised.value, world_size=2).kind is FailureKind.INFRASTRUCTURE
 
 
 def test_an_outage_of_the_storage_is_no_fault_of_the_trial(

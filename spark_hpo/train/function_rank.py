@@ -1,0 +1,123 @@
+"""One rank that calls a training function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from spark_hpo.errors import TrialError, TrialPruned
+from spark_hpo.train import checkpoint, generators
+from spark_hpo.train.context import ResourceRange, TrainContext
+from spark_hpo.train.rank import RankSetup
+from spark_hpo.train.rank_failure import failure_of
+from spark_hpo.trial import Measurement, Report
+
+
+class FunctionRank:
+    """Calls `train(ctx)` and makes a report of what the function has reported, returned and noted.
+
+    A trace, of an assignment from 0 to 3 epochs:
+        train(ctx) calls ctx.report({"loss": 0.5}, checkpoint=...) three times and ctx.note("depth", 4);
+        save the last checkpoint; report resource 3, the metrics of epoch 3, a curve of three and the note
+    """
+
+    def __init__(self, setup: RankSetup, function: Callable[[TrainContext], Any]) -> None:
+        self._setup = setup
+        self._function = function
+
+    @property
+    def moves(self) -> int | None:
+        """Grows while this rank is at work. None: the function has not shown yet that it makes progress."""
+        return self._setup.pulse.moves or None
+
+    def run(self, report: Report) -> Report:
+        """Complete the report of the assignment. What a failed function has noted is in it too."""
+        context = self._open_context()
+        try:
+            report = self._call(context, report)
+        except (Exception, SystemExit) as exc:  # the user's code may raise anything
+            report = replace(report, failure=failure_of(exc, self._setup.world.size))
+        return replace(
+            report,
+            params=None if context.params is self._setup.assignment.params else context.params,
+            notes=context.notes,
+            curve=context.trace or report.curve,
+        )
+
+    def _open_context(self) -> TrainContext:
+        setup, assignment = self._setup, self._setup.assignment
+        resumed: dict[str, Any] = {}  # what an earlier attempt saved
+        setup.attempt.resume(resumed.update)
+        curve = tuple(Measurement(**measurement) for measurement in resumed.get("curve", ()))
+        if curve:
+            start = curve[-1].resource
+        else:  # without a checkpoint the function starts from scratch at each rung
+            start = assignment.resource_from if resumed or assignment.checkpoint is not None else 0
+        generators.seed(assignment.seed, start or assignment.resource_from, setup.world.rank)
+        return TrainContext(
+            params=assignment.params,
+            world=setup.world,
+            devices=setup.devices,
+            resource=ResourceRange(start, assignment.resource_to),
+            split=assignment.split,
+            schema=setup.table.schema if setup.table is not None else None,
+            open_loader=setup.open_loader,
+            load_checkpoint=partial(self._load_checkpoint, resumed),
+            seed=assignment.seed,
+            trial_id=assignment.trial_id,
+            pulse=setup.pulse,
+            save=self._save_partial,
+            curve=curve,
+        )
+
+    def _call(self, context: TrainContext, report: Report) -> Report:
+        setup, assignment = self._setup, self._setup.assignment
+        try:
+            returned = self._function(context)
+        except TrialPruned:
+            return self._finish(context, replace(report, is_pruned=True), None)
+        if isinstance(returned, Mapping) and not context.measurements:
+            context.report(returned, resource=assignment.resource_to)
+        if context.is_evaluation:
+            metrics = context.measurements[-1].metrics if context.measurements else {}
+            metrics = setup.checked_metrics(metrics)
+            return replace(report, metrics=metrics, checkpoint=assignment.checkpoint)
+        if not context.measurements:
+            raise TrialError(
+                "the training function has reported nothing: call ctx.report(...) or return a dict"
+            )
+        metrics = context.measurements[-1].metrics
+        if (missing := setup.spec.objective.missing(metrics)) is not None:
+            names = ", ".join(sorted(metrics)) or "nothing"
+            raise TrialError(f"{missing}; the function has reported finite values of {names}")
+        path = None  # not the old checkpoint: it would pass for the model that was trained since
+        if context.checkpoint is not None:
+            path = setup.attempt.save(context.measurements[-1].resource, {"function": context.checkpoint})
+        return self._finish(context, report, path)
+
+    def _finish(self, context: TrainContext, report: Report, path: str | None) -> Report:
+        """The report after training, whole or given up."""
+        assignment, measurements = self._setup.assignment, context.measurements
+        if not measurements:
+            return replace(report, checkpoint=assignment.checkpoint)
+        return replace(
+            report,
+            resource=measurements[-1].resource,
+            metrics=measurements[-1].metrics,
+            # A function without checkpoints measures the resources of lower rungs again.
+            curve=tuple(m for m in measurements if m.resource > assignment.resource_from),
+            checkpoint=path,
+        )
+
+    def _save_partial(self, context: TrainContext) -> None:
+        curve = [asdict(measurement) for measurement in context.measurements]
+        self._setup.attempt.save_partial({"function": context.checkpoint, "curve": curve})
+
+    def _load_checkpoint(self, resumed: Mapping[str, Any]) -> Any:
+        if resumed:
+            return resumed["function"]
+        if self._setup.assignment.checkpoint is None:
+            return None
+        return checkpoint.load(self._setup.spec.storage, self._setup.assignment.checkpoint)["function"]

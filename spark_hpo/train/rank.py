@@ -1,0 +1,108 @@
+"""What a rank works with, whether it runs a task or a training function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from spark_hpo.data.cache.cache_folder import CacheSettings
+from spark_hpo.data.loader import Loader
+from spark_hpo.data.table import Table
+from spark_hpo.errors import TrialError
+from spark_hpo.objective import Objective
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.train.attempt import Attempt
+from spark_hpo.train.pulse import Pulse
+from spark_hpo.train.reference import Trainable
+from spark_hpo.train.rendezvous.world import Rendezvous, World
+from spark_hpo.train.training_settings import TrainingSettings
+from spark_hpo.trial import Assignment, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSpec:
+    """What all assignments of a study have in common. Sent to the executors with each assignment."""
+
+    study_id: str
+    storage: Storage  # of the study directory
+    trainable: str | Trainable
+    table: Table | None  # None: the function reads its own data
+    objective: Objective
+    settings: TrainingSettings
+    max_resource: int
+    seed: int  # of the study
+    reader: str
+    shuffle_window: int  # rows
+    parts: int = 1  # passes that make an epoch of the training split
+    node_cache: CacheSettings | None = None
+    rendezvous: Rendezvous | None = None  # None: every assignment has one rank
+    rank_timeout_s: float | None = None  # for a step; None: not watched, as in the driver's own process
+
+
+class RankSetup:
+    """One rank of one assignment: its peers, its data, its settings and its checkpoints."""
+
+    def __init__(
+        self, spec: RankSpec, assignment: Assignment, world: World, devices: Sequence[torch.device]
+    ) -> None:
+        self.spec = spec
+        self.assignment = assignment
+        self.world = world
+        self.devices = devices
+        batch_size = assignment.params.get("batch_size", spec.settings.batch_size)
+        self.settings = replace(spec.settings, batch_size=int(batch_size))
+        self.table = spec.table
+        if spec.table is not None and assignment.without:
+            self.table = spec.table.without(assignment.without)
+        self.attempt = Attempt(spec.storage, assignment, world)
+        self.pulse = Pulse(
+            world,
+            spec.storage,
+            epochs=spec.settings.checkpoint_epochs,
+            seconds=spec.settings.checkpoint_seconds,
+        )
+
+    def open_loader(self, split: Split, batch_size: int | None = None) -> Loader:
+        """This rank's share of a split.
+
+        Args:
+            batch_size: rows per step over all ranks; None: as the settings say for the split.
+
+        Raises:
+            TrialError: the study has no table.
+        """
+        if self.table is None:
+            raise TrialError(f"ctx.batches({str(split)!r}): the study has no data section")
+        is_training = split is Split.TRAIN
+        default = self.settings.batch_size if is_training else self.settings.evaluation_batch_size
+        return Loader(
+            self.table,
+            split,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            batch_size=batch_size or default,
+            seed=self.spec.seed,
+            reader=self.spec.reader,
+            shuffle_window=self.spec.shuffle_window if is_training else None,
+            parts=self.spec.parts if is_training else 1,
+            node_cache=self.spec.node_cache,
+            moved=self.pulse.move,
+        )
+
+    def checked_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The finite metrics. An empty mapping passes: an evaluation may report nothing.
+
+        Raises:
+            TrialError: an objective is missing or is not finite.
+        """
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        objective, split = self.spec.objective, self.assignment.split
+        # On the test split only the first objective counts: others, such as a latency, may not apply to it.
+        required = objective.metrics if split is Split.VALIDATION else (objective.metric,)
+        for name in required:
+            if metrics and name not in finite:
+                raise TrialError(f"{name} is {metrics.get(name, 'not reported')} on {split}")
+        return finite

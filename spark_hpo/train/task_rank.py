@@ -1,0 +1,78 @@
+"""One rank that trains or evaluates a task."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from spark_hpo.errors import CheckpointError
+from spark_hpo.train import checkpoint
+from spark_hpo.train.loop import Trainer
+from spark_hpo.train.rank import RankSetup
+from spark_hpo.train.task import TrainTask
+from spark_hpo.trial import Report, Split
+
+
+class TaskRank:
+    """Trains a `TrainTask` to the assignment's resource and saves a checkpoint, or evaluates it.
+
+    A trace, of rung 1, from 3 to 9 epochs:
+        restore the trainer from the checkpoint of epoch 3; fit(9); measure after each epoch;
+        save checkpoints/trial-000004/000009-1.pt; report resource 9
+    """
+
+    def __init__(self, setup: RankSetup, task_class: type[TrainTask]) -> None:
+        self._setup = setup
+        self._task_class = task_class
+
+    @property
+    def moves(self) -> int:
+        """Grows while this rank is at work."""
+        return self._setup.pulse.moves
+
+    def run(self, report: Report) -> Report:
+        """Complete the report of the assignment. Metrics and checkpoint are the same on every rank."""
+        setup, assignment = self._setup, self._setup.assignment
+        assert setup.table is not None, "a task needs a table"
+        train = setup.open_loader(Split.TRAIN)
+        trainer = Trainer(
+            self._task_class(assignment.params, setup.table.schema),
+            setup.world,
+            setup.settings,
+            seed=assignment.seed,
+            total_steps=train.num_steps(0, setup.spec.max_resource),
+        )
+        self._restore(trainer)
+        if trainer.resource < assignment.resource_to and not trainer.is_on_plateau:
+            trainer.fit(
+                assignment.resource_to,
+                train=train,
+                validation=setup.open_loader(Split.VALIDATION),
+                objective=setup.spec.objective,
+                pulse=setup.pulse,
+                save=setup.attempt.save_partial,
+            )
+        if trainer.curve:
+            metrics = setup.checked_metrics(trainer.curve[-1].metrics)
+            path: str | None = setup.attempt.save(trainer.resource, trainer.state())
+        else:  # an evaluation, or a trial that has been on its plateau since a lower rung
+            loader = setup.open_loader(assignment.split)
+            metrics = setup.checked_metrics(trainer.evaluate(loader, setup.pulse))
+            path = assignment.checkpoint
+        return replace(
+            report,
+            resource=trainer.resource,
+            metrics=metrics,
+            curve=tuple(trainer.curve),
+            checkpoint=path,
+        )
+
+    def _restore(self, trainer: Trainer) -> None:
+        """Load what an earlier attempt saved, else the checkpoint that the assignment starts from."""
+        storage, path = self._setup.spec.storage, self._setup.assignment.checkpoint
+        if self._setup.attempt.resume(trainer.load_partial) or path is None:
+            return
+        state = checkpoint.load(storage, path)
+        try:
+            trainer.load_state(state)
+        except CheckpointError as exc:
+            raise CheckpointError(f"{storage.url}/{path}: {exc}") from exc
