@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -17,6 +17,7 @@ from spark_hpo.data.files import changed
 from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.plan.shards import Segment
+from spark_hpo.data.prepared_rows import Range, check_prepared
 from spark_hpo.data.schema import LENGTH_SUFFIX, ColumnKind, Encoding, Feature, TableSchema
 from spark_hpo.errors import DataError
 
@@ -106,20 +107,26 @@ class Decoder:
         return f"{place}, column {column!r}" if column else place
 
 
-def encode_rows(rows: pd.DataFrame, schema: TableSchema) -> Columns:
+def encode_rows(rows: pd.DataFrame, schema: TableSchema, ranges: Mapping[str, Range]) -> Columns:
     """The features of rows that hold what the table's files hold.
 
+    Args:
+        ranges: of standardised columns, as `stored_ranges` gives them.
+
     Raises:
-        DataError: a column is missing, or a value cannot be what its feature says.
+        DataError: a column is missing, or a value is not one that the table's files can hold.
     """
     wanted = list(dict.fromkeys(name for name, _ in _feature_encoders(schema)))
     missing = [name for name in wanted if name not in rows.columns]
     if missing:
         raise DataError(f"the rows to predict lack the columns {', '.join(missing)}")
     columns: Columns = {}
-    for name, encode in _feature_encoders(schema):
+    for feature, (name, encode) in zip(schema.features, _feature_encoders(schema), strict=True):
         try:
-            columns.update(encode(_array(pa.chunked_array([pa.Array.from_pandas(rows[name])]))))
+            values = _array(pa.chunked_array([pa.Array.from_pandas(rows[name])]))
+            if schema.encoding is Encoding.PREPARED:
+                check_prepared(values, feature, ranges.get(feature.name))
+            columns.update(encode(values))
         except (BadColumn, pa.ArrowException, ValueError, TypeError) as exc:
             raise DataError(f"column {name!r}: {exc}") from exc
     return columns

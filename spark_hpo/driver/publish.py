@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_hpo.backend.spark import package
+from spark_hpo.data.prepared_rows import stored_ranges
 from spark_hpo.data.table import Table, first_rows
 from spark_hpo.errors import CheckpointError
 from spark_hpo.objective import Objective
@@ -93,7 +94,7 @@ def publish_model(
             Path(folder),
             code=publication.code,
             params=best.params,
-            schema=table.schema,
+            table=table,
             load_checkpoint=partial(checkpoint.load, publication.storage, best.checkpoint),
         )
         files = ModelFiles(
@@ -135,7 +136,7 @@ def load_best(storage: Storage, code: Code, table: Table | None, best: Trial) ->
     task: TrainTask = code.trainable(best.params, table.schema)
     model = task.build_model()
     model.load_state_dict(state["model"])
-    return predictor.Predictor(task, model)
+    return predictor.Predictor(task, model, stored_ranges(table))
 
 
 def _requirements(code: Code) -> tuple[str, ...]:

@@ -137,7 +137,7 @@ def export_model(
         Path(folder),
         code=code,
         params=trial.params,
-        schema=table.schema,
+        table=table,
         load_checkpoint=partial(load_checkpoint, Storage(config.study_dir), trial.checkpoint),
     )
     for file in parts.code_files(code):

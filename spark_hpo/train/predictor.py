@@ -19,6 +19,7 @@ import torch
 
 from spark_hpo.data.decode import encode_rows
 from spark_hpo.data.loader import Loader
+from spark_hpo.data.prepared_rows import Range, stored_ranges
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import Table
 from spark_hpo.errors import CheckpointError
@@ -35,10 +36,20 @@ _ROWS_AT_ONCE = 4096
 
 
 class Predictor:
-    """A trained model. Takes rows with the columns of the table's files, the label not needed."""
+    """A trained model. Takes rows with the columns of the table's files, the label not needed.
 
-    def __init__(self, task: TrainTask, model: torch.nn.Module) -> None:
+    Of a prepared table these are encoded values; rows of the original table are refused.
+    """
+
+    def __init__(
+        self, task: TrainTask, model: torch.nn.Module, ranges: Mapping[str, Range] | None = None
+    ) -> None:
+        """
+        Args:
+            ranges: of the table's standardised columns, as `stored_ranges` gives them.
+        """
         self.task = task
+        self._ranges = dict(ranges or {})
         self.schema = task.schema
         self.model = model.eval()
 
@@ -63,13 +74,15 @@ class Predictor:
             model.load_state_dict(checkpoint.load(storage, "weights.pt")["model"])
         except RuntimeError as exc:
             raise CheckpointError(f"{folder}: the weights do not fit {record['task']}: {exc}") from exc
-        return cls(task, model)
+        ranges = {name: (low, high) for name, (low, high) in record.get("ranges", {}).items()}
+        return cls(task, model, ranges)
 
     def predict(self, rows: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """The task's `predictions`, one row a row, in order.
 
         Raises:
-            DataError: a column is missing or has the wrong shape.
+            DataError: a column is missing or has the wrong shape, or holds original values where the model
+                takes prepared ones.
         """
         with torch.inference_mode():
             answers = [self._answer(batch) for batch in self._batches(rows)]
@@ -101,24 +114,26 @@ class Predictor:
 
     def _batches(self, rows: pd.DataFrame) -> Iterator[Batch]:
         for start in range(0, max(len(rows), 1), _ROWS_AT_ONCE):
-            columns = encode_rows(rows.iloc[start : start + _ROWS_AT_ONCE], self.schema)
+            columns = encode_rows(rows.iloc[start : start + _ROWS_AT_ONCE], self.schema, self._ranges)
             yield {name: torch.from_numpy(np.array(values)) for name, values in columns.items()}
 
 
 def export(
-    folder: Path, *, code: Code, params: Params, schema: TableSchema, load_checkpoint: Callable[[], Any]
+    folder: Path, *, code: Code, params: Params, table: Table, load_checkpoint: Callable[[], Any]
 ) -> None:
     """Write a trial's model to a folder that `Predictor.load` reads.
 
     Args:
         code: of the task.
+        table: that the model was trained on.
         load_checkpoint: returns the trial's checkpoint.
     """
     storage = Storage(folder)
     checkpoint.save(storage, "weights.pt", {"model": load_checkpoint()["model"]})
     if code.by_value:
         storage.write("task.pkl", cloudpickle.dumps(code.trainable))
-    record = {"version": 1, "task": code.reference, "params": dict(params), "schema": schema.to_json()}
+    record = {"version": 1, "task": code.reference, "params": dict(params)}
+    record |= {"schema": table.schema.to_json(), "ranges": stored_ranges(table)}
     storage.write("model.json", json.dumps(record, indent=2).encode())
 
 

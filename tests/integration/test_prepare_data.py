@@ -25,10 +25,13 @@ from spark_hpo import prepare
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.plan.manifest import read_manifest
 from spark_hpo.data.plan.row_group_split import in_share
+from spark_hpo.data.prepared_rows import stored_ranges
 from spark_hpo.data.schema import ColumnKind, Encoding, NullRule, TableSchema
 from spark_hpo.data.table import open_table
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare.from_synthetic import teacher
+from spark_hpo.train.predictor import Predictor
+from spark_hpo.train.tabular import TabularTask
 from spark_hpo.trial import Split
 
 pytestmark = pytest.mark.spark
@@ -210,6 +213,21 @@ class TestCsv:
                 title, income = source[f"{value * pay.deviation + pay.mean:.2f}"]
                 assert schema.label.classes[label] == income
                 assert (job.vocabulary[code - 1] if code else "astronaut") == title
+
+    def test_a_model_refuses_the_original_rows_and_takes_the_prepared_ones(
+        self, table: Path, people: list[list[object]]
+    ) -> None:
+        opened = open_table(str(table))
+        task = TabularTask({"hidden_units": 4}, opened.schema)
+        model = Predictor(task, task.build_model(), stored_ranges(opened))
+        for split in Split:
+            prepared = pq.read_table(table / split).to_pandas()
+            assert len(model.predict(prepared)) == len(prepared)
+        example = pq.read_table(table / "test").slice(0, 1).to_pandas()
+        pay, job = people[0][1:3]
+        for name, value in {"pay.in $": float(str(pay)), "job title": str(job).strip()}.items():
+            with pytest.raises(DataError, match=f"column {name!r}: {value!r} is not a".replace("$", r"\$")):
+                model.predict(example.assign(**{name: [value]}))
 
     def test_equal_rows_fall_into_one_split(self, spark: Any, tmp_path: Path) -> None:
         rows: list[list[object]] = [[f"v{i % 60}", i % 2] for i in range(600)]

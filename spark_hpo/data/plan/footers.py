@@ -106,7 +106,7 @@ def read_footers(url: str) -> Footers:
     fs, root = files.filesystem(url)
     found = list_files(url)
     with ThreadPoolExecutor(min(_THREADS, len(found))) as pool:
-        footers = tuple(pool.map(partial(_read, fs), (file.path for file in found)))
+        footers = tuple(pool.map(partial(read_footer, fs), (file.path for file in found)))
     types = partitions.infer_types([file.partition for file in found], url)
     known = tuple(replace(file, digest=footer.digest) for file, footer in zip(found, footers, strict=True))
     return Footers(url=url, root=root, files=known, footers=footers, partition_types=types)
@@ -124,11 +124,16 @@ def check_unchanged(fs: Any, file: File) -> None:
         info = fs.info(file.path)
     if info["size"] == file.size and files.modified(info) == file.modified:
         return
-    if _read(fs, file.path).digest != file.digest:
+    if read_footer(fs, file.path).digest != file.digest:
         raise files.changed(file.path, "it is not the file that it was", file=file.path)
 
 
-def _read(fs: Any, path: str) -> Footer:
+def read_footer(fs: Any, path: str) -> Footer:
+    """Read the footer of one file.
+
+    Raises:
+        DataError: it is gone, is not Parquet, or has encrypted columns.
+    """
     with files.reading(path), files.opened(fs, path) as source:
         metadata = pq.read_metadata(source)
         if _is_signed(source, metadata):

@@ -60,7 +60,7 @@ def exported(table: Table, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         folder / "model",
         code=Code.named("tabular"),
         params=PARAMS,
-        schema=table.schema,
+        table=table,
         load_checkpoint=partial(checkpoint.load, spec.storage, trained.checkpoint),
     )
     return folder / "model", dict(tested.metrics)

@@ -131,7 +131,7 @@ def test_a_model_takes_rows_as_the_table_holds_them(folder: Path, tmp_path: Path
         tmp_path / "model",
         code=Code.named("tabular"),
         params={"hidden_units": 16},
-        schema=table.schema,
+        table=table,
         load_checkpoint=lambda: checkpoint.load(spec.storage, path),
     )
     model = predictor.Predictor.load(tmp_path / "model")
