@@ -1,4 +1,4 @@
-"""What every backend must do: the inline, the simulated and the Spark one, classic and on Connect."""
+"""The backends against the contract: inline, simulated and Spark, classic and Connect."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +19,22 @@ from spark_hpo.backend.inline import InlineBackend
 from spark_hpo.backend.simulated import Curve, SimulatedBackend
 from spark_hpo.backend.spark.backend import SparkBackend
 from spark_hpo.errors import CapacityError
+from spark_hpo.testing import BackendContract, stub_training
 from spark_hpo.trial import Assignment, Failure, FailureKind, Params, Report
-from tests.support.ranks import LIMIT_S, assignment
+from tests.support.ranks import LIMIT_S
 
 # Executors cannot import a test module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def train(assignment: Assignment, *, rank: int, world_size: int, **_: Any) -> Report:
-    """Stands for training: says who ran where, fails or dies when told to."""
+    """Stands in for training; may also kill its process, or wait for another trial."""
     if assignment.params.get("die") == rank:
         os._exit(7)
-    time.sleep(assignment.params.get("seconds", 0.0))
-    failure = None
+    report = stub_training(assignment, rank=rank, world_size=world_size)
     if "meet" in assignment.params and not meet(Path(assignment.params["meet"]), assignment.trial_id):
-        failure = Failure(kind=FailureKind.TRIAL, message="the other one never ran")
-    if assignment.params.get("fail") == rank:
-        failure = Failure(kind=FailureKind.TRIAL, message=f"rank {rank} says no")
-    elif "fail" in assignment.params and world_size > 1:
-        failure = Failure(kind=FailureKind.INFRASTRUCTURE, message="Connection closed by peer")
-    return Report(
-        trial_id=assignment.trial_id,
-        attempt=assignment.attempt,
-        rung=0,
-        resource=1,
-        metrics={"rank": rank, "world_size": world_size, "pid": os.getpid()},
-        failure=failure,
-    )
+        report = replace(report, failure=Failure(kind=FailureKind.TRIAL, message="the other one never ran"))
+    return report
 
 
 def meet(folder: Path, trial_id: int) -> bool:
@@ -54,55 +44,6 @@ def meet(folder: Path, trial_id: int) -> bool:
     while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     return len(list(folder.iterdir())) == 2
-
-
-def next_report(backend: Backend) -> Report:
-    report = backend.wait(LIMIT_S)
-    assert report is not None, f"no report in {LIMIT_S} s"
-    return report
-
-
-class BackendContract:
-    failure = "rank 0 says no"  # the message of an assignment with the parameter `fail`
-
-    @pytest.fixture
-    def backend(self) -> Iterator[Backend]:
-        raise NotImplementedError
-
-    def test_a_report_comes_back_for_its_assignment(self, backend: Backend) -> None:
-        backend.submit(assignment(3))
-        report = next_report(backend)
-        assert (report.trial_id, report.metrics["rank"], report.failure) == (3, 0, None)
-        assert report.seconds > 0
-
-    def test_waiting_ends_when_nothing_comes(self, backend: Backend) -> None:
-        assert backend.wait(0.05) is None
-
-    def test_a_failure_is_a_report(self, backend: Backend) -> None:
-        backend.submit(assignment(1, fail=0))
-        report = next_report(backend)
-        assert report.failure is not None
-        assert report.failure.message == self.failure
-
-    def test_a_cancelled_assignment_reports_nothing(self, backend: Backend) -> None:
-        backend.submit(assignment(1, seconds=30))
-        backend.cancel(1)
-        backend.submit(assignment(2))
-        assert next_report(backend).trial_id == 2
-        assert backend.wait(0.1) is None
-
-    def test_cancelling_what_does_not_run_changes_nothing(self, backend: Backend) -> None:
-        backend.cancel(99)
-        backend.submit(assignment(1))
-        assert next_report(backend).trial_id == 1
-
-    def test_closing_twice_is_no_error(self, backend: Backend) -> None:
-        backend.submit(assignment(1, seconds=30))
-        backend.close()
-        backend.close()
-
-    def test_there_is_a_slot(self, backend: Backend) -> None:
-        assert backend.num_slots >= 1
 
 
 class TestInlineBackend(BackendContract):
@@ -118,7 +59,7 @@ class TestInlineBackend(BackendContract):
 
 
 class Trained:
-    """What `train` does, as curves."""
+    """`stub_training` as curves."""
 
     def curve(self, trial_id: int, params: Params) -> Curve:
         rank = np.nan if "fail" in params else 0.0
@@ -126,8 +67,6 @@ class Trained:
 
 
 class TestSimulatedBackend(BackendContract):
-    failure = "the training has diverged in epoch 1"
-
     @pytest.fixture
     def backend(self) -> Iterator[Backend]:
         backend = SimulatedBackend(Trained(), num_slots=2)
@@ -147,26 +86,26 @@ class TestSparkBackend(BackendContract):
 
     def test_assignments_run_at_the_same_time(self, backend: Backend, tmp_path: Path) -> None:
         for trial_id in (1, 2):
-            backend.submit(assignment(trial_id, meet=str(tmp_path)))
-        reports = [next_report(backend), next_report(backend)]
+            backend.submit(self.assignment(trial_id, meet=str(tmp_path)))
+        reports = [self.next_report(backend), self.next_report(backend)]
         assert {report.trial_id for report in reports} == {1, 2}
         assert [report.failure for report in reports] == [None, None]
 
     def test_every_assignment_has_a_process_of_its_own(self, backend: Backend) -> None:
         pids = set()
         for trial_id in range(3):
-            backend.submit(assignment(trial_id))
-            pids.add(next_report(backend).metrics["pid"])
+            backend.submit(self.assignment(trial_id))
+            pids.add(self.next_report(backend).metrics["pid"])
         assert len(pids) == 3
 
     def test_a_process_that_dies_is_a_lost_assignment(self, backend: Backend) -> None:
-        backend.submit(assignment(1, die=0))
-        report = next_report(backend)
+        backend.submit(self.assignment(1, die=0))
+        report = self.next_report(backend)
         assert report.failure is not None
         assert report.failure.kind is FailureKind.INFRASTRUCTURE
 
     def test_the_job_is_described_for_the_spark_ui(self, spark: Any, backend: Backend) -> None:
-        backend.submit(assignment(17, seconds=2))
+        backend.submit(self.assignment(17, seconds=2))
         tracker = spark.sparkContext._jsc.sc().statusStore()
         deadline = time.monotonic() + LIMIT_S
         descriptions: list[str] = []
@@ -175,7 +114,7 @@ class TestSparkBackend(BackendContract):
             jobs = tracker.jobsList(None)
             found = [jobs.apply(i).description() for i in range(jobs.length())]
             descriptions = [text.get() for text in found if text.isDefined()]
-        next_report(backend)
+        self.next_report(backend)
 
 
 class TestSparkBackendOfTwoRanks(BackendContract):
@@ -186,23 +125,23 @@ class TestSparkBackendOfTwoRanks(BackendContract):
         backend.close()
 
     def test_rank_0_speaks_for_all(self, backend: Backend) -> None:
-        backend.submit(assignment(1))
-        metrics = next_report(backend).metrics
+        backend.submit(self.assignment(1))
+        metrics = self.next_report(backend).metrics
         assert (metrics["rank"], metrics["world_size"]) == (0, 2)
 
     def test_the_cause_is_reported_not_the_lost_peer(self, backend: Backend) -> None:
-        backend.submit(assignment(1, fail=1))
-        report = next_report(backend)
+        backend.submit(self.assignment(1, fail=1))
+        report = self.next_report(backend)
         assert report.failure is not None
-        assert report.failure.message == "rank 1 says no"
+        assert report.failure.message == "rank 1 failed"
 
     def test_a_rank_that_dies_takes_the_assignment_with_it(self, backend: Backend) -> None:
-        backend.submit(assignment(1, die=1))
-        report = next_report(backend)
+        backend.submit(self.assignment(1, die=1))
+        report = self.next_report(backend)
         assert report.failure is not None
         assert report.failure.kind is FailureKind.INFRASTRUCTURE
-        backend.submit(assignment(2))
-        assert next_report(backend).failure is None
+        backend.submit(self.assignment(2))
+        assert self.next_report(backend).failure is None
 
     def test_a_world_that_does_not_fit_is_refused_at_once(self, spark: Any) -> None:
         with pytest.raises(CapacityError, match="world_size is 3, but the cluster runs 2 tasks"):
@@ -222,8 +161,8 @@ class TestConnectBackend(BackendContract):
         assert backend.num_slots == 2 // self.world_size
 
     def test_a_process_that_dies_is_a_lost_assignment(self, backend: Backend) -> None:
-        backend.submit(assignment(1, die=0))
-        report = next_report(backend)
+        backend.submit(self.assignment(1, die=0))
+        report = self.next_report(backend)
         assert report.failure is not None
         assert report.failure.kind is FailureKind.INFRASTRUCTURE
 

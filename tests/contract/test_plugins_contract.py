@@ -12,16 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from spark_hpo.data.plan.manifest import Manifest
+from spark_hpo.data.readers import Reader, open_reader
+from spark_hpo.data.schema import TableSchema
 from spark_hpo.plugins import plugin_names
 from spark_hpo.search.registry import build_sampler, build_scheduler
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.random import RandomSampler
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.space import Space
+from spark_hpo.testing import ReaderContract, SamplerContract, SchedulerContract
+from spark_hpo.testing.samplers import SPACE
 from spark_hpo.trial import Params
-from tests.contract.test_readers import ReaderContract, written  # noqa: F401 - a fixture of the contract
-from tests.contract.test_samplers import SPACE, SamplerContract
-from tests.contract.test_schedulers import SchedulerContract
 from tests.support.asked import best_of
 from tests.support.workspace import Workspace
 
@@ -51,11 +53,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_it_is_found_by_its_entry_points(installed: Path) -> None:
     names = [plugin_names(noun) for noun in ("sampler", "scheduler", "reader")]
     assert names == [["crossover"], ["audition"], ["logged"]]
-    assert type(build_sampler("crossover", SPACE, 0)).__module__ == "example_plugins.crossover"
+    sampler = build_sampler("crossover", SPACE, 0).sampler  # type: ignore[attr-defined]
+    assert type(sampler).__module__ == "example_plugins.crossover"
 
 
 class TestCrossoverSampler(SamplerContract):
-    def build(self, seed: int = 1, space: Space = SPACE) -> Sampler:
+    def build(self, space: Space, seed: int) -> Sampler:
         return build_sampler("crossover", space, seed)
 
 
@@ -65,7 +68,8 @@ class TestAuditionScheduler(SchedulerContract):
 
 
 class TestLoggedReader(ReaderContract):
-    name = "logged"
+    def build(self, manifest: Manifest, schema: TableSchema) -> Reader:
+        return open_reader("logged", manifest, schema)
 
 
 def loss_of(params: Params) -> float:

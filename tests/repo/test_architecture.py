@@ -64,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
         "trial",
     },
     "porting": {"config", "driver", "errors", "search", "study", "study_dir", "tracking", "train", "trial"},
+    "testing": {"backend", "data", "search", "trial"},
     "starter": {"config", "data", "driver", "errors", "redact", "search", "suggest", "trial"},
     "tuning": {
         "backend",
@@ -109,7 +110,7 @@ FENCES = {
     "pyspark": {"backend", "prepare", "daemon", "doctor", "driver", "porting", "tuning"},
     "torch": {"train", "data", "daemon", "callbacks"},
     "petastorm": {"data", "daemon"},
-    "pyarrow": {"data", "backend", "prepare"},
+    "pyarrow": {"data", "backend", "prepare", "testing"},
     "hyperopt": {"search", "porting"},
     "optuna": {"search", "porting"},
     "scipy": {"search"},
@@ -123,6 +124,8 @@ FENCES = {
     "tensorboard": {"callbacks"},
     "tqdm": {"callbacks"},
     "IPython": {"report"},
+    "pytest": {"testing"},
+    "hypothesis": {"testing"},
 }
 MOST_AT_THE_TOP, MOST_LAYERS = 30, 12
 
