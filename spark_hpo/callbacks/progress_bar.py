@@ -12,7 +12,7 @@ from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Assignment, Report, Trial, TrialState
 
 if TYPE_CHECKING:
-    from spark_hpo.study import Study
+    from spark_hpo.study.callback import RunningStudy
 
 _OUT = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
 
@@ -25,7 +25,7 @@ def progress_callback(study: str, metric: str) -> Callback:
     return NotebookBar(study, metric) if in_notebook() else TerminalLine(ProgressLine(study, metric))
 
 
-def standing_of(study: Study) -> Standing:
+def standing_of(study: RunningStudy) -> Standing:
     """Where a study stands now."""
     states, progress = study.states, study.progress
     budget, spent = study.budget.resource, float(progress.resource_spent)
@@ -48,17 +48,17 @@ class TerminalLine(Callback):
     def __init__(self, line: ProgressLine) -> None:
         self._line = line
 
-    def on_study_start(self, study: Study) -> None:
+    def on_study_start(self, study: RunningStudy) -> None:
         self._line.__enter__()
         self._line.update(standing_of(study))
 
-    def on_assigned(self, study: Study, assignment: Assignment) -> None:
+    def on_assigned(self, study: RunningStudy, assignment: Assignment) -> None:
         self._line.update(standing_of(study))
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         self._line.update(standing_of(study))
 
-    def on_study_end(self, study: Study) -> None:
+    def on_study_end(self, study: RunningStudy) -> None:
         self._line.__exit__(None, None, None)
 
 
@@ -73,24 +73,24 @@ class NotebookBar(Callback):
         self._metric = metric
         self._bar: Any = None
 
-    def on_study_start(self, study: Study) -> None:
+    def on_study_start(self, study: RunningStudy) -> None:
         from tqdm.auto import tqdm
 
         standing = standing_of(study)
         unit = "trial" if study.budget.trials is not None else "epoch"
         self._bar = tqdm(desc=self._name, total=standing.budget, initial=int(standing.spent), unit=unit)
 
-    def on_assigned(self, study: Study, assignment: Assignment) -> None:
+    def on_assigned(self, study: RunningStudy, assignment: Assignment) -> None:
         self._show(study)
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         self._show(study)
 
-    def on_study_end(self, study: Study) -> None:
+    def on_study_end(self, study: RunningStudy) -> None:
         self._show(study)
         self._bar.close()
 
-    def _show(self, study: Study) -> None:
+    def _show(self, study: RunningStudy) -> None:
         standing = standing_of(study)
         parts = [] if standing.best is None else [f"best {self._metric} {standing.best:.5g}"]
         if failed := standing.states.get(TrialState.FAILED, 0):

@@ -17,7 +17,7 @@ from spark_hpo.trial import Measurement, Report, Trial, TrialState
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from spark_hpo.study import Study
+    from spark_hpo.study.callback import RunningStudy
 
 _OUT = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
 
@@ -55,17 +55,17 @@ class TensorBoard(Callback):
             )
         self._log_dir = str(log_dir).rstrip("/")
 
-    def on_study_start(self, study: Study) -> None:
+    def on_study_start(self, study: RunningStudy) -> None:
         for trial in study.trials.values():  # what earlier drivers have left
             if trial.curve or trial.state in _OUT:
                 self._bring_up_to_date(trial, self._written(trial.trial_id))
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         is_new = len(trial.curve) == len(report.curve)
         # Whether it is out is told next, by on_trial_end.
         self._write(trial, report.curve, is_new=is_new, has_ended=False)
 
-    def on_trial_end(self, study: Study, trial: Trial) -> None:
+    def on_trial_end(self, study: RunningStudy, trial: Trial) -> None:
         self._write(trial, (), is_new=False, has_ended=True)
 
     def _bring_up_to_date(self, trial: Trial, written: _Written) -> None:

@@ -20,7 +20,7 @@ from spark_hpo.config import StudyConfig, defaults
 from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.readers import resolve_reader
 from spark_hpo.data.table import Table, open_table
-from spark_hpo.driver.build_search import Search, build_search
+from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.provenance import git_commit
 from spark_hpo.driver.publish import Publication
 from spark_hpo.driver.wiring import node_cache, training_settings
@@ -30,6 +30,7 @@ from spark_hpo.search.registry import build_space
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.transfer import Knowledge
 from spark_hpo.search.space import Space
+from spark_hpo.study import Search
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.storage import Storage

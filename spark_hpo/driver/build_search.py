@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from spark_hpo.config import StudyConfig
 from spark_hpo.errors import ConfigError, JournalError
-from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.methods import Method, find_method
 from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler
 from spark_hpo.search.sampler import Sampler
@@ -17,22 +14,12 @@ from spark_hpo.search.samplers.transfer import EarlierTrial, Knowledge, warm_sta
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.space import Space
 from spark_hpo.search.stopping import CostSpent, NoImprovement, RegretBound, StoppingRule, TargetReached
+from spark_hpo.study import Search
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 
 _TRANSFER_FILE = "transfer.json"
 _WITHOUT_RUNGS = "full"  # the one scheduler that trains every trial to the end
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """All that decides."""
-
-    sampler: Sampler
-    scheduler: Scheduler
-    explorer: Explorer
-    stopping: Sequence[StoppingRule]
-    remark: str | None  # what the user should know of it, in one line
 
 
 def build_search(
@@ -90,7 +77,8 @@ def build_search(
             search.explorer or method.explorer, space, config.seed, place=place, **search.explore
         ),
         stopping=_stopping_rules(config),
-        remark=_remark(config, scheduler_name, scheduler),
+        seed=config.seed,
+        warning=_warning(config, scheduler_name, scheduler),
     )
 
 
@@ -110,7 +98,7 @@ def _scheduler_of(config: StudyConfig, method: Method, place: str) -> str:
     return _WITHOUT_RUNGS
 
 
-def _remark(config: StudyConfig, scheduler_name: str, scheduler: Scheduler) -> str | None:
+def _warning(config: StudyConfig, scheduler_name: str, scheduler: Scheduler) -> str | None:
     objective = config.objective
     if not objective.also or not getattr(scheduler, "stops_early", Scheduler.stops_early):
         return None

@@ -176,8 +176,8 @@ def _run(parts: Parts, resume: str, callbacks: Sequence[Callback], *, test: bool
             definition.of_table(fingerprint).of_code(code.fingerprint).write(storage)
             knowledge = knowledge_of(config, parts.space, storage)
             search = parts.search(knowledge)
-            if search.remark:
-                logger.warning("%s", search.remark)
+            if search.warning:
+                logger.warning("%s", search.warning)
             spec = parts.spec(definition.study_id, storage, table, code)
             backend = parts.backend(spec, code, stack)
             interrupt = stack.enter_context(Interrupt())  # after Spark, which takes Ctrl-C for itself
@@ -187,23 +187,15 @@ def _run(parts: Parts, resume: str, callbacks: Sequence[Callback], *, test: bool
                 stack.enter_context(hold)
             study = Study(
                 journal=journal,
-                sampler=search.sampler,
-                scheduler=search.scheduler,
-                explorer=search.explorer,
-                stopping=search.stopping,
+                search=search,
                 backend=backend,
                 tracker=tracker,
-                objective=objective,
                 budget=Budget(
                     trials=config.budget.trials,
                     resource=config.budget.resource,
                     seconds=config.budget.seconds,
                 ),
-                seed=config.seed,
-                storage=storage,
-                max_concurrent=config.resources.max_concurrent,
-                dispatch=dispatch_policy(config, storage, table, interrupt.is_requested),
-                slot_timeout_s=config.resources.slot_timeout_s,
+                policy=dispatch_policy(config, storage, table, interrupt.is_requested),
                 callbacks=callbacks,
             )
             tracker.sync(journal)

@@ -32,6 +32,8 @@ def dispatch_policy(
         )
     may_skip = data is not None and data.on_bad_file == "skip"
     return DispatchPolicy(
+        max_concurrent=resources.max_concurrent,
+        slot_timeout_s=resources.slot_timeout_s,
         failures=FailurePolicy(
             max_infra_retries=resources.max_infra_retries,
             retry_delay_s=_RETRY_DELAY_S,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spark_hpo.study import Study
+from spark_hpo.study import RunningStudy
 from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Trial
 
@@ -16,12 +16,12 @@ class TrialLimit(Callback):
     def __init__(self, limit: int) -> None:
         self._limit = limit
 
-    def on_study_start(self, study: Study) -> None:
+    def on_study_start(self, study: RunningStudy) -> None:
         self._count(study)
 
-    def on_trial_start(self, study: Study, trial: Trial) -> None:
+    def on_trial_start(self, study: RunningStudy, trial: Trial) -> None:
         self._count(study)
 
-    def _count(self, study: Study) -> None:
+    def _count(self, study: RunningStudy) -> None:
         if len(study.trials) >= self._limit:
             study.stop("trials")

@@ -122,10 +122,10 @@ class PeersCallback(Callback):
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    def on_study_start(self, study: spark_hpo.study.Study) -> None:
+    def on_study_start(self, study: spark_hpo.study.RunningStudy) -> None:
         self._write(study.trials)
 
-    def on_report(self, study: spark_hpo.study.Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: spark_hpo.study.RunningStudy, trial: Trial, report: Report) -> None:
         if report.notes.get(INTERMEDIATE):
             self._write(study.trials)
 

@@ -22,7 +22,7 @@ from hyperopt.base import (
 from spark_hpo.errors import ConfigError
 from spark_hpo.porting.hyperopt_algorithm import document_of
 from spark_hpo.porting.objective import RESULT
-from spark_hpo.study import Study
+from spark_hpo.study import RunningStudy
 from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Report, Trial, TrialState
 
@@ -104,16 +104,16 @@ class TrialsCallback(Callback):
         ours, self.earlier = _parted(trials, url)
         self._documents = {int(document["owner"][1]): document for document in ours}
 
-    def on_study_start(self, study: Study) -> None:
+    def on_study_start(self, study: RunningStudy) -> None:
         for trial in study.trials.values():
             self._write(trial)
         self.trials.refresh()
 
-    def on_trial_start(self, study: Study, trial: Trial) -> None:
+    def on_trial_start(self, study: RunningStudy, trial: Trial) -> None:
         self._write(trial)
         self.trials.refresh()
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         self._write(trial)
         self.trials.refresh()
 
@@ -150,15 +150,15 @@ class StopsCallback(Callback):
         self._state: Sequence[Any] = []
         self._ended = Trials()
 
-    def on_study_start(self, study: Study) -> None:
+    def on_study_start(self, study: RunningStudy) -> None:
         ended = [trial for trial in study.trials.values() if trial.ended_at is not None]
         for trial in sorted(ended, key=lambda trial: trial.ended_at or 0.0):
             self._look(study, trial)
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         self._look(study, trial)
 
-    def _look(self, study: Study, trial: Trial) -> None:
+    def _look(self, study: RunningStudy, trial: Trial) -> None:
         if trial.failure is not None:
             return
         if self._loss_threshold is not None and trial.loss < self._loss_threshold:
@@ -185,17 +185,17 @@ class ProgressCallback(Callback):
         self._open: Any = None
         self._progress: Any = None
 
-    def on_study_start(self, study: Study) -> None:
+    def on_study_start(self, study: RunningStudy) -> None:
         ended = sum(trial.ended_at is not None for trial in study.trials.values())
         self._open = self._bar(initial=ended, total=self._total)
         self._progress = self._open.__enter__()
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         if study.best is not None:
             self._progress.postfix = f"best loss: {study.best.loss}"
         self._progress.update(1)
 
-    def on_study_end(self, study: Study) -> None:
+    def on_study_end(self, study: RunningStudy) -> None:
         if self._open is not None:
             self._open.__exit__(*sys.exc_info())
             self._open = None

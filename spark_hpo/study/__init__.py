@@ -1,5 +1,8 @@
 """The driver loop."""
 
-from spark_hpo.study.study import Budget, Progress, Study
+from spark_hpo.study.callback import RunningStudy
+from spark_hpo.study.progress import Budget, Progress
+from spark_hpo.study.search import Search
+from spark_hpo.study.study import Study
 
-__all__ = ["Budget", "Progress", "Study"]
+__all__ = ["Budget", "Progress", "RunningStudy", "Search", "Study"]

@@ -1,17 +1,54 @@
-"""Callbacks: code of the user's that the driver calls while a study runs."""
+"""Callbacks: user code that the driver calls while a study runs."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
-from spark_hpo.trial import Assignment, Report, Trial
-
-if TYPE_CHECKING:
-    from spark_hpo.study import Study
+from spark_hpo.objective import Objective
+from spark_hpo.study.progress import Budget, Progress
+from spark_hpo.trial import Assignment, Report, Trial, TrialState
 
 logger = logging.getLogger(__name__)
+
+
+class RunningStudy(Protocol):
+    """The part of a study that callbacks may use. Everything but `stop` is for reading."""
+
+    @property
+    def objective(self) -> Objective: ...
+
+    @property
+    def budget(self) -> Budget: ...
+
+    @property
+    def progress(self) -> Progress: ...
+
+    @property
+    def trials(self) -> Mapping[int, Trial]:
+        """All trials by id, as the journal has them now."""
+        ...
+
+    @property
+    def states(self) -> Mapping[TrialState, int]:
+        """The number of trials in each state."""
+        ...
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial with the lowest loss ever reported, as it was then."""
+        ...
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The limit of the budget, stopping rule or callback that ended the search; None: it has not ended,
+        was interrupted or failed."""
+        ...
+
+    def stop(self, reason: str) -> None:
+        """Start no further assignments, let running ones finish, and end the search."""
+        ...
 
 
 class Callback:
@@ -27,22 +64,22 @@ class Callback:
     What an earlier driver has done is not told again when a study is resumed: `study.trials` has it.
     """
 
-    def on_study_start(self, study: Study) -> None:
+    def on_study_start(self, study: RunningStudy) -> None:
         """A driver begins, with what earlier ones have left in `study.trials`."""
 
-    def on_trial_start(self, study: Study, trial: Trial) -> None:
+    def on_trial_start(self, study: RunningStudy, trial: Trial) -> None:
         """A new trial gets its first assignment."""
 
-    def on_assigned(self, study: Study, assignment: Assignment) -> None:
+    def on_assigned(self, study: RunningStudy, assignment: Assignment) -> None:
         """An assignment, a trial's next rung, goes to the backend."""
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         """An assignment has ended, well or not; `trial` is what has become of it."""
 
-    def on_trial_end(self, study: Study, trial: Trial) -> None:
+    def on_trial_end(self, study: RunningStudy, trial: Trial) -> None:
         """A trial is out: stopped, completed or failed. Paused ones are not: they may still be promoted."""
 
-    def on_study_end(self, study: Study) -> None:
+    def on_study_end(self, study: RunningStudy) -> None:
         """The driver stops: the budget is spent (`study.stopped_by` says which part), or it was interrupted
         or has failed (`study.stopped_by` is None)."""
 
@@ -53,22 +90,22 @@ class Callbacks(Callback):
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self._callbacks = tuple(callbacks)
 
-    def on_study_start(self, study: Study) -> None:
+    def on_study_start(self, study: RunningStudy) -> None:
         self._each("on_study_start", lambda callback: callback.on_study_start(study))
 
-    def on_trial_start(self, study: Study, trial: Trial) -> None:
+    def on_trial_start(self, study: RunningStudy, trial: Trial) -> None:
         self._each("on_trial_start", lambda callback: callback.on_trial_start(study, trial))
 
-    def on_assigned(self, study: Study, assignment: Assignment) -> None:
+    def on_assigned(self, study: RunningStudy, assignment: Assignment) -> None:
         self._each("on_assigned", lambda callback: callback.on_assigned(study, assignment))
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         self._each("on_report", lambda callback: callback.on_report(study, trial, report))
 
-    def on_trial_end(self, study: Study, trial: Trial) -> None:
+    def on_trial_end(self, study: RunningStudy, trial: Trial) -> None:
         self._each("on_trial_end", lambda callback: callback.on_trial_end(study, trial))
 
-    def on_study_end(self, study: Study) -> None:
+    def on_study_end(self, study: RunningStudy) -> None:
         self._each("on_study_end", lambda callback: callback.on_study_end(study))
 
     def _each(self, event: str, call: Callable[[Callback], None]) -> None:

@@ -24,8 +24,10 @@ POLL_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DispatchPolicy:
-    """How long to wait, and what to bear."""
+    """Limits of concurrency and waiting, retries, and shutdown."""
 
+    max_concurrent: int | None = None  # trials at once; None: as many as there are slots
+    slot_timeout_s: float = 600.0  # how long to wait while nothing runs because no slot is free
     failures: FailurePolicy = field(default_factory=FailurePolicy)
     supervisor: Supervisor | None = None  # says which assignments to give up; None: all are waited for
     interrupted: Callable[[], bool] = lambda: False  # asked about once a second

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,54 +13,20 @@ from spark_hpo.backend.base import Backend
 from spark_hpo.errors import CapacityError, JournalError, NoTrialSucceeded, TrialError
 from spark_hpo.objective import Objective
 from spark_hpo.ranking import as_reported
-from spark_hpo.search.explorer import Explorer
-from spark_hpo.search.sampler import Sampler
-from spark_hpo.search.scheduler import Scheduler, Slot
+from spark_hpo.search.scheduler import Slot
 from spark_hpo.study.callback import Callback, Callbacks
 from spark_hpo.study.dispatch import Dispatcher, DispatchPolicy
 from spark_hpo.study.incumbents import Incumbents
+from spark_hpo.study.progress import Budget, Progress
+from spark_hpo.study.search import Search
 from spark_hpo.study_dir.journal import EventKind, Journal
 from spark_hpo.study_dir.retention import Retention
-from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.tracker import Tracker
 from spark_hpo.trial import Assignment, Params, Report, Split, Trial, TrialState
 
 logger = logging.getLogger(__name__)
 
-_DISPATCH = DispatchPolicy()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """When no new assignment is started any more: whichever comes first. None: no limit."""
-
-    trials: int | None = None  # the scheduler keeps to it: it completes the rungs of those started
-    resource: int | None = None  # epochs over all trials
-    seconds: float | None = None  # of drivers' work
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a running study stands."""
-
-    slots: int = 0
-    running: dict[int, Assignment] = field(default_factory=dict)  # in flight, by trial
-    resource_spent: int = 0  # epochs trained in reported assignments
-    run: int = 0  # assignments that this driver has had reported
-    replayed: int = 0  # assignments that the journal had
-    failed: int = 0  # of both
-    best_loss: float = math.inf
-    seconds: float = 0.0  # of drivers' work
-    busy_seconds: float = 0.0  # slot time filled, by this driver's assignments
-    slot_seconds: float = 0.0  # slot time there was, while this driver searched
-
-
-class StoppingRule(Protocol):
-    """Says when no further assignment is worth its cost; see `search/stopping.py`."""
-
-    def observe(self, *, resource: int, loss: float, seconds: float) -> None: ...
-
-    def reason(self) -> str | None: ...
+_POLICY = DispatchPolicy()
 
 
 class Study:
@@ -75,51 +39,38 @@ class Study:
         self,
         *,
         journal: Journal,
-        sampler: Sampler,
-        scheduler: Scheduler,
+        search: Search,
         backend: Backend,
         tracker: Tracker,
-        objective: Objective,
         budget: Budget,
-        seed: int,
-        storage: Storage,
-        max_concurrent: int | None = None,
-        dispatch: DispatchPolicy = _DISPATCH,
-        slot_timeout_s: float = 600.0,
-        explorer: Explorer | None = None,
-        stopping: Sequence[StoppingRule] = (),
+        policy: DispatchPolicy = _POLICY,
         callbacks: Sequence[Callback] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """
-        Args:
-            max_concurrent: trials at once; None: as many as there are slots.
-            slot_timeout_s: how long to wait while nothing runs because no slot is free.
-        """
         self._journal = journal
-        self._sampler = sampler
-        self._scheduler = scheduler
+        self._search = search
+        self._sampler = search.sampler
+        self._scheduler = search.scheduler
+        self._explorer = search.explorer
         self._backend = backend
         self._tracker = tracker
-        self.objective = objective
         self._budget = budget
-        self._seed = seed
-        self._max_concurrent = max_concurrent
-        self._slot_timeout_s = slot_timeout_s
-        self._idle_since: float | None = None
-        self._explorer = explorer
-        self._stopping = stopping
+        self._policy = policy
         self._callbacks = Callbacks(callbacks)
-        self._stop_reason: str | None = None
         self._clock = clock
+        self._idle_since: float | None = None
+        self._stop_reason: str | None = None
         self._slots: dict[int, Slot] = {}  # open, by trial
-        self._retention = Retention(storage)
-        self._dispatcher = Dispatcher(backend, journal, storage, self._retention, dispatch, clock)
-        self._incumbents = Incumbents(objective, self._retention)
+        self._retention = Retention(journal.storage)
+        self._dispatcher = Dispatcher(backend, journal, journal.storage, self._retention, policy, clock)
+        self._incumbents = Incumbents(journal.objective, self._retention)
+        self._is_resumed = False
         self.progress = Progress(running=self._dispatcher.running)
         self.stopped_by: str | None = None  # part of the budget, or rule; None: it runs, or broke off
-        self._replay()
-        self._retention.sweep(unfinished=self._dispatcher.waiting_trials())
+
+    @property
+    def objective(self) -> Objective:
+        return self._journal.objective
 
     @property
     def best(self) -> Trial | None:
@@ -150,20 +101,34 @@ class Study:
         """Files of the table that could not be read, with `data.on_bad_file: skip`."""
         return self._dispatcher.failures.without
 
+    def resume(self) -> None:
+        """Replay the journal, and delete the checkpoints that no trial needs any more. `run` calls it first.
+
+        Raises:
+            JournalError: the journal was written with other settings.
+        """
+        if self._is_resumed:
+            return
+        self._replay()
+        self._retention.sweep(unfinished=self._dispatcher.waiting_trials())
+        self._is_resumed = True
+
     def run(self) -> str:
         """Search until the budget is spent or a rule says stop, and return which part of it, or which rule.
 
         Raises:
             DataError: a rank has found the table wrong; every trial would.
+            JournalError: the journal was written with other settings.
             KeyboardInterrupt: as was asked for; what was running is saved.
             LeaseError: another driver has taken over.
             NoTrialSucceeded: every trial has failed, or too many.
             StorageError: the study directory cannot be read or written.
         """
+        self.resume()
         self._dispatcher.forget_signals()
         self._callbacks.on_study_start(self)
         try:
-            self.stopped_by = self._search()
+            self.stopped_by = self._loop()
             self._dispatcher.forget_signals()
         finally:
             self._callbacks.on_study_end(self)
@@ -178,7 +143,7 @@ class Study:
             raise NoTrialSucceeded(f"all {len(failures)} trials have failed; the first one: {failures[0]}")
         return self.stopped_by
 
-    def _search(self) -> str:
+    def _loop(self) -> str:
         began, spent_before = self._clock(), self._journal.seconds
         last = began
         try:
@@ -215,9 +180,9 @@ class Study:
         if self._idle_since is None:
             self._idle_since = now
             logger.warning("the cluster has no free slot for a trial; waiting")
-        if now - self._idle_since > self._slot_timeout_s:
+        if now - self._idle_since > self._policy.slot_timeout_s:
             raise CapacityError(
-                f"no slot for a trial in {self._slot_timeout_s:.0f} s: are there executors enough? "
+                f"no slot for a trial in {self._policy.slot_timeout_s:.0f} s: are there executors enough? "
                 "The same command goes on when there are"
             )
 
@@ -259,7 +224,7 @@ class Study:
 
     def _launch(self, *, only_waiting: bool) -> None:
         there = self._backend.num_slots
-        slots = min(there, self._max_concurrent or there)
+        slots = min(there, self._policy.max_concurrent or there)
         if slots != self.progress.slots:
             logger.info("slots for trials: %d", slots)
             self.progress.slots = slots
@@ -317,7 +282,7 @@ class Study:
             resource_from=slot.resource_from,
             resource_to=slot.resource_to,
             checkpoint=trial.checkpoint,
-            seed=int(np.random.SeedSequence((self._seed, slot.trial_id)).generate_state(1)[0]),
+            seed=int(np.random.SeedSequence((self._search.seed, slot.trial_id)).generate_state(1)[0]),
             without=self._dispatcher.failures.without,
             is_proposal=self._sampler.is_define_by_run,
         )
@@ -353,7 +318,7 @@ class Study:
         self.progress.resource_spent += report.resource - slot.resource_from
         self.progress.failed += report.failure is not None
         loss, others = self.objective.loss(report.judged), self.objective.others(report.judged)
-        for rule in self._stopping:
+        for rule in self._search.stopping:
             rule.observe(resource=slot.resource_to, loss=loss, seconds=report.seconds)
         if report.params is not None and self._sampler.is_define_by_run:
             self._sampler.resolve_params(report.trial_id, report.params, report.notes)
@@ -396,7 +361,7 @@ class Study:
                 return "resource"
         if self._budget.seconds is not None and self.progress.seconds >= self._budget.seconds:
             return "seconds"
-        return next((reason for rule in self._stopping if (reason := rule.reason())), None)
+        return next((reason for rule in self._search.stopping if (reason := rule.reason())), None)
 
     def _replay(self) -> None:
         """Bring scheduler, sampler and explorer to where the earlier drivers left them."""

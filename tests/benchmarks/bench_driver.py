@@ -19,7 +19,7 @@ from typing import Any
 
 from spark_hpo.backend.simulated import SimulatedBackend
 from spark_hpo.search.sampler import Sampler
-from spark_hpo.study import Budget, Study
+from spark_hpo.study import Budget, Search, Study
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.tracker import Tracker
@@ -86,14 +86,10 @@ def simulate(
     sampler = Watched(method.build_sampler(FUNCTION.space, 0))
     study = Study(
         journal=journal,
-        sampler=sampler,
-        scheduler=method.build_scheduler(FUNCTION.max_resource),
+        search=Search(sampler=sampler, scheduler=method.build_scheduler(FUNCTION.max_resource)),
         backend=backend,
         tracker=tracker,
-        objective=FUNCTION.objective,
         budget=Budget(trials=trials),
-        seed=0,
-        storage=storage,
         clock=backend.clock,
     )
     return Simulation(study=study, sampler=sampler, backend=backend)

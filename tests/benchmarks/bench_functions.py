@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from spark_hpo.backend.simulated import SimulatedBackend
-from spark_hpo.study import Budget, Study
+from spark_hpo.study import Budget, RunningStudy, Search, Study
 from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.trial import Report, Trial
@@ -33,7 +33,7 @@ class Best(Callback):
         self._reports = 0
         self.loss = 0.0  # the function is never above it
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         self._reports += 1
         if self._reports <= EVALUATIONS and report.resource == self._max_resource:
             self.loss = min(self.loss, trial.loss)
@@ -54,14 +54,14 @@ def search(function: Hartmann, text: str, seed: int) -> float:
     journal = Journal.open(storage, function.objective)
     Study(
         journal=journal,
-        sampler=method.build_sampler(function.space, seed),
-        scheduler=method.build_scheduler(function.max_resource),
+        search=Search(
+            sampler=method.build_sampler(function.space, seed),
+            scheduler=method.build_scheduler(function.max_resource),
+            seed=seed,
+        ),
         backend=backend,
         tracker=NoTracker(),
-        objective=function.objective,
         budget=Budget(resource=EVALUATIONS * function.max_resource // 3),
-        seed=seed,
-        storage=storage,
         callbacks=[best],
         clock=backend.clock,
     ).run()

@@ -21,7 +21,7 @@ from spark_hpo.driver.run import run_study, sync_study
 from spark_hpo.driver.sync import Synced
 from spark_hpo.errors import TrackingError
 from spark_hpo.objective import Mode, Objective
-from spark_hpo.study import Study
+from spark_hpo.study import RunningStudy
 from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
@@ -78,7 +78,7 @@ class OnReport(Callback):
         self._call = call
         self.count = 0
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         self.count += 1
         self._call(self.count)
 

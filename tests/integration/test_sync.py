@@ -13,7 +13,7 @@ from spark_hpo.config import StudyConfig
 from spark_hpo.driver.run import run_study, sync_study
 from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted
 from spark_hpo.objective import Mode, Objective
-from spark_hpo.study import Study
+from spark_hpo.study import RunningStudy
 from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
@@ -51,7 +51,7 @@ class InterruptAt(Callback):
     def __init__(self, reports: int) -> None:
         self._left = reports
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         self._left -= 1
         if self._left == 0:
             raise KeyboardInterrupt

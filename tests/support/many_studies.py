@@ -22,7 +22,7 @@ from spark_hpo.backend.spark.session import start_session
 from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.driver.run import run_study
 from spark_hpo.errors import StudyInterrupted
-from spark_hpo.study import Study
+from spark_hpo.study import RunningStudy
 from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Report, Trial
 from tests.support.tables import write_clusters
@@ -56,7 +56,7 @@ def config(folder: Path, number: int) -> StudyConfig:
 class InterruptAtOnce(Callback):
     """Ctrl-C, as far as one study of many can meet it."""
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         raise KeyboardInterrupt
 
 

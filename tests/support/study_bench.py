@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 from spark_hpo.backend.base import Backend
 from spark_hpo.backend.inline import InlineBackend
 from spark_hpo.objective import Mode, Objective
+from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.registry import build_sampler, build_scheduler
 from spark_hpo.search.space import Space
-from spark_hpo.study import Budget, Study
+from spark_hpo.search.stopping import StoppingRule
+from spark_hpo.study import Budget, Search, Study
 from spark_hpo.study.dispatch import DispatchPolicy
 from spark_hpo.study.failures import FailurePolicy
 from spark_hpo.study_dir import layout
@@ -121,6 +123,8 @@ class Bench:
         budget: Budget | None = None,
         trials: int | None = 15,
         seed: int = 0,
+        explorer: Explorer | None = None,
+        stopping: Sequence[StoppingRule] = (),
         backend: Backend | None = None,
         scheduler_settings: Mapping[str, Any] | None = None,
         sampler_settings: Mapping[str, Any] | None = None,
@@ -131,23 +135,25 @@ class Bench:
         self.journal = Journal.open(self.storage, self.objective)
         return Study(
             journal=self.journal,
-            sampler=build_sampler(
-                sampler,
-                SPACE,
-                seed,
-                num_objectives=len(self.objective.metrics),
-                **(sampler_settings or {}),
-            ),
-            scheduler=build_scheduler(
-                scheduler, max_resource=9, max_trials=trials, **(scheduler_settings or {})
+            search=Search(
+                sampler=build_sampler(
+                    sampler,
+                    SPACE,
+                    seed,
+                    num_objectives=len(self.objective.metrics),
+                    **(sampler_settings or {}),
+                ),
+                scheduler=build_scheduler(
+                    scheduler, max_resource=9, max_trials=trials, **(scheduler_settings or {})
+                ),
+                explorer=explorer,
+                stopping=stopping,
+                seed=seed,
             ),
             backend=backend or InlineBackend(self.training),
             tracker=self.tracker,
-            objective=self.objective,
             budget=budget or Budget(trials=trials),
-            seed=seed,
-            storage=self.storage,
-            **{"dispatch": AT_ONCE, **settings},
+            **{"policy": AT_ONCE, **settings},
         )
 
     @property

@@ -13,7 +13,7 @@ from spark_hpo.backend.simulated import Curve, Disturbances, SimulatedBackend
 from spark_hpo.config import build_config
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.search.space import Space
-from spark_hpo.study import Budget, Study
+from spark_hpo.study import Budget, RunningStudy, Study
 from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.journal import Journal
@@ -93,7 +93,7 @@ class _StopAfter(Callback):
         self._left = reports
         self._error = error
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         self._left -= 1
         if self._left == 0:
             raise self._error
@@ -156,16 +156,10 @@ def write_study(
     search = build_search(config, parsed, place="virtual")
     study = Study(
         journal=journal,
-        sampler=search.sampler,
-        scheduler=search.scheduler,
-        explorer=search.explorer,
-        stopping=search.stopping,
+        search=search,
         backend=backend,
         tracker=_NoTracker(),
-        objective=objective,
         budget=Budget(trials=config.budget.trials),
-        seed=config.seed,
-        storage=storage,
         callbacks=[_StopAfter(*stop_after)] if stop_after else [],
         clock=backend.clock,
     )

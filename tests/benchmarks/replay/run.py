@@ -14,7 +14,7 @@ from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.wrappers import WrappedSampler
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.space import Space
-from spark_hpo.study import Budget, Study
+from spark_hpo.study import Budget, RunningStudy, Search, Study
 from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.trial import Assignment, Params, Report, Trial
@@ -91,15 +91,15 @@ def replay(
     try:
         study = Study(
             journal=journal,
-            sampler=pool or sampler,
-            scheduler=method.build_scheduler(benchmark.max_resource),
+            search=Search(
+                sampler=pool or sampler,
+                scheduler=method.build_scheduler(benchmark.max_resource),
+                explorer=PoolExplorer(explorer, pool) if pool else explorer,
+                seed=seed,
+            ),
             backend=backend,
             tracker=_NoTracker(),
-            objective=benchmark.objective,
             budget=Budget(seconds=limit_s),
-            seed=seed,
-            storage=storage,
-            explorer=PoolExplorer(explorer, pool) if pool else explorer,
             callbacks=[watch],
             clock=backend.clock,
         )
@@ -170,13 +170,13 @@ class _Watch(Callback):
         self.incumbents: list[tuple[float, float]] = []  # (virtual second, loss)
         self.pool_low_at: float | None = None
 
-    def on_assigned(self, study: Study, assignment: Assignment) -> None:
+    def on_assigned(self, study: RunningStudy, assignment: Assignment) -> None:
         if self._pool is None or self.pool_low_at is not None:
             return
         if len(self._pool.drawn) >= _POOL_IS_LOW * self._size:
             self.pool_low_at = self._clock()
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         if report.failure is not None or report.resource < self._max_resource:
             return
         if not self.incumbents or trial.loss < self.incumbents[-1][1]:

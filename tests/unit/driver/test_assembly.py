@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from spark_hpo.config import StudyConfig, build_config
-from spark_hpo.driver.build_search import Search, build_search
+from spark_hpo.driver.build_search import build_search
 from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Mode
 from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.schedulers.full import FullScheduler
 from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
 from spark_hpo.search.space import Space
+from spark_hpo.study import Search
 from spark_hpo.study_dir.definition import Definition
 
 RECORD: dict[str, Any] = {
@@ -49,7 +50,7 @@ def test_the_objectives_are_those_of_the_study_file_in_their_order() -> None:
 def test_with_several_objectives_the_default_trains_every_trial_to_the_end(search: dict[str, Any]) -> None:
     built = search_of(config(**search))
     assert isinstance(built.scheduler, FullScheduler)
-    assert built.remark is None
+    assert built.warning is None
     assert isinstance(search_of(config({}, **search)).scheduler, AdaptiveAshaScheduler)
 
 
@@ -57,10 +58,10 @@ def test_with_several_objectives_the_default_trains_every_trial_to_the_end(searc
 def test_a_scheduler_with_rungs_is_allowed_and_said_to_look_at_one_metric(search: dict[str, Any]) -> None:
     built = search_of(config(**search))
     assert isinstance(built.scheduler, HyperbandScheduler)
-    assert built.remark is not None
-    assert "'hyperband' ranks the trials of a rung by accuracy alone" in built.remark
-    assert "latency_ms or recall" in built.remark
-    assert search_of(config({}, **search)).remark is None
+    assert built.warning is not None
+    assert "'hyperband' ranks the trials of a rung by accuracy alone" in built.warning
+    assert "latency_ms or recall" in built.warning
+    assert search_of(config({}, **search)).warning is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spark_hpo.study import Study
+from spark_hpo.study import RunningStudy
 from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Assignment, Report, Trial, TrialState
 from tests.support.study_bench import Bench
@@ -18,25 +18,25 @@ class Recorder(Callback):
         self.events: list[tuple[str, int]] = []
         self.states: dict[int, TrialState] = {}
 
-    def on_study_start(self, study: Study) -> None:
+    def on_study_start(self, study: RunningStudy) -> None:
         self.events.append(("study_start", len(study.trials)))
 
-    def on_trial_start(self, study: Study, trial: Trial) -> None:
+    def on_trial_start(self, study: RunningStudy, trial: Trial) -> None:
         assert study.trials[trial.trial_id].state is TrialState.RUNNING
         self.events.append(("trial_start", trial.trial_id))
 
-    def on_assigned(self, study: Study, assignment: Assignment) -> None:
+    def on_assigned(self, study: RunningStudy, assignment: Assignment) -> None:
         self.events.append(("assigned", assignment.trial_id))
 
-    def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         assert study.trials[trial.trial_id].metrics == report.metrics
         self.events.append(("report", trial.trial_id))
 
-    def on_trial_end(self, study: Study, trial: Trial) -> None:
+    def on_trial_end(self, study: RunningStudy, trial: Trial) -> None:
         self.events.append(("trial_end", trial.trial_id))
         self.states[trial.trial_id] = trial.state
 
-    def on_study_end(self, study: Study) -> None:
+    def on_study_end(self, study: RunningStudy) -> None:
         self.events.append(("study_end", len(study.trials)))
         self.stopped_by = study.stopped_by
 
@@ -65,7 +65,7 @@ def test_a_trial_starts_once_reports_each_rung_and_ends_once(bench: Bench) -> No
 def test_what_an_earlier_driver_did_is_not_told_again(bench: Bench) -> None:
     first = Recorder()
 
-    def stop_soon(study: Study, trial: Trial, report: Report) -> None:
+    def stop_soon(study: RunningStudy, trial: Trial, report: Report) -> None:
         if len([e for e in first.events if e[0] == "report"]) == 6:
             raise KeyboardInterrupt
 
@@ -99,7 +99,7 @@ def test_one_that_raises_is_logged_and_the_others_are_told(
 
 def test_a_callback_ends_the_study_in_good_order(bench: Bench) -> None:
     class Enough(Callback):
-        def on_report(self, study: Study, trial: Trial, report: Report) -> None:
+        def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
             if len(study.trials) == 4:
                 study.stop("enough")
 

@@ -193,7 +193,7 @@ def test_a_finished_study_runs_nothing_again(bench: Bench) -> None:
 def test_other_settings_than_the_journals_are_refused(bench: Bench) -> None:
     bench.study().run()
     with pytest.raises(StorageError, match="other settings"):
-        bench.study(scheduler="full")
+        bench.study(scheduler="full").resume()
 
 
 def test_the_resource_budget_ends_a_study(bench: Bench) -> None:
@@ -252,6 +252,7 @@ def test_a_trial_that_becomes_worse_was_still_the_best_and_its_checkpoint_is_kep
     study.test(study.best)
     assert bench.training.asked[-1].checkpoint == study.best.checkpoint
     again = bench.study()
+    again.resume()
     assert again.best is not None
     for name in ("trial_id", "resource", "loss", "checkpoint", "rung"):
         assert getattr(again.best, name) == getattr(study.best, name), "a resumed study knows it too"
@@ -402,7 +403,7 @@ class Shrinking(Crowd):
 
 
 def test_the_journal_says_when_the_number_of_slots_changes(bench: Bench) -> None:
-    study = bench.study(backend=Shrinking(bench.training, seed=0), max_concurrent=3)
+    study = bench.study(backend=Shrinking(bench.training, seed=0), policy=replace(AT_ONCE, max_concurrent=3))
     assert study.run() == "trials"
     slots = [e.data["slots"] for e in Journal(bench.storage, LOSS).past if e.kind is EventKind.SLOTS]
     assert slots == [3, 2]
@@ -430,7 +431,7 @@ def test_an_interrupted_study_saves_what_runs_and_goes_on(bench: Bench) -> None:
 
     bench.training.fail = answer
     with pytest.raises(KeyboardInterrupt):
-        bench.study(dispatch=replace(AT_ONCE, interrupted=asked.is_set)).run()
+        bench.study(policy=replace(AT_ONCE, interrupted=asked.is_set)).run()
     assert bench.storage.read(layout.STOP) is None
     bench.training.fail = lambda assignment: None
     study = bench.study()
@@ -472,9 +473,7 @@ def test_ranks_are_asked_to_save_before_the_study_ends(bench: Bench) -> None:
     backend.wait = wait  # type: ignore[method-assign]
     requests = iter([False, True])
     with pytest.raises(KeyboardInterrupt):
-        bench.study(
-            backend=backend, dispatch=replace(AT_ONCE, interrupted=lambda: next(requests, True))
-        ).run()
+        bench.study(backend=backend, policy=replace(AT_ONCE, interrupted=lambda: next(requests, True))).run()
     assert seen == [None, None, *[b""] * (len(seen) - 2)]
     assert len(seen) > 3, "others were still running"
     assert bench.journal is not None
@@ -486,7 +485,7 @@ def test_trials_that_do_not_stop_are_left(bench: Bench) -> None:
     backend = Crowd(bench.training, 0)
     backend.wait = lambda timeout: None  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        bench.study(backend=backend, dispatch=replace(AT_ONCE, interrupted=lambda: True, grace_s=0.05)).run()
+        bench.study(backend=backend, policy=replace(AT_ONCE, interrupted=lambda: True, grace_s=0.05)).run()
     assert backend.running == []
 
 
@@ -515,7 +514,7 @@ def test_what_a_killed_attempt_has_saved_outlives_its_driver(bench: Bench) -> No
     [trial_id] = [t.trial_id for t in Journal(bench.storage, LOSS).trials.values() if not t.resource]
     bench.storage.write(layout.partial(trial_id, 1), b"what it had")
     bench.storage.write(layout.partial(77, 1), b"of a trial that is over")
-    bench.study()
+    bench.study().resume()
     assert bench.storage.read(layout.partial(trial_id, 1)) is not None
     assert bench.storage.read(layout.partial(77, 1)) is None
 
@@ -526,9 +525,9 @@ def test_files_that_cannot_be_read_are_left_out_by_every_later_assignment(bench:
     policy = DispatchPolicy(failures=FailurePolicy(leave_out=lambda files: None))
     bench.training.kill_after = 8
     with pytest.raises(Killed):
-        bench.study(dispatch=policy).run()
+        bench.study(policy=policy).run()
     bench.training.kill_after = None
-    study = bench.study(dispatch=policy)
+    study = bench.study(policy=policy)
     study.run()
     without = [a.without for a in bench.training.asked]
     found = without.index(("b.parquet",))
@@ -542,4 +541,19 @@ def test_a_study_whose_task_is_broken_stops_itself(bench: Bench) -> None:
     bench.training.fail = lambda a: broken if a.trial_id > 1 else None
     policy = DispatchPolicy(failures=FailurePolicy(max_trial_failures=2))
     with pytest.raises(TooManyFailures, match="3 of 5 trials have failed"):
-        bench.study(dispatch=policy).run()
+        bench.study(policy=policy).run()
+
+
+def test_study_that_is_built_changes_nothing_on_disk(bench: Bench) -> None:
+    bench.training.kill_after = 7
+    with pytest.raises(Killed):
+        bench.study().run()
+    bench.storage.write(layout.partial(77, 1), b"of a trial that is over")
+    checkpoints = bench.checkpoints
+    study = bench.study()
+    assert bench.journal is not None
+    assert bench.journal.sequence == len(bench.journal.past) + 1, "only the driver's opening was written"
+    assert bench.checkpoints == checkpoints
+    study.resume()
+    assert bench.checkpoints < checkpoints
+    assert study.progress.replayed == 7

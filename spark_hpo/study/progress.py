@@ -1,0 +1,34 @@
+"""The budget of a study, and the counters of a running one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from spark_hpo.trial import Assignment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Limits of a search. When one is reached, no new assignment starts. None: no limit."""
+
+    trials: int | None = None  # the scheduler enforces it: it completes the rungs of started trials
+    resource: int | None = None  # epochs over all trials
+    seconds: float | None = None  # of drivers' work
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counters of a running study."""
+
+    slots: int = 0
+    running: Mapping[int, Assignment] = field(default_factory=dict)  # in flight, by trial
+    resource_spent: int = 0  # epochs trained in reported assignments
+    run: int = 0  # assignments reported to this driver
+    replayed: int = 0  # assignments that were in the journal before
+    failed: int = 0  # of both
+    best_loss: float = math.inf
+    seconds: float = 0.0  # of drivers' work
+    busy_seconds: float = 0.0  # slot time used by this driver's assignments
+    slot_seconds: float = 0.0  # slot time available while this driver searched

@@ -1,0 +1,23 @@
+"""The deciding parts of a study, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spark_hpo.search.explorer import Explorer
+from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.scheduler import Scheduler
+from spark_hpo.search.stopping import StoppingRule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What decides: which parameters, which trial trains next, and when the search ends."""
+
+    sampler: Sampler
+    scheduler: Scheduler
+    explorer: Explorer | None = None  # needed by schedulers whose trials have parents
+    stopping: Sequence[StoppingRule] = ()
+    seed: int = 0  # each trial derives the seed of its training from it
+    warning: str | None = None  # for the user, in one line: something about the combination of these parts
