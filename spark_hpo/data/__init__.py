@@ -1,1 +1,1 @@
-"""From Parquet footers to batches: manifest, shards, readers. No Spark."""
+"""Turns a Parquet table into batches: plan, filter, readers and the node cache. Needs no Spark."""

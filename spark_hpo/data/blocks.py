@@ -1,7 +1,7 @@
-"""Columns side by side in memory: what the loader shuffles and the node cache keeps.
+"""Blocks: the in-memory layout of columns that the loader shuffles and the node cache stores.
 
-Scalar columns of one type lie row by row in one array, so a shuffled row is one run of bytes instead of one
-access for each column.
+A block holds all scalar columns of one type in row-major order, so gathering a shuffled row reads one
+contiguous run of bytes instead of one value per column.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from spark_hpo.data.decode import Columns, Delivered
 _PART_ROWS = 2048
 
 Blocks = tuple[npt.NDArray[Any], ...]
-"""One array a `BlockLayout`, all of the same rows."""
+"""One array per `BlockLayout`, all with the same rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockLayout:
-    """One block: scalar columns [rows, columns], or one array column [rows, *shape]."""
+    """The layout of one block: scalar columns [rows, columns], or one array column [rows, *shape]."""
 
     names: tuple[str, ...]
     dtype: Any
@@ -38,7 +38,7 @@ class BlockLayout:
 
 
 def layout_of(columns: Sequence[Delivered]) -> tuple[BlockLayout, ...]:
-    """The blocks of these columns: scalars by type, then each array by itself."""
+    """Return the block layouts of these columns: one per scalar type, then one per array column."""
     scalars: dict[Any, list[str]] = defaultdict(list)
     for column in columns:
         if not column.shape:
@@ -50,7 +50,7 @@ def layout_of(columns: Sequence[Delivered]) -> tuple[BlockLayout, ...]:
 
 
 def pack(columns: Columns, layout: Sequence[BlockLayout]) -> Blocks:
-    """A copy of the columns as blocks."""
+    """Copy the columns into blocks."""
     rows = len(next(iter(columns.values())))
     blocks = tuple(np.empty((rows, *block.row_shape), block.dtype) for block in layout)
     for values, block in zip(blocks, layout, strict=True):
@@ -62,26 +62,26 @@ def pack(columns: Columns, layout: Sequence[BlockLayout]) -> Blocks:
 
 
 def packed_parts(columns: Columns, block: BlockLayout) -> Iterator[npt.NDArray[Any]]:
-    """The rows of a block, in parts that fit into a processor's cache. Each is good until the next."""
+    """Yield the rows of a block in parts that fit into the CPU cache. A part is valid until the next one."""
     if block.is_array:
         yield np.ascontiguousarray(columns[block.names[0]])
         return
     sources = [columns[name] for name in block.names]
     rows = len(sources[0])
-    # Column by column, then turned at once: four times as fast as writing each column with strides.
-    upright = np.empty((len(sources), min(rows, _PART_ROWS)), block.dtype)
-    turned = np.empty(upright.shape[::-1], block.dtype)
+    # Filling column-major and transposing once is four times as fast as writing each column with strides.
+    column_major = np.empty((len(sources), min(rows, _PART_ROWS)), block.dtype)
+    row_major = np.empty(column_major.shape[::-1], block.dtype)
     for start in range(0, rows, _PART_ROWS):
         stop = min(start + _PART_ROWS, rows)
-        for values, source in zip(upright, sources, strict=True):
+        for values, source in zip(column_major, sources, strict=True):
             values[: stop - start] = source[start:stop]
-        part = turned[: stop - start]
-        np.copyto(part, upright.T[: stop - start])
+        part = row_major[: stop - start]
+        np.copyto(part, column_major.T[: stop - start])
         yield part
 
 
 def unpack(blocks: Blocks, layout: Sequence[BlockLayout]) -> Columns:
-    """The columns, as views."""
+    """Return the columns as views of the blocks."""
     columns: Columns = {}
     for values, block in zip(blocks, layout, strict=True):
         if block.is_array:

@@ -1,4 +1,4 @@
-"""From an Arrow table to checked NumPy columns: the same types and rules whoever has read it."""
+"""Decodes Arrow tables into checked NumPy columns, with the same rules for every reader."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Columns = dict[str, Column]
 
 
 Encoder = tuple[str, Callable[[pa.Array], Columns]]
-"""A stored column, and what makes delivered ones of it."""
+"""The name of a stored column, and a function that decodes it into one or more delivered columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """One column as it is delivered: the type of its values, the shape of one row."""
+    """A delivered column: its name, its dtype and the shape of one row."""
 
     name: str
     dtype: type[np.float32] | type[np.int64]
@@ -46,7 +46,7 @@ class Delivered:
 
 
 class Decoder:
-    """Turns what was read of a segment into columns. It checks every row, and adds none."""
+    """Decodes segments into columns and checks every row. It never adds rows."""
 
     def __init__(self, manifest: Manifest, schema: TableSchema) -> None:
         self._manifest = manifest
@@ -55,35 +55,38 @@ class Decoder:
         self._partition_types = {name: pa.type_for_alias(kind) for name, kind in manifest.partitions.items()}
         wanted = [*schema.stored, *manifest.where_columns]
         self.columns = [n for n in dict.fromkeys(wanted) if n not in self._partition_types]
-        """What must be read of the files."""
+        """The stored columns that a reader must read."""
 
     def decode(self, table: pa.Table, segment: Segment) -> Columns:
-        """The rows of `segment`, from the whole row group that holds them.
+        """Decode the rows of `segment`.
+
+        Args:
+            table: the whole row group that contains the segment.
 
         Raises:
-            DataError: the row group has other rows than the footer said, or a null that no rule fills, a
-                value that is not finite, a code outside the vocabulary, or an array of another size.
+            DataError: the row group does not match its footer, or has a null that no rule fills, a value that
+                is not finite, a code outside the vocabulary, or an array of the wrong size.
         """
         group = self._groups[segment.file, segment.row_group]
         if table.num_rows != group.stored_rows:
-            raise self._changed(segment, f"{table.num_rows} rows were read, {group.stored_rows} were planned")
+            raise self._changed(segment, f"{table.num_rows} rows read, {group.stored_rows} planned")
         missing = [name for name in self.columns if name not in table.column_names]
         if missing:
-            raise self._changed(segment, f"it has no column {missing[0]!r} any more")
+            raise self._changed(segment, f"column {missing[0]!r} no longer exists")
         if self._partition_types:
             file = self._manifest.files[segment.file]
             table = partitions.add_columns(
                 table.select(self.columns), partitions.values(file.partition, self._partition_types)
             )
         if group.rows < group.stored_rows:
-            from spark_hpo.data.filter.where import parse_where  # a table without a filter needs no parser
+            from spark_hpo.data.filter.where import (
+                parse_where,
+            )  # imports a SQL parser, which most tables do not need
 
             types = {column.name: column.type for column in table.schema}
             table = table.filter(parse_where(self._manifest.where, self._schema, types).expression())
             if table.num_rows != group.rows:
-                raise self._changed(
-                    segment, f"{table.num_rows} rows match the filter, {group.rows} were planned"
-                )
+                raise self._changed(segment, f"{table.num_rows} rows match the filter, {group.rows} planned")
         table = table.slice(segment.start, segment.rows)
         columns: Columns = {}
         for stored_name, encode in self._encoders():
@@ -108,18 +111,18 @@ class Decoder:
 
 
 def encode_rows(rows: pd.DataFrame, schema: TableSchema, ranges: Mapping[str, Range]) -> Columns:
-    """The features of rows that hold what the table's files hold.
+    """Decode the features of rows in the format of the table's files.
 
     Args:
         ranges: of standardised columns, as `stored_ranges` gives them.
 
     Raises:
-        DataError: a column is missing, or a value is not one that the table's files can hold.
+        DataError: a column is missing, or a value cannot occur in the table's files.
     """
     wanted = list(dict.fromkeys(name for name, _ in _feature_encoders(schema)))
     missing = [name for name in wanted if name not in rows.columns]
     if missing:
-        raise DataError(f"the rows to predict lack the columns {', '.join(missing)}")
+        raise DataError(f"the rows to predict have no column {', '.join(missing)}")
     columns: Columns = {}
     for feature, (name, encode) in zip(schema.features, _feature_encoders(schema), strict=True):
         try:
@@ -139,7 +142,7 @@ def _feature_encoders(schema: TableSchema) -> Iterator[Encoder]:
 
 
 def delivered(schema: TableSchema) -> tuple[Delivered, ...]:
-    """What a table of this schema is delivered as, column by column."""
+    """Return the delivered columns of a table with this schema."""
     columns = []
     for feature in schema.features:
         is_coded = feature.kind is ColumnKind.CATEGORICAL or (
@@ -154,7 +157,7 @@ def delivered(schema: TableSchema) -> tuple[Delivered, ...]:
 
 
 def bytes_per_row(schema: TableSchema) -> int:
-    """What one decoded row takes in memory."""
+    """Return the size of one decoded row in memory."""
     return sum(column.row_bytes for column in delivered(schema))
 
 
@@ -191,6 +194,6 @@ def _encoded_label(schema: TableSchema, is_raw: bool, values: pa.Array) -> Colum
 
 def _array(column: pa.ChunkedArray) -> pa.Array:
     values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    if isinstance(values, pa.ChunkedArray):  # as some versions give it back
+    if isinstance(values, pa.ChunkedArray):  # some versions of pyarrow return a chunked array
         values = pa.concat_arrays(values.chunks)
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values

@@ -1,4 +1,4 @@
-"""From one stored column to what is delivered of it: the rules of each kind of feature."""
+"""Encodes one stored column into its delivered values, by the rules of each kind of feature."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from spark_hpo.data.schema import Feature, Label, NullRule
 
 Column = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 
-# Texts that mean a missing value, besides the empty one, in a table that is read as it is.
+# Texts that count as missing in a table that is read in place.
 MISSING_TEXTS = ("", "NaN", "nan", "NULL", "null")
 
 _SECONDS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 
 class BadColumn(Exception):
-    """What is wrong with the values, the rule and the cure. The caller adds the place."""
+    """A column has bad values. The message has the rule and the cure; the caller adds the place."""
 
 
-# Prepared: the files hold what is delivered -----------------------------------------------------------
+# Prepared tables: the files hold encoded values --------------------------------------------------------
 
 
 def stored_numbers(values: pa.Array, feature: Feature | Label) -> Column:
-    """float32 [rows]. A null becomes the mean, which is 0 once standardised, where its rule says so."""
+    """Return float32 [rows]. With the rule `fill`, a null becomes 0, the mean of standardised numbers."""
     if values.null_count:
         refuse_nulls(values, feature)
         values = pc.fill_null(values, 0)
@@ -41,7 +41,7 @@ def stored_numbers(values: pa.Array, feature: Feature | Label) -> Column:
 
 
 def stored_codes(values: pa.Array, num_codes: int, feature: Feature | Label) -> Column:
-    """int64 [rows]. A null becomes code 0 where its rule says so."""
+    """Return int64 [rows]. With the rule `fill`, a null becomes code 0."""
     if values.null_count:
         refuse_nulls(values, feature)
         values = pc.fill_null(values, 0)
@@ -50,17 +50,17 @@ def stored_codes(values: pa.Array, num_codes: int, feature: Feature | Label) -> 
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= num_codes:
             raise BadColumn(
-                f"code {low if low < 0 else high}; schema.json allows 0..{num_codes - 1}: prepare the table "
-                "again, so that both agree"
+                f"code {low if low < 0 else high} is outside 0..{num_codes - 1}, the codes of "
+                "schema.json. Prepare the table again"
             )
     return codes
 
 
-# Raw: the files hold the table's own values -----------------------------------------------------------
+# Raw tables: the files hold original values ------------------------------------------------------------
 
 
 def standardised(values: pa.Array, feature: Feature) -> Column:
-    """float32 [rows]: (value - mean) / deviation, worked out in double precision."""
+    """Return float32 [rows]: (value - mean) / deviation, computed in double precision."""
     numbers = as_numbers(values)
     if numbers.null_count:
         refuse_nulls(numbers, feature)
@@ -69,41 +69,41 @@ def standardised(values: pa.Array, feature: Feature) -> Column:
 
 
 def missing_marks(values: pa.Array) -> Column:
-    """float32 [rows]: 1.0 where a value is missing."""
+    """Return float32 [rows]: 1.0 where a value is missing, else 0.0."""
     return np.asarray(_numpy(as_numbers(values).is_null()), np.float32)
 
 
 def looked_up(values: pa.Array, feature: Feature) -> Column:
-    """int64 [rows]: the places in the vocabulary, from 1; 0 for what is not in it."""
+    """Return int64 [rows]: the 1-based index in the vocabulary, or 0 for unknown values."""
     texts = as_texts(values)
     if texts.null_count:
         refuse_nulls(texts, feature)
         texts = pc.fill_null(texts, "")
-    return _places(texts, feature.vocabulary) + 1
+    return _indices(texts, feature.vocabulary) + 1
 
 
 def raw_label(values: pa.Array, label: Label) -> Column:
-    """float32 [rows] of a regression, or int64 [rows] codes of classes."""
+    """Return float32 [rows] for a regression, else int64 [rows] class codes."""
     if label.is_regression:
         numbers = as_numbers(values)
         refuse_nulls(numbers, label)
         return finite(_numpy(numbers))
     texts = as_texts(values)
     refuse_nulls(texts, label)
-    codes = _places(texts, label.classes)
+    codes = _indices(texts, label.classes)
     if (codes < 0).any():
         unknown = texts[int(np.argmax(codes < 0))].as_py()
         raise BadColumn(
-            f"{unknown!r} is no class of schema.json ({', '.join(label.classes)}): prepare the table again"
+            f"{unknown!r} is not a class of schema.json ({', '.join(label.classes)}). Prepare the table again"
         )
     return codes
 
 
-# Both -------------------------------------------------------------------------------------------------
+# Both kinds of tables ---------------------------------------------------------------------------------
 
 
 def arrays(values: pa.Array, feature: Feature) -> Column:
-    """float32 [rows, *shape] of lists that all have as many elements. A null becomes zeros."""
+    """Return float32 [rows, *shape] from lists of equal length. With `fill`, a null becomes zeros."""
     if values.null_count:
         return _zeros_for_nulls(arrays, values, feature)
     size = prod(feature.shape)
@@ -113,8 +113,8 @@ def arrays(values: pa.Array, feature: Feature) -> Column:
         bad = int((_numpy(values.value_lengths()) != size).sum())
     if bad:
         raise BadColumn(
-            f"{bad} arrays do not have {size} elements; all must have the shape {list(feature.shape)}: "
-            "pad or drop them"
+            f"{bad} arrays do not have {size} elements; all must have the shape {list(feature.shape)}. "
+            "Pad or drop them"
         )
     flat = values.flatten()
     refuse_nulls(flat)
@@ -122,7 +122,7 @@ def arrays(values: pa.Array, feature: Feature) -> Column:
 
 
 def sequences(values: pa.Array, feature: Feature, *, is_raw: bool) -> tuple[Column, Column]:
-    """Padded lists [rows, longest], float32 or int64 codes, and their lengths, int64 [rows]."""
+    """Return padded lists [rows, longest], as float32 or int64 codes, and their lengths, int64 [rows]."""
     if values.null_count:
         refuse_nulls(values, feature)
     longest = feature.shape[0]
@@ -131,8 +131,8 @@ def sequences(values: pa.Array, feature: Feature, *, is_raw: bool) -> tuple[Colu
     lengths = _numpy(pc.fill_null(values.value_lengths(), 0)).astype(np.int64)
     if len(lengths) and int(lengths.max()) > longest:
         raise BadColumn(
-            f"{int((lengths > longest).sum())} lists have more than {longest} elements, one "
-            f"{int(lengths.max())}: cut them (data.truncate: {{{feature.name}: {longest}}}), or raise the "
+            f"{int((lengths > longest).sum())} lists have more than {longest} elements; the longest has "
+            f"{int(lengths.max())}. Cut them (data.truncate: {{{feature.name}: {longest}}}), or raise the "
             "shape in schema.json"
         )
     flat = values.flatten()
@@ -149,7 +149,7 @@ def sequences(values: pa.Array, feature: Feature, *, is_raw: bool) -> tuple[Colu
 
 
 def transformed(values: pa.Array, feature: Feature) -> Column:
-    """float32 [rows, *shape]: what the transform makes of each value, and zeros of a null."""
+    """Return float32 [rows, *shape]: the transform of each value; with the rule `fill`, zeros for a null."""
     if values.null_count:
         return _zeros_for_nulls(transformed, values, feature)
     transform = find_transform(feature.transform)
@@ -157,15 +157,15 @@ def transformed(values: pa.Array, feature: Feature) -> Column:
     for row, value in enumerate(values):
         try:
             array = np.asarray(transform(value.as_py()), np.float32)
-        except Exception as exc:  # the transform is the user's: anything may happen in it
+        except Exception as exc:  # user code can raise anything
             raise BadColumn(
                 f"{feature.transform} failed with {type(exc).__name__}: {exc} on a value of "
-                f"{len(value.as_py())} bytes: mend it, or drop such rows"
+                f"{len(value.as_py())} bytes. Fix the transform, or drop such rows"
             ) from exc
         if array.shape != feature.shape:
             raise BadColumn(
-                f"{feature.transform} gave the shape {list(array.shape)}; all must have the shape "
-                f"{list(feature.shape)}: resize in it"
+                f"{feature.transform} returned the shape {list(array.shape)}, but all values must have the "
+                f"shape {list(feature.shape)}. Resize in the transform"
             )
         column[row] = array
     return finite(column)
@@ -173,10 +173,10 @@ def transformed(values: pa.Array, feature: Feature) -> Column:
 
 @cache
 def find_transform(reference: str) -> Callable[[bytes], Any]:
-    """The function of `module:function`.
+    """Import the function `module:function`, or return the decoder `petastorm:codec`.
 
     Raises:
-        BadColumn: there is none.
+        BadColumn: it cannot be imported.
     """
     module_name, _, name = reference.partition(":")
     if module_name == "petastorm":
@@ -185,22 +185,22 @@ def find_transform(reference: str) -> Callable[[bytes], Any]:
         return find_codec(name)
     try:
         function: Callable[[bytes], Any] = getattr(importlib.import_module(module_name), name)
-    except Exception as exc:  # the module is the user's
+    except Exception as exc:  # user code can raise anything
         raise BadColumn(f"the transform {reference} cannot be imported: {type(exc).__name__}: {exc}") from exc
     return function
 
 
 def code_of(reference: str) -> str:
-    """The source of a transform's module: what it makes of a value may change with it."""
+    """Return the source of a transform's module, as part of cache keys."""
     module = inspect.getmodule(find_transform(reference))
     try:
         return inspect.getsource(module) if module is not None else reference
-    except (OSError, TypeError):  # typed at a prompt, or compiled
+    except (OSError, TypeError):  # defined interactively, or compiled
         return reference
 
 
 def as_numbers(values: pa.Array) -> pa.Array:
-    """double [rows]: of a date or time the seconds since 1970, of text what it says; null where missing."""
+    """Return double [rows]: dates and times as seconds since 1970, text parsed, missing values as null."""
     kind = values.type
     if t.is_boolean(kind):
         values = values.cast(pa.uint8())
@@ -215,12 +215,12 @@ def as_numbers(values: pa.Array) -> pa.Array:
     try:
         numbers = pc.cast(values, pa.float64(), safe=False)
     except pa.ArrowInvalid as exc:
-        raise BadColumn(f"{exc}: mend the value, or prepare the table again") from exc
+        raise BadColumn(f"{exc}. Fix the value, or prepare the table again") from exc
     return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
 
 
 def as_texts(values: pa.Array) -> pa.Array:
-    """string [rows]: trimmed; whole numbers without a decimal point; null where missing."""
+    """Return string [rows]: trimmed, integers without a decimal point, missing values as null."""
     kind = values.type
     if t.is_floating(kind) or t.is_decimal(kind):
         numbers = _numpy(pc.cast(values, pa.float64())).tolist()
@@ -236,37 +236,36 @@ def as_texts(values: pa.Array) -> pa.Array:
 
 
 def finite(values: npt.NDArray[Any]) -> Column:
-    """As float32, all of them finite."""
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+    """Convert to float32 and raise unless all values are finite."""
+    with np.errstate(over="ignore"):  # overflow becomes infinite, which is refused below
         column: Column = values.astype(np.float32, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
-        is_sure = np.isfinite(column.sum())  # one pass; what is not finite stays so in a sum
+        is_sure = np.isfinite(column.sum())  # one pass: a sum with non-finite terms is not finite
     if not is_sure and not (good := np.isfinite(column)).all():
         raise BadColumn(
-            f"{int((~good).sum())} values are NaN or beyond float32; all must be finite: fill them, or let "
-            "spark-hpo prepare treat them as missing"
+            f"{int((~good).sum())} values are NaN or exceed float32. Fill them, or let "
+            "`spark-hpo prepare` treat them as missing"
         )
     return column
 
 
 def refuse_nulls(values: pa.Array, owner: Feature | Label | None = None) -> None:
-    """Nulls are an error, unless the owner's rule fills them. None: of the elements of a list."""
+    """Raise on nulls unless the rule of `owner` fills them. For list elements, `owner` is None."""
     if not values.null_count or (isinstance(owner, Feature) and owner.nulls is NullRule.FILL):
         return
     if owner is None:
-        raise BadColumn(f"{values.null_count} nulls within lists; a list must have none: write it without")
+        raise BadColumn(f"{values.null_count} nulls within lists. Write the lists without nulls")
     name = owner.source or owner.name if isinstance(owner, Feature) else owner.name
-    raise BadColumn(
-        f"{values.null_count} nulls; a column must have none: "
-        f"{null_cure(name, is_label=isinstance(owner, Label))}"
-    )
+    raise BadColumn(f"{values.null_count} nulls. {null_cure(name, is_label=isinstance(owner, Label))}")
 
 
 def null_cure(name: str, *, is_label: bool = False) -> str:
-    """What may be done about nulls."""
+    """Return a sentence that says how to handle nulls."""
     quoted = name if name.isidentifier() else f"`{name}`"
-    without = f'leave such rows out (data.where: "{quoted} is not null")'
-    return without if is_label else f"fill them (data.nulls: {{{name}: fill}}), or {without}"
+    condition = f'data.where: "{quoted} is not null"'
+    if is_label:
+        return f"Exclude these rows ({condition})"
+    return f"Fill them (data.nulls: {{{name}: fill}}), or exclude these rows ({condition})"
 
 
 def _zeros_for_nulls(
@@ -278,11 +277,11 @@ def _zeros_for_nulls(
     return column
 
 
-def _places(texts: pa.Array, values: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """Where each text stands among the values; -1 for none."""
+def _indices(texts: pa.Array, values: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """Return the index of each text in `values`, or -1."""
     found = pc.index_in(texts, value_set=pa.array(values, pa.string()))
-    places: npt.NDArray[np.int64] = _numpy(pc.fill_null(found, -1)).astype(np.int64)
-    return places
+    indices: npt.NDArray[np.int64] = _numpy(pc.fill_null(found, -1)).astype(np.int64)
+    return indices
 
 
 def _numpy(values: pa.Array) -> npt.NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Where a table lies: a local path or any fsspec URL. Paths of local files stay plain paths."""
+"""Access to the files of a table, on a local path or any fsspec URL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spark_hpo.redact import has_credentials
 
 
 def absolute(url: str | Path) -> str:
-    """The URL as every process understands it: an executor has another working directory."""
+    """Make a local path absolute, because executors have another working directory."""
     url = str(url)
     return os.path.abspath(url.removeprefix("file://")) if is_local(url) else url
 
@@ -32,46 +32,46 @@ def join(url: str, name: str) -> str:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path on it.
+    """Return the fsspec file system of a URL and the path on it.
 
     Raises:
-        DataError: the protocol is unknown, its package is not installed, or there is a password in it.
+        DataError: the protocol is unknown, its package is not installed, or the URL contains a password.
     """
     if has_credentials(url):
         raise DataError(
-            f"{url}: holds a password or a key, which would be written beside the table; give it through the "
-            "environment"
+            f"{url} contains a password or a key, which would be written to disk. Pass it through the "
+            "environment instead"
         )
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError, OSError) as exc:
-        raise DataError(f"{url}: cannot be opened: {exc}") from cause(exc)
+        raise DataError(f"{url} cannot be opened: {exc}") from cause(exc)
     return fs, path
 
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[None]:
-    """What pyarrow and file systems raise about a file, as `DataError` that names it."""
+    """Translate exceptions of pyarrow and file systems into a `DataError` that names the file."""
     try:
         yield
     except FileNotFoundError as exc:
-        raise changed(path, "the file is gone", file=path) from exc
+        raise changed(path, "the file no longer exists", file=path) from exc
     except pa.ArrowInvalid as exc:
-        message = f"{path}: not a Parquet file, or a damaged one ({exc}): write it again"
+        message = f"{path} is damaged or not a Parquet file ({exc}). Write it again"
         raise DataError(message, file=path) from exc
     except (OSError, pa.ArrowException) as exc:
-        raise DataError(f"{path}: cannot be read: {exc}", file=path) from cause(exc)
+        raise DataError(f"{path} cannot be read: {exc}", file=path) from cause(exc)
 
 
 def changed(place: str, fault: str, *, file: str | None) -> DataError:
-    """What a rank finds is not what the driver planned with."""
-    cure = "let nothing write to the table during a study, and start again"
-    return DataError(f"{place}: {fault}: {cure}", file=file)
+    """Return the error for a table that changed after the driver planned with it."""
+    cure = "do not write to the table during a study; start the study again"
+    return DataError(f"{place}: {fault}; {cure}", file=file)
 
 
 @contextlib.contextmanager
 def opened(fs: Any, path: str) -> Iterator[Any]:
-    """What pyarrow reads from: the path itself where it is local, which needs no Python in between."""
+    """Yield what pyarrow reads from: the path if it is local, which avoids Python I/O, else an open file."""
     if isinstance(fs, LocalFileSystem):
         yield path
     else:
@@ -80,7 +80,7 @@ def opened(fs: Any, path: str) -> Iterator[Any]:
 
 
 def modified(info: dict[str, Any]) -> float | None:
-    """When a listed file was last modified, in seconds since 1970; None where the store does not say."""
+    """Return the modification time in seconds since 1970, or None if the store does not record it."""
     for key in ("mtime", "LastModified", "last_modified", "updated", "modified"):
         value = info.get(key)
         if isinstance(value, datetime):

@@ -1,4 +1,4 @@
-"""One rank's batches of one split."""
+"""The loader: yields the batches of one split for one rank."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from spark_hpo.trial import Split
 Batch = dict[str, torch.Tensor]
 """Columns by name: float32 [rows] or [rows, *shape], codes and class labels int64 [rows].
 
-Scalar columns are views with strides: of one type they lie side by side.
+Scalar columns are strided views, because columns of one type share one array.
 """
 
 KEPT_BYTES = 256 * 2**20
 
 
 class Loader:
-    """One rank's batches of one split. Every rank makes the same number of steps in every pass.
+    """Yields the batches of one split for one rank. Every rank makes the same number of steps per pass.
 
-    A pass is an epoch, or, with `parts`, the next part of one: pass n reads part n % parts. In an epoch
-    each row of the split is in exactly one batch of one rank. The order depends on (seed, pass, rank)
-    alone, so training 1 -> 3 -> 9 passes in three processes sees what 9 at once see.
+    A pass is one epoch or, with `parts`, one part of an epoch: pass n reads part n % parts. Within an epoch,
+    each row of the split is in exactly one batch of one rank. The order depends only on (seed, pass, rank):
+    training 1 -> 3 -> 9 passes in three processes sees the same batches as 9 passes in one process.
 
     A trace, 10 rows, batch_size 4, rank 0 of 2: num_steps(0, 2) -> 6; passes(0, 1) -> one pass with
     rows 5, total_rows 10, batches of 1, 2, 2 rows; global_rows(0) -> 2, global_rows(1) -> 4
@@ -60,26 +60,26 @@ class Loader:
         """
         Args:
             batch_size: rows of one optimizer step over all ranks.
-            seed: not negative.
-            reader: petastorm, arrow or auto.
-            shuffle_window: rows, at least, among which rows are shuffled, after the row groups have been;
-                None: in the order of the files, for evaluation.
-            parts: of an epoch, equal to within one row, each of whole row groups but for its ends.
-            node_cache: where decoded columns are kept for all ranks and trials of this machine; None: not.
-            kept_bytes: a shard of so many decoded bytes stays in memory (mapped, with a node cache). A
-                larger one streams: two windows and two row groups are in memory at a time.
-            moved: is called for each piece that was read: many may go by before there is a batch.
+            seed: >= 0.
+            reader: petastorm, arrow, auto or the name of a plugin.
+            shuffle_window: minimum number of rows that are shuffled together, after the row groups have been
+                shuffled. None keeps the order of the files, for evaluation.
+            parts: number of parts per epoch, equal to within one row.
+            node_cache: settings of the cache that ranks and trials on this machine share; None disables it.
+            kept_bytes: a shard of at most this many decoded bytes stays in memory (mapped, with a node
+                cache). A larger shard streams, with two windows and two row groups in memory at a time.
+            moved: called after each piece that is read, as a sign of progress before the first batch.
 
         Raises:
-            DataError: a part has fewer rows than there are ranks.
-            ConfigError: the reader cannot be had.
+            DataError: a part has fewer rows than ranks.
+            ConfigError: the reader is unknown or cannot be imported.
         """
         manifest = table.manifest(split)
         self._parts = parts
         self._rank = rank
         plan = partial(plan_shards, manifest, world_size, None if shuffle_window is None else seed)
         self._shards = cache(lambda part: plan(part=part, parts=parts))
-        self._shards(0)  # too few rows are told now
+        self._shards(0)  # raises now if there are too few rows
         self._batch_size = batch_size
         self._url = manifest.url
         self._seed = seed
@@ -95,18 +95,18 @@ class Loader:
         self._reader: Reader = cached or (InMemory(direct, self._layout) if keep else direct)
 
     def num_steps(self, start: int, stop: int) -> int:
-        """Optimizer steps of the passes `start` up to, not including, `stop`."""
+        """Return the optimizer steps of the passes `start` (inclusive) to `stop` (exclusive)."""
         epochs, rest = divmod(stop, self._parts)
         of_epoch = [self._plan(part).steps for part in range(self._parts)]
         steps = epochs * sum(of_epoch) + sum(of_epoch[:rest])
         return steps if start == 0 else steps - self.num_steps(0, start)
 
     def passes(self, start: int, stop: int) -> Iterator[Pass]:
-        """The passes `start` up to, not including, `stop`. Numbers are absolute, from 0.
+        """Yield the passes `start` (inclusive) to `stop` (exclusive). Pass numbers are absolute, from 0.
 
         Raises, while a pass is read:
-            DataError: a file cannot be read, has a null or a value that is not finite, or does not hold
-                the rows that were planned.
+            DataError: a file cannot be read, has a null or a value that is not finite, or does not have the
+                planned rows.
         """
         for number in range(start, stop):
             part = number % self._parts
@@ -127,7 +127,7 @@ class Loader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """One rank's way through its shard, batch by batch. Iterating again reads it again, in the same order."""
+    """One pass over the shard of one rank. Iterating again yields the same batches again."""
 
     shard: Shard
     plan: StepPlan
@@ -140,20 +140,20 @@ class Pass:
 
     @property
     def rows(self) -> int:
-        """Of this rank."""
+        """Rows of this rank."""
         return self.shard.rows
 
     @property
     def total_rows(self) -> int:
-        """Of all ranks."""
+        """Rows of all ranks."""
         return self.plan.rows
 
     def __len__(self) -> int:
-        """Batches; the same on every rank."""
+        """Return the number of batches, which is the same on every rank."""
         return self.plan.steps
 
     def global_rows(self, step: int) -> int:
-        """Rows of a step (0..len-1) over all ranks, known without asking them."""
+        """Return the rows of a step (0..len-1) over all ranks, computed without communication."""
         return self.plan.global_rows(step)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -176,25 +176,27 @@ class Pass:
     def _batches(
         self, pieces: Iterator[Blocks], window: int, generator: torch.Generator | None
     ) -> Iterator[Batch]:
-        """Collect pieces to windows, shuffle these, and cut them into the batches of the plan.
+        """Collect pieces into windows, shuffle each window, and cut it into the batches of the plan.
 
-        The rows that are left of a window, fewer than a batch, go into the next.
+        The remaining rows of a window, fewer than a batch, go into the next window.
         """
-        step = done = rows = 0  # batches and rows that have gone out; rows that are held
-        held: list[Blocks] = []
+        step = done = rows = 0  # batches yielded, rows yielded, rows buffered
+        buffered: list[Blocks] = []
         scratch = _Scratch()
         for piece in pieces:
             self.moved()
-            held.append(piece)
+            buffered.append(piece)
             rows += len(piece[0])
             _, stop = self.plan.bounds(self.rows, step)
             if rows < max(window, stop - done) and done + rows < self.rows:
                 continue
-            # Reading runs of rows and then shuffling what is near beats shuffling what is far.
+            # Copying runs of rows first and shuffling nearby memory is faster than gathering distant rows.
             if generator is None:
-                blocks = tuple(np.concatenate(parts) for parts in zip(*held, strict=True))
+                blocks = tuple(np.concatenate(parts) for parts in zip(*buffered, strict=True))
             else:
-                blocks = _taken(scratch.joined(held, rows), torch.randperm(rows, generator=generator).numpy())
+                blocks = _taken(
+                    scratch.joined(buffered, rows), torch.randperm(rows, generator=generator).numpy()
+                )
             start = done
             while step < self.plan.steps:
                 _, stop = self.plan.bounds(self.rows, step)
@@ -202,20 +204,20 @@ class Pass:
                     break
                 yield _batch(blocks, self.layout, done - start, stop - start)
                 step, done = step + 1, stop
-            held = [tuple(block[done - start :] for block in blocks)]
+            buffered = [tuple(block[done - start :] for block in blocks)]
             rows -= done - start
         if done != self.rows or rows:
-            raise changed(self.url, f"{done + rows} rows were read, {self.rows} were planned", file=None)
+            raise changed(self.url, f"{done + rows} rows read, {self.rows} planned", file=None)
 
 
 class _Scratch:
-    """Memory for the rows of a window, one after another; the same for every window."""
+    """A buffer for the rows of a window, reused for every window."""
 
     def __init__(self) -> None:
         self._memory: Blocks = ()
 
     def joined(self, pieces: Sequence[Blocks], rows: int) -> Blocks:
-        """All rows of all pieces. Good until the next call."""
+        """Concatenate all pieces. The result is valid until the next call."""
         if not self._memory or len(self._memory[0]) < rows:
             self._memory = tuple(np.empty((rows, *b.shape[1:]), b.dtype) for b in pieces[0])
         parts = zip(*pieces, strict=True)
@@ -225,11 +227,11 @@ class _Scratch:
 
 
 def _taken(blocks: Blocks, order: npt.NDArray[np.int64]) -> Blocks:
-    """The rows in this order, copied: what a task does to a batch stays in the batch."""
+    """Gather the rows in this order into new arrays, so that tasks may modify a batch in place."""
     taken = []
     for block in blocks:
         values = np.empty((len(order), *block.shape[1:]), block.dtype)
-        # All numbers are rows; "raise" would check them, through a buffer.
+        # All indices are valid; mode "raise" would check them and copy through a buffer.
         np.take(block, order, axis=0, out=values, mode="clip")
         taken.append(values)
     return tuple(taken)

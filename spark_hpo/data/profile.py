@@ -1,4 +1,4 @@
-"""What the columns of a Parquet table hold, from its footers and a sample of its rows: no Spark is needed."""
+"""Profiles the columns of a Parquet table from its footers and a sample of rows, without Spark."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnProfile:
-    """One column, as a sample of the rows shows it."""
+    """Profile of one column, from a sample of the rows."""
 
     name: str
-    stored: str  # its type in Arrow, as text
-    kind: ColumnKind | None  # how a prepared table would have it; None: it has no use there
-    counts: tuple[int, ...]  # how often each value occurs, the most frequent first; of scalars only
-    present: int  # rows where it is not null
-    is_whole: bool  # a number without a fraction wherever it is present
-    shape: tuple[int, ...] = ()  # of one value, once it is decoded
-    transform: str = ""  # what decodes it
+    stored: str  # Arrow type, as text
+    kind: ColumnKind | None  # kind in a prepared table; None if the column cannot be used
+    counts: tuple[int, ...]  # frequency of each value, descending; scalars only
+    present: int  # rows that are not null
+    is_whole: bool  # all numbers are integers
+    shape: tuple[int, ...] = ()  # of one decoded value
+    transform: str = ""  # function that decodes bytes
 
     @property
     def distinct(self) -> int:
@@ -47,7 +47,7 @@ class ColumnProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableProfile:
-    """A Parquet table that nobody has prepared."""
+    """Profile of a Parquet table that has not been prepared."""
 
     url: str
     rows: int
@@ -62,13 +62,13 @@ class TableProfile:
 
 
 def profile(url: str, *, trust_petastorm_metadata: bool = False) -> TableProfile:
-    """Look at a table as it is.
+    """Profile a Parquet table.
 
     Args:
-        trust_petastorm_metadata: may unpickle what Petastorm has written about the table's columns.
+        trust_petastorm_metadata: allow unpickling Petastorm's metadata of the table.
 
     Raises:
-        DataError: there is no Parquet at `url`, or it cannot be read.
+        DataError: `url` has no Parquet files, or they cannot be read.
     """
     found = read_footers(url)
     codecs = petastorm_codecs.trusted_codecs(found.url) if trust_petastorm_metadata else {}
@@ -87,7 +87,7 @@ def profile(url: str, *, trust_petastorm_metadata: bool = False) -> TableProfile
 
 
 def label_counts(table: Table) -> tuple[int, ...]:
-    """How often each value of the label occurs in a sample of the training split, the most frequent first."""
+    """Return the frequency of each label value in a sample of the training split, in descending order."""
     manifest, name = table.manifest(Split.TRAIN), table.schema.label.name
     fs, _ = files.filesystem(manifest.url)
     parts = []
@@ -105,11 +105,13 @@ def label_counts(table: Table) -> tuple[int, ...]:
 
 
 def _sample(found: Footers) -> pa.Table:
-    """Some rows of row groups that lie all over the table: its ends may differ."""
+    """Sample rows from row groups spread over the whole table, because its ends may differ."""
     fs, _ = files.filesystem(found.url)
     everywhere = [(n, i) for n, f in enumerate(found.footers) for i in range(f.metadata.num_row_groups)]
     if not everywhere:
-        raise DataError(f"{found.url}: no rows in {len(found.files)} Parquet files: write it again")
+        raise DataError(
+            f"{found.url} has {len(found.files)} Parquet files, but no rows. Write the table again"
+        )
     parts = []
     for number, index in _spread(everywhere):
         file = found.files[number]
@@ -123,7 +125,7 @@ def _sample(found: Footers) -> pa.Table:
 
 
 def _first_rows(source: Any, row_group: int, columns: Sequence[str]) -> pa.Table:
-    """Of a row group, not more than is looked at: a group may be larger than memory."""
+    """Read only the first rows of a row group, because it may be larger than memory."""
     file = pq.ParquetFile(source)
     batches = file.iter_batches(_SAMPLED_ROWS, row_groups=[row_group], columns=columns)
     first = next(batches, None)
@@ -153,7 +155,7 @@ def _profile(name: str, values: pa.ChunkedArray, transform: str) -> ColumnProfil
 
 
 def _kind(values: pa.ChunkedArray, transform: str) -> tuple[ColumnKind | None, tuple[int, ...]]:
-    """As `prepare` would have it; with the shape of a value."""
+    """Return the kind that `prepare` would choose, and the shape of a value."""
     stored = values.type
     if pa.types.is_dictionary(stored):
         stored = stored.value_type

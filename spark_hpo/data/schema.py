@@ -1,4 +1,4 @@
-"""What the columns of a table mean: `schema.json`, in the folder of the table."""
+"""The schema of a table: `schema.json` in its folder, which gives the meaning of each column."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ T = TypeVar("T")
 
 
 class ColumnKind(StrEnum):
-    """How a task may use a feature."""
+    """The kinds of features."""
 
-    NUMERIC = "numeric"  # one float a row, standardised
-    CATEGORICAL = "categorical"  # one code a row: 0 is "unseen", 1..n are the vocabulary in order
-    ARRAY = "array"  # a fixed-size array of floats a row, flattened in row-major order
-    SEQUENCE = "sequence"  # a list a row, padded with zeros to shape (longest,); its length beside it
-    BINARY = "binary"  # bytes a row, from which a transform makes an array of floats
+    NUMERIC = "numeric"  # one float per row, standardised
+    CATEGORICAL = "categorical"  # one code per row: 0 is "unseen", 1..n index the vocabulary
+    ARRAY = "array"  # one fixed-size array of floats per row, flattened in row-major order
+    SEQUENCE = "sequence"  # one list per row, padded with zeros to shape (longest,), plus its length
+    BINARY = "binary"  # bytes that a transform decodes into an array of floats
 
 
 class NullRule(StrEnum):
-    """What a null becomes."""
+    """Handling of nulls."""
 
     REFUSE = "refuse"  # an error
-    FILL = "fill"  # the mean; code of "" or 0; an array of zeros; a list of length 0
+    FILL = "fill"  # with the mean; the code of "" or 0; an array of zeros; an empty list
 
 
 class Encoding(StrEnum):
-    """What the files hold."""
+    """Encoding of the files."""
 
-    PREPARED = "prepared"  # features as they are delivered: codes, standardised numbers
-    RAW = "raw"  # the table's own values: they are encoded while they are read
+    PREPARED = "prepared"  # encoded features: codes, standardised numbers
+    RAW = "raw"  # original values, encoded while reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """One input column of the table."""
+    """An input column of the table."""
 
     name: str
     kind: ColumnKind
     shape: tuple[int, ...] = ()  # of one row; () for a scalar
-    vocabulary: tuple[str, ...] = ()  # the values seen in the training split; sequence: of its elements
-    mean: float = 0.0  # numeric: what is subtracted, and what stands in for a missing value
-    deviation: float = 1.0  # numeric: what it is divided by
-    source: str = ""  # the column of the original table that it is made from
+    vocabulary: tuple[str, ...] = ()  # values (or list elements) seen in the training split
+    mean: float = 0.0  # numeric: subtracted from values, and used for missing values
+    deviation: float = 1.0  # numeric: divides values
+    source: str = ""  # column of the original table
     nulls: NullRule = NullRule.REFUSE
     marks_missing: bool = False  # raw: 1.0 where the source is null, 0.0 elsewhere
-    transform: str = ""  # binary: `module:function`, from bytes to an array of this shape
-    truncates: bool = False  # sequence: longer lists are cut; otherwise they are an error
+    transform: str = ""  # binary: `module:function` that decodes bytes to an array of this shape
+    truncates: bool = False  # sequence: cut longer lists instead of raising
 
     @property
     def num_codes(self) -> int:
-        """Categorical: how many codes there are, the one for unseen values included."""
+        """Categorical: the number of codes, including the code for unseen values."""
         return len(self.vocabulary) + 1
 
 
@@ -64,8 +64,8 @@ class Label:
     """The column to predict."""
 
     name: str
-    classes: tuple[str, ...] = ()  # in the order of their codes 0, 1, ...; empty: a regression
-    mean: float = 0.0  # regression: of the training split; the label itself stays in natural units
+    classes: tuple[str, ...] = ()  # in the order of codes 0, 1, ...; empty for a regression
+    mean: float = 0.0  # regression: over the training split; the label itself is not standardised
     deviation: float = 1.0
 
     @property
@@ -75,30 +75,33 @@ class Label:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where the rows of one split lie, for a table that is read in place."""
+    """The rows of one split, for a table that is read in place."""
 
-    url: str  # of a folder or file of Parquet
-    where: str = ""  # a condition on the original columns; "": all rows
-    share: tuple[float, float] = (0.0, 1.0)  # of the row groups, in an order by their hashes: from, to
-    seed: int = 0  # of that order
+    url: str  # a Parquet folder or file
+    where: str = ""  # a condition on the original columns; "" for all rows
+    share: tuple[float, float] = (0.0, 1.0)  # half-open interval of the row groups, ordered by hash
+    seed: int = 0  # seed of that hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableSchema:
-    """The columns of a table. What is delivered are int64 codes and float32 numbers; nothing is null."""
+    """The columns of a table. Delivered values are int64 codes and float32 numbers, never null."""
 
     features: tuple[Feature, ...]
     label: Label
     encoding: Encoding = Encoding.PREPARED
-    sources: Mapping[str, Source] = field(default_factory=dict)  # by split; empty: train/, validation/, test/
+    sources: Mapping[str, Source] = field(
+        default_factory=dict
+    )  # by split; empty for train/, validation/, test/
 
     @property
     def stored(self) -> tuple[str, ...]:
-        """The columns of the files that features and label are made from."""
+        """The stored columns that features and label come from."""
         names = [self.stored_name(feature) for feature in self.features]
         return tuple(dict.fromkeys([*names, self.label.name]))
 
     def stored_name(self, feature: Feature) -> str:
+        """Return the name of the stored column of a feature."""
         return feature.source if self.encoding is Encoding.RAW and feature.source else feature.name
 
     def of_kind(self, *kinds: ColumnKind) -> tuple[Feature, ...]:
@@ -111,7 +114,7 @@ class TableSchema:
     def from_json(cls, record: Mapping[str, Any]) -> TableSchema:
         """
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: it is no schema, or one of a newer version.
+            ValueError, KeyError, TypeError, AttributeError: not a schema, or one of a newer version.
         """
         version = record.get("version", VERSION)
         if version != VERSION:
@@ -141,7 +144,7 @@ class TableSchema:
 
 
 def _checked(value: T) -> T:
-    """The same value, when its fields are of their types: a hand may have written them."""
+    """Return the value if its fields have their declared types, because people edit schema.json."""
     for name, kind in get_type_hints(type(value)).items():
         if not _is(field := getattr(value, name), kind):
             raise TypeError(f"{name} is {field!r}")

@@ -1,4 +1,4 @@
-"""A prepared table: its schema and the manifests of its splits, read once on the driver."""
+"""A prepared table: its schema and the manifests of its splits, read once by the driver."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCHEMA_FILE = "schema.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A prepared table as the driver found it. It is shipped to every rank, which lists nothing itself."""
+    """A prepared table as the driver found it. It is sent to every rank, so ranks list no files."""
 
     url: str
     schema: TableSchema
@@ -42,26 +42,26 @@ class Table:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any file of any split, or the schema, does."""
+        """A hash that changes when the schema or any file of any split changes."""
         facts = [self.schema.to_json(), *(self.manifests[split].fingerprint for split in Split)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
     @property
     def rows(self) -> int:
-        """Of all splits."""
+        """Rows of all splits together."""
         return sum(manifest.rows for manifest in self.manifests.values())
 
     def without(self, paths: Collection[str]) -> Table:
-        """The same table without these files.
+        """Return the table without these files.
 
         Raises:
-            DataError: a split has no row left.
+            DataError: a split has no rows left.
         """
         manifests = {split: manifest.without(paths) for split, manifest in self.manifests.items()}
         return replace(self, manifests=manifests)
 
     def for_one_batch(self, world_size: int) -> Table:
-        """The same table, evaluated on the first row groups of the validation split that feed all ranks."""
+        """Return the table with only as many validation row groups as one batch on all ranks needs."""
         whole = self.manifest(Split.VALIDATION)
         groups: list[RowGroup] = []
         while sum(group.rows for group in groups) < min(world_size, whole.rows):
@@ -98,21 +98,21 @@ def open_table(
     """Read `schema.json` and the footers of train, validation and test.
 
     Args:
-        url: the folder that `jobs/prepare_data.py` wrote, as a local path or any fsspec URL.
-        where: a condition on the rows of all splits, in the original values of the columns.
-        nulls: `refuse` or `fill`, by column; `*` is for all that are not named.
-        truncate: the longest list that is delivered whole, by column; longer ones are cut.
+        url: a folder written by `spark-hpo prepare`; a local path or any fsspec URL.
+        where: a condition on the rows of all splits, on the original values of the columns.
+        nulls: `refuse` or `fill`, by column; `*` applies to all columns that are not named.
+        truncate: maximum list length, by column; longer lists are cut.
         transforms: `module:function` from bytes to an array of floats, by column.
-        trust_petastorm_metadata: may unpickle what Petastorm has written about the table's columns.
+        trust_petastorm_metadata: allow unpickling Petastorm's metadata of the table.
 
     Raises:
-        DataError: there is no table, it has no `schema.json`, a split is not what the schema says, or a
-            rule is for a column that there is not.
+        DataError: there is no table or no `schema.json`, a split does not match the schema, or a rule names
+            an unknown column.
     """
     url = files.absolute(url)
     schema = with_rules(_read_schema(url), nulls or {}, truncate or {})
     sources = {split: schema.sources.get(split) or Source(url=files.join(url, split)) for split in Split}
-    # Splits in place lie in one folder: its footers are read once.
+    # Splits in place share one folder, whose footers are read once.
     found = {place: read_footers(place) for place in dict.fromkeys(s.url for s in sources.values())}
     training = found[sources[Split.TRAIN].url]
     codecs = dict(transforms or {})
@@ -129,9 +129,9 @@ def open_table(
 
 
 def first_rows(table: Table, split: Split, rows: int) -> pd.DataFrame:
-    """The first rows of a split as its files hold them, without the label: what a served model is asked.
+    """Return the first rows of a split as stored, without the label: an input example for the model.
 
-    Decimals become floats and dates times, because model signatures know neither.
+    Decimals become floats and dates become timestamps, because model signatures support neither.
     """
     manifest = table.manifest(split)
     group = manifest.row_groups[0]
@@ -156,20 +156,23 @@ def first_rows(table: Table, split: Split, rows: int) -> pd.DataFrame:
 
 
 def _with_transforms(schema: TableSchema, found: Footers, transforms: Mapping[str, str]) -> TableSchema:
-    """The schema with a transform for each column of bytes; the first value tells the shape it gives."""
+    """Add transforms to the columns of bytes, with the shape that the first value transforms to."""
     binary = {schema.stored_name(f): f for f in schema.of_kind(ColumnKind.BINARY)}
     changed: dict[str, Feature] = {}
     for name, transform in transforms.items():
         if name not in binary:
             if transform.startswith("petastorm:"):
-                continue  # of a column that is not used
+                continue  # the column is not used
             known = ", ".join(binary) or "none"
-            raise DataError(f"data.transforms names {name!r}; the columns of bytes are: {known}")
+            raise DataError(
+                f"data.transforms names {name!r}, which is not a column of bytes; those are: {known}"
+            )
         try:
             shape = np.shape(encoders.find_transform(transform)(_first_value(found, name)))
-        except Exception as exc:  # the transform is the user's: anything may happen in it
+        except Exception as exc:  # user code can raise anything
             raise DataError(
-                f"{found.url}: column {name!r}: {transform} fails on its first value: {exc!r}: mend it"
+                f"{found.url}: column {name!r}: {transform} fails on the first value: {exc!r}. "
+                "Fix the function"
             ) from exc
         changed[binary[name].name] = replace(binary[name], transform=transform, shape=shape)
     return replace(schema, features=tuple(changed.get(f.name, f) for f in schema.features))
@@ -185,7 +188,7 @@ def _first_value(found: Footers, column: str) -> bytes:
                 if len(values):
                     value: bytes = values[0].as_py()
                     return value
-    raise DataError(f"{found.url}: column {column!r} holds no value: leave it out")
+    raise DataError(f"{found.url}: column {column!r} has no values. Remove it from the features")
 
 
 def _read_schema(url: str) -> TableSchema:
@@ -197,22 +200,22 @@ def _read_schema(url: str) -> TableSchema:
         folder = fs._parent(path)
         if not fs.exists(folder):
             raise DataError(
-                f"{url}: the table does not exist: make it with "
+                f"{url}: the table does not exist. Create it with "
                 f"`spark-hpo prepare csv --input <your table> --label <column> --output {url}`"
             ) from None
         refuse_table_format(fs, folder, url)
         raise DataError(
-            f"{url}: has no {SCHEMA_FILE}, so it is not a prepared table: make one with "
+            f"{url} has no {SCHEMA_FILE}, so it is not a prepared table. Create one with "
             f"`spark-hpo prepare csv --input {url} --label <column> --output <another folder>`"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        raise DataError(f"{place}: not a schema ({exc!r}): prepare the table again") from exc
+        raise DataError(f"{place} is not a valid schema ({exc!r}). Prepare the table again") from exc
     except OSError as exc:
-        raise DataError(f"{place}: cannot be read: {exc}") from cause(exc)
+        raise DataError(f"{place} cannot be read: {exc}") from cause(exc)
     for feature in schema.features:
-        if feature.transform:  # a table is data, and has no say in what code is run
+        if feature.transform:  # data must not choose the code that runs
             raise DataError(
-                f"{place}: column {feature.name!r} names the function {feature.transform!r}, and only the "
-                "study file may name code: take it out, and put it into data.transforms if you trust it"
+                f"{place}: column {feature.name!r} names the function {feature.transform!r}, but only a "
+                "study file may name code. Remove it, and add it to data.transforms if you trust it"
             )
     return schema

@@ -1,4 +1,4 @@
-"""Writes the splits of a prepared table: Parquet files whose row groups have a chosen number of rows."""
+"""Writes the splits of a prepared table as Parquet files with row groups of a given size."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fsspec.implementations.local import LocalFileSystem
 
 from spark_hpo.data import files
 
-# pyarrow 14 knows none.
+# pyarrow 14 has no page checksums.
 _CAN_SUM = "write_page_checksum" in inspect.signature(pq.ParquetWriter.__init__).parameters
 _CHECKSUMS: dict[str, bool] = {"write_page_checksum": True} if _CAN_SUM else {}
 
 
 class RowGroupWriter:
-    """One Parquet file. Every row group has `row_group_rows` rows, the last one what is left.
+    """Writes one Parquet file with `row_group_rows` rows per row group; the last row group has the rest.
 
-    On a local file system it appears under its name when it is whole.
+    On a local file system, the file appears under its name only when it is complete.
     """
 
     def __init__(self, url: str, row_group_rows: int) -> None:
@@ -62,7 +62,7 @@ class RowGroupWriter:
 
     @property
     def _working_path(self) -> str:
-        """A hidden name of this process, so that two attempts at one file do not meet."""
+        """A hidden, process-specific name, so that two attempts at one file do not collide."""
         if not self._is_local:
             return self._path
         folder, name = os.path.split(self._path)
@@ -72,7 +72,7 @@ class RowGroupWriter:
         if self._writer is None:
             self._fs.makedirs(os.path.dirname(self._path), exist_ok=True)
             sink = self._stack.enter_context(self._fs.open(self._working_path, "wb"))
-            # A dictionary pays for codes, and never for measured numbers.
+            # Dictionary encoding pays off for codes but not for measured numbers.
             codes = [field.name for field in table.schema if pa.types.is_integer(field.type)]
             writer = pq.ParquetWriter(sink, table.schema, use_dictionary=codes, **_CHECKSUMS)
             self._writer = self._stack.enter_context(writer)
@@ -82,14 +82,14 @@ class RowGroupWriter:
 def write_splits(
     batches: Iterable[pa.RecordBatch], url: str, file_name: str, row_group_rows: int, names: Sequence[str]
 ) -> dict[str, int]:
-    """Write `<url>/<split>/<file_name>` for each split that occurs.
+    """Write `<url>/<split>/<file_name>` for each split in the batches.
 
     Args:
-        batches: the name of the split, then the columns.
-        names: what the columns are to be called.
+        batches: the first column is the name of the split, the rest are data.
+        names: the names of the data columns.
 
     Returns:
-        rows written, by split.
+        The number of rows written, by split.
     """
     writers: dict[str, RowGroupWriter] = {}
     with contextlib.ExitStack() as stack:
@@ -105,12 +105,12 @@ def write_splits(
 
 
 def summary_batch(rows: dict[str, int]) -> pa.RecordBatch:
-    """Rows by split, as a batch with the columns split and rows."""
+    """Return the row counts as a batch with the columns `split` and `rows`."""
     return pa.RecordBatch.from_arrays(
         [pa.array(rows.keys(), pa.string()), pa.array(rows.values(), pa.int64())], names=["split", "rows"]
     )
 
 
 def record_batch(columns: dict[str, Any]) -> pa.RecordBatch:
-    """NumPy columns as a batch."""
+    """Return NumPy columns as a record batch."""
     return pa.RecordBatch.from_arrays([pa.array(c) for c in columns.values()], names=list(columns))

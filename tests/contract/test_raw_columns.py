@@ -278,17 +278,17 @@ def test_a_table_read_in_place_is_opened_by_its_schema(folder: Path, tmp_path: P
     german = open_table(str(tmp_path), transforms=transforms, where="country = 'DE'")
     assert german.manifest(Split.TRAIN).rows == ROWS
     assert german.fingerprint != table.fingerprint
-    with pytest.raises(DataError, match=r"data\.transforms names 'whole'; the columns of bytes are: bytes"):
+    with pytest.raises(DataError, match=r"data\.transforms names 'whole'.* bytes"):
         open_table(str(tmp_path), transforms={**transforms, "whole": DECODE})
 
 
 BAD = {
-    "null": ({"clicks": [[1], None]}, "1 nulls; a column must have none"),
-    "too long": ({"clicks": [[1], [1, 2, 3, 4]]}, "1 lists have more than 3 elements, one 4"),
+    "null": ({"clicks": [[1], None]}, "1 nulls"),
+    "too long": ({"clicks": [[1], [1, 2, 3, 4]]}, "1 lists have more than 3 elements; the longest has 4"),
     "null inside": ({"clicks": [[1], [None]]}, "1 nulls"),
-    "another class": ({"class": ["cat", "cow"]}, r"'cow' is no class of schema.json \(cat, dog\)"),
+    "another class": ({"class": ["cat", "cow"]}, r"'cow' is not a class of schema.json \(cat, dog\)"),
     "transform fails": ({"bytes": [b"1234", b"12"]}, f"{DECODE} failed with ValueError"),
-    "infinite": ({"wide": [1.0, float("inf")]}, "1 values are NaN or beyond float32"),
+    "infinite": ({"wide": [1.0, float("inf")]}, "1 values are NaN or exceed float32"),
     "no number": ({"said": ["1", "one"]}, "Failed to parse string: 'one'"),
 }
 
@@ -321,7 +321,7 @@ def test_what_cannot_be_delivered_is_named(tmp_path: Path, reader: str, fault: s
     [
         (["a=1", "b=1"], "some files have the partitions a, others b"),
         (["a=1", "."], "some files have the partitions"),
-        (["stuff"], "the folder 'stuff' is no partition"),
+        (["stuff"], "the folder 'stuff' is not a partition"),
     ],
 )
 def test_folders_that_are_no_partitions_are_refused(tmp_path: Path, folders: list[str], message: str) -> None:
@@ -449,6 +449,6 @@ def test_foreign_classes_are_not_unpickled(petastorms_own: Path) -> None:
     metadata = petastorms_own / "dataset" / "_common_metadata"
     armed = pq.read_schema(metadata).with_metadata({b"dataset-toolkit.unischema.v1": pickle.dumps(Bomb())})
     pq.write_metadata(armed, metadata)
-    with pytest.raises(DataError, match="Petastorm's schema cannot be read here"):
+    with pytest.raises(DataError, match="cannot read the Petastorm schema"):
         open_table(str(petastorms_own), trust_petastorm_metadata=True)
     assert not (petastorms_own / "exploded").exists()

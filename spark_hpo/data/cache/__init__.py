@@ -1,1 +1,1 @@
-"""The node cache: decoded columns on local disk."""
+"""The node cache: decoded row groups on the local disk of each machine, shared by ranks and trials."""

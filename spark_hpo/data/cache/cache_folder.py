@@ -1,4 +1,4 @@
-"""The folder of the node cache: entries of files, one writer each at birth, bounded in size, oldest out."""
+"""The folder of the node cache: a size-bounded set of entries with least-recently-used eviction."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 _IN_USE = "in_use"
-_RESERVED_SHARE = 0.05  # of the disk, which is never filled: Spark's shuffles and logs live there too
-_ABANDONED_S = 3600.0  # a folder half made, or half deleted, that nobody has touched for so long
+_RESERVED_SHARE = 0.05  # of the disk stays free, because Spark's shuffles and logs use it too
+_ABANDONED_S = 3600.0  # age after which a half-created or half-deleted folder is removed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSettings:
-    """Where decoded tables are kept on each machine, and how much of its disk they may take."""
+    """Location and size limit of the cache on each machine."""
 
     folder: str | None = None  # None: the first of Spark's local folders, or the temporary folder
-    max_bytes: int | None = None  # None: half of what is free or taken by the cache
+    max_bytes: int | None = None  # None: half of the space that is free or used by the cache
 
 
 class CacheEntry:
-    """A folder of files that other processes may use at the same time. Never evicted while it is open."""
+    """A folder of files, shared with other processes. It is not evicted while a process has it open."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
@@ -46,15 +46,15 @@ class CacheEntry:
 
 
 class CacheFolder:
-    """All entries of one machine and user.
+    """All cache entries of one user on one machine.
 
-    It is readable for its owner alone, and symbolic links and folders of others are refused.
+    Only the owner can read the folder. Symbolic links and folders of other users are refused.
     """
 
     def __init__(self, settings: CacheSettings) -> None:
         """
         Raises:
-            OSError: there is no such folder and it cannot be made, or it is not ours.
+            OSError: the folder cannot be created, or it belongs to another user.
         """
         base = Path(settings.folder) if settings.folder else _local_folder()
         self.path = base / f"spark_hpo-cache-{os.getuid()}"
@@ -64,17 +64,17 @@ class CacheFolder:
             self.path.mkdir(mode=0o700)
         found = self.path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise PermissionError(f"{self.path} is not a folder of this user's alone")
+            raise PermissionError(f"{self.path} is not a directory owned by and private to this user")
 
     def open(self, key: str, files: Mapping[str, int], *, needed: int) -> CacheEntry | None:
-        """The entry of this key, made when there is none.
+        """Open the entry of this key, creating it if it does not exist.
 
         Args:
-            files: sizes in bytes, by name. They are made sparse, of zeros.
-            needed: bytes of it that the caller may write; room is made for so many.
+            files: size of each file in bytes, by name. New files are sparse and read as zeros.
+            needed: bytes that the caller may write; older entries are evicted to make room for them.
 
         Returns:
-            None where the disk is too short for it.
+            The entry, or None if the disk has too little space.
         """
         while True:
             entry = self._hold(self.path / key)
@@ -88,16 +88,16 @@ class CacheFolder:
             self._create(key, files)
 
     def _hold(self, path: Path) -> CacheEntry | None:
-        """The entry, marked as in use; None where there is none, or it is just being evicted."""
+        """Open an entry and mark it as in use. Return None if it does not exist or is being evicted."""
         try:
             if path.is_symlink():
                 raise PermissionError(f"{path} is a symbolic link")
-            lock = unlinked(path / _IN_USE, os.O_RDWR)
+            lock = open_no_follow(path / _IN_USE, os.O_RDWR)
         except FileNotFoundError:
             return None
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            os.utime(lock)  # when it was last used
+            os.utime(lock)  # records the time of last use
             if os.fstat(lock).st_ino == os.stat(path / _IN_USE).st_ino:
                 return CacheEntry(path, lock)
         except OSError:
@@ -106,18 +106,18 @@ class CacheFolder:
         return None
 
     def _create(self, key: str, files: Mapping[str, int]) -> None:
-        """Make an entry under a name of its own, and rename it: nobody sees half of one."""
+        """Create an entry under a temporary name, then rename it: no process sees a partial entry."""
         working = Path(tempfile.mkdtemp(prefix=".new-", dir=self.path))
         for name, size in {_IN_USE: 0, **files}.items():
-            with open(working / name, "xb", opener=unlinked) as file:
+            with open(working / name, "xb", opener=open_no_follow) as file:
                 file.truncate(size)
         try:
             working.rename(self.path / key)
-        except OSError:  # another was first
+        except OSError:  # another process created it first
             shutil.rmtree(working, ignore_errors=True)
 
     def _make_room(self, missing: int, *, keep: str) -> bool:
-        """Evict what was used longest ago until `missing` bytes fit. False: they do not."""
+        """Evict the least recently used entries until `missing` bytes fit. Return False if they cannot."""
         self._sweep()
         for victim in [*self._oldest_first(keep), None]:
             disk = shutil.disk_usage(self.path)
@@ -138,12 +138,13 @@ class CacheFolder:
         return [path for _, path in sorted(used)]
 
     def evict_unused(self, older_than_s: float, *, dry_run: bool = False) -> list[int]:
-        """Delete the entries that no process has open, and that none has opened for so long.
+        """Delete the entries that no process has open and none has opened within `older_than_s` seconds.
 
         Args:
-            dry_run: only count.
+            dry_run: only report what would be deleted.
 
-        Returns the bytes of each.
+        Returns:
+            The size in bytes of each deleted entry.
         """
         if not dry_run:
             self._sweep()
@@ -157,7 +158,7 @@ class CacheFolder:
         return freed
 
     def _evict(self, path: Path, *, dry_run: bool = False) -> bool:
-        """Delete an entry, unless a process has it open. Returns whether none has."""
+        """Delete an entry unless a process has it open. Return True if it was (or could be) deleted."""
         with contextlib.suppress(OSError), open(path / _IN_USE, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if dry_run:
@@ -165,23 +166,25 @@ class CacheFolder:
             trash = Path(tempfile.mkdtemp(prefix=".old-", dir=self.path))
             path.rename(trash / path.name)
             shutil.rmtree(trash, ignore_errors=True)
-            logger.info("node cache: %s was evicted", path.name)
+            logger.info("node cache: evicted %s", path.name)
             return True
         return False
 
     def _sweep(self) -> None:
-        """Delete what processes have left that were killed while they made or deleted an entry."""
+        """Delete folders left behind by processes that were killed while creating or deleting an entry."""
         for path in self.path.glob(".*"):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_S:
                     shutil.rmtree(path)
 
 
-def unlinked(path: str | Path, flags: int) -> int:
-    """Open a file of the cache, for `open(..., opener=unlinked)`: new ones are this user's alone.
+def open_no_follow(path: str | Path, flags: int) -> int:
+    """Open a cache file without following symbolic links, for `open(..., opener=open_no_follow)`.
+
+    New files are readable by this user only.
 
     Raises:
-        PermissionError: it is a symbolic link, which leads who knows where.
+        PermissionError: the path is a symbolic link.
     """
     try:
         return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -192,16 +195,17 @@ def unlinked(path: str | Path, flags: int) -> int:
 
 
 def key_of(facts: Any) -> str:
-    """The name of an entry: of what it is made from, and of this start of the machine.
+    """Return the name of an entry: a hash of the facts that determine its contents and of the boot id.
 
-    After a crash of the machine, a mark may have reached the disk before the data that it vouches for.
+    The boot id is included because, after a crash of the machine, a "ready" mark may have reached the disk
+    before the data it refers to.
     """
     text = json.dumps([facts, _boot_id()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _local_folder() -> Path:
-    """A local disk that survives the application, where the cluster names one."""
+    """Return the local disk that the cluster names, or the temporary folder."""
     for variable in ("SPARK_HPO_CACHE_DIR", "SPARK_LOCAL_DIRS", "LOCAL_DIRS"):
         if first := os.environ.get(variable, "").split(",")[0]:
             return Path(first)
@@ -209,7 +213,7 @@ def _local_folder() -> Path:
 
 
 def _allocated(path: Path) -> int:
-    """Bytes on disk of all files below a folder; those of sparse files as far as they are written."""
+    """Return the bytes that all files below a folder occupy on disk; holes of sparse files do not count."""
     return sum(found.st_blocks * 512 for found in _stats(path))
 
 
@@ -225,6 +229,6 @@ def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        import psutil  # here: where there is a /proc, training needs no more than torch and pyarrow
+        import psutil  # imported here because it is not needed where /proc exists
 
         return str(int(psutil.boot_time()))

@@ -1,4 +1,4 @@
-"""The node cache: each row group is decoded once a machine, and read as memory ever after."""
+"""The node cache: each row group is decoded once per machine, then read from memory-mapped files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from spark_hpo.data import encoders
 from spark_hpo.data.blocks import BlockLayout, Blocks, layout_of, pack, packed_parts, unpack
-from spark_hpo.data.cache.cache_folder import CacheEntry, CacheFolder, CacheSettings, key_of, unlinked
+from spark_hpo.data.cache.cache_folder import CacheEntry, CacheFolder, CacheSettings, key_of, open_no_follow
 from spark_hpo.data.decode import Columns, delivered
 from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.plan.shards import Segment
@@ -29,12 +29,12 @@ from spark_hpo.data.schema import TableSchema
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # of the files: another number, another entry
-_READY = "ready"  # one byte a row group: 1 when all its columns are written
-_LOCKS = "locks"  # one byte a row group: locked by who decodes it
-_BATCH_BYTES = 32 * 2**20  # decoded in one go: opening Petastorm costs as much as a small row group
-_LIMIT_S = 60.0  # for another process to decode one row group, before it is read without the cache
-_AGAIN_S = 0.02
+_FORMAT = 1  # version of the file format; part of the entry's key
+_READY = "ready"  # one byte per row group: 1 when all its columns are written
+_LOCKS = "locks"  # one byte per row group: locked by the process that decodes it
+_BATCH_BYTES = 32 * 2**20  # decoded at once, because opening Petastorm costs as much as a small row group
+_LIMIT_S = 60.0  # wait for another process to decode a row group before bypassing the cache
+_POLL_S = 0.02
 
 
 def open_node_cache(
@@ -46,12 +46,12 @@ def open_node_cache(
     shard_bytes: int,
     mapped: bool,
 ) -> NodeCache | None:
-    """The cache of one split on this machine, or None where there is no room for a shard of it.
+    """Open the cache of one split on this machine, or return None if a shard does not fit on the disk.
 
     Args:
         shard_bytes: decoded bytes that this rank reads.
-        mapped: whether blocks are mapped into memory; otherwise they are read from the page cache, and
-            the memory of a process does not grow with its shard.
+        mapped: map blocks into memory. Otherwise they are read through the page cache, so that the resident
+            memory of the process does not grow with its shard.
     """
     layout = layout_of(delivered(schema))
     rows = sum(group.rows for group in manifest.row_groups)
@@ -70,19 +70,19 @@ def open_node_cache(
         reason = f"{shard_bytes / 2**20:.0f} MiB do not fit"
     except OSError as exc:
         reason = str(exc)
-    logger.warning("%s is read without the node cache: %s", manifest.url, reason)
+    logger.warning("%s: reading without the node cache: %s", manifest.url, reason)
     return None
 
 
 class NodeCache:
-    """A reader that asks another for each row group once a machine, and keeps what it got in files.
+    """A reader that decodes each row group once per machine through another reader and stores it in files.
 
-    Blocks are files of whole splits, sparse until a row group is decoded; so which rank reads which rows
-    may change from rung to rung. A row group is decoded by one process under a lock while others decode
-    others; one that dies leaves its row group unmarked, and the next decodes it again. The kernel holds
-    one copy, whoever maps it.
+    Each block is one file for the whole split, sparse until its row groups are decoded, so the assignment of
+    rows to ranks may change from rung to rung. One process decodes a row group under a lock while other
+    processes decode other row groups. If a process dies, its row group stays unmarked and another process
+    decodes it again. All processes that map a file share one copy in the page cache.
 
-    A trace: read([a, b]) -> a decoded, b decoded; in any process: read([b, a]) -> nothing is decoded
+    A trace: read([a, b]) decodes a and b; then read([b, a]), in any process, decodes nothing
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class NodeCache:
         self._first_row = [0, *accumulate(group.rows for group in groups)]
         self._layout = layout
         self._row_bytes = sum(block.row_bytes for block in layout)
-        with open(entry.path / _READY, "rb", opener=unlinked) as ready:
+        with open(entry.path / _READY, "rb", opener=open_no_follow) as ready:
             self._ready: npt.NDArray[np.uint8] = np.memmap(ready, np.uint8, "r")
         self._files = [_BlockFile(entry.path / _file(i), block) for i, block in enumerate(layout)]
         rows = self._first_row[-1]
@@ -114,7 +114,7 @@ class NodeCache:
                 yield unpack(tuple(block[rows.start : rows.stop] for block in blocks), self._layout)
 
     def locate(self, segments: Sequence[Segment]) -> Generator[tuple[Blocks, range], None, None]:
-        """Blocks of the whole split where they are mapped, of the segment where they are not."""
+        """Yield blocks of the whole split if they are mapped, else blocks of the segment."""
         numbers = [self._number[segment.file, segment.row_group] for segment in segments]
         missing = [number for number in dict.fromkeys(numbers) if not self._ready[number]]
         with _Decoding(self, missing) as decoding:
@@ -129,10 +129,10 @@ class NodeCache:
                 else:
                     yield tuple(file.read(rows) for file in self._files), range(segment.rows)
 
-    # Decoding: what follows is called by one thread, of _Decoding -----------------------------------------
+    # Called from the thread of _Decoding only -------------------------------------------------------------
 
     def decode(self, numbers: Sequence[int], locks: _Locks, stopped: threading.Event) -> None:
-        """Decode the row groups that nobody has: first those that nobody works at, then the others."""
+        """Decode the missing row groups: first those that no other process is decoding, then the rest."""
         waiting = []
         for batch in self._batches(numbers):
             if stopped.is_set():
@@ -141,22 +141,22 @@ class NodeCache:
             waiting += [number for number in batch if number not in mine and not self._ready[number]]
             self._decode(mine, locks)
         for number in waiting:
-            # Its process decodes it, or dies and gives up the lock.
+            # Another process holds the lock: it finishes, or dies and releases the lock.
             deadline = time.monotonic() + _LIMIT_S
             while not self._ready[number] and not stopped.is_set() and time.monotonic() < deadline:
                 if locks.acquire(number):
                     self._decode([number], locks)
                 else:
-                    stopped.wait(_AGAIN_S)
+                    stopped.wait(_POLL_S)
 
     def _decode(self, numbers: Sequence[int], locks: _Locks) -> None:
-        """Decode row groups of which this process has the locks, and let go of these."""
+        """Decode row groups whose locks this process holds, then release the locks."""
         todo = [number for number in numbers if not self._ready[number]]
         with contextlib.closing(self._reader.read([self._whole[number] for number in todo])) as pieces:
             for number, piece in zip(todo, pieces, strict=True):
                 for file, block in zip(self._files, self._layout, strict=True):
                     file.write(self._first_row[number], packed_parts(piece, block))
-                # The mark comes last: what is marked is whole.
+                # The mark comes last, so a marked row group is complete.
                 os.pwrite(locks.ready, b"\1", number)
         for number in numbers:
             locks.release(number)
@@ -176,7 +176,7 @@ class NodeCache:
 
 
 class _Decoding:
-    """A thread that fills the cache, whatever its reader waits for: so no two processes wait in a circle."""
+    """A thread that fills the cache independently of its reader, so that processes cannot deadlock."""
 
     def __init__(self, cache: NodeCache, missing: Sequence[int]) -> None:
         self._cache = cache
@@ -196,13 +196,13 @@ class _Decoding:
             self._thread.join()
 
     def wait(self, number: int) -> bool:
-        """Wait until a row group is there. False: it will not be; read it without the cache.
+        """Wait until a row group is decoded. Return False if it must be read without the cache.
 
         Raises:
-            DataError: it cannot be decoded.
+            DataError: the row group cannot be decoded.
         """
         while self._thread.is_alive() and not self._cache._ready[number]:
-            self._thread.join(_AGAIN_S / 10)
+            self._thread.join(_POLL_S / 10)
         if self._cache._ready[number]:
             return True
         if isinstance(self._failure, OSError):
@@ -215,36 +215,36 @@ class _Decoding:
         try:
             with contextlib.closing(self._cache.locks()) as locks:
                 self._cache.decode(self._missing, locks, self._stopped)
-        except OSError as exc:  # a full disk, most of all
-            logger.warning("the node cache cannot be written, and is left out: %s", exc)
+        except OSError as exc:  # most likely a full disk
+            logger.warning("cannot write the node cache, reading without it: %s", exc)
             self._failure = exc
-        except BaseException as exc:  # to be raised where the rows are asked for
+        except BaseException as exc:  # re-raised by `wait`
             self._failure = exc
 
 
 class _BlockFile:
-    """One block of a split: row after row, as NumPy has them in memory."""
+    """The file of one block of a split: rows in NumPy's memory layout."""
 
     def __init__(self, path: Path, block: BlockLayout) -> None:
         self._path = path
         self._block = block
 
     def mapped(self, rows: int) -> npt.NDArray[Any]:
-        """All rows, those that are not written yet as zeros; read-only."""
-        with open(self._path, "rb", opener=unlinked) as file:
+        """Map all rows, read-only. Rows that are not written yet read as zeros."""
+        with open(self._path, "rb", opener=open_no_follow) as file:
             whole = np.memmap(file, self._block.dtype, "r", shape=(rows, *self._block.row_shape))
         return whole.view(np.ndarray)
 
     def read(self, rows: range) -> npt.NDArray[Any]:
-        """A copy."""
+        """Read a range of rows into a new array."""
         count, offset = len(rows) * prod(self._block.row_shape), rows.start * self._block.row_bytes
-        with open(self._path, "rb", opener=unlinked) as file:
+        with open(self._path, "rb", opener=open_no_follow) as file:
             values = np.fromfile(file, self._block.dtype, count, offset=offset)
         return values.reshape(len(rows), *self._block.row_shape)
 
     def write(self, start: int, parts: Iterable[npt.NDArray[Any]]) -> None:
-        # Not through a map: on a full disk that kills the process, and this raises OSError.
-        with open(self._path, "r+b", buffering=0, opener=unlinked) as file:
+        # Not through a memory map: on a full disk that kills the process, while this raises OSError.
+        with open(self._path, "r+b", buffering=0, opener=open_no_follow) as file:
             file.seek(start * self._block.row_bytes)
             for part in parts:
                 data = part.reshape(-1).view(np.uint8).data
@@ -253,17 +253,17 @@ class _BlockFile:
 
 
 class _Locks:
-    """One lock a row group, of one owner. The kernel takes them back when the process dies."""
+    """One lock per row group. The kernel releases them when the process dies."""
 
     def __init__(self, entry: Path) -> None:
-        self._descriptor = unlinked(entry / _LOCKS, os.O_RDWR)
-        self.ready = unlinked(entry / _READY, os.O_RDWR)
+        self._descriptor = open_no_follow(entry / _LOCKS, os.O_RDWR)
+        self.ready = open_no_follow(entry / _READY, os.O_RDWR)
 
     def acquire(self, number: int) -> bool:
-        """Take a lock if nobody has it."""
+        """Take a lock without waiting. Return False if another owner holds it."""
         try:
             self._set(fcntl.F_WRLCK, number)
-        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as systems differ
+        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, depending on the system
             return False
         return True
 
@@ -275,7 +275,7 @@ class _Locks:
         os.close(self.ready)
 
     def _set(self, kind: int, number: int) -> None:
-        # Of the open file, not of the process: two loaders of one process keep each other out, too.
+        # Open-file-description locks also exclude a second loader in the same process.
         command = getattr(fcntl, "F_OFD_SETLK", fcntl.F_SETLK)
         fcntl.fcntl(self._descriptor, command, struct.pack("hhqqi", kind, os.SEEK_SET, number, 1, 0))
 

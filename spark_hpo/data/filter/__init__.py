@@ -1,1 +1,1 @@
-"""Row filters in SQL."""
+"""Row filters: SQL conditions, evaluated by Arrow and pruned with column statistics."""

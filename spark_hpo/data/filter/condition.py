@@ -1,4 +1,7 @@
-"""Conditions on rows, in the three-valued logic of SQL: as an Arrow expression, and by what bounds tell."""
+"""Conditions on rows in the three-valued logic of SQL.
+
+A condition is an Arrow expression, and from the bounds of its columns it tells which outcomes are possible.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +20,30 @@ ANY: frozenset[Outcome] = frozenset({True, False, None})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What is known of a column in some rows."""
+    """Statistics of a column over some rows."""
 
-    low: Any  # of those that are not null; None together with `high`: not known
+    low: Any  # over values that are not null; low and high are both None if unknown
     high: Any
     may_be_null: bool
     may_have_value: bool = True
 
 
 class Condition(Protocol):
-    """A row matches where it is true: neither false nor null."""
+    """A condition on rows. A row matches if the condition is true; false and null do not match."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The stored columns that it looks at."""
+        """The stored columns that the condition refers to."""
         ...
 
     def expression(self) -> pc.Expression: ...
 
     def outcomes(self, bounds: Mapping[str, Bounds]) -> frozenset[Outcome]:
-        """What it may come to in rows within these bounds; never too few. A column without bounds is open."""
+        """Return the possible outcomes for rows within these bounds.
+
+        The result may include impossible outcomes but never misses one. A column without bounds can have
+        any value.
+        """
         ...
 
 
@@ -46,10 +53,10 @@ class Comparison:
 
     column: str
     operator: Callable[[Any, Any], Any]
-    value: Any  # a Python value, as statistics have it
-    kind: pa.DataType  # as which it is compared
+    value: Any  # a Python value of the type that column statistics have
+    kind: pa.DataType  # the type of the comparison
     may_have_nan: bool = False
-    is_cast: bool = False  # whether the column is of another type, which Arrow would not bring to this one
+    is_cast: bool = False  # the column has another type, which Arrow does not cast implicitly
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -68,7 +75,7 @@ class Comparison:
         found: set[Outcome] = {None} if known.may_be_null else set()
         if known.may_have_value:
             found |= self._of_values(known)
-            if self.may_have_nan:  # statistics leave it out, and it equals nothing
+            if self.may_have_nan:  # statistics ignore NaN, and NaN equals nothing
                 found.add(self.operator is ne)
         return frozenset(found)
 
@@ -85,13 +92,15 @@ class Comparison:
                 eq: (low <= value <= high, not low == value == high),
                 ne: (not low == value == high, low <= value <= high),
             }[self.operator]
-        except TypeError:  # a time with a zone, and one without
+        except TypeError:  # for example, timestamps with and without a time zone
             return {True, False}
         return {outcome for outcome, possible in zip((True, False), may_be, strict=True) if possible}
 
 
 @dataclass(frozen=True, slots=True)
 class IsNull:
+    """`column IS NULL`."""
+
     column: str
 
     @property
@@ -111,6 +120,8 @@ class IsNull:
 
 @dataclass(frozen=True, slots=True)
 class Not:
+    """Negation; null stays null."""
+
     inner: Condition
 
     @property
@@ -126,7 +137,7 @@ class Not:
 
 @dataclass(frozen=True, slots=True)
 class All:
-    """Every part is true."""
+    """Conjunction of all parts."""
 
     parts: tuple[Condition, ...]
 
@@ -143,7 +154,7 @@ class All:
 
 @dataclass(frozen=True, slots=True)
 class Some:
-    """At least one part is true."""
+    """Disjunction of all parts."""
 
     parts: tuple[Condition, ...]
 
@@ -155,7 +166,7 @@ class Some:
         return reduce(or_, (part.expression() for part in self.parts))
 
     def outcomes(self, bounds: Mapping[str, Bounds]) -> frozenset[Outcome]:
-        # De Morgan, in three values too.
+        # De Morgan's law also holds in three-valued logic.
         return Not(All(tuple(Not(part) for part in self.parts))).outcomes(bounds)
 
 

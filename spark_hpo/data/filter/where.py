@@ -1,6 +1,6 @@
 """Row filters in SQL: `country = 'DE' and day >= '2026-01-01'`.
 
-They speak of the original values, whatever the files hold.
+Conditions refer to the original values, even where the files hold codes or standardised numbers.
 """
 
 from __future__ import annotations
@@ -37,20 +37,21 @@ _KNOWN = "comparisons of a column with a value, and, or, not, in, between, is nu
 
 
 def parse_where(text: str, schema: TableSchema | None, types: Mapping[str, pa.DataType]) -> Condition:
-    """The condition on the stored columns of a table that a condition on its original values means.
+    """Translate a condition on original values into a condition on the stored columns of a table.
 
     Args:
-        schema: of a prepared table the files hold codes and standardised numbers; None: nothing is encoded.
-        types: of the stored columns, those of partitions among them.
+        schema: the schema of a prepared table, whose files hold codes and standardised numbers. None if the
+            files hold the original values.
+        types: the types of the stored columns, including partition columns.
 
     Raises:
-        DataError: it is no condition, or compares what cannot be compared.
+        DataError: the text is not a valid condition, or it compares incompatible types.
     """
     return _Parser(text, schema, types).parse()
 
 
 class _Term(Protocol):
-    """A column, as conditions speak of it. What cannot be compared is a TypeError or ValueError."""
+    """A column in a condition. A comparison that is not possible raises TypeError or ValueError."""
 
     def compare(self, operator: Operator, value: Value) -> Condition: ...
 
@@ -70,7 +71,7 @@ class _Parser:
             raise self._error(str(exc).splitlines()[0]) from exc
         try:
             condition = self._condition(tree)
-            condition.expression()  # a value that its type cannot hold is told now
+            condition.expression()  # fails now if a value does not fit its type
             return condition
         except (ValueError, TypeError, ArithmeticError, pa.ArrowException) as exc:
             raise self._error(str(exc)) from exc
@@ -98,7 +99,7 @@ class _Parser:
                 return self._term(node).compare(eq, True)
         operator = _OPERATORS.get(type(node))
         if operator is None:
-            raise TypeError(f"{node.sql(dialect='spark')} is not understood; there are {_KNOWN}")
+            raise TypeError(f"{node.sql(dialect='spark')} is not supported; use {_KNOWN}")
         left, right = node.left, node.right
         if not isinstance(left, exp.Column):
             left, right, operator = right, left, _MIRRORED.get(operator, operator)
@@ -106,8 +107,10 @@ class _Parser:
 
     def _term(self, node: exp.Expression) -> _Term:
         if not isinstance(node, exp.Column):
-            raise TypeError(f"{node.sql(dialect='spark')} must be a column; there are {_KNOWN}")
-        name = ".".join(part.name for part in node.parts)  # `a.b` is one name: there are no tables here
+            raise TypeError(f"{node.sql(dialect='spark')} must be a column; use {_KNOWN}")
+        name = ".".join(
+            part.name for part in node.parts
+        )  # `a.b` is one column name, because a condition has no table names
         if self._schema is not None:
             if name == self._schema.label.name:
                 return _PreparedLabel(self._schema.label)
@@ -115,7 +118,7 @@ class _Parser:
             if made:
                 return _PreparedFeature(made[0], made[1].name if len(made) > 1 else None)
         if name not in self._types:
-            raise TypeError(f"there is no column {name!r}; there are {', '.join(self._types)}")
+            raise TypeError(f"there is no column {name!r}; the columns are {', '.join(self._types)}")
         return _StoredColumn(name, self._types[name])
 
     def _value(self, node: exp.Expression) -> Value:
@@ -135,14 +138,14 @@ class _Parser:
             case exp.Literal():
                 text = str(node.this)
                 return int(text) if text.isdigit() else float(text)
-        raise TypeError(f"{node.sql(dialect='spark')} must be a text, number, date, true or false")
+        raise TypeError(f"{node.sql(dialect='spark')} must be a string, a number, a date, true or false")
 
     def _error(self, fault: str) -> DataError:
         return DataError(f"where is {self._text!r}: {fault}")
 
 
 class _StoredColumn:
-    """A column whose files hold its own values."""
+    """A column whose files hold the original values."""
 
     def __init__(self, name: str, kind: pa.DataType) -> None:
         self._name = name
@@ -166,14 +169,16 @@ class _StoredColumn:
         )
 
     def _compare_integer(self, operator: Operator, value: int | float) -> Condition:
-        """With a whole number within the type's range: Arrow compares integers and floats as it can."""
+        """Compare with an integer within the range of the type, because Arrow compares integers with floats
+        inexactly.
+        """
         is_signed = self._kind != pa.uint64()
         kind = pa.int64() if is_signed else pa.uint64()
         low, high = (-(2**63), 2**63 - 1) if is_signed else (0, 2**64 - 1)
         whole = math.floor(value)
         if whole == value and low <= whole <= high:
             return self._comparison(operator, whole, kind)
-        never = self._comparison(gt, high, kind)  # false, and null for a null
+        never = self._comparison(gt, high, kind)  # false, or null for a null
         if operator in (eq, ne):
             return never if operator is eq else Not(never)
         is_upper = operator in (lt, le)
@@ -198,16 +203,16 @@ class _StoredColumn:
         elif isinstance(value, bool) and t.is_boolean(kind):
             return kind, value
         elif is_number and t.is_decimal(kind):
-            # In a type that holds both: Arrow compares decimals of two scales as if they had one.
+            # Widen to a type that holds both: Arrow compares decimals of different scales wrongly.
             number = Decimal(str(value))
             return _wider(kind, pa.scalar(number).type), number
         elif is_number and t.is_floating(kind):
             return pa.float64(), float(value)
-        raise TypeError(f"column {self._name!r} is {kind}, and cannot be compared with {value!r}")
+        raise TypeError(f"column {self._name!r} is {kind} and cannot be compared with {value!r}")
 
 
 class _PreparedFeature:
-    """A column of codes or standardised numbers, compared by its original values."""
+    """A column of codes or standardised numbers, compared by original value."""
 
     def __init__(self, feature: Feature, missing: str | None) -> None:
         self._feature = feature
@@ -217,7 +222,7 @@ class _PreparedFeature:
         compared = self._compared(operator, value)
         if self._missing is None and "" not in self._feature.vocabulary:
             return compared
-        return All((compared, Not(self.is_null())))  # what was null has a value now, which must not match
+        return All((compared, Not(self.is_null())))  # a null was filled with a value, which must not match
 
     def is_null(self) -> Condition:
         feature = self._feature
@@ -237,7 +242,7 @@ class _PreparedFeature:
         if feature.kind is ColumnKind.NUMERIC:
             number = (_number(feature.name, value) - feature.mean) / feature.deviation
             return Comparison(feature.name, operator, float(np.float32(number)), pa.float32())
-        raise TypeError(f"column {feature.name!r} is of kind {feature.kind}, which cannot be compared")
+        raise TypeError(f"column {feature.name!r} of kind {feature.kind} cannot be compared")
 
 
 class _PreparedLabel:
@@ -257,7 +262,7 @@ class _PreparedLabel:
 
 
 def _wider(a: pa.DataType, b: pa.DataType) -> pa.DataType:
-    """The decimal type that holds what either holds."""
+    """Return a decimal type that holds the values of both types."""
     scale = max(a.scale, b.scale)
     precision = scale + max(a.precision - a.scale, b.precision - b.scale)
     return pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
@@ -271,17 +276,17 @@ def _code(name: str, values: tuple[str, ...], value: Value) -> int:
 
 
 def _number(name: str, value: Value) -> float:
-    """A number; of a date the seconds since 1970."""
+    """Return the value as a number; a date becomes seconds since 1970."""
     if isinstance(value, str):
         try:
             return moment(value, has_zone=True).timestamp()
         except ValueError:
-            raise TypeError(f"column {name!r} holds numbers, and cannot be compared with {value!r}") from None
+            raise TypeError(f"column {name!r} holds numbers and cannot be compared with {value!r}") from None
     return float(value)
 
 
 def moment(text: str, *, has_zone: bool) -> datetime:
-    """A time in ISO 8601; without a zone it is in UTC."""
+    """Parse an ISO 8601 time. Without a time zone, it is UTC."""
     parsed = datetime.fromisoformat(text)
     in_utc = parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
     return in_utc if has_zone else in_utc.replace(tzinfo=None)

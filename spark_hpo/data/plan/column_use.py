@@ -1,4 +1,4 @@
-"""Whether the types of stored columns fit what the schema makes of them."""
+"""Checks that the types of stored columns fit their use in the schema."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Test = Callable[[pa.DataType], bool]
 _WHOLE: tuple[Test, ...] = (t.is_integer, t.is_boolean)
 _NUMBER = (*_WHOLE, t.is_floating)
 _TEXT = (t.is_string, t.is_large_string)
-_MEASURABLE = (*_NUMBER, *_TEXT, t.is_decimal, t.is_date, t.is_timestamp)  # text: where it says numbers
+_MEASURABLE = (*_NUMBER, *_TEXT, t.is_decimal, t.is_date, t.is_timestamp)  # text that spells numbers
 _NAMEABLE = (*_WHOLE, *_TEXT, t.is_floating, t.is_decimal, t.is_date)
 _BYTES = (t.is_binary, t.is_large_binary, t.is_fixed_size_binary)
 
 
 def check_use(place: str, arrow_schema: pa.Schema, schema: TableSchema) -> None:
-    """Refuse a column that cannot become what its feature says.
+    """Raise if a column has a type that its feature cannot use.
 
     Raises:
-        DataError: with place, column, type and rule.
+        DataError: names the place, the column, its type and the rule.
     """
 
     def check(name: str, tests: tuple[Test, ...], rule: str, *, in_list: bool = False) -> None:
@@ -36,7 +36,8 @@ def check_use(place: str, arrow_schema: pa.Schema, schema: TableSchema) -> None:
             is_nested = False
         if is_nested != in_list or not any(test(inner) for test in tests):
             raise DataError(
-                f"{place}: column {name!r} is {declared}; {rule}: let spark-hpo prepare encode it, or cast it"
+                f"{place}: column {name!r} is {declared}, but {rule}. "
+                "Encode it with `spark-hpo prepare`, or cast it"
             )
 
     is_raw = schema.encoding is Encoding.RAW
@@ -66,12 +67,13 @@ def check_use(place: str, arrow_schema: pa.Schema, schema: TableSchema) -> None:
 
 
 def is_list(kind: pa.DataType) -> bool:
+    """Return True for any of Arrow's list types."""
     return bool(t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind))
 
 
 def _check_sequence(check: Callable[..., None], name: str, feature: Feature, *, is_raw: bool) -> None:
     if feature.vocabulary and is_raw:
-        check(name, _NAMEABLE, "a sequence of categories must be a list of them", in_list=True)
+        check(name, _NAMEABLE, "a sequence of categories must be a list of categories", in_list=True)
     elif feature.vocabulary:
         check(name, _WHOLE, "a sequence of categories must be a list of integer codes", in_list=True)
     else:
@@ -81,7 +83,7 @@ def _check_sequence(check: Callable[..., None], name: str, feature: Feature, *, 
 def _check_transform(place: str, feature: Feature) -> None:
     if not feature.transform:
         raise DataError(
-            f"{place}: column {feature.name!r} holds bytes, and nothing says what they mean: name a function "
-            f"in the study file, data.transforms: {{{feature.name}: my_module.py:decode}}; where Petastorm "
-            "has written the table and you trust its source, data.trust_petastorm_metadata: true"
+            f"{place}: column {feature.name!r} holds bytes without a transform. Name a function that decodes "
+            f"them in the study file, data.transforms: {{{feature.name}: my_module.py:decode}}. If Petastorm "
+            "wrote the table and you trust its source, set data.trust_petastorm_metadata: true"
         )

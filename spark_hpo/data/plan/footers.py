@@ -1,4 +1,4 @@
-"""The footers of a table's files, each read once."""
+"""Reads the footers of a table's files, each of them once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.listing import File, list_files, relative
 from spark_hpo.errors import DataError
 
-_SIGNATURE_BYTES = 28  # a nonce and a tag behind the footer (Parquet Modular Encryption, 5.5)
-_THREADS = 16  # footers are small: their cost is the round trip to the store
+_SIGNATURE_BYTES = 28  # nonce and tag after a signed footer (Parquet Modular Encryption, 5.5)
+_THREADS = 16  # footers are small, so latency dominates
 
 
 class Footer:
-    """One file's footer, by the names of its Arrow columns."""
+    """The footer of one file, indexed by Arrow column name."""
 
     def __init__(self, metadata: pq.FileMetaData) -> None:
         self.metadata = metadata
@@ -33,7 +33,7 @@ class Footer:
 
     @cached_property
     def facts(self) -> str:
-        """What the file holds, as its footer tells: positions, sizes, statistics; in JSON."""
+        """The contents of the footer as JSON: positions, sizes, statistics."""
         return json.dumps(self.metadata.to_dict(), default=str)
 
     @property
@@ -44,13 +44,13 @@ class Footer:
         return self.metadata.row_group(index)
 
     def statistics(self, row_group: int, column: str) -> Any:
-        """Of a column that is no list or structure; None where the file has none."""
+        """Return the statistics of a column that is neither a list nor a struct, or None if absent."""
         if column not in self._first_leaf or self.schema.field(column).type.num_fields:
             return None
         return self.row_group(row_group).column(self._first_leaf[column]).statistics
 
     def nulls(self, row_group: int, column: str) -> int | None:
-        """How many there are; of lists, empty ones count too. None where the file does not say."""
+        """Return the number of nulls, including empty lists, or None if the file does not record it."""
         statistics = self.row_group(row_group).column(self._first_leaf[column]).statistics
         if statistics is None or not statistics.has_null_count:
             return None
@@ -58,7 +58,7 @@ class Footer:
 
     @cached_property
     def _first_leaf(self) -> dict[str, int]:
-        """The number of the first Parquet column that stores each Arrow column."""
+        """The index of the first Parquet column of each Arrow column."""
         first, leaf = {}, 0
         for column in self.schema:
             first[column.name] = leaf
@@ -68,25 +68,25 @@ class Footer:
 
 @dataclass(frozen=True, kw_only=True)
 class Footers:
-    """A table's files, with what their footers and their folders say."""
+    """The files of a table with their footers and partition types."""
 
     url: str
-    root: str  # the path of the URL, as its file system takes it
+    root: str  # the path of `url` on its file system
     files: tuple[File, ...]
     footers: tuple[Footer, ...]
     partition_types: Mapping[str, pa.DataType]
 
     @cached_property
     def schemas(self) -> tuple[pa.Schema, ...]:
-        """The columns of each file, those of its folders among them."""
+        """The schema of each file, including partition columns."""
         types = self.partition_types
         return tuple(partitions.with_partitions(footer.schema, types) for footer in self.footers)
 
     @cached_property
     def facts(self) -> str:
-        """What the files hold, as their footers tell: sizes, positions, statistics; a list in JSON.
+        """The contents of all footers as a JSON list: sizes, positions, statistics.
 
-        No modification times: the same table copied, or prepared again, is the same table.
+        Modification times are left out, so that a copy of a table counts as the same table.
         """
         pairs = zip(self.files, self.footers, strict=True)
         places = [(json.dumps([relative(file.path, self.root), file.size]), f.facts) for file, f in pairs]
@@ -97,10 +97,10 @@ def read_footers(url: str) -> Footers:
     """List the files of a table and read their footers.
 
     Args:
-        url: a folder or a file, as a local path or any fsspec URL.
+        url: a folder or a file; a local path or any fsspec URL.
 
     Raises:
-        DataError: the path is missing, there are no files, or one is not Parquet.
+        DataError: the path does not exist, it has no files, or a file is not Parquet.
     """
     url = files.absolute(url)
     fs, root = files.filesystem(url)
@@ -113,39 +113,40 @@ def read_footers(url: str) -> Footers:
 
 
 def check_unchanged(fs: Any, file: File) -> None:
-    """Make sure that a file is the one that was planned with.
+    """Raise if a file has changed since planning.
 
-    Its size and its time say so; where they do not, its footer: another machine may have its own copy.
+    Compares size and modification time first. If they differ, compares the footer, because another machine
+    may have its own copy of the file.
 
     Raises:
-        DataError: it is another one, or gone.
+        DataError: the file has changed or no longer exists.
     """
     with files.reading(file.path):
         info = fs.info(file.path)
     if info["size"] == file.size and files.modified(info) == file.modified:
         return
     if read_footer(fs, file.path).digest != file.digest:
-        raise files.changed(file.path, "it is not the file that it was", file=file.path)
+        raise files.changed(file.path, "the file has changed", file=file.path)
 
 
 def read_footer(fs: Any, path: str) -> Footer:
     """Read the footer of one file.
 
     Raises:
-        DataError: it is gone, is not Parquet, or has encrypted columns.
+        DataError: the file does not exist, is not Parquet, or has encrypted columns.
     """
     with files.reading(path), files.opened(fs, path) as source:
         metadata = pq.read_metadata(source)
         if _is_signed(source, metadata):
             raise DataError(
-                f"{path}: has encrypted columns, for which there is no key here: let Spark write it without",
+                f"{path} has encrypted columns, which cannot be read. Write the file without encryption",
                 file=path,
             )
         return Footer(metadata)
 
 
 def _is_signed(source: Any, metadata: pq.FileMetaData) -> bool:
-    """Whether columns are encrypted below a footer that is not: a look at their metadata ends the process."""
+    """Return True if a plain footer describes encrypted columns; touching their metadata crashes pyarrow."""
     with open(source, "rb") if isinstance(source, str) else contextlib.nullcontext(source) as file:
         file.seek(-8, os.SEEK_END)
         length = int.from_bytes(file.read(4), "little")
@@ -153,5 +154,5 @@ def _is_signed(source: Any, metadata: pq.FileMetaData) -> bool:
 
 
 def _leaves(kind: pa.DataType) -> int:
-    """How many Parquet columns store one Arrow column of this type."""
+    """Return the number of Parquet columns that store one Arrow column of this type."""
     return sum(_leaves(kind.field(i).type) for i in range(kind.num_fields)) if kind.num_fields else 1

@@ -1,4 +1,4 @@
-"""The Parquet files of a table: those of its folder, and of partitions below it."""
+"""Lists the Parquet files of a table, including those in partition folders."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from spark_hpo.errors import DataError, cause
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """One Parquet file of a split."""
+    """A Parquet file."""
 
-    path: str  # as its file system takes it; absolute where it is local
+    path: str  # on its file system; absolute if local
     size: int  # bytes
-    modified: float | None  # seconds since 1970; None where the store does not say
-    partition: Mapping[str, str | None] = field(default_factory=dict)  # of its folders, as text
+    modified: float | None  # seconds since 1970; None if the store does not record it
+    partition: Mapping[str, str | None] = field(default_factory=dict)  # value by partition column, as text
     digest: str = ""  # of its footer
 
 
 def list_files(url: str) -> list[File]:
-    """The Parquet files at `url`, those of partitions too, in the order of their names.
+    """List the Parquet files at `url`, including partition folders, in the order of their names.
 
     Raises:
-        DataError: there are none, or the folder is a Delta, Iceberg or Hudi table.
+        DataError: there are no Parquet files, or the folder is a Delta, Iceberg or Hudi table.
     """
     fs, root = files.filesystem(url)
     try:
@@ -34,9 +34,9 @@ def list_files(url: str) -> list[File]:
             raise FileNotFoundError(root)
         entries = [fs.info(root)] if fs.isfile(root) else list(fs.find(root, detail=True).values())
     except FileNotFoundError:
-        raise DataError(f"{url}: no such file or folder: check the path of the table") from None
+        raise DataError(f"{url} does not exist. Check the path of the table") from None
     except OSError as exc:
-        raise DataError(f"{url}: cannot be listed: {exc}") from cause(exc)
+        raise DataError(f"{url} cannot be listed: {exc}") from cause(exc)
     refuse_table_format(fs, root, url)
     found = []
     for entry in entries:
@@ -47,7 +47,7 @@ def list_files(url: str) -> list[File]:
         size, modified = entry["size"], files.modified(entry)
         found.append(File(path=entry["name"], size=size, modified=modified, partition=partition))
     if not found:
-        raise DataError(f"{url}: holds no Parquet files: check the path, or prepare the table again")
+        raise DataError(f"{url} has no Parquet files. Check the path, or prepare the table again")
     return sorted(found, key=lambda file: file.path)
 
 
@@ -84,7 +84,7 @@ def _table_format(fs: Any, folder: str) -> str | None:
             metadata = fs.ls(names["metadata"], detail=False)
         else:
             metadata = []
-    except OSError:  # whoever reads the table says why
+    except OSError:  # reading the table reports the cause
         return None
     if "_delta_log" in names:
         return "delta"
@@ -94,5 +94,5 @@ def _table_format(fs: Any, folder: str) -> str | None:
 
 
 def relative(path: str, root: str) -> str:
-    """The path below the root; a root that is a file is below its folder."""
+    """Return the path relative to `root`, or the file name if `root` is the file."""
     return path.removeprefix(root).lstrip("/") or path.rsplit("/", 1)[-1]

@@ -1,4 +1,4 @@
-"""What the footers of a split say: files, row groups, columns, rows."""
+"""The manifest of a split: files, row groups, columns and row counts, from Parquet footers."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ from spark_hpo.data.plan.row_group_split import in_share
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.errors import DataError
 
-_MOST_NAMES = 50  # in a message
+_MOST_NAMES = 50  # listed in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup:
-    """One row group that has rows which are wanted."""
+    """A row group with at least one matching row."""
 
     file: int  # index into Manifest.files
     index: int  # within its file
-    rows: int  # that match the filter
+    rows: int  # rows that match the filter
     stored_rows: int  # in the file
-    bytes: int  # decompressed, as the footer says
+    bytes: int  # uncompressed, from the footer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The files and row groups of one split, in the order of their names. Made of JSON types."""
+    """The files and row groups of one split, in the order of file names. Made of JSON types."""
 
     url: str
     files: tuple[File, ...]
     row_groups: tuple[RowGroup, ...]
-    columns: Mapping[str, str]  # Arrow types, as text; those of partitions too
+    columns: Mapping[str, str]  # Arrow types as text, including partition columns
     rows: int
     fingerprint: str  # changes with any path, size, statistic or number of rows, and with the filter
     partitions: Mapping[str, str] = field(default_factory=dict)  # Arrow types, as text
     where: str = ""  # the filter
-    where_columns: tuple[str, ...] = ()  # stored columns that it looks at
+    where_columns: tuple[str, ...] = ()  # stored columns that the filter refers to
 
     def without(self, paths: Collection[str]) -> Manifest:
-        """The same split without these files; paths that it does not have change nothing.
+        """Return the split without these files. Unknown paths are ignored.
 
         Raises:
-            DataError: no row is left.
+            DataError: no rows are left.
         """
         gone = sorted(file.path for file in self.files if file.path in paths)
         if not gone:
@@ -63,7 +63,7 @@ class Manifest:
             replace(group, file=number_of[group.file]) for group in self.row_groups if group.file in number_of
         )
         if not groups:
-            raise DataError(f"{self.url}: no row is left without {', '.join(gone)}: mend the files")
+            raise DataError(f"{self.url}: no rows are left without {', '.join(gone)}. Fix the files")
         return replace(
             self,
             files=tuple(self.files[number] for number in kept),
@@ -97,13 +97,13 @@ def read_manifest(
 ) -> Manifest:
     """List the Parquet files of one split and read their footers, each once.
 
-    Names that begin with `_` or `.` are skipped: `_common_metadata` is never opened here. Folders named
+    Names that begin with `_` or `.` are skipped, so `_common_metadata` is never opened. Folders named
     `column=value` are partitions.
 
     Args:
-        url: a folder or a file, as a local path or any fsspec URL.
+        url: a folder or a file; a local path or any fsspec URL.
 
-    The others, and what is raised, are those of `manifest_of`.
+    The other arguments and the errors are those of `manifest_of`.
     """
     return manifest_of(read_footers(url), schema, where=where, share=share, seed=seed)
 
@@ -116,23 +116,25 @@ def manifest_of(
     share: tuple[float, float] = (0.0, 1.0),
     seed: int = 0,
 ) -> Manifest:
-    """One split of a table. With a `schema`, its columns are checked; without, all of them.
+    """Build the manifest of one split of a table.
 
     Args:
-        schema: the columns that are needed, and what they are used for.
-        where: a condition on the rows. Partitions and statistics decide what they can; of other row groups
-            the filter's columns are read and the rows counted, so that every rank knows how many there are.
-        share: of the row groups, by `in_share`.
-        seed: of the share.
+        schema: the columns to check and their use; None checks all columns.
+        where: a condition on the rows. Where partition values and statistics do not decide, the filter's
+            columns are read and matching rows counted, so that every rank knows the exact counts.
+        share: the share of the row groups that the split gets; see `in_share`.
+        seed: the seed of the share.
 
     Raises:
-        DataError: there are no rows, a column is missing, changes its type between files, is of a type
-            without use, or has nulls that no rule fills.
+        DataError: there are no rows, or a column is missing, changes its type between files, has an
+            unsupported type, or has nulls that no rule fills.
     """
     types = {column.name: column.type for column in found.schemas[0]}
     condition = None
     if where:
-        from spark_hpo.data.filter.where import parse_where  # a table without a filter needs no parser
+        from spark_hpo.data.filter.where import (
+            parse_where,
+        )  # imports a SQL parser, which most tables do not need
 
         condition = parse_where(where, schema, types)
     wanted = schema.stored if schema else tuple(types)
@@ -161,7 +163,7 @@ def manifest_of(
 def _row_groups(
     found: Footers, condition: Condition | None, share: tuple[float, float], seed: int
 ) -> tuple[RowGroup, ...]:
-    """Those that are in the share and have rows that match."""
+    """Return the row groups that are in the share and have matching rows."""
     stored = [
         (number, index, footer.row_group(index))
         for number, footer in enumerate(found.footers)
@@ -187,15 +189,15 @@ def _row_groups(
 
 
 def _no_rows(found: Footers, where: str, share: tuple[float, float]) -> str:
-    place = f"{found.url}: no rows in {len(found.files)} Parquet files"
+    place = f"{found.url} has {len(found.files)} Parquet files, but no rows"
     if where:
-        return f"{place} match {where!r}: check the condition"
+        return f"{place} that match {where!r}. Check the condition"
     if share != (0.0, 1.0):
         return (
-            f"{place} fall into the share {share[0]:.4g} to {share[1]:.4g} of the row groups: "
-            "prepare the table with splits by conditions, or write it with smaller row groups"
+            f"{place} in the share {share[0]:.4g} to {share[1]:.4g} of the row groups. Prepare the table "
+            "with splits by conditions, or write it with smaller row groups"
         )
-    return f"{place}: write the table again, with rows"
+    return f"{place}. Write the table again"
 
 
 def _check_types(found: Footers, needed: tuple[str, ...]) -> None:
@@ -208,20 +210,20 @@ def _check_types(found: Footers, needed: tuple[str, ...]) -> None:
                 names = ", ".join(schema.names[:_MOST_NAMES]) + (", ..." if len(schema) > _MOST_NAMES else "")
                 raise DataError(
                     f"{file.path}: column {name!r} is missing (it has {names}): "
-                    "name another column, or prepare the table again"
+                    "use another column, or prepare the table again"
                 )
             if schema.names.count(name) > 1:
                 count = schema.names.count(name)
-                raise DataError(f"{file.path}: {count} columns have the name {name!r}: rename all but one")
+                raise DataError(f"{file.path}: {count} columns are named {name!r}. Rename all but one")
             if schema.field(name).type != first.field(name).type:
                 raise DataError(
-                    f"column {name!r} changes its type: {first.field(name).type} in {found.files[0].path}, "
-                    f"{schema.field(name).type} in {file.path}: write all files with one type"
+                    f"column {name!r} is {first.field(name).type} in {found.files[0].path}, but "
+                    f"{schema.field(name).type} in {file.path}. Write all files with the same type"
                 )
 
 
 def _fingerprint(found: Footers, choice: list[Any]) -> str:
-    """Of what the files hold, and of the choice among their rows."""
+    """Hash the contents of the files and the choice of rows."""
     facts = found.facts
     if choice != ["", (0.0, 1.0), 0]:
         facts = f"{facts[:-1]}, {json.dumps(choice)}]"

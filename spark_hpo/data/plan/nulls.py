@@ -1,6 +1,6 @@
-"""Nulls, as far as statistics tell of them: refused before anything runs, or counted where a rule fills them.
+"""Checks nulls with column statistics before training: refuses them, or counts those that a rule fills.
 
-What the statistics do not tell is found while reading.
+Nulls that the statistics do not show are found while reading.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ logger = logging.getLogger(__name__)
 
 
 def check_nulls(found: Footers, schema: TableSchema, row_groups: Iterable[tuple[int, int, bool]]) -> None:
-    """Refuse nulls that no rule fills, and say how many are filled.
+    """Raise on nulls that no rule fills, and log how many are filled.
 
     Args:
-        row_groups: that are read: file, number within the file, whether all its rows are delivered. Of
-            others the filter may leave out just the nulls.
+        row_groups: the row groups to be read: file number, index within the file, and whether all rows are
+            delivered. If not all are, the filter may remove exactly the nulls.
 
     Raises:
-        DataError: a column that must have none has some.
+        DataError: a column that must not have nulls has some.
     """
-    # Of lists the statistics count empty ones, too.
-    told = [f for f in schema.features if not f.marks_missing and f.kind is not ColumnKind.SEQUENCE]
-    refused = {schema.stored_name(f) for f in told if f.nulls is NullRule.REFUSE} | {schema.label.name}
-    names = tuple(dict.fromkeys([*map(schema.stored_name, told), schema.label.name]))
+    # The statistics of lists count empty lists as nulls, so sequences are left out.
+    checked = [f for f in schema.features if not f.marks_missing and f.kind is not ColumnKind.SEQUENCE]
+    refused = {schema.stored_name(f) for f in checked if f.nulls is NullRule.REFUSE} | {schema.label.name}
+    names = tuple(dict.fromkeys([*map(schema.stored_name, checked), schema.label.name]))
     filled: Counter[str] = Counter()
     is_exact = True
     for number, index, is_whole in row_groups:
@@ -42,12 +42,12 @@ def check_nulls(found: Footers, schema: TableSchema, row_groups: Iterable[tuple[
                 count = footer.nulls(index, name) or 0
             if count and is_whole and name in refused:
                 raise DataError(
-                    f"{file.path}: column {name!r} has {count} nulls in row group {index}; "
-                    f"a column must have none: {null_cure(name, is_label=name == schema.label.name)}"
+                    f"{file.path}: column {name!r} has {count} nulls in row group {index}. "
+                    f"{null_cure(name, is_label=name == schema.label.name)}"
                 )
             if count and name not in refused:
                 filled[name] += count
                 is_exact &= is_whole
     for name, count in filled.items():
         most = "" if is_exact else "at most "
-        logger.info("%s: column %r: %s%d nulls are filled by its rule", found.url, name, most, count)
+        logger.info("%s: column %r: filling %s%d nulls", found.url, name, most, count)

@@ -1,4 +1,4 @@
-"""Partition columns: values that stand in the names of folders, as Hive and Spark write them."""
+"""Partition columns: values in folder names, as Hive and Spark write them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spark_hpo.errors import DataError
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 _DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
-# In the order in which they are tried, as Spark does. Python would take 1_000 and nan for numbers, too.
+# Tried in this order, as in Spark. The patterns exclude `1_000` and `nan`, which Python would accept.
 _TYPES = {
     pa.int64(): re.compile(r"[+-]?[0-9]{1,18}"),
     pa.float64(): re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"),
@@ -26,52 +26,52 @@ Partition = Mapping[str, str | None]
 
 
 def parse(folders: Sequence[str], url: str) -> dict[str, str | None]:
-    """The values that `country=DE/day=2026-01-01` gives.
+    """Parse folder names such as `country=DE/day=2026-01-01` into values by column.
 
     Raises:
-        DataError: a folder is not named so.
+        DataError: a folder name is not `column=value`.
     """
     partition: dict[str, str | None] = {}
     for folder in folders:
         name, separator, value = folder.partition("=")
         if not separator or not name:
             raise DataError(
-                f"{url}: the folder {folder!r} is no partition (column=value): name the folder that holds "
-                "the files, or move this one away"
+                f"{url}: the folder {folder!r} is not a partition (column=value). Use the path of the folder "
+                "that holds the files, or move this folder elsewhere"
             )
         partition[unquote(name)] = None if value == _NULL else unquote(value)
     return partition
 
 
 def infer_types(found: Sequence[Partition], url: str) -> dict[str, pa.DataType]:
-    """The type of each partition column: the first of int64, double, date, timestamp and text that fits all.
+    """Infer the type of each partition column: the first of int64, double, date, timestamp, text that fits.
 
     Raises:
-        DataError: files have different partition columns.
+        DataError: the files have different partition columns.
     """
     names = list(found[0])
     for partition in found:
         if list(partition) != names:
             raise DataError(
                 f"{url}: some files have the partitions {', '.join(names) or 'none'}, others "
-                f"{', '.join(partition) or 'none'}: all must have the same"
+                f"{', '.join(partition) or 'none'}; all must have the same"
             )
     return {name: _type([partition[name] for partition in found]) for name in names}
 
 
 def values(partition: Partition, types: Mapping[str, pa.DataType]) -> dict[str, pa.Scalar]:
-    """The value of each partition column, in its type."""
+    """Convert the text of each partition value to the type of its column."""
     return {name: pa.scalar(_typed(partition[name], kind), kind) for name, kind in types.items()}
 
 
 def with_partitions(schema: pa.Schema, types: Mapping[str, pa.DataType]) -> pa.Schema:
-    """The columns of a file and those of its folders; these win."""
+    """Add the partition columns to the schema of a file; they replace stored columns of the same name."""
     fields = [column for column in schema if column.name not in types]
     return pa.schema([*fields, *(pa.field(name, kind) for name, kind in types.items())])
 
 
 def add_columns(table: pa.Table, constants: Mapping[str, pa.Scalar]) -> pa.Table:
-    """The rows with the partition's values beside them."""
+    """Append constant columns to a table."""
     for name, value in constants.items():
         table = table.append_column(name, pa.repeat(value, table.num_rows))
     return table
@@ -89,7 +89,7 @@ def _are_valid(found: Collection[str], kind: pa.DataType) -> bool:
     try:
         for value in found:
             _typed(value, kind)
-    except ValueError:  # the 31st of February
+    except ValueError:  # for example, February 31st
         return False
     return True
 

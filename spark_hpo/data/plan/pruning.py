@@ -1,4 +1,4 @@
-"""How many rows of each row group match a filter: by its statistics where they tell, else by counting."""
+"""Counts the rows of each row group that match a filter, from statistics where they decide."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A row group, with what its footer and its folders say."""
+    """A row group with its footer and partition values."""
 
     path: str
     footer: Footer
     index: int
-    constants: Mapping[str, pa.Scalar]  # of the partition columns
+    constants: Mapping[str, pa.Scalar]  # partition values
 
     @property
     def rows(self) -> int:
         return int(self.footer.row_group(self.index).num_rows)
 
     def bounds(self, columns: Sequence[str]) -> dict[str, Bounds]:
-        """Of the columns that something is known of."""
+        """Return the bounds of those columns that have any."""
         found = {}
         for name in columns:
             if (value := self.constants.get(name)) is not None:
@@ -43,7 +43,7 @@ class Candidate:
             elif (statistics := self.footer.statistics(self.index, name)) is not None:
                 nulls = statistics.null_count if statistics.has_null_count else None
                 low, high = (statistics.min, statistics.max) if statistics.has_min_max else (None, None)
-                if low != low or high != high:  # some writers count NaN among the values
+                if low != low or high != high:  # some writers include NaN in the statistics
                     low = high = None
                 found[name] = Bounds(
                     low=low, high=high, may_be_null=nulls != 0, may_have_value=nulls != self.rows
@@ -52,7 +52,7 @@ class Candidate:
 
 
 def matching_rows(fs: Any, condition: Condition, candidates: Sequence[Candidate]) -> list[int]:
-    """The rows of each row group that match. Of those that statistics leave open, its columns are read.
+    """Count the matching rows of each row group, reading columns only if statistics do not decide.
 
     Raises:
         DataError: a file cannot be read.
@@ -66,7 +66,7 @@ def matching_rows(fs: Any, condition: Condition, candidates: Sequence[Candidate]
 
 
 def _by_statistics(condition: Condition, candidate: Candidate) -> int | None:
-    """All rows, or none; None: the statistics do not tell."""
+    """Return all rows or 0, or None if the statistics do not decide."""
     outcomes = condition.outcomes(candidate.bounds(condition.columns))
     if outcomes == {True}:
         return candidate.rows

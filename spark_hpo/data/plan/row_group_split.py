@@ -1,25 +1,25 @@
-"""Which row groups a split has, where a table is split by row groups: a seeded hash decides for each."""
+"""Splits a table by row groups: a seeded hash assigns each row group to a split."""
 
 from __future__ import annotations
 
 import hashlib
 
-_BITS = 53  # what a float holds exactly, so that no position rounds up to 1.0
+_BITS = 53  # exact in a float, so that no position rounds up to 1.0
 
 
 def in_share(path: str, index: int, share: tuple[float, float], seed: int) -> bool:
-    """Whether a row group falls into a share. Files that are added or removed move no other row group.
+    """Return True if a row group belongs to a share. Adding or removing files moves no other row group.
 
     Args:
-        path: of the file, relative to the table's folder.
-        index: of the row group within the file.
-        share: from (included) and to (not included), within 0..1.
-        seed: of the order.
+        path: the file, relative to the folder of the table.
+        index: the row group within the file.
+        share: half-open interval within [0, 1].
+        seed: the seed of the hash.
     """
     return share[0] <= _position(path, index, seed) < share[1]
 
 
 def _position(path: str, index: int, seed: int) -> float:
-    """0 <= position < 1, uniform."""
+    """Return a uniform position in [0, 1)."""
     digest = hashlib.sha256(f"{seed}:{path}#{index}".encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> (64 - _BITS)) / float(1 << _BITS)

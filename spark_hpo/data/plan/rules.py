@@ -1,4 +1,4 @@
-"""What a study decides about a table's columns, over what its schema says."""
+"""Rules of a study for null values and long lists, applied over the schema of the table."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ EVERY_COLUMN = "*"
 
 
 def with_rules(schema: TableSchema, nulls: Mapping[str, str], truncate: Mapping[str, int]) -> TableSchema:
-    """The schema with other rules for nulls, and for lists that are too long.
+    """Return the schema with the study's rules for nulls and for long lists.
 
     Args:
-        nulls: `refuse` or `fill`, by column of the files; `*` is for all that are not named.
-        truncate: the longest list that is delivered whole, by column.
+        nulls: `refuse` or `fill`, by stored column; `*` applies to all columns that are not named.
+        truncate: maximum list length, by column; longer lists are cut.
 
     Raises:
-        DataError: a rule is for no feature, or for one of another kind.
+        DataError: a rule names a column that is not a feature, or a feature of another kind.
     """
     by_column = {schema.stored_name(f): f for f in schema.features if not f.marks_missing}
     sequences = {name: f for name, f in by_column.items() if f.kind is ColumnKind.SEQUENCE}

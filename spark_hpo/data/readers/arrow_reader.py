@@ -1,4 +1,4 @@
-"""The reader that needs pyarrow alone."""
+"""A reader built on pyarrow alone."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.readers.prefetch import ahead
 from spark_hpo.data.schema import TableSchema
 
-# What Spark has written has checksums; pyarrow verifies them from version 15 on.
+# Spark writes page checksums; pyarrow can verify them from version 15 on.
 _CAN_VERIFY = "page_checksum_verification" in inspect.signature(pq.ParquetFile.__init__).parameters
 _VERIFY: dict[str, bool] = {"page_checksum_verification": True} if _CAN_VERIFY else {}
 
 
 class ArrowReader:
-    """Reads row groups with `pyarrow.parquet`, the next one in the background."""
+    """Reads row groups with `pyarrow.parquet` and prefetches the next one in the background."""
 
     def __init__(self, manifest: Manifest, schema: TableSchema) -> None:
         self._manifest = manifest
         self._decoder = Decoder(manifest, schema)
         self._fs, _ = files.filesystem(manifest.url)
-        self._checked: set[int] = set()  # files
+        self._checked: set[int] = set()  # file numbers
 
     def read(self, segments: Sequence[Segment]) -> Generator[Columns, None, None]:
         return ahead(self._read_segment, segments)
@@ -43,6 +43,6 @@ class ArrowReader:
             pq.ParquetFile(source, **_VERIFY) as file,
         ):
             if segment.row_group >= file.num_row_groups:
-                raise files.changed(path, f"it has no row group {segment.row_group} any more", file=path)
+                raise files.changed(path, f"row group {segment.row_group} no longer exists", file=path)
             table = file.read_row_group(segment.row_group, columns=self._decoder.columns)
         return self._decoder.decode(table, segment)

@@ -1,4 +1,4 @@
-"""Decoded segments kept in this process."""
+"""A reader that caches decoded segments in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spark_hpo.data.readers.reader import Reader
 
 
 class InMemory:
-    """A reader that asks another for each segment once, and keeps all of them."""
+    """Reads each segment once through another reader and keeps it in memory."""
 
     def __init__(self, reader: Reader, layout: Sequence[BlockLayout]) -> None:
         self._reader = reader

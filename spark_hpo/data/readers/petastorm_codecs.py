@@ -1,4 +1,4 @@
-"""Columns that Petastorm has encoded: what its own metadata says of them, where that is trusted."""
+"""Codecs of columns that Petastorm encoded, read from its metadata when the user trusts that metadata."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from spark_hpo.errors import DataError
 
 _METADATA = "_common_metadata"
 _KEY = b"dataset-toolkit.unischema.v1"
-_CODECS = ("NdarrayCodec", "CompressedNdarrayCodec", "CompressedImageCodec")  # those that make bytes
+_CODECS = ("NdarrayCodec", "CompressedNdarrayCodec", "CompressedImageCodec")  # these encode to bytes
 
 
 def has_metadata(url: str) -> bool:
-    """Whether Petastorm has written about a dataset's columns. Nothing is unpickled."""
+    """Return True if the dataset has Petastorm metadata. Unpickles nothing."""
     fs, path = files.filesystem(files.join(url, _METADATA))
     if not fs.exists(path):
         return False
@@ -26,38 +26,40 @@ def has_metadata(url: str) -> bool:
 
 
 def trusted_codecs(url: str) -> dict[str, str]:
-    """The codecs of a dataset's binary columns, as transforms by column.
+    """Return the codecs of a dataset's binary columns, as transforms by column name.
 
-    The metadata is unpickled: Petastorm admits classes of a few packages only, but a pickle is a program.
+    This unpickles the metadata. Petastorm's unpickler admits classes of a few packages only, but a pickle can
+    still run code.
 
     Raises:
-        DataError: there is no such metadata, or it cannot be read here.
+        DataError: the dataset has no Petastorm metadata, or the metadata cannot be unpickled.
     """
     place = files.join(url, _METADATA)
     fs, path = files.filesystem(place)
     with files.reading(place), files.opened(fs, path) as source:
         metadata = pq.read_schema(source).metadata or {}
     if _KEY not in metadata:
-        raise DataError(f"{place}: holds no schema of Petastorm's: leave out data.trust_petastorm_metadata")
+        raise DataError(f"{place} has no Petastorm schema; remove data.trust_petastorm_metadata")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Petastorm announces what it will one day lose
+            warnings.simplefilter("ignore")  # Petastorm warns about future deprecations
             from petastorm.etl.legacy import depickle_legacy_package_name_compatible
 
             fields = depickle_legacy_package_name_compatible(metadata[_KEY]).fields
-    except Exception as exc:  # unpickling raises whatever it likes
-        raise DataError(f"{place}: Petastorm's schema cannot be read here: {exc}") from exc
+    except Exception as exc:  # unpickling can raise any exception
+        raise DataError(f"{place}: cannot read the Petastorm schema: {exc}") from exc
     codecs = {name: type(field.codec).__name__ for name, field in fields.items()}
     return {name: f"petastorm:{codec}" for name, codec in codecs.items() if codec in _CODECS}
 
 
 def find_codec(name: str) -> Callable[[bytes], Any]:
-    """What decodes a value of Petastorm's codec of this name."""
+    """Return a function that decodes one value with the Petastorm codec `name`."""
     codec = getattr(field_codecs(), name)()
     return lambda value: codec.decode(None, value)
 
 
 def field_codecs() -> Any:
+    """Import `petastorm.codecs` without its warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from petastorm import codecs

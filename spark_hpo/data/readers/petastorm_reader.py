@@ -1,4 +1,4 @@
-"""The reader that drives Petastorm: its `Reader` and worker, our plan in place of its sharding."""
+"""A reader built on Petastorm's `Reader` and worker, with our plan instead of its sharding."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from spark_hpo.data.schema import TableSchema
 
 
 class PetastormReader:
-    """Reads row groups with Petastorm, the next one in the background."""
+    """Reads row groups with Petastorm and prefetches the next one in the background."""
 
     def __init__(self, manifest: Manifest, schema: TableSchema) -> None:
         self._manifest = manifest
         self._decoder = Decoder(manifest, schema)
-        self._checked: set[int] = set()  # files
+        self._checked: set[int] = set()  # file numbers
 
     def read(self, segments: Sequence[Segment]) -> Generator[Columns, None, None]:
         if not segments:
@@ -50,7 +50,7 @@ class PetastormReader:
             try:
                 return _PlannedReader(self._manifest, self._decoder.columns, segments)
             except (OSError, pa.ArrowException):
-                # It reads the footers again, and does not say which of them is bad.
+                # Petastorm reads the footers again and does not name the damaged one, so find it here.
                 for number in sorted({segment.file for segment in segments}):
                     path = self._manifest.files[number].path
                     with files.reading(path), files.opened(fs, path) as source:
@@ -59,16 +59,16 @@ class PetastormReader:
 
 
 class _PlannedReader(_PetastormReader):  # type: ignore[misc]
-    """Petastorm's Reader, over exactly the planned row groups in the planned order.
+    """Petastorm's Reader restricted to the planned row groups, in the planned order.
 
-    It is given files, never a folder: in a folder it would open `_common_metadata` and unpickle it.
+    It gets a list of files. Given a folder, Petastorm would open `_common_metadata` and unpickle it.
     """
 
     def __init__(self, manifest: Manifest, columns: Sequence[str], segments: Sequence[Segment]) -> None:
         self._planned = [(manifest.files[s.file].path, s.row_group) for s in segments]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # it builds on pyarrow's legacy dataset
-            warnings.simplefilter("ignore", UserWarning)  # columns of which it does not know the type
+            warnings.simplefilter("ignore", FutureWarning)  # Petastorm uses pyarrow's legacy dataset
+            warnings.simplefilter("ignore", UserWarning)  # columns with types unknown to Petastorm
             super().__init__(
                 _Files(manifest.url),
                 sorted({path for path, _ in self._planned}),
@@ -83,7 +83,7 @@ class _PlannedReader(_PetastormReader):  # type: ignore[misc]
         index = {(piece.path, piece.row_group): i for i, piece in enumerate(row_groups)}
         for path, row_group in self._planned:
             if (path, row_group) not in index:
-                raise files.changed(path, f"it has no row group {row_group} any more", file=path)
+                raise files.changed(path, f"row group {row_group} no longer exists", file=path)
         return [index[planned] for planned in self._planned], None
 
     def _create_ventilator(self, row_group_indexes: list[int], *_: Any) -> _Ventilator:
@@ -91,7 +91,7 @@ class _PlannedReader(_PetastormReader):  # type: ignore[misc]
 
 
 class _Files(FileSystem):  # type: ignore[misc]
-    """Any fsspec file system, as the legacy class by which pyarrow 14 takes the path Petastorm needs."""
+    """Adapts an fsspec file system to the legacy pyarrow class that Petastorm expects."""
 
     def __init__(self, url: str) -> None:
         self._fs, _ = files.filesystem(url)
@@ -99,28 +99,28 @@ class _Files(FileSystem):  # type: ignore[misc]
     def open(self, path: str, mode: str = "rb") -> Any:
         with files.reading(path):
             if isinstance(self._fs, LocalFileSystem):
-                return pa.OSFile(path)  # no Python between Parquet and the disk
+                return pa.OSFile(path)  # bypasses Python file objects, which are slower
             return self._fs.open(path, mode)
 
     def isdir(self, path: str) -> bool:
-        return False  # it is given files only
+        return False  # Petastorm gets files only
 
     def isfile(self, path: str) -> bool:
-        return True  # as listed; opening finds out
+        return True  # the plan listed it; opening fails if it is gone
 
 
 class _Ventilator:
-    """The work in order. Petastorm's own feeds it from a thread that polls; the pool here just takes it."""
+    """Holds the row groups in order. Petastorm's own ventilator feeds them from a polling thread."""
 
     def __init__(self, row_group_indexes: list[int]) -> None:
         self.row_group_indexes = row_group_indexes
 
 
 class _Tables:
-    """Hands over the tables as they were read.
+    """Returns the Arrow tables unchanged.
 
-    Petastorm would make named tuples, which cannot have a field `income-per-year`, by way of pandas,
-    which turns integers with nulls into floats.
+    Petastorm's own results reader builds named tuples, which cannot have a field named `income-per-year`, and
+    goes through pandas, which turns integers with nulls into floats.
     """
 
     batched_output = True
@@ -133,12 +133,12 @@ class _Tables:
 
 
 class _Worker(ArrowReaderWorker):  # type: ignore[misc]
-    """Petastorm's worker: it reads one row group at a time."""
+    """Petastorm's worker, which reads one row group at a time."""
 
     def __init__(self, worker_id: int, publish: Any, args: tuple[Any, ...]) -> None:
         super().__init__(worker_id, publish, args)
-        # What it takes from a dataset of its own. It would make one in the background thread, with
-        # warnings that cannot be silenced there for this thread alone.
+        # The two attributes the worker uses of its dataset. Left to itself, it builds the dataset in the
+        # background thread, and warnings cannot be silenced for one thread only.
         self._dataset = SimpleNamespace(fs=self._filesystem, partitions=None)
 
     def process(self, piece_index: int, *options: Any) -> None:
@@ -151,16 +151,16 @@ class _Worker(ArrowReaderWorker):  # type: ignore[misc]
 
 
 class _InOrderPool:
-    """Petastorm's pool interface over one thread that works one row group ahead.
+    """Petastorm's pool interface on a single thread that reads one row group ahead.
 
-    Its own thread pool polls 1,000 times a second and its dummy pool may sleep 100 ms to start; a rung
-    can be one epoch of a thousand rows.
+    Petastorm's thread pool polls 1,000 times a second, and its dummy pool may sleep 100 ms before it starts.
+    Both matter here, because a rung can be one epoch of a thousand rows.
     """
 
     workers_count = 1
 
     def __init__(self, columns: Sequence[str]) -> None:
-        # Its inferred schema leaves out fixed-size lists; the worker needs the names, and no more.
+        # The schema that Petastorm infers lacks fixed-size lists. The worker needs only the column names.
         fields = [UnischemaField(name, np.void, ()) for name in columns]
         self._schema = Unischema("planned", fields)
         self._results: Iterator[pa.Table] = iter(())
@@ -185,4 +185,4 @@ class _InOrderPool:
         self._results.close()  # type: ignore[attr-defined]
 
     def join(self) -> None:
-        """Nothing: `stop` has waited for the thread."""
+        """Do nothing: `stop` has already waited for the thread."""

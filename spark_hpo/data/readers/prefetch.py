@@ -1,4 +1,4 @@
-"""Work done one step ahead, in order."""
+"""Prefetching: compute the next result while the current one is used."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ R = TypeVar("R")
 
 
 def ahead(function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
-    """`map`, with the next result computed in one background thread while this one is used.
+    """Like `map`, but compute the next result in a background thread while the current one is used.
 
-    The order is that of the items; at most one finished result waits. Closing the iterator ends the thread.
+    Results keep the order of the items, and at most one finished result is buffered. Closing the generator
+    ends the thread.
     """
     executor = ThreadPoolExecutor(1, thread_name_prefix="reader")
     waiting: deque[Future[R]] = deque()

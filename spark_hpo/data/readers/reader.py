@@ -1,4 +1,4 @@
-"""The seam of readers: planned segments in, checked columns out."""
+"""The reader protocol: planned segments in, checked columns out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spark_hpo.plugins import load_plugin, plugin_names
 
 
 class ReaderName(StrEnum):
-    """What a study file may say under `reader`, beside what packages bring."""
+    """Built-in values of `data.reader`. Plugins can add more."""
 
     PETASTORM = "petastorm"
     ARROW = "arrow"
@@ -26,34 +26,34 @@ class ReaderName(StrEnum):
 
 
 class Reader(Protocol):
-    """Reads the columns of a table. It never shuffles, drops or adds a row.
+    """Reads the columns of a table without shuffling, dropping or adding rows.
 
     A trace: read([a, b]) -> the columns of a; the columns of b.
     """
 
     def read(self, segments: Sequence[Segment]) -> Generator[Columns, None, None]:
-        """The columns of each segment, in the order asked for. Closing the generator ends its threads.
+        """Yield the columns of each segment, in the order given. Closing the generator ends its threads.
 
         Raises:
-            DataError: a file cannot be read, or does not hold what its footer said.
+            DataError: a file cannot be read, or its contents do not match its footer.
         """
         ...
 
 
 @runtime_checkable
 class KeepsBlocks(Reader, Protocol):
-    """A reader that holds what it has read as blocks: rows of several segments are gathered in one go."""
+    """A reader that keeps its data as blocks, so that rows of several segments can be gathered at once."""
 
     def locate(self, segments: Sequence[Segment]) -> Generator[tuple[Blocks, range], None, None]:
-        """Blocks, and which of their rows are the segment's. Nobody may write to them."""
+        """Yield, for each segment, read-only blocks and the range of their rows that is the segment."""
         ...
 
 
 def resolve_reader(name: str) -> str:
-    """The reader that `name` means here: `auto` is Petastorm wherever it can be imported.
+    """Return the reader that `name` selects here; `auto` selects Petastorm where it can be imported.
 
     Raises:
-        ConfigError: there is no such reader, or what is asked for cannot be imported.
+        ConfigError: the reader does not exist, or it cannot be imported.
     """
     if name not in list(ReaderName):
         _plugin(name)
@@ -62,9 +62,9 @@ def resolve_reader(name: str) -> str:
         return ReaderName.ARROW
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Petastorm announces what it will one day lose
+            warnings.simplefilter("ignore")  # Petastorm warns about future deprecations
             importlib.import_module("petastorm.reader")
-    except Exception as exc:  # under a newer pyarrow it fails with whatever it misses first
+    except Exception as exc:  # with a newer pyarrow, the import can raise any exception
         if name == ReaderName.AUTO:
             return ReaderName.ARROW
         raise ConfigError(
@@ -75,7 +75,7 @@ def resolve_reader(name: str) -> str:
 
 
 def open_reader(name: str, manifest: Manifest, schema: TableSchema) -> Reader:
-    """The reader called `name` over the files of a manifest."""
+    """Open the reader called `name` on the files of a manifest."""
     if name not in list(ReaderName):
         reader: Reader = _plugin(name)(manifest, schema)
         return reader
@@ -89,7 +89,7 @@ def open_reader(name: str, manifest: Manifest, schema: TableSchema) -> Reader:
 
 
 def _plugin(name: str) -> Callable[[Manifest, TableSchema], Reader]:
-    """The reader of that name that a package brings."""
+    """Return the factory of a reader that a plugin provides."""
     try:
         make: Callable[[Manifest, TableSchema], Reader] | None = load_plugin("reader", name)
     except ConfigError as exc:

@@ -207,7 +207,7 @@ def test_parts_make_an_epoch_whoever_reads_them(
 
 
 def test_more_parts_than_rows_are_refused(table: Table) -> None:
-    with pytest.raises(DataError, match="100 rows in 80 parts cannot feed 2 ranks: use a smaller search"):
+    with pytest.raises(DataError, match=r"100 rows in 80 parts.* 2 ranks.*smaller search"):
         loader(table, parts=80, world_size=2)
 
 
@@ -228,8 +228,8 @@ def test_what_a_task_does_to_a_batch_stays_in_the_batch(table: Table, window: in
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [
-        ("id", pa.array([float("nan")] * 50, pa.float32()), "50 values are NaN or beyond float32"),
-        ("id", pa.array([1e300] * 50), "50 values are NaN or beyond float32"),
+        ("id", pa.array([float("nan")] * 50, pa.float32()), "50 values are NaN or exceed float32"),
+        ("id", pa.array([1e300] * 50), "50 values are NaN or exceed float32"),
         ("pair", pa.array([[1.0]] * 50, pa.list_(pa.float32())), r"16 arrays do not have 2 elements"),
     ],
 )
@@ -293,8 +293,8 @@ def test_labels_and_codes_outside_the_schema_are_refused(tmp_path: Path) -> None
     (tmp_path / "schema.json").write_text(json.dumps(schema.to_json()))
     table = open_table(str(tmp_path))
     for split, message in {
-        Split.TRAIN: r"column 'y': code 2; schema.json allows 0..1",
-        Split.TEST: r"column 'code': code -1; schema.json allows 0..2",
+        Split.TRAIN: r"column 'y': code 2 is outside 0..1",
+        Split.TEST: r"column 'code': code -1 is outside 0..2",
     }.items():
         with pytest.raises(DataError, match=message):
             list(next(loader(table, split).passes(0, 1)))

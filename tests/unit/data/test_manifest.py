@@ -87,15 +87,15 @@ def test_the_fingerprint_changes_with_content_and_with_nothing_else(tmp_path: Pa
 
 
 def test_a_missing_path_and_an_empty_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere: no such file or folder: check the path"):
+    with pytest.raises(DataError, match="nowhere does not exist"):
         read_manifest(str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match="holds no Parquet files"):
+    with pytest.raises(DataError, match="has no Parquet files"):
         read_manifest(str(tmp_path))
 
 
 def test_a_table_of_no_rows_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table(GOOD).slice(0, 0), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="no rows in 1 Parquet files: write the table again"):
+    with pytest.raises(DataError, match="1 Parquet files, but no rows"):
         read_manifest(str(tmp_path), SCHEMA)
 
 
@@ -104,16 +104,16 @@ def test_a_file_that_is_not_parquet_is_named(tmp_path: Path, damage: str) -> Non
     whole = (write(tmp_path, "good.parquet") / "good.parquet").read_bytes()
     content = {"text": b"age,sex\n1,2\n", "truncated": whole[:-20], "nothing": b""}[damage]
     (tmp_path / "bad.parquet").write_bytes(content)
-    with pytest.raises(DataError, match=r"bad\.parquet: not a Parquet file, or a damaged one"):
+    with pytest.raises(DataError, match=r"bad\.parquet is damaged or not"):
         read_manifest(str(tmp_path))
 
 
 def test_a_column_that_changes_its_type_is_named_with_both_files(tmp_path: Path) -> None:
     write(tmp_path, "a.parquet")
     write(tmp_path, "b.parquet", x=pa.array(["1", "2"]))
-    with pytest.raises(DataError, match=r"'x' changes its type: float in .*a.parquet, string in .*b.parquet"):
+    with pytest.raises(DataError, match=r"'x' is float in .*a.parquet, but string in .*b.parquet"):
         read_manifest(str(tmp_path), SCHEMA)
-    with pytest.raises(DataError, match="changes its type"):
+    with pytest.raises(DataError, match="'x' is float"):
         read_manifest(str(tmp_path))
 
 
@@ -132,17 +132,17 @@ def test_a_column_missing_from_a_later_file_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [
-        ("x", pa.array(["1", "2"]), "'x' is string; a numeric feature must be a number"),
-        ("code", pa.array([0.0, 1.0]), "'code' is double; a categorical feature must be an integer code"),
-        ("image", pa.array([0.0, 1.0]), "'image' is double; an array feature must be a list of numbers"),
+        ("x", pa.array(["1", "2"]), "'x' is string, but a numeric feature must be a number"),
+        ("code", pa.array([0.0, 1.0]), "'code' is double, but a categorical feature must be an integer code"),
+        ("image", pa.array([0.0, 1.0]), "'image' is double, but an array feature must be a list of numbers"),
         ("image", pa.array([["a"], ["b"]]), "an array feature must be a list of numbers"),
-        ("y", pa.array(["no", "yes"]), "'y' is string; the label of a classification must be an integer"),
+        ("y", pa.array(["no", "yes"]), "'y' is string, but the label of a classification must be an integer"),
     ],
 )
 def test_text_where_numbers_belong_is_refused_with_the_cure(
     tmp_path: Path, column: str, values: pa.Array, message: str
 ) -> None:
-    with pytest.raises(DataError, match=f"{message}.*: let spark-hpo prepare encode it"):
+    with pytest.raises(DataError, match=f"{message}.*spark-hpo prepare"):
         read_manifest(str(write(tmp_path, **{column: values})), SCHEMA)
 
 
@@ -172,7 +172,7 @@ def test_the_null_of_a_column_behind_a_nested_one_is_found(tmp_path: Path) -> No
 
 
 def test_an_unknown_protocol_is_a_data_error() -> None:
-    with pytest.raises(DataError, match="nosuch://bucket/t: cannot be opened"):
+    with pytest.raises(DataError, match="nosuch://bucket/t cannot be opened"):
         read_manifest("nosuch://bucket/t")
 
 

@@ -240,7 +240,7 @@ def test_without_room_there_is_no_cache_and_a_warning(
 ) -> None:
     cache, _ = opened(manifest, tmp_path, max_bytes=10_000)
     assert cache is None
-    assert "is read without the node cache: 0 MiB do not fit" in caplog.text
+    assert "reading without the node cache: 0 MiB do not fit" in caplog.text
 
 
 def test_what_cannot_be_decoded_is_raised_where_it_is_asked_for(manifest: Manifest, tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_the_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
     folder = CacheFolder(CacheSettings(folder=str(tmp_path)))
     assert folder.path.stat().st_mode & 0o777 == 0o700
     folder.path.chmod(0o755)
-    with pytest.raises(PermissionError, match="not a folder of this user's alone"):
+    with pytest.raises(PermissionError, match="private to this user"):
         CacheFolder(CacheSettings(folder=str(tmp_path)))
     folder.path.rmdir()
     (tmp_path / "elsewhere").mkdir(mode=0o700)

@@ -359,5 +359,5 @@ def test_a_copy_with_another_time_is_the_same_file(tmp_path: Path, reader: str) 
 def test_the_last_file_cannot_be_left_out(tmp_path: Path) -> None:
     table = opened(tmp_path)
     assert table.without(["/somewhere/else.parquet"]) == table
-    with pytest.raises(DataError, match="no row is left"):
+    with pytest.raises(DataError, match="no rows are left"):
         table.without([str(tmp_path / name) for name in ("a.parquet", "b.parquet")])

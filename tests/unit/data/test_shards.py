@@ -39,7 +39,7 @@ def test_every_row_goes_to_exactly_one_rank_and_ranks_differ_by_one_row_at_most(
 ) -> None:
     manifest = manifest_of(*sizes)
     if manifest.rows < world_size:
-        with pytest.raises(DataError, match=f"{manifest.rows} rows cannot feed {world_size} ranks"):
+        with pytest.raises(DataError, match=f"{manifest.rows} rows.* {world_size} ranks"):
             plan_shards(manifest, world_size, seed)
         return
     shards = plan_shards(manifest, world_size, seed)
@@ -95,5 +95,5 @@ def test_one_row_group_feeds_many_ranks() -> None:
 
 
 def test_too_few_rows_are_refused_with_the_cure() -> None:
-    with pytest.raises(DataError, match="3 rows cannot feed 4 ranks: use at most 3 ranks"):
+    with pytest.raises(DataError, match=r"3 rows.* 4 ranks.*at most 3 ranks"):
         plan_shards(manifest_of(1, 2), 4, 0)

@@ -39,7 +39,7 @@ def test_a_table_without_schema_says_how_to_make_one(folder: Path, tmp_path: Pat
     (folder / "schema.json").unlink()
     with pytest.raises(DataError, match=r"has no schema\.json.*--output <another folder>"):
         open_table(str(folder))
-    with pytest.raises(DataError, match="the table does not exist: make it with"):
+    with pytest.raises(DataError, match="the table does not exist"):
         open_table(str(tmp_path / "none"))
 
 
@@ -52,14 +52,14 @@ def test_open_table_names_the_format_of_a_delta_table(tmp_path: Path) -> None:
 
 def test_a_damaged_schema_is_named(folder: Path) -> None:
     (folder / "schema.json").write_text('{"features": 3')
-    with pytest.raises(DataError, match=r"schema\.json: not a schema"):
+    with pytest.raises(DataError, match=r"schema\.json is not a valid"):
         open_table(str(folder))
 
 
 def test_a_missing_split_is_named(folder: Path) -> None:
     (folder / "test" / "part-0.parquet").unlink()
     (folder / "test").rmdir()
-    with pytest.raises(DataError, match="clusters/test: no such file or folder"):
+    with pytest.raises(DataError, match="clusters/test does not exist"):
         open_table(str(folder))
 
 

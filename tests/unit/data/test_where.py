@@ -98,15 +98,15 @@ def test_a_condition_means_what_it_means_in_sql(text: str, rows: list[int]) -> N
     ("text", "message"),
     [
         ("i >", "where is 'i >': "),
-        ("x = 1", "there is no column 'x'; there are i, f, s"),
-        ("i = 'DE'", "column 'i' is int64, and cannot be compared with 'DE'"),
-        ("s > 3", "column 's' is string, and cannot be compared with 3"),
+        ("x = 1", "there is no column 'x'; the columns are i, f, s"),
+        ("i = 'DE'", "column 'i' is int64 and cannot be compared with 'DE'"),
+        ("s > 3", "column 's' is string and cannot be compared with 3"),
         ("d = 'yesterday'", "Invalid isoformat string: 'yesterday'"),
-        ("i = f", "f must be a text, number, date, true or false"),
+        ("i = f", "f must be a string"),
         ("lower(s) = 'de'", "must be a"),
-        ("i + 1", "i \\+ 1 is not understood; there are comparisons"),
-        ("i in (select 1)", "is not understood"),
-        ("s like 'D%'", "is not understood"),
+        ("i + 1", "i \\+ 1 is not supported"),
+        ("i in (select 1)", "is not supported"),
+        ("s like 'D%'", "is not supported"),
         ("n.i = 1", "there is no column 'n.i'"),
         ("i = 1e999", "cannot convert float infinity"),
     ],
@@ -215,7 +215,7 @@ def test_rows_are_counted_and_read_as_planned(
     pq.write_table(table, folder / "a.parquet", row_group_size=group_rows, write_statistics=statistics)
     wanted = [i for i, row in enumerate(rows) if oracle(row) is True]
     if not wanted:
-        with pytest.raises(DataError, match="no rows in 1 Parquet files match"):
+        with pytest.raises(DataError, match="no rows that match"):
             read_manifest(str(folder), SCHEMA, where=text)
         return
     manifest = read_manifest(str(folder), SCHEMA, where=text)
@@ -334,7 +334,7 @@ def test_nulls_that_are_filled_are_counted(tmp_path: Path, caplog: pytest.LogCap
     schema = TableSchema(features=(feature,), label=Label(name="y"), encoding=Encoding.RAW)
     with caplog.at_level("INFO", logger="spark_hpo"):
         manifest = read_manifest(str(tmp_path), schema)
-    assert "column 'x': 2 nulls are filled by its rule" in caplog.text
+    assert "column 'x': filling 2 nulls" in caplog.text
     [shard] = plan_shards(manifest, 1, None)
     [piece] = open_reader("arrow", manifest, schema).read(shard.segments)
     assert piece["x"].tolist() == [-3.0, 0.0, 0.0]
@@ -378,4 +378,4 @@ def test_nulls_of_row_groups_that_are_not_read_do_no_harm(
     )
     with caplog.at_level("INFO", logger="spark_hpo"):
         read_manifest(str(tmp_path), filling, where="y > 2")
-    assert "column 'x': at most 1 nulls are filled" in caplog.text
+    assert "column 'x': filling at most 1 nulls" in caplog.text

@@ -110,7 +110,7 @@ def test_a_new_process_gives_the_same_answers(table: Table, exported: tuple[Path
 
 def test_a_missing_column_and_a_wrong_type_are_named(exported: tuple[Path, dict[str, float]]) -> None:
     model = predictor.Predictor.load(exported[0])
-    with pytest.raises(DataError, match="lack the columns y"):
+    with pytest.raises(DataError, match="no column y"):
         model.predict(pd.DataFrame({"x": [1.0]}))
     with pytest.raises(DataError, match="column 'y'"):
         model.predict(pd.DataFrame({"x": [1.0], "y": ["much"]}))
