@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from spark_hpo.train.context import TrainContext
 
 _REFRESH_S = 2.0
+_SEGMENT_BYTES = 2**14  # a file of peers is full from this size on
 
 
 class OptunaObjective:
@@ -117,23 +118,43 @@ class OptunaObjective:
 
 
 class PeersCallback(Callback):
-    """Tells the pruners on executors of the trials that have ended: a file in the study directory."""
+    """Writes the trials that have ended to the study directory, for the pruners on executors.
+
+    The files are segments of limited size, so that a report costs the same however many trials there are.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._pending: dict[int, Mapping[str, Any]] = {}  # ended, not written yet
+        self._segment: dict[int, Mapping[str, Any]] = {}  # the last one, which is not full
+        self._number = 0
 
     def on_study_start(self, study: spark_hpo.study.RunningStudy) -> None:
-        self._write(study.trials)
+        # An earlier driver may have filled the segments in another order.
+        self._storage.delete_all([f"{layout.PEERS}/{name}" for name in self._storage.names(layout.PEERS)])
+        for trial in study.trials.values():
+            self._add(trial.trial_id, trial.notes)
+        self._write()
 
     def on_report(self, study: spark_hpo.study.RunningStudy, trial: Trial, report: Report) -> None:
-        if report.notes.get(INTERMEDIATE):
-            self._write(study.trials)
+        self._add(trial.trial_id, report.notes)
+        if report.notes.get(INTERMEDIATE):  # pruners compare trials by these; others can wait
+            self._write()
 
-    def _write(self, trials: Mapping[int, Trial]) -> None:
-        wanted = (STATE, VALUES, INTERMEDIATE, SYSTEM_ATTRS)
-        peers = {i: {key: trial.notes[key] for key in wanted} for i, trial in trials.items() if trial.notes}
-        if peers:
-            self._storage.write(layout.PEERS, json.dumps(peers, separators=(",", ":")).encode())
+    def _add(self, trial_id: int, notes: Mapping[str, Any]) -> None:
+        if notes:
+            self._pending[trial_id] = {key: notes[key] for key in (STATE, VALUES, INTERMEDIATE, SYSTEM_ATTRS)}
+
+    def _write(self) -> None:
+        while self._pending:
+            trial_id = next(iter(self._pending))
+            self._segment[trial_id] = self._pending.pop(trial_id)
+            data = json.dumps(self._segment, separators=(",", ":")).encode()
+            is_full = len(data) >= _SEGMENT_BYTES
+            if is_full or not self._pending:
+                self._storage.write(layout.peers(self._number), data)
+            if is_full:
+                self._number, self._segment = self._number + 1, {}
 
 
 def metrics_of(directions: Sequence[str]) -> tuple[str, ...]:
@@ -175,31 +196,35 @@ def _fits(value: Any, distribution: BaseDistribution) -> bool:
 
 
 class _Peers:
-    """The other trials of the study, as far as they have ended, around this one in a study in memory."""
+    """The trials of the study that have ended, around this one, in a study in memory."""
 
     def __init__(self, study: Study, storage: Storage, number: int) -> None:
         self._study = study
         self._storage = storage
         self._number = number
         self._known: set[int] = set()
+        self._full: set[str] = set()  # segments that will not change any more
         self._read_at = -math.inf
-        for _ in range(number):  # so that this one gets its number
+        for _ in range(number):  # so that this trial gets its number
             self._add_running()
 
     def refresh(self) -> None:
-        """Read what has ended since; at most every other second."""
+        """Read the trials that have ended since the last call; at most every `_REFRESH_S` seconds."""
         if time.monotonic() - self._read_at < _REFRESH_S:
             return
         try:
-            data = self._storage.read(layout.PEERS)
+            names = [name for name in self._storage.names(layout.PEERS) if name not in self._full]
+            segments = self._storage.read_all([f"{layout.PEERS}/{name}" for name in names])
         except StorageError:
-            return  # the pruner knows what it knew
+            return  # the pruner decides by what it knows
         finally:
             self._read_at = time.monotonic()
-        for key, peer in json.loads(data or b"{}").items():
-            if (number := int(key)) not in self._known and number != self._number:
-                self._known.add(number)
-                self._end(number, peer)
+        self._full.update(names[:-1])
+        for data in segments:
+            for key, peer in json.loads(data or b"{}").items():
+                if (number := int(key)) not in self._known and number != self._number:
+                    self._known.add(number)
+                    self._end(number, peer)
 
     def _end(self, number: int, peer: Mapping[str, Any]) -> None:
         storage = self._study._storage

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 CHECKPOINTS = "checkpoints"
-PEERS = "peers.json"
-"""What the pruners of Optuna objectives are told of trials that have ended."""
+PEERS = "peers"
+"""The folder of ended trials that the pruners of Optuna objectives compare with: see `peers`."""
 PROGRESS = "progress"
 STOP = "control/stop"
 """While it is there, ranks save what they have and stop."""
@@ -38,3 +38,8 @@ def progress(trial_id: int, attempt: int) -> str:
 def stacks(trial_id: int, attempt: int, rank: int) -> str:
     """Where a rank stood that made no step any more."""
     return f"{progress(trial_id, attempt)}-rank-{rank}"
+
+
+def peers(segment: int) -> str:
+    """Some of the ended trials. The last segment is rewritten until it is full; the others do not change."""
+    return f"{PEERS}/{segment:06d}.json"
