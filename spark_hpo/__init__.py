@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from spark_hpo.errors import TrialPruned
     from spark_hpo.porting.fmin import fmin
     from spark_hpo.porting.optimize import optimize
-    from spark_hpo.porting.trials import SparkTrials
+    from spark_hpo.porting.spark_trials import SparkTrials
     from spark_hpo.report.view import StudyView, load_study
     from spark_hpo.study.callback import Callback
     from spark_hpo.train.context import TrainContext
@@ -48,7 +48,7 @@ _HOMES = {
     "Callback": "study.callback",
     "LabelledTask": "train.task",
     "Result": "driver.result",
-    "SparkTrials": "porting.trials",
+    "SparkTrials": "porting.spark_trials",
     "StudyConfig": "config",
     "StudyView": "report.view",
     "TrainContext": "train.context",

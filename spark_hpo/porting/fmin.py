@@ -9,11 +9,19 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hyperopt import Trials, space_eval, tpe
+from hyperopt.base import validate_loss_threshold, validate_timeout
+from hyperopt.exceptions import InvalidAnnotatedParameter
+from hyperopt.progress import default_callback
+from hyperopt.pyll import as_apply
+from hyperopt.pyll.base import Apply
+
+from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError, NoTrialSucceeded
 from spark_hpo.porting.hyperopt_algorithm import HyperoptSampler, Suggest, check_labels
-from spark_hpo.porting.limit import TrialLimit
 from spark_hpo.porting.objective import HyperoptObjective
-from spark_hpo.porting.study_options import MANY, study_config
+from spark_hpo.porting.study_options import MANY, TrialLimit, study_config
+from spark_hpo.porting.trials import ProgressCallback, StopsCallback, TrialsCallback, earlier_documents
 from spark_hpo.search.samplers.wrappers import EnqueuedSampler
 from spark_hpo.study.callback import Callback
 
@@ -90,12 +98,6 @@ def fmin(
         StudyInterrupted: by Ctrl-C or SIGTERM. The same call with the same `storage` goes on.
         hyperopt.exceptions.AllTrialsFailed: no trial has a loss.
     """
-    from hyperopt import Trials, space_eval, tpe
-    from hyperopt.base import validate_loss_threshold, validate_timeout
-
-    from spark_hpo.driver.run import run_study
-    from spark_hpo.porting.trials import StopsCallback, TrialsCallback, earlier_documents
-
     validate_timeout(timeout)
     validate_loss_threshold(loss_threshold)
     if pass_expr_memo_ctrl or getattr(fn, "fmin_pass_expr_memo_ctrl", False):
@@ -172,8 +174,6 @@ def _seed(rstate: Any) -> int | None:
 
 def _text(space: Any) -> str:
     """What a space looks like, the same in each process."""
-    from hyperopt.pyll import as_apply
-
     return re.sub(r" at 0x[0-9a-f]+", "", str(as_apply(space)))
 
 
@@ -191,9 +191,6 @@ class _Spread:
 
 def _annotated(fn: Callable[..., Any]) -> tuple[Callable[[Any], Any], dict[str, Any]]:
     """The space in a function's annotations, and the function as one of its points."""
-    from hyperopt.exceptions import InvalidAnnotatedParameter
-    from hyperopt.pyll.base import Apply
-
     space = dict(inspect.getfullargspec(fn).annotations)
     space.pop("return", None)
     for label, expression in space.items():
@@ -203,8 +200,4 @@ def _annotated(fn: Callable[..., Any]) -> tuple[Callable[[Any], Any], dict[str, 
 
 
 def _progress(bar: bool | Callable[..., Any], total: int | None) -> list[Callback]:
-    from hyperopt.progress import default_callback
-
-    from spark_hpo.porting.trials import ProgressCallback
-
     return [ProgressCallback(default_callback if bar is True else bar, total)] if bar else []

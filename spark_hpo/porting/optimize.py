@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from spark_hpo.driver.result import Result
+from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError
-from spark_hpo.porting.limit import TrialLimit
-from spark_hpo.porting.study_options import MANY, study_config
+from spark_hpo.porting.study_options import MANY, TrialLimit, study_config
 from spark_hpo.porting.suggesting import STATE, SuggestingSampler, frozen_trial, quiet_study
 from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.storage import Storage
@@ -109,7 +109,6 @@ def optimize(
     except ImportError as exc:
         raise ConfigError(f"{_PLACE}: Optuna is not installed: pip install 'spark_hpo[optuna]'") from exc
 
-    from spark_hpo.driver.run import run_study
     from spark_hpo.porting.suggested import OptunaObjective, PeersCallback, metrics_of
 
     if isinstance(sampler, optuna.samplers.GridSampler | optuna.samplers.BruteForceSampler):

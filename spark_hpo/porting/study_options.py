@@ -1,4 +1,4 @@
-"""A study file's record from the arguments of a call, for objectives that come from another library."""
+"""What `fmin` and `optimize` have in common: the study's configuration and the limit on its trials."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from typing import Any
 
 from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.errors import ConfigError
+from spark_hpo.study import RunningStudy
+from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.connection import usual_uri
+from spark_hpo.trial import Trial
 
 MANY = 2**63 - 1  # a budget that nobody reaches
 
@@ -77,3 +80,20 @@ def _merged(record: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
         both = isinstance(value, Mapping) and isinstance(before, Mapping)
         merged[key] = _merged(before or {}, value) if both else value
     return merged
+
+
+class TrialLimit(Callback):
+    """Stops a study once it has this many trials, in whatever state, as `max_evals` and `n_trials` do."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def on_study_start(self, study: RunningStudy) -> None:
+        self._count(study)
+
+    def on_trial_start(self, study: RunningStudy, trial: Trial) -> None:
+        self._count(study)
+
+    def _count(self, study: RunningStudy) -> None:
+        if len(study.trials) >= self._limit:
+            study.stop("trials")

@@ -1,91 +1,20 @@
-"""hyperopt's Trials beside a study: filled as its trials run, so that what reads them goes on to work."""
+"""Keeps a hyperopt Trials object, and hyperopt's rules for stopping, up to date with a running study."""
 
 from __future__ import annotations
 
 import datetime
-import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hyperopt import Trials
-from hyperopt.base import (
-    JOB_STATE_CANCEL,
-    JOB_STATE_DONE,
-    JOB_STATE_ERROR,
-    JOB_STATE_RUNNING,
-    STATUS_NEW,
-    validate_loss_threshold,
-    validate_timeout,
-)
+from hyperopt.base import JOB_STATE_DONE, JOB_STATE_ERROR, JOB_STATE_RUNNING, STATUS_NEW
 
-from spark_hpo.errors import ConfigError
 from spark_hpo.porting.hyperopt_algorithm import document_of
 from spark_hpo.porting.objective import RESULT
 from spark_hpo.study import RunningStudy
 from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Report, Trial, TrialState
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-logger = logging.getLogger(__name__)
-
-
-class SparkTrials(Trials):  # type: ignore[misc]  # hyperopt has no types
-    """In the place of hyperopt's SparkTrials, also in a call of hyperopt's own `fmin`.
-
-    Args:
-        parallelism: trials at the same time; None: as many as the cluster has slots for.
-        timeout: seconds until nothing new is started; running trials are finished.
-        loss_threshold: a loss below which the search may end.
-        spark_session: None: the active one, or a new one.
-    """
-
-    def __init__(
-        self,
-        parallelism: int | None = None,
-        timeout: float | None = None,
-        loss_threshold: float | None = None,
-        spark_session: SparkSession | None = None,
-        resource_profile: object = None,
-    ) -> None:
-        super().__init__(exp_key=None, refresh=False)
-        validate_timeout(timeout)
-        validate_loss_threshold(loss_threshold)
-        if resource_profile is not None:
-            raise ConfigError(
-                "SparkTrials: resource_profile is not taken; say what a trial needs in fmin's resources: "
-                "resources={'gpus_per_rank': 1}"
-            )
-        self.parallelism = parallelism
-        self.timeout = timeout
-        self.loss_threshold = loss_threshold
-        self.spark_session = spark_session
-        self.refresh()
-
-    def count_successful_trials(self) -> int:
-        """Trials that have returned, whatever their status."""
-        return int(self.count_by_state_unsynced(JOB_STATE_DONE))
-
-    def count_failed_trials(self) -> int:
-        """Trials that have raised."""
-        return int(self.count_by_state_unsynced(JOB_STATE_ERROR))
-
-    def count_cancelled_trials(self) -> int:
-        """Trials that were ended from outside."""
-        return int(self.count_by_state_unsynced(JOB_STATE_CANCEL))
-
-    def count_total_trials(self) -> int:
-        """Trials that have ended, one way or the other."""
-        states = [JOB_STATE_DONE, JOB_STATE_ERROR, JOB_STATE_CANCEL]
-        return int(self.count_by_state_unsynced(states))
-
-    def fmin(self, fn: Any, space: Any, **arguments: Any) -> Any:
-        """What hyperopt's `fmin` calls for a search with these trials."""
-        from spark_hpo.porting.fmin import fmin
-
-        return fmin(fn, space, trials=self, **arguments)
 
 
 class TrialsCallback(Callback):

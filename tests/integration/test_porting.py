@@ -18,7 +18,7 @@ from hyperopt import STATUS_FAIL, STATUS_OK, Trials, hp, space_eval, tpe
 
 import spark_hpo
 from spark_hpo.objective import Mode, Objective
-from spark_hpo.porting.trials import SparkTrials
+from spark_hpo.porting.spark_trials import SparkTrials
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 

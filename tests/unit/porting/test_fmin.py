@@ -20,7 +20,7 @@ import spark_hpo
 from spark_hpo.errors import ConfigError, NoTrialSucceeded, SpaceError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.porting.objective import HyperoptObjective
-from spark_hpo.porting.trials import SparkTrials
+from spark_hpo.porting.spark_trials import SparkTrials
 from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
