@@ -119,7 +119,7 @@ def test_a_schema_keeps_its_rules_in_json() -> None:
 
 def test_footers_of_splits_in_one_folder_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    once = footers._read
-    monkeypatch.setattr(footers, "_read", lambda fs, path: read.append(path) or once(fs, path))
+    once = footers.read_footer
+    monkeypatch.setattr(footers, "read_footer", lambda fs, path: read.append(path) or once(fs, path))
     open_table(str(folder), transforms=TRANSFORMS, nulls={"*": "fill"})
     assert sorted(Path(path).name for path in read) == ["0.parquet", "1.parquet"]
