@@ -42,6 +42,22 @@ class SparkHpoError(Exception):
         super().__init__(redact(message))
 
 
+_STORE_CLIENTS = frozenset({"adlfs", "aiobotocore", "azure", "botocore", "gcsfs", "google"})
+
+
+def access_cure(exc: Exception) -> str | None:
+    """How to fix an error of an object store's client that is not an OSError; None: it is another error.
+
+    Missing credentials are such an error.
+    """
+    if isinstance(exc, OSError) or type(exc).__module__.partition(".")[0] not in _STORE_CLIENTS:
+        return None
+    return (
+        "Check the credentials that this process has in its environment "
+        "(S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
+    )
+
+
 def cause(exc: Exception) -> Exception | None:
     """What an error is raised from: the foreign exception, but not one whose text has credentials in it."""
     return exc if redact(str(exc)) == str(exc) else None

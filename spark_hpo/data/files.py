@@ -13,7 +13,7 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from spark_hpo.errors import DataError, cause
+from spark_hpo.errors import DataError, access_cure, cause
 from spark_hpo.redact import has_credentials
 
 
@@ -47,6 +47,31 @@ def filesystem(url: str) -> tuple[Any, str]:
     except (ImportError, ValueError, OSError) as exc:
         raise DataError(f"{url} cannot be opened: {exc}") from cause(exc)
     return fs, path
+
+
+@contextlib.contextmanager
+def accessing(url: str) -> Iterator[None]:
+    """Raise what a file system raises about a URL as `DataError` that names it."""
+    try:
+        yield
+    except OSError as exc:
+        raise DataError(f"{url} cannot be accessed: {exc.strerror or exc}") from cause(exc)
+    except Exception as exc:  # clients of object stores have errors of their own
+        cure = access_cure(exc)
+        if cure is None:
+            raise
+        raise DataError(f"{url} cannot be accessed: {exc}. {cure}") from cause(exc)
+
+
+def exists(url: str) -> bool:
+    """Whether there is a file or folder at a URL.
+
+    Raises:
+        DataError: its file system cannot be accessed.
+    """
+    fs, path = filesystem(url)
+    with accessing(url):
+        return bool(fs.exists(path))
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from spark_hpo.data.plan.manifest import Manifest, RowGroup, manifest_of
 from spark_hpo.data.plan.rules import with_rules
 from spark_hpo.data.readers import petastorm_codecs
 from spark_hpo.data.schema import ColumnKind, Feature, Source, TableSchema
-from spark_hpo.errors import DataError, cause
+from spark_hpo.errors import DataError
 from spark_hpo.trial import Split
 
 if TYPE_CHECKING:
@@ -194,24 +194,13 @@ def _first_value(found: Footers, column: str) -> bytes:
 def _read_schema(url: str) -> TableSchema:
     place = files.join(url, SCHEMA_FILE)
     fs, path = files.filesystem(place)
-    try:
-        schema = TableSchema.from_json(json.loads(fs.cat_file(path)))
-    except FileNotFoundError:
-        folder = fs._parent(path)
-        if not fs.exists(folder):
-            raise DataError(
-                f"{url}: the table does not exist. Create it with "
-                f"`spark-hpo prepare csv --input <your table> --label <column> --output {url}`"
-            ) from None
-        refuse_table_format(fs, folder, url)
-        raise DataError(
-            f"{url} has no {SCHEMA_FILE}, so it is not a prepared table. Create one with "
-            f"`spark-hpo prepare csv --input {url} --label <column> --output <another folder>`"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        raise DataError(f"{place} is not a valid schema ({exc!r}). Prepare the table again") from exc
-    except OSError as exc:
-        raise DataError(f"{place} cannot be read: {exc}") from cause(exc)
+    with files.accessing(place):
+        try:
+            schema = TableSchema.from_json(json.loads(fs.cat_file(path)))
+        except FileNotFoundError:
+            raise _not_prepared(fs, fs._parent(path), url) from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+            raise DataError(f"{place} is not a valid schema ({exc!r}). Prepare the table again") from exc
     for feature in schema.features:
         if feature.transform:  # data must not choose the code that runs
             raise DataError(
@@ -219,3 +208,16 @@ def _read_schema(url: str) -> TableSchema:
                 "study file may name code. Remove it, and add it to data.transforms if you trust it"
             )
     return schema
+
+
+def _not_prepared(fs: Any, folder: str, url: str) -> DataError:
+    if not fs.exists(folder):
+        return DataError(
+            f"{url}: the table does not exist. Create it with "
+            f"`spark-hpo prepare csv --input <your table> --label <column> --output {url}`"
+        )
+    refuse_table_format(fs, folder, url)
+    return DataError(
+        f"{url} has no {SCHEMA_FILE}, so it is not a prepared table. Create one with "
+        f"`spark-hpo prepare csv --input {url} --label <column> --output <another folder>`"
+    )

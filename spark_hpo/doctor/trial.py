@@ -38,8 +38,8 @@ def table(case: Case) -> Verdict:
     config = case.config
     if config.data is None:
         return skip("the study has none")
-    fs, path = files.filesystem(files.join(files.absolute(config.data.path), SCHEMA_FILE))
-    if config.data.prepare is not None and not fs.exists(path):
+    schema_file = files.join(files.absolute(config.data.path), SCHEMA_FILE)
+    if config.data.prepare is not None and not files.exists(schema_file):
         from spark_hpo.prepare.cli import found
 
         try:

@@ -134,11 +134,9 @@ def fingerprint(url: str) -> list[list[Any]]:
         DataError: there is nothing at `url`, or its files hold deleted rows too (Delta, Iceberg, Hudi).
     """
     fs, path = files.filesystem(files.absolute(url))
-    refuse_table_format(fs, path, url)
-    try:
+    with files.accessing(url):
+        refuse_table_format(fs, path, url)
         entries = [fs.info(path)] if fs.isfile(path) else list(fs.find(path, detail=True).values())
-    except OSError as exc:
-        raise DataError(f"{url}: cannot be listed: {exc}") from exc
     if not entries:
         raise DataError(f"{url}: no such file or folder, or an empty one: check --input")
     base = os.path.dirname(path)

@@ -67,8 +67,7 @@ def look(table: str, *, label: str | None, data_path: str, trust_petastorm_metad
         DataError: there is no table, or it cannot be used.
     """
     url = files.absolute(table)
-    fs, path = files.filesystem(files.join(url, SCHEMA_FILE))
-    if fs.exists(path):
+    if files.exists(files.join(url, SCHEMA_FILE)):
         return _of_prepared(table, open_table(url), label)
     if url.lower().endswith((".csv", ".tsv", ".csv.gz", ".txt")):
         raise ConfigError(

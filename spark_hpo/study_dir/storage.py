@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from spark_hpo.errors import StorageError, cause
+from spark_hpo.errors import StorageError, access_cure, cause
 from spark_hpo.redact import has_credentials, redact
 from spark_hpo.study_dir.local_folder import LocalFolder, RemoteFolder
 
@@ -172,6 +172,11 @@ class Storage:
                     "inside a study directory: put the file itself there"
                 ) from exc
             raise StorageError(f"{self.url}/{name}: {exc.strerror or exc}") from cause(exc)
+        except Exception as exc:  # clients of object stores have errors of their own
+            cure = access_cure(exc)
+            if cure is None:
+                raise
+            raise StorageError(f"{self.url}/{name}: {exc}. {cure}") from cause(exc)
 
 
 def _checked(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from spark_hpo.data import files
 from spark_hpo.data.plan import partitions
-from spark_hpo.errors import DataError, cause
+from spark_hpo.errors import DataError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,14 +29,13 @@ def list_files(url: str) -> list[File]:
         DataError: there are no Parquet files, or the folder is a Delta, Iceberg or Hudi table.
     """
     fs, root = files.filesystem(url)
-    try:
-        if not fs.exists(root):
-            raise FileNotFoundError(root)
-        entries = [fs.info(root)] if fs.isfile(root) else list(fs.find(root, detail=True).values())
-    except FileNotFoundError:
-        raise DataError(f"{url} does not exist. Check the path of the table") from None
-    except OSError as exc:
-        raise DataError(f"{url} cannot be listed: {exc}") from cause(exc)
+    with files.accessing(url):
+        try:
+            if not fs.exists(root):
+                raise FileNotFoundError(root)
+            entries = [fs.info(root)] if fs.isfile(root) else list(fs.find(root, detail=True).values())
+        except FileNotFoundError:
+            raise DataError(f"{url} does not exist. Check the path of the table") from None
     refuse_table_format(fs, root, url)
     found = []
     for entry in entries:

@@ -79,3 +79,12 @@ def test_a_table_names_no_code_to_be_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"schema\.json: .* names the function 'os:system'"):
         open_table(str(table))
     assert not ran.exists()
+
+
+def test_open_table_names_an_object_store_that_refuses_access(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(DataError, match=r"s3://none/schema\.json cannot be accessed: .*AWS_ACCESS_KEY_ID"):
+        open_table("s3://none")

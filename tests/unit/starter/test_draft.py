@@ -133,7 +133,7 @@ class TestRawParquet:
             start_study(str(tmp_path / "a.csv"), label="y")
 
     def test_no_table_is_said_with_what_would_be_one(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"no such file or folder.*spark-hpo prepare csv"):
+        with pytest.raises(DataError, match=r"does not exist.*spark-hpo prepare csv"):
             start_study(str(tmp_path / "nothing"), label="y")
 
 
