@@ -1,4 +1,7 @@
-"""StudyConfig: what a study file may say, checked strictly."""
+"""The sections and settings of a study file, and their checks.
+
+The docstrings below the settings are the reference that users read (`docs/settings.py`).
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,28 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from spark_hpo.config import databricks
+from spark_hpo.config.messages import as_config_error, mistake, section_of
 from spark_hpo.config.study_file import read_study_file
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import located
 from spark_hpo.objective import Limit, Mode, Objective
-from spark_hpo.redact import MASK, has_credentials, hide, is_secret, redact_all
-from spark_hpo.suggest import suggestion
+from spark_hpo.redact import has_credentials, hide, redact_all
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as text: a number is what was meant."""
+    """Convert text to a number where it is one: YAML 1.1 reads 1e-4 as text."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -29,32 +40,33 @@ def _number(value: Any) -> Any:
 
 
 def _from_list(value: Any) -> Any:
-    """Strict mode tells lists from tuples, and YAML has but lists."""
+    """Convert a list to a tuple: strict mode distinguishes them, and YAML has only lists."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def _words(value: Any) -> Any:
-    """Numbers among the words of a command line are words too."""
+    """Convert the words of a command line, numbers among them, to text."""
     return tuple(str(word) for word in value) if isinstance(value, list) else value
 
 
 def _url(value: Any) -> Any:
-    """Databricks' own way to write a path, as the mount that Python sees; and no keys in an address."""
+    """Refuse URLs with credentials, and convert `dbfs:/` to the mount that Python sees."""
     if not isinstance(value, str):
         return value
     if has_credentials(value):
-        raise ValueError(
-            "it holds a password or a key, which would be written to logs and to the study directory; "
-            "give it through the environment"
+        raise mistake(
+            "contains a password or a key, which would be written to logs and to the study directory",
+            cure="Pass it through the environment",
         )
     return re.sub(r"^dbfs:/+", "/dbfs/", value)
 
 
 def _model_name(value: Any) -> Any:
     if isinstance(value, str) and not _MODEL_NAME.match(value):
-        raise ValueError(
-            f"registered_model is {value!r}; it becomes part of paths and addresses: it must have no '/', "
-            "':', quote or control character, and not begin with a dot"
+        raise mistake(
+            "becomes part of paths and URLs: it must not contain '/', ':', quotes or control characters, "
+            "and must not begin with a dot",
+            value=value,
         )
     return value
 
@@ -70,7 +82,7 @@ _MAX_OBJECTIVES = 4
 
 
 class _Section(BaseModel):
-    # Strict: "3" is no number and 1.0 no integer; a key that does not exist is a mistake, not a wish.
+    # Strict: "3" is not a number and 1.0 is not an integer. Unknown keys are errors.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
@@ -80,84 +92,98 @@ class _Section(BaseModel):
 
 
 class CacheConfig(_Section):
-    """Decoded tables on the local disks of the machines, shared by all ranks and trials on each."""
+    """The cache of decoded columns on the local disk of each machine. All ranks and trials there share it."""
 
     enabled: bool = True
+    """Whether to cache."""
     folder: str | None = None
-    """A local path on every machine; None: the first of Spark's local folders, or the temporary one."""
+    """A local path that exists on every machine. Default: Spark's first local directory, or the system's
+    temporary directory."""
     max_gb: PositiveNumber | None = None
-    """Of one machine's disk; None: half of what is free."""
+    """Disk space that the cache may use on each machine. Default: half of what is free."""
 
 
 class DataConfig(_Section):
-    """The table: train/, validation/, test/ and schema.json, as jobs/prepare_data.py makes them."""
+    """The table: a folder with `train/`, `validation/`, `test/` and `schema.json`, as `spark-hpo prepare`
+    writes it."""
 
     path: Url
     """Local path or any fsspec URL."""
     prepare: Annotated[tuple[str, ...] | None, BeforeValidator(_words)] = None
-    """Arguments of jobs/prepare_data.py that make the table when it is not there, without --output."""
+    """Arguments of `spark-hpo prepare`, without `--output`, that create the table if it does not exist."""
     where: str = ""
-    """Only rows of which this SQL condition is true: `country = 'DE' and day >= '2026-01-01'`."""
+    """SQL condition that selects rows of all splits: `country = 'DE' and day >= '2026-01-01'`."""
     nulls: dict[str, Literal["refuse", "fill"]] = {}
-    """What nulls become, over what schema.json says: `{age: fill, "*": refuse}`. fill: the mean, the code of
-    an empty text, zeros, an empty list."""
+    """How to treat nulls, by column; `*` stands for all other columns: `{age: fill, "*": refuse}`. `fill`
+    replaces a null by the mean, by the code of an empty text, by zeros or by an empty list, depending on the
+    column. Overrides `schema.json`."""
     truncate: dict[str, PositiveInt] = {}
-    """Elements to keep of longer lists: `{words: 128}`. Otherwise lists longer than schema.json says are
-    refused."""
+    """Maximum length of a list, by column: `{words: 128}` keeps the first 128 elements. Without it, a list
+    that is longer than `schema.json` says is an error."""
     transforms: dict[str, str] = {}
-    """For columns of bytes: module:function or path/to/file.py:function, from bytes to an array of floats."""
+    """Functions that decode columns of bytes, by column, as `module:function` or `path/to/file.py:function`.
+    Each takes bytes and returns an array of floats."""
     trust_petastorm_metadata: bool = False
-    """Unpickle what Petastorm has written about its columns. Only for tables whose source you trust."""
+    """Whether to unpickle what Petastorm has written about the table's columns. Unpickling can run code:
+    enable it only for tables whose source you trust."""
     on_bad_file: Literal["fail", "skip"] = "fail"
-    """When a file turns out to be damaged, changed or gone. skip: the study goes on without it, and says how
-    many rows that costs."""
+    """What to do about a file that is damaged, changed or missing: `fail` ends the study; `skip` continues
+    without the file, and logs how many rows are left out."""
     reader: str = "auto"
-    """petastorm, arrow, or one that a package brings; auto takes petastorm wherever it can be imported."""
+    """`arrow`, `petastorm`, or a reader from a plugin. `auto` uses Petastorm where it is installed."""
     shuffle_window: PositiveInt = 100_000
-    """Rows that are shuffled together, in the memory of each rank."""
+    """Rows that each rank holds in memory and shuffles together."""
     cache: CacheConfig = CacheConfig()
 
 
 class TransferConfig(_Section):
-    """What earlier studies have found. Spaces are matched by name and range."""
+    """Earlier studies to learn from. Parameters are matched by name and range."""
 
     studies: Annotated[tuple[Url, ...], BeforeValidator(_from_list)] = ()
-    """Their study directories."""
+    """Study directories. Each study must have the same metric and mode as this one."""
     num_first: Annotated[int, Field(ge=0)] = 3
-    """How many of their best configurations run first."""
+    """How many of their best configurations to run first."""
     discount: PositiveNumber = 0.3
-    """Weight of an earlier trial, where one of this study has 1."""
+    """Weight of an earlier trial relative to a trial of this study."""
 
 
 class LimitConfig(_Section):
-    """What another metric must keep to: a trial that breaks it ranks behind all that keep it."""
+    """A constraint on another metric. A trial that violates it ranks below all trials that satisfy it."""
 
     metric: str
+    """A metric that the task reports."""
     at_least: Number | None = None
+    """Lower bound."""
     at_most: Number | None = None
+    """Upper bound."""
 
     @model_validator(mode="after")
     def _bounded(self) -> LimitConfig:
         if self.at_least is None and self.at_most is None:
-            raise ValueError(f"the limit on {self.metric!r} has neither at_least nor at_most; set one")
+            raise mistake(
+                f"the limit on {self.metric!r} has neither at_least nor at_most", cure="Set one of them"
+            )
         return self
 
 
 class ObjectiveConfig(_Section):
-    """What is optimised, on the validation split."""
+    """What to optimize, measured on the validation split."""
 
     metric: str
     """`loss`, or a metric that the task reports."""
     mode: Literal["min", "max"]
+    """Whether a lower or a higher value is better."""
     also: dict[str, Literal["min", "max"]] = {}
-    """Further objectives: `{latency_ms: min}`. What is sought then is the Pareto front of them all."""
+    """Further objectives with their modes, at most three: `{latency_ms: min}`. The result is then a Pareto
+    front."""
     penalties: dict[str, Number] = {}
-    """Further metrics by weight, added to the loss: `{latency_ms: 0.01}`."""
+    """Metrics with weights; weight times value is added to the loss: `{latency_ms: 0.01}`."""
     limits: Annotated[tuple[LimitConfig, ...], BeforeValidator(_from_list)] = ()
-    """Constraints on other metrics: latency, size."""
+    """Constraints on other metrics: `[{metric: latency_ms, at_most: 20}]`. A trial that violates one ranks
+    below all trials that satisfy them."""
 
     def build(self) -> Objective:
-        """The objective that this section describes."""
+        """Build the objective that this section describes."""
         return Objective(
             metric=self.metric,
             mode=Mode(self.mode),
@@ -174,223 +200,262 @@ class ObjectiveConfig(_Section):
         )
 
     @model_validator(mode="after")
-    def _few(self) -> ObjectiveConfig:
+    def _distinct_and_few(self) -> ObjectiveConfig:
         if self.metric in self.also:
-            raise ValueError(f"also names {self.metric!r}, which is the metric already; leave it out of also")
+            raise mistake(
+                f"contains {self.metric!r}, which is objective.metric already", key="also", cure="Remove it"
+            )
         if len(self.also) >= _MAX_OBJECTIVES:
-            raise ValueError(
-                f"also names {len(self.also)} metrics; it may name at most {_MAX_OBJECTIVES - 1}, because "
-                "with more nearly every trial is on the front: make some of them limits or penalties"
+            raise mistake(
+                f"has {len(self.also)} metrics; at most {_MAX_OBJECTIVES - 1} are allowed, because with more "
+                "nearly every trial is on the Pareto front",
+                key="also",
+                cure="Turn some of them into limits or penalties",
             )
         return self
 
 
 class SearchConfig(_Section):
-    """How parameters are proposed, and how training is spent on them. docs/methods.md has all names."""
+    """How parameters are proposed, and how training is allocated to trials. `docs/methods.md` describes all
+    methods, samplers, schedulers and explorers with their settings."""
 
     method: str = "default"
-    """A pair of sampler and scheduler by its name: default, bohb, dehb, asha, ..."""
+    """A named combination of sampler and scheduler: `default`, `bohb`, `dehb`, `asha`, ..."""
     sampler: str | None = None
-    """In place of the method's own: tpe, random, grid, ... or one that a package brings."""
+    """Replaces the method's sampler: `tpe`, `random`, `grid`, ..., or one from a plugin."""
     sampler_settings: dict[str, Any] = {}
+    """Settings of the sampler."""
     scheduler: str | None = None
-    """In place of the method's own: hyperband, asha, full, successive_halving, ..."""
+    """Replaces the method's scheduler: `hyperband`, `asha`, `full`, `successive_halving`, ..., or one from a
+    plugin."""
     scheduler_settings: dict[str, Any] = {}
+    """Settings of the scheduler."""
     resource: Literal["epochs", "rows"] = "epochs"
-    """What a rung gives more of. rows: equal parts of the training rows, each the next part of the same
-    order, so that a higher rung goes on where a lower one ended; metrics are taken at rungs only."""
+    """What a trial gets more of at a higher rung: `epochs`, or `rows`, equal parts of the training rows. With
+    `rows`, each part continues where the one before ended, and metrics are measured at rungs only."""
     max_resource: PositiveInt
-    """Epochs, or parts, of a trial that is trained to the end."""
+    """Epochs, or parts with `resource: rows`, of a fully trained trial."""
     epochs: PositiveInt = 1
-    """With `resource: rows`: how often a trial that is trained to the end sees the table."""
+    """With `resource: rows`: passes over the table in a fully trained trial."""
     min_resource: PositiveInt | None = None
-    """Epochs, or parts, of the lowest rung; None: the scheduler's default."""
+    """Epochs or parts at the lowest rung. Default: the scheduler's."""
     reduction_factor: Annotated[int, Field(ge=2)] | None = None
-    """One trial in this many goes on to the next rung, eta; None: the scheduler's default."""
+    """Eta: one in this many trials is promoted to the next rung. Default: the scheduler's."""
     first: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_from_list)] = ()
-    """Configurations that run before any other: what you run today."""
+    """Configurations to run before all others, such as the one that you use today."""
     constraints: Annotated[tuple[str, ...], BeforeValidator(_from_list)] = ()
-    """Between parameters: `hidden_2 <= hidden_1`. A proposal that breaks one is drawn again."""
+    """Conditions between parameters: `["hidden_2 <= hidden_1"]`. Proposals that violate one are replaced."""
     explorer: str | None = None
-    """In place of the method's own, in population based training: perturbation, pb2."""
+    """Replaces the method's explorer in population based training: `perturbation`, `pb2`, or one from a
+    plugin."""
     explore: dict[str, Any] = {}
-    """Its settings: parameters, perturbation, resample_probability."""
+    """Settings of the explorer, such as `parameters`, `perturbation` and `resample_probability`."""
     transfer: TransferConfig = TransferConfig()
 
     @property
     def parts(self) -> int:
-        """Units of the resource that make one epoch."""
+        """Units of the resource in one epoch."""
         return self.max_resource // self.epochs if self.resource == "rows" else 1
 
     @model_validator(mode="after")
-    def _parted(self) -> SearchConfig:
+    def _epochs_divide_max_resource(self) -> SearchConfig:
         if self.resource == "epochs" and self.epochs != 1:
-            raise ValueError("epochs goes with resource: rows; otherwise max_resource is the epochs")
+            raise mistake(
+                "applies to resource: rows only",
+                key="epochs",
+                value=self.epochs,
+                cure="Set max_resource to the number of epochs instead",
+            )
         if self.max_resource % self.epochs:
-            raise ValueError(
-                f"max_resource is {self.max_resource}; with resource: rows it must be a multiple of "
-                f"epochs, {self.epochs}: each epoch is as many parts"
+            raise mistake(
+                f"must be a multiple of search.epochs, {self.epochs}, because every epoch has equally many "
+                "parts",
+                key="max_resource",
+                value=self.max_resource,
             )
         return self
 
     @model_validator(mode="after")
-    def _ordered(self) -> SearchConfig:
+    def _min_below_max(self) -> SearchConfig:
         if self.min_resource is not None and self.min_resource > self.max_resource:
-            raise ValueError(
-                f"min_resource is {self.min_resource}; it must be at most max_resource, {self.max_resource}"
+            raise mistake(
+                f"must be at most search.max_resource, {self.max_resource}",
+                key="min_resource",
+                value=self.min_resource,
             )
         return self
 
 
 class StoppingConfig(_Section):
-    """When a search has done enough, before its budget is spent. None: this rule does not apply."""
+    """Rules that end a study before its budget is spent. A rule that is not set does not apply."""
 
     target: Number | None = None
-    """A value of the metric that is good enough."""
+    """Ends the study when a trial reaches this value of the metric."""
     no_improvement: PositiveInt | None = None
-    """Trials trained to the end since the best of them."""
+    """Ends the study when this many trials have been fully trained since the best one."""
     min_improvement: NonNegativeNumber = 0.0
-    """Of the objective, to count as one."""
+    """Improvement of the objective that counts for `no_improvement`."""
     cost: PositiveNumber | None = None
-    """In the currency of price_per_slot_hour."""
+    """Ends the study when busy slot hours times `price_per_slot_hour` reach this amount."""
     price_per_slot_hour: PositiveNumber | None = None
+    """Price of one slot for one hour, in the currency of `cost`."""
     regret_bound: PositiveNumber | None = None
-    """What more searching may still be expected to gain."""
+    """Ends the study when searching as long again is expected to improve the objective by less than this."""
     max_trial_failures: Annotated[int, Field(ge=0)] | None = None
-    """Failed trials that are borne: with more the task is broken, and the study stops with exit code 4."""
+    """Ends the study with exit code 4 when more trials than this have failed."""
     max_failed_share: Annotated[float, Field(gt=0, le=1)] | None = 0.8
-    """The same as a share of the trials, once ten have failed."""
+    """Ends the study with exit code 4 when at least this share of its trials, and at least ten of them, have
+    failed."""
 
     @model_validator(mode="after")
-    def _priced(self) -> StoppingConfig:
+    def _cost_has_price(self) -> StoppingConfig:
         if (self.cost is None) != (self.price_per_slot_hour is None):
-            raise ValueError("cost and price_per_slot_hour belong together; set both, or neither")
+            key = "cost" if self.price_per_slot_hour is None else "price_per_slot_hour"
+            other = "price_per_slot_hour" if key == "cost" else "cost"
+            raise mistake(f"is set, but stopping.{other} is not", key=key, cure="Set both or neither")
         return self
 
 
 class BudgetConfig(_Section):
-    """When the study ends: whichever comes first. What is running then is finished."""
+    """Limits of the study; it ends at the first that is reached. Running trials are completed. A finished
+    study continues when a limit is raised."""
 
     trials: PositiveInt | None = None
-    """Trials started; their rungs are completed."""
+    """Number of trials to start. The best of them are then trained to the end of their rungs."""
     resource: PositiveInt | None = None
-    """Epochs over all trials."""
+    """Epochs, or parts with `search.resource: rows`, over all trials."""
     seconds: PositiveNumber | None = None
-    """Of the driver's work, over all its restarts."""
+    """Running time of the study, over all runs of its driver."""
 
     @model_validator(mode="after")
     def _limited(self) -> BudgetConfig:
         if self.trials is None and self.resource is None and self.seconds is None:
-            raise ValueError("set at least one of trials, resource and seconds, or the study never ends")
+            raise mistake(
+                "has no limit, so the study would never end",
+                cure="Set at least one of trials, resource and seconds",
+            )
         return self
 
 
 class CheckpointConfig(_Section):
-    """When a trial saves its state within a rung, and a fault costs what comes after. Whichever is first."""
+    """How often a trial saves its state between rungs, so that a failure costs only the training since then.
+    Whichever comes first."""
 
     epochs: PositiveInt | None = None
-    """Or parts, with `resource: rows`. None: not by these."""
+    """After this many epochs, or parts with `search.resource: rows`."""
     seconds: PositiveNumber | None = 60.0
-    """None: not by the clock."""
+    """After this many seconds."""
 
 
 class TrainingConfig(_Section):
-    """How a task is trained, whatever its parameters are."""
+    """How tasks are trained. Training functions have a training loop of their own."""
 
     batch_size: PositiveInt = 128
-    """Rows of one optimizer step, over all ranks. A parameter `batch_size` in the space wins."""
+    """Rows of one optimizer step, over all ranks. A parameter `batch_size` of the space takes precedence."""
     evaluation_batch_size: PositiveInt = 4096
     """Rows of one evaluation step, over all ranks."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 on GPUs that have it, else fp32."""
+    """`auto`: bf16 on GPUs that support it, fp32 elsewhere."""
     clip_norm: PositiveNumber | None = None
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient."""
     patience: PositiveInt | None = None
-    """Epochs without improvement that end a training."""
+    """Stop training a trial after this many epochs without improvement."""
     min_improvement: NonNegativeNumber = 0.0
-    """Of the objective, to count as one."""
+    """Improvement of the objective that counts for `patience`."""
     checkpoint_every: CheckpointConfig = CheckpointConfig()
 
 
 class ResourcesConfig(_Section):
-    """What one trial gets."""
+    """What one trial gets, and how long to wait for it."""
 
     world_size: PositiveInt = 1
-    """Ranks that train one trial together."""
+    """Ranks (processes) that train one trial together."""
     gpus_per_rank: NonNegativeNumber = 0
-    """A whole number, or at most 0.5: that many trials then share a GPU."""
+    """A whole number, or a fraction of at most 0.5: 0.25 lets four trials share a GPU."""
     rendezvous: Literal["auto", "driver", "spark"] = "auto"
-    """Where several ranks meet. driver: a store there, 1 s faster; spark: through Spark, where executors
-    cannot reach the driver; auto: driver, but spark with Spark Connect."""
+    """How the ranks of a trial find each other: `driver`, through a store in the driver, is a second faster;
+    `spark`, through Spark, works where executors cannot reach the driver. `auto`: `driver`, or `spark` with
+    Spark Connect."""
     max_concurrent: PositiveInt | None = None
-    """Trials at the same time; None: as many as fit. With 1 and one seed, a study repeats digit for digit."""
+    """Trials that run at the same time. Default: as many as the cluster has room for. With 1, and the same
+    seed, a study is repeatable digit for digit."""
     rank_timeout_s: PositiveNumber = 300.0
-    """For ranks to meet, and for each of their steps: one that takes longer is taken for hung."""
+    """Seconds for the ranks of a trial to find each other, and for each of their steps. A rank that takes
+    longer counts as stalled, and the trial is retried."""
     slot_timeout_s: PositiveNumber = 600.0
-    """How long a study waits while no trial fits: for the first executor, or after the last was lost."""
+    """Seconds that the study waits while the cluster has no room for any trial."""
     max_infra_retries: Annotated[int, Field(ge=0)] = 2
-    """Further attempts at an assignment that lost its process, executor or storage, 1, 2, 4 ... s apart."""
+    """Retries of a trial's assignment after a lost process, executor or storage connection, with pauses of 1,
+    2, 4, ... s."""
     grace_s: PositiveNumber = 20.0
-    """How long trials may take to save when the study is interrupted; then they are cancelled."""
+    """Seconds that running trials get to save their state when the study is interrupted."""
 
     @model_validator(mode="after")
-    def _shared_by_trials(self) -> ResourcesConfig:
+    def _gpus_can_be_shared(self) -> ResourcesConfig:
         gpus = self.gpus_per_rank
         if gpus > 0.5 and not gpus.is_integer():
-            raise ValueError(
-                f"gpus_per_rank is {gpus:g}; it must be a whole number, or at most 0.5: Spark cuts a GPU "
-                "into equal shares"
+            raise mistake(
+                "must be a whole number, or at most 0.5, because Spark divides a GPU into equal shares",
+                key="gpus_per_rank",
+                value=gpus,
             )
         if 0 < gpus < 1 and self.world_size > 1:
-            raise ValueError(
-                f"gpus_per_rank is {gpus:g} with world_size {self.world_size}; ranks of one trial cannot "
-                "share a GPU (NCCL refuses): use world_size 1, or whole GPUs"
+            raise mistake(
+                f"is a fraction, but ranks of one trial cannot share a GPU, and resources.world_size is "
+                f"{self.world_size}",
+                key="gpus_per_rank",
+                value=gpus,
+                cure="Use world_size 1 or whole GPUs",
             )
         return self
 
 
 class MlflowConfig(_Section):
-    """Where the results go."""
+    """Where results and models are recorded."""
 
     tracking_uri: str = Field(default_factory=databricks.default_tracking_uri)
-    """Without one: sqlite:///mlflow.db, inside of Databricks the workspace's."""
+    """Tracking server. Default: the file `sqlite:///mlflow.db`; on Databricks the workspace."""
     registry_uri: str | None = None
-    """Of the models; None: the tracking server's own, of a Databricks workspace Unity Catalog."""
+    """Model registry. Default: the tracking server's; for a Databricks workspace, Unity Catalog."""
     experiment: str | None = None
-    """None: the name of the study, in a Databricks workspace under /Shared."""
+    """Default: the name of the study; in a Databricks workspace, below `/Shared`."""
     registered_model: Annotated[str | None, BeforeValidator(_model_name)] = None
-    """None: the name of the study. In Unity Catalog: catalog.schema.model."""
+    """Default: the name of the study. In Unity Catalog: `catalog.schema.model`."""
     promote: Literal["auto", "never"] = "auto"
-    """Whether the alias `champion` moves to a model that is better on the same test rows. never: it is
-    registered and compared, and `--sync mlflow.promote=auto` moves the alias later."""
+    """`auto`: the alias `champion` moves to the new model if it is better on the same test rows. `never`: the
+    model is registered and compared only; `--sync mlflow.promote=auto` moves the alias later."""
 
 
 class StudyConfig(_Section):
     """A study: one search for the best model of one table."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
-    """Letters, digits and `_.-`. Its MLflow experiment and its model have it, too, unless they are named."""
+    """Letters, digits and `_.-`. Also the default name of the MLflow experiment and of the registered
+    model."""
     study_dir: Url
-    """Local path or any fsspec URL that driver and executors can reach. The study's whole state."""
+    """Directory for the whole state of the study: a local path or any fsspec URL that driver and executors
+    can reach."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the parameters that are proposed, of first weights and of the order of rows."""
+    """Seed of proposed parameters, of initial weights and of the order of rows."""
     task: str
-    """tabular, image, module:Name, or path/to/file.py:Name (relative to the study file)."""
+    """`tabular`, `image`, `module:Name`, or `path/to/file.py:Name` with a path relative to the study file."""
     data: DataConfig | None = None
-    """May be left out for a training function that brings its own data."""
+    """Required, except for a training function that loads its own data."""
     objective: ObjectiveConfig
     space: dict[str, Any]
-    """What is tuned, by name: `{learning_rate: {type: loguniform, low: 1e-4, high: 1e-1}}`."""
+    """Parameters to tune, by name: `{learning_rate: {type: loguniform, low: 1e-4, high: 1e-1}}`."""
     search: SearchConfig
     budget: BudgetConfig
     stopping: StoppingConfig = StoppingConfig()
     training: TrainingConfig = TrainingConfig()
     backend: Literal["spark", "inline"] = "spark"
-    """inline: in this process, one trial of one rank after the other, without Spark."""
+    """`inline` runs one trial after the other in the driver, without Spark: for debugging."""
     resources: ResourcesConfig = ResourcesConfig()
     spark: dict[str, str] = {}
-    """Spark settings for a session that the study has to start."""
+    """Spark settings, used if the study has to start a session."""
     mlflow: MlflowConfig = MlflowConfig()
+
+    _source: str = PrivateAttr(default="study")
 
     @model_validator(mode="before")
     @classmethod
@@ -398,45 +463,66 @@ class StudyConfig(_Section):
         hide(record)
         return record
 
+    def __eq__(self, other: object) -> bool:
+        """Compare settings; where they were written does not matter."""
+        return isinstance(other, StudyConfig) and self.model_dump() == other.model_dump()
+
+    @property
+    def source(self) -> str:
+        """The study file, or the call that made this configuration, for messages."""
+        return self._source
+
+    def with_source(self, source: str) -> Self:
+        """Return the same configuration with another source."""
+        config = self.model_copy()
+        config._source = source
+        return config
+
+    def beside(self, path: str) -> Path:
+        """Resolve a path that is relative to the study file."""
+        return (Path(self._source).parent / path).resolve()
+
     @property
     def registry_uri(self) -> str | None:
-        """Where the model is registered; None: where the runs are."""
+        """The model registry; None: the tracking server's."""
         return databricks.registry_uri(self.mlflow.tracking_uri, self.mlflow.registry_uri)
 
     @property
     def experiment(self) -> str:
-        """MLflow's name for where the runs are."""
+        """Name of the MLflow experiment."""
         return databricks.experiment(self.mlflow.tracking_uri, self.mlflow.experiment, self.name)
 
     @property
     def registered_model(self) -> str:
-        """The name of the study's model."""
+        """Name of the registered model."""
         return self.mlflow.registered_model or self.name
 
     @model_validator(mode="after")
-    def _names_that_databricks_takes(self) -> StudyConfig:
-        mistake = databricks.naming_mistake(
+    def _names_fit_databricks(self) -> StudyConfig:
+        databricks.check_names(
             self.mlflow.tracking_uri, self.registry_uri, self.experiment, self.registered_model
         )
-        if mistake is not None:
-            raise ValueError(mistake)
         return self
 
     @model_validator(mode="after")
-    def _plateau_of_epochs(self) -> StudyConfig:
+    def _patience_needs_epochs(self) -> StudyConfig:
         if self.search.resource == "rows" and self.training.patience is not None:
-            raise ValueError(
-                "training.patience counts epochs, and with search.resource: rows metrics are taken at "
-                "rungs only: leave it out"
+            raise mistake(
+                "counts epochs, but with search.resource: rows metrics are measured at rungs only",
+                key="training.patience",
+                value=self.training.patience,
+                cure="Remove it",
             )
         return self
 
     @model_validator(mode="after")
-    def _one_rank_inline(self) -> StudyConfig:
+    def _inline_has_one_rank(self) -> StudyConfig:
         if self.backend == "inline" and self.resources.world_size != 1:
-            raise ValueError(
-                f"resources.world_size is {self.resources.world_size}, but the inline backend has one rank: "
-                "set resources.world_size: 1, or backend: spark"
+            raise mistake(
+                "must be 1 with backend: inline",
+                key="resources.world_size",
+                value=self.resources.world_size,
+                cure="Set resources.world_size: 1 or backend: spark",
             )
         return self
 
@@ -445,10 +531,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read a study file.
 
     Args:
+        path: of the study file, YAML.
         overrides: `key.key=value`, the value in YAML: `budget.trials=50`, `space.dropout={type: ...}`.
 
     Raises:
-        ConfigError: one line for each mistake, with place, value, rule and cure.
+        ConfigError: the file cannot be read, or settings are wrong: one line for each mistake.
     """
     return build_config(read_study_file(path, overrides), place=str(path))
 
@@ -459,76 +546,31 @@ def build_config(
     """Check a study that is given as a mapping.
 
     Args:
-        names: what the user knows a setting by, where it is not its dotted key.
+        record: the sections and settings of a study file.
+        place: where the mapping was written, for messages; relative task files are looked up beside it.
+        names: how the user calls a setting, by its dotted key, where that is another name.
 
     Raises:
         ConfigError: one line for each mistake.
     """
-    try:
-        return StudyConfig.model_validate(dict(record))
-    except ValidationError as exc:
-        lines = [_explain(error, place, names or {}) for error in exc.errors()]
-        raise ConfigError("\n".join(lines)) from None  # pydantic shows the values, whatever they are
+    with located(place):
+        try:
+            config = StudyConfig.model_validate(dict(record))
+        except ValidationError as exc:
+            # Not chained: pydantic's message shows all values, secret ones too.
+            raise as_config_error(exc, StudyConfig, names or {}) from None
+    return config.with_source(place)
 
 
 def defaults() -> dict[str, Any]:
-    """What settings are that nobody has set, by dotted key, as in JSON."""
+    """Return the default of each setting that has one, by dotted key, as JSON values."""
     return dict(_defaults(StudyConfig, ""))
 
 
 def _defaults(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, field in model.model_fields.items():
-        if (section := _section_of(field.annotation)) is not None:
+        if (section := section_of(field.annotation)) is not None:
             yield from _defaults(section, f"{prefix}{name}.")
         elif not field.is_required():
             value = field.get_default(call_default_factory=True)
             yield prefix + name, list(value) if isinstance(value, tuple) else value
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    candidates = (annotation, *get_args(annotation))
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-
-
-def _explain(error: Any, place: str, names: Mapping[str, str]) -> str:
-    """One line in our words for one of pydantic's."""
-    keys = [str(key) for key in error["loc"]]
-    where = ".".join(key if key.isprintable() else repr(key) for key in keys)
-    where = names.get(where, where)
-    value, kind, context = error["input"], error["type"], error.get("ctx", {})
-    if kind == "extra_forbidden":
-        known = sorted(_keys_of(keys[:-1]))
-        return f"{place}: {where}: there is no such key. {suggestion(keys[-1], known)}"
-    if kind == "missing":
-        return f"{place}: {where} is missing; it has no default"
-    if kind == "value_error":
-        return f"{place}: {where + ': ' if where else ''}{context.get('error', error['msg'])}"
-    rules = {
-        "greater_than_equal": "at least {ge}",
-        "greater_than": "above {gt}",
-        "less_than_equal": "at most {le}",
-        "literal_error": "{expected}",
-        "int_type": "an integer",
-        "float_type": "a number",
-        "string_type": "text",
-        "dict_type": "a section of keys and values",
-        "model_type": "a section of keys and values",
-        "bool_type": "true or false",
-        "tuple_type": "a list",
-        "finite_number": "a finite number",
-        "string_pattern_mismatch": "1 to 100 letters, digits, '_', '.' or '-', the first a letter or digit",
-    }
-    rule = rules[kind].format(**context) if kind in rules else error["msg"]
-    shown = "nothing" if value is None else MASK if any(map(is_secret, keys)) else repr(redact_all(value))
-    if isinstance(value, float) and math.isnan(value):
-        shown = "NaN"
-    return f"{place}: {where} is {shown if len(shown) <= 80 else shown[:77] + '...'}; it must be {rule}"
-
-
-def _keys_of(path: Sequence[str]) -> Sequence[str]:
-    model: type[BaseModel] = StudyConfig
-    for key in path:
-        section = _section_of(model.model_fields[key].annotation)
-        assert section is not None, "pydantic looks into sections only"
-        model = section
-    return list(model.model_fields)

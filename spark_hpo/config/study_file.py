@@ -1,4 +1,4 @@
-"""A study file as a mapping: YAML whose keys stand once, with dotted overrides."""
+"""Reads a study file: YAML without duplicate keys, with dotted overrides."""
 
 from __future__ import annotations
 
@@ -8,58 +8,85 @@ from typing import Any
 
 import yaml
 
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, located
 from spark_hpo.redact import hide
 from spark_hpo.suggest import closest
 
+_MAX_NODES = 100_000  # a study file has some hundred; aliases of aliases expand to billions
+_MAX_INTEGER = 2**63 - 1
+
 
 def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What a study file says, unchecked.
+    """Read a study file as a mapping, without checking its settings.
 
     Args:
+        path: of the study file.
         overrides: `key.key=value`, the value in YAML: `budget.trials=50`, `space.dropout={type: ...}`.
 
     Raises:
-        ConfigError: it cannot be read, is no mapping, or an override makes no sense.
+        ConfigError: the file cannot be read, is not a mapping, or an override is malformed.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as exc:
-        beside = [str(file) for file in Path(path).parent.glob("*.y*ml")]
-        guess = closest(path, beside)
-        cure = f"Did you mean {guess}?" if guess else ""
-        raise ConfigError(f"{path}: the study file cannot be read: {exc.strerror}", cure=cure) from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: the study file is not UTF-8 text: {exc}") from exc
-    record = _parse_yaml(text, str(path))
-    if not isinstance(record, dict):
-        raise ConfigError(f"{path}: a study file is a mapping of keys to values, not {type(record).__name__}")
-    hide(record)  # before anything is said about it
+    with located(str(path)):
+        record = _parse_yaml(_read(Path(path)))
+        if not isinstance(record, dict):
+            raise ConfigError(
+                f"the study file must be a mapping of keys to values, but it is a {type(record).__name__}"
+            )
+    hide(record)  # before any message can show its values
     for text in overrides:
         override(record, text)
     return record
 
 
-_MOST_NODES = 100_000  # a study file has some hundred; aliases of aliases make billions
-_LARGEST = 2**63 - 1  # what a study can count; integers of a thousand digits cannot even be shown
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as exc:
+        guess = closest(path, path.parent.glob("*.y*ml"))
+        raise ConfigError(
+            f"the study file cannot be read: {exc.strerror}", cure=f"Did you mean {guess}?" if guess else ""
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"the study file is not UTF-8 text: {exc}") from exc
+
+
+def override(record: dict[str, Any], text: str) -> None:
+    """Change one setting in the mapping of a study file.
+
+    Args:
+        record: the mapping, changed in place.
+        text: `key.key=value`, the value in YAML.
+
+    Raises:
+        ConfigError: the text is not of this form, or a key on the way is not a section.
+    """
+    path, separator, value_text = text.partition("=")
+    keys = path.split(".")
+    with located(f"override {text!r}"):
+        if not separator or not all(keys):
+            raise ConfigError("must be key=value or key.key=value, for example budget.trials=50")
+        value = _parse_yaml(value_text)
+        section = record
+        for key in keys[:-1]:
+            section = section.setdefault(key, {})
+            if not isinstance(section, dict):
+                raise ConfigError("is not a section", key=key, value=section)
+        section[keys[-1]] = value
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a key may stand only once: the second one would win in silence.
-
-    Everything that is wrong with a value is told with its line.
-    """
+    """Loads YAML, refuses duplicate keys, and reports every wrong value with its line."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             value = super().construct_object(node, deep=deep)
         except (yaml.YAMLError, RecursionError):
             raise
-        except Exception as exc:  # a value that does not fit its tag may raise whatever it likes
+        except Exception as exc:  # constructors of YAML tags raise errors of any type
             problem = str(exc) if isinstance(exc, ValueError) else "the value does not fit its tag"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
-        if isinstance(value, int) and abs(value) > _LARGEST:
-            problem = f"an integer is at most {_LARGEST}"
+        if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+            problem = f"an integer must be at most {_MAX_INTEGER}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return value
 
@@ -69,8 +96,8 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, Hashable) or key in seen:
-            problem = "stands twice" if isinstance(key, Hashable) else "is no plain key"
-            raise yaml.constructor.ConstructorError(None, None, f"{key!r} {problem}", key_node.start_mark)
+            problem = f"duplicate key {key!r}" if isinstance(key, Hashable) else "a key must be a scalar"
+            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -78,53 +105,33 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
-def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node stands for when every alias is written out."""
+def _num_nodes(node: yaml.Node, known: dict[int, int]) -> int:
+    """Count the values of a node with all aliases expanded."""
     if id(node) not in known:
-        known[id(node)] = _MOST_NODES + 1  # what contains itself has no end
+        known[id(node)] = _MAX_NODES + 1  # a node that contains itself is infinite
         children: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             children = [child for pair in node.value for child in pair]
         elif isinstance(node, yaml.SequenceNode):
             children = node.value
-        known[id(node)] = 1 + sum(_expanded(child, known) for child in children)
+        known[id(node)] = 1 + sum(_num_nodes(child, known) for child in children)
     return known[id(node)]
 
 
-def _parse_yaml(text: str, place: str) -> Any:
+def _parse_yaml(text: str) -> Any:
     try:
         loader = _UniqueKeyLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
-        if _expanded(node, {}) > _MOST_NODES:
-            raise ConfigError(f"{place}: its anchors make more than {_MOST_NODES} values: write fewer")
+        if _num_nodes(node, {}) > _MAX_NODES:
+            raise ConfigError(
+                f"anchors and aliases expand to more than {_MAX_NODES} values", cure="Use fewer"
+            )
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as exc:
-        line = f", line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
-        # Not `from exc`: that one shows the line, whatever is in it.
-        raise ConfigError(f"{place}{line}: this is not valid YAML: {exc.problem}") from None
+        line = f"line {exc.problem_mark.line + 1}: " if exc.problem_mark else ""
+        # Not chained: the YAML error quotes the line, which may contain credentials.
+        raise ConfigError(f"{line}not valid YAML: {exc.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise ConfigError(f"{place}: this is not valid YAML: {exc}") from exc
-
-
-def override(record: dict[str, Any], text: str) -> None:
-    """Change one setting of a study file's mapping.
-
-    Args:
-        text: `key.key=value`, the value in YAML.
-
-    Raises:
-        ConfigError: it is not of this form, or the key leads through a value.
-    """
-    path, separator, value_text = text.partition("=")
-    keys = path.split(".")
-    if not separator or not all(keys):
-        raise ConfigError(f"override {text!r} must be key=value or key.key=value, e.g. budget.trials=50")
-    value = _parse_yaml(value_text, f"override {text!r}")
-    section = record
-    for key in keys[:-1]:
-        section = section.setdefault(key, {})
-        if not isinstance(section, dict):
-            raise ConfigError(f"override {text!r}: {key} is no section, it has the value {section!r}")
-    section[keys[-1]] = value
+        raise ConfigError(f"not valid YAML: {exc}") from exc

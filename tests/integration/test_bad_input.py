@@ -66,9 +66,9 @@ def test_the_input_is_good_when_nothing_is_wrong(folder: Path, capfd: pytest.Cap
 SETTINGS = [
     (
         "search.shceduler=full",
-        r"tune.yaml: search.shceduler: there is no such key. Did you mean 'scheduler'?",
+        r"tune.yaml: search.shceduler is not a setting. Did you mean 'scheduler'?",
     ),
-    ("budget.trials=many", "tune.yaml: budget.trials is 'many'; it must be an integer"),
+    ("budget.trials=many", "tune.yaml: budget.trials must be an integer (got 'many')"),
     ("space.learning_rate.low=1", "space.learning_rate"),
     ("space.learning_rate.low=-1", "space.learning_rate"),
     ("space.learning_rate.type=logunifrom", "loguniform"),
@@ -84,7 +84,7 @@ SETTINGS = [
         "tune.yaml: data.prepare: prepare_data.py digits: argument --row-group-rows: invalid int value: 'x'",
     ),
     ("data={path: new, prepare: [digitz]}", "tune.yaml: data.prepare: prepare_data.py: argument table"),
-    ("resources.world_size=2", "the inline backend has one rank"),
+    ("resources.world_size=2", "resources.world_size must be 1 with backend: inline"),
     ("mlflow.tracking_uri=http://user:canary@127.0.0.1:9", "127.0.0.1:9"),
     ("mlflow.tracking_uri=./mlruns", "sqlite:///"),
 ]

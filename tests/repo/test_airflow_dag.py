@@ -62,7 +62,7 @@ def test_the_command_line_takes_what_a_task_says(
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(tasks()[task_id]["application"], run_name="__main__")
     assert ended.value.code == 2
-    assert capsys.readouterr().err.strip().endswith("budget.trials is 0; it must be at least 1")
+    assert capsys.readouterr().err.strip().endswith("budget.trials must be at least 1 (got 0)")
     assert ("--sync" in arguments) is (task_id != "tune")
     assert ("mlflow.promote=auto" in arguments) is (task_id == "promote")
     assert "study_dir=/nowhere/manual__2026-01-01T00-00-00-00-00/study" in arguments

@@ -103,7 +103,7 @@ def test_the_command_line_takes_the_parameters(
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "jobs/tune.py"), run_name="__main__")
     assert ended.value.code == 2
-    assert capsys.readouterr().err.strip().endswith("budget.trials is 0; it must be at least 1")
+    assert capsys.readouterr().err.strip().endswith("budget.trials must be at least 1 (got 0)")
 
     class Reached(Exception):
         pass

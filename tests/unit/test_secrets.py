@@ -107,7 +107,7 @@ def test_a_mistake_in_an_override_is_told_without(tmp_path: Path, override: str)
 
 def test_a_mistake_in_yaml_is_told_without_its_line(tmp_path: Path) -> None:
     (tmp_path / "tune.yaml").write_text(f"spark:\n  spark.ssl.keyPassword: {CANARY}: 1\n")
-    with pytest.raises(SparkHpoError, match="line 2: this is not valid YAML") as caught:
+    with pytest.raises(SparkHpoError, match="line 2: not valid YAML") as caught:
         load_config(tmp_path / "tune.yaml")
     assert CANARY not in told(caught.value)
 

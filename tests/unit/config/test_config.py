@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def load(tmp_path: Path, text: str, *overrides: str) -> StudyConfig:
     return load_config(path, overrides)
 
 
-def test_defaults_fill_what_is_not_written(tmp_path: Path) -> None:
+def test_load_config_fills_in_defaults(tmp_path: Path) -> None:
     config = load(tmp_path, SMALL)
     assert config.search.method == "default"
     assert config.search.sampler is None
@@ -39,7 +40,7 @@ def test_defaults_fill_what_is_not_written(tmp_path: Path) -> None:
     assert config.data.reader == "auto"
 
 
-def test_overrides_replace_and_add(tmp_path: Path) -> None:
+def test_override_replaces_and_adds_settings(tmp_path: Path) -> None:
     config = load(tmp_path, SMALL, "budget.trials=20", "resources.world_size=2", "training={clip_norm: 1e-1}")
     assert config.budget.trials == 20
     assert config.resources.world_size == 2
@@ -47,91 +48,125 @@ def test_overrides_replace_and_add(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "key", "value"),
     [
-        ("search.shceduler=full", r"search\.shceduler: there is no such key. Did you mean 'scheduler'\?"),
-        ("bugdet.trials=3", r"bugdet: there is no such key. Did you mean 'budget'\?"),
-        ("budget.trials=many", r"budget\.trials is 'many'; it must be an integer"),
-        ("budget.trials=0", r"budget\.trials is 0; it must be at least 1"),
-        ("budget.trials=2.5", r"budget\.trials is 2\.5; it must be an integer"),
-        ("search.reduction_factor=1", r"search\.reduction_factor is 1; it must be at least 2"),
-        ("search.min_resource=10", r"min_resource is 10; it must be at most max_resource, 9"),
-        ("objective.mode=maximum", r"objective\.mode is 'maximum'; it must be 'min' or 'max'"),
-        ("study_dir=s3://me:hush@bucket/x", r"study_dir: it holds a password"),
-        ("data.path=s3://me:hush@bucket/x", r"data\.path: it holds a password"),
-        ("name=a/b", r"name is 'a/b'; it must be 1 to 100 letters"),
-        ("data=3", r"data is 3; it must be a section"),
-        ("training.clip_norm=-1", r"training\.clip_norm is -1; it must be above 0"),
-        ("training.clip_norm=.nan", r"training\.clip_norm is NaN; it must be"),
-        ("seed=true", r"seed is True; it must be an integer"),
-        ("budget={}", r"budget: set at least one of trials, resource and seconds"),
-        ("budget", r"override 'budget' must be key=value"),
-        ("name.first=3", r"name is no section"),
-        ("objective.limits=[{metric: size}]", r"the limit on 'size' has neither at_least nor at_most"),
-        (
-            "objective.also={latency_ms: least}",
-            r"objective\.also\.latency_ms is 'least'; it must be 'min' or",
-        ),
-        ("objective.also=[latency_ms]", r"objective\.also is \['latency_ms'\]; it must be a section"),
-        ("objective.also={accuracy: max}", r"objective: also names 'accuracy', which is the metric already"),
-        ("objective.also={a: min, b: min, c: min, d: min}", r"also names 4 metrics; it may name at most 3"),
-        ("stopping.cost=3", r"stopping: cost and price_per_slot_hour belong together"),
-        ("space=[1", r"override 'space=\[1', line 1: this is not valid YAML"),
+        ("budget.trials=many", "budget.trials", "many"),
+        ("budget.trials=0", "budget.trials", 0),
+        ("budget.trials=2.5", "budget.trials", 2.5),
+        ("search.reduction_factor=1", "search.reduction_factor", 1),
+        ("search.min_resource=10", "search.min_resource", 10),
+        ("objective.mode=maximum", "objective.mode", "maximum"),
+        ("study_dir=s3://me:hush@bucket/x", "study_dir", None),
+        ("data.path=s3://me:hush@bucket/x", "data.path", None),
+        ("name=a/b", "name", "a/b"),
+        ("data=3", "data", 3),
+        ("training.clip_norm=-1", "training.clip_norm", -1),
+        ("training.clip_norm=.inf", "training.clip_norm", math.inf),
+        ("seed=true", "seed", True),
+        ("budget={}", "budget", None),
+        ("name.first=3", "name", "small"),
+        ("objective.limits=[{metric: size}]", "objective.limits.0", None),
+        ("objective.also={latency_ms: least}", "objective.also.latency_ms", "least"),
+        ("objective.also=[latency_ms]", "objective.also", ["latency_ms"]),
+        ("objective.also={accuracy: max}", "objective.also", None),
+        ("objective.also={a: min, b: min, c: min, d: min}", "objective.also", None),
+        ("stopping.cost=3", "stopping.cost", None),
+        ("backend=inline", "resources.world_size", 2),
+        ("mlflow.tracking_uri=databricks", "mlflow.registered_model", "small"),
     ],
 )
-def test_a_mistake_gets_one_line_with_place_value_and_rule(
-    tmp_path: Path, override: str, message: str
+def test_build_config_names_key_and_value_of_a_mistake(
+    tmp_path: Path, override: str, key: str, value: object
 ) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, SMALL, "resources.world_size=2", override)
+    error = caught.value
+    assert error.key == key
+    assert (error.value == value) if value is not None else ("hush" not in str(error))
+    assert error.place == (f"override {override!r}" if "first" in override else str(tmp_path / "tune.yaml"))
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "valid"),
+    [
+        ("search.shceduler=full", "search.shceduler", "'scheduler'"),
+        ("bugdet.trials=3", "bugdet", "'budget'"),
+    ],
+)
+def test_build_config_suggests_the_nearest_key(tmp_path: Path, override: str, key: str, valid: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         load(tmp_path, SMALL, override)
-    assert "\n" not in str(caught.value)
-    assert caught.value.exit_code == 2
+    assert caught.value.key == key
+    assert valid in caught.value.cure
 
 
-def test_a_dbfs_address_is_the_path_that_python_sees(tmp_path: Path) -> None:
+@pytest.mark.parametrize("override", ["budget", "=3", "space=[1", "a..b=1"])
+def test_override_that_is_malformed_is_quoted(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, SMALL, override)
+    assert caught.value.place == f"override {override!r}"
+
+
+def test_build_config_masks_the_value_of_a_secret_key() -> None:
+    record = {**yaml.safe_load(SMALL), "mlflow": {"token": "hush-hush"}}
+    with pytest.raises(ConfigError) as caught:
+        build_config(record, place="x")
+    assert "hush-hush" not in str(caught.value)
+
+
+def test_config_knows_its_source_and_resolves_paths_beside_it(tmp_path: Path) -> None:
+    config = load(tmp_path, SMALL)
+    assert config.source == str(tmp_path / "tune.yaml")
+    assert config.beside("task.py") == tmp_path.resolve() / "task.py"
+    assert config.with_source("tune()").source == "tune()"
+    assert config.source == str(tmp_path / "tune.yaml")
+
+
+def test_build_config_converts_a_dbfs_url_to_its_mount(tmp_path: Path) -> None:
     config = load(tmp_path, SMALL, "study_dir=dbfs:/mnt/studies/x", "data.path=dbfs:///mnt/table")
     assert config.data is not None
     assert (config.study_dir, config.data.path) == ("/dbfs/mnt/studies/x", "/dbfs/mnt/table")
 
 
-def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
+def test_build_config_reports_all_mistakes_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, SMALL, "budget.trials=0", "task=3", "objective.metrik=loss")
     assert len(str(caught.value).splitlines()) == 3
 
 
-def test_what_has_no_default_is_asked_for(tmp_path: Path) -> None:
+def test_build_config_asks_for_a_setting_without_a_default(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tune\.yaml: objective is missing"):
         load(tmp_path, SMALL.replace("objective: {metric: accuracy, mode: max}\n", ""))
 
 
-def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"line 12: this is not valid YAML: 'seed' stands twice"):
+def test_study_file_with_a_duplicate_key_is_refused_with_the_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"line 12: .*'seed'"):
         load(tmp_path, SMALL + "seed: 1\nseed: 2\n")
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b", "just text", "a: [", "\x00", "? {a: b}\n: c", "a: &x [*x]"])
-def test_what_is_no_study_file_gets_a_message(tmp_path: Path, text: str) -> None:
+def test_study_file_that_is_not_a_mapping_is_refused_with_its_path(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"tune\.yaml"):
         load(tmp_path, text)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_study_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: the study file cannot be read: No such file"):
         load_config(tmp_path / "none.yaml")
 
 
-def test_of_a_file_that_is_spelt_wrong_the_nearest_is_named() -> None:
+def test_study_file_that_is_misspelt_gets_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean .*conf/quickstart\.yaml\?"):
         load_config(ROOT / "conf/quikstart.yaml")
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda file: file.name)
-def test_the_study_files_that_we_ship_are_valid(file: Path) -> None:
+def test_shipped_study_files_are_valid(file: Path) -> None:
     load_config(file)
 
 
-def test_a_frozen_configuration_reads_back(tmp_path: Path) -> None:
+def test_config_survives_a_round_trip_through_json(tmp_path: Path) -> None:
     config = load(tmp_path, SMALL, "data.prepare=[digits, --seed, 3]", "objective.also={latency_ms: min}")
     assert build_config(config.model_dump(mode="json"), place="study.json") == config
 
@@ -145,7 +180,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(keys, values, max_size=4))
-def test_any_yaml_is_a_study_or_an_error_with_a_place(changes: dict[str, Any]) -> None:
+def test_build_config_of_any_yaml_returns_or_raises_with_a_place(changes: dict[str, Any]) -> None:
     record = {**yaml.safe_load(SMALL), **changes}
     message = ""
     try:
@@ -156,24 +191,25 @@ def test_any_yaml_is_a_study_or_an_error_with_a_place(changes: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("name", ["a/b", "../up", ".hidden", "a:1", "it's", 'a"b', "a\nb", "", "x" * 256])
-def test_the_name_of_a_registered_model_is_no_path(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"mlflow\.registered_model: registered_model is "):
+def test_registered_model_that_would_be_a_path_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         build_config({**yaml.safe_load(SMALL), "mlflow": {"registered_model": name}}, place="x")
+    assert (caught.value.key, caught.value.value) == ("mlflow.registered_model", name)
 
 
 @pytest.mark.parametrize("name", ["clusters", "catalog.schema.model", "Größe 2", "a-b_c"])
-def test_other_names_of_models_are_taken(name: str) -> None:
+def test_registered_model_accepts_other_names(name: str) -> None:
     config = build_config({**yaml.safe_load(SMALL), "mlflow": {"registered_model": name}}, place="x")
     assert config.mlflow.registered_model == name
 
 
 class TestDatabricks:
-    """Only what we decide: no workspace was asked."""
+    """Names and defaults only: no workspace is contacted."""
 
     def build(self, **mlflow: str) -> StudyConfig:
         return build_config({**yaml.safe_load(SMALL), "mlflow": mlflow}, place="x")
 
-    def test_inside_of_it_runs_go_to_the_workspace_and_models_to_unity_catalog(
+    def test_defaults_on_databricks_are_workspace_and_unity_catalog(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert self.build().mlflow.tracking_uri == "sqlite:///mlflow.db"
@@ -185,22 +221,22 @@ class TestDatabricks:
         assert config.experiment == f"/Shared/{config.name}"
         assert self.build(tracking_uri="http://mlflow:5000").registry_uri is None, "what is said counts"
 
-    def test_a_profile_of_the_workspace_is_one_of_its_catalog(self) -> None:
+    def test_registry_uri_keeps_the_profile_of_the_workspace(self) -> None:
         config = self.build(tracking_uri="databricks://team", registered_model="main.models.digits")
         assert config.registry_uri == "databricks-uc://team"
 
     @pytest.mark.parametrize("name", ["digits", "models.digits", "main..digits", "a.b.c.d"])
-    def test_a_model_in_unity_catalog_has_three_names(self, name: str) -> None:
-        with pytest.raises(
-            ConfigError, match=r"must be catalog\.schema\.model: set mlflow\.registered_model"
-        ):
+    def test_registered_model_in_unity_catalog_needs_three_parts(self, name: str) -> None:
+        with pytest.raises(ConfigError) as caught:
             self.build(tracking_uri="databricks", registered_model=name)
+        assert (caught.value.key, caught.value.value) == ("mlflow.registered_model", name)
         legacy = self.build(tracking_uri="databricks", registry_uri="databricks", registered_model=name)
         assert legacy.registry_uri == "databricks"
 
-    def test_an_experiment_is_a_path(self) -> None:
-        with pytest.raises(ConfigError, match="must be a path in the workspace: /Shared/digits"):
+    def test_experiment_in_a_workspace_must_be_a_path(self) -> None:
+        with pytest.raises(ConfigError) as caught:
             self.build(tracking_uri="databricks", experiment="digits", registered_model="a.b.c")
+        assert (caught.value.key, caught.value.value) == ("mlflow.experiment", "digits")
         path = "/Users/someone@example.com/digits"
         config = self.build(tracking_uri="databricks", experiment=path, registered_model="a.b.c")
         assert config.experiment == path

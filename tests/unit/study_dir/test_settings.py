@@ -35,7 +35,8 @@ def kept(study: StudyConfig, folder: Path) -> Settings:
 
 def test_what_was_kept_is_the_same_configuration(tmp_path: Path) -> None:
     study = config(spark={"spark.executor.memory": "4g"})
-    assert kept(study, tmp_path).config_with([], study_dir="studies/digits") == study
+    found = kept(study, tmp_path).config_with([], study_dir="studies/digits")
+    assert found == study
 
 
 def test_overrides_and_the_place_of_the_directory_count(tmp_path: Path) -> None:
