@@ -1,7 +1,4 @@
-"""The objective of a study: metrics, directions and limits, as a loss to minimise.
-
-Inside the package every objective is a loss to minimise: `Objective` flips the sign, and nothing else does.
-"""
+"""The objective of a study: metrics, directions and limits, as a score to minimise."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Mode(StrEnum):
@@ -18,16 +16,44 @@ class Mode(StrEnum):
     MAX = "max"
 
 
+class Score(NamedTuple):
+    """One result as the search compares it: the smaller, the better.
+
+    Feasible results, which keep every limit, come first and are ordered by loss. Infeasible ones follow,
+    ordered by how far they break the limits, so a search without a feasible result still knows where to go
+    (Deb 2000, "An efficient constraint handling method for genetic algorithms").
+
+    A trace: Score(0.0, 2.5e9) < Score(0.1, 0.3) < Score(0.2, 0.1) < NO_SCORE
+    """
+
+    violation: float  # 0: every limit is kept
+    loss: float
+
+    @classmethod
+    def of(cls, loss: float, violation: float = 0.0) -> Score:
+        """Return the score, or `NO_SCORE` unless both numbers are finite."""
+        return cls(violation, loss) if math.isfinite(loss) and math.isfinite(violation) else NO_SCORE
+
+    @property
+    def is_finite(self) -> bool:
+        """False for a failure, or where a metric is missing."""
+        return math.isfinite(self.loss)
+
+
+NO_SCORE = Score(math.inf, math.inf)
+"""The score of a failure, worse than every other one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """A bound on another metric: the latency, the size of the model. Both ends are allowed values."""
+    """A bound on another metric, such as the latency or the size of the model. Both ends are allowed."""
 
     metric: str
     at_least: float = -math.inf
     at_most: float = math.inf
 
     def violation(self, metrics: Mapping[str, float]) -> float:
-        """By how much it is broken, in parts of the bound; 0: it is kept. Infinite where it is not known."""
+        """Return the excess as a share of the bound; 0 if the limit is kept, infinity if it is not known."""
         value = metrics.get(self.metric, math.nan)
         if not math.isfinite(value):
             return math.inf
@@ -35,24 +61,17 @@ class Limit:
         return max(excess, 0.0) / (abs(bound) if bound and math.isfinite(bound) else 1.0)
 
 
-# A configuration that breaks a limit is worse than any that keeps them all, and the more so the more it
-# breaks (Deb 2000): so a search that has found none that keeps them knows where to go.
-_BEYOND_LIMITS = 1e9
-# The same for each further objective, above the value of any metric: together with a loss that grows with
-# the violation, it makes of Pareto dominance the constrained dominance of Deb et al. 2002.
-_FAR_BEYOND_LIMITS = 1e30
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """The metrics to optimise, and the one place where their signs are flipped.
+    """The metrics to optimise. Losses are always minimised; only this class flips signs.
 
-    The first metric is the primary one: it ranks the trials of a rung and names the best. With penalties
-    its loss is a weighted sum: weight x value of another metric is added to the loss, so a positive weight
-    makes more of that metric worse, whatever the mode.
+    The first metric is the primary one: it ranks the trials of a rung and names the best. Penalties make its
+    loss a weighted sum: weight x value of another metric is added to the loss, so a positive weight makes
+    more of that metric worse, whatever the mode.
 
-    A trace: metric "accuracy", max; also (("latency_ms", min),)
-        metrics {"accuracy": 0.9, "latency_ms": 7.0} -> loss -0.9, others (7.0,)
+    A trace: metric "accuracy", max; also (("latency_ms", min),); limits (size_mb at most 10)
+        metrics {"accuracy": 0.9, "latency_ms": 7.0, "size_mb": 12.0}
+        -> loss -0.9, others (7.0,), violation 0.2, score (0.2, -0.9)
     """
 
     metric: str
@@ -66,29 +85,32 @@ class Objective:
         """The metrics of all objectives, the primary one first."""
         return (self.metric, *(name for name, _ in self.also))
 
+    def score(self, metrics: Mapping[str, float]) -> Score:
+        """Return what the search compares. A missing or non-finite metric gives `NO_SCORE`."""
+        return Score.of(self.loss(metrics), self.violation(metrics))
+
     def loss(self, metrics: Mapping[str, float]) -> float:
-        """The loss to minimise. A missing or non-finite metric is infinitely bad, never an error."""
+        """Return the loss, whatever the limits. A missing or non-finite metric is infinitely bad."""
         value = metrics.get(self.metric, math.nan)
         loss = -value if self.mode is Mode.MAX else value
         loss += sum(weight * metrics.get(name, math.nan) for name, weight in self.penalties)
-        violation = self._violation(metrics)
-        if not (math.isfinite(loss) and math.isfinite(violation)):
-            return math.inf
-        return _BEYOND_LIMITS + violation if violation > 0 else loss
+        return loss if math.isfinite(loss) else math.inf
 
     def others(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """The losses of the further objectives, in the order of `also`. What is missing is infinitely bad."""
-        if self._violation(metrics) > 0:
-            return (_FAR_BEYOND_LIMITS,) * len(self.also)
         values = [(metrics.get(name, math.nan), mode) for name, mode in self.also]
         return tuple(
             math.inf if not math.isfinite(value) else -value if mode is Mode.MAX else value
             for value, mode in values
         )
 
-    def keeps_limits(self, metrics: Mapping[str, float]) -> bool:
-        """Whether no limit is broken. One on a metric that is not known is."""
-        return self._violation(metrics) == 0
+    def violation(self, metrics: Mapping[str, float]) -> float:
+        """Return the sum over all limits; infinity if the metric of one is missing."""
+        return sum(limit.violation(metrics) for limit in self.limits)
+
+    def is_feasible(self, metrics: Mapping[str, float]) -> bool:
+        """Return whether every limit is kept. A limit on a missing metric is not."""
+        return self.violation(metrics) == 0
 
     def missing(self, metrics: Mapping[str, float]) -> str | None:
         """The setting whose metric is not there, in words: `objective.metric is 'auc'`; None: all are."""
@@ -97,10 +119,7 @@ class Objective:
         return next((f"objective.also names {name!r}" for name, _ in self.also if name not in metrics), None)
 
     def value(self, loss: float) -> float:
-        """The metric again, in the user's own direction, penalties included; NaN beyond a limit."""
-        if loss >= _BEYOND_LIMITS:
+        """Return the metric in the user's direction, penalties included; NaN unless the loss is finite."""
+        if not math.isfinite(loss):
             return math.nan
         return -loss if self.mode is Mode.MAX else loss
-
-    def _violation(self, metrics: Mapping[str, float]) -> float:
-        return sum(limit.violation(metrics) for limit in self.limits)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from spark_hpo.objective import Objective
+from spark_hpo.objective import Objective, Score
 from spark_hpo.search import pareto
 from spark_hpo.trial import Report, Trial, TrialState
 
@@ -27,14 +27,15 @@ def pareto_front(trials: Iterable[Trial], objective: Objective) -> list[Trial]:
     return [offers[i] for i in pareto.pareto_front(losses)]
 
 
-def as_reported(trial: Trial, report: Report, loss: float) -> Trial:
+def as_reported(trial: Trial, report: Report, score: Score) -> Trial:
     """A trial as it was when this report of it came. Later ones may have changed it."""
     return replace(
         trial,
         rung=report.rung,
         resource=report.resource,
         metrics=report.metrics,
-        loss=loss,
+        loss=score.loss,
+        violation=score.violation,
         checkpoint=report.checkpoint,
     )
 
@@ -52,18 +53,18 @@ def each_at_its_best(
     """Every trial that has a value, as it was reported when it was best; the best trial first."""
     best: dict[int, Trial] = {}
     for report in reports:
-        if not math.isfinite(loss := objective.loss(report.judged)):
+        if not (score := objective.score(report.judged)).is_finite:
             continue
-        trial = as_reported(trials[report.trial_id], report, loss)
-        best[trial.trial_id] = min(best.get(trial.trial_id, trial), trial, key=by_loss)
-    return sorted(best.values(), key=by_loss)
+        trial = as_reported(trials[report.trial_id], report, score)
+        best[trial.trial_id] = min(best.get(trial.trial_id, trial), trial, key=by_score)
+    return sorted(best.values(), key=by_score)
 
 
 def _is_offer(trial: Trial, objective: Objective) -> bool:
     is_known = all(map(math.isfinite, (trial.loss, *objective.others(trial.metrics))))
-    return trial.state is TrialState.COMPLETED and is_known and objective.keeps_limits(trial.metrics)
+    return trial.state is TrialState.COMPLETED and is_known and objective.is_feasible(trial.metrics)
 
 
-def by_loss(trial: Trial) -> tuple[float, int, int]:
-    """The order of trials, the best first."""
-    return trial.loss, -trial.resource, trial.trial_id
+def by_score(trial: Trial) -> tuple[Score, int, int]:
+    """Sort key of trials, the best first; of equals the one that was trained longer."""
+    return trial.score, -trial.resource, trial.trial_id

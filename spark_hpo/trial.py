@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from spark_hpo.objective import Score
 from spark_hpo.redact import redact
 
 Params = Mapping[str, Any]
@@ -176,6 +177,7 @@ class Trial:
     resource: int = 0  # epochs completed
     metrics: Mapping[str, float] = field(default_factory=dict)  # at `resource`
     loss: float = math.inf  # at `resource`; infinite before the first report and after a failure
+    violation: float = 0.0  # by how much its metrics break the study's limits
     curve: tuple[Measurement, ...] = ()
     checkpoint: str | None = None
     seconds: float = 0.0  # sum over its assignments
@@ -186,7 +188,12 @@ class Trial:
     is_proposal: bool = False  # while it runs, `params` are but what it was proposed
     changed_at: int = 0  # sequence number of the last journal event that touched it
 
-    def with_report(self, report: Report, *, loss: float, time: float) -> Trial:
+    @property
+    def score(self) -> Score:
+        """What trials are compared by."""
+        return Score.of(self.loss, self.violation)
+
+    def with_report(self, report: Report, *, score: Score, time: float) -> Trial:
         """The trial after one more report: paused, stopped or failed. The scheduler says what follows."""
         common = replace(
             self,
@@ -204,6 +211,7 @@ class Trial:
             state=TrialState.STOPPED if report.is_pruned else TrialState.PAUSED,
             resource=report.resource,
             metrics=report.metrics,
-            loss=loss,
+            loss=score.loss,
+            violation=score.violation,
             checkpoint=report.checkpoint,
         )

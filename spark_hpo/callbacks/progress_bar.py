@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from spark_hpo.report.live_line import ProgressLine, Standing
@@ -33,7 +32,7 @@ def standing_of(study: RunningStudy) -> Standing:
         budget, spent = study.budget.trials, float(sum(states.get(state, 0) for state in _OUT))
     return Standing(
         states=Counter(states),
-        best=study.objective.value(progress.best_loss) if isfinite(progress.best_loss) else None,
+        best=None if study.best is None else study.objective.value(study.best.loss),
         slots_busy=len(progress.running),
         slots=progress.slots,
         spent=spent,

@@ -118,7 +118,12 @@ def earlier_trials(config: StudyConfig, storage: Storage) -> list[list[EarlierTr
         objective = config.objective.build()
         records = [
             [
-                {"params": dict(trial.params), "resource": trial.resource, "loss": repr(trial.loss)}
+                {
+                    "params": dict(trial.params),
+                    "resource": trial.resource,
+                    "loss": repr(trial.loss),
+                    "violation": repr(trial.violation),
+                }
                 for trial in Journal(Storage(folder), objective).trials.values()
             ]
             for folder in config.search.transfer.studies
@@ -127,7 +132,15 @@ def earlier_trials(config: StudyConfig, storage: Storage) -> list[list[EarlierTr
         storage.write(_TRANSFER_FILE, data)
     try:
         return [
-            [EarlierTrial(**{**record, "loss": float(record["loss"])}) for record in study]
+            [
+                EarlierTrial(
+                    params=record["params"],
+                    resource=record["resource"],
+                    loss=float(record["loss"]),
+                    violation=float(record.get("violation", 0.0)),
+                )
+                for record in study
+            ]
             for study in json.loads(data)
         ]
     except (ValueError, KeyError, TypeError, RecursionError) as exc:

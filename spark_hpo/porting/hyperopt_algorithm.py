@@ -75,7 +75,15 @@ class HyperoptSampler(Sampler):
         check_labels(params, self.labels, "params")
         self._params[trial_id] = params
 
-    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+    def tell(
+        self,
+        trial_id: int,
+        *,
+        resource: int,
+        loss: float,
+        others: tuple[float, ...] = (),
+        violation: float = 0.0,
+    ) -> None:
         """Learn the loss of a trial; infinite or NaN for a failed one."""
         assert trial_id in self._params, f"trial {trial_id} was told of before it was started"
         self._losses[trial_id] = loss

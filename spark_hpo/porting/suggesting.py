@@ -79,7 +79,15 @@ class SuggestingSampler(Sampler):
         """What a trial has asked for, and what it got."""
         self._found[trial_id] = params, notes
 
-    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+    def tell(
+        self,
+        trial_id: int,
+        *,
+        resource: int,
+        loss: float,
+        others: tuple[float, ...] = (),
+        violation: float = 0.0,
+    ) -> None:
         """A trial has ended: well, if `resolve_params` says so."""
         self._forget_asked()
         trial = self._running.pop(trial_id)

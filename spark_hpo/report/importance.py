@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from spark_hpo.errors import SpaceError
+from spark_hpo.objective import Score
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.search.importance import ENOUGH, importance
 
@@ -32,27 +33,27 @@ class Importance:
 @lru_cache(maxsize=1)  # several pictures of one record ask for it
 def importance_of(record: StudyRecord) -> Importance:
     """Losses are compared at one resource: the highest at which two fifths of the trials were measured."""
-    levels: dict[int, dict[int, float]] = {}  # by resource, then trial: the loss
+    levels: dict[int, dict[int, Score]] = {}  # by resource, then trial
     for trial in record.trials.values():
         at = {m.resource: m.metrics for m in trial.curve}
         if trial.metrics:
             at[trial.resource] = trial.metrics
         for resource, metrics in at.items():
-            loss = record.objective.loss(metrics)
-            if math.isfinite(loss):
-                levels.setdefault(resource, {})[trial.trial_id] = loss
-    measured = len({trial_id for losses in levels.values() for trial_id in losses})
+            score = record.objective.score(metrics)
+            if score.is_finite:
+                levels.setdefault(resource, {})[trial.trial_id] = score
+    measured = len({trial_id for scores in levels.values() for trial_id in scores})
     enough = max(ENOUGH, math.ceil(_SHARE * measured))
-    comparable = [resource for resource, losses in levels.items() if len(losses) >= enough]
+    comparable = [resource for resource, scores in levels.items() if len(scores) >= enough]
     if not comparable:
         return Importance(shares={}, missing=f"it takes {ENOUGH} trials that were trained alike")
     resource = max(comparable)
-    losses = levels[resource]
+    scores = levels[resource]
     try:
-        shares = importance(record.space, [(record.trials[i].params, losses[i]) for i in sorted(losses)])
+        shares = importance(record.space, [(record.trials[i].params, scores[i]) for i in sorted(scores)])
     except SpaceError as exc:
         return Importance(shares={}, missing=f"a trial does not fit the space ({exc})")
     missing = None if shares else "there is nothing to choose between"
-    if not shares and any(record.trials[i].params for i in losses) and not record.space.dimensions():
+    if not shares and any(record.trials[i].params for i in scores) and not record.space.dimensions():
         missing = "the space is the objective's own, and the study knows nothing of it"
-    return Importance(shares=shares, resource=resource, trials=len(losses), missing=missing)
+    return Importance(shares=shares, resource=resource, trials=len(scores), missing=missing)

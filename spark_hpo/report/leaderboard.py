@@ -42,7 +42,7 @@ def ranked(trials: Iterable[Trial]) -> list[Trial]:
         trials,
         key=lambda trial: (
             trial.state is TrialState.FAILED,
-            math.inf if math.isnan(trial.loss) else trial.loss,
+            trial.score,
             trial.trial_id,
         ),
     )
@@ -50,7 +50,7 @@ def ranked(trials: Iterable[Trial]) -> list[Trial]:
 
 def value(trial: Trial, objective: Objective) -> float:
     """The objective's metric, in the user's direction. NaN: never measured, or failed."""
-    return objective.value(trial.loss) if math.isfinite(trial.loss) else math.nan
+    return objective.value(trial.loss)
 
 
 def flatten(params: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -23,6 +23,9 @@ class Explorer(Protocol):
     and what was told alone: no clock, no global generator.
     """
 
+    handles_limits: bool = False
+    """Takes `violation` into account. To others, a trial that breaks a limit is reported as failed."""
+
     def explore(self, slot: Slot, parent: Params) -> Params:
         """The parameters of a child, to be started next. Never changes what has been learned.
 
@@ -36,6 +39,11 @@ class Explorer(Protocol):
         """The slot, of whichever trial, runs with these parameters: it is in flight until told."""
         ...
 
-    def tell(self, slot: Slot, loss: float) -> None:
-        """Learn the loss at the end of a slot; infinite for a failure."""
+    def tell(self, slot: Slot, loss: float, *, violation: float = 0.0) -> None:
+        """Learn the loss at the end of a slot; infinite for a failure.
+
+        Args:
+            violation: by how much the trial breaks the study's limits; 0: it keeps them. Passed only if
+                `handles_limits`.
+        """
         ...

@@ -6,6 +6,8 @@ import math
 import warnings
 from collections.abc import Sequence
 
+from spark_hpo.objective import Score
+from spark_hpo.search.pareto import Penalty
 from spark_hpo.search.samplers.optuna_samplers import import_optuna, parameters_of
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.axis import Axes
@@ -19,7 +21,7 @@ _BEST = 0.1  # the share of trials that is looked at, as in the paper
 _FEWEST_BEST = 5  # of these there should be as many
 
 
-def importance(space: Space, results: Sequence[tuple[Params, float]]) -> dict[str, float]:
+def importance(space: Space, results: Sequence[tuple[Params, Score]]) -> dict[str, float]:
     """The share of each parameter by its dotted name, the largest first; they sum to 1.
 
     PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255) asks how much the best tenth of the trials differs
@@ -27,7 +29,7 @@ def importance(space: Space, results: Sequence[tuple[Params, float]]) -> dict[st
     where they are active (arXiv:2601.20800). It says nothing of how parameters act together.
 
     Args:
-        results: parameters and loss of trials that were trained alike. Those that are not finite are left
+        results: parameters and score of trials that were trained alike. Those that are not finite are left
             out, and of thousands an even choice is taken.
 
     Returns:
@@ -36,7 +38,7 @@ def importance(space: Space, results: Sequence[tuple[Params, float]]) -> dict[st
     Raises:
         SpaceError: parameters do not fit the space.
     """
-    finite = [(params, loss) for params, loss in results if math.isfinite(loss)]
+    finite = [(params, score) for params, score in results if score.is_finite]
     finite = finite[:: math.ceil(len(finite) / _MOST) or 1]
     axes = Axes(space)
     if len(finite) < ENOUGH or not len(axes):
@@ -48,9 +50,11 @@ def importance(space: Space, results: Sequence[tuple[Params, float]]) -> dict[st
         study = optuna.create_study()
     finally:
         optuna.logging.set_verbosity(verbosity)
-    for params, loss in finite:
+    penalty = Penalty.among((score.loss,) for _, score in finite if not score.violation)
+    for params, score in finite:
+        losses = penalty.losses((score.loss,), score.violation)
         distributions, values = parameters_of(optuna, axes, axes.row(params))
-        study.add_trial(optuna.trial.create_trial(params=values, distributions=distributions, value=loss))
+        study.add_trial(optuna.trial.create_trial(params=values, distributions=distributions, values=losses))
     share = max(_BEST, min(0.5, _FEWEST_BEST / len(finite)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of conditions that few trials meet, and of features being new

@@ -1,8 +1,12 @@
-"""Several objectives: which points no other one beats in all of them, and how crowded these lie."""
+"""Several objectives: which points no other one beats in all of them, and how crowded these lie.
+
+`Penalty` adds limits: with its losses, dominance is the constrained dominance of Deb et al. 2002.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +14,39 @@ import numpy.typing as npt
 from spark_hpo.search.space.axis import Array
 
 Ints = npt.NDArray[np.int64]
+Losses = tuple[float, ...]
+"""One loss for each objective, the primary one first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Penalty:
+    """Losses of infeasible points, for methods that compare or model plain losses.
+
+    In each objective, infeasible points are placed above the worst feasible one, in the order of their
+    violations (Deb 2000). So every feasible point dominates every infeasible one, and of two infeasible
+    points the one with the smaller violation dominates. Where they are placed follows from the feasible
+    losses alone: between one and two times their range above the worst of them.
+
+    A trace, feasible losses 0.2 and 0.5: Penalty.among(...).losses((0.1,), 1.0) -> (0.95,)
+    """
+
+    worst: Losses  # of the feasible points
+    spread: Losses
+
+    @classmethod
+    def among(cls, feasible: Iterable[Losses], num_objectives: int = 1) -> Penalty:
+        """Make the penalty that belongs to the losses of all feasible points."""
+        columns = list(zip(*feasible, strict=True)) or [(0.0,)] * num_objectives
+        worst = tuple(max(column) for column in columns)
+        # Where all are equal, the size of the loss is the only scale there is.
+        return cls(worst, tuple(max(c) - min(c) or abs(max(c)) or 1.0 for c in columns))
+
+    def losses(self, losses: Losses, violation: float) -> Losses:
+        """Return the losses of a feasible point as they are, else those that its violation puts it at."""
+        if not violation:
+            return losses
+        share = 1 + violation / (1 + violation)
+        return tuple(worst + spread * share for worst, spread in zip(self.worst, self.spread, strict=True))
 
 
 def pareto_ranks(losses: Sequence[Sequence[float]] | Array, *, enough: int | None = None) -> Ints:

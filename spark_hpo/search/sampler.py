@@ -36,6 +36,9 @@ class Sampler(Protocol):
     """Proposes only what the constraints of its space allow. For other samplers, the study repairs proposals
     that violate a constraint."""
 
+    handles_limits: bool = False
+    """Takes `violation` into account. To others, a trial that breaks a limit is reported as failed."""
+
     is_define_by_run: bool = False
     """Does not know the space: trials choose their parameters as they run. Implements `resolve_params`."""
 
@@ -50,7 +53,15 @@ class Sampler(Protocol):
         """Note that a trial runs with these parameters, proposed or not. It is in flight until `tell`."""
         ...
 
-    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+    def tell(
+        self,
+        trial_id: int,
+        *,
+        resource: int,
+        loss: float,
+        others: tuple[float, ...] = (),
+        violation: float = 0.0,
+    ) -> None:
         """Learn the losses of a trial, all to be minimized.
 
         Args:
@@ -58,6 +69,8 @@ class Sampler(Protocol):
                 plateau: losses are compared between trials of the same rung.
             loss: of the first objective; infinite or NaN for a failed trial.
             others: losses of the further objectives, always in the same order.
+            violation: by how much the trial breaks the study's limits; 0: it keeps them. Passed only if
+                `handles_limits`.
         """
         ...
 

@@ -43,6 +43,9 @@ class Scheduler(Protocol):
     stops_early: bool = True
     """Ranks trials by their loss and stops some of them before `max_resource`."""
 
+    handles_limits: bool = False
+    """Takes `violation` into account. To others, a trial that breaks a limit is reported as failed."""
+
     max_resource: int
     """Epochs of a fully trained trial."""
 
@@ -50,8 +53,12 @@ class Scheduler(Protocol):
         """Open the next slot. None, which changes nothing: wait for a report, unless `is_done`."""
         ...
 
-    def report(self, slot: Slot, loss: float) -> list[int]:
+    def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
         """Take the loss of a slot; infinite or NaN for a failed trial, which is never promoted.
+
+        Args:
+            violation: by how much the trial breaks the study's limits; 0: it keeps them. Passed only if
+                `handles_limits`.
 
         Returns:
             The trials that are out now, in ascending order: they will not be promoted, so their checkpoints

@@ -7,6 +7,7 @@ from bisect import insort
 from typing import Protocol
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.objective import NO_SCORE, Score
 from spark_hpo.search.wording import require_integer
 
 
@@ -16,8 +17,9 @@ class StoppingRule(Protocol):
     A trace: observe(trial 0, loss 0.5); reason() -> None; observe(trial 1, loss 0.1); reason() -> "target"
     """
 
-    def observe(self, *, resource: int, loss: float, seconds: float) -> None:
-        """One assignment has reported: its resource, its loss (infinite for a failure), its slot's time."""
+    def observe(self, *, resource: int, loss: float, seconds: float, violation: float = 0.0) -> None:
+        """One assignment has reported: its resource, its loss (infinite for a failure), its slot's time, and
+        by how much it breaks the study's limits."""
         ...
 
     def reason(self) -> str | None:
@@ -38,8 +40,8 @@ class TargetReached:
         self.loss = loss
         self._is_reached = False
 
-    def observe(self, *, resource: int, loss: float, seconds: float) -> None:
-        self._is_reached |= loss <= self.loss
+    def observe(self, *, resource: int, loss: float, seconds: float, violation: float = 0.0) -> None:
+        self._is_reached |= not violation and loss <= self.loss
 
     def reason(self) -> str | None:
         return "target" if self._is_reached else None
@@ -64,14 +66,15 @@ class NoImprovement:
         self.max_resource = max_resource
         self.num_trials = num_trials
         self.min_improvement = min_improvement
-        self._best = math.inf
+        self._best = NO_SCORE
         self._since = 0
 
-    def observe(self, *, resource: int, loss: float, seconds: float) -> None:
+    def observe(self, *, resource: int, loss: float, seconds: float, violation: float = 0.0) -> None:
         if resource < self.max_resource or not math.isfinite(loss):
             return
-        if loss < self._best - self.min_improvement:
-            self._best, self._since = loss, 0
+        violation_before, loss_before = self._best
+        if (violation, loss) < (violation_before, loss_before - self.min_improvement):
+            self._best, self._since = Score(violation, loss), 0
         else:
             self._since += 1
 
@@ -95,7 +98,7 @@ class CostSpent:
         self.price_per_slot_hour = price_per_slot_hour
         self.cost = 0.0
 
-    def observe(self, *, resource: int, loss: float, seconds: float) -> None:
+    def observe(self, *, resource: int, loss: float, seconds: float, violation: float = 0.0) -> None:
         self.cost += seconds / 3600 * self.price_per_slot_hour
 
     def reason(self) -> str | None:
@@ -126,8 +129,8 @@ class RegretBound:
         self.num_trials = num_trials
         self._losses: list[float] = []  # ascending
 
-    def observe(self, *, resource: int, loss: float, seconds: float) -> None:
-        if resource >= self.max_resource and math.isfinite(loss):
+    def observe(self, *, resource: int, loss: float, seconds: float, violation: float = 0.0) -> None:
+        if resource >= self.max_resource and math.isfinite(loss) and not violation:
             insort(self._losses, loss)
 
     @property

@@ -37,7 +37,7 @@ class RunningStudy(Protocol):
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the lowest loss ever reported, as it was then."""
+        """The trial with the best score ever reported, as it was then."""
         ...
 
     @property

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from spark_hpo.objective import Objective
-from spark_hpo.ranking import by_loss, pareto_front
+from spark_hpo.ranking import by_score, pareto_front
 from spark_hpo.study_dir.retention import Retention
 from spark_hpo.trial import Trial
 
@@ -25,7 +23,7 @@ class Incumbents:
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the lowest loss that was ever reported, as it was then."""
+        """The trial with the best score that was ever reported, as it was then."""
         return self._best
 
     def note(self, trial: Trial, *, is_complete: bool) -> None:
@@ -34,7 +32,7 @@ class Incumbents:
         A promotion may make it worse, and then the trial as it is now was the best. On the front, only what
         is trained to the end (`is_complete`) counts.
         """
-        if math.isfinite(trial.loss) and (self._best is None or by_loss(trial) < by_loss(self._best)):
+        if trial.score.is_finite and (self._best is None or by_score(trial) < by_score(self._best)):
             self._best = trial
             self._retention.keep("best", trial.checkpoint)
         if not is_complete:

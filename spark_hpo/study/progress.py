@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -28,7 +27,6 @@ class Progress:
     run: int = 0  # assignments reported to this driver
     replayed: int = 0  # assignments that were in the journal before
     failed: int = 0  # of both
-    best_loss: float = math.inf
     seconds: float = 0.0  # of drivers' work
     busy_seconds: float = 0.0  # slot time used by this driver's assignments
     slot_seconds: float = 0.0  # slot time available while this driver searched

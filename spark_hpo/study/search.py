@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from spark_hpo.objective import Score
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
@@ -21,3 +23,13 @@ class Search:
     stopping: Sequence[StoppingRule] = ()
     seed: int = 0  # each trial derives the seed of its training from it
     warning: str | None = None  # for the user, in one line: something about the combination of these parts
+
+
+def result_for(method: Sampler | Scheduler | Explorer, score: Score) -> dict[str, float]:
+    """Return the loss and the violation to report to a method.
+
+    To a plugin that does not handle limits, a trial that breaks one has failed.
+    """
+    if getattr(method, "handles_limits", False):
+        return {"loss": score.loss, "violation": score.violation}
+    return {"loss": score.loss if score.violation == 0 else math.inf}

@@ -11,14 +11,14 @@ import numpy as np
 
 from spark_hpo.backend.base import Backend
 from spark_hpo.errors import CapacityError, JournalError, NoTrialSucceeded, TrialError
-from spark_hpo.objective import Objective
+from spark_hpo.objective import Objective, Score
 from spark_hpo.ranking import as_reported
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.study.callback import Callback, Callbacks
 from spark_hpo.study.dispatch import Dispatcher, DispatchPolicy
 from spark_hpo.study.incumbents import Incumbents
 from spark_hpo.study.progress import Budget, Progress
-from spark_hpo.study.search import Search
+from spark_hpo.study.search import Search, result_for
 from spark_hpo.study_dir.journal import EventKind, Journal
 from spark_hpo.study_dir.retention import Retention
 from spark_hpo.tracking.tracker import Tracker
@@ -74,7 +74,7 @@ class Study:
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the lowest loss that was ever reported, as it was then; its checkpoint is kept."""
+        """The trial with the best score that was ever reported, as it was then; its checkpoint is kept."""
         return self._incumbents.best
 
     @property
@@ -317,23 +317,30 @@ class Study:
         slot = self._slots.pop(report.trial_id)
         self.progress.resource_spent += report.resource - slot.resource_from
         self.progress.failed += report.failure is not None
-        loss, others = self.objective.loss(report.judged), self.objective.others(report.judged)
+        score, others = self.objective.score(report.judged), self.objective.others(report.judged)
         for rule in self._search.stopping:
-            rule.observe(resource=slot.resource_to, loss=loss, seconds=report.seconds)
+            rule.observe(
+                resource=slot.resource_to, loss=score.loss, seconds=report.seconds, violation=score.violation
+            )
         if report.params is not None and self._sampler.is_define_by_run:
             self._sampler.resolve_params(report.trial_id, report.params, report.notes)
         # A trial on its plateau counts at the resource that it was meant to reach: more would not change it.
-        self._sampler.tell(report.trial_id, resource=slot.resource_to, loss=loss, others=others)
+        self._sampler.tell(
+            report.trial_id,
+            resource=slot.resource_to,
+            others=others,
+            **result_for(self._sampler, score),
+        )
         if self._explorer is not None:
-            self._explorer.tell(slot, loss)
-        out = self._scheduler.report(slot, loss)
+            self._explorer.tell(slot, **result_for(self._explorer, score))
+        out = self._scheduler.report(slot, **result_for(self._scheduler, score))
         self._journal.settled(out, TrialState.STOPPED)
         finished = {*out, *([report.trial_id] if report.failure else [])}
         is_complete = report.trial_id not in finished and slot.resource_to == self._scheduler.max_resource
         if is_complete:
             self._journal.settled([report.trial_id], TrialState.COMPLETED)
             finished.add(report.trial_id)
-        self._note_incumbent(report, loss, is_complete=is_complete)
+        self._note_incumbent(report, score, is_complete=is_complete)
         self._retention.keep(report.trial_id, report.checkpoint)
         for trial_id in finished:
             self._retention.release(trial_id)
@@ -341,12 +348,10 @@ class Study:
             self._retention.tidy(report.trial_id)
         return sorted(finished)
 
-    def _note_incumbent(self, report: Report, loss: float, *, is_complete: bool) -> None:
+    def _note_incumbent(self, report: Report, score: Score, *, is_complete: bool) -> None:
         # As it was reported: in a replay the journal has the trial as it was in the end.
-        trial = as_reported(self._journal.trials[report.trial_id], report, loss)
+        trial = as_reported(self._journal.trials[report.trial_id], report, score)
         self._incumbents.note(trial, is_complete=is_complete)
-        if self.best is trial:
-            self.progress.best_loss = loss
 
     def _spent(self) -> str | None:
         """Which part of the budget is spent, if any."""

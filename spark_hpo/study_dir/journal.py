@@ -326,8 +326,8 @@ class Journal:
                     self.tests[report.trial_id] = report
                 else:
                     trial = self._trials[report.trial_id]
-                    loss = self._objective.loss(report.judged)
-                    self._put(trial.with_report(report, loss=loss, time=event.time))
+                    score = self._objective.score(report.judged)
+                    self._put(trial.with_report(report, score=score, time=event.time))
             case EventKind.SETTLED:
                 for trial_id in event.data["trials"]:
                     state = TrialState(event.data["state"])

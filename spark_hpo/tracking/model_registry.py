@@ -251,7 +251,7 @@ class _Registry:
             return True
         theirs = self._champion_metrics(champion, evaluate)
         objective = self._tracker.card.objective
-        return theirs is not None and objective.loss(self._test.metrics) < objective.loss(theirs)
+        return theirs is not None and objective.score(self._test.metrics) < objective.score(theirs)
 
     def _logged(self) -> LoggedModel | None:
         """The model logged by an earlier call, finished or not."""
@@ -272,7 +272,8 @@ class _Registry:
         metric = self._tracker.card.objective.metric
         tags = dict(champion.tags)
         if tags.get(FINGERPRINT) == self._test.fingerprint and f"{TEST_PREFIX}{metric}" in tags:
-            return {metric: float(tags[f"{TEST_PREFIX}{metric}"])}
+            tested = (tag.removeprefix(TEST_PREFIX) for tag in tags if tag.startswith(TEST_PREFIX))
+            return {name: float(tags[f"{TEST_PREFIX}{name}"]) for name in tested}
         label = f"{champion.name}, version {champion.version}"
         if evaluate is None:
             log.warning("%s was tested on another test split: it stays champion. Compare them by hand", label)

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spark_hpo.data.loader import Loader, Pass
 from spark_hpo.errors import CheckpointError, TrialError
-from spark_hpo.objective import Objective
+from spark_hpo.objective import NO_SCORE, Objective, Score
 from spark_hpo.train import generators
 from spark_hpo.train.inheritance import inherited
 from spark_hpo.train.pulse import Pulse
@@ -71,7 +71,7 @@ class Trainer:
         self.curve: list[Measurement] = []  # of this assignment, by earlier attempts too
         self._since = _SinceMeasurement()
         self._began = time.perf_counter()
-        self._best_loss = math.inf
+        self._best = NO_SCORE
         self._epochs_since_best = 0
         self._trained = (
             DistributedDataParallel(self.model, device_ids=_device_ids(world))
@@ -113,9 +113,10 @@ class Trainer:
 
     def _measure(self, validation: Loader, objective: Objective, pulse: Pulse) -> None:
         metrics = {**self.evaluate(validation, pulse), "train_loss": self._since.loss_sum / self._since.rows}
-        loss = _checked_loss(metrics, objective, self.resource)
-        if loss < self._best_loss - self._settings.min_improvement:
-            self._best_loss, self._epochs_since_best = loss, 0
+        score = _checked_score(metrics, objective, self.resource)
+        violation, loss = self._best
+        if score < (violation, loss - self._settings.min_improvement):
+            self._best, self._epochs_since_best = score, 0
         else:
             self._epochs_since_best += 1
         now = time.perf_counter()
@@ -170,7 +171,11 @@ class Trainer:
             "generators": self._world.gather(generators.capture(self._world.device)),
             "built": self._built,
             "resource": self.resource,
-            "plateau": {"best_loss": self._best_loss, "epochs_since_best": self._epochs_since_best},
+            "plateau": {
+                "best_loss": self._best.loss,
+                "best_violation": self._best.violation,
+                "epochs_since_best": self._epochs_since_best,
+            },
         }
 
     def partial_state(self) -> dict[str, Any]:
@@ -216,8 +221,9 @@ class Trainer:
                 self._schedule.load_state_dict(now["schedule"])
             self._scaler.load_state_dict(state["scaler"])
             self.resource = state["resource"]
-            self._best_loss = state["plateau"]["best_loss"]
-            self._epochs_since_best = state["plateau"]["epochs_since_best"]
+            plateau = state["plateau"]
+            self._best = Score.of(plateau["best_loss"], plateau.get("best_violation", 0.0))
+            self._epochs_since_best = plateau["epochs_since_best"]
             if len(state["generators"]) == self._world.size:
                 generators.restore(state["generators"][self._world.rank], self._world.device)
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as exc:
@@ -273,13 +279,13 @@ class Trainer:
         return torch.autocast(self._world.device.type, dtype=self._autocast_type)
 
 
-def _checked_loss(metrics: Mapping[str, float], objective: Objective, epoch: int) -> float:
+def _checked_score(metrics: Mapping[str, float], objective: Objective, epoch: int) -> Score:
     if (missing := objective.missing(metrics)) is not None:
         raise TrialError(f"{missing}, but the task reports {', '.join(sorted(metrics))}")
     for name in (*objective.metrics, "train_loss"):
         if not math.isfinite(metrics[name]):
             raise TrialError(f"the training has diverged: {name} is {metrics[name]} after epoch {epoch}")
-    return objective.loss(metrics)
+    return objective.score(metrics)
 
 
 def _autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:

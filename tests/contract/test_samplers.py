@@ -191,7 +191,8 @@ class SeveralObjectivesContract(SamplerContract):
             sampler.start(trial_id, params)
             metrics = dict(zip(("loss", "size"), self.losses(params, 0), strict=True))
             loss, others = objective.loss(metrics), objective.others(metrics)
-            sampler.tell(trial_id, resource=1, loss=loss, others=others)
+            violation = objective.violation(metrics)
+            sampler.tell(trial_id, resource=1, loss=loss, others=others, violation=violation)
         SPACE.validate(sampler.ask(30))
 
 

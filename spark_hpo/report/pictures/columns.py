@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from spark_hpo.report.importance import importance_of
-from spark_hpo.report.leaderboard import flatten, value
+from spark_hpo.report.leaderboard import flatten
 from spark_hpo.report.pictures.theme import LOG_SPAN
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.search.space.parameter import Choice
@@ -49,8 +48,8 @@ class Column:
 
 
 def measured(record: StudyRecord) -> list[Trial]:
-    """Trials that have a value within the limits, each at its best, the best first."""
-    return [trial for trial in record.ranking if math.isfinite(value(trial, record.objective))]
+    """Trials that keep every limit, each at its best, the best first."""
+    return [trial for trial in record.ranking if not trial.violation]
 
 
 def columns_of(record: StudyRecord, trials: Sequence[Trial]) -> list[Column]:

@@ -89,7 +89,7 @@ def _points(trial: Trial, metric: str) -> list[tuple[int, float]]:
 
 def _choice(trials: Sequence[Trial]) -> list[Trial]:
     """Those to be shown: the best ones, and of the others an even choice."""
-    ranked = sorted(trials, key=lambda trial: (trial.loss, trial.trial_id))
+    ranked = sorted(trials, key=lambda trial: (trial.score, trial.trial_id))
     best = ranked[: MAX_CURVES // 10]
     others = sorted(ranked[MAX_CURVES // 10 :], key=lambda trial: trial.trial_id)
     return [*best, *thinned(others, MAX_CURVES - len(best))]

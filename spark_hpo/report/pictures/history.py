@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+from spark_hpo.objective import NO_SCORE
 from spark_hpo.report.pictures.theme import (
     ACCENT,
+    GREY,
     Picture,
     colours,
     count,
@@ -46,16 +47,18 @@ def _history(record: StudyRecord, places: list[float], title: str, axis: str) ->
     objective = record.objective
     points: list[tuple[float, float, Attempt]] = []  # (place, value, attempt)
     steps: list[tuple[float, float]] = []  # (place, best value) at each improvement
-    best = math.inf
-    others = []
+    best = NO_SCORE
+    others, infeasible = [], []
     for place, attempt in zip(places, record.reported, strict=True):
         assert attempt.report is not None
-        loss = objective.loss(attempt.report.judged)
-        value = objective.value(loss) if math.isfinite(loss) else math.nan
-        if math.isnan(value):
+        score = objective.score(attempt.report.judged)
+        if not score.is_finite:
             continue
-        if loss < best:
-            best = loss
+        value = objective.value(score.loss)
+        if score.violation:
+            infeasible.append((place, value, attempt))
+        elif score < best:
+            best = score
             steps.append((place, value))
             points.append((place, value, attempt))
         else:
@@ -69,6 +72,10 @@ def _history(record: StudyRecord, places: list[float], title: str, axis: str) ->
         _dots(record, [p for p in points if p[2].assignment.rung == rung], rung, colour)
         for rung, colour in zip(rungs, colours(len(rungs)), strict=True)
     ]
+    if infeasible:
+        dots = _dots(record, thinned(infeasible, MAX_POINTS), 0, GREY)
+        dots["marker"]["symbol"] = "circle-open"
+        traces.append({**dots, "name": "breaks a limit"})
     traces.append(
         {
             "x": [place for place, _ in steps],
@@ -81,7 +88,7 @@ def _history(record: StudyRecord, places: list[float], title: str, axis: str) ->
     )
     bounds, outside = view((v for _, v, _ in points), best=steps[-1][1] if steps else None)
     return draw(
-        traces if steps else [],
+        traces if steps or infeasible else [],
         title,
         _words(record, steps, axis, hidden=len(others) - len(shown)) + outliers(outside),
         xaxis={"title": {"text": axis}, "rangemode": "tozero"},
@@ -108,7 +115,8 @@ def _dots(
 
 def _words(record: StudyRecord, steps: list[tuple[float, float]], axis: str, hidden: int) -> str:
     if not steps:
-        return "No trial has been measured yet."
+        is_measured = any(attempt.report and attempt.report.judged for attempt in record.reported)
+        return "No trial keeps every limit yet." if is_measured else "No trial has been measured yet."
     (began, first), (end, last) = steps[0], steps[-1]
     found = steps[-2][0]  # the last step is drawn to the end
     text = (

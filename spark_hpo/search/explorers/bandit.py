@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
+from spark_hpo.objective import NO_SCORE, Score
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.explorers.gaussian_process import Points, TimeVaryingProcess
 from spark_hpo.search.explorers.perturbation import PerturbationExplorer
@@ -28,13 +30,16 @@ _INACTIVE = 0.5  # the place of a number that a configuration does not have
 _TRIES = 200  # candidates, the best first, of which one must meet the constraints
 
 
+_Improvement = tuple[float, float]  # of the violation, then of the loss, in each epoch
+
+
 @dataclass(frozen=True, slots=True)
 class _Segment:
     """A trial's way from one report to the next."""
 
     places: Array  # of its numbers
     resource_to: int
-    before: float  # the loss at its start; NaN: not known
+    before: Score  # at its start; NO_SCORE: not known
 
 
 class BanditExplorer(Explorer):
@@ -49,6 +54,7 @@ class BanditExplorer(Explorer):
 
     - **Improvements** are ranked and spread as a normal distribution: one collapse does not hide
       all other differences, and late ones, which are small, count like early ones. A failure is the worst.
+    - **Limits.** A segment that reduces the violation of the limits improves more than any that does not.
     - **Context.** How good a member was before is a column of the model too, as in the authors' own code:
       one that is behind improves easily, whatever its parameters are.
     - **Start.** Until there are `num_startup_segments` improvements, children are perturbed.
@@ -66,6 +72,8 @@ class BanditExplorer(Explorer):
         perturbation: step before that, in parts of the range, above 0 and at most 0.5.
         resample_probability: of drawing anew before that, and of choices, 0..1.
     """
+
+    handles_limits = True
 
     def __init__(
         self,
@@ -97,8 +105,8 @@ class BanditExplorer(Explorer):
             if mutable and not axis.options
         ]
         self._in_flight: dict[int, _Segment] = {}  # by trial
-        self._losses: dict[int, float] = {}  # by trial, of its last report
-        self._known: deque[tuple[_Segment, float]] = deque(maxlen=max_segments)  # with improvements
+        self._scores: dict[int, Score] = {}  # by trial, of its last report
+        self._known: deque[tuple[_Segment, _Improvement]] = deque(maxlen=max_segments)
 
     def explore(self, slot: Slot, parent: Params) -> Params:
         """The parameters of a child, to be started next. Never changes what has been learned."""
@@ -120,24 +128,25 @@ class BanditExplorer(Explorer):
         """The slot runs with these parameters: it is in flight until told."""
         ahead = slot.trial_id if slot.parent is None else slot.parent
         self._in_flight[slot.trial_id] = _Segment(
-            self._places(params), slot.resource_to, self._losses.get(ahead, math.nan)
+            self._places(params), slot.resource_to, self._scores.get(ahead, NO_SCORE)
         )
 
-    def tell(self, slot: Slot, loss: float) -> None:
+    def tell(self, slot: Slot, loss: float, *, violation: float = 0.0) -> None:
         """Learn the loss at the end of a slot; infinite or NaN for a failure."""
         segment = self._in_flight.pop(slot.trial_id)
-        self._losses[slot.trial_id] = loss
-        if not math.isfinite(loss):
-            self._known.append((segment, -math.inf))
-        elif math.isfinite(segment.before):
+        score = self._scores[slot.trial_id] = Score.of(loss, violation)
+        if not score.is_finite:
+            self._known.append((segment, (-math.inf, -math.inf)))
+        elif segment.before.is_finite:
             epochs = slot.resource_to - slot.resource_from
-            self._known.append((segment, (segment.before - loss) / epochs))
+            less_violation, less_loss = (b - a for b, a in zip(segment.before, score, strict=True))
+            self._known.append((segment, (less_violation / epochs, less_loss / epochs)))
 
     def _best_first(self, slot: Slot, parent: Params, has: Sequence[bool]) -> Array:
         """Candidates for the numbers that the child has, by what they promise: [candidates, numbers]."""
         rng = np.random.default_rng((self.seed, slot.trial_id, 1))
         bound = _Bound([*self._known], [*self._in_flight.values()])
-        before = math.nan if slot.parent is None else self._losses[slot.parent]
+        before = NO_SCORE if slot.parent is None else self._scores[slot.parent]
         drawn = self._proper(rng.random((_NUM_DRAWN, len(has))), has)
         candidates, values = drawn, bound.at(drawn, slot.resource_to, before)
         centre = self._places(parent)
@@ -173,15 +182,16 @@ class BanditExplorer(Explorer):
 class _Bound:
     """The upper confidence bound of the improvement, from what is known now."""
 
-    def __init__(self, known: Sequence[tuple[_Segment, float]], in_flight: Sequence[_Segment]) -> None:
+    def __init__(self, known: Sequence[tuple[_Segment, _Improvement]], in_flight: Sequence[_Segment]) -> None:
         segments = [segment for segment, _ in known]
         times = np.array([segment.resource_to for segment in [*segments, *in_flight]], dtype=float)
         # Time is counted in parts of what has been seen, as in the authors' code.
         self._span = max(float(np.ptp(times)), 1.0)
-        self._before = np.sort([segment.before for segment in segments if math.isfinite(segment.before)])
+        self._before = sorted(segment.before for segment in segments if segment.before.is_finite)
         from scipy.stats import rankdata  # half a second, which no other method has to spend
 
-        ranks = rankdata([improvement for _, improvement in known], method="average")
+        order = {improvement: i for i, improvement in enumerate(sorted({each for _, each in known}))}
+        ranks = rankdata([order[improvement] for _, improvement in known], method="average")
         targets: Array = ndtri((ranks - 0.5) / len(ranks))
         targets = (targets - targets.mean()) / max(float(targets.std()), 1e-9)
         self._in_flight = self._points(in_flight) if in_flight else None
@@ -190,7 +200,7 @@ class _Bound:
         # Of the authors' code: beta grows with the logarithm of what is known.
         self._sqrt_beta = math.sqrt(max(0.2 * math.log(0.4 * len(segments)), 0.0))
 
-    def at(self, places: Array, resource_to: int, before: float) -> Array:
+    def at(self, places: Array, resource_to: int, before: Score) -> Array:
         """The bound for a child: [candidates]."""
         points = self._points([_Segment(row, resource_to, before) for row in places])
         mean, deviation = self._process.predict(points, self._in_flight)
@@ -202,11 +212,11 @@ class _Bound:
         times = np.array([segment.resource_to for segment in segments], dtype=float) / self._span
         return Points(inputs=np.array(inputs), times=times)
 
-    def _standing(self, before: float) -> float:
-        """The share of known losses that are lower: 0 for the best."""
-        if not (math.isfinite(before) and len(self._before)):
+    def _standing(self, before: Score) -> float:
+        """The share of known scores that are better: 0 for the best."""
+        if not (before.is_finite and self._before):
             return 0.5
-        return float(np.searchsorted(self._before, before)) / len(self._before)
+        return bisect_left(self._before, before) / len(self._before)
 
 
 def _snapped(axis: Axis, places: Array) -> Array:

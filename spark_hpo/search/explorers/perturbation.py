@@ -70,7 +70,7 @@ class PerturbationExplorer(Explorer):
     def start(self, slot: Slot, params: Params) -> None:
         """Nothing is learned from it."""
 
-    def tell(self, slot: Slot, loss: float) -> None:
+    def tell(self, slot: Slot, loss: float, *, violation: float = 0.0) -> None:
         """Nothing is learned from it."""
 
     def _changed(self, old: Point, rng: np.random.Generator) -> Point:

@@ -7,13 +7,13 @@ that have not moved yet.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.objective import Score
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.axis import Array, Axes
@@ -27,16 +27,18 @@ _LEAST_PARENTS = 4
 class _Subpopulation:
     """The members at one level of resource: of each the best trial so far."""
 
-    best: dict[int, tuple[float, int]] = field(default_factory=dict)  # by member: (loss, trial)
+    best: dict[int, tuple[Score, int]] = field(default_factory=dict)  # by member: (score, trial)
 
-    def take(self, member: int, loss: float, trial_id: int) -> None:
+    def take(self, member: int, score: Score, trial_id: int) -> None:
         # Of equals the later one stays: a population that cannot drift over a plateau is stuck on it.
-        if member not in self.best or loss <= self.best[member][0]:
-            self.best[member] = (loss, trial_id)
+        if member not in self.best or score <= self.best[member][0]:
+            self.best[member] = (score, trial_id)
 
 
 class _PopulationSampler(Sampler, ABC):
     """What both share: who is where, and how good, by level of resource."""
+
+    handles_limits = True
 
     def __init__(self, space: Space, seed: int, population_size: int) -> None:
         require_integer("population_size", population_size, _LEAST_PARENTS)
@@ -71,14 +73,23 @@ class _PopulationSampler(Sampler, ABC):
             self._previous[trial_id] = self._last[member]
         self._last[member] = trial_id
 
-    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+    def tell(
+        self,
+        trial_id: int,
+        *,
+        resource: int,
+        loss: float,
+        others: tuple[float, ...] = (),
+        violation: float = 0.0,
+    ) -> None:
         """Learn the loss of a trial at a resource; a failed one never becomes its member's best."""
         member = trial_id % self.population_size
-        if math.isfinite(loss):
-            self._levels.setdefault(resource, _Subpopulation()).take(member, loss, trial_id)
+        score = Score.of(loss, violation)
+        if score.is_finite:
+            self._levels.setdefault(resource, _Subpopulation()).take(member, score, trial_id)
             return
         for level in self._levels.values():
-            if level.best.get(member, (0.0, -1))[1] == trial_id:
+            if level.best.get(member, (score, -1))[1] == trial_id:
                 del level.best[member]
 
     @abstractmethod

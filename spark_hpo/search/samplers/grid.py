@@ -60,7 +60,15 @@ class GridSampler(Sampler):
         self._started.add(_name(params))
         self._skip()
 
-    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+    def tell(
+        self,
+        trial_id: int,
+        *,
+        resource: int,
+        loss: float,
+        others: tuple[float, ...] = (),
+        violation: float = 0.0,
+    ) -> None:
         """Takes no notice: the grid stands."""
 
     def _skip(self) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 
-Ranking = list[tuple[float, int]]
-"""(loss, trial), the best first; the lower trial among equals."""
+from spark_hpo.objective import Score
+from spark_hpo.search.pareto import Losses, Penalty
 
-Losses = tuple[float, ...]
-"""Of all objectives, the first one first."""
+Ranking = list[tuple[Score, int]]
+"""(score, trial), the best first; the lower trial among equals."""
+
+Result = tuple[Losses, float]
+"""Losses and violation."""
 
 
 class History:
@@ -17,13 +20,13 @@ class History:
 
     With several objectives trials are ranked by the first; `results` has all.
 
-    A trace: start(0); tell(0, 1, 0.7); tell(0, 3, 0.5) -> ranking(1) = [(0.7, 0)], ranking(3) = [(0.5, 0)]
+    A trace: start(0); tell(0, 1, 0.7); tell(0, 3, 0.5) -> ranking(1) = [((0.0, 0.7), 0)]
     """
 
     def __init__(self) -> None:
         self.num_objectives = 1  # as many as the last trial that was told of has losses
         self._levels: dict[int, Ranking] = {}
-        self._losses: dict[int, dict[int, float]] = {}  # by trial, then by resource
+        self._scores: dict[int, dict[int, Score]] = {}  # by trial, then by resource
         self._others: dict[int, dict[int, Losses]] = {}  # of the further objectives, by the same
         self._in_flight: dict[int, None] = {}  # started, and told nothing yet; a set that keeps its order
         self._failed: dict[int, None] = {}
@@ -36,7 +39,7 @@ class History:
     @property
     def num_told(self) -> int:
         """Trials of which something is known, be it that they have failed."""
-        return len(self._losses) + len(self._failed)
+        return len(self._scores) + len(self._failed)
 
     @property
     def in_flight(self) -> list[int]:
@@ -49,42 +52,55 @@ class History:
         return list(self._failed)
 
     def ranking(self, resource: int) -> Ranking:
-        """Losses at a resource. Not to be changed by the caller."""
+        """Scores at a resource. Not to be changed by the caller."""
         return self._levels.get(resource, [])
 
-    def results(self, resource: int) -> dict[int, Losses]:
+    def results(self, resource: int) -> dict[int, Result]:
         """The losses of all objectives at a resource by trial, in the order of `ranking`."""
         others = self._others
-        return {trial_id: (loss, *others[trial_id][resource]) for loss, trial_id in self.ranking(resource)}
+        return {
+            trial_id: ((score.loss, *others[trial_id][resource]), score.violation)
+            for score, trial_id in self.ranking(resource)
+        }
 
-    def losses(self, trial_id: int) -> dict[int, float]:
-        """A trial's losses by resource."""
-        return self._losses.get(trial_id, {})
+    def penalty(self, resource: int) -> Penalty | None:
+        """The penalty of the trials that break a limit at a resource; None where no trial does."""
+        ranking = self.ranking(resource)
+        if not ranking or not ranking[-1][0].violation:
+            return None
+        results = self.results(resource).values()
+        return Penalty.among((losses for losses, violation in results if not violation), self.num_objectives)
+
+    def scores(self, trial_id: int) -> dict[int, Score]:
+        """A trial's scores by resource."""
+        return self._scores.get(trial_id, {})
 
     def start(self, trial_id: int) -> None:
         self._in_flight[trial_id] = None
 
-    def tell(self, trial_id: int, resource: int, loss: float, others: Losses = ()) -> None:
+    def tell(
+        self, trial_id: int, resource: int, loss: float, others: Losses = (), violation: float = 0.0
+    ) -> None:
         """A trial's losses; infinite or NaN for a failure, which takes back what it had promised below."""
         self.num_objectives = 1 + len(others)
         self._in_flight.pop(trial_id, None)
         if trial_id in self._failed:
             return
-        losses = self._losses.setdefault(trial_id, {})
-        if resource in losses:
+        score, scores = Score.of(loss, violation), self._scores.setdefault(trial_id, {})
+        if resource in scores:
             self._remove(trial_id, resource)
-        if all(map(math.isfinite, (loss, *others))):
-            losses[resource] = loss
+        if score.is_finite and all(map(math.isfinite, others)):
+            scores[resource] = score
             self._others.setdefault(trial_id, {})[resource] = others
-            insort(self._levels.setdefault(resource, []), (loss, trial_id))
+            insort(self._levels.setdefault(resource, []), (score, trial_id))
             return
-        for level in list(losses):
+        for level in list(scores):
             self._remove(trial_id, level)
-        del self._losses[trial_id]
+        del self._scores[trial_id]
         self._others.pop(trial_id, None)
         self._failed[trial_id] = None
 
     def _remove(self, trial_id: int, resource: int) -> None:
-        loss = self._losses[trial_id].pop(resource)
+        score = self._scores[trial_id].pop(resource)
         ranking = self._levels[resource]
-        del ranking[bisect_left(ranking, (loss, trial_id))]
+        del ranking[bisect_left(ranking, (score, trial_id))]

@@ -51,6 +51,8 @@ class MultivariateTpeSampler(Sampler):
       Tree-Structured Parzen Estimator for Computationally Expensive Optimization Problems"; 2022,
       J. Artif. Intell. Res. 73), which breaks that tie by hypervolume. Whether a level is noise is judged
       by the first objective alone.
+    - **Limits.** Trials that keep them all come before those that do not, which are ordered by their
+      violations; with several objectives, dominance is constrained (`Penalty`).
     - **In flight** trials of which nothing is known yet are among the rest (a constant liar): they push
       the next proposal away from their own place.
     - **Failed** trials are among the rest at every level.
@@ -73,6 +75,7 @@ class MultivariateTpeSampler(Sampler):
 
     supports_multiple_objectives = True
     handles_constraints = True
+    handles_limits = True
 
     def __init__(
         self,
@@ -150,10 +153,18 @@ class MultivariateTpeSampler(Sampler):
         self._tried.add(row.tobytes())
         self._history.start(trial_id)
 
-    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+    def tell(
+        self,
+        trial_id: int,
+        *,
+        resource: int,
+        loss: float,
+        others: tuple[float, ...] = (),
+        violation: float = 0.0,
+    ) -> None:
         """Learn the losses of a trial at a resource; infinite or NaN for a failed trial."""
         assert trial_id in self._number, f"trial {trial_id} was told of before it was started"
-        self._history.tell(trial_id, resource, loss, others)
+        self._history.tell(trial_id, resource, loss, others, violation)
 
     @property
     def level(self) -> int | None:
@@ -175,18 +186,20 @@ class MultivariateTpeSampler(Sampler):
         num_good = min(math.ceil(self.gamma * len(ranking)), _MAX_GOOD)
         best = ranking[:num_good]
         if level is not None and self._history.num_objectives > 1:
-            losses = list(self._history.results(level).values())
+            penalty = self._history.penalty(level)
+            results = self._history.results(level).values()
+            losses = [penalty.losses(*result) if penalty else result[0] for result in results]
             best = [ranking[place] for place in best_points(losses, num_good)]
         good = [trial_id for _, trial_id in best]
         rest = {trial_id for _, trial_id in ranking}.difference(good)
         return good, sorted([*rest, *self._history.failed, *self._history.in_flight])[-_MAX_REST:]
 
     def _is_noise(self, resource: int, above: int) -> bool:
-        losses = [self._history.losses(trial_id) for _, trial_id in self._history.ranking(above)]
-        pairs = [(both[resource], both[above]) for both in losses if resource in both]
+        scores = [self._history.scores(trial_id) for _, trial_id in self._history.ranking(above)]
+        pairs = [(both[resource], both[above]) for both in scores if resource in both]
         if len(pairs) < _LEAST_JUDGES:
             return False
-        agreement = rank_agreement(pairs, [loss for loss, _ in self._history.ranking(resource)])
+        agreement = rank_agreement(pairs, [score for score, _ in self._history.ranking(resource)])
         return agreement is not None and agreement < _LEAST_AGREEMENT
 
     def _untried(self, rng: np.random.Generator) -> Params:

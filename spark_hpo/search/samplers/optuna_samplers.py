@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.search.pareto import Losses, Penalty
 from spark_hpo.search.sampler import Sampler
-from spark_hpo.search.samplers.history import History, Losses
+from spark_hpo.search.samplers.history import History, Result
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.axis import Array, Axes
 from spark_hpo.search.wording import require_integer
@@ -40,6 +41,8 @@ class OptunaSampler(Sampler, ABC):
     - **In flight** trials are running ones for Optuna; what its sampler makes of them is its own affair.
     - **Resumed**, a sampler that keeps state with Optuna's trials (CMA-ES, NSGA-II) is asked again for
       each trial that was started, with the same seed: so the state is there again.
+    - **Limits.** Optuna is given penalised losses (`Penalty`): not all of its samplers know constraints. They
+      depend on the range of the feasible losses; when that changes, Optuna is given a new study, too.
     - **Several objectives** are as many directions of Optuna's study, for those of its samplers that can
       (`Nsga2Sampler`, `OptunaTpeSampler`).
 
@@ -51,6 +54,7 @@ class OptunaSampler(Sampler, ABC):
     """
 
     keeps_state: ClassVar[bool] = False  # whether Optuna's sampler keeps something with its trials
+    handles_limits = True
 
     def __init__(self, space: Space, seed: int, *, enough: int = 10, num_objectives: int = 1) -> None:
         require_integer("enough", enough, 2)
@@ -65,8 +69,9 @@ class OptunaSampler(Sampler, ABC):
         self._level: int | None = None
         self._numbers: dict[int, int] = {}  # Optuna's number of a trial in the present study
         self._asked: _Asked | None = None  # by the last `ask`, nothing having happened since
-        self._base: list[tuple[int, Losses]] = []  # (trial, losses) at the level when it was chosen
-        self._events: list[tuple[int, Losses | None]] = []  # since then: the same, None for a start
+        self._penalty = Penalty.among((), num_objectives)  # at the level
+        self._base: list[tuple[int, Result]] = []  # by trial, at the level when it was chosen
+        self._events: list[tuple[int, Result | None]] = []  # since then: the same, None for a start
         self._study = self._new_study()
 
     def ask(self, trial_id: int) -> Params:
@@ -87,22 +92,35 @@ class OptunaSampler(Sampler, ABC):
         self._start(trial_id)
         self._events.append((trial_id, None))
 
-    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+    def tell(
+        self,
+        trial_id: int,
+        *,
+        resource: int,
+        loss: float,
+        others: tuple[float, ...] = (),
+        violation: float = 0.0,
+    ) -> None:
         """Learn the losses of a trial at a resource; infinite or NaN for a failed trial."""
         assert trial_id in self._rows, f"trial {trial_id} was told of before it was started"
         self._forget_asked()
         losses = (loss, *others)[: self.num_objectives]
-        self._history.tell(trial_id, resource, loss, losses[1:])
+        self._history.tell(trial_id, resource, loss, losses[1:], violation)
         levels = self._history.levels
         level = max((r for r in levels if len(self._history.ranking(r)) >= self.enough), default=None)
+        penalty = None if level is None else self._history.penalty(level)
+        before, self._penalty = self._penalty, penalty or self._penalty
         if level != self._level:
             self._level = level
             self._base = [] if level is None else sorted(self._history.results(level).items())
             self._events = [(trial, None) for trial in self._history.in_flight]
             self._rebuild()
         elif resource == level or not _is_finite(losses):
-            self._finish(trial_id, losses)
-            self._events.append((trial_id, losses))
+            self._events.append((trial_id, (losses, violation)))
+            if self._penalty != before:
+                self._rebuild()
+            else:
+                self._finish(trial_id, (losses, violation))
 
     @abstractmethod
     def _sampler(self, seed: int) -> Any:
@@ -147,8 +165,8 @@ class OptunaSampler(Sampler, ABC):
         self._asked = None
         self._study = self._new_study()
         self._numbers = {}
-        for trial_id, losses in self._base:
-            self._add(trial_id, losses)
+        for trial_id, result in self._base:
+            self._add(trial_id, self._penalty.losses(*result))
         for trial_id, event in self._events:
             if event is None:
                 self._start(trial_id)
@@ -174,18 +192,19 @@ class OptunaSampler(Sampler, ABC):
             self._study._storage.set_trial_param(asked.trial._trial_id, name, internal, distribution)
         self._numbers[trial_id] = asked.trial.number
 
-    def _finish(self, trial_id: int, losses: Losses) -> None:
+    def _finish(self, trial_id: int, result: Result) -> None:
         """A trial has its losses at the level, or has failed."""
+        is_finite = _is_finite(result[0])
         states = self._optuna.trial.TrialState
         number = self._numbers.get(trial_id)
         trials = self._study.get_trials(deepcopy=False)
         if number is not None and trials[number].state is states.RUNNING:
-            if _is_finite(losses):
-                self._study.tell(number, losses)
+            if is_finite:
+                self._study.tell(number, self._penalty.losses(*result))
             else:
                 self._study.tell(number, state=states.FAIL)
-        elif _is_finite(losses):
-            self._add(trial_id, losses)
+        elif is_finite:
+            self._add(trial_id, self._penalty.losses(*result))
 
     def _add(self, trial_id: int, losses: Losses | None) -> None:
         """Add a trial that Optuna has not proposed; running where there are no losses."""

@@ -26,5 +26,13 @@ class RandomSampler(Sampler):
     def start(self, trial_id: int, params: Params) -> None:
         """Takes no notice."""
 
-    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+    def tell(
+        self,
+        trial_id: int,
+        *,
+        resource: int,
+        loss: float,
+        others: tuple[float, ...] = (),
+        violation: float = 0.0,
+    ) -> None:
         """Takes no notice."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from spark_hpo.objective import Score
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.space import Dimension, Key, Point, Space
 from spark_hpo.search.space.parameter import Choice, Constant, Group, Node, Normal, Sequence, Uniform
@@ -44,6 +45,8 @@ class TpeSampler(Sampler):
         num_candidates: draws from l(x), of which the best is proposed.
     """
 
+    handles_limits = True
+
     def __init__(
         self, space: Space, seed: int, *, num_startup_trials: int = 10, num_candidates: int = 24
     ) -> None:
@@ -57,7 +60,7 @@ class TpeSampler(Sampler):
         self.enough = len(dimensions) + 3
         self._estimator = _Estimator(space, dimensions)
         self._points: dict[int, Point] = {}  # of every trial, numbers as latent values
-        self._losses: dict[int, dict[int, float]] = {}  # by resource, then by trial; finite ones
+        self._scores: dict[int, dict[int, Score]] = {}  # by resource, then by trial; finite ones
         self._in_flight: set[int] = set()  # started, and told nothing yet
         self._failed: set[int] = set()
 
@@ -80,31 +83,40 @@ class TpeSampler(Sampler):
         self._points[trial_id] = self._estimator.latents(self.space.flatten(params))
         self._in_flight.add(trial_id)
 
-    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+    def tell(
+        self,
+        trial_id: int,
+        *,
+        resource: int,
+        loss: float,
+        others: tuple[float, ...] = (),
+        violation: float = 0.0,
+    ) -> None:
         """Learn the loss of a trial at a resource; infinite or NaN for a failed trial."""
         assert trial_id in self._points, f"trial {trial_id} was told of before it was started"
         self._in_flight.discard(trial_id)
-        if math.isfinite(loss):
-            self._losses.setdefault(resource, {})[trial_id] = loss
+        score = Score.of(loss, violation)
+        if score.is_finite:
+            self._scores.setdefault(resource, {})[trial_id] = score
         else:
             self._failed.add(trial_id)
-            for losses in self._losses.values():  # whatever it had promised at lower levels
-                losses.pop(trial_id, None)
+            for scores in self._scores.values():  # whatever it had promised at lower levels
+                scores.pop(trial_id, None)
 
     @property
     def level(self) -> int | None:
         """The resource at which losses are compared; None while proposals are random."""
         if len(self._points) - len(self._in_flight) < self.num_startup_trials:
             return None
-        return max((r for r, losses in self._losses.items() if len(losses) >= self.enough), default=None)
+        return max((r for r, scores in self._scores.items() if len(scores) >= self.enough), default=None)
 
     def split(self, level: int) -> tuple[set[int], set[int]]:
         """The good trials and the rest, as many as the estimator is shown."""
-        losses = self._losses[level]
-        num_good = min(math.ceil(_GAMMA * math.sqrt(len(losses))), _MAX_GOOD)
-        good = set(heapq.nsmallest(num_good, losses, key=lambda trial: (losses[trial], trial)))
+        scores = self._scores[level]
+        num_good = min(math.ceil(_GAMMA * math.sqrt(len(scores))), _MAX_GOOD)
+        good = set(heapq.nsmallest(num_good, scores, key=lambda trial: (scores[trial], trial)))
         # A lent median is never among the good, which are fewer than half: nothing else need be known of it.
-        rest = (losses.keys() | self._failed | self._in_flight) - good
+        rest = (scores.keys() | self._failed | self._in_flight) - good
         return good, set(heapq.nlargest(_MAX_HISTORY - len(good), rest))
 
 

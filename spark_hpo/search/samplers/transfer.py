@@ -26,6 +26,7 @@ class EarlierTrial:
     params: Params
     resource: int
     loss: float
+    violation: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +110,7 @@ def _ranked(trials: Sequence[EarlierTrial]) -> list[EarlierTrial]:
     level = next(
         (r for r in resources if 3 * sum(t.resource >= r for t in finished) >= len(finished)), resources[0]
     )
-    finished.sort(key=lambda trial: (trial.resource < level, trial.loss))
+    finished.sort(key=lambda trial: (trial.resource < level, trial.violation, trial.loss))
     return finished + failed
 
 

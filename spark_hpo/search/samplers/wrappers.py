@@ -25,7 +25,13 @@ class WrappedSampler(Sampler):
 
     def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler
-        for name in ("supports_multiple_objectives", "handles_constraints", "is_define_by_run", "size"):
+        for name in (
+            "supports_multiple_objectives",
+            "handles_constraints",
+            "handles_limits",
+            "is_define_by_run",
+            "size",
+        ):
             setattr(self, name, getattr(sampler, name, getattr(Sampler, name)))
 
     def ask(self, trial_id: int) -> Params:
@@ -34,8 +40,8 @@ class WrappedSampler(Sampler):
     def start(self, trial_id: int, params: Params) -> None:
         self.sampler.start(trial_id, params)
 
-    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
-        self.sampler.tell(trial_id, resource=resource, loss=loss, others=others)
+    def tell(self, trial_id: int, **result: Any) -> None:
+        self.sampler.tell(trial_id, **result)
 
     def learn_from(self, knowledge: Knowledge) -> None:
         if hasattr(self.sampler, "learn_from"):

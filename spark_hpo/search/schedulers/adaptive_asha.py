@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from spark_hpo.errors import ConfigError
+from spark_hpo.objective import Score
 from spark_hpo.search.agreement import LEAST_PAIRS, rank_agreement
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.asha import AsyncBracket
@@ -44,8 +43,8 @@ class AdaptiveBracket(AsyncBracket):
         self._num_probes = num_probes
         self._least_agreement = least_agreement
         self._queue: list[int] = []  # probes that are to go on
-        self._probes: dict[int, float] = {}  # of this entry: its loss there
-        self._pairs: list[tuple[float, float]] = []
+        self._probes: dict[int, Score] = {}  # of this entry: its score there
+        self._pairs: list[tuple[Score, Score]] = []
         self._judged = 0  # probes that have reported at the next rung, or failed
         self._is_settled = num_probes < LEAST_PAIRS or not self._may_be_noise(0)
 
@@ -62,23 +61,23 @@ class AdaptiveBracket(AsyncBracket):
             return self._open(self._queue.pop(0), self.entry + 1)
         return super().promote()
 
-    def report(self, slot: Slot, loss: float) -> list[int]:
-        """Take the loss of an open slot. Returns the trials that are now out."""
+    def report(self, slot: Slot, score: Score) -> list[int]:
+        """Take the score of an open slot. Returns the trials that are now out."""
         if slot.rung < self.entry:  # the entry has moved past it
             self._rungs[slot.rung].running.remove(slot.trial_id)
             return [slot.trial_id, *self._settle()]
         rung = self._rungs[slot.rung]
-        is_probe_here = slot.rung == self.entry and self._wants_probe and math.isfinite(loss)
+        is_probe_here = slot.rung == self.entry and self._wants_probe and score.is_finite
         if is_probe_here:
             rung.running.remove(slot.trial_id)
             rung.reported += 1
-            self._make_probe(slot.trial_id, loss)
+            self._make_probe(slot.trial_id, score)
             return []
-        out = super().report(slot, loss)
+        out = super().report(slot, score)
         if slot.rung == self.entry + 1 and not self._is_settled and slot.trial_id in self._probes:
             self._judged += 1
-            if math.isfinite(loss):
-                self._pairs.append((self._probes[slot.trial_id], loss))
+            if score.is_finite:
+                self._pairs.append((self._probes[slot.trial_id], score))
             if self._judged == self._num_probes:
                 out += self._judge()
         return out
@@ -109,8 +108,8 @@ class AdaptiveBracket(AsyncBracket):
         longest = self._rungs[-1].resource // self.reduction_factor**2
         return self._rungs[number + 1].resource <= longest
 
-    def _make_probe(self, trial_id: int, loss: float) -> None:
-        self._probes[trial_id] = loss
+    def _make_probe(self, trial_id: int, score: Score) -> None:
+        self._probes[trial_id] = score
         self._queue.append(trial_id)
 
     def _judge(self) -> list[int]:
@@ -127,8 +126,8 @@ class AdaptiveBracket(AsyncBracket):
             rung = self._rungs[self.entry]
             probes = sorted(rung.waiting[: self._num_probes], key=lambda entry: entry[1])
             del rung.waiting[: self._num_probes]
-            for loss, trial_id in probes:
-                self._make_probe(trial_id, loss)
+            for score, trial_id in probes:
+                self._make_probe(trial_id, score)
         return out
 
     def _is_complete(self, number: int) -> bool:
@@ -167,6 +166,8 @@ class AdaptiveAshaScheduler(Scheduler):
             ten or so is below -0.2, of six that disagree by 0.8 nearly all are.
         max_trials: how many trials may start; None: until `close`.
     """
+
+    handles_limits = True
 
     def __init__(
         self,
@@ -223,13 +224,13 @@ class AdaptiveAshaScheduler(Scheduler):
             self._out = self.close()
         return slot
 
-    def report(self, slot: Slot, loss: float) -> list[int]:
+    def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
         """Take the loss of a slot. Returns the trials that are now out, in ascending order."""
         out, self._out = self._out, []
         if slot.bracket == self.bracket.number:
-            out += self.bracket.report(slot, loss)
+            out += self.bracket.report(slot, Score.of(loss, violation))
         else:
-            out += self.controls.report(slot, loss)
+            out += self.controls.report(slot, Score.of(loss, violation))
             if slot.resource_to == self.max_resource and not self._closed:
                 out += self._judge()
         return sorted(out)

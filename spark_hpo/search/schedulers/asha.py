@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from bisect import insort
 from dataclasses import dataclass, field
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.objective import Score
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.rungs import resource_levels
@@ -22,7 +22,7 @@ class _Rung:
     running: set[int] = field(default_factory=set)
     reported: int = 0  # failures too
     promoted: int = 0
-    waiting: list[tuple[float, int]] = field(default_factory=list)  # (loss, trial), the best first
+    waiting: list[tuple[Score, int]] = field(default_factory=list)  # (score, trial), the best first
 
     def share(self, reduction_factor: int, *, is_complete: bool) -> int:
         """How many it may promote by now: one in so many of those that have reported.
@@ -32,13 +32,13 @@ class _Rung:
         share = self.reported // reduction_factor
         return max(share, 1) if is_complete else share
 
-    def take(self, trial_id: int, loss: float) -> list[int]:
+    def take(self, trial_id: int, score: Score) -> list[int]:
         """A trial has reported. Returns those that are out, whoever else may come."""
         self.running.remove(trial_id)
         self.reported += 1
-        if not math.isfinite(loss):
+        if not score.is_finite:
             return [trial_id]
-        insort(self.waiting, (loss, trial_id))
+        insort(self.waiting, (score, trial_id))
         return [] if self.most is None else self.cut(self.most - self.promoted)
 
     def cut(self, places: int) -> list[int]:
@@ -105,15 +105,15 @@ class AsyncBracket:
                 return self._open(trial_id, number + 1)
         return None
 
-    def report(self, slot: Slot, loss: float) -> list[int]:
-        """Take the loss of an open slot. Returns the trials that are now out."""
+    def report(self, slot: Slot, score: Score) -> list[int]:
+        """Take the score of an open slot. Returns the trials that are now out."""
         rung = self._rungs[slot.rung]
         assert slot.trial_id in rung.running, f"{slot} is not open"
         if slot.rung == len(self._rungs) - 1:
             rung.running.remove(slot.trial_id)
-            out = [] if math.isfinite(loss) else [slot.trial_id]
+            out = [] if score.is_finite else [slot.trial_id]
         else:
-            out = rung.take(slot.trial_id, loss)
+            out = rung.take(slot.trial_id, score)
         return out + self._settle()
 
     def close(self) -> list[int]:
@@ -171,6 +171,8 @@ class AsyncHyperbandScheduler(Scheduler):
             that can no longer be promoted go early; without one, all that wait are kept.
     """
 
+    handles_limits = True
+
     def __init__(
         self,
         max_resource: int,
@@ -214,9 +216,9 @@ class AsyncHyperbandScheduler(Scheduler):
             self._out = self.close()
         return slot
 
-    def report(self, slot: Slot, loss: float) -> list[int]:
+    def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
         """Take the loss of a slot. Returns the trials that are now out, in ascending order."""
-        out = [*self._out, *self.brackets[slot.bracket].report(slot, loss)]
+        out = [*self._out, *self.brackets[slot.bracket].report(slot, Score.of(loss, violation))]
         self._out = []
         return sorted(out)
 

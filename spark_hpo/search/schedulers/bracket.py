@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.objective import Score
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.rungs import Rung, next_size
 from spark_hpo.search.wording import require_integer
@@ -23,12 +23,12 @@ class _RungState:
     size: int  # reduced when the bracket is closed while places are free
     pending: list[int] = field(default_factory=list)  # promoted, without a slot so far; ascending
     running: set[int] = field(default_factory=set)
-    losses: dict[int, float] = field(default_factory=dict)  # of trials that have reported
+    scores: dict[int, Score] = field(default_factory=dict)  # of trials that have reported
 
     @property
     def occupied(self) -> int:
         """Places taken by a trial."""
-        return len(self.pending) + len(self.running) + len(self.losses)
+        return len(self.pending) + len(self.running) + len(self.scores)
 
 
 class Bracket:
@@ -79,13 +79,13 @@ class Bracket:
             resource_to=self.rungs[self._rung].resource,
         )
 
-    def report(self, slot: Slot, loss: float) -> list[int]:
-        """Take the loss of an open slot. Returns the trials that are out now, a failed one at once."""
+    def report(self, slot: Slot, score: Score) -> list[int]:
+        """Take the score of an open slot. Returns the trials that are out now, a failed one at once."""
         assert slot.rung == self._rung, f"{slot} is not in the current rung, {self._rung}"
         assert slot.trial_id in self._state.running, f"{slot} is not open"
         self._state.running.remove(slot.trial_id)
-        self._state.losses[slot.trial_id] = loss
-        failed = [] if math.isfinite(loss) else [slot.trial_id]
+        self._state.scores[slot.trial_id] = score
+        failed = [] if score.is_finite else [slot.trial_id]
         return sorted(failed + self._promote_if_complete())
 
     def close(self) -> list[int]:
@@ -97,9 +97,9 @@ class Bracket:
 
     def _promote_if_complete(self) -> list[int]:
         rung = self._state
-        if len(rung.losses) < rung.size:
+        if len(rung.scores) < rung.size:
             return []
-        ranking = sorted((loss, trial_id) for trial_id, loss in rung.losses.items() if math.isfinite(loss))
+        ranking = sorted((score, trial_id) for trial_id, score in rung.scores.items() if score.is_finite)
         self._rung += 1
         if self.is_done:
             return []
@@ -129,6 +129,8 @@ class BracketScheduler(Scheduler):
         max_trials: number of trials to start; None: until `close`, or until the plan ends.
     """
 
+    handles_limits = True
+
     def __init__(
         self,
         plan: Iterator[tuple[Rung, ...]],
@@ -156,9 +158,9 @@ class BracketScheduler(Scheduler):
         opened = None if self._closed else self._open_bracket()
         return None if opened is None else self._slot_of(opened)
 
-    def report(self, slot: Slot, loss: float) -> list[int]:
+    def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
         """Take the loss of a slot. Returns the trials that are out now, in ascending order."""
-        out = self._open[slot.bracket].report(slot, loss)
+        out = self._open[slot.bracket].report(slot, Score.of(loss, violation))
         self._forget_done()
         return out
 

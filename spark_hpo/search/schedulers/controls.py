@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
+from spark_hpo.objective import Score
 from spark_hpo.search.agreement import rank_agreement
 from spark_hpo.search.scheduler import Slot
 
@@ -23,9 +23,9 @@ class ControlBracket:
     def __init__(self, number: int, levels: tuple[int, ...]) -> None:
         self.number = number
         self.started = 0
-        self.finished: list[Mapping[int, float]] = []  # losses by rung of each that came to the last one
+        self.finished: list[Mapping[int, Score]] = []  # scores by rung of each that came to the last one
         self._levels = levels
-        self._running: dict[int, dict[int, float]] = {}  # by trial, losses by rung
+        self._running: dict[int, dict[int, Score]] = {}  # by trial, scores by rung
         self._queue: list[tuple[int, int]] = []  # (trial, rung that it is to enter)
 
     @property
@@ -48,11 +48,11 @@ class ControlBracket:
         """Open the next slot of the trial that has waited longest; None: none waits."""
         return self._slot(*self._queue.pop(0)) if self._queue else None
 
-    def report(self, slot: Slot, loss: float) -> list[int]:
-        """Take the loss of an open slot. Returns the trial if that is a failure."""
-        losses = self._running[slot.trial_id]
-        losses[slot.rung] = loss
-        if not math.isfinite(loss):
+    def report(self, slot: Slot, score: Score) -> list[int]:
+        """Take the score of an open slot. Returns the trial if that is a failure."""
+        scores = self._running[slot.trial_id]
+        scores[slot.rung] = score
+        if not score.is_finite:
             del self._running[slot.trial_id]
             return [slot.trial_id]
         if slot.rung + 1 < len(self._levels):
@@ -64,7 +64,7 @@ class ControlBracket:
     def agreement(self, rung: int) -> float | None:
         """Rank correlation of a rung with the last one, -1..1; None with too few finished to say."""
         last = len(self._levels) - 1
-        return rank_agreement([(losses[rung], losses[last]) for losses in self.finished])
+        return rank_agreement([(scores[rung], scores[last]) for scores in self.finished])
 
     def _slot(self, trial_id: int, rung: int) -> Slot:
         return Slot(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from statistics import median
+from collections.abc import Sequence
 
+from spark_hpo.objective import Score
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.rungs import interval_levels
@@ -31,6 +32,8 @@ class MedianStoppingScheduler(Scheduler):
         max_trials: how many trials may start; None: until `close`.
     """
 
+    handles_limits = True
+
     def __init__(
         self,
         max_resource: int,
@@ -47,8 +50,8 @@ class MedianStoppingScheduler(Scheduler):
         self.max_trials = max_trials
         self.num_startup_trials = num_startup_trials
         self.levels = interval_levels(interval, min_resource, max_resource)
-        self._means: list[list[float]] = [[] for _ in self.levels]  # by step, ascending
-        self._losses: dict[int, list[float]] = {}  # of trials that may go on
+        self._means: list[list[Score]] = [[] for _ in self.levels]  # by step, ascending
+        self._scores: dict[int, list[Score]] = {}  # of trials that may go on
         self._ready: list[tuple[int, int]] = []  # (trial, its next step)
         self._running = 0
         self._num_trials = 0
@@ -73,21 +76,22 @@ class MedianStoppingScheduler(Scheduler):
             resource_to=self.levels[step],
         )
 
-    def report(self, slot: Slot, loss: float) -> list[int]:
+    def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
         """Take the loss of a slot. Returns the trial itself where it is out."""
         self._running -= 1
-        losses = self._losses.pop(slot.trial_id, [])
-        if not math.isfinite(loss):
+        scores = self._scores.pop(slot.trial_id, [])
+        score = Score.of(loss, violation)
+        if not score.is_finite:
             return [slot.trial_id]
-        losses.append(loss)
+        scores.append(score)
         means = self._means[slot.rung]
-        lags = len(means) >= self.num_startup_trials and min(losses) > median(means)
-        insort(means, math.fsum(losses) / len(losses))
+        lags = len(means) >= self.num_startup_trials and min(scores) > _median(means)
+        insort(means, _mean(scores))
         if slot.resource_to == self.max_resource:
             return []
         if lags:
             return [slot.trial_id]
-        self._losses[slot.trial_id] = losses
+        self._scores[slot.trial_id] = scores
         self._ready.append((slot.trial_id, slot.rung + 1))
         return []
 
@@ -99,3 +103,15 @@ class MedianStoppingScheduler(Scheduler):
     def is_done(self) -> bool:
         """Whether no slot is open and none will ever open again."""
         return self._closed and not self._ready and not self._running
+
+
+def _mean(scores: Sequence[Score]) -> Score:
+    """Return the mean violation with the mean loss."""
+    violations, losses = zip(*scores, strict=True)
+    return Score(math.fsum(violations) / len(scores), math.fsum(losses) / len(scores))
+
+
+def _median(ordered: Sequence[Score]) -> Score:
+    """Return the middle of an even number of scores as the mean of the two in the middle."""
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    return low if low == high else Score((low.violation + high.violation) / 2, (low.loss + high.loss) / 2)

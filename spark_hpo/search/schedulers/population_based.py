@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right, insort
 from dataclasses import dataclass
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.objective import NO_SCORE, Score
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.rungs import interval_levels
@@ -19,7 +19,7 @@ class _Member:
 
     step: int = -1  # the last one that it has reported; -1: none
     resource: int = 0  # of its last report
-    loss: float = math.inf  # of its last report
+    score: Score = NO_SCORE  # of its last report
     children: int = 0
 
 
@@ -51,6 +51,8 @@ class PopulationBasedScheduler(Scheduler):
         max_trials: how many trials may start, children included; None: until `close`.
     """
 
+    handles_limits = True
+
     def __init__(
         self,
         max_resource: int,
@@ -71,7 +73,7 @@ class PopulationBasedScheduler(Scheduler):
         self.population_size = population_size
         self.quantile = quantile
         self.levels = interval_levels(interval, min_resource, max_resource)
-        self._losses: list[list[float]] = [[] for _ in self.levels]  # by step, ascending
+        self._scores: list[list[Score]] = [[] for _ in self.levels]  # by step, ascending
         self._members: dict[int, _Member] = {}
         self._running: set[int] = set()
         self._ready: list[int] = []
@@ -102,22 +104,23 @@ class PopulationBasedScheduler(Scheduler):
         ahead.children += 1
         return self._open(trial_id, ahead.step + 1, ahead.resource, parent)
 
-    def report(self, slot: Slot, loss: float) -> list[int]:
+    def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
         """Take the loss of a slot. Returns the trial itself where it is out."""
         trial_id = slot.trial_id
         self._running.remove(trial_id)
         member = self._members[trial_id]
-        if not math.isfinite(loss):
+        score = Score.of(loss, violation)
+        if not score.is_finite:
             del self._members[trial_id]
             self._heirs += 1
             return [trial_id]
-        insort(self._losses[slot.rung], loss)
+        insort(self._scores[slot.rung], score)
         if slot.resource_to == self.max_resource:
             del self._members[trial_id]
             return []
-        before = member.step, member.loss
-        member.step, member.resource, member.loss = slot.rung, slot.resource_to, loss
-        if self._is_behind((slot.rung, loss), before) and self._may_replace(trial_id):
+        before = member.step, member.score
+        member.step, member.resource, member.score = slot.rung, slot.resource_to, score
+        if self._is_behind((slot.rung, score), before) and self._may_replace(trial_id):
             del self._members[trial_id]
             self._heirs += 1
             return [trial_id]
@@ -144,17 +147,17 @@ class PopulationBasedScheduler(Scheduler):
             parent=parent,
         )
 
-    def _is_behind(self, *reports: tuple[int, float]) -> bool:
-        """Whether a loss is in the bottom quantile of its step, and somebody's is better.
+    def _is_behind(self, *reports: tuple[int, Score]) -> bool:
+        """Whether a score is in the bottom quantile of its step, and somebody's is better.
 
         Args:
-            reports: (step, loss) of a member, the latest first. The first one that can be judged is.
+            reports: (step, score) of a member, the latest first. The first one that can be judged is.
         """
-        for step, loss in reports:
-            losses = self._losses[step] if step >= 0 else []
-            num_bottom = int(self.quantile * len(losses))
+        for step, score in reports:
+            scores = self._scores[step] if step >= 0 else []
+            num_bottom = int(self.quantile * len(scores))
             if num_bottom:
-                return len(losses) - bisect_right(losses, loss) < num_bottom and loss > losses[0]
+                return len(scores) - bisect_right(scores, score) < num_bottom and score > scores[0]
         return False
 
     def _may_replace(self, trial_id: int) -> bool:
@@ -163,6 +166,6 @@ class PopulationBasedScheduler(Scheduler):
 
     def _parent(self) -> int | None:
         """Of the best members that have a checkpoint, the one with the fewest children."""
-        able = sorted((m.loss, i) for i, m in self._members.items() if m.step >= 0)
+        able = sorted((m.score, i) for i, m in self._members.items() if m.step >= 0)
         best = able[: max(1, int(self.quantile * len(able)))]
         return min((i for _, i in best), key=lambda i: self._members[i].children, default=None)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from spark_hpo.errors import SpaceError
+from spark_hpo.objective import NO_SCORE, Score
 from spark_hpo.search.importance import ENOUGH, importance
 from spark_hpo.search.space import Space
 
@@ -31,7 +32,7 @@ CONDITIONAL = Space.from_config(
 
 def test_what_matters_is_told_from_what_does_not() -> None:
     drawn = [SPACE.sample(np.random.default_rng(i)) for i in range(200)]
-    results = [(p, abs(np.log10(p["matters"]) + 2) + 0.1 * p["little"]) for p in drawn]
+    results = [(p, Score.of(abs(np.log10(p["matters"]) + 2) + 0.1 * p["little"])) for p in drawn]
     shares = importance(SPACE, results)
     assert list(shares) == sorted(shares, key=lambda name: -shares[name])
     assert shares["matters"] > 0.8
@@ -42,7 +43,8 @@ def test_what_matters_is_told_from_what_does_not() -> None:
 def test_a_conditional_parameter_counts_where_it_is_active() -> None:
     drawn = [CONDITIONAL.sample(np.random.default_rng(i)) for i in range(200)]
     results = [
-        (p, (p["optimizer"]["momentum"] - 0.9) ** 2 if "momentum" in p["optimizer"] else 0.5) for p in drawn
+        (p, Score.of((p["optimizer"]["momentum"] - 0.9) ** 2 if "momentum" in p["optimizer"] else 0.5))
+        for p in drawn
     ]
     shares = importance(CONDITIONAL, results)
     assert set(shares) == {"x", "optimizer", "optimizer.rate", "optimizer.momentum"}
@@ -52,15 +54,17 @@ def test_a_conditional_parameter_counts_where_it_is_active() -> None:
 
 def test_few_results_and_losses_that_are_not_finite_say_nothing() -> None:
     drawn = [SPACE.sample(np.random.default_rng(i)) for i in range(ENOUGH)]
-    results = [(p, float(i)) for i, p in enumerate(drawn)]
+    results = [(p, Score.of(float(i))) for i, p in enumerate(drawn)]
     assert importance(SPACE, results)
     assert importance(SPACE, results[1:]) == {}
-    assert importance(SPACE, [*results[1:], (drawn[0], float("inf"))]) == {}
-    assert importance(Space.from_config({"x": 3}), [({"x": 3}, 0.1)] * ENOUGH) == {}
+    assert importance(SPACE, [*results[1:], (drawn[0], NO_SCORE)]) == {}
+    assert importance(Space.from_config({"x": 3}), [({"x": 3}, Score.of(0.1))] * ENOUGH) == {}
 
 
 def test_of_thousands_an_even_choice_says_the_same() -> None:
-    results = [(p, p["little"]) for p in (SPACE.sample(np.random.default_rng(i)) for i in range(4000))]
+    results = [
+        (p, Score.of(p["little"])) for p in (SPACE.sample(np.random.default_rng(i)) for i in range(4000))
+    ]
     shares = importance(SPACE, results)
     assert shares == importance(SPACE, results[::2])
     assert shares["little"] > 0.9
@@ -68,20 +72,28 @@ def test_of_thousands_an_even_choice_says_the_same() -> None:
 
 def test_losses_that_are_all_equal_do_not_break_it() -> None:
     drawn = [SPACE.sample(np.random.default_rng(i)) for i in range(20)]
-    assert sum(importance(SPACE, [(p, 1.0) for p in drawn]).values()) == pytest.approx(1)
+    assert sum(importance(SPACE, [(p, Score.of(1.0)) for p in drawn]).values()) == pytest.approx(1)
 
 
 def test_parameters_of_another_space_are_refused() -> None:
     with pytest.raises(SpaceError):
-        importance(SPACE, [({"other": 1}, 1.0)] * ENOUGH)
+        importance(SPACE, [({"other": 1}, Score.of(1.0))] * ENOUGH)
 
 
 def test_it_needs_no_sklearn() -> None:
     program = (
         "import sys; sys.modules['sklearn'] = None\n"
         "from spark_hpo.search.importance import importance\n"
+        "from spark_hpo.objective import Score\n"
         "from spark_hpo.search.space import Space\n"
         "space = Space.from_config({'x': {'type': 'uniform', 'low': 0, 'high': 1}})\n"
-        "assert importance(space, [({'x': i / 20}, float(i)) for i in range(20)]) == {'x': 1.0}\n"
+        "assert importance(space, [({'x': i / 20}, Score.of(float(i))) for i in range(20)]) == {'x': 1.0}\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_importance_ranks_results_that_break_a_limit_below_all_others() -> None:
+    drawn = [SPACE.sample(np.random.default_rng(i)) for i in range(200)]
+    # The loss says nothing; one parameter decides whether the limit is kept.
+    results = [(p, Score.of(0.5, violation=max(0.0, p["little"] - 0.2))) for p in drawn]
+    assert next(iter(importance(SPACE, results))) == "little"

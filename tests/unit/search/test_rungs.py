@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spark_hpo.objective import NO_SCORE, Score
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.schedulers.bracket import Bracket
 from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
@@ -123,29 +124,29 @@ class TestBracket:
     def test_a_slot_opens_only_when_the_rung_below_has_reported(self) -> None:
         bracket, slots = self.full()
         for slot in slots[:-1]:
-            assert bracket.report(slot, float(slot.trial_id)) == []
+            assert bracket.report(slot, Score.of(float(slot.trial_id))) == []
             assert bracket.next_slot(9) is None
-        assert bracket.report(slots[-1], 8.0) == [3, 4, 5, 6, 7, 8]
+        assert bracket.report(slots[-1], Score.of(8.0)) == [3, 4, 5, 6, 7, 8]
         promoted = [bracket.next_slot(9) for _ in range(4)]
         assert [slot and slot.trial_id for slot in promoted] == [0, 1, 2, None]
         assert promoted[0] == Slot(trial_id=0, bracket=0, rung=1, resource_from=1, resource_to=3)
 
     def test_of_equals_the_lower_trial_goes_on(self) -> None:
         bracket, slots = self.full()
-        outs = [bracket.report(slot, 0.5) for slot in reversed(slots)]
+        outs = [bracket.report(slot, Score.of(0.5)) for slot in reversed(slots)]
         assert outs[-1] == [3, 4, 5, 6, 7, 8]
 
     def test_closed_at_four_of_nine_it_promotes_one(self) -> None:
         bracket, slots = self.full(4)
         assert bracket.close() == []
-        outs = [bracket.report(slot, float(slot.trial_id)) for slot in slots]
+        outs = [bracket.report(slot, Score.of(float(slot.trial_id))) for slot in slots]
         assert outs[-1] == [1, 2, 3]
         assert bracket.next_slot(4).trial_id == 0  # type: ignore[union-attr]
 
     def test_closed_when_all_that_came_have_reported_the_rung_ends_there(self) -> None:
         bracket, slots = self.full(4)
         for slot in slots:
-            assert bracket.report(slot, float(slot.trial_id)) == []
+            assert bracket.report(slot, Score.of(float(slot.trial_id))) == []
         assert bracket.close() == [1, 2, 3]
 
     def test_closed_before_any_trial_it_is_done(self) -> None:
@@ -155,14 +156,14 @@ class TestBracket:
 
     def test_failures_make_the_next_rung_smaller(self) -> None:
         bracket, slots = self.full()
-        outs = [bracket.report(s, 1.0 if s.trial_id < 2 else float("nan")) for s in slots]
+        outs = [bracket.report(s, Score.of(1.0 if s.trial_id < 2 else float("nan"))) for s in slots]
         assert outs == [[], [], [2], [3], [4], [5], [6], [7], [8]]
         assert [bracket.next_slot(9), bracket.next_slot(9), bracket.next_slot(9)][2] is None
 
     def test_when_all_fail_it_is_over(self) -> None:
         bracket, slots = self.full()
         for slot in slots:
-            bracket.report(slot, float("inf"))
+            bracket.report(slot, NO_SCORE)
         assert bracket.is_done
 
 

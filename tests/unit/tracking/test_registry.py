@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from spark_hpo.errors import TrackingError, TrackingOutage
+from spark_hpo.objective import Limit, Mode, Objective
 from spark_hpo.tracking import model_registry as registry
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.model_registry import ModelFiles, RegisteredModel, TestResult, register_model
@@ -92,6 +93,19 @@ def test_the_alias_moves_only_to_a_better_model(open_tracker: Open, files: Model
     for trial_id, accuracy, expected in [(1, 0.9, "1"), (2, 0.8, "1"), (3, 0.9, "1"), (4, 0.95, "4")]:
         result = register(tracker, files, trial_id, accuracy)
         assert result.is_champion is (expected == str(trial_id))
+        assert champion(tracker) == expected
+
+
+def test_champion_that_keeps_a_limit_is_not_replaced_by_a_model_that_breaks_it(
+    open_tracker: Open, files: ModelFiles
+) -> None:
+    tracker = open_tracker()
+    limited = Objective(metric="error", mode=Mode.MIN, limits=(Limit(metric="latency", at_most=10.0),))
+    tracker._store.card = replace(tracker.card, objective=limited)
+    results = [(1, 2.5e9, 9.0, "1"), (2, 1.0, 11.0, "1"), (3, 2.4e9, 10.0, "3"), (4, 2.4e9, 1.0, "3")]
+    for trial_id, error, latency, expected in results:
+        test = TestResult(metrics={"error": error, "latency": latency}, fingerprint="rows-1")
+        register_model(tracker, files, trial_id=trial_id, resource=9, test=test, name="digits")
         assert champion(tracker) == expected
 
 
