@@ -1,8 +1,8 @@
 """The values that cross the seams: Objective, Assignment, Report, Trial.
 
-All are frozen, and all but `Meeting` made of JSON types, so that the journal can write them and a process
-boundary can be crossed without pickle. Inside the package every objective is a loss to minimise: `Objective`
-flips the sign, and nothing else does.
+All are frozen, and all but `BarrierContext` made of JSON types, so that the journal can write them and a
+process boundary can be crossed without pickle. Inside the package every objective is a loss to minimise:
+`Objective` flips the sign, and nothing else does.
 """
 
 from __future__ import annotations
@@ -117,11 +117,14 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meeting:
-    """How the ranks of one job find each other when the driver has no place for it. Never leaves its task."""
+class BarrierContext:
+    """How the ranks of one Spark barrier job exchange texts, for when the driver serves no rendezvous store.
+
+    Never leaves its task.
+    """
 
     host: str  # of this rank, as its peers reach it
-    gather: Callable[[str], Sequence[str]]  # waits for all ranks; their texts by rank
+    gather: Callable[[str], Sequence[str]]  # waits for all ranks, and returns their texts by rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

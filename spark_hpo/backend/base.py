@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from spark_hpo.trial import Assignment, FailureKind, Meeting, Report
+from spark_hpo.trial import Assignment, BarrierContext, FailureKind, Report
 
 
 class Backend(Protocol):
@@ -47,12 +47,12 @@ class RankFunction(Protocol):
         rank: int,
         world_size: int,
         gpus: Sequence[int] = (),
-        meeting: Meeting | None = None,
+        barrier: BarrierContext | None = None,
     ) -> Report:
         """
         Args:
             gpus: N of each `cuda:N` that is this rank's; none: it runs on the CPU.
-            meeting: how the ranks find each other where the driver has no place for it.
+            barrier: how the ranks find each other when the driver serves no rendezvous store.
         """
         ...
 

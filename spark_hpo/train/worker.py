@@ -12,10 +12,10 @@ from spark_hpo.train.pulse import Stopped
 from spark_hpo.train.rank import RankSetup, RankSpec
 from spark_hpo.train.rank_failure import failure_of
 from spark_hpo.train.reference import find_trainable, is_task
-from spark_hpo.train.rendezvous.world import join
+from spark_hpo.train.rendezvous.world import init_group
 from spark_hpo.train.task_rank import TaskRank
 from spark_hpo.train.watch import Watch
-from spark_hpo.trial import Assignment, Failure, FailureKind, Meeting, Report
+from spark_hpo.trial import Assignment, BarrierContext, Failure, FailureKind, Report
 
 
 def run_rank(
@@ -25,14 +25,14 @@ def run_rank(
     rank: int,
     world_size: int,
     gpus: Sequence[int] = (),
-    meeting: Meeting | None = None,
+    barrier: BarrierContext | None = None,
 ) -> Report:
     """Run one rank of an assignment. Never raises: a failure is a report too.
 
     Args:
         gpus: N of each `cuda:N` that belongs to this rank; the model is on the first. Empty: the rank runs on
             the CPU.
-        meeting: how the ranks find each other when `spec.rendezvous` is not on the driver.
+        barrier: how the ranks find each other when `spec.rendezvous` is not on the driver.
 
     Returns:
         The same metrics on every rank. Rank 0 has saved the checkpoint that the report names.
@@ -51,7 +51,9 @@ def run_rank(
             torch.cuda.set_device(devices[0])
         with (
             Watch(spec.storage, assignment, rank=rank, limit_s=spec.rank_timeout_s) as watch,
-            join(spec.rendezvous, meeting, key=key, rank=rank, size=world_size, device=devices[0]) as world,
+            init_group(
+                spec.rendezvous, barrier, key=key, rank=rank, size=world_size, device=devices[0]
+            ) as world,
         ):
             started = _rank(RankSetup(spec, assignment, world, devices))
             watch.follow(lambda: started.moves)

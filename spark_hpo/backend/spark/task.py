@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyspark import BarrierTaskContext, TaskContext
 
 from spark_hpo.backend.base import RankFunction
-from spark_hpo.trial import Assignment, Failure, FailureKind, Meeting, Report
+from spark_hpo.trial import Assignment, BarrierContext, Failure, FailureKind, Report
 
 
 def run_task(
@@ -33,7 +33,7 @@ def run_task(
             rank=rank,
             world_size=world_size,
             gpus=gpus,
-            meeting=_meeting(rank) if world_size > 1 else None,
+            barrier=_barrier(rank) if world_size > 1 else None,
         )
     record = json.dumps({"rank": rank, "report": report.to_json()})
     yield pa.RecordBatch.from_pydict({"report": pa.array([record], pa.string())})
@@ -86,7 +86,7 @@ def _gpu_addresses() -> list[str]:
     return context.resources()["gpu"].addresses
 
 
-def _meeting(rank: int) -> Meeting:
+def _barrier(rank: int) -> BarrierContext:
     context = BarrierTaskContext.get()
     host = context.getTaskInfos()[rank].address.rpartition(":")[0] or "127.0.0.1"
-    return Meeting(host=host, gather=context.allGather)
+    return BarrierContext(host=host, gather=context.allGather)

@@ -1,4 +1,4 @@
-"""The store in which ranks meet, as a rank sees it: what torch's process groups take for a TCPStore."""
+"""The client of the rendezvous store, which torch's process groups use like a TCPStore."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from torch._C._distributed_c10d import Store  # dist has it, but does not export
 
 from spark_hpo.train.rendezvous import frames
 
-_ANSWER_LIMIT_S = 30.0  # for an answer that waits for nobody
+_ANSWER_LIMIT_S = 30.0  # for an answer that does not wait for another rank
 _CONNECT_LIMIT_S = 30.0
 
 
 class _Refused(Exception):
-    """The other side does not know the key."""
+    """One side does not know the other's key."""
 
 
 class StoreClient(Store):
-    """A rank's connection to a store, as torch's process groups use one.
+    """A rank's connection to the rendezvous store.
 
-    Whoever gives it to torch keeps a reference: torch holds the half of it that is C++.
+    Keep a reference to it for as long as torch uses it: torch refers only to the C++ half of the object.
     """
 
-    timeout: timedelta  # of torch's; its stub lacks it
+    timeout: timedelta  # defined by torch's Store; missing in its stub
 
     def __init__(self, host: str, port: int, key: bytes, *, group: str, timeout: timedelta) -> None:
         """
         Args:
-            timeout: for values that another rank has not put down yet.
+            timeout: how long to wait for a value that another rank has not set yet.
 
         Raises:
-            torch.distributed.DistNetworkError: it cannot be reached, or has another key.
+            torch.distributed.DistNetworkError: the store cannot be reached, or has another key.
         """
         super().__init__()
         self.set_timeout(timeout)
         self._address = host, port
         self._key = key
         self._group = group
-        self._lock = threading.Lock()  # a question and its answer belong together
+        self._lock = threading.Lock()  # held from a request to its reply
         self._clones: list[StoreClient] = []
         self._socket = self._connect(time.monotonic() + min(_CONNECT_LIMIT_S, timeout.total_seconds()))
 
@@ -77,13 +77,13 @@ class StoreClient(Store):
         return False
 
     def clone(self) -> StoreClient:
-        """Another connection, for a thread of torch's own that must not wait behind this one."""
+        """Open another connection, for a thread of torch that must not wait behind this one."""
         other = StoreClient(*self._address, self._key, group=self._group, timeout=self.timeout)
-        self._clones.append(other)  # torch keeps no reference to what Python is in it
+        self._clones.append(other)  # torch refers only to its C++ half
         return other
 
     def close(self) -> None:
-        """Hang up. Idempotent."""
+        """Close the connection and its clones. Idempotent."""
         for store in (*self._clones, self):
             store._socket.close()
 
@@ -96,15 +96,17 @@ class StoreClient(Store):
                 )
                 try:
                     self._greet(connection)
-                except BaseException:  # an interrupt too: nobody else would close it
+                except BaseException:  # also an interrupt
                     connection.close()
                     raise
                 return connection
             except _Refused as exc:
-                raise dist.DistNetworkError(f"the store at {self._place} is another one's: {exc}") from None
+                raise dist.DistNetworkError(f"the store at {self._place} has another key: {exc}") from None
             except (OSError, EOFError, frames.WrongFrame) as exc:
                 if time.monotonic() + pause_s > deadline:
-                    raise dist.DistNetworkError(f"no store answers at {self._place}: {exc}") from exc
+                    raise dist.DistNetworkError(
+                        f"no rendezvous store answers at {self._place}: {exc}"
+                    ) from exc
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
 
@@ -113,15 +115,15 @@ class StoreClient(Store):
         frames.keep_alive(connection)
         theirs, ours = _read(connection).get("nonce"), frames.nonce()
         if not isinstance(theirs, str):
-            raise frames.WrongFrame("it is no store")
+            raise frames.WrongFrame("it is not a rendezvous store")
         proof = frames.proof(self._key, "client", theirs, ours, self._group)
         connection.sendall(frames.pack({"nonce": ours, "group": self._group, "proof": proof}))
         reply = _read(connection)
         if "error" in reply:
-            raise _Refused("it refuses our key")
+            raise _Refused("it refuses this key")
         expected = frames.proof(self._key, "server", theirs, ours, self._group)
         if not frames.proves(reply.get("proof"), expected):
-            raise _Refused("it does not know our key")
+            raise _Refused("it does not know this key")
 
     def _ask(self, request: dict[str, Any], wait: timedelta | None = None) -> Any:
         limit_s = 0.0 if wait is None else min(max(wait.total_seconds(), 0.0), frames.LONGEST_WAIT_S)
@@ -132,16 +134,18 @@ class StoreClient(Store):
                 self._socket.settimeout(limit_s + _ANSWER_LIMIT_S)
                 self._socket.sendall(frames.pack(request))
                 reply = _read(self._socket)
-            except BaseException as exc:  # an interrupt too
-                self._socket.close()  # what comes next on it might be the answer to this
+            except BaseException as exc:  # also an interrupt
+                self._socket.close()  # the next request would receive the reply to this one
                 if isinstance(exc, OSError | EOFError | frames.WrongFrame):
-                    raise dist.DistNetworkError(f"the store at {self._place} is gone: {exc}") from exc
+                    raise dist.DistNetworkError(
+                        f"lost the connection to the store at {self._place}: {exc}"
+                    ) from exc
                 raise
         if reply.get("error") == "timeout":
             missing = request.get("keys") or [request["key"]]
             raise dist.DistStoreError(
-                f"no other rank has put {', '.join(missing)} into the store within {limit_s:g} s: "
-                "it is lost, or slower than resources.rank_timeout_s"
+                f"no other rank has set {', '.join(missing)} within {limit_s:g} s: "
+                "a rank was lost, or is slower than resources.rank_timeout_s"
             )
         return reply.get("result")
 
@@ -160,6 +164,6 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
     while len(parts) < count:
         part = connection.recv(count - len(parts))
         if not part:
-            raise EOFError("it hangs up")
+            raise EOFError("the connection was closed")
         parts += part
     return bytes(parts)

@@ -1,7 +1,6 @@
-"""The store in which ranks meet, as who opens it sees it: keys and values behind one address.
+"""The server of the rendezvous store: keys and values, for clients that know the study's key.
 
-It stands in for torch's TCPStore, which listens on every address and answers whoever asks. This one answers
-those who know the study's key; who sends anything wrong is cut off, and nobody else notices.
+A client that violates the protocol is disconnected. Other clients are not affected.
 """
 
 from __future__ import annotations
@@ -17,18 +16,19 @@ from typing import Any
 from spark_hpo.train.rendezvous import frames
 
 _MAX_CONNECTIONS = 2**14
-_MAX_STRANGERS = 256  # connections that have proved nothing yet
-_MAX_KEYS = 2**14  # of one group
+_MAX_UNAUTHENTICATED = 256  # connections
+_MAX_KEYS = 2**14  # per group
 _GREETING_LIMIT_S = 10.0
 _FRAME_LIMIT_S = 10.0  # from the first byte of a frame to its last
 _INT64 = range(-(2**63), 2**63)
 
 
 class StoreServer:
-    """The store, served by a thread of its own until `close`.
+    """Serves the store in a background thread until `close`.
 
-    Keys belong to groups, one for each attempt: a client sees those of its own group only. What a group has
-    left is forgotten `keep_s` seconds after its last member, so that a late one still finds it.
+    Keys belong to groups, one per attempt, and a client sees the keys of its own group only. The keys are
+    deleted `keep_s` seconds after the last member of the group has left, so that a late member still finds
+    them.
     """
 
     def __init__(self, host: str, key: bytes, *, keep_s: float) -> None:
@@ -37,7 +37,7 @@ class StoreServer:
             host: the one address to listen on.
 
         Raises:
-            OSError: it is none of this machine's.
+            OSError: the address does not belong to this machine.
         """
         family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
         listening = socket.create_server(address[:2], family=family, backlog=1024)
@@ -46,7 +46,7 @@ class StoreServer:
         self._keep_s = keep_s
         self._groups: dict[str, _Group] = {}
         self._connections = 0
-        self._strangers: dict[asyncio.StreamWriter, None] = {}  # the oldest first
+        self._unauthenticated: dict[asyncio.StreamWriter, None] = {}  # the oldest first
         self._stopping = asyncio.Event()
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
@@ -56,9 +56,9 @@ class StoreServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Cut all connections and give the port back. Idempotent."""
+        """Close all connections and release the port. Idempotent."""
         if self._thread.is_alive():
-            with contextlib.suppress(RuntimeError):  # it ends just now
+            with contextlib.suppress(RuntimeError):  # the loop has just ended
                 self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
 
@@ -73,48 +73,48 @@ class StoreServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with self._admitted(reader, writer) as group:
+            async with self._authenticated(reader, writer) as group:
                 while True:
-                    # No limit for its first byte: ranks that train have nothing to say here.
+                    # The first byte has no time limit: ranks send nothing while they train.
                     reply = await self._answer(group, await _receive(reader, frames.MAX_FRAME))
                     writer.write(frames.pack(reply))
                     await writer.drain()
         except (OSError, EOFError, TimeoutError, frames.WrongFrame, asyncio.CancelledError):
-            pass  # gone, or wrong: nobody else is concerned
+            pass  # the client has gone or has violated the protocol
         finally:
             writer.transport.abort()
 
     @contextlib.asynccontextmanager
-    async def _admitted(
+    async def _authenticated(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> AsyncIterator[_Group]:
-        """A connection's group, once it has proved that it knows the key."""
+        """Enter the group of a connection that proves that it knows the key."""
         if self._connections >= _MAX_CONNECTIONS:
             raise frames.WrongFrame
         self._connections += 1
-        self._strangers[writer] = None
-        if len(self._strangers) > _MAX_STRANGERS:
-            # A rank proves itself within milliseconds: who takes longest is none.
-            oldest = next(iter(self._strangers))
-            del self._strangers[oldest]
+        self._unauthenticated[writer] = None
+        if len(self._unauthenticated) > _MAX_UNAUTHENTICATED:
+            # A rank authenticates within milliseconds: the slowest connection is not one.
+            oldest = next(iter(self._unauthenticated))
+            del self._unauthenticated[oldest]
             oldest.transport.abort()
         try:
             async with asyncio.timeout(_GREETING_LIMIT_S):
                 name = await self._greet(reader, writer)
-            self._strangers.pop(writer, None)
+            self._unauthenticated.pop(writer, None)
             frames.keep_alive(writer.get_extra_info("socket"))
             group = self._groups.setdefault(name, _Group())
             group.members += 1
-            if group.forgetting is not None:
-                group.forgetting.cancel()
+            if group.deletion is not None:
+                group.deletion.cancel()
             try:
                 yield group
             finally:
                 group.members -= 1
                 if not group.members:
-                    group.forgetting = self._loop.call_later(self._keep_s, self._groups.pop, name)
+                    group.deletion = self._loop.call_later(self._keep_s, self._groups.pop, name)
         finally:
-            self._strangers.pop(writer, None)
+            self._unauthenticated.pop(writer, None)
             self._connections -= 1
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
@@ -128,7 +128,7 @@ class StoreServer:
         if not frames.proves(proof, frames.proof(self._key, "client", ours, theirs, name)):
             writer.write(frames.pack({"error": "key"}))
             await writer.drain()
-            writer.close()  # politely: a rank of another study shall read why
+            writer.close()  # not aborted: a rank of another study must receive the error
             await writer.wait_closed()
             raise frames.WrongFrame
         writer.write(frames.pack({"proof": frames.proof(self._key, "server", ours, theirs, name)}))
@@ -142,12 +142,12 @@ class StoreServer:
                 group.put(key, value)
                 return {"result": None}
             case {"op": "get", "key": str(key), "timeout_s": float(limit)}:
-                there = await group.wait_for(lambda: key in values, limit)
-                return {"result": values[key]} if there else {"error": "timeout"}
-            case {"op": "wait", "keys": [*keys], "timeout_s": float(limit)} if _are_texts(keys):
-                there = await group.wait_for(lambda: all(key in values for key in keys), limit)
-                return {"result": None} if there else {"error": "timeout"}
-            case {"op": "check", "keys": [*keys]} if _are_texts(keys):
+                is_set = await group.wait_for(lambda: key in values, limit)
+                return {"result": values[key]} if is_set else {"error": "timeout"}
+            case {"op": "wait", "keys": [*keys], "timeout_s": float(limit)} if _are_strings(keys):
+                is_set = await group.wait_for(lambda: all(key in values for key in keys), limit)
+                return {"result": None} if is_set else {"error": "timeout"}
+            case {"op": "check", "keys": [*keys]} if _are_strings(keys):
                 return {"result": all(key in values for key in keys)}
             case {"op": "add", "key": str(key), "amount": int(amount)}:
                 total = _number(values.get(key)) + amount
@@ -156,7 +156,7 @@ class StoreServer:
                 group.put(key, frames.encode(str(total).encode()))
                 return {"result": total}
             case {"op": "compare_set", "key": str(key), "expected": str(expected), "desired": str(desired)}:
-                # As TCPStore does: an empty expectation creates the key, and is met by no other absent one.
+                # As in TCPStore: only an empty expected value creates a missing key.
                 if values.get(key, "") == expected:
                     group.put(key, desired)
                 return {"result": values.get(key, expected)}
@@ -169,15 +169,15 @@ class StoreServer:
 
 @dataclass(slots=True, kw_only=True)
 class _Group:
-    """What the ranks of one attempt have put down. Values stay in base64, as they came."""
+    """The keys of one attempt's ranks. Values stay in base64, as they were sent."""
 
     values: dict[str, str] = field(default_factory=dict)
     members: int = 0  # connections
-    forgetting: asyncio.TimerHandle | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)  # another one after each change
+    deletion: asyncio.TimerHandle | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)  # replaced after each change
 
     def put(self, key: str, value: str) -> None:
-        """Put a value down and wake who waits. Never waits itself: what was read for it holds still."""
+        """Set a value and wake the waiting clients. Not a coroutine: read and write are one atomic step."""
         if len(self.values) >= _MAX_KEYS and key not in self.values:
             raise frames.WrongFrame
         self.values[key] = value
@@ -185,7 +185,7 @@ class _Group:
         self.changed = asyncio.Event()
 
     async def wait_for(self, condition: Callable[[], bool], limit_s: float) -> bool:
-        """Whether it came true in time."""
+        """Return True as soon as the condition holds, or False after `limit_s` seconds."""
         try:
             async with asyncio.timeout(min(limit_s, frames.LONGEST_WAIT_S)):
                 while not condition():
@@ -206,8 +206,8 @@ def _number(value: str | None) -> int:
     try:
         return 0 if value is None else int(frames.decode(value))
     except ValueError as exc:
-        raise frames.WrongFrame("no number") from exc
+        raise frames.WrongFrame("the value is not a number") from exc
 
 
-def _are_texts(values: Sequence[object]) -> bool:
+def _are_strings(values: Sequence[object]) -> bool:
     return all(isinstance(value, str) for value in values)
