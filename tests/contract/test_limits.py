@@ -174,6 +174,7 @@ def test_best_trial_keeps_the_limits_and_survives_a_restart(tmp_path: Path, sche
     feasible = [t for t in study.trials.values() if t.metrics and large.is_feasible(t.metrics)]
     assert study.best.loss == min(t.loss for t in feasible)
     again = bench.study(sampler="tpe", scheduler=scheduler, trials=30)
+    again.run()
     assert again.best is not None
     assert again.best.trial_id == study.best.trial_id
     past = Journal(Storage(tmp_path), large).past

@@ -178,9 +178,9 @@ def test_a_study_without_a_configuration_of_today_says_how_to_give_it() -> None:
 @pytest.mark.parametrize("folder", JOURNALS, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_studies_of_older_versions_have_a_report(folder: Path) -> None:
     text = Page(report_of(Storage(folder)).html()).text
-    if folder.parent.name == "0.1":  # slots are in the journals of later versions
+    if folder.parent.name == "0.1":  # later versions have recorded both
         assert "does not say how many slots" in text
-    assert "did not write down its command" in text
+        assert "did not write down its command" in text
 
 
 def test_several_objectives_have_their_front() -> None:
