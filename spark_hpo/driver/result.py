@@ -82,7 +82,7 @@ class Result(StudyFindings):
             "trials": dict(sorted(states.items())),
             "segments": {"run": progress.run, "replayed": progress.replayed, "failed": progress.failed},
             "resource_spent": progress.resource_spent,
-            **({"files_left_out": list(left_out)} if (left_out := self.study.files_left_out) else {}),
+            **({"files_left_out": list(left_out)} if (left_out := self.study.excluded_files) else {}),
             "slot_utilization": round(progress.busy_seconds / progress.slot_seconds, 4)
             if progress.slot_seconds
             else None,

@@ -39,7 +39,7 @@ def dispatch_policy(
             retry_delay_s=_RETRY_DELAY_S,
             max_trial_failures=stopping.max_trial_failures,
             max_failed_share=stopping.max_failed_share,
-            leave_out=partial(_leave_out, table) if table is not None and may_skip else None,
+            on_bad_files=partial(_leave_out, table) if table is not None and may_skip else None,
         ),
         supervisor=supervisor,
         interrupted=interrupted,

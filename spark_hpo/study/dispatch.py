@@ -1,24 +1,24 @@
-"""Gets assignments done on a backend, in as many attempts as it takes."""
+"""Runs assignments on a backend, with as many attempts as they need."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from spark_hpo.backend.base import Backend
+from spark_hpo.study.attempts import Attempts
 from spark_hpo.study.failures import FailurePolicy, Failures
 from spark_hpo.study.supervision import Supervisor
 from spark_hpo.study_dir import layout
-from spark_hpo.study_dir.journal import Journal
-from spark_hpo.study_dir.retention import Retention
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Assignment, Failure, FailureKind, Report
 
 logger = logging.getLogger(__name__)
 
-# Bounds how late an interrupt, a lost lease, a grown cluster or a spent budget is noticed.
+# The longest time after which an interrupt, a lost lease, a grown cluster or a spent budget is noticed.
 POLL_S = 1.0
 
 
@@ -29,132 +29,130 @@ class DispatchPolicy:
     max_concurrent: int | None = None  # trials at once; None: as many as there are slots
     slot_timeout_s: float = 600.0  # how long to wait while nothing runs because no slot is free
     failures: FailurePolicy = field(default_factory=FailurePolicy)
-    supervisor: Supervisor | None = None  # says which assignments to give up; None: all are waited for
+    supervisor: Supervisor | None = None  # detects stalled assignments; None: none is given up
     interrupted: Callable[[], bool] = lambda: False  # asked about once a second
-    grace_s: float = 20.0  # for running trials to save, when it says so
+    grace_s: float = 20.0  # for running trials to save their state after an interrupt
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Retry:
     assignment: Assignment
     not_before: float  # on the study's clock
 
 
 class Dispatcher:
-    """Between a study and its backend: every attempt is in the journal before it starts, every loss after it.
+    """Starts attempts on the backend, gives up stalled ones, and retries those that were lost.
 
-    A trace: start(a); wait(1) -> None (a was lost, and waits); start_waiting() -> a, attempt 2; wait(1) ->
-    its report, which is for the study to write
+    A trace: start(a); wait(1) -> None (a was lost and will be retried); start_retry() -> a, attempt 2;
+        wait(1) -> a and its report, for the study to record
     """
 
     def __init__(
         self,
         backend: Backend,
-        journal: Journal,
+        attempts: Attempts,
+        failures: Failures,
         storage: Storage,
-        retention: Retention,
         policy: DispatchPolicy,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
-        self._journal = journal
+        self._attempts = attempts
+        self._failures = failures
         self._storage = storage
-        self._retention = retention
         self._policy = policy
         self._clock = clock
-        self._waiting: list[_Waiting] = []
-        self.failures = Failures(policy.failures)
-        self.running: dict[int, Assignment] = {}  # by trial
-        self.busy_seconds = 0.0  # slot time filled
+        self._retries: list[_Retry] = []
+        self._given_up: deque[Report] = deque()  # reports of stalled assignments
 
     @property
-    def has_waiting(self) -> bool:
-        """Whether there are assignments to be tried again."""
-        return bool(self._waiting)
+    def has_retries(self) -> bool:
+        """Whether lost assignments wait for another attempt."""
+        return bool(self._retries)
 
     @property
     def is_interrupted(self) -> bool:
         return self._policy.interrupted()
 
-    def forget_signals(self) -> None:
-        """Delete what killed drivers, and ranks that ended after their peers, have left to be read."""
+    def delete_signals(self) -> None:
+        """Delete the stop signal of a killed driver, and progress files that ranks wrote after their end."""
         self._storage.delete(layout.STOP)
         for name in self._storage.names(layout.PROGRESS, hidden=True):
             self._storage.delete(f"{layout.PROGRESS}/{name}")
 
     def resume(self, assignments: Sequence[Assignment]) -> None:
-        """Assignments that an earlier driver has left."""
-        self._waiting = [_Waiting(self._again(a), self._clock()) for a in assignments]
-
-    def waiting_trials(self) -> list[int]:
-        return [waiting.assignment.trial_id for waiting in self._waiting]
+        """Retry the assignments that were in flight when an earlier driver ended."""
+        self._retries = [_Retry(self._next_attempt(a), self._clock()) for a in assignments]
 
     def start(self, assignment: Assignment) -> None:
-        self._journal.assigned(assignment)
-        if assignment.attempt > 1:
-            self._retention.fence(assignment.trial_id, assignment.rung, assignment.attempt)
-        self.running[assignment.trial_id] = assignment
+        self._attempts.begin(assignment)
         self._backend.submit(assignment)
 
-    def start_waiting(self) -> Assignment | None:
-        """Start one of the assignments that wait, if it is time for one."""
+    def start_retry(self) -> Assignment | None:
+        """Start one of the waiting retries, if one is due."""
         now = self._clock()
-        due = next((waiting for waiting in self._waiting if waiting.not_before <= now), None)
+        due = next((retry for retry in self._retries if retry.not_before <= now), None)
         if due is None:
             return None
-        self._waiting.remove(due)
+        self._retries.remove(due)
         self.start(due.assignment)
         return due.assignment
 
     def wait(self, timeout: float = POLL_S) -> tuple[Assignment, Report] | None:
-        """The next report that is to be told; None after `timeout` seconds, or when one will be tried again.
+        """The next assignment that has ended for good, for the study to record.
+
+        Returns:
+            None after `timeout` seconds, or when an attempt was lost and will be retried.
 
         Raises:
-            DataError: the table is at fault.
-            StorageError: the study directory is, again and again.
+            DataError: the table is damaged.
+            StorageError: the study directory cannot be written, after all retries.
         """
-        report = self._backend.wait(timeout)
-        if report is None:
-            report = self._given_up()
+        report = self._given_up.popleft() if self._given_up else self._backend.wait(timeout)
+        if not self._given_up:
+            self._give_up_stalled(report)
+        if report is None and self._given_up:
+            report = self._given_up.popleft()
         if report is None:
             return None
-        assignment = self.running.pop(report.trial_id)
-        self.busy_seconds += report.seconds
+        assignment = self._attempts.running[report.trial_id]
+        if report.failure is not None:
+            self._log_stacks(assignment)
         delay = self._retry_delay(assignment, report)
         if delay is None:
-            self.failures.ended(report.trial_id)
+            self._failures.ended(report.trial_id)
             return assignment, report
-        self._journal.lost(report)
-        self._waiting.append(_Waiting(self._again(assignment), self._clock() + delay))
+        self._attempts.lose(report)
+        self._retries.append(_Retry(self._next_attempt(assignment), self._clock() + delay))
         return None
 
     def run_alone(self, assignment: Assignment) -> Report:
-        """One assignment to its end, with nothing beside it.
+        """Run one assignment to its end while nothing else runs.
 
         Raises:
-            KeyboardInterrupt: as was asked for.
+            KeyboardInterrupt: an interrupt was requested.
         """
-        assert not self.running, "it is alone"
+        assert not self._attempts.running, "nothing else runs"
         self.start(assignment)
         while True:
             done = self.wait()
             if done is not None:
                 return done[1]
             if self.is_interrupted:
-                raise KeyboardInterrupt  # an evaluation has nothing that were to be saved
-            if not self.running:
-                self.start_waiting()
+                raise KeyboardInterrupt  # an evaluation has no state to save
+            if not self._attempts.running:
+                self.start_retry()
 
     def drain(self) -> Iterator[tuple[Assignment, Report]]:
-        """Have what runs save what it has and stop. What has ended by then is to be told."""
+        """Ask running trials to save their state and stop. Yields those that end for good meanwhile."""
         grace = self._policy.grace_s
         logger.warning(
-            "interrupted: running trials are saved, for %.0f s at most; once more ends at once", grace
+            "interrupted: saving running trials (up to %.0f s); press Ctrl-C again to quit immediately", grace
         )
         self._storage.write(layout.STOP, b"")
         try:
             deadline = self._clock() + grace
-            while self.running and self._clock() < deadline:
+            while self._attempts.running and self._clock() < deadline:
                 if (done := self.wait()) is not None:
                     yield done
         finally:
@@ -166,33 +164,44 @@ class Dispatcher:
         failure = report.failure
         if failure is None:
             return None
-        supervisor = self._policy.supervisor
-        if supervisor is not None and (stacks := supervisor.stacks(assignment)):
-            logger.warning("%s: where its ranks stood:\n%s", assignment, stacks)
         if failure.kind is FailureKind.INTERRUPTED:
-            logger.info("%s has saved what it had", assignment)
+            logger.info("%s has saved its state", assignment)
             return 0.0
-        delay = self.failures.retry_delay(report, failure, left_out=assignment.without)
+        delay = self._failures.retry_delay(report, failure, excluded=assignment.without)
         if delay is not None:
-            again = f"tried again in {delay:.3g} s" if delay else "tried again"
-            logger.warning("%s was lost (%s); it is %s", assignment, failure.message, again)
+            when = f"in {delay:.3g} s" if delay else "now"
+            logger.warning("%s was lost (%s); retrying %s", assignment, failure.message, when)
         return delay
 
-    def _given_up(self) -> Report | None:
+    def _log_stacks(self, assignment: Assignment) -> None:
+        supervisor = self._policy.supervisor
+        if supervisor is not None and (stacks := supervisor.take_stacks(assignment)):
+            logger.warning("%s: stack traces of its ranks:\n%s", assignment, stacks)
+
+    def _give_up_stalled(self, report: Report | None) -> None:
+        """Cancel stalled assignments, however many reports of other assignments come in.
+
+        Args:
+            report: that has just come; its assignment is not in flight any more.
+        """
         supervisor = self._policy.supervisor
         if supervisor is None:
-            return None
-        for assignment, reason in supervisor.silent(self.running.values()):
+            return
+        ended = None if report is None else report.trial_id
+        running = [a for a in self._attempts.running.values() if a.trial_id != ended]
+        for assignment, reason in supervisor.stalled(running):
             self._backend.cancel(assignment.trial_id)
-            return Report(
-                trial_id=assignment.trial_id,
-                attempt=assignment.attempt,
-                rung=assignment.rung,
-                resource=assignment.resource_from,
-                split=assignment.split,
-                failure=Failure(kind=FailureKind.INFRASTRUCTURE, message=reason),
+            failure = Failure(kind=FailureKind.INFRASTRUCTURE, message=reason)
+            self._given_up.append(
+                Report(
+                    trial_id=assignment.trial_id,
+                    attempt=assignment.attempt,
+                    rung=assignment.rung,
+                    resource=assignment.resource_from,
+                    split=assignment.split,
+                    failure=failure,
+                )
             )
-        return None
 
-    def _again(self, assignment: Assignment) -> Assignment:
-        return replace(assignment, attempt=assignment.attempt + 1, without=self.failures.without)
+    def _next_attempt(self, assignment: Assignment) -> Assignment:
+        return replace(assignment, attempt=assignment.attempt + 1, without=self._failures.excluded_files)

@@ -1,4 +1,4 @@
-"""What a study does about assignments that fail: try again, go on without the trial, or stop."""
+"""Decides what follows from a failed assignment: a retry, a failed trial, or the end of the study."""
 
 from __future__ import annotations
 
@@ -9,46 +9,48 @@ from spark_hpo.errors import DataError, StorageError, TooManyFailures
 from spark_hpo.trial import Assignment, Failure, FailureKind, Report, Trial, TrialState
 
 _MOST_DELAY_S = 60.0
-_LEAST_FAILED = 10  # a share of fewer says nothing
+_LEAST_FAILED = 10  # below, a share means nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailurePolicy:
-    """What is borne."""
+    """Limits on failures. None: no limit."""
 
     max_infra_retries: int = 2  # of one assignment
-    retry_delay_s: float = 0.0  # before the first of them, doubled for each further one
+    retry_delay_s: float = 0.0  # before the first retry, doubled for each further one
     max_trial_failures: int | None = None
     max_failed_share: float | None = None  # of the trials that have ended or are paused
-    leave_out: Callable[[Collection[str]], object] | None = None
-    """Tries the table without these files, or raises DataError; None: a bad file ends the study."""
+    on_bad_files: Callable[[Collection[str]], object] | None = None
+    """Called with all files that cannot be read; raises DataError if the study cannot continue without them.
+    None: a bad file ends the study."""
 
 
 class Failures:
-    """Counts the failures of a study by whose fault they are.
+    """Counts the failures of a study.
 
-    A trace, max_infra_retries 1: lost(report of a) -> 1.0; lost(the next of a) -> None: the trial has failed
+    A trace, with max_infra_retries 1: retry_delay(report of a) -> 1.0; retry_delay(the next report of a)
+        -> None: the trial has failed
     """
 
     def __init__(self, policy: FailurePolicy) -> None:
         self._policy = policy
         self._retries: dict[int, int] = {}  # of the assignment in flight, by trial
-        self.without: tuple[str, ...] = ()  # files of the table that cannot be read, in the order found
+        self.excluded_files: tuple[str, ...] = ()  # of the table, unreadable, in the order of discovery
 
     def retry_delay(
-        self, report: Report, failure: Failure, *, left_out: Collection[str] = ()
+        self, report: Report, failure: Failure, *, excluded: Collection[str] = ()
     ) -> float | None:
-        """Seconds until the assignment is to be tried again; None: it has failed.
+        """Seconds until the next attempt; None: the assignment has failed.
 
         Args:
-            left_out: files that this attempt did without.
+            excluded: files that this attempt did not read.
 
         Raises:
-            DataError: the table is at fault, and nothing may be left out.
-            StorageError: the study directory is, again and again.
+            DataError: the table is damaged, and no file may be excluded.
+            StorageError: the study directory cannot be written, after all retries.
         """
         if failure.kind is FailureKind.DATA:
-            self._skip(failure, left_out)
+            self._exclude_file(failure, excluded)
             return 0.0
         if not failure.kind.is_passing:
             return None
@@ -56,26 +58,26 @@ class Failures:
         if done >= self._policy.max_infra_retries:
             if failure.kind is FailureKind.STORAGE:
                 raise StorageError(
-                    f"{failure.message} ({done + 1} attempts): the study pauses here; when it is mended, the "
-                    "same command goes on"
+                    f"{failure.message} ({done + 1} attempts). Fix the storage, then rerun the same command "
+                    "to resume"
                 )
             return None
         self._retries[report.trial_id] = done + 1
         return float(min(self._policy.retry_delay_s * 2**done, _MOST_DELAY_S))
 
     def ended(self, trial_id: int) -> None:
-        """An assignment has been reported: the next one of this trial has its own retries."""
+        """Reset the retries of a trial, whose assignment has ended."""
         self._retries.pop(trial_id, None)
 
     def replay(self, assignment: Assignment) -> None:
-        """An earlier driver has started it."""
-        self.without = tuple(dict.fromkeys([*self.without, *assignment.without]))
+        """Take over the files that an earlier driver has excluded."""
+        self.excluded_files = tuple(dict.fromkeys([*self.excluded_files, *assignment.without]))
 
     def check(self, trials: Iterable[Trial]) -> None:
-        """Stop a study whose task is broken.
+        """Check the number of failed trials.
 
         Raises:
-            TooManyFailures: with the reason, and what failed last.
+            TooManyFailures: with the limit, and the latest failure.
         """
         trials = [trial for trial in trials if trial.state is not TrialState.RUNNING or trial.resource]
         failed = [trial for trial in trials if trial.failure is not None]
@@ -92,14 +94,14 @@ class Failures:
         assert last is not None
         raise TooManyFailures(
             f"{len(failed)} of {len(trials)} trials have failed, and {rule}; the last one: {last.message}. "
-            "Mend the task, or raise the limit; the same command goes on"
+            "Fix the task or raise the limit, then rerun the same command to resume"
         )
 
-    def _skip(self, failure: Failure, left_out: Collection[str]) -> None:
-        if self._policy.leave_out is None or failure.file is None or failure.file in left_out:
+    def _exclude_file(self, failure: Failure, excluded: Collection[str]) -> None:
+        if self._policy.on_bad_files is None or failure.file is None or failure.file in excluded:
             raise DataError(failure.message)
-        if failure.file in self.without:
-            return  # another trial has found it, while this one ran
-        without = (*self.without, failure.file)
-        self._policy.leave_out(without)
-        self.without = without
+        if failure.file in self.excluded_files:
+            return  # another trial has discovered it meanwhile
+        excluded_files = (*self.excluded_files, failure.file)
+        self._policy.on_bad_files(excluded_files)
+        self.excluded_files = excluded_files

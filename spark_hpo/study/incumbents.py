@@ -1,15 +1,15 @@
-"""What a study has found so far: its best trial and, with several objectives, its Pareto front."""
+"""The best trial of a study so far and, with several objectives, its Pareto front."""
 
 from __future__ import annotations
 
 from spark_hpo.objective import Objective
 from spark_hpo.ranking import by_score, pareto_front
-from spark_hpo.study_dir.retention import Retention
+from spark_hpo.study_dir.retention import BEST, Owner, Retention
 from spark_hpo.trial import Trial
 
 
 class Incumbents:
-    """The best trial and the Pareto front as reports come in. Their checkpoints are kept.
+    """Tracks the best trial and the Pareto front as reports come in, and keeps their checkpoints.
 
     A trace, of trials trained to the end: note(0) -> its checkpoint is kept; note(1, worse in all) ->
     nothing; note(2, better than 0 in one of two) -> those of 0 and 2; note(3, beats 0) -> those of 2 and 3
@@ -23,23 +23,23 @@ class Incumbents:
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the best score that was ever reported, as it was then."""
+        """The trial with the lowest loss that was ever reported, as it was then."""
         return self._best
 
     def note(self, trial: Trial, *, is_complete: bool) -> None:
-        """Take a trial as it has just been reported.
+        """Compare a trial, as of its latest report, with the best one and the front.
 
-        A promotion may make it worse, and then the trial as it is now was the best. On the front, only what
-        is trained to the end (`is_complete`) counts.
+        Promotion may make a trial worse; then its state at the lower rung stays the best. The front takes
+        only trials that were trained to the end (`is_complete`).
         """
         if trial.score.is_finite and (self._best is None or by_score(trial) < by_score(self._best)):
             self._best = trial
-            self._retention.keep("best", trial.checkpoint)
+            self._retention.keep(BEST, trial.checkpoint)
         if not is_complete:
             return
-        # Dominance is transitive: who has fallen off the front need not be asked again.
+        # Dominance is transitive: trials that have left the front need not be compared again.
         before, self._front = self._front, pareto_front([*self._front, trial], self._objective)
         for member in self._front:
-            self._retention.keep(("front", member.trial_id), member.checkpoint)
+            self._retention.keep(Owner.front(member.trial_id), member.checkpoint)
         for trial_id in {t.trial_id for t in before} - {t.trial_id for t in self._front}:
-            self._retention.release(("front", trial_id))
+            self._retention.release(Owner.front(trial_id))

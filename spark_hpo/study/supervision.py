@@ -1,4 +1,4 @@
-"""Notices assignments whose ranks move no more, and collects where they stood."""
+"""Detects assignments whose ranks have stalled, and collects their stack traces."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from spark_hpo.trial import Assignment
 
 logger = logging.getLogger(__name__)
 
-_LOOKS = 5  # in a limit
-_LONGEST_S, _SHORTEST_S = 30.0, 0.5  # between two looks
-# Ranks watch themselves, and tell more when they end than this side can: they are given the time for it.
-_GRACE = 0.5  # of the limit
+_CHECKS = 5  # per timeout
+_LONGEST_S, _SHORTEST_S = 30.0, 0.5  # between two checks
+# Ranks watch themselves, and leave a stack trace when they give up: they get more time than their timeout.
+_GRACE = 0.5  # of the timeout
 _GRACE_S = 5.0
 
 
 @dataclass(slots=True)
-class _Sight:
-    said: bytes | None  # what the ranks said last
-    since: float  # when it was new
+class _Heartbeat:
+    value: bytes | None  # of the progress file
+    since: float  # when the value last changed
     has_begun: bool = False
 
 
 class Supervisor:
-    """Looks at what the ranks in flight say of their steps, a few times in a limit.
+    """Reads the progress files of the ranks in flight, a few times per timeout.
 
-    It is the second line: a rank watches itself, but one that the system has stopped cannot, nor one whose
-    machine is cut off.
+    Ranks watch themselves first. A rank that the system has stopped cannot, nor one on a machine that is cut
+    off: those are left to the supervisor.
     """
 
     def __init__(
@@ -45,52 +45,55 @@ class Supervisor:
     ) -> None:
         """
         Args:
-            rank_timeout_s: for a step.
-            start_timeout_s: from submission to the first sign.
+            rank_timeout_s: for one training step.
+            start_timeout_s: from submission to the first progress.
         """
         self._storage = storage
         self._rank_timeout_s = rank_timeout_s
         self._start_timeout_s = start_timeout_s
         self._clock = clock
-        self._interval = min(max(rank_timeout_s / _LOOKS, _SHORTEST_S), _LONGEST_S)
-        self._looked = clock()
-        self._sights: dict[tuple[int, int], _Sight] = {}
+        self._interval = min(max(rank_timeout_s / _CHECKS, _SHORTEST_S), _LONGEST_S)
+        self._checked = clock()
+        self._heartbeats: dict[tuple[int, int], _Heartbeat] = {}  # by trial and attempt
 
-    def silent(self, running: Iterable[Assignment]) -> Iterator[tuple[Assignment, str]]:
-        """The assignments to be given up, each with the reason in words."""
+    def stalled(self, running: Iterable[Assignment]) -> Iterator[tuple[Assignment, str]]:
+        """The assignments to give up, each with the reason. Reads files only when a check is due."""
         now = self._clock()
         assignments = {(a.trial_id, a.attempt): a for a in running}
-        self._sights = {key: sight for key, sight in self._sights.items() if key in assignments}
+        self._heartbeats = {key: beat for key, beat in self._heartbeats.items() if key in assignments}
         for key in assignments:
-            self._sights.setdefault(key, _Sight(None, now))
-        if now - self._looked < self._interval:
+            self._heartbeats.setdefault(key, _Heartbeat(None, now))
+        if now - self._checked < self._interval:
             return
-        self._looked = now
+        self._checked = now
         limit = self._rank_timeout_s * (1 + _GRACE) + _GRACE_S
         for key, assignment in assignments.items():
-            sight = self._sights[key]
+            beat = self._heartbeats[key]
             try:
-                said = self._storage.read(layout.progress(*key))
+                value = self._storage.read(layout.progress(*key))
             except StorageError as exc:
-                logger.warning("the progress of %s cannot be read: %s", assignment, exc)
-                said, sight.since = sight.said, now  # nothing is known: nobody is given up for it
-            if said != sight.said:
-                sight.said, sight.since, sight.has_begun = said, now, True
-            silence = now - sight.since
-            if sight.has_begun and silence > limit:
-                yield assignment, f"its ranks have made no step in {silence:.0f} s (resources.rank_timeout_s)"
-            elif not sight.has_begun and silence > self._start_timeout_s + limit:
-                yield assignment, f"its ranks have not begun in {silence:.0f} s (resources.slot_timeout_s)"
+                logger.warning("cannot read the progress of %s: %s", assignment, exc)
+                value, beat.since = beat.value, now  # an outage of the storage must not end assignments
+            if value != beat.value:
+                beat.value, beat.since, beat.has_begun = value, now, True
+            silence = now - beat.since
+            if beat.has_begun and silence > limit:
+                yield (
+                    assignment,
+                    f"its ranks have made no step for {silence:.0f} s (resources.rank_timeout_s)",
+                )
+            elif not beat.has_begun and silence > self._start_timeout_s + limit:
+                yield assignment, f"its ranks did not start within {silence:.0f} s (resources.slot_timeout_s)"
 
-    def stacks(self, assignment: Assignment) -> str:
-        """Where the ranks of an assignment stood that has ended, as far as they said; told once."""
+    def take_stacks(self, assignment: Assignment) -> str:
+        """Read and delete the stack traces that the ranks of an ended assignment have left."""
         prefix = f"{assignment.trial_id:06d}-{assignment.attempt}"
-        told = []
+        stacks = []
         for name in self._storage.names(layout.PROGRESS):
             path = f"{layout.PROGRESS}/{name}"
             if name.startswith(f"{prefix}-rank-"):
                 text = (self._storage.read(path) or b"").decode(errors="replace")
-                told.append(f"rank {name.rpartition('-')[2]}: {text}")
+                stacks.append(f"rank {name.rpartition('-')[2]}: {text}")
             if name == prefix or name.startswith(f"{prefix}-"):
                 self._storage.delete(path)
-        return "\n".join(told)
+        return "\n".join(stacks)

@@ -1,30 +1,58 @@
-"""Which checkpoints are kept: those that somebody needs."""
+"""Decides which checkpoints are kept, and deletes the others."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
 
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.storage import Storage
 
 
-class Retention:
-    """The checkpoints of a study and their owners. One that nobody owns any more is deleted.
+class Role(StrEnum):
+    """A reason to keep a checkpoint."""
 
-    Each owner (a trial that may go on, a child that has yet to load its parent's, the best so far, each
-    member of the Pareto front) has one checkpoint at a time; several may own the same. Until `sweep` is
-    called nothing is deleted, so that a replay of the journal does not delete what is long gone.
+    TRIAL = "trial"  # the trial may train on from it; a new one starts from its parent's
+    BEST = "best"
+    FRONT = "front"  # the trial is on the Pareto front
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Needs one checkpoint at a time."""
+
+    role: Role
+    trial_id: int | None = None  # None: the best trial, whichever it is
+
+    @classmethod
+    def trial(cls, trial_id: int) -> Owner:
+        return cls(Role.TRIAL, trial_id)
+
+    @classmethod
+    def front(cls, trial_id: int) -> Owner:
+        return cls(Role.FRONT, trial_id)
+
+
+BEST = Owner(Role.BEST)
+
+
+class Retention:
+    """The checkpoints of a study and their owners. A checkpoint that loses its last owner is deleted.
+
+    Until `sweep` is called nothing is deleted: a replay of the journal releases checkpoints that an earlier
+    driver has deleted already.
     """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._by_owner: dict[Hashable, str] = {}
-        self._owners: Counter[str] = Counter()  # by checkpoint, how many
+        self._by_owner: dict[Owner, str] = {}
+        self._owners: Counter[str] = Counter()  # their number, by checkpoint
         self._is_live = False
 
-    def keep(self, owner: Hashable, checkpoint: str | None) -> None:
-        """The owner needs this checkpoint now, and no longer the one that it had. None: it needs none."""
+    def keep(self, owner: Owner, checkpoint: str | None) -> None:
+        """Replace the owner's checkpoint by this one. None: the owner needs none any more."""
         before = self._by_owner.pop(owner, None)
         if checkpoint is not None:
             self._by_owner[owner] = checkpoint
@@ -36,24 +64,20 @@ class Retention:
                 if self._is_live:
                     self._storage.delete(before)
 
-    def release(self, owner: Hashable) -> None:
-        """The owner needs its checkpoint no longer."""
+    def release(self, owner: Owner) -> None:
+        """Note that the owner needs no checkpoint any more."""
         self.keep(owner, None)
 
-    def fence(self, trial_id: int, rung: int, attempt: int) -> None:
-        """From now on only this attempt may save checkpoints of the trial."""
-        self._storage.write(layout.fence(trial_id, rung), str(attempt).encode())
-
     def tidy(self, trial_id: int) -> None:
-        """Delete what lost attempts of a trial have left."""
+        """Delete what lost attempts of a trial have saved."""
         if self._is_live:
             self._delete_unowned(layout.checkpoints(trial_id))
 
     def sweep(self, unfinished: Collection[int] = ()) -> None:
-        """Delete every checkpoint that nobody owns, of earlier drivers and lost attempts, and go live.
+        """Delete every checkpoint without an owner, and from now on each one that loses its last owner.
 
         Args:
-            unfinished: trials that go on from what their last attempt has saved.
+            unfinished: trials whose next attempt continues from what the last one has saved.
         """
         self._is_live = True
         spared = {layout.checkpoints(trial_id).rpartition("/")[2] for trial_id in unfinished}

@@ -13,6 +13,7 @@ from spark_hpo.backend.inline import InlineBackend
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.registry import build_sampler, build_scheduler
+from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.space import Space
 from spark_hpo.search.stopping import StoppingRule
 from spark_hpo.study import Budget, Search, Study
@@ -119,7 +120,7 @@ class Bench:
         self,
         *,
         sampler: str = "random",
-        scheduler: str = "hyperband",
+        scheduler: str | Scheduler = "hyperband",
         budget: Budget | None = None,
         trials: int | None = 15,
         seed: int = 0,
@@ -145,7 +146,9 @@ class Bench:
                 ),
                 scheduler=build_scheduler(
                     scheduler, max_resource=9, max_trials=trials, **(scheduler_settings or {})
-                ),
+                )
+                if isinstance(scheduler, str)
+                else scheduler,
                 explorer=explorer,
                 stopping=stopping,
                 seed=seed,

@@ -51,7 +51,7 @@ def test_what_would_fail_again_is_not_tried_again(kind: FailureKind) -> None:
 def test_a_study_whose_directory_cannot_be_written_pauses() -> None:
     failures = Failures(FailurePolicy(max_infra_retries=1))
     assert failures.retry_delay(REPORT, failure(FailureKind.STORAGE)) == 0.0
-    with pytest.raises(StorageError, match=r"it broke \(2 attempts\): the study pauses here"):
+    with pytest.raises(StorageError, match=r"it broke \(2 attempts\)"):
         failures.retry_delay(REPORT, failure(FailureKind.STORAGE))
 
 
@@ -61,15 +61,15 @@ def test_a_bad_file_ends_the_study_unless_it_may_be_left_out() -> None:
         Failures(FailurePolicy()).retry_delay(REPORT, bad)
 
     asked: list[Collection[str]] = []
-    failures = Failures(FailurePolicy(leave_out=asked.append))
+    failures = Failures(FailurePolicy(on_bad_files=asked.append))
     assert failures.retry_delay(REPORT, bad) == 0.0
     assert failures.retry_delay(REPORT, failure(FailureKind.DATA, file="a.parquet")) == 0.0
-    assert failures.without == ("b.parquet", "a.parquet")
+    assert failures.excluded_files == ("b.parquet", "a.parquet")
     assert asked == [("b.parquet",), ("b.parquet", "a.parquet")]
     assert failures.retry_delay(REPORT, bad) == 0.0, "a trial that had begun before finds it too"
     assert len(asked) == 2
     with pytest.raises(DataError):  # it has been left out already: something else is wrong
-        failures.retry_delay(REPORT, bad, left_out=failures.without)
+        failures.retry_delay(REPORT, bad, excluded=failures.excluded_files)
     with pytest.raises(DataError):  # no file is at fault
         failures.retry_delay(REPORT, failure(FailureKind.DATA))
 
@@ -78,10 +78,10 @@ def test_a_file_without_which_nothing_is_left_ends_the_study() -> None:
     def refuse(files: Collection[str]) -> None:
         raise DataError("no rows are left")
 
-    failures = Failures(FailurePolicy(leave_out=refuse))
+    failures = Failures(FailurePolicy(on_bad_files=refuse))
     with pytest.raises(DataError, match="no rows are left"):
         failures.retry_delay(REPORT, failure(FailureKind.DATA, file="a.parquet"))
-    assert failures.without == ()
+    assert failures.excluded_files == ()
 
 
 @pytest.mark.parametrize(

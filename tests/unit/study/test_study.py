@@ -13,12 +13,22 @@ from typing import Any
 import pytest
 
 from spark_hpo.backend.inline import InlineBackend
-from spark_hpo.errors import CapacityError, DataError, NoTrialSucceeded, StorageError, TooManyFailures
+from spark_hpo.errors import (
+    CapacityError,
+    ConfigError,
+    DataError,
+    NoTrialSucceeded,
+    StorageError,
+    TooManyFailures,
+)
 from spark_hpo.search.registry import build_explorer
+from spark_hpo.search.scheduler import Slot
+from spark_hpo.search.schedulers.full import FullScheduler
 from spark_hpo.search.stopping import TargetReached
 from spark_hpo.study import Budget, Study
 from spark_hpo.study.dispatch import DispatchPolicy
 from spark_hpo.study.failures import FailurePolicy
+from spark_hpo.study.supervision import Supervisor
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.journal import EventKind, Journal
 from spark_hpo.trial import (
@@ -413,7 +423,7 @@ def test_a_cluster_without_slots_for_too_long_is_an_error_with_the_cure(bench: B
     now = itertools.count(0.0, 100.0)
     study = bench.study(clock=lambda: next(now))
     study._backend = Vanishing(bench.training, without=1_000)
-    with pytest.raises(CapacityError, match=r"no slot for a trial in 600 s"):
+    with pytest.raises(CapacityError, match=r"600 s"):
         study.run()
     bench.study().run()
 
@@ -522,7 +532,7 @@ def test_what_a_killed_attempt_has_saved_outlives_its_driver(bench: Bench) -> No
 def test_files_that_cannot_be_read_are_left_out_by_every_later_assignment(bench: Bench) -> None:
     bad = Failure(kind=FailureKind.DATA, message="b.parquet: damaged", file="b.parquet")
     bench.training.fail = lambda a: None if "b.parquet" in a.without or a.trial_id < 5 else bad
-    policy = DispatchPolicy(failures=FailurePolicy(leave_out=lambda files: None))
+    policy = DispatchPolicy(failures=FailurePolicy(on_bad_files=lambda files: None))
     bench.training.kill_after = 8
     with pytest.raises(Killed):
         bench.study(policy=policy).run()
@@ -557,3 +567,48 @@ def test_study_that_is_built_changes_nothing_on_disk(bench: Bench) -> None:
     study.resume()
     assert bench.checkpoints < checkpoints
     assert study.progress.replayed == 7
+
+
+def test_study_gives_up_a_stalled_assignment_while_others_report(bench: Bench) -> None:
+    class Stalling(InlineBackend):
+        """Never reports the first attempt of trial 0, and any other one at once; each wait takes a second."""
+
+        num_slots = 2
+        now = 0.0
+        cancelled_at: float | None = None
+
+        def submit(self, assignment: Assignment) -> None:
+            if (assignment.trial_id, assignment.attempt) != (0, 1):
+                super().submit(assignment)
+
+        def wait(self, timeout: float) -> Report | None:
+            self.now += 1.0
+            return super().wait(timeout)
+
+        def cancel(self, trial_id: int) -> None:
+            assert trial_id == 0
+            self.cancelled_at = self.now
+
+    backend = Stalling(bench.training)
+    supervisor = Supervisor(
+        bench.storage, rank_timeout_s=1.0, start_timeout_s=20.0, clock=lambda: backend.now
+    )
+    study = bench.study(
+        scheduler="full", trials=100, backend=backend, policy=replace(AT_ONCE, supervisor=supervisor)
+    )
+    study.run()
+    assert backend.cancelled_at is not None
+    assert backend.cancelled_at < 40, "not only when the other trials have ended"
+    assert [a.attempt for a in bench.training.asked if a.trial_id == 0] == [2]
+
+
+def test_scheduler_of_a_plugin_that_opens_no_slot_is_named(bench: Bench) -> None:
+    class Lazy(FullScheduler):
+        def next_slot(self) -> Slot | None:
+            return None
+
+    study = bench.study(scheduler=Lazy(max_resource=9, max_trials=3))
+    with pytest.raises(ConfigError) as caught:
+        study.run()
+    assert caught.value.key == "search.scheduler"
+    assert str(caught.value.value).endswith("Lazy")

@@ -53,7 +53,7 @@ def watch(supervisor: Supervisor, clock: Clock, seconds: int, *running: Assignme
     """The trials that are given up within some seconds."""
     for _ in range(seconds):
         clock.now += 1
-        if given_up := [(a.trial_id, reason) for a, reason in supervisor.silent(running)]:
+        if given_up := [(a.trial_id, reason) for a, reason in supervisor.stalled(running)]:
             return given_up
     return []
 
@@ -73,14 +73,14 @@ def test_ranks_that_make_none_any_more_are_given_up(
     storage.write(layout.progress(2, 1), b"8")
     [(trial_id, reason)] = watch(supervisor, clock, 20, assignment(1), assignment(2))
     assert trial_id == 1
-    assert "have made no step in" in reason
+    assert "no step for" in reason
     assert "resources.rank_timeout_s" in reason
 
 
 def test_ranks_that_never_begin_have_longer(supervisor: Supervisor, clock: Clock) -> None:
     assert watch(supervisor, clock, 100, assignment(1)) == []
     [(_, reason)] = watch(supervisor, clock, 40, assignment(1))
-    assert "have not begun" in reason
+    assert "did not start" in reason
 
 
 def test_each_attempt_has_its_own_time(supervisor: Supervisor, clock: Clock) -> None:
@@ -108,6 +108,6 @@ def test_stacks_are_told_once_and_swept(supervisor: Supervisor, storage: Storage
     storage.write(layout.stacks(1, 2, 0), b"in backward")
     storage.write(layout.stacks(1, 2, 1), b"in all_reduce")
     storage.write(layout.progress(1, 21), b"another attempt's")
-    assert supervisor.stacks(assignment(1, attempt=2)) == "rank 0: in backward\nrank 1: in all_reduce"
-    assert supervisor.stacks(assignment(1, attempt=2)) == ""
+    assert supervisor.take_stacks(assignment(1, attempt=2)) == "rank 0: in backward\nrank 1: in all_reduce"
+    assert supervisor.take_stacks(assignment(1, attempt=2)) == ""
     assert storage.names(layout.PROGRESS) == ["000001-21"]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_hpo.study_dir.retention import Retention
+from spark_hpo.study_dir.retention import BEST, Owner, Retention
 from spark_hpo.study_dir.storage import Storage
 
 
@@ -20,43 +20,43 @@ def left(storage: Storage) -> list[str]:
 
 def test_what_nobody_owns_is_swept(storage: Storage) -> None:
     retention = Retention(storage)
-    retention.keep(0, "checkpoints/0/a")
+    retention.keep(Owner.trial(0), "checkpoints/0/a")
     retention.sweep()
     assert left(storage) == ["a"]
 
 
 def test_a_checkpoint_goes_with_its_last_owner(storage: Storage) -> None:
     retention = Retention(storage)
-    retention.keep(0, "checkpoints/0/a")
-    retention.keep("best", "checkpoints/0/a")
+    retention.keep(Owner.trial(0), "checkpoints/0/a")
+    retention.keep(BEST, "checkpoints/0/a")
     retention.sweep()
-    retention.release(0)
+    retention.release(Owner.trial(0))
     assert left(storage) == ["a"]
-    retention.release("best")
+    retention.release(BEST)
     assert left(storage) == []
 
 
 def test_a_new_checkpoint_supersedes_the_old_one(storage: Storage) -> None:
     retention = Retention(storage)
-    retention.keep(0, "checkpoints/0/a")
+    retention.keep(Owner.trial(0), "checkpoints/0/a")
     retention.sweep()
     storage.write("checkpoints/0/b", b"")
-    retention.keep(0, "checkpoints/0/b")
-    retention.keep(0, "checkpoints/0/b")
+    retention.keep(Owner.trial(0), "checkpoints/0/b")
+    retention.keep(Owner.trial(0), "checkpoints/0/b")
     assert left(storage) == ["b"]
 
 
 def test_a_replay_deletes_nothing_until_it_is_over(storage: Storage) -> None:
     retention = Retention(storage)
-    retention.keep(0, "checkpoints/0/a")
-    retention.keep(0, "checkpoints/0/b")
-    retention.release(0)
+    retention.keep(Owner.trial(0), "checkpoints/0/a")
+    retention.keep(Owner.trial(0), "checkpoints/0/b")
+    retention.release(Owner.trial(0))
     assert left(storage) == ["a", "b", "c"]
 
 
 def test_releasing_what_is_not_kept_changes_nothing(storage: Storage) -> None:
     retention = Retention(storage)
-    retention.keep(0, "checkpoints/0/a")
+    retention.keep(Owner.trial(0), "checkpoints/0/a")
     retention.sweep()
-    retention.release(7)
+    retention.release(Owner.trial(7))
     assert left(storage) == ["a"]

@@ -1,0 +1,115 @@
+"""Records the beginning and the end of every attempt at an assignment."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+
+from spark_hpo.ranking import as_reported
+from spark_hpo.study.decider import Decider
+from spark_hpo.study.incumbents import Incumbents
+from spark_hpo.study.progress import Progress
+from spark_hpo.study_dir import layout
+from spark_hpo.study_dir.journal import Journal
+from spark_hpo.study_dir.retention import Owner, Retention
+from spark_hpo.trial import Assignment, Report, Split, Trial, TrialState
+
+
+class Attempts:
+    """The attempts in flight, and the only writer of the events ASSIGNED, LOST, REPORTED and SETTLED.
+
+    The driver may die between any two steps, so their order matters:
+
+        begin:   ASSIGNED; fence off earlier attempts          then the backend may run the assignment
+        lose:    LOST                                          then another attempt may begin
+        finish:  REPORTED; decide; SETTLED; delete checkpoints then nothing of the assignment is left
+
+    An event is durable before anything follows from it. So no attempt runs that the journal does not have,
+    and no checkpoint is deleted before the report that replaces it is safe. A driver that resumes repeats
+    `finish` from the decision on: it writes the SETTLED that is missing, and deletes what was left over.
+    """
+
+    def __init__(self, journal: Journal, decider: Decider, progress: Progress) -> None:
+        self._journal = journal
+        self._decider = decider
+        self._progress = progress
+        self._running: dict[int, Assignment] = {}  # by trial
+        progress.running = MappingProxyType(self._running)
+        self._retention = Retention(journal.storage)
+        self._incumbents = Incumbents(journal.objective, self._retention)
+
+    @property
+    def running(self) -> Mapping[int, Assignment]:
+        return self._running
+
+    @property
+    def best(self) -> Trial | None:
+        return self._incumbents.best
+
+    def begin(self, assignment: Assignment) -> None:
+        if assignment.split is Split.VALIDATION:
+            # A new trial may start from its parent's checkpoint, and needs it until it has its own.
+            self._retention.keep(Owner.trial(assignment.trial_id), assignment.checkpoint)
+        self._journal.assigned(assignment)
+        if assignment.attempt > 1:
+            # From now on only this attempt may save checkpoints of the trial.
+            fence = layout.fence(assignment.trial_id, assignment.rung)
+            self._journal.storage.write(fence, str(assignment.attempt).encode())
+        self._running[assignment.trial_id] = assignment
+
+    def lose(self, report: Report) -> None:
+        """End an attempt that another one will follow."""
+        self._end(report)
+        self._journal.lost(report)
+
+    def finish(self, report: Report) -> tuple[int, ...]:
+        """End the assignment. Returns the trials that get no further one, ascending."""
+        self._end(report)
+        self._journal.reported(report)
+        self._progress.run += 1
+        return self._settle(report)
+
+    def finish_test(self, report: Report) -> None:
+        """End an evaluation on the test split."""
+        self._end(report)
+        if report.failure is None:
+            self._journal.reported(report)
+        else:
+            self._journal.lost(report)
+
+    def replay_begin(self, assignment: Assignment) -> None:
+        self._retention.keep(Owner.trial(assignment.trial_id), assignment.checkpoint)
+        self._decider.restart(assignment)
+
+    def replay_finish(self, report: Report) -> None:
+        self._settle(report)
+        self._progress.replayed += 1
+
+    def sweep(self, unfinished: Collection[int]) -> None:
+        """Delete the checkpoints that nothing needs. Ends a replay, which deletes none.
+
+        Args:
+            unfinished: trials whose next attempt continues from what the last one has saved.
+        """
+        self._retention.sweep(unfinished)
+
+    def _end(self, report: Report) -> None:
+        del self._running[report.trial_id]
+        self._progress.busy_seconds += report.seconds
+
+    def _settle(self, report: Report) -> tuple[int, ...]:
+        decision = self._decider.tell(report)
+        self._journal.settled(decision.stopped, TrialState.STOPPED)
+        if decision.is_complete:
+            self._journal.settled([report.trial_id], TrialState.COMPLETED)
+        # The trial as of this report: in a replay the journal has its last state.
+        trial = as_reported(self._journal.trials[report.trial_id], report, decision.score)
+        self._incumbents.note(trial, is_complete=decision.is_complete)
+        self._retention.keep(Owner.trial(report.trial_id), report.checkpoint)
+        for trial_id in decision.ended:
+            self._retention.release(Owner.trial(trial_id))
+        if report.attempt > 1 or report.failure is not None:
+            self._retention.tidy(report.trial_id)
+        self._progress.resource_spent += decision.resource_spent
+        self._progress.failed += report.failure is not None
+        return decision.ended
