@@ -13,8 +13,8 @@ import torch
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.errors import TrialError
-from spark_hpo.train.pulse import Pulse
 from spark_hpo.train.rendezvous.world import World
+from spark_hpo.train.step_coordinator import StepCoordinator
 from spark_hpo.train.task import Batch
 from spark_hpo.trial import Measurement, Params, Split
 
@@ -58,7 +58,7 @@ class TrainContext:
         load_checkpoint: Callable[[], Any],
         seed: int,
         trial_id: int,
-        pulse: Pulse,
+        coordinator: StepCoordinator,
         save: Callable[[TrainContext], None],
         curve: Sequence[Measurement] = (),
     ) -> None:
@@ -78,7 +78,7 @@ class TrainContext:
         self._loaders: dict[tuple[Split, int | None], Loader] = {}
         self._began = time.perf_counter()
         self._rows_trained = 0
-        self._pulse = pulse
+        self._coordinator = coordinator
         self._save = save
         self.measurements = list(curve)  # by earlier attempts too
         self.checkpoint: Any = None  # the last one that was reported
@@ -115,12 +115,12 @@ class TrainContext:
         A function that calls neither is watched by nobody; one that does must go on doing so, at least once
         in `resources.rank_timeout_s`.
         """
-        self._pulse.move()
+        self._coordinator.note_progress()
 
     def _counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
             yield batch
-            self._pulse.move()
+            self._coordinator.note_progress()
 
     def load_checkpoint(self) -> Any:
         """What was given to `report` last, on the CPU; None for a trial that starts from scratch."""
@@ -174,8 +174,8 @@ class TrainContext:
         self._began, self._rows_trained = now, 0
         self.checkpoint = checkpoint
         if not self.is_evaluation and reached < self.resource.stop:
-            self._pulse.step(self._save_this)
-            self._pulse.end_of_pass(reached, self._save_this)
+            self._coordinator.step(self._save_this)
+            self._coordinator.end_of_pass(reached, self._save_this)
 
     def note(self, name: str, value: Any) -> None:
         """Keep a JSON value with the trial: in the journal, and in `trial.notes`. Rank 0's counts.

@@ -28,9 +28,9 @@ class FunctionRank:
         self._function = function
 
     @property
-    def moves(self) -> int | None:
-        """Grows while this rank is at work. None: the function has not shown yet that it makes progress."""
-        return self._setup.pulse.moves or None
+    def progress(self) -> int | None:
+        """A count that grows while this rank is at work; None: the function has not counted anything yet."""
+        return self._setup.coordinator.progress or None
 
     def run(self, report: Report) -> Report:
         """Complete the report of the assignment. What a failed function has noted is in it too."""
@@ -49,7 +49,7 @@ class FunctionRank:
     def _open_context(self) -> TrainContext:
         setup, assignment = self._setup, self._setup.assignment
         resumed: dict[str, Any] = {}  # what an earlier attempt saved
-        setup.attempt.resume(resumed.update)
+        setup.checkpoints.resume(resumed.update)
         curve = tuple(Measurement(**measurement) for measurement in resumed.get("curve", ()))
         if curve:
             start = curve[-1].resource
@@ -67,7 +67,7 @@ class FunctionRank:
             load_checkpoint=partial(self._load_checkpoint, resumed),
             seed=assignment.seed,
             trial_id=assignment.trial_id,
-            pulse=setup.pulse,
+            coordinator=setup.coordinator,
             save=self._save_partial,
             curve=curve,
         )
@@ -94,7 +94,7 @@ class FunctionRank:
             raise TrialError(f"{missing}; the function has reported finite values of {names}")
         path = None  # not the old checkpoint: it would pass for the model that was trained since
         if context.checkpoint is not None:
-            path = setup.attempt.save(context.measurements[-1].resource, {"function": context.checkpoint})
+            path = setup.checkpoints.save(context.measurements[-1].resource, {"function": context.checkpoint})
         return self._finish(context, report, path)
 
     def _finish(self, context: TrainContext, report: Report, path: str | None) -> Report:
@@ -113,7 +113,7 @@ class FunctionRank:
 
     def _save_partial(self, context: TrainContext) -> None:
         curve = [asdict(measurement) for measurement in context.measurements]
-        self._setup.attempt.save_partial({"function": context.checkpoint, "curve": curve})
+        self._setup.checkpoints.save_partial({"function": context.checkpoint, "curve": curve})
 
     def _load_checkpoint(self, resumed: Mapping[str, Any]) -> Any:
         if resumed:

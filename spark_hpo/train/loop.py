@@ -20,8 +20,8 @@ from spark_hpo.errors import CheckpointError, TrialError
 from spark_hpo.objective import NO_SCORE, Objective, Score
 from spark_hpo.train import generators
 from spark_hpo.train.inheritance import inherited
-from spark_hpo.train.pulse import Pulse
 from spark_hpo.train.rendezvous.world import World
+from spark_hpo.train.step_coordinator import StepCoordinator
 from spark_hpo.train.task import Batch, TrainTask
 from spark_hpo.train.training_settings import Precision, TrainingSettings
 from spark_hpo.trial import Measurement
@@ -86,13 +86,13 @@ class Trainer:
         train: Loader,
         validation: Loader,
         objective: Objective,
-        pulse: Pulse,
+        coordinator: StepCoordinator,
         save: Save = lambda state: None,
     ) -> None:
         """Train up to `stop` passes and measure after each, or after the last; fewer on a plateau.
 
         Args:
-            save: is given what `load_partial` takes, whenever the pulse says so.
+            save: is given what `load_partial` takes, whenever the coordinator says so.
 
         Raises:
             TrialError: the training has diverged, or the task does not report the objective.
@@ -100,19 +100,22 @@ class Trainer:
         """
         self._began = time.perf_counter()
         for done, batches in enumerate(train.passes(self.resource, stop), self.resource + 1):
-            pass_loss = self._train_pass(batches, pulse, save)
+            pass_loss = self._train_pass(batches, coordinator, save)
             rows = self._since.rows + batches.total_rows
             loss_sum = self._since.loss_sum + pass_loss * batches.total_rows
             self._since = replace(self._since, rows=rows, loss_sum=loss_sum, step=0, rank_loss_sum=0.0)
             self.resource = done
             if done == stop or self._settings.evaluate_each_pass:
-                self._measure(validation, objective, pulse)
+                self._measure(validation, objective, coordinator)
             if done == stop or self.is_on_plateau:
                 return
-            pulse.end_of_pass(done, lambda: save(self.partial_state()))
+            coordinator.end_of_pass(done, lambda: save(self.partial_state()))
 
-    def _measure(self, validation: Loader, objective: Objective, pulse: Pulse) -> None:
-        metrics = {**self.evaluate(validation, pulse), "train_loss": self._since.loss_sum / self._since.rows}
+    def _measure(self, validation: Loader, objective: Objective, coordinator: StepCoordinator) -> None:
+        metrics = {
+            **self.evaluate(validation, coordinator),
+            "train_loss": self._since.loss_sum / self._since.rows,
+        }
         score = _checked_score(metrics, objective, self.resource)
         violation, loss = self._best
         if score < (violation, loss - self._settings.min_improvement):
@@ -136,7 +139,7 @@ class Trainer:
         """Whether the objective has not improved for `patience` epochs. The same on all ranks."""
         return self._settings.patience is not None and self._epochs_since_best >= self._settings.patience
 
-    def evaluate(self, loader: Loader, pulse: Pulse | None = None) -> dict[str, float]:
+    def evaluate(self, loader: Loader, coordinator: StepCoordinator | None = None) -> dict[str, float]:
         """`loss` and the task's metrics over all rows of all ranks, each row counted once."""
         self.model.eval()
         sums: dict[str, Tensor] = {}
@@ -155,8 +158,8 @@ class Trainer:
                         )
                     total = values.double().sum()
                     sums[name] = sums.get(name, torch.zeros_like(total)) + total
-                if pulse is not None:
-                    pulse.move()
+                if coordinator is not None:
+                    coordinator.note_progress()
         # In the same order on all ranks: the dictionaries are filled by the same code.
         *totals, rows_read = self._world.sum([*(float(value) for value in sums.values()), everything.rows])
         return {name: total / rows_read for name, total in zip(sums, totals, strict=True)}
@@ -235,7 +238,7 @@ class Trainer:
             "schedule": self._schedule.state_dict() if self._schedule else {},
         }
 
-    def _train_pass(self, batches: Pass, pulse: Pulse, save: Save) -> float:
+    def _train_pass(self, batches: Pass, coordinator: StepCoordinator, save: Save) -> float:
         """Train one pass, or what is left of it, and return the mean loss over the rows of all ranks."""
         self._trained.train()
         first, before = self._since.step, self._since.rank_loss_sum
@@ -263,7 +266,7 @@ class Trainer:
             self._optimizer.zero_grad(set_to_none=True)
             if self._schedule is not None:
                 self._schedule.step()
-            pulse.step(save_all)
+            coordinator.step(save_all)
         # Running statistics differ between ranks; the checkpoint has rank 0's, and they are what counts.
         self._world.broadcast(self.model.buffers())
         summed, rows_read = self._world.sum([float(total), batches.rows])

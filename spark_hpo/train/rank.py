@@ -14,10 +14,10 @@ from spark_hpo.data.table import Table
 from spark_hpo.errors import TrialError
 from spark_hpo.objective import Objective
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train.attempt import Attempt
-from spark_hpo.train.pulse import Pulse
+from spark_hpo.train.attempt_checkpoints import AttemptCheckpoints
 from spark_hpo.train.reference import Trainable
 from spark_hpo.train.rendezvous.world import Rendezvous, World
+from spark_hpo.train.step_coordinator import StepCoordinator
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.trial import Assignment, Split
 
@@ -57,8 +57,8 @@ class RankSetup:
         self.table = spec.table
         if spec.table is not None and assignment.without:
             self.table = spec.table.without(assignment.without)
-        self.attempt = Attempt(spec.storage, assignment, world)
-        self.pulse = Pulse(
+        self.checkpoints = AttemptCheckpoints(spec.storage, assignment, world)
+        self.coordinator = StepCoordinator(
             world,
             spec.storage,
             epochs=spec.settings.checkpoint_epochs,
@@ -89,7 +89,7 @@ class RankSetup:
             shuffle_window=self.spec.shuffle_window if is_training else None,
             parts=self.spec.parts if is_training else 1,
             node_cache=self.spec.node_cache,
-            moved=self.pulse.move,
+            moved=self.coordinator.note_progress,
         )
 
     def checked_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:

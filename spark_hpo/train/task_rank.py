@@ -25,9 +25,9 @@ class TaskRank:
         self._task_class = task_class
 
     @property
-    def moves(self) -> int:
-        """Grows while this rank is at work."""
-        return self._setup.pulse.moves
+    def progress(self) -> int:
+        """A count that grows while this rank is at work."""
+        return self._setup.coordinator.progress
 
     def run(self, report: Report) -> Report:
         """Complete the report of the assignment. Metrics and checkpoint are the same on every rank."""
@@ -48,15 +48,15 @@ class TaskRank:
                 train=train,
                 validation=setup.open_loader(Split.VALIDATION),
                 objective=setup.spec.objective,
-                pulse=setup.pulse,
-                save=setup.attempt.save_partial,
+                coordinator=setup.coordinator,
+                save=setup.checkpoints.save_partial,
             )
         if trainer.curve:
             metrics = setup.checked_metrics(trainer.curve[-1].metrics)
-            path: str | None = setup.attempt.save(trainer.resource, trainer.state())
+            path: str | None = setup.checkpoints.save(trainer.resource, trainer.state())
         else:  # an evaluation, or a trial that has been on its plateau since a lower rung
             loader = setup.open_loader(assignment.split)
-            metrics = setup.checked_metrics(trainer.evaluate(loader, setup.pulse))
+            metrics = setup.checked_metrics(trainer.evaluate(loader, setup.coordinator))
             path = assignment.checkpoint
         return replace(
             report,
@@ -69,7 +69,7 @@ class TaskRank:
     def _restore(self, trainer: Trainer) -> None:
         """Load what an earlier attempt saved, else the checkpoint that the assignment starts from."""
         storage, path = self._setup.spec.storage, self._setup.assignment.checkpoint
-        if self._setup.attempt.resume(trainer.load_partial) or path is None:
+        if self._setup.checkpoints.resume(trainer.load_partial) or path is None:
             return
         state = checkpoint.load(storage, path)
         try:

@@ -8,13 +8,13 @@ from dataclasses import replace
 import torch
 
 from spark_hpo.train.function_rank import FunctionRank
-from spark_hpo.train.pulse import Stopped
 from spark_hpo.train.rank import RankSetup, RankSpec
 from spark_hpo.train.rank_failure import failure_of
 from spark_hpo.train.reference import find_trainable, is_task
 from spark_hpo.train.rendezvous.world import init_group
+from spark_hpo.train.step_coordinator import Stopped
 from spark_hpo.train.task_rank import TaskRank
-from spark_hpo.train.watch import Watch
+from spark_hpo.train.watchdog import Watchdog
 from spark_hpo.trial import Assignment, BarrierContext, Failure, FailureKind, Report
 
 
@@ -50,13 +50,13 @@ def run_rank(
         if gpus:
             torch.cuda.set_device(devices[0])
         with (
-            Watch(spec.storage, assignment, rank=rank, limit_s=spec.rank_timeout_s) as watch,
+            Watchdog(spec.storage, assignment, rank=rank, limit_s=spec.rank_timeout_s) as watchdog,
             init_group(
                 spec.rendezvous, barrier, key=key, rank=rank, size=world_size, device=devices[0]
             ) as world,
         ):
             started = _rank(RankSetup(spec, assignment, world, devices))
-            watch.follow(lambda: started.moves)
+            watchdog.follow(lambda: started.progress)
             return started.run(report)
     except Stopped:
         return replace(

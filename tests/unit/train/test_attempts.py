@@ -16,7 +16,7 @@ from spark_hpo.data.table import Table, open_table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import checkpoint, pulse
+from spark_hpo.train import checkpoint, step_coordinator
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.tabular import TabularTask
 from spark_hpo.train.training_settings import TrainingSettings
@@ -46,9 +46,9 @@ class Fragile(TabularTask):
 
 
 @pytest.fixture(autouse=True)
-def _each_step_is_a_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulse, "_AGREE_S", 0.0)
-    monkeypatch.setattr(pulse, "_LOOK_S", 0.0)
+def _decide_at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_coordinator, "_DECISION_INTERVAL_S", 0.0)
+    monkeypatch.setattr(step_coordinator, "_STOP_CHECK_INTERVAL_S", 0.0)
     monkeypatch.setattr(Fragile, "steps", 0)
     monkeypatch.setattr(Fragile, "killed_at", None)
 
@@ -184,7 +184,7 @@ def test_an_attempt_that_was_given_up_saves_nothing(spec: RankSpec) -> None:
     report = run(spec, again)
     assert report.failure is not None
     assert report.failure.kind is FailureKind.STORAGE
-    assert "attempt 2 has taken over from attempt 1" in report.failure.message
+    assert "started attempt 2" in report.failure.message
     assert spec.storage.names(layout.checkpoints(4)) == before
 
 

@@ -48,8 +48,8 @@ def run(function: Any, tmp_path: Path) -> Report:
 
 def trial_after(report: Report) -> Trial:
     before = Trial(trial_id=4, params={"x": 1}, state=TrialState.RUNNING, bracket=0, rung=0)
-    loss = Objective(metric="loss", mode=Mode.MIN).loss(report.judged)
-    return before.with_report(report, loss=loss, time=1.0)
+    score = Objective(metric="loss", mode=Mode.MIN).score(report.judged)
+    return before.with_report(report, score=score, time=1.0)
 
 
 def test_notes_and_parameters_come_back_and_survive_the_journal(tmp_path: Path) -> None:

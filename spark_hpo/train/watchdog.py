@@ -21,39 +21,39 @@ _LONGEST_INTERVAL_S = 5.0  # between two checks
 _CHECKS_PER_LIMIT = 5  # at least
 
 
-class Watch:
-    """A thread beside one rank that checks whether the rank's count of moves still grows.
+class Watchdog:
+    """A thread beside one rank that kills the process when the rank's progress count stops growing.
 
-    Rank 0's watch also writes the count to the study directory, for the driver. A rank that holds the
+    Rank 0's watchdog also writes the count to the study directory, for the driver. A rank that holds the
     interpreter's lock for ever is killed too, by a timer in C; its stack trace goes to standard error then.
 
-    A trace, with a limit of 60 s: moves 10 at 0 s; 10 at 55 s; 10 at 66 s -> trace saved, process killed
+    A trace, with a limit of 60 s: progress 10 at 0 s; 10 at 55 s; 10 at 65 s -> trace saved, process killed
     """
 
     def __init__(self, storage: Storage, assignment: Assignment, *, rank: int, limit_s: float | None) -> None:
         """
         Args:
-            limit_s: the longest time between two moves; None: the rank is not watched.
+            limit_s: the longest time without progress; None: the rank is not watched.
         """
         self._storage = storage
-        self._progress = layout.progress(assignment.trial_id, assignment.attempt)
-        self._stacks = layout.stacks(assignment.trial_id, assignment.attempt, rank)
+        self._progress_path = layout.progress(assignment.trial_id, assignment.attempt)
+        self._stacks_path = layout.stacks(assignment.trial_id, assignment.attempt, rank)
         self._reports_progress = rank == 0
         self._limit_s = limit_s
-        self._moves: Callable[[], int | None] = lambda: 0
+        self._progress: Callable[[], int | None] = lambda: 0
         self._ended = threading.Event()
         self._has_reported = False
         self._thread: threading.Thread | None = None
 
-    def follow(self, moves: Callable[[], int | None]) -> None:
+    def follow(self, progress: Callable[[], int | None]) -> None:
         """Watch this count from now on. None: the rank does not count, and is only reported as alive."""
-        self._moves = moves
+        self._progress = progress
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Watchdog:
         if self._limit_s is not None:
             interval = min(_LONGEST_INTERVAL_S, self._limit_s / _CHECKS_PER_LIMIT)
             self._thread = threading.Thread(
-                target=self._run, args=(self._limit_s, interval), name="spark_hpo-watch", daemon=True
+                target=self._run, args=(self._limit_s, interval), name="spark_hpo-watchdog", daemon=True
             )
             self._thread.start()
         return self
@@ -67,26 +67,26 @@ class Watch:
             faulthandler.cancel_dump_traceback_later()
         if self._has_reported:
             with contextlib.suppress(StorageError):
-                self._storage.delete(self._progress)
+                self._storage.delete(self._progress_path)
 
     def _run(self, limit_s: float, interval: float) -> None:
-        seen, since = self._moves(), time.monotonic()
+        seen, since = self._progress(), time.monotonic()
         while not self._ended.wait(interval):
-            now, moves = time.monotonic(), self._moves()
-            if moves is None or moves != seen:
-                seen, since = moves, now
+            now, progress = time.monotonic(), self._progress()
+            if progress is None or progress != seen:
+                seen, since = progress, now
                 # Kills the process if this thread is never scheduled again.
                 faulthandler.dump_traceback_later(limit_s + 2 * interval, exit=True)
-                self._report(moves)
+                self._report(progress)
             elif now - since > limit_s:
                 self._kill(limit_s)
 
-    def _report(self, moves: int | None) -> None:
+    def _report(self, progress: int | None) -> None:
         if self._reports_progress:
-            # Of a rank that does not count its moves, only the time is known at which it was alive.
-            text = f"{time.time():.0f} s" if moves is None else f"{moves} moves"
+            # A function that does not count its progress only shows that its process is alive.
+            text = f"{time.time():.0f} s" if progress is None else f"progress {progress}"
             with contextlib.suppress(StorageError):  # the driver then sees a stalled rank
-                self._storage.write(self._progress, text.encode())
+                self._storage.write(self._progress_path, text.encode())
                 self._has_reported = True
 
     def _kill(self, limit_s: float) -> None:
@@ -94,5 +94,5 @@ class Watch:
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
             heading = f"no step for {limit_s:.4g} s (resources.rank_timeout_s)\n"
-            self._storage.write(self._stacks, heading.encode() + file.read())
+            self._storage.write(self._stacks_path, heading.encode() + file.read())
         os._exit(EXIT_CODE)  # the main thread cannot be interrupted from here

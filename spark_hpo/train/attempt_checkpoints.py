@@ -1,4 +1,4 @@
-"""The checkpoints of one attempt at an assignment: what it goes on from, and what it may save."""
+"""The checkpoints of one attempt at an assignment: the state it resumes from, and the states it saves."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from spark_hpo.trial import Assignment
 
 logger = logging.getLogger(__name__)
 
-_OF = "assignment"
+_ASSIGNMENT = "assignment"  # the key, in a partial checkpoint, of the assignment that it belongs to
 
 
-class Attempt:
-    """An attempt saves under names of its own, and nothing at all once another one has taken over.
+class AttemptCheckpoints:
+    """Loads and saves the checkpoints of one attempt.
 
-    A trace: attempt 1: save_partial(s1); save_partial(s2); killed. Attempt 2: partial() -> s2; save(...)
+    Each attempt has its own file names, and saves nothing once the driver has started another attempt.
+
+    A trace:
+        attempt 1: save_partial(a); save_partial(b); killed
+        attempt 2: resume(load) -> load(b); save_partial(c); save(9, d) -> "checkpoints/.../000009-2.pt"
     """
 
     def __init__(self, storage: Storage, assignment: Assignment, world: World) -> None:
@@ -35,39 +39,41 @@ class Attempt:
         self._has_partial = False
 
     def resume(self, load: Callable[[Mapping[str, Any]], None]) -> bool:
-        """Give `load` the newest state that an earlier attempt at this assignment has left, if any.
+        """Call `load` with the newest state that an earlier attempt saved. Every rank must call this.
 
-        One that is damaged is passed over. Every rank must call it.
+        A damaged checkpoint is skipped in favour of an older one.
+
+        Returns:
+            False: no earlier attempt has saved a state.
 
         Raises:
-            CheckpointError: from `load`.
-            StorageError: ranks see different files: a store is late.
+            CheckpointError: from `load`, or because this rank does not see the file that rank 0 has read.
         """
         number, state = self._newest() if self._world.rank == 0 else (0, None)
-        said = torch.tensor([number], dtype=torch.int64, device=self._world.device)
-        self._world.broadcast([said])
-        number = int(said)
+        message = torch.tensor([number], dtype=torch.int64, device=self._world.device)
+        self._world.broadcast([message])
+        number = int(message)
         if number == 0:
             return False
         if state is None:
             state = checkpoint.load(self._storage, layout.partial(self._assignment.trial_id, number))
-        del state[_OF]
+        del state[_ASSIGNMENT]
         load(state)
         return True
 
     def save_partial(self, state: Mapping[str, Any]) -> None:
-        """Save what has been reached within the assignment."""
-        if self._world.rank == 0:  # alone: DDP keeps the parameters equal
-            self._save(self._partial, {**state, _OF: self._identity()})
+        """Save a state within the assignment. It replaces the last one of this attempt."""
+        if self._world.rank == 0:  # DDP keeps the parameters of all ranks equal
+            self._save(self._partial, {**state, _ASSIGNMENT: self._identity()})
             self._has_partial = True
 
     def save(self, resource: int, state: Mapping[str, Any]) -> str:
-        """Save the state at the end of the assignment, and return its place."""
+        """Save the state at the end of the assignment, and return its path in the study directory."""
         path = layout.checkpoint(self._assignment.trial_id, resource, self._assignment.attempt)
         if self._world.rank == 0:
             self._save(path, state)
             if self._has_partial:
-                with contextlib.suppress(StorageError):  # it does no harm
+                with contextlib.suppress(StorageError):  # a file that is left over does no harm
                     self._storage.delete(self._partial)
         return path
 
@@ -75,13 +81,13 @@ class Attempt:
         fence = self._storage.read(layout.fence(self._assignment.trial_id, self._assignment.rung))
         if fence is not None and int(fence) > self._assignment.attempt:
             raise StorageError(
-                f"{self._storage.url}/{path}: is not saved: attempt {int(fence)} has taken over from attempt "
-                f"{self._assignment.attempt}, which was given up for lost"
+                f"{self._storage.url}/{path}: not saved, because the driver has given attempt "
+                f"{self._assignment.attempt} up and started attempt {int(fence)}"
             )
         checkpoint.save(self._storage, path, state)
 
     def _newest(self) -> tuple[int, dict[str, Any] | None]:
-        """The number of the last attempt that has left a state of this assignment, and the state; 0: none."""
+        """Return the number and the state of the last attempt that saved one; 0 and None: there is none."""
         for number in range(self._assignment.attempt - 1, 0, -1):
             path = layout.partial(self._assignment.trial_id, number)
             if not self._storage.size(path):
@@ -89,9 +95,9 @@ class Attempt:
             try:
                 state = checkpoint.load(self._storage, path)
             except CheckpointError as exc:
-                logger.warning("%s; an older one is taken", exc)
+                logger.warning("%s; trying an older checkpoint", exc)
                 continue
-            if state.get(_OF) == self._identity():
+            if state.get(_ASSIGNMENT) == self._identity():
                 return number, state
         return 0, None
 

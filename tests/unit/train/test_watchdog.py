@@ -11,12 +11,12 @@ import pytest
 
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train.watch import EXIT_CODE
+from spark_hpo.train.watchdog import EXIT_CODE
 
 START = """
     import ctypes, sys, time
     from spark_hpo.study_dir.storage import Storage
-    from spark_hpo.train.watch import Watch
+    from spark_hpo.train.watchdog import Watchdog
     from spark_hpo.trial import Assignment
 
     storage = Storage(sys.argv[1])
@@ -42,8 +42,8 @@ def test_a_rank_that_stands_ends_and_says_where(tmp_path: Path, rank: int) -> No
     done = run(
         tmp_path,
         """
-        with Watch(storage, assignment, rank=rank, limit_s=0.5) as watch:
-            watch.follow(lambda: moves)
+        with Watchdog(storage, assignment, rank=rank, limit_s=0.5) as watchdog:
+            watchdog.follow(lambda: moves)
             stand_here_for_ever()
         """,
         rank,
@@ -60,8 +60,8 @@ def test_one_that_lets_no_other_thread_run_ends_too(tmp_path: Path) -> None:
     done = run(
         tmp_path,
         """
-        with Watch(storage, assignment, rank=rank, limit_s=0.5) as watch:
-            watch.follow(lambda: moves)
+        with Watchdog(storage, assignment, rank=rank, limit_s=0.5) as watchdog:
+            watchdog.follow(lambda: moves)
             until = time.time() + 0.4
             while time.time() < until:
                 moves += 1
@@ -78,8 +78,8 @@ def test_a_rank_that_moves_is_left_alone_and_leaves_nothing(tmp_path: Path) -> N
         tmp_path,
         """
         seen = set()
-        with Watch(storage, assignment, rank=rank, limit_s=1.0) as watch:
-            watch.follow(lambda: moves)
+        with Watchdog(storage, assignment, rank=rank, limit_s=1.0) as watchdog:
+            watchdog.follow(lambda: moves)
             until = time.time() + 3
             while time.time() < until:
                 moves += 1
@@ -96,8 +96,8 @@ def test_of_a_rank_that_does_not_say_that_it_moves_it_is_told_that_it_lives(tmp_
         tmp_path,
         """
         seen = set()
-        with Watch(storage, assignment, rank=rank, limit_s=0.5) as watch:
-            watch.follow(lambda: None)
+        with Watchdog(storage, assignment, rank=rank, limit_s=0.5) as watchdog:
+            watchdog.follow(lambda: None)
             while len(seen) < 4:  # nothing, and three different seconds: longer than the limit
                 seen.add(storage.read("progress/000003-2"))
                 time.sleep(0.05)
@@ -110,7 +110,7 @@ def test_without_a_limit_nothing_is_watched(tmp_path: Path) -> None:
     done = run(
         tmp_path,
         """
-        with Watch(storage, assignment, rank=rank, limit_s=None):
+        with Watchdog(storage, assignment, rank=rank, limit_s=None):
             time.sleep(0.5)
         """,
     )
