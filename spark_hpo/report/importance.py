@@ -10,7 +10,7 @@ from functools import lru_cache
 from spark_hpo.errors import SpaceError
 from spark_hpo.objective import Score
 from spark_hpo.report.study_record import StudyRecord
-from spark_hpo.search.importance import ENOUGH, importance
+from spark_hpo.search.importance import MIN_RESULTS, importance
 
 _SHARE = 0.4  # of the trials must have been measured at a resource: fewer are the survivors only
 _ROUGH = 50  # results; with fewer it changes with each trial
@@ -43,10 +43,10 @@ def importance_of(record: StudyRecord) -> Importance:
             if score.is_finite:
                 levels.setdefault(resource, {})[trial.trial_id] = score
     measured = len({trial_id for scores in levels.values() for trial_id in scores})
-    enough = max(ENOUGH, math.ceil(_SHARE * measured))
+    enough = max(MIN_RESULTS, math.ceil(_SHARE * measured))
     comparable = [resource for resource, scores in levels.items() if len(scores) >= enough]
     if not comparable:
-        return Importance(shares={}, missing=f"it takes {ENOUGH} trials that were trained alike")
+        return Importance(shares={}, missing=f"it takes {MIN_RESULTS} trials that were trained alike")
     resource = max(comparable)
     scores = levels[resource]
     try:

@@ -1,68 +1,119 @@
-"""How much each parameter matters for being among the best: PED-ANOVA, as Optuna has it."""
+"""Parameter importance by PED-ANOVA."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr
+
 from spark_hpo.objective import Score
-from spark_hpo.search.pareto import Penalty
-from spark_hpo.search.samplers.optuna_samplers import import_optuna, parameters_of
 from spark_hpo.search.space import Space
-from spark_hpo.search.space.axis import Axes
+from spark_hpo.search.space.axis import Array, Axes, Axis
 from spark_hpo.trial import Params
 
-ENOUGH = 10
-"""Results that it takes."""
+MIN_RESULTS = 10
 
-_MOST = 2000  # results that are looked at: more change nothing, and take a second for each thousand
-_BEST = 0.1  # the share of trials that is looked at, as in the paper
-_FEWEST_BEST = 5  # of these there should be as many
+_TOP_SHARE = 0.1  # gamma' of the paper; its gamma is 1
+_MIN_TOP = 5  # trials among the top, so that their density means something
+_MIN_ACTIVE = 2  # trials in which a conditional parameter must be active
+_CELLS = 50  # of the grid on which the densities of a number are compared
+_MIN_BANDWIDTH = 0.5 / 1.64  # in cells: 90 % of a kernel lie in its own cell
+_TINY = 1e-12  # keeps a ratio of densities finite
 
 
 def importance(space: Space, results: Sequence[tuple[Params, Score]]) -> dict[str, float]:
-    """The share of each parameter by its dotted name, the largest first; they sum to 1.
+    """Return the share of each parameter by its dotted name, in descending order; the shares sum to 1.
 
-    PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255) asks how much the best tenth of the trials differs
-    from all of them, parameter by parameter; with few trials, the best five. Conditional parameters count
-    where they are active (arXiv:2601.20800). It says nothing of how parameters act together.
+    PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255) measures, for one parameter at a time, how much the
+    distribution of the best tenth of the trials (of at least five) differs from that of all trials, so it
+    does not see interactions. A conditional parameter is compared where it is active, and weighted by how
+    often that is (conditional PED-ANOVA, arXiv:2601.20800).
 
     Args:
-        results: parameters and score of trials that were trained alike. Those that are not finite are left
-            out, and of thousands an even choice is taken.
+        results: parameters and score of trials that were trained to the same resource. Scores that are not
+            finite are ignored.
 
     Returns:
-        Nothing where there are fewer than `ENOUGH` results, or nothing to choose between.
+        An empty dict if fewer than `MIN_RESULTS` scores are finite or the space has no parameters.
 
     Raises:
         SpaceError: parameters do not fit the space.
     """
     finite = [(params, score) for params, score in results if score.is_finite]
-    finite = finite[:: math.ceil(len(finite) / _MOST) or 1]
     axes = Axes(space)
-    if len(finite) < ENOUGH or not len(axes):
+    if len(finite) < MIN_RESULTS or not len(axes):
         return {}
-    optuna = import_optuna()
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of each study that it makes
-    try:
-        study = optuna.create_study()
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-    penalty = Penalty.among((score.loss,) for _, score in finite if not score.violation)
-    for params, score in finite:
-        losses = penalty.losses((score.loss,), score.violation)
-        distributions, values = parameters_of(optuna, axes, axes.row(params))
-        study.add_trial(optuna.trial.create_trial(params=values, distributions=distributions, values=losses))
-    share = max(_BEST, min(0.5, _FEWEST_BEST / len(finite)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of conditions that few trials meet, and of features being new
-        found = optuna.importance.get_param_importances(
-            study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(target_quantile=share)
-        )
-    shares: dict[str, float] = {}
-    for number, value in found.items():  # the options of a choice may each have a parameter of one name
-        name = ".".join(map(str, axes.axes[int(number)].dimension.path))
-        shares[name] = shares.get(name, 0.0) + float(value)
+    rows = np.stack([axes.row(params) for params, _ in finite])
+    scores = [score for _, score in finite]
+    num_top = math.ceil(max(_TOP_SHARE, min(0.5, _MIN_TOP / len(scores))) * len(scores))
+    threshold = sorted(scores)[num_top - 1]
+    is_top = np.array([score <= threshold for score in scores])
+    divergences: dict[str, float] = {}
+    for axis, places in zip(axes.axes, rows.T, strict=True):
+        is_active = ~np.isnan(places)
+        if is_active.any():
+            # Two options of a choice may have parameters of the same name.
+            name = ".".join(map(str, axis.dimension.path))
+            divergences[name] = divergences.get(name, 0.0) + _divergence(
+                axis, places[is_active], is_top, is_active
+            )
+    total = sum(divergences.values())
+    shares = {name: d / total if total > 0 else 1 / len(divergences) for name, d in divergences.items()}
     return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _divergence(
+    axis: Axis, places: Array, is_top: npt.NDArray[np.bool_], is_active: npt.NDArray[np.bool_]
+) -> float:
+    """Theorem 4.2 of conditional PED-ANOVA, without the factor that all parameters share.
+
+    Args:
+        places: on the axis, of the trials in which it is active.
+    """
+    top = places[is_top[is_active]]
+    if axis.options == 1 or len(places) < _MIN_ACTIVE or not len(top):
+        return 0.0
+    density = _choice_density if axis.options else _number_density
+    num_cells = axis.options or _CELLS
+    of_top, of_all = (density(_counts(axis, some, num_cells)) + _TINY for some in (top, places))
+    alpha, beta = len(top) / is_top.sum(), len(places) / len(is_active)
+    divergence = of_all @ (of_top / of_all - 1) ** 2  # of Pearson
+    return float(alpha**2 / beta * divergence)
+
+
+def _counts(axis: Axis, places: Array, num_cells: int) -> npt.NDArray[np.int64]:
+    """Trials in each cell: an option of a choice, or a step of the grid over a number."""
+    cells = places if axis.options else np.ceil(places / (1 / (num_cells - 1)) - 0.5)
+    return np.bincount(cells.astype(int), minlength=num_cells)
+
+
+def _number_density(counts: npt.NDArray[np.int64]) -> Array:
+    """Probability of each cell by a kernel density estimate with Scott's rule, and one kernel as prior."""
+    num_cells, total = len(counts), counts.sum()
+    seen = np.flatnonzero(counts)
+    weights = counts[seen]
+    cumulated = np.cumsum(weights)
+    mean = seen @ weights / total
+    deviation = math.sqrt((seen - mean) ** 2 @ weights / max(1, total - 1))
+    lower = seen[np.searchsorted(cumulated, total // 4)]
+    upper = seen[min(len(seen) - 1, int(np.searchsorted(cumulated, total * 3 // 4, side="right")))]
+    bandwidth = max(1.059 * min((upper - lower) / 1.34, deviation) * total**-0.2, _MIN_BANDWIDTH)
+    centres = np.append(seen, (num_cells - 1) / 2)
+    widths = np.append(np.full(len(seen), bandwidth), num_cells)
+    edges = (np.arange(num_cells + 1)[:, None] - 0.5 - centres) / widths
+    mass = ndtr(edges)
+    kernels = np.diff(mass, axis=0) / (mass[-1] - mass[0])
+    density: Array = kernels @ np.append(weights, 1) / (total + 1)
+    return density
+
+
+def _choice_density(counts: npt.NDArray[np.int64]) -> Array:
+    """Probability of each option: a smoothed kernel at each option that was taken, and a uniform prior."""
+    num_options, total = len(counts), counts.sum()
+    smoothing = 1 / (np.count_nonzero(counts) + 1)
+    smoothed = (counts + smoothing * total) / (1 + smoothing * num_options)
+    density: Array = (smoothed + 1 / num_options) / (total + 1)
+    return density

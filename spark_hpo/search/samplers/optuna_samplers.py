@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -250,9 +251,11 @@ class GaussianProcessSampler(OptunaSampler):
         super().__init__(space, seed, enough=enough)
 
     def _sampler(self, seed: int) -> Any:
-        return self._optuna.samplers.GPSampler(
-            seed=seed, n_startup_trials=self.num_startup_trials, warn_independent_sampling=False
-        )
+        sampler = self._optuna.samplers.GPSampler
+        # Optuna 4.0 has no such argument, and does not warn.
+        quiet = "warn_independent_sampling" in inspect.signature(sampler).parameters
+        arguments = {"warn_independent_sampling": False} if quiet else {}
+        return sampler(seed=seed, n_startup_trials=self.num_startup_trials, **arguments)
 
 
 class CmaEsSampler(OptunaSampler):

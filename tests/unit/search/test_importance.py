@@ -1,13 +1,16 @@
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 
 from spark_hpo.errors import SpaceError
 from spark_hpo.objective import NO_SCORE, Score
-from spark_hpo.search.importance import ENOUGH, importance
+from spark_hpo.search.importance import MIN_RESULTS, importance
+from spark_hpo.search.samplers.optuna_samplers import parameters_of
 from spark_hpo.search.space import Space
+from spark_hpo.search.space.axis import Axes
 
 SPACE = Space.from_config(
     {
@@ -53,21 +56,33 @@ def test_a_conditional_parameter_counts_where_it_is_active() -> None:
 
 
 def test_few_results_and_losses_that_are_not_finite_say_nothing() -> None:
-    drawn = [SPACE.sample(np.random.default_rng(i)) for i in range(ENOUGH)]
+    drawn = [SPACE.sample(np.random.default_rng(i)) for i in range(MIN_RESULTS)]
     results = [(p, Score.of(float(i))) for i, p in enumerate(drawn)]
     assert importance(SPACE, results)
     assert importance(SPACE, results[1:]) == {}
     assert importance(SPACE, [*results[1:], (drawn[0], NO_SCORE)]) == {}
-    assert importance(Space.from_config({"x": 3}), [({"x": 3}, Score.of(0.1))] * ENOUGH) == {}
+    assert importance(Space.from_config({"x": 3}), [({"x": 3}, Score.of(0.1))] * MIN_RESULTS) == {}
 
 
-def test_of_thousands_an_even_choice_says_the_same() -> None:
-    results = [
-        (p, Score.of(p["little"])) for p in (SPACE.sample(np.random.default_rng(i)) for i in range(4000))
-    ]
-    shares = importance(SPACE, results)
-    assert shares == importance(SPACE, results[::2])
-    assert shares["little"] > 0.9
+@pytest.mark.parametrize("num_results", [10, 20, 300])
+@pytest.mark.parametrize("space", [SPACE, CONDITIONAL])
+def test_importance_agrees_with_optuna(space: Space, num_results: int) -> None:
+    optuna = pytest.importorskip("optuna", "5", reason="conditional PED-ANOVA came with Optuna 5")
+    drawn = [space.sample(np.random.default_rng(i)) for i in range(num_results)]
+    results = [(params, Score.of(abs(next(iter(params.values())) - 0.3))) for params in drawn]
+    axes, study = Axes(space), optuna.create_study()
+    for params, score in results:
+        distributions, values = parameters_of(optuna, axes, axes.row(params))
+        trial = optuna.trial.create_trial(params=values, distributions=distributions, value=score.loss)
+        study.add_trial(trial)
+    share = max(0.1, min(0.5, 5 / num_results))
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=share)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is experimental
+        theirs = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    paths = [".".join(map(str, axis.dimension.path)) for axis in axes.axes]
+    expected = {paths[int(number)]: share for number, share in theirs.items()}
+    assert importance(space, results) == pytest.approx(expected, abs=1e-6)
 
 
 def test_losses_that_are_all_equal_do_not_break_it() -> None:
@@ -77,12 +92,12 @@ def test_losses_that_are_all_equal_do_not_break_it() -> None:
 
 def test_parameters_of_another_space_are_refused() -> None:
     with pytest.raises(SpaceError):
-        importance(SPACE, [({"other": 1}, Score.of(1.0))] * ENOUGH)
+        importance(SPACE, [({"other": 1}, Score.of(1.0))] * MIN_RESULTS)
 
 
-def test_it_needs_no_sklearn() -> None:
+def test_importance_needs_neither_optuna_nor_sklearn() -> None:
     program = (
-        "import sys; sys.modules['sklearn'] = None\n"
+        "import sys; sys.modules['sklearn'] = sys.modules['optuna'] = None\n"
         "from spark_hpo.search.importance import importance\n"
         "from spark_hpo.objective import Score\n"
         "from spark_hpo.search.space import Space\n"
