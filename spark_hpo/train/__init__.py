@@ -1,1 +1,1 @@
-"""What runs on an executor: the task that users write, the loop around it, checkpoints."""
+"""Training on executors: tasks and training functions, the training loop, checkpoints."""

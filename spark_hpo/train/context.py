@@ -1,4 +1,4 @@
-"""What a training function gets: `def train(ctx)`, for those who have their own loop."""
+"""TrainContext: the argument of a training function, `def train(ctx)`, that has a loop of its own."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from spark_hpo.trial import Measurement, Params, Split
 
 
 class ResourceRange(NamedTuple):
-    """From which resource to which: `for epoch in range(*ctx.resource)`."""
+    """The epochs to train: `for epoch in range(*ctx.resource)`."""
 
     start: int  # epochs completed by the checkpoint
     stop: int  # epochs completed at the end
 
 
 class TrainContext:
-    """One rank's view of one assignment. May train anything, not only torch.
+    """One rank of one assignment, for a training function. The function may train anything, not only torch.
 
         def train(ctx):
             model = make_model(ctx.params)
@@ -39,10 +39,25 @@ class TrainContext:
                 train_one_epoch(model, ctx.batches("train"))
                 ctx.report(measure(model, ctx.batches(ctx.split)), checkpoint=model.state_dict())
 
-    With several ranks a process group is there already; `report` takes the means over the ranks. A function
-    that sees that a trial leads nowhere may `raise TrialPruned` (on all ranks): it ends as stopped.
+    With several ranks, torch's default process group is initialized before the function is called, and
+    `report` averages the metrics over the ranks. A function may `raise TrialPruned`, on all ranks, to give a
+    trial up: the trial ends as stopped. A function that chooses parameters itself assigns them to
+    `ctx.params`, and the trial is recorded with these.
 
-    A function that chooses parameters itself sets `ctx.params` to what it has used: the trial has those then.
+    Attributes:
+        params: the trial's parameters by name.
+        rank: of this process, 0 to `world_size` - 1.
+        world_size: the number of ranks of the trial.
+        device: the device of this rank, `cpu` or `cuda:N`.
+        devices: all devices of this rank; `device` is the first.
+        resource: the epochs to train, `(start, stop)`; equal in an evaluation.
+        split: the split on which to measure: validation, or test in the final evaluation.
+        schema: the columns of the table; None: the study has no table.
+        seed: of the trial. torch, numpy and random are seeded from it before the function is called.
+        trial_id: of the trial.
+        measurements: what was reported so far, including by earlier attempts.
+        checkpoint: the one passed to the last `report`, or None.
+        notes: what `note` has recorded, by name.
     """
 
     def __init__(
@@ -66,9 +81,9 @@ class TrainContext:
         self.rank = world.rank
         self.world_size = world.size
         self.device: torch.device = world.device
-        self.devices = tuple(devices)  # all of this rank's; `device` is the first
+        self.devices = tuple(devices)
         self.resource = resource
-        self.split = split  # where metrics are to be taken: validation, or test in an evaluation
+        self.split = split
         self.schema = schema
         self.seed = seed
         self.trial_id = trial_id
@@ -80,24 +95,34 @@ class TrainContext:
         self._rows_trained = 0
         self._coordinator = coordinator
         self._save = save
-        self.measurements = list(curve)  # by earlier attempts too
-        self.checkpoint: Any = None  # the last one that was reported
+        self.measurements = list(curve)
+        self.checkpoint: Any = None
         self.notes: dict[str, Any] = {}
         self.trace: tuple[Measurement, ...] = ()
-        """A learning curve in steps of the function's own, in the place of what was reported."""
+        """A learning curve in the function's own steps, recorded instead of `measurements`."""
 
     @property
     def is_evaluation(self) -> bool:
-        """Whether nothing is to be trained: load the checkpoint and report the metrics on `split`."""
+        """True if the function must not train, but load the checkpoint and report its metrics on `split`."""
         return self.resource.start == self.resource.stop
 
     def batches(self, split: Split | str, *, batch_size: int | None = None) -> Iterator[Batch]:
-        """This rank's batches of one epoch. Every rank gets the same number of them.
+        """Return this rank's batches of one epoch. Every rank gets the same number of batches.
+
+        The epoch is the one after the last report.
 
         Args:
-            split: "train" is shuffled, anew in each epoch; the others come in order.
-            batch_size: rows a step over all ranks; None: `training.batch_size`, or the parameter
-                `batch_size`.
+            split: "train" is shuffled, differently in each epoch; the other splits come in order.
+            batch_size: rows per step over all ranks; None: the parameter `batch_size`, else
+                `training.batch_size`; for other splits `training.evaluation_batch_size`.
+
+        Returns:
+            Mappings of one tensor per column, on the CPU: [rows] for scalars (int64 or float32),
+            [rows, *shape] for arrays (float32).
+
+        Raises:
+            TrialError: the study has no table.
+            DataError: the table cannot be read.
         """
         key = Split(split), batch_size
         if key not in self._loaders:
@@ -110,10 +135,10 @@ class TrainContext:
         return self._counted(batches)
 
     def step(self) -> None:
-        """Show that the training moves. Not needed where batches come from `ctx.batches`.
+        """Signal progress. Not needed by a function that reads its batches from `ctx.batches`.
 
-        A function that calls neither is watched by nobody; one that does must go on doing so, at least once
-        in `resources.rank_timeout_s`.
+        A function that does neither is not watched for stalls. Once it has done so, a rank that signals no
+        progress for `resources.rank_timeout_s` is killed, and its trial is retried.
         """
         self._coordinator.note_progress()
 
@@ -123,7 +148,12 @@ class TrainContext:
             self._coordinator.note_progress()
 
     def load_checkpoint(self) -> Any:
-        """What was given to `report` last, on the CPU; None for a trial that starts from scratch."""
+        """Return the last reported checkpoint, on the CPU; None for a trial that starts from scratch.
+
+        Raises:
+            CheckpointError: the checkpoint is missing or damaged.
+            StorageError: the study directory cannot be read.
+        """
         return self._load_checkpoint()
 
     def report(
@@ -134,31 +164,32 @@ class TrainContext:
         checkpoint: Any = None,
         rows: float = 1.0,
     ) -> None:
-        """Say how good the model is now. Every rank must call it, with the same names.
-
-        What is given as checkpoint may be saved, for another attempt if this one is lost.
+        """Report the metrics of the model after an epoch. Every rank must call it, with the same names.
 
         Args:
-            metrics: numbers by name; their means over the ranks are kept, weighted by `rows`.
-            resource: epochs completed; None: one more than at the last report.
-            checkpoint: bytes, or tensors and plain values in mappings and lists. Rank 0's is kept. Without
-                one, a promoted trial starts from scratch.
-            rows: the weight of this rank's metrics.
+            metrics: numbers by name, as means over this rank's rows. The means over all ranks are recorded.
+            resource: completed epochs; None: one more than in the last report.
+            checkpoint: bytes, or tensors and plain values in mappings and lists; that of rank 0 is saved at
+                the end of the assignment, and may be saved before, so that a lost attempt can be resumed.
+                Without one, a trial that is promoted or retried starts from scratch.
+            rows: the weight of this rank's metrics in the means.
 
         Raises:
-            TrialError: a metric is no number, or the resource does not grow or goes past the end.
+            TrialError: a metric is not a number, or the resource is not above that of the last report, or is
+                above `ctx.resource.stop`.
+            StorageError: the checkpoint cannot be saved.
         """
         last = self.measurements[-1].resource if self.measurements else self.resource.start
         reached = self.resource.stop if self.is_evaluation else last + 1 if resource is None else resource
         if not self.is_evaluation and not last < reached <= self.resource.stop:
             raise TrialError(
-                f"ctx.report: resource is {reached}; it must be above {last} and at most "
-                f"{self.resource.stop} (ctx.resource is {tuple(self.resource)})"
+                f"ctx.report: resource must be above {last} and at most {self.resource.stop} "
+                f"(got {reached}; ctx.resource is {tuple(self.resource)})"
             )
         try:
             values = [float(value) * rows for value in metrics.values()]
-        except (TypeError, ValueError) as exc:
-            raise TrialError(f"ctx.report: metrics must be numbers, not {dict(metrics)!r}") from exc
+        except (AttributeError, TypeError, ValueError) as exc:
+            raise TrialError(f"ctx.report: metrics must be numbers by name (got {metrics!r:.100})") from exc
         *sums, weight = self._world.sum([*values, rows])
         means = {name: value / weight for name, value in zip(metrics, sums, strict=True)}
         now = time.perf_counter()
@@ -178,17 +209,17 @@ class TrainContext:
             self._coordinator.end_of_pass(reached, self._save_this)
 
     def note(self, name: str, value: Any) -> None:
-        """Keep a JSON value with the trial: in the journal, and in `trial.notes`. Rank 0's counts.
+        """Record a JSON value with the trial, in `trial.notes` and in the journal. That of rank 0 is kept.
 
         Raises:
-            TrialError: it is none.
+            TrialError: the value cannot be written as JSON.
         """
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as exc:
-            raise TrialError(f"ctx.note: {name} is no JSON value: {exc}") from exc
+            raise TrialError(f"ctx.note: {name} is not a JSON value: {exc}") from exc
         self.notes[name] = value
 
     def _save_this(self) -> None:
-        if self.checkpoint is not None:  # without one the next attempt has nothing to go on from
+        if self.checkpoint is not None:  # an attempt cannot resume without one
             self._save(self)

@@ -85,8 +85,10 @@ class FunctionRank:
             metrics = setup.checked_metrics(metrics)
             return replace(report, metrics=metrics, checkpoint=assignment.checkpoint)
         if not context.measurements:
+            returned_text = "nothing" if returned is None else f"{returned!r:.60}"
             raise TrialError(
-                "the training function has reported nothing: call ctx.report(...) or return a dict"
+                f"the training function has reported no metrics and returned {returned_text}: return a dict "
+                "of numbers by name, or call ctx.report with one"
             )
         metrics = context.measurements[-1].metrics
         if (missing := setup.spec.objective.missing(metrics)) is not None:

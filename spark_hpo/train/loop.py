@@ -1,4 +1,4 @@
-"""The training loop: one trial on one rank, from one resource to the next."""
+"""The training loop of a task: one trial on one rank, from one resource to the next."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from spark_hpo.data.loader import Loader, Pass
 from spark_hpo.errors import CheckpointError, TrialError
@@ -28,22 +29,37 @@ from spark_hpo.trial import Measurement
 
 Save = Callable[[Mapping[str, Any]], None]
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SinceMeasurement:
-    """What has been trained since the last measurement."""
+    """What has been trained since the last measurement: completed passes, and the pass in progress.
 
-    rows: int = 0  # over all ranks, of passes that have ended
+    A partial checkpoint holds it, so that an attempt that resumes in the middle of a pass reports the same
+    `train_loss` as one that was never interrupted.
+
+    A trace: 2 ranks, passes of 120 rows in 8 steps, measured after pass 3 only, killed in pass 2:
+        attempt 1  pass 1 ends        rows=120 loss_sum=84.0 step=0 rank_loss_sum=0.0
+                   saves after step 5 rows=120 loss_sum=84.0 step=5 rank_loss_sum=18.5 (rank 0), 19.5 (rank 1)
+        attempt 2  loads that state, skips 5 batches of pass 2, trains the other 3 from 18.5 and 19.5
+                   pass 2 ends        rows=240 loss_sum=144.0 step=0 rank_loss_sum=0.0
+                   pass 3 ends        rows=360 loss_sum=198.0
+                   measures           train_loss = 198.0 / 360; then batches is 0 again
+    """
+
+    rows: int = 0  # of completed passes, over all ranks
     loss_sum: float = 0.0  # over these rows
-    step: int = 0  # steps of the pass that has not ended
-    rank_loss_sum: float = 0.0  # over this rank's rows of that pass
-    seconds: float = 0.0  # of earlier attempts
+    step: int = 0  # steps done in the pass in progress
+    rank_loss_sum: float = 0.0  # over this rank's rows in these steps
+    seconds: float = 0.0  # spent by earlier attempts
 
 
 class Trainer:
-    """One trial on one rank. All ranks hold the same weights after every step.
+    """Trains one trial on one rank. All ranks have the same weights after every step.
 
-    A trace: load_state(...); fit(3); state() -> what the checkpoint holds; curve -> measurements 2, 3
+    A trace: load_state(state of epoch 1); fit(3); state() -> the checkpoint of epoch 3;
+    curve -> the measurements of epochs 2 and 3
     """
 
     def __init__(
@@ -52,23 +68,23 @@ class Trainer:
         """Build model, optimizer and schedule.
 
         Args:
-            seed: of the trial. Equal on all ranks, so that they start from the same weights.
-            total_steps: optimizer steps of a training to the maximum resource, for the schedule.
+            seed: of the trial; equal on all ranks, so that they start from the same weights.
+            total_steps: optimizer steps up to the maximum resource, for the schedule.
         """
         self._task = task
         self._world = world
         self._settings = settings
         generators.seed(seed)
-        self.model: nn.Module = task.build_model().to(world.device)
-        # From here on ranks differ: their dropout masks must.
+        self.model = self._checked("build_model", task.build_model(), nn.Module).to(world.device)
+        # From here on the ranks draw different numbers: their dropout masks must differ.
         generators.seed(seed, world.rank, 1)
-        self._optimizer = task.build_optimizer(self.model)
+        self._optimizer = self._checked("build_optimizer", task.build_optimizer(self.model), Optimizer)
         self._schedule = task.build_schedule(self._optimizer, total_steps=total_steps)
-        self._built = copy.deepcopy(self._settings_of_steps())
+        self._built = copy.deepcopy(self._step_settings())
         self._autocast_type = _autocast_type(settings.precision, world.device)
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._autocast_type is torch.float16)
-        self.resource = 0  # passes completed
-        self.curve: list[Measurement] = []  # of this assignment, by earlier attempts too
+        self.resource = 0  # completed passes
+        self.curve: list[Measurement] = []  # of this assignment, including earlier attempts
         self._since = _SinceMeasurement()
         self._began = time.perf_counter()
         self._best = NO_SCORE
@@ -89,14 +105,16 @@ class Trainer:
         coordinator: StepCoordinator,
         save: Save = lambda state: None,
     ) -> None:
-        """Train up to `stop` passes and measure after each, or after the last; fewer on a plateau.
+        """Train until `stop` passes are completed, or until the objective is on a plateau.
 
         Args:
-            save: is given what `load_partial` takes, whenever the coordinator says so.
+            train: the training split.
+            validation: measured after each pass, or only after the last one, as the settings say.
+            save: called with a state for `load_partial` whenever the coordinator decides to save.
 
         Raises:
             TrialError: the training has diverged, or the task does not report the objective.
-            Stopped: the driver has asked for it; all is saved.
+            Stopped: the driver has asked for it; the state is saved.
         """
         self._began = time.perf_counter()
         for done, batches in enumerate(train.passes(self.resource, stop), self.resource + 1):
@@ -136,36 +154,41 @@ class Trainer:
 
     @property
     def is_on_plateau(self) -> bool:
-        """Whether the objective has not improved for `patience` epochs. The same on all ranks."""
+        """True if the objective has not improved for `patience` measurements. Equal on all ranks."""
         return self._settings.patience is not None and self._epochs_since_best >= self._settings.patience
 
     def evaluate(self, loader: Loader, coordinator: StepCoordinator | None = None) -> dict[str, float]:
-        """`loss` and the task's metrics over all rows of all ranks, each row counted once."""
+        """Return `loss` and the task's metrics, as means over all rows of all ranks.
+
+        Raises:
+            TrialError: a metric of the task does not have one value per row.
+        """
         self.model.eval()
         sums: dict[str, Tensor] = {}
-        everything = next(loader.passes(0, 1))
+        batches = next(loader.passes(0, 1))
         with torch.inference_mode(), self._autocast():
-            for batch in self._on_device(everything):
-                outputs = self._task.forward(self.model, batch)
+            for batch in self._on_device(batches):
+                outputs, loss = self._outputs_and_loss(self.model, batch)
                 rows = outputs.shape[0]
-                loss = self._task.loss(outputs, batch).detach().double() * rows
+                loss = loss.detach().double() * rows
                 sums["loss"] = sums.get("loss", torch.zeros_like(loss)) + loss
-                for name, values in self._task.metrics(outputs, batch).items():
-                    if values.shape != (rows,):
+                metrics = self._checked("metrics", self._task.metrics(outputs, batch), Mapping)
+                for name, values in metrics.items():
+                    if not isinstance(values, Tensor) or values.shape != (rows,):
                         raise TrialError(
-                            f"{type(self._task).__name__}.metrics: {name!r} has shape {tuple(values.shape)}; "
-                            f"it must have one value a row, ({rows},)"
+                            f"{type(self._task).__name__}.metrics: {name!r} must be a tensor of shape "
+                            f"({rows},), one value per row (got {_described(values)})"
                         )
                     total = values.double().sum()
                     sums[name] = sums.get(name, torch.zeros_like(total)) + total
                 if coordinator is not None:
                     coordinator.note_progress()
-        # In the same order on all ranks: the dictionaries are filled by the same code.
-        *totals, rows_read = self._world.sum([*(float(value) for value in sums.values()), everything.rows])
+        # The ranks agree on the order of `sums`, because the same code fills it everywhere.
+        *totals, rows_read = self._world.sum([*(float(value) for value in sums.values()), batches.rows])
         return {name: total / rows_read for name, total in zip(sums, totals, strict=True)}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds. Every rank must call it; rank 0 alone needs to save it."""
+        """Return the state for a checkpoint. Every rank must call this; only rank 0 needs to save it."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -182,38 +205,39 @@ class Trainer:
         }
 
     def partial_state(self) -> dict[str, Any]:
-        """`state`, and how far this assignment is. Every rank must call it."""
+        """Return `state` and the progress within this assignment. Every rank must call this."""
         since = replace(self._since, seconds=self._since.seconds + time.perf_counter() - self._began)
         sums = self._world.gather({"loss": torch.tensor(since.rank_loss_sum, dtype=torch.float64)})
         return {
             **self.state(),
-            "since": {**asdict(since), "rank_loss_sum": [float(of_rank["loss"]) for of_rank in sums]},
+            "since": {**asdict(since), "rank_loss_sum": [float(rank["loss"]) for rank in sums]},
             "curve": [asdict(measurement) for measurement in self.curve],
         }
 
     def load_partial(self, state: Mapping[str, Any]) -> None:
-        """Go on where `partial_state` stood, to the last bit.
+        """Restore what `partial_state` returned. Training then continues bit for bit.
 
         Raises:
-            CheckpointError: it is the checkpoint of another model, or of another number of ranks.
+            CheckpointError: the state is of another model, or of another number of ranks.
         """
         self.load_state(state)
         try:
             by_rank = state["since"]["rank_loss_sum"]
             if len(by_rank) != self._world.size:
-                raise ValueError(f"it is of {len(by_rank)} ranks, not of {self._world.size}")
+                raise ValueError(f"it was saved by {len(by_rank)} ranks, not by {self._world.size}")
             self._since = _SinceMeasurement(**{**state["since"], "rank_loss_sum": by_rank[self._world.rank]})
             self.curve = [Measurement(**measurement) for measurement in state["curve"]]
         except (KeyError, TypeError, ValueError) as exc:
-            raise CheckpointError(f"the checkpoint is not of an assignment that can go on: {exc}") from exc
+            raise CheckpointError(f"the checkpoint cannot resume this assignment: {exc}") from exc
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` stood. With another number of ranks the generators start afresh.
+        """Restore what `state` returned.
 
-        Where it is another trial's, optimizer and schedule keep the settings that this one has built.
+        With another number of ranks the random generators keep their seeds. A state of another trial leaves
+        optimizer and schedule with the settings of this one: see `inherited`.
 
         Raises:
-            CheckpointError: it is the checkpoint of another model.
+            CheckpointError: the state is of another model.
         """
         try:
             self.model.load_state_dict(state["model"])
@@ -232,14 +256,14 @@ class Trainer:
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as exc:
             raise CheckpointError(f"the checkpoint is not of this task and these parameters: {exc}") from exc
 
-    def _settings_of_steps(self) -> dict[str, Any]:
+    def _step_settings(self) -> dict[str, Any]:
         return {
             "groups": self._optimizer.state_dict()["param_groups"],
             "schedule": self._schedule.state_dict() if self._schedule else {},
         }
 
     def _train_pass(self, batches: Pass, coordinator: StepCoordinator, save: Save) -> float:
-        """Train one pass, or what is left of it, and return the mean loss over the rows of all ranks."""
+        """Train one pass, or the rest of it, and return the mean loss over the rows of all ranks."""
         self._trained.train()
         first, before = self._since.step, self._since.rank_loss_sum
         total = torch.full((), before, dtype=torch.float64, device=self._world.device)
@@ -248,16 +272,15 @@ class Trainer:
             self._since = replace(self._since, step=step + 1, rank_loss_sum=float(total))
             save(self.partial_state())
 
-        rest = itertools.islice(batches, first, None)  # what was trained before is read, and left out
+        rest = itertools.islice(batches, first, None)  # reads and drops the steps of an earlier attempt
         for step, batch in enumerate(self._on_device(rest), first):
             with self._autocast():
-                outputs = self._task.forward(self._trained, batch)
-                loss = self._task.loss(outputs, batch)
+                outputs, loss = self._outputs_and_loss(self._trained, batch)
             rows = outputs.shape[0]
             total += loss.detach().double() * rows
-            # DDP takes the mean over ranks; this makes it the mean over rows.
-            share = rows * self._world.size / batches.global_rows(step)
-            self._scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call] # torch's gap
+            # DDP averages the gradients over ranks; the weight turns that into the mean over rows.
+            weight = rows * self._world.size / batches.global_rows(step)
+            self._scaler.scale(loss * weight).backward()  # type: ignore[no-untyped-call] # missing in torch
             if self._settings.clip_norm is not None:
                 self._scaler.unscale_(self._optimizer)
                 nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)
@@ -267,10 +290,33 @@ class Trainer:
             if self._schedule is not None:
                 self._schedule.step()
             coordinator.step(save_all)
-        # Running statistics differ between ranks; the checkpoint has rank 0's, and they are what counts.
+        # Running statistics differ between ranks: use those of rank 0, which the checkpoint holds.
         self._world.broadcast(self.model.buffers())
         summed, rows_read = self._world.sum([float(total), batches.rows])
         return summed / rows_read
+
+    def _outputs_and_loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        outputs = self._checked("forward", self._task.forward(model, batch), Tensor)
+        loss = self._checked("loss", self._task.loss(outputs, batch), Tensor)
+        if loss.ndim > 0:
+            raise TrialError(
+                f"{type(self._task).__name__}.loss must return a scalar, the mean over the rows of the batch "
+                f"(got {_described(loss)})"
+            )
+        return outputs, loss
+
+    def _checked(self, method: str, value: T, kind: type) -> T:
+        """Return what a method of the task has returned.
+
+        Raises:
+            TrialError: the value is of another type.
+        """
+        if not isinstance(value, kind):
+            name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+            raise TrialError(
+                f"{type(self._task).__name__}.{method} must return a {name} (got {_described(value)})"
+            )
+        return value
 
     def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
@@ -289,6 +335,12 @@ def _checked_score(metrics: Mapping[str, float], objective: Objective, epoch: in
         if not math.isfinite(metrics[name]):
             raise TrialError(f"the training has diverged: {name} is {metrics[name]} after epoch {epoch}")
     return objective.score(metrics)
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"{value!r:.60}"
 
 
 def _autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:

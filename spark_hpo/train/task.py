@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from spark_hpo.data.schema import TableSchema
+from spark_hpo.errors import TrialError
 from spark_hpo.trial import Params
 
 Batch = Mapping[str, Tensor]
@@ -85,6 +86,11 @@ class LabelledTask(TrainTask):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy, or the squared error in units of the label's deviation."""
+        if outputs.ndim != 2 or outputs.shape[1] < self.num_outputs:
+            raise TrialError(
+                f"{type(self).__name__}: the model must return outputs of shape (rows, {self.num_outputs}) "
+                f"for the label {self.schema.label.name!r} (got {tuple(outputs.shape)})"
+            )
         target = batch[self.schema.label.name]
         if self.schema.label.is_regression:
             return nn.functional.mse_loss(outputs[:, 0], self._scaled(target))
