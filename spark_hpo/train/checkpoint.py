@@ -1,4 +1,4 @@
-"""Checkpoints in the study directory: written whole or not at all, loaded without running foreign code."""
+"""Saves and loads checkpoints in the study directory. Writes are atomic, and loading runs no foreign code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TENSORS = {torch.Tensor, nn.Parameter}  # without attributes, which may be any 
 _MAPPINGS = {dict, OrderedDict}
 _SEQUENCES = {list, tuple}
 
-_NO_FILE = {errno.EINVAL, errno.EISDIR, errno.ELOOP}  # a folder, a pipe, a symbolic link
+_NOT_A_FILE = {errno.EINVAL, errno.EISDIR, errno.ELOOP}  # a folder, a pipe, a symbolic link
 
 
 def save(storage: Storage, path: str, state: Mapping[str, Any]) -> None:
@@ -41,38 +41,43 @@ def save(storage: Storage, path: str, state: Mapping[str, Any]) -> None:
 
 
 def load(storage: Storage, path: str) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+    """Load a checkpoint onto the CPU.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or holds more than tensors and plain values.
+        CheckpointError: the file is missing or damaged, or holds more than tensors and plain values.
+        StorageError: the study directory cannot be read.
     """
     place = f"{storage.url}/{path}"
     try:
         data = storage.read(path)
     except StorageError as exc:
-        if getattr(exc.__cause__, "errno", None) in _NO_FILE:  # no outage: it would be one for ever
+        if getattr(exc.__cause__, "errno", None) in _NOT_A_FILE:  # a retry would not help
             raise CheckpointError(str(exc)) from exc
         raise
     if data is None:
-        raise CheckpointError(f"{place}: there is no such checkpoint; was the study directory cleaned?")
+        raise CheckpointError(f"{place}: the checkpoint does not exist; was the study directory cleaned?")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as exc:  # bytes that are none may raise whatever they like
+    except Exception as exc:  # damaged bytes may raise anything
         cause = next(iter(str(exc).splitlines()), type(exc).__name__)
-        raise CheckpointError(f"{place}: is damaged or is no checkpoint: {cause}") from exc
+        raise CheckpointError(f"{place}: is damaged or is not a checkpoint: {cause}") from exc
     version = state.get("version") if isinstance(state, dict) else None
-    if type(version) is not int or version != VERSION:  # a tensor has no truth
-        raise CheckpointError(f"{place}: has version {version}; this spark_hpo reads version {VERSION}")
+    if type(version) is not int or version != VERSION:  # not a bool or a tensor
+        raise CheckpointError(
+            f"{place}: has version {version}, but this version of spark_hpo reads {VERSION}"
+        )
     del state["version"]
     result: dict[str, Any] = state
     return result
 
 
 def weights(storage: Storage, path: str) -> bytes:
-    """The model in a checkpoint as a file for `torch.load`: its state dict, or what a function has saved.
+    """Return the model in a checkpoint as a file for `torch.load`.
+
+    The file holds the model's state dict, or the checkpoint that a training function has reported.
 
     Raises:
-        CheckpointError: as `load`.
+        CheckpointError: as in `load`.
     """
     state = load(storage, path)
     buffer = io.BytesIO()

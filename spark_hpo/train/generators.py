@@ -1,4 +1,4 @@
-"""The states of the random generators that training may draw from, as tensors."""
+"""The states of the random generators that training may use, as tensors."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 
 
 def seed(*entropy: int) -> None:
-    """Seed torch, numpy and random from integers."""
+    """Seed torch, numpy and random. Different integers give independent seeds."""
     torch_seed, numpy_seed, python_seed = np.random.SeedSequence(entropy).generate_state(3)
     torch.manual_seed(int(torch_seed))  # every device
-    np.random.seed(int(numpy_seed))  # a task may draw from the global generator
+    np.random.seed(int(numpy_seed))  # a task may use the global generator
     random.seed(int(python_seed))
 
 
 def capture(device: torch.device) -> dict[str, Tensor]:
-    """The states now. Shapes do not depend on what was drawn, so that ranks can gather them."""
+    """Return the current states. Their shapes are constant, so that ranks can gather them."""
     _, keys, position, has_gauss, cached = np.random.get_state()
     _, internal, gauss = random.getstate()
     states = {
         "torch": torch.get_rng_state(),
         "numpy": torch.tensor([*keys, position, has_gauss], dtype=torch.int64),
         "random": torch.tensor(internal, dtype=torch.int64),
-        # What the two Gaussian generators have in store.
+        # Both Gaussian generators draw two numbers at a time and keep the second.
         "gauss": torch.tensor([cached, float("nan") if gauss is None else gauss], dtype=torch.float64),
     }
     if device.type == "cuda":
@@ -35,7 +35,7 @@ def capture(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Go on where `capture` stood."""
+    """Restore the states that `capture` returned."""
     torch.set_rng_state(states["torch"])
     *keys, position, has_gauss = states["numpy"].tolist()
     cached, gauss = states["gauss"].tolist()

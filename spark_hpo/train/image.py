@@ -1,4 +1,4 @@
-"""The task for small images: a convolutional network."""
+"""ImageTask: a convolutional network for small images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,20 @@ from spark_hpo.train.task import Batch, LabelledTask
 
 
 class ImageTask(LabelledTask):
-    """Classification or regression on one array of shape (channels, height, width), stored or made of bytes.
+    """Classification or regression on one column of images. `task: image` in a study file.
 
-    Parameters: `learning_rate` (1e-3), `weight_decay` (0.01), `channels` (32: of the first stage, each
-    further one has twice as many), `stages` (2: each halves height and width), `dropout` (0.0).
+    The column is an array of shape (channels, height, width), or bytes that a transform decodes to one. Other
+    columns are not used. The rate follows a cosine schedule.
+
+    Parameters, with their defaults:
+        learning_rate: 1e-3, of AdamW.
+        weight_decay: 0.01, of AdamW.
+        channels: 32, in the first stage; each further stage has twice as many.
+        stages: 2; each halves height and width.
+        dropout: 0.0, before the last layer.
+
+    Raises:
+        DataError: the table does not have exactly one column of images.
     """
 
     def build_model(self) -> nn.Module:
@@ -37,8 +47,8 @@ class ImageTask(LabelledTask):
         if len(images) != 1:
             found = ", ".join(f"{f.name} {f.shape}" for f in self.schema.features)
             raise DataError(
-                "ImageTask needs exactly one array column of shape (channels, height, width); "
-                f"the table has: {found}. For other columns use TabularTask"
+                "ImageTask needs exactly one array column of shape (channels, height, width), but the table "
+                f"has {found}. For other columns use TabularTask"
             )
         return images[0]
 
@@ -69,6 +79,6 @@ class _ConvolutionalModel(nn.Module):
         )
 
     def forward(self, batch: Batch) -> Tensor:
-        """[rows, outputs]"""
+        """Return [rows, outputs]."""
         outputs: Tensor = self.layers(batch[self._name])
         return outputs

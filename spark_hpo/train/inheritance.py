@@ -1,4 +1,4 @@
-"""What a trial takes over from another one's checkpoint: what training has made, not what was set."""
+"""Applies a trial's own settings to the optimizer and schedule state of another trial's checkpoint."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import torch
 
 
 def inherited(now: Any, built: Any, fresh: Any) -> Any:
-    """The state of an optimizer or a schedule, as it would be if it had been built with other settings.
+    """Return the state of an optimizer or schedule as if it had been built with other settings.
 
-    In population based training a child goes on from its parent's checkpoint with parameters of its own.
-    There the rates of both stand side by side: the parent's in the state, the child's in what it has
-    built. Where both were built alike, which is everywhere when a trial goes on from its own checkpoint,
-    the state stays as it is.
+    In population based training a child resumes from its parent's checkpoint with its own parameters. A value
+    that both trials built alike keeps its state; so nothing changes when a trial resumes from its own
+    checkpoint. A value that they built differently becomes the child's: as built, or, if training has changed
+    it since, scaled by the ratio of the two.
 
-    A trace, a cosine schedule half way down; the parent began at 0.1, the child at 0.2:
+    A trace: a cosine schedule half way down, built by the parent with the rate 0.1, by the child with 0.2:
         inherited({"lr": 0.05, "initial_lr": 0.1, "betas": (0.9, 0.99)},
                   {"lr": 0.1, "initial_lr": 0.1, "betas": (0.9, 0.99)},
                   {"lr": 0.2, "initial_lr": 0.2, "betas": (0.9, 0.99)})
             -> {"lr": 0.1, "initial_lr": 0.2, "betas": (0.9, 0.99)}
 
     Args:
-        now: the state in the checkpoint, plain values and tensors.
-        built: the same state as it was when its trial had been built.
-        fresh: the same state as this trial has built it.
+        now: the state in the checkpoint: plain values and tensors, in mappings and lists.
+        built: the same state before the checkpoint's trial was trained.
+        fresh: the same state before this trial is trained.
     """
     if isinstance(now, Mapping):
         known = isinstance(built, Mapping) and isinstance(fresh, Mapping)
@@ -43,7 +43,7 @@ def inherited(now: Any, built: Any, fresh: Any) -> Any:
         return now
     if _is_same(now, built):
         return fresh
-    # Set otherwise, and changed by training since: a schedule's rate, mostly. It keeps its place.
+    # Built differently and changed by training since, such as the rate of a schedule.
     return now * fresh / built if _is_number(now, built, fresh) and built != 0 else now
 
 

@@ -1,8 +1,8 @@
-"""A trained model outside of the study: a folder that can be loaded and asked.
+"""Exports a trained model as a folder, and predicts with it outside of the study.
 
-The folder holds `model.json` (task, parameters, schema) and `weights.pt`. MLflow loads it through
-`_load_pyfunc`, and nothing is unpickled but tensors; and, where the task was written in a notebook and can be
-imported nowhere, `task.pkl`, its class.
+The folder holds `model.json` (task, parameters, schema), `weights.pt` and, if the class of the task cannot be
+imported because it was written in a notebook, `task.pkl`. MLflow loads the folder through `_load_pyfunc`.
+Only tensors are unpickled, and the class in `task.pkl`.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from spark_hpo.train.task import Batch, TrainTask
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.trial import Params, Split
 
-_ROWS_AT_ONCE = 4096
+_BATCH_ROWS = 4096
 
 
 class Predictor:
-    """A trained model. Takes rows with the columns of the table's files, the label not needed.
+    """A trained model that predicts for rows with the columns of the table's files; the label is not needed.
 
-    Of a prepared table these are encoded values; rows of the original table are refused.
+    The files of a prepared table hold encoded values; rows of the original table are refused.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Predictor:
     ) -> None:
         """
         Args:
-            ranges: of the table's standardised columns, as `stored_ranges` gives them.
+            ranges: of the table's standardised columns, as `stored_ranges` returns them.
         """
         self.task = task
         self._ranges = dict(ranges or {})
@@ -55,16 +55,16 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: str | Path) -> Predictor:
-        """Load what `export` wrote.
+        """Load a folder that `export` has written.
 
         Raises:
-            CheckpointError: the folder is not whole, or the task's code has changed since.
+            CheckpointError: a file is missing or damaged, or the weights do not fit the task's code.
             ConfigError: the task cannot be imported.
         """
         storage = Storage(folder)
         data = storage.read("model.json")
         if data is None:
-            raise CheckpointError(f"{folder}: there is no model.json; this is no exported model")
+            raise CheckpointError(f"{folder}: is not an exported model, because it has no model.json")
         record = json.loads(data)
         code = storage.read("task.pkl")
         task_class: Any = find_trainable(record["task"]) if code is None else cloudpickle.loads(code)
@@ -78,22 +78,27 @@ class Predictor:
         return cls(task, model, ranges)
 
     def predict(self, rows: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """The task's `predictions`, one row a row, in order.
+        """Return the task's `predictions` as columns, with one row per row of `rows`, in the same order.
+
+        A tensor of shape [rows] becomes a column of numbers, one of more dimensions a column of lists.
+
+        Args:
+            params: not used; MLflow passes it.
 
         Raises:
             DataError: a column is missing or has the wrong shape, or holds original values where the model
-                takes prepared ones.
+                needs prepared ones.
         """
         with torch.inference_mode():
-            answers = [self._answer(batch) for batch in self._batches(rows)]
+            predictions = [self._predictions(batch) for batch in self._batches(rows)]
         columns: dict[str, Any] = {}
-        for name in answers[0]:
-            values = torch.cat([answer[name] for answer in answers]).numpy()
+        for name in predictions[0]:
+            values = torch.cat([prediction[name] for prediction in predictions]).numpy()
             columns[name] = values if values.ndim == 1 else values.tolist()
         return pd.DataFrame(columns, index=rows.index)
 
     def evaluate(self, table: Table, split: Split, *, reader: str = "auto") -> dict[str, float]:
-        """The metrics on a split, computed as in training."""
+        """Return the metrics on a split, computed as in training."""
         world = World(rank=0, size=1, device=torch.device("cpu"))
         trainer = Trainer(self.task, world, TrainingSettings(), seed=0, total_steps=1)
         trainer.model.load_state_dict(self.model.state_dict())
@@ -102,19 +107,19 @@ class Predictor:
             split,
             rank=0,
             world_size=1,
-            batch_size=_ROWS_AT_ONCE,
+            batch_size=_BATCH_ROWS,
             seed=0,
             reader=reader,
             shuffle_window=None,
         )
         return trainer.evaluate(loader)
 
-    def _answer(self, batch: Batch) -> Mapping[str, torch.Tensor]:
+    def _predictions(self, batch: Batch) -> Mapping[str, torch.Tensor]:
         return self.task.predictions(self.task.forward(self.model, batch))
 
     def _batches(self, rows: pd.DataFrame) -> Iterator[Batch]:
-        for start in range(0, max(len(rows), 1), _ROWS_AT_ONCE):
-            columns = encode_rows(rows.iloc[start : start + _ROWS_AT_ONCE], self.schema, self._ranges)
+        for start in range(0, max(len(rows), 1), _BATCH_ROWS):
+            columns = encode_rows(rows.iloc[start : start + _BATCH_ROWS], self.schema, self._ranges)
             yield {name: torch.from_numpy(np.array(values)) for name, values in columns.items()}
 
 
@@ -125,8 +130,8 @@ def export(
 
     Args:
         code: of the task.
-        table: that the model was trained on.
-        load_checkpoint: returns the trial's checkpoint.
+        table: the one that the model was trained on.
+        load_checkpoint: returns the state in the trial's checkpoint.
     """
     storage = Storage(folder)
     checkpoint.save(storage, "weights.pt", {"model": load_checkpoint()["model"]})
@@ -138,5 +143,5 @@ def export(
 
 
 def _load_pyfunc(data_path: str) -> Predictor:
-    """MLflow's way in: `mlflow.pyfunc.load_model` calls this and then `predict`."""
+    """Load the model for `mlflow.pyfunc.load_model`, which then calls `predict`."""
     return Predictor.load(data_path)

@@ -1,4 +1,4 @@
-"""The task for tables: embeddings for categories, and a multilayer perceptron."""
+"""TabularTask: a multilayer perceptron with embeddings for categories."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from spark_hpo.train.task import Batch, LabelledTask
 
 
 class TabularTask(LabelledTask):
-    """Classification or regression on numeric and categorical columns.
+    """Classification or regression on columns of any kind. `task: tabular` in a study file.
 
-    Arrays are flattened; so are sequences of numbers, with their lengths beside them. Sequences of
-    categories are the means of their elements' embeddings.
+    Categories become embeddings. Arrays are flattened. A sequence of numbers is flattened together with its
+    length; a sequence of categories becomes the mean of its elements' embeddings. The rate follows a cosine
+    schedule.
 
-    Parameters: `learning_rate` (1e-3), `weight_decay` (0.01), `hidden_units` (128), `hidden_layers` (2),
-    `dropout` (0.0), `embedding_units` (at most 16: the width of a category's embedding).
+    Parameters, with their defaults:
+        learning_rate: 1e-3, of AdamW.
+        weight_decay: 0.01, of AdamW.
+        hidden_units: 128, per hidden layer.
+        hidden_layers: 2.
+        dropout: 0.0, after each hidden layer.
+        embedding_units: 16, the largest width of an embedding; a column of n codes uses at most (n + 1) // 2.
     """
 
     def build_model(self) -> nn.Module:
@@ -56,7 +62,7 @@ class _TabularModel(nn.Module):
         self._bags = [feature.name for feature in bags]
         categorical = schema.of_kind(ColumnKind.CATEGORICAL)
         self._categorical = [feature.name for feature in categorical]
-        # Half of the codes: a category of two values needs no sixteen numbers.
+        # At most half of the codes: a column of two values does not need 16 numbers.
         widths = [min(embedding_units, (feature.num_codes + 1) // 2) for feature in categorical]
         self.embeddings = nn.ModuleList(
             nn.Embedding(feature.num_codes, width) for feature, width in zip(categorical, widths, strict=True)
@@ -74,7 +80,7 @@ class _TabularModel(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, num_outputs))
 
     def forward(self, batch: Batch) -> Tensor:
-        """[rows, outputs]"""
+        """Return [rows, outputs]."""
         parts = [embed(batch[name]) for embed, name in zip(self.embeddings, self._categorical, strict=True)]
         parts += [batch[name].flatten(start_dim=1) for name in self._arrays]
         for name, longest in self._lists.items():
@@ -88,7 +94,7 @@ class _TabularModel(nn.Module):
 
 
 def _mean_of_elements(embedded: Tensor, lengths: Tensor) -> Tensor:
-    """[rows, units] of [rows, longest, units]; zeros for an empty list."""
+    """Return the means, [rows, units], of [rows, longest, units]; zeros for an empty sequence."""
     is_element = torch.arange(embedded.shape[1], device=embedded.device) < lengths.unsqueeze(1)
     total = (embedded * is_element.unsqueeze(2)).sum(dim=1)
     return total / lengths.clamp(min=1).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""What a user writes: a task, that is a model and how it learns."""
+"""The classes that a user derives a task from: a model, and how it is trained."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from spark_hpo.errors import TrialError
 from spark_hpo.trial import Params
 
 Batch = Mapping[str, Tensor]
-"""One tensor a column: [rows] for scalars (int64 or float32), [rows, *shape] for arrays (float32)."""
+"""One tensor per column, by name.
+
+Scalars are [rows], int64 for codes and classes and float32 for numbers; arrays are [rows, *shape], float32.
+A sequence is [rows, longest], with the lengths, [rows] int64, as `<name>.length`.
+"""
 
 
 class TrainTask(ABC):
-    """A model from parameters and schema, an optimizer, a loss, metrics.
+    """A model built from parameters and a schema, its optimizer, its loss and its metrics.
 
-    Everything else is done for it: distributed training, devices, data, mixed precision, gradient clipping,
-    evaluation over all ranks, checkpoints, early stopping. Only `build_model` and `loss` must be written:
+    The training loop does the rest: distributed training, devices, data, mixed precision, gradient clipping,
+    evaluation over all ranks, checkpoints, early stopping. Only `build_model` and `loss` must be defined:
 
         class Linear(TrainTask):
             def build_model(self):
@@ -31,6 +35,12 @@ class TrainTask(ABC):
                 return model(torch.stack([batch[f.name] for f in self.schema.features], dim=1))
             def loss(self, outputs, batch):
                 return nn.functional.mse_loss(outputs[:, 0], batch[self.schema.label.name])
+
+    An exception in a method fails the trial, not the study.
+
+    Attributes:
+        params: the trial's parameters by name.
+        schema: the columns of the table.
     """
 
     def __init__(self, params: Params, schema: TableSchema) -> None:
@@ -39,10 +49,10 @@ class TrainTask(ABC):
 
     @abstractmethod
     def build_model(self) -> nn.Module:
-        """A new model, on the CPU. The generators are seeded for the trial already."""
+        """Return a new model on the CPU. The random generators have been seeded for the trial."""
 
     def build_optimizer(self, model: nn.Module) -> Optimizer:
-        """AdamW with the parameters `learning_rate` (1e-3) and `weight_decay` (0.01), unless overridden."""
+        """Return the optimizer: by default AdamW with `learning_rate` (1e-3) and `weight_decay` (0.01)."""
         return torch.optim.AdamW(
             model.parameters(),
             lr=self.params.get("learning_rate", 1e-3),
@@ -50,42 +60,52 @@ class TrainTask(ABC):
         )
 
     def build_schedule(self, optimizer: Optimizer, *, total_steps: int) -> LRScheduler | None:
-        """The learning-rate schedule, moved on after every step; None for a constant rate.
+        """Return the learning-rate schedule, which is stepped after every batch; None: the rate is constant.
 
         Args:
             total_steps: optimizer steps of a trial that is trained to the maximum resource. It does not
-                depend on the rung, so that a promoted trial goes on along the same curve.
+                depend on the rung, so that a promoted trial continues on the same curve.
         """
         return None
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The model's outputs for a batch; `model(batch)` unless overridden."""
+        """Return the model's outputs for a batch, [rows, ...]; by default `model(batch)`."""
         outputs: Tensor = model(batch)
         return outputs
 
     @abstractmethod
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """The loss to minimise: a scalar, the mean over the rows of the batch."""
+        """Return the loss to minimise: a scalar, the mean over the rows of the batch."""
 
     def metrics(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
-        """Further metrics, each as one value a row: [rows]. Their means over all rows are reported."""
+        """Return more metrics by name, each [rows]. The means over all rows of the split are reported."""
         return {}
 
     def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
-        """What the registered model answers, one tensor [rows, ...] a column; the bare outputs by default."""
+        """Return the predictions of the registered model, one tensor [rows, ...] per column of its answer.
+
+        By default the outputs, as `prediction`.
+        """
         return {"prediction": outputs}
 
 
 class LabelledTask(TrainTask):
-    """A task whose loss, metrics and answers follow from the label: classes, or a number."""
+    """A task whose loss, metrics and predictions follow from the label: a class or a number.
+
+    The model must return [rows, num_outputs].
+    """
 
     @property
     def num_outputs(self) -> int:
-        """Width of the model's output: one a class, or one for a regression."""
+        """The number of outputs of the model: one per class, or one for a regression."""
         return len(self.schema.label.classes) or 1
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy, or the squared error in units of the label's deviation."""
+        """Return the cross-entropy, or the mean squared error of the standardised label.
+
+        Raises:
+            TrialError: the outputs do not have the shape [rows, num_outputs].
+        """
         if outputs.ndim != 2 or outputs.shape[1] < self.num_outputs:
             raise TrialError(
                 f"{type(self).__name__}: the model must return outputs of shape (rows, {self.num_outputs}) "
@@ -93,23 +113,26 @@ class LabelledTask(TrainTask):
             )
         target = batch[self.schema.label.name]
         if self.schema.label.is_regression:
-            return nn.functional.mse_loss(outputs[:, 0], self._scaled(target))
+            return nn.functional.mse_loss(outputs[:, 0], self._standardised(target))
         return nn.functional.cross_entropy(outputs, target)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
-        """`accuracy`, or `squared_error` and `absolute_error` in the label's own units."""
+        """Return `accuracy`, or `squared_error` and `absolute_error` in the label's units, each [rows]."""
         target = batch[self.schema.label.name]
         if self.schema.label.is_regression:
-            error = (outputs[:, 0] - self._scaled(target)) * self.schema.label.deviation
+            error = (outputs[:, 0] - self._standardised(target)) * self.schema.label.deviation
             return {"squared_error": error.square(), "absolute_error": error.abs()}
         return {"accuracy": (outputs.argmax(dim=1) == target).float()}
 
     def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
-        """`prediction` (the class's code, or the number) and, for classes, `probability` [rows, classes]."""
+        """Return `prediction`, [rows]: a class's code or a number; for classes also `probability`.
+
+        `probability` is [rows, classes], in the order of `schema.label.classes`.
+        """
         label = self.schema.label
         if label.is_regression:
             return {"prediction": outputs[:, 0] * label.deviation + label.mean}
         return {"prediction": outputs.argmax(dim=1), "probability": outputs.softmax(dim=1)}
 
-    def _scaled(self, target: Tensor) -> Tensor:
+    def _standardised(self, target: Tensor) -> Tensor:
         return (target.float() - self.schema.label.mean) / self.schema.label.deviation

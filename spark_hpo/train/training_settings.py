@@ -1,4 +1,4 @@
-"""How a task is trained, whatever its parameters are."""
+"""The settings of the training loop, which are equal for all trials of a study."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from enum import StrEnum
 
 
 class Precision(StrEnum):
-    """The type of the forward and backward pass. Weights are float32 always."""
+    """The floating-point type of the forward and backward pass. Weights are always float32."""
 
-    AUTO = "auto"  # bf16 on GPUs that have it, else fp32
+    AUTO = "auto"  # bf16 on GPUs that support it, else fp32
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"  # with a gradient scaler
@@ -17,14 +17,14 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings:
-    """What the loop needs to know. A parameter of the same name in the space wins over `batch_size`."""
+    """Settings of the training loop. A parameter `batch_size` in the space overrides the field."""
 
-    batch_size: int = 128  # rows of one optimizer step, over all ranks
-    evaluation_batch_size: int = 4096  # rows of one evaluation step, over all ranks
+    batch_size: int = 128  # rows per optimizer step, over all ranks
+    evaluation_batch_size: int = 4096  # rows per evaluation step, over all ranks
     precision: Precision = Precision.AUTO
-    clip_norm: float | None = None  # largest norm of the gradient; None: no clipping
-    patience: int | None = None  # epochs without improvement that end a training; None: never
-    min_improvement: float = 0.0  # of the objective, to count as one
-    evaluate_each_pass: bool = True  # False: after the last pass of an assignment only
-    checkpoint_epochs: int | None = None  # units of the resource between checkpoints within an assignment
-    checkpoint_seconds: float | None = None  # the same by the clock
+    clip_norm: float | None = None  # maximum norm of the gradient; None: no clipping
+    patience: int | None = None  # epochs without improvement after which training ends; None: no limit
+    min_improvement: float = 0.0  # of the objective; a smaller change does not count
+    evaluate_each_pass: bool = True  # False: only after the last pass of an assignment
+    checkpoint_epochs: int | None = None  # between two partial checkpoints; None: not saved by epochs
+    checkpoint_seconds: float | None = None  # between two partial checkpoints; None: not saved by time
