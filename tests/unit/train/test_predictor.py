@@ -117,7 +117,7 @@ def test_a_missing_column_and_a_wrong_type_are_named(exported: tuple[Path, dict[
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"there is no model\.json"):
+    with pytest.raises(CheckpointError, match=r"model\.json"):
         predictor.Predictor.load(tmp_path)
 
 
