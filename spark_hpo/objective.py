@@ -69,21 +69,23 @@ class Objective:
     loss a weighted sum: weight x value of another metric is added to the loss, so a positive weight makes
     more of that metric worse, whatever the mode.
 
-    A trace: metric "accuracy", max; also (("latency_ms", min),); limits (size_mb at most 10)
+    A trace: metric "accuracy", max; extra_objectives (("latency_ms", min),); limits (size_mb at most 10)
         metrics {"accuracy": 0.9, "latency_ms": 7.0, "size_mb": 12.0}
-        -> loss -0.9, others (7.0,), violation 0.2, score (0.2, -0.9)
+        -> loss -0.9, extra losses (7.0,), violation 0.2, score (0.2, -0.9)
     """
 
     metric: str
     mode: Mode
     penalties: tuple[tuple[str, float], ...] = ()  # (metric, weight)
     limits: tuple[Limit, ...] = ()
-    also: tuple[tuple[str, Mode], ...] = ()  # further objectives: what is sought then is a Pareto front
+    extra_objectives: tuple[
+        tuple[str, Mode], ...
+    ] = ()  # further objectives: what is sought then is a Pareto front
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics of all objectives, the primary one first."""
-        return (self.metric, *(name for name, _ in self.also))
+        return (self.metric, *(name for name, _ in self.extra_objectives))
 
     def score(self, metrics: Mapping[str, float]) -> Score:
         """Return what the search compares. A missing or non-finite metric gives `NO_SCORE`."""
@@ -96,9 +98,9 @@ class Objective:
         loss += sum(weight * metrics.get(name, math.nan) for name, weight in self.penalties)
         return loss if math.isfinite(loss) else math.inf
 
-    def others(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """The losses of the further objectives, in the order of `also`. What is missing is infinitely bad."""
-        values = [(metrics.get(name, math.nan), mode) for name, mode in self.also]
+    def extra_losses(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """Return the losses of `extra_objectives`. A missing metric is infinitely bad."""
+        values = [(metrics.get(name, math.nan), mode) for name, mode in self.extra_objectives]
         return tuple(
             math.inf if not math.isfinite(value) else -value if mode is Mode.MAX else value
             for value, mode in values
@@ -116,7 +118,10 @@ class Objective:
         """The setting whose metric is not there, in words: `objective.metric is 'auc'`; None: all are."""
         if self.metric not in metrics:
             return f"objective.metric is {self.metric!r}"
-        return next((f"objective.also names {name!r}" for name, _ in self.also if name not in metrics), None)
+        return next(
+            (f"objective.also names {name!r}" for name, _ in self.extra_objectives if name not in metrics),
+            None,
+        )
 
     def value(self, loss: float) -> float:
         """Return the metric in the user's direction, penalties included; NaN unless the loss is finite."""

@@ -18,12 +18,12 @@ def pareto_front(trials: Iterable[Trial], objective: Objective) -> list[Trial]:
     a low latency least of all. Trials with equal metrics are on the front together. Empty with one
     objective, which has a best trial instead.
     """
-    if not objective.also:
+    if not objective.extra_objectives:
         return []
     offers = sorted(
         (trial for trial in trials if _is_offer(trial, objective)), key=lambda trial: trial.trial_id
     )
-    losses = [(trial.loss, *objective.others(trial.metrics)) for trial in offers]
+    losses = [(trial.loss, *objective.extra_losses(trial.metrics)) for trial in offers]
     return [offers[i] for i in pareto.pareto_front(losses)]
 
 
@@ -53,7 +53,7 @@ def each_at_its_best(
     """Every trial that has a value, as it was reported when it was best; the best trial first."""
     best: dict[int, Trial] = {}
     for report in reports:
-        if not (score := objective.score(report.judged)).is_finite:
+        if not (score := objective.score(report.scored_metrics)).is_finite:
             continue
         trial = as_reported(trials[report.trial_id], report, score)
         best[trial.trial_id] = min(best.get(trial.trial_id, trial), trial, key=by_score)
@@ -61,7 +61,7 @@ def each_at_its_best(
 
 
 def _is_offer(trial: Trial, objective: Objective) -> bool:
-    is_known = all(map(math.isfinite, (trial.loss, *objective.others(trial.metrics))))
+    is_known = all(map(math.isfinite, (trial.loss, *objective.extra_losses(trial.metrics))))
     return trial.state is TrialState.COMPLETED and is_known and objective.is_feasible(trial.metrics)
 
 

@@ -29,6 +29,11 @@ class TrialState(StrEnum):
     COMPLETED = "completed"  # trained to the end
     FAILED = "failed"  # raised, diverged or crashed
 
+    @property
+    def is_out(self) -> bool:
+        """Whether the trial has ended for good."""
+        return self in (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
+
 
 class FailureKind(StrEnum):
     """Whose fault a failed assignment is."""
@@ -80,6 +85,11 @@ class Measurement:
     rows: int  # rows trained on in this epoch, over all ranks
 
 
+# Journals keep the keys that earlier versions wrote.
+_JOURNAL_KEYS = {"excluded_files": "without", "is_define_by_run": "is_proposal"}
+_FIELDS = {key: field for field, key in _JOURNAL_KEYS.items()}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """One piece of work for a backend: train one trial from `resource_from` to `resource_to`.
@@ -97,8 +107,8 @@ class Assignment:
     checkpoint: str | None  # path inside the study directory; None: start from scratch
     seed: int
     split: Split = Split.VALIDATION  # where the metrics are taken
-    without: tuple[str, ...] = ()  # files of the table that are left out, because they cannot be read
-    is_proposal: bool = False  # the trial chooses its parameters itself, as it runs
+    excluded_files: tuple[str, ...] = ()  # files of the table that are left out, because they cannot be read
+    is_define_by_run: bool = False  # the trial chooses its parameters as it runs
 
     def __str__(self) -> str:
         if self.resource_from == self.resource_to:
@@ -106,14 +116,17 @@ class Assignment:
         return f"trial {self.trial_id}, rung {self.rung}: {self.resource_from} -> {self.resource_to} epochs"
 
     def to_json(self) -> dict[str, Any]:
-        record = asdict(self)
-        if not self.is_proposal:  # as it is for most
+        record = {_JOURNAL_KEYS.get(key, key): value for key, value in asdict(self).items()}
+        if not self.is_define_by_run:  # true of few studies; lines stay short
             del record["is_proposal"]
         return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Assignment:
-        return cls(**{**record, "split": Split(record["split"]), "without": tuple(record.get("without", ()))})
+        fields = {_FIELDS.get(key, key): value for key, value in record.items()}
+        fields["split"] = Split(record["split"])
+        fields["excluded_files"] = tuple(record.get("without", ()))
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +158,24 @@ class Report:
     params: Params | None = None  # those that the trial has had, where its function has chosen them itself
     notes: Mapping[str, Any] = field(default_factory=dict)  # what the function has noted: JSON values
 
+    @classmethod
+    def started(cls, assignment: Assignment) -> Report:
+        """Return the report of an assignment that has done nothing so far."""
+        return cls(
+            trial_id=assignment.trial_id,
+            attempt=assignment.attempt,
+            rung=assignment.rung,
+            resource=assignment.resource_from,
+            split=assignment.split,
+        )
+
+    @classmethod
+    def failed(cls, assignment: Assignment, failure: Failure) -> Report:
+        """Return the report of an assignment that has failed before anything was measured."""
+        return replace(cls.started(assignment), failure=failure)
+
     @property
-    def judged(self) -> Mapping[str, float]:
+    def scored_metrics(self) -> Mapping[str, float]:
         """The metrics that count: none of a trial that has failed or was given up, whose loss is infinite."""
         return self.metrics if self.failure is None and not self.is_pruned else {}
 
@@ -188,7 +217,7 @@ class Trial:
     ended_at: float | None = None  # of the last report
     failure: Failure | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)  # what its function has noted: JSON values
-    is_proposal: bool = False  # while it runs, `params` are but what it was proposed
+    is_define_by_run: bool = False  # while it runs, `params` are only what was proposed
     changed_at: int = 0  # sequence number of the last journal event that touched it
 
     @property

@@ -13,8 +13,6 @@ from spark_hpo.trial import Assignment, Report, Trial, TrialState
 if TYPE_CHECKING:
     from spark_hpo.study.callback import RunningStudy
 
-_OUT = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
-
 
 def progress_callback(study: str, metric: str) -> Callback:
     """What shows the progress where this process is: a notebook's bar, or a terminal's line.
@@ -29,7 +27,10 @@ def standing_of(study: RunningStudy) -> Standing:
     states, progress = study.states, study.progress
     budget, spent = study.budget.resource, float(progress.resource_spent)
     if study.budget.trials is not None:
-        budget, spent = study.budget.trials, float(sum(states.get(state, 0) for state in _OUT))
+        budget, spent = (
+            study.budget.trials,
+            float(sum(count for state, count in states.items() if state.is_out)),
+        )
     return Standing(
         states=Counter(states),
         best=None if study.best is None else study.objective.value(study.best.loss),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spark_hpo.errors import ConfigError
-from spark_hpo.report.leaderboard import flatten
+from spark_hpo.report.leaderboard import flat_params
 from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Measurement, Report, Trial, TrialState
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from spark_hpo.study.callback import RunningStudy
-
-_OUT = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ class TensorBoard(Callback):
 
     def on_study_start(self, study: RunningStudy) -> None:
         for trial in study.trials.values():  # what earlier drivers have left
-            if trial.curve or trial.state in _OUT:
+            if trial.curve or trial.state.is_out:
                 self._bring_up_to_date(trial, self._written(trial.trial_id))
 
     def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
@@ -70,7 +68,7 @@ class TensorBoard(Callback):
 
     def _bring_up_to_date(self, trial: Trial, written: _Written) -> None:
         missing = [m for m in trial.curve if m.resource > written.resource]
-        has_ended = trial.state in _OUT and not written.is_ended
+        has_ended = trial.state.is_out and not written.is_ended
         if missing or has_ended or not written.is_begun:
             self._write(trial, missing, is_new=not written.is_begun, has_ended=has_ended)
 
@@ -120,7 +118,7 @@ class TensorBoard(Callback):
 def _session_start(trial: Trial) -> Any:
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-    values = {name: "None" if item is None else item for name, item in flatten(trial.params)}
+    values = {name: "None" if item is None else item for name, item in flat_params(trial.params).items()}
     return hparams_pb(values, trial_id=str(trial.trial_id), start_time_secs=trial.started_at)
 
 

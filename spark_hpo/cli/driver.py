@@ -63,7 +63,7 @@ def _print(result: Result, console: Console) -> None:
     objective = result.config.objective.build()
     front = [trial.trial_id for trial in result.pareto_front]
     console.print(leaderboard.render(result.journal.trials.values(), objective, front))
-    if objective.also:
+    if objective.extra_objectives:
         shown = ", ".join(map(str, front)) or "none is trained to the end within the limits"
         console.print(f"Pareto front of {', '.join(objective.metrics)}: trials {shown}")
     best, metric = result.best, objective.metric

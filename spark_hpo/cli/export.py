@@ -19,9 +19,8 @@ from spark_hpo.cli.options import study_argument
 from spark_hpo.driver.run import export_model
 from spark_hpo.errors import CheckpointError, ConfigError, NoTrialSucceeded
 from spark_hpo.report.answer import answer_of
-from spark_hpo.report.leaderboard import leaderboard
+from spark_hpo.report.leaderboard import curves, leaderboard
 from spark_hpo.report.study_record import StudyRecord
-from spark_hpo.report.tables import curves
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint
 from spark_hpo.trial import Trial

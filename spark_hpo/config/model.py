@@ -196,7 +196,7 @@ class ObjectiveConfig(_Section):
                 )
                 for limit in self.limits
             ),
-            also=tuple((metric, Mode(mode)) for metric, mode in self.also.items()),
+            extra_objectives=tuple((metric, Mode(mode)) for metric, mode in self.also.items()),
         )
 
     @model_validator(mode="after")

@@ -58,7 +58,7 @@ def finish_runs(
         metrics=metrics,
         leaderboard=leaderboard.leaderboard(trials, objective, front),
         artifacts={} if report is None else {FILE: report},
-        front=front if objective.also else None,
+        front=front if objective.extra_objectives else None,
     )
 
 

@@ -77,7 +77,7 @@ class Result(StudyFindings):
                 "value": self.best.metrics[objective.metric],
                 "resource": self.best.resource,
             },
-            **({"pareto_front": self._front_records()} if objective.also else {}),
+            **({"pareto_front": self._front_records()} if objective.extra_objectives else {}),
             "test": self.test,
             "trials": dict(sorted(states.items())),
             "segments": {"run": progress.run, "replayed": progress.replayed, "failed": progress.failed},

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from spark_hpo.report.events import line_of
 from spark_hpo.report.ladder import Fate, ladder_of
-from spark_hpo.report.leaderboard import flatten
+from spark_hpo.report.leaderboard import flat_params
 from spark_hpo.report.live_line import duration
 from spark_hpo.report.status import Spent, StudyState, StudyStatus
 
@@ -99,7 +99,7 @@ def _facts(status: StudyStatus) -> Table:
             best.append(f", {answer.test[metric]:.5g} on test", "not bold")
     table.add_row("best", best)
     if answer.best is not None:
-        shown = "  ".join(f"{name}={_cell(item)}" for name, item in flatten(answer.best.params))
+        shown = "  ".join(f"{name}={_cell(item)}" for name, item in flat_params(answer.best.params).items())
         table.add_row("parameters", Text(shown))
     trials = "  ".join(f"{count} {state}" for state, count in status.trials.items())
     table.add_row("trials", Text(trials or "none yet"))

@@ -1,34 +1,38 @@
-"""The trials as a table, the best first."""
+"""Tables of a study: the trials, best first, and their learning curves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pandas as pd
 from rich import box
 from rich.table import Table
 
+from spark_hpo.dotted import flatten
 from spark_hpo.objective import Objective
 from spark_hpo.trial import Params, Trial, TrialState
 
 COLUMNS = ("trial", "state", "rung", "resource", "value", "seconds")
-FRONT = "pareto_front"  # one more, with several objectives
+FEASIBLE = "feasible"  # with limits
+FRONT = "pareto_front"  # with several objectives
+_CURVE_COLUMNS = ("trial", "resource", "time", "seconds", "rows")
 
 
 def leaderboard(trials: Iterable[Trial], objective: Objective, front: Collection[int] = ()) -> pd.DataFrame:
-    """One row a trial, the best first, those without a value next, failed ones last.
+    """Return one row per trial: the best first, then trials without a value, then failed ones.
 
-    Columns: trial, state, rung, resource (epochs), value (the objective's metric at that resource; NaN where
-    there is none), seconds, and each parameter by its dotted name (missing where a trial has no such
-    parameter). A parameter that is called like a column is `params.<name>`.
+    Columns: trial, state, rung, resource (epochs or parts), value (the objective's metric at that resource;
+    NaN if it was not measured), seconds, and each parameter by its dotted name (missing if a trial does not
+    have it). A parameter named like a column is called `params.<name>`.
 
-    With several objectives, ranked by the first: also each further metric by its name (`metrics.<name>`
-    where that is a column's), and pareto_front, whether the trial is on it.
+    With limits there is also the column feasible, which is True if the trial keeps all of them; feasible
+    trials come first. With several objectives the trials are ranked by the first one, and there are columns
+    for the other metrics (`metrics.<name>` if the name is taken) and pareto_front.
 
     Args:
-        front: the trials on the Pareto front, by id.
+        front: ids of the trials on the Pareto front.
     """
     columns = _columns(objective)
     rows = [_row(trial, objective, front) for trial in ranked(trials)]
@@ -37,35 +41,24 @@ def leaderboard(trials: Iterable[Trial], objective: Objective, front: Collection
 
 
 def ranked(trials: Iterable[Trial]) -> list[Trial]:
-    """The best first, failed ones last; equals in the order of their ids."""
-    return sorted(
-        trials,
-        key=lambda trial: (
-            trial.state is TrialState.FAILED,
-            trial.score,
-            trial.trial_id,
-        ),
-    )
+    """Sort trials, the best first and failed ones last. Ties are in the order of their ids."""
+    return sorted(trials, key=lambda trial: (trial.state is TrialState.FAILED, trial.score, trial.trial_id))
 
 
 def value(trial: Trial, objective: Objective) -> float:
-    """The objective's metric, in the user's direction. NaN: never measured, or failed."""
+    """Return the objective's metric in the user's direction. NaN: not measured, or the trial failed."""
     return objective.value(trial.loss)
 
 
-def flatten(params: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`{"optimizer": {"name": "sgd"}} -> ("optimizer.name", "sgd")`. Lists become their text."""
-    for key, item in params.items():
-        if isinstance(item, Mapping) and item:
-            yield from flatten(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item if _is_scalar(item) else str(item)
+def flat_params(params: Params) -> dict[str, Any]:
+    """Return parameters by dotted name. A list, or an empty mapping, becomes its text."""
+    return {name: item if _is_scalar(item) else str(item) for name, item in flatten(params)}
 
 
 def render(
     trials: Iterable[Trial], objective: Objective, front: Collection[int] = (), *, top: int = 10
 ) -> Table:
-    """The `top` best trials for a terminal; those on the Pareto front have a star."""
+    """Return the `top` best trials as a table for a terminal. A star marks the Pareto front."""
     everything = list(trials)
     best = ranked(everything)[:top]
     hidden = len(everything) - len(best)
@@ -81,40 +74,65 @@ def render(
     for name in columns:
         header = headers.get(name, name)
         table.add_column(header, justify="left" if name == "state" else "right", no_wrap=True)
-    # One column for all: a space of many parameters still fits on a screen.
+    # All parameters share one column, so that a large space still fits on a screen.
     table.add_column("parameters", overflow="fold")
     for trial in best:
-        row = {**_row(trial, objective, front), FRONT: "*" if trial.trial_id in front else ""}
-        params = "  ".join(f"{name}={_cell(item)}" for name, item in flatten(trial.params))
+        row = _row(trial, objective, front)
+        row |= {FRONT: "*" if row.get(FRONT) else "", FEASIBLE: "yes" if row.get(FEASIBLE) else "no"}
+        params = "  ".join(f"{name}={_cell(item)}" for name, item in flat_params(trial.params).items())
         table.add_row(*(_cell(row[name]) for name in columns), params)
     return table
 
 
+def curves(trials: Iterable[Trial]) -> pd.DataFrame:
+    """Return one row per measurement on the validation split, trial by trial.
+
+    Columns: trial, resource (epochs or parts), time (seconds since 1970), seconds (of this epoch), rows
+    (trained on in this epoch), and each metric. A metric named like a column is called `metrics.<name>`.
+    """
+    rows = [
+        {
+            "trial": trial.trial_id,
+            "resource": measured.resource,
+            "time": measured.time,
+            "seconds": measured.seconds,
+            "rows": measured.rows,
+            **{f"metrics.{k}" if k in _CURVE_COLUMNS else k: v for k, v in measured.metrics.items()},
+        }
+        for trial in sorted(trials, key=lambda trial: trial.trial_id)
+        for measured in trial.curve
+    ]
+    metrics = sorted({name for row in rows for name in row} - set(_CURVE_COLUMNS))
+    return pd.DataFrame(rows, columns=[*_CURVE_COLUMNS, *metrics])
+
+
 def _columns(objective: Objective) -> tuple[str, ...]:
-    if not objective.also:
-        return COLUMNS
     *first, seconds = COLUMNS
-    return (*first, *(_further(name) for name, _ in objective.also), FRONT, seconds)
+    extra = [_column_of(name) for name, _ in objective.extra_objectives]
+    feasible = (FEASIBLE,) if objective.limits else ()
+    return (*first, *extra, *((FRONT,) if extra else ()), *feasible, seconds)
 
 
-def _further(metric: str) -> str:
-    return f"metrics.{metric}" if metric in (*COLUMNS, FRONT) else metric
+def _column_of(metric: str) -> str:
+    return f"metrics.{metric}" if metric in (*COLUMNS, FRONT, FEASIBLE) else metric
 
 
 def _row(trial: Trial, objective: Objective, front: Collection[int]) -> dict[str, Any]:
-    columns = _columns(objective)
+    columns, params = _columns(objective), flat_params(trial.params)
     metrics = trial.metrics if math.isfinite(trial.loss) else {}
-    further = {_further(name): metrics.get(name, math.nan) for name, _ in objective.also}
-    return {
+    found = {
         "trial": trial.trial_id,
         "state": str(trial.state),
         "rung": trial.rung,
         "resource": trial.resource,
         "value": value(trial, objective),
-        **({**further, FRONT: trial.trial_id in front} if objective.also else {}),
+        FRONT: trial.trial_id in front,
+        FEASIBLE: trial.score.is_finite and not trial.violation,
         "seconds": round(trial.seconds, 3),
-        **{f"params.{key}" if key in columns else key: item for key, item in flatten(trial.params)},
+        **{_column_of(name): metrics.get(name, math.nan) for name, _ in objective.extra_objectives},
     }
+    row = {name: found[name] for name in columns}
+    return row | {f"params.{key}" if key in columns else key: item for key, item in params.items()}
 
 
 def _is_scalar(item: Any) -> bool:

@@ -23,7 +23,7 @@ from spark_hpo.report.causes import causes_of
 from spark_hpo.report.cost import cost_of
 from spark_hpo.report.importance import importance_of
 from spark_hpo.report.ladder import ladder_of
-from spark_hpo.report.leaderboard import flatten, value
+from spark_hpo.report.leaderboard import flat_params, value
 from spark_hpo.report.live_line import duration
 from spark_hpo.report.pictures.slots import COLOURS
 from spark_hpo.report.pictures.theme import Picture, count, number
@@ -105,7 +105,7 @@ def _environment() -> jinja2.Environment:
         "when": lambda moment: f"{moment:%Y-%m-%d %H:%M} UTC",
         "percent": lambda share: f"{share:.0%}",
     }
-    environment.globals |= {"flatten": lambda params: list(flatten(params)), "shown": _shown}
+    environment.globals |= {"flat_params": flat_params, "shown": _shown}
     return environment
 
 
@@ -152,7 +152,7 @@ def _row(record: StudyRecord, trial: Trial) -> dict[str, Any]:
     return {
         "trial": trial,
         "value": None if math.isnan(found) else found,
-        "params": [(name, _shown(item)) for name, item in flatten(trial.params)],
+        "params": [(name, _shown(item)) for name, item in flat_params(trial.params).items()],
     }
 
 

@@ -21,8 +21,6 @@ from spark_hpo.study_dir.lease import Holder
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import TrialState
 
-_OUT = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
-
 
 class StudyState(StrEnum):
     """What a study is doing."""
@@ -130,7 +128,7 @@ class StudyStatus:
         budget = {**(self.settings.config.get("budget", {}) if self.settings else {})}
         budget |= self.record.definition.config.get("budget", {})
         trained = [a.report.resource - a.assignment.resource_from for a in self.record.reported if a.report]
-        out = sum(trial.state in _OUT for trial in self.record.trials.values())
+        out = sum(trial.state.is_out for trial in self.record.trials.values())
         spent = {
             "trials": ("trials", out),
             "resource": (self.record.unit, sum(trained)),

@@ -48,7 +48,7 @@ class StudyReport:
     @property
     def names(self) -> tuple[str, ...]:
         """The pictures that the study has. Those of single parameters come on top, on the page."""
-        return (*_PICTURES, *(("pareto_front",) if self.record.objective.also else ()))
+        return (*_PICTURES, *(("pareto_front",) if self.record.objective.extra_objectives else ()))
 
     def picture(self, name: str) -> Picture:
         """A figure, and the sentence that says what it shows."""

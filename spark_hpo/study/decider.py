@@ -88,7 +88,8 @@ class Decider:
     def tell(self, report: Report) -> Decision:
         """Pass a report to all parts of the search, and collect what follows from it."""
         search, slot = self._search, self._open.pop(report.trial_id)
-        score, others = self._objective.score(report.judged), self._objective.others(report.judged)
+        metrics = report.scored_metrics
+        score, others = self._objective.score(metrics), self._objective.extra_losses(metrics)
         for rule in search.stopping:
             rule.observe(
                 resource=slot.resource_to, loss=score.loss, seconds=report.seconds, violation=score.violation

@@ -167,7 +167,7 @@ class Dispatcher:
         if failure.kind is FailureKind.INTERRUPTED:
             logger.info("%s has saved its state", assignment)
             return 0.0
-        delay = self._failures.retry_delay(report, failure, excluded=assignment.without)
+        delay = self._failures.retry_delay(report, failure, excluded=assignment.excluded_files)
         if delay is not None:
             when = f"in {delay:.3g} s" if delay else "now"
             logger.warning("%s was lost (%s); retrying %s", assignment, failure.message, when)
@@ -192,16 +192,9 @@ class Dispatcher:
         for assignment, reason in supervisor.stalled(running):
             self._backend.cancel(assignment.trial_id)
             failure = Failure(kind=FailureKind.INFRASTRUCTURE, message=reason)
-            self._given_up.append(
-                Report(
-                    trial_id=assignment.trial_id,
-                    attempt=assignment.attempt,
-                    rung=assignment.rung,
-                    resource=assignment.resource_from,
-                    split=assignment.split,
-                    failure=failure,
-                )
-            )
+            self._given_up.append(Report.failed(assignment, failure))
 
     def _next_attempt(self, assignment: Assignment) -> Assignment:
-        return replace(assignment, attempt=assignment.attempt + 1, without=self._failures.excluded_files)
+        return replace(
+            assignment, attempt=assignment.attempt + 1, excluded_files=self._failures.excluded_files
+        )

@@ -71,7 +71,7 @@ class Failures:
 
     def replay(self, assignment: Assignment) -> None:
         """Take over the files that an earlier driver has excluded."""
-        self.excluded_files = tuple(dict.fromkeys([*self.excluded_files, *assignment.without]))
+        self.excluded_files = tuple(dict.fromkeys([*self.excluded_files, *assignment.excluded_files]))
 
     def check(self, trials: Iterable[Trial]) -> None:
         """Check the number of failed trials.

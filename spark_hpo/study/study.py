@@ -251,8 +251,8 @@ class Study:
             resource_to=slot.resource_to,
             checkpoint=checkpoint,
             seed=int(np.random.SeedSequence((self._seed, slot.trial_id)).generate_state(1)[0]),
-            without=self._failures.excluded_files,
-            is_proposal=self._define_by_run,
+            excluded_files=self._failures.excluded_files,
+            is_define_by_run=self._define_by_run,
         )
 
     def _check_idle(self, now: float) -> None:

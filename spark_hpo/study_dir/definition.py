@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from spark_hpo.dotted import flatten
 from spark_hpo.errors import ConfigError, JournalError
 from spark_hpo.study_dir.storage import Storage
 
@@ -103,7 +104,7 @@ class Definition:
         Raises:
             ConfigError: one line for each setting that has changed.
         """
-        before, now = dict(_leaves(self.config)), dict(_leaves(_frozen(config)))
+        before, now = _settings(self.config), _settings(_frozen(config))
         before = {**{key: value for key, value in (defaults or {}).items() if key in now}, **before}
         changed = [
             f"{place}: {key} is {now.get(key)!r}, but the study was started with {before.get(key)!r}"
@@ -139,9 +140,6 @@ def _frozen(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings by dotted key. An empty section has none."""
+    return {key: value for key, value in flatten(config) if value != {}}

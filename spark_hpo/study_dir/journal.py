@@ -317,7 +317,7 @@ class Journal:
                         bracket=assignment.bracket,
                         rung=assignment.rung,
                         started_at=event.time,
-                        is_proposal=assignment.is_proposal,
+                        is_define_by_run=assignment.is_define_by_run,
                     )
                     self._put(replace(trial, state=TrialState.RUNNING))
             case EventKind.REPORTED:
@@ -326,7 +326,7 @@ class Journal:
                     self.tests[report.trial_id] = report
                 else:
                     trial = self._trials[report.trial_id]
-                    score = self._objective.score(report.judged)
+                    score = self._objective.score(report.scored_metrics)
                     self._put(trial.with_report(report, score=score, time=event.time))
             case EventKind.SETTLED:
                 for trial_id in event.data["trials"]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, TypeVar
 
+from spark_hpo.dotted import flatten
 from spark_hpo.trial import Measurement, Trial, TrialState
 
 STUDY_ID = "spark_hpo.study_id"
@@ -40,7 +41,6 @@ STATUS = {
     TrialState.COMPLETED: "FINISHED",
     TrialState.FAILED: "FAILED",
 }
-_OUT = (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ def project(trial: Trial, *, written: bool = False, points: int = 0) -> Record:
     `written`: the run has been written before; its parameters are there, and MLflow lets none change.
     Those of a trial that chooses them itself are written when it has.
     """
-    is_known = trial.state is not TrialState.RUNNING if trial.is_proposal else not written
+    is_known = trial.state is not TrialState.RUNNING if trial.is_define_by_run else not written
     return Record(
         params=param_texts(trial.params) if is_known else {},
         points=[*_curve(trial.curve[points:]), *_summary(trial)],
@@ -122,7 +122,7 @@ def rows_per_second(curve: Sequence[Measurement]) -> float | None:
 def param_texts(params: Mapping[str, Any]) -> dict[str, str]:
     """Nested parameters as MLflow takes them: `{"optimizer": {"lr": 0.1}} -> {"optimizer.lr": "0.1"}`."""
     texts: dict[str, str] = {}
-    for path, value in _leaves(params):
+    for path, value in flatten(params):
         key = name(path)
         while key in texts:  # two names that differ only in what MLflow forbids
             key = name(key[: MAX_KEY - 1] + "_")
@@ -143,15 +143,6 @@ def cut(text: str, limit: int, mark: str = " ... (cut)") -> str:
     return text if len(text) <= limit else text[: limit - len(mark)] + mark
 
 
-def _leaves(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in params.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{path}.")
-        else:
-            yield path, value
-
-
 def _curve(curve: Sequence[Measurement]) -> Iterator[Point]:
     for measurement in curve:
         rate = rows_per_second([measurement])
@@ -167,7 +158,7 @@ def _curve(curve: Sequence[Measurement]) -> Iterator[Point]:
 
 def _summary(trial: Trial) -> Iterator[Point]:
     """Sums as metrics, so that people can sort by them; once, when the trial is out."""
-    if trial.state in _OUT and trial.ended_at is not None:
+    if trial.state.is_out and trial.ended_at is not None:
         for key, value in (("trial_seconds", trial.seconds), ("rung", float(trial.rung))):
             yield Point(key=key, value=value, time_ms=int(trial.ended_at * 1000), step=trial.resource)
 

@@ -106,5 +106,5 @@ class AttemptCheckpoints:
             "rung": self._assignment.rung,
             "resource_from": self._assignment.resource_from,
             "resource_to": self._assignment.resource_to,
-            "without": len(self._assignment.without),
+            "without": len(self._assignment.excluded_files),
         }

@@ -55,8 +55,8 @@ class RankSetup:
         batch_size = assignment.params.get("batch_size", spec.settings.batch_size)
         self.settings = replace(spec.settings, batch_size=int(batch_size))
         self.table = spec.table
-        if spec.table is not None and assignment.without:
-            self.table = spec.table.without(assignment.without)
+        if spec.table is not None and assignment.excluded_files:
+            self.table = spec.table.without(assignment.excluded_files)
         self.checkpoints = AttemptCheckpoints(spec.storage, assignment, world)
         self.coordinator = StepCoordinator(
             world,

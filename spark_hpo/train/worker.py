@@ -37,13 +37,7 @@ def run_rank(
     Returns:
         The same metrics on every rank. Rank 0 has saved the checkpoint that the report names.
     """
-    report = Report(
-        trial_id=assignment.trial_id,
-        attempt=assignment.attempt,
-        rung=assignment.rung,
-        resource=assignment.resource_from,
-        split=assignment.split,
-    )
+    report = Report.started(assignment)
     key = f"{spec.study_id}/{assignment.trial_id}/{assignment.rung}/{assignment.split}/{assignment.attempt}"
     try:
         devices = [torch.device("cuda", gpu) for gpu in gpus] or [torch.device("cpu")]

@@ -182,7 +182,7 @@ class SeveralObjectivesContract(SamplerContract):
         objective = Objective(
             metric="loss",
             mode=Mode.MIN,
-            also=(("size", Mode.MIN),),
+            extra_objectives=(("size", Mode.MIN),),
             limits=(Limit(metric="size", at_most=-100.0),),
         )
         sampler = self.build(SPACE, 1)
@@ -190,7 +190,7 @@ class SeveralObjectivesContract(SamplerContract):
             params = sampler.ask(trial_id)
             sampler.start(trial_id, params)
             metrics = dict(zip(("loss", "size"), self.losses(params, 0), strict=True))
-            loss, others = objective.loss(metrics), objective.others(metrics)
+            loss, others = objective.loss(metrics), objective.extra_losses(metrics)
             violation = objective.violation(metrics)
             sampler.tell(trial_id, resource=1, loss=loss, others=others, violation=violation)
         SPACE.validate(sampler.ask(30))

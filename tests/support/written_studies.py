@@ -32,7 +32,7 @@ class Pen:
             "objective": {
                 "metric": self.objective.metric,
                 "mode": str(self.objective.mode),
-                "also": {name: str(mode) for name, mode in self.objective.also},
+                "also": {name: str(mode) for name, mode in self.objective.extra_objectives},
                 "penalties": dict(self.objective.penalties),
             },
             "search": {"max_resource": 9},

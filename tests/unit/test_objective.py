@@ -67,16 +67,16 @@ def test_penalty_makes_more_of_a_metric_worse_in_either_mode() -> None:
 
 
 def test_others_are_the_losses_of_the_further_objectives() -> None:
-    both = replace(ACCURACY, also=(("latency_ms", Mode.MIN), ("recall", Mode.MAX)))
+    both = replace(ACCURACY, extra_objectives=(("latency_ms", Mode.MIN), ("recall", Mode.MAX)))
     assert both.metrics == ("accuracy", "latency_ms", "recall")
     metrics = {"accuracy": 0.9, "latency_ms": 7.0, "recall": 0.5}
-    assert (both.loss(metrics), both.others(metrics)) == (-0.9, (7.0, -0.5))
-    assert both.others({"accuracy": 0.9, "latency_ms": math.nan}) == (math.inf, math.inf)
-    assert ACCURACY.others(metrics) == ()
+    assert (both.loss(metrics), both.extra_losses(metrics)) == (-0.9, (7.0, -0.5))
+    assert both.extra_losses({"accuracy": 0.9, "latency_ms": math.nan}) == (math.inf, math.inf)
+    assert ACCURACY.extra_losses(metrics) == ()
 
 
 def test_missing_names_the_setting_whose_metric_is_not_reported() -> None:
-    both = replace(ACCURACY, also=(("latency_ms", Mode.MIN),))
+    both = replace(ACCURACY, extra_objectives=(("latency_ms", Mode.MIN),))
     assert both.missing({"latency_ms": 1.0}) == "objective.metric is 'accuracy'"
     assert both.missing({"accuracy": 1.0}) == "objective.also names 'latency_ms'"
     assert both.missing({"accuracy": 1.0, "latency_ms": 1.0, "loss": 1.0}) is None

@@ -166,11 +166,7 @@ def _lost(assignment: Assignment, exc: Exception) -> Report:
         kind = FailureKind.INFRASTRUCTURE
         if _CRASHED in str(exc):
             message += " (killed: if it happens again and again, for lack of spark.executor.memoryOverhead)"
-    return Report(
-        trial_id=assignment.trial_id,
-        attempt=assignment.attempt,
-        rung=assignment.rung,
-        resource=assignment.resource_from,
-        split=assignment.split,
-        failure=Failure(kind=kind, message=f"the Spark job failed: {message}", traceback=str(exc)),
+    return Report.failed(
+        assignment,
+        Failure(kind=kind, message=f"the Spark job failed: {message}", traceback=str(exc)),
     )

@@ -52,13 +52,9 @@ def _is_repeated() -> bool:
 
 def _lost(assignment: Assignment) -> Report:
     # A further attempt is the study's to make: it counts, puts up a fence and goes on from the checkpoint.
-    return Report(
-        trial_id=assignment.trial_id,
-        attempt=assignment.attempt,
-        rung=assignment.rung,
-        resource=assignment.resource_from,
-        split=assignment.split,
-        failure=Failure(
+    return Report.failed(
+        assignment,
+        Failure(
             kind=FailureKind.INFRASTRUCTURE, message="its executor was lost, and Spark ran the task once more"
         ),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spark_hpo.report.importance import importance_of
-from spark_hpo.report.leaderboard import flatten
+from spark_hpo.report.leaderboard import flat_params
 from spark_hpo.report.pictures.theme import LOG_SPAN
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.search.space.parameter import Choice
@@ -61,7 +61,7 @@ def columns_of(record: StudyRecord, trials: Sequence[Trial]) -> list[Column]:
     }
     by_name: dict[str, dict[int, Any]] = {}
     for trial in trials:
-        for name, item in flatten(trial.params):
+        for name, item in flat_params(trial.params).items():
             by_name.setdefault(name, {})[trial.trial_id] = item
     columns = [Column(name, by_name[name], in_log.get(name)) for name in sorted(by_name)]
     return [c for c in columns if len(trials) == 1 or len(c.words) > 1 or len(c.values) < len(trials)]

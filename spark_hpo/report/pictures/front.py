@@ -20,7 +20,7 @@ def front(record: StudyRecord) -> Picture:
     some of its points lie behind others in the first two.
     """
     objective = record.objective
-    (x_name, x_mode), y_name = objective.also[0], objective.metric
+    (x_name, x_mode), y_name = objective.extra_objectives[0], objective.metric
     done = [
         trial
         for trial in record.trials.values()
@@ -35,7 +35,9 @@ def front(record: StudyRecord) -> Picture:
         {
             "x": [trial.metrics[x_name] for trial in some],
             "y": [trial.metrics[y_name] for trial in some],
-            "mode": "lines+markers" if name == "Pareto front" and len(objective.also) == 1 else "markers",
+            "mode": "lines+markers"
+            if name == "Pareto front" and len(objective.extra_objectives) == 1
+            else "markers",
             "name": name,
             # Where less is better along x, what a point has in y can be had from there on: first across.
             "line": {"shape": "hv" if x_mode is Mode.MIN else "vh"},

@@ -51,7 +51,7 @@ def _history(record: StudyRecord, places: list[float], title: str, axis: str) ->
     others, infeasible = [], []
     for place, attempt in zip(places, record.reported, strict=True):
         assert attempt.report is not None
-        score = objective.score(attempt.report.judged)
+        score = objective.score(attempt.report.scored_metrics)
         if not score.is_finite:
             continue
         value = objective.value(score.loss)
@@ -115,7 +115,7 @@ def _dots(
 
 def _words(record: StudyRecord, steps: list[tuple[float, float]], axis: str, hidden: int) -> str:
     if not steps:
-        is_measured = any(attempt.report and attempt.report.judged for attempt in record.reported)
+        is_measured = any(attempt.report and attempt.report.scored_metrics for attempt in record.reported)
         return "No trial keeps every limit yet." if is_measured else "No trial has been measured yet."
     (began, first), (end, last) = steps[0], steps[-1]
     found = steps[-2][0]  # the last step is drawn to the end

@@ -43,7 +43,7 @@ def search_of(config: StudyConfig) -> Search:
 def test_the_objectives_are_those_of_the_study_file_in_their_order() -> None:
     objective = config().objective.build()
     assert objective.metrics == ("accuracy", "latency_ms", "recall")
-    assert objective.also == (("latency_ms", Mode.MIN), ("recall", Mode.MAX))
+    assert objective.extra_objectives == (("latency_ms", Mode.MIN), ("recall", Mode.MAX))
 
 
 @pytest.mark.parametrize("search", [{}, {"sampler": "random"}, {"method": "default"}])

@@ -89,7 +89,7 @@ def test_the_best_stays_as_it_was_when_it_was_best(files: Files) -> None:
 
 
 def test_the_pareto_front_stays(files: Files) -> None:
-    objective = Objective(metric="accuracy", mode=Mode.MAX, also=(("ms", Mode.MIN),))
+    objective = Objective(metric="accuracy", mode=Mode.MAX, extra_objectives=(("ms", Mode.MIN),))
     pen = Pen(objective, storage=files.storage)
     saved = {trial: files.checkpoint(trial, 9) for trial in range(3)}
     for trial, metrics in enumerate([(0.9, 9.0), (0.8, 1.0), (0.7, 5.0)]):

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pandas as pd
 from rich.console import Console
 
-from spark_hpo.objective import Mode, Objective
-from spark_hpo.report.leaderboard import COLUMNS, flatten, leaderboard, render
+from spark_hpo.objective import Limit, Mode, Objective
+from spark_hpo.report.leaderboard import COLUMNS, flat_params, leaderboard, render
 from spark_hpo.trial import Failure, FailureKind, Trial, TrialState
 
 ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
@@ -32,7 +32,9 @@ def measured(trial_id: int, state: TrialState = TrialState.COMPLETED, **metrics:
 
 
 def test_further_objectives_and_the_front_are_columns() -> None:
-    both = replace(ACCURACY, also=(("latency_ms", Mode.MIN), ("seconds", Mode.MIN), ("size", Mode.MAX)))
+    both = replace(
+        ACCURACY, extra_objectives=(("latency_ms", Mode.MIN), ("seconds", Mode.MIN), ("size", Mode.MAX))
+    )
     trials = [
         measured(0, accuracy=0.9, latency_ms=7.0, seconds=1.0, size=3.0),
         measured(1, accuracy=0.8, latency_ms=5.0, seconds=2.0, size=4.0),
@@ -51,13 +53,32 @@ def test_further_objectives_and_the_front_are_columns() -> None:
 
 
 def test_a_terminal_shows_further_objectives_and_stars_the_front() -> None:
-    both = replace(ACCURACY, also=(("latency_ms", Mode.MIN),))
+    both = replace(ACCURACY, extra_objectives=(("latency_ms", Mode.MIN),))
     trials = [measured(0, accuracy=0.9, latency_ms=7.25), measured(1, accuracy=0.8, latency_ms=5.5)]
     console = Console(width=120, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(render(trials, both, {1}))
     lines = console.export_text().splitlines()
     assert any("latency_ms" in line and "front" in line for line in lines)
     assert [("7.25" in line, "5.5" in line) for line in lines if "*" in line] == [(False, True)]
+
+
+def test_leaderboard_with_limits_ranks_feasible_trials_first() -> None:
+    limited = replace(ACCURACY, limits=(Limit(metric="latency_ms", at_most=6.0),))
+    trials = [
+        replace(measured(0, accuracy=0.9, latency_ms=7.0), violation=1 / 6),
+        measured(1, accuracy=0.8, latency_ms=5.0),
+        trial(2, state=TrialState.FAILED),
+    ]
+    table = leaderboard(trials, limited)
+    assert list(table["trial"]) == [1, 0, 2]
+    assert list(table["feasible"]) == [True, False, False]
+    assert list(table["value"].fillna(-1)) == [0.8, 0.9, -1]
+    assert "feasible" not in leaderboard(trials, ACCURACY).columns
+
+
+def test_leaderboard_keeps_values_of_any_size() -> None:
+    prices = Objective(metric="squared_error", mode=Mode.MIN)
+    assert list(leaderboard([trial(0, 2.5e9), trial(1, 1.0)], prices)["value"]) == [1.0, 2.5e9]
 
 
 def test_no_trials_make_an_empty_table() -> None:
@@ -99,7 +120,7 @@ def test_a_parameter_called_like_a_column_keeps_both() -> None:
 
 
 def test_nested_parameters_are_flattened_with_dots() -> None:
-    assert dict(flatten({"a": {"b": {"c": None}}, "d": [1, 2], "e": {}})) == {
+    assert flat_params({"a": {"b": {"c": None}}, "d": [1, 2], "e": {}}) == {
         "a.b.c": None,
         "d": "[1, 2]",
         "e": "{}",

@@ -286,7 +286,7 @@ def test_importance_says_from_how_much_it_is_known(record: StudyRecord) -> None:
 
 @pytest.fixture(scope="module")
 def of_two() -> StudyRecord:
-    pen = Pen(Objective(metric="accuracy", mode=Mode.MAX, also=(("latency_ms", Mode.MIN),)))
+    pen = Pen(Objective(metric="accuracy", mode=Mode.MAX, extra_objectives=(("latency_ms", Mode.MIN),)))
     offers = [(0.9, 7.0), (0.7, 3.0), (0.6, 5.0), (0.8, 1.0)]
     for i, (accuracy, latency) in enumerate(offers):
         pen.start(i, 0, 9).end(i, 9, accuracy, metrics={"accuracy": accuracy, "latency_ms": latency})
@@ -307,7 +307,7 @@ def test_the_front_is_a_line_through_its_trials(of_two: StudyRecord) -> None:
 
 
 def test_of_three_objectives_the_front_is_no_line() -> None:
-    pen = Pen(Objective(metric="a", mode=Mode.MAX, also=(("b", Mode.MIN), ("c", Mode.MIN))))
+    pen = Pen(Objective(metric="a", mode=Mode.MAX, extra_objectives=(("b", Mode.MIN), ("c", Mode.MIN))))
     pen.start(0, 0, 9).end(0, 9, 0.9, metrics={"a": 0.9, "b": 1.0, "c": 1.0}).settle(TrialState.COMPLETED, 0)
     record = pen.close().record()
     assert front(record).figure.data[1].mode == "markers"

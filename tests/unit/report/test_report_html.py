@@ -184,7 +184,7 @@ def test_studies_of_older_versions_have_a_report(folder: Path) -> None:
 
 
 def test_several_objectives_have_their_front() -> None:
-    pen = Pen(Objective(metric="accuracy", mode=Mode.MAX, also=(("latency_ms", Mode.MIN),)))
+    pen = Pen(Objective(metric="accuracy", mode=Mode.MAX, extra_objectives=(("latency_ms", Mode.MIN),)))
     pen.start(0, 0, 9).end(0, 9, 0.9, metrics={"accuracy": 0.9, "latency_ms": 7.0})
     report = report_of(pen.settle(TrialState.COMPLETED, 0).close().storage)
     assert report.names[-1] == "pareto_front"

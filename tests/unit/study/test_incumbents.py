@@ -16,7 +16,7 @@ from spark_hpo.trial import Failure, FailureKind, Trial, TrialState
 from tests.support.study_bench import LOSS, Bench, Killed
 
 FAILURE = Failure(kind=FailureKind.TRIAL, message="ValueError: no")
-BOTH = replace(LOSS, also=(("cost", Mode.MIN),))  # on the front, x is from -1 to 0
+BOTH = replace(LOSS, extra_objectives=(("cost", Mode.MIN),))  # on the front, x is from -1 to 0
 
 
 def trial(trial_id: int, loss: float, cost: float, objective: Objective = BOTH, **changes: object) -> Trial:
@@ -58,7 +58,7 @@ def test_on_the_front_is_what_was_trained_to_the_end_and_no_other_beats_in_all()
 
 def test_what_is_better_when_more_of_it_counts_the_other_way() -> None:
     trials = [trial(0, 0.3, 1.0), trial(1, 0.1, 3.0), trial(2, 0.2, 2.0)]
-    more = replace(BOTH, also=(("cost", Mode.MAX),))
+    more = replace(BOTH, extra_objectives=(("cost", Mode.MAX),))
     assert [t.trial_id for t in pareto_front(trials, more)] == [1]
 
 
@@ -151,7 +151,7 @@ def test_a_failed_trial_is_on_no_front(tmp_path: Path) -> None:
 
 
 def test_a_metric_that_is_never_measured_leaves_the_front_empty_and_the_best_known(tmp_path: Path) -> None:
-    unknown = Objective(metric="loss", mode=Mode.MIN, also=(("memory", Mode.MIN),))
+    unknown = Objective(metric="loss", mode=Mode.MIN, extra_objectives=(("memory", Mode.MIN),))
     bench = Bench(tmp_path, unknown)
     study = bench.study(sampler="tpe", scheduler="full", trials=30)
     study.run()

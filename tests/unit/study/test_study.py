@@ -531,7 +531,7 @@ def test_what_a_killed_attempt_has_saved_outlives_its_driver(bench: Bench) -> No
 
 def test_files_that_cannot_be_read_are_left_out_by_every_later_assignment(bench: Bench) -> None:
     bad = Failure(kind=FailureKind.DATA, message="b.parquet: damaged", file="b.parquet")
-    bench.training.fail = lambda a: None if "b.parquet" in a.without or a.trial_id < 5 else bad
+    bench.training.fail = lambda a: None if "b.parquet" in a.excluded_files or a.trial_id < 5 else bad
     policy = DispatchPolicy(failures=FailurePolicy(on_bad_files=lambda files: None))
     bench.training.kill_after = 8
     with pytest.raises(Killed):
@@ -539,7 +539,7 @@ def test_files_that_cannot_be_read_are_left_out_by_every_later_assignment(bench:
     bench.training.kill_after = None
     study = bench.study(policy=policy)
     study.run()
-    without = [a.without for a in bench.training.asked]
+    without = [a.excluded_files for a in bench.training.asked]
     found = without.index(("b.parquet",))
     assert set(without[:found]) == {()}
     assert set(without[found:]) == {("b.parquet",)}, "a driver that goes on knows of it"

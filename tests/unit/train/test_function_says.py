@@ -48,7 +48,7 @@ def run(function: Any, tmp_path: Path) -> Report:
 
 def trial_after(report: Report) -> Trial:
     before = Trial(trial_id=4, params={"x": 1}, state=TrialState.RUNNING, bracket=0, rung=0)
-    score = Objective(metric="loss", mode=Mode.MIN).score(report.judged)
+    score = Objective(metric="loss", mode=Mode.MIN).score(report.scored_metrics)
     return before.with_report(report, score=score, time=1.0)
 
 

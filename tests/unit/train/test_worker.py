@@ -245,7 +245,7 @@ def test_a_metric_that_nobody_reports_is_named(spec: RankSpec) -> None:
 
 
 def test_a_further_objective_that_nobody_reports_is_named(spec: RankSpec) -> None:
-    objective = replace(spec.objective, also=(("latency_ms", Mode.MIN),))
+    objective = replace(spec.objective, extra_objectives=(("latency_ms", Mode.MIN),))
     for trainable in (TabularTask, save_once):
         report = run(replace(spec, trainable=trainable, objective=objective), assignment(0, 1))
         assert report.failure is not None
@@ -257,7 +257,9 @@ def test_a_further_objective_that_is_not_finite_is_a_failure_on_validation_and_n
     spec: RankSpec,
 ) -> None:
     accuracy = spec.objective
-    spec = replace(spec, trainable=OddMetric, objective=replace(accuracy, also=(("odd", Mode.MIN),)))
+    spec = replace(
+        spec, trainable=OddMetric, objective=replace(accuracy, extra_objectives=(("odd", Mode.MIN),))
+    )
     failed = run(spec, assignment(0, 1))
     assert failed.failure is not None
     assert failed.failure.message == "the training has diverged: odd is nan after epoch 1"
