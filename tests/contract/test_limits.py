@@ -208,8 +208,8 @@ class UnawareScheduler:
 
 def test_scheduler_that_ignores_limits_is_told_of_a_failure(tmp_path: Path) -> None:
     limited = Objective(metric="loss", mode=Mode.MIN, limits=(Limit(metric="cost", at_most=9.0),))
-    study = Bench(tmp_path, limited).study(trials=20)
-    study._scheduler = scheduler = UnawareScheduler()  # type: ignore[assignment]
+    scheduler = UnawareScheduler()
+    study = Bench(tmp_path, limited).study(scheduler=scheduler)  # type: ignore[arg-type]
     study.run()
     costs = [trial.metrics["cost"] for trial in study.trials.values()]
     assert sorted(map(math.isfinite, scheduler.losses)) == sorted(cost <= 9 for cost in costs)
