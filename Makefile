@@ -1,4 +1,4 @@
-# Two commands: `make tune` and `make test`. Each makes .venv when it has to.
+# The two main commands are `make tune` and `make test`. Each creates .venv if it is missing.
 CONFIG ?= conf/quickstart.yaml
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -8,17 +8,28 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test test-faults test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
+.PHONY: setup tune test test-fast test-slow test-faults test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data test-modern test-spark35 test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
 
 setup: .venv/installed  ## install everything into .venv
 
 tune: setup java  ## CONFIG=conf/...: run a study
 	$(BIN)/spark-submit jobs/tune.py --config $(CONFIG)
 
-test: setup java  ## unit, contract and integration tests
-	$(BIN)/python -m pytest
+# Tests run in one process per core, at most WORKERS; each may start a Spark of its own, with some 3 GB.
+# A file's tests stay in one process, because they share fixtures.
+WORKERS ?= 4
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-faults: setup java  ## every fault, done to studies on a real Spark, and what it costs; forty minutes
+test: setup java  ## all tests except for the slow ones
+	$(PYTEST) -m "not slow"
+
+test-fast: setup  ## the tests that need neither a JVM nor a second each: for the inner loop
+	$(PYTEST) -m "not slow and not medium"
+
+test-slow: setup java  ## the other tests: whole studies with several processes and JVMs
+	$(PYTEST) -m "slow"
+
+test-faults: setup java  ## every fault, injected into studies on a real Spark, and its costs; forty minutes
 	$(BIN)/python -m pytest tests/faults --faults-page docs/benchmarks/faults.md
 
 test-first-studies: setup java  ## prepare, init and run on real tables, beside scikit-learn; seven minutes

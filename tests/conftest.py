@@ -1,4 +1,4 @@
-"""What tests share: one Spark session, small tables, where the real data lies."""
+"""Settings and fixtures of all tests: one Spark session per process, and an MLflow database."""
 
 from __future__ import annotations
 
@@ -14,27 +14,36 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# How fast a shared machine is says nothing about a test.
+# A shared machine may be slow, so no example has a deadline.
 _COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-# The same examples in each run: what a change breaks is the change's. New ones are looked for by make fuzz.
+# The same examples in each run, so that a failure comes from the change. make fuzz looks for new ones.
 settings.register_profile("same", _COMMON, derandomize=True)
 settings.register_profile("fuzz", _COMMON, max_examples=1_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 os.environ["PYSPARK_PYTHON"] = sys.executable
-# The models here are tiny: threads would only wait for each other. Before torch is imported.
+# The models are too small for threads. This must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# No JVM of a test lives long enough for what its second compiler would find.
+# The JVMs of tests end before an optimizing compiler pays off.
 os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
-# Executors of local mode see it too; it goes when the tests end.
+# For executors in local mode too. Removed when the tests end.
 os.environ["SPARK_HPO_CACHE_DIR"] = _cache = tempfile.mkdtemp(prefix="spark_hpo-tests-")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a JVM as medium: `make test-fast` leaves it out."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        marks = {mark.name for mark in item.iter_markers()}
+        if not marks.isdisjoint({"spark", "cluster"}) or not {"spark", "connect"}.isdisjoint(fixtures):
+            item.add_marker(pytest.mark.medium)
+
+
 @pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """Command lines set up logging for a whole process; here the next test is in the same one."""
+def _restored_logging() -> Iterator[None]:
+    """Restore the logging that a command line has set up for the whole process."""
     logger = logging.getLogger("spark_hpo")
     before = logger.level, logger.propagate, logger.handlers[:]
     yield
@@ -44,13 +53,13 @@ def _logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database for all tests to whom it does not matter which one: to make one takes seconds."""
+    """A database for all tests that can share one. Creating its tables takes seconds."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[object]:
-    """A local session with two task slots, set up as the package sets up its own."""
+    """A local session with two task slots, and the settings of the package's own sessions."""
     from spark_hpo.backend.spark.session import start_session
 
     session = start_session(
@@ -63,7 +72,7 @@ def spark() -> Iterator[object]:
 
 @pytest.fixture(scope="session")
 def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    """A session on a Connect server with two task slots."""
+    """A session on a Spark Connect server with two task slots."""
     import pyspark
 
     if pyspark.__version__.startswith("3."):
@@ -73,8 +82,8 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     from tests.support.standalone import connect_server
 
     with connect_server(tmp_path_factory.mktemp("connect"), Path(sys.executable)) as url:
-        # Not through pyspark.sql: a process has one kind of session there, and this one has the other.
+        # pyspark.sql would refuse a second kind of session in this process.
         session = SparkSession.builder.remote(url).create()
         yield session
-        # Before its server: at the exit of Python, Spark 4.2's client asks for minutes a server that is gone.
+        # Before its server: at exit, the client of Spark 4.2 would wait for a missing server for minutes.
         session.stop()

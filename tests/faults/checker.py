@@ -1,7 +1,7 @@
-"""What a study's files say about its promises, without asking the code that has written them.
+"""Checks the guarantees of a study from its files, without the code that has written them.
 
-`violations(study)` reads the journal's lines, MLflow's database and the names of files, and returns one
-sentence for each promise that is broken; an empty list is what every test wants.
+`violations(study)` reads the lines of the journal, the database of MLflow and the names of files, and returns
+one sentence per broken guarantee.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 Record = Mapping[str, Any]  # one line of the journal
 Key = tuple[int, int, str]  # trial, rung, split: one piece of work, whatever its attempts
 
-# What a study may leave in its directory; the rest is rubbish.
+# The files that a study may leave in its directory.
 _NAMES = {
     *("journal", "epochs", "lease.json", "lease.lock", "study.json", "checkpoints", "fences"),
     *("report.html", "settings.json"),
@@ -34,12 +34,12 @@ def violations(
     rows: int | None = None,
     is_finished: bool = True,
 ) -> list[str]:
-    """Every broken promise, in a sentence.
+    """Return a sentence per broken guarantee.
 
     Args:
-        mlflow: the SQLite file; None: it is not looked at.
-        rows: of the training split, each of which an epoch reads once; None: they change while it runs.
-        is_finished: the study has come to its end; otherwise some work is open, and waste may lie about.
+        mlflow: the SQLite file of MLflow, or None to skip it.
+        rows: rows of the training split, which an epoch reads once each; None if they change.
+        is_finished: whether the study has ended. Otherwise it may have open work and temporary files.
     """
     try:
         records = read_journal(study / "journal")
@@ -57,10 +57,10 @@ def violations(
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """The records that count, in order: of each log as many as the next driver had seen.
+    """Return the valid records in order: of each log as many as the next driver has seen.
 
     Raises:
-        ValueError: a record before the last of a log cannot be read.
+        ValueError: a record other than the last of a log cannot be read.
     """
     logs: dict[int, list[dict[str, Any]]] = {}
     for file in sorted(folder.glob("*.jsonl")):
@@ -85,13 +85,13 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
 
 @dataclass
 class _History:
-    """Who was assigned and reported what, and what was wrong about it."""
+    """The assignments and reports of the journal, and the rules that they break."""
 
     broken: list[str] = field(default_factory=list)
     assigned: dict[Key, list[Record]] = field(default_factory=lambda: defaultdict(list))
     lost: dict[Key, list[Record]] = field(default_factory=lambda: defaultdict(list))
     reported: dict[Key, Record] = field(default_factory=dict)
-    state: dict[int, str] = field(default_factory=dict)  # what the scheduler has said of trials
+    state: dict[int, str] = field(default_factory=dict)  # the last state of each trial
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> _History:
@@ -112,7 +112,7 @@ class _History:
         return history
 
     def of_trial(self, trial_id: int) -> list[Record]:
-        """Its reports on the validation split, by rung."""
+        """Return the reports of a trial on the validation split, by rung."""
         return [
             report
             for (trial, _, split), report in sorted(self.reported.items())
@@ -129,9 +129,9 @@ class _History:
         if key in self.reported:
             self.broken.append(f"{_name(key)} was assigned again after it had been reported")
         if before and {**before[-1], **_CHANGING} != {**record, **_CHANGING}:
-            self.broken.append(f"{_name(key)}: another attempt has other work to do")
+            self.broken.append(f"{_name(key)}: the next attempt has other work")
         if record["attempt"] != len(before) + 1:
-            self.broken.append(f"{_name(key)}: attempt {record['attempt']} comes after {len(before)} others")
+            self.broken.append(f"{_name(key)}: attempt {record['attempt']} follows {len(before)} others")
         before.append(record)
 
     def _on_result(self, record: Record) -> None:
@@ -146,7 +146,7 @@ class _History:
             )
 
 
-# Where and when an attempt is made may differ; what it has to do may not.
+# Attempts of the same work may differ in these keys only.
 _CHANGING = {"attempt": 0, "without": (), "sequence": 0, "time": 0.0}
 
 
@@ -166,7 +166,7 @@ def _in_order(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _chains(history: _History) -> Iterator[str]:
-    """Each rung goes on where the one below has ended, with the checkpoint that it has left."""
+    """Each rung starts from the resource and the checkpoint at which the rung below has ended."""
     for key, attempts in sorted(history.assigned.items()):
         trial, rung, split = key
         first = attempts[0]
@@ -194,13 +194,13 @@ def _chains(history: _History) -> Iterator[str]:
 
 
 def _curves(history: _History, rows: int | None) -> Iterator[str]:
-    """Each resource is measured once, in order, and every row of it was read."""
+    """Each resource is measured once, in order, with every row read."""
     for trial in history.trials:
         reports = history.of_trial(trial)
         measured = [point for report in reports for point in report["curve"]]
         resources = [point["resource"] for point in measured]
         if resources != list(range(1, len(resources) + 1)):
-            yield f"trial {trial} was measured at {resources}: each resource belongs there once, in order"
+            yield f"trial {trial} was measured at {resources}, not at each resource once and in order"
         done = [report["resource"] for report in reports if report["failure"] is None]
         if done and len(resources) < done[-1]:
             yield f"trial {trial} has {len(resources)} measurements for {done[-1]} epochs"
@@ -220,7 +220,7 @@ def _settled(history: _History, *, is_finished: bool) -> Iterator[str]:
 
 
 def _checkpoints(history: _History, study: Path, *, is_finished: bool) -> Iterator[str]:
-    """On disk are those that somebody needs: of trials that may go on, and of the best."""
+    """The checkpoints on disk are those of trials that can be resumed, and of the best trial."""
     needed = set()
     losses: list[tuple[float, int, int, str | None]] = []
     for trial in history.trials:
@@ -235,14 +235,14 @@ def _checkpoints(history: _History, study: Path, *, is_finished: bool) -> Iterat
     folder = study / "checkpoints"
     there = {str(file.relative_to(study)) for file in folder.rglob("*") if file.is_file()}
     for name in sorted(needed - there):
-        yield f"{name} is needed, and not there"
+        yield f"{name} is needed, but missing"
     if is_finished:
         for name in sorted(there - needed):
-            yield f"{name} is there, and nobody needs it"
+            yield f"{name} is not needed, but exists"
 
 
 def _mlflow(history: _History, database: Path, study: Path) -> Iterator[str]:
-    """MLflow has each trial once, with the journal's points, each once."""
+    """MLflow has each trial once, with each point of its journal once."""
     study_id = json.loads((study / "study.json").read_text())["study_id"]
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         tags: dict[str, dict[str, str]] = defaultdict(dict)
@@ -263,7 +263,7 @@ def _mlflow(history: _History, database: Path, study: Path) -> Iterator[str]:
         if values.get("spark_hpo.kind") == "trial":
             runs[int(values["spark_hpo.trial_id"])].append(run)
         if status[run] == "RUNNING":
-            yield f"MLflow's run of {values.get('mlflow.runName', run)} still runs"
+            yield f"MLflow's run of {values.get('mlflow.runName', run)} is still running"
     for trial in sorted(set(history.trials) | set(runs)):
         if len(runs[trial]) != 1 or trial not in history.trials:
             yield f"MLflow has {len(runs[trial])} runs of trial {trial}"
@@ -277,18 +277,18 @@ def _mlflow(history: _History, database: Path, study: Path) -> Iterator[str]:
         names = {name for name, _, _ in wanted}
         there = sorted(point for point in points[runs[trial][0]] if point[0] in names)
         if there != wanted:
-            differing = sorted(set(there) ^ set(wanted))[:3] or "some twice"
+            differing = sorted(set(there) ^ set(wanted))[:3] or "duplicates"
             yield f"MLflow's points of trial {trial} differ from the journal's: {differing}"
 
 
 def _leftovers(study: Path) -> Iterator[str]:
     for path in sorted(study.rglob("*")):
         if path.name.startswith(".tmp-"):
-            yield f"{path.relative_to(study)} is what an interrupted writer has left"
+            yield f"{path.relative_to(study)} was left by an interrupted writer"
     for path in sorted(study.iterdir()):
         is_empty = path.is_dir() and not any(path.iterdir())
         if path.name not in _NAMES and not path.name.startswith(".tmp-") and not is_empty:
             yield f"{path.name} is left in the study directory"
     lease = json.loads((study / "lease.json").read_text())
     if not lease["released"]:
-        yield "the lease was not given back"
+        yield "the lease was not released"

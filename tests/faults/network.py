@@ -1,4 +1,4 @@
-"""A network of one machine's own, in which the ranks' address can be taken away."""
+"""A network namespace in which the address of the ranks can be removed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _HOST = "ranks"
 
 
 class Network:
-    """A network namespace. Spark talks over 127.0.0.1; ranks over another address, which can be cut off.
+    """A network namespace. Spark uses 127.0.0.1; ranks use another address, which a test can remove.
 
-    Gloo takes the address of the machine's name: that name is another one in here.
+    Gloo uses the address of the host name, so the namespace has a host name of its own.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +37,7 @@ class Network:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """Before a command that is to run in here."""
+        """The prefix that runs a command inside the namespace."""
         enter = f'cd {self._folder} && exec "$@"'
         return (
             "nsenter",
@@ -52,9 +52,10 @@ class Network:
         )
 
     def cut(self) -> None:
+        """Remove the address of the ranks."""
         self._ip("delete")
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self._ip("add")
 
     def close(self) -> None:

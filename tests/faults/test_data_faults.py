@@ -1,4 +1,4 @@
-"""A table that is damaged while a study reads it."""
+"""Tables that are damaged while a study reads them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.faults.family import eventually
-from tests.faults.ledger import Ledger
-from tests.faults.live import ROWS, LiveStudy
+from tests.faults.cost_table import CostTable
+from tests.faults.processes import eventually
+from tests.faults.study_run import ROWS, StudyRun
 
-Live = Callable[..., LiveStudy]
+NewStudy = Callable[..., StudyRun]
 
 LOCAL = {"spark.master": "local[2]"}
 FILES = 3
@@ -46,8 +46,8 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def with_files(study: LiveStudy) -> Path:
-    """The training split in several files, and the one that will be damaged."""
+def with_files(study: StudyRun) -> Path:
+    """Write the training split as several files, and return the one to damage."""
     folder = study.folder / "table/train"
     whole = pq.read_table(folder / "part-0.parquet")
     for number in range(FILES):
@@ -56,11 +56,11 @@ def with_files(study: LiveStudy) -> Path:
     return folder / "part-1.parquet"
 
 
-def test_damaged_files_end_the_study_with_their_name_and_it_goes_on_when_they_are_whole(
-    live: Live, ledger: Ledger
+def test_damaged_file_ends_the_study_which_resumes_when_it_is_repaired(
+    new_study: NewStudy, costs: CostTable
 ) -> None:
     trials = 2 * (len(DAMAGES) + 1)
-    study = live(
+    study = new_study(
         step_s=0.1,
         spark=LOCAL,
         data={"cache": {"enabled": False}, "on_bad_file": "fail"},
@@ -71,7 +71,7 @@ def test_damaged_files_end_the_study_with_their_name_and_it_goes_on_when_they_ar
     repeated_s, took_s = [0.0], []
     for name, damage in DAMAGES.items():
         before = study.results()
-        process = study.begin()
+        process = study.start_driver()
         eventually(lambda: len(study.results()) > len(before), "a report")  # noqa: B023
         if took_s:  # what this driver has repeated, the damage before has cost
             repeated_s.append(study.repeated_s())
@@ -81,29 +81,31 @@ def test_damaged_files_end_the_study_with_their_name_and_it_goes_on_when_they_ar
         assert process.wait(120) == 3, f"{name}\n{study.log[-4000:]}"
         took_s.append(time.time() - damaged)
         assert "train/part-1.parquet" in study.log, name
-        study.assert_nothing_is_left()
+        study.assert_no_leftovers()
         shutil.copy2(study.folder / "whole.parquet", file)
         assert before.items() <= study.results().items(), name
-    study.finish_soundly()
+    study.finish_and_check()
     assert before.items() <= study.results().items()
     assert len(study.results()) == trials
     repeated_s.append(study.repeated_s())
     for name, took, (then, now) in zip(DAMAGES, took_s, pairwise(repeated_s), strict=True):
-        ledger.add(f"data {name}, policy fail", repeated_s=now - then, recovery_s=took)
+        costs.add(f"data {name}, policy fail", repeated_s=now - then, recovery_s=took)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
-def test_a_damaged_file_is_left_out_where_the_study_says_so(live: Live, ledger: Ledger, damage: str) -> None:
-    study = live(step_s=0.1, spark=LOCAL, data={"cache": {"enabled": False}, "on_bad_file": "skip"})
+def test_damaged_file_is_skipped_if_the_study_allows_it(
+    new_study: NewStudy, costs: CostTable, damage: str
+) -> None:
+    study = new_study(step_s=0.1, spark=LOCAL, data={"cache": {"enabled": False}, "on_bad_file": "skip"})
     file = with_files(study)
-    study.begin()
+    study.start_driver()
     eventually(lambda: len(study.reported()) >= 1, "a report")
     DAMAGES[damage](file)
-    answer = study.finish_soundly(rows=None)
+    answer = study.finish_and_check(rows=None)
     assert answer["trials"] == {"completed": 4}
     assert [name.endswith("train/part-1.parquet") for name in answer["files_left_out"]] == [True]
     rows = [point["rows"] for report in study.reported() for point in report["curve"]]
     assert set(rows) == {ROWS_OF_A_FILE * FILES, ROWS_OF_A_FILE * (FILES - 1)}
     assert "train/part-1.parquet" in study.log
     assert f"{ROWS_OF_A_FILE} of {2 * ROWS} rows are not read" in study.log
-    ledger.add(f"data {damage}, policy skip", repeated_s=study.repeated_s())
+    costs.add(f"data {damage}, policy skip", repeated_s=study.repeated_s())

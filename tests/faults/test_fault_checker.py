@@ -1,4 +1,4 @@
-"""The checker of the fault tests: it finds what is broken, and nothing where nothing is."""
+"""The checker of the fault tests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 
 from tests.faults.checker import read_journal, violations
-
-pytestmark = pytest.mark.quick
 
 Records = list[dict[str, Any]]
 
@@ -56,8 +54,8 @@ def settled(trial: int, state: str) -> dict[str, Any]:
     return {"event": "settled", "trials": [trial], "state": state}
 
 
-def sound() -> Records:
-    """Two trials; the first goes on to the next rung, where an attempt is lost."""
+def valid() -> Records:
+    """Two trials; the first is promoted to the next rung, where an attempt is lost."""
     return [
         {"event": "opened", "version": 1, "after": {}},
         assigned(0, 0),
@@ -76,7 +74,7 @@ def sound() -> Records:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[Records], Path]:
-    """A study directory with a journal, and all that goes with the sound one."""
+    """Write a study directory: the given journal, and the other files of a valid study."""
 
     def write(records: Records, epoch: int = 1, first: int = 1) -> Path:
         study = tmp_path / "study"
@@ -92,8 +90,8 @@ def write(tmp_path: Path) -> Callable[[Records], Path]:
     return write
 
 
-def test_a_sound_study_breaks_nothing(write: Any) -> None:
-    assert violations(write(sound()), rows=120) == []
+def test_checker_accepts_a_valid_study(write: Any) -> None:
+    assert violations(write(valid()), rows=120) == []
 
 
 def without(index: int) -> Callable[[Records], Records]:
@@ -113,8 +111,8 @@ def change(index: int, **values: Any) -> Callable[[Records], Records]:
     [
         (put(10, reported(0, 1, attempt=2)), "trial 0, rung 1 was reported twice"),
         (put(10, assigned(0, 1, attempt=3)), "trial 0, rung 1 was assigned again after it had been reported"),
-        (change(8, attempt=3), "trial 0, rung 1: attempt 3 comes after 1 others"),
-        (change(8, resource_to=9), "trial 0, rung 1: another attempt has other work to do"),
+        (change(8, attempt=3), "trial 0, rung 1: attempt 3 follows 1 others"),
+        (change(8, resource_to=9), "trial 0, rung 1: the next attempt has other work"),
         (change(9, attempt=1), "trial 0, rung 1: a result of attempt 1, but 2 is open"),
         (without(9), "trial 0, rung 1 was assigned and never reported"),
         (change(6, resource_from=0), "trial 0, rung 1 starts at 0 from checkpoints/trial-000000/000001-1.pt"),
@@ -124,47 +122,47 @@ def change(index: int, **values: Any) -> Callable[[Records], Records]:
         (change(9, curve=[point(2), point(2)]), "trial 0 was measured at [1, 2, 2]"),
         (change(9, curve=[point(2), point(3, 119)]), "trial 0, epoch 3: 119 rows were read, not 120"),
         (change(9, resource=2), "trial 0, rung 1 reached 2, not 3"),
-        (change(5, state="paused"), "checkpoints/trial-000001/000001-1.pt is needed, and not there"),
-        (change(9, checkpoint="elsewhere"), "elsewhere is needed, and not there"),
+        (change(5, state="paused"), "checkpoints/trial-000001/000001-1.pt is needed, but missing"),
+        (change(9, checkpoint="elsewhere"), "elsewhere is needed, but missing"),
         (change(3, sequence=3), "the journal's event 3 comes after event 3"),
         (put(2, settled(0, "completed")), None),
     ],
 )
-def test_what_is_broken_is_found(write: Any, breaking: Any, sentence: str | None) -> None:
-    found = violations(write(breaking(sound())), rows=120)
+def test_checker_finds_broken_records(write: Any, breaking: Any, sentence: str | None) -> None:
+    found = violations(write(breaking(valid())), rows=120)
     if sentence is None:
         assert found == []
     else:
         assert any(text.startswith(sentence) for text in found), found
 
 
-def test_rubbish_in_the_study_directory_is_found(write: Any) -> None:
-    study = write(sound())
+def test_checker_finds_leftover_files(write: Any) -> None:
+    study = write(valid())
     (study / "checkpoints/trial-000001").mkdir()
     (study / "checkpoints/trial-000001/000001-1.pt").touch()
     (study / "checkpoints/trial-000000/.tmp-abc").touch()
     (study / "stop").touch()
     (study / "lease.json").write_text(json.dumps({"released": False}))
     assert violations(study) == [
-        "checkpoints/trial-000000/.tmp-abc is there, and nobody needs it",
-        "checkpoints/trial-000001/000001-1.pt is there, and nobody needs it",
-        "checkpoints/trial-000000/.tmp-abc is what an interrupted writer has left",
+        "checkpoints/trial-000000/.tmp-abc is not needed, but exists",
+        "checkpoints/trial-000001/000001-1.pt is not needed, but exists",
+        "checkpoints/trial-000000/.tmp-abc was left by an interrupted writer",
         "stop is left in the study directory",
-        "the lease was not given back",
+        "the lease was not released",
     ]
-    assert violations(study, is_finished=False) == [], "a study that is to go on clears up when it does"
+    assert violations(study, is_finished=False) == [], "a resumed study deletes them"
 
 
-def test_what_a_driver_wrote_after_it_had_lost_the_study_does_not_count(write: Any) -> None:
-    old = sound()
+def test_checker_ignores_writes_after_the_lease_was_lost(write: Any) -> None:
+    old = valid()
     write([*old[:5], reported(0, 0)])  # the last one late
     study = write([{"event": "opened", "after": {"1": 5}}, *old[5:]], epoch=2, first=6)
     assert violations(study, rows=120) == []
     assert [record["event"] for record in read_journal(study / "journal")][4:6] == ["reported", "opened"]
 
 
-def test_a_torn_last_record_does_not_count_and_a_damaged_one_before_it_is_named(write: Any) -> None:
-    study = write(sound())
+def test_checker_ignores_a_torn_last_record_and_reports_damaged_ones(write: Any) -> None:
+    study = write(valid())
     log = study / "journal/000001.jsonl"
     whole = log.read_bytes()
     log.write_bytes(whole + b'{"sequence": 13, "ev')
@@ -203,7 +201,7 @@ class TestMlflow:
             ("SELECT 1", None),
             (
                 "UPDATE runs SET status = 'RUNNING' WHERE run_uuid = 'run-1'",
-                "MLflow's run of run-1 still runs",
+                "MLflow's run of run-1 is still running",
             ),
             ("DELETE FROM tags WHERE run_uuid = 'run-1'", "MLflow has 0 runs of trial 1"),
             ("DELETE FROM metrics WHERE step = 2", "MLflow's points of trial 0 differ from the journal's"),
@@ -211,19 +209,19 @@ class TestMlflow:
             ("UPDATE metrics SET value = 7 WHERE step = 3", "MLflow's points of trial 0 differ"),
         ],
     )
-    def test_what_mlflow_lacks_or_has_twice_is_found(
+    def test_checker_finds_missing_and_duplicate_mlflow_records(
         self, write: Any, database: sqlite3.Connection, tmp_path: Path, statement: str, sentence: str | None
     ) -> None:
         database.execute(statement)
         database.commit()
-        found = violations(write(sound()), mlflow=tmp_path / "mlflow.db")
+        found = violations(write(valid()), mlflow=tmp_path / "mlflow.db")
         assert len(found) == (sentence is not None), found
         assert sentence is None or found[0].startswith(sentence)
 
-    def test_a_second_run_of_a_trial_is_found(
+    def test_checker_finds_a_second_run_of_a_trial(
         self, write: Any, database: sqlite3.Connection, tmp_path: Path
     ) -> None:
         self.add(database, "again", "trial", 1)
         database.commit()
-        found = violations(write(sound()), mlflow=tmp_path / "mlflow.db")
+        found = violations(write(valid()), mlflow=tmp_path / "mlflow.db")
         assert found == ["MLflow has 2 runs of trial 1"]

@@ -1,4 +1,4 @@
-"""Sixteen studies at once in one process, on one Spark and one MLflow database."""
+"""Sixteen concurrent studies in one process, with one Spark session and one MLflow database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).parents[1] / "support/many_studies.py"
 
 @pytest.mark.spark
 @pytest.mark.timeout(LIMIT_S + 30)
-def test_sixteen_studies_at_once_end_as_if_each_were_alone(tmp_path: Path) -> None:
+def test_sixteen_concurrent_studies_give_the_results_of_single_ones(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path), str(STUDIES)],
         env={**os.environ, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -1,4 +1,4 @@
-"""MLflow down, slow and flapping while a study runs: training never waits, and everything is there once."""
+"""An MLflow server that fails, hangs or flaps during a study: training never waits, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.trial import Report, Trial
-from tests.faults.ledger import Ledger
+from tests.faults.cost_table import CostTable
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.mlflow_server import Server, runs
 from tests.support.tables import write_clusters
@@ -72,7 +72,7 @@ def config(tmp_path: Path, proxy: FaultyProxy) -> StudyConfig:
 
 
 class OnReport(Callback):
-    """Calls back with the number of reports that have come."""
+    """Calls a function with the number of reports so far."""
 
     def __init__(self, call: Callable[[int], None]) -> None:
         self._call = call
@@ -89,7 +89,7 @@ def run(config: StudyConfig, on_report: Callable[[int], None]) -> Result:
 
 
 def everything_is_there_once(server: Server, config: StudyConfig) -> MlflowClient:
-    """MLflow against the journal: each run, each point and each parameter, and one model."""
+    """Check that MLflow has each run, point and parameter of the journal, and one model."""
     client = MlflowClient(server.uri)
     experiment = client.get_experiment_by_name(config.name)
     # Deleted ones too: none may have been made twice and tidied away.
@@ -118,7 +118,7 @@ def everything_is_there_once(server: Server, config: StudyConfig) -> MlflowClien
 
 
 def until_it_answers(config: StudyConfig) -> Synced:
-    """Registering takes more calls than a driver tries again."""
+    """Registering a model takes more calls than a driver retries."""
     for _ in range(20):
         try:
             return sync_study(config)
@@ -128,10 +128,10 @@ def until_it_answers(config: StudyConfig) -> Synced:
 
 
 @pytest.mark.parametrize("how", ["hangs", "is slow", "is gone"])
-def test_training_never_waits(
-    server: Server, proxy: FaultyProxy, config: StudyConfig, ledger: Ledger, how: str
+def test_training_never_waits_for_mlflow(
+    server: Server, proxy: FaultyProxy, config: StudyConfig, costs: CostTable, how: str
 ) -> None:
-    """Requests are answered only after further reports: if training waited for one, nothing would move."""
+    """Requests are answered after further reports only: a study whose training waited would hang."""
     answered = []
 
     def on_report(count: int) -> None:
@@ -152,13 +152,13 @@ def test_training_never_waits(
     assert result.is_tracked
     assert result.model is not None
     everything_is_there_once(server, config)
-    ledger.add(f"MLflow {how}")
+    costs.add(f"MLflow {how}")
 
 
-def test_a_write_whose_reply_is_lost_is_there_once(
-    server: Server, proxy: FaultyProxy, config: StudyConfig, ledger: Ledger
+def test_write_with_a_lost_reply_is_stored_once(
+    server: Server, proxy: FaultyProxy, config: StudyConfig, costs: CostTable
 ) -> None:
-    """The first request of every kind."""
+    """Return whether this is the first request of its kind."""
     seen: set[tuple[str, str]] = set()
 
     def drop_the_first(method: str, path: str) -> Fault:
@@ -179,11 +179,11 @@ def test_a_write_whose_reply_is_lost_is_there_once(
     assert {"registered-models/create", "model-versions/create", "registered-models/alias"} <= dropped
     assert synced.is_complete
     everything_is_there_once(server, config)
-    ledger.add("MLflow's replies are lost")
+    costs.add("MLflow's replies are lost")
 
 
-def test_a_flapping_server_gets_everything_once(
-    server: Server, proxy: FaultyProxy, config: StudyConfig, ledger: Ledger
+def test_flapping_server_gets_every_record_once(
+    server: Server, proxy: FaultyProxy, config: StudyConfig, costs: CostTable
 ) -> None:
     chance = random.Random(7)
     kinds = [Fault.REFUSE, Fault.DROP_REPLY, *[Fault.NONE] * 4]
@@ -197,10 +197,10 @@ def test_a_flapping_server_gets_everything_once(
     assert sync_study(config).is_complete  # what the driver's own end has met
     assert {fault for fault, _ in proxy.met} == {Fault.REFUSE, Fault.DROP_REPLY}
     everything_is_there_once(server, config)
-    ledger.add("MLflow flaps")
+    costs.add("MLflow flaps")
 
 
-def test_a_server_that_stays_away_costs_a_warning_and_a_sync(
+def test_unreachable_server_costs_a_warning_and_a_sync(
     server: Server,
     proxy: FaultyProxy,
     config: StudyConfig,
@@ -236,8 +236,8 @@ def test_a_server_that_stays_away_costs_a_warning_and_a_sync(
     everything_is_there_once(server, config)
 
 
-def test_the_command_that_the_warning_names_finishes_it(tmp_path: Path, ledger: Ledger) -> None:
-    """As users meet it: processes, and a server that is killed."""
+def test_command_of_the_warning_completes_the_sync(tmp_path: Path, costs: CostTable) -> None:
+    """With a driver process, and a server that is killed."""
     server = Server(f"sqlite:///{tmp_path}/server.db", tmp_path / "served")
     workspace = Workspace(tmp_path)
     settings = [
@@ -272,6 +272,6 @@ def test_the_command_that_the_warning_names_finishes_it(tmp_path: Path, ledger: 
         found = client.search_runs([experiment.experiment_id])
         assert len(found) == TRIALS + 1
         assert {run.info.status for run in found} == {"FINISHED"}
-        ledger.add("MLflow killed, and still gone at the end")
+        costs.add("MLflow killed, and still gone at the end")
     finally:
         server.kill()

@@ -1,4 +1,4 @@
-"""Ranks that cannot reach each other any more, and executors that go and come."""
+"""Ranks that cannot reach each other any more, and executors that leave and return."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.family import eventually
-from tests.faults.ledger import Ledger
-from tests.faults.live import LiveStudy
+from tests.faults.cost_table import CostTable
 from tests.faults.network import Network
+from tests.faults.processes import eventually
+from tests.faults.study_run import StudyRun
 from tests.support.standalone import StandaloneCluster, standalone_cluster
 
-Live = Callable[..., LiveStudy]
+NewStudy = Callable[..., StudyRun]
 
 
 @pytest.fixture
@@ -29,26 +29,26 @@ def network(tmp_path: Path) -> Iterator[Network]:
     network.close()
 
 
-def test_ranks_that_are_cut_off_from_each_other_are_tried_again(
-    live: Live, ledger: Ledger, network: Network
+def test_ranks_cut_off_from_each_other_are_retried(
+    new_study: NewStudy, costs: CostTable, network: Network
 ) -> None:
-    study = live(
+    study = new_study(
         step_s=0.1,
         resources={"world_size": 2, "rank_timeout_s": 5, "max_infra_retries": 6},
         budget={"trials": 1},
     )
-    study.begin(command=(*network.command, *study.command))
+    study.start_driver(command=(*network.command, *study.command))
     victim = study.wait_for_step(0, step=3)
     network.cut()
     cut = time.time()
     eventually(lambda: len(study.lost()) >= 1, "the loss of the attempt")
-    network.mend()
+    network.restore()
     again = study.wait_for_step(0, after=cut + 1, not_by={victim.pid})
-    study.finish_soundly()
+    study.finish_and_check()
 
     assert study.lost()[0] == (0, 1)
     assert {e["failure"]["kind"] for e in study.of_kind("lost")} == {"infrastructure"}
-    ledger.add("network cut between ranks", repeated_s=study.repeated_s(), recovery_s=again.time - cut)
+    costs.add("network cut between ranks", repeated_s=study.repeated_s(), recovery_s=again.time - cut)
 
 
 @pytest.fixture
@@ -60,16 +60,16 @@ def cluster(tmp_path: Path) -> Iterator[StandaloneCluster]:
 
 
 @pytest.mark.cluster
-def test_a_study_waits_while_slots_are_fewer_than_ranks_and_goes_on_when_they_are_back(
-    live: Live, ledger: Ledger, cluster: StandaloneCluster
+def test_study_waits_until_there_are_enough_slots_again(
+    new_study: NewStudy, costs: CostTable, cluster: StandaloneCluster
 ) -> None:
-    study = live(
+    study = new_study(
         step_s=0.1,
         spark={"spark.master": cluster.url},
         resources={"world_size": 2, "rank_timeout_s": 6, "max_infra_retries": 3},
         budget={"trials": 2},
     )
-    study.begin()
+    study.start_driver()
     victim = study.wait_for_step(0, step=3)
     cluster.workers[1].kill()
     killed = time.time()
@@ -79,11 +79,11 @@ def test_a_study_waits_while_slots_are_fewer_than_ranks_and_goes_on_when_they_ar
     cluster.add_worker()
     back = time.time()
     again = study.wait_for_step(0, after=killed, not_by={victim.pid})
-    study.finish_soundly()
+    study.finish_and_check()
 
     assert again.time > back, "it cannot have been before"
     assert set(study.results()) == {(0, 3), (1, 3)}
-    ledger.add(
+    costs.add(
         "slots below the world size, then enough",
         repeated_s=study.repeated_s(),
         recovery_s=again.time - back,

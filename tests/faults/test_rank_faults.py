@@ -1,4 +1,4 @@
-"""Ranks that die, run out of memory, stop, go in circles, lose each other, or leave children."""
+"""Ranks that are killed, run out of memory, stop, loop endlessly, or leave child processes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 import psutil
 
-from tests.faults.family import eventually, stopped
-from tests.faults.ledger import Ledger
-from tests.faults.live import LiveStudy
+from tests.faults.cost_table import CostTable
+from tests.faults.processes import eventually, stopped
+from tests.faults.study_run import StudyRun
 
-Live = Callable[..., LiveStudy]
+NewStudy = Callable[..., StudyRun]
 
 TWO_RANKS = {"world_size": 2, "rank_timeout_s": 6, "slot_timeout_s": 60}
 PEER_LIMIT_S = 10.0
 
 
-def test_the_peer_of_a_killed_rank_ends_and_the_pair_is_tried_again(live: Live, ledger: Ledger) -> None:
-    study = live(step_s=0.1, resources=TWO_RANKS, budget={"trials": 2})
-    study.begin()
+def test_peer_of_a_killed_rank_ends_and_both_are_retried(new_study: NewStudy, costs: CostTable) -> None:
+    study = new_study(step_s=0.1, resources=TWO_RANKS, budget={"trials": 2})
+    study.start_driver()
     first = study.wait_for_step(0, step=3)
     eventually(lambda: len({s.rank for s in study.steps_of(0)}) == 2, "both ranks")
     ranks = {s.rank: s.pid for s in study.steps_of(0)}
@@ -28,18 +28,18 @@ def test_the_peer_of_a_killed_rank_ends_and_the_pair_is_tried_again(live: Live, 
     killed = time.time()
     eventually(lambda: not psutil.pid_exists(ranks[0]), "the peer's end", limit_s=PEER_LIMIT_S)
     again = study.wait_for_step(0, after=killed, not_by={ranks[0]})
-    study.finish_soundly()
+    study.finish_and_check()
 
     assert study.lost() == [(0, 1)]
     assert study.of_kind("lost")[0]["failure"]["kind"] == "infrastructure"
     assert set(study.results()) == {(0, 3), (1, 3)}
     assert first.step >= 3
-    ledger.add("rank killed, one of two", repeated_s=study.repeated_s(), recovery_s=again.time - killed)
+    costs.add("rank killed, one of two", repeated_s=study.repeated_s(), recovery_s=again.time - killed)
 
 
-def test_a_stopped_rank_is_noticed_cancelled_and_tried_again(live: Live, ledger: Ledger) -> None:
-    study = live(step_s=0.1, resources=TWO_RANKS, budget={"trials": 1})
-    study.begin()
+def test_stopped_rank_is_cancelled_and_retried(new_study: NewStudy, costs: CostTable) -> None:
+    study = new_study(step_s=0.1, resources=TWO_RANKS, budget={"trials": 1})
+    study.start_driver()
     study.wait_for_step(0, step=3)
     eventually(lambda: len({s.rank for s in study.steps_of(0)}) == 2, "both ranks")
     ranks = {s.rank: s.pid for s in study.steps_of(0)}
@@ -47,59 +47,59 @@ def test_a_stopped_rank_is_noticed_cancelled_and_tried_again(live: Live, ledger:
         began = time.time()
         again = study.wait_for_step(0, after=began + 1, not_by={ranks[0]})
         eventually(lambda: not psutil.pid_exists(ranks[1]), "the stopped rank's end")
-    study.finish_soundly()
+    study.finish_and_check()
 
     assert study.lost() == [(0, 1)]
     assert "resources.rank_timeout_s" in study.log
-    ledger.add("rank stopped (SIGSTOP)", repeated_s=study.repeated_s(), recovery_s=again.time - began)
+    costs.add("rank stopped (SIGSTOP)", repeated_s=study.repeated_s(), recovery_s=again.time - began)
 
 
-def test_an_endless_loop_is_noticed_and_its_stacks_are_in_the_log(live: Live, ledger: Ledger) -> None:
-    study = live(step_s=0.1, resources={"rank_timeout_s": 6}, budget={"trials": 2})
-    study.begin()
+def test_endless_loop_is_detected_and_its_stack_trace_logged(new_study: NewStudy, costs: CostTable) -> None:
+    study = new_study(step_s=0.1, resources={"rank_timeout_s": 6}, budget={"trials": 2})
+    study.start_driver()
     study.wait_for_step(0, step=3)
     (study.faults / "loop").touch()
     eventually((study.faults / "loop-met").exists, "a rank that goes in circles")
     began = time.time()
     (study.faults / "loop").unlink()
-    answer = study.finish_soundly()
+    answer = study.finish_and_check()
 
     ((trial, attempt),) = study.lost()
     again = next(s for s in study.steps_of(trial) if s.time > began)
     assert (attempt, answer["segments"]["failed"]) == (1, 0)
     assert "resources.rank_timeout_s" in study.log
     assert "_linger" in study.log, "where it was"
-    ledger.add("rank in an endless loop", repeated_s=study.repeated_s(), recovery_s=again.time - began)
+    costs.add("rank in an endless loop", repeated_s=study.repeated_s(), recovery_s=again.time - began)
 
 
-def test_a_cancelled_job_leaves_no_children(live: Live, ledger: Ledger) -> None:
-    study = live(
+def test_cancelled_job_leaves_no_child_processes(new_study: NewStudy, costs: CostTable) -> None:
+    study = new_study(
         space={"fate": {"type": "choice", "options": ["child"]}, **_rate()},
         resources={"rank_timeout_s": 6, "max_infra_retries": 0},
         budget={"trials": 1},
     )
-    study.begin()
+    study.start_driver()
     eventually(lambda: bool(study.children()), "a child")
     began = time.time()
     (child,) = study.children()
     study.finish(code=4)
     assert not psutil.pid_exists(child), "it went with its rank"
-    study.assert_nothing_is_left()
-    ledger.add("cancelled job leaves children", recovery_s=time.time() - began)
+    study.assert_no_leftovers()
+    costs.add("cancelled job leaves children", recovery_s=time.time() - began)
 
 
-def test_a_trial_out_of_memory_fails_alone_and_is_not_tried_again(live: Live, ledger: Ledger) -> None:
-    study = live(
+def test_trial_out_of_memory_fails_without_a_retry(new_study: NewStudy, costs: CostTable) -> None:
+    study = new_study(
         space={"fate": {"type": "choice", "options": ["memory", "fine"]}, **_rate()},
         search={"sampler": "grid", "scheduler": "full", "max_resource": 3},
         budget={"trials": 2},
     )
-    answer = study.finish_soundly()
+    answer = study.finish_and_check()
     (failed,) = [e for e in study.reported() if e["failure"]]
     assert answer["trials"] == {"completed": 1, "failed": 1}
     assert failed["attempt"] == 1
     assert failed["failure"]["kind"] == "memory"
-    ledger.add("rank out of memory (rlimit)")
+    costs.add("rank out of memory (rlimit)")
 
 
 def _rate() -> dict[str, Any]:

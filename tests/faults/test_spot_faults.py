@@ -1,4 +1,4 @@
-"""Machines that are taken away: with checkpoints on S3, and with notice."""
+"""Spot machines that are lost: with checkpoints on S3, and after a notice."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import psutil
 import pytest
 
 from spark_hpo.study_dir.storage import Storage
-from tests.faults.family import eventually, executor_of
-from tests.faults.ledger import Ledger
-from tests.faults.live import LiveStudy
+from tests.faults.cost_table import CostTable
+from tests.faults.processes import eventually, executor_of
+from tests.faults.study_run import StudyRun
 from tests.support.s3_server import s3_server
 
 s3fs = pytest.importorskip("s3fs")
 
-Live = Callable[..., LiveStudy]
+NewStudy = Callable[..., StudyRun]
 
 pytestmark = pytest.mark.timeout(900)
 
-# Nothing is hung here: no limit has to be short, and a machine may be slow.
+# Nothing hangs here, so limits can be long enough for a slow machine.
 PATIENT = {"slot_timeout_s": 240, "rank_timeout_s": 60}
 CALM = {"spark.network.timeout": "60s"}
 OFTEN = {"batch_size": 16, "checkpoint_every": {"seconds": 0.5}}
@@ -33,7 +33,7 @@ OFTEN = {"batch_size": 16, "checkpoint_every": {"seconds": 0.5}}
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """The variables of a server with one bucket, which this process has too."""
+    """Start an S3 server with one bucket, and set its variables in this process too."""
     with s3_server(secret="key-of-the-fault-tests") as variables:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -44,7 +44,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
 
 class Mirror:
-    """A study directory on S3 as the checker reads one: local, with the journal's logs as files."""
+    """A local copy of a study directory on S3, with the logs of the journal as files, for the checker."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self._url = url
@@ -72,13 +72,13 @@ class Mirror:
         path.write_bytes(data)
 
 
-def test_an_executor_lost_with_its_checkpoints_on_s3_costs_what_came_after_the_last(
-    live: Live, ledger: Ledger, undisturbed: dict[Any, Any], s3: dict[str, str], tmp_path: Path
+def test_lost_executor_resumes_from_its_checkpoint_on_s3(
+    new_study: NewStudy, costs: CostTable, undisturbed: dict[Any, Any], s3: dict[str, str], tmp_path: Path
 ) -> None:
     url = "s3://lake/study"
-    study = live(
+    study = new_study(
         step_s=0.1,
-        hurt=s3,  # for the driver and the executors
+        injected=s3,  # for the driver and the executors
         study_dir=url,
         spark=CALM,
         resources=PATIENT,
@@ -86,7 +86,7 @@ def test_an_executor_lost_with_its_checkpoints_on_s3_costs_what_came_after_the_l
     )
     mirror = Mirror(url, tmp_path / "mirror")
     study.study_dir = mirror.folder
-    study.begin()
+    study.start_driver()
     victim = study.wait_for_step(step=10)
     mirror.refresh()
     trial = study.trial_of(victim.pid)
@@ -95,26 +95,26 @@ def test_an_executor_lost_with_its_checkpoints_on_s3_costs_what_came_after_the_l
     again = study.wait_for_step(trial, after=killed, not_by={victim.pid})
     study.finish()
     mirror.refresh()
-    study.assert_sound()
-    study.assert_nothing_is_left()
+    study.assert_consistent()
+    study.assert_no_leftovers()
 
     assert study.lost() == [(trial, 1)]
     assert study.results() == undisturbed
     assert 0 < again.step <= victim.step + 6, "it goes on from a checkpoint within the rung"
     assert study.repeated_s() < 2.0
     assert not (study.folder / "study").exists()
-    ledger.add("executor killed, S3", repeated_s=study.repeated_s(), recovery_s=again.time - killed)
+    costs.add("executor killed, S3", repeated_s=study.repeated_s(), recovery_s=again.time - killed)
 
 
-def slots(study: LiveStudy) -> int:
-    """As the study has said last."""
+def slots(study: StudyRun) -> int:
+    """Return the last number of slots in the log."""
     return int([0, *re.findall(r"slots for trials: (\d+)", study.log)][-1])
 
 
-def test_an_executor_lost_after_notice_costs_no_more(
-    live: Live, ledger: Ledger, undisturbed: dict[Any, Any]
+def test_decommissioned_executor_resumes_from_its_checkpoint(
+    new_study: NewStudy, costs: CostTable, undisturbed: dict[Any, Any]
 ) -> None:
-    study = live(
+    study = new_study(
         step_s=0.3,
         spark={
             **CALM,
@@ -124,7 +124,7 @@ def test_an_executor_lost_after_notice_costs_no_more(
         training=OFTEN,
         resources=PATIENT,
     )
-    study.begin()
+    study.start_driver()
     victim = study.wait_for_step(0, step=5)
     eventually(lambda: slots(study) == 2, "all executors")
     executor = executor_of(victim.pid)
@@ -133,34 +133,34 @@ def test_an_executor_lost_after_notice_costs_no_more(
     executor.kill()
     killed = time.time()
     again = study.wait_for_step(0, after=killed, not_by=study.pids())
-    study.finish_soundly()
+    study.finish_and_check()
 
     assert study.lost() == [(0, 1)], "the next attempt is the study's, not Spark's"
     assert study.results() == undisturbed
     assert again.step > 0, "it goes on from a checkpoint within the rung"
-    ledger.add(
+    costs.add(
         "executor decommissioned and lost",
         repeated_s=study.repeated_s(),
         recovery_s=again.time - killed,
     )
 
 
-def test_a_session_that_repeats_tasks_repeats_none_of_a_study(
-    live: Live, undisturbed: dict[Any, Any]
+def test_session_with_task_retries_does_not_retry_a_trial(
+    new_study: NewStudy, undisturbed: dict[Any, Any]
 ) -> None:
-    """One that somebody else has started, with Spark's own default."""
-    study = live(
+    """With Spark's default number of retries, as in a session of the caller."""
+    study = new_study(
         step_s=0.1,
         spark={**CALM, "spark.master": "local[2,4]", "spark.task.maxFailures": "4"},
         resources=PATIENT,
         training=OFTEN,
     )
-    study.begin()
+    study.start_driver()
     victim = study.wait_for_step(0, step=10)
     psutil.Process(victim.pid).kill()
     killed = time.time()
     again = study.wait_for_step(0, after=killed, not_by={victim.pid})
-    study.finish_soundly()
+    study.finish_and_check()
     assert study.lost() == [(0, 1)]
     assert study.results() == undisturbed
     assert 0 < again.step <= victim.step + 6

@@ -1,19 +1,19 @@
-"""Trials that fail by what they do themselves: none is tried again, none goes on, none stops the others."""
+"""Trials that fail by their own doing: they are not retried or promoted, and do not stop the others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.faults.ledger import Ledger
-from tests.faults.live import LiveStudy
+from tests.faults.cost_table import CostTable
+from tests.faults.study_run import StudyRun
 
 FATES = ["raise", "nan", "infinity", "diverge", "fine", "calm"]
 
 
-def test_trials_that_raise_or_diverge_fail_with_a_reason_and_are_never_promoted(
-    live: Callable[..., LiveStudy], ledger: Ledger
+def test_failed_trials_have_a_reason_and_are_never_promoted(
+    new_study: Callable[..., StudyRun], costs: CostTable
 ) -> None:
-    study = live(
+    study = new_study(
         spark={"spark.master": "local[2]"},
         space={"fate": {"type": "choice", "options": FATES}, "learning_rate": 0.01, "hidden_units": 4},
         # Six at the lowest rung; three are left for the next, and one of them diverges there.
@@ -26,7 +26,7 @@ def test_trials_that_raise_or_diverge_fail_with_a_reason_and_are_never_promoted(
         budget={"trials": len(FATES)},
         stopping={"max_failed_share": 1.0},
     )
-    answer = study.finish_soundly()
+    answer = study.finish_and_check()
     fate = {e["trial_id"]: e["params"]["fate"] for e in study.of_kind("assigned")}
     failed = {fate[e["trial_id"]]: e for e in study.reported() if e["failure"]}
     assert answer["trials"]["failed"] == len(failed) == 4
@@ -41,4 +41,4 @@ def test_trials_that_raise_or_diverge_fail_with_a_reason_and_are_never_promoted(
     kept = {path.parent.name for path in (study.study_dir / "checkpoints").rglob("*.pt")}
     assert kept == {f"trial-{answer['best']['trial']:06d}"}, "no checkpoint of a failed trial is left"
     for name in ("raises", "NaN", "infinity", "diverges"):
-        ledger.add(f"trial {name}")
+        costs.add(f"trial {name}")

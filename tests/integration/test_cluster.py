@@ -154,7 +154,7 @@ def drive(program: str, cluster: StandaloneCluster, folder: Path, **settings: st
             **os.environ,
             "PYSPARK_PYTHON": sys.executable,
             "SPARK_LOCAL_IP": "127.0.0.1",
-            "PYTHONPATH": str(ROOT / "tests"),
+            "PYTHONPATH": str(ROOT),
         },
         timeout=LIMIT_S,
         check=False,

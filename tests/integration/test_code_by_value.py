@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -69,11 +70,14 @@ def test_what_is_no_task_is_refused() -> None:
         Code.of(lambda: None)
 
 
-def test_a_module_of_its_own_travels_by_its_file() -> None:
-    code = Code.of(config)
+def test_module_in_a_file_is_sent_as_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "code_in_a_file.py"
+    file.write_text("def train(ctx):\n    ctx.report({'accuracy': 1.0})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    code = Code.of(importlib.import_module(file.stem).train)
     assert not code.by_value
-    assert code.file == Path(__file__)
-    assert code.reference == f"{__name__}:config"
+    assert code.file == file
+    assert code.reference == "code_in_a_file:train"
     assert Code.of(TabularTask).file is None  # of a package
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,7 +31,7 @@ from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, BarrierContext, FailureKind, Report
 from tests.support.tables import write_clusters
 
-cloudpickle.register_pickle_by_value(__import__(__name__))
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 ROWS = 121  # one rank gets a row more than the other
 

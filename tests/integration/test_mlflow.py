@@ -362,7 +362,8 @@ def test_a_trial_that_mlflow_refuses_stops_no_other(
 def test_a_first_start_says_nothing(tmp_path: Path) -> None:
     code = (
         "from spark_hpo.tracking.mlflow import *; from spark_hpo.tracking.run_store import *; "
-        "from spark_hpo.trial import *; import logging; logging.basicConfig(level='INFO'); "
+        "from spark_hpo.trial import *; from spark_hpo.objective import *; "
+        "import logging; logging.basicConfig(level='INFO'); "
         "card = StudyCard(study_id='s', name='n', objective=Objective(metric='m', mode=Mode.MIN)); "
         "t = MlflowTracker('sqlite:///deep/mlflow.db', 'e', card); t.finish(RunStatus.FINISHED, metrics={})"
     )

@@ -1,4 +1,4 @@
-"""What the faults cost: a row each, printed at the end and written to docs/benchmarks/faults.md."""
+"""The cost of each fault, printed after the tests and written to docs/benchmarks/faults.md."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from tests.benchmarks.page import Page, machine
 INTRODUCTION = """\
 # What a fault costs
 
-Each fault is done to a study on a real Spark, in processes of its own, by `make test-faults`, which makes
-this page; `tests/faults/` says how. After each, a checker reads journal, MLflow and files.
+`make test-faults` injects each fault into a study on a real Spark, in processes of its own, and writes this
+page; `tests/faults/README.md` describes how. After each fault, a checker reads the journal, MLflow and the
+files.
 
-- *results lost*: reports that were in the journal before the fault and are not in the end.
-- *work repeated*: training steps that were made more than once, of the tries together.
-- *time to recover*: from the fault to the next step of what it hit, the longest of the tries. It has the time
-  in it that Spark takes to start another executor, and that of the limits which the test has set.
+- *results lost*: reports that were in the journal before the fault and are missing at the end.
+- *work repeated*: training steps that ran more than once, summed over the tries.
+- *time to recover*: from the fault to the next step of the process that it hit, the longest of the tries. It
+  includes the time in which Spark starts another executor, and the limits that the test has set.
 
 """
 
@@ -29,8 +30,8 @@ class _Row:
     recovery_s: float | None = None
 
 
-class Ledger:
-    """The rows of one session of tests."""
+class CostTable:
+    """The rows of one test session."""
 
     def __init__(self) -> None:
         self._rows: dict[str, _Row] = {}
@@ -45,7 +46,7 @@ class Ledger:
         recovery_s: float | None = None,
         tries: int = 1,
     ) -> None:
-        """One more try of a fault. `recovery_s`: None where nothing is to recover."""
+        """Record a try of a fault. `recovery_s` is None if there is nothing to recover."""
         row = self._rows.setdefault(fault, _Row())
         row.tries += tries
         row.lost += lost
@@ -54,7 +55,7 @@ class Ledger:
             row.recovery_s = max(recovery_s, row.recovery_s or 0.0)
 
     def show(self, path: Path | None) -> None:
-        """Print the table, and write the page where there is a path."""
+        """Print the table, and write the page if there is a path."""
         page = Page(INTRODUCTION)
         page.say(self._machine)
         page.say()

@@ -1,7 +1,7 @@
-"""The task of the fault tests: its steps take a chosen time, leave traces, and meet with what is asked for.
+"""The task of the fault tests: its steps take a given time, write traces, and fail on request.
 
-Shipped to executors as a user's own file. Settings come through the environment: `FAULTS`, the folder of
-traces and of orders, and `STEP_S`.
+Shipped to executors like a user's file. Its settings are environment variables: `FAULTS`, the folder of
+traces and requests, and `STEP_S`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from spark_hpo.train.task import Batch
 FOLDER = Path(os.environ["FAULTS"])
 STEP_S = float(os.environ["STEP_S"])
 _POLL_S = 0.02
-_MEMORY_LIMIT = 6 << 30  # of addresses; torch alone has two
+_MEMORY_LIMIT = 6 << 30  # bytes of address space; torch alone uses 2 GiB
 
 
-class Faulty(TabularTask):
-    """The shipped task. A parameter `fate` decides on a trial, a file in `FOLDER` on a step."""
+class FaultyTask(TabularTask):
+    """The tabular task, with a fault for a trial (parameter `fate`) or for a step (a file in `FOLDER`)."""
 
     def build_model(self) -> nn.Module:
         _hold_writes()
@@ -47,15 +47,15 @@ class Faulty(TabularTask):
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         loss = super().loss(outputs, batch)
         if torch.is_grad_enabled():
-            loss = self._meet(loss, self._trace(len(outputs)))
+            loss = self._inject(loss, self._trace(len(outputs)))
         return loss
 
     def _trace(self, rows: int) -> int:
-        """Note a step. Its number comes from the optimizer, so that a checkpoint carries it."""
+        """Write down a step. Its number comes from the optimizer, whose state is in checkpoints."""
         states = list(self._optimizer.state.values())
         step = int(states[0]["step"]) if states else 0
         note = {
-            "rate": self.params["learning_rate"],  # which trial it is: no two have the same
+            "rate": self.params["learning_rate"],  # identifies the trial
             "rank": _rank(),
             "pid": os.getpid(),
             "step": step,
@@ -66,7 +66,7 @@ class Faulty(TabularTask):
             file.write(json.dumps(note) + "\n")
         return step
 
-    def _meet(self, loss: Tensor, step: int) -> Tensor:
+    def _inject(self, loss: Tensor, step: int) -> Tensor:
         time.sleep(STEP_S)
         match self.params.get("fate"):
             case "raise" if step == 3:
@@ -76,10 +76,10 @@ class Faulty(TabularTask):
             case "infinity":
                 return loss * float("inf")
             case "diverge":
-                if step > 9:  # after the first epoch: the second measurement finds it
+                if step > 9:  # in the second epoch
                     for parameter in self._model.parameters():
                         parameter.data.mul_(1e30)
-                return loss * 0  # nor has it learned anything before: it must not be the best
+                return loss * 0  # learns nothing before, so it cannot be the best trial
             case "memory" if step == 3:
                 resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
                 torch.ones(_MEMORY_LIMIT // 4)
@@ -94,7 +94,7 @@ class Faulty(TabularTask):
         return loss
 
     def _linger(self) -> None:
-        """No further step, and no end."""
+        """Hang: make no further step, and do not end."""
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             time.sleep(_POLL_S)
@@ -105,7 +105,7 @@ def _rank() -> int:
 
 
 def _once(name: str) -> bool:
-    """Whether this is the first process that meets an order."""
+    """Return True in the first process that sees a request."""
     with contextlib.suppress(FileExistsError):
         (FOLDER / f"{name}-met").touch(exist_ok=False)
         return True
@@ -113,7 +113,7 @@ def _once(name: str) -> bool:
 
 
 def _hold_writes() -> None:
-    """Let whole writes wait before their last step while there is a file `hold-writes`."""
+    """Delay writes before their last step while there is a file `hold-writes`."""
     if hasattr(os.fsync, "__wrapped__"):
         return
     plain = os.fsync

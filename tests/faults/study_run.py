@@ -1,4 +1,4 @@
-"""A study in processes of its own, which can be watched and hurt while it runs."""
+"""A study whose drivers run in processes of their own, to be observed and disturbed while they run."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import Any
 import yaml
 
 from tests.faults.checker import violations
-from tests.faults.family import LIMIT_S, VARIABLE, Family, eventually
-from tests.faults.spark_home import SparkHome
+from tests.faults.processes import LIMIT_S, VARIABLE, StudyProcesses, eventually
+from tests.support.spark_home import SparkHome
 from tests.support.workspace import ROOT, Workspace
 
 ROWS = 120  # of the table's training split
-_TASK = Path(__file__).with_name("faulty.py")
-_HURT = Path(__file__).with_name("hurt")  # its sitecustomize.py
+_TASK = Path(__file__).with_name("faulty_task.py")
+_INJECTED = Path(__file__).with_name("injected")  # its sitecustomize.py
 
-# Small, because a machine of two cores runs them all; quick to notice, because tests wait.
+# Small, because a machine of two cores runs everything; short timeouts, because tests wait for them.
 SPARK_SETTINGS = {
     "spark.master": "local-cluster[2,1,1024]",
     "spark.executor.memory": "512m",
@@ -37,7 +37,7 @@ CONFIG: dict[str, Any] = {
     "name": "faults",
     "study_dir": "study",
     "seed": 3,
-    "task": f"{_TASK}:Faulty",
+    "task": f"{_TASK}:FaultyTask",
     "data": {"path": "table"},
     "objective": {"metric": "loss", "mode": "min"},
     "space": {
@@ -54,7 +54,7 @@ CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One training step of one rank, as `faulty.py` noted it."""
+    """One training step of one rank, as `faulty_task.py` wrote it down."""
 
     rate: float
     rank: int
@@ -64,15 +64,15 @@ class Step:
     time: float
 
 
-class LiveStudy(Workspace):
-    """`jobs/tune.py` with a task that leaves traces. Every process that it starts carries a mark.
+class StudyRun(Workspace):
+    """A study of `FaultyTask`, run by `jobs/tune.py`. All its processes have the same mark.
 
     Args:
-        home: the Spark that it uses; None: it uses none.
+        home: the Spark to use, or None for a study without Spark.
         step_s: seconds of a training step.
-        spark: settings beside those of all tests.
-        hurt: what `hurt/sitecustomize.py` is to do to every Python of it.
-        config: sections of the study file, whose keys replace those of `CONFIG`.
+        spark: Spark settings in addition to `SPARK_SETTINGS`.
+        injected: environment variables for `injected/sitecustomize.py`, in every Python process of the study.
+        config: sections of the study file, merged into those of `CONFIG`.
     """
 
     def __init__(
@@ -82,44 +82,44 @@ class LiveStudy(Workspace):
         *,
         step_s: float = 0.02,
         spark: Mapping[str, str] | None = None,
-        hurt: Mapping[str, str] | None = None,
+        injected: Mapping[str, str] | None = None,
         **config: Any,
     ) -> None:
-        self.family = Family()
+        self.processes = StudyProcesses()
         self.faults = folder / "faults"
         for name in ("traces", "children"):
             (self.faults / name).mkdir(parents=True)
         (folder / "tmp").mkdir()
         ours = {
-            VARIABLE: self.family.mark,
+            VARIABLE: self.processes.mark,
             "FAULTS": str(self.faults),
             "STEP_S": str(step_s),
             "TMPDIR": str(folder / "tmp"),
             **(home.environment if home else {}),
-            "PYTHONPATH": os.pathsep.join([str(_HURT), str(ROOT)]),
-            **(hurt or {}),
+            "PYTHONPATH": os.pathsep.join([str(_INJECTED), str(ROOT)]),
+            **(injected or {}),
         }
         super().__init__(folder, ours)
         settings = {**SPARK_SETTINGS, **(spark or {})}
-        for key in (VARIABLE, "FAULTS", "STEP_S", "PYTHONPATH", *(hurt or {})):
+        for key in (VARIABLE, "FAULTS", "STEP_S", "PYTHONPATH", *(injected or {})):
             settings[f"spark.executorEnv.{key}"] = ours[key]
         study_file = _merged(CONFIG, {**config, "spark": settings})
         (folder / "tune.yaml").write_text(yaml.safe_dump(study_file))
-        self.study_dir = folder / "study"  # as this process sees it
-        self.command: tuple[str, ...] = (sys.executable,)  # before the job: what starts drivers
+        self.study_dir = folder / "study"  # as seen from this process
+        self.command: tuple[str, ...] = (sys.executable,)  # starts a driver: the words before jobs/tune.py
         self.process: subprocess.Popen[bytes] | None = None
         self._logs: dict[int, str] = {}  # by process
 
-    # Running it ------------------------------------------------------------------------------------------
+    # Drivers ------------------------------------------------------------------------------------------
 
-    def begin(
+    def start_driver(
         self,
         *overrides: str,
         log: str = "log.txt",
         command: Sequence[str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a driver, by another command than `self.command` if it has to be."""
+        """Start a driver, by `self.command` unless another command is given."""
         words = [*(command or self.command), str(ROOT / "jobs/tune.py"), "--config", "tune.yaml", *overrides]
         variables = [f"{name}={value}" for name, value in (environment or {}).items()]
         self.process = self.popen(["env", *variables, *words] if variables else words, log)
@@ -127,37 +127,37 @@ class LiveStudy(Workspace):
         return self.process
 
     def finish(self, *overrides: str, code: int = 0) -> dict[str, Any]:
-        """Wait for the driver, or start one when none is alive; the JSON of its last line."""
+        """Wait for the driver, after starting one if none is alive, and return its answer."""
         if self.process is None or self.process.poll() is not None:
-            self.begin(*overrides)
+            self.start_driver(*overrides)
         assert self.process is not None
         assert self.process.wait(LIMIT_S) == code, self.log[-6000:]
         return self.answer if code == 0 else {}
 
-    def finish_soundly(self, *overrides: str, code: int = 0, rows: int | None = ROWS) -> dict[str, Any]:
-        """Like `finish`, and then no promise may be broken and nothing may be left."""
+    def finish_and_check(self, *overrides: str, code: int = 0, rows: int | None = ROWS) -> dict[str, Any]:
+        """Call `finish`, then check that every guarantee holds and that nothing is left behind."""
         answer = self.finish(*overrides, code=code)
-        self.assert_sound(rows=rows)
-        self.assert_nothing_is_left()
+        self.assert_consistent(rows=rows)
+        self.assert_no_leftovers()
         return answer
 
-    def assert_sound(self, *, rows: int | None = ROWS, is_finished: bool = True) -> None:
+    def assert_consistent(self, *, rows: int | None = ROWS, is_finished: bool = True) -> None:
         found = violations(
             self.study_dir, mlflow=self.folder / "mlflow.db", rows=rows, is_finished=is_finished
         )
         assert not found, "\n".join([*found, self.log[-4000:]])
 
     def kill_driver(self) -> None:
-        """`kill -9` of the driver's Python alone: its JVM has to notice for itself."""
+        """Send SIGKILL to the driver's Python process only. Its JVM has to notice this on its own."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
-    # What it does ----------------------------------------------------------------------------------------
+    # What it has done -------------------------------------------------------------------------------------
 
     @property
     def log(self) -> str:
-        """Of the driver that is looked at: `process`."""
+        """The log of the current driver, `process`."""
         assert self.process is not None
         return (self.folder / self._logs[self.process.pid]).read_text(errors="replace")
 
@@ -172,7 +172,7 @@ class LiveStudy(Workspace):
         return sorted(found, key=lambda step: step.time)
 
     def rates(self) -> dict[int, float]:
-        """The learning rate of each trial, by which its steps are known."""
+        """Return the learning rate of each trial, which identifies its steps."""
         return {
             e["trial_id"]: e["params"]["learning_rate"] for e in self.events() if e["event"] == "assigned"
         }
@@ -185,7 +185,7 @@ class LiveStudy(Workspace):
         return [event for event in self.events() if event["event"] == kind]
 
     def results(self) -> dict[tuple[int, int], dict[str, float]]:
-        """The metrics by trial and resource: what must be the same, whatever has happened."""
+        """Return the metrics by trial and resource, which must be the same after any fault."""
         return {(e["trial_id"], e["resource"]): e["metrics"] for e in self.reported() if e["failure"] is None}
 
     def wait_for_step(
@@ -197,7 +197,15 @@ class LiveStudy(Workspace):
         by: Container[int] | None = None,
         not_by: Container[int] = (),
     ) -> Step:
-        """The first step of a trial, or of any, with at least this number, since then, of such processes."""
+        """Wait for a step, and return the first one that meets all conditions.
+
+        Args:
+            trial_id: the trial, or None for any.
+            step: the smallest number of the step.
+            after: the time after which the step was made.
+            by: processes that may have made the step; None: all.
+            not_by: processes that must not have made it.
+        """
         found: list[Step] = []
 
         def there() -> bool:
@@ -214,16 +222,16 @@ class LiveStudy(Workspace):
         return found[0]
 
     def pids(self) -> set[int]:
-        """Of all ranks that have made a step."""
+        """Return the ids of all ranks that have made a step."""
         return {step.pid for step in self.steps()}
 
     def repeated_s(self) -> float:
-        """Work done more than once: steps of rank 0 beyond the first of their number, in seconds."""
+        """Return the seconds that rank 0 spent on steps that it had made before."""
         counts = Counter((step.rate, step.step) for step in self.steps() if step.rank == 0)
         return sum(count - 1 for count in counts.values()) * self.step_seconds()
 
     def step_seconds(self) -> float:
-        """What a step takes, as a rule."""
+        """Return the median time between two steps."""
         by_pid: dict[int, list[float]] = defaultdict(list)
         for step in self.steps():
             by_pid[step.pid].append(step.time)
@@ -231,42 +239,42 @@ class LiveStudy(Workspace):
         return gaps[len(gaps) // 2] if gaps else 0.0
 
     def trial_of(self, pid: int) -> int:
-        """The trial that a rank trains."""
+        """Return the trial that a rank trains."""
         rate = next(step.rate for step in self.steps() if step.pid == pid)
         return next(trial for trial, known in self.rates().items() if known == rate)
 
     def lost(self) -> list[tuple[int, int]]:
-        """Trial and attempt of what the infrastructure has failed."""
+        """Return trial and attempt of each attempt that the infrastructure has failed."""
         return [(e["trial_id"], e["attempt"]) for e in self.of_kind("lost")]
 
     def children(self) -> list[int]:
-        """Processes that ranks have started."""
+        """Return the ids of the processes that ranks have started."""
         return [int(path.name) for path in (self.faults / "children").iterdir()]
 
-    # Its end ---------------------------------------------------------------------------------------------
+    # Afterwards ------------------------------------------------------------------------------------------
 
-    def sweep(self) -> None:
-        """Kill whatever is left."""
-        self.family.kill()
+    def kill_all(self) -> None:
+        """Kill all processes of the study that are still alive."""
+        self.processes.kill()
         if self.process is not None:
             self.process.wait()
 
-    def assert_nothing_is_left(self) -> None:
-        """After a driver's end its processes go, and their ports and descriptors with them."""
-        assert self.family.are_gone(), self.family.names()
-        ours = [p.name for p in (self.folder / "tmp").iterdir() if not p.name.startswith(_SPARKS_OWN)]
+    def assert_no_leftovers(self) -> None:
+        """Check that all processes have ended and that no temporary files are left."""
+        assert self.processes.wait_until_gone(), self.processes.names()
+        ours = [p.name for p in (self.folder / "tmp").iterdir() if not p.name.startswith(_SPARK_FILES)]
         assert ours == [], "temporary files are left behind"
 
 
-# A JVM that is killed cannot clear its folder of temporary files; Spark's own are Spark's matter.
-_SPARKS_OWN = (
+# A killed JVM cannot delete its temporary files.
+_SPARK_FILES = (
     *("spark-", "blockmgr-", "liblz4", "libzstd", "snappy", "localPyFiles", "pyspark-"),
-    "torchinductor_",  # torch's cache, one for a user
+    "torchinductor_",  # torch's cache, one per user
 )
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A section's keys replace those of the base; of a space and of Spark's settings, all of them."""
+    """Merge sections key by key; a space and Spark settings replace those of the base as a whole."""
     merged = dict(base)
     for key, value in changes.items():
         is_section = isinstance(value, Mapping) and key not in ("space", "spark")

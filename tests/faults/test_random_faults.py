@@ -1,4 +1,4 @@
-"""Many faults at random over one study: in the end it has found what it finds without any."""
+"""Random faults in one study, whose results must be those of an undisturbed study."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ import psutil
 import pytest
 
 from spark_hpo.search.schedulers.rungs import bracket_rungs, resource_levels
-from tests.faults.disk import SmallDisk, can_mount
-from tests.faults.family import LIMIT_S, eventually, stopped
-from tests.faults.ledger import Ledger
-from tests.faults.live import LiveStudy
+from tests.faults.cost_table import CostTable
+from tests.faults.processes import LIMIT_S, eventually, stopped
+from tests.faults.small_disk import SmallDisk, can_mount
+from tests.faults.study_run import StudyRun
 
-# Six faults and their recoveries, several drivers, on a machine that may be slow.
+# Six faults with their recoveries and several drivers, perhaps on a slow machine.
 pytestmark = pytest.mark.timeout(900)
 
 SEEDS = range(10)
-FAULTS_OF_A_STUDY = 6  # of ten kinds; of nine where no disk can be mounted
-REPORTS_BETWEEN = 3  # two faults, and more while one of them takes its time
+FAULTS_OF_A_STUDY = 6  # of ten kinds, or nine without permission to mount a disk
+REPORTS_BETWEEN = 3  # reports between two faults
 STOPPED_S = 3.0
 DISK_KIB = 8192
 # 42 trials at the lowest rung, 14 at the next, 4 at the last.
 TRIALS, MAX_RESOURCE, REDUCTION_FACTOR = 42, 9, 3
 SETTINGS: dict[str, Any] = {
     "step_s": 0.02,
-    "data": {"cache": {"enabled": False}},  # a damaged table is met by whoever reads next
+    "data": {"cache": {"enabled": False}},  # so that the next reader sees a damaged table
     "search": {
         "scheduler": "successive_halving",
         "max_resource": MAX_RESOURCE,
@@ -47,10 +47,10 @@ SETTINGS: dict[str, Any] = {
 NUM_ASSIGNMENTS = 60
 
 
-class Nemesis:
-    """Does one fault after another to a study. Which, and to whom, is drawn from a seed."""
+class FaultInjector:
+    """Injects one fault after another into a study. The seed determines the faults and their targets."""
 
-    def __init__(self, study: LiveStudy, disk: SmallDisk | None, seed: int) -> None:
+    def __init__(self, study: StudyRun, disk: SmallDisk | None, seed: int) -> None:
         self._study = study
         self._disk = disk
         self._rng = np.random.default_rng(seed)
@@ -72,43 +72,43 @@ class Nemesis:
         ]
 
     def schedule(self) -> Iterator[Callable[[], None]]:
-        """Kinds of faults, each once, in an order of the seed's."""
+        """Yield different kinds of faults in random order."""
         for index in self._rng.permutation(len(self.faults))[:FAULTS_OF_A_STUDY]:
             yield self.faults[index]
 
     def act(self, fault: Callable[[], None]) -> None:
-        assert len(self._study.reported()) < NUM_ASSIGNMENTS, f"nothing is left to hurt after {self.done}"
+        assert len(self._study.reported()) < NUM_ASSIGNMENTS, f"the study has ended after {self.done}"
         self.done.append(fault.__name__)
-        with contextlib.suppress(psutil.NoSuchProcess):  # it was faster
+        with contextlib.suppress(psutil.NoSuchProcess):  # the process had ended
             fault()
 
     def kill_an_executor(self) -> None:
-        self._one_of(self._study.family.executors()).kill()
+        self._one_of(self._study.processes.executors()).kill()
 
     def kill_a_rank(self) -> None:
         self._a_rank().kill()
 
     def stop_a_rank(self) -> None:
-        """For ever: it has to be noticed."""
+        """Stop a rank for good: the driver has to detect this."""
         self._a_rank().send_signal(signal.SIGSTOP)
 
     def stop_an_executor_for_a_while(self) -> None:
-        with stopped(self._one_of(self._study.family.executors())):
+        with stopped(self._one_of(self._study.processes.executors())):
             time.sleep(STOPPED_S)
 
     def kill_the_driver(self) -> None:
         self._study.kill_driver()
-        self._study.begin()
+        self._study.start_driver()
 
     def interrupt_the_driver(self) -> None:
         assert self._study.process is not None
         self._study.process.terminate()
         self._driver_ends_with(130)
-        self._study.begin()
+        self._study.start_driver()
 
     def start_a_second_driver(self) -> None:
         first = self._study.process
-        self._study.begin(log="second.txt")
+        self._study.start_driver(log="second.txt")
         self._driver_ends_with(1)
         self._study.process = first
 
@@ -124,16 +124,16 @@ class Nemesis:
         self._disk.fill()
         self._driver_ends_with(1)
         self._disk.make_room()
-        self._study.begin()
+        self._study.start_driver()
 
     def damage_the_table(self) -> None:
-        """Until somebody has noticed."""
+        """Truncate a file, and repair it when the driver has ended because of it."""
         file = self._study.folder / "table/train/part-0.parquet"
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2])
         self._driver_ends_with(3)
         file.write_bytes(whole)
-        self._study.begin()
+        self._study.start_driver()
 
     def _driver_ends_with(self, code: int) -> None:
         assert self._study.process is not None
@@ -141,7 +141,7 @@ class Nemesis:
         assert found == code, f"exit code {found}\n{self._study.log[-4000:]}"
 
     def _a_rank(self) -> psutil.Process:
-        """One that has just made a step."""
+        """Return a rank that has just made a step."""
         found: list[psutil.Process] = []
 
         def there() -> bool:
@@ -159,58 +159,62 @@ class Nemesis:
 
 
 @pytest.fixture(scope="module")
-def peaceful(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> dict[tuple[int, int], Any]:
-    """What the study finds when nothing happens to it."""
-    folder = tmp_path_factory.mktemp("peaceful")
+def expected(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> dict[tuple[int, int], Any]:
+    """The results of the study without faults."""
+    folder = tmp_path_factory.mktemp("expected")
     shutil.copy(empty_mlflow, folder / "mlflow.db")
-    study = LiveStudy(folder, **{**SETTINGS, "step_s": 0.0}, backend="inline")
-    study.finish_soundly()
+    study = StudyRun(folder, **{**SETTINGS, "step_s": 0.0}, backend="inline")
+    study.finish_and_check()
     return study.results()
 
 
-def test_the_study_has_sixty_assignments() -> None:
+def test_study_has_sixty_assignments() -> None:
     levels = resource_levels(1, MAX_RESOURCE, REDUCTION_FACTOR)
     rungs = bracket_rungs(TRIALS, levels, REDUCTION_FACTOR)
     assert sum(rung.size for rung in rungs) == NUM_ASSIGNMENTS
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_whatever_happens_the_study_finds_the_same(
-    live: Callable[..., LiveStudy],
-    ledger: Ledger,
-    peaceful: dict[tuple[int, int], Any],
+def test_study_with_random_faults_gives_the_undisturbed_results(
+    new_study: Callable[..., StudyRun],
+    costs: CostTable,
+    expected: dict[tuple[int, int], Any],
     small_disk: Callable[[int], SmallDisk],
     seed: int,
 ) -> None:
     disk = small_disk(DISK_KIB) if can_mount() else None
-    study = live(**SETTINGS) if disk is None else disk.hold(live(**SETTINGS, study_dir="disk/study"))
-    nemesis = Nemesis(study, disk, seed)
-    study.begin()
+    study = (
+        new_study(**SETTINGS) if disk is None else disk.attach(new_study(**SETTINGS, study_dir="disk/study"))
+    )
+    injector = FaultInjector(study, disk, seed)
+    study.start_driver()
     before: dict[tuple[int, int], Any] = {}
     lost = 0
-    for fault in nemesis.schedule():
+    for fault in injector.schedule():
         reach(study, len(study.reported()) + REPORTS_BETWEEN)
         lost += len(before.keys() - study.results().keys())
         before = study.results()
-        nemesis.act(fault)
+        injector.act(fault)
     reach(study, NUM_ASSIGNMENTS)
-    study.finish_soundly()
+    study.finish_and_check()
 
     lost += len(before.keys() - study.results().keys())
-    assert lost == 0, nemesis.done
-    # A disk that refuses, or a damaged file, only where that was among the faults.
+    assert lost == 0, injector.done
+    # Storage and data failures only if a full disk or a damaged file was among the faults.
     allowed = {"infrastructure", "interrupted"}
-    allowed |= {"storage"} if "fill_the_disk" in nemesis.done else set()
-    allowed |= {"data"} if "damage_the_table" in nemesis.done else set()
-    assert {event["failure"]["kind"] for event in study.of_kind("lost")} <= allowed, nemesis.done
-    assert study.results() == peaceful, nemesis.done
-    ledger.add(
-        f"nemesis, {FAULTS_OF_A_STUDY} faults a study", tries=FAULTS_OF_A_STUDY, repeated_s=study.repeated_s()
+    allowed |= {"storage"} if "fill_the_disk" in injector.done else set()
+    allowed |= {"data"} if "damage_the_table" in injector.done else set()
+    assert {event["failure"]["kind"] for event in study.of_kind("lost")} <= allowed, injector.done
+    assert study.results() == expected, injector.done
+    costs.add(
+        f"random, {FAULTS_OF_A_STUDY} faults per study",
+        tries=FAULTS_OF_A_STUDY,
+        repeated_s=study.repeated_s(),
     )
 
 
-def reach(study: LiveStudy, reports: int) -> None:
-    """Wait for so many reports, from a driver that lives meanwhile."""
+def reach(study: StudyRun, reports: int) -> None:
+    """Wait for a number of reports, from a driver that must not end before."""
 
     def there() -> bool:
         if len(study.reported()) >= reports:

@@ -1,4 +1,4 @@
-"""A small disk of its own for a study, which a test can fill."""
+"""A small file system for a study, which a test can fill."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.faults.live import LiveStudy
+from tests.faults.study_run import StudyRun
 
 
 def can(*command: str) -> bool:
+    """Return whether a command succeeds on this machine."""
     return (
         os.path.exists("/proc") and subprocess.run(command, capture_output=True, check=False).returncode == 0
     )
@@ -20,12 +21,12 @@ def can_mount() -> bool:
 
 
 class SmallDisk:
-    """A file system that only the processes of a mount namespace see. `size`: in KiB."""
+    """A file system of `size_kib` that is mounted in a mount namespace of its own."""
 
-    def __init__(self, folder: Path, size: int) -> None:
+    def __init__(self, folder: Path, size_kib: int) -> None:
         self.folder = folder
         folder.mkdir()
-        script = f"mount -t tmpfs -o size={size}k small {folder} && echo ready && exec sleep 1200"
+        script = f"mount -t tmpfs -o size={size_kib}k small {folder} && echo ready && exec sleep 1200"
         self._holder = subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, text=True
         )
@@ -33,17 +34,19 @@ class SmallDisk:
         assert self._holder.stdout.readline() == "ready\n"
 
     @property
-    def seen_from_here(self) -> Path:
+    def host_path(self) -> Path:
+        """The path of the disk outside of its namespace."""
         return Path(f"/proc/{self._holder.pid}/root{self.folder}")
 
     @property
     def command(self) -> tuple[str, ...]:
-        """Before a command that is to run where the disk is."""
+        """The prefix that runs a command inside the namespace."""
         enter = f'cd {self.folder.parent} && exec "$@"'
         return ("nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "sh", "-c", enter, "sh")
 
     def fill(self) -> None:
-        with (self.seen_from_here / "ballast").open("wb", buffering=0) as file:
+        """Write until the disk is full."""
+        with (self.host_path / "ballast").open("wb", buffering=0) as file:
             try:
                 while file.write(b"x" * 1024):
                     pass
@@ -51,7 +54,8 @@ class SmallDisk:
                 return
 
     def make_room(self) -> None:
-        (self.seen_from_here / "ballast").unlink()
+        """Delete what `fill` has written."""
+        (self.host_path / "ballast").unlink()
 
     def remount(self, options: str) -> None:
         subprocess.run([*self.command, "mount", "-o", f"remount,{options}", self.folder], check=True)
@@ -60,8 +64,8 @@ class SmallDisk:
         self._holder.kill()
         self._holder.wait()
 
-    def hold(self, study: LiveStudy) -> LiveStudy:
-        """A study whose directory is here, which its drivers therefore start in the namespace."""
-        study.study_dir = self.seen_from_here / "study"
+    def attach(self, study: StudyRun) -> StudyRun:
+        """Run the drivers of a study in the namespace, because its directory is on this disk."""
+        study.study_dir = self.host_path / "study"
         study.command = (*self.command, *study.command)
         return study

@@ -1,8 +1,8 @@
-"""Hurts every Python process that finds this first on its path, as its environment says.
+"""Injects faults into every Python process that has this folder first on its path, by environment variables.
 
-- `SLOW_FSYNC_S`: a disk that takes its time.
-- `DIE_AT_WRITE=7`: the process kills itself at its seventh write to a journal; `DIE_HOW`: before it, in the
-  middle of it, or after it.
+- `SLOW_FSYNC_S`: seconds that each fsync takes longer.
+- `DIE_AT_WRITE=7`: the process kills itself at its seventh write to a journal; `DIE_HOW` is `before`, `torn`
+  (in the middle of the write) or `after`.
 """
 
 import os

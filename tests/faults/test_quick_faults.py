@@ -1,0 +1,73 @@
+"""Fault tests that run with all other tests, because they need no Spark; the rest: `make test-faults`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from spark_hpo.errors import StorageError
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.train import checkpoint
+from tests.faults.checker import read_journal
+from tests.faults.cost_table import CostTable
+from tests.faults.small_disk import SmallDisk
+from tests.faults.study_run import StudyRun
+
+NewStudy = Callable[..., StudyRun]
+
+
+@pytest.mark.timeout(900)  # a dozen drivers, one after the other
+def test_driver_killed_at_each_journal_write_loses_nothing(
+    new_study: NewStudy, costs: CostTable, undisturbed: dict[Any, Any]
+) -> None:
+    """The nth driver dies at its nth write: before it, in the middle of it, or after it."""
+    study = new_study(step_s=0.0, backend="inline")
+    number, before = 0, []
+    for number in range(1, 12):
+        how = ("before", "torn", "after")[number % 3]
+        process = study.start_driver(environment={"DIE_AT_WRITE": str(number), "DIE_HOW": how})
+        if process.wait(120) == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, study.log[-3000:]
+        study.assert_consistent(is_finished=False)
+        records = [r for r in read_journal(study.study_dir / "journal") if r["event"] == "reported"]
+        assert records[: len(before)] == before, "what was reported stays"
+        before = records
+    study.finish_and_check()
+    assert number >= 4
+    assert study.results() == undisturbed
+    costs.add("driver killed at a write of the journal", tries=number, repeated_s=study.repeated_s())
+
+
+def test_second_of_two_simultaneous_drivers_is_refused(
+    new_study: NewStudy, costs: CostTable, undisturbed: dict[Any, Any]
+) -> None:
+    study = new_study(step_s=0.02, backend="inline")
+    processes = [study.start_driver(log=f"{name}.txt") for name in ("first", "second")]
+    codes = sorted(process.wait(120) for process in processes)
+    logs = [(study.folder / f"{name}.txt").read_text() for name in ("first", "second")]
+    assert codes == [0, 1], logs
+    assert sum("writes this study" in log or "has just started on this study" in log for log in logs) == 1
+    study.finish_and_check()
+    assert study.results() == undisturbed
+    costs.add("two drivers, started together", repeated_s=study.repeated_s())
+
+
+def test_full_disk_leaves_the_old_checkpoint_intact(
+    small_disk: Callable[[int], SmallDisk],
+) -> None:
+    storage = Storage(small_disk(64).host_path)
+    old = torch.arange(8000, dtype=torch.int32)  # half of the disk: there is no room for another one
+    checkpoint.save(storage, "trial/1.pt", {"model": old})
+    before = storage.read("trial/1.pt")
+    with pytest.raises(StorageError, match=r"trial/2\.pt: No space left on device"):
+        checkpoint.save(storage, "trial/2.pt", {"model": old + 1})
+    with pytest.raises(StorageError, match=r"trial/1\.pt: No space left on device"):
+        checkpoint.save(storage, "trial/1.pt", {"model": old + 1})
+    assert storage.read("trial/1.pt") == before
+    assert torch.equal(checkpoint.load(storage, "trial/1.pt")["model"], old)
+    assert storage.names("trial", hidden=True) == ["1.pt"], "nothing of the others is left"
