@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spark_hpo.config import StudyConfig, build_config, load_config
     from spark_hpo.driver.result import Result
-    from spark_hpo.driver.run import run_study, sync_study
+    from spark_hpo.driver.run import run_study
+    from spark_hpo.driver.sync import sync_study
     from spark_hpo.errors import TrialPruned
     from spark_hpo.porting.fmin import fmin
     from spark_hpo.porting.optimize import optimize
@@ -60,7 +61,7 @@ _HOMES = {
     "load_study": "report.view",
     "optimize": "porting.optimize",
     "run_study": "driver.run",
-    "sync_study": "driver.run",
+    "sync_study": "driver.sync",
     "tune": "tuning",
 }
 

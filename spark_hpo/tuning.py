@@ -151,7 +151,6 @@ def tune(
     config = build_config(record, place=PLACE, names=_ARGUMENTS)
     result = run_study(
         config,
-        place=PLACE,
         resume=resume,
         task=None if isinstance(task, str) else task,
         space=space,

@@ -19,8 +19,8 @@ logger = logging.getLogger("spark_hpo.cli")
 
 def configuration_of(
     storage: Storage, overrides: Sequence[str] = (), *, needs_credentials: bool = True
-) -> tuple[StudyConfig, str, Space | None]:
-    """The configuration, its place, and the space where that is not in it.
+) -> tuple[StudyConfig, Space | None]:
+    """The configuration, and the space where that is not in it.
 
     The working directory becomes the one that the study was started in: relative paths begin there.
 
@@ -30,9 +30,7 @@ def configuration_of(
     Raises:
         ConfigError: there is no study, or it cannot be known from its directory; with the cure.
     """
-    definition = Definition.load(storage)
-    if definition is None:
-        raise ConfigError(f"{storage.url}: there is no study here (no study.json); is it the study_dir?")
+    definition = Definition.require(storage)
     settings = Settings.load(storage)
     if settings is None:
         raise ConfigError(
@@ -56,4 +54,4 @@ def configuration_of(
             )
     # The configuration adds its own constraints.
     known = replace(Space.from_json(definition.config["space"]), constraints=())
-    return config, settings.place, known if "space" in settings.objects else None
+    return config, known if "space" in settings.objects else None

@@ -11,18 +11,18 @@ from spark_hpo.cli.console import answers, diagnostics, say, say_json
 from spark_hpo.config import StudyConfig
 from spark_hpo.driver.provenance import command_line, program_of_environment
 from spark_hpo.driver.result import Result
-from spark_hpo.driver.run import run_study, sync_study
+from spark_hpo.driver.run import run_study
+from spark_hpo.driver.sync import sync_study
 from spark_hpo.errors import StudyInterrupted, TrackingOutage
 from spark_hpo.report import leaderboard
 from spark_hpo.report.live_line import ProgressLine
 from spark_hpo.search.space import Space
 
 
-def drive(config: StudyConfig, *, place: str, resume: str, as_json: bool, space: Space | None = None) -> int:
+def drive(config: StudyConfig, *, resume: str, as_json: bool, space: Space | None = None) -> int:
     """Run a study to its end, and say what it has found. Returns the exit code.
 
     Args:
-        place: where the configuration stands; a task file is looked for beside it.
         resume: as for `run_study`.
         space: as for `run_study`.
 
@@ -33,7 +33,7 @@ def drive(config: StudyConfig, *, place: str, resume: str, as_json: bool, space:
     again = command_line() or "the same command"
     try:
         line = ProgressLine(config.name, config.objective.metric, console=console)
-        result = run_study(config, place=place, resume=resume, space=space, callbacks=[TerminalLine(line)])
+        result = run_study(config, resume=resume, space=space, callbacks=[TerminalLine(line)])
     except StudyInterrupted as exc:
         raise StudyInterrupted(f"{exc}:\n  {again}") from None
     except KeyboardInterrupt:
@@ -46,9 +46,9 @@ def drive(config: StudyConfig, *, place: str, resume: str, as_json: bool, space:
     return 0
 
 
-def write_missing(config: StudyConfig, *, place: str, as_json: bool, space: Space | None = None) -> int:
+def write_missing(config: StudyConfig, *, as_json: bool, space: Space | None = None) -> int:
     """Write what MLflow lacks of a study, and say how much that was. Returns the exit code."""
-    synced = sync_study(config, place=place, space=space)
+    synced = sync_study(config, space=space)
     line = f"MLflow lacked {synced.written} of {synced.trials} trials"
     line += ", and has them now" if synced.is_complete else ", and lacks some still"
     if synced.model is not None:

@@ -16,7 +16,7 @@ from spark_hpo.cli.console import complain, say
 from spark_hpo.cli.directory import configuration_of
 from spark_hpo.cli.files import write_file
 from spark_hpo.cli.options import study_argument
-from spark_hpo.driver.run import export_model
+from spark_hpo.driver.export import export_model
 from spark_hpo.errors import CheckpointError, ConfigError, NoTrialSucceeded
 from spark_hpo.report.answer import answer_of
 from spark_hpo.report.leaderboard import curves, leaderboard
@@ -142,8 +142,8 @@ def _export_model(storage: Storage, record: StudyRecord, output: str | None) -> 
     if place.is_dir() and any(place.iterdir()):
         raise ConfigError(f"--output {output}: the folder is not empty; choose a new one")
     try:
-        config, origin, space = configuration_of(storage, needs_credentials=False)
-        export_model(config, best, place, place=origin, space=space)
+        config, space = configuration_of(storage, needs_credentials=False)
+        export_model(config, best, place, space=space)
     except ConfigError as exc:
         raise ConfigError(f"{exc}; its state dict needs no more than --output model.pt") from exc
     say(str(place))

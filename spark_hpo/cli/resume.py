@@ -38,13 +38,13 @@ def command(study: str, overrides: tuple[str, ...], sync: bool, as_json: bool, l
     """
     set_up_driver_logging(log_file)
     if Path(study).is_file():
-        config, place, space = load_config(study, overrides), study, None
+        config, space = load_config(study, overrides), None
     else:
-        config, place, space = configuration_of(Storage(study), overrides)
+        config, space = configuration_of(Storage(study), overrides)
     if config.backend == "spark" and not sync:
         start_jvm(config.spark)
     from spark_hpo.cli.driver import drive, write_missing  # it takes as long to import as a JVM to start
 
     if sync:
-        return write_missing(config, place=place, space=space, as_json=as_json)
-    return drive(config, place=place, space=space, resume="must", as_json=as_json)
+        return write_missing(config, space=space, as_json=as_json)
+    return drive(config, space=space, resume="must", as_json=as_json)

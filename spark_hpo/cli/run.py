@@ -54,5 +54,5 @@ def command(
     from spark_hpo.cli.driver import drive, write_missing  # it takes as long to import as a JVM to start
 
     if sync:
-        return write_missing(study, place=config, as_json=as_json)
-    return drive(study, place=config, resume=resume, as_json=as_json)
+        return write_missing(study, as_json=as_json)
+    return drive(study, resume=resume, as_json=as_json)

@@ -21,6 +21,7 @@ from spark_hpo.data.plan.rules import with_rules
 from spark_hpo.data.readers import petastorm_codecs
 from spark_hpo.data.schema import ColumnKind, Feature, Source, TableSchema
 from spark_hpo.errors import DataError
+from spark_hpo.source_file import without_digest
 from spark_hpo.trial import Split
 
 if TYPE_CHECKING:
@@ -42,8 +43,10 @@ class Table:
 
     @property
     def fingerprint(self) -> str:
-        """A hash that changes when the schema or any file of any split changes."""
-        facts = [self.schema.to_json(), *(self.manifests[split].fingerprint for split in Split)]
+        """A hash that changes when the schema or a file of a split changes, not with a transform's code."""
+        features = tuple(replace(f, transform=without_digest(f.transform)) for f in self.schema.features)
+        schema = replace(self.schema, features=features)
+        facts = [schema.to_json(), *(self.manifests[split].fingerprint for split in Split)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
     @property

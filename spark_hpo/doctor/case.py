@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from spark_hpo.backend.spark.cluster import Cluster
 from spark_hpo.config import StudyConfig
-from spark_hpo.driver.rehearsal import Rehearsal
+from spark_hpo.data.table import Table
+from spark_hpo.driver.plan import StudyPlan
+from spark_hpo.study.search import Search
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -25,7 +27,9 @@ class Case:
     overrides: Sequence[str] = ()
     spark: SparkSession | None = None  # the caller's, or the one that was started; None: there is none yet
     _config: StudyConfig | None = None
-    _rehearsal: Rehearsal | None = None
+    table: Table | None = None
+    _plan: StudyPlan | None = None
+    _search: Search | None = None
     _cluster: Cluster | None = None
     _undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -40,14 +44,18 @@ class Case:
         self._undo.callback(_remove_empty_folders, _missing_folders(config.study_dir))
 
     @property
-    def rehearsal(self) -> Rehearsal:
-        if self._rehearsal is None:
-            self._rehearsal = Rehearsal(self.config, place=self.place, spark=self.spark)
-        return self._rehearsal
+    def plan(self) -> StudyPlan:
+        assert self._plan is not None, "checks that need it come after the one of the code"
+        return self._plan
 
-    @rehearsal.setter
-    def rehearsal(self, rehearsal: Rehearsal) -> None:
-        self._rehearsal = rehearsal
+    @property
+    def search(self) -> Search:
+        assert self._search is not None, "checks that need it come after the one of the code"
+        return self._search
+
+    def planned(self, plan: StudyPlan, search: Search) -> None:
+        """Keep the plan for later checks."""
+        self._plan, self._search = plan, search
 
     @property
     def cluster(self) -> Cluster:

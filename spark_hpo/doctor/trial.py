@@ -7,8 +7,11 @@ from spark_hpo.data import files
 from spark_hpo.data.table import SCHEMA_FILE
 from spark_hpo.doctor.case import Case
 from spark_hpo.doctor.finding import Verdict, fail, ok, skip, warn
-from spark_hpo.driver.rehearsal import Rehearsal
-from spark_hpo.errors import ConfigError
+from spark_hpo.driver.build import build_table
+from spark_hpo.driver.build_search import build_search
+from spark_hpo.driver.plan import load_transforms, plan_study
+from spark_hpo.driver.rehearsal import measure_shipment, run_first_step
+from spark_hpo.errors import located, within
 from spark_hpo.trial import Split
 
 _STEP_LIMIT_S = 240.0
@@ -27,8 +30,9 @@ def study_file(case: Case) -> Verdict:
 
 def code(case: Case) -> Verdict:
     """Import the task, and build what searches."""
-    case.rehearsal = Rehearsal(case.config, place=case.place)
-    case.rehearsal.check()
+    with located(case.place):
+        plan = plan_study(case.config)
+        case.planned(plan, build_search(case.config, plan.space))
     search = case.config.search
     return ok(f"task {case.config.task}, method {search.method}, {len(case.config.space)} parameters")
 
@@ -42,13 +46,13 @@ def table(case: Case) -> Verdict:
     if config.data.prepare is not None and not files.exists(schema_file):
         from spark_hpo.prepare.cli import found
 
-        try:
-            found([*config.data.prepare, "--output", config.data.path])  # its input and its words, at least
-        except ConfigError as exc:
-            raise ConfigError(f"{case.place}: data.prepare: {exc}") from exc
+        with located(case.place), within("data.prepare"):
+            found([*config.data.prepare, "--output", config.data.path])  # checks its input and its arguments
         return skip(f"{config.data.path} is not there yet: run prepares it first (data.prepare)")
-    table = Rehearsal(config, place=case.place).table()
+    with located(case.place):
+        table = build_table(config, load_transforms(config)[0])
     assert table is not None, "there is a data section"
+    case.table = table
     rows = {split: table.manifest(split).rows for split in Split}
     label = table.schema.label
     says = (
@@ -66,7 +70,7 @@ def table(case: Case) -> Verdict:
 
 def shipment(case: Case) -> Verdict:
     """How much goes to the executors."""
-    sent = case.rehearsal.shipment()
+    sent = measure_shipment(case.plan, case.table)
     files = ", ".join(f"{name} ({size:,} bytes)" for name, size in sent.file_bytes.items())
     says = f"{sent.assignment_bytes:,} bytes with each assignment; files: {files or 'none'}"
     if sent.assignment_bytes > _MUCH_BYTES:
@@ -80,8 +84,7 @@ def one_step(case: Case) -> Verdict:
     """Train one batch of the first trial, as it will be trained."""
     if case.config.backend == "spark" and case.spark is None:
         return skip("'spark' failed")
-    rehearsal = Rehearsal(case.config, place=case.place, spark=case.spark)
-    report = rehearsal.first_step(_STEP_LIMIT_S)
+    report = run_first_step(case.plan, case.search, case.table, spark=case.spark, timeout_s=_STEP_LIMIT_S)
     if report is None:
         return skip("a training function says itself what a step is: its first trial will show")
     if report.failure is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from spark_hpo.errors import ConfigError, LeaseError
+from spark_hpo.errors import LeaseError
 from spark_hpo.ranking import pareto_front
 from spark_hpo.report.status import StudyState, StudyStatus
 from spark_hpo.study_dir import layout
@@ -38,8 +38,7 @@ def clean_study(storage: Storage, *, ended_for_s: float | None = None, dry_run: 
         LeaseError: a driver works on it.
         ConfigError: there is no study.
     """
-    if Definition.load(storage) is None:
-        raise ConfigError(f"{storage.url}: there is no study here (no study.json); is it the study_dir?")
+    Definition.require(storage)
     # Without taking the lease, which says who drove the study last. On a local file system no driver starts
     # while we hold the lock; elsewhere what a driver writes after this listing is not in it.
     with storage.locked("lease.lock"):

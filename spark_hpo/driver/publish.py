@@ -1,11 +1,10 @@
-"""The end of a study: its report, its figures in MLflow, and its best model in the registry."""
+"""Publishes the results of a study: its report, its runs in MLflow and its best model in the registry."""
 
 from __future__ import annotations
 
 import importlib
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 from spark_hpo.backend.spark import package
 from spark_hpo.data.prepared_rows import stored_ranges
 from spark_hpo.data.table import Table, first_rows
+from spark_hpo.driver.plan import StudyPlan
 from spark_hpo.errors import CheckpointError
-from spark_hpo.objective import Objective
 from spark_hpo.ranking import pareto_front
 from spark_hpo.report import leaderboard
 from spark_hpo.report.study_report import FILE, write_report
@@ -25,7 +24,7 @@ from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.model_registry import ModelFiles, RegisteredModel, TestResult, register_model
 from spark_hpo.tracking.run_store import RunStatus
 from spark_hpo.train import checkpoint, predictor
-from spark_hpo.train.reference import Code, is_task
+from spark_hpo.train.reference import Code
 from spark_hpo.train.task import TrainTask
 from spark_hpo.trial import Split, Trial
 
@@ -35,20 +34,21 @@ _REQUIREMENTS = ("torch", "numpy", "pandas", "pyarrow", "fsspec")  # of a model 
 def finish_runs(
     tracker: MlflowTracker,
     journal: Journal,
-    objective: Objective,
     status: RunStatus,
     *,
     best: Trial | None = None,
     test: Mapping[str, float] | None = None,
 ) -> bool:
-    """Write the report into the study directory; to MLflow what is pending, the leaderboard, the report and
-    the final metrics; and close the tracker.
+    """Write the report to the study directory, complete the runs in MLflow, and close the tracker.
 
-    Returns whether MLflow has all of it; never raises for an outage.
+    MLflow gets what is pending, the leaderboard, the report and the final metrics.
+
+    Returns:
+        Whether MLflow has all of it. Never raises for an outage.
     """
-    trials = list(journal.trials.values())
+    trials, objective = list(journal.trials.values()), journal.objective
     front = {trial.trial_id for trial in pareto_front(trials, objective)}
-    tracker.sync(journal)  # first: runs are written while the report is made
+    tracker.sync(journal)  # first, because runs are written while the report is made
     report = write_report(journal.storage, is_running=False)
     metrics = {f"test_{name}": value for name, value in (test or {}).items()}
     if best is not None:
@@ -65,75 +65,79 @@ def finish_runs(
 _EXAMPLE_ROWS = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
-    """Where a study's model comes from and where it goes."""
-
-    storage: Storage  # of the study directory
-    table: Table
-    reader: str
-    code: Code  # of the task
-    files: tuple[Path, ...]  # of the task and the transforms, where they are not installed
-    registered_model: str
-    promote: bool  # whether the alias moves to it where it is better
-
-
 def publish_model(
-    tracker: MlflowTracker, publication: Publication, best: Trial, test: Mapping[str, float]
+    tracker: MlflowTracker,
+    plan: StudyPlan,
+    table: Table,
+    best: Trial,
+    test: Mapping[str, float],
+    *,
+    test_error: str | None = None,
 ) -> RegisteredModel:
-    """Export the best trial's model and register it. Called again, it finds what is there.
+    """Export the best trial's model and register it. Idempotent: a second call finds the first one's.
+
+    Args:
+        tracker: of the study's runs.
+        plan: the study, of a task.
+        table: of the study.
+        best: the best trial.
+        test: its metrics on the test split; empty: the model is untested, and is not promoted.
+        test_error: why it is untested.
 
     Raises:
         TrackingOutage: MLflow does not answer.
-        TrackingError: it refuses, or the model is not as it must be.
+        TrackingError: MLflow refuses, or the model is not valid.
     """
-    table, reader = publication.table, publication.reader
+    storage, data = Storage(plan.config.study_dir), plan.config.data
     assert best.checkpoint is not None, "a task always saves one"
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as ours:
+    assert data is not None, "a task has a table"
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as code_folder:
         predictor.export(
             Path(folder),
-            code=publication.code,
+            code=plan.code,
             params=best.params,
             table=table,
-            load_checkpoint=partial(checkpoint.load, publication.storage, best.checkpoint),
+            load_checkpoint=partial(checkpoint.load, storage, best.checkpoint),
         )
         files = ModelFiles(
             model_dir=Path(folder),
             loader_module=predictor.__name__,
             input_example=first_rows(table, Split.TEST, _EXAMPLE_ROWS),
             predict=predictor.Predictor.load(folder).predict,
-            pip_requirements=[f"{name}=={version(name)}" for name in _requirements(publication.code)],
-            code_paths=[package.as_folder(Path(ours)), *_code_of(publication)],
+            pip_requirements=[f"{name}=={version(name)}" for name in _requirements(plan.code)],
+            code_paths=[package.as_folder(Path(code_folder)), *_code_paths(plan, Path(code_folder))],
         )
         return register_model(
             tracker,
             files,
             trial_id=best.trial_id,
             resource=best.resource,
-            test=TestResult(metrics=test, fingerprint=table.manifest(Split.TEST).fingerprint),
-            name=publication.registered_model,
-            promote=publication.promote,
+            test=TestResult(
+                metrics=test, fingerprint=table.manifest(Split.TEST).fingerprint, error=test_error
+            ),
+            name=plan.config.registered_model,
+            promote=plan.config.mlflow.promote == "auto",
             evaluate_champion=lambda model_dir: predictor.Predictor.load(model_dir).evaluate(
-                table, Split.TEST, reader=reader
+                table, Split.TEST, reader=data.reader
             ),
         )
 
 
-def load_best(storage: Storage, code: Code, table: Table | None, best: Trial) -> Any:
-    """The best trial's model: a Predictor; of a training function, what it has saved.
+def load_best(plan: StudyPlan, table: Table | None, best: Trial) -> Any:
+    """Load the best trial's model: a Predictor, or what a training function saved.
 
     Raises:
-        CheckpointError: there is none, or it cannot be read.
+        CheckpointError: there is no checkpoint, or it cannot be read.
     """
     if best.checkpoint is None:
         raise CheckpointError(
             f"trial {best.trial_id} has no checkpoint: the training function must give its model to "
             "ctx.report(metrics, checkpoint=model.state_dict())"
         )
-    state = checkpoint.load(storage, best.checkpoint)
-    if table is None or not is_task(code.trainable):
+    state = checkpoint.load(Storage(plan.config.study_dir), best.checkpoint)
+    if table is None or not plan.has_task:
         return state["function"]
-    task: TrainTask = code.trainable(best.params, table.schema)
+    task: TrainTask = plan.code.trainable(best.params, table.schema)
     model = task.build_model()
     model.load_state_dict(state["model"])
     return predictor.Predictor(task, model, stored_ranges(table))
@@ -143,13 +147,13 @@ def _requirements(code: Code) -> tuple[str, ...]:
     return (*_REQUIREMENTS, "cloudpickle") if code.by_value else _REQUIREMENTS
 
 
-def _code_of(publication: Publication) -> list[Path]:
-    """The user's own code, to travel with the model; what is installed does not."""
-    if publication.files:
-        return list(publication.files)
-    module_name, separator, _ = publication.code.reference.partition(":")
+def _code_paths(plan: StudyPlan, folder: Path) -> list[Path]:
+    """Return the user's code that is stored with the model; installed packages are not."""
+    if plan.files:
+        return [file.copy_to(folder) for file in plan.files]
+    module_name, separator, _ = plan.code.reference.partition(":")
     top = module_name.partition(".")[0]
-    if not separator or top == package.NAME or publication.code.by_value:
+    if not separator or top == package.NAME or plan.code.by_value:
         return []
     file = importlib.import_module(top).__file__
     if file is None or "site-packages" in file or not Path(file).is_file():  # or in a zip of --py-files

@@ -25,12 +25,13 @@ class Result(StudyFindings):
     study: Study
     journal: Journal
     best: Trial
-    test: dict[str, float]  # of the best trial, on the test split
+    test: dict[str, float]  # of the best trial, on the test split; empty: it was not tested
     stopped_by: str
     wall_s: float  # of this driver
     tracking: dict[str, Any]
     model: RegisteredModel | None  # None: of a training function, or MLflow did not answer
     is_tracked: bool  # whether MLflow has everything; `sync_study` writes what is missing
+    test_error: str | None = None  # why the best trial could not be evaluated on the test split
     load_model: Callable[[], Any]  # of the best trial
 
     @property
@@ -79,6 +80,7 @@ class Result(StudyFindings):
             },
             **({"pareto_front": self._front_records()} if objective.extra_objectives else {}),
             "test": self.test,
+            **({} if self.test_error is None else {"test_error": self.test_error}),
             "trials": dict(sorted(states.items())),
             "segments": {"run": progress.run, "replayed": progress.replayed, "failed": progress.failed},
             "resource_spent": progress.resource_spent,

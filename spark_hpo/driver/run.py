@@ -1,43 +1,54 @@
-"""The composition root: a StudyConfig becomes a Study, and its best trial a registered model.
-
-The only module that knows every part.
-"""
+"""Runs a study: one driver's work, from checking its configuration to registering its best model."""
 
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spark_hpo.backend.spark.cluster import cluster_of
-from spark_hpo.config import StudyConfig
-from spark_hpo.driver.build import Parts
-from spark_hpo.driver.build_search import knowledge_of
+from spark_hpo.backend.base import Backend
+from spark_hpo.config import StudyConfig, defaults
+from spark_hpo.data.table import Table
+from spark_hpo.driver.build import (
+    build_budget,
+    build_dispatch_policy,
+    build_rank_spec,
+    build_table,
+    open_backend,
+    open_tracker,
+    prepare_table,
+    start_spark,
+)
+from spark_hpo.driver.build_search import build_search
+from spark_hpo.driver.earlier_studies import keep_earlier_trials, read_earlier_trials
 from spark_hpo.driver.interrupt import Interrupt
+from spark_hpo.driver.plan import StudyPlan, plan_study
 from spark_hpo.driver.provenance import provenance
 from spark_hpo.driver.publish import finish_runs, load_best, publish_model
 from spark_hpo.driver.result import Result
-from spark_hpo.driver.sync import Synced, journal_at_rest, write_missing
-from spark_hpo.driver.wiring import dispatch_policy
-from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted, TrackingOutage
-from spark_hpo.objective import Objective
+from spark_hpo.errors import (
+    ConfigError,
+    DataError,
+    LeaseError,
+    StudyInterrupted,
+    TrackingOutage,
+    TrialError,
+    located,
+)
 from spark_hpo.search.sampler import Sampler
-from spark_hpo.study import Budget, Study
+from spark_hpo.study import Search, Study
 from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.definition import Definition
+from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.model_registry import RegisteredModel
 from spark_hpo.tracking.run_store import RunStatus
-from spark_hpo.train.checkpoint import load as load_checkpoint
-from spark_hpo.train.predictor import export
-from spark_hpo.train.reference import Trainable, is_task
+from spark_hpo.train.reference import Trainable
 from spark_hpo.trial import Trial
 
 if TYPE_CHECKING:
@@ -46,17 +57,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OTHER_CODE = (
-    "the task's code is not what this study was started with, and what was found before stays as it is; "
-    "for a search with the new code alone choose another study_dir (storage of tune)"
-)
-_END_S = 15.0  # for journal and MLflow, when running trials have saved
+_MLFLOW_CLOSE_S = 5.0
+_END_S = 15.0  # for journal and MLflow, after running trials have saved
 
 
 def run_study(
     config: StudyConfig,
     *,
-    place: str = "study",
     resume: str = "auto",
     task: Trainable | None = None,
     space: object = None,
@@ -65,191 +72,173 @@ def run_study(
     callbacks: Sequence[Callback] = (),
     test: bool = True,
 ) -> Result:
-    """Run a study to the end of its budget, or go on with the one in its directory.
+    """Run a study to the end of its budget, or resume the one in its directory.
 
     Args:
-        place: where the configuration stands, for messages; a task file is looked for beside it.
-        resume: auto; must: refuse when there is no study yet; never: refuse when there is one.
-        task: in place of the configuration's, which is but its name then: a task class or a training
-            function. What was written in a notebook is sent to executors, and kept with the model, as it is.
-        space: in place of the configuration's: a mapping as in YAML, a hyperopt `hp.*` space, or a Space.
-        sampler: in place of the configuration's: what proposes parameters.
-        spark: the session to be used; None: the active one, or a new one.
-        callbacks: are told what happens, on the driver.
-        test: whether the best trial is evaluated on the test split at the end.
+        config: the study, from `load_config` or `build_config`.
+        resume: auto; must: fail if there is no study yet; never: fail if there is one.
+        task: a task class or training function that replaces the configuration's task, whose text is then
+            only its name. A task that was defined in a notebook is sent to executors, and stored with the
+            model, as it is.
+        space: replaces the configuration's space: a mapping as in YAML, a hyperopt `hp.*` space, or a Space.
+        sampler: replaces the configuration's sampler.
+        spark: the session to use; None: the active one, or a new one.
+        callbacks: called on the driver as the study progresses.
+        test: whether to evaluate the best trial on the test split at the end.
 
     Raises:
-        ConfigError: before anything has been started.
+        ConfigError: a setting is wrong.
         DataError: the table is not what the task needs.
         NoTrialSucceeded: every trial has failed.
-        StudyInterrupted: by Ctrl-C or SIGTERM. The same call goes on.
+        StudyInterrupted: by Ctrl-C or SIGTERM. The same call resumes the study.
     """
-    parts = Parts.of(config, place, space=space, task=task, spark=spark, sampler=sampler)
-    return _run(parts, resume, callbacks, test=test)
-
-
-def sync_study(
-    config: StudyConfig, *, place: str = "study", task: Trainable | None = None, space: object = None
-) -> Synced:
-    """Write what MLflow lacks of a study that has run: runs, the report, the registered model.
-
-    Nothing is trained, and Spark is not started.
-
-    Args:
-        config: as it was for the study.
-        place: as for `run_study`.
-        task: as it was for the study.
-        space: as it was for the study.
-
-    Raises:
-        ConfigError: there is no such study.
-        LeaseError: a driver works on it, and writes its runs itself.
-        TrackingError: MLflow still does not answer, or refuses.
-    """
-    return _sync(Parts.of(config, place, space=space, task=task))
-
-
-def export_model(
-    config: StudyConfig, trial: Trial, folder: str | Path, *, place: str = "study", space: object = None
-) -> None:
-    """Write a trial's model to a folder that `Predictor.load` reads. MLflow and Spark are not needed.
-
-    The file of the task's code, if it has one, lies in the folder too.
-
-    Args:
-        config: as it was for the study.
-        trial: with its checkpoint there still: the best one, or one of the Pareto front.
-        place: as for `run_study`.
-        space: as it was for the study.
-
-    Raises:
-        CheckpointError: its checkpoint is gone, or damaged.
-        ConfigError: the task is a function.
-        DataError: the table cannot be read: its schema is a part of the model.
-    """
-    parts = Parts.of(config, place, space=space)
-    code = parts.code()
-    if not is_task(code.trainable) or trial.checkpoint is None:
-        raise ConfigError(f"{parts.place}: the task is a training function, and that has no model to load")
-    table = parts.table(may_prepare=False)
-    assert table is not None, "a study of a task has one"
-    export(
-        Path(folder),
-        code=code,
-        params=trial.params,
-        table=table,
-        load_checkpoint=partial(load_checkpoint, Storage(config.study_dir), trial.checkpoint),
-    )
-    for file in parts.code_files(code):
-        shutil.copy(file, folder)
-
-
-def _run(parts: Parts, resume: str, callbacks: Sequence[Callback], *, test: bool) -> Result:
-    """One driver's work on a study, from checking its settings to registering its model."""
     began = time.monotonic()
-    config, objective = parts.config, parts.config.objective.build()
-    # All that can be known before Spark starts is checked before it does.
-    code = parts.code()
-    parts.search()
-    if config.data is not None:
-        parts.check_reader()
-    elif is_task(code.trainable):
-        raise ConfigError(f"{parts.place}: data is missing; only a training function can do without")
-    storage = Storage(config.study_dir)
-    with ExitStack() as stack:
-        journal = stack.enter_context(Journal.open(storage, objective, driver=provenance()))
+    with located(config.source), ExitStack() as stack:
+        plan = plan_study(config, task=task, space=space)
+        storage = Storage(config.study_dir)
+        earlier = read_earlier_trials(config, storage)
+        search = build_search(config, plan.space, earlier=earlier, sampler=sampler)
+        journal = stack.enter_context(Journal.open(storage, plan.objective, driver=provenance()))
         stack.enter_context(_interruptible(journal))
-        has_begun = bool(journal.trials)
-        definition = parts.definition(storage, resume, has_begun=has_begun)
-        parts.settings(code).write(storage)
-        table = parts.table()
+        definition = _define(plan, journal, resume)
+        Settings.of(config, objects=plan.objects).write(storage)
+        keep_earlier_trials(config, storage, earlier)
+        session = prepare_table(config, spark)
+        table = build_table(config, plan.transforms)
+        definition = _complete(definition, plan, journal, table)
         if config.backend == "spark":
-            parts.start_spark()  # its executors warm up while MLflow is looked for
-        tracker = parts.tracker(definition, objective)
-        stack.callback(tracker.close, 5.0)
-        with _ends(journal, tracker, objective):
-            fingerprint = table.fingerprint if table is not None else None
-            if has_begun:
-                definition.check_table(fingerprint, place=parts.place)
-                if code.has_changed(definition.code):
-                    logger.warning("%s: %s", storage.url, _OTHER_CODE)
-            definition.of_table(fingerprint).of_code(code.fingerprint).write(storage)
-            knowledge = knowledge_of(config, parts.space, storage)
-            search = parts.search(knowledge)
-            if search.warning:
-                logger.warning("%s", search.warning)
-            spec = parts.spec(definition.study_id, storage, table, code)
-            backend = parts.backend(spec, code, stack)
-            interrupt = stack.enter_context(Interrupt())  # after Spark, which takes Ctrl-C for itself
-            if parts.session is not None:
-                limit_s = config.resources.grace_s + _END_S
-                hold = cluster_of(parts.session).shutdown_hold(interrupt.request, limit_s=limit_s)
-                stack.enter_context(hold)
-            study = Study(
-                journal=journal,
-                search=search,
-                backend=backend,
-                tracker=tracker,
-                budget=Budget(
-                    trials=config.budget.trials,
-                    resource=config.budget.resource,
-                    seconds=config.budget.seconds,
-                ),
-                policy=dispatch_policy(config, storage, table, interrupt.is_requested),
-                callbacks=callbacks,
-            )
+            session = session or start_spark(config, spark)  # executors warm up while MLflow is contacted
+        tracker = open_tracker(plan, definition.study_id)
+        stack.callback(tracker.close, _MLFLOW_CLOSE_S)
+        with _ending_in_mlflow(journal, tracker):
+            spec = build_rank_spec(plan, table, storage, definition.study_id)
+            backend = stack.enter_context(open_backend(plan, spec, session))
+            interrupt = stack.enter_context(_interrupts(config, session))
+            study = _build_study(plan, search, journal, table, backend, tracker, interrupt, callbacks)
             tracker.sync(journal)
             stopped_by = study.run()
             best = study.best
             assert best is not None, "run raises when no trial has succeeded"
-            tested = study.test(best) if test else {}
+            tested, test_error = _test(study, best) if test else ({}, None)
+            model, is_published = _publish(plan, table, tracker, best, tested, test_error)
             journal.closed(stopped_by)
-            model, is_published = None, True
-            if is_task(code.trainable) and table is not None:
-                publication = parts.publication(storage, table, code)
-                try:
-                    model = publish_model(tracker, publication, best, tested)
-                except TrackingOutage as exc:  # the search has come to its end all the same
-                    logger.warning("%s", exc)
-                    is_published = False
-            elif best.checkpoint is not None:
-                logger.warning("the best model is in %s/%s", storage.url, best.checkpoint)
-        is_complete = finish_runs(tracker, journal, objective, RunStatus.FINISHED, best=best, test=tested)
+        is_complete = finish_runs(tracker, journal, RunStatus.FINISHED, best=best, test=tested)
         return Result(
             config=config,
             study=study,
             journal=journal,
             best=best,
             test=tested,
+            test_error=test_error,
             stopped_by=stopped_by,
             wall_s=time.monotonic() - began,
             tracking=dict(tracker.info()),
             model=model,
             is_tracked=is_published and is_complete,
-            load_model=partial(load_best, storage, code, table, best),
+            load_model=partial(load_best, plan, table, best),
         )
 
 
-def _sync(parts: Parts) -> Synced:
-    objective, storage = parts.config.objective.build(), Storage(parts.config.study_dir)
-    if Definition.load(storage) is None:
-        raise ConfigError(f"{storage.url}: there is no study here that MLflow could lack")
-    definition = parts.definition(storage, "must", has_begun=True)
-    code = parts.code()
+def _define(plan: StudyPlan, journal: Journal, resume: str) -> Definition:
+    """Create the study's definition, or check the configuration against it if the study has begun."""
+    storage = journal.storage
+    config = {**plan.config.model_dump(mode="json"), "space": plan.space.to_json()}
+    definition = Definition.load(storage)
+    if definition is None or not journal.trials:
+        # Nothing has been decided yet, so what a first attempt got wrong may be corrected.
+        if resume == "must":
+            raise ConfigError(f"{storage.url}: there is no study to resume", cure="Use resume auto")
+        created = definition.redefined(config) if definition else Definition.create(config)
+        created.write(storage)
+        return created
+    if resume == "never":
+        raise ConfigError(
+            f"{storage.url}: there is a study already",
+            cure="Use resume auto to continue it, or choose another study_dir (`storage=` in tune)",
+        )
+    definition.check(config, defaults=defaults())
+    return definition
 
-    def publish(best: Trial, test: Mapping[str, float]) -> RegisteredModel | None:
-        table = parts.table()
-        if table is None or not is_task(code.trainable):
-            return None
-        definition.check_table(table.fingerprint, place=parts.place)
-        publication = parts.publication(storage, table, code)
-        return publish_model(tracker, publication, best, test)
 
+def _complete(definition: Definition, plan: StudyPlan, journal: Journal, table: Table | None) -> Definition:
+    """Add the fingerprints of table and code to the definition, after comparing them with earlier ones."""
+    fingerprint = None if table is None else table.fingerprint
+    if journal.trials:
+        definition.check_table(fingerprint)
+        if plan.code.has_changed(definition.code):
+            logger.warning(
+                "%s: the code of the task has changed since the study began; earlier results are kept. To "
+                "search with the new code only, use another study_dir (`storage=` in tune)",
+                journal.storage.url,
+            )
+    completed = definition.of_table(fingerprint).of_code(plan.code.fingerprint)
+    completed.write(journal.storage)
+    return completed
+
+
+def _build_study(
+    plan: StudyPlan,
+    search: Search,
+    journal: Journal,
+    table: Table | None,
+    backend: Backend,
+    tracker: MlflowTracker,
+    interrupt: Interrupt,
+    callbacks: Sequence[Callback],
+) -> Study:
+    if search.warning:
+        logger.warning("%s", search.warning)
+    return Study(
+        journal=journal,
+        search=search,
+        backend=backend,
+        tracker=tracker,
+        budget=build_budget(plan.config),
+        policy=build_dispatch_policy(plan.config, journal.storage, table, interrupt.is_requested),
+        callbacks=callbacks,
+    )
+
+
+def _test(study: Study, best: Trial) -> tuple[dict[str, float], str | None]:
+    """Evaluate the best trial on the test split. Return its metrics, or none and the error."""
+    try:
+        return study.test(best), None
+    except (TrialError, DataError) as exc:
+        logger.warning("trial %d could not be evaluated on the test split: %s", best.trial_id, exc)
+        return {}, str(exc).partition("\n")[0]
+
+
+def _publish(
+    plan: StudyPlan,
+    table: Table | None,
+    tracker: MlflowTracker,
+    best: Trial,
+    tested: Mapping[str, float],
+    test_error: str | None,
+) -> tuple[RegisteredModel | None, bool]:
+    """Register the best trial's model. Return it, and whether MLflow has all of it."""
+    if not plan.has_task or table is None:
+        if best.checkpoint is not None:
+            logger.warning("the best model is in %s/%s", Storage(plan.config.study_dir).url, best.checkpoint)
+        return None, True
+    try:
+        return publish_model(tracker, plan, table, best, tested, test_error=test_error), True
+    except TrackingOutage as exc:  # the search is complete; the model can be registered later
+        logger.warning("%s", exc)
+        return None, False
+
+
+@contextmanager
+def _interrupts(config: StudyConfig, session: SparkSession | None) -> Iterator[Interrupt]:
+    """Turn Ctrl-C, SIGTERM and the end of spark-submit's JVM into a request that the study sees."""
     with ExitStack() as stack:
-        journal = stack.enter_context(journal_at_rest(storage, objective))
-        tracker = parts.tracker(definition, objective)
-        stack.callback(tracker.close, 5.0)
-        return write_missing(tracker, journal, objective, publish=publish)
+        interrupt = stack.enter_context(Interrupt())  # after Spark has installed its own handler of Ctrl-C
+        if session is not None:
+            from spark_hpo.backend.spark.cluster import cluster_of
+
+            limit_s = config.resources.grace_s + _END_S
+            stack.enter_context(cluster_of(session).shutdown_hold(interrupt.request, limit_s=limit_s))
+        yield interrupt
 
 
 @contextmanager
@@ -265,17 +254,18 @@ def _interruptible(journal: Journal) -> Iterator[None]:
 
 
 @contextmanager
-def _ends(journal: Journal, tracker: MlflowTracker, objective: Objective) -> Iterator[None]:
-    """However the search ends, journal and MLflow say so."""
+def _ending_in_mlflow(journal: Journal, tracker: MlflowTracker) -> Iterator[None]:
+    """End the study's run in MLflow when the search ends early, with the status that the journal has."""
     try:
         yield
     except KeyboardInterrupt as exc:
         journal.failed(exc)
-        finish_runs(tracker, journal, objective, RunStatus.KILLED)
+        finish_runs(tracker, journal, RunStatus.KILLED)
         raise
     except LeaseError:
-        tracker.close(0.0)  # the study is another driver's now, and so are its runs
+        tracker.close(0.0)  # the study and its runs belong to another driver now
         raise
-    except Exception:  # whatever ends the study, its run must not seem to go on
-        finish_runs(tracker, journal, objective, RunStatus.FAILED)
+    except Exception as exc:
+        journal.failed(exc)
+        finish_runs(tracker, journal, RunStatus.FAILED)
         raise

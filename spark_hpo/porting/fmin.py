@@ -142,7 +142,6 @@ def fmin(
     try:
         run_study(
             config,
-            place=_PLACE,
             resume=resume,
             task=HyperoptObjective(fn, space),
             sampler=EnqueuedSampler(sampler, points) if points else sampler,

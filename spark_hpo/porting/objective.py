@@ -21,11 +21,11 @@ class HyperoptObjective:
     """Evaluates the space at the labels' values, as hyperopt does, and calls the objective with it."""
 
     def __init__(self, function: Callable[[Any], Any], space: Any) -> None:
-        self.carries = function
+        self.wrapped_function = function
         self.space = space
 
     def __call__(self, ctx: TrainContext) -> None:
-        domain = domain_of(self.space, self.carries)
+        domain = domain_of(self.space, self.wrapped_function)
         result = domain.evaluate(dict(ctx.params), ctrl=None, attach_attachments=False)
         result.pop("attachments", None)
         ctx.note(RESULT, as_json(result))

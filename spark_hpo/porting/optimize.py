@@ -143,7 +143,6 @@ def optimize(
     logger.info("the study is in %s: with it as `storage`, the same call goes on", config.study_dir)
     result = run_study(
         config,
-        place=_PLACE,
         resume=resume,
         task=OptunaObjective(
             objective, wanted, pruner or optuna.pruners.MedianPruner(), study_dir, config.name

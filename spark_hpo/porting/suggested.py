@@ -58,7 +58,7 @@ class OptunaObjective:
         storage: Storage,
         name: str,
     ) -> None:
-        self.carries = function
+        self.wrapped_function = function
         self.directions = tuple(directions)
         self.pruner = pruner
         self.storage = storage
@@ -75,7 +75,7 @@ class OptunaObjective:
         trial = study.ask()
         state, values = "FAIL", None
         try:
-            values = self._values(self.carries(trial))
+            values = self._values(self.wrapped_function(trial))
             state = "COMPLETE"
         except optuna.TrialPruned as exc:
             state = "PRUNED"

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from spark_hpo.config import ObjectiveConfig, SearchConfig, StoppingConfig
-from spark_hpo.errors import ConfigError, JournalError
+from spark_hpo.errors import JournalError
 from spark_hpo.objective import Objective
 from spark_hpo.ranking import each_at_its_best
 from spark_hpo.redact import redact
@@ -69,9 +69,7 @@ class StudyRecord:
             ConfigError: there is no study.
             JournalError: it cannot be read.
         """
-        definition = Definition.load(storage)
-        if definition is None:
-            raise ConfigError(f"{storage.url}: there is no study here (no study.json); is it the study_dir?")
+        definition = Definition.require(storage)
         config = definition.config
         try:
             objective = ObjectiveConfig.model_validate(config["objective"]).build()

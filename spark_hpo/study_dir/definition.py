@@ -1,4 +1,4 @@
-"""What a study was started with: frozen in its directory, so that a resume is the same study."""
+"""The settings that a study was started with, frozen in its directory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from spark_hpo.study_dir.storage import Storage
 
 _NAME = "study.json"
 _VERSION = 1
+_CURE = "Restore it, or choose another study_dir (`storage=` in tune)."
 
-# What may change between two drivers of one study: it changes no decision that the journal holds. It is
-# not in study.json either, because a tracking URI or a Spark setting may carry credentials: settings.json has
-# it, without them.
+# Settings that may change between two drivers of one study, because no decision in the journal depends on
+# them. They are not in study.json: some, such as a tracking URI or Spark settings, may contain credentials.
+# settings.json has them, redacted.
 _FREE = (
     "study_dir",
     "backend",
@@ -37,6 +38,7 @@ _FREE = (
     "resources.slot_timeout_s",
     "resources.max_infra_retries",
     "resources.grace_s",
+    "search.transfer",
     "stopping.max_trial_failures",
     "stopping.max_failed_share",
     "training.checkpoint_every",
@@ -47,90 +49,103 @@ _FREE = (
 class Definition:
     """The identity of a study and its frozen configuration."""
 
-    study_id: str  # unique for ever
+    study_id: str  # globally unique
     created_at: float  # seconds since 1970
-    config: Mapping[str, Any]  # without what may change: credentials could be in it
-    table: str | None = None  # fingerprint of schema and rows; None: no table, or not known yet
-    code: str | None = None  # fingerprint of a task that was given as an object; None: it has a name
+    config: Mapping[str, Any]  # without the settings that may change
+    table: str | None = None  # fingerprint of the table; None: there is none, or it is not known yet
+    code: str | None = None  # fingerprint of a task that was passed as an object; None: it has a name
     version: int = _VERSION
 
     @classmethod
     def load(cls, storage: Storage) -> Definition | None:
-        """The definition in a study directory, or None when there is no study yet."""
+        """Read the definition in a study directory. None: there is no study yet.
+
+        Raises:
+            JournalError: it is damaged, or from a newer version.
+        """
         data = storage.read(_NAME)
         if data is None:
             return None
         try:
             definition = cls(**json.loads(data))
             if type(definition.version) is not int or not isinstance(definition.config, dict):
-                raise TypeError("version is a number, and config a mapping")
+                raise TypeError("version must be a number and config a mapping")
         except (ValueError, TypeError, RecursionError) as exc:
-            raise JournalError(f"{storage.url}/{_NAME} is damaged or of a newer version: {exc}") from exc
+            raise JournalError(f"{storage.url}/{_NAME} is damaged or from a newer version: {exc}") from exc
         if definition.version > _VERSION:
             raise JournalError(
-                f"{storage.url}/{_NAME} was written by a newer spark_hpo (version {definition.version}); "
-                "install that one to go on with this study"
+                f"{storage.url}/{_NAME} was written by a newer spark_hpo (version {definition.version}). "
+                "Install that version to continue this study"
+            )
+        return definition
+
+    @classmethod
+    def require(cls, storage: Storage) -> Definition:
+        """Read the definition in a study directory.
+
+        Raises:
+            ConfigError: there is no study.
+            JournalError: it is damaged, or from a newer version.
+        """
+        definition = cls.load(storage)
+        if definition is None:
+            raise ConfigError(
+                f"{storage.url}: there is no study here (no {_NAME})", cure="Check the study_dir"
             )
         return definition
 
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Definition:
-        """A new study."""
+        """Define a new study."""
         return cls(study_id=uuid.uuid4().hex, created_at=time.time(), config=_frozen(config))
 
     def redefined(self, config: Mapping[str, Any]) -> Definition:
-        """The same study with another configuration, as long as nothing has been decided in it."""
+        """Return the same study with another configuration, for a study without trials."""
         return replace(self, config=_frozen(config), table=None)
 
     def of_table(self, fingerprint: str | None) -> Definition:
-        """The same study, its table known."""
+        """Return the same study with the fingerprint of its table."""
         return replace(self, table=fingerprint)
 
     def of_code(self, fingerprint: str | None) -> Definition:
-        """The same study, and what its trials run from now on."""
+        """Return the same study with the fingerprint of the code that its trials run from now on."""
         return replace(self, code=fingerprint)
 
     def write(self, storage: Storage) -> None:
         storage.write(_NAME, json.dumps(asdict(self), indent=1).encode())
 
-    def check(
-        self, config: Mapping[str, Any], *, place: str, defaults: Mapping[str, Any] | None = None
-    ) -> None:
-        """Make sure that this is the study's configuration still, where it matters.
+    def check(self, config: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> None:
+        """Check that a configuration agrees with the study in the settings that must not change.
 
         Args:
-            defaults: of settings, by dotted key: what a version that did not know a setting did.
+            config: the configuration, as JSON.
+            defaults: of settings, by dotted key, for studies of versions that did not have the setting.
 
         Raises:
-            ConfigError: one line for each setting that has changed.
+            ConfigError: settings have changed; one error for each.
         """
-        before, now = _settings(self.config), _settings(_frozen(config))
+        before, now = _settings(_frozen(self.config)), _settings(_frozen(config))
         before = {**{key: value for key, value in (defaults or {}).items() if key in now}, **before}
         changed = [
-            f"{place}: {key} is {now.get(key)!r}, but the study was started with {before.get(key)!r}"
+            ConfigError(f"is {now.get(key)!r}, but the study was started with {before.get(key)!r}", key=key)
             for key in sorted(before.keys() | now.keys())
             if before.get(key) != now.get(key)
         ]
         if changed:
-            raise ConfigError(
-                "\n".join([*changed, "put it back, or choose another study_dir (storage of tune)"])
-            )
+            raise ConfigError.several(changed, cure=_CURE)
 
-    def check_table(self, fingerprint: str | None, *, place: str) -> None:
-        """Make sure that the table holds what it held.
+    def check_table(self, fingerprint: str | None) -> None:
+        """Check that the table has not changed.
 
         Raises:
-            ConfigError: it does not.
+            ConfigError: it has.
         """
         if self.table != fingerprint:
-            raise ConfigError(
-                f"{place}: the table's files are not those that the study was started with; "
-                "put them back, or choose another study_dir (storage of tune)"
-            )
+            raise ConfigError("the files of the table have changed since the study was started", cure=_CURE)
 
 
 def _frozen(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without what may change between two drivers of one study."""
+    """Return a configuration without the settings that may change between two drivers."""
     return {
         section: {key: item for key, item in value.items() if f"{section}.{key}" not in _FREE}
         if isinstance(value, Mapping)

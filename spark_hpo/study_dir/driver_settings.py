@@ -1,6 +1,6 @@
-"""The settings of a study's last driver, kept in its directory, so that it goes on without a study file.
+"""The settings of a study's last driver, kept in its directory so that it resumes without a study file.
 
-Credentials are not kept: what had some is masked, and has to be given again.
+Credentials are masked; they have to be passed again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.config.study_file import override
-from spark_hpo.errors import ConfigError, JournalError
+from spark_hpo.errors import ConfigError, JournalError, located
 from spark_hpo.redact import MASK, hide, redact, redact_all
 from spark_hpo.study_dir.storage import Storage
 
@@ -24,20 +24,21 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a driver was given. `Definition` is what may never change of it; this is all."""
+    """All settings of a driver. `Definition` has those of them that must not change."""
 
     config: Mapping[str, Any]  # without credentials
-    place: str  # the study file; where there was none, what messages call it
-    folder: str  # the driver's working directory: relative paths begin there
-    objects: tuple[str, ...] = ()  # "task", "space": what a program gave as objects, in place of the config's
+    place: str  # the study file; where there was none, the name of the call
+    folder: str  # the driver's working directory, to which relative paths refer
+    objects: tuple[str, ...] = ()  # "task", "space": what a program passed as objects
     version: int = _VERSION
 
     @classmethod
-    def of(cls, config: StudyConfig, *, place: str, objects: Sequence[str] = ()) -> Settings:
-        """Those of this process."""
+    def of(cls, config: StudyConfig, *, objects: Sequence[str] = ()) -> Settings:
+        """Collect the settings of this process."""
+        source = config.source
         return cls(
             config=redact_all(config.model_dump(mode="json", exclude_unset=True)),
-            place=redact(os.path.abspath(place) if Path(place).is_file() else place),
+            place=redact(os.path.abspath(source) if Path(source).is_file() else source),
             folder=os.getcwd(),
             objects=tuple(objects),
         )
@@ -47,10 +48,10 @@ class Settings:
 
     @classmethod
     def load(cls, storage: Storage) -> Settings | None:
-        """Those in a study directory; None: there are none.
+        """Read the settings in a study directory. None: there are none.
 
         Raises:
-            JournalError: they are damaged, or of a newer version.
+            JournalError: they are damaged, or from a newer version.
         """
         data = storage.read(_NAME)
         if data is None:
@@ -58,63 +59,68 @@ class Settings:
         try:
             settings = cls(**json.loads(data))
             if not isinstance(settings.config, dict) or not isinstance(settings.folder, str):
-                raise TypeError("config is a mapping, and folder a text")
+                raise TypeError("config must be a mapping and folder a text")
         except (ValueError, TypeError, RecursionError) as exc:
-            raise JournalError(f"{storage.url}/{_NAME} is damaged or of a newer version: {exc}") from exc
+            raise JournalError(f"{storage.url}/{_NAME} is damaged or from a newer version: {exc}") from exc
         if settings.version != _VERSION:
             raise JournalError(
-                f"{storage.url}/{_NAME} was written by a newer spark_hpo (version {settings.version}); "
-                "install that one, or go on with the study file"
+                f"{storage.url}/{_NAME} was written by a newer spark_hpo (version {settings.version}). "
+                "Install that version, or resume with the study file"
             )
         return settings
 
     def config_with(
         self, overrides: Sequence[str], *, study_dir: str, needs_credentials: bool = True
     ) -> StudyConfig:
-        """The configuration again.
+        """Rebuild the configuration.
 
         Args:
             overrides: `key.key=value`, the masked settings among them.
-            study_dir: where the directory is now: it may have been moved.
-            needs_credentials: otherwise settings may stay masked.
+            study_dir: the directory, which may have been moved.
+            needs_credentials: whether masked settings must be passed again.
 
         Raises:
-            ConfigError: a setting that was masked is missing, or one is wrong.
+            ConfigError: a masked setting is missing, or a setting is wrong.
         """
-        place = f"{study_dir}/{_NAME}"
         record: dict[str, Any] = {**json.loads(json.dumps(self.config)), "study_dir": study_dir}
         hide(record)
         for text in overrides:
             override(record, text)
         masked = [
-            f"{place}: {'.'.join(keys)} is {value!r}: credentials are not kept; give it as "
-            + _as_override(keys, value)
+            ConfigError(
+                "contained credentials, which are not kept",
+                key=".".join(keys),
+                cure=f"Pass it as {_as_override(keys, value)}, or resume with the study file",
+            )
             for keys, value in _leaves(record)
             if isinstance(value, str) and MASK in value
         ]
-        if masked and needs_credentials:
-            raise ConfigError("\n".join([*masked, "or go on with the study file, which has them"]))
-        return build_config(record, place=place)
+        place = f"{study_dir}/{_NAME}"
+        with located(place):
+            if masked and needs_credentials:
+                raise ConfigError.several(masked)
+        return build_config(record, place=place).with_source(self.place)
 
 
 def check_owner(storage: Storage) -> None:
-    """Before the code is run that the settings name: on a local file system it can be seen who wrote them.
+    """Refuse settings that another user may have written, because they name code that would be run.
 
     Raises:
-        ConfigError: somebody else may have.
+        ConfigError: on a local file system, another user owns the file or may write it.
     """
     if storage.local is None:
         return
     found = os.stat(storage.path(_NAME), follow_symlinks=False)
     if found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise ConfigError(
-            f"{storage.url}/{_NAME} is another user's, or others may write it, and it names code that would "
-            "run: go on with the study file, or make it yours alone"
+            f"{storage.url}/{_NAME} names code that would be run, but it belongs to another user, or other "
+            "users may write it",
+            cure="Resume with the study file, or make the file yours and writable only by you",
         )
 
 
 def _as_override(keys: Sequence[str], value: str) -> str:
-    """How a setting is given on a command line. Keys that have dots themselves go into their section."""
+    """Format a setting for a command line; a key that contains dots is put into its section."""
     text = value.replace(MASK, "...")
     if any("." in key for key in keys):
         return f"'{keys[0]}={{{keys[-1]}: {text}}}'"

@@ -34,6 +34,8 @@ _PAUSES_S = (1.0, 2.0)  # between attempts, when MLflow does not answer
 CHAMPION = "champion"
 FINGERPRINT = "spark_hpo.test_fingerprint"
 TEST_PREFIX = "spark_hpo.test."
+UNTESTED = "spark_hpo.untested"  # the error that kept the model from being tested
+_MAX_TAG = 500  # characters; Unity Catalog takes few more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +56,9 @@ class TestResult:
 
     __test__ = False  # no test class, whatever pytest makes of its name
 
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float]  # empty: the model is untested
     fingerprint: str  # of the test split's rows
+    error: str | None = None  # why it is untested
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +140,7 @@ class _Registry:
             **identity,
             FINGERPRINT: test.fingerprint,
             **{f"{TEST_PREFIX}{metric}": repr(float(value)) for metric, value in test.metrics.items()},
+            **({} if test.error is None else {UNTESTED: test.error[:_MAX_TAG]}),
         }
 
     def register(
@@ -247,6 +251,8 @@ class _Registry:
         self, champion: ModelVersion | None, evaluate: Callable[[Path], Mapping[str, float]] | None
     ) -> bool:
         """Whether our model is better than the champion, or there is none. A tie is not."""
+        if not self._test.metrics:
+            return False  # an untested model is not promoted
         if champion is None:
             return True
         theirs = self._champion_metrics(champion, evaluate)

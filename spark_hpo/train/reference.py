@@ -1,4 +1,4 @@
-"""Finding the user's code: `module:name`, or the object itself."""
+"""Finds the user's code: a task class or a training function, by name, by file, or as an object."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, Self
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.source_file import SourceFile
 from spark_hpo.suggest import closest, suggestion
 from spark_hpo.train.task import TrainTask
 
@@ -26,7 +27,7 @@ Trainable = type[TrainTask] | Callable[..., Any]
 
 
 def find_trainable(reference: str | Trainable) -> Trainable:
-    """The task class or training function of a reference.
+    """Return the task class or training function of a reference.
 
     Args:
         reference: `tabular`, `image`, `module:name`, or the class or function itself.
@@ -39,35 +40,35 @@ def find_trainable(reference: str | Trainable) -> Trainable:
     module_name, separator, name = SHIPPED.get(reference, reference).partition(":")
     if not separator:
         raise ConfigError(
-            f"task is {reference!r}; it must be the name of a shipped task, or module:name",
+            "must be the name of a shipped task, module:Name or path/to/file.py:Name",
+            key="task",
+            value=reference,
             cure=suggestion(reference, SHIPPED),
         )
     try:
         module = importlib.import_module(module_name)
-    except Exception as exc:  # the module is the user's: anything may happen in it
+    except Exception as exc:  # the user's module can raise anything
         raise ConfigError(
-            f"task is {reference!r}: importing {module_name} failed with {type(exc).__name__}: {exc}. "
-            "The module must be on the Python path, or be named as path/to/file.py:Name"
+            f"cannot be imported: {type(exc).__name__}: {exc}",
+            key="task",
+            value=reference,
+            cure="Put the module on the Python path, or use path/to/file.py:Name",
         ) from exc
-    if not hasattr(module, name):
-        guess = closest(name, dir(module))
-        cure = f"Did you mean {guess!r}?" if guess else ""
-        raise ConfigError(f"task is {reference!r}: {module_name} has no {name!r}", cure=cure)
-    return _checked(getattr(module, name), reference)
+    return _checked(_member(module, name, reference), reference)
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A task or a training function, and how another process comes by it."""
+    """A task or a training function, and how another process gets it."""
 
     trainable: Trainable
-    reference: str
-    file: Path | None = None  # to be sent to where it is not installed
-    by_value: bool = False  # no other process can import it: it was written in a notebook, or in a function
+    reference: str  # module:name
+    source: SourceFile | None = None  # to be sent to processes where it is not installed
+    by_value: bool = False  # no other process can import it: it was defined in a notebook or a function
 
     @classmethod
-    def of(cls, trainable: Trainable) -> Code:
-        """Of the object itself. One that wraps a user's function has it as `carries`: its file goes along.
+    def of(cls, trainable: Trainable) -> Self:
+        """Describe an object. The file of the function that it wraps, `wrapped_function`, is sent too.
 
         Raises:
             ConfigError: it is neither a task class nor a function of one argument.
@@ -77,24 +78,37 @@ class Code:
         reference = f"{module.__name__ if module else '__main__'}:{name}"
         trainable = _checked(trainable, reference)
         if module is None or module.__name__ == "__main__" or getattr(module, name, None) is not trainable:
-            carried = sys.modules.get(getattr(getattr(trainable, "carries", None), "__module__", None) or "")
-            return cls(trainable, reference, file=_file_to_send(carried), by_value=True)
-        return cls(trainable, reference, file=_file_to_send(module))
+            wrapped = getattr(trainable, "wrapped_function", None)
+            home = sys.modules.get(getattr(wrapped, "__module__", None) or "")
+            return cls(trainable, reference, source=_source_of(home), by_value=True)
+        return cls(trainable, reference, source=_source_of(module))
 
     @classmethod
-    def named(cls, reference: str, file: Path | None = None) -> Code:
-        """Of what has a name.
+    def named(cls, reference: str) -> Self:
+        """Import code by name, as `find_trainable` does."""
+        return cls(find_trainable(reference), reference)
+
+    @classmethod
+    def in_file(cls, path: Path, name: str, *, value: str) -> Self:
+        """Import code from a file.
+
+        Args:
+            path: of the file.
+            name: of the class or function in it.
+            value: the setting `task`, for messages.
 
         Raises:
             ConfigError: as `find_trainable`.
         """
-        return cls(find_trainable(reference), reference, file=file)
+        source = SourceFile.load(path, key="task", value=value)
+        trainable = _checked(_member(sys.modules[source.module], name, value), value)
+        return cls(trainable, f"{source.module}:{name}", source=source)
 
     @property
     def fingerprint(self) -> str | None:
-        """Changes with what the code does; None where another process imports it: it may be mended there.
+        """A hash of what the code does; None where other processes import it, because it may be fixed there.
 
-        Of a class its own methods count, of a function what is written in it; not what they call.
+        Of a class it covers the methods, of a function the body; not what they call.
         """
         if not self.by_value:
             return None
@@ -103,11 +117,11 @@ class Code:
         digest = hashlib.sha256()
         for name, function in functions.items():
             digest.update(f"{name}{_bytecode(function.__code__)}".encode())
-        # Another Python has other bytecode.
+        # The cache tag, because another Python compiles to other bytecode.
         return f"{sys.implementation.cache_tag}:{digest.hexdigest()[:16]}"
 
     def has_changed(self, before: str | None) -> bool:
-        """Whether the fingerprint was another one. Not where that cannot be told."""
+        """Whether the fingerprint differs from an earlier one; False where they cannot be compared."""
         now = self.fingerprint
         if before is None or now is None or before.split(":")[0] != now.split(":")[0]:
             return False
@@ -115,17 +129,17 @@ class Code:
 
     @property
     def shipped(self) -> str | Trainable:
-        """What ranks are given."""
+        """What ranks receive: a name to import, or the pickled object."""
         return self.trainable if self.by_value else self.reference
 
 
 def _bytecode(code: CodeType) -> str:
-    """What a function does, as text: the same wherever it stands, and whatever its comments say."""
+    """Return a function's bytecode as text that does not depend on its position or its comments."""
     constants = []
     for constant in code.co_consts:
-        if isinstance(constant, CodeType):  # a function within
+        if isinstance(constant, CodeType):  # a nested function
             constants.append(_bytecode(constant))
-        else:  # a set has no order of its own
+        else:  # a set has no fixed order
             constants.append(
                 repr(sorted(constant, key=repr) if isinstance(constant, frozenset) else constant)
             )
@@ -133,34 +147,50 @@ def _bytecode(code: CodeType) -> str:
 
 
 def is_task(trainable: Trainable) -> bool:
-    """Whether it is a task class, rather than a function."""
+    """Whether it is a task class, not a training function."""
     return isinstance(trainable, type) and issubclass(trainable, TrainTask)
 
 
-def _file_to_send(module: ModuleType | None) -> Path | None:
-    """The file of a module that other machines may lack."""
+def _source_of(module: ModuleType | None) -> SourceFile | None:
+    """Return the file of a module that other machines may lack."""
     if module is None or module.__name__ == "__main__":
         return None
     file = Path(getattr(module, "__file__", None) or "")
     # A package has to be installed on the executors, or be sent by the user.
     is_single = "." not in module.__name__ and file.suffix == ".py" and file.name != "__init__.py"
     is_sent = is_single and "site-packages" not in file.parts and file.is_file()
-    return file if is_sent else None
+    return SourceFile(file, module.__name__) if is_sent else None
+
+
+def _member(module: ModuleType, name: str, reference: str) -> Any:
+    if not hasattr(module, name):
+        guess = closest(name, dir(module))
+        raise ConfigError(
+            f"is not there: {module.__name__} has no {name!r}",
+            key="task",
+            value=reference,
+            cure=f"Did you mean {guess!r}?" if guess else "",
+        )
+    return getattr(module, name)
 
 
 def _checked(candidate: Any, reference: str) -> Trainable:
     if isinstance(candidate, type) and issubclass(candidate, TrainTask):
         missing: frozenset[str] = getattr(candidate, "__abstractmethods__", frozenset())
         if missing:
-            raise ConfigError(f"task is {reference}: the class must define {', '.join(sorted(missing))}")
+            raise ConfigError(f"lacks the methods {', '.join(sorted(missing))}", key="task", value=reference)
         return candidate
     if isinstance(candidate, type) or not callable(candidate):
         raise ConfigError(
-            f"task is {reference}: it must be a subclass of TrainTask or a function of one argument"
+            "must be a subclass of TrainTask or a function of one argument, train(ctx)",
+            key="task",
+            value=reference,
         )
     try:
         inspect.signature(candidate).bind(None)
     except (TypeError, ValueError) as exc:
-        raise ConfigError(f"task is {reference}: it must be a function of one argument, train(ctx)") from exc
+        raise ConfigError(
+            "must be a function of one argument, train(ctx)", key="task", value=reference
+        ) from exc
     function: Trainable = candidate
     return function

@@ -17,8 +17,8 @@ from mlflow.entities import ViewType
 
 from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.driver.result import Result
-from spark_hpo.driver.run import run_study, sync_study
-from spark_hpo.driver.sync import Synced
+from spark_hpo.driver.run import run_study
+from spark_hpo.driver.sync import Synced, sync_study
 from spark_hpo.errors import TrackingError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study import RunningStudy

@@ -77,7 +77,7 @@ SETTINGS = [
     ("data.reader=parquet", "data.reader is 'parquet'; it must be one of petastorm, arrow, auto"),
     ("data.path=nowhere", "nowhere: the table does not exist"),
     ("task=tabula", "Did you mean 'tabular'"),
-    ("task=my_tasks:Mine", "importing my_tasks failed with ModuleNotFoundError"),
+    ("task=my_tasks:Mine", "tune.yaml: task cannot be imported: ModuleNotFoundError"),
     ("task=mine.py:Mine", "there is no file"),
     (
         "data={path: new, prepare: [digits, --row-group-row, x]}",

@@ -14,6 +14,7 @@ import torch
 from spark_hpo.config import StudyConfig
 from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError
+from spark_hpo.source_file import SourceFile
 from spark_hpo.train.reference import Code
 from spark_hpo.train.tabular import TabularTask
 from tests.support.tables import clusters_study, write_clusters
@@ -76,9 +77,9 @@ def test_module_in_a_file_is_sent_as_its_file(tmp_path: Path, monkeypatch: pytes
     monkeypatch.syspath_prepend(tmp_path)
     code = Code.of(importlib.import_module(file.stem).train)
     assert not code.by_value
-    assert code.file == file
+    assert code.source == SourceFile(file, file.stem)
     assert code.reference == "code_in_a_file:train"
-    assert Code.of(TabularTask).file is None  # of a package
+    assert Code.of(TabularTask).source is None  # of a package
 
 
 def test_a_fingerprint_follows_what_code_does_and_not_where_it_stands() -> None:

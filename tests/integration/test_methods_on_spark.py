@@ -206,7 +206,7 @@ def test_a_study_runs_as_spark_jobs_to_the_end_of_its_trials(finished: Finished)
 
 def test_decisions_follow_from_the_reports_in_the_order_in_which_they_came(finished: Finished) -> None:
     """Scheduler, sampler and explorer, asked again beside the journal, decide as they did."""
-    search = build_search(finished.config, build_space(SPACE), place="test")
+    search = build_search(finished.config, build_space(SPACE))
     objective, slots, params = finished.config.objective.build(), dict[int, Slot](), dict[int, Any]()
     for event in finished.events:
         if event.kind is EventKind.ASSIGNED and (assignment := event.assignment).split is Split.VALIDATION:

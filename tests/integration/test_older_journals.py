@@ -28,7 +28,7 @@ def resume(kept: Path, work: Path, **changes: Any) -> Result:
     record["mlflow"] = {"tracking_uri": f"sqlite:///{work}/mlflow.db"}
     path = work / "study.yaml"
     path.write_text(yaml.safe_dump(record))  # as the studies were written: in the same order
-    return run_study(load_config(path), place=str(path), resume="must")
+    return run_study(load_config(path), resume="must")
 
 
 @pytest.mark.parametrize("kept", STUDIES, ids=lambda path: f"{path.parent.name}-{path.name}")

@@ -10,7 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from spark_hpo.config import StudyConfig
-from spark_hpo.driver.run import run_study, sync_study
+from spark_hpo.driver.run import run_study
+from spark_hpo.driver.sync import sync_study
 from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study import RunningStudy

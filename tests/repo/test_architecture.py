@@ -25,12 +25,12 @@ ALLOWED: dict[str, set[str]] = {
     "plugins": {"errors"},
     "tracking": {"dotted", "errors", "objective", "redact", "trial"},
     "backend": {"config", "errors", "trial"},
-    "data": {"errors", "plugins", "redact", "trial"},
+    "data": {"errors", "plugins", "redact", "source_file", "trial"},
     "search": {"errors", "objective", "plugins", "suggest", "trial"},
     "study_dir": {"config", "dotted", "errors", "objective", "redact", "trial"},
     "prepare": {"backend", "data", "errors", "suggest", "trial"},
     "ranking": {"objective", "search", "trial"},
-    "train": {"data", "errors", "objective", "study_dir", "suggest", "trial"},
+    "train": {"data", "errors", "objective", "source_file", "study_dir", "suggest", "trial"},
     "daemon": {"backend", "train"},
     "report": {
         "config",
@@ -56,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
         "redact",
         "report",
         "search",
+        "source_file",
         "study",
         "study_dir",
         "tracking",
@@ -70,6 +71,7 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
         "prepare",
         "redact",
+        "study",
         "study_dir",
         "tracking",
         "trial",
@@ -107,6 +109,7 @@ ALLOWED: dict[str, set[str]] = {
         "trial",
     },
     "__main__": {"cli"},
+    "source_file": {"errors"},
 }
 # The protocols of these packages are all that the driver loop may know of them.
 SEAMS = {

@@ -153,7 +153,7 @@ def write_study(
     objective = config.objective.build()
     backend = _Backend(curves or Accuracies(config.search.max_resource), slots, disturbances)
     journal = Journal.open(storage, objective, driver=driver, clock=lambda: START + begin + backend.clock())
-    search = build_search(config, parsed, place="virtual")
+    search = build_search(config, parsed)
     study = Study(
         journal=journal,
         search=search,

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from spark_hpo.config import build_config, defaults, load_config
-from spark_hpo.driver.build_search import earlier_trials
+from spark_hpo.driver.earlier_studies import read_earlier_trials
 from spark_hpo.errors import ConfigError, JournalError, SpaceError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.search.registry import build_space
@@ -196,15 +196,17 @@ def test_results_that_were_counted_and_are_gone_are_missed(tmp_path: Path) -> No
 @pytest.mark.parametrize("wrong", ['{"a": 1}', "[" * 5_000, '[[{"params": {}}]]', '[[{"loss": "x"}]]', "["])
 def test_a_broken_transfer_file_is_named(tmp_path: Path, wrong: str) -> None:
     Storage(tmp_path).write("transfer.json", wrong.encode())
-    config = build_config({**yaml.safe_load(QUICKSTART), "study_dir": str(tmp_path)}, place="study.yaml")
+    record = {**yaml.safe_load(QUICKSTART), "study_dir": str(tmp_path)}
+    record["search"]["transfer"] = {"studies": ["earlier"]}
+    config = build_config(record, place="study.yaml")
     with pytest.raises(JournalError, match=r"transfer\.json is damaged"):
-        earlier_trials(config, Storage(tmp_path))
+        read_earlier_trials(config, Storage(tmp_path))
 
 
 def test_a_definition_of_a_newer_version_is_refused_with_the_cure(tmp_path: Path) -> None:
     record = json.loads((KEPT / "default-killed" / "study.json").read_text())
     Storage(tmp_path).write("study.json", json.dumps({**record, "version": 2}).encode())
-    with pytest.raises(JournalError, match=r"newer spark_hpo \(version 2\); install that one"):
+    with pytest.raises(JournalError, match=r"newer spark_hpo \(version 2\)"):
         Definition.load(Storage(tmp_path))
 
 
@@ -216,10 +218,10 @@ def test_settings_that_an_older_version_did_not_know_count_as_not_set() -> None:
     del older["stopping"]
     del older["training"]["patience"]
     definition = Definition.create(older)
-    definition.check(config, place="study.yaml", defaults=defaults())
+    definition.check(config, defaults=defaults())
     config["training"]["patience"] = 3
     with pytest.raises(ConfigError, match=r"training\.patience is 3, but the study was started with None"):
-        definition.check(config, place="study.yaml", defaults=defaults())
+        definition.check(config, defaults=defaults())
 
 
 def test_defaults_are_those_of_a_study_that_sets_nothing() -> None:

@@ -21,6 +21,7 @@ from spark_hpo.errors import ConfigError, NoTrialSucceeded, SpaceError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.porting.objective import HyperoptObjective
 from spark_hpo.porting.spark_trials import SparkTrials
+from spark_hpo.source_file import SourceFile
 from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
@@ -294,6 +295,6 @@ def test_objective_is_sent_with_its_file(tmp_path: Path, monkeypatch: pytest.Mon
     module = importlib.import_module(file.stem)
     code = Code.of(HyperoptObjective(module.parabola, SPACE))
     assert code.by_value
-    assert code.file == file
-    assert Code.of(HyperoptObjective(module.constant, SPACE)).file == file
-    assert Code.of(HyperoptObjective(np.sum, SPACE)).file is None  # of a package
+    assert code.source == SourceFile(file, file.stem)
+    assert Code.of(HyperoptObjective(module.constant, SPACE)).source == code.source
+    assert Code.of(HyperoptObjective(np.sum, SPACE)).source is None  # of a package

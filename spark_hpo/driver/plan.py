@@ -1,0 +1,88 @@
+"""What a configuration names: its objective, its space and the user's code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from spark_hpo.config import StudyConfig
+from spark_hpo.data.readers import resolve_reader
+from spark_hpo.errors import ConfigError, within
+from spark_hpo.objective import Objective
+from spark_hpo.search.registry import build_space
+from spark_hpo.search.space import Space
+from spark_hpo.source_file import SourceFile
+from spark_hpo.train.reference import Code, Trainable, is_task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyPlan:
+    """A configuration and the objects that it names, found without Spark and without the table."""
+
+    config: StudyConfig
+    objective: Objective
+    space: Space
+    code: Code  # of the task
+    transforms: Mapping[str, str]  # `module:function`, by column
+    files: tuple[SourceFile, ...]  # of the task and the transforms, which executors lack
+    objects: tuple[str, ...]  # "task", "space": what the caller passed as objects, instead of the settings
+
+    @property
+    def has_task(self) -> bool:
+        """Whether it trains a task class, not a training function."""
+        return is_task(self.code.trainable)
+
+
+def plan_study(config: StudyConfig, *, task: Trainable | None = None, space: object = None) -> StudyPlan:
+    """Check a configuration, and import the code that it names.
+
+    Args:
+        config: the study.
+        task: replaces the task of the configuration.
+        space: replaces the space of the configuration; anything that `build_space` takes.
+
+    Raises:
+        ConfigError: a setting is wrong, or the code cannot be imported.
+    """
+    parsed = build_space(
+        config.space if space is None else space, "space", constraints=config.search.constraints
+    )
+    code = load_code(config) if task is None else Code.of(task)
+    references, files = load_transforms(config)
+    if config.data is not None:
+        with within("data"):
+            resolve_reader(config.data.reader)
+    elif is_task(code.trainable):
+        raise ConfigError("is missing; only a training function can do without a table", key="data")
+    is_named = task is None or (not code.by_value and code.reference == config.task)
+    return StudyPlan(
+        config=config,
+        objective=config.objective.build(),
+        space=parsed,
+        code=code,
+        transforms=references,
+        files=tuple(dict.fromkeys([*([code.source] if code.source else []), *files])),
+        objects=(*(() if is_named else ("task",)), *(() if space is None else ("space",))),
+    )
+
+
+def load_code(config: StudyConfig) -> Code:
+    """Import the task of a configuration."""
+    path, separator, name = config.task.rpartition(":")
+    if separator and path.endswith(".py"):
+        return Code.in_file(config.beside(path), name, value=config.task)
+    return Code.named(config.task)
+
+
+def load_transforms(config: StudyConfig) -> tuple[dict[str, str], list[SourceFile]]:
+    """Import the files of `data.transforms`. Return importable references by column, and the files."""
+    references: dict[str, str] = {}
+    files: list[SourceFile] = []
+    for column, reference in (config.data.transforms if config.data else {}).items():
+        path, separator, name = reference.rpartition(":")
+        references[column] = reference
+        if separator and path.endswith(".py"):
+            key = f"data.transforms.{column}"
+            files.append(SourceFile.load(config.beside(path), key=key, value=reference))
+            references[column] = f"{files[-1].module}:{name}"
+    return references, files

@@ -1,0 +1,116 @@
+"""`run_study` in this process: what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from spark_hpo.config import build_config, load_config
+from spark_hpo.driver.run import run_study
+from spark_hpo.driver.sync import sync_study
+from spark_hpo.errors import ConfigError, TrialError
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.train.context import TrainContext
+from tests.support.tables import clusters_study, write_clusters
+from tests.support.written_studies import Pen
+
+FUNCTION = """
+def train(ctx):
+    for epoch in range(*ctx.resource):
+        ctx.report({{"score": {score}}})
+"""
+STUDY = """
+name: small
+study_dir: study
+task: my_task.py:train
+objective: {metric: score, mode: max}
+space: {x: {type: uniform, low: 0, high: 1}}
+search: {max_resource: 1}
+budget: {trials: 1}
+backend: inline
+mlflow: {tracking_uri: "sqlite:///mlflow.db"}
+"""
+
+
+def test_two_task_files_of_one_name_are_two_tasks(tmp_path: Path) -> None:
+    scores = []
+    for folder, score in (("a", 1.0), ("b", 2.0)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "my_task.py").write_text(FUNCTION.format(score=score))
+        (tmp_path / folder / "study.yaml").write_text(STUDY)
+        paths = [f"study_dir={tmp_path}/{folder}/study", f"mlflow.tracking_uri=sqlite:///{tmp_path}/m.db"]
+        result = run_study(load_config(tmp_path / folder / "study.yaml", paths))
+        scores.append(result.best.metrics["score"])
+    assert scores == [1.0, 2.0]
+
+
+def test_run_refuses_an_earlier_study_before_it_writes_anything(tmp_path: Path) -> None:
+    write_clusters(tmp_path / "table")
+    search = {"max_resource": 3, "transfer": {"studies": [str(tmp_path / "mrach")]}}
+    with pytest.raises(ConfigError) as caught:
+        run_study(clusters_study(tmp_path, search=search))
+    assert caught.value.key == "search.transfer.studies"
+    assert not (tmp_path / "study").exists()
+
+
+def test_run_learns_from_another_earlier_study_after_a_correction(tmp_path: Path) -> None:
+    write_clusters(tmp_path / "table")
+
+    def search(*studies: str) -> dict[str, Any]:
+        return {"max_resource": 1, "sampler": "random", "transfer": {"studies": list(studies)}}
+
+    pen = Pen(storage=Storage(tmp_path / "march")).start(0, params={"learning_rate": 0.05})
+    pen.end(0, value=0.9).close()
+    run_study(clusters_study(tmp_path, search=search(), budget={"trials": 1}))
+    corrected = clusters_study(tmp_path, search=search(str(tmp_path / "march")), budget={"trials": 1})
+    assert run_study(corrected).study.progress.replayed == 1
+
+
+def broken_test(ctx: TrainContext) -> None:
+    if ctx.is_evaluation:
+        raise ValueError("no test today")
+    ctx.report({"score": 1.0}, resource=ctx.resource.stop, checkpoint={"w": 1})
+
+
+def test_run_whose_test_fails_returns_the_untested_result(tmp_path: Path) -> None:
+    config = build_config(
+        {
+            "name": "small",
+            "study_dir": str(tmp_path / "study"),
+            "task": "broken_test",
+            "objective": {"metric": "score", "mode": "max"},
+            "space": {"x": {"type": "uniform", "low": 0, "high": 1}},
+            "search": {"max_resource": 1},
+            "budget": {"trials": 1},
+            "backend": "inline",
+            "mlflow": {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"},
+        },
+        place="test",
+    )
+    result = run_study(config, task=broken_test)
+    assert result.test == {}
+    assert result.test_error is not None
+    assert "no test today" in result.test_error
+    assert result.summary()["test_error"] == result.test_error
+    assert run_study(config, task=broken_test).best_params == result.best_params
+
+
+def test_run_whose_test_fails_publishes_the_model_as_untested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clusters(tmp_path / "table")
+
+    def fail(*_: object) -> None:
+        raise TrialError("accuracy is NaN")
+
+    monkeypatch.setattr("spark_hpo.study.Study.test", fail)
+    result = run_study(clusters_study(tmp_path))
+    assert result.model is not None
+    assert (result.model.is_champion, result.model.is_best) == (False, False)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    [version] = client.search_model_versions("name = 'clusters'")
+    assert "accuracy is NaN" in version.tags["spark_hpo.untested"]
+    assert sync_study(clusters_study(tmp_path)).model == result.model
