@@ -83,7 +83,8 @@ def to_rst(app: Sphinx, what: str, name: str, obj: object, options: object, line
         [""] if what == "property" else []
     )  # napoleon takes what ends the first line with a colon for a type
     before, is_section = "", False
-    for line in re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", "\n".join(lines)).split("\n"):
+    text = re.sub(r"\*(?=\w)(?![^*\n]*\w\*)", r"\\*", "\n".join(lines))  # *shape, but not *emphasis*
+    for line in re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", text).split("\n"):
         if line.startswith("    ") and not before.startswith((" ", "-")) and not is_section:
             done += ["", "::", ""]
         done.append(line)

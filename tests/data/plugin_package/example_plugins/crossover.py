@@ -7,12 +7,12 @@ from spark_hpo.trial import Params
 
 
 class CrossoverSampler:
-    """Takes each parameter from one of the best trials so far, or draws it anew."""
+    """Copies each parameter from one of the best trials so far, or draws it from the space."""
 
     def __init__(self, space: Space, seed: int, *, num_parents: int = 5) -> None:
         self.space, self.seed, self.num_parents = space, seed, num_parents
         self._params: dict[int, Params] = {}
-        self._ranks: dict[int, tuple[int, float]] = {}  # far trained first, then by loss
+        self._ranks: dict[int, tuple[int, float]] = {}  # (-resource, loss) by trial
 
     def ask(self, trial_id: int) -> Params:
         rng = np.random.default_rng((self.seed, trial_id))
@@ -27,5 +27,5 @@ class CrossoverSampler:
         self._params[trial_id] = params
 
     def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
-        if math.isfinite(loss):  # a failed trial is nobody's parent
+        if math.isfinite(loss):  # a failed trial has no finite loss
             self._ranks[trial_id] = (-resource, loss)
