@@ -1,1 +1,1 @@
-"""Programs that were written for hyperopt's SparkTrials or for Optuna, as they are."""
+"""Runs programs that were written for hyperopt's SparkTrials or for Optuna as studies."""

@@ -1,4 +1,4 @@
-"""hyperopt's `fmin`, on Spark: what a program with SparkTrials calls instead."""
+"""fmin: a replacement for hyperopt's `fmin` that runs trials on Spark."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ from hyperopt.pyll import as_apply
 from hyperopt.pyll.base import Apply
 
 from spark_hpo.driver.run import run_study
-from spark_hpo.errors import ConfigError, NoTrialSucceeded
-from spark_hpo.porting.hyperopt_algorithm import HyperoptSampler, Suggest, check_labels
-from spark_hpo.porting.objective import HyperoptObjective
+from spark_hpo.errors import ConfigError, NoTrialSucceeded, located, within
+from spark_hpo.porting.hyperopt_objective import HyperoptObjective
+from spark_hpo.porting.hyperopt_sampler import HyperoptSampler, Suggest, check_labels
+from spark_hpo.porting.hyperopt_trials import (
+    ProgressCallback,
+    StopsCallback,
+    TrialsCallback,
+    earlier_documents,
+)
 from spark_hpo.porting.study_options import MANY, TrialLimit, study_config
-from spark_hpo.porting.trials import ProgressCallback, StopsCallback, TrialsCallback, earlier_documents
 from spark_hpo.search.samplers.wrappers import EnqueuedSampler
 from spark_hpo.study.callback import Callback
 
@@ -33,6 +38,7 @@ logger = logging.getLogger(__name__)
 _PLACE = "fmin"
 
 
+@located(_PLACE)
 def fmin(
     fn: Callable[[Any], Any],
     space: Any,
@@ -61,49 +67,58 @@ def fmin(
     callbacks: Sequence[Callback] = (),
     **sections: Any,
 ) -> Any:
-    """Minimise a function over a hyperopt space, each trial as a Spark job.
+    """Minimise a function over a hyperopt space, with each trial as a Spark job.
 
-    Takes all that hyperopt's `fmin` takes, and returns what it returns. What differs from SparkTrials:
-    docs/from-sparktrials.md.
+    The arguments and the returned value are those of hyperopt's `fmin`. docs/from-sparktrials.md lists the
+    differences from SparkTrials.
 
         from hyperopt import hp, tpe
         best = spark_hpo.fmin(lambda x: (x - 1) ** 2, hp.uniform("x", -5, 5), tpe.suggest, 40, parallelism=4)
 
     Args:
-        fn: returns a loss, or a mapping with `status` and `loss`. It may be a closure.
-        space: any hyperopt space, or "annotated".
+        fn: the objective: returns a loss, or a mapping with `status` and `loss`. It may be a closure.
+        space: any hyperopt space, or "annotated": `fn` has a space in the annotation of each argument.
         algo: `tpe.suggest`, `rand.suggest`, `anneal.suggest`, ..., or `functools.partial` of one.
-        max_evals: trials, those in `trials` included; `points_to_evaluate` come on top.
-        timeout: seconds until nothing new is started. Running trials are finished.
-        loss_threshold: the search ends with a loss below it.
-        trials: hyperopt's Trials, or a SparkTrials; filled as the search goes on.
-        rstate: a numpy generator, or an integer. A study that is resumed keeps its seed.
-        catch_eval_exceptions: as with SparkTrials, a trial that raises has failed, whatever this says.
-        return_argmin: True: the best values by label, as `space_eval` takes them; False: the point itself.
-        points_to_evaluate: values by label, of trials that run first.
-        show_progressbar: or a context manager, as in `hyperopt.progress`.
-        early_stop_fn: called after each trial that has a loss.
-        parallelism: trials at the same time; None: as many as the cluster has slots for.
-        name: of the study and its MLflow experiment; None: the function's.
-        storage: the study directory, any URL that the driver reaches; the same call with the same storage
-            goes on where the last one ended. None: a new one in `studies/`.
-        resume: auto; must: refuse when there is no study yet; never: refuse when there is one.
-        spark: the session to be used; None: the active one, or a new one.
-        callbacks: are told what happens, on the driver.
-        sections: of a study file, over what fmin sets: `mlflow={"tracking_uri": ...}`,
-            `resources={"gpus_per_rank": 1}`.
+        max_evals: the number of trials, including those in `trials` but not `points_to_evaluate`.
+        timeout: seconds after which no new trial starts; running trials are finished.
+        loss_threshold: the search ends when a trial has a loss below this.
+        trials: a hyperopt Trials or a SparkTrials, which is updated as trials end.
+        rstate: a numpy generator or an integer. A study that is resumed keeps its seed.
+        catch_eval_exceptions: has no effect: as with SparkTrials, a trial that raises is a failed trial.
+        return_argmin: True: return the best values by label, as for `space_eval`; False: return the point.
+        points_to_evaluate: values by label, of trials that run before all others.
+        show_progressbar: a bool, or a context manager as in `hyperopt.progress`.
+        early_stop_fn: called after each trial that has a loss: `(trials, *state) -> (stop, state)`.
+        parallelism: the largest number of trials at a time; None: as many as the cluster has slots for.
+        name: of the study and its MLflow experiment; None: the name of the function.
+        storage: the study directory: a path or URL that the driver can reach. The same call with the same
+            storage resumes the study. None: a new directory in `studies/`.
+        resume: "auto"; "must": raise if the study does not exist; "never": raise if it exists.
+        spark: the session to use; None: the active one, or a new one.
+        callbacks: called on the driver while the study runs.
+        sections: sections of a study file that override what fmin sets, such as
+            `mlflow={"tracking_uri": ...}` and `resources={"gpus_per_rank": 1}`.
+
+    Returns:
+        The best values by label, or the best point: see `return_argmin`.
 
     Raises:
         ConfigError: an argument is wrong.
-        StudyInterrupted: by Ctrl-C or SIGTERM. The same call with the same `storage` goes on.
+        StudyInterrupted: by Ctrl-C or SIGTERM. The same call with the same `storage` resumes the study.
         hyperopt.exceptions.AllTrialsFailed: no trial has a loss.
     """
     validate_timeout(timeout)
     validate_loss_threshold(loss_threshold)
     if pass_expr_memo_ctrl or getattr(fn, "fmin_pass_expr_memo_ctrl", False):
-        raise ConfigError(f"{_PLACE}: pass_expr_memo_ctrl cannot be: fn runs on executors, without Trials")
+        rule = "is not supported, because fn runs on executors, which have no Trials"
+        raise ConfigError(rule, key="pass_expr_memo_ctrl")
     if trials_save_file:
-        raise ConfigError(f"{_PLACE}: trials_save_file: say storage='...' instead, and the next call goes on")
+        raise ConfigError(
+            "is not supported",
+            key="trials_save_file",
+            value=trials_save_file,
+            cure="Use storage='...': the same call with the same storage resumes the search",
+        )
     if isinstance(space, str) and space == "annotated":
         fn, space = _annotated(fn)
     trials = Trials() if trials is None else trials
@@ -119,7 +134,7 @@ def fmin(
         parallelism=parallelism,
         record={
             "objective": {"metric": "loss", "mode": "min"},
-            "space": {"hyperopt": _text(space)},  # so that another space is not taken for the same study
+            "space": {"hyperopt": _space_text(space)},  # a study is not resumed with another space
             "search": {"sampler": "random", "scheduler": "full", "max_resource": 1},
             "budget": {"resource": MANY, "seconds": timeout},
         },
@@ -129,16 +144,17 @@ def fmin(
     sampler = HyperoptSampler(space, algo or tpe.suggest, config.seed, earlier=earlier)
     points = [dict(point) for point in points_to_evaluate or ()]
     for i, point in enumerate(points):
-        check_labels(point, sampler.labels, f"{_PLACE}: points_to_evaluate[{i}]")
-    most = MANY if max_evals is None else max(0, max_evals - len(earlier)) + len(points)
-    told: list[Callback] = [
+        with within(f"points_to_evaluate[{i}]"):
+            check_labels(point, sampler.labels)
+    limit = MANY if max_evals is None else max(0, max_evals - len(earlier)) + len(points)
+    all_callbacks: list[Callback] = [
         TrialsCallback(trials, sampler.labels, config.study_dir),
-        TrialLimit(most),
+        TrialLimit(limit),
         StopsCallback(sampler.labels, loss_threshold=loss_threshold, early_stop_fn=early_stop_fn),
-        *_progress(show_progressbar if verbose else False, None if most == MANY else most),
+        *_progress(show_progressbar if verbose else False, None if limit == MANY else limit),
         *callbacks,
     ]
-    logger.info("the study is in %s: with it as `storage`, the same call goes on", config.study_dir)
+    logger.info("study directory: %s; pass it as `storage` to resume", config.study_dir)
     try:
         run_study(
             config,
@@ -146,11 +162,11 @@ def fmin(
             task=HyperoptObjective(fn, space),
             sampler=EnqueuedSampler(sampler, points) if points else sampler,
             spark=spark or getattr(trials, "spark_session", None) or getattr(trials, "_spark", None),
-            callbacks=told,
+            callbacks=all_callbacks,
             test=False,  # an objective has no test split
         )
     except NoTrialSucceeded as exc:
-        logger.warning("%s", exc)  # what hyperopt says of it follows
+        logger.warning("%s", exc)  # hyperopt's own errors are raised below
     if not return_argmin:
         return space_eval(space, trials.argmin) if len(trials) else None
     if not len(trials):
@@ -159,7 +175,7 @@ def fmin(
 
 
 def _seed(rstate: Any) -> int | None:
-    """A seed of numpy's generators, old and new, or of an integer."""
+    """Return a seed: drawn from a numpy generator, old or new, or the integer itself; None: any."""
     if rstate is None:
         text = os.environ.get("HYPEROPT_FMIN_SEED", "")
         return int(text) if text else None
@@ -167,17 +183,17 @@ def _seed(rstate: Any) -> int | None:
         return rstate
     draw = getattr(rstate, "integers", None) or getattr(rstate, "randint", None)
     if draw is None:
-        raise ConfigError(f"{_PLACE}: rstate is {rstate!r}; it must be a numpy generator or an integer")
+        raise ConfigError("must be a numpy generator or an integer", key="rstate", value=rstate)
     return int(draw(2**31 - 1))
 
 
-def _text(space: Any) -> str:
-    """What a space looks like, the same in each process."""
+def _space_text(space: Any) -> str:
+    """Return a text that describes a space, equal in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(as_apply(space)))
 
 
-class _Spread:
-    """Calls a function with a mapping's entries by name."""
+class _NamedArguments:
+    """Calls a function with the entries of a mapping as named arguments."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -189,13 +205,15 @@ class _Spread:
 
 
 def _annotated(fn: Callable[..., Any]) -> tuple[Callable[[Any], Any], dict[str, Any]]:
-    """The space in a function's annotations, and the function as one of its points."""
+    """Return a function of one point, and the space in the annotations of the original function."""
     space = dict(inspect.getfullargspec(fn).annotations)
     space.pop("return", None)
     for label, expression in space.items():
         if not isinstance(expression, Apply):
-            raise InvalidAnnotatedParameter(f"{label} is annotated with {expression!r}; it must be hp.*")
-    return _Spread(fn), space
+            raise InvalidAnnotatedParameter(
+                f"{label} must be annotated with an expression of hp.* (got {expression!r})"
+            )
+    return _NamedArguments(fn), space
 
 
 def _progress(bar: bool | Callable[..., Any], total: int | None) -> list[Callback]:

@@ -1,4 +1,4 @@
-"""Optuna objectives on Spark: what a program calls instead of `study.optimize`."""
+"""optimize: a replacement for Optuna's `study.optimize` that runs trials on Spark."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from spark_hpo.driver.result import Result
 from spark_hpo.driver.run import run_study
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, located
+from spark_hpo.porting.optuna_sampler import STATE, OptunaDefineByRunSampler, frozen_trial, quiet_study
 from spark_hpo.porting.study_options import MANY, TrialLimit, study_config
-from spark_hpo.porting.suggesting import STATE, SuggestingSampler, frozen_trial, quiet_study
 from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.storage import Storage
 
@@ -29,15 +29,15 @@ _MODES = {"minimize": "min", "maximize": "max"}
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class OptunaResult(Result):
-    """What an Optuna objective has come to."""
+    """The result of `optimize`."""
 
     def to_optuna(self) -> optuna.Study:
-        """A study of Optuna's with all trials that have ended, in memory: for its plots and its tables."""
+        """Return an in-memory Optuna study with all trials that have ended, for Optuna's plots and tables."""
         objective = self.config.objective
-        words = {mode: word for word, mode in _MODES.items()}
+        directions = {mode: word for word, mode in _MODES.items()}
         study = quiet_study(
             study_name=self.config.name,
-            directions=[words[mode] for mode in (objective.mode, *objective.also.values())],
+            directions=[directions[mode] for mode in (objective.mode, *objective.also.values())],
         )
         for trial in self.journal.trials.values():
             if STATE in trial.notes and trial.ended_at is not None:
@@ -48,6 +48,7 @@ class OptunaResult(Result):
         return study
 
 
+@located(_PLACE)
 def optimize(
     objective: Callable[[optuna.Trial], float | Sequence[float]],
     *,
@@ -67,7 +68,7 @@ def optimize(
     callbacks: Sequence[Callback] = (),
     **sections: Any,
 ) -> OptunaResult:
-    """Optimise an Optuna objective, each trial as a Spark job.
+    """Optimise an Optuna objective, with each trial as a Spark job.
 
         def objective(trial):
             x = trial.suggest_float("x", -5, 5)
@@ -75,52 +76,56 @@ def optimize(
 
         result = spark_hpo.optimize(objective, n_trials=40, parallelism=4)
 
-    The trial is Optuna's own: `suggest_*`, in branches and loops, `report`, `should_prune`,
-    `set_user_attr`, `params` and `number` are what they are there.
+    The objective gets a real Optuna trial: `suggest_*`, also in branches and loops, `report`, `should_prune`,
+    `set_user_attr`, `params` and `number` work as in Optuna.
 
     Args:
-        objective: returns a number, or several. It may be a closure.
-        n_trials: of the study, those of earlier calls included.
-        timeout: seconds until nothing new is started. Running trials are finished.
+        objective: returns a number, or one per direction. It may be a closure.
+        n_trials: the number of trials of the study, including those of earlier calls.
+        timeout: seconds after which no new trial starts; running trials are finished.
         direction: "minimize" (the default) or "maximize".
-        directions: the same for several values.
-        sampler: Optuna's, asked on the driver; None: its TPE. A parameter that no trial has asked for yet is
-            drawn at random.
-        pruner: Optuna's, asked on executors, with trials that have ended; None: its median rule.
-        enqueue: parameters of trials that run first.
-        seed: of the search; None: any. A study that is resumed keeps its own.
-        parallelism: trials at the same time; None: as many as the cluster has slots for.
-        name: of the study and its MLflow experiment; None: the function's.
-        storage: the study directory, any URL that driver and executors reach; the same call with the same
-            storage goes on where the last one ended. None: a new one in `studies/`.
-        resume: auto; must: refuse when there is no study yet; never: refuse when there is one.
-        spark: the session to be used; None: the active one, or a new one.
-        callbacks: are told what happens, on the driver.
-        sections: of a study file, over what this sets: `mlflow={"tracking_uri": ...}`,
-            `resources={"gpus_per_rank": 1}`.
+        directions: one per value, for an objective that returns several.
+        sampler: an Optuna sampler, which runs on the driver; None: TPESampler. A parameter that no earlier
+            trial has asked for gets a random value.
+        pruner: an Optuna pruner, which runs on executors and sees the trials that have ended; None:
+            MedianPruner.
+        enqueue: parameters of trials that run before all others.
+        seed: of the search; None: a random one. A study that is resumed keeps its seed.
+        parallelism: the largest number of trials at a time; None: as many as the cluster has slots for.
+        name: of the study and its MLflow experiment; None: the name of the function.
+        storage: the study directory: a path or URL that driver and executors can reach. The same call with
+            the same storage resumes the study. None: a new directory in `studies/`.
+        resume: "auto"; "must": raise if the study does not exist; "never": raise if it exists.
+        spark: the session to use; None: the active one, or a new one.
+        callbacks: called on the driver while the study runs.
+        sections: sections of a study file that override what this function sets, such as
+            `mlflow={"tracking_uri": ...}` and `resources={"gpus_per_rank": 1}`.
 
     Raises:
         ConfigError: an argument is wrong, or Optuna is not installed.
         NoTrialSucceeded: every trial has failed or was pruned.
-        StudyInterrupted: by Ctrl-C or SIGTERM. The same call with the same `storage` goes on.
+        StudyInterrupted: by Ctrl-C or SIGTERM. The same call with the same `storage` resumes the study.
     """
     try:
         import optuna
     except ImportError as exc:
-        raise ConfigError(f"{_PLACE}: Optuna is not installed: pip install 'spark_hpo[optuna]'") from exc
+        raise ConfigError("Optuna is not installed", cure="Run: pip install 'spark_hpo[optuna]'") from exc
 
-    from spark_hpo.porting.suggested import OptunaObjective, PeersCallback, metrics_of
+    from spark_hpo.porting.optuna_objective import OptunaObjective, metrics_of
+    from spark_hpo.porting.optuna_peers import PeersCallback
 
     if isinstance(sampler, optuna.samplers.GridSampler | optuna.samplers.BruteForceSampler):
         raise ConfigError(
-            f"{_PLACE}: sampler is {type(sampler).__name__}, but what there is to go through is not known "
-            "before trials have run: use run_study, with a space and search.sampler: grid"
+            "cannot enumerate the points, because the space is not known before trials have run",
+            key="sampler",
+            value=sampler,
+            cure="Use run_study with a space and search.sampler: grid",
         )
     wanted = _directions(direction, directions)
     metrics = dict(zip(metrics_of(wanted), (_MODES[word] for word in wanted), strict=True))
     (metric, mode), *also = metrics.items()
     if n_trials is None and timeout is None:
-        raise ConfigError(f"{_PLACE}: set n_trials, timeout or both, or the study never ends")
+        raise ConfigError("the study would never end", cure="Set n_trials, timeout or both")
     config = study_config(
         _PLACE,
         objective,
@@ -137,21 +142,21 @@ def optimize(
         sections=sections,
     )
     study_dir = Storage(config.study_dir)
-    told: list[Callback] = [TrialLimit(n_trials or MANY), *callbacks]
+    all_callbacks: list[Callback] = [TrialLimit(n_trials or MANY), *callbacks]
     if not isinstance(pruner, optuna.pruners.NopPruner):
-        told.append(PeersCallback(study_dir))
-    logger.info("the study is in %s: with it as `storage`, the same call goes on", config.study_dir)
+        all_callbacks.append(PeersCallback(study_dir))
+    logger.info("study directory: %s; pass it as `storage` to resume", config.study_dir)
     result = run_study(
         config,
         resume=resume,
         task=OptunaObjective(
             objective, wanted, pruner or optuna.pruners.MedianPruner(), study_dir, config.name
         ),
-        sampler=SuggestingSampler(
-            sampler or optuna.samplers.TPESampler(), config.seed, directions=wanted, first=enqueue
+        sampler=OptunaDefineByRunSampler(
+            sampler or optuna.samplers.TPESampler(), config.seed, directions=wanted, enqueue=enqueue
         ),
         spark=spark,
-        callbacks=told,
+        callbacks=all_callbacks,
         test=False,  # an objective has no test split
     )
     return OptunaResult(**{item.name: getattr(result, item.name) for item in fields(result)})
@@ -159,11 +164,11 @@ def optimize(
 
 def _directions(direction: str | None, directions: Sequence[str] | None) -> tuple[str, ...]:
     if direction is not None and directions is not None:
-        raise ConfigError(f"{_PLACE}: direction and directions are both set; set one of them")
+        raise ConfigError("direction and directions are both set", cure="Set one of them")
     wanted = tuple(directions) if directions is not None else (direction or "minimize",)
     for word in wanted:
         if word not in _MODES:
-            raise ConfigError(f"{_PLACE}: direction is {word!r}; it must be minimize or maximize")
+            raise ConfigError("must be 'minimize' or 'maximize'", key="direction", value=word)
     if not wanted:
-        raise ConfigError(f"{_PLACE}: directions is empty; it must have one for each value")
+        raise ConfigError("is empty; it must have one direction per value", key="directions")
     return wanted

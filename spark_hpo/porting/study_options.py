@@ -19,7 +19,7 @@ from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.connection import usual_uri
 from spark_hpo.trial import Trial
 
-MANY = 2**63 - 1  # a budget that nobody reaches
+MANY = 2**63 - 1  # trials: no limit
 
 
 def study_config(
@@ -33,17 +33,17 @@ def study_config(
     record: Mapping[str, Any],
     sections: Mapping[str, Any],
 ) -> StudyConfig:
-    """The configuration of a study whose trials are one call of a function each.
+    """Return the configuration of a study each of whose trials is one call of a function.
 
     Args:
         place: the name of the caller, for messages.
         storage: the study directory; None: a new one in `studies/`.
-        seed: None: any. A study that is there already keeps its own.
-        record: what the caller wants.
-        sections: of a study file, over that.
+        seed: None: a random one. A study that exists keeps its seed.
+        record: sections of a study file that the caller sets.
+        sections: sections of a study file that override `record`.
 
     Raises:
-        ConfigError: one line for each mistake.
+        ConfigError: with one line per mistake.
     """
     name = name or _name_of(function)
     if storage is None:
@@ -53,14 +53,14 @@ def study_config(
     if known is not None:
         seed = int(known.config["seed"])
     if parallelism is not None and (isinstance(parallelism, bool) or not isinstance(parallelism, int)):
-        raise ConfigError(f"{place}: parallelism is {parallelism!r}; it must be an integer")
+        raise ConfigError("must be an integer", key="parallelism", value=parallelism)
     base: dict[str, Any] = {
         "name": name,
         "study_dir": study_dir,
         "seed": int.from_bytes(os.urandom(4)) if seed is None else seed,
         "task": name,
         "budget": {},
-        # An objective that fails is a worse trial than others, as in the library that it comes from.
+        # hyperopt and Optuna continue however many objectives fail.
         "stopping": {"max_failed_share": None},
         "resources": {"max_concurrent": parallelism if parallelism and parallelism > 0 else None},
         "mlflow": {"tracking_uri": usual_uri(study_dir)},

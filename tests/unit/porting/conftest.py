@@ -1,4 +1,4 @@
-"""Where ported programs of these tests put what they make."""
+"""Where the ported programs of these tests write: a temporary directory, and one MLflow database."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all studies: making one takes seconds."""
+    """One database for all studies, because creating one takes seconds."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 

@@ -1,4 +1,4 @@
-"""Optuna objectives as they are; trials in this process."""
+"""`optimize` with unchanged Optuna objectives; trials run in this process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def branches(trial: Any) -> float:
     return 1.0 / sum(widths)
 
 
-def test_it_finds_what_optuna_finds() -> None:
+def test_optimize_finds_what_optuna_finds() -> None:
     result = optimize(bowl, n_trials=40)
     alone = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=3))
     alone.optimize(bowl, n_trials=40)
@@ -57,7 +57,7 @@ def test_it_finds_what_optuna_finds() -> None:
     assert optuna.importance.get_param_importances(study)["x"] > 0
 
 
-def test_a_trial_has_what_it_has_asked_for_and_nothing_else() -> None:
+def test_trial_has_exactly_the_parameters_it_asked_for() -> None:
     result = optimize(branches, n_trials=40)
     seen = set()
     for trial in result.journal.trials.values():
@@ -69,7 +69,7 @@ def test_a_trial_has_what_it_has_asked_for_and_nothing_else() -> None:
     assert seen == {"linear", "deep", None}
     assert result.best.params["kind"] == "deep"
     assert result.best.metrics["value"] < 1 / 100
-    # And so has MLflow, which lets no parameter change: a proposal must not stand there.
+    # In MLflow too, where a logged parameter cannot be changed: proposals must not be logged.
     client = MlflowClient()
     experiment = client.get_experiment_by_name("branches")
     runs = client.search_runs([experiment.experiment_id], "tags.`spark_hpo.kind` = 'trial'", max_results=100)
@@ -77,7 +77,7 @@ def test_a_trial_has_what_it_has_asked_for_and_nothing_else() -> None:
     assert logged == {i: set(trial.params) for i, trial in result.journal.trials.items()}
 
 
-def test_the_trial_is_optunas_own() -> None:
+def test_trial_is_a_real_optuna_trial() -> None:
     def objective(trial: Any) -> float:
         assert trial.params == {}
         x = trial.suggest_float("x", 0, 1)
@@ -100,7 +100,7 @@ def test_the_trial_is_optunas_own() -> None:
         assert trial.intermediate_values[3] == trial.value
 
 
-def test_a_pruned_trial_is_stopped_and_never_the_best() -> None:
+def test_pruned_trial_is_stopped_and_never_the_best() -> None:
     def objective(trial: Any) -> float:
         x = trial.suggest_float("x", 0, 1)
         for step in range(10):
@@ -124,7 +124,7 @@ def test_a_pruned_trial_is_stopped_and_never_the_best() -> None:
     assert "the objective&#39;s own" in page
     study = result.to_optuna()
     assert [t.number for t in study.trials if t.state.name == "PRUNED"] == [t.trial_id for t in pruned]
-    # Optuna's rule: worse at a step than the median of those that have ended by then.
+    # MedianPruner: worse at a step than the median of the trials that have ended by then.
     for trial in pruned:
         ended = [t.intermediate_values for t in study.trials[: trial.trial_id] if t.state.name == "COMPLETE"]
         first = sorted(values[0] for values in ended)
@@ -142,7 +142,7 @@ def test_a_pruned_trial_is_stopped_and_never_the_best() -> None:
     ],
     ids=lambda pruner: type(pruner).__name__,
 )
-def test_every_pruner_of_optunas_is_asked(pruner: Any) -> None:
+def test_optimize_runs_every_optuna_pruner(pruner: Any) -> None:
     def objective(trial: Any) -> float:
         x = trial.suggest_float("x", 0, 1)
         for step in range(9):
@@ -165,13 +165,13 @@ def test_every_pruner_of_optunas_is_asked(pruner: Any) -> None:
     ],
     ids=lambda sampler: type(sampler).__name__,
 )
-def test_every_sampler_of_optunas_repeats_with_one_seed(sampler: Any) -> None:
+def test_optuna_sampler_repeats_with_the_same_seed(sampler: Any) -> None:
     first, second = (optimize(bowl, n_trials=12, sampler=sampler).journal.trials for _ in range(2))
     assert [t.params for t in first.values()] == [t.params for t in second.values()]
     assert len({json.dumps(t.params) for t in first.values()}) > 4
 
 
-def test_a_search_goes_on_as_if_it_had_not_ended(tmp_path: Path) -> None:
+def test_optimize_resumes_as_if_it_had_not_ended(tmp_path: Path) -> None:
     whole = [t.params for t in optimize(branches, n_trials=24).journal.trials.values()]
     optimize(branches, n_trials=11, storage=tmp_path / "mine")
     parts = optimize(branches, n_trials=24, storage=tmp_path / "mine", seed=99)
@@ -179,7 +179,7 @@ def test_a_search_goes_on_as_if_it_had_not_ended(tmp_path: Path) -> None:
     assert parts.study.progress.run == 13
 
 
-def test_several_values_are_several_objectives() -> None:
+def test_optimize_treats_values_as_objectives() -> None:
     def objective(trial: Any) -> tuple[float, float]:
         x = trial.suggest_float("x", 0, 2)
         return x**2, (x - 1) ** 2
@@ -190,14 +190,14 @@ def test_several_values_are_several_objectives() -> None:
     assert front == {trial.number for trial in result.to_optuna().best_trials}
 
 
-def test_enqueued_trials_run_first() -> None:
+def test_optimize_runs_enqueued_trials_first() -> None:
     result = optimize(bowl, n_trials=3, enqueue=[{"x": 1.0, "y": 3}, {"x": -2.0}])
     assert result.journal.trials[0].params == {"x": 1.0, "y": 3}
     assert result.journal.trials[1].params["x"] == -2.0
     assert result.best.loss == 0
 
 
-def test_what_fails_is_a_failed_trial() -> None:
+def test_objective_that_fails_is_a_failed_trial() -> None:
     def objective(trial: Any) -> Any:
         x = trial.suggest_float("x", 0, 1)
         if trial.number == 1:
@@ -206,10 +206,10 @@ def test_what_fails_is_a_failed_trial() -> None:
 
     result = optimize(objective, n_trials=6)
     messages = [t.failure and t.failure.message for t in result.journal.trials.values()]
-    assert "'no number'; it must be numbers" in messages[0]
+    assert "'no number'" in messages[0]
     assert "ZeroDivisionError" in messages[1]
-    assert "it must be finite" in messages[2]
-    assert "it must be 1 values" in messages[3]
+    assert "nan" in messages[2]
+    assert "(1.0, 2.0)" in messages[3]
     assert messages[4:] == [None, None]
     assert all("x" in trial.params for trial in result.journal.trials.values())
     assert [t.state.name for t in result.to_optuna().trials] == ["FAIL"] * 4 + ["COMPLETE"] * 2
@@ -222,15 +222,16 @@ def test_what_fails_is_a_failed_trial() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "key"),
     [
-        ({}, "n_trials, timeout or both"),
-        ({"n_trials": 1, "direction": "up"}, "direction is 'up'"),
-        ({"n_trials": 1, "direction": "minimize", "directions": ["minimize"]}, "both set"),
-        ({"n_trials": 1, "directions": []}, "directions is empty"),
-        ({"n_trials": 1, "sampler": optuna.samplers.GridSampler({"x": [1]})}, "sampler is GridSampler"),
+        ({}, ""),
+        ({"n_trials": 1, "direction": "up"}, "direction"),
+        ({"n_trials": 1, "direction": "minimize", "directions": ["minimize"]}, ""),
+        ({"n_trials": 1, "directions": []}, "directions"),
+        ({"n_trials": 1, "sampler": optuna.samplers.GridSampler({"x": [1]})}, "sampler"),
     ],
 )
-def test_what_cannot_be_is_said(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_optimize_names_a_wrong_argument(arguments: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError) as raised:
         optimize(bowl, **arguments)
+    assert (raised.value.place, raised.value.key) == ("optimize", key)

@@ -14,8 +14,8 @@ from spark_hpo.trial import Report, Trial, TrialState
 
 optuna = pytest.importorskip("optuna", reason="Optuna is an extra")
 
-from spark_hpo.porting import suggested  # noqa: E402 - needs Optuna
-from spark_hpo.porting.suggesting import notes_of, quiet_study  # noqa: E402
+from spark_hpo.porting import optuna_peers  # noqa: E402 - needs Optuna
+from spark_hpo.porting.optuna_sampler import notes_of, quiet_study  # noqa: E402
 
 TRIALS, STEPS = 200, 50
 
@@ -38,7 +38,7 @@ class CountingStorage(Storage):
 
 @pytest.fixture(autouse=True)
 def _each_refresh_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suggested, "_REFRESH_S", 0.0)
+    monkeypatch.setattr(optuna_peers, "_REFRESH_S", 0.0)
 
 
 def notes(number: int) -> dict[str, Any]:
@@ -62,10 +62,10 @@ def reports(study: Any, numbers: range) -> Iterator[tuple[Trial, Report]]:
 def test_peers_are_written_and_read_a_bounded_number_of_times(tmp_path: Path) -> None:
     driver, executor = CountingStorage(tmp_path), CountingStorage(tmp_path)
     study: Any = SimpleNamespace(trials={})
-    callback = suggested.PeersCallback(driver)
+    callback = optuna_peers.PeersCallback(driver)
     callback.on_study_start(study)
     own = quiet_study()
-    peers = suggested._Peers(own, executor, TRIALS)
+    peers = optuna_peers.Peers(own, executor, TRIALS)
     for trial, report in reports(study, range(TRIALS)):
         callback.on_report(study, trial, report)
         peers.refresh()
@@ -79,13 +79,13 @@ def test_peers_are_written_and_read_a_bounded_number_of_times(tmp_path: Path) ->
 
 def test_peers_of_a_resumed_study_reach_a_rank(tmp_path: Path) -> None:
     study: Any = SimpleNamespace(trials={})
-    first = suggested.PeersCallback(Storage(tmp_path))
+    first = optuna_peers.PeersCallback(Storage(tmp_path))
     for trial, report in reversed(list(reports(study, range(60)))):
         first.on_report(study, trial, report)
-    second = suggested.PeersCallback(Storage(tmp_path))
+    second = optuna_peers.PeersCallback(Storage(tmp_path))
     second.on_study_start(study)
     own = quiet_study()
-    peers = suggested._Peers(own, Storage(tmp_path), 0)
+    peers = optuna_peers.Peers(own, Storage(tmp_path), 0)
     peers.refresh()
     for trial, report in reports(study, range(60, 90)):
         second.on_report(study, trial, report)

@@ -1,4 +1,4 @@
-"""hyperopt's algorithms as a sampler: what they are shown, and that resuming changes nothing."""
+"""HyperoptSampler: what it shows to hyperopt's algorithms, and that resuming changes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hyperopt import anneal, hp, rand, tpe
 
 from spark_hpo.errors import ConfigError, SpaceError
-from spark_hpo.porting.hyperopt_algorithm import HyperoptSampler, assignment_of
+from spark_hpo.porting.hyperopt_sampler import HyperoptSampler, values_by_label
 
 SPACE = {"x": hp.uniform("x", -5, 5), "kind": hp.choice("kind", ["a", {"q": hp.quniform("q", 0, 9, 3)}])}
 
@@ -35,7 +35,7 @@ def run(sampler: HyperoptSampler, first: int, last: int) -> None:
 
 
 @pytest.mark.parametrize("suggest", [tpe.suggest, rand.suggest, anneal.suggest])
-def test_what_was_told_decides_and_nothing_else(suggest: Any) -> None:
+def test_proposals_depend_on_reported_losses_only(suggest: Any) -> None:
     sampler, resumed = (HyperoptSampler(SPACE, suggest, seed=3) for _ in range(2))
     run(sampler, 0, 25)
     assert sampler.ask(25) == sampler.ask(25)
@@ -46,7 +46,7 @@ def test_what_was_told_decides_and_nothing_else(suggest: Any) -> None:
     assert HyperoptSampler(SPACE, suggest, seed=4).ask(0) != HyperoptSampler(SPACE, suggest, seed=3).ask(0)
 
 
-def test_an_inactive_parameter_has_no_value() -> None:
+def test_proposal_has_no_value_for_an_inactive_parameter() -> None:
     sampler = HyperoptSampler(SPACE, rand.suggest, seed=0)
     proposals = [sampler.ask(i) for i in range(20)]
     assert {frozenset(p) for p in proposals} == {frozenset({"x", "kind"}), frozenset({"x", "kind", "q"})}
@@ -54,7 +54,7 @@ def test_an_inactive_parameter_has_no_value() -> None:
     assert all(type(value) in (int, float) for p in proposals for value in p.values())
 
 
-def test_trials_in_flight_are_lent_the_median_and_failures_nothing() -> None:
+def test_running_trials_count_with_the_median_loss() -> None:
     watched = Watched(anneal.suggest)
     sampler = HyperoptSampler(SPACE, watched, seed=0)
     for trial_id, loss in enumerate([1.0, 5.0, 2.0, math.inf]):
@@ -64,10 +64,10 @@ def test_trials_in_flight_are_lent_the_median_and_failures_nothing() -> None:
     sampler.ask(5)
     assert [d["result"].get("loss") for d in watched.shown] == [1.0, 5.0, 2.0, None, 2.0]
     assert [d["result"]["status"] for d in watched.shown] == ["ok", "ok", "ok", "fail", "ok"]
-    assert assignment_of(watched.shown[4]) == {"x": 2.0, "kind": 0}
+    assert values_by_label(watched.shown[4]) == {"x": 2.0, "kind": 0}
 
 
-def test_tpe_waits_for_results_not_for_trials() -> None:
+def test_running_trials_are_hidden_until_startup_trials_end() -> None:
     """hyperopt's own count has those in flight in it: with 20 slots its model would be of nothing."""
     sampler = HyperoptSampler(SPACE, functools.partial(tpe.suggest, n_startup_jobs=5), seed=0)
     random = HyperoptSampler(SPACE, rand.suggest, seed=0)
@@ -79,11 +79,13 @@ def test_tpe_waits_for_results_not_for_trials() -> None:
     assert sampler.ask(30) != random.ask(30)
 
 
-def test_what_cannot_be_is_said() -> None:
-    with pytest.raises(SpaceError, match="not a hyperopt space: DuplicateLabel"):
+def test_errors_name_the_space_the_algorithm_and_the_label() -> None:
+    with pytest.raises(SpaceError, match="DuplicateLabel") as wrong_space:
         HyperoptSampler([hp.uniform("x", 0, 1), hp.uniform("x", 0, 2)], rand.suggest, seed=0)
     sampler = HyperoptSampler(SPACE, lambda *_: [], seed=0)
-    with pytest.raises(ConfigError, match="nothing more to propose"):
+    with pytest.raises(ConfigError) as exhausted:
         sampler.ask(0)
-    with pytest.raises(SpaceError, match="'z', which is no label"):
+    with pytest.raises(SpaceError) as wrong_label:
         sampler.start(0, {"z": 1})
+    keys = [error.value.key for error in (wrong_space, exhausted, wrong_label)]
+    assert keys == ["space", "algo", "z"]

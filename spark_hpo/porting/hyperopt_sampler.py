@@ -1,4 +1,4 @@
-"""hyperopt's own algorithms, `tpe.suggest` and its like, behind ask and tell: for any hyperopt space."""
+"""HyperoptSampler: hyperopt's own algorithms, such as `tpe.suggest`, as a sampler for any hyperopt space."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ _NEW, _RUNNING, _DONE = 0, 1, 2  # hyperopt's JOB_STATE_*
 
 
 class HyperoptSampler(Sampler):
-    """Asks one of hyperopt's algorithms. Parameters are values by label, and the number of the option for a
-    choice, as hyperopt itself has them; so there is no hyperopt space that this does not take.
+    """Proposes parameters with one of hyperopt's algorithms.
 
-    - **In flight** trials are lent the median loss; hyperopt would take them for the worst of all, and so
-      leave the places alone where it has just sent somebody. Until there are `num_startup_trials` results,
-      they are not shown: hyperopt counts what has begun, not what has been learned.
-    - **Failed** trials have no loss: for hyperopt they are worse than all others.
+    Parameters are hyperopt's own: values by label, with the index of the option for a choice. So every
+    hyperopt space is supported.
+
+    - **Running** trials count with the median loss. hyperopt itself would treat them as the worst trials, and
+      avoid the regions where it has just proposed points. They are hidden until `num_startup_trials` trials
+      have ended, because hyperopt counts started trials, not ended ones.
+    - **Failed** trials have no loss, so hyperopt treats them as worse than all others.
 
     Args:
-        expression: the space, of `hp.*`.
+        expression: the space, built from `hp.*`.
         suggest: `tpe.suggest`, `anneal.suggest`, ..., or `functools.partial` of one.
         seed: of the study.
-        earlier: documents of trials that have ended before this study, as in `Trials.trials`.
+        earlier: documents, as in `Trials.trials`, of trials that ended before this study.
+
+    Raises:
+        SpaceError: `expression` is not a hyperopt space.
     """
 
     def __init__(
@@ -51,7 +56,7 @@ class HyperoptSampler(Sampler):
         self._losses: dict[int, float] = {}  # infinite for a failure
 
     def ask(self, trial_id: int) -> Params:
-        """Propose values by label. Never changes what the sampler has learned.
+        """Propose values by label. Does not change the sampler's state.
 
         Raises:
             ConfigError: the algorithm has nothing more to propose.
@@ -63,16 +68,16 @@ class HyperoptSampler(Sampler):
         with np.errstate(all="ignore"):  # the log of a density that underflows is -inf, as it should be
             proposals = self._suggest([trial_id], self._domain, trials, int(rng.integers(2**31 - 1)))
         if not proposals:
-            raise ConfigError("algo has nothing more to propose; lower max_evals")
-        return assignment_of(proposals[0])
+            raise ConfigError("has nothing more to propose", key="algo", cure="Lower max_evals")
+        return values_by_label(proposals[0])
 
     def start(self, trial_id: int, params: Params) -> None:
-        """The trial runs with these values.
+        """Record that the trial runs with these values.
 
         Raises:
-            SpaceError: one is of no parameter of the space.
+            SpaceError: the space does not have one of the labels.
         """
-        check_labels(params, self.labels, "params")
+        check_labels(params, self.labels)
         self._params[trial_id] = params
 
     def tell(
@@ -84,18 +89,18 @@ class HyperoptSampler(Sampler):
         others: tuple[float, ...] = (),
         violation: float = 0.0,
     ) -> None:
-        """Learn the loss of a trial; infinite or NaN for a failed one."""
-        assert trial_id in self._params, f"trial {trial_id} was told of before it was started"
+        """Record the loss of a trial; infinite or NaN for a failed one."""
+        assert trial_id in self._params, f"trial {trial_id} has not been started"
         self._losses[trial_id] = loss
 
     def _documents(self) -> list[dict[str, Any]]:
         finite = [loss for loss in self._losses.values() if math.isfinite(loss)]
-        lent = statistics.median(finite) if finite else None
-        is_shown = len(self._losses) + len(self._earlier) >= self.num_startup_trials
+        median = statistics.median(finite) if finite else None
+        are_running_shown = len(self._losses) + len(self._earlier) >= self.num_startup_trials
         documents = []
         for trial_id, params in self._params.items():
-            loss = self._losses.get(trial_id, lent)
-            if trial_id not in self._losses and not is_shown:
+            loss = self._losses.get(trial_id, median)
+            if trial_id not in self._losses and not are_running_shown:
                 continue
             is_known = loss is not None and math.isfinite(loss)
             result = {"status": "ok", "loss": loss} if is_known else {"status": "fail"}
@@ -104,23 +109,23 @@ class HyperoptSampler(Sampler):
 
 
 def domain_of(expression: Any, objective: Callable[[Any], Any] | None = None) -> Any:
-    """hyperopt's Domain: a space and what is called with its points.
+    """Return hyperopt's Domain: a space, and the objective that is called with its points.
 
     Raises:
-        SpaceError: it is no hyperopt space.
+        SpaceError: `expression` is not a hyperopt space.
     """
     from hyperopt.base import Domain
 
     try:
         return Domain(objective, expression, pass_expr_memo_ctrl=False)
-    except Exception as exc:  # hyperopt has no one error for this
-        raise SpaceError(f"space is not a hyperopt space: {type(exc).__name__}: {exc}") from exc
+    except Exception as exc:  # hyperopt raises many types
+        raise SpaceError(f"is not a hyperopt space: {type(exc).__name__}: {exc}", key="space") from exc
 
 
 def document_of(
     trial_id: int, params: Params, labels: Sequence[str], *, state: int, result: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A trial as hyperopt writes it, as in `Trials.trials`."""
+    """Return a trial as a document of hyperopt's `Trials.trials`."""
     active = [label for label in labels if label in params]
     return {
         "state": state,
@@ -142,25 +147,25 @@ def document_of(
     }
 
 
-def assignment_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by label of a trial as hyperopt writes it; of those that are active."""
+def values_by_label(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the active labels in a hyperopt document."""
     values = document["misc"]["vals"]
     return {label: _plain(value[0]) for label, value in values.items() if len(value)}
 
 
-def check_labels(params: Mapping[str, Any], labels: Sequence[str], place: str) -> None:
-    """Refuse a value for what is no parameter.
+def check_labels(params: Mapping[str, Any], labels: Sequence[str]) -> None:
+    """Check that all parameters are labels of the space.
 
     Raises:
-        SpaceError: there is one.
+        SpaceError: one is not.
     """
     for label in params:
         if label not in labels:
-            raise SpaceError(f"{place} has {label!r}, which is no label of the space: {', '.join(labels)}")
+            raise SpaceError(f"is not a label of the space, which has {', '.join(labels)}", key=label)
 
 
 def _plain(value: Any) -> Any:
-    """numpy's numbers as Python's."""
+    """Return a numpy scalar as a Python value."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -170,7 +175,7 @@ def _renumbered(misc: Mapping[str, Any], tid: int) -> dict[str, Any]:
 
 
 def _startup_trials(suggest: Suggest) -> int:
-    """How many results the algorithm waits for before it has a model."""
+    """Return the number of trials after which the algorithm proposes from a model."""
     from hyperopt import tpe
 
     function: Any = suggest

@@ -10,27 +10,27 @@ from typing import Any
 from hyperopt import Trials
 from hyperopt.base import JOB_STATE_DONE, JOB_STATE_ERROR, JOB_STATE_RUNNING, STATUS_NEW
 
-from spark_hpo.porting.hyperopt_algorithm import document_of
-from spark_hpo.porting.objective import RESULT
+from spark_hpo.porting.hyperopt_objective import RESULT
+from spark_hpo.porting.hyperopt_sampler import document_of
 from spark_hpo.study import RunningStudy
 from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Report, Trial, TrialState
 
 
 class TrialsCallback(Callback):
-    """Writes the study's trials into hyperopt's Trials.
+    """Writes the study's trials into a hyperopt Trials object.
 
     Args:
-        trials: to be filled. Those of an earlier search stay in it, before these.
+        trials: the object; trials of an earlier search stay in it, before the study's.
         labels: of the space.
-        url: of the study; a search that goes on finds its own trials by it.
+        url: of the study; marks its trials, so that a resumed search recognises them.
     """
 
     def __init__(self, trials: Trials, labels: Sequence[str], url: str) -> None:
         self.trials = trials
         self._labels = tuple(labels)
         self._url = url
-        ours, self.earlier = _parted(trials, url)
+        ours, self.earlier = _split_documents(trials, url)
         self._documents = {int(document["owner"][1]): document for document in ours}
 
     def on_study_start(self, study: RunningStudy) -> None:
@@ -58,12 +58,12 @@ class TrialsCallback(Callback):
 
 
 class StopsCallback(Callback):
-    """Ends a search as hyperopt's `fmin` does: by the loss, or by the user's own rule.
+    """Stops a study as hyperopt's `fmin` does: at a loss, or by the user's rule.
 
     Args:
-        loss_threshold: the search ends with a loss below it.
-        early_stop_fn: `(trials, *state) -> (stop, state)`, called after each trial with a loss, with those
-            that have ended, in that order.
+        loss_threshold: the study stops when a trial has a loss below this.
+        early_stop_fn: `(trials, *state) -> (stop, state)`, called after each trial that has a loss, with all
+            trials that have ended, in the order in which they ended.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class StopsCallback(Callback):
     def on_study_start(self, study: RunningStudy) -> None:
         ended = [trial for trial in study.trials.values() if trial.ended_at is not None]
         for trial in sorted(ended, key=lambda trial: trial.ended_at or 0.0):
-            self._look(study, trial)
+            self._check(study, trial)
 
     def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
-        self._look(study, trial)
+        self._check(study, trial)
 
-    def _look(self, study: RunningStudy, trial: Trial) -> None:
+    def _check(self, study: RunningStudy, trial: Trial) -> None:
         if trial.failure is not None:
             return
         if self._loss_threshold is not None and trial.loss < self._loss_threshold:
@@ -95,16 +95,16 @@ class StopsCallback(Callback):
         if self._early_stop_fn is not None:
             self._ended._insert_trial_docs([hyperopt_document(trial, trial.trial_id, self._labels)])
             self._ended.refresh()
-            is_enough, self._state = self._early_stop_fn(self._ended, *self._state)
-            if is_enough:
+            should_stop, self._state = self._early_stop_fn(self._ended, *self._state)
+            if should_stop:
                 study.stop("early_stop_fn")
 
 
 class ProgressCallback(Callback):
-    """hyperopt's own progress bar, or the user's.
+    """Shows hyperopt's progress bar, or the user's.
 
     Args:
-        bar: a context manager of `(initial, total)`, as hyperopt's `show_progressbar` takes it.
+        bar: `(initial, total) -> context manager`, as for hyperopt's `show_progressbar`.
         total: trials of the search; None: no limit.
     """
 
@@ -131,10 +131,10 @@ class ProgressCallback(Callback):
 
 
 def hyperopt_document(trial: Trial, tid: int, labels: Sequence[str]) -> dict[str, Any]:
-    """A trial of a study as hyperopt has it in `Trials.trials`."""
+    """Return a trial of a study as a document of hyperopt's `Trials.trials`."""
     result = dict(trial.notes.get(RESULT, {"status": STATUS_NEW}))
     if isinstance(result.get("loss"), str):
-        result["loss"] = float(result["loss"])  # nan or inf, which JSON cannot say
+        result["loss"] = float(result["loss"])  # NaN or infinity, which are text in JSON
     state = JOB_STATE_RUNNING
     if trial.state is not TrialState.RUNNING:
         state = JOB_STATE_DONE if RESULT in trial.notes else JOB_STATE_ERROR
@@ -147,12 +147,12 @@ def hyperopt_document(trial: Trial, tid: int, labels: Sequence[str]) -> dict[str
 
 
 def earlier_documents(trials: Trials, url: str) -> list[dict[str, Any]]:
-    """What an earlier search has left in `trials`, of those that have ended well or badly."""
-    return [document for document in _parted(trials, url)[1] if document["state"] == JOB_STATE_DONE]
+    """Return the documents in `trials` of trials that are not of this study and have a result."""
+    return [document for document in _split_documents(trials, url)[1] if document["state"] == JOB_STATE_DONE]
 
 
-def _parted(trials: Trials, url: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The documents of this study, and all others."""
+def _split_documents(trials: Trials, url: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the documents of this study's trials, and all other documents."""
     ours: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for document in trials._dynamic_trials:
@@ -163,5 +163,5 @@ def _parted(trials: Trials, url: str) -> tuple[list[dict[str, Any]], list[dict[s
 
 
 def _utc(seconds: float) -> datetime.datetime:
-    """As hyperopt has times: UTC, and saying nothing of it."""
+    """Return a time as hyperopt writes it: in UTC, without a time zone."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).replace(tzinfo=None)

@@ -1,4 +1,4 @@
-"""Optuna's samplers for objectives that say what they want to know as they run: define by run."""
+"""OptunaDefineByRunSampler: Optuna's samplers for objectives that define the space as they run."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 DISTRIBUTIONS, VALUES, INTERMEDIATE = "distributions", "values", "intermediate_values"
 USER_ATTRS, SYSTEM_ATTRS, STATE = "user_attrs", "system_attrs", "state"
-"""What a trial has noted: see `frozen_trial`."""
+"""Names of the notes in which a trial records its Optuna trial: see `frozen_trial`."""
 
 
-class SuggestingSampler(Sampler):
+class OptunaDefineByRunSampler(Sampler):
     """Proposes a value for each parameter that an earlier trial has asked for.
 
-    The space is not known before trials have run. What a trial asks for beyond the proposal, it draws
-    itself; what it does not ask for, it leaves out. `resolve_params` brings what it has had, and Optuna's
-    sampler learns from that alone.
+    The space is not known before trials have run. A trial draws a parameter itself if there is no proposal
+    for it, and drops the proposals that it does not ask for. `resolve_params` passes its real parameters, and
+    Optuna's sampler learns from these alone.
 
-    - **In flight** trials are running ones for Optuna, with what was proposed to them.
-    - **Resumed**, the sampler is asked again for each trial that was started, with the same seed: what it
-      keeps with its trials (CMA-ES, NSGA-II) is there again.
+    - **Running** trials are running trials for Optuna too, with their proposals as parameters.
+    - **When a study is resumed**, Optuna's sampler proposes for each started trial again, with the same seed,
+      which restores the state that samplers such as CMA-ES and NSGA-II keep in their trials.
 
     Args:
-        sampler: Optuna's. Its own generators are not used: each proposal has a seed of its own.
+        sampler: Optuna's. Its random generators are reseeded for each proposal.
         seed: of the study.
         directions: "minimize" or "maximize", for each objective.
-        first: parameters of trials that run before any other, as far as they are given.
+        enqueue: parameters of trials that run before all others; a trial may have only some of them.
     """
 
     is_define_by_run = True
@@ -50,34 +50,34 @@ class SuggestingSampler(Sampler):
         seed: int,
         *,
         directions: Sequence[str] = ("minimize",),
-        first: Sequence[Params] = (),
+        enqueue: Sequence[Params] = (),
     ) -> None:
         self._sampler = sampler
         self.seed = seed
-        self._first = tuple(first)
+        self._enqueued = tuple(enqueue)
         self._study = quiet_study(directions=directions)
-        self._seen: dict[str, Any] = {}  # distributions by name
-        self._asked: tuple[int, Trial] | None = None  # not started yet
+        self._distributions: dict[str, Any] = {}  # by name, of all parameters so far
+        self._asked: tuple[int, Trial] | None = None  # proposed, but not started
         self._running: dict[int, Trial] = {}
-        self._found: dict[int, tuple[Params, Mapping[str, Any]]] = {}
+        self._resolved: dict[int, tuple[Params, Mapping[str, Any]]] = {}
 
     def ask(self, trial_id: int) -> Params:
-        """Propose values, as far as it is known what will be asked for. Never changes what was learned."""
+        """Propose values for the parameters known so far. Does not change what the sampler has learned."""
         if self._asked is None or self._asked[0] != trial_id:
             self._forget_asked()
             self._asked = trial_id, self._ask_optuna(trial_id)
-        given = self._first[trial_id] if trial_id < len(self._first) else {}
+        given = self._enqueued[trial_id] if trial_id < len(self._enqueued) else {}
         return {**self._asked[1].params, **given}
 
     def start(self, trial_id: int, params: Params) -> None:
-        """The trial runs, with this proposal."""
+        """Record that the trial runs with this proposal."""
         self.ask(trial_id)
         assert self._asked is not None
         self._running[trial_id], self._asked = self._asked[1], None
 
     def resolve_params(self, trial_id: int, params: Params, notes: Mapping[str, Any]) -> None:
-        """What a trial has asked for, and what it got."""
-        self._found[trial_id] = params, notes
+        """Record the parameters that the trial has asked for, and its notes."""
+        self._resolved[trial_id] = params, notes
 
     def tell(
         self,
@@ -88,26 +88,26 @@ class SuggestingSampler(Sampler):
         others: tuple[float, ...] = (),
         violation: float = 0.0,
     ) -> None:
-        """A trial has ended: well, if `resolve_params` says so."""
+        """Record that a trial has ended, with the values in the notes of `resolve_params`."""
         self._forget_asked()
         trial = self._running.pop(trial_id)
         system_attrs = self._study._storage.get_trial(trial._trial_id).system_attrs
         states = _trial_states()
-        self._study.tell(trial, state=states.FAIL)  # with all that was proposed: it was never like that
-        params, notes = self._found.pop(trial_id, ({}, {}))
+        self._study.tell(trial, state=states.FAIL)  # it has the proposals, not the real parameters
+        params, notes = self._resolved.pop(trial_id, ({}, {}))
         if not notes or notes[STATE] == "FAIL":
             return
         ended = frozen_trial(params, notes)
         ended.system_attrs = {**system_attrs, **ended.system_attrs}
         self._study.add_trial(ended)
-        self._seen.update(ended.distributions)
+        self._distributions.update(ended.distributions)
 
     def _ask_optuna(self, trial_id: int) -> Trial:
         seed = int(np.random.SeedSequence((self.seed, trial_id)).generate_state(1)[0])
         self._study.sampler = reseeded(self._sampler, seed)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna's, of features that it calls experimental
-            return self._study.ask(fixed_distributions=self._seen)
+            warnings.simplefilter("ignore")  # about Optuna's experimental features
+            return self._study.ask(fixed_distributions=self._distributions)
 
     def _forget_asked(self) -> None:
         if self._asked is not None:
@@ -116,7 +116,7 @@ class SuggestingSampler(Sampler):
 
 
 def notes_of(trial: FrozenTrial, *, state: str, values: Sequence[float] | None) -> dict[str, Any]:
-    """What a trial of Optuna's is but for its parameters, as JSON."""
+    """Return everything but the parameters of an Optuna trial, as JSON values by name."""
     from optuna.distributions import distribution_to_json
 
     return {
@@ -133,7 +133,7 @@ def notes_of(trial: FrozenTrial, *, state: str, values: Sequence[float] | None) 
 
 
 def frozen_trial(params: Params, notes: Mapping[str, Any], **times: Any) -> FrozenTrial:
-    """A trial of Optuna's from its parameters and its notes."""
+    """Return an Optuna trial that has ended, from its parameters and its notes."""
     from optuna.distributions import json_to_distribution
     from optuna.trial import create_trial
 
@@ -157,7 +157,7 @@ def frozen_trial(params: Params, notes: Mapping[str, Any], **times: Any) -> Froz
 
 
 def quiet_study(**arguments: Any) -> Study:
-    """A study of Optuna's in memory; nothing is said of it."""
+    """Create an in-memory Optuna study without a log line."""
     import optuna
 
     before = optuna.logging.get_verbosity()
@@ -169,25 +169,25 @@ def quiet_study(**arguments: Any) -> Study:
 
 
 def reseeded(sampler: BaseSampler, seed: int) -> BaseSampler:
-    """A copy of a sampler of Optuna's, all its generators seeded."""
+    """Return a copy of an Optuna sampler with all of its random generators reseeded."""
     from optuna.samplers._lazy_random_state import LazyRandomState
 
-    twin = copy.deepcopy(sampler)
-    for number, generator in enumerate(_generators(twin, LazyRandomState, set())):
+    copied = copy.deepcopy(sampler)
+    for number, generator in enumerate(_generators(copied, LazyRandomState, set())):
         generator.rng.seed(np.random.SeedSequence((seed, number)).generate_state(4))
-    return twin
+    return copied
 
 
-def _generators(thing: Any, kind: type, seen: set[int]) -> Iterator[Any]:
-    """All of one kind that hang on an object of Optuna's."""
-    if id(thing) in seen:
+def _generators(value: Any, kind: type, seen: set[int]) -> Iterator[Any]:
+    """Yield all objects of a type that an Optuna object refers to, directly or indirectly."""
+    if id(value) in seen:
         return
-    seen.add(id(thing))
-    if isinstance(thing, kind):
-        yield thing
-    elif type(thing).__module__.startswith("optuna."):
-        for _, value in sorted(getattr(thing, "__dict__", {}).items()):
-            yield from _generators(value, kind, seen)
+    seen.add(id(value))
+    if isinstance(value, kind):
+        yield value
+    elif type(value).__module__.startswith("optuna."):
+        for _, attribute in sorted(getattr(value, "__dict__", {}).items()):
+            yield from _generators(attribute, kind, seen)
 
 
 def _trial_states() -> Any:

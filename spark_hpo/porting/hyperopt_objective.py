@@ -1,4 +1,4 @@
-"""A hyperopt objective as a training function: what an executor calls."""
+"""HyperoptObjective: a training function that calls a hyperopt objective."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spark_hpo.errors import TrialError
-from spark_hpo.porting.hyperopt_algorithm import domain_of
+from spark_hpo.porting.hyperopt_sampler import domain_of
 
 if TYPE_CHECKING:
     from spark_hpo.train.context import TrainContext
 
-RESULT = "result"  # the note that holds what the objective has returned
+RESULT = "result"  # the note that holds the returned mapping
 
 
 class HyperoptObjective:
-    """Evaluates the space at the labels' values, as hyperopt does, and calls the objective with it."""
+    """Calls an objective with the point of the space that the trial's values select, as hyperopt does."""
 
     def __init__(self, function: Callable[[Any], Any], space: Any) -> None:
         self.wrapped_function = function
@@ -31,14 +31,14 @@ class HyperoptObjective:
         ctx.note(RESULT, as_json(result))
         loss = result.get("loss")
         if result["status"] != "ok":
-            raise TrialError(f"the objective has returned status {result['status']!r}")
+            raise TrialError(f"the objective returned status {result['status']!r}")
         if not math.isfinite(loss):
-            raise TrialError(f"the objective has returned the loss {loss}")
+            raise TrialError(f"the objective returned the loss {loss}")
         ctx.report({"loss": loss})
 
 
 def as_json(value: Any) -> Any:
-    """A value as JSON can say it: arrays as lists, and what is none, or not finite, as its text."""
+    """Return a value as JSON: arrays become lists; other objects, and numbers that are not finite, text."""
     if hasattr(value, "tolist"):  # numpy's
         value = value.tolist()
     if isinstance(value, Mapping):
