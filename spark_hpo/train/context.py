@@ -117,8 +117,8 @@ class TrainContext:
                 `training.batch_size`; for other splits `training.evaluation_batch_size`.
 
         Returns:
-            Mappings of one tensor per column, on the CPU: [rows] for scalars (int64 or float32),
-            [rows, *shape] for arrays (float32).
+            Mappings of one tensor per column, on the CPU: `[rows]` for scalars (int64 or float32),
+            `[rows, *shape]` for arrays (float32).
 
         Raises:
             TrialError: the study has no table.
