@@ -119,12 +119,16 @@ def _shown(value: object) -> str:
 
 @contextmanager
 def within(section: str) -> Iterator[None]:
-    """Put a section's name before the key of a ConfigError that is raised inside."""
+    """Put a section's name before the key of a ConfigError that is raised inside.
+
+    A trace: key "low" within "[1]" within "options" -> "options[1].low"
+    """
     try:
         yield
     except ConfigError as exc:
         for error in exc.errors or (exc,):
-            error.key = f"{section}.{error.key}" if error.key else section
+            dot = "." if error.key and not error.key.startswith("[") else ""
+            error.key = f"{section}{dot}{error.key}"
         raise
 
 

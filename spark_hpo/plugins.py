@@ -1,10 +1,10 @@
-"""What other packages bring: samplers, schedulers, explorers and readers, found by entry points.
+"""Loads plugins: samplers, schedulers, explorers and readers of other packages, by entry points.
 
     [project.entry-points."spark_hpo.samplers"]
     crossover = "my_package.crossover:CrossoverSampler"
 
-Of such a package nothing is imported before its name is asked for, and names of our own are never asked for
-here: a package cannot take their place.
+A plugin is imported when its name is used. Built-in names are looked up first, so a plugin cannot replace
+them.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from spark_hpo.errors import ConfigError, cause
 
 
 def plugin_names(noun: str) -> list[str]:
-    """What installed packages offer: `plugin_names("sampler")`. Imports nothing of them."""
+    """Return the names of installed plugins, such as all of noun "sampler", without importing them."""
     return sorted({entry.name for entry in entry_points(group=f"spark_hpo.{noun}s")})
 
 
 def load_plugin(noun: str, name: str) -> Any:
-    """What an installed package offers under that name; None: no package does.
+    """Return the class or factory of a plugin; None if no package provides that name.
 
     Raises:
-        ConfigError: two packages do, or what they name cannot be imported or called. The message begins
-            with the name.
+        ConfigError: two packages provide the name, or the plugin cannot be imported or is not callable. The
+            key is `noun`.
     """
     entries = list(entry_points(group=f"spark_hpo.{noun}s", name=name))
     if not entries:
@@ -33,19 +33,23 @@ def load_plugin(noun: str, name: str) -> Any:
     packages = [f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?" for entry in entries]
     if len(entries) > 1:
         raise ConfigError(
-            f"{name!r}, and the packages {' and '.join(packages)} both bring a {noun} of that name: "
-            "uninstall one of them"
+            f"is provided by several packages: {', '.join(packages)}",
+            key=noun,
+            value=name,
+            cure="Uninstall all but one of them",
         )
-    origin = f"{name!r}, which the package {packages[0]} brings as {entries[0].value!r}"
+    origin = f"is provided by the package {packages[0]} as {entries[0].value!r}"
     try:
         plugin = entries[0].load()
-    except Exception as exc:  # whatever a module of somebody else's raises when it is imported
+    except Exception as exc:  # a module may raise anything when it is imported
         raise ConfigError(
-            f"{origin}, and that cannot be imported here ({type(exc).__name__}: {exc}): repair the package, "
-            "or uninstall it"
+            f"{origin}, which cannot be imported: {type(exc).__name__}: {exc}",
+            key=noun,
+            value=name,
+            cure="Repair or uninstall the package",
         ) from cause(exc)
     if not callable(plugin):
         raise ConfigError(
-            f"{origin}, and that is {plugin!r}; it must be a class, or a function that makes one"
+            f"{origin}, which is {plugin!r}, but must be a class or a function", key=noun, value=name
         )
     return plugin

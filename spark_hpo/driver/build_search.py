@@ -37,8 +37,15 @@ def build_search(
     Raises:
         ConfigError: an unknown name, or a setting that does not fit.
     """
+    with within("search"):
+        return _build_search(config, space, earlier, sampler)
+
+
+def _build_search(
+    config: StudyConfig, space: Space, earlier: Sequence[Sequence[EarlierTrial]], sampler: Sampler | None
+) -> Search:
     search = config.search
-    method = find_method(search.method, place="search")
+    method = find_method(search.method)
     # A part that replaces the method's does not get the method's settings for it.
     sampler_settings = method.sampler_settings if search.sampler in (None, method.sampler) else {}
     scheduler_name = _scheduler_name(config, method)
@@ -49,17 +56,15 @@ def build_search(
         "reduction_factor": search.reduction_factor,
     }
     transfer = search.transfer
-    with within("search"):
-        knowledge = (
-            warm_start(space, earlier, num_first=transfer.num_first, discount=transfer.discount)
-            if earlier
-            else None
-        )
+    knowledge = (
+        warm_start(space, earlier, num_first=transfer.num_first, discount=transfer.discount)
+        if earlier
+        else None
+    )
     sampler = sampler or build_sampler(
         search.sampler or method.sampler,
         space,
         config.seed,
-        place="search",
         enqueue=search.first,
         knowledge=knowledge,
         num_objectives=len(config.objective.build().metrics),
@@ -69,7 +74,6 @@ def build_search(
     limits = [n for n in (config.budget.trials, sampler.size) if n is not None]
     scheduler = build_scheduler(
         scheduler_name,
-        place="search",
         max_trials=min(limits, default=None),
         **{name: value for name, value in shared.items() if value is not None},
         **{**scheduler_settings, **search.scheduler_settings},
@@ -77,9 +81,7 @@ def build_search(
     return Search(
         sampler=sampler,
         scheduler=scheduler,
-        explorer=build_explorer(
-            search.explorer or method.explorer, space, config.seed, place="search", **search.explore
-        ),
+        explorer=build_explorer(search.explorer or method.explorer, space, config.seed, **search.explore),
         stopping=_stopping_rules(config),
         seed=config.seed,
         warning=_warning(config, scheduler_name, scheduler),
@@ -92,12 +94,16 @@ def _scheduler_name(config: StudyConfig, method: Method) -> str:
     if search.scheduler is not None or not config.objective.also or search.method != "default":
         return search.scheduler or method.scheduler
     # Rungs rank by one metric: by default they must not stop a trial that is good in another one.
-    for_rungs = {"min_resource": search.min_resource, "reduction_factor": search.reduction_factor}
-    for name, value in {**for_rungs, **search.scheduler_settings}.items():
+    for_rungs = {
+        "min_resource": search.min_resource,
+        "reduction_factor": search.reduction_factor,
+        **{f"scheduler_settings.{name}": value for name, value in search.scheduler_settings.items()},
+    }
+    for key, value in for_rungs.items():
         if value is not None:
             raise ConfigError(
                 "has no effect, because with objective.also method 'default' trains every trial to the end",
-                key=f"search.{name}",
+                key=key,
                 value=value,
                 cure=f"Remove it, or set search.scheduler, for example to {method.scheduler}",
             )

@@ -44,9 +44,9 @@ def plan_study(config: StudyConfig, *, task: Trainable | None = None, space: obj
     Raises:
         ConfigError: a setting is wrong, or the code cannot be imported.
     """
-    parsed = build_space(
-        config.space if space is None else space, "space", constraints=config.search.constraints
-    )
+    parsed = build_space(config.space if space is None else space)
+    with within("search"):
+        parsed = parsed.constrained(config.search.constraints)
     code = load_code(config) if task is None else Code.of(task)
     references, files = load_transforms(config)
     if config.data is not None:

@@ -1,4 +1,4 @@
-"""Pairs of sampler and scheduler, some with an explorer, that the literature knows by one name."""
+"""Methods of the literature: pairs of a sampler and a scheduler, some with an explorer."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from spark_hpo.suggest import suggestion
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """What a name stands for. Settings that a user gives are laid over these."""
+    """The parts of a method. The user's settings override these."""
 
     sampler: str
     scheduler: str
     sampler_settings: Mapping[str, Any] = field(default_factory=dict)
     scheduler_settings: Mapping[str, Any] = field(default_factory=dict)
-    explorer: str = "perturbation"  # asked where the scheduler has parents and children
+    explorer: str = "perturbation"  # used only by population based schedulers
 
 
 METHODS: Mapping[str, Method] = {
-    # What docs/benchmarks shows to be the best over tables, slots and budgets.
+    # The best over tables, slots and budgets in docs/benchmarks.
     "default": Method(sampler="tpe", scheduler="adaptive_asha"),
-    # Falkner et al. 2018, arXiv:1807.01774; brackets overlap here, so that no slot waits.
+    # Falkner et al. 2018, arXiv:1807.01774; unlike there, brackets overlap, so that no slot idles.
     "bohb": Method(sampler="tpe", scheduler="hyperband", sampler_settings={"random_fraction": 1 / 3}),
     # Awad et al. 2021, arXiv:2105.09821.
     "dehb": Method(sampler="de", scheduler="hyperband"),
@@ -43,12 +43,12 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def find_method(name: str, *, place: str = "search") -> Method:
-    """The method of that name.
+def find_method(name: str) -> Method:
+    """Return the method of that name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the name is unknown.
     """
     if name not in METHODS:
-        raise ConfigError(f"{place}.method is {name!r}. {suggestion(name, METHODS)}")
+        raise ConfigError("is not a valid method", key="method", value=name, cure=suggestion(name, METHODS))
     return METHODS[name]

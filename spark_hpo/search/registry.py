@@ -1,4 +1,4 @@
-"""Samplers, schedulers, explorers and spaces by name: what a study file says becomes an object."""
+"""Builds samplers, schedulers, explorers and spaces from their names and settings in a study file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from spark_hpo.errors import ConfigError, SpaceError, cause
+from spark_hpo.errors import ConfigError, cause, within
 from spark_hpo.plugins import load_plugin, plugin_names
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.explorers.bandit import BanditExplorer
@@ -39,6 +39,7 @@ from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
 from spark_hpo.search.schedulers.median_stopping import MedianStoppingScheduler
 from spark_hpo.search.schedulers.population_based import PopulationBasedScheduler
 from spark_hpo.search.schedulers.successive_halving import SuccessiveHalvingScheduler
+from spark_hpo.search.settings import require_integer
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.hyperopt_space import from_hyperopt, is_hyperopt
 from spark_hpo.suggest import suggestion
@@ -47,7 +48,7 @@ SAMPLERS: Mapping[str, type[Sampler]] = {
     "random": RandomSampler,
     "grid": GridSampler,
     "tpe": MultivariateTpeSampler,
-    "multivariate_tpe": MultivariateTpeSampler,  # the same, by the name that tells it from hyperopt's
+    "multivariate_tpe": MultivariateTpeSampler,  # an alias, in contrast to hyperopt's
     "hyperopt_tpe": TpeSampler,
     "sobol": SobolSampler,
     "de": DifferentialEvolutionSampler,
@@ -76,26 +77,29 @@ _BUILT_IN: Mapping[str, Mapping[str, Any]] = {
     "scheduler": SCHEDULERS,
     "explorer": EXPLORERS,
 }
-# What somebody else's has to have, too: the methods of the seam.
-_SEAMS = {
+# The methods that a plugin must implement.
+_METHODS = {
     "sampler": ("ask", "start", "tell"),
     "scheduler": ("next_slot", "report", "close", "is_done"),
     "explorer": ("explore", "start", "tell"),
 }
+# Where the section `search` of a study file has the settings of a part.
+_SETTINGS_KEYS = {"sampler": "sampler_settings", "scheduler": "scheduler_settings", "explorer": "explore"}
+_SEARCH_KEYS = ("max_resource", "min_resource", "reduction_factor", "max_trials")
 
 
-def build_space(space: object, place: str = "search.space", *, constraints: Sequence[object] = ()) -> Space:
-    """A Space from whatever a user may give: a mapping as in YAML, an `hp.*` expression, or a Space.
+def build_space(space: object, *, constraints: Sequence[object] = ()) -> Space:
+    """Return a Space from a mapping as in YAML, an `hp.*` expression, or a Space.
 
     Args:
         constraints: between parameters, as text: `hidden_2 <= hidden_1`.
 
     Raises:
-        SpaceError: it makes no sense as any of these.
+        SpaceError: the space or a constraint is invalid.
     """
     if not isinstance(space, Space):
-        space = from_hyperopt(space, place) if is_hyperopt(space) else Space.from_config(space, place)
-    return space.constrained(constraints, "constraints") if constraints else space
+        space = from_hyperopt(space) if is_hyperopt(space) else Space.from_config(space)
+    return space.constrained(constraints) if constraints else space
 
 
 def build_sampler(
@@ -103,45 +107,45 @@ def build_sampler(
     space: Space,
     seed: int,
     *,
-    place: str = "search",
     enqueue: Sequence[object] = (),
     knowledge: Knowledge | None = None,
     num_objectives: int = 1,
     **settings: Any,
 ) -> Sampler:
-    """The sampler of that name.
+    """Build a sampler by name.
 
     Args:
-        name: one of `SAMPLERS`, or a plugin's; docs/methods.md has them with their settings.
-        space: what is tuned. A proposal that breaks one of its constraints is drawn again.
-        seed: of the study, at least 0.
-        place: where the settings were written, for messages.
+        name: one of `SAMPLERS`, or of a plugin; docs/methods.md lists them with their settings.
+        space: the search space. Proposals that violate one of its constraints are repaired.
+        seed: of the study, >= 0.
         enqueue: configurations that run first, in this order.
         knowledge: of earlier studies. Its best configurations run after those in `enqueue`; samplers that
             implement `learn_from` use the rest.
-        num_objectives: losses that a trial has, at least 1.
-        settings: those of the sampler, by the names of its constructor.
+        num_objectives: losses per trial, >= 1.
+        settings: arguments of the sampler's constructor.
 
     Raises:
-        ConfigError: an unknown name, a setting that does not fit this sampler, a value out of range, or a
-            sampler that learns from one objective where there are several.
+        ConfigError: the name is unknown, a setting is invalid, or the sampler does not support several
+            objectives. Keys are those of the section `search` of a study file.
         SpaceError: a configuration in `enqueue` does not fit the space.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ConfigError(f"{place}.seed is {seed!r}; it must be an integer of at least 0")
-    given = {"space": space, "seed": seed, "num_objectives": num_objectives}
-    make = _find("sampler", name, place)
-    sampler: Sampler = _build("sampler", make, name, place, given, settings)
-    if not isinstance(sampler, Sampler):  # a plugin that implements the methods alone
+    require_integer("seed", seed, 0)
+    make = _find("sampler", name)
+    study = {"space": space, "seed": seed, "num_objectives": num_objectives}
+    sampler: Sampler = _build("sampler", make, name, study, settings)
+    if not isinstance(sampler, Sampler):  # a plugin that implements only the methods
         sampler = WrappedSampler(sampler)
         sampler.supports_multiple_objectives |= "num_objectives" in inspect.signature(make).parameters
     if num_objectives > 1 and not sampler.supports_multiple_objectives:
         able = ", ".join(able for able in SAMPLERS if SAMPLERS[able].supports_multiple_objectives)
         raise ConfigError(
-            f"{place}.sampler is {name!r}, which learns from one objective, and the study has "
-            f"{num_objectives}; use one of {able}"
+            f"supports one objective, but the study has {num_objectives}",
+            key="sampler",
+            value=name,
+            cure=f"Use one of {able}",
         )
-    queue = checked_configurations(space, enqueue, f"{place}.first")
+    with within("enqueue"):
+        queue = checked_configurations(space, enqueue)
     if knowledge is not None:
         queue += [params for params in knowledge.first if params not in queue]
         sampler.learn_from(knowledge)
@@ -150,97 +154,91 @@ def build_sampler(
     return EnqueuedSampler(sampler, queue) if queue else sampler
 
 
-def build_scheduler(name: str, *, place: str = "search", **settings: Any) -> Scheduler:
-    """The scheduler of that name.
+def build_scheduler(name: str, **settings: Any) -> Scheduler:
+    """Build a scheduler by name.
 
     Args:
-        name: one of `SCHEDULERS`, or a plugin's; docs/methods.md has them with their settings.
-        place: where the settings were written, for messages.
-        settings: those of the scheduler, by the names of its constructor.
+        name: one of `SCHEDULERS`, or of a plugin; docs/methods.md lists them with their settings.
+        settings: arguments of the scheduler's constructor.
 
     Raises:
-        ConfigError: an unknown name, a setting that is missing or does not fit this scheduler, or a value
-            out of range.
+        ConfigError: the name is unknown, or a setting is missing or invalid.
     """
-    make = _find("scheduler", name, place)
-    scheduler: Scheduler = _build("scheduler", make, name, place, {}, settings)
+    scheduler: Scheduler = _build("scheduler", _find("scheduler", name), name, {}, settings)
     return scheduler
 
 
-def build_explorer(name: str, space: Space, seed: int, *, place: str = "search", **settings: Any) -> Explorer:
-    """The explorer of that name.
+def build_explorer(name: str, space: Space, seed: int, **settings: Any) -> Explorer:
+    """Build an explorer by name.
 
     Args:
-        name: one of `EXPLORERS`, or a plugin's; docs/methods.md has them with their settings.
-        space: what is tuned.
-        seed: of the study, at least 0.
-        place: where the settings were written, for messages.
-        settings: those of the explorer, by the names of its constructor.
+        name: one of `EXPLORERS`, or of a plugin; docs/methods.md lists them with their settings.
+        space: the search space.
+        seed: of the study, >= 0.
+        settings: arguments of the explorer's constructor.
 
     Raises:
-        ConfigError: an unknown name, a setting that does not fit this explorer, or a value out of range.
+        ConfigError: the name is unknown, or a setting is invalid.
     """
-    make = _find("explorer", name, place)
-    given = {"space": space, "seed": seed}
-    explorer: Explorer = _build("explorer", make, name, f"{place}.explore", given, settings)
+    study = {"space": space, "seed": seed}
+    explorer: Explorer = _build("explorer", _find("explorer", name), name, study, settings)
     return explorer
 
 
 def names_of(noun: str) -> list[str]:
-    """What may be named as a sampler, a scheduler or an explorer: our own, then what packages bring."""
+    """Return the names of all samplers, schedulers or explorers, built-in ones first."""
     return list(dict.fromkeys([*_BUILT_IN[noun], *plugin_names(noun)]))
 
 
-def _find(noun: str, name: str, place: str) -> Callable[..., Any]:
-    """What makes the part of that name."""
+def _find(noun: str, name: str) -> Callable[..., Any]:
+    """Return the class or factory of that name."""
     if name in _BUILT_IN[noun]:
         return _BUILT_IN[noun][name]  # type: ignore[no-any-return]
-    try:
-        make: Callable[..., Any] | None = load_plugin(noun, name)
-    except ConfigError as exc:
-        raise ConfigError(f"{place}.{noun} is {exc}") from exc
+    make: Callable[..., Any] | None = load_plugin(noun, name)
     if make is None:
-        raise ConfigError(f"{place}.{noun} is {name!r}. {suggestion(name, names_of(noun))}")
+        cure = suggestion(name, names_of(noun))
+        raise ConfigError(f"is not a valid {noun}", key=noun, value=name, cure=cure)
     return make
 
 
 def _build(
-    noun: str,
-    make: Callable[..., Any],
-    name: str,
-    place: str,
-    given: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    noun: str, make: Callable[..., Any], name: str, study: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Any:
-    """What has that name, from what the caller gives, as far as it takes it, and the user's settings."""
+    """Call the factory with those values of the study that it accepts, and with the user's settings."""
     signature = inspect.signature(make).parameters
-    names = [parameter for parameter in signature if parameter not in given]
+    names = [parameter for parameter in signature if parameter not in study]
     for setting in settings:
         if setting not in names:
-            raise ConfigError(
-                f"{place}.{setting} is set, but {noun} {name!r} does not take it. "
-                f"{suggestion(setting, names)}"
-            )
+            cure = suggestion(setting, names)
+            raise ConfigError(f"is not a setting of the {noun} {name!r}", key=_key(noun, setting), cure=cure)
     for required in names:
         if signature[required].default is inspect.Parameter.empty and required not in settings:
-            raise ConfigError(f"{place}.{required} is missing; {noun} {name!r} needs it")
+            raise ConfigError(f"is missing; the {noun} {name!r} needs it", key=_key(noun, required))
     try:
-        part = make(**{key: given[key] for key in given if key in signature}, **settings)
-    except SpaceError:
-        raise  # it names its own place
+        part = make(**{key: study[key] for key in study if key in signature}, **settings)
     except ConfigError as exc:
-        raise ConfigError(f"{place}.{exc}") from exc
-    except Exception as exc:  # what somebody else's package raises is not known
+        exc.key = _key(noun, exc.key) if exc.key in names else exc.key
+        raise
+    except Exception as exc:  # a plugin may raise anything
         if name in _BUILT_IN[noun]:
-            raise  # a mistake of ours
+            raise
         raise ConfigError(
-            f"{place}.{noun} is {name!r}, and it cannot be made ({type(exc).__name__}: {exc}): look at its "
-            "settings, or at the package that brings it"
+            f"comes from a plugin that cannot be built: {type(exc).__name__}: {exc}",
+            key=noun,
+            value=name,
+            cure="Check its settings, or the package that provides it",
         ) from cause(exc)
-    missing = [method for method in _SEAMS[noun] if not callable(getattr(part, method, None))]
+    missing = [method for method in _METHODS[noun] if not callable(getattr(part, method, None))]
     if missing:
         raise ConfigError(
-            f"{place}.{noun} is {name!r}, and {type(part).__name__} has no {' and no '.join(missing)}: "
-            f"a {noun} must have {', '.join(_SEAMS[noun])}"
+            f"is the class {type(part).__name__}, which lacks {', '.join(missing)}; a {noun} has "
+            f"{', '.join(_METHODS[noun])}",
+            key=noun,
+            value=name,
         )
     return part
+
+
+def _key(noun: str, setting: str) -> str:
+    """Return the key of a setting in the section `search` of a study file."""
+    return setting if setting in _SEARCH_KEYS else f"{_SETTINGS_KEYS[noun]}.{setting}"

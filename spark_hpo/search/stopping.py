@@ -6,9 +6,8 @@ import math
 from bisect import insort
 from typing import Protocol
 
-from spark_hpo.errors import ConfigError
 from spark_hpo.objective import NO_SCORE, Score
-from spark_hpo.search.wording import require_integer
+from spark_hpo.search.settings import require_integer, require_number
 
 
 class StoppingRule(Protocol):
@@ -35,8 +34,7 @@ class TargetReached:
     """
 
     def __init__(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise ConfigError(f"target is {loss}; it must be a finite number")
+        require_number("target", loss)
         self.loss = loss
         self._is_reached = False
 
@@ -61,8 +59,7 @@ class NoImprovement:
 
     def __init__(self, max_resource: int, num_trials: int, min_improvement: float = 0.0) -> None:
         require_integer("no_improvement", num_trials, 1)
-        if not min_improvement >= 0:
-            raise ConfigError(f"min_improvement is {min_improvement}; it must be at least 0")
+        require_number("min_improvement", min_improvement, low=0)
         self.max_resource = max_resource
         self.num_trials = num_trials
         self.min_improvement = min_improvement
@@ -92,8 +89,7 @@ class CostSpent:
 
     def __init__(self, limit: float, price_per_slot_hour: float) -> None:
         for name, value in (("cost", limit), ("price_per_slot_hour", price_per_slot_hour)):
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{name} is {value}; it must be a number above 0")
+            require_number(name, value, above=0)
         self.limit = limit
         self.price_per_slot_hour = price_per_slot_hour
         self.cost = 0.0
@@ -122,8 +118,7 @@ class RegretBound:
 
     def __init__(self, max_resource: int, bound: float, num_trials: int = 20) -> None:
         require_integer("num_trials", num_trials, 10)
-        if not (math.isfinite(bound) and bound > 0):
-            raise ConfigError(f"regret_bound is {bound}; it must be a number above 0")
+        require_number("regret_bound", bound, above=0)
         self.max_resource = max_resource
         self.bound = bound
         self.num_trials = num_trials

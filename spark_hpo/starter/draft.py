@@ -76,7 +76,7 @@ def start_study(
         )
     )
     config = build_config(yaml.safe_load(text), place="the study file")
-    build_search(config, build_space(config.space, "space"))
+    build_search(config, build_space(config.space))
     return Start(text=text + "\n", config=config, remarks=(*facts.remarks, *_remarks(facts, world_size)))
 
 

@@ -124,22 +124,19 @@ class ExplorerContract:
         assert {child["a"] for child in children} == {1, 2, 3}
 
     @pytest.mark.parametrize(
-        ("setting", "value", "message"),
+        ("setting", "value", "cure"),
         [
-            ("perturbation", 0.0, "explore.perturbation is 0.0"),
-            ("resample_probability", 1.5, "explore.resample_probability is 1.5"),
-            (
-                "parameters",
-                ["momentum"],
-                "explore.parameters has 'momentum'. Did you mean 'optimizer.momentum'?",
-            ),
-            ("perturbations", 0.1, "explore.perturbations is set, but explorer"),
+            ("perturbation", 0.0, ""),
+            ("resample_probability", 1.5, ""),
+            ("parameters", ["momentum"], "'optimizer.momentum'"),
+            ("perturbations", 0.1, "'perturbation'"),
         ],
     )
-    def test_settings_that_make_no_sense_are_refused(self, setting: str, value: object, message: str) -> None:
+    def test_invalid_settings_are_refused(self, setting: str, value: object, cure: str) -> None:
         with pytest.raises(ConfigError) as error:
             self.build(SPACE, **{setting: value})
-        assert message in str(error.value)
+        assert error.value.key == f"explore.{setting}"
+        assert cure in error.value.cure
 
 
 class TestPerturbationExplorer(ExplorerContract):
@@ -152,6 +149,7 @@ class TestBanditExplorer(ExplorerContract):
         return build_explorer("pb2", space, seed, **settings)
 
 
-def test_an_explorer_that_is_not_there_is_refused_with_the_cure() -> None:
-    with pytest.raises(ConfigError, match=r"search\.explorer is 'pb3'. Did you mean 'pb2'\?"):
+def test_unknown_explorer_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="'pb2'") as error:
         build_explorer("pb3", SPACE, 0)
+    assert (error.value.key, error.value.value) == ("explorer", "pb3")

@@ -29,10 +29,11 @@ def test_auto_is_petastorm_where_it_can_be_imported(monkeypatch: pytest.MonkeyPa
     assert resolve_reader("auto") is ReaderName.PETASTORM
     monkeypatch.setitem(sys.modules, "petastorm.reader", None)  # importing it fails
     assert resolve_reader("auto") is ReaderName.ARROW
-    with pytest.raises(ConfigError, match=r"pip install 'spark_hpo\[petastorm\]'"):
+    with pytest.raises(ConfigError, match=r"spark_hpo\[petastorm\]"):
         resolve_reader("petastorm")
 
 
 def test_an_unknown_reader_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="reader is 'parquet'; it must be one of petastorm, arrow, auto"):
+    with pytest.raises(ConfigError, match="petastorm, arrow, auto") as error:
         resolve_reader("parquet")
+    assert (error.value.key, error.value.value) == ("reader", "parquet")

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "plugins": {"errors"},
     "tracking": {"dotted", "errors", "objective", "redact", "trial"},
     "backend": {"config", "errors", "trial"},
-    "data": {"errors", "plugins", "redact", "source_file", "trial"},
+    "data": {"errors", "plugins", "redact", "source_file", "suggest", "trial"},
     "search": {"errors", "objective", "plugins", "suggest", "trial"},
     "study_dir": {"config", "dotted", "errors", "objective", "redact", "trial"},
     "prepare": {"backend", "data", "errors", "suggest", "trial"},

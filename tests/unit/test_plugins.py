@@ -1,4 +1,4 @@
-"""Parts that other packages bring: found when they are named, and told apart from what is broken."""
+"""Plugins: found by name, imported when used, and refused if they are broken."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Several(Whole):
         self.num_objectives = num_objectives
 
 class Declares(Whole):
-    supports_multiple_objectives = handles_constraints = is_define_by_run = True
+    supports_multiple_objectives = handles_constraints = handles_limits = is_define_by_run = True
     size = 7
     def learn_from(self, knowledge):
         self.knowledge = knowledge
@@ -88,81 +88,86 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
             del sys.modules[name]
 
 
-def test_a_part_is_found_by_its_name_and_listed_behind_our_own(install: Install) -> None:
+def test_plugin_is_found_by_name_and_listed_after_built_in_ones(install: Install) -> None:
     install("theirs", entry_points("sampler", coin="theirs:Sampler"))
     assert type(build_sampler("coin", SPACE, 0)).__module__ == "spark_hpo.search.samplers.random"
     assert names_of("sampler")[-1] == "coin"
-    with pytest.raises(ConfigError, match=r"Did you mean 'coin'.*Valid names: random, grid, .*, coin"):
+    with pytest.raises(ConfigError, match=r"'coin'.* random, grid, .*, coin"):
         build_sampler("coins", SPACE, 0)
     assert parse_method("coin+asha").sampler == "coin", "and it can be replayed beside the others"
 
 
-def test_an_explorer_is_found_too(install: Install) -> None:
+def test_explorer_plugin_is_found_by_name(install: Install) -> None:
     install("theirs", entry_points("explorer", step="theirs:Explorer"))
     assert build_explorer("step", SPACE, 0, perturbation=0.2).perturbation == 0.2  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"search\.explore\.perturbations is set, but explorer 'step'"):
+    with pytest.raises(ConfigError) as error:
         build_explorer("step", SPACE, 0, perturbations=0.2)
+    assert error.value.key == "explore.perturbations"
 
 
-def test_a_package_cannot_take_the_place_of_what_is_built_in(install: Install) -> None:
+def test_plugin_cannot_replace_a_built_in_name(install: Install) -> None:
     install("theirs", entry_points("sampler", tpe="theirs:Sampler", random="theirs:Nothing"))
     assert isinstance(build_sampler("tpe", SPACE, 0), MultivariateTpeSampler)
     assert isinstance(build_sampler("random", SPACE, 0), RandomSampler)
     assert names_of("sampler").count("tpe") == 1
 
 
-def test_a_broken_package_is_told_of_when_it_is_named_and_not_before(install: Install) -> None:
+def test_broken_plugin_is_an_error_only_when_it_is_used(install: Install) -> None:
     install("theirs_broken", entry_points("sampler", coin="theirs_broken:Sampler"), "import no_such_module")
     assert "theirs_broken" not in sys.modules
     assert isinstance(build_sampler("random", SPACE, 0), RandomSampler)
     assert plugin_names("sampler") == ["coin"]
     assert "theirs_broken" not in sys.modules
     with pytest.raises(ConfigError) as error:
-        build_sampler("coin", SPACE, 0, place="study.yaml: search")
-    assert str(error.value) == (
-        "study.yaml: search.sampler is 'coin', which the package theirs_broken 1.2 brings as "
-        "'theirs_broken:Sampler', and that cannot be imported here (ModuleNotFoundError: No module named "
-        "'no_such_module'): repair the package, or uninstall it"
-    )
+        build_sampler("coin", SPACE, 0)
+    assert (error.value.key, error.value.value) == ("sampler", "coin")
+    for part in ("theirs_broken 1.2", "'theirs_broken:Sampler'", "No module named 'no_such_module'"):
+        assert part in str(error.value)
 
 
-def test_two_packages_with_one_name_are_both_named(install: Install) -> None:
+def test_plugin_name_that_two_packages_provide_is_refused(install: Install) -> None:
     for package in ("theirs", "theirs_too"):
         install(package, entry_points("scheduler", slow=f"{package}:Half"))
-    with pytest.raises(ConfigError, match=r"search\.scheduler is 'slow', and the packages") as error:
+    with pytest.raises(ConfigError) as error:
         build_scheduler("slow")
+    assert (error.value.key, error.value.value) == ("scheduler", "slow")
     for package in ("theirs 1.2", "theirs_too 1.2"):
         assert package in str(error.value)
 
 
 WRONG = {
-    "gone": ("theirs:Gone", r"cannot be imported here \(AttributeError: "),
-    "text": ("theirs:text", "that is 'no class'; it must be a class, or a function that makes one"),
-    "half": ("theirs:Half", "Half has no start and no tell: a sampler must have ask, start, tell"),
-    "picky": ("theirs:Picky", r"is 'picky', and it cannot be made \(KeyError: 1\): look at its settings"),
+    "gone": ("theirs:Gone", "AttributeError: "),
+    "text": ("theirs:text", "'no class'"),
+    "half": ("theirs:Half", "lacks start, tell"),
+    "picky": ("theirs:Picky", "KeyError: 1"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_no_sampler_is_refused(install: Install, name: str) -> None:
-    value, message = WRONG[name]
+def test_plugin_that_is_not_a_sampler_is_refused(install: Install, name: str) -> None:
+    value, part = WRONG[name]
     install("theirs", entry_points("sampler", **{name: value}))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError) as error:
         build_sampler(name, SPACE, 0)
+    assert (error.value.key, error.value.value) == ("sampler", name)
+    assert part in str(error.value)
 
 
-def test_its_settings_are_checked_as_our_own(install: Install) -> None:
+def test_plugin_settings_are_checked_like_built_in_ones(install: Install) -> None:
     install("theirs", entry_points("sampler", coin="theirs:Picky"))
-    with pytest.raises(ConfigError, match=r"search\.levle is set, but .* 'coin' .*Did you mean 'level'\?"):
+    with pytest.raises(ConfigError) as error:
         build_sampler("coin", SPACE, 0, levle=2)
+    assert error.value.key == "sampler_settings.levle"
+    assert "'level'" in error.value.cure
 
 
-def test_one_that_takes_their_number_searches_for_several_objectives(install: Install) -> None:
+def test_plugin_that_accepts_num_objectives_supports_several(install: Install) -> None:
     install("theirs", entry_points("sampler", one="theirs:Whole", several="theirs:Several"))
     several = build_sampler("several", SPACE, 0, num_objectives=2)
     assert several.sampler.num_objectives == 2  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"search\.sampler is 'one', which learns from one objective"):
+    with pytest.raises(ConfigError) as error:
         build_sampler("one", SPACE, 0, num_objectives=2)
+    assert (error.value.key, error.value.value) == ("sampler", "one")
 
 
 def test_sampler_without_a_base_class_gets_the_defaults(install: Install) -> None:
@@ -190,20 +195,19 @@ def test_sampler_that_derives_from_the_protocol_is_used_as_it_is(install: Instal
         build_sampler("derived", SPACE, 0, num_objectives=2)
 
 
-def test_a_reader_is_found_and_an_unknown_one_refused_with_all_names(install: Install) -> None:
+def test_reader_plugin_is_found_and_an_unknown_reader_is_refused(install: Install) -> None:
     made = "def make(manifest, schema):\n    return manifest, schema"
     install("theirs", entry_points("reader", own="theirs:make", broken="theirs:nothing"), made)
     assert resolve_reader("own") == "own"
     assert open_reader("own", 1, 2) == (1, 2)  # type: ignore[arg-type,comparison-overlap]
-    with pytest.raises(ConfigError, match="must be one of petastorm, arrow, auto, broken, own"):
+    with pytest.raises(ConfigError, match="petastorm, arrow, auto, broken, own"):
         resolve_reader("parquet")
-    with pytest.raises(ConfigError, match=r"reader is 'broken', which the package theirs 1\.2 brings as"):
+    with pytest.raises(ConfigError, match=r"theirs 1\.2") as error:
         resolve_reader("broken")
+    assert (error.value.key, error.value.value) == ("reader", "broken")
 
 
-def test_a_package_in_a_zip_is_found_as_spark_ships_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plugin_in_a_zip_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "theirs.zip", "w") as archive:
         archive.writestr("theirs_zipped.py", MODULE)
         archive.writestr("theirs_zipped-3.dist-info/METADATA", "Name: theirs_zipped\nVersion: 3\n")

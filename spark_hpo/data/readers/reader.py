@@ -15,6 +15,7 @@ from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.errors import ConfigError
 from spark_hpo.plugins import load_plugin, plugin_names
+from spark_hpo.suggest import suggestion
 
 
 class ReaderName(StrEnum):
@@ -68,8 +69,10 @@ def resolve_reader(name: str) -> str:
         if name == ReaderName.AUTO:
             return ReaderName.ARROW
         raise ConfigError(
-            f"reader is 'petastorm', which cannot be imported here ({exc}): "
-            "`pip install 'spark_hpo[petastorm]'`, or choose reader: arrow"
+            f"cannot be imported here: {exc}",
+            key="reader",
+            value=name,
+            cure='Run `pip install "spark_hpo[petastorm]"`, or use the reader arrow',
         ) from exc
     return ReaderName.PETASTORM
 
@@ -90,11 +93,8 @@ def open_reader(name: str, manifest: Manifest, schema: TableSchema) -> Reader:
 
 def _plugin(name: str) -> Callable[[Manifest, TableSchema], Reader]:
     """Return the factory of a reader that a plugin provides."""
-    try:
-        make: Callable[[Manifest, TableSchema], Reader] | None = load_plugin("reader", name)
-    except ConfigError as exc:
-        raise ConfigError(f"reader is {exc}") from exc
+    make: Callable[[Manifest, TableSchema], Reader] | None = load_plugin("reader", name)
     if make is None:
         names = dict.fromkeys([*ReaderName, *plugin_names("reader")])
-        raise ConfigError(f"reader is {name!r}; it must be one of {', '.join(names)}")
+        raise ConfigError("is not a valid reader", key="reader", value=name, cure=suggestion(name, names))
     return make

@@ -16,10 +16,10 @@ from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.explorers.gaussian_process import Points, TimeVaryingProcess
 from spark_hpo.search.explorers.perturbation import PerturbationExplorer
 from spark_hpo.search.scheduler import Slot
+from spark_hpo.search.settings import require_integer
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.axis import Array, Axes, Axis
 from spark_hpo.search.space.parameter import Normal
-from spark_hpo.search.wording import require_integer
 from spark_hpo.trial import Params
 
 _NUM_DRAWN = 512  # candidates from the whole space

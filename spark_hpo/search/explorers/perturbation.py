@@ -9,6 +9,7 @@ import numpy as np
 from spark_hpo.errors import ConfigError
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.scheduler import Slot
+from spark_hpo.search.settings import require_number
 from spark_hpo.search.space import Point, Space
 from spark_hpo.search.space.axis import Axes, Axis
 from spark_hpo.search.space.parameter import Choice
@@ -43,10 +44,8 @@ class PerturbationExplorer(Explorer):
         perturbation: float = 0.1,
         resample_probability: float = 0.25,
     ) -> None:
-        if not 0 < perturbation <= 0.5:
-            raise ConfigError(f"perturbation is {perturbation}; it must be a number above 0 and at most 0.5")
-        if not 0 <= resample_probability <= 1:
-            raise ConfigError(f"resample_probability is {resample_probability}; it must be from 0 to 1")
+        require_number("perturbation", perturbation, above=0, high=0.5)
+        require_number("resample_probability", resample_probability, low=0, high=1)
         self.space = space
         self.seed = seed
         self.perturbation = perturbation
@@ -104,7 +103,9 @@ def mutable_axes(axes: Axes, parameters: Sequence[str] | None) -> list[bool]:
     names = [".".join(map(str, axis.dimension.path)) for axis in axes.axes]
     for name in parameters or ():
         if name not in names:
-            raise ConfigError(f"parameters has {name!r}. {suggestion(name, names)}")
+            raise ConfigError(
+                f"names an unknown parameter, {name!r}", key="parameters", cure=suggestion(name, names)
+            )
     return [
         _is_continuous(axis) if parameters is None else name in parameters
         for name, axis in zip(names, axes.axes, strict=True)

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Score
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.settings import require_integer, require_number
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.axis import Array, Axes
-from spark_hpo.search.wording import require_integer
 from spark_hpo.trial import Params
 
 _LEAST_PARENTS = 4
@@ -145,10 +144,8 @@ class DifferentialEvolutionSampler(_PopulationSampler):
         crossover: float = 0.5,
     ) -> None:
         super().__init__(space, seed, population_size)
-        if not 0 < mutation <= 2:
-            raise ConfigError(f"mutation is {mutation}; it must be a number above 0 and at most 2")
-        if not 0 <= crossover <= 1:
-            raise ConfigError(f"crossover is {crossover}; it must be a number from 0 to 1")
+        require_number("mutation", mutation, above=0, high=2)
+        require_number("crossover", crossover, low=0, high=1)
         self.mutation = mutation
         self.crossover = crossover
 
@@ -187,10 +184,8 @@ class ParticleSwarmSampler(_PopulationSampler):
         attraction: float = 1.4962,
     ) -> None:
         super().__init__(space, seed, population_size)
-        if not 0 <= inertia <= 1:
-            raise ConfigError(f"inertia is {inertia}; it must be a number from 0 to 1")
-        if not 0 < attraction <= 4:
-            raise ConfigError(f"attraction is {attraction}; it must be a number above 0 and at most 4")
+        require_number("inertia", inertia, low=0, high=1)
+        require_number("attraction", attraction, above=0, high=4)
         self.inertia = inertia
         self.attraction = attraction
 

@@ -6,8 +6,8 @@ import json
 
 from spark_hpo.errors import SpaceError
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.settings import require_integer
 from spark_hpo.search.space import Space
-from spark_hpo.search.wording import require_integer
 from spark_hpo.trial import Params
 
 
@@ -50,8 +50,10 @@ class GridSampler(Sampler):
         """
         if self._next == self._points:
             raise SpaceError(
-                f"the grid has {self.size} points and all have been tried; trial {trial_id} has none left: "
-                f"bound the study to {self.size} trials, or raise the grid's resolution, {self.resolution}"
+                f"is too small: all {self.size} points of the grid are tried before trial {trial_id}",
+                key="resolution",
+                value=self.resolution,
+                cure=f"Limit the study to {self.size} trials, or increase the resolution",
             )
         return self._point(self._next)
 

@@ -6,16 +6,15 @@ import math
 
 import numpy as np
 
-from spark_hpo.errors import ConfigError
 from spark_hpo.search.agreement import rank_agreement
 from spark_hpo.search.pareto import best_points
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.history import History
 from spark_hpo.search.samplers.parzen import Bandwidth, ParzenEstimator
 from spark_hpo.search.samplers.transfer import Knowledge
+from spark_hpo.search.settings import require_integer, require_number
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.axis import Array, Axes
-from spark_hpo.search.wording import require_integer
 from spark_hpo.trial import Params
 
 _MAX_GOOD = 25  # more would blur the best
@@ -91,10 +90,8 @@ class MultivariateTpeSampler(Sampler):
         require_integer("num_startup_trials", num_startup_trials, 0)
         require_integer("num_candidates", num_candidates, 1)
         require_integer("enough", enough, 2)
-        if not 0 < gamma <= 0.5:
-            raise ConfigError(f"gamma is {gamma}; it must be a number above 0 and at most 0.5")
-        if not 0 <= random_fraction <= 1:
-            raise ConfigError(f"random_fraction is {random_fraction}; it must be a number from 0 to 1")
+        require_number("gamma", gamma, above=0, high=0.5)
+        require_number("random_fraction", random_fraction, low=0, high=1)
         self.space = space
         self.seed = seed
         self.num_startup_trials = num_startup_trials

@@ -15,9 +15,9 @@ from spark_hpo.errors import ConfigError
 from spark_hpo.search.pareto import Losses, Penalty
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.history import History, Result
+from spark_hpo.search.settings import require_integer
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.axis import Array, Axes
-from spark_hpo.search.wording import require_integer
 from spark_hpo.trial import Params
 
 if TYPE_CHECKING:
@@ -338,5 +338,7 @@ def _require(package: str) -> None:
 
     if find_spec(package) is None:
         raise ConfigError(
-            f"this sampler needs {package}, which is not installed: pip install 'spark_hpo[optuna]'"
+            f"needs the package {package}, which is not installed",
+            key="sampler",
+            cure='Run: pip install "spark_hpo[optuna]"',
         )

@@ -10,9 +10,9 @@ import numpy as np
 
 from spark_hpo.objective import Score
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.settings import require_integer
 from spark_hpo.search.space import Dimension, Key, Point, Space
 from spark_hpo.search.space.parameter import Choice, Constant, Group, Node, Normal, Sequence, Uniform
-from spark_hpo.search.wording import require_integer
 from spark_hpo.trial import Params
 
 _MAX_HISTORY = 200  # trials that hyperopt sees: its time grows with them, 250 ms at 10,000

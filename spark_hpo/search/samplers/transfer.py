@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from spark_hpo.errors import ConfigError, SpaceError
+from spark_hpo.errors import SpaceError
+from spark_hpo.search.settings import require_number
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.axis import Array, Axes
 from spark_hpo.trial import Params
@@ -72,8 +73,7 @@ def warm_start(
     Raises:
         ConfigError: the discount is out of range.
     """
-    if not 0 < discount <= 1:
-        raise ConfigError(f"transfer.discount is {discount}; it must be a number above 0 and at most 1")
+    require_number("transfer.discount", discount, above=0, high=1)
     axes = Axes(space)
     good: list[Array] = []
     rest: list[Array] = []

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from spark_hpo.errors import SpaceError
+from spark_hpo.errors import SpaceError, within
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.transfer import Knowledge
 from spark_hpo.search.space import Space
@@ -106,18 +106,19 @@ class ConstrainedSampler(WrappedSampler):
         return valid
 
 
-def checked_configurations(space: Space, configurations: object, place: str) -> list[Params]:
-    """Configurations that somebody wrote, in the space's own types.
+def checked_configurations(space: Space, configurations: object) -> list[Params]:
+    """Return user-written configurations in the space's own types.
 
     Raises:
-        SpaceError: one does not fit the space, or breaks a constraint.
+        SpaceError: a configuration does not fit the space or violates a constraint. The key is its index.
     """
     if not isinstance(configurations, list | tuple):
-        raise SpaceError(f"{place} is {configurations!r}; it must be a list of configurations")
+        raise SpaceError("must be a list of configurations", value=configurations)
     checked = []
     for i, configuration in enumerate(configurations):
-        params = space.validate(configuration, f"{place}[{i}]")
-        if broken := space.broken_constraint(params):
-            raise SpaceError(f"{place}[{i}] breaks the constraint {broken!r}")
-        checked.append(params)
+        with within(f"[{i}]"):
+            params = space.validate(configuration)
+            if broken := space.broken_constraint(params):
+                raise SpaceError(f"violates the constraint {broken!r}", value=configuration)
+            checked.append(params)
     return checked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Score
 from spark_hpo.search.agreement import LEAST_PAIRS, rank_agreement
 from spark_hpo.search.scheduler import Scheduler, Slot
@@ -10,7 +9,7 @@ from spark_hpo.search.schedulers.asha import AsyncBracket
 from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.controls import ControlBracket
 from spark_hpo.search.schedulers.rungs import resource_levels
-from spark_hpo.search.wording import require_integer
+from spark_hpo.search.settings import require_integer, require_number
 
 
 class AdaptiveBracket(AsyncBracket):
@@ -189,9 +188,9 @@ class AdaptiveAshaScheduler(Scheduler):
             require_integer("max_trials", max_trials, 1)
             num_probes = min(num_probes, max_trials // reduction_factor)
             num_controls = min(num_controls, max_trials // reduction_factor)
-        _require_between("least_agreement", least_agreement, -1)
-        _require_between("control_share", control_share, 0)
-        _require_between("least_final_agreement", least_final_agreement, -1)
+        require_number("least_agreement", least_agreement, low=-1, high=1)
+        require_number("control_share", control_share, low=0, high=1)
+        require_number("least_final_agreement", least_final_agreement, low=-1, high=1)
         self.max_resource = max_resource
         self.max_trials = max_trials
         levels = resource_levels(min_resource, max_resource, reduction_factor)
@@ -259,8 +258,3 @@ class AdaptiveAshaScheduler(Scheduler):
             if agreement is not None and agreement < self._least_final_agreement:
                 return self.bracket.raise_entry(rung + 1)
         return []
-
-
-def _require_between(name: str, value: float, low: float) -> None:
-    if not low <= value <= 1:
-        raise ConfigError(f"{name} is {value}; it must be a number from {low:g} to 1")

@@ -10,7 +10,7 @@ from spark_hpo.objective import Score
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.rungs import resource_levels
-from spark_hpo.search.wording import require_integer
+from spark_hpo.search.settings import require_integer
 
 
 @dataclass(slots=True)
@@ -189,8 +189,9 @@ class AsyncHyperbandScheduler(Scheduler):
             require_integer("num_brackets", num_brackets, 1)
             if num_brackets > len(levels):
                 raise ConfigError(
-                    f"num_brackets is {num_brackets}; it must be at most {len(levels)}, one for each level "
-                    f"of resource: {', '.join(map(str, levels))}"
+                    f"must be <= {len(levels)}, one per resource level ({', '.join(map(str, levels))})",
+                    key="num_brackets",
+                    value=num_brackets,
                 )
         self.max_resource = max_resource
         self.levels = levels

@@ -9,7 +9,7 @@ from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Score
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.rungs import Rung, next_size
-from spark_hpo.search.wording import require_integer
+from spark_hpo.search.settings import require_integer
 
 
 @dataclass(slots=True)
@@ -204,4 +204,4 @@ def check_resources(min_resource: int, max_resource: int, reduction_factor: int)
     require_integer("min_resource", min_resource, 1)
     require_integer("reduction_factor", reduction_factor, 2)
     if min_resource > max_resource:
-        raise ConfigError(f"min_resource is {min_resource}; it must be at most max_resource, {max_resource}")
+        raise ConfigError(f"must be <= max_resource, {max_resource}", key="min_resource", value=min_resource)

@@ -6,7 +6,7 @@ import sys
 
 from spark_hpo.search.schedulers.bracket import BracketScheduler
 from spark_hpo.search.schedulers.rungs import Rung
-from spark_hpo.search.wording import require_integer
+from spark_hpo.search.settings import require_integer
 
 
 class FullScheduler(BracketScheduler):

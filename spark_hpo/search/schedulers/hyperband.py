@@ -34,7 +34,9 @@ class HyperbandScheduler(BracketScheduler):
     ) -> None:
         check_resources(min_resource, max_resource, reduction_factor)
         if rounding not in list(Rounding):
-            raise ConfigError(f"rounding is {rounding!r}. {suggestion(rounding, Rounding)}")
+            raise ConfigError(
+                "is not a valid rounding", key="rounding", value=rounding, cure=suggestion(rounding, Rounding)
+            )
         self.brackets: tuple[tuple[Rung, ...], ...] = hyperband_rungs(
             min_resource, max_resource, reduction_factor, Rounding(rounding)
         )

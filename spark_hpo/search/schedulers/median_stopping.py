@@ -10,7 +10,7 @@ from spark_hpo.objective import Score
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.rungs import interval_levels
-from spark_hpo.search.wording import require_integer
+from spark_hpo.search.settings import require_integer
 
 
 class MedianStoppingScheduler(Scheduler):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from dataclasses import dataclass
 
-from spark_hpo.errors import ConfigError
 from spark_hpo.objective import NO_SCORE, Score
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.rungs import interval_levels
-from spark_hpo.search.wording import require_integer
+from spark_hpo.search.settings import require_integer, require_number
 
 
 @dataclass(slots=True)
@@ -66,8 +65,7 @@ class PopulationBasedScheduler(Scheduler):
         require_integer("population_size", population_size, 2)
         if max_trials is not None:
             require_integer("max_trials", max_trials, 1)
-        if not 0 < quantile <= 0.5:
-            raise ConfigError(f"quantile is {quantile}; it must be a number above 0 and at most 0.5")
+        require_number("quantile", quantile, above=0, high=0.5)
         self.max_resource = max_resource
         self.max_trials = max_trials
         self.population_size = population_size

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from spark_hpo.errors import ConfigError
+from spark_hpo.search.settings import require_integer
 
 
 class Rounding(StrEnum):
@@ -84,7 +84,6 @@ def interval_levels(interval: int | None, min_resource: int, max_resource: int) 
     The first one is at least `min_resource`. Without an interval it is a tenth of `max_resource`.
     """
     step = max(1, max_resource // 10) if interval is None else interval
-    if step < 1:
-        raise ConfigError(f"interval is {interval}; it must be an integer of at least 1")
+    require_integer("interval", step, 1)
     levels = [r for r in range(step, max_resource, step) if r >= min_resource]
     return (*levels, max_resource)

@@ -7,7 +7,7 @@ from itertools import repeat
 from spark_hpo.errors import ConfigError
 from spark_hpo.search.schedulers.bracket import BracketScheduler, check_resources
 from spark_hpo.search.schedulers.rungs import Rung, bracket_rungs, resource_levels
-from spark_hpo.search.wording import require_integer
+from spark_hpo.search.settings import require_integer
 
 
 class SuccessiveHalvingScheduler(BracketScheduler):
@@ -38,7 +38,7 @@ class SuccessiveHalvingScheduler(BracketScheduler):
     ) -> None:
         num_trials = max_trials if num_trials is None else num_trials
         if num_trials is None:
-            raise ConfigError("num_trials is missing: set it, or a budget of trials")
+            raise ConfigError("is missing", key="num_trials", cure="Set it, or budget.trials")
         require_integer("num_trials", num_trials, 1)
         check_resources(min_resource, max_resource, reduction_factor)
         levels = resource_levels(min_resource, max_resource, reduction_factor)

@@ -1,4 +1,4 @@
-"""Search spaces: what is tuned, where it lies, and which values it may take."""
+"""Search spaces: parameters, their ranges, and the structure that holds them."""
 
 from spark_hpo.search.space.space import Dimension, Key, Point, Space
 

@@ -74,7 +74,7 @@ class Axis:
             return self.place(value) if parameter.accepts(value) else None
         point: Point = {}
         try:
-            tree.read(parameter, (), value, "", point)
+            tree.read(parameter, (), value, point)
         except SpaceError:
             return None
         return float(point[()])

@@ -1,4 +1,4 @@
-"""Constraints between parameters: `hidden_2 <= hidden_1`, read without running anything."""
+"""Constraints between parameters: `hidden_2 <= hidden_1`, evaluated without executing code."""
 
 from __future__ import annotations
 
@@ -27,44 +27,44 @@ _BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
-_LONGEST = 500  # characters
+_MAX_LENGTH = 500  # characters
+_EXAMPLE = "'hidden_2 <= hidden_1'"
 
 
 class _Inactive(Exception):
-    """A parameter is not there in this configuration."""
+    """A parameter is not active in this configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A condition that every proposal must meet. It holds wherever a parameter in it is not active.
+    """A condition that every proposal must meet. It holds if one of its parameters is not active.
 
-    Written in Python's words: names of parameters (`optimizer.momentum` for nested ones), numbers, text,
-    `+ - * / // %`, `< <= > >= == !=`, `and or not`, parentheses. Nothing else is read, and nothing is
-    ever executed.
+    The syntax is a subset of Python: names of parameters (`optimizer.momentum` for nested ones), numbers,
+    text, `+ - * / // %`, `< <= > >= == !=`, `and or not` and parentheses.
     """
 
     text: str
 
     @classmethod
-    def parse(cls, text: object, names: set[str], place: str) -> Constraint:
-        """Check a constraint over parameters of these names.
+    def parse(cls, text: object, names: set[str]) -> Constraint:
+        """Parse a constraint on parameters with these names.
 
         Raises:
-            SpaceError: it cannot be read, or names no parameter of the space.
+            SpaceError: the syntax is invalid, or a name is unknown.
         """
-        if not isinstance(text, str) or not text.strip() or len(text) > _LONGEST:
-            raise SpaceError(f"{place} is {text!r}; it must be text such as 'hidden_2 <= hidden_1'")
+        if not isinstance(text, str) or not text.strip() or len(text) > _MAX_LENGTH:
+            raise SpaceError(f"must be text such as {_EXAMPLE}", value=text)
         try:
             tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
-            raise SpaceError(f"{place} is {text!r}; it cannot be read: {exc}") from exc
-        _check(tree, names, f"{place} is {text!r}")
+            raise SpaceError(f"is not a valid expression: {exc}", value=text) from exc
+        _check(tree, names, text)
         if not isinstance(tree, ast.Compare | ast.BoolOp | ast.UnaryOp):
-            raise SpaceError(f"{place} is {text!r}; it must compare something, as in 'hidden_2 <= hidden_1'")
+            raise SpaceError(f"must be a comparison such as {_EXAMPLE}", value=text)
         return cls(text.strip())
 
     def holds(self, params: Mapping[str, Any]) -> bool:
-        """Whether a configuration meets it. What cannot be worked out (1 / 0, 'a' < 1) does not."""
+        """Return whether a configuration meets the constraint; False on errors (1 / 0, 'a' < 1)."""
         try:
             return bool(_value(ast.parse(self.text, mode="eval").body, params))
         except _Inactive:
@@ -73,7 +73,7 @@ class Constraint:
             return False
 
 
-def _check(node: ast.expr, names: set[str], place: str) -> None:
+def _check(node: ast.expr, names: set[str], text: str) -> None:
     match node:
         case ast.Compare(left=left, ops=ops, comparators=others) if all(type(op) in _COMPARE for op in ops):
             children = [left, *others]
@@ -88,16 +88,17 @@ def _check(node: ast.expr, names: set[str], place: str) -> None:
         case ast.Name() | ast.Attribute() if (name := _name(node)) is not None:
             if name not in names:
                 raise SpaceError(
-                    f"{place}; there is no parameter {name!r}. {suggestion(name, sorted(names))}"
+                    f"names an unknown parameter, {name!r}", value=text, cure=suggestion(name, sorted(names))
                 )
             children = []
         case _:
             raise SpaceError(
-                f"{place}; {ast.unparse(node)!r} has no place in a constraint: use names of parameters, "
-                "numbers, + - * / // %, comparisons, and, or, not"
+                f"contains {ast.unparse(node)!r}, which constraints do not support",
+                value=text,
+                cure="Use names of parameters, numbers, + - * / // %, comparisons, and, or, not",
             )
     for child in children:
-        _check(child, names, place)
+        _check(child, names, text)
 
 
 def _name(node: ast.expr) -> str | None:
@@ -126,7 +127,7 @@ def _value(node: ast.expr, params: Mapping[str, Any]) -> Any:
         case ast.Compare(left=left, ops=ops, comparators=others):
             terms = [_value(child, params) for child in (left, *others)]
             return all(_COMPARE[type(op)](a, b) for op, a, b in zip(ops, terms[:-1], terms[1:], strict=True))
-    raise AssertionError("checked when it was parsed")
+    raise AssertionError("`parse` accepts no other node")
 
 
 def _look_up(name: str, params: Mapping[str, Any]) -> Any:

@@ -1,7 +1,4 @@
-"""Walks over the tree of a space: build, read, count, write.
-
-Each function takes the node at which it stands and treats every kind of node in one place.
-"""
+"""Recursive functions over the tree of a space: build, read, enumerate, serialize."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-from spark_hpo.errors import SpaceError
+from spark_hpo.errors import SpaceError, within
 from spark_hpo.search.space.parameter import (
     Choice,
     Constant,
@@ -25,29 +22,29 @@ from spark_hpo.search.space.parameter import (
 from spark_hpo.suggest import suggestion
 
 Key: TypeAlias = tuple[str | int, ...]
-"""Where a parameter stands in the tree: names of groups, numbers of options and of list items."""
+"""Position of a parameter in the tree: names in groups, indices of options and list items."""
 
 Point: TypeAlias = dict[Key, Any]
-"""The active parameters of one configuration, flat: a number's value, or a choice's option number."""
+"""The active parameters of one configuration: the value of a number, the option index of a choice."""
 
 Conditions: TypeAlias = tuple[tuple[Key, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dimension:
-    """A free parameter. Active when every choice in `conditions` has taken the option named there."""
+    """A free parameter. It is active if every choice in `conditions` has taken the given option."""
 
     key: Key  # unique in the space: ("optimizer", 1, "momentum")
-    path: Key  # where its value stands in the params: ("optimizer", "momentum")
+    path: Key  # of its value in the params: ("optimizer", "momentum")
     parameter: Parameter
-    conditions: Conditions  # (key of a choice, option number), outermost first
+    conditions: Conditions  # (key of a choice, option index), outermost first
 
     def is_active(self, point: Mapping[Key, Any]) -> bool:
         return all(point.get(choice) == option for choice, option in self.conditions)
 
 
 def paths(node: Node, path: Key) -> Iterator[Key]:
-    """Where values stand in the params: of parameters, and of constants, which may decide too."""
+    """Yield the paths in the params of all parameters and constants."""
     match node:
         case Group(entries):
             for name, child in entries:
@@ -93,61 +90,67 @@ def dimensions(
             yield Dimension(key=key, path=path, parameter=node, conditions=conditions)
 
 
-def read(node: Node, key: Key, value: Any, place: str, point: Point) -> None:
-    """Add to `point` what `value` says of the parameters below `node`."""
+def read(node: Node, key: Key, value: Any, point: Point) -> None:
+    """Add the values of the parameters below `node` to `point`.
+
+    Raises:
+        SpaceError: `value` does not fit; the error's key is relative to `node`.
+    """
     match node:
         case Constant(expected):
             if not same_json(value, expected):
-                raise SpaceError(f"{place} is {value!r}; the space has the constant {expected!r} here")
+                raise SpaceError(f"must be the constant of the space, {expected!r}", value=value)
         case Group(entries):
             names = [name for name, _ in entries]
             if not isinstance(value, Mapping):
-                raise SpaceError(f"{place} is {value!r}; it must be a mapping with {', '.join(names)}")
+                raise SpaceError(f"must be a mapping with {', '.join(names)}", value=value)
             for name in value:
                 if name not in names:
                     raise SpaceError(
-                        f"{place} has {name!r}, which the space does not. {suggestion(name, names)}"
+                        "is not a parameter of the space", key=str(name), cure=suggestion(name, names)
                     )
             for name, child in entries:
                 if name not in value:
-                    raise SpaceError(f"{place} has no {name!r}; the space asks for one")
-                read(child, (*key, name), value[name], f"{place}.{name}", point)
+                    raise SpaceError("is missing", key=name)
+                with within(name):
+                    read(child, (*key, name), value[name], point)
         case Sequence(items):
             if not isinstance(value, list | tuple) or len(value) != len(items):
-                raise SpaceError(f"{place} is {value!r}; it must be a list of {len(items)}")
+                raise SpaceError(f"must be a list of {len(items)}", value=value)
             for i, child in enumerate(items):
-                read(child, (*key, i), value[i], f"{place}[{i}]", point)
+                with within(f"[{i}]"):
+                    read(child, (*key, i), value[i], point)
         case Choice(options=options):
-            _read_option(options, key, value, place, point)
+            _read_option(options, key, value, point)
         case Uniform() | Normal():
             if not node.accepts(value):
-                raise SpaceError(f"{place} is {value!r}; it must be {node.rule()}")
+                raise SpaceError(f"must be {node.rule()}", value=value)
             point[key] = node.plain(value)
 
 
-def _read_option(options: tuple[Node, ...], key: Key, value: Any, place: str, point: Point) -> None:
-    meant: list[SpaceError] = []
+def _read_option(options: tuple[Node, ...], key: Key, value: Any, point: Point) -> None:
+    intended: list[SpaceError] = []
     for i, option in enumerate(options):
         inner: Point = {key: i}
         try:
-            read(option, (*key, i), value, place, inner)
+            read(option, (*key, i), value, inner)
         except SpaceError as error:
             if _names_option(option, value):
-                meant.append(error)
+                intended.append(error)
         else:
             point.update(inner)
             return
-    if len(meant) == 1:  # it is clear which option was meant: say what is wrong inside it
-        raise meant[0]
-    constants = ", ".join(repr(o.value) for o in options if isinstance(o, Constant))
-    cure = f"it must be one of {constants}" if constants else f"none of its {len(options)} options fits"
-    if constants and not all(isinstance(o, Constant) for o in options):
-        cure += ", or fit another of the options"
-    raise SpaceError(f"{place} is {value!r}; {cure}")
+    if len(intended) == 1:  # the value names one option: report what is wrong inside it
+        raise intended[0]
+    constants = ", ".join(repr(option.value) for option in options if isinstance(option, Constant))
+    if all(isinstance(option, Constant) for option in options):
+        raise SpaceError(f"must be one of {constants}", value=value)
+    or_constant = f", such as {constants}" if constants else ""
+    raise SpaceError(f"must fit one of the {len(options)} options{or_constant}", value=value)
 
 
 def _names_option(option: Node, value: Any) -> bool:
-    """Whether `value` has all the constants of a group, such as `name: sgd`."""
+    """Return whether `value` has all constants of a group, such as `name: sgd`."""
     if not (isinstance(option, Group) and isinstance(value, Mapping)):
         return False
     constants = [(name, c.value) for name, c in option.entries if isinstance(c, Constant)]
@@ -197,7 +200,7 @@ def _grid_product(nodes: list[Node], resolution: int, index: int) -> list[Any]:
 
 
 def same_json(a: object, b: object) -> bool:
-    """Whether two JSON values are the same. True is not 1, but 1 and 1.0 are one number."""
+    """Return whether two JSON values are equal. True is not equal to 1, but 1.0 is."""
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, Mapping) and isinstance(b, Mapping):
@@ -208,14 +211,14 @@ def same_json(a: object, b: object) -> bool:
 
 
 def with_tuples(value: Any) -> Any:
-    """The value with a tuple for every list."""
+    """Return the value with every list turned into a tuple."""
     if isinstance(value, Mapping):
         return {name: with_tuples(child) for name, child in value.items()}
     return tuple(map(with_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def to_json(node: Node) -> dict[str, Any]:
-    """The node as JSON. Entries are pairs in a list, so that a writer that sorts keys keeps their order."""
+    """Return the node as JSON. Entries are a list of pairs, so their order survives sorted keys."""
     match node:
         case Constant(value):
             return {"node": "constant", "value": copy.deepcopy(value)}
@@ -251,4 +254,4 @@ def from_json(record: Mapping[str, Any]) -> Node:
         case "normal":
             return Normal(**fields)
         case other:
-            raise SpaceError(f"the space has a node {other!r}, which this version does not know")
+            raise SpaceError(f"has a node of an unknown kind, {other!r}")

@@ -77,11 +77,7 @@ class TableBenchmark:
         self.objective = _objective(description)
         self.max_resource = int(description["max_resource"])
         by_id = configs.set_index("config_id").sort_index()
-        self.space = (
-            Space.from_config(description["space"], "benchmark.yaml: space")
-            if "space" in description
-            else space_of(by_id)
-        )
+        self.space = Space.from_config(description["space"]) if "space" in description else space_of(by_id)
         metric = self._matrix(curves, self.objective.metric).reindex(by_id.index)
         # A run that has diverged before its first point has no times at all: it costs next to nothing.
         times = self._matrix(curves, "elapsed_s").reindex(by_id.index).ffill(axis=1).fillna(0.0)
@@ -115,7 +111,7 @@ class SurrogateBenchmark:
         self.task = task
         self.objective = _objective(description)
         self.max_resource = int(description["max_resource"])
-        self.space = Space.from_config(description["space"], "benchmark.yaml: space")
+        self.space = Space.from_config(description["space"])
         self._names = tuple(description["space"])
         self._surrogate = surrogate
 

@@ -32,14 +32,14 @@ class Method:
     explorer: str = "perturbation"
 
     def build_sampler(self, space: Space, seed: int) -> Sampler:
-        return build_sampler(self.sampler, space, seed, place=self.name, **self.sampler_settings)
+        return build_sampler(self.sampler, space, seed, **self.sampler_settings)
 
     def build_scheduler(self, max_resource: int) -> Scheduler:
         settings = {"max_resource": max_resource, **self.scheduler_settings}
-        return build_scheduler(self.scheduler, place=self.name, **settings)
+        return build_scheduler(self.scheduler, **settings)
 
     def build_explorer(self, space: Space, seed: int) -> Explorer:
-        return build_explorer(self.explorer, space, seed, place=self.name)
+        return build_explorer(self.explorer, space, seed)
 
 
 def parse_method(text: str) -> Method:

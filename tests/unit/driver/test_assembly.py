@@ -69,12 +69,10 @@ def test_a_scheduler_with_rungs_is_allowed_and_said_to_look_at_one_metric(search
     [
         ({"min_resource": 3}, "search.min_resource", 3),
         ({"reduction_factor": 3}, "search.reduction_factor", 3),
-        ({"scheduler_settings": {"num_probes": 6}}, "search.num_probes", 6),
+        ({"scheduler_settings": {"num_probes": 6}}, "search.scheduler_settings.num_probes", 6),
     ],
 )
-def test_settings_of_rungs_that_the_default_then_has_not_are_explained(
-    search: dict[str, Any], key: str, value: object
-) -> None:
+def test_rung_settings_without_rungs_are_refused(search: dict[str, Any], key: str, value: object) -> None:
     with pytest.raises(ConfigError) as caught:
         search_of(config(**search))
     assert (caught.value.key, caught.value.value) == (key, value)
@@ -90,13 +88,11 @@ def test_settings_of_rungs_that_the_default_then_has_not_are_explained(
         pytest.param("cmaes", marks=pytest.mark.skipif(find_spec("cmaes") is None, reason="an extra")),
     ],
 )
-def test_a_sampler_that_learns_from_one_objective_is_refused_with_those_that_can(sampler: str) -> None:
+def test_sampler_for_one_objective_is_refused_with_those_for_several(sampler: str) -> None:
     with pytest.raises(ConfigError) as caught:
         search_of(config(sampler=sampler))
-    assert str(caught.value) == (
-        f"search.sampler is {sampler!r}, which learns from one objective, and the study has 3; "
-        "use one of random, grid, tpe, multivariate_tpe, sobol, nsga2, optuna_tpe"
-    )
+    assert (caught.value.key, caught.value.value) == ("search.sampler", sampler)
+    assert "random, grid, tpe, multivariate_tpe, sobol, nsga2, optuna_tpe" in caught.value.cure
     search_of(config({}, sampler=sampler))
 
 

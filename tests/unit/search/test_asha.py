@@ -116,9 +116,10 @@ def test_brackets_share_the_budget() -> None:
     assert max(committed) - min(committed) <= 2 * 27
 
 
-def test_more_brackets_than_levels_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"num_brackets is 5; it must be at most 4.*1, 3, 9, 27"):
+def test_num_brackets_above_the_number_of_levels_is_refused() -> None:
+    with pytest.raises(ConfigError) as error:
         AsyncHyperbandScheduler(27, num_brackets=5)
+    assert (error.value.key, error.value.value) == ("num_brackets", 5)
 
 
 def played(noise_below: int, num_trials: int = 60) -> AdaptiveAshaScheduler:

@@ -41,35 +41,35 @@ def space(*constraints: str) -> Space:
         ("-hidden_1 // 2 < 0", {"hidden_1": 3}, True),
     ],
 )
-def test_a_constraint_says_what_it_means(text: str, params: dict[str, Any], holds: bool) -> None:
+def test_constraint_is_evaluated_like_python(text: str, params: dict[str, Any], holds: bool) -> None:
     (constraint,) = space(text).constraints
     assert constraint.holds(params) is holds
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "part"),
     [
-        ("hidden_3 <= hidden_1", "there is no parameter 'hidden_3'. Did you mean 'hidden_"),
-        ("hidden_2 <=", "it cannot be read"),
-        ("hidden_2 + hidden_1", "it must compare something"),
-        ("__import__('os').system('true') == 0", "has no place in a constraint"),
-        ("(lambda: 1)() == 1", "has no place in a constraint"),
-        ("hidden_1 ** 999999999 > 1", "has no place in a constraint"),
-        ("[hidden_1] == [1]", "has no place in a constraint"),
-        ("hidden_1.__class__ == 1", "there is no parameter 'hidden_1.__class__'"),
-        ("", "it must be text"),
-        ("(" * 400, "it cannot be read"),
+        ("hidden_3 <= hidden_1", "Did you mean 'hidden_"),
+        ("hidden_2 <=", "expression"),
+        ("hidden_2 + hidden_1", "comparison"),
+        ("__import__('os').system('true') == 0", "__import__('os')"),
+        ("(lambda: 1)() == 1", "lambda"),
+        ("hidden_1 ** 999999999 > 1", "**"),
+        ("[hidden_1] == [1]", "'[hidden_1]'"),
+        ("hidden_1.__class__ == 1", "'hidden_1.__class__'"),
+        ("", "text"),
+        ("(" * 400, "expression"),
     ],
 )
-def test_what_is_no_constraint_is_refused_and_never_run(text: str, message: str) -> None:
+def test_constraint_refuses_all_other_syntax_and_executes_nothing(text: str, part: str) -> None:
     with pytest.raises(SpaceError) as error:
-        space(text)
-    assert message in str(error.value)
-    assert "search.space constraints[0]" in str(error.value)
+        space("hidden_1 > 1", text)
+    assert (error.value.key, error.value.value) == ("constraints[1]", text)
+    assert part in str(error.value)
 
 
 @pytest.mark.parametrize("name", [n for n in SAMPLERS if n not in ("gp", "cmaes", "nsga2", "optuna_tpe")])
-def test_no_sampler_proposes_what_a_constraint_refuses(name: str) -> None:
+def test_samplers_propose_only_what_constraints_allow(name: str) -> None:
     constrained = space("hidden_2 <= hidden_1", "optimizer.momentum > 0.5")
     sampler = build_sampler(name, constrained, 1)
     for trial_id in range(min(50, sampler.size or 50)):
@@ -80,7 +80,7 @@ def test_no_sampler_proposes_what_a_constraint_refuses(name: str) -> None:
         sampler.tell(trial_id, resource=1, loss=float(params["hidden_1"] - params["hidden_2"]))
 
 
-def test_a_grid_leaves_refused_points_out() -> None:
+def test_grid_leaves_out_points_that_violate_a_constraint() -> None:
     grid = GridSampler(space("hidden_2 <= hidden_1"), resolution=4)
     assert grid.size == 10 * (1 + 4)
     points = []
@@ -88,13 +88,15 @@ def test_a_grid_leaves_refused_points_out() -> None:
         points.append(grid.ask(trial_id))
         grid.start(trial_id, points[-1])
     assert all(point["hidden_2"] <= point["hidden_1"] for point in points)
-    with pytest.raises(SpaceError, match="the grid has 50 points"):
+    with pytest.raises(SpaceError) as error:
         grid.ask(grid.size)
+    assert (error.value.key, error.value.value) == ("resolution", 4)
 
 
-def test_constraints_that_leave_nothing_are_named() -> None:
-    with pytest.raises(SpaceError, match=r"none of 1000 draws meets 'hidden_1 > 4'.*loosen"):
+def test_constraints_that_exclude_everything_are_named() -> None:
+    with pytest.raises(SpaceError) as error:
         build_sampler("random", space("hidden_1 > 4"), 0).ask(0)
+    assert (error.value.key, error.value.value) == ("constraints", ["hidden_1 > 4"])
 
 
 def test_constraints_survive_json() -> None:
@@ -102,31 +104,31 @@ def test_constraints_survive_json() -> None:
     assert Space.from_json(once.to_json()) == once
 
 
-def test_given_configurations_run_first_and_are_learned_from() -> None:
-    first = [
+def test_enqueued_configurations_run_first_and_are_learned_from() -> None:
+    enqueue = [
         {"hidden_1": 4, "hidden_2": 1, "optimizer": "adam"},
         {"hidden_1": 1, "hidden_2": 1, "optimizer": "adam"},
     ]
-    sampler = build_sampler("tpe", space(), 0, enqueue=first)
+    sampler = build_sampler("tpe", space(), 0, enqueue=enqueue)
     plain = build_sampler("tpe", space(), 0)
-    assert [sampler.ask(0), sampler.ask(1)] == first
-    for trial_id, params in enumerate(first):
+    assert [sampler.ask(0), sampler.ask(1)] == enqueue
+    for trial_id, params in enumerate(enqueue):
         sampler.start(trial_id, params)
     assert sampler.ask(2) == plain.ask(2)
 
 
 @pytest.mark.parametrize(
-    ("first", "message"),
+    ("enqueue", "key"),
     [
-        ([{"hidden_1": 9, "hidden_2": 1, "optimizer": "adam"}], "search.first[0].hidden_1 is 9"),
-        ([{"hidden_1": 1, "hidden_2": 2, "optimizer": "adam"}], "search.first[0] breaks the constraint"),
-        ({"hidden_1": 1}, "it must be a list of configurations"),
+        ([{"hidden_1": 9, "hidden_2": 1, "optimizer": "adam"}], "enqueue[0].hidden_1"),
+        ([{"hidden_1": 1, "hidden_2": 2, "optimizer": "adam"}], "enqueue[0]"),
+        ({"hidden_1": 1}, "enqueue"),
     ],
 )
-def test_a_given_configuration_that_makes_no_sense_is_named(first: Any, message: str) -> None:
+def test_enqueued_configuration_that_is_invalid_is_named(enqueue: Any, key: str) -> None:
     with pytest.raises(SpaceError) as error:
-        build_sampler("random", space("hidden_2 <= hidden_1"), 0, enqueue=first)
-    assert message in str(error.value)
+        build_sampler("random", space("hidden_2 <= hidden_1"), 0, enqueue=enqueue)
+    assert error.value.key == key
 
 
 def test_defaults_are_checked_and_survive_json() -> None:
@@ -134,7 +136,10 @@ def test_defaults_are_checked_and_survive_json() -> None:
     once = build_space(record)
     assert [d.parameter.default for d in once.dimensions()] == [2, 1, None]
     assert Space.from_json(once.to_json()) == once
-    with pytest.raises(SpaceError, match=r"a\.default is 9; it must be an integer from 1 to 4"):
-        build_space({"a": {**INT, "default": 9}})
-    with pytest.raises(SpaceError, match=r"c\.default is 'rmsprop'; it must be one of the options"):
-        build_space({"c": {**CONFIG["optimizer"], "default": "rmsprop"}})  # type: ignore[dict-item]
+    for key, record, value in (
+        ("a", {**INT, "default": 9}, 9),
+        ("c", {**CONFIG["optimizer"], "default": "rmsprop"}, "rmsprop"),  # type: ignore[dict-item]
+    ):
+        with pytest.raises(SpaceError) as error:
+            build_space({key: record})
+        assert (error.value.key, error.value.value) == (f"space.{key}.default", value)

@@ -88,9 +88,10 @@ def test_children_are_spread_over_the_best() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("population_size", 1), ("quantile", 0.6), ("interval", 0)])
-def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is {value}"):
+def test_setting_out_of_range_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ConfigError) as error:
         PopulationBasedScheduler(9, **{name: value})  # type: ignore[arg-type]
+    assert (error.value.key, error.value.value) == (name, value)
 
 
 def birth(trial_id: int) -> Slot:
@@ -118,8 +119,9 @@ def test_the_user_says_what_may_change() -> None:
     assert {child["lr"] for child in children} == {0.01}
     assert {child["channels"] for child in children} == {16, 32}
     assert all(child["optimizer"]["momentum"] != 0.99 for child in children)
-    with pytest.raises(ConfigError, match=r"parameters has 'momentum'"):
+    with pytest.raises(ConfigError, match=r"'optimizer\.momentum'") as error:
         PerturbationExplorer(SPACE, 0, parameters=["momentum"])
+    assert error.value.key == "parameters"
 
 
 def test_median_stopping_lets_go_of_what_lags() -> None:
@@ -156,10 +158,11 @@ def test_a_population_beats_random_search(
     assert evolved < statistics.median(best(RandomSampler(space, seed)) for seed in range(5)) / 3
 
 
-def test_every_method_names_what_there_is() -> None:
+def test_methods_name_existing_parts() -> None:
     for method in METHODS.values():
         assert method.sampler in SAMPLERS
         assert method.scheduler in SCHEDULERS
         assert method.explorer in EXPLORERS
-    with pytest.raises(ConfigError, match=r"search\.method is 'bhob'. Did you mean 'bohb'\?"):
+    with pytest.raises(ConfigError, match="'bohb'") as error:
         find_method("bhob")
+    assert (error.value.key, error.value.value) == ("method", "bhob")

@@ -150,5 +150,6 @@ def test_it_says_nothing(capsys: pytest.CaptureFixture[str], caplog: pytest.LogC
 
 
 def test_parameters_of_another_space_are_refused() -> None:
-    with pytest.raises(SpaceError, match=r"params\.x is 7; it must be a number from 0 to 1"):
+    with pytest.raises(SpaceError) as error:
         TpeSampler(LINE, 0).start(0, {"x": 7})
+    assert (error.value.key, error.value.value) == ("x", 7)
