@@ -113,7 +113,7 @@ class Assignment:
     def __str__(self) -> str:
         if self.resource_from == self.resource_to:
             return f"trial {self.trial_id}: evaluate on {self.split}"
-        return f"trial {self.trial_id}, rung {self.rung}: {self.resource_from} -> {self.resource_to} epochs"
+        return f"trial {self.trial_id}, rung {self.rung}: resource {self.resource_from} -> {self.resource_to}"
 
     def to_json(self) -> dict[str, Any]:
         record = {_JOURNAL_KEYS.get(key, key): value for key, value in asdict(self).items()}

@@ -155,7 +155,7 @@ def tune(
         task=None if isinstance(task, str) else task,
         space=space,
         spark=session,
-        callbacks=[*callbacks, progress_callback(config.name, config.objective.metric)],
+        callbacks=[*callbacks, progress_callback(config.name, config.objective.metric, config.search.unit)],
     )
     if in_notebook():
         try:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from spark_hpo.study.callback import RunningStudy
 
 
-def progress_callback(study: str, metric: str) -> Callback:
+def progress_callback(study: str, metric: str, unit: str = "epochs") -> Callback:
     """What shows the progress where this process is: a notebook's bar, or a terminal's line.
 
     Where there is neither, it shows nothing: the log has a line for each event.
     """
-    return NotebookBar(study, metric) if in_notebook() else TerminalLine(ProgressLine(study, metric))
+    return NotebookBar(study, metric, unit) if in_notebook() else TerminalLine(ProgressLine(study, metric))
 
 
 def standing_of(study: RunningStudy) -> Standing:
@@ -68,8 +68,9 @@ class NotebookBar(Callback):
     A resumed study begins where it stood. The bar stays, with the time that it took.
     """
 
-    def __init__(self, study: str, metric: str) -> None:
+    def __init__(self, study: str, metric: str, unit: str = "epochs") -> None:
         self._name = study
+        self._unit = unit.removesuffix("s")
         self._metric = metric
         self._bar: Any = None
 
@@ -77,7 +78,7 @@ class NotebookBar(Callback):
         from tqdm.auto import tqdm
 
         standing = standing_of(study)
-        unit = "trial" if study.budget.trials is not None else "epoch"
+        unit = "trial" if study.budget.trials is not None else self._unit
         self._bar = tqdm(desc=self._name, total=standing.budget, initial=int(standing.spent), unit=unit)
 
     def on_assigned(self, study: RunningStudy, assignment: Assignment) -> None:

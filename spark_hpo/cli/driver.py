@@ -62,16 +62,19 @@ def write_missing(config: StudyConfig, *, as_json: bool, space: Space | None = N
 def _print(result: Result, console: Console) -> None:
     objective = result.config.objective.build()
     front = [trial.trial_id for trial in result.pareto_front]
-    console.print(leaderboard.render(result.journal.trials.values(), objective, front))
+    console.print(leaderboard.render(result.record.at_best, objective, front))
     if objective.extra_objectives:
         shown = ", ".join(map(str, front)) or "none is trained to the end within the limits"
         console.print(f"Pareto front of {', '.join(objective.metrics)}: trials {shown}")
     best, metric = result.best, objective.metric
-    line = f"best: trial {best.trial_id} after {best.resource} epochs, {metric} {best.metrics[metric]:.5g}"
+    amount = result.config.search.amount(best.resource)
+    line = f"best: trial {best.trial_id} after {amount}, {metric} {best.metrics[metric]:.5g}"
     if metric in result.test:
         line += f" on validation, {result.test[metric]:.5g} on test"
     if result.model is not None:
         line += f"; registered as {result.model.uri}"
     console.print(line)
+    for warning in result.warnings:
+        console.print(f"note: {warning}")
     words = [program_of_environment("spark-hpo"), "report", result.config.study_dir, "--open"]
     say(f"to see it all: {shlex.join(words)}", console)

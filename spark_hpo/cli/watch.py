@@ -88,7 +88,7 @@ def _tell(looks: Iterable[StudyStatus], *, as_json: bool) -> StudyStatus:
                 if as_json:
                     say_json(event.to_json())
                 else:
-                    say(line_of(event, status.record.objective))
+                    say(line_of(event, status.record))
     return status
 
 

@@ -253,6 +253,15 @@ class SearchConfig(_Section):
     transfer: TransferConfig = TransferConfig()
 
     @property
+    def unit(self) -> str:
+        """The unit of a resource, in the plural."""
+        return "epochs" if self.resource == "epochs" else "parts"
+
+    def amount(self, resource: int) -> str:
+        """Return a resource with its unit: `1 epoch`, `27 parts`."""
+        return f"{resource:,} {self.unit.removesuffix('s') if resource == 1 else self.unit}"
+
+    @property
     def parts(self) -> int:
         """Units of the resource in one epoch."""
         return self.max_resource // self.epochs if self.resource == "rows" else 1

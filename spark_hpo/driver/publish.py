@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,19 +15,23 @@ from spark_hpo.backend.spark import package
 from spark_hpo.data.prepared_rows import stored_ranges
 from spark_hpo.data.table import Table, first_rows
 from spark_hpo.driver.plan import StudyPlan
-from spark_hpo.errors import CheckpointError
+from spark_hpo.errors import CheckpointError, SparkHpoError
 from spark_hpo.ranking import pareto_front
 from spark_hpo.report import leaderboard
 from spark_hpo.report.study_report import FILE, write_report
+from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.model_registry import ModelFiles, RegisteredModel, TestResult, register_model
 from spark_hpo.tracking.run_store import RunStatus
 from spark_hpo.train import checkpoint, predictor
+from spark_hpo.train.constant import constant_answer
 from spark_hpo.train.reference import Code
 from spark_hpo.train.task import TrainTask
 from spark_hpo.trial import Split, Trial
+
+logger = logging.getLogger(__name__)
 
 _REQUIREMENTS = ("torch", "numpy", "pandas", "pyarrow", "fsspec")  # of a model that is loaded elsewhere
 
@@ -49,20 +54,40 @@ def finish_runs(
     trials, objective = list(journal.trials.values()), journal.objective
     front = {trial.trial_id for trial in pareto_front(trials, objective)}
     tracker.sync(journal)  # first, because runs are written while the report is made
-    report = write_report(journal.storage, is_running=False)
+    written = write_report(journal.storage, is_running=False)
+    rows, page = (trials, None) if written is None else (written[0].at_best, written[1])
     metrics = {f"test_{name}": value for name, value in (test or {}).items()}
     if best is not None:
         metrics[f"best_{objective.metric}"] = best.metrics[objective.metric]
     return tracker.finish(
         status,
         metrics=metrics,
-        leaderboard=leaderboard.leaderboard(trials, objective, front),
-        artifacts={} if report is None else {FILE: report},
+        leaderboard=leaderboard.leaderboard(rows, objective, front),
+        artifacts={} if page is None else {FILE: page},
         front=front if objective.extra_objectives else None,
     )
 
 
 _EXAMPLE_ROWS = 5
+
+
+def record_constant_answer(
+    plan: StudyPlan, table: Table | None, best: Trial, excluded_files: Collection[str]
+) -> None:
+    """Measure the constant answer, which the report compares the best trial with, and keep it.
+
+    A failure is logged: the study succeeds without it.
+    """
+    storage = Storage(plan.config.study_dir)
+    if table is None or ConstantAnswer.load(storage) is not None:
+        return
+    objective = plan.config.objective.build()
+    try:
+        found = constant_answer(table.without(excluded_files), plan.code.trainable, best.params, objective)
+        if found is not None:
+            found.write(storage)
+    except SparkHpoError as exc:
+        logger.warning("cannot measure the constant answer: %s", exc)
 
 
 def publish_model(

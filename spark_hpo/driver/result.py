@@ -81,6 +81,7 @@ class Result(StudyFindings):
             **({"pareto_front": self._front_records()} if objective.extra_objectives else {}),
             "test": self.test,
             **({} if self.test_error is None else {"test_error": self.test_error}),
+            **({"warnings": list(self.warnings)} if self.warnings else {}),
             "trials": dict(sorted(states.items())),
             "segments": {"run": progress.run, "replayed": progress.replayed, "failed": progress.failed},
             "resource_spent": progress.resource_spent,

@@ -27,7 +27,7 @@ from spark_hpo.driver.earlier_studies import keep_earlier_trials, read_earlier_t
 from spark_hpo.driver.interrupt import Interrupt
 from spark_hpo.driver.plan import StudyPlan, plan_study
 from spark_hpo.driver.provenance import provenance
-from spark_hpo.driver.publish import finish_runs, load_best, publish_model
+from spark_hpo.driver.publish import finish_runs, load_best, publish_model, record_constant_answer
 from spark_hpo.driver.result import Result
 from spark_hpo.errors import (
     ConfigError,
@@ -119,6 +119,7 @@ def run_study(
             stopped_by = study.run()
             best = study.best
             assert best is not None, "run raises when no trial has succeeded"
+            record_constant_answer(plan, table, best, study.excluded_files)
             tested, test_error = _test(study, best) if test else ({}, None)
             model, is_published = _publish(plan, table, tracker, best, tested, test_error)
             journal.closed(stopped_by)

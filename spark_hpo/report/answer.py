@@ -1,43 +1,60 @@
-"""The answer of a study: its best trial, and what it gains over what there was before."""
+"""The answer of a study: its best trial, how it compares with baselines, and what to be careful about."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from spark_hpo.errors import SpaceError
-from spark_hpo.objective import Mode
+from spark_hpo.objective import Mode, Objective
 from spark_hpo.ranking import pareto_front
 from spark_hpo.report.study_record import StudyRecord
-from spark_hpo.trial import Trial
+from spark_hpo.study_dir.constant_answer import ConstantAnswer
+from spark_hpo.trial import Trial, TrialState
+
+_RESUMABLE = ("trials", "resource", "seconds")  # endings after which a larger budget continues the study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """A trial to compare the best one with."""
+    """A trial that the best one is compared with."""
 
     trial: Trial
-    value: float | None  # of the metric, when it was last measured; None: it has failed, or still runs
-    best: float  # that of the best trial after as much training; where that is not known, at its end
-    is_fair: bool  # whether it is after as much training
-    gain: float | None  # of the best trial over it, positive where the best is better
+    value: float | None  # of the metric, as last measured; None: the trial failed, or has no value yet
+    best: float  # of the best trial after as much training, or at its end if that was not measured
+    is_fair: bool  # True: both values are after as much training
+    gain: float | None  # of the best trial over this one; positive: the best trial is better
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """A better measurement of the best trial than that of its checkpoint."""
+
+    resource: int
+    value: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What was found."""
+    """What a study has found."""
 
     best: Trial | None  # as it was reported; None: no trial has succeeded yet
     value: float | None  # its metric on the validation split
+    peak: Peak | None  # None: no other epoch of the best trial was better
     test: dict[str, float] | None  # all its metrics on the test split; None: not tested
-    first: Baseline | None  # the first trial; None: there is none, or the default is the first
-    default: Baseline | None  # search.first[0], what is run today; None: the study has none, or not run
-    has_default: bool  # whether search.first names one
+    first: Baseline | None  # the first trial; None: there is none, or it is the default
+    default: (
+        Baseline | None
+    )  # search.first[0], the present configuration; None: there is none, or it has not run
+    has_default: bool  # True: search.first is set
+    constant: ConstantAnswer | None  # None: not known
     front: tuple[Trial, ...]  # with several objectives
+    warnings: tuple[str, ...]  # what to know before using the best trial, one sentence or two each
 
 
 def answer_of(record: StudyRecord) -> Answer:
-    """The answer so far: of a running study too."""
+    """Return the answer so far. The study may still be running."""
     metric = record.objective.metric
     best = next(iter(record.ranking), None)
     tested = None if best is None else record.tests.get(best.trial_id)
@@ -48,16 +65,64 @@ def answer_of(record: StudyRecord) -> Answer:
     return Answer(
         best=best,
         value=None if best is None else best.metrics[metric],
+        peak=None if best is None else _peak(record, best),
         test=None if tested is None else dict(tested.metrics),
         first=None if first is default else _baseline(record, first, best),
         default=_baseline(record, default, best),
         has_default=bool(record.search.first),
+        constant=record.constant,
         front=tuple(pareto_front(record.trials.values(), record.objective)),
+        warnings=() if best is None else tuple(_warnings(record, best)),
     )
 
 
+def _warnings(record: StudyRecord, best: Trial) -> Iterator[str]:
+    objective = record.objective
+    if best.violation:
+        yield f"No trial keeps every limit. The best one has {_broken_limits(objective, best)}."
+    constant, metric = record.constant, objective.metric
+    if constant is not None and constant.metric == metric:
+        value = best.metrics[metric]
+        is_better = value > constant.value if objective.mode is Mode.MAX else value < constant.value
+        if not is_better:
+            yield (
+                f"The model is no better than a constant answer: always predicting {constant.answer} gives "
+                f"{metric} {constant.value:.5g} on validation."
+            )
+    is_partial = best.state is not TrialState.COMPLETED and best.resource < record.search.max_resource
+    if is_partial and not record.is_running and record.ending is not None:
+        amount = f"{best.resource:,} of {record.amount(record.search.max_resource)}"
+        if best.state is TrialState.STOPPED:
+            yield f"Trial {best.trial_id} was trained for {amount} only: the scheduler stopped it there."
+        else:
+            yield f"Trial {best.trial_id} was trained for {amount} only: the search ended before more." + (
+                " Raise the budget and run the same command to continue."
+                if record.ending in _RESUMABLE
+                else ""
+            )
+
+
+def _broken_limits(objective: Objective, trial: Trial) -> str:
+    broken = []
+    for limit in objective.limits:
+        if limit.violation(trial.metrics):
+            value = trial.metrics[limit.metric]
+            bound = f"at most {limit.at_most:g}" if value > limit.at_most else f"at least {limit.at_least:g}"
+            broken.append(f"{limit.metric} {value:.5g} (limit: {bound})")
+    return " and ".join(broken)
+
+
+def _peak(record: StudyRecord, best: Trial) -> Peak | None:
+    objective, metric = record.objective, record.objective.metric
+    curve = [m for m in record.trials[best.trial_id].curve if metric in m.metrics]
+    peak = min(curve, key=lambda measured: objective.score(measured.metrics), default=None)
+    if peak is None or not objective.score(peak.metrics) < best.score:
+        return None
+    return Peak(resource=peak.resource, value=peak.metrics[metric])
+
+
 def _default(record: StudyRecord) -> Trial | None:
-    """The trial of the first configuration of `search.first`."""
+    """Return the trial that ran the first configuration of `search.first`."""
     if not record.search.first:
         return None
     try:
@@ -73,15 +138,15 @@ def _baseline(record: StudyRecord, trial: Trial | None, best: Trial | None) -> B
         return None
     metric = record.objective.metric
     value = trial.metrics.get(metric) if math.isfinite(trial.loss) else None
-    # A trial that was stopped early is compared with the best one as it was then.
-    then = {m.resource: m.metrics[metric] for m in record.trials[best.trial_id].curve if metric in m.metrics}
-    then[best.resource] = best.metrics[metric]
-    its_best = then.get(trial.resource, best.metrics[metric])
+    # A trial that was stopped early is compared with the best one as it was after as much training.
+    at = {m.resource: m.metrics[metric] for m in record.trials[best.trial_id].curve if metric in m.metrics}
+    at[best.resource] = best.metrics[metric]
+    compared = at.get(trial.resource, best.metrics[metric])
     sign = 1 if record.objective.mode is Mode.MAX else -1
     return Baseline(
         trial=trial,
         value=value,
-        best=its_best,
-        is_fair=trial.resource in then,
-        gain=None if value is None else sign * (its_best - value),
+        best=compared,
+        is_fair=trial.resource in at,
+        gain=None if value is None else sign * (compared - value),
     )

@@ -49,8 +49,7 @@ def board(status: StudyStatus, *, events: bool = False) -> RenderableType:
     parts += _section("failures", _causes(status))
     if events and status.record.drivers:
         last = status.record.drivers[-1].events[-_LAST_EVENTS:]
-        objective = status.record.objective
-        lines = [Text(line_of(event, objective), overflow="ellipsis", no_wrap=True) for event in last]
+        lines = [Text(line_of(event, status.record), overflow="ellipsis", no_wrap=True) for event in last]
         parts += _section("last events", Group(*lines))
     return Group(*parts)
 
@@ -95,12 +94,16 @@ def _facts(status: StudyStatus) -> Table:
     if answer.best is not None and answer.value is not None:
         best = Text(f"{metric} {answer.value:.5g}", "bold green")
         best.append(f"  trial {answer.best.trial_id} after {record.amount(answer.best.resource)}", "not bold")
+        if answer.peak is not None:
+            best.append(f" ({answer.peak.value:.5g} after {record.amount(answer.peak.resource)})", "not bold")
         if answer.test and metric in answer.test:
             best.append(f", {answer.test[metric]:.5g} on test", "not bold")
     table.add_row("best", best)
     if answer.best is not None:
         shown = "  ".join(f"{name}={_cell(item)}" for name, item in flat_params(answer.best.params).items())
         table.add_row("parameters", Text(shown))
+    for warning in answer.warnings:
+        table.add_row("note", Text(warning, "yellow"))
     trials = "  ".join(f"{count} {state}" for state, count in status.trials.items())
     table.add_row("trials", Text(trials or "none yet"))
     for spent in status.budget:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from spark_hpo.objective import Objective
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.journal import Event, EventKind
 from spark_hpo.trial import Split
 
 
-def line_of(event: Event, objective: Objective) -> str:
+def line_of(event: Event, record: StudyRecord) -> str:
     """`2026-11-21 14:03:07 trial 3, rung 1: accuracy 0.93 after 3 epochs, 4.1 s`, in local time."""
     moment = datetime.fromtimestamp(event.time).isoformat(" ", "seconds")
-    return f"{moment} {_words(event, objective)}"
+    return f"{moment} {_words(event, record)}"
 
 
-def _words(event: Event, objective: Objective) -> str:
+def _words(event: Event, record: StudyRecord) -> str:
     data = event.data
     match event.kind:
         case EventKind.OPENED:
@@ -26,7 +26,7 @@ def _words(event: Event, objective: Objective) -> str:
             attempt = event.assignment.attempt
             return f"{event.assignment}: started" + (f", attempt {attempt}" if attempt > 1 else "")
         case EventKind.REPORTED | EventKind.LOST:
-            return _report(event, objective)
+            return _report(event, record)
         case EventKind.SETTLED:
             trials = data["trials"]
             names = ", ".join(map(str, trials))
@@ -36,7 +36,7 @@ def _words(event: Event, objective: Objective) -> str:
             return f"the driver has stopped: {data['reason']}" + (f": {message}" if message else "")
 
 
-def _report(event: Event, objective: Objective) -> str:
+def _report(event: Event, record: StudyRecord) -> str:
     report = event.report
     where = f"trial {report.trial_id}, rung {report.rung}"
     if event.kind is EventKind.LOST:
@@ -44,8 +44,8 @@ def _report(event: Event, objective: Objective) -> str:
         return f"{where}: attempt {report.attempt} is lost: {reason}"
     if report.failure is not None:
         return f"{where}: failed: {report.failure.message}"
-    metric = objective.metric
+    metric = record.objective.metric
     value = f"{report.metrics[metric]:.5g}" if metric in report.metrics else "not reported"
     if report.split is Split.TEST:
         return f"trial {report.trial_id}: {metric} {value} on test"
-    return f"{where}: {metric} {value} after {report.resource}, {report.seconds:.1f} s"
+    return f"{where}: {metric} {value} after {record.amount(report.resource)}, {report.seconds:.1f} s"

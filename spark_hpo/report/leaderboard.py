@@ -42,7 +42,7 @@ def leaderboard(trials: Iterable[Trial], objective: Objective, front: Collection
 
 def ranked(trials: Iterable[Trial]) -> list[Trial]:
     """Sort trials, the best first and failed ones last. Ties are in the order of their ids."""
-    return sorted(trials, key=lambda trial: (trial.state is TrialState.FAILED, trial.score, trial.trial_id))
+    return sorted(trials, key=lambda trial: (trial.score, trial.state is TrialState.FAILED, trial.trial_id))
 
 
 def value(trial: Trial, objective: Objective) -> float:

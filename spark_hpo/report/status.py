@@ -165,8 +165,10 @@ class StudyStatus:
                 "params": dict(answer.best.params),
                 "value": answer.value,
                 "resource": answer.best.resource,
+                "peak": answer.peak and {"value": answer.peak.value, "resource": answer.peak.resource},
             },
             "test": answer.test,
+            "warnings": list(answer.warnings),
             "trials": self.trials,
             "running": [
                 {

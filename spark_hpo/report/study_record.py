@@ -14,6 +14,7 @@ from spark_hpo.objective import Objective
 from spark_hpo.ranking import each_at_its_best
 from spark_hpo.redact import redact
 from spark_hpo.search.space import Space
+from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.journal import Ending, Event, EventKind, Journal, Outcome, ending_of
 from spark_hpo.study_dir.lease import is_held
@@ -57,6 +58,7 @@ class StudyRecord:
     tests: Mapping[int, Report]  # by trial: its evaluation on the test split
     drivers: Sequence[Driver]
     is_running: bool
+    constant: ConstantAnswer | None = None  # None: not known, as before the end of the search
 
     @classmethod
     def read(cls, storage: Storage, *, is_running: bool | None = None) -> StudyRecord:
@@ -94,6 +96,7 @@ class StudyRecord:
             tests=journal.tests,
             drivers=tuple(_drivers(journal.past, time.time() if is_running else None)),
             is_running=is_running,
+            constant=ConstantAnswer.load(storage),
         )
 
     @property
@@ -111,12 +114,12 @@ class StudyRecord:
 
     @property
     def unit(self) -> str:
-        """What a resource counts."""
-        return "epochs" if self.search.resource == "epochs" else "parts"
+        """The unit of a resource, in the plural."""
+        return self.search.unit
 
     def amount(self, resource: int) -> str:
-        """`1 epoch`, `27 epochs`."""
-        return f"{resource:,} {self.unit if resource != 1 else self.unit.removesuffix('s')}"
+        """Return a resource with its unit: `1 epoch`, `27 epochs`."""
+        return self.search.amount(resource)
 
     @property
     def ending(self) -> str | None:
@@ -154,6 +157,12 @@ class StudyRecord:
         """Each trial as it was when it was best, the best first: a promotion may make one worse."""
         reports = [attempt.report for attempt in self.reported if attempt.report is not None]
         return tuple(each_at_its_best(self.trials, reports, self.objective))
+
+    @cached_property
+    def at_best(self) -> tuple[Trial, ...]:
+        """All trials by id, each as it was when it was best; as it is now if it has no value."""
+        best = {trial.trial_id: trial for trial in self.ranking}
+        return tuple(best.get(trial_id, self.trials[trial_id]) for trial_id in sorted(self.trials))
 
     def worked(self, moment: float) -> float:
         """Seconds of drivers' work until a moment: the time between two drivers does not count."""

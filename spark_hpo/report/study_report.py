@@ -78,15 +78,18 @@ def report_of(storage: Storage, *, is_running: bool | None = None) -> StudyRepor
     return StudyReport(StudyRecord.read(storage, is_running=is_running))
 
 
-def write_report(storage: Storage, *, is_running: bool | None = None) -> str | None:
-    """Write the page into the study directory, and return it.
+def write_report(storage: Storage, *, is_running: bool | None = None) -> tuple[StudyRecord, str] | None:
+    """Write the page into the study directory.
 
-    Returns None where it cannot be made, and the log says why: a study does not fail for its report.
+    Returns:
+        What the page was made from, and its text. None if it could not be written, which is logged: a study
+        does not fail because of its report.
     """
     try:
-        text = report_of(storage, is_running=is_running).html()
+        report = report_of(storage, is_running=is_running)
+        text = report.html()
         storage.write(FILE, text.encode())
-    except Exception as exc:  # of a drawing library too: nothing of it may fail a study
-        logger.warning("%s/%s could not be written: %s", storage.url, FILE, exc, exc_info=True)
+    except Exception as exc:  # a drawing library may raise anything
+        logger.warning("cannot write %s/%s: %s", storage.url, FILE, exc, exc_info=True)
         return None
-    return text
+    return report.record, text

@@ -101,11 +101,18 @@ class StudyFindings(ABC):
 
     @property
     def trials(self) -> pd.DataFrame:
-        """One row a trial, the best first: trial, state, rung, resource, value, seconds, and the parameters
-        by their dotted names."""
+        """One row per trial, as it was when it was best; the best trial first.
+
+        Columns: trial, state, rung, resource, value, seconds, and the parameters by their dotted names.
+        """
         record = self.record
         front = {trial.trial_id for trial in self._answer.front}
-        return leaderboard(record.trials.values(), record.objective, front)
+        return leaderboard(record.at_best, record.objective, front)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before the best trial is used, in one or two sentences each; usually empty."""
+        return self._answer.warnings
 
     @property
     def plot(self) -> Plots:
@@ -133,8 +140,10 @@ class StudyFindings(ABC):
         if best is None:
             return f"{record.name}: no trial has succeeded yet"
         metric = record.objective.metric
-        line = f"{record.name}: trial {best.trial_id} is the best after {best.resource} {record.unit}, "
+        line = f"{record.name}: trial {best.trial_id} is the best after {record.amount(best.resource)}, "
         line += f"{metric} {best.metrics[metric]:.5g} on validation"
+        if (peak := self._answer.peak) is not None:
+            line += f" ({peak.value:.5g} after {record.amount(peak.resource)})"
         test = self._answer.test or {}
         return line + (f", {test[metric]:.5g} on test" if metric in test else "")
 
@@ -150,7 +159,8 @@ class StudyFindings(ABC):
         )
         hidden = len(table) - _SHOWN_TRIALS
         rest = f"<p>and {hidden} more in <code>.trials</code></p>" if hidden > 0 else ""
-        return f"<p><b>{escape(self._headline())}</b></p>{shown}{rest}"
+        notes = "".join(f"<p>{escape(warning)}</p>" for warning in self.warnings)
+        return f"<p><b>{escape(self._headline())}</b></p>{notes}{shown}{rest}"
 
     def _repr_html_(self) -> str:
         """Table and picture; the picture's script comes from the network."""

@@ -167,7 +167,7 @@ def test_sigterm_pauses_the_study_and_says_how_to_go_on(tmp_path: Path) -> None:
     journal = Journal(Storage(workspace.folder / "study"), ACCURACY)
     assert journal.past[-1].kind is EventKind.CLOSED
     assert journal.past[-1].data["reason"] == "interrupted"
-    assert "trial 0, rung 0: 0 -> 1 epochs: accuracy = " in (tmp_path / "events.log").read_text()
+    assert "trial 0, rung 0: resource 0 -> 1: accuracy = " in (tmp_path / "events.log").read_text()
     answer = workspace.run()
     assert answer["segments"]["replayed"] >= 3
     assert answer["segments"]["run"] + answer["segments"]["replayed"] == 17

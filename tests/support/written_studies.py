@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from math import inf
 from typing import Any
 
 from spark_hpo.objective import Mode, Objective
@@ -34,6 +36,10 @@ class Pen:
                 "mode": str(self.objective.mode),
                 "also": {name: str(mode) for name, mode in self.objective.extra_objectives},
                 "penalties": dict(self.objective.penalties),
+                "limits": [
+                    {name: bound for name, bound in asdict(limit).items() if bound not in (-inf, inf)}
+                    for limit in self.objective.limits
+                ],
             },
             "search": {"max_resource": 9},
             "space": Space.from_config(space).to_json(),

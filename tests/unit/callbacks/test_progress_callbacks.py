@@ -62,16 +62,18 @@ def test_the_bar_counts_trials_and_goes_on_where_the_study_stood(
     assert f"best loss {study.best.metrics['loss']:.5g}" in lines[-1]  # type: ignore[union-attr]
 
 
-def test_with_a_budget_of_training_the_bar_counts_epochs(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("unit", ["epochs", "parts"])
+def test_notebook_bar_counts_the_resource_where_it_is_the_budget(
+    bench: Bench, capsys: pytest.CaptureFixture[str], unit: str
 ) -> None:
-    study = bench.study(callbacks=[NotebookBar("digits", "loss")], trials=None, budget=Budget(resource=20))
+    bar = NotebookBar("digits", "loss", unit)
+    study = bench.study(callbacks=[bar], trials=None, budget=Budget(resource=20))
     study.run()
     last = capsys.readouterr().err.rsplit("\r", 1)[1]
     assert study.progress.resource_spent > 20, "what ran was finished"
     assert "100%" in last
     assert "20/20" in last
-    assert "epoch" in last
+    assert unit.removesuffix("s") in last
 
 
 def test_outside_of_a_notebook_it_is_the_line() -> None:

@@ -2,9 +2,10 @@ import math
 
 import pytest
 
-from spark_hpo.objective import Mode, Objective
-from spark_hpo.report.answer import answer_of
+from spark_hpo.objective import Limit, Mode, Objective
+from spark_hpo.report.answer import Peak, answer_of
 from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.trial import Failure, FailureKind, TrialState
 from tests.support.virtual_studies import TODAY
 from tests.support.written_studies import TEST, Pen
@@ -79,3 +80,77 @@ def test_what_runs_today_is_found_in_a_study(record: StudyRecord) -> None:
     assert answer.test is not None
     assert answer.best is not None
     assert answer.best.loss == min(t.loss for t in record.trials.values() if math.isfinite(t.loss))
+
+
+def test_peak_is_a_better_epoch_than_the_saved_one() -> None:
+    pen = Pen().start(0, 0, 9).end(0, 9, 0.7, curve={3: 0.6, 6: 0.8, 9: 0.7}).start(1).end(1, 1, 0.5).close()
+    answer = answer_of(pen.record())
+    assert answer.value == 0.7
+    assert answer.peak == Peak(resource=6, value=0.8)
+
+
+def test_peak_is_none_where_the_saved_epoch_is_the_best() -> None:
+    pen = Pen().start(0, 0, 9).end(0, 9, 0.7, curve={3: 0.6, 9: 0.7}).close()
+    assert answer_of(pen.record()).peak is None
+
+
+def test_at_best_has_each_trial_as_it_was_when_it_was_best() -> None:
+    pen = Pen().start(0).end(0, 1, 0.8).start(0, 1, 3, rung=1).end(0, 3, 0.7).start(1).close()
+    first, second = pen.record().at_best
+    assert (first.resource, first.metrics, first.rung) == (1, {"accuracy": 0.8}, 0)
+    assert second.trial_id == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "constant", "warned"),
+    [
+        ("max", 0.5, 0.5, True),
+        ("max", 0.6, 0.5, False),
+        ("min", 3e9, 2.5e9, True),
+        ("min", 2e9, 2.5e9, False),
+    ],
+)
+def test_warnings_name_a_model_that_is_no_better_than_a_constant(
+    mode: str, value: float, constant: float, warned: bool
+) -> None:
+    pen = Pen(Objective(metric="m", mode=Mode(mode))).start(0, 0, 9).end(0, 9, value)
+    ConstantAnswer(metric="m", value=constant, answer="'blue'").write(pen.storage)
+    warnings = answer_of(pen.settle(TrialState.COMPLETED, 0).close().record()).warnings
+    assert len(warnings) == warned
+    assert all("'blue'" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "is_partial", "can_continue"),
+    [
+        (TrialState.PAUSED, "resource", True, True),
+        (TrialState.PAUSED, "target", True, False),
+        (TrialState.STOPPED, "trials", True, False),
+        (TrialState.COMPLETED, "trials", False, False),  # on a plateau
+    ],
+)
+def test_warnings_name_a_best_trial_that_was_not_fully_trained(
+    state: TrialState, reason: str, is_partial: bool, can_continue: bool
+) -> None:
+    pen = Pen(search={"max_resource": 81}).start(0, 0, 3).end(0, 3, 0.8)
+    warnings = answer_of(pen.settle(state, 0).close(reason).record()).warnings
+    assert ["3 of 81 epochs" in warning for warning in warnings] == [True] * is_partial
+    assert ["Raise the budget" in warning for warning in warnings] == [can_continue] * is_partial
+
+
+def test_warnings_are_empty_while_a_study_runs() -> None:
+    assert answer_of(Pen().start(0).end(0, 1, 0.8).record(is_running=True)).warnings == ()
+
+
+def test_warnings_name_the_limits_that_every_trial_breaks() -> None:
+    limited = Objective(metric="m", mode=Mode.MAX, limits=(Limit(metric="ms", at_most=20.0),))
+    pen = Pen(limited).start(0, 0, 9).end(0, 9, metrics={"m": 0.9, "ms": 35.0})
+    (warning,) = answer_of(pen.settle(TrialState.COMPLETED, 0).close().record()).warnings
+    assert "ms 35 (limit: at most 20)" in warning
+
+
+def test_best_is_feasible_whatever_an_infeasible_trial_reaches() -> None:
+    limited = Objective(metric="m", mode=Mode.MIN, limits=(Limit(metric="ms", at_most=20.0),))
+    pen = Pen(limited).start(0, 0, 9).end(0, 9, metrics={"m": 2.5e9, "ms": 20.0})
+    answer = answer_of(pen.start(1, 0, 9).end(1, 9, metrics={"m": 0.1, "ms": 35.0}).close().record())
+    assert answer.value == 2.5e9

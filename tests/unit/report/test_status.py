@@ -55,7 +55,7 @@ def test_a_running_study_is_told_by_its_directory(pen: Pen) -> None:
     assert status.slots == 2
     record = status.to_json()
     assert json.loads(json.dumps(record)) == record
-    assert record["best"] == {"trial": 0, "params": {"x": 0.5}, "value": 0.8, "resource": 1}
+    assert record["best"] == {"trial": 0, "params": {"x": 0.5}, "value": 0.8, "resource": 1, "peak": None}
     assert record["budget"] == {"trials": {"spent": 2.0, "limit": 8.0}}
     assert record["driver"]["pid"] == os.getpid()
     assert record["driver"]["host"] == socket.gethostname()
@@ -155,9 +155,9 @@ def test_the_board_shows_the_study(pen: Pen) -> None:
         "2 of 8",
         "2 of 2 busy",
         "1 running, 1 waiting, 1 promoted, 1 stopped, 1 failed",
-        "trial 0, rung 1: 1 -> 3 epochs",
+        "trial 0, rung 1: resource 1 -> 3",
         "1 x trial: ValueError: # is too many [sic]",
-        "trial 4, rung 0: 0 -> 1 epochs: started",
+        "trial 4, rung 0: resource 0 -> 1: started",
     ):
         assert shown in text, shown
 
@@ -172,17 +172,17 @@ def test_every_event_is_a_line(pen: Pen) -> None:
     pen.start(0, 3, 3, **TEST).end(0, 3, value=0.85, **TEST).close("trials")
     status = StudyStatus.read(pen.storage)
     events = status.record.drivers[0].events
-    lines = [line_of(event, status.record.objective) for event in events]
+    lines = [line_of(event, status.record) for event in events]
     words = [line[len("2026-11-21 13:43:49 ") :] for line in lines]
     assert words[0] == "driver 1 has taken the study"
     assert words[1] == "slots for trials: 2"
     for expected in (
-        "trial 0, rung 0: accuracy 0.8 after 1, 1.0 s",
+        "trial 0, rung 0: accuracy 0.8 after 1 epoch, 1.0 s",
         "trial 2: stopped",
         "trial 3, rung 0: failed: ValueError: 17 is too many [sic]",
         "trial 4, rung 0: attempt 1 is lost: executor 3 was lost",
-        "trial 4, rung 0: 0 -> 1 epochs: started, attempt 2",
-        "trial 4, rung 0: accuracy not reported after 1, 1.0 s",
+        "trial 4, rung 0: resource 0 -> 1: started, attempt 2",
+        "trial 4, rung 0: accuracy not reported after 1 epoch, 1.0 s",
         "trial 0: accuracy 0.85 on test",
         "the driver has stopped: trials",
     ):

@@ -1,0 +1,95 @@
+"""Computes the constant answer of a table: the baseline that every model should beat."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from spark_hpo.data.loader import Batch, Loader
+from spark_hpo.data.schema import Label
+from spark_hpo.data.table import Table
+from spark_hpo.objective import Mode, Objective
+from spark_hpo.study_dir.constant_answer import ConstantAnswer
+from spark_hpo.train.reference import Trainable
+from spark_hpo.train.task import LabelledTask
+from spark_hpo.trial import Params, Split
+
+_BATCH_ROWS = 65_536
+
+
+def constant_answer(
+    table: Table, trainable: Trainable, params: Params, objective: Objective
+) -> ConstantAnswer | None:
+    """Measure a model that ignores its input, with the task's own loss and metrics, on the validation split.
+
+    The model always answers the most frequent class (with the shares of the classes as probabilities) or, in
+    a regression, the mean or the median, whichever is better. It is chosen on the validation split, so no
+    other constant is better there. Only the label column is read.
+
+    Args:
+        params: of any trial; the task is built from them.
+
+    Returns:
+        None where the task does not derive from `LabelledTask`, or its metric needs more than the label.
+
+    Raises:
+        DataError: the split cannot be read.
+    """
+    if not (isinstance(trainable, type) and issubclass(trainable, LabelledTask)):
+        return None
+    batches = list(_label_batches(table))
+    labels = torch.cat([batch[table.schema.label.name] for batch in batches])
+    task = trainable(params, table.schema)
+    measured = []
+    for answer, outputs in _candidates(table.schema.label, labels):
+        value = _measured(task, objective.metric, outputs, batches)
+        if not math.isfinite(value):
+            return None
+        measured.append(ConstantAnswer(metric=objective.metric, value=value, answer=answer))
+    best = max if objective.mode is Mode.MAX else min
+    return best(measured, key=lambda found: found.value)
+
+
+def _candidates(label: Label, labels: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield answers in words, and the outputs [1, num_outputs] that give them."""
+    if label.is_regression:
+        for value in (labels.double().mean().item(), labels.double().median().item()):
+            yield f"{value:.5g}", torch.tensor([[(value - label.mean) / label.deviation]])
+        return
+    counts = torch.bincount(labels, minlength=len(label.classes)).float()
+    # A class that is never the right answer gets a tiny probability, because its logarithm must be finite.
+    outputs = (counts / counts.sum()).clamp(min=1e-12).log()
+    yield repr(label.classes[int(counts.argmax())]), outputs[None]
+
+
+def _measured(task: LabelledTask, metric: str, outputs: torch.Tensor, batches: list[Batch]) -> float:
+    """Return the mean of a metric over all rows; NaN where it cannot be computed from the label."""
+    total, rows = 0.0, 0
+    try:
+        for batch in batches:
+            size = len(batch[task.schema.label.name])
+            answers = outputs.expand(size, -1)
+            if metric == "loss":
+                total += float(task.loss(answers, batch)) * size
+            else:
+                total += float(task.metrics(answers, batch)[metric].double().sum())
+            rows += size
+    except Exception:  # user code, which may need other columns or another shape of outputs
+        return math.nan
+    return total / rows
+
+
+def _label_batches(table: Table) -> Iterator[Batch]:
+    loader = Loader(
+        replace(table, schema=replace(table.schema, features=())),
+        Split.VALIDATION,
+        rank=0,
+        world_size=1,
+        batch_size=_BATCH_ROWS,
+        seed=0,
+        shuffle_window=None,
+    )
+    yield from next(loader.passes(0, 1))
