@@ -108,7 +108,7 @@ class Code:
     def fingerprint(self) -> str | None:
         """A hash of what the code does; None where other processes import it, because it may be fixed there.
 
-        Of a class it covers the methods, of a function the body; not what they call.
+        It covers the methods of a class or the body of a function, but not the functions that they call.
         """
         if not self.by_value:
             return None
@@ -121,7 +121,7 @@ class Code:
         return f"{sys.implementation.cache_tag}:{digest.hexdigest()[:16]}"
 
     def has_changed(self, before: str | None) -> bool:
-        """Whether the fingerprint differs from an earlier one; False where they cannot be compared."""
+        """Return True if the fingerprint differs from an earlier one; False if they cannot be compared."""
         now = self.fingerprint
         if before is None or now is None or before.split(":")[0] != now.split(":")[0]:
             return False
@@ -129,7 +129,7 @@ class Code:
 
     @property
     def shipped(self) -> str | Trainable:
-        """What ranks receive: a name to import, or the pickled object."""
+        """The form in which ranks receive the code: a name to import, or the object to be pickled."""
         return self.trainable if self.by_value else self.reference
 
 
@@ -147,7 +147,7 @@ def _bytecode(code: CodeType) -> str:
 
 
 def is_task(trainable: Trainable) -> bool:
-    """Whether it is a task class, not a training function."""
+    """Return True for a task class, False for a training function."""
     return isinstance(trainable, type) and issubclass(trainable, TrainTask)
 
 

@@ -1,4 +1,4 @@
-"""Two real ranks on Spark: they train as one, and fail as one."""
+"""Two real ranks on Spark train and fail as one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.tables import write_clusters
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-ROWS = 121  # one rank gets a row more than the other
+ROWS = 121  # one rank gets one row more than the other
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def assignment(start: int = 0, stop: int = 4, path: str | None = None, **params:
 
 
 class KilledOnce(TabularTask):
-    """Rank 1 is killed in a step of the training, the first time that it comes there."""
+    """Rank 1 is killed in a training step, once."""
 
     steps = 0
 
@@ -103,8 +103,8 @@ def run(spark: Any) -> Iterator[Any]:
         backend.close()
 
 
-def test_two_ranks_train_as_one(spec: RankSpec, run: Any) -> None:
-    """A step over all rows has one gradient, however many ranks share them, and even if unevenly."""
+def test_two_ranks_equal_one(spec: RankSpec, run: Any) -> None:
+    """A step has the same gradient, though the two ranks have different numbers of rows."""
     two = run(spec, assignment())
     one = run(replace(spec, storage=Storage(spec.storage.url + "-1")), assignment(), ranks=1)
     assert two.failure is None
@@ -119,7 +119,7 @@ def test_two_ranks_train_as_one(spec: RankSpec, run: Any) -> None:
         assert torch.allclose(tensor, weights[1][name], atol=1e-5), name
 
 
-def test_two_ranks_go_on_from_a_checkpoint_to_the_last_bit(spec: RankSpec, run: Any) -> None:
+def test_two_ranks_resume_a_checkpoint_bit_for_bit(spec: RankSpec, run: Any) -> None:
     spec = replace(spec, settings=replace(spec.settings, batch_size=16))
     first = run(spec, assignment(0, 1, dropout=0.4))
     second = run(spec, assignment(1, 4, first.checkpoint, dropout=0.4))
@@ -130,19 +130,19 @@ def test_two_ranks_go_on_from_a_checkpoint_to_the_last_bit(spec: RankSpec, run: 
 
 
 @pytest.mark.parametrize(("every", "at"), [({"checkpoint_seconds": 1e-9}, 5), ({"checkpoint_epochs": 1}, 20)])
-def test_two_ranks_of_which_one_is_killed_go_on_to_the_last_bit(
+def test_two_ranks_resume_after_one_was_killed_bit_for_bit(
     spec: RankSpec, run: Any, tmp_path: Path, every: dict[str, Any], at: int
 ) -> None:
-    settings = replace(spec.settings, batch_size=16, **every)  # 8 steps an epoch
+    settings = replace(spec.settings, batch_size=16, **every)  # 8 steps per epoch
     spec = replace(spec, settings=settings, trainable=KilledOnce)
-    asked = assignment(dropout=0.4, mark=str(tmp_path / "mark"), at=at)
-    lost = run(spec, asked)
+    first = assignment(dropout=0.4, mark=str(tmp_path / "mark"), at=at)
+    lost = run(spec, first)
     assert lost.failure is not None
     assert lost.failure.kind is FailureKind.INFRASTRUCTURE
     assert spec.storage.read(layout.partial(1, 1)) is not None
-    again = run(spec, replace(asked, attempt=2))
+    again = run(spec, replace(first, attempt=2))
     other = replace(spec, storage=Storage(spec.storage.url + "-1"), study_id=f"{spec.study_id}-1")
-    undisturbed = run(other, asked)
+    undisturbed = run(other, first)
     assert again.failure is None
     assert [m.metrics for m in again.curve] == [m.metrics for m in undisturbed.curve]
 
@@ -162,7 +162,7 @@ class FailsInAStep(TabularTask):
 
 
 @pytest.mark.parametrize(("task", "message"), [(FailsOnOneRank, "only here"), (FailsInAStep, "in a step")])
-def test_a_rank_that_raises_ends_its_peer_and_is_named_as_the_cause(
+def test_rank_that_raises_ends_its_peer_and_is_the_cause(
     spec: RankSpec, run: Any, task: Any, message: str
 ) -> None:
     began = time.monotonic()
@@ -179,7 +179,7 @@ def weigh_by_rows(ctx: Any) -> None:
     ctx.report({"accuracy": float(ctx.rank)}, resource=ctx.resource.stop, rows=rows)
 
 
-def test_a_functions_metrics_are_means_over_the_ranks_weighted_by_rows(spec: RankSpec, run: Any) -> None:
+def test_function_metrics_are_means_weighted_by_rows(spec: RankSpec, run: Any) -> None:
     report = run(replace(spec, trainable=weigh_by_rows), assignment())
     assert report.failure is None, report.failure
     assert report.metrics["accuracy"] in (pytest.approx(60 / 121), pytest.approx(61 / 121))
@@ -187,11 +187,11 @@ def test_a_functions_metrics_are_means_over_the_ranks_weighted_by_rows(spec: Ran
 
 @pytest.fixture
 def by_spark(spec: RankSpec) -> RankSpec:
-    """Executors that do not reach the driver: rank 0 has the store."""
+    """For executors that cannot reach the driver: rank 0 serves the store."""
     return replace(spec, rendezvous=Rendezvous(host=None, timeout_s=30.0))
 
 
-def test_ranks_that_meet_through_spark_train_as_those_that_meet_on_the_driver(
+def test_rendezvous_through_spark_equals_that_on_the_driver(
     spec: RankSpec, by_spark: RankSpec, run: Any
 ) -> None:
     on_driver = run(replace(spec, storage=Storage(spec.storage.url + "-1")), assignment())
@@ -200,13 +200,13 @@ def test_ranks_that_meet_through_spark_train_as_those_that_meet_on_the_driver(
     assert through_spark.metrics == on_driver.metrics
 
 
-def test_a_rank_that_raises_is_named_when_they_meet_through_spark(by_spark: RankSpec, run: Any) -> None:
+def test_rank_that_raises_is_the_cause_with_spark_rendezvous(by_spark: RankSpec, run: Any) -> None:
     report = run(replace(by_spark, trainable=FailsInAStep), assignment())
     assert report.failure is not None
     assert report.failure.message == "ValueError: in a step"
 
 
-def test_a_rank_0_without_a_store_keeps_nobody_waiting() -> None:
+def test_rank_0_without_a_store_does_not_keep_peers_waiting() -> None:
     gathered: list[str] = []
 
     def gather(text: str) -> list[str]:

@@ -25,14 +25,14 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(tmp_path)
 
 
-def test_a_checkpoint_is_read_back(storage: Storage) -> None:
+def test_load_returns_what_save_was_given(storage: Storage) -> None:
     checkpoint.save(storage, "a.pt", STATE)
     state = checkpoint.load(storage, "a.pt")
     assert torch.equal(state["model"]["weight"], STATE["model"]["weight"])  # type: ignore[index]
     assert (state["best"], state["names"]) == (-0.5, ["a", "b"])
 
 
-def test_a_truncated_checkpoint_is_refused_at_every_length(storage: Storage) -> None:
+def test_load_refuses_a_truncated_checkpoint(storage: Storage) -> None:
     checkpoint.save(storage, "a.pt", STATE)
     data = storage.read("a.pt") or b""
     for size in range(0, len(data), 97):
@@ -121,7 +121,7 @@ class Evil:
         return Path.touch, (Path("/tmp/spark_hpo-was-here"),)  # type: ignore[return-value]
 
 
-def test_nothing_foreign_is_run_by_loading(storage: Storage, tmp_path: Path) -> None:
+def test_load_runs_no_foreign_code(storage: Storage, tmp_path: Path) -> None:
     torch.save({"version": 1, "model": Evil()}, tmp_path / "evil.pt")
     storage.write("pickle.pt", pickle.dumps({"version": 1, "model": Evil()}))
     for name in ("evil.pt", "pickle.pt"):
@@ -130,7 +130,7 @@ def test_nothing_foreign_is_run_by_loading(storage: Storage, tmp_path: Path) -> 
     assert not Path("/tmp/spark_hpo-was-here").exists()
 
 
-def test_another_version_is_refused(storage: Storage, tmp_path: Path) -> None:
+def test_load_refuses_another_version(storage: Storage, tmp_path: Path) -> None:
     torch.save({"version": 99}, tmp_path / "new.pt")
     with pytest.raises(CheckpointError, match="has version 99"):
         checkpoint.load(storage, "new.pt")
@@ -139,29 +139,29 @@ def test_another_version_is_refused(storage: Storage, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "state", [{}, [], 5, None, {"version": True}, {"version": "1"}, {"version": torch.tensor([1, 1])}]
 )
-def test_a_state_that_names_no_version_is_refused(storage: Storage, tmp_path: Path, state: object) -> None:
+def test_load_refuses_a_state_without_a_version(storage: Storage, tmp_path: Path, state: object) -> None:
     torch.save(state, tmp_path / "odd.pt")
     with pytest.raises(CheckpointError, match=r"odd\.pt: has version"):
         checkpoint.load(storage, "odd.pt")
 
 
 @pytest.mark.parametrize("data", [b"", b"epoch,loss\n1,2\n", b"PK\x03\x04", b"\x80\x02.", bytes(1000)])
-def test_what_is_no_checkpoint_is_named(storage: Storage, data: bytes) -> None:
+def test_load_names_a_file_that_is_not_a_checkpoint(storage: Storage, data: bytes) -> None:
     storage.write("odd.pt", data)
     with pytest.raises(CheckpointError, match=r"odd\.pt: is damaged"):
         checkpoint.load(storage, "odd.pt")
 
 
-def test_a_folder_is_no_checkpoint_and_no_outage_either(storage: Storage, tmp_path: Path) -> None:
+def test_load_treats_a_folder_as_damage_not_as_an_outage(storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "odd.pt").mkdir()
     with pytest.raises(CheckpointError, match=r"odd\.pt: is no plain file"):
         checkpoint.load(storage, "odd.pt")
 
 
-def test_the_generators_go_on_where_they_were_captured() -> None:
+def test_generators_continue_where_they_were_captured() -> None:
     cpu = torch.device("cpu")
     generators.seed(1, 2)
-    random.gauss(0, 1)  # leaves a second number in store
+    random.gauss(0, 1)  # keeps a second number for the next call
     states = generators.capture(cpu)
 
     def draw() -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""A child of population based training: its parent's weights and moments, its own rates."""
+"""A child in population based training has its parent's weights and moments, and its own rates."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Training:
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
 
     def rates(self, steps: int) -> list[float]:
-        """The rate of each of the next steps."""
+        """Return the rate of each of the next steps."""
         seen = []
         for _ in range(steps):
             seen.append(self.optimizer.param_groups[0]["lr"])
@@ -67,7 +67,7 @@ class Training:
             self.schedule.step()
         return seen
 
-    def goes_on_from(self, other: Training) -> None:
+    def resume_from(self, other: Training) -> None:
         now = {**other.state(), "optimizer": other.state()["optimizer"]["param_groups"]}
         built = {**other.built, "optimizer": other.built["optimizer"]["param_groups"]}
         fresh = {**self.built, "optimizer": self.built["optimizer"]["param_groups"]}
@@ -78,34 +78,34 @@ class Training:
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_child_goes_on_along_the_schedule_at_its_own_rate(name: str) -> None:
+def test_child_continues_the_schedule_at_its_own_rate(name: str) -> None:
     parent, child = Training(0.1, SCHEDULES[name]), Training(0.03, SCHEDULES[name])
     parent.rates(12)
-    child.goes_on_from(parent)
+    child.resume_from(parent)
     expected = Training(0.03, SCHEDULES[name]).rates(30)[12:]
     assert child.rates(18) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_trial_that_goes_on_from_its_own_checkpoint_changes_nothing(name: str) -> None:
+def test_a_trial_that_resume_from_its_own_checkpoint_changes_nothing(name: str) -> None:
     before, again = Training(0.1, SCHEDULES[name]), Training(0.1, SCHEDULES[name])
     before.rates(12)
-    again.goes_on_from(before)
+    again.resume_from(before)
     assert again.rates(18) == before.rates(18)
 
 
-def test_moments_are_the_parents_and_settings_the_childs() -> None:
+def test_child_has_its_parents_moments_and_its_own_settings() -> None:
     parent = Training(0.1, SCHEDULES["cosine"], weight_decay=0.5, betas=(0.9, 0.9))
     child = Training(0.1, SCHEDULES["cosine"], weight_decay=0.0, betas=(0.5, 0.9))
     parent.rates(3)
-    child.goes_on_from(parent)
+    child.resume_from(parent)
     group = child.optimizer.param_groups[0]
     assert (group["weight_decay"], group["betas"]) == (0.0, (0.5, 0.9))
     for mine, theirs in zip(child.layer.parameters(), parent.layer.parameters(), strict=True):
         assert torch.equal(child.optimizer.state[mine]["exp_avg"], parent.optimizer.state[theirs]["exp_avg"])
 
 
-def test_what_an_optimizer_counts_in_its_groups_goes_on() -> None:
+def test_inherited_keeps_counters_in_parameter_groups() -> None:
     now, built, fresh = (
         {"k": 7, "d": 0.5, "lr": 1.0},
         {"k": 0, "d": 0.1, "lr": 1.0},
@@ -114,13 +114,13 @@ def test_what_an_optimizer_counts_in_its_groups_goes_on() -> None:
     assert inherited(now, built, fresh) == {"k": 7, "d": 0.5, "lr": 2.0}
 
 
-def test_a_rate_that_is_a_tensor_is_a_rate_too() -> None:
+def test_inherited_compares_rates_that_are_tensors() -> None:
     now, built, fresh = torch.tensor(0.1), torch.tensor(0.1), torch.tensor(0.2)
     assert inherited(now, built, fresh) is fresh
     assert inherited(now, built, built.clone()) is now
 
 
-def test_a_checkpoint_that_does_not_say_what_was_set_stays_as_it_is() -> None:
+def test_inherited_keeps_a_state_whose_settings_are_unknown() -> None:
     assert inherited({"lr": 0.1, "betas": [1, 2]}, None, {"lr": 0.2}) == {"lr": 0.1, "betas": [1, 2]}
     assert inherited({"lr": 0.1, "lrs": [1]}, {"lrs": [1, 2]}, {"lr": 0.2, "lrs": [3]}) == {
         "lr": 0.1,

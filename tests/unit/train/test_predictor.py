@@ -1,3 +1,5 @@
+"""A trained model is exported, loaded and used for predictions, in this process and in a new one."""
+
 import subprocess
 import sys
 from functools import partial
@@ -30,7 +32,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
 
 @pytest.fixture(scope="module")
 def exported(table: Table, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
-    """A trained model, and the metrics that its training reported on the test split."""
+    """The folder of a trained model, and its metrics on the test split."""
     folder = tmp_path_factory.mktemp("model")
     spec = RankSpec(
         study_id="s",
@@ -70,7 +72,7 @@ def rows_of_test_split(table: Table) -> pd.DataFrame:
     return pd.concat(pq.read_table(f"{table.url}/test").to_pandas() for _ in range(1))
 
 
-def test_the_exported_model_repeats_its_test_metrics(
+def test_exported_model_repeats_its_test_metrics(
     table: Table, exported: tuple[Path, dict[str, float]]
 ) -> None:
     folder, metrics = exported
@@ -81,7 +83,7 @@ def test_the_exported_model_repeats_its_test_metrics(
     assert model.evaluate(table, Split.TEST, reader="arrow") == pytest.approx(metrics)
 
 
-def test_probabilities_sum_to_one_and_rows_keep_their_index(
+def test_predict_keeps_the_index_and_returns_probabilities(
     table: Table, exported: tuple[Path, dict[str, float]]
 ) -> None:
     rows = rows_of_test_split(table).set_index(np.arange(60) * 3)
@@ -90,7 +92,9 @@ def test_probabilities_sum_to_one_and_rows_keep_their_index(
     assert np.allclose(np.array(answers["probability"].tolist()).sum(axis=1), 1)
 
 
-def test_a_new_process_gives_the_same_answers(table: Table, exported: tuple[Path, dict[str, float]]) -> None:
+def test_predict_in_a_new_process_returns_the_same(
+    table: Table, exported: tuple[Path, dict[str, float]]
+) -> None:
     rows = rows_of_test_split(table)[["x", "y"]].head(3)
     program = (
         "import io, sys, pandas as pd; from spark_hpo.train.predictor import _load_pyfunc;"
@@ -108,7 +112,7 @@ def test_a_new_process_gives_the_same_answers(table: Table, exported: tuple[Path
     assert done.stdout.strip() == str(expected), done.stderr
 
 
-def test_a_missing_column_and_a_wrong_type_are_named(exported: tuple[Path, dict[str, float]]) -> None:
+def test_predict_names_a_missing_column_and_a_wrong_type(exported: tuple[Path, dict[str, float]]) -> None:
     model = predictor.Predictor.load(exported[0])
     with pytest.raises(DataError, match="no column y"):
         model.predict(pd.DataFrame({"x": [1.0]}))
@@ -116,12 +120,12 @@ def test_a_missing_column_and_a_wrong_type_are_named(exported: tuple[Path, dict[
         model.predict(pd.DataFrame({"x": [1.0], "y": ["much"]}))
 
 
-def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_load_refuses_a_folder_that_is_not_a_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model\.json"):
         predictor.Predictor.load(tmp_path)
 
 
-def test_the_example_has_the_features_and_not_the_label(table: Table) -> None:
+def test_first_rows_have_the_features_without_the_label(table: Table) -> None:
     example = first_rows(table, Split.TEST, 4)
     assert list(example.columns) == ["x", "y"]
     assert len(example) == 4

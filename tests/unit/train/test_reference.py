@@ -1,3 +1,5 @@
+"""Task classes and training functions are found by name, or refused."""
+
 from pathlib import Path
 
 import pytest
@@ -7,14 +9,14 @@ from spark_hpo.train.reference import find_trainable, is_task
 from spark_hpo.train.tabular import TabularTask
 
 
-def test_a_task_is_found_by_short_name_by_module_and_as_it_is() -> None:
+def test_find_trainable_accepts_a_short_name_a_module_and_a_class() -> None:
     assert find_trainable("tabular") is TabularTask
     assert find_trainable("spark_hpo.train.tabular:TabularTask") is TabularTask
     assert find_trainable(TabularTask) is TabularTask
     assert is_task(TabularTask)
 
 
-def test_a_function_is_no_task() -> None:
+def test_is_task_is_false_for_a_function() -> None:
     assert not is_task(find_trainable(lambda ctx: None))
 
 
@@ -33,12 +35,14 @@ def test_a_function_is_no_task() -> None:
         ("uuid:uuid4", "must be a function of one argument"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_with_the_cure(reference: str, message: str) -> None:
+def test_find_trainable_refuses_what_cannot_be_trained(reference: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_trainable(reference)
 
 
-def test_a_module_that_fails_to_import_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_trainable_names_a_module_that_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "broken_task.py").write_text("import nothing_like_this")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match="ModuleNotFoundError"):

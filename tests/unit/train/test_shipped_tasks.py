@@ -1,4 +1,4 @@
-"""The shipped tasks take every kind of column, and a model takes rows as the table's files hold them."""
+"""The shipped tasks train on every kind of column, and their models take rows of the table's files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FEATURES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table read in place; what each column but `noise` holds tells the class."""
+    """A table that is read in place. Each column except `noise` determines the class."""
     folder = tmp_path_factory.mktemp("kinds")
     rng = np.random.default_rng(0)
     good = rng.integers(0, 2, ROWS).astype(bool)
@@ -112,17 +112,17 @@ def trained(table: Table, tmp_path: Path, task: str, **params: Any) -> tuple[Ran
 
 
 @pytest.mark.parametrize("kind", ["date", "numbers", "words", "array", "bytes"])
-def test_the_tabular_task_learns_from_every_kind(folder: Path, tmp_path: Path, kind: str) -> None:
+def test_tabular_task_learns_from_every_kind_of_column(folder: Path, tmp_path: Path, kind: str) -> None:
     _, report = trained(opened(folder, "numeric", kind), tmp_path, "tabular", hidden_units=16)
     assert report.metrics["accuracy"] > 0.9
 
 
-def test_the_image_task_learns_from_bytes(folder: Path, tmp_path: Path) -> None:
+def test_image_task_learns_from_bytes(folder: Path, tmp_path: Path) -> None:
     _, report = trained(opened(folder, "bytes"), tmp_path, "image", channels=4, stages=1)
     assert report.metrics["accuracy"] > 0.9
 
 
-def test_a_model_takes_rows_as_the_table_holds_them(folder: Path, tmp_path: Path) -> None:
+def test_predictor_takes_rows_of_the_tables_files(folder: Path, tmp_path: Path) -> None:
     table = opened(folder, *FEATURES)
     spec, report = trained(table, tmp_path, "tabular", hidden_units=16)
     assert report.checkpoint is not None
@@ -142,7 +142,7 @@ def test_a_model_takes_rows_as_the_table_holds_them(folder: Path, tmp_path: Path
     by_photo = dict(zip(truth["photo"], truth["verdict"] == "yes", strict=True))
     said = model.predict(rows)["prediction"].to_numpy()
     assert (said == [by_photo[photo] for photo in rows["photo"]]).mean() > 0.9
-    # The metrics of the whole split are the trial's own.
+    # The metrics of the whole split are those that the trial reported.
     evaluated = model.evaluate(table, Split.VALIDATION, reader="arrow")
     assert evaluated["accuracy"] == pytest.approx(report.metrics["accuracy"])
     assert isinstance(rows, pd.DataFrame)

@@ -1,4 +1,4 @@
-"""The store in which ranks meet: torch's own, for those who know the key, whatever others send."""
+"""The rendezvous store: works like TCPStore for clients with the key, whatever other clients send."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-class TestAStore:
-    def test_it_answers_as_torchs_own(self, client: Any) -> None:
+class TestStore:
+    def test_store_answers_like_tcp_store(self, client: Any) -> None:
         ours = client()
         theirs = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=LATER)
-        empty = theirs.num_keys()  # it counts a key of its own
+        empty = theirs.num_keys()  # TCPStore counts an internal key
         random_ = random.Random(7)
 
         def both(name: str, *arguments: Any) -> None:
@@ -89,12 +89,12 @@ class TestAStore:
                 case "add":
                     both("add", "count", random_.randint(-9, 9))
 
-    def test_bytes_come_back_as_they_went(self, client: Any) -> None:
+    def test_get_returns_the_bytes_that_were_set(self, client: Any) -> None:
         every = bytes(range(256))
         client().set("key", every)
         assert client().get("key") == every
 
-    def test_what_is_not_there_is_waited_for(self, client: Any) -> None:
+    def test_get_waits_for_a_missing_key(self, client: Any) -> None:
         waiting, setting = client(), client()
         found: list[bytes] = []
         thread = threading.Thread(target=lambda: found.append(waiting.get("key")))
@@ -105,13 +105,13 @@ class TestAStore:
         assert found == [b"2"]
         waiting.wait(["key", "other"], SOON)
 
-    def test_a_wait_ends_in_time_and_says_for_what(self, client: Any) -> None:
+    def test_wait_ends_in_time_and_names_the_key(self, client: Any) -> None:
         with pytest.raises(DistStoreError, match=r"rank/1 .* 0\.05 s"):
             client().wait(["rank/1"], SOON)
         with pytest.raises(DistStoreError, match="rank/1"):
             client(timeout=SOON).get("rank/1")
 
-    def test_a_clone_does_not_wait_behind_its_original(self, client: Any) -> None:
+    def test_clone_does_not_wait_behind_its_original(self, client: Any) -> None:
         original = client()
         clone = original.clone()
         thread = threading.Thread(target=lambda: original.wait(["key"], LATER))
@@ -120,7 +120,7 @@ class TestAStore:
         thread.join(20)
         assert not thread.is_alive()
 
-    def test_sums_of_many_ranks_are_exact_though_others_wait(self, client: Any) -> None:
+    def test_add_is_exact_for_concurrent_ranks(self, client: Any) -> None:
         def add(store: StoreClient) -> None:
             for _ in range(50):
                 store.add("sum", 1)
@@ -141,7 +141,7 @@ class TestAStore:
             thread.join(20)
             assert not thread.is_alive()
 
-    def test_an_interrupted_question_gets_nobody_elses_answer(
+    def test_interrupted_request_closes_the_connection(
         self, client: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store = client()
@@ -156,19 +156,17 @@ class TestAStore:
         with pytest.raises(DistNetworkError):
             store.num_keys()
 
-    def test_attempts_see_their_own_keys_only(self, client: Any) -> None:
+    def test_group_sees_its_own_keys_only(self, client: Any) -> None:
         first, second = client("attempt 1"), client("attempt 2")
         first.set("key", "1")
         assert not second.check(["key"])
         assert second.num_keys() == 0
 
-    def test_finished_attempts_are_forgotten_and_late_ranks_find_their_keys(
-        self, server: StoreServer, client: Any
-    ) -> None:
+    def test_group_is_deleted_after_a_delay(self, server: StoreServer, client: Any) -> None:
         first = client()
         first.set("key", "1")
         first.close()
-        assert client().get("key") == b"1", "its peer comes when it has left"
+        assert client().get("key") == b"1", "the peer connects after the first client has left"
         for number in range(20):
             other = client(f"{number}")
             other.set("key", "1" * 1000)
@@ -177,12 +175,12 @@ class TestAStore:
 
 
 class TestStrangers:
-    def test_one_without_the_key_is_refused(self, client: Any) -> None:
+    def test_server_refuses_a_client_without_the_key(self, client: Any) -> None:
         client().set("key", "1")
         with pytest.raises(DistNetworkError, match="refuses"):
             client(key=b"x" * frames.KEY_BYTES)
 
-    def test_a_store_without_the_key_is_refused(self) -> None:
+    def test_client_refuses_a_server_without_the_key(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as impostor:
 
             def pretend() -> None:
@@ -196,7 +194,7 @@ class TestStrangers:
             with pytest.raises(DistNetworkError, match="does not know"):
                 StoreClient("127.0.0.1", port, KEY, group="g", timeout=LATER)
 
-    def test_a_proof_holds_for_one_connection(self, server: StoreServer) -> None:
+    def test_proof_is_valid_for_one_connection_only(self, server: StoreServer) -> None:
         def greet(connection: socket.socket, answer: bytes | None = None) -> tuple[bytes, bytes]:
             theirs = json.loads(connection.recv(4096)[4:])["nonce"]
             proof = frames.proof(KEY, "client", theirs, "mine", "g")
@@ -210,22 +208,24 @@ class TestStrangers:
         with socket.create_connection(("127.0.0.1", server.port)) as eavesdropper:
             assert b"error" in greet(eavesdropper, heard)[1]
 
-    def test_it_listens_on_one_address(self, server: StoreServer) -> None:
+    def test_server_listens_on_one_address(self, server: StoreServer) -> None:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.2", server.port), timeout=5)
 
-    def test_an_address_of_another_machine_is_refused_with_the_cure(self) -> None:
+    def test_server_names_an_address_that_is_not_local(self) -> None:
         with pytest.raises(BackendError, match=r"192\.0\.2\.1"):
             RendezvousServer("192.0.2.1", timeout_s=1.0)
 
-    def test_who_says_nothing_is_cut_off(self, server: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_server_disconnects_a_silent_client(
+        self, server: StoreServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(store_server, "_GREETING_LIMIT_S", 0.1)
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as silent:
             assert silent.recv(4096), "the challenge"
             with contextlib.suppress(ConnectionResetError):
                 assert silent.recv(1) == b""
 
-    def test_many_who_say_nothing_keep_no_rank_out(self, server: StoreServer, client: Any) -> None:
+    def test_silent_clients_do_not_keep_ranks_out(self, server: StoreServer, client: Any) -> None:
         with contextlib.ExitStack() as stack:
             for _ in range(store_server._MAX_UNAUTHENTICATED + 50):
                 stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
@@ -249,7 +249,7 @@ class TestStrangers:
             struct.pack("!I", 12) + b'{"op": NaN }',
         ],
     )
-    def test_a_rank_that_sends_anything_wrong_is_cut_off(
+    def test_server_disconnects_a_client_that_breaks_the_protocol(
         self, server: StoreServer, client: Any, sent: bytes
     ) -> None:
         witness, wrong = client(), client()
@@ -261,11 +261,11 @@ class TestStrangers:
             wrong.check(["key"])
         assert witness.num_keys() == 1
 
-    def test_a_value_that_is_too_big_is_not_even_sent(self, client: Any) -> None:
+    def test_set_refuses_a_value_that_is_too_large(self, client: Any) -> None:
         with pytest.raises(DistNetworkError, match="bytes do not fit"):
             client().set("key", "x" * frames.MAX_FRAME)
 
-    def test_a_group_holds_so_many_keys(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_server_limits_the_keys_of_a_group(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(store_server, "_MAX_KEYS", 3)
         ours = client()
         for number in range(3):
@@ -275,14 +275,14 @@ class TestStrangers:
             ours.set("3", "")
 
 
-def test_the_key_travels_and_is_not_shown() -> None:
+def test_rendezvous_pickles_its_key_and_does_not_show_it() -> None:
     rendezvous = Rendezvous(host="h", timeout_s=1.0)
     assert pickle.loads(pickle.dumps(rendezvous)) == rendezvous
-    assert rendezvous != Rendezvous(host="h", timeout_s=1.0), "each has a key of its own"
+    assert rendezvous != Rendezvous(host="h", timeout_s=1.0), "each has its own key"
     assert "key" not in repr(rendezvous)
 
 
-def test_closing_gives_the_port_back_and_cuts_connections() -> None:
+def test_close_releases_the_port_and_closes_connections() -> None:
     server = StoreServer("127.0.0.1", KEY, keep_s=0.1)
     client = StoreClient("127.0.0.1", server.port, KEY, group="g", timeout=LATER)
     server.close()
@@ -294,7 +294,7 @@ def test_closing_gives_the_port_back_and_cuts_connections() -> None:
     assert "spark_hpo-store" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_process_ends_though_its_store_is_open() -> None:
+def test_process_exits_while_its_store_is_open() -> None:
     program = (
         "from datetime import timedelta; from spark_hpo.train.rendezvous.store_server import StoreServer;"
         "from spark_hpo.train.rendezvous.store import StoreClient;"
@@ -324,7 +324,7 @@ for number, _ in enumerate(sys.stdin):
 
 
 class Ranks:
-    """Processes that meet whenever they are told to."""
+    """Processes that form a group on demand."""
 
     def __init__(self, rendezvous: Rendezvous, size: int = 2) -> None:
         self.size = size
@@ -339,12 +339,12 @@ class Ranks:
             for rank in range(size)
         ]
         for process in self._processes:
-            self._tell(process, pickle.dumps(rendezvous).hex())
+            self._send(process, pickle.dumps(rendezvous).hex())
 
-    def meet(self) -> list[list[float]]:
-        """What each has after an all_reduce over all."""
+    def all_reduce(self) -> list[list[float]]:
+        """Return what each rank has after an all_reduce."""
         for process in self._processes:
-            self._tell(process, "meet")
+            self._send(process, "all_reduce")
         return [json.loads(process.stdout.readline()) for process in self._processes if process.stdout]
 
     def close(self) -> None:
@@ -353,7 +353,7 @@ class Ranks:
             process.communicate()
 
     @staticmethod
-    def _tell(process: subprocess.Popen[str], text: str) -> None:
+    def _send(process: subprocess.Popen[str], text: str) -> None:
         assert process.stdin
         process.stdin.write(f"{text}\n")
         process.stdin.flush()
@@ -374,12 +374,14 @@ def ranks(store: RendezvousServer) -> Iterator[Ranks]:
 
 
 class TestRanks:
-    def test_two_processes_reduce_over_it(self, ranks: Ranks) -> None:
+    def test_ranks_reduce_in_two_processes(self, ranks: Ranks) -> None:
         for _ in range(3):
-            assert ranks.meet() == [[2.0, 1.0]] * 2
+            assert ranks.all_reduce() == [[2.0, 1.0]] * 2
 
-    def test_they_meet_whatever_unauthenticated_send(self, store: RendezvousServer, ranks: Ranks) -> None:
-        """A port scan, oversize frames and halves of frames, and 100,000 frames at random."""
+    def test_ranks_reduce_while_strangers_attack_the_store(
+        self, store: RendezvousServer, ranks: Ranks
+    ) -> None:
+        """A port scan, oversized and truncated frames, and 100,000 random frames."""
         address = ("127.0.0.1", store.address.port)
         random_ = random.Random(11)
         noise = [_noise(random_) for _ in range(1000)]
@@ -390,7 +392,7 @@ class TestRanks:
             nonlocal sent
             while sent < 100_000:
                 with contextlib.suppress(ConnectionError), socket.create_connection(address) as connection:
-                    # A port scan sends nothing; the others a hundred frames, before they are cut off.
+                    # A port scan sends nothing; the others send 100 frames before they are disconnected.
                     burst = random_.choices(noise, k=100) if random_.random() < 0.8 else []
                     sent += len(burst)
                     connection.sendall(b"".join(burst))
@@ -398,24 +400,24 @@ class TestRanks:
 
         attacker = threading.Thread(target=attack, daemon=True)
         attacker.start()
-        meetings = 0
-        while not done.is_set() or meetings < 3:
-            assert ranks.meet() == [[2.0, 1.0]] * 2
-            meetings += 1
+        groups = 0
+        while not done.is_set() or groups < 3:
+            assert ranks.all_reduce() == [[2.0, 1.0]] * 2
+            groups += 1
         attacker.join()
         assert sent >= 100_000
         eventually(lambda: not store._store._unauthenticated)
-        assert set(store._store._groups) <= {f"study/{n}" for n in range(meetings + 100)}
+        assert set(store._store._groups) <= {f"study/{n}" for n in range(groups + 100)}
 
 
-def test_of_100_000_frames_at_random_none_does_more_than_it_may(server: StoreServer) -> None:
-    """Each one read, and put to a group: over a socket the first wrong one is the last that is read."""
+def test_random_frames_have_no_effect_outside_the_protocol(server: StoreServer) -> None:
+    """Passes 100,000 frames to a group directly, because a socket is closed after the first wrong one."""
     random_ = random.Random(13)
     operations = ["set", "get", "wait", "check", "add", "compare_set", "delete_key", "num_keys", "exec", 7]
     fields = ["key", "keys", "value", "amount", "expected", "desired", "timeout_s"]
     values = ["key", "MQ==", "?", "", 1, -1, 2**80, 0.0, -1.0, None, True, [], ["key"], [1], {}, {"key": []}]
 
-    async def put() -> int:
+    async def send() -> int:
         group, answered = store_server._Group(), 0
         for _ in range(100_000):
             if random_.random() < 0.3:
@@ -432,11 +434,11 @@ def test_of_100_000_frames_at_random_none_does_more_than_it_may(server: StoreSer
         assert group.values.keys() <= {"key", "MQ==", "?", ""}
         return answered
 
-    assert 0 < asyncio.run(put()) < 100_000
+    assert 0 < asyncio.run(send()) < 100_000
 
 
 def _noise(random_: random.Random) -> bytes:
-    """A frame that nobody should send, or a part of one."""
+    """Return a frame that breaks the protocol, or a part of one."""
     body = random_.choice(
         [
             random_.randbytes(random_.randrange(64)),
@@ -450,8 +452,8 @@ def _noise(random_: random.Random) -> bytes:
     return frame[: random_.choice([len(frame), random_.randrange(len(frame) + 1)])]
 
 
-def test_rank_0s_own_store_answers_its_attempt_only() -> None:
-    """Both ranks in threads: what is asked here is who is let in, not what they compute."""
+def test_store_of_rank_0_refuses_another_key() -> None:
+    """Both ranks are threads, because nothing is computed here."""
     barrier, texts = threading.Barrier(2), ["", ""]
     rendezvous = Rendezvous(host=None, timeout_s=20.0)
     seen: list[bytes] = []
@@ -480,7 +482,7 @@ def test_rank_0s_own_store_answers_its_attempt_only() -> None:
     assert seen == [b"here", b"here"]
 
 
-def test_a_rank_alone_times_out_with_an_error_of_torchs() -> None:
+def test_init_group_times_out_with_an_error_of_torch() -> None:
     server = RendezvousServer("127.0.0.1", timeout_s=0.3)
     with (
         pytest.raises(torch.distributed.DistError, match="no other rank"),

@@ -1,4 +1,4 @@
-"""A rank that makes no step any more ends, and says where it stood. Each in a process of its own."""
+"""A stalled rank is killed and its stack trace saved. Each test runs a process."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ START = """
         trial_id=3, attempt=2, params={}, bracket=0, rung=0, resource_from=0, resource_to=1,
         checkpoint=None, seed=0,
     )
-    moves = 0
-    def stand_here_for_ever():
+    progress = 0
+    def stall_here():
         time.sleep(60)
 """
 
@@ -38,33 +38,33 @@ def run(folder: Path, body: str, rank: int = 0) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_stands_ends_and_says_where(tmp_path: Path, rank: int) -> None:
+def test_watchdog_kills_a_stalled_rank_and_saves_its_stack(tmp_path: Path, rank: int) -> None:
     done = run(
         tmp_path,
         """
         with Watchdog(storage, assignment, rank=rank, limit_s=0.5) as watchdog:
-            watchdog.follow(lambda: moves)
-            stand_here_for_ever()
+            watchdog.follow(lambda: progress)
+            stall_here()
         """,
         rank,
     )
     assert done.returncode == EXIT_CODE, done.stderr
-    told = Storage(tmp_path).read(layout.stacks(3, 2, rank))
-    assert told is not None
-    assert b"resources.rank_timeout_s" in told
-    assert b"stand_here_for_ever" in told
+    stack = Storage(tmp_path).read(layout.stacks(3, 2, rank))
+    assert stack is not None
+    assert b"resources.rank_timeout_s" in stack
+    assert b"stall_here" in stack
 
 
-def test_one_that_lets_no_other_thread_run_ends_too(tmp_path: Path) -> None:
-    """PyDLL keeps the interpreter's lock, as code in C may that is at work for ever."""
+def test_watchdog_kills_a_rank_that_holds_the_interpreter_lock(tmp_path: Path) -> None:
+    """PyDLL keeps the interpreter's lock, as an extension in C may."""
     done = run(
         tmp_path,
         """
         with Watchdog(storage, assignment, rank=rank, limit_s=0.5) as watchdog:
-            watchdog.follow(lambda: moves)
+            watchdog.follow(lambda: progress)
             until = time.time() + 0.4
             while time.time() < until:
-                moves += 1
+                progress += 1
                 time.sleep(0.01)
             ctypes.PyDLL(None).sleep(60)
         """,
@@ -73,16 +73,16 @@ def test_one_that_lets_no_other_thread_run_ends_too(tmp_path: Path) -> None:
     assert "Timeout" in done.stderr
 
 
-def test_a_rank_that_moves_is_left_alone_and_leaves_nothing(tmp_path: Path) -> None:
+def test_watchdog_reports_progress_and_cleans_up(tmp_path: Path) -> None:
     done = run(
         tmp_path,
         """
         seen = set()
         with Watchdog(storage, assignment, rank=rank, limit_s=1.0) as watchdog:
-            watchdog.follow(lambda: moves)
+            watchdog.follow(lambda: progress)
             until = time.time() + 3
             while time.time() < until:
-                moves += 1
+                progress += 1
                 time.sleep(0.01)
                 seen.update(storage.names("progress"))
         print(seen, storage.names("progress"))
@@ -91,14 +91,14 @@ def test_a_rank_that_moves_is_left_alone_and_leaves_nothing(tmp_path: Path) -> N
     assert (done.returncode, done.stdout) == (0, "{'000003-2'} []\n"), done.stderr
 
 
-def test_of_a_rank_that_does_not_say_that_it_moves_it_is_told_that_it_lives(tmp_path: Path) -> None:
+def test_watchdog_reports_a_rank_without_progress_count_as_alive(tmp_path: Path) -> None:
     done = run(
         tmp_path,
         """
         seen = set()
         with Watchdog(storage, assignment, rank=rank, limit_s=0.5) as watchdog:
             watchdog.follow(lambda: None)
-            while len(seen) < 4:  # nothing, and three different seconds: longer than the limit
+            while len(seen) < 4:  # None and three different times, which is longer than the limit
                 seen.add(storage.read("progress/000003-2"))
                 time.sleep(0.05)
         """,
@@ -106,7 +106,7 @@ def test_of_a_rank_that_does_not_say_that_it_moves_it_is_told_that_it_lives(tmp_
     assert done.returncode == 0, done.stderr
 
 
-def test_without_a_limit_nothing_is_watched(tmp_path: Path) -> None:
+def test_watchdog_without_a_limit_does_nothing(tmp_path: Path) -> None:
     done = run(
         tmp_path,
         """

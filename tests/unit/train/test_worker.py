@@ -1,4 +1,4 @@
-"""One rank of an assignment: from a real table to a checkpoint, in this process."""
+"""run_rank trains one rank from a real table to a checkpoint, in this process."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def weights(spec: RankSpec, report: Report) -> Mapping[str, Tensor]:
     return state
 
 
-def test_a_trial_learns_and_reports_each_epoch(spec: RankSpec) -> None:
+def test_task_learns_and_reports_each_epoch(spec: RankSpec) -> None:
     report = run(spec, assignment(0, 9))
     assert report.failure is None
     assert [m.resource for m in report.curve] == list(range(1, 10))
@@ -88,9 +88,7 @@ def test_a_trial_learns_and_reports_each_epoch(spec: RankSpec) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_three_assignments_end_with_the_weights_of_one_to_the_last_bit(
-    spec: RankSpec, precision: Any
-) -> None:
+def test_three_assignments_equal_one_bit_for_bit(spec: RankSpec, precision: Any) -> None:
     spec = replace(spec, settings=replace(spec.settings, precision=precision, clip_norm=0.5))
     first = run(spec, assignment(0, 1))
     second = run(spec, assignment(1, 3, first.checkpoint))
@@ -103,8 +101,8 @@ def test_three_assignments_end_with_the_weights_of_one_to_the_last_bit(
     assert [m.metrics for r in (first, second, third) for m in r.curve] == [m.metrics for m in at_once.curve]
 
 
-def test_parts_of_the_rows_are_a_resource_like_epochs(spec: RankSpec) -> None:
-    """Nine parts make an epoch: a higher rung goes on with the rows that the lower one has not seen."""
+def test_task_trains_parts_of_the_rows_as_a_resource(spec: RankSpec) -> None:
+    """Nine parts make an epoch: a higher rung continues with the rows that the lower one has not read."""
     settings = replace(spec.settings, evaluate_each_pass=False)
     spec = replace(spec, settings=settings, parts=9)
     first = run(spec, assignment(0, 1))
@@ -121,8 +119,8 @@ def test_parts_of_the_rows_are_a_resource_like_epochs(spec: RankSpec) -> None:
     assert all(torch.equal(expected[name], tensor) for name, tensor in weights(spec, third).items())
 
 
-def test_later_trials_decode_nothing(spec: RankSpec, tmp_path: Path) -> None:
-    """The table may even be gone: what trials read comes from the node cache."""
+def test_second_trial_reads_from_the_node_cache(spec: RankSpec, tmp_path: Path) -> None:
+    """The table is deleted before the second trial."""
     copied = tmp_path / "table"
     write_clusters(copied)
     cached = replace(
@@ -135,8 +133,8 @@ def test_later_trials_decode_nothing(spec: RankSpec, tmp_path: Path) -> None:
     assert second.metrics == first.metrics == run(spec, assignment(0, 2)).metrics
 
 
-def test_dropout_draws_on_where_the_checkpoint_stood(spec: RankSpec) -> None:
-    """Without the generators' states in it, a resumed training would draw the same masks again."""
+def test_resumed_task_continues_its_random_generators(spec: RankSpec) -> None:
+    """Without their states in the checkpoint, dropout would draw the same masks again."""
     first = run(spec, assignment(0, 1))
     assert first.checkpoint is not None
     state = checkpoint.load(spec.storage, first.checkpoint)
@@ -146,7 +144,7 @@ def test_dropout_draws_on_where_the_checkpoint_stood(spec: RankSpec) -> None:
     assert kept.metrics != lost.metrics
 
 
-def test_an_evaluation_trains_nothing_and_saves_nothing(spec: RankSpec) -> None:
+def test_evaluation_trains_nothing_and_saves_nothing(spec: RankSpec) -> None:
     trained = run(spec, assignment(0, 3))
     before = spec.storage.names("checkpoints/trial-000004")
     tested = run(spec, replace(assignment(3, 3, trained.checkpoint), split=Split.TEST))
@@ -159,7 +157,7 @@ def test_an_evaluation_trains_nothing_and_saves_nothing(spec: RankSpec) -> None:
     assert again.metrics["accuracy"] == trained.metrics["accuracy"]
 
 
-def test_a_child_trains_its_parents_weights_with_parameters_of_its_own(spec: RankSpec) -> None:
+def test_child_trains_its_parents_weights_with_its_own_rate(spec: RankSpec) -> None:
     parent = run(spec, assignment(0, 2))
 
     def moved(**params: Any) -> float:
@@ -172,17 +170,17 @@ def test_a_child_trains_its_parents_weights_with_parameters_of_its_own(spec: Ran
     assert moved(weight_decay=0.01) != moved(weight_decay=5.0)
 
 
-def test_a_plateau_ends_a_training_early_and_stays(spec: RankSpec) -> None:
+def test_plateau_ends_training_in_this_rung_and_the_next(spec: RankSpec) -> None:
     spec = replace(spec, settings=replace(spec.settings, patience=1, min_improvement=1.0))
     first = run(spec, assignment(0, 9))
-    assert first.resource == 2  # the first epoch is an improvement over nothing; the second is none
+    assert first.resource == 2  # the first epoch counts as an improvement, the second does not
     later = run(spec, assignment(9, 27, first.checkpoint))
     assert later.failure is None
     assert later.curve == ()
     assert later.metrics["accuracy"] == first.metrics["accuracy"]
 
 
-def test_a_batch_size_in_the_space_wins(spec: RankSpec) -> None:
+def test_batch_size_parameter_overrides_the_setting(spec: RankSpec) -> None:
     small = run(spec, assignment(0, 1, batch_size=8))
     large = run(spec, assignment(0, 1, batch_size=120))
     assert small.metrics["train_loss"] != large.metrics["train_loss"]
@@ -236,7 +234,7 @@ def test_report_of_a_failed_task_names_the_cause(spec: RankSpec, task: Any, mess
     assert report.checkpoint is None
 
 
-def test_a_metric_that_nobody_reports_is_named(spec: RankSpec) -> None:
+def test_failure_names_a_missing_objective(spec: RankSpec) -> None:
     report = run(replace(spec, objective=Objective(metric="auc", mode=Mode.MAX)), assignment(0, 1))
     assert report.failure is not None
     assert report.failure.message == (
@@ -244,7 +242,7 @@ def test_a_metric_that_nobody_reports_is_named(spec: RankSpec) -> None:
     )
 
 
-def test_a_further_objective_that_nobody_reports_is_named(spec: RankSpec) -> None:
+def test_failure_names_a_missing_extra_objective(spec: RankSpec) -> None:
     objective = replace(spec.objective, extra_objectives=(("latency_ms", Mode.MIN),))
     for trainable in (TabularTask, save_once):
         report = run(replace(spec, trainable=trainable, objective=objective), assignment(0, 1))
@@ -253,7 +251,7 @@ def test_a_further_objective_that_nobody_reports_is_named(spec: RankSpec) -> Non
         assert "accuracy" in report.failure.message
 
 
-def test_a_further_objective_that_is_not_finite_is_a_failure_on_validation_and_none_on_test(
+def test_extra_objective_must_be_finite_on_validation_only(
     spec: RankSpec,
 ) -> None:
     accuracy = spec.objective
@@ -271,7 +269,7 @@ def test_a_further_objective_that_is_not_finite_is_a_failure_on_validation_and_n
     assert run(spec, replace(evaluation, split=Split.TEST)).failure is None
 
 
-def test_a_checkpoint_of_another_model_is_refused(spec: RankSpec) -> None:
+def test_failure_names_a_checkpoint_of_another_model(spec: RankSpec) -> None:
     first = run(spec, assignment(0, 1))
     report = run(spec, assignment(1, 3, first.checkpoint, hidden_units=16))
     assert report.failure is not None
@@ -292,7 +290,7 @@ def of_lists(state: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("change", [cut, without_layers, of_lists])
-def test_a_checkpoint_with_something_wrong_in_it_fails_its_trial_by_name(spec: RankSpec, change: Any) -> None:
+def test_failure_names_a_checkpoint_with_wrong_content(spec: RankSpec, change: Any) -> None:
     first = run(spec, assignment(0, 1))
     assert first.checkpoint is not None
     checkpoint.save(spec.storage, first.checkpoint, change(checkpoint.load(spec.storage, first.checkpoint)))
@@ -302,7 +300,7 @@ def test_a_checkpoint_with_something_wrong_in_it_fails_its_trial_by_name(spec: R
     assert f"{first.checkpoint}: the checkpoint is not of this task" in report.failure.message
 
 
-def test_a_damaged_checkpoint_fails_its_trial_by_name(spec: RankSpec) -> None:
+def test_failure_names_a_damaged_checkpoint(spec: RankSpec) -> None:
     first = run(spec, assignment(0, 1))
     assert first.checkpoint is not None
     data = spec.storage.read(first.checkpoint) or b""
@@ -313,13 +311,13 @@ def test_a_damaged_checkpoint_fails_its_trial_by_name(spec: RankSpec) -> None:
     assert f"{first.checkpoint}: is damaged" in report.failure.message
 
 
-def test_a_missing_checkpoint_is_named(spec: RankSpec) -> None:
+def test_failure_names_a_missing_checkpoint(spec: RankSpec) -> None:
     report = run(spec, assignment(1, 3, "checkpoints/none.pt"))
     assert report.failure is not None
     assert "checkpoints/none.pt: " in report.failure.message
 
 
-def test_a_file_that_vanished_is_a_fault_of_the_data(spec: RankSpec, tmp_path: Path) -> None:
+def test_failure_kind_of_a_missing_file_is_data(spec: RankSpec, tmp_path: Path) -> None:
     moved = open_table(str(write_clusters(tmp_path / "table")))
     (tmp_path / "table/train/part-0.parquet").unlink()
     report = run(replace(spec, table=moved), assignment(0, 1))
@@ -372,7 +370,7 @@ def report_nothing(ctx: Any) -> None:
     pass
 
 
-def test_a_function_trains_goes_on_and_is_evaluated(spec: RankSpec) -> None:
+def test_function_trains_resumes_and_is_evaluated(spec: RankSpec) -> None:
     spec = replace(spec, trainable=fit_line)
     first = run(spec, assignment(0, 3, learning_rate=0.5))
     assert first.failure is None
@@ -385,14 +383,14 @@ def test_a_function_trains_goes_on_and_is_evaluated(spec: RankSpec) -> None:
     assert tested.checkpoint == second.checkpoint
 
 
-def test_a_function_may_return_its_metrics_and_need_no_data(spec: RankSpec) -> None:
+def test_function_may_return_its_metrics_and_need_no_table(spec: RankSpec) -> None:
     report = run(replace(spec, trainable=return_a_number, table=None), assignment(0, 9))
     assert report.failure is None
     assert report.metrics == {"accuracy": 0.8}
     assert report.resource == 9
 
 
-def test_a_function_without_checkpoints_starts_from_scratch_at_each_rung(spec: RankSpec) -> None:
+def test_function_without_checkpoints_starts_from_scratch(spec: RankSpec) -> None:
     starts = []
 
     def remember(ctx: Any) -> None:
@@ -426,7 +424,7 @@ class OddMetric(TabularTask):
         return {**super().metrics(outputs, batch), "odd": torch.full((len(outputs),), math.nan)}
 
 
-def test_a_metric_that_is_not_finite_is_left_out_of_an_evaluation_too(spec: RankSpec) -> None:
+def test_evaluation_omits_metrics_that_are_not_finite(spec: RankSpec) -> None:
     spec = replace(spec, trainable=OddMetric)
     trained = run(spec, assignment(0, 1))
     tested = run(spec, replace(assignment(1, 1, trained.checkpoint), split=Split.TEST))
@@ -438,7 +436,7 @@ def test_a_metric_that_is_not_finite_is_left_out_of_an_evaluation_too(spec: Rank
     assert failed.failure.message == "odd is nan on test"
 
 
-def test_a_plateau_is_reported_at_the_epochs_that_were_trained(spec: RankSpec) -> None:
+def test_report_of_a_plateau_has_the_trained_epochs(spec: RankSpec) -> None:
     spec = replace(spec, settings=replace(spec.settings, patience=1, min_improvement=1.0))
     first = run(spec, assignment(0, 3))
     later = run(spec, assignment(3, 9, first.checkpoint))
@@ -452,7 +450,7 @@ def save_once(ctx: Any) -> None:
         ctx.report({"accuracy": 0.1 * (epoch + 1)}, checkpoint={"epoch": epoch + 1} if epoch == 0 else None)
 
 
-def test_an_old_checkpoint_never_passes_for_a_later_model(spec: RankSpec) -> None:
+def test_report_has_no_checkpoint_of_an_earlier_epoch(spec: RankSpec) -> None:
     spec = replace(spec, trainable=save_once, table=None)
     first = run(spec, assignment(0, 1))
     assert first.checkpoint is not None
@@ -473,7 +471,7 @@ def save_what_cannot_be_loaded(ctx: Any) -> None:
     ("function", "message"),
     [(leave, "SystemExit: 3"), (save_what_cannot_be_loaded, "turn NumPy arrays into tensors")],
 )
-def test_a_function_cannot_take_the_rank_with_it(spec: RankSpec, function: Any, message: str) -> None:
+def test_function_that_exits_is_a_failed_trial(spec: RankSpec, function: Any, message: str) -> None:
     report = run(replace(spec, trainable=function, table=None), assignment(0, 1))
     assert report.failure is not None
     assert report.failure.kind is FailureKind.TRIAL
@@ -502,9 +500,7 @@ def test_failure_kind_of_one_rank_of_several_is_a_lost_peer(function: Any) -> No
     assert failure_of(raised.value, world_size=2).kind is FailureKind.INFRASTRUCTURE
 
 
-def test_an_outage_of_the_storage_is_no_fault_of_the_trial(
-    spec: RankSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failure_kind_of_a_storage_outage_is_storage(spec: RankSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(storage: Storage, name: str, data: bytes) -> None:
         raise StorageError(f"{storage.url}/{name}: No space left on device")
 
@@ -514,7 +510,7 @@ def test_an_outage_of_the_storage_is_no_fault_of_the_trial(
     assert report.failure.kind is FailureKind.STORAGE
 
 
-def test_the_gradient_is_clipped(spec: RankSpec) -> None:
+def test_clip_norm_clips_the_gradient(spec: RankSpec) -> None:
     free = run(spec, assignment(0, 1, dropout=0.0))
     settings = replace(spec.settings, clip_norm=1e-3)
     clipped = run(replace(spec, settings=settings), assignment(0, 1, dropout=0.0))

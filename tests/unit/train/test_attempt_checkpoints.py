@@ -1,4 +1,4 @@
-"""Attempts at one assignment: what a killed one has saved, the next goes on from."""
+"""Attempts at one assignment: the next attempt resumes from what a killed one has saved."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, FailureKind, Report
 from tests.support.tables import write_clusters
 
-STEPS = 8  # of a pass: 120 rows, 16 at a time
+STEPS = 8  # per pass: 120 rows in batches of 16
 
 
 class Killed(BaseException):
-    """In the place of kill -9: nothing of the rank's own runs after it."""
+    """Stands for kill -9: the rank runs no code after it."""
 
 
 class Fragile(TabularTask):
-    """Is killed in a step of the training."""
+    """Is killed in one of its training steps."""
 
     steps = 0
     killed_at: int | None = None
@@ -107,15 +107,13 @@ def weights(spec: RankSpec, report: Report) -> Mapping[str, Tensor]:
 
 @pytest.mark.parametrize("at", [1, 4, STEPS, STEPS + 1, 2 * STEPS + 5])
 @pytest.mark.parametrize("evaluate_each_pass", [True, False])
-def test_a_killed_attempt_is_gone_on_with_to_the_last_bit(
-    spec: RankSpec, at: int, evaluate_each_pass: bool
-) -> None:
+def test_attempt_resumes_a_killed_one_bit_for_bit(spec: RankSpec, at: int, evaluate_each_pass: bool) -> None:
     spec = replace(spec, settings=replace(spec.settings, evaluate_each_pass=evaluate_each_pass))
     other = replace(spec, storage=Storage(spec.storage.url + "-other"))
     undisturbed = run(other, assignment(0, 3))
     killed(spec, assignment(0, 3), at)
     report = run(spec, assignment(0, 3, attempt=2))
-    assert Fragile.steps == 3 * STEPS - (at - 1), "what was saved is not trained again"
+    assert Fragile.steps == 3 * STEPS - (at - 1), "saved steps are not trained again"
     assert report.failure is None
     assert [(m.resource, m.metrics, m.rows) for m in report.curve] == [
         (m.resource, m.metrics, m.rows) for m in undisturbed.curve
@@ -124,7 +122,7 @@ def test_a_killed_attempt_is_gone_on_with_to_the_last_bit(
     assert all(torch.equal(expected[name], tensor) for name, tensor in weights(spec, report).items())
 
 
-def test_epochs_say_when_to_save(spec: RankSpec) -> None:
+def test_checkpoint_epochs_decide_when_to_save(spec: RankSpec) -> None:
     settings = replace(spec.settings, checkpoint_seconds=None, checkpoint_epochs=2)
     spec = replace(spec, settings=settings)
     killed(spec, assignment(0, 5), 3 * STEPS + 2)
@@ -132,7 +130,7 @@ def test_epochs_say_when_to_save(spec: RankSpec) -> None:
     assert Fragile.steps == 3 * STEPS
 
 
-def test_each_attempt_goes_on_from_the_last(spec: RankSpec) -> None:
+def test_attempt_resumes_from_the_last_one(spec: RankSpec) -> None:
     killed(spec, assignment(0, 2), 5)
     killed(spec, assignment(0, 2, attempt=2), 3)
     report = run(spec, assignment(0, 2, attempt=3))
@@ -140,7 +138,7 @@ def test_each_attempt_goes_on_from_the_last(spec: RankSpec) -> None:
     assert [m.resource for m in report.curve] == [1, 2]
 
 
-def test_a_damaged_checkpoint_is_passed_over(spec: RankSpec) -> None:
+def test_attempt_skips_a_damaged_checkpoint(spec: RankSpec) -> None:
     killed(spec, assignment(0, 2), 5)
     killed(spec, assignment(0, 2, attempt=2), 3)
     spec.storage.write(layout.partial(4, 2), b"half of a")
@@ -158,7 +156,7 @@ class CountingStorage(Storage):
         return super().read(name)
 
 
-def test_resume_reads_one_checkpoint_once(spec: RankSpec) -> None:
+def test_attempt_reads_one_checkpoint_once(spec: RankSpec) -> None:
     killed(spec, assignment(0, 2), 5)
     storage = CountingStorage(spec.storage.url)
     storage.reads = Counter()
@@ -167,7 +165,7 @@ def test_resume_reads_one_checkpoint_once(spec: RankSpec) -> None:
     assert storage.reads[layout.partial(4, 2)] == 0  # attempt 2 saved nothing
 
 
-def test_what_another_rung_has_left_is_not_taken(spec: RankSpec) -> None:
+def test_attempt_ignores_checkpoints_of_another_rung(spec: RankSpec) -> None:
     killed(spec, assignment(0, 1), 5)
     first = run(spec, assignment(0, 1, attempt=2))
     killed(spec, assignment(1, 3, first.checkpoint), 1)  # before it has saved anything
@@ -176,7 +174,7 @@ def test_what_another_rung_has_left_is_not_taken(spec: RankSpec) -> None:
     assert Fragile.steps == 2 * STEPS
 
 
-def test_an_attempt_that_was_given_up_saves_nothing(spec: RankSpec) -> None:
+def test_attempt_that_was_given_up_saves_nothing(spec: RankSpec) -> None:
     first = run(spec, assignment(0, 1))
     before = spec.storage.names(layout.checkpoints(4))
     again = assignment(1, 2, first.checkpoint)
@@ -188,7 +186,7 @@ def test_an_attempt_that_was_given_up_saves_nothing(spec: RankSpec) -> None:
     assert spec.storage.names(layout.checkpoints(4)) == before
 
 
-def test_an_attempt_that_was_given_up_in_the_rung_below_keeps_nobody_out(spec: RankSpec) -> None:
+def test_fence_of_a_lower_rung_does_not_apply(spec: RankSpec) -> None:
     spec.storage.write(layout.fence(4, rung=0), b"3")
     first = run(spec, replace(assignment(0, 1, attempt=3), rung=0))
     report = run(spec, replace(assignment(1, 2, first.checkpoint), rung=1))
@@ -196,13 +194,13 @@ def test_an_attempt_that_was_given_up_in_the_rung_below_keeps_nobody_out(spec: R
     assert report.checkpoint == layout.checkpoint(4, 2, 1)
 
 
-def test_what_was_saved_in_between_goes_when_the_assignment_is_done(spec: RankSpec) -> None:
+def test_partial_checkpoint_is_deleted_at_the_end(spec: RankSpec) -> None:
     report = run(spec, assignment(0, 1))
     assert report.checkpoint == layout.checkpoint(4, 1, 1)
     assert spec.storage.names(layout.checkpoints(4)) == ["000001-1.pt"]
 
 
-def test_a_driver_that_asks_gets_what_there_is(spec: RankSpec) -> None:
+def test_stop_file_makes_a_task_save_and_stop(spec: RankSpec) -> None:
     spec = replace(spec, settings=replace(spec.settings, checkpoint_seconds=None))
     spec.storage.write(layout.STOP, b"")
     report = run(spec, assignment(0, 3))
@@ -223,11 +221,11 @@ def counting(ctx: Any) -> None:
             raise Killed
         try:
             ctx.report({"accuracy": float(state["sum"])}, checkpoint=state)
-        except Exception:  # what asks for the end is none
+        except Exception:  # Stopped is not one
             raise AssertionError("a training function cannot catch it") from None
 
 
-def test_functions_go_on_from_what_they_reported(spec: RankSpec) -> None:
+def test_function_resumes_from_its_last_reported_checkpoint(spec: RankSpec) -> None:
     spec = replace(spec, trainable=counting, table=None)
     killed(spec, assignment(0, 5), 4)
     report = run(spec, assignment(0, 5, attempt=2))
@@ -236,7 +234,7 @@ def test_functions_go_on_from_what_they_reported(spec: RankSpec) -> None:
     assert [m.resource for m in report.curve] == [1, 2, 3, 4, 5]
 
 
-def test_functions_stop_when_the_driver_asks(spec: RankSpec) -> None:
+def test_stop_file_makes_a_function_save_and_stop(spec: RankSpec) -> None:
     spec = replace(spec, trainable=counting, table=None)
     spec.storage.write(layout.STOP, b"")
     report = run(spec, assignment(0, 5))

@@ -1,4 +1,4 @@
-"""What a training function may say beside its metrics: notes, parameters of its own, and that it gives up."""
+"""What a training function may report beside its metrics: notes, its own parameters, TrialPruned."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def trial_after(report: Report) -> Trial:
     return before.with_report(report, score=score, time=1.0)
 
 
-def test_notes_and_parameters_come_back_and_survive_the_journal(tmp_path: Path) -> None:
+def test_report_has_notes_and_parameters_and_survives_json(tmp_path: Path) -> None:
     def train(ctx: Any) -> dict[str, float]:
         assert ctx.trial_id == 4
         ctx.params = {**ctx.params, "y": 2}
@@ -68,7 +68,7 @@ def test_notes_and_parameters_come_back_and_survive_the_journal(tmp_path: Path) 
     assert trial.state is TrialState.PAUSED
 
 
-def test_a_trial_that_fails_has_said_what_it_said(tmp_path: Path) -> None:
+def test_report_of_a_failed_function_has_its_notes(tmp_path: Path) -> None:
     def train(ctx: Any) -> None:
         ctx.note("seen", 1)
         ctx.note("wrong", math.nan)
@@ -79,10 +79,10 @@ def test_a_trial_that_fails_has_said_what_it_said(tmp_path: Path) -> None:
     assert trial_after(report).notes == {"seen": 1}
 
 
-def test_a_function_that_gives_its_trial_up_has_not_failed(tmp_path: Path) -> None:
+def test_report_of_a_pruned_trial_is_not_a_failure(tmp_path: Path) -> None:
     def train(ctx: Any) -> None:
         ctx.report({"loss": 0.5})
-        raise TrialPruned("nothing will come of it")
+        raise TrialPruned("not promising")
 
     report = run(train, tmp_path)
     assert report.failure is None
@@ -101,7 +101,7 @@ def test_a_function_that_gives_its_trial_up_has_not_failed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_who_says_nothing_writes_no_more_than_before(silent: bool, tmp_path: Path) -> None:
+def test_report_omits_fields_that_are_not_set(silent: bool, tmp_path: Path) -> None:
     def train(ctx: Any) -> dict[str, float]:
         if not silent:
             ctx.note("word", 1)
