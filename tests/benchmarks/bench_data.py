@@ -260,14 +260,16 @@ def one_round(folder: Path, caches: Path) -> Iterator[tuple[str, dict[str, float
 def render(rows_s: dict[str, float], memory: dict[str, float], copies: float, rows: int) -> str:
     scan, peer = rows_s["pyarrow, bare scan"], rows_s["Petastorm's BatchedDataLoader"]
     lines = [
-        "# What reading costs",
+        "# The cost of reading a table",
         "",
-        f"{rows:,} rows of {COLUMNS} float32 columns in row groups of {ROW_GROUP_ROWS:,}, batches of "
-        f"{BATCH:,} rows a rank, shuffled in windows of {WINDOW:,}; on {os.cpu_count()} cores. A first epoch",
-        "decodes the Parquet and builds the node cache; a cached one, in another process, maps it. Two ranks",
-        "run at once and count together. `make bench-data` makes this page.",
+        f"The table has {rows:,} rows of {COLUMNS} float32 columns in row groups of {ROW_GROUP_ROWS:,}. Each",
+        f"rank reads batches of {BATCH:,} rows, shuffled in windows of {WINDOW:,} rows, on {os.cpu_count()}",
+        "cores. The *first epoch* decodes the Parquet files and builds the node cache; a *cached epoch*, in",
+        "another process, maps the cache into memory. With two ranks, the rows of both count.",
+        "`make bench-data` writes this page.",
         "",
-        "| | million rows/s | MB/s | of a bare scan | times Petastorm's loader | peak memory, MB |",
+        "| | million rows/s | MB/s | relative to a bare scan | relative to Petastorm's loader "
+        "| peak memory, MB |",
         "|---|---|---|---|---|---|",
     ]
     for name, value in rows_s.items():
@@ -275,7 +277,11 @@ def render(rows_s: dict[str, float], memory: dict[str, float], copies: float, ro
             f"| {name} | {value / 1e6:.2f} | {value * COLUMNS * 4 / 1e6:,.0f} | {value / scan:.2f} "
             f"| {value / peer:.1f} | {memory[name]:.0f} |"
         )
-    lines += ["", f"Two trials at once on one machine hold {copies:.2f} copies of the table in memory.", ""]
+    lines += [
+        "",
+        f"Two trials that run at once on one machine hold {copies:.2f} copies of the table in memory.",
+        "",
+    ]
     return "\n".join(lines)
 
 

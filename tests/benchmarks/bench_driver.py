@@ -33,14 +33,15 @@ PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "driver.md"
 FUNCTION = Hartmann(dimensions=6, max_resource=27)
 LAST = 500  # proposals at the end, when all trials are known
 BUSY = ((8, 20.0), (32, 20.0), (1000, 2.0))  # slots, and full trainings for each
-INTRODUCTION = f"""# What the driver costs
+INTRODUCTION = f"""# The cost of the driver
 
-The whole loop on the virtual clock: scheduler, sampler, journal and backend, on MF-Hartmann 6. `python
--m tests.benchmarks.bench_driver` makes this page. On a disk the driver waits for one `fsync` an event, about
-three events a trial: that is the disk's time.
+How long does the driver take to decide? This benchmark runs the whole loop (scheduler, sampler, journal
+and backend) on MF-Hartmann 6 with a simulated clock. `python -m tests.benchmarks.bench_driver` writes
+this page. With the journal on disk, the driver waits for one `fsync` per event, about three per trial;
+most of the difference between the two journals is the time that the disk takes.
 
-A budget of trials, in which the last promotions end alone and slots stand empty meanwhile; a proposal is the
-median of the last {LAST}:
+The first table has a budget of trials. The last promotions run alone while other slots are idle. *Per
+proposal* is the median of the last {LAST} proposals:
 
 """
 
@@ -130,14 +131,14 @@ def main() -> None:
         print(line, flush=True)
         lines.append(line)
 
-    say("| method | journal | trials | slots | driver | a proposal | busy | peak |")
+    say("| method | journal | trials | slots | driver | per proposal | slots busy | peak memory |")
     say("|---|---|---|---|---|---|---|---|")
     for text in options.method or ("random+hyperband", "default", "tpe+async_hyperband"):
         say(measure(text, MemoryStorage(), trials=options.trials, slots=options.slots))
         with tempfile.TemporaryDirectory() as folder:
             say(measure(text, Storage(folder), trials=options.trials, slots=options.slots))
-    say("\nA budget of time, in full trainings for each slot:\n")
-    say("| method | slots | budget | trials | busy |")
+    say("\nThe second table has a budget of time, in full trainings per slot:\n")
+    say("| method | slots | budget | trials | slots busy |")
     say("|---|---|---|---|---|")
     for text in options.method or ("default", "tpe+hyperband"):
         for slots, budget in BUSY:

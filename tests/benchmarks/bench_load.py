@@ -35,11 +35,12 @@ SLOTS = 16
 LIMIT_S = 3_600.0  # for MLflow to have everything
 CHECKS = 100
 READS = 3
-INTRODUCTION = f"""# Load
+INTRODUCTION = f"""# Large studies
 
-`make bench-load` makes this page: studies by the default method on the virtual clock with {SLOTS} slots, so
-all that is left is what the driver does. Trials end thousands of times faster than real ones: MLflow's lag
-is the longest that there can be.
+How much does the driver spend on a study of 10,000 trials? This benchmark runs studies with the default
+method and {SLOTS} slots on a simulated clock, so only the work of the driver takes time. Trials end
+thousands of times faster than real ones, so MLflow falls as far behind as it ever can. `make
+bench-load` writes this page.
 
 """
 T = TypeVar("T")
@@ -143,7 +144,7 @@ def report_driver(page: Page, folder: str, trials: int) -> dict[str, float]:
     again = alone(resume, folder, trials)
     event_ms = 1000 * run["search_s"] / run["events"]
     resume_s = again["read_s"] + again["replay_s"]
-    page.heading("trials", "events", "journal", "search", "driver, an event", "peak memory")
+    page.heading("trials", "events", "journal", "search", "driver, per event", "peak memory")
     page.row(
         f"{trials:,}",
         f"{run['events']:,}",
@@ -152,15 +153,15 @@ def report_driver(page: Page, folder: str, trials: int) -> dict[str, float]:
         f"{event_ms:.2f} ms",
         f"{run['peak_mib']:.0f} MiB",
     )
-    page.say("\nMLflow on SQLite, written by a thread of the driver:\n")
-    page.heading("trials behind when the search ends", "until it has everything", "all its writing, a trial")
+    page.say("\nWriting to MLflow on SQLite, in a thread of the driver:\n")
+    page.heading("trials missing when the search ends", "time until none is missing", "writing, per trial")
     page.row(
         f"{run['lag']:,.0f}",
         f"{run['lag_s']:.0f} s",
         f"{1000 * (run['search_s'] + run['lag_s']) / trials:.0f} ms",
     )
-    page.say("\nResuming:\n")
-    page.heading("reading the journal", "replaying it", "together", "to reach", "peak memory")
+    page.say("\nResuming the study:\n")
+    page.heading("read the journal", "replay it", "together", "target", "peak memory")
     page.row(
         f"{again['read_s']:.1f} s",
         f"{again['replay_s']:.1f} s",
@@ -181,11 +182,11 @@ def report_driver(page: Page, folder: str, trials: int) -> dict[str, float]:
 def report_stores(page: Page, sizes: Mapping[int, list[str]]) -> dict[str, Any]:
     page.say("\n## The journal on object stores\n")
     page.say(
-        "A line is durable before the driver goes on: one call to write it, one to look at the lease, and "
-        "every 256 lines a segment and as many deletions. S3 is moto on this machine, which answers one call "
-        "at a time.\n"
+        "The driver waits until a line is durable. Each line takes one call to write it and one to check the "
+        "lease; every 256 lines are combined into a segment and deleted. S3 is moto on the same machine, "
+        "which answers one call at a time.\n"
     )
-    page.heading("store", "trials", "lines", "objects", "an append", "a look at the lease", "reading it")
+    page.heading("store", "trials", "lines", "objects", "per append", "per lease check", "time to read")
     ratios: dict[str, float] = {}
     with s3_server() as environment:
         os.environ.update(environment)
@@ -215,9 +216,9 @@ def report_stores(page: Page, sizes: Mapping[int, list[str]]) -> dict[str, Any]:
             ratios[store] = seconds[-1] / seconds[0]
             ratios[f"{store}_s"] = seconds[-1]
     page.say(
-        "\nTen times the trials are read in "
-        + " and ".join(f"{ratios[store]:.1f} times the time ({store})" for store in ("memory", "s3"))
-        + "; to reach: at most 12."
+        "\nReading ten times as many trials takes "
+        + " and ".join(f"{ratios[store]:.1f} times as long ({store})" for store in ("memory", "s3"))
+        + "; the target is at most 12."
     )
     return {
         "read_ratio_memory": round(ratios["memory"], 1),

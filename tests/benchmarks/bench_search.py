@@ -139,7 +139,7 @@ def problems(curves: Path, *, quick: bool) -> Iterator[tuple[Benchmark, int]]:
 def half_budget(rows: list[Row]) -> str:
     """On how many problems a method has, at half the budget, what hyperopt's TPE has at its end."""
     at_end = {(row.task, row.slots): row.regret[1.0] for row in rows if row.method == HYPEROPT}
-    lines = ["| method | hyperopt's end reached in half the budget |", "|---|---|"]
+    lines = ["| method | as good at half the budget as hyperopt TPE at the end |", "|---|---|"]
     for method in dict.fromkeys(row.method for row in rows):
         mine = [r for r in rows if r.method == method and (r.task, r.slots) in at_end]
         reached = [row.regret[0.5] <= at_end[row.task, row.slots] for row in mine]
@@ -166,17 +166,22 @@ def report(rows: list[Row]) -> str:
     points = ", ".join(f"{point:.0%}" for point in POINTS)
     problems = len({(row.task, row.slots) for row in rows})
     lines = [
-        "# The search against its peers",
+        "# Search methods compared",
         "",
-        f"Normalised regret at {points} of the budget ({BUDGET:g} full trainings per slot), medians over "
-        "seeds. 0 is the best of 5,000 random configurations (of the whole table), 1 the median one; the "
-        "incumbent is the best configuration trained to the end by then. `make bench-search` makes this "
-        "page. Lower is better everywhere.",
+        "Which method finds good configurations fastest? This benchmark replays recorded learning curves "
+        "with every method, and with those of other libraries, on the same simulated clock. "
+        "`make bench-search` writes this page.",
+        "",
+        f"The figures are the normalised regret of the incumbent at {points} of the budget ({BUDGET:g} full "
+        "trainings per slot), as medians over seeds. The incumbent is the best configuration that was "
+        "trained to the end by then. A regret of 0 is that of the best of 5,000 random configurations (or of "
+        "the whole table, if the problem is a table), a regret of 1 that of the median one. Lower is better.",
         "",
         "![median regret over time](search.png)",
         "",
-        f"Ranks are averages over {problems} problems (a task with a number of slots) and the four points in "
-        "time, of the methods that ran on all of them; 1 is the best.",
+        f"Ranks are averages over {problems} problems (combinations of a task and a number of slots) and the "
+        "four points in time. The column `average rank` has the methods that ran on all problems; 1 is the "
+        "best rank.",
         "",
         rank_table(rows),
         half_budget(rows),

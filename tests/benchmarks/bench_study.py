@@ -61,10 +61,12 @@ def train(ctx):
         time.sleep({SLEEP_S})
         ctx.report({{"loss": abs(ctx.params["x"] - 0.3) + 1 / ctx.resource.stop}}, resource=ctx.resource.stop)
 """
-INTRODUCTION = f"""# Whole studies
+INTRODUCTION = f"""# Slot utilization and driver time
 
-`make bench-study` makes this page. Training is as long as in short rungs, {SLEEP_S:g} s, and needs no core:
-what is missing to 100 % is what a study costs. Then the driver alone, with simulated training.
+How busy does a study keep its slots, and where does the time of the driver go? In the first table,
+trials on a real Spark sleep for {SLEEP_S:g} s, as long as a short rung trains, and need no core. The
+share of slot time that they do not sleep is the overhead of the study. The other tables measure the
+driver alone, with simulated training. `make bench-study` writes this page.
 
 """
 
@@ -167,26 +169,26 @@ def profiled_threads() -> Iterator[list[cProfile.Profile]]:
         threading.setprofile(None)  # type: ignore[arg-type] # its documentation says so
 
 
-def room(file: str) -> str | None:
-    """The room of the package that a source file belongs to; None for everything else."""
+def package_of(file: str) -> str | None:
+    """The package or top-level module of a source file; None for code outside of spark_hpo."""
     if file.startswith(BENCHMARKS):
-        return "the benchmark itself"
+        return "the benchmark"
     if not file.startswith(PACKAGE):
         return None
     return file.removeprefix(PACKAGE).split(os.sep)[0].removesuffix(".py")
 
 
-def by_room(profile: cProfile.Profile) -> dict[str, float]:
-    """Seconds in each room, with what it calls outside of the package, and without other rooms."""
+def by_package(profile: cProfile.Profile) -> dict[str, float]:
+    """Seconds per package, including its calls to other libraries, without those to our other packages."""
     seconds: dict[str, float] = defaultdict(float)
     for (file, _, _), (_, _, _, total, callers) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
-        mine = room(file)
+        mine = package_of(file)
         if mine is None:
             continue
         if not callers:  # where the profile begins
             seconds[mine] += total
         for (caller, _, _), (_, _, _, cumulative) in callers.items():
-            theirs = room(caller)
+            theirs = package_of(caller)
             if mine != theirs:
                 seconds[mine] += cumulative
                 if theirs is not None:
@@ -205,7 +207,9 @@ def by_function(profile: cProfile.Profile) -> list[tuple[str, int, float]]:
 
 
 def report_search(page: Page, search: Search) -> None:
-    page.heading("slots", "assignments", "wall", "slept", "between the first and the last round", "to reach")
+    page.heading(
+        "slots", "assignments", "wall time", "slept", "slept, without the first and last round", "target"
+    )
     page.row(
         SLOTS,
         search.assignments,
@@ -220,7 +224,7 @@ def report_drive(page: Page, trials: int) -> float:
     """The driver's time, then where it goes. Returns milliseconds an event."""
     plain = drive(trials)
     per_event_ms = 1000 * (plain.loop_s + plain.flush_s) / plain.events
-    page.heading("trials", "events", "search", "MLflow after it", "driver, an event", "to reach")
+    page.heading("trials", "events", "search", "MLflow after the search", "driver, per event", "target")
     page.row(
         f"{trials:,}",
         f"{plain.events:,}",
@@ -232,14 +236,14 @@ def report_drive(page: Page, trials: int) -> float:
     loop = cProfile.Profile()
     with profiled_threads() as threads:
         drive(trials, loop)
-    page.say("\nThe search by room of the package, with the profiler on, which costs time itself:\n")
-    page.heading("room", "seconds")
-    for name, seconds in by_room(loop).items():
+    page.say("\nTime of the search by package (the profiler itself adds time):\n")
+    page.heading("package", "seconds")
+    for name, seconds in by_package(loop).items():
         page.row(name, f"{seconds:.2f}")
     mlflow = max(map(by_function, threads), key=lambda rows: sum(seconds for _, _, seconds in rows))
-    for title, rows in (("The search", by_function(loop)), ("MLflow's thread", mlflow)):
+    for title, rows in (("Time of the search", by_function(loop)), ("Time of the MLflow thread", mlflow)):
         page.say(f"\n{title} by function:\n")
-        page.heading("function", "calls", "seconds of its own")
+        page.heading("function", "calls", "own seconds")
         for name, calls, seconds in rows[:TOP]:
             page.row(f"`{name}`", f"{calls:,}", f"{seconds:.2f}")
     return per_event_ms
