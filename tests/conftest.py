@@ -25,6 +25,8 @@ os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The JVMs of tests end before an optimizing compiler pays off.
 os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+# No test needs the job queue of an MLflow server, whose processes take twice as long to start as the server.
+os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 # For executors in local mode too. Removed when the tests end.
 os.environ["SPARK_HPO_CACHE_DIR"] = _cache = tempfile.mkdtemp(prefix="spark_hpo-tests-")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)

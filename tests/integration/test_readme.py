@@ -96,7 +96,7 @@ def test_mlflow_shows_its_pages(checkout: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = shell(command, cwd=checkout, start_new_session=True)
-    settings["args"][-1] += f" --port {port}"  # 5000 may be taken
+    settings["args"][-1] += f" --port {port} --workers 1"  # port 5000 may be in use
     process = subprocess.Popen(**settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + LIMIT_S / 2
