@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,31 +36,18 @@ def costs(pytestconfig: pytest.Config) -> CostTable:
 
 
 @pytest.fixture(scope="session")
-def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs, to copy: creating its tables takes seconds."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture(scope="session")
 def spark_home(tmp_path_factory: pytest.TempPathFactory) -> SparkHome:
     return SparkHome(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture
-def new_study(
-    tmp_path: Path, empty_mlflow: Path, request: pytest.FixtureRequest
-) -> Iterator[Callable[..., StudyRun]]:
+def new_study(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., StudyRun]]:
     """Creates studies, each in its own folder, and kills all their processes when the test ends."""
     studies: list[StudyRun] = []
 
     def make(name: str = "one", **settings: Any) -> StudyRun:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)  # a small disk may have created it
-        shutil.copy(empty_mlflow, folder / "mlflow.db")
         uses_spark = settings.get("backend") != "inline"
         home = request.getfixturevalue("spark_home") if uses_spark else None
         studies.append(StudyRun(folder, home, **settings))
@@ -90,10 +76,9 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], SmallDisk]]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> dict[tuple[int, int], Any]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Any]:
     """The results of the study of `new_study` without faults; run without Spark, which must not matter."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    shutil.copy(empty_mlflow, folder / "mlflow.db")
     study = StudyRun(folder, step_s=0.0, backend="inline")
     study.finish_and_check()
     return study.results()

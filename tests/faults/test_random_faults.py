@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,10 +157,9 @@ class FaultInjector:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> dict[tuple[int, int], Any]:
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Any]:
     """The results of the study without faults."""
     folder = tmp_path_factory.mktemp("expected")
-    shutil.copy(empty_mlflow, folder / "mlflow.db")
     study = StudyRun(folder, **{**SETTINGS, "step_s": 0.0}, backend="inline")
     study.finish_and_check()
     return study.results()

@@ -14,12 +14,14 @@ from mlflow import MlflowClient
 from spark_hpo.driver.result import Result
 from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError
+from tests.support.mlflow_database import write_database
 from tests.support.tables import clusters_study, write_clusters
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_clusters(tmp_path / "table")
+    write_database(tmp_path)
     return tmp_path
 
 

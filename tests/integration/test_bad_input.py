@@ -16,6 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from spark_hpo import cli
+from tests.support.mlflow_database import write_database
 from tests.support.tables import write_clusters
 
 CONFIG = """
@@ -38,6 +39,7 @@ mlflow: {tracking_uri: "sqlite:///mlflow.db"}
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory with a table and a study file. What `main` sets for a process is put back."""
     write_clusters(tmp_path / "table")
+    write_database(tmp_path)
     (tmp_path / "tune.yaml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
     handler = signal.getsignal(signal.SIGTERM)

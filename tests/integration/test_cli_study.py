@@ -1,4 +1,4 @@
-"""`spark-hpo` as its users run it: processes, a terminal, a study that is killed. Without Spark."""
+"""The commands of `spark-hpo` on finished, running and killed studies, without Spark."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ import pytest
 import torch
 import yaml
 
+from spark_hpo import cli
 from spark_hpo.report.status import StudyState, StudyStatus
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.predictor import Predictor
+from tests.support.command_line import Done, run_in_process
+from tests.support.mlflow_database import write_database
 from tests.support.tables import write_clusters
 from tests.support.workspace import LIMIT_S, wait_for
 
@@ -79,10 +82,15 @@ def train(ctx):
 """
 
 
-Done = subprocess.CompletedProcess[str]
+def spark_hpo(*arguments: str, folder: Path, code: int = 0) -> Done:
+    """Run a command in this process."""
+    done = run_in_process(cli.main, arguments, folder)
+    assert done.returncode == code, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
 
 
-def spark_hpo(*arguments: str, folder: Path, code: int = 0, **environment: str) -> Done:
+def spark_hpo_process(*arguments: str, folder: Path, code: int = 0, **environment: str) -> Done:
+    """Run a command in a process of its own."""
     done = subprocess.run(
         [*SPARK_HPO, *arguments],
         cwd=folder,
@@ -105,9 +113,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a study of the clusters has been run, for a person."""
     folder = tmp_path_factory.mktemp("command_line")
     write_clusters(folder / "table")
+    write_database(folder)
     (folder / "my_task.py").write_text(TASK)
     (folder / "clusters.yaml").write_text(CLUSTERS + COMMON)
-    told = spark_hpo("run", "clusters.yaml", "training.batch_size=32", folder=folder).stdout
+    told = spark_hpo_process("run", "clusters.yaml", "training.batch_size=32", folder=folder).stdout
     (folder / "told.txt").write_text(told)
     return folder
 
@@ -174,7 +183,7 @@ def test_the_report_is_written_where_it_is_wanted(folder: Path, elsewhere: Path)
         "report": f"{study}/report.html"
     }
     # BROWSER is how Python's webbrowser is told which one to start.
-    opened = spark_hpo("report", study, "--open", folder=elsewhere, BROWSER="echo opened %s")
+    opened = spark_hpo_process("report", study, "--open", folder=elsewhere, BROWSER="echo opened %s")
     assert f"opened file://{study}/report.html" in opened.stdout
 
 
@@ -287,6 +296,7 @@ class Terminal:
 @pytest.fixture
 def slow(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
     """A study under way: two of its trials are done, and the next one takes for ever."""
+    write_database(tmp_path)
     (tmp_path / "slow.py").write_text(SLOW_LOOP)
     (tmp_path / "slow.yaml").write_text(SLOW + COMMON)
     (tmp_path / "hold").touch()

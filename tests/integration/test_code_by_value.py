@@ -17,12 +17,14 @@ from spark_hpo.errors import ConfigError
 from spark_hpo.source_file import SourceFile
 from spark_hpo.train.reference import Code
 from spark_hpo.train.tabular import TabularTask
+from tests.support.mlflow_database import write_database
 from tests.support.tables import clusters_study, write_clusters
 
 pytestmark = pytest.mark.spark
 
 
 def config(folder: Path, **changes: Any) -> StudyConfig:
+    write_database(folder)
     search = {"method": "asha", "max_resource": 2}
     changes = {"task": "by value", "backend": "spark", "search": search, "budget": {"trials": 2}, **changes}
     return clusters_study(folder, **changes)

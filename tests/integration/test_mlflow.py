@@ -1,7 +1,6 @@
 """MLflow as a projection: a real database, a real server, and what happens when they fail."""
 
 import logging
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.model_registry import ModelFiles, TestResult, register_model
 from spark_hpo.tracking.run_store import Outcome, RunStatus, RunStore, StudyCard
 from spark_hpo.trial import Failure, FailureKind, Measurement, Trial, TrialState
+from tests.support.mlflow_database import write_database
 from tests.support.mlflow_server import Server, free_port, runs
 
 CARD = StudyCard(
@@ -86,18 +86,9 @@ def journal() -> FakeJournal:
     return journal
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with its tables: making them takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "template.db"
-    connect(f"sqlite:///{path}", "other", CARD, registry_uri=None, artifact_location=None)
-    return path
-
-
 @pytest.fixture
-def uri(template: Path, tmp_path: Path) -> str:
-    shutil.copy(template, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+def uri(tmp_path: Path) -> str:
+    return write_database(tmp_path)
 
 
 def open_store(uri: str, card: StudyCard = CARD) -> RunStore:
@@ -262,7 +253,7 @@ def write_all(store: RunStore, journal: FakeJournal, outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("is_lost_reply", [False, True])
 def test_death_at_any_write_changes_nothing_in_the_end(
-    template: Path, tmp_path: Path, journal: FakeJournal, is_lost_reply: bool
+    tmp_path: Path, journal: FakeJournal, is_lost_reply: bool
 ) -> None:
     outcome = Outcome(
         status=RunStatus.FINISHED, time=1_000_100.0, metrics={"best": 0.3}, artifacts={"a": "b"}, front={0, 1}
@@ -270,8 +261,7 @@ def test_death_at_any_write_changes_nothing_in_the_end(
 
     def fresh(name: str) -> str:
         (tmp_path / name).mkdir()
-        shutil.copy(template, tmp_path / name / "mlflow.db")
-        return f"sqlite:///{tmp_path / name / 'mlflow.db'}"
+        return write_database(tmp_path / name)
 
     whole = open_store(fresh("whole"))
     write_all(whole, journal, outcome)

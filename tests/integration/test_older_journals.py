@@ -15,6 +15,7 @@ from spark_hpo.driver.result import Result
 from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError
 from tests.data.make_journals import study_file
+from tests.support.mlflow_database import write_database
 
 DATA = Path(__file__).parents[1] / "data"
 STUDIES = sorted(path for path in DATA.glob("journals/*/*") if path.is_dir() and path.name[0] != "_")
@@ -25,7 +26,7 @@ def resume(kept: Path, work: Path, **changes: Any) -> Result:
     shutil.copy(DATA / "journals" / "task.py", work / "task.py")
     name = kept.name.rpartition("-")[0]
     record = {**study_file(name), "study_dir": str(work / "study"), **changes}
-    record["mlflow"] = {"tracking_uri": f"sqlite:///{work}/mlflow.db"}
+    record["mlflow"] = {"tracking_uri": write_database(work)}
     path = work / "study.yaml"
     path.write_text(yaml.safe_dump(record))  # as the studies were written: in the same order
     return run_study(load_config(path), resume="must")

@@ -10,6 +10,7 @@ import pytest
 from spark_hpo.backend.spark.session import start_session
 from spark_hpo.config import build_config
 from spark_hpo.driver.run import run_study
+from tests.support.mlflow_database import write_database
 
 pytestmark = pytest.mark.spark
 
@@ -36,7 +37,7 @@ def test_a_study_leaves_the_settings_of_a_session_as_they_were(spark: Any, tmp_p
         "search": {"scheduler": "full", "max_resource": 1},
         "budget": {"trials": 2},
         "spark": {"spark.sql.shuffle.partitions": "7"},  # for a session that it would have to start
-        "mlflow": {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"},
+        "mlflow": {"tracking_uri": write_database(tmp_path)},
     }
     run_study(build_config(record, place="test"), task=train, spark=session)
     after = dict(session.sparkContext.getConf().getAll()), session.conf.get("spark.sql.session.timeZone")

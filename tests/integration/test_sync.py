@@ -20,6 +20,7 @@ from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.run_store import RunStatus
 from spark_hpo.trial import Report, Trial
+from tests.support.mlflow_database import write_database
 from tests.support.mlflow_server import runs
 from tests.support.tables import clusters_study, write_clusters
 
@@ -34,6 +35,7 @@ def config(folder: Path, database: str = "mlflow", **changes: Any) -> StudyConfi
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_clusters(tmp_path / "table")
+    write_database(tmp_path)
     return tmp_path
 
 
@@ -134,6 +136,7 @@ def test_a_study_whose_driver_was_killed_is_shown_as_failed(folder: Path) -> Non
 
 
 def test_where_there_is_no_study_nothing_is_written(folder: Path) -> None:
+    (folder / "mlflow.db").unlink()
     with pytest.raises(ConfigError, match="there is no study here"):
         sync_study(config(folder))
     assert not (folder / "mlflow.db").exists()

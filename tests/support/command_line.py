@@ -15,8 +15,8 @@ Done = subprocess.CompletedProcess[str]
 
 
 def run_in_process(main: Callable[[Sequence[str]], Any], arguments: Sequence[str], folder: Path) -> Done:
-    """Run `spark_hpo.cli.main` or `tune` in a working directory, and restore what they set up for a process."""
-    out, err = io.StringIO(), io.StringIO()
+    """Run `spark_hpo.cli.main` or `tune` in a folder, and undo what they set up for a process."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
     logger, handler = logging.getLogger("spark_hpo"), signal.getsignal(signal.SIGTERM)
     before = logger.level, logger.propagate, logger.handlers[:]
     try:
@@ -29,4 +29,5 @@ def run_in_process(main: Callable[[Sequence[str]], Any], arguments: Sequence[str
         signal.signal(signal.SIGTERM, handler)
         logger.setLevel(before[0])
         logger.propagate, logger.handlers[:] = before[1:]
-    return Done(list(arguments), code, out.getvalue(), err.getvalue())
+    text = [stream.buffer.getvalue().decode() for stream in (out, err)]
+    return Done(list(arguments), code, *text)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.mlflow_database import write_database
 from tests.support.tables import write_clusters
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,7 @@ class Workspace:
         self.folder = folder
         self._environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, **(environment or {})}
         write_clusters(folder / "table")
+        write_database(folder)
         (folder / "tune.yaml").write_text(CONFIG)
 
     def start(self, *overrides: str, log: str = "log.txt") -> subprocess.Popen[bytes]:

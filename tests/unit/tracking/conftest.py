@@ -1,15 +1,14 @@
-"""A database of MLflow's, made once and copied: its migrations take seconds."""
+"""Fixtures of the tracking tests: a database, and trackers on it."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from spark_hpo.objective import Mode, Objective
-from spark_hpo.tracking.connection import connect
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.run_store import StudyCard
+from tests.support.mlflow_database import write_database
 
 Open = Callable[..., MlflowTracker]
 
@@ -18,17 +17,9 @@ def card(study_id: str = "study-1") -> StudyCard:
     return StudyCard(study_id=study_id, name="digits", objective=Objective(metric="accuracy", mode=Mode.MAX))
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mlflow") / "template.db"
-    connect(f"sqlite:///{path}", "other", card(), registry_uri=None, artifact_location=None)
-    return path
-
-
 @pytest.fixture
-def uri(template: Path, tmp_path: Path) -> str:
-    shutil.copy(template, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+def uri(tmp_path: Path) -> str:
+    return write_database(tmp_path)
 
 
 @pytest.fixture
