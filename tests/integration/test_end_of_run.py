@@ -14,7 +14,7 @@ from tests.support.tables import clusters_study, write_clusters
 
 def end_of_run(folder: Path, capsys: pytest.CaptureFixture[str], **changes: object) -> str:
     config = clusters_study(folder, **changes)
-    assert drive(config, place="test", resume="never", as_json=False) == 0
+    assert drive(config, resume="never", as_json=False) == 0
     return " ".join(capsys.readouterr().out.split())
 
 
