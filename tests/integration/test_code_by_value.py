@@ -68,6 +68,18 @@ def test_a_closure_is_trained_on_executors(spark: object, tmp_path: Path) -> Non
     assert result.best.metrics == {"accuracy": 0.25}
 
 
+def test_task_files_of_one_name_are_two_tasks_on_executors(spark: object, tmp_path: Path) -> None:
+    values = []
+    for folder, value in (("a", 0.25), ("b", 0.5)):
+        (tmp_path / folder).mkdir()
+        code = f"def train(ctx):\n    ctx.report({{'accuracy': {value}}}, resource=ctx.resource.stop)\n"
+        (tmp_path / folder / "my_task.py").write_text(code)
+        study = config(tmp_path / folder, data=None, task="my_task.py:train", budget={"trials": 1})
+        result = run_study(study.with_source(str(tmp_path / folder / "study.yaml")))
+        values.append(result.best.metrics["accuracy"])
+    assert values == [0.25, 0.5]
+
+
 def test_what_is_no_task_is_refused() -> None:
     with pytest.raises(ConfigError, match="must be a function of one argument"):
         Code.of(lambda: None)
