@@ -1,4 +1,4 @@
-"""Programs as hyperopt, Databricks and Optuna publish them, on a real Spark; the old way beside the new."""
+"""Published programs of hyperopt, Databricks and Optuna on a real Spark, before and after porting."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def _elsewhere(mlflow_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_db)
 
 
-def test_hyperopts_example_of_spark_trials_old_and_new(spark: object) -> None:
-    # docs/templates/scaleout/spark.md of hyperopt: a sparse logistic regression, on digits in place of MNIST.
+def test_fmin_runs_the_spark_trials_example_of_hyperopt(spark: object) -> None:
+    # docs/templates/scaleout/spark.md of hyperopt: a sparse logistic regression, on digits instead of MNIST.
     from sklearn.datasets import load_digits
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
@@ -78,7 +78,7 @@ def test_hyperopts_example_of_spark_trials_old_and_new(spark: object) -> None:
     assert new.results[0].keys() == old.results[0].keys()
 
 
-def test_databricks_example_of_choosing_a_model(spark: object) -> None:
+def test_fmin_runs_the_model_choice_example_of_databricks(spark: object) -> None:
     # "Model selection using scikit-learn, Hyperopt, and MLflow": branches of their own parameters.
     from sklearn.datasets import load_iris
     from sklearn.ensemble import RandomForestClassifier
@@ -139,7 +139,7 @@ def test_databricks_example_of_choosing_a_model(spark: object) -> None:
     assert best.keys() == {"classifier_type"} | labels_of[chosen["type"]]
 
 
-def test_on_spark_connect(connect: object) -> None:
+def test_fmin_runs_on_spark_connect(connect: object) -> None:
     offset = 2.0
     trials = Trials()
     best = spark_hpo.fmin(
@@ -155,7 +155,7 @@ def test_on_spark_connect(connect: object) -> None:
     assert trials.losses() == [(x - offset) ** 2 for x in trials.vals["x"]]
 
 
-def test_optunas_example_of_pruning(spark: object) -> None:
+def test_optimize_runs_the_pruning_example_of_optuna(spark: object) -> None:
     # Optuna's tutorial on efficient optimisation: an SGD classifier that reports each pass.
     optuna = pytest.importorskip("optuna", reason="Optuna is an extra")
     from sklearn.datasets import load_iris
@@ -208,7 +208,7 @@ print(json.dumps({"params": [t.params for t in trials], "run": result.study.prog
 """
 
 
-def test_an_optuna_objective_goes_on_after_a_kill(tmp_path: Path, mlflow_db: str) -> None:
+def test_optimize_resumes_after_a_kill(tmp_path: Path, mlflow_db: str) -> None:
     pytest.importorskip("optuna", reason="Optuna is an extra")
     program = tmp_path / "program.py"
     program.write_text(KILLED)
@@ -223,7 +223,7 @@ def test_an_optuna_objective_goes_on_after_a_kill(tmp_path: Path, mlflow_db: str
     try:
         limit = time.monotonic() + 120
         while not (reported := _reported(tmp_path / "study", objective)) or len(reported) < 4:
-            assert first.poll() is None, "it has ended too early"
+            assert first.poll() is None, "the driver ended too early"
             assert time.monotonic() < limit
             time.sleep(0.1)
     finally:
@@ -232,12 +232,12 @@ def test_an_optuna_objective_goes_on_after_a_kill(tmp_path: Path, mlflow_db: str
     before = _reported(tmp_path / "study", objective)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
-    assert len(answer["params"]) == 12
-    for trial_id, params in before.items():  # what was reported stays, and is not run again
-        assert answer["params"][trial_id] == params
-    assert answer["run"] == 12 - len(before)
-    assert all(params.keys() == {"kind", f"{params['kind']}_x"} for params in answer["params"])
+    output = json.loads(done.stdout.splitlines()[-1])
+    assert len(output["params"]) == 12
+    for trial_id, params in before.items():  # reported trials are kept
+        assert output["params"][trial_id] == params
+    assert output["run"] == 12 - len(before)
+    assert all(params.keys() == {"kind", f"{params['kind']}_x"} for params in output["params"])
 
 
 def _reported(folder: Path, objective: Objective) -> dict[int, Any]:
