@@ -55,7 +55,7 @@ class Loader:
         parts: int = 1,
         node_cache: CacheSettings | None = None,
         kept_bytes: int = KEPT_BYTES,
-        moved: Callable[[], None] = lambda: None,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -68,7 +68,7 @@ class Loader:
             node_cache: settings of the cache that ranks and trials on this machine share; None disables it.
             kept_bytes: a shard of at most this many decoded bytes stays in memory (mapped, with a node
                 cache). A larger shard streams, with two windows and two row groups in memory at a time.
-            moved: called after each piece that is read, as a sign of progress before the first batch.
+            on_progress: called after each piece that is read, also before the first batch.
 
         Raises:
             DataError: a part has fewer rows than ranks.
@@ -84,7 +84,7 @@ class Loader:
         self._url = manifest.url
         self._seed = seed
         self._window = shuffle_window
-        self._moved = moved
+        self._on_progress = on_progress
         direct = open_reader(reader, manifest, table.schema)
         shard_bytes = -(-manifest.rows // world_size) * bytes_per_row(table.schema)
         keep = shard_bytes <= kept_bytes
@@ -118,7 +118,7 @@ class Loader:
                 window=self._window,
                 seed=(self._seed, self._rank, number),
                 url=self._url,
-                moved=self._moved,
+                on_progress=self._on_progress,
             )
 
     def _plan(self, part: int) -> StepPlan:
@@ -136,7 +136,7 @@ class Pass:
     window: int | None
     seed: tuple[int, ...]
     url: str
-    moved: Callable[[], None]
+    on_progress: Callable[[], None]
 
     @property
     def rows(self) -> int:
@@ -184,7 +184,7 @@ class Pass:
         buffered: list[Blocks] = []
         scratch = _Scratch()
         for piece in pieces:
-            self.moved()
+            self.on_progress()
             buffered.append(piece)
             rows += len(piece[0])
             _, stop = self.plan.bounds(self.rows, step)

@@ -1,4 +1,4 @@
-"""What `fmin` and `optimize` have in common: the study's configuration and the limit on its trials."""
+"""The study's configuration and the limit on its trials, for `fmin` and `optimize`."""
 
 from __future__ import annotations
 

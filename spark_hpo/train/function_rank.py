@@ -16,11 +16,11 @@ from spark_hpo.trial import Measurement, Report
 
 
 class FunctionRank:
-    """Calls `train(ctx)` and makes a report of what the function has reported, returned and noted.
+    """Calls `train(ctx)` and reports the metrics, the checkpoint and the notes of the function.
 
-    A trace, of an assignment from 0 to 3 epochs:
-        train(ctx) calls ctx.report({"loss": 0.5}, checkpoint=...) three times and ctx.note("depth", 4);
-        save the last checkpoint; report resource 3, the metrics of epoch 3, a curve of three and the note
+    A trace of an assignment from 0 to 3 epochs: train(ctx) calls ctx.report({"loss": 0.5}, checkpoint=...)
+    three times and ctx.note("depth", 4); the last checkpoint is saved; the report has resource 3, the metrics
+    of epoch 3, a curve of 3 measurements and the note
     """
 
     def __init__(self, setup: RankSetup, function: Callable[[TrainContext], Any]) -> None:
@@ -33,7 +33,7 @@ class FunctionRank:
         return self._setup.coordinator.progress or None
 
     def run(self, report: Report) -> Report:
-        """Complete the report of the assignment. What a failed function has noted is in it too."""
+        """Complete the report of the assignment. It includes the notes of a function that fails."""
         context = self._open_context()
         try:
             report = self._call(context, report)
@@ -94,13 +94,13 @@ class FunctionRank:
         if (missing := setup.spec.objective.missing(metrics)) is not None:
             names = ", ".join(sorted(metrics)) or "nothing"
             raise TrialError(f"{missing}; the function has reported finite values of {names}")
-        path = None  # not the old checkpoint: it would pass for the model that was trained since
+        path = None  # not the checkpoint before: it is not of the model that was just trained
         if context.checkpoint is not None:
             path = setup.checkpoints.save(context.measurements[-1].resource, {"function": context.checkpoint})
         return self._finish(context, report, path)
 
     def _finish(self, context: TrainContext, report: Report, path: str | None) -> Report:
-        """The report after training, whole or given up."""
+        """Return the report of a function that has ended or was pruned."""
         assignment, measurements = self._setup.assignment, context.measurements
         if not measurements:
             return replace(report, checkpoint=assignment.checkpoint)

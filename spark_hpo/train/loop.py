@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SinceMeasurement:
-    """What has been trained since the last measurement: completed passes, and the pass in progress.
+    """Training since the last measurement: the completed passes, and the pass in progress.
 
     A partial checkpoint holds it, so that an attempt that resumes in the middle of a pass reports the same
     `train_loss` as one that was never interrupted.
@@ -45,7 +45,7 @@ class _SinceMeasurement:
         attempt 2  loads that state, skips 5 batches of pass 2, trains the other 3 from 18.5 and 19.5
                    pass 2 ends        rows=240 loss_sum=144.0 step=0 rank_loss_sum=0.0
                    pass 3 ends        rows=360 loss_sum=198.0
-                   measures           train_loss = 198.0 / 360; then batches is 0 again
+                   measures           train_loss = 198.0 / 360; then all fields are 0 again
     """
 
     rows: int = 0  # of completed passes, over all ranks
@@ -109,7 +109,7 @@ class Trainer:
 
         Args:
             train: the training split.
-            validation: measured after each pass, or only after the last one, as the settings say.
+            validation: measured after each pass, or only after the last one, depending on the settings.
             save: called with a state for `load_partial` whenever the coordinator decides to save.
 
         Raises:

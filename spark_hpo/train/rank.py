@@ -1,4 +1,4 @@
-"""What a rank works with, whether it runs a task or a training function."""
+"""RankSpec and RankSetup: the inputs and the tools of a rank, for tasks and for training functions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from spark_hpo.trial import Assignment, Split
 
 @dataclass(frozen=True, kw_only=True)
 class RankSpec:
-    """What all assignments of a study have in common. Sent to the executors with each assignment."""
+    """The inputs that all assignments of a study share. Sent to the executors with each assignment."""
 
     study_id: str
     storage: Storage  # of the study directory
@@ -69,7 +69,7 @@ class RankSetup:
         """This rank's share of a split.
 
         Args:
-            batch_size: rows per step over all ranks; None: as the settings say for the split.
+            batch_size: rows per step over all ranks; None: the setting for this split.
 
         Raises:
             TrialError: the study has no table.
@@ -89,7 +89,7 @@ class RankSetup:
             shuffle_window=self.spec.shuffle_window if is_training else None,
             parts=self.spec.parts if is_training else 1,
             node_cache=self.spec.node_cache,
-            moved=self.coordinator.note_progress,
+            on_progress=self.coordinator.note_progress,
         )
 
     def checked_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:

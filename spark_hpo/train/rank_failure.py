@@ -1,4 +1,4 @@
-"""Classifies what a rank has raised: the trial's own error, or one that another attempt may not meet."""
+"""Classifies the exceptions of a rank: errors of the trial, and errors that a retry may not meet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of mem
 
 
 def failure_of(exc: BaseException, world_size: int) -> Failure:
-    """The failure that an exception in a rank stands for. Call it while the exception is handled."""
+    """Return the failure for an exception in a rank. Must be called in its `except` block."""
     lines = str(exc).strip().splitlines() or [""]
     message = lines[0] if isinstance(exc, (DataError, TrialError)) else f"{type(exc).__name__}: {lines[0]}"
     kind = _kind(exc, world_size)

@@ -15,9 +15,8 @@ from spark_hpo.trial import Report, Split
 class TaskRank:
     """Trains a `TrainTask` to the assignment's resource and saves a checkpoint, or evaluates it.
 
-    A trace, of rung 1, from 3 to 9 epochs:
-        restore the trainer from the checkpoint of epoch 3; fit(9); measure after each epoch;
-        save checkpoints/trial-000004/000009-1.pt; report resource 9
+    A trace of an assignment from 3 to 9 epochs: restore the checkpoint of epoch 3; fit(9), which measures
+    after each epoch; save checkpoints/trial-000004/000009-1.pt; report resource 9
     """
 
     def __init__(self, setup: RankSetup, task_class: type[TrainTask]) -> None:

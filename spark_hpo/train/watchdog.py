@@ -24,8 +24,8 @@ _CHECKS_PER_LIMIT = 5  # at least
 class Watchdog:
     """A thread beside one rank that kills the process when the rank's progress count stops growing.
 
-    Rank 0's watchdog also writes the count to the study directory, for the driver. A rank that holds the
-    interpreter's lock for ever is killed too, by a timer in C; its stack trace goes to standard error then.
+    Rank 0's watchdog also writes the count to the study directory, for the driver. A rank that never
+    releases the interpreter's lock is killed by a timer in C; its stack trace then goes to standard error.
 
     A trace, with a limit of 60 s: progress 10 at 0 s; 10 at 55 s; 10 at 65 s -> trace saved, process killed
     """

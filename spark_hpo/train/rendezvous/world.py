@@ -31,7 +31,7 @@ class Rendezvous:
 
     host: str | None  # of the store on the driver; None: rank 0 opens a store
     port: int = 0
-    timeout_s: float  # for barrier, and for every collective operation after it
+    timeout_s: float  # for connecting, and for every collective operation
     key: bytes = field(default_factory=partial(secrets.token_bytes, frames.KEY_BYTES), repr=False)
     """Authenticates ranks and store to each other. Sent to the ranks by Spark."""
 

@@ -1,4 +1,4 @@
-"""Where the ported programs of these tests write: a temporary directory, and one MLflow database."""
+"""A temporary working directory and one MLflow database for the ported programs."""
 
 from __future__ import annotations
 

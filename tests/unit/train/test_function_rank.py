@@ -1,4 +1,4 @@
-"""What a training function may report beside its metrics: notes, its own parameters, TrialPruned."""
+"""FunctionRank reports notes, the function's own parameters and TrialPruned."""
 
 from __future__ import annotations
 
