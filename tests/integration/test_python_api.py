@@ -15,7 +15,6 @@ from hyperopt import hp
 from hypothesis import given
 from hypothesis import strategies as st
 
-import spark_hpo
 from spark_hpo import Callback, Result, load_study, tune
 from spark_hpo.errors import CheckpointError, ConfigError, NoTrialSucceeded
 from spark_hpo.search.space import Space
@@ -262,9 +261,3 @@ def test_a_study_without_a_success_has_no_best_trial(folder: Path) -> None:
 @given(st.text())
 def test_any_name_of_a_task_makes_a_name_of_a_study(text: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", _name_of(text))
-
-
-def test_public_names_are_what_they_say() -> None:
-    assert set(spark_hpo.__all__) <= set(dir(spark_hpo))
-    for name in spark_hpo.__all__:
-        assert getattr(spark_hpo, name).__name__ == name

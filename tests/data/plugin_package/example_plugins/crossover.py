@@ -2,11 +2,10 @@ import math
 
 import numpy as np
 
-from spark_hpo.search.space import Space
-from spark_hpo.trial import Params
+from spark_hpo import Params, Sampler, Space
 
 
-class CrossoverSampler:
+class CrossoverSampler(Sampler):
     """Copies each parameter from one of the best trials so far, or draws it from the space."""
 
     def __init__(self, space: Space, seed: int, *, num_parents: int = 5) -> None:
@@ -26,6 +25,6 @@ class CrossoverSampler:
     def start(self, trial_id: int, params: Params) -> None:
         self._params[trial_id] = params
 
-    def tell(self, trial_id: int, *, resource: int, loss: float, others: tuple[float, ...] = ()) -> None:
+    def tell(self, trial_id: int, *, resource: int, loss: float, **_: object) -> None:
         if math.isfinite(loss):  # a failed trial has no finite loss
             self._ranks[trial_id] = (-resource, loss)
