@@ -1,4 +1,4 @@
-"""The lease: one driver writes a study."""
+"""The lease: the right of one driver to write a study."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from pathlib import Path
 
 import psutil
 
@@ -23,44 +25,60 @@ _NAME = "lease.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """The driver that has, or had, a study's lease."""
+    """The driver that holds a study's lease, or held it last."""
 
-    epoch: int  # counts the drivers that this study has had
+    epoch: int  # 1 for the first driver of the study, and one more for each later one
     host: str
     pid: int
-    started_at: float  # of the process, so that a reused pid is not taken for it
+    started_at: float  # of the process, because pids are reused
     expires_at: float  # wall clock, seconds since 1970
+    machine: str = ""  # where the pid means this process, see `_machine`; earlier versions wrote none
     released: bool = False
 
     def is_alive(self, now: float) -> bool:
-        """Whether the study is still its own. Of a driver on another machine, as far as its lease runs."""
-        if self.released or self.host == "":
+        """Whether the driver still holds the study. On another machine it does until the lease expires."""
+        if self.released or now >= self.expires_at:
             return False
-        if self.host == socket.gethostname():
-            # On its own machine a killed driver is known at once: no need to sit out its lease.
-            try:
-                process = psutil.Process(self.pid)
-                if (
-                    process.status() == psutil.STATUS_ZOMBIE
-                    or abs(process.create_time() - self.started_at) > 1
-                ):
-                    return False
-            except psutil.NoSuchProcess:
-                return False
-        return now < self.expires_at
+        if self.machine != _machine():
+            return True
+        # On this machine a killed driver is detected at once, without waiting for the lease to expire.
+        try:
+            process = psutil.Process(self.pid)
+            is_zombie = process.status() == psutil.STATUS_ZOMBIE
+            return not is_zombie and abs(process.create_time() - self.started_at) <= 1
+        except psutil.NoSuchProcess:
+            return False
 
     @classmethod
     def read(cls, storage: Storage) -> Holder | None:
-        """The one in a study directory; None: there was none yet. Takes nothing from it."""
+        """Read the holder from a study directory; None if the study never had one. Never writes."""
         data = storage.read(_NAME)
         try:
-            return cls(**json.loads(data)) if data else None
-        except (ValueError, TypeError):
+            record = json.loads(data) if data else None
+            return record and cls(**{key: record[key] for key in record.keys() & _FIELDS})
+        except (ValueError, TypeError, AttributeError):
             return None  # torn by a store without atomic writes: the epochs of the journal still count
 
 
+_FIELDS = {field.name for field in fields(Holder)}
+
+
+@cache
+def _machine() -> str:
+    """Identify the running system and the namespace in which its process ids are unique.
+
+    A host name does not: pods on the host's network, and containers with a fixed host name, share it. On
+    Linux the boot id tells systems apart, and the pid namespace tells containers on one system apart.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # another system than Linux, where containers do not share the kernel
+        return f"{socket.gethostname()}:{psutil.boot_time():.0f}"
+
+
 def is_held(storage: Storage) -> bool:
-    """Whether a driver works on the study now. Takes nothing from it."""
+    """Whether a driver works on the study now. Never writes."""
     holder = Holder.read(storage)
     return holder is not None and holder.is_alive(time.time())
 
@@ -68,9 +86,9 @@ def is_held(storage: Storage) -> bool:
 class Lease:
     """The right to write a study, held from `acquire` to `release`.
 
-    Each holder has an epoch, one more than the last. A driver that was stopped past `duration_s` loses the
-    lease to the next one; it finds out at its next `check`, and what it has written since is ignored
-    because it carries the old epoch.
+    Each holder has an epoch, one more than the one before. A driver that was suspended for longer than
+    `duration_s` loses the lease to the next driver and learns so at its next `check`. What it has written in
+    the meantime is ignored, because it carries the old epoch.
     """
 
     def __init__(
@@ -80,7 +98,9 @@ class Lease:
         self._holder = holder
         self._duration_s = duration_s
         self._clock = clock
+        self._writing = threading.Lock()  # a renewal in flight must not undo the release
         self._released = threading.Event()
+        self._thread: threading.Thread | None = None
 
     @property
     def epoch(self) -> int:
@@ -95,10 +115,10 @@ class Lease:
         duration_s: float = 60.0,
         clock: Callable[[], float] = time.time,
     ) -> Lease:
-        """Take the lease, at `least_epoch` or above.
+        """Take the lease with an epoch of `least_epoch` or above.
 
         Raises:
-            LeaseError: another driver holds it, or took it in the same moment.
+            LeaseError: another driver holds the lease, or took it at the same moment.
         """
         with storage.locked("lease.lock"):
             return cls._acquire(storage, least_epoch, duration_s, clock)
@@ -111,26 +131,27 @@ class Lease:
         current = Holder.read(storage)
         if current is not None and current.is_alive(now):
             raise LeaseError(
-                f"{storage.url}: the driver with pid {current.pid} on {current.host} writes this study "
-                f"(its lease runs {current.expires_at - now:.0f} s more); wait for it, stop it, "
-                "or choose another study_dir"
+                f"{storage.url}: the study is locked by pid {current.pid} on {current.host} (the lock "
+                f"expires in {current.expires_at - now:.0f} s). Wait for that driver, stop it, or use another "
+                "study_dir"
             )
         epoch = max(least_epoch, current.epoch + 1 if current else 1)
-        # Two drivers that start together race for this name, and only one can create it.
+        # Two drivers that start together race for this name, and only one of them can create it.
         while not storage.create(f"epochs/{epoch:06d}", socket.gethostname().encode()):
             if Holder.read(storage) != current:
                 raise LeaseError(f"{storage.url}: another driver has just started on this study; wait for it")
-            epoch += 1  # left by a driver that died between the name and the lease
+            epoch += 1  # left by a driver that died after it created the name, before it wrote the lease
         holder = Holder(
             epoch=epoch,
             host=socket.gethostname(),
             pid=os.getpid(),
+            machine=_machine(),
             started_at=psutil.Process().create_time(),
             expires_at=now + duration_s,
         )
         lease = cls(storage, holder, duration_s, clock)
         lease._write()
-        # Where nothing can be locked, a driver that was slower than the next one finds out here.
+        # Without file locks, a driver that was slower than the next one finds out here.
         epochs = [int(name) for name in storage.names("epochs") if name.isdecimal()]
         if max(epochs) > epoch:
             raise LeaseError(f"{storage.url}: another driver has just started on this study; start again")
@@ -138,43 +159,51 @@ class Lease:
         return lease
 
     def keep_alive(self) -> None:
-        """Renew in the background until `release`. A lost lease is not renewed: `check` tells."""
-        threading.Thread(target=self._renew_again_and_again, name="spark_hpo-lease", daemon=True).start()
+        """Renew the lease in the background until `release`. Ends when the lease is lost."""
+        self._thread = threading.Thread(target=self._keep_renewing, name="spark_hpo-lease", daemon=True)
+        self._thread.start()
 
-    def _renew_again_and_again(self) -> None:
+    def _keep_renewing(self) -> None:
         while not self._released.wait(self._duration_s / 6):
             try:
                 self.renew()
             except LeaseError:
                 return
-            except StorageError as exc:  # an outage: there is time for another attempt
-                logger.warning("the lease of the study could not be renewed: %s", exc)
+            except StorageError as exc:  # an outage: several attempts fit into the duration of the lease
+                logger.warning("could not renew the lease of the study: %s", exc)
 
     def renew(self) -> None:
-        """Prolong the lease, when a third of it has passed."""
-        if self._holder.expires_at - self._clock() < self._duration_s * 2 / 3:
-            self.check()
-            self._holder = replace(self._holder, expires_at=self._clock() + self._duration_s)
-            self._write()
+        """Extend the lease when a third of it has passed."""
+        with self._writing:
+            if self._released.is_set():
+                return
+            if self._holder.expires_at - self._clock() < self._duration_s * 2 / 3:
+                self.check()
+                self._holder = replace(self._holder, expires_at=self._clock() + self._duration_s)
+                self._write()
 
     def check(self) -> None:
         """Make sure that no other driver has taken over.
 
         Raises:
-            LeaseError: one has.
+            LeaseError: another driver has.
         """
         current = Holder.read(self._storage)
         if current is None or current.epoch != self.epoch or current.pid != self._holder.pid:
-            other = f"pid {current.pid} on {current.host}" if current else "somebody who removed the lease"
-            raise LeaseError(f"{self._storage.url}: this driver has lost the study to {other}; it stops here")
+            other = f"pid {current.pid} on {current.host}" if current else "whoever removed lease.json"
+            raise LeaseError(f"{self._storage.url}: this driver has lost the study to {other} and stops")
 
     def release(self) -> None:
-        """Let the next driver start at once. Never raises when the lease is lost already."""
+        """Let the next driver start at once. Does nothing if the lease is lost already."""
         self._released.set()
-        current = Holder.read(self._storage)
-        if current is not None and current.epoch == self.epoch:
-            self._holder = replace(self._holder, released=True)
-            self._write()
+        with self._writing:
+            current = Holder.read(self._storage)
+            if current is not None and current.epoch == self.epoch:
+                self._holder = replace(self._holder, released=True)
+                self._write()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def _write(self) -> None:
         self._storage.write(_NAME, json.dumps(asdict(self._holder)).encode())

@@ -51,7 +51,7 @@ def test_second_of_two_simultaneous_drivers_is_refused(
     codes = sorted(process.wait(120) for process in processes)
     logs = [(study.folder / f"{name}.txt").read_text() for name in ("first", "second")]
     assert codes == [0, 1], logs
-    assert sum("writes this study" in log or "has just started on this study" in log for log in logs) == 1
+    assert sum("the study is locked" in log or "has just started on this study" in log for log in logs) == 1
     study.finish_and_check()
     assert study.results() == undisturbed
     costs.add("two drivers, started together", repeated_s=study.repeated_s())

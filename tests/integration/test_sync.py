@@ -102,7 +102,7 @@ def test_a_model_that_was_not_promoted_is_when_a_sync_says_so(folder: Path) -> N
 def test_a_living_driver_keeps_its_study(folder: Path) -> None:
     run_study(config(folder))
     driver = Journal.open(Storage(folder / "study"), ACCURACY)
-    with pytest.raises(LeaseError, match="writes this study"):
+    with pytest.raises(LeaseError, match="study is locked"):
         sync_study(config(folder))
     driver.settled([0], driver.trials[0].state)  # it has not lost it
     driver.close()

@@ -78,9 +78,9 @@ def test_a_driver_that_was_killed_is_told_from_one_that_works(pen: Pen) -> None:
 
 def test_a_driver_on_another_machine_lives_as_long_as_its_lease(pen: Pen) -> None:
     record = json.loads(pen.storage.read("lease.json") or b"")
-    pen.storage.write("lease.json", json.dumps({**record, "host": "elsewhere"}).encode())
+    pen.storage.write("lease.json", json.dumps({**record, "machine": "elsewhere"}).encode())
     assert StudyStatus.read(pen.storage).state is StudyState.RUNNING
-    stale = {**record, "host": "elsewhere", "expires_at": record["expires_at"] - 1000}
+    stale = {**record, "machine": "elsewhere", "expires_at": record["expires_at"] - 1000}
     pen.storage.write("lease.json", json.dumps(stale).encode())
     assert StudyStatus.read(pen.storage).state is StudyState.DEAD
 

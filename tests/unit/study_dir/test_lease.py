@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def storage(tmp_path: Path) -> Storage:
 
 def test_a_second_driver_is_refused_while_the_first_is_alive(storage: Storage) -> None:
     Lease.acquire(storage)
-    with pytest.raises(LeaseError, match=r"pid \d+ on .* writes this study"):
+    with pytest.raises(LeaseError, match=r"locked by pid \d+ on "):
         Lease.acquire(storage)
 
 
@@ -117,3 +118,52 @@ def test_a_lease_is_renewed_in_the_background_until_it_is_released(storage: Stor
         time.sleep(0.01)
     lease.release()
     Lease.acquire(storage)
+
+
+def test_lease_that_is_released_during_a_renewal_stays_released(tmp_path: Path) -> None:
+    class SlowStorage(Storage):
+        """Renewals are slow: their writes wait to be let through."""
+
+        writing, may_write = threading.Event(), threading.Event()
+
+        def write(self, name: str, data: bytes) -> None:
+            if threading.current_thread().name == "spark_hpo-lease":
+                self.writing.set()
+                assert self.may_write.wait(60)
+            super().write(name, data)
+
+    storage = SlowStorage(tmp_path)
+    lease = Lease.acquire(storage, duration_s=0.6)
+    lease.keep_alive()
+    assert storage.writing.wait(60)
+    [renewing] = [thread for thread in threading.enumerate() if thread.name == "spark_hpo-lease"]
+    releasing = threading.Thread(target=lease.release)
+    releasing.start()
+    releasing.join(0.2)
+    storage.may_write.set()
+    releasing.join(60)
+    renewing.join(60)
+    assert json.loads(storage.read("lease.json") or b"")["released"]
+    Lease.acquire(storage)
+
+
+def test_lease_of_a_driver_in_another_pid_namespace_holds_until_it_expires(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two pods with one host name: a pid of one means nothing in the other."""
+    Lease.acquire(storage)
+    record = json.loads(storage.read("lease.json") or b"")
+    boot, _, namespace = record["machine"].partition(":")
+    for other in (f"{boot}:{int(namespace) + 1}", f"not-{boot}:{namespace}", ""):
+        storage.write("lease.json", json.dumps({**record, "pid": 2**22 + 1, "machine": other}).encode())
+        with pytest.raises(LeaseError):
+            Lease.acquire(storage)
+    storage.write("lease.json", json.dumps({**record, "pid": 2**22 + 1}).encode())
+    Lease.acquire(storage)  # a pid of this namespace that does not exist
+
+
+def test_lease_of_a_later_version_is_read(storage: Storage) -> None:
+    Lease.acquire(storage)
+    record = json.loads(storage.read("lease.json") or b"")
+    storage.write("lease.json", json.dumps({**record, "colour": "red"}).encode())
+    assert is_held(storage)
