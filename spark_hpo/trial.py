@@ -1,14 +1,14 @@
 """The values that cross the seams: Objective, Assignment, Report, Trial.
 
-All are frozen, and all but `BarrierContext` made of JSON types, so that the journal can write them and a
-process boundary can be crossed without pickle. Inside the package every objective is a loss to minimise:
+All are frozen and made of JSON types, so that the journal can write them and a process boundary can be
+crossed without pickle. Inside the package every objective is a loss to minimise:
 `Objective` flips the sign, and nothing else does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -127,17 +127,6 @@ class Assignment:
         fields["split"] = Split(record["split"])
         fields["excluded_files"] = tuple(record.get("without", ()))
         return cls(**fields)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BarrierContext:
-    """How the ranks of one Spark barrier job exchange texts, for when the driver serves no rendezvous store.
-
-    Never leaves its task.
-    """
-
-    host: str  # of this rank, as its peers reach it
-    gather: Callable[[str], Sequence[str]]  # waits for all ranks, and returns their texts by rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

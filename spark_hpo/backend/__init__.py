@@ -1,1 +1,1 @@
-"""Where an assignment runs: in this process, on Spark, or under a virtual clock."""
+"""Backends run assignments: in this process, on Spark, or on a virtual clock."""

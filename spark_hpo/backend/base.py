@@ -1,27 +1,27 @@
-"""The seam of backends: where an assignment runs."""
+"""The backend protocol: backends run assignments."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from spark_hpo.trial import Assignment, BarrierContext, FailureKind, Report
+from spark_hpo.trial import Assignment, FailureKind, Report
 
 
 class Backend(Protocol):
-    """Runs assignments. A failure comes back as a report, never as an exception.
+    """Runs assignments. A failure is a report, never an exception.
 
     A trace: num_slots -> 2; submit(a); submit(b); wait(10) -> report of b; wait(10) -> None (10 s passed)
     """
 
     @property
     def num_slots(self) -> int:
-        """How many assignments fit at once, now. Those in flight are not subtracted."""
+        """The number of assignments that fit at once, now. Those in flight are not subtracted."""
         ...
 
     def submit(self, assignment: Assignment) -> None:
-        """Start one assignment and return at once. The caller keeps to `num_slots`."""
+        """Start an assignment and return at once. The caller submits at most `num_slots` at a time."""
         ...
 
     def wait(self, timeout: float) -> Report | None:
@@ -29,16 +29,27 @@ class Backend(Protocol):
         ...
 
     def cancel(self, trial_id: int) -> None:
-        """Stop the assignment of a trial, if one is in flight. No report of it follows."""
+        """Stop the assignment of a trial, if one is in flight. It will not report."""
         ...
 
     def close(self) -> None:
-        """Cancel what is in flight and give back every resource. Idempotent."""
+        """Cancel all assignments in flight and release all resources. Idempotent."""
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BarrierContext:
+    """Exchanges texts between the ranks of one Spark barrier job, when the driver serves no rendezvous store.
+
+    Never leaves its task.
+    """
+
+    host: str  # of this rank, as its peers reach it
+    gather: Callable[[str], Sequence[str]]  # waits for all ranks, and returns their texts by rank
+
+
 class RankFunction(Protocol):
-    """Runs one rank of an assignment, on whatever machine it finds itself. Never raises."""
+    """Runs one rank of an assignment, on any machine. Never raises."""
 
     def __call__(
         self,
@@ -51,17 +62,17 @@ class RankFunction(Protocol):
     ) -> Report:
         """
         Args:
-            gpus: N of each `cuda:N` that is this rank's; none: it runs on the CPU.
-            barrier: how the ranks find each other when the driver serves no rendezvous store.
+            gpus: N of each `cuda:N` assigned to this rank; empty: the rank uses the CPU.
+            barrier: for the rendezvous of the ranks, when the driver serves no rendezvous store.
         """
         ...
 
 
 def merge_reports(by_rank: Iterable[Report], *, seconds: float) -> Report:
-    """One report for an assignment from those of its ranks, rank 0's first.
+    """Merge the reports of an assignment's ranks, in the order of the ranks, into one.
 
-    When a rank fails its peers fail too, by a closed connection: the failure of the trial's own code or of
-    the table is the cause, wherever it is.
+    When a rank fails, its peers fail too, because their connection to it closes. So a failure of the trial's
+    own code or of the table is the cause, on whichever rank it happened.
     """
     reports = list(by_rank)
     failed = [report for report in reports if report.failure is not None]

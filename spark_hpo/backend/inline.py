@@ -1,4 +1,4 @@
-"""The inline backend: one assignment at a time, in this process."""
+"""The inline backend runs one assignment at a time, in this process."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from spark_hpo.trial import Assignment, Report
 
 
 class InlineBackend:
-    """Runs an assignment while the driver waits for it. For debugging, and where there is no Spark."""
+    """Runs an assignment while the driver waits for its report. For debugging, and for use without Spark."""
 
     num_slots = 1
 
     def __init__(self, run_rank: RankFunction, *, world_size: int = 1, gpus: Sequence[int] = ()) -> None:
         if world_size != 1:
             raise CapacityError(
-                f"resources.world_size is {world_size}; the inline backend has one rank: "
-                "set resources.world_size: 1, or backend: spark"
+                "must be 1 with the inline backend",
+                key="resources.world_size",
+                value=world_size,
+                cure="Set resources.world_size: 1, or backend: spark",
             )
         self._run_rank = run_rank
         self._gpus = gpus
@@ -29,7 +31,7 @@ class InlineBackend:
         self._waiting.append(assignment)
 
     def wait(self, timeout: float) -> Report | None:
-        """The next report. Takes as long as the assignment does, whatever `timeout` is."""
+        """The next report. Ignores `timeout`: it takes as long as the assignment."""
         if not self._waiting:
             return None
         assignment = self._waiting.pop(0)

@@ -1,4 +1,4 @@
-"""The simulated backend: assignments take the time that a table or a function says, on a virtual clock."""
+"""The simulated backend: the time of assignments comes from a table or a function, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SPREAD_OF_LAUNCHES = 0.2  # launches take from e^-0.2 to e^0.2 of launch_s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """What training one configuration to the end shows; index r - 1 is after r epochs.
+    """The metrics of one configuration trained to the end; index r - 1 is after r epochs.
 
-    Where a metric is not finite the training has diverged: it fails there, and never reaches what follows.
+    Training fails at the first epoch with a metric that is not finite.
     """
 
     metrics: Mapping[str, npt.NDArray[np.float64]]  # by name, [max_resource]
@@ -30,7 +30,7 @@ class Curve:
 
     @property
     def diverges_at(self) -> int | None:
-        """The first epoch after which a metric is not finite; None: there is none."""
+        """The first epoch after which a metric is not finite; None: all are finite."""
         broken = ~np.logical_and.reduce([np.isfinite(values) for values in self.metrics.values()])
         return int(np.argmax(broken)) + 1 if broken.any() else None
 
@@ -41,31 +41,31 @@ class Curve:
 
 
 class Curves(Protocol):
-    """Answers for any configuration what training it would show."""
+    """Computes the learning curve of any configuration."""
 
     def curve(self, trial_id: int, params: Params) -> Curve:
-        """The curve of a trial: the same whenever it is asked for."""
+        """The curve of a trial. Repeated calls return the same."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disturbances:
-    """What goes wrong in a real cluster. With the same seed the same assignments meet it, in any order."""
+    """Faults of a real cluster. The seed alone decides which assignments they hit, in whatever order."""
 
     seed: int = 0
     launch_s: float = 0.0  # median time from submission to the first step
-    straggler_share: float = 0.0  # of assignments run on a slow machine
-    straggler_factor: float = 3.0  # by which they take longer
-    failure_share: float = 0.0  # of assignments whose own code raises, at a random point of their time
-    loss_share: float = 0.0  # of assignments that lose their process, at a random point of their time
+    straggler_share: float = 0.0  # of the assignments, which run on a slow machine
+    straggler_factor: float = 3.0  # how many times longer they take
+    failure_share: float = 0.0  # of the assignments, whose own code raises at a random moment
+    loss_share: float = 0.0  # of the assignments, which lose their process at a random moment
     slots_from: tuple[tuple[float, int], ...] = ()  # (virtual second, slots from then on), ascending
 
     def __post_init__(self) -> None:
         for name in ("straggler_share", "failure_share", "loss_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be a share from 0 to 1")
+                raise ConfigError("must be a share from 0 to 1", key=name, value=getattr(self, name))
         if any(slots < 1 for _, slots in self.slots_from):
-            raise ConfigError(f"slots_from is {self.slots_from}; at least one slot must stay")
+            raise ConfigError("must leave at least one slot", key="slots_from", value=self.slots_from)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +78,22 @@ class _Run:
 class SimulatedBackend:
     """K slots and a virtual clock. Time passes only in `wait`, from one report to the next.
 
-    A trace, two slots, one second an epoch:
+    A trace, with two slots and one second per epoch:
         submit(trial 0: 0 -> 1); submit(trial 1: 0 -> 3); wait(5) -> report of 0; clock() -> 1.0
         submit(trial 0: 1 -> 3); wait(5) -> report of 1; wait(5) -> report of 0; clock() -> 3.0
 
-    A trial that goes on costs only the epochs that it adds. An evaluation (`resource_from` equal to
-    `resource_to`) takes a launch. Give `clock` to the study: then its seconds are virtual.
+    A promoted trial costs only the epochs that it adds. An evaluation (`resource_from` equal to
+    `resource_to`) costs a launch. Pass `clock` to the study, so that its seconds are virtual too.
 
     Args:
-        curves: what training shows.
-        num_slots: assignments at the same time; more wait for a free slot.
-        disturbances: what goes wrong; None: nothing.
+        curves: learning curves.
+        num_slots: assignments at the same time; further ones wait for a free slot.
+        disturbances: faults; None: there are none.
     """
 
     def __init__(self, curves: Curves, num_slots: int, disturbances: Disturbances | None = None) -> None:
         if num_slots < 1:
-            raise ConfigError(f"num_slots is {num_slots}; it must be at least 1")
+            raise ConfigError("must be at least 1", key="num_slots", value=num_slots)
         self.num_slots = num_slots
         self._curves = curves
         self._disturbances = disturbances or Disturbances()
@@ -103,8 +103,8 @@ class SimulatedBackend:
         self._running: dict[int, _Run] = {}  # by trial
         self._ends: list[tuple[float, int, int]] = []  # (virtual second, number, trial), a heap
         self._queue: deque[Assignment] = deque()  # submitted beyond the slots
-        self._lost: deque[Report] = deque()  # of slots that have gone
-        self._occupied: list[tuple[float, float]] = []  # slot time of the assignments that have ended
+        self._lost: deque[Report] = deque()  # of slots that were removed
+        self._occupied: list[tuple[float, float]] = []  # begin and end of the assignments that have ended
         self._capacity = [(0.0, num_slots)]
 
     def clock(self) -> float:
@@ -118,7 +118,7 @@ class SimulatedBackend:
             self._queue.append(assignment)
 
     def wait(self, timeout: float) -> Report | None:
-        """The next report. While something runs, the clock goes to its end, whatever `timeout` is."""
+        """The next report. Advances the clock to the end of an assignment, if one runs, beyond `timeout`."""
         while True:
             if self._lost:
                 return self._lost.popleft()
@@ -146,13 +146,13 @@ class SimulatedBackend:
             self._end(trial_id)
 
     def busy(self, until: float) -> float:
-        """The share of slot time, from the start to a virtual second, that assignments have filled."""
-        filled = [*self._occupied, *((run.began, self._now) for run in self._running.values())]
+        """The share of slot time, from the start to a virtual second, that assignments have used."""
+        used = [*self._occupied, *((run.began, self._now) for run in self._running.values())]
         changes = [*self._capacity, (until, 0)]
-        there = sum(
+        available = sum(
             slots * (min(end, until) - min(start, until)) for (start, slots), (end, _) in pairwise(changes)
         )
-        return sum(min(end, until) - min(start, until) for start, end in filled) / there
+        return sum(min(end, until) - min(start, until) for start, end in used) / available
 
     def _start(self, assignment: Assignment) -> None:
         self._num_submitted += 1
@@ -165,7 +165,7 @@ class SimulatedBackend:
             end, number, trial_id = self._ends[0]
             if trial_id in self._running and self._running[trial_id].number == number:
                 return end
-            heapq.heappop(self._ends)  # of one that was cancelled or lost
+            heapq.heappop(self._ends)  # of an assignment that was cancelled or lost
         return None
 
     def _end(self, trial_id: int) -> _Run:
@@ -176,27 +176,25 @@ class SimulatedBackend:
         return run
 
     def _change_slots(self) -> None:
-        """Slots come or go. Those that go take their assignments with them, the latest first."""
+        """Add or remove slots. Removed slots lose their assignments, the latest first."""
         self._now, self.num_slots = self._changes.popleft()
         self._capacity.append((self._now, self.num_slots))
         latest_first = sorted(self._running, key=lambda trial_id: -self._running[trial_id].number)
         for trial_id in latest_first[: max(0, len(self._running) - self.num_slots)]:
             run = self._end(trial_id)
-            failure = Failure(kind=FailureKind.INFRASTRUCTURE, message="its slot has gone")
+            failure = Failure(kind=FailureKind.INFRASTRUCTURE, message="its slot was removed")
             self._lost.append(replace(run.report, metrics={}, failure=failure, seconds=self._now - run.began))
         while self._queue and len(self._running) < self.num_slots:
             self._start(self._queue.popleft())
 
     def _outcome(self, assignment: Assignment) -> Report:
-        """What the assignment will report, and when; decided at its start."""
+        """The report of an assignment, with its time; computed at its start."""
         curve = self._curves.curve(assignment.trial_id, assignment.params)
         start, target, diverges_at = assignment.resource_from, assignment.resource_to, curve.diverges_at
         completed, failure, metrics = target, None, {}
         if diverges_at is not None and diverges_at <= target:
             completed = max(start, diverges_at - 1)
-            failure = Failure(
-                kind=FailureKind.TRIAL, message=f"the training has diverged in epoch {diverges_at}"
-            )
+            failure = Failure(kind=FailureKind.TRIAL, message=f"training diverged in epoch {diverges_at}")
             seconds = curve.seconds(start, max(start, diverges_at))
         else:
             metrics = {name: float(values[target - 1]) for name, values in curve.metrics.items()}
@@ -214,9 +212,9 @@ class SimulatedBackend:
         return self._disturbed(assignment, report) if self._disturbances != Disturbances() else report
 
     def _disturbed(self, assignment: Assignment, report: Report) -> Report:
-        """The report with the time that it takes here, and the failure that it meets, if any."""
+        """The report with the faults that the assignment meets."""
         here = self._disturbances
-        # Of the assignment alone, so that another order of submissions changes nothing.
+        # Depends on the assignment alone, so that another order of submissions changes nothing.
         key = (here.seed, assignment.trial_id, assignment.resource_to, assignment.attempt)
         launch, straggles, fails, is_lost, when = np.random.default_rng(key).random(5)
         seconds = report.seconds * (here.straggler_factor if straggles < here.straggler_share else 1.0)
@@ -224,7 +222,7 @@ class SimulatedBackend:
         if is_lost < here.loss_share:
             failure = Failure(kind=FailureKind.INFRASTRUCTURE, message="its process was lost")
         elif fails < here.failure_share:
-            failure = Failure(kind=FailureKind.TRIAL, message="its code has raised")
+            failure = Failure(kind=FailureKind.TRIAL, message="its code raised an error")
         else:
             return replace(report, seconds=seconds)
         start = assignment.resource_from

@@ -12,6 +12,7 @@ from spark_hpo.cli.directory import configuration_of
 from spark_hpo.cli.logs import set_up_driver_logging
 from spark_hpo.cli.options import json_option, log_option, overrides_argument, sync_option
 from spark_hpo.config import load_config
+from spark_hpo.config.databricks import is_runtime
 from spark_hpo.study_dir.storage import Storage
 
 
@@ -42,7 +43,7 @@ def command(study: str, overrides: tuple[str, ...], sync: bool, as_json: bool, l
     else:
         config, space = configuration_of(Storage(study), overrides)
     if config.backend == "spark" and not sync:
-        start_jvm(config.spark)
+        start_jvm(config.spark, is_databricks=is_runtime())
     from spark_hpo.cli.driver import drive, write_missing  # it takes as long to import as a JVM to start
 
     if sync:

@@ -15,6 +15,7 @@ from spark_hpo.cli.options import (
     sync_option,
 )
 from spark_hpo.config import load_config
+from spark_hpo.config.databricks import is_runtime
 
 
 @click.command(
@@ -50,7 +51,7 @@ def command(
     set_up_driver_logging(log_file)
     study = load_config(config, overrides)
     if study.backend == "spark" and not sync:
-        start_jvm(study.spark)
+        start_jvm(study.spark, is_databricks=is_runtime())
     from spark_hpo.cli.driver import drive, write_missing  # it takes as long to import as a JVM to start
 
     if sync:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from spark_hpo.doctor.case import Case
 from spark_hpo.doctor.finding import Finding, Status, Verdict, fail, skip
 from spark_hpo.errors import SparkHpoError
 from spark_hpo.redact import one_line
+from spark_hpo.timeout import call_within
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -80,23 +80,16 @@ def _finding(check: Check, case: Case, found: dict[str, Status]) -> Finding:
         why = "failed" if found[missing[0]] is Status.FAIL else "was skipped"
         verdict = skip(f"{missing[0]!r} {why}")
     else:
-        verdict = _within(check.limit_s, lambda: check.look(case))
+        verdict = _verdict(check, case)
     return verdict.of(check.name, time.monotonic() - began)
 
 
-def _within(limit_s: float, look: Callable[[], Verdict]) -> Verdict:
-    """What a look finds, or that it takes too long: it is left to itself then."""
-    answers: list[Verdict] = []
-
-    def run() -> None:
-        try:
-            answers.append(look())
-        except SparkHpoError as exc:  # says the cure, too
-            answers.append(fail(str(exc).strip().replace("\n", "; ")))
-        except Exception as exc:  # of whatever it looks at
-            answers.append(fail(f"{type(exc).__name__}: {one_line(exc)}"))
-
-    thread = threading.Thread(target=run, name="spark_hpo-doctor", daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    return answers[0] if answers else fail(f"no answer within {limit_s:.0f} s")
+def _verdict(check: Check, case: Case) -> Verdict:
+    try:
+        return call_within(check.limit_s, lambda: check.look(case))
+    except SparkHpoError as exc:  # the message contains the cure
+        return fail(str(exc).strip().replace("\n", "; "))
+    except TimeoutError as exc:
+        return fail(one_line(exc))
+    except Exception as exc:  # of whatever is checked
+        return fail(f"{type(exc).__name__}: {one_line(exc)}")

@@ -10,10 +10,16 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from spark_hpo.backend.spark.cluster import cluster_of, is_connect, is_dynamic, is_local
+from spark_hpo.backend.spark.cluster import is_dynamic, is_local
 from spark_hpo.backend.spark.gpus import gpu_profile
 from spark_hpo.backend.spark.probe import ask
-from spark_hpo.backend.spark.session import check_resources, running_session, start_session
+from spark_hpo.backend.spark.session import (
+    check_resources,
+    cluster_of,
+    is_connect,
+    running_session,
+    start_session,
+)
 from spark_hpo.doctor import questions
 from spark_hpo.doctor.case import Case
 from spark_hpo.doctor.finding import Verdict, fail, ok, skip, warn

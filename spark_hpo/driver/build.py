@@ -178,8 +178,7 @@ def open_backend(plan: StudyPlan, spec: RankSpec, session: SparkSession | None) 
             yield inline
         return
     from spark_hpo.backend.spark.backend import SparkBackend
-    from spark_hpo.backend.spark.cluster import cluster_of
-    from spark_hpo.backend.spark.session import check_resources
+    from spark_hpo.backend.spark.session import check_resources, cluster_of
 
     cluster = cluster_of(session)
     check_resources(cluster, world_size=resources.world_size)
@@ -189,7 +188,7 @@ def open_backend(plan: StudyPlan, spec: RankSpec, session: SparkSession | None) 
         if resources.world_size > 1:
             spec = replace(spec, rendezvous=stack.enter_context(_open_rendezvous(plan.config, cluster)))
         backend = SparkBackend(
-            session,
+            cluster,
             partial(run_rank, spec),
             world_size=resources.world_size,
             gpus_per_rank=resources.gpus_per_rank,

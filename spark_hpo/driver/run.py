@@ -235,7 +235,7 @@ def _interrupts(config: StudyConfig, session: SparkSession | None) -> Iterator[I
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())  # after Spark has installed its own handler of Ctrl-C
         if session is not None:
-            from spark_hpo.backend.spark.cluster import cluster_of
+            from spark_hpo.backend.spark.session import cluster_of
 
             limit_s = config.resources.grace_s + _END_S
             stack.enter_context(cluster_of(session).shutdown_hold(interrupt.request, limit_s=limit_s))

@@ -132,8 +132,8 @@ class Lease:
         if current is not None and current.is_alive(now):
             raise LeaseError(
                 f"{storage.url}: the study is locked by pid {current.pid} on {current.host} (the lock "
-                f"expires in {current.expires_at - now:.0f} s). Wait for that driver, stop it, or use another "
-                "study_dir"
+                f"expires in {current.expires_at - now:.0f} s). Wait for that driver, stop it, or use "
+                "another study_dir"
             )
         epoch = max(least_epoch, current.epoch + 1 if current else 1)
         # Two drivers that start together race for this name, and only one of them can create it.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 from spark_hpo.errors import TrackingError
 from spark_hpo.redact import hide, one_line, redact
+from spark_hpo.timeout import call_within
 from spark_hpo.tracking.environment import STARTING, STARTING_SQLITE, environment, quiet
 from spark_hpo.tracking.run_store import RunStore, StudyCard
 
@@ -99,7 +99,7 @@ def connect(
     is_pool_ours = sqlite_path(uri) is not None and "MLFLOW_SQLALCHEMYSTORE_POOLCLASS" not in os.environ
     with environment(STARTING_SQLITE if is_pool_ours else STARTING), quiet():
         try:
-            return within(limit_s, start)
+            return call_within(limit_s, start)
         except TrackingError:
             raise
         except Exception as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
@@ -158,27 +158,6 @@ def _new_experiment(client: MlflowClient, name: str, location: str | None) -> st
     made = client.get_experiment_by_name(name)  # by another study, in this moment
     assert made is not None, "it exists already"
     return str(made.experiment_id)
-
-
-def within(seconds: float, work: Callable[[], T]) -> T:
-    """The result of `work`, or TimeoutError: name resolution and database drivers know no limit."""
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as exc:
-            errors.append(exc)
-
-    thread = threading.Thread(target=run, name="spark_hpo-mlflow-start", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise TimeoutError(f"no answer within {seconds:.0f} s")
-    return results[0]
 
 
 def _cure(is_server: bool) -> str:

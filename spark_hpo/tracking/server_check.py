@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from spark_hpo.errors import TrackingError
 from spark_hpo.redact import hide, one_line, redact
-from spark_hpo.tracking.connection import START_TIMEOUT_S, sqlite_path, within
+from spark_hpo.timeout import call_within
+from spark_hpo.tracking.connection import START_TIMEOUT_S, sqlite_path
 from spark_hpo.tracking.environment import STARTING, environment, quiet
 
 
@@ -43,7 +44,7 @@ def look(uri: str) -> Seen:
     with environment(STARTING), quiet():
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         try:
-            known = within(START_TIMEOUT_S, lambda: client.search_experiments(max_results=1))
+            known = call_within(START_TIMEOUT_S, lambda: client.search_experiments(max_results=1))
         except Exception as exc:  # of MLflow, requests or a driver, and with credentials in it
             raise TrackingError(
                 f"mlflow.tracking_uri is {shown}: it does not answer: {one_line(exc)}. Start the server or "
@@ -89,7 +90,7 @@ def _of_file(shown: str, database: os.PathLike[str]) -> Seen:
 def _refusal(call: Callable[[], object], *allowed: str) -> str | None:
     """Why a call is refused; None: it is not, or for one of the allowed reasons."""
     try:
-        within(START_TIMEOUT_S, call)
+        call_within(START_TIMEOUT_S, call)
     except Exception as exc:  # of MLflow or of the network
         return None if getattr(exc, "error_code", None) in allowed else one_line(exc)
     return None

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from spark_hpo.backend.base import BarrierContext
 from spark_hpo.train.function_rank import FunctionRank
 from spark_hpo.train.rank import RankSetup, RankSpec
 from spark_hpo.train.rank_failure import failure_of
@@ -15,7 +16,7 @@ from spark_hpo.train.rendezvous.world import init_group
 from spark_hpo.train.step_coordinator import Stopped
 from spark_hpo.train.task_rank import TaskRank
 from spark_hpo.train.watchdog import Watchdog
-from spark_hpo.trial import Assignment, BarrierContext, Failure, FailureKind, Report
+from spark_hpo.trial import Assignment, Failure, FailureKind, Report
 
 
 def run_rank(

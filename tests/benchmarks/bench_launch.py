@@ -56,8 +56,7 @@ def no_training(ctx: TrainContext) -> None:
 
 def ours(world_size: int, *, after_query: bool) -> Iterator[float]:
     from spark_hpo.backend.spark.backend import SparkBackend
-    from spark_hpo.backend.spark.cluster import cluster_of
-    from spark_hpo.backend.spark.session import start_session
+    from spark_hpo.backend.spark.session import cluster_of, start_session
     from spark_hpo.objective import Mode, Objective
     from spark_hpo.study_dir.storage import Storage
     from spark_hpo.train.rank import RankSpec
@@ -84,7 +83,7 @@ def ours(world_size: int, *, after_query: bool) -> Iterator[float]:
             shuffle_window=1,
             rendezvous=rendezvous.address,
         )
-        backend = SparkBackend(spark, partial(run_rank, spec), world_size=world_size)
+        backend = SparkBackend(cluster_of(spark), partial(run_rank, spec), world_size=world_size)
         for trial_id in itertools.count():
             assignment = Assignment(
                 trial_id=trial_id,

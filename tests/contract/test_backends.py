@@ -18,6 +18,7 @@ from spark_hpo.backend.base import Backend, merge_reports
 from spark_hpo.backend.inline import InlineBackend
 from spark_hpo.backend.simulated import Curve, SimulatedBackend
 from spark_hpo.backend.spark.backend import SparkBackend
+from spark_hpo.backend.spark.session import cluster_of
 from spark_hpo.errors import CapacityError
 from spark_hpo.testing import BackendContract, stub_training
 from spark_hpo.trial import Assignment, Failure, FailureKind, Params, Report
@@ -54,8 +55,9 @@ class TestInlineBackend(BackendContract):
         backend.close()
 
     def test_several_ranks_are_refused_with_the_cure(self) -> None:
-        with pytest.raises(CapacityError, match=r"world_size is 2.*backend: spark"):
+        with pytest.raises(CapacityError) as caught:
             InlineBackend(train, world_size=2)
+        assert (caught.value.key, caught.value.value) == ("resources.world_size", 2)
 
 
 class Trained:
@@ -77,7 +79,7 @@ class TestSimulatedBackend(BackendContract):
 class TestSparkBackend(BackendContract):
     @pytest.fixture
     def backend(self, spark: Any) -> Iterator[Backend]:
-        backend = SparkBackend(spark, train)
+        backend = SparkBackend(cluster_of(spark), train)
         yield backend
         backend.close()
 
@@ -116,11 +118,29 @@ class TestSparkBackend(BackendContract):
             descriptions = [text.get() for text in found if text.isDefined()]
         self.next_report(backend)
 
+    def test_close_cancels_all_jobs_together(self, spark: Any) -> None:
+        def seconds_to_close(num_jobs: int) -> float:
+            backend = SparkBackend(cluster_of(spark), train)
+            for trial_id in range(num_jobs):
+                backend.submit(self.assignment(trial_id, seconds=LIMIT_S))
+            deadline = time.monotonic() + LIMIT_S
+            while len(spark.sparkContext.statusTracker().getActiveJobsIds()) < num_jobs:
+                assert time.monotonic() < deadline
+            began = time.monotonic()
+            backend.close()
+            seconds = time.monotonic() - began
+            assert not spark.sparkContext.statusTracker().getActiveJobsIds()
+            return seconds
+
+        # PySpark converts the exceptions of all jobs in Python, so many jobs do take longer than one.
+        one = max(seconds_to_close(1) for _ in range(3))
+        assert seconds_to_close(200) < 200 / 3 * one
+
 
 class TestSparkBackendOfTwoRanks(BackendContract):
     @pytest.fixture
     def backend(self, spark: Any) -> Iterator[Backend]:
-        backend = SparkBackend(spark, train, world_size=2)
+        backend = SparkBackend(cluster_of(spark), train, world_size=2)
         yield backend
         backend.close()
 
@@ -144,8 +164,9 @@ class TestSparkBackendOfTwoRanks(BackendContract):
         assert self.next_report(backend).failure is None
 
     def test_a_world_that_does_not_fit_is_refused_at_once(self, spark: Any) -> None:
-        with pytest.raises(CapacityError, match="world_size is 3, but the cluster runs 2 tasks"):
-            SparkBackend(spark, train, world_size=3)
+        with pytest.raises(CapacityError) as caught:
+            SparkBackend(cluster_of(spark), train, world_size=3)
+        assert (caught.value.key, caught.value.value) == ("resources.world_size", 3)
 
 
 class TestConnectBackend(BackendContract):
@@ -153,7 +174,7 @@ class TestConnectBackend(BackendContract):
 
     @pytest.fixture
     def backend(self, connect: Any) -> Iterator[Backend]:
-        backend = SparkBackend(connect, train, world_size=self.world_size)
+        backend = SparkBackend(cluster_of(connect), train, world_size=self.world_size)
         yield backend
         backend.close()
 

@@ -165,14 +165,14 @@ def drive(program: str, cluster: StandaloneCluster, folder: Path, **settings: st
 
 DYNAMIC = """
 import json, sys
-from spark_hpo.backend.spark.cluster import cluster_of
+from spark_hpo.backend.spark.session import cluster_of
 from spark_hpo.backend.spark.session import check_resources, start_session
 from spark_hpo.backend.spark.backend import SparkBackend
 from spark_hpo.errors import CapacityError
 from tests.support.ranks import assignment, next_report, train
 
 spark = start_session("dynamic", json.loads(sys.argv[1]), timeout_s=60)
-backend = SparkBackend(spark, train, slot_timeout_s=60)
+backend = SparkBackend(cluster_of(spark), train, slot_timeout_s=60)
 try:
     check_resources(cluster_of(spark), world_size=2)
 except CapacityError as exc:
@@ -224,7 +224,7 @@ spark = start_session("gpus", json.loads(sys.argv[1]), timeout_s=60)
 found = {}
 for gpus, world_size in ((0, 1), (0.25, 1), (0.5, 1), (1, 1), (2, 1), (1, 2), (2, 2)):
     backend = SparkBackend(
-        spark, train, world_size=world_size, gpus_per_rank=gpus, slot_timeout_s=60
+        cluster_of(spark), train, world_size=world_size, gpus_per_rank=gpus, slot_timeout_s=60
     )
     deadline = 60
     slots = backend.num_slots

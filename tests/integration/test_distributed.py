@@ -16,8 +16,9 @@ import pytest
 import torch
 from pyspark import cloudpickle
 
-from spark_hpo.backend.base import Backend
+from spark_hpo.backend.base import Backend, BarrierContext
 from spark_hpo.backend.spark.backend import SparkBackend
+from spark_hpo.backend.spark.session import cluster_of
 from spark_hpo.data.table import open_table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir import layout
@@ -28,7 +29,7 @@ from spark_hpo.train.rendezvous.world import Rendezvous, RendezvousServer, init_
 from spark_hpo.train.tabular import TabularTask
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import run_rank
-from spark_hpo.trial import Assignment, BarrierContext, FailureKind, Report
+from spark_hpo.trial import Assignment, FailureKind, Report
 from tests.support.tables import write_clusters
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -91,7 +92,7 @@ def run(spark: Any) -> Iterator[Any]:
     backends: list[Backend] = []
 
     def run(spec: RankSpec, assignment: Assignment, *, ranks: int = 2) -> Report:
-        backend = SparkBackend(spark, partial(run_rank, spec), world_size=ranks)
+        backend = SparkBackend(cluster_of(spark), partial(run_rank, spec), world_size=ranks)
         backends.append(backend)
         backend.submit(assignment)
         report = backend.wait(120)

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.spark
 
 # The JVM writes to the same pipe: the process is at its end when that one is.
 _START = """
-import json, sys, threading
+import json, os, sys, threading
 from spark_hpo.backend.spark.session import start_jvm
-start_jvm(json.loads(sys.argv[1]))
+start_jvm(json.loads(sys.argv[1]), is_databricks="DATABRICKS_RUNTIME_VERSION" in os.environ)
 begun = [thread for thread in threading.enumerate() if thread.name == "spark_hpo-jvm"]
 for thread in begun:
     thread.join(60)
@@ -28,7 +28,7 @@ print(json.dumps([len(begun), SparkContext._gateway is not None]))
 _RUN = """
 import sys
 from spark_hpo.backend.spark import session
-def start_jvm(settings):
+def start_jvm(settings, *, is_databricks):
     print(settings["spark.master"], "torch" in sys.modules, "mlflow" in sys.modules)
     sys.exit(7)
 session.start_jvm = start_jvm

@@ -64,9 +64,9 @@ def main(folder: Path, count: int) -> None:
     tags: list[str] = []
     real = ClassicCluster.tag
 
-    def tag(cluster: ClassicCluster, name: str, description: str) -> None:
-        tags.append(name)
-        real(cluster, name, description)
+    def tag(cluster: ClassicCluster, *names: str, description: str) -> None:
+        tags.append(names[0])
+        real(cluster, *names, description=description)
 
     ClassicCluster.tag = tag  # type: ignore[method-assign]
     settings = {"spark.master": "local[4]", "spark.ui.enabled": "false", "spark.log.level": "OFF"}

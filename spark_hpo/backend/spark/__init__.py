@@ -1,1 +1,1 @@
-"""Assignments as Spark jobs, on classic Spark and on Spark Connect."""
+"""Runs assignments as Spark jobs, on classic Spark and on Spark Connect."""

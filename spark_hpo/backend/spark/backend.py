@@ -1,4 +1,4 @@
-"""The Spark backend: one job an assignment, one task a rank."""
+"""The Spark backend: one job per assignment, one task per rank."""
 
 from __future__ import annotations
 
@@ -7,30 +7,27 @@ import logging
 import queue
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Thread
-from typing import TYPE_CHECKING
 
 from spark_hpo.backend.base import RankFunction, merge_reports
-from spark_hpo.backend.spark.cluster import cluster_of, is_local
+from spark_hpo.backend.spark.cluster import Cluster, is_local
 from spark_hpo.backend.spark.gpus import gpu_profile
 from spark_hpo.backend.spark.task import run_task
 from spark_hpo.errors import CapacityError
 from spark_hpo.trial import Assignment, Failure, FailureKind, Report
 
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
 logger = logging.getLogger(__name__)
 
 _SCHEMA = "report string"
-# What YARN and Kubernetes say of an executor that they killed for its memory. Of a Python worker that the
-# kernel has killed nobody says anything.
+# The reasons that YARN and Kubernetes give when they kill an executor for its memory. There is none when the
+# kernel kills a Python worker.
 _OUT_OF_MEMORY = ("OOMKilled", "exceeding memory limits", "beyond the 'PHYSICAL' memory limit")
 _CRASHED = "Python worker exited unexpectedly"
 _CANCEL_LIMIT_S = 10.0
-_CANCEL_AGAIN_S = 0.1
+_CANCEL_RETRY_S = 0.1
 _SLOT_POLL_S = 0.2
 _FRAMES = ("at ", "Caused by: ")
 
@@ -42,15 +39,15 @@ class _Job:
 
 
 class SparkBackend:
-    """Runs each assignment as one Spark job of `world_size` tasks, tagged so that it can be cancelled alone.
+    """Runs each assignment as a Spark job of `world_size` tasks, which can be cancelled by its tag.
 
     Jobs of several ranks run in barrier mode: all their tasks start together or none does. The driver
-    submits only while slots are free, because a waiting barrier job starves behind narrower ones.
+    submits only while slots are free, because a waiting barrier job starves behind narrower jobs.
     """
 
     def __init__(
         self,
-        spark: SparkSession,
+        cluster: Cluster,
         run_rank: RankFunction,
         *,
         world_size: int = 1,
@@ -60,12 +57,13 @@ class SparkBackend:
         """
         Args:
             gpus_per_rank: a fraction lets several trials share a GPU.
-            slot_timeout_s: how long to wait for executors when the first trial does not fit yet.
+            slot_timeout_s: how long to wait for executors until the first trial fits.
 
         Raises:
-            CapacityError: the cluster has fewer task slots than `world_size`, or not the GPUs.
+            CapacityError: the cluster has fewer task slots than `world_size`, or too few GPUs.
         """
-        self._cluster = cluster_of(spark)
+        self._cluster = cluster
+        self._tag = f"spark_hpo-{uuid.uuid4().hex[:8]}"  # of all jobs
         self._run_rank = run_rank
         self._world_size = world_size
         self._gpus_per_rank = gpus_per_rank
@@ -77,12 +75,12 @@ class SparkBackend:
     @property
     def num_slots(self) -> int:
         slots = self._cluster.num_task_slots(self._profile) // self._world_size
-        # A task that waits is what makes Spark ask for another executor, and for the first.
+        # Only a waiting task makes Spark ask for another executor, even for the first.
         return slots + 1 if self._cluster.can_grow() else slots
 
     def submit(self, assignment: Assignment) -> None:
         tag = f"spark_hpo-{assignment.trial_id}-{uuid.uuid4().hex[:8]}"
-        # Tags and descriptions belong to a thread, and so does a job: a thread for each.
+        # Tags and descriptions belong to a thread, so each job has its own.
         thread = self._cluster.thread(self._run, assignment, tag)
         self._in_flight[assignment.trial_id] = _Job(tag, thread)
         thread.start()
@@ -95,77 +93,83 @@ class SparkBackend:
             except queue.Empty:
                 return None
             job = self._in_flight.get(report.trial_id)
-            if job is not None and job.tag == tag:  # otherwise it was cancelled
+            if job is not None and job.tag == tag:  # otherwise the job was cancelled
                 del self._in_flight[report.trial_id]
                 return report
 
     def cancel(self, trial_id: int) -> None:
         job = self._in_flight.pop(trial_id, None)
         if job is not None:
-            self._cluster.thread(self._cancel, job).start()
+            self._cluster.thread(self._cancel, job.tag, [job.thread]).start()
 
     def close(self) -> None:
-        jobs = list(self._in_flight.values())
+        threads = [job.thread for job in self._in_flight.values()]
         self._in_flight.clear()
-        for job in jobs:
-            self._cancel(job)
+        self._cancel(self._tag, threads)
 
     def _wait_for_slot(self, timeout_s: float) -> None:
-        """Wait for executors: they come one by one, some seconds after the session."""
+        """Wait for executors, which register one by one some seconds after the session has started."""
         deadline = time.monotonic() + (0 if is_local(self._cluster) else timeout_s)
         announced = False
         while self.num_slots == 0:
             tasks = self._cluster.num_task_slots(self._profile)
-            too_few = (
-                f"resources.world_size is {self._world_size}, but the cluster runs {tasks} tasks at once"
-            )
-            # Spark would repeat its own check for ten minutes before it fails.
+            # Spark's own check fails after ten minutes only.
             if time.monotonic() >= deadline:
                 raise CapacityError(
-                    f"{too_few}: use fewer ranks, more executors or cores, or a smaller spark.task.cpus"
+                    f"must be at most {tasks}, the number of tasks that the cluster runs at once",
+                    key="resources.world_size",
+                    value=self._world_size,
+                    cure="Use fewer ranks, more executors or cores, or a smaller spark.task.cpus",
                 )
             if not announced:
-                logger.warning("%s; waiting up to %.0f s for executors", too_few, timeout_s)
+                logger.warning(
+                    "resources.world_size is %d, but the cluster runs %d tasks at once; waiting up to %.0f s "
+                    "for executors",
+                    self._world_size,
+                    tasks,
+                    timeout_s,
+                )
                 announced = True
             time.sleep(_SLOT_POLL_S)
 
-    def _cancel(self, job: _Job) -> None:
-        """Cancel until the job is gone: between submission and Spark's taking note there is nothing yet."""
+    def _cancel(self, tag: str, threads: Sequence[Thread]) -> None:
+        """Cancel the jobs of a tag until their threads have ended: Spark may not know a new job yet."""
         deadline = time.monotonic() + _CANCEL_LIMIT_S
-        while job.thread.is_alive() and time.monotonic() < deadline:
-            self._cluster.cancel(job.tag)
-            job.thread.join(_CANCEL_AGAIN_S)
+        while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
+            self._cluster.cancel(tag)
+            retry_at = time.monotonic() + _CANCEL_RETRY_S
+            for thread in threads:
+                thread.join(max(0.0, retry_at - time.monotonic()))
 
     def _run(self, assignment: Assignment, tag: str) -> None:
         began = time.perf_counter()
         try:
-            self._cluster.tag(tag, str(assignment))
+            self._cluster.tag(tag, self._tag, description=str(assignment))
             ranks = self._cluster.spark.range(0, self._world_size, 1, self._world_size)
             task = partial(run_task, self._run_rank, assignment, self._world_size, self._gpus_per_rank > 0)
-            profile = (
-                {} if self._profile is None else {"profile": self._profile}
-            )  # Spark 3.5 has no such word
+            # Spark 3.5 does not know the argument.
+            profile = {} if self._profile is None else {"profile": self._profile}
             rows = ranks.mapInArrow(task, _SCHEMA, barrier=self._world_size > 1, **profile).collect()
             by_rank = sorted((json.loads(row.report) for row in rows), key=lambda r: r["rank"])
             reports = [Report.from_json(record["report"]) for record in by_rank]
-        except Exception as exc:  # whatever Spark raises, of whichever version and client: a lost rank
+        except Exception as exc:  # each version and client of Spark raises its own types
             reports = [_lost(assignment, exc)]
         self._reports.put((tag, merge_reports(reports, seconds=time.perf_counter() - began)))
 
 
 def _lost(assignment: Assignment, exc: Exception) -> Report:
     """The report of an assignment whose job failed: a process died, or an executor was lost."""
-    # Frames of Java's have these words in their names, and what is below the cause says nothing.
+    # Frames of a Java stack trace contain these words too.
     lines = [line for line in map(str.strip, str(exc).splitlines()) if not line.startswith(_FRAMES)]
     telling = [line for line in lines if "Exception" in line or "Error" in line]
     message = [type(exc).__name__, *lines[:1], *telling][-1].lstrip(": ")
     if any(sign in str(exc) for sign in _OUT_OF_MEMORY):
         kind = FailureKind.MEMORY
-        message += "; raise spark.executor.memoryOverhead, or train smaller"
+        message += "; raise spark.executor.memoryOverhead, or use a smaller model or batch"
     else:
         kind = FailureKind.INFRASTRUCTURE
         if _CRASHED in str(exc):
-            message += " (killed: if it happens again and again, for lack of spark.executor.memoryOverhead)"
+            message += " (if this keeps happening, raise spark.executor.memoryOverhead)"
     return Report.failed(
         assignment,
         Failure(kind=kind, message=f"the Spark job failed: {message}", traceback=str(exc)),

@@ -1,4 +1,4 @@
-"""Classic Spark: the driver's JVM is in reach."""
+"""Classic Spark: the JVM of the driver can be called."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ClassicCluster:
 
     @property
     def driver_bind_address(self) -> str:
-        # Another one than the host's where there is address translation in between.
+        # Differs from the host's address where there is address translation in between.
         host = self.driver_host
         return host if is_local(self) else self.setting("spark.driver.bindAddress", host)
 
@@ -47,26 +47,27 @@ class ClassicCluster:
         return is_dynamic(self) and self._num_executors() < float(most)
 
     def num_task_slots(self, profile: ResourceProfile | None) -> int:
-        """As Spark's own barrier check counts them."""
+        """The number that Spark's own barrier check uses."""
         with _alive():
             context = self.spark.sparkContext._jsc.sc()
             manager = context.resourceProfileManager()
             if profile is None:
                 return int(context.maxNumConcurrentTasks(manager.defaultResourceProfile()))
-            manager.addResourceProfile(profile._java_resource_profile)  # does nothing the second time
+            manager.addResourceProfile(profile._java_resource_profile)  # idempotent
             return int(context.maxNumConcurrentTasks(profile._java_resource_profile))
 
     def thread(self, target: Callable[..., None], *args: object) -> Thread:
-        # Spark 3.5 takes no session: there a thread belongs to the one context.
+        # Spark 3.5 takes no session: a thread belongs to the one context.
         session = {} if pyspark.__version__.startswith("3.") else {"session": self.spark}
         return InheritableThread(target=target, args=args, daemon=True, **session)
 
-    def tag(self, tag: str, description: str) -> None:
-        self.spark.sparkContext.addJobTag(tag)
+    def tag(self, *tags: str, description: str) -> None:
+        for tag in tags:
+            self.spark.sparkContext.addJobTag(tag)
         self.spark.sparkContext.setJobDescription(description)
 
     def cancel(self, tag: str) -> None:
-        # Spark may be gone already: Ctrl-C ends spark-submit's JVM too, and its jobs with it.
+        # Spark may have stopped already: Ctrl-C ends the JVM of spark-submit too.
         with contextlib.suppress(Py4JError, OSError):
             self.spark.sparkContext.cancelJobsWithTag(tag)
 
@@ -79,7 +80,7 @@ class ClassicCluster:
     def _num_executors(self) -> int:
         with _alive():
             managers = self.spark.sparkContext._jsc.sc().getExecutorMemoryStatus()
-            return int(managers.size()) - 1  # the driver has one, too
+            return int(managers.size()) - 1  # without the driver's own
 
 
 @contextlib.contextmanager
@@ -88,5 +89,5 @@ def _alive() -> Iterator[None]:
         yield
     except (Py4JError, AttributeError, OSError) as exc:  # PySpark sets _jsc to None when it stops
         raise BackendError(
-            "Spark has stopped, or its JVM has died: the same command goes on with the study"
+            "Spark has stopped, or its JVM has died. Rerun the same command to resume"
         ) from exc

@@ -1,4 +1,4 @@
-"""The seam between a study and its Spark: what classic Spark and Spark Connect do each in its own way."""
+"""The cluster protocol: what classic Spark and Spark Connect do in different ways."""
 
 from __future__ import annotations
 
@@ -14,84 +14,68 @@ if TYPE_CHECKING:
 
 
 class Cluster(Protocol):
-    """One Spark application, as its driver sees it."""
+    """One Spark application, as seen from its driver."""
 
     spark: SparkSession
 
     def setting(self, key: str, default: str = "") -> str:
-        """A setting of the application; `default` where it is not set."""
+        """A setting of the application; `default` if it is not set."""
         ...
 
     @property
     def driver_host(self) -> str | None:
-        """The address under which executors reach this process; None: they do not."""
+        """The address at which executors reach this process; None: they cannot."""
         ...
 
     @property
     def driver_bind_address(self) -> str | None:
-        """The address on which this process listens for them; None: it does not."""
+        """The address on which this process listens for executors; None: they cannot reach it."""
         ...
 
     def can_grow(self) -> bool:
-        """Whether a task that waits makes Spark ask for another executor."""
+        """Whether a waiting task makes Spark ask for another executor."""
         ...
 
     def num_task_slots(self, profile: ResourceProfile | None) -> int:
-        """How many tasks of a profile run at once, now; None: the application's own profile.
+        """The number of tasks of a profile that run at once, now. None: the application's own profile.
 
         Raises:
-            BackendError: Spark is gone.
+            BackendError: Spark has stopped.
         """
         ...
 
     def thread(self, target: Callable[..., None], *args: object) -> Thread:
-        """A thread whose jobs are its own. Not started yet."""
+        """A thread, not started yet, whose job tags and descriptions are its own."""
         ...
 
-    def tag(self, tag: str, description: str) -> None:
-        """Mark the jobs of the calling thread, so that they can be cancelled alone and are told apart."""
+    def tag(self, *tags: str, description: str) -> None:
+        """Tag the jobs of the calling thread for `cancel`, and describe them for Spark's web page."""
         ...
 
     def cancel(self, tag: str) -> None:
-        """Cancel the jobs with a tag. No error where there are none, or where Spark is gone."""
+        """Cancel the jobs with a tag. No error if there are none, or if Spark has stopped."""
         ...
 
     def shutdown_hold(self, notice: Callable[[], None], *, limit_s: float) -> AbstractContextManager[object]:
-        """While it is entered, a JVM that is told to end calls `notice` and waits until it is left again."""
+        """A context in which a JVM that is asked to exit calls `notice`, and exits when the context ends."""
         ...
 
     def ship(self, file: Path) -> None:
-        """Put a Python module or a zip on the path of every task from now on."""
+        """Add a Python module or a zip file to the path of all later tasks."""
         ...
 
 
-def cluster_of(spark: SparkSession) -> Cluster:
-    """The application of a session."""
-    if is_connect(spark):
-        from spark_hpo.backend.spark.connect import ConnectCluster
-
-        return ConnectCluster(spark)
-    from spark_hpo.backend.spark.classic import ClassicCluster
-
-    return ClassicCluster(spark)
-
-
-def is_connect(spark: SparkSession) -> bool:
-    """Whether a session speaks to a Connect server: there is no JVM in reach then."""
-    return type(spark).__module__.startswith("pyspark.sql.connect")
-
-
 def is_dynamic(cluster: Cluster) -> bool:
-    """Whether Spark adds and removes executors as tasks wait."""
+    """Whether Spark adds and removes executors on demand."""
     return cluster.setting("spark.dynamicAllocation.enabled").lower() == "true" and not is_local(cluster)
 
 
 def is_local(cluster: Cluster) -> bool:
-    """Whether driver and executors are one process: its slots never change."""
+    """Whether driver and executors are one process, so the number of slots never changes."""
     master = cluster.setting("spark.master")
     return master == "local" or master.startswith("local[")
 
 
 def first_line(exc: Exception) -> str:
-    """What an error says, without the stack traces of Java that follow."""
+    """The message of an error, without the Java stack trace that follows it."""
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0]

@@ -1,4 +1,4 @@
-"""GPUs as Spark hands them out: whole ones, several a rank, or a share of one."""
+"""Requests GPUs from Spark: one per rank, several, or a fraction of one."""
 
 from __future__ import annotations
 
@@ -17,34 +17,41 @@ _PER_EXECUTOR = "spark.executor.resource.gpu.amount"
 
 
 def gpu_profile(cluster: Cluster, gpus_per_rank: float) -> ResourceProfile | None:
-    """What Spark must give to each task; None: what it gives to all tasks of the application is right.
+    """The profile that tasks must request; None: the application's own profile has the right number of GPUs.
 
     Raises:
-        CapacityError: Spark cannot hand out so many; the message says which setting is missing.
+        CapacityError: Spark cannot provide the GPUs; the message names the missing setting.
     """
     if gpus_per_rank == 0 or float(cluster.setting(_PER_TASK) or 0) == gpus_per_rank:
         return None
-    asked = f"resources.gpus_per_rank is {gpus_per_rank:g}, but"
     if is_local(cluster):
-        raise CapacityError(
-            f"{asked} Spark hands out no GPUs with {cluster.setting('spark.master')}: take backend: inline "
-            "on one machine, or a cluster (docs/cluster.md)"
+        raise _error(
+            gpus_per_rank,
+            f"needs a cluster: with {cluster.setting('spark.master')} Spark assigns no GPUs",
+            "Use backend: inline on one machine, or a cluster (docs/cluster.md)",
         )
     present = float(cluster.setting(_PER_EXECUTOR) or 0)
     if present < gpus_per_rank:
-        raise CapacityError(
-            f"{asked} {_PER_EXECUTOR} is {present:g}: give executors at least {max(1, gpus_per_rank):g}, and "
-            "a spark.executor.resource.gpu.discoveryScript (docs/cluster.md)"
+        raise _error(
+            gpus_per_rank,
+            f"must be at most {_PER_EXECUTOR}, which is {present:g}",
+            f"Set that to {max(1, gpus_per_rank):g} or more, and set "
+            "spark.executor.resource.gpu.discoveryScript (docs/cluster.md)",
         )
     if pyspark.__version__.startswith("3."):
-        raise CapacityError(
-            f"{asked} {_PER_TASK} is {cluster.setting(_PER_TASK, '0')}, and Spark before 4.0 gives every "
-            f"task the same: set it to {gpus_per_rank:g}"
+        raise _error(
+            gpus_per_rank,
+            f"must be equal to {_PER_TASK}, which is {cluster.setting(_PER_TASK, '0')}, before Spark 4.0",
+            f"Set that to {gpus_per_rank:g}",
         )
     from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
 
     cpus = int(cluster.setting("spark.task.cpus", "1"))
-    # Without a word on executors it holds for those that are there.
+    # Without a request for executors, the profile uses the existing ones.
     request = TaskResourceRequests().cpus(cpus).resource("gpu", gpus_per_rank)
     profile: ResourceProfile = ResourceProfileBuilder().require(request).build
     return profile
+
+
+def _error(gpus_per_rank: float, rule: str, cure: str) -> CapacityError:
+    return CapacityError(rule, key="resources.gpus_per_rank", value=gpus_per_rank, cure=cure)

@@ -1,4 +1,4 @@
-"""The package's own files, for machines where it is not installed: it may have been imported from a zip."""
+"""This package's own files, for machines where it is not installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SUFFIXES = (".py", ".typed", ".jinja", ".css", ".js")
 
 
 def write_zip(target: Path) -> Path:
-    """Write the package as a zip for `--py-files`, and return `target`. Equal files give equal bytes."""
+    """Write the package as a zip file for `--py-files`. Equal files give equal bytes."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if not _FOLDER.is_dir():
         target.write_bytes(_FOLDER.parent.read_bytes())
@@ -26,7 +26,7 @@ def write_zip(target: Path) -> Path:
 
 
 def as_folder(scratch: Path) -> Path:
-    """The package as a folder: its own, or one in `scratch` when it was imported from a zip."""
+    """The package as a folder: its own, or one in `scratch` if it was imported from a zip file."""
     if _FOLDER.is_dir():
         return _FOLDER
     with zipfile.ZipFile(_FOLDER.parent) as archive:

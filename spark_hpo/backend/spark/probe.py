@@ -1,4 +1,4 @@
-"""A look at the executors before the first trial: does their Python start, and what can it import?"""
+"""Runs functions on executors before the first trial: does Python start there, and what can it import?"""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from pyspark import cloudpickle
 
 from spark_hpo.backend.spark.cluster import Cluster
 from spark_hpo.errors import CapacityError
-
-_CANCEL_LIMIT_S = 10.0
+from spark_hpo.timeout import call_within
 
 
 def missing_modules(cluster: Cluster, names: tuple[str, ...], *, timeout_s: float) -> set[str]:
-    """Which of some modules an executor cannot import. One small job; it also starts Python's daemons there.
+    """Find the modules that some executor cannot import, in one small job, which also starts Python there.
 
     Raises:
-        CapacityError: no executor ran it in time.
+        CapacityError: no executor ran the job in time.
         Exception: Spark's own, when Python does not start.
     """
     answers = ask(cluster, partial(_missing, names), timeout_s=timeout_s)
@@ -31,44 +30,35 @@ def missing_modules(cluster: Cluster, names: tuple[str, ...], *, timeout_s: floa
 
 
 def ask(cluster: Cluster, question: Callable[[], Any], *, most: int = 10_000, timeout_s: float) -> list[Any]:
-    """What a function returns on executors, once for each slot or `most` times. JSON can hold it.
+    """Call a function on executors, once per slot but at most `most` times.
+
+    Args:
+        question: returns a JSON value.
 
     Raises:
-        CapacityError: no executor ran it in time.
+        CapacityError: no executor ran the job in time.
         Exception: Spark's own, when Python does not start, or when the function raises.
     """
-    # What finds out whether the package is there must not come from it.
+    # The package may be missing on executors, so they must not import this function from it.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
-    answers: list[list[Any]] = []
-    failures: list[Exception] = []
     tag = f"spark_hpo-probe-{uuid.uuid4().hex[:8]}"
 
-    def run() -> None:
-        try:
-            cluster.tag(tag, "spark_hpo: a look at the executors")
-            tasks = min(max(1, cluster.num_task_slots(None)), most)
-            rows = cluster.spark.range(0, tasks, 1, tasks).mapInArrow(
-                partial(_answer, question), "json string"
-            )
-            answers.append([json.loads(row.json) for row in rows.collect()])
-        except Exception as exc:  # whatever it is, it is raised where somebody waits for it
-            failures.append(exc)
+    def run() -> list[Any]:
+        cluster.tag(tag, description="spark_hpo: probe of the executors")
+        tasks = min(max(1, cluster.num_task_slots(None)), most)
+        ranks = cluster.spark.range(0, tasks, 1, tasks)
+        rows = ranks.mapInArrow(partial(_answer, question), "json string")
+        return [json.loads(row.json) for row in rows.collect()]
 
-    thread = cluster.thread(run)
-    thread.start()
-    thread.join(timeout_s)
-    if thread.is_alive():
+    try:
+        return call_within(timeout_s, run, thread=cluster.thread)
+    except TimeoutError:
         cluster.cancel(tag)
-        thread.join(_CANCEL_LIMIT_S)
-    if answers:
-        return answers[0]
-    if failures and not thread.is_alive():
-        raise failures[0]
-    raise CapacityError(
-        f"no executor has run a first small task in {timeout_s:.0f} s: is the cluster full, or are its "
-        "machines too small for spark.executor.memory and spark.executor.cores? "
-        "resources.slot_timeout_s is how long a study waits"
-    )
+        raise CapacityError(
+            f"no executor has run a first small task in {timeout_s:.0f} s. Check that the cluster has free "
+            "capacity, and that its machines are large enough for spark.executor.memory and "
+            "spark.executor.cores; resources.slot_timeout_s sets how long a study waits"
+        ) from None
 
 
 def _answer(question: Callable[[], Any], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -79,5 +69,5 @@ def _answer(question: Callable[[], Any], batches: Iterable[pa.RecordBatch]) -> I
 
 
 def _missing(names: tuple[str, ...]) -> list[str]:
-    """Never imports the modules: that would take seconds."""
+    """Looks modules up without importing them, which would take seconds."""
     return [name for name in names if importlib.util.find_spec(name) is None]

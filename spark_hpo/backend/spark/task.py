@@ -1,4 +1,4 @@
-"""What a Spark task does with a rank: which one it is, what it was given, where its report goes."""
+"""The code of a Spark task: runs one rank, and returns its report as a row."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator, MutableMapping, Sequence
 import pyarrow as pa
 from pyspark import BarrierTaskContext, TaskContext
 
-from spark_hpo.backend.base import RankFunction
-from spark_hpo.trial import Assignment, BarrierContext, Failure, FailureKind, Report
+from spark_hpo.backend.base import BarrierContext, RankFunction
+from spark_hpo.trial import Assignment, Failure, FailureKind, Report
 
 
 def run_task(
@@ -20,9 +20,9 @@ def run_task(
     with_gpus: bool,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
-    """One Spark task: partition r of `range(world_size)` holds the number r, and is rank r."""
+    """Run rank r, in the task of the partition of `range(world_size)` that holds the number r."""
     ranks = [number for batch in batches for number in batch.column(0).to_pylist()]
-    assert len(ranks) == 1, "one rank a task"
+    assert len(ranks) == 1, "one rank per task"
     rank = ranks[0]
     if _is_repeated():
         report = _lost(assignment)
@@ -40,38 +40,38 @@ def run_task(
 
 
 def _is_repeated() -> bool:
-    """Whether Spark runs this task for a second time, behind the study's back.
+    """Whether Spark itself has restarted this task.
 
-    It does so where it excuses a loss, whatever spark.task.maxFailures is: that of an executor which was
-    decommissioned, or taken away from its machine by Kubernetes or YARN. The tasks of a barrier it repeats as
-    a stage, which counts from 0 again: spark.stage.maxConsecutiveAttempts=1 forbids that.
+    Spark does so, whatever spark.task.maxFailures is, when it does not blame the task: after an executor was
+    decommissioned, or preempted by Kubernetes or YARN. It restarts barrier tasks as a stage, whose attempts
+    count from 0 again; spark.stage.maxConsecutiveAttempts=1 forbids that.
     """
     context = TaskContext.get()
     return context is not None and context.attemptNumber() > 0
 
 
 def _lost(assignment: Assignment) -> Report:
-    # A further attempt is the study's to make: it counts, puts up a fence and goes on from the checkpoint.
+    # Only the study retries: it counts attempts, fences off earlier ones, and continues from a checkpoint.
     return Report.failed(
         assignment,
         Failure(
-            kind=FailureKind.INFRASTRUCTURE, message="its executor was lost, and Spark ran the task once more"
+            kind=FailureKind.INFRASTRUCTURE, message="its executor was lost, and Spark restarted the task"
         ),
     )
 
 
 def claim_gpus(addresses: Sequence[str], environment: MutableMapping[str, str]) -> tuple[int, ...]:
-    """Make the addresses that Spark gave to this task hold, and say which `cuda:N` they are.
+    """Make CUDA number devices like the addresses that Spark assigned, and return N of each `cuda:N`.
 
-    Spark's addresses count a machine's GPUs as nvidia-smi does. CUDA would count what a
-    CUDA_VISIBLE_DEVICES leaves that somebody has set for another process, and the fastest first. It reads
-    its environment once, at its first call: this is for a process that has not called it yet.
+    Spark's addresses number a machine's GPUs as nvidia-smi does. CUDA by default puts the fastest first, and
+    counts only the devices in CUDA_VISIBLE_DEVICES, which may be left over from another process. CUDA reads
+    the environment at its first call, so call this before.
     """
     environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if all(address.isdecimal() for address in addresses):
         environment.pop("CUDA_VISIBLE_DEVICES", None)
         return tuple(int(address) for address in addresses)
-    # Names, such as those of the slices of a GPU (MIG), have no number of their own.
+    # Names, such as those of MIG slices of a GPU, have no number.
     environment["CUDA_VISIBLE_DEVICES"] = ",".join(addresses)
     return tuple(range(len(addresses)))
 

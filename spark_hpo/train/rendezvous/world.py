@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from spark_hpo.backend.base import BarrierContext
 from spark_hpo.errors import BackendError
 from spark_hpo.train.rendezvous import frames
 from spark_hpo.train.rendezvous.store import StoreClient
 from spark_hpo.train.rendezvous.store_server import StoreServer
-from spark_hpo.trial import BarrierContext
 
 logger = logging.getLogger(__name__)
 

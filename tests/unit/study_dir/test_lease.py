@@ -134,9 +134,10 @@ def test_lease_that_is_released_during_a_renewal_stays_released(tmp_path: Path) 
 
     storage = SlowStorage(tmp_path)
     lease = Lease.acquire(storage, duration_s=0.6)
+    before = set(threading.enumerate())
     lease.keep_alive()
     assert storage.writing.wait(60)
-    [renewing] = [thread for thread in threading.enumerate() if thread.name == "spark_hpo-lease"]
+    [renewing] = set(threading.enumerate()) - before
     releasing = threading.Thread(target=lease.release)
     releasing.start()
     releasing.join(0.2)

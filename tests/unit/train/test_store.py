@@ -23,12 +23,12 @@ import pytest
 import torch
 from torch.distributed import DistNetworkError, DistStoreError, TCPStore
 
+from spark_hpo.backend.base import BarrierContext
 from spark_hpo.errors import BackendError
 from spark_hpo.train.rendezvous import frames, store_server
 from spark_hpo.train.rendezvous.store import StoreClient
 from spark_hpo.train.rendezvous.store_server import StoreServer
 from spark_hpo.train.rendezvous.world import Rendezvous, RendezvousServer, connect, init_group
-from spark_hpo.trial import BarrierContext
 
 KEY = b"k" * frames.KEY_BYTES
 SOON = timedelta(seconds=0.05)
