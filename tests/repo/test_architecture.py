@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -245,6 +246,25 @@ def test_the_top_is_small_and_on_the_map() -> None:
     described = (ROOT / "docs/architecture.md").read_text()
     for name in top:
         assert f"`{name}`" in described or f"`{name}.py`" in described or f"`{name}/`" in described, name
+
+
+def test_page_lists_the_same_fences() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    _, _, table = page.partition("| dependency | imported only by |")
+    rows = re.findall(r"(?m)^\| (\w+) \| (.*) \|$", table.partition("\n\n")[0])
+    assert {name: set(re.findall(r"`(\w+)`", packages)) for name, packages in rows} == FENCES
+
+
+def test_page_orders_packages_by_layer() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    _, _, table = page.partition("| package or module | contents |")
+    cells = re.findall(r"(?m)^\| (`.*?) \|", table.partition("\n\n")[0])
+    row_of = {
+        name.rstrip("/"): row for row, cell in enumerate(cells) for name in re.findall(r"`(.*?)`", cell)
+    }
+    assert row_of.keys() == ALLOWED.keys()
+    for name, below in ALLOWED.items():
+        assert all(row_of[name] <= row_of[lower] for lower in below), (name, below)
 
 
 def test_jobs_are_thin() -> None:
