@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from spark_hpo.config import ObjectiveConfig, SearchConfig, StoppingConfig
 from spark_hpo.errors import JournalError
@@ -16,7 +15,16 @@ from spark_hpo.redact import redact
 from spark_hpo.search.space import Space
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.study_dir.definition import Definition
-from spark_hpo.study_dir.journal import Ending, Event, EventKind, Journal, Outcome, ending_of
+from spark_hpo.study_dir.journal import (
+    Driver,
+    Ending,
+    Event,
+    EventKind,
+    Journal,
+    Outcome,
+    drivers_of,
+    ending_of,
+)
 from spark_hpo.study_dir.lease import is_held
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Assignment, Report, Split, Trial
@@ -31,17 +39,6 @@ class Attempt:
     ended: float | None = None  # None: it runs, or its driver died before it had ended
     report: Report | None = None
     is_lost: bool = False  # another attempt followed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Driver:
-    """One driver's time on the study."""
-
-    opened: float  # wall clock, seconds since 1970
-    ended: float  # when it closed; of one that was killed, its last event; of one that runs, now
-    closed: str | None  # why; None: it runs, or was killed, or an error has ended it
-    facts: Mapping[str, Any]  # versions, git_commit and command; older journals have none
-    events: tuple[Event, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,7 +91,7 @@ class StudyRecord:
             space=space,
             trials=journal.trials,
             tests=journal.tests,
-            drivers=tuple(_drivers(journal.past, time.time() if is_running else None)),
+            drivers=tuple(drivers_of(journal.past, time.time() if is_running else None)),
             is_running=is_running,
             constant=ConstantAnswer.load(storage),
         )
@@ -176,26 +173,6 @@ class StudyRecord:
 
 def _is_training(attempt: Attempt) -> bool:
     return attempt.assignment.split is Split.VALIDATION
-
-
-def _drivers(events: Sequence[Event], now: float | None) -> Iterator[Driver]:
-    opened = [i for i, event in enumerate(events) if event.kind is EventKind.OPENED]
-    for begin, end in zip(opened, [*opened[1:], len(events)], strict=True):
-        some = tuple(events[begin:end])
-        last = some[-1]
-        is_closed = last.kind is EventKind.CLOSED
-        has_failed = is_closed and last.ending.outcome is Outcome.FAILED
-        # Clocks of several machines may disagree: time never runs backwards here.
-        ended = max(event.time for event in some)
-        if end == len(events) and now is not None and not is_closed:
-            ended = max(ended, now)
-        yield Driver(
-            opened=some[0].time,
-            ended=ended,
-            closed=last.ending.reason if is_closed and not has_failed else None,
-            facts=some[0].data.get("driver", {}),
-            events=some,
-        )
 
 
 def _attempts(events: Iterator[Event]) -> Iterator[Attempt]:

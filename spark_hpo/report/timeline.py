@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from spark_hpo.report.study_record import Driver, StudyRecord
-from spark_hpo.study_dir.journal import Event, EventKind
+from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.study_dir.journal import Driver, Event, EventKind
 from spark_hpo.trial import FailureKind, Split
 
 

@@ -6,10 +6,10 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
@@ -106,6 +106,46 @@ class Event:
     def to_json(self) -> dict[str, Any]:
         """The line."""
         return {"sequence": self.sequence, "time": self.time, "event": self.kind, **self.data}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Driver:
+    """The work of one driver on a study."""
+
+    opened: float  # wall clock, seconds since 1970
+    ended: float  # when it closed the journal, or its last event; now, if it is running
+    closed: str | None  # why the search ended; None: running, killed, or ended by an error
+    facts: Mapping[str, Any]  # versions, git_commit and command; empty in journals of early versions
+    events: tuple[Event, ...]
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.opened
+
+
+def drivers_of(events: Sequence[Event], now: float | None = None) -> Iterator[Driver]:
+    """Yield the drivers whose events these are, in the order of their work.
+
+    Args:
+        now: wall clock, if the last driver is running.
+    """
+    opened = [i for i, event in enumerate(events) if event.kind is EventKind.OPENED]
+    for begin, end in pairwise([*opened, len(events)]):
+        some = tuple(events[begin:end])
+        last = some[-1]
+        is_closed = last.kind is EventKind.CLOSED
+        has_failed = is_closed and last.ending.outcome is Outcome.FAILED
+        # Clocks of different machines may disagree, so the last event need not have the latest time.
+        ended = max(event.time for event in some)
+        if end == len(events) and now is not None and not is_closed:
+            ended = max(ended, now)
+        yield Driver(
+            opened=some[0].time,
+            ended=ended,
+            closed=last.ending.reason if is_closed and not has_failed else None,
+            facts=some[0].data.get("driver", {}),
+            events=some,
+        )
 
 
 class Journal:
@@ -226,14 +266,8 @@ class Journal:
 
     @property
     def seconds(self) -> float:
-        """How long drivers have worked on this study, without the time between them."""
-        total, opened, last = 0.0, None, 0.0
-        for event in self.past:
-            if event.kind is EventKind.OPENED:
-                total += last - opened if opened is not None else 0.0
-                opened = event.time
-            last = event.time
-        return total + (last - opened if opened is not None else 0.0)
+        """Seconds that earlier drivers worked on the study, without the time between them."""
+        return sum(driver.seconds for driver in drivers_of(self.past))
 
     def assigned(self, assignment: Assignment) -> None:
         self._append(EventKind.ASSIGNED, assignment.to_json())

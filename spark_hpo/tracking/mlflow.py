@@ -12,7 +12,7 @@ from spark_hpo.redact import one_line
 from spark_hpo.tracking.connection import connect, resolve
 from spark_hpo.tracking.environment import WRITING, Environment
 from spark_hpo.tracking.run_store import Outcome, RunStatus, StudyCard, is_refusal
-from spark_hpo.tracking.tracker import Journal
+from spark_hpo.tracking.tracker import JournalView
 from spark_hpo.trial import Trial
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class MlflowTracker:
         """An error in one line, without the credentials of the tracking server."""
         return one_line(error)
 
-    def sync(self, journal: Journal) -> None:
+    def sync(self, journal: JournalView) -> None:
         """Take over what has changed. Returns at once, never raises for an outage."""
         sequence = journal.sequence  # before the trials: an event between the two is seen twice, not never
         if sequence == self._seen:

@@ -169,13 +169,20 @@ class _Registry:
         return RegisteredModel(name=name, version=number, uri=uri, is_champion=is_champion, is_best=is_best)
 
     def version(self, name: str) -> ModelVersion | None:
-        """The version registered by an earlier call, or None."""
+        """Return the version that an earlier call has registered, or None.
+
+        Only the versions of this study's run are listed: a model may have thousands, and Unity Catalog takes
+        a call for the tags of each.
+        """
         token: str | None = None
         while True:
-            page = self._client.search_model_versions(f"name = '{name}'", page_token=token)
-            for version in map(self._in_full, page):
-                if self._identity.items() <= dict(version.tags).items():
-                    return version
+            page = self._client.search_model_versions(f"run_id = '{self._tracker.run_id}'", page_token=token)
+            for version in page:
+                if version.name != name:
+                    continue
+                full = self._in_full(version)
+                if self._identity.items() <= dict(full.tags).items():
+                    return full
             token = page.token
             if not token:
                 return None

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from spark_hpo.trial import Trial
 
 
-class Journal(Protocol):
+class JournalView(Protocol):
     """What a tracker may see of the journal. Trials are frozen: a snapshot may cross threads."""
 
     @property
@@ -32,7 +32,7 @@ class Tracker(Protocol):
     Once started it never raises for an outage: what is missing is written later.
     """
 
-    def sync(self, journal: Journal) -> None:
+    def sync(self, journal: JournalView) -> None:
         """Bring the outside up to date. Returns at once; a second call with the same journal adds nothing."""
         ...
 

@@ -248,7 +248,7 @@ def test_a_damaged_definition_is_named(damage: dict[str, object]) -> None:
 
 
 def test_where_there_is_no_study_it_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ConfigError, match=r"there is no study here .*is it the study_dir\?"):
+    with pytest.raises(ConfigError, match="there is no study here"):
         report_of(Storage(tmp_path))
     with caplog.at_level(logging.WARNING, "spark_hpo"):
         assert write_report(Storage(tmp_path)) is None

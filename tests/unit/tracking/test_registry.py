@@ -139,7 +139,7 @@ def test_a_search_without_tags_finds_the_version_all_the_same(
 
     def search(*args: Any, **kwargs: Any) -> Any:
         page = real(*args, **kwargs)
-        found = [ModelVersionSearch(v.name, v.version, v.creation_timestamp) for v in page]
+        found = [ModelVersionSearch(v.name, v.version, v.creation_timestamp, run_id=v.run_id) for v in page]
         return PagedList(found, page.token)
 
     monkeypatch.setattr(tracker.client, "search_model_versions", search)
@@ -148,6 +148,29 @@ def test_a_search_without_tags_finds_the_version_all_the_same(
     assert register(tracker, files, 1, 0.9).version == "1"
     assert register(tracker, files, 2, 0.8).version == "2"
     assert len(real("name = 'digits'")) == 2
+
+
+def test_register_looks_at_the_versions_of_its_own_run_alone(
+    open_tracker: Open, files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A nightly study must not become slower with each version that earlier ones have registered."""
+    tracker, client = open_tracker(), open_tracker("study-0").client
+    client.create_registered_model("digits")
+    source = client.get_experiment_by_name("tests").artifact_location
+    for _ in range(30):
+        client.create_model_version("digits", source=source, run_id=open_tracker("study-0").run_id)
+    listed = []
+    real = tracker.client.search_model_versions
+
+    def search(*args: Any, **kwargs: Any) -> Any:
+        page = real(*args, **kwargs)
+        listed.extend(page)
+        return page
+
+    monkeypatch.setattr(tracker.client, "search_model_versions", search)
+    assert register(tracker, files, 1, 0.9).version == "31"
+    assert register(tracker, files, 1, 0.9).version == "31"
+    assert [version.version for version in listed] == [31]
 
 
 def test_a_champion_of_another_test_split_is_evaluated_on_ours(open_tracker: Open, files: ModelFiles) -> None:
