@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spark_hpo.config import StudyConfig
@@ -12,9 +12,11 @@ from spark_hpo.search.registry import build_explorer, build_sampler, build_sched
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.transfer import EarlierTrial, warm_start
 from spark_hpo.search.scheduler import Scheduler
+from spark_hpo.search.schedulers.staged import StagedScheduler
 from spark_hpo.search.space import Space
 from spark_hpo.search.stopping import CostSpent, NoImprovement, RegretBound, StoppingRule, TargetReached
 from spark_hpo.study import Search
+from spark_hpo.study_dir.definition import Definition
 
 _FULL_TRAINING = "full"  # the scheduler without rungs
 
@@ -25,6 +27,7 @@ def build_search(
     *,
     earlier: Sequence[Sequence[EarlierTrial]] = (),
     sampler: Sampler | None = None,
+    definition: Definition | None = None,
 ) -> Search:
     """Build everything that decides, as the section `search` describes it.
 
@@ -33,16 +36,21 @@ def build_search(
         space: what is tuned.
         earlier: the trials of each study in `search.transfer`.
         sampler: replaces the sampler of the configuration.
+        definition: of the study that is resumed; None: a new one.
 
     Raises:
         ConfigError: an unknown name, or a setting that does not fit.
     """
     with within("search"):
-        return _build_search(config, space, earlier, sampler)
+        return _build_search(config, space, earlier, sampler, definition)
 
 
 def _build_search(
-    config: StudyConfig, space: Space, earlier: Sequence[Sequence[EarlierTrial]], sampler: Sampler | None
+    config: StudyConfig,
+    space: Space,
+    earlier: Sequence[Sequence[EarlierTrial]],
+    sampler: Sampler | None,
+    definition: Definition | None,
 ) -> Search:
     search = config.search
     method = find_method(search.method)
@@ -70,22 +78,39 @@ def _build_search(
         num_objectives=len(config.objective.build().metrics),
         **{**sampler_settings, **search.sampler_settings},
     )
-    # A grid has a finite number of points.
-    limits = [n for n in (config.budget.trials, sampler.size) if n is not None]
-    scheduler = build_scheduler(
-        scheduler_name,
-        max_trials=min(limits, default=None),
+    settings = {
         **{name: value for name, value in shared.items() if value is not None},
-        **{**scheduler_settings, **search.scheduler_settings},
+        **scheduler_settings,
+        **search.scheduler_settings,
+    }
+    # A sampler of a finite size, such as a grid, limits the trials too.
+    max_trials = _least(config.budget.trials, sampler.size)
+    first_max_trials = _least(_first_budget(config, definition), sampler.size)
+    scheduler = StagedScheduler(
+        lambda trials: build_scheduler(scheduler_name, max_trials=trials, **settings), first_max_trials
     )
     return Search(
         sampler=sampler,
         scheduler=scheduler,
         explorer=build_explorer(search.explorer or method.explorer, space, config.seed, **search.explore),
         stopping=_stopping_rules(config),
+        first_max_trials=first_max_trials,
+        max_trials=max_trials,
         seed=config.seed,
         warning=_warning(config, scheduler_name, scheduler),
     )
+
+
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _first_budget(config: StudyConfig, definition: Definition | None) -> int | None:
+    """Return the budget of trials that the study began with."""
+    if definition is None:
+        return config.budget.trials
+    budget: Mapping[str, int | None] = definition.config.get("budget", {})
+    return budget.get("trials")
 
 
 def _scheduler_name(config: StudyConfig, method: Method) -> str:
@@ -112,7 +137,7 @@ def _scheduler_name(config: StudyConfig, method: Method) -> str:
 
 def _warning(config: StudyConfig, scheduler_name: str, scheduler: Scheduler) -> str | None:
     objective = config.objective
-    if not objective.also or not getattr(scheduler, "stops_early", Scheduler.stops_early):
+    if not objective.also or not scheduler.stops_early:
         return None
     return (
         f"scheduler {scheduler_name!r} ranks the trials of a rung by {objective.metric} only, and may stop "

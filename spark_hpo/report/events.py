@@ -20,6 +20,8 @@ def _words(event: Event, record: StudyRecord) -> str:
     match event.kind:
         case EventKind.OPENED:
             return f"driver {len(data.get('after', ())) + 1} has taken the study"
+        case EventKind.BUDGET:
+            return f"budget: {'no limit of' if data['trials'] is None else data['trials']} trials"
         case EventKind.SLOTS:
             return f"slots for trials: {data['slots']}"
         case EventKind.ASSIGNED:

@@ -125,8 +125,8 @@ class StudyStatus:
     @cached_property
     def budget(self) -> list[Spent]:
         """The limits of its budget."""
-        budget = {**(self.settings.config.get("budget", {}) if self.settings else {})}
-        budget |= self.record.definition.config.get("budget", {})
+        config = self.record.definition.config if self.settings is None else self.settings.config
+        budget = config.get("budget", {})
         trained = [a.report.resource - a.assignment.resource_from for a in self.record.reported if a.report]
         out = sum(trial.state.is_out for trial in self.record.trials.values())
         spent = {

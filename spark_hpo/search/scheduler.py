@@ -77,3 +77,10 @@ class Scheduler(Protocol):
     def is_done(self) -> bool:
         """Whether no slot is open and none will ever open again."""
         ...
+
+    def limit_trials(self, max_trials: int | None) -> None:
+        """Change how many trials may start: each driver of a study may have another budget.
+
+        Only `StagedScheduler` needs to implement it; studies put every other scheduler into one.
+        """
+        return

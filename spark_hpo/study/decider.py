@@ -45,6 +45,10 @@ class Decider:
         """The first stopping rule that ends the search; None: the search continues."""
         return next((reason for rule in self._search.stopping if (reason := rule.reason())), None)
 
+    def limit_trials(self, max_trials: int | None) -> None:
+        """Apply the budget of the next driver."""
+        self._search.scheduler.limit_trials(max_trials)
+
     def next_slot(self) -> Slot | None:
         return self._search.scheduler.next_slot()
 

@@ -21,6 +21,8 @@ class Search:
     scheduler: Scheduler
     explorer: Explorer | None = None  # needed by schedulers whose trials have parents
     stopping: Sequence[StoppingRule] = ()
+    first_max_trials: int | None = None  # that might start when the study began; None: no limit
+    max_trials: int | None = None  # that may start now
     seed: int = 0  # each trial derives the seed of its training from it
     warning: str | None = None  # for the user, in one line: something about the combination of these parts
 

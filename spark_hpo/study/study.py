@@ -52,6 +52,7 @@ class Study:
         self.stopped_by: str | None = None
         self._journal = journal
         self._seed = search.seed
+        self._first_max_trials, self._max_trials = search.first_max_trials, search.max_trials
         self._define_by_run = search.sampler.is_define_by_run
         self._backend = backend
         self._tracker = tracker
@@ -310,8 +311,12 @@ class Study:
             The last attempts of assignments that were in flight.
         """
         in_flight: dict[int, Assignment] = {}  # by trial
+        max_trials = self._first_max_trials
         for event in self._journal.past:
-            if event.kind is EventKind.ASSIGNED and event.assignment.split is Split.VALIDATION:
+            if event.kind is EventKind.BUDGET:
+                max_trials = event.data["trials"]
+                self._decider.limit_trials(max_trials)
+            elif event.kind is EventKind.ASSIGNED and event.assignment.split is Split.VALIDATION:
                 assignment = event.assignment
                 self._failures.replay(assignment)
                 if assignment.trial_id not in in_flight:
@@ -320,4 +325,7 @@ class Study:
             elif event.kind is EventKind.REPORTED and (report := event.report).split is Split.VALIDATION:
                 del in_flight[report.trial_id]
                 self._attempts.replay_finish(report)
+        if max_trials != self._max_trials:
+            self._journal.changed_budget(self._max_trials)
+            self._decider.limit_trials(self._max_trials)
         return list(in_flight.values())

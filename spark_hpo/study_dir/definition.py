@@ -44,6 +44,9 @@ _FREE = (
     "training.checkpoint_every",
 )
 
+# Settings that may change too, but whose first value a replay of the journal needs.
+_FIRST_VALUES = ("budget.trials",)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
@@ -126,6 +129,9 @@ class Definition:
         """
         before, now = _settings(_frozen(self.config)), _settings(_frozen(config))
         before = {**{key: value for key, value in (defaults or {}).items() if key in now}, **before}
+        for key in _FIRST_VALUES:
+            before.pop(key, None)
+            now.pop(key, None)
         changed = [
             ConfigError(f"is {now.get(key)!r}, but the study was started with {before.get(key)!r}", key=key)
             for key in sorted(before.keys() | now.keys())

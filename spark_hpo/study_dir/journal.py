@@ -36,6 +36,7 @@ class EventKind(StrEnum):
     REPORTED = "reported"  # its report has come
     LOST = "lost"  # the infrastructure failed it; another attempt follows
     SETTLED = "settled"  # the scheduler has said what becomes of trials
+    BUDGET = "budget"  # from now on, this many trials may start
     SLOTS = "slots"  # so many assignments fit at once from now on
     CLOSED = "closed"  # a driver has ended; see `Ending`
 
@@ -288,6 +289,10 @@ class Journal:
         """Record how many assignments fit at once from now on."""
         self._append(EventKind.SLOTS, {"slots": count})
 
+    def changed_budget(self, trials: int | None) -> None:
+        """Record how many trials may start from now on, where that has changed. None: no limit."""
+        self._append(EventKind.BUDGET, {"trials": trials})
+
     def closed(self, reason: str) -> None:
         """Record that the search has finished, and by which part of the budget or which rule."""
         self._close_with(Ending(outcome=Outcome.FINISHED, reason=reason))
@@ -368,7 +373,7 @@ class Journal:
                     self._put(replace(self._trials[trial_id], state=state))
             case EventKind.CLOSED:
                 Ending.from_json(event.data)  # raises where the record is damaged
-            case EventKind.LOST | EventKind.SLOTS | EventKind.OPENED:
+            case EventKind.LOST | EventKind.BUDGET | EventKind.SLOTS | EventKind.OPENED:
                 pass
 
     def _put(self, trial: Trial) -> None:

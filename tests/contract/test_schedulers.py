@@ -9,6 +9,7 @@ from spark_hpo.search.schedulers.full import FullScheduler
 from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
 from spark_hpo.search.schedulers.median_stopping import MedianStoppingScheduler
 from spark_hpo.search.schedulers.population_based import PopulationBasedScheduler
+from spark_hpo.search.schedulers.staged import StagedScheduler
 from spark_hpo.search.schedulers.successive_halving import SuccessiveHalvingScheduler
 from spark_hpo.testing import SchedulerContract
 
@@ -68,3 +69,8 @@ class TestHyperbandOfTwo(SchedulerContract):
 
     def build(self, max_trials: int | None) -> Scheduler:
         return HyperbandScheduler(10, 2, reduction_factor=2, max_trials=max_trials, rounding="ceiling")
+
+
+class TestStagedScheduler(SchedulerContract):
+    def build(self, max_trials: int | None) -> Scheduler:
+        return StagedScheduler(lambda trials: AshaScheduler(9, max_trials=trials), max_trials)

@@ -22,8 +22,10 @@ STUDIES = sorted(path for path in DATA.glob("journals/*/*") if path.is_dir() and
 
 
 def resume(kept: Path, work: Path, **changes: Any) -> Result:
-    shutil.copytree(kept, work / "study", dirs_exist_ok=True)
-    shutil.copy(DATA / "journals" / "task.py", work / "task.py")
+    """Resume a copy of a study; the one of an earlier call if there is one."""
+    if not (work / "study").exists():
+        shutil.copytree(kept, work / "study")
+        shutil.copy(DATA / "journals" / "task.py", work / "task.py")
     name = kept.name.rpartition("-")[0]
     record = {**study_file(name), "study_dir": str(work / "study"), **changes}
     record["mlflow"] = {"tracking_uri": write_database(work)}
@@ -41,6 +43,16 @@ def test_studies_of_older_versions_go_on(kept: Path, tmp_path: Path) -> None:
     assert (result.study.progress.run == 0) == kept.name.endswith("finished")
     assert len(result.journal.trials) == 12
     assert result.stopped_by == "trials"
+
+
+@pytest.mark.parametrize("name", ["default-finished", "hyperband-killed", "population-finished"])
+def test_study_of_an_older_version_continues_with_more_trials(name: str, tmp_path: Path) -> None:
+    kept = next(path for path in STUDIES if path.name == name)
+    result = resume(kept, tmp_path, budget={"trials": 20})
+    assert (len(result.journal.trials), result.stopped_by) == (20, "trials")
+    again = resume(kept, tmp_path, budget={"trials": 20})
+    assert again.study.progress.run == 0
+    assert len(resume(kept, tmp_path, budget={"trials": 22}).journal.trials) == 22
 
 
 def test_there_are_some() -> None:

@@ -33,16 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "study_dir": {"config", "dotted", "errors", "objective", "redact", "trial"},
     "prepare": {"backend", "data", "errors", "suggest", "trial"},
     "ranking": {"objective", "search", "trial"},
-    "train": {
-        "backend",
-        "data",
-        "errors",
-        "objective",
-        "source_file",
-        "study_dir",
-        "suggest",
-        "trial",
-    },
+    "train": {"backend", "data", "errors", "objective", "source_file", "study_dir", "suggest", "trial"},
     "daemon": {"backend", "train"},
     "report": {
         "config",

@@ -11,9 +11,11 @@ from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Mode
+from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.schedulers.full import FullScheduler
 from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
+from spark_hpo.search.schedulers.staged import StagedScheduler
 from spark_hpo.search.space import Space
 from spark_hpo.study import Search
 from spark_hpo.study_dir.definition import Definition
@@ -40,6 +42,11 @@ def search_of(config: StudyConfig) -> Search:
     return build_search(config, Space.from_config(config.space))
 
 
+def scheduler_of(search: Search) -> Scheduler:
+    assert isinstance(search.scheduler, StagedScheduler)
+    return search.scheduler.current
+
+
 def test_the_objectives_are_those_of_the_study_file_in_their_order() -> None:
     objective = config().objective.build()
     assert objective.metrics == ("accuracy", "latency_ms", "recall")
@@ -49,15 +56,15 @@ def test_the_objectives_are_those_of_the_study_file_in_their_order() -> None:
 @pytest.mark.parametrize("search", [{}, {"sampler": "random"}, {"method": "default"}])
 def test_with_several_objectives_the_default_trains_every_trial_to_the_end(search: dict[str, Any]) -> None:
     built = search_of(config(**search))
-    assert isinstance(built.scheduler, FullScheduler)
+    assert isinstance(scheduler_of(built), FullScheduler)
     assert built.warning is None
-    assert isinstance(search_of(config({}, **search)).scheduler, AdaptiveAshaScheduler)
+    assert isinstance(scheduler_of(search_of(config({}, **search))), AdaptiveAshaScheduler)
 
 
 @pytest.mark.parametrize("search", [{"scheduler": "hyperband"}, {"method": "bohb"}])
 def test_a_scheduler_with_rungs_is_allowed_and_said_to_look_at_one_metric(search: dict[str, Any]) -> None:
     built = search_of(config(**search))
-    assert isinstance(built.scheduler, HyperbandScheduler)
+    assert isinstance(scheduler_of(built), HyperbandScheduler)
     assert built.warning is not None
     assert "'hyperband' ranks the trials of a rung by accuracy only" in built.warning
     assert "latency_ms or recall" in built.warning

@@ -114,3 +114,32 @@ def test_run_whose_test_fails_publishes_the_model_as_untested(
     [version] = client.search_model_versions("name = 'clusters'")
     assert "accuracy is NaN" in version.tags["spark_hpo.untested"]
     assert sync_study(clusters_study(tmp_path)).model == result.model
+
+
+@pytest.mark.parametrize("search", [{}, {"scheduler": "successive_halving"}, {"sampler": "grid"}])
+def test_run_continues_a_finished_study_with_more_trials(tmp_path: Path, search: dict[str, Any]) -> None:
+    def tune(trials: int) -> tuple[int, int, str]:
+        config = clusters_study(
+            tmp_path,
+            task="score",
+            data=None,
+            objective={"metric": "score", "mode": "max"},
+            space={"x": {"type": "uniform", "low": 0, "high": 1}},
+            search={"max_resource": 3, **search},
+            budget={"trials": trials, "resource": 60},
+        )
+        result = run_study(config, task=score)
+        return len(result.study.trials), result.study.progress.run, result.stopped_by
+
+    most = 5 if search.get("sampler") == "grid" else 8
+    assert tune(4)[::2] == (4, "trials")
+    assert tune(8)[::2] == (most, "trials" if most == 8 else "search_space")
+    assert tune(8)[:2] == (most, 0)
+    assert tune(2)[:2] == (most, 0)
+
+
+def score(ctx: TrainContext) -> None:
+    for _ in range(*ctx.resource):
+        ctx.report({"score": ctx.params["x"]}, checkpoint={"w": 1})
+    if ctx.is_evaluation:
+        ctx.report({"score": ctx.params["x"]})

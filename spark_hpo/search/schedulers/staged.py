@@ -1,0 +1,140 @@
+"""Runs one scheduler after another, so that a study can continue with a larger budget of trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from spark_hpo.search.scheduler import Scheduler, Slot
+
+
+@dataclass(slots=True)
+class _Stage:
+    scheduler: Scheduler
+    first_trial: int  # of this stage; its scheduler numbers its trials from 0
+    first_bracket: int
+    max_trials: int | None
+    started: int = 0
+    is_closed: bool = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it starts no more trials, whatever the limit."""
+        return self.is_closed or self.started == self.max_trials
+
+
+class StagedScheduler(Scheduler):
+    """Gives a scheduler its trials in stages: each stage is a new scheduler for the trials that were added.
+
+    A scheduler plans for the number of trials that it was made for: when they have started, it completes its
+    rungs, and lets checkpoints go that no rung can use any more. So it cannot be extended. As long as the
+    number does not change there is one stage, which decides as its scheduler does.
+
+    A trace, make = successive halving, 3 trials, eta = 3:
+        limit_trials(3); 3 x next_slot() -> trials 0, 1, 2; ...; is_done() -> True
+        limit_trials(6); is_done() -> False; next_slot() -> trial 3, in bracket 1
+
+    Args:
+        make: makes a scheduler for a number of trials; None: no limit.
+        max_trials: how many trials may start; None: until `close`.
+    """
+
+    def __init__(self, make: Callable[[int | None], Scheduler], max_trials: int | None = None) -> None:
+        self._make = make
+        self._max_trials = max_trials
+        self._stages: list[_Stage] = []
+        self._unused: Scheduler | None = make(max_trials)  # also to check the settings
+        self._num_trials = 0
+        self._num_brackets = 0
+        self._is_closed = False
+        self._out: list[int] = []  # since a stage was closed; returned with the next report
+        self.max_resource = self._unused.max_resource
+        self.stops_early = getattr(self._unused, "stops_early", Scheduler.stops_early)
+        self.handles_limits = getattr(self._unused, "handles_limits", Scheduler.handles_limits)
+
+    @property
+    def current(self) -> Scheduler:
+        """The scheduler of the last stage."""
+        if self._unused is not None:
+            return self._unused
+        return self._stages[-1].scheduler
+
+    def limit_trials(self, max_trials: int | None) -> None:
+        """Change how many trials may start. Below the number of started trials, their rungs are completed."""
+        if max_trials == self._max_trials:
+            return
+        self._max_trials = max_trials
+        if not self._stages:
+            self._unused = self._make(max_trials)
+        elif not self._may_start and not self._stages[-1].is_full:
+            self._close_stages()
+
+    def next_slot(self) -> Slot | None:
+        """Open the next slot: of the earliest stage that has one, or of a new stage."""
+        for stage in self._stages:
+            if slot := self._slot_of(stage):
+                return slot
+        if self._is_closed or not self._may_start or (self._stages and not self._stages[-1].is_full):
+            return None
+        return self._slot_of(self._new_stage())
+
+    def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
+        """Take the loss of a slot. Returns the trials that are now out, in ascending order."""
+        stage = next(s for s in reversed(self._stages) if s.first_trial <= slot.trial_id)
+        known = {"violation": violation} if self.handles_limits else {}
+        out = stage.scheduler.report(_shifted(slot, -stage.first_trial, -stage.first_bracket), loss, **known)
+        out, self._out = [*self._out, *(trial_id + stage.first_trial for trial_id in out)], []
+        return sorted(out)
+
+    def close(self) -> list[int]:
+        """Open no new trials from now on. Returns the trials that are now out, in ascending order."""
+        self._is_closed = True
+        self._close_stages()
+        out, self._out = self._out, []
+        return sorted(out)
+
+    def is_done(self) -> bool:
+        """Whether no slot is open and none will ever open again."""
+        if not self._stages:
+            return self._is_closed
+        if any(not stage.scheduler.is_done() for stage in self._stages):
+            return False
+        return self._is_closed or not self._may_start or not self._stages[-1].is_full
+
+    @property
+    def _may_start(self) -> bool:
+        return self._max_trials is None or self._num_trials < self._max_trials
+
+    def _close_stages(self) -> None:
+        for stage in self._stages:
+            stage.is_closed = True
+            self._out += [trial_id + stage.first_trial for trial_id in stage.scheduler.close()]
+
+    def _new_stage(self) -> _Stage:
+        left = None if self._max_trials is None else self._max_trials - self._num_trials
+        scheduler, self._unused = self._unused or self._make(left), None
+        stage = _Stage(scheduler, self._num_trials, self._num_brackets, left)
+        self._stages.append(stage)
+        return stage
+
+    def _slot_of(self, stage: _Stage) -> Slot | None:
+        slot = stage.scheduler.next_slot()
+        if slot is None:
+            return None
+        if slot.trial_id == stage.started:
+            stage.started += 1
+            self._num_trials += 1
+            if not self._may_start and not stage.is_full:  # the limit was lowered
+                self._close_stages()
+        slot = _shifted(slot, stage.first_trial, stage.first_bracket)
+        self._num_brackets = max(self._num_brackets, slot.bracket + 1)
+        return slot
+
+
+def _shifted(slot: Slot, trials: int, brackets: int) -> Slot:
+    return replace(
+        slot,
+        trial_id=slot.trial_id + trials,
+        bracket=slot.bracket + brackets,
+        parent=None if slot.parent is None else slot.parent + trials,
+    )
