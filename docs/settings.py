@@ -19,7 +19,11 @@ def tables() -> str:
     """In Markdown: the settings that stand alone, then a table for each section."""
     schema = StudyConfig.model_json_schema()
     schema["$defs"]["StudyConfig"] = schema
-    meanings = ModuleAnalyzer.for_module("spark_hpo.config.model").find_attr_docs()
+    meanings = {
+        key: lines
+        for module in ("spark_hpo.config.model", "spark_hpo.config.prepare")
+        for key, lines in ModuleAnalyzer.for_module(module).find_attr_docs().items()
+    }
     return "\n".join(_section("StudyConfig", "", schema["$defs"], meanings))
 
 

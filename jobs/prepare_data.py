@@ -1,4 +1,4 @@
-"""Prepare a table for studies.
+"""Prepare a table for studies, like `spark-hpo prepare`.
 
 spark-submit jobs/prepare_data.py digits --output data/digits
 spark-submit jobs/prepare_data.py csv --input adult.csv --label income-per-year --null-values '?' \\
@@ -7,10 +7,11 @@ spark-submit jobs/prepare_data.py csv --input s3a://lake/sales --label returned 
 spark-submit jobs/prepare_data.py synthetic --rows 1000000 --columns 33 --output data/synthetic
 """
 
-import sys
-
-from spark_hpo.prepare import main
+from spark_hpo.cli import prepare_data
 
 if __name__ == "__main__":
-    if code := main(sys.argv[1:]):  # a Databricks job takes any exit for a failure, the one with 0 too
-        sys.exit(code)
+    try:
+        prepare_data()
+    except SystemExit as exc:
+        if exc.code:  # a Databricks job takes any exit for a failure, even one with code 0
+            raise

@@ -11,12 +11,12 @@ A command is a module here, loaded when it is called, that has a `click.Command`
         The line above is the summary; `COMMANDS` in program.py has the same, for `spark-hpo --help`.
         \"""
 
-`options.py` has the arguments that several commands have. What is printed goes through `console.py`, because
+`command.py` has the arguments that several commands have. What is printed goes through `console.py`, because
 credentials may be in it. A command raises `SparkHpoError`s: `main` prints them, and exits with their code.
 """
 
 from __future__ import annotations
 
-from spark_hpo.cli.program import main, tune
+from spark_hpo.cli.program import main, prepare_data, tune
 
-__all__ = ["main", "tune"]
+__all__ = ["main", "prepare_data", "tune"]

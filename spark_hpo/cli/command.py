@@ -1,4 +1,4 @@
-"""A command whose help ends with examples."""
+"""The parts of commands: a help that ends with examples, and the arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 
 class Command(click.Command):
-    """A click command, with `examples`: lines to be copied."""
+    """A click command with `examples`: lines to copy, at the end of its help."""
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -19,10 +19,36 @@ class Command(click.Command):
         write_examples(formatter, self.examples)
 
 
+class CommandGroup(Command, click.Group):
+    """A command with subcommands."""
+
+
 def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
-    """Examples as they are: a line that were wrapped could not be copied."""
+    """Write examples without wrapping, so that each can be copied."""
     if examples:
         formatter.write_paragraph()
         formatter.write("Examples:\n")
         for example in examples:
             formatter.write(f"  {example}\n")
+
+
+study_argument = click.argument("study", metavar="DIR")
+"""A study directory: a local path or any fsspec URL."""
+
+config_argument = click.argument("config", metavar="CONF")
+"""A study file."""
+
+overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+"""Settings that replace those of the file."""
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON, as the last line of standard output."
+)
+
+log_option = click.option("--log-file", metavar="FILE", help="Also log to this file, one line per event.")
+
+sync_option = click.option(
+    "--sync",
+    is_flag=True,
+    help="Write what is missing in MLflow, including the registered model, and train nothing.",
+)

@@ -10,11 +10,13 @@ import os
 import sys
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from spark_hpo.driver.provenance import under_spark_submit
+from spark_hpo.errors import ConfigError
 from spark_hpo.redact import redact
 
 _WIDTH = 120  # columns, where there is no terminal to ask
@@ -46,6 +48,23 @@ def say_json(value: Any) -> None:
 def complain(text: str) -> None:
     """Why a command cannot do what it was asked."""
     say(text, diagnostics())
+
+
+def write_file(path: str, data: bytes) -> str:
+    """Write a file, creating its folder, and return its full path.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    file = Path(path).absolute()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot be written: {exc.strerror}", key="--output", value=path, cure="Choose another file"
+        ) from exc
+    return str(file)
 
 
 @cache

@@ -6,10 +6,9 @@ import logging
 
 import click
 
-from spark_hpo.cli.command import Command
+from spark_hpo.cli.command import Command, config_argument, json_option, overrides_argument
 from spark_hpo.cli.console import answers, diagnostics, say, say_json
 from spark_hpo.cli.logs import set_up_logging
-from spark_hpo.cli.options import config_argument, json_option, overrides_argument
 from spark_hpo.doctor import Status, examine
 from spark_hpo.errors import ConfigError
 

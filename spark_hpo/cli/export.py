@@ -11,11 +11,9 @@ import click
 import pandas as pd
 import yaml
 
-from spark_hpo.cli.command import Command
-from spark_hpo.cli.console import complain, say
+from spark_hpo.cli.command import Command, study_argument
+from spark_hpo.cli.console import complain, say, write_file
 from spark_hpo.cli.directory import configuration_of
-from spark_hpo.cli.files import write_file
-from spark_hpo.cli.options import study_argument
 from spark_hpo.driver.export import export_model
 from spark_hpo.errors import CheckpointError, ConfigError, NoTrialSucceeded
 from spark_hpo.report.answer import answer_of

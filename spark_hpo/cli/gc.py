@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from spark_hpo.cli.command import Command
+from spark_hpo.cli.command import Command, json_option
 from spark_hpo.cli.console import say, say_json
-from spark_hpo.cli.options import json_option
 from spark_hpo.data.cache.cache_folder import CacheFolder, CacheSettings
 from spark_hpo.driver.cleanup import clean_study
 from spark_hpo.errors import ConfigError, LeaseError

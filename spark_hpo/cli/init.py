@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from spark_hpo.cli.command import Command
+from spark_hpo.cli.command import Command, json_option
 from spark_hpo.cli.console import answers, diagnostics, say, say_json
-from spark_hpo.cli.options import json_option
 from spark_hpo.errors import ConfigError
 from spark_hpo.starter import start_study
 

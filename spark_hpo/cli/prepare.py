@@ -2,24 +2,196 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Thread
+from typing import Any, TypeVar
+
 import click
 
-from spark_hpo.cli.command import Command
+from spark_hpo.cli.command import Command, CommandGroup, json_option
+from spark_hpo.cli.console import diagnostics, say, say_json
+
+T = TypeVar("T")
+_Function = Callable[..., Any]
+
+_STOP_LIMIT_S = 20.0
 
 
-@click.command(
+def _numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of numbers, such as 0.8,0.1,0.1") from None
+
+
+def _names(context: click.Context, parameter: click.Parameter, text: str | None) -> list[str] | None:
+    return None if text is None else [name for name in text.split(",") if name]
+
+
+_OUTPUT_OPTIONS = (
+    click.option("--output", required=True, metavar="DIR", help="The folder to write: a path or fsspec URL."),
+    click.option(
+        "--fractions",
+        callback=_numbers,
+        metavar="A,B,C",
+        help="Shares of train, validation and test.  [default: 0.8,0.1,0.1; 0.6,0.2,0.2 of a small CSV]",
+    ),
+    click.option("--seed", type=int, help="Seed of the split, and of synthetic rows.  [default: 0]"),
+    click.option("--row-group-rows", type=int, metavar="N", help="Rows in each Parquet row group."),
+    click.option("--overwrite", is_flag=True, help="Replace another prepared table at the output."),
+    json_option,
+)
+
+
+def _with_output_options(function: _Function) -> _Function:
+    for option in reversed(_OUTPUT_OPTIONS):
+        function = option(function)
+    return function
+
+
+@click.group(
     "prepare",
-    cls=Command,
-    context_settings={"ignore_unknown_options": True},
-    add_help_option=False,
+    cls=CommandGroup,
     examples=[
         "spark-hpo prepare csv --input adult.csv --label income --output data/adult",
         "spark-hpo prepare csv --input s3a://lake/sales --label returned --in-place --output data/sales",
     ],
 )
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def command(arguments: tuple[str, ...]) -> int:
-    """Make a table that studies can read, of CSV or Parquet."""
-    from spark_hpo.prepare.cli import main
+def command() -> None:
+    """Prepare a table for studies from CSV or Parquet.
 
-    return main(arguments, program="spark-hpo prepare")
+    The output gets train, validation and test as Parquet, and schema.json. A table that an earlier equal
+    command wrote is kept.
+    """
+
+
+@command.command(
+    "csv",
+    cls=Command,
+    examples=[
+        "spark-hpo prepare csv --input adult.csv --label income --null-values '?' --output data/adult",
+        "spark-hpo prepare csv --input s3a://lake/sales --label returned --in-place --output data/sales",
+    ],
+)
+@click.option("--input", required=True, metavar="PATH", help="A file, folder or URL.")
+@click.option("--label", metavar="COLUMN", help="The column to predict.")
+@click.option(
+    "--label-type",
+    type=click.Choice(["auto", "class", "number"]),
+    help="auto: class for text and for at most 20 integers, else number.  [default: auto]",
+)
+@click.option(
+    "--format", type=click.Choice(["csv", "parquet"]), help="Of the input; otherwise by its ending."
+)
+@click.option(
+    "--null-values",
+    callback=_names,
+    metavar="A,B",
+    help="Texts that mean missing, besides the empty text, NaN, nan, NULL and null.",
+)
+@click.option(
+    "--max-vocabulary",
+    type=int,
+    metavar="N",
+    help="How many values of a text column get a code.  [default: 1000]",
+)
+@click.option("--drop", callback=_names, metavar="A,B", help="Columns to leave out.")
+@click.option("--keep", callback=_names, metavar="A,B", help="Columns to leave as they are.")
+@click.option(
+    "--as-is",
+    is_flag=True,
+    help="Leave all columns as they are. Otherwise ids, constants and copies of the label are left out, "
+    "dates and numbers that are text are parsed, and rows without a label are left out.",
+)
+@click.option("--separator", metavar="CHAR", help="Between the fields of a CSV.  [default: detected]")
+@click.option("--no-header", is_flag=True, help="The CSV has no names: columns are column1, column2, ...")
+@click.option(
+    "--in-place",
+    is_flag=True,
+    help="Parquet: write only schema.json, and let studies read the table where it is.",
+)
+@click.option("--where-train", metavar="SQL", help="In place: the condition of training rows. Set all three.")
+@click.option("--where-validation", metavar="SQL", help="In place: such as \"day >= '2026-01-01'\".")
+@click.option("--where-test", metavar="SQL", help="In place. Without conditions, row groups are split.")
+@_with_output_options
+def csv(as_is: bool, no_header: bool, in_place: bool, **options: Any) -> None:
+    """Prepare any CSV (with a header) or Parquet table.
+
+    Text becomes codes, numbers are standardised, missing values are filled and marked.
+    """
+    options |= {"clean": False} if as_is else {}
+    options |= {"header": False} if no_header else {}
+    _prepare("csv", {**options, "in_place": in_place})
+
+
+@command.command("digits", cls=Command, examples=["spark-hpo prepare digits --output data/digits"])
+@_with_output_options
+def digits(**options: Any) -> None:
+    """Prepare scikit-learn's 1,797 handwritten digits."""
+    _prepare("digits", options)
+
+
+@command.command(
+    "synthetic",
+    cls=Command,
+    examples=["spark-hpo prepare synthetic --rows 1000000 --columns 33 --output data/synthetic"],
+)
+@click.option("--rows", type=int, required=True, metavar="N")
+@click.option("--columns", type=int, required=True, metavar="N")
+@click.option("--teacher", type=click.Choice(["linear", "product"]), help="[default: linear]")
+@click.option("--label-type", type=click.Choice(["class", "number"]), help="[default: class]")
+@click.option(
+    "--noise", type=float, help="Share of flipped classes, or deviation of the noise.  [default: 0.1]"
+)
+@_with_output_options
+def synthetic(**options: Any) -> None:
+    """Prepare standard normal numbers whose best score is known."""
+    _prepare("synthetic", options)
+
+
+def _interruptible(work: Callable[[], T], stop: Callable[[], None]) -> T:
+    """Run work on Spark so that Ctrl-C ends it.
+
+    It runs in a thread of its own: a signal handler that interrupts a call to the JVM leaves its connection
+    unusable, and then Spark cannot be stopped.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as exc:  # passed on to the caller, whatever it is
+            outcome.set_exception(exc)
+
+    thread = Thread(target=run, name="spark_hpo-prepare", daemon=True)
+    thread.start()
+    try:
+        return outcome.result()
+    except KeyboardInterrupt:
+        stop()
+        thread.join(_STOP_LIMIT_S)  # it removes what it has written
+        raise
+
+
+def _prepare(source: str, options: dict[str, Any]) -> None:
+    from spark_hpo.prepare.sources import own_session, prepare, with_keys  # loads Spark
+
+    output, as_json = options.pop("output"), options.pop("as_json")
+    # Options that are not set are not passed on: the functions have the defaults.
+    given = {name: value for name, value in options.items() if value is not None}
+    with contextlib.ExitStack() as stack, with_keys(lambda option: f"--{option.replace('_', '-')}"):
+        prepared = _interruptible(
+            lambda: prepare(source, output, given, lambda: stack.enter_context(own_session())), stack.close
+        )
+    for remark in prepared.remarks:
+        say(f"note: {remark}", diagnostics())
+    if as_json:
+        answer = {"output": prepared.output, "rows": dict(prepared.rows), "fresh": prepared.fresh}
+        say_json({**answer, "remarks": list(prepared.remarks)})
+        return
+    counts = ", ".join(f"{split} {rows:,}" for split, rows in prepared.rows.items())
+    say(f"{prepared.output}: {counts} rows{'' if prepared.fresh else ' (existed already)'}")

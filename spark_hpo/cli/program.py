@@ -18,7 +18,7 @@ from spark_hpo.cli.console import complain
 from spark_hpo.errors import SparkHpoError
 
 COMMANDS = {
-    "prepare": "Make a table that studies can read, of CSV or Parquet.",
+    "prepare": "Prepare a table for studies from CSV or Parquet.",
     "init": "Write a study file for a table, with a search space that fits it.",
     "doctor": "Check what a study needs, without training.",
     "run": "Run a study file to the end of its budget.",
@@ -47,6 +47,19 @@ def tune(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(_run(words, "tune.py", {name: {"as_json": True} for name in ("run", "resume")}))
 
 
+def prepare_data(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`jobs/prepare_data.py`: the same as `spark-hpo prepare`."""
+    words = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_run(words, "prepare_data.py", command=load_command("prepare")))
+
+
+def load_command(name: str) -> click.Command:
+    """Import the module of a command."""
+    command = importlib.import_module(f"spark_hpo.cli.{name}").command
+    assert isinstance(command, Command)
+    return command
+
+
 class _Group(click.Group):
     """All commands by name. Their help is listed without loading one: some have torch and Spark in them."""
 
@@ -54,11 +67,7 @@ class _Group(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command = importlib.import_module(f"spark_hpo.cli.{cmd_name}").command
-        assert isinstance(command, Command)
-        return command
+        return load_command(cmd_name) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -86,10 +95,15 @@ def _commands() -> None:
     """
 
 
-def _run(arguments: Sequence[str], program: str, defaults: Mapping[str, Any] | None = None) -> int:
+def _run(
+    arguments: Sequence[str],
+    program: str,
+    defaults: Mapping[str, Any] | None = None,
+    command: click.Command = _commands,
+) -> int:
     signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C, because schedulers end jobs with it
     try:
-        code = _commands.main(
+        code = command.main(
             list(arguments), prog_name=program, standalone_mode=False, default_map=dict(defaults or {})
         )
     except click.UsageError as exc:

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import click
 
-from spark_hpo.cli.command import Command
-from spark_hpo.cli.console import say, say_json
-from spark_hpo.cli.files import write_file
-from spark_hpo.cli.options import json_option, study_argument
+from spark_hpo.cli.command import Command, json_option, study_argument
+from spark_hpo.cli.console import say, say_json, write_file
 from spark_hpo.errors import ConfigError
 from spark_hpo.report.study_report import FILE, report_of
 from spark_hpo.study_dir.storage import Storage

@@ -7,10 +7,9 @@ from pathlib import Path
 import click
 
 from spark_hpo.backend.spark.session import start_jvm
-from spark_hpo.cli.command import Command
+from spark_hpo.cli.command import Command, json_option, log_option, overrides_argument, sync_option
 from spark_hpo.cli.directory import configuration_of
 from spark_hpo.cli.logs import set_up_driver_logging
-from spark_hpo.cli.options import json_option, log_option, overrides_argument, sync_option
 from spark_hpo.config import load_config
 from spark_hpo.config.databricks import is_runtime
 from spark_hpo.study_dir.storage import Storage

@@ -5,15 +5,15 @@ from __future__ import annotations
 import click
 
 from spark_hpo.backend.spark.session import start_jvm
-from spark_hpo.cli.command import Command
-from spark_hpo.cli.logs import set_up_driver_logging
-from spark_hpo.cli.options import (
+from spark_hpo.cli.command import (
+    Command,
     config_argument,
     json_option,
     log_option,
     overrides_argument,
     sync_option,
 )
+from spark_hpo.cli.logs import set_up_driver_logging
 from spark_hpo.config import load_config
 from spark_hpo.config.databricks import is_runtime
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from spark_hpo.cli.command import Command
+from spark_hpo.cli.command import Command, json_option, study_argument
 from spark_hpo.cli.console import answers, say_json
-from spark_hpo.cli.options import json_option, study_argument
 from spark_hpo.report.board import board
 from spark_hpo.report.status import StudyStatus
 from spark_hpo.study_dir.storage import Storage

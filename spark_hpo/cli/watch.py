@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator
 import click
 from rich.live import Live
 
-from spark_hpo.cli.command import Command
+from spark_hpo.cli.command import Command, study_argument
 from spark_hpo.cli.console import answers, say, say_json
-from spark_hpo.cli.options import study_argument
 from spark_hpo.errors import StorageError, StudyInterrupted
 from spark_hpo.report.board import board, state_in_words
 from spark_hpo.report.events import line_of

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -23,42 +22,20 @@ from pydantic import (
 
 from spark_hpo.config import databricks
 from spark_hpo.config.messages import as_config_error, mistake, section_of
+from spark_hpo.config.prepare import PrepareConfig, section_of_words
+from spark_hpo.config.section import (
+    FromList,
+    NonNegativeNumber,
+    Number,
+    PositiveInt,
+    PositiveNumber,
+    Section,
+    Url,
+)
 from spark_hpo.config.study_file import read_study_file
 from spark_hpo.errors import located
 from spark_hpo.objective import Limit, Mode, Objective
-from spark_hpo.redact import has_credentials, hide, redact_all
-
-
-def _number(value: Any) -> Any:
-    """Convert text to a number where it is one: YAML 1.1 reads 1e-4 as text."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _from_list(value: Any) -> Any:
-    """Convert a list to a tuple: strict mode distinguishes them, and YAML has only lists."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _words(value: Any) -> Any:
-    """Convert the words of a command line, numbers among them, to text."""
-    return tuple(str(word) for word in value) if isinstance(value, list) else value
-
-
-def _url(value: Any) -> Any:
-    """Refuse URLs with credentials, and convert `dbfs:/` to the mount that Python sees."""
-    if not isinstance(value, str):
-        return value
-    if has_credentials(value):
-        raise mistake(
-            "contains a password or a key, which would be written to logs and to the study directory",
-            cure="Pass it through the environment",
-        )
-    return re.sub(r"^dbfs:/+", "/dbfs/", value)
+from spark_hpo.redact import hide
 
 
 def _model_name(value: Any) -> Any:
@@ -72,26 +49,10 @@ def _model_name(value: Any) -> Any:
 
 
 _MODEL_NAME = re.compile(r"^(?!\.)[^/\\:'\"`\x00-\x1f\x7f]{1,255}$")
-Url = Annotated[str, BeforeValidator(_url)]
-PositiveInt = Annotated[int, Field(ge=1)]
-Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
-PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
-NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
-
 _MAX_OBJECTIVES = 4
 
 
-class _Section(BaseModel):
-    # Strict: "3" is not a number and 1.0 is not an integer. Unknown keys are errors.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        for name, value in super().__repr_args__():
-            shown = redact_all({str(name): value})[str(name)] if not isinstance(value, BaseModel) else value
-            yield name, shown
-
-
-class CacheConfig(_Section):
+class CacheConfig(Section):
     """The cache of decoded columns on the local disk of each machine. All ranks and trials there share it."""
 
     enabled: bool = True
@@ -103,14 +64,14 @@ class CacheConfig(_Section):
     """Disk space that the cache may use on each machine. Default: half of what is free."""
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """The table: a folder with `train/`, `validation/`, `test/` and `schema.json`, as `spark-hpo prepare`
     writes it."""
 
     path: Url
     """Local path or any fsspec URL."""
-    prepare: Annotated[tuple[str, ...] | None, BeforeValidator(_words)] = None
-    """Arguments of `spark-hpo prepare`, without `--output`, that create the table if it does not exist."""
+    prepare: Annotated[PrepareConfig | None, BeforeValidator(section_of_words)] = None
+    """How to create the table if it does not exist: `{source: csv, input: sales.csv, label: returned}`."""
     where: str = ""
     """SQL condition that selects rows of all splits: `country = 'DE' and day >= '2026-01-01'`."""
     nulls: dict[str, Literal["refuse", "fill"]] = {}
@@ -136,10 +97,10 @@ class DataConfig(_Section):
     cache: CacheConfig = CacheConfig()
 
 
-class TransferConfig(_Section):
+class TransferConfig(Section):
     """Earlier studies to learn from. Parameters are matched by name and range."""
 
-    studies: Annotated[tuple[Url, ...], BeforeValidator(_from_list)] = ()
+    studies: Annotated[tuple[Url, ...], FromList] = ()
     """Study directories. Each study must have the same metric and mode as this one."""
     num_first: Annotated[int, Field(ge=0)] = 3
     """How many of their best configurations to run first."""
@@ -147,7 +108,7 @@ class TransferConfig(_Section):
     """Weight of an earlier trial relative to a trial of this study."""
 
 
-class LimitConfig(_Section):
+class LimitConfig(Section):
     """A constraint on another metric. A trial that violates it ranks below all trials that satisfy it."""
 
     metric: str
@@ -166,7 +127,7 @@ class LimitConfig(_Section):
         return self
 
 
-class ObjectiveConfig(_Section):
+class ObjectiveConfig(Section):
     """What to optimize, measured on the validation split."""
 
     metric: str
@@ -178,7 +139,7 @@ class ObjectiveConfig(_Section):
     front."""
     penalties: dict[str, Number] = {}
     """Metrics with weights; weight times value is added to the loss: `{latency_ms: 0.01}`."""
-    limits: Annotated[tuple[LimitConfig, ...], BeforeValidator(_from_list)] = ()
+    limits: Annotated[tuple[LimitConfig, ...], FromList] = ()
     """Constraints on other metrics: `[{metric: latency_ms, at_most: 20}]`. A trial that violates one ranks
     below all trials that satisfy them."""
 
@@ -215,7 +176,7 @@ class ObjectiveConfig(_Section):
         return self
 
 
-class SearchConfig(_Section):
+class SearchConfig(Section):
     """How parameters are proposed, and how training is allocated to trials. `docs/methods.md` describes all
     methods, samplers, schedulers and explorers with their settings."""
 
@@ -241,9 +202,9 @@ class SearchConfig(_Section):
     """Epochs or parts at the lowest rung. Default: the scheduler's."""
     reduction_factor: Annotated[int, Field(ge=2)] | None = None
     """Eta: one in this many trials is promoted to the next rung. Default: the scheduler's."""
-    first: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_from_list)] = ()
+    first: Annotated[tuple[dict[str, Any], ...], FromList] = ()
     """Configurations to run before all others, such as the one that you use today."""
-    constraints: Annotated[tuple[str, ...], BeforeValidator(_from_list)] = ()
+    constraints: Annotated[tuple[str, ...], FromList] = ()
     """Conditions between parameters: `["hidden_2 <= hidden_1"]`. Proposals that violate one are replaced."""
     explorer: str | None = None
     """Replaces the method's explorer in population based training: `perturbation`, `pb2`, or one from a
@@ -295,7 +256,7 @@ class SearchConfig(_Section):
         return self
 
 
-class StoppingConfig(_Section):
+class StoppingConfig(Section):
     """Rules that end a study before its budget is spent. A rule that is not set does not apply."""
 
     target: Number | None = None
@@ -325,7 +286,7 @@ class StoppingConfig(_Section):
         return self
 
 
-class BudgetConfig(_Section):
+class BudgetConfig(Section):
     """Limits of the study; it ends at the first that is reached. Running trials are completed. A finished
     study continues when a limit is raised."""
 
@@ -346,7 +307,7 @@ class BudgetConfig(_Section):
         return self
 
 
-class CheckpointConfig(_Section):
+class CheckpointConfig(Section):
     """How often a trial saves its state between rungs, so that a failure costs only the training since then.
     Whichever comes first."""
 
@@ -356,7 +317,7 @@ class CheckpointConfig(_Section):
     """After this many seconds."""
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """How tasks are trained. Training functions have a training loop of their own."""
 
     batch_size: PositiveInt = 128
@@ -374,7 +335,7 @@ class TrainingConfig(_Section):
     checkpoint_every: CheckpointConfig = CheckpointConfig()
 
 
-class ResourcesConfig(_Section):
+class ResourcesConfig(Section):
     """What one trial gets, and how long to wait for it."""
 
     world_size: PositiveInt = 1
@@ -419,7 +380,7 @@ class ResourcesConfig(_Section):
         return self
 
 
-class MlflowConfig(_Section):
+class MlflowConfig(Section):
     """Where results and models are recorded."""
 
     tracking_uri: str = Field(default_factory=databricks.default_tracking_uri)
@@ -435,7 +396,7 @@ class MlflowConfig(_Section):
     model is registered and compared only; `--sync mlflow.promote=auto` moves the alias later."""
 
 
-class StudyConfig(_Section):
+class StudyConfig(Section):
     """A study: one search for the best model of one table."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]

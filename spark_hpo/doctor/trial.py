@@ -11,7 +11,7 @@ from spark_hpo.driver.build import build_table
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.plan import load_transforms, plan_study
 from spark_hpo.driver.rehearsal import measure_shipment, run_first_step
-from spark_hpo.errors import located, within
+from spark_hpo.errors import located
 from spark_hpo.trial import Split
 
 _STEP_LIMIT_S = 240.0
@@ -44,10 +44,10 @@ def table(case: Case) -> Verdict:
         return skip("the study has none")
     schema_file = files.join(files.absolute(config.data.path), SCHEMA_FILE)
     if config.data.prepare is not None and not files.exists(schema_file):
-        from spark_hpo.prepare.cli import found
+        from spark_hpo.prepare.sources import find, key_of_study, with_keys
 
-        with located(case.place), within("data.prepare"):
-            found([*config.data.prepare, "--output", config.data.path])  # checks its input and its arguments
+        with located(case.place), with_keys(key_of_study):
+            find(config.data.prepare.source, config.data.path, config.data.prepare.options())
         return skip(f"{config.data.path} is not there yet: run prepares it first (data.prepare)")
     with located(case.place):
         table = build_table(config, load_transforms(config)[0])

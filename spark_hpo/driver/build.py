@@ -23,7 +23,7 @@ from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.driver.plan import StudyPlan
 from spark_hpo.driver.provenance import git_commit
-from spark_hpo.errors import ConfigError, within
+from spark_hpo.errors import ConfigError
 from spark_hpo.source_file import SourceFile
 from spark_hpo.study import Budget
 from spark_hpo.study.dispatch import DispatchPolicy
@@ -74,7 +74,7 @@ def prepare_table(config: StudyConfig, spark: SparkSession | None = None) -> Spa
     data = config.data
     if data is None or data.prepare is None:
         return None
-    from spark_hpo.prepare.cli import prepare
+    from spark_hpo.prepare.sources import key_of_study, prepare, with_keys
 
     sessions: list[SparkSession] = []
 
@@ -83,8 +83,8 @@ def prepare_table(config: StudyConfig, spark: SparkSession | None = None) -> Spa
         sessions.append(start_spark(config, spark))
         return sessions[0]
 
-    with within("data.prepare"):
-        prepared = prepare([*data.prepare, "--output", data.path], start_spark=start)
+    with with_keys(key_of_study):
+        prepared = prepare(data.prepare.source, data.path, data.prepare.options(), start)
     if prepared.fresh:
         logger.info("%s: prepared %d rows", data.path, sum(prepared.rows.values()))
     return sessions[0] if sessions else None

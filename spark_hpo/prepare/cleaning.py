@@ -1,4 +1,4 @@
-"""What a first look puts right: columns that tell nothing or too much, dates and numbers in words."""
+"""Cleans a table: parses dates and numbers that are written as text, and drops useless columns."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from spark_hpo.errors import DataError
 from spark_hpo.prepare.columns import MAX_INTEGER_CLASSES, number
 from spark_hpo.prepare.splits import column
 
-_FEW_ROWS = 20  # in fewer, that all values differ says nothing
-_COARSE = 0.05  # of what an approximate count may be off
+_FEW_ROWS = 20  # with fewer rows, distinct values do not make a column an id
+_COUNT_ERROR = 0.05  # relative error to allow for in approximate counts of distinct values
 _SCALARS = (T.StringType, T.NumericType)
-_STRAYS = 0.1  # of the values: so many words make no text of a column of numbers
-_MOST_CLASSES = 100  # of a label that another column may say in other words
-_REPEATS = 10  # rows of each of these classes, at least: fewer may agree by chance
+_MAX_STRAY_SHARE = 0.1  # of values that are not numbers, in a column that is still read as numbers
+_MAX_CLASSES = 100  # of a column that may be an alias of the label
+_MIN_ROWS_PER_CLASS = 10  # of such a column: with fewer, two columns may match by chance
 _ID_NAME = re.compile(r"(^|[^a-z0-9])(id|uuid|guid|index|idx|key|rowid|row_?n(um(ber)?)?)$", re.IGNORECASE)
 _ISO = r"^\d{4}-\d{1,2}-\d{1,2}([ T]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?(Z|[+-]\d{2}:?\d{2})?$"
-_DATES = {  # a pattern, Spark's format, and its name for people
+_DATES = {  # form: regular expression, Spark's format, readable format
     "day_month_year": (r"^\d{1,2}\.\d{1,2}\.\d{4}$", "d.M.yyyy", "day.month.year"),
     "month_day_year": (r"^\d{1,2}/\d{1,2}/\d{4}$", "M/d/yyyy", "month/day/year"),
     "day_slash_month": (r"^\d{1,2}/\d{1,2}/\d{4}$", "d/M/yyyy", "day/month/year"),
@@ -34,134 +34,138 @@ _WITH_COMMA = r"^[+-]?[€]?\s?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?\s?[%€]?$"  # 1.2
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """A table without what is of no use, and what was done to it, for its user to read."""
+    """A cleaned table, with one sentence for the user about each change."""
 
     frame: DataFrame
     remarks: tuple[str, ...]
-    rows: int = 0  # as far as they were counted
+    rows: int = 0  # 0: not counted
 
 
 @dataclass
-class _Findings:
-    """What is to be done, column by column."""
+class _Changes:
+    """The changes to make, by column."""
 
     replaced: dict[str, Column] = field(default_factory=dict)
-    read_as: dict[str, list[str]] = field(default_factory=dict)  # columns, by what they are read as
-    dropped: dict[str, str] = field(default_factory=dict)  # why
+    parsed_as: dict[str, list[str]] = field(default_factory=dict)  # names of columns, by the format
+    dropped: dict[str, str] = field(default_factory=dict)  # reasons
     remarks: list[str] = field(default_factory=list)
 
 
-def read_words(frame: DataFrame, *, label: str, keep: Collection[str], comma: bool) -> Cleaned:
-    """Columns of text that are dates or numbers, but for a few words, become numbers. One Spark job.
+def parse_text_columns(
+    frame: DataFrame, *, label: str, keep: Collection[str], comma_is_decimal: bool
+) -> Cleaned:
+    """Turn text columns of dates or numbers, apart from a few stray values, into numbers. One Spark job.
 
     Args:
-        frame: as `original` gives it.
-        keep: columns that stay as they are.
-        comma: whether a comma rather stands before decimals than between thousands.
+        frame: as `original` returns it.
+        keep: columns to leave as they are.
+        comma_is_decimal: how to read a column in which a comma may separate decimals or thousands.
     """
     texts = [f.name for f in frame.schema if isinstance(f.dataType, T.StringType) and f.name not in keep]
     if not texts:
         return Cleaned(frame, ())
-    counts = frame.agg(*(fact for i, name in enumerate(texts) for fact in _of_text(frame, name, i))).collect()
-    facts, found = counts[0].asDict(), _Findings()
+    counts = [fact for i, name in enumerate(texts) for fact in _text_facts(frame, name, i)]
+    facts, changes = frame.agg(*counts).collect()[0].asDict(), _Changes()
     for i, name in enumerate(texts):
         present = facts[f"present_{i}"]
         if present and facts[f"number_{i}"] != present:
             forms = [form for form in _FORMS if facts[f"{form}_{i}"] == present]
-            _read(found, frame, name, forms, label, comma)
+            _parse(changes, name, forms, label, comma_is_decimal=comma_is_decimal)
             strays = present - facts[f"number_{i}"]
-            many = facts[f"distinct_{i}"] > MAX_INTEGER_CLASSES
-            if name not in found.replaced and name != label and many and strays <= _STRAYS * present:
-                found.replaced[name] = number(frame, name)
-                found.remarks.append(
-                    f"column {name!r} is read as numbers: {strays} of {present} values are none, such as "
-                    f"{facts[f'stray_{i}'][:40]!r}, and count as missing (--keep {name})"
+            has_many_values = facts[f"distinct_{i}"] > MAX_INTEGER_CLASSES
+            is_numeric = has_many_values and strays <= _MAX_STRAY_SHARE * present
+            if name not in changes.replaced and name != label and is_numeric:
+                changes.replaced[name] = number(frame, name)
+                changes.remarks.append(
+                    f"column {name!r} is read as numbers: {strays} of {present} values are not numbers, such "
+                    f"as {facts[f'stray_{i}'][:40]!r}, and count as missing (to prevent this: --keep {name})"
                 )
     columns = [
-        found.replaced.get(name, column(name)).alias(name) if name in found.replaced else column(name)
+        changes.replaced[name].alias(name) if name in changes.replaced else column(name)
         for name in frame.columns
     ]
-    remarks = [f"read as {what}: {', '.join(names)}" for what, names in found.read_as.items()]
-    return Cleaned(frame.select(*columns), (*remarks, *found.remarks))
+    remarks = [f"read as {format}: {', '.join(names)}" for format, names in changes.parsed_as.items()]
+    return Cleaned(frame.select(*columns), (*remarks, *changes.remarks))
 
 
-def without_useless(
+def drop_useless_columns(
     frame: DataFrame,
     *,
-    place: str,
     label: str,
     keep: Collection[str],
     max_vocabulary: int,
     may_drop_rows: bool,
 ) -> Cleaned:
-    """The table without columns that tell nothing, or the label itself. One Spark job, or two.
+    """Drop columns that carry no information, or that repeat the label. One or two Spark jobs.
 
-    Left out are empty and constant columns; texts that are nearly all different (names, ids, free text);
-    numbers that count the rows, or are called an id and are all different; what is the label again; and
-    rows without a label.
+    These are empty and constant columns; text that differs in nearly every row (names, ids, free text); row
+    numbers, and integers that are called an id and differ in every row; and copies of the label. Rows without
+    a label are dropped, too.
 
     Args:
-        frame: as `original` gives it.
-        keep: columns that stay.
+        frame: as `original` returns it.
+        keep: columns to leave as they are.
 
     Raises:
         DataError: the label is the same in every row.
     """
     names = [f.name for f in frame.schema if isinstance(f.dataType, _SCALARS)]
     if label not in names:
-        return Cleaned(frame, ())  # the analysis says what is wrong with it
+        return Cleaned(frame, ())  # the analysis raises the error
     wanted = [F.count(F.lit(1)).alias("rows")]
     for i, name in enumerate(names):
-        wanted += _of_scalar(frame, name, i, label)
-    facts, found = frame.agg(*wanted).collect()[0].asDict(), _Findings()
+        wanted += _scalar_facts(frame, name, i, label)
+    facts, changes = frame.agg(*wanted).collect()[0].asDict(), _Changes()
     for other in frame.schema:
-        if other.name not in keep and not _is_of_use(other.dataType):
-            found.dropped[other.name] = f"is {other.dataType.simpleString()[:60]}, no text and no numbers"
-    suspects = []
-    rows, of_label = facts["rows"], names.index(label)
-    labelled = facts[f"present_{of_label}"]
-    if rows and facts[f"first_{of_label}"] == facts[f"last_{of_label}"]:
-        held = repr(facts[f"first_{of_label}"]) if labelled else "missing"
+        if other.name not in keep and not _is_supported(other.dataType):
+            changes.dropped[other.name] = (
+                f"is {other.dataType.simpleString()[:60]}, which is neither text nor numbers"
+            )
+    candidates = []
+    rows, at = facts["rows"], names.index(label)
+    labelled = facts[f"present_{at}"]
+    if rows and facts[f"first_{at}"] == facts[f"last_{at}"]:
+        value = repr(facts[f"first_{at}"]) if labelled else "missing"
         raise DataError(
-            f"{place}: the label {label!r} is {held} in every row: there is nothing to predict; name another "
-            "--label"
+            f"the label {label!r} is {value} in every row, so there is nothing to predict. Choose another one"
         )
     if labelled < rows and may_drop_rows:
         frame = frame.where(column(label).isNotNull())
-        found.remarks.append(f"{rows - labelled:,} of {rows:,} rows are left out: they have no {label!r}")
+        changes.remarks.append(f"{rows - labelled:,} of {rows:,} rows are left out: {label!r} is missing")
     for i, name in enumerate(names):
         if name == label or name in keep:
             continue
-        of = {key: facts[f"{key}_{i}"] for key in _SCALAR_FACTS}
-        if of["same"] == labelled:
-            found.dropped[name] = f"is the label {label!r} again"
+        own = {key: facts[f"{key}_{i}"] for key in _SCALAR_FACTS}
+        if own["same"] == labelled:
+            changes.dropped[name] = f"is a copy of the label {label!r}"
             continue
-        if (why := _useless(name, of, rows)) is not None:
-            found.dropped[name] = why
+        if (reason := _why_useless(name, own, rows)) is not None:
+            changes.dropped[name] = reason
             continue
-        like_label = abs(of["distinct"] - facts[f"distinct_{of_label}"]) <= 1 + _COARSE * of["distinct"]
-        is_class = 1 < of["distinct"] <= min(_MOST_CLASSES, rows / _REPEATS)
-        if is_class and like_label and of["present"] == rows:
-            suspects.append(name)
-        if of["numbers"] < of["present"] and of["distinct"] > max_vocabulary:
-            found.remarks.append(
-                f"column {name!r} has about {of['distinct']:,} different texts: the {max_vocabulary:,} most "
-                "frequent are told apart (--max-vocabulary)"
+        difference = abs(own["distinct"] - facts[f"distinct_{at}"])
+        is_class = 1 < own["distinct"] <= min(_MAX_CLASSES, rows / _MIN_ROWS_PER_CLASS)
+        if is_class and difference <= 1 + _COUNT_ERROR * own["distinct"] and own["present"] == rows:
+            candidates.append(name)
+        if own["numbers"] < own["present"] and own["distinct"] > max_vocabulary:
+            changes.remarks.append(
+                f"column {name!r} has about {own['distinct']:,} different values; only the "
+                f"{max_vocabulary:,} most frequent get a code (--max-vocabulary)"
             )
-    for name in _repeating(frame, label, suspects):
-        found.dropped[name] = f"is the label {label!r} again, in other words"
+    for name in _aliases(frame, label, candidates):
+        changes.dropped[name] = f"is an alias of the label {label!r}: its values correspond one to one"
     remarks = [
-        f"column {name!r} is left out: it {why} (--keep {name})" for name, why in found.dropped.items()
+        f"column {name!r} is left out: it {reason} (to prevent this: --keep {name})"
+        for name, reason in changes.dropped.items()
     ]
-    kept = frame.drop(*(column(name) for name in found.dropped))
-    return Cleaned(kept, (*remarks, *found.remarks), labelled if may_drop_rows else rows)
+    kept = frame.drop(*(column(name) for name in changes.dropped))
+    return Cleaned(kept, (*remarks, *changes.remarks), labelled if may_drop_rows else rows)
 
 
 _FORMS = ("iso", *_DATES, "signs", "comma")
 _SCALAR_FACTS = ("present", "numbers", "distinct", "first", "last", "whole", "low", "high", "same")
 
 
-def _of_text(frame: DataFrame, name: str, i: int) -> list[Column]:
+def _text_facts(frame: DataFrame, name: str, i: int) -> list[Column]:
     value = column(name)
 
     def count(condition: Column, key: str) -> Column:
@@ -180,39 +184,36 @@ def _of_text(frame: DataFrame, name: str, i: int) -> list[Column]:
 
 
 def _instant(value: Column, form: str) -> Column:
-    """The time that a text means; null where it is not of this form."""
+    """The timestamp in a text; null if the text does not have this form."""
     if form == "iso":
         return F.when(value.rlike(_ISO), F.try_to_timestamp(value))
     pattern, spark_format, _ = _DATES[form]
     return F.when(value.rlike(pattern), F.try_to_timestamp(value, F.lit(spark_format)))
 
 
-def _read(
-    found: _Findings, frame: DataFrame, name: str, forms: Sequence[str], label: str, comma: bool
-) -> None:
-    """Choose one of the forms that all values of a column have."""
+def _parse(changes: _Changes, name: str, forms: Sequence[str], label: str, *, comma_is_decimal: bool) -> None:
+    """Parse a column by the first of the forms that all its values have."""
     value = column(name)
     dates = [form for form in forms if form == "iso" or form in _DATES]
     if dates and name != label:
         form = dates[0]
-        written = "year-month-day" if form == "iso" else _DATES[form][2]
-        found.replaced[name] = _instant(value, form).cast("double")
-        unsure = " (day/month/year fits as well)" if len(dates) > 1 else ""
-        found.read_as.setdefault(f"dates, {written}{unsure}", []).append(name)
+        readable = "year-month-day" if form == "iso" else _DATES[form][2]
+        changes.replaced[name] = _instant(value, form).cast("double")
+        ambiguous = " (day/month/year is possible, too)" if len(dates) > 1 else ""
+        changes.parsed_as.setdefault(f"dates, {readable}{ambiguous}", []).append(name)
         return
-    order = ("comma", "signs") if comma else ("signs", "comma")
-    for form in order:
+    for form in ("comma", "signs") if comma_is_decimal else ("signs", "comma"):
         if form not in forms:
             continue
         pattern = r"[€%\s.]" if form == "comma" else r"[$€£%,\s]"
         plain = F.regexp_replace(value, pattern, "")
-        found.replaced[name] = F.regexp_replace(plain, ",", ".").cast("double")
-        says = "a comma before decimals" if form == "comma" else "signs or commas in them"
-        found.read_as.setdefault(f"numbers, with {says}", []).append(name)
+        changes.replaced[name] = F.regexp_replace(plain, ",", ".").cast("double")
+        readable = "a decimal comma" if form == "comma" else "currency signs or thousands separators"
+        changes.parsed_as.setdefault(f"numbers with {readable}", []).append(name)
         return
 
 
-def _of_scalar(frame: DataFrame, name: str, i: int, label: str) -> list[Column]:
+def _scalar_facts(frame: DataFrame, name: str, i: int, label: str) -> list[Column]:
     value, numbers = column(name), number(frame, name)
     return [
         F.count(value).alias(f"present_{i}"),
@@ -227,43 +228,44 @@ def _of_scalar(frame: DataFrame, name: str, i: int, label: str) -> list[Column]:
     ]
 
 
-def _is_of_use(stored: T.DataType) -> bool:
+def _is_supported(stored: T.DataType) -> bool:
     if isinstance(stored, T.ArrayType):
         return isinstance(stored.elementType, _SCALARS)
     return isinstance(stored, (*_SCALARS, T.BinaryType))
 
 
-def _useless(name: str, of: Mapping[str, Any], rows: int) -> str | None:
-    present, distinct = of["present"], of["distinct"]
+def _why_useless(name: str, own: Mapping[str, Any], rows: int) -> str | None:
+    """Why a column carries no information, as the end of a sentence; None: it may carry some."""
+    present, distinct = own["present"], own["distinct"]
     if not present:
         return "is empty"
-    if present == rows and of["first"] == of["last"]:
-        return f"is {str(of['first'])[:40]!r} in every row"
+    if present == rows and own["first"] == own["last"]:
+        return f"is {str(own['first'])[:40]!r} in every row"
     if present < _FEW_ROWS:
         return None
-    if of["numbers"] < present:  # texts
+    if own["numbers"] < present:  # text
         if distinct > 0.5 * present:
-            texts = f"{min(distinct, present):,} different texts"
-            return f"has about {texts} in {present:,} rows: an id, or free text"
+            values = f"{min(distinct, present):,} different values"
+            return f"has about {values} in {present:,} rows, as ids and free text have"
         return None
-    all_differ = of["whole"] == present == rows and distinct >= (1 - _COARSE) * rows
-    if all_differ and of["high"] - of["low"] + 1 == rows:
-        return f"counts the rows, from {of['low']:.0f} to {of['high']:.0f}"
+    all_differ = own["whole"] == present == rows and distinct >= (1 - _COUNT_ERROR) * rows
+    if all_differ and own["high"] - own["low"] + 1 == rows:
+        return f"numbers the rows, from {own['low']:.0f} to {own['high']:.0f}"
     if all_differ and _ID_NAME.search(name):
-        return "is an id: a whole number, another one in every row"
+        return "is an id: an integer that differs in every row"
     return None
 
 
-def _repeating(frame: DataFrame, label: str, suspects: Sequence[str]) -> list[str]:
-    """Columns each of whose values goes with one value of the label, and the other way round."""
-    if not suspects:
+def _aliases(frame: DataFrame, label: str, candidates: Sequence[str]) -> list[str]:
+    """The columns whose values correspond one to one to the values of the label."""
+    if not candidates:
         return []
-    # Of few values each: sets of pairs are small, and Spark takes one pass for them all.
-    pairs = [F.collect_set(F.struct(column(name), column(label))) for name in suspects]
-    found = frame.agg(*(pair.alias(f"pairs_{i}") for i, pair in enumerate(pairs))).collect()[0]
-    return [name for name, of in zip(suspects, found, strict=True) if _is_one_to_one(of)]
+    # They have few values each, so the sets of pairs are small, and one pass collects them all.
+    pairs = [F.collect_set(F.struct(column(name), column(label))) for name in candidates]
+    collected = frame.agg(*(pair.alias(f"pairs_{i}") for i, pair in enumerate(pairs))).collect()[0]
+    return [name for name, own in zip(candidates, collected, strict=True) if _is_one_to_one(own)]
 
 
 def _is_one_to_one(pairs: Collection[Any]) -> bool:
-    ours, theirs = ({pair[i] for pair in pairs} for i in (0, 1))
-    return len(pairs) == len(ours) == len(theirs) > 1
+    left, right = ({pair[i] for pair in pairs} for i in (0, 1))
+    return len(pairs) == len(left) == len(right) > 1

@@ -1,4 +1,4 @@
-"""What the analysis of a table has found, column by column."""
+"""The result of analysing a table, column by column."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberFacts:
-    """A numeric column, as the training split has it."""
+    """A numeric column of the training split."""
 
     name: str
     mean: float
@@ -17,7 +17,7 @@ class NumberFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFacts:
-    """A text column. The values are in the order of their codes; "" stands for missing ones."""
+    """A text column. Values are in the order of their codes; "" means missing."""
 
     name: str
     values: tuple[str, ...]
@@ -25,17 +25,17 @@ class TextFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListFacts:
-    """A column of lists of numbers or texts, none of whose elements is missing."""
+    """A column of lists of numbers or texts without missing elements."""
 
     name: str
-    longest: int  # of all rows, at least 1
-    is_array: bool  # numbers, and each row has `longest` of them
-    values: tuple[str, ...]  # texts: in the order of their codes, at least one; numbers: none
+    longest: int  # list, over all rows; at least 1
+    is_array: bool  # numbers, and every row has `longest` of them
+    values: tuple[str, ...]  # of texts, in the order of their codes; empty for numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BytesFacts:
-    """A column of bytes, none of them missing."""
+    """A column of bytes without missing values."""
 
     name: str
 
@@ -45,7 +45,7 @@ FeatureFacts = NumberFacts | TextFacts | ListFacts | BytesFacts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """All that encoding needs to know."""
+    """The input of `encode`."""
 
     features: tuple[FeatureFacts, ...]
     label: NumberFacts | TextFacts

@@ -1,4 +1,4 @@
-"""What the columns of a table hold: kinds, vocabularies, means, deviations, lengths. Two Spark jobs."""
+"""Analyses the columns of a table: kinds, vocabularies, means, deviations, lengths. Two Spark jobs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 
 def number(frame: DataFrame, name: str) -> Column:
-    """The value as a double; null where it is missing, NaN or not a number."""
+    """The value as a double; null if it is missing, NaN or not a number."""
     value = column(name)
     if isinstance(frame.schema[name].dataType, T.StringType):
         cast = F.expr("try_cast(`{}` as double)".format(name.replace("`", "``")))
@@ -43,7 +43,7 @@ def class_name(frame: DataFrame, name: str, *, in_place: bool = False) -> Column
     """The value as text: whole numbers without a decimal point, so that 1 and 1.0 are one class.
 
     Args:
-        in_place: text stays as it is, because the readers of such a table look it up.
+        in_place: leave text as it is, because readers of such a table look it up.
     """
     text = column(name).cast("string")
     if in_place and isinstance(frame.schema[name].dataType, T.StringType):
@@ -56,52 +56,53 @@ def class_name(frame: DataFrame, name: str, *, in_place: bool = False) -> Column
 def analyse(
     frame: DataFrame,
     *,
-    place: str,
     label: str,
     label_type: str,
     max_vocabulary: int,
     in_place: bool = False,
 ) -> Analysis:
-    """Look at all rows for the kinds of columns, at the training split for their contents.
+    """Determine the kinds of columns from all rows, and their contents from the training split.
 
     Args:
         frame: has the column `splits.SPLIT`.
-        in_place: whether readers are to find the classes in the table itself.
+        in_place: whether readers look up the classes in the table itself.
 
     Raises:
-        DataError: the table is empty, a column is of a type that has no meaning here, a number is
-            infinite, a list has missing elements, or the label is missing somewhere.
+        DataError: the table is empty, the type of a column is not supported, a number is infinite, a list
+            has missing elements, or the label is missing in a row.
         ConfigError: `label_type` does not fit the label.
     """
     names = [name for name in frame.columns if name not in (SPLIT, ORDER)]
-    kinds = {name: _stored_kind(frame, name, place, in_place=in_place) for name in names}
+    kinds = {name: _stored_kind(frame, name, in_place=in_place) for name in names}
     if kinds[label] in (ColumnKind.SEQUENCE, ColumnKind.BINARY):
         stored = frame.schema[label].dataType.simpleString()
-        raise DataError(f"{place}: the label {label!r} is {stored}; it must be text or a number")
+        raise DataError(f"the label {label!r} is {stored}; it must be text or a number")
     facts = _summary(frame, kinds)
     total, at = facts["rows"], names.index(label)
     if not total or not facts["train"]:
-        raise DataError(f"{place}: {total} rows, {facts['train']} of them for training: use more rows")
+        raise DataError(f"the table has {total} rows, {facts['train']} of them for training: use more rows")
     missing = total - facts[f"present_{at}"]
     if missing:
-        raise DataError(
-            f"{place}: the label {label!r} is missing in {missing} of {total} rows: drop these rows first"
-        )
+        raise DataError(f"the label {label!r} is missing in {missing} of {total} rows. Drop these rows first")
     kinds |= {name: ColumnKind.NUMERIC for i, name in enumerate(names) if _is_number(facts, i)}
     is_number = kinds[label] is ColumnKind.NUMERIC
     is_whole = facts[f"whole_{at}"] == total
     maybe_class = label_type == "class" or (label_type == "auto" and (not is_number or is_whole))
     if label_type == "number" and not is_number:
-        raise ConfigError(f"{place}: label_type is number, and the label {label!r} holds text: choose class")
+        raise ConfigError(
+            f"does not fit the label {label!r}, which holds text", key="label_type", value=label_type
+        )
     if label_type == "class" and is_number and not is_whole and in_place:
         raise ConfigError(
-            f"{place}: label_type is class, and the label {label!r} holds numbers that are not whole, which "
-            "are no classes in place: choose number, or prepare a copy"
+            f"does not fit the label {label!r}, which holds numbers that are not integers",
+            key="label_type",
+            value=label_type,
+            cure="Use number, or prepare a copy",
         )
     texts = [name for name in names if name != label and _has_codes(frame, name, kinds[name])]
     classes_of = class_name(frame, label, in_place=in_place) if maybe_class else None
     values = _values(frame, texts, classes_of, max(max_vocabulary, MAX_CLASSES + 1))
-    classes = _classes(values.pop(None, []), place, label)
+    classes = _classes(values.pop(None, []), label)
     if label_type == "auto" and is_number and len(classes) > MAX_INTEGER_CLASSES:
         classes = ()
 
@@ -109,22 +110,22 @@ def analyse(
         vocabulary = tuple(values.get(name, [])[:max_vocabulary])
         match kinds[name]:
             case ColumnKind.NUMERIC:
-                return _number_facts(facts, i, name, place)
+                return _number_facts(facts, i, name)
             case ColumnKind.SEQUENCE:
-                return _list_facts(facts, i, name, place, vocabulary if name in texts else None)
+                return _list_facts(facts, i, name, vocabulary if name in texts else None)
             case ColumnKind.BINARY:
-                return _bytes_facts(facts, i, name, place)
+                return _bytes_facts(facts, i, name)
         return TextFacts(name=name, values=vocabulary)
 
     return Analysis(
         features=tuple(feature(i, name) for i, name in enumerate(names) if name != label),
-        label=TextFacts(name=label, values=classes) if classes else _number_facts(facts, at, label, place),
+        label=TextFacts(name=label, values=classes) if classes else _number_facts(facts, at, label),
         total_rows=total,
     )
 
 
-def _stored_kind(frame: DataFrame, name: str, place: str, *, in_place: bool) -> ColumnKind:
-    """The kind that the type of a column tells: SEQUENCE for all lists, CATEGORICAL for all texts."""
+def _stored_kind(frame: DataFrame, name: str, *, in_place: bool) -> ColumnKind:
+    """The kind of a column by its type: SEQUENCE for all lists, CATEGORICAL for all text."""
     match frame.schema[name].dataType:
         case T.StringType():
             return ColumnKind.CATEGORICAL
@@ -133,13 +134,13 @@ def _stored_kind(frame: DataFrame, name: str, place: str, *, in_place: bool) -> 
         case T.BinaryType():
             return ColumnKind.BINARY
         case T.ArrayType(elementType=T.StringType() | T.NumericType() as element) if not (
-            in_place and isinstance(element, T.DecimalType)  # readers take the elements as they are
+            in_place and isinstance(element, T.DecimalType)  # readers do not convert elements
         ):
             return ColumnKind.SEQUENCE
         case other:
             raise DataError(
-                f"{place}: column {name!r} is {other.simpleString()}, and text or numbers "
-                f"are needed: leave it out (--drop {name}), or cast it"
+                f"column {name!r} is {other.simpleString()}; it must be text or numbers. Leave it out "
+                f"(--drop {name}), or cast it"
             )
 
 
@@ -150,7 +151,7 @@ def _has_codes(frame: DataFrame, name: str, kind: ColumnKind) -> bool:
 
 
 def _summary(frame: DataFrame, kinds: Mapping[str, ColumnKind]) -> Mapping[str, Any]:
-    """Counts, moments and lengths of all columns, by `<fact>_<number of the column>`."""
+    """Count values, moments and lengths of all columns, by `<fact>_<index of the column>`."""
     in_train = column(SPLIT) == str(Split.TRAIN)
     wanted = [F.count(F.lit(1)).alias("rows"), F.count(F.when(in_train, 1)).alias("train")]
     for i, (name, kind) in enumerate(kinds.items()):
@@ -195,52 +196,50 @@ def _is_number(facts: Mapping[str, Any], i: int) -> bool:
     return bool(0 < facts[f"present_{i}"] == facts.get(f"numbers_{i}"))
 
 
-def _number_facts(facts: Mapping[str, Any], i: int, name: str, place: str) -> NumberFacts:
-    # Twelve digits: the last few depend on the order in which Spark's tasks end.
+def _number_facts(facts: Mapping[str, Any], i: int, name: str) -> NumberFacts:
+    # Twelve digits, because the last ones depend on the order in which Spark's tasks end.
     mean, deviation = (
         float(f"{facts[f'{fact}_{i}'] if facts[f'{fact}_{i}'] is not None else 0.0:.12g}")
         for fact in ("mean", "deviation")
     )
     if not (math.isfinite(mean) and math.isfinite(deviation)):
         raise DataError(
-            f"{place}: column {name!r} has infinite values, or some too large to square: bound or drop them"
+            f"column {name!r} has values that are infinite or too large to square. Clip them, or drop rows"
         )
     missing = facts["train"] - facts[f"train_{i}"]
     return NumberFacts(name=name, mean=mean, deviation=deviation or 1.0, has_missing=missing > 0)
 
 
-def _list_facts(
-    facts: Mapping[str, Any], i: int, name: str, place: str, vocabulary: tuple[str, ...] | None
-) -> ListFacts:
-    """What is known of lists of texts with this vocabulary, or of numbers (None)."""
+def _list_facts(facts: Mapping[str, Any], i: int, name: str, vocabulary: tuple[str, ...] | None) -> ListFacts:
+    """The facts of lists of texts with this vocabulary, or of numbers (None)."""
     bad, longest = facts[f"bad_{i}"], facts[f"longest_{i}"]
     if bad:
         fault = "null, NaN or infinite" if vocabulary is None else "null"
         raise DataError(
-            f"{place}: column {name!r} has elements that are {fault}, in {bad} of {facts['rows']} rows: "
-            f"take them out, or leave the column out (--drop {name})"
+            f"column {name!r} has elements that are {fault}, in {bad} of {facts['rows']} rows. Remove them, "
+            f"or leave the column out (--drop {name})"
         )
     if not longest or vocabulary == ():
         raise DataError(
-            f"{place}: column {name!r} has no list with an element"
-            f"{' in the training split' if longest else ''}: leave it out (--drop {name})"
+            f"column {name!r} has only empty lists{' in the training split' if longest else ''}. Leave it "
+            f"out (--drop {name})"
         )
     is_array = vocabulary is None and longest == facts[f"shortest_{i}"]
     missing = facts["rows"] - facts[f"present_{i}"]
     if is_array and missing:
         raise DataError(
-            f"{place}: column {name!r} is null in {missing} of {facts['rows']} rows, and has {longest} "
-            f"elements in all others; such an array must be there: fill it, or leave it out (--drop {name})"
+            f"column {name!r} is null in {missing} of {facts['rows']} rows, and an array of {longest} "
+            f"elements in all others. Fill these rows, or leave the column out (--drop {name})"
         )
     return ListFacts(name=name, longest=longest, is_array=is_array, values=vocabulary or ())
 
 
-def _bytes_facts(facts: Mapping[str, Any], i: int, name: str, place: str) -> BytesFacts:
+def _bytes_facts(facts: Mapping[str, Any], i: int, name: str) -> BytesFacts:
     missing = facts["rows"] - facts[f"present_{i}"]
     if missing:
         raise DataError(
-            f"{place}: column {name!r} is null in {missing} of {facts['rows']} rows; bytes must be there: "
-            f"drop these rows, or leave it out (--drop {name})"
+            f"column {name!r} holds bytes, and is null in {missing} of {facts['rows']} rows. Drop these "
+            f"rows, or leave the column out (--drop {name})"
         )
     return BytesFacts(name=name)
 
@@ -248,7 +247,10 @@ def _bytes_facts(facts: Mapping[str, Any], i: int, name: str, place: str) -> Byt
 def _values(
     frame: DataFrame, texts: Sequence[str], classes: Column | None, limit: int
 ) -> dict[str | None, list[str]]:
-    """The `limit` most frequent values of each column, of the training split; with None, all of a label."""
+    """The `limit` most frequent values of each text column in the training split.
+
+    Under None, the values of the label in all rows.
+    """
 
     def counted_as(i: int, value: Column) -> Column:
         return F.struct(F.lit(i).alias("i"), value.alias("value"))
@@ -280,12 +282,12 @@ def _values(
     return {name: [value for _, value in sorted(ranked)] for name, ranked in found.items()}
 
 
-def _classes(values: Sequence[str], place: str, label: str) -> tuple[str, ...]:
-    """The classes in the order of their codes: by number where all are whole, else by text."""
+def _classes(values: Sequence[str], label: str) -> tuple[str, ...]:
+    """The classes in the order of their codes: numerical if all are integers, else alphabetical."""
     if len(values) > MAX_CLASSES:
         raise DataError(
-            f"{place}: the label {label!r} has more than {MAX_CLASSES} classes: "
-            "name another column, or choose --label-type number"
+            f"the label {label!r} has more than {MAX_CLASSES} classes. Choose another column, or "
+            "--label-type number"
         )
     try:
         return tuple(sorted(values, key=int))

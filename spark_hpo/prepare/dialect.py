@@ -1,4 +1,4 @@
-"""How a CSV is written: its separator, its encoding, its header. Found out from its first lines."""
+"""Detects the separator, encoding and header of a CSV from its first lines."""
 
 from __future__ import annotations
 
@@ -19,55 +19,57 @@ SEPARATORS = (",", ";", "\t", "|")
 UTF_8, WINDOWS = "UTF-8", "windows-1252"
 _HEAD_BYTES = 2**20
 _LINES = 50
-_SMALL_BYTES = 16 * 2**20  # one task reads so much at a time anyway
+_SMALL_BYTES = 16 * 2**20  # not worth splitting a file into several tasks
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """What Spark has to be told of a CSV."""
+    """The options with which Spark reads a CSV."""
 
     separator: str
     encoding: str
-    columns: tuple[str, ...]  # of the first line, whatever stands there
-    many_lines: bool  # whether a field may have line breaks in it
+    columns: tuple[str, ...]  # the fields of the first line
+    many_lines: bool  # whether a field may contain line breaks
 
 
-def find_dialect(url: str, found: Sequence[Sequence[Any]], separator: str | None, *, header: bool) -> Dialect:
-    """Look at the beginning of each file.
+def find_dialect(
+    url: str, listed: Sequence[Sequence[Any]], separator: str | None, *, header: bool
+) -> Dialect:
+    """Detect the dialect from the beginning of each file.
 
     Args:
-        found: the files of the table, as `fingerprint` lists them: name and size first.
-        separator: as the user has said; None: the one that cuts the lines into equally many fields.
-        header: whether the first line has names.
+        listed: the files of the table, as `fingerprint` lists them: name and size first.
+        separator: the user's choice; None: detect it.
+        header: whether the first line has column names.
 
     Raises:
-        DataError: it is no text, or the first line holds values where names should be.
+        DataError: a file is not text, or the first line has values instead of column names.
     """
     fs, path = files.filesystem(files.absolute(url))
     names = [path] if fs.isfile(path) else sorted(name for name in fs.find(path) if _is_data(name, path))
     if not names:
-        raise DataError(f"{url}: holds no file: check --input")
+        raise DataError(f"{url} contains no files. Check the input")
     encodings = [_encoding(name, _head(fs, name)) for name in names]
     encoding = WINDOWS if WINDOWS in encodings else UTF_8
     text = _head(fs, names[0]).decode(encoding, errors="ignore").removeprefix("\ufeff")
     separator = separator or _separator(text)
     lines = _fields(text, separator)
     if not lines:
-        raise DataError(f"{url}: 0 rows: the file is empty")
+        raise DataError(f"{url} is empty")
     first = tuple(name.strip() for name in lines[0])
     if header and all(map(_NUMBER.fullmatch, first)):
         raise DataError(
-            f"{url}: the first line holds values ({', '.join(first[:5])}), no names: add a line with names, "
-            "or say --no-header, and columns are column1, column2, ..."
+            f"{url}: the first line has values ({', '.join(first[:5])}) instead of column names. Add a line "
+            "with names, or use --no-header (header: false), which names them column1, column2, ..."
         )
-    is_small = all(int(size) <= _SMALL_BYTES for _, size, *_ in found)
+    is_small = all(int(size) <= _SMALL_BYTES for _, size, *_ in listed)
     breaks = any("\n" in field or "\r" in field for line in lines for field in line)
     return Dialect(separator=separator, encoding=encoding, columns=first, many_lines=is_small or breaks)
 
 
 def _is_data(name: str, root: str) -> bool:
-    """Spark leaves out what is named so."""
+    """Whether Spark reads a file of this name."""
     parts = name.removeprefix(root).split("/")
     return not any(part.startswith(("_", ".")) for part in parts)
 
@@ -81,11 +83,11 @@ def _head(fs: Any, name: str) -> bytes:
                     return _until_end(unpacked)
             return head
     except OSError as exc:
-        raise DataError(f"{name}: cannot be read: {exc}") from cause(exc)
+        raise DataError(f"{name} cannot be read: {exc}") from cause(exc)
 
 
 def _until_end(file: Any) -> bytes:
-    """What can be unpacked: the file was cut off."""
+    """Decompress a file that is cut off, as far as possible."""
     parts: list[bytes] = []
     while sum(map(len, parts)) < _HEAD_BYTES:
         try:
@@ -101,11 +103,11 @@ def _until_end(file: Any) -> bytes:
 def _encoding(name: str, head: bytes) -> str:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(
-            f"{name}: is UTF-16: write it as UTF-8 (iconv -f UTF-16 -t UTF-8; in Excel: CSV UTF-8)"
+            f"{name} is UTF-16. Convert it to UTF-8 (iconv -f UTF-16 -t UTF-8; in Excel: CSV UTF-8)"
         )
     if b"\0" in head:
         raise DataError(
-            f"{name}: is no text: export it as CSV (from Excel too); --format parquet is for Parquet"
+            f"{name} is not a text file. Export it as CSV (also from Excel), or use --format parquet"
         )
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)  # a character may be cut off at the end
@@ -115,7 +117,7 @@ def _encoding(name: str, head: bytes) -> str:
 
 
 def _separator(text: str) -> str:
-    """The one that gives most fields, equally many in nearly all lines; the comma where none does."""
+    """The separator that gives the most fields, the same number in nearly all lines; by default a comma."""
     best, most = SEPARATORS[0], 1
     for separator in SEPARATORS:
         widths = [len(line) for line in _fields(text, separator)]
@@ -128,7 +130,7 @@ def _separator(text: str) -> str:
 
 
 def _fields(text: str, separator: str) -> list[list[str]]:
-    """The first lines, but for the last: it may be cut off."""
+    """The fields of the first lines, without the last one, which may be cut off."""
     found: list[list[str]] = []
     try:
         for line in csv.reader(io.StringIO(text, newline=""), delimiter=separator):
@@ -136,6 +138,6 @@ def _fields(text: str, separator: str) -> list[list[str]]:
                 found.append(line)
             if len(found) > _LINES:
                 break
-    except csv.Error:  # a line that no CSV has: Spark will name it
+    except csv.Error:  # a malformed line: Spark will report it
         pass
     return found[:-1] if len(found) > _LINES else found

@@ -1,4 +1,4 @@
-"""From an analysed table to the columns of a prepared one."""
+"""Encodes an analysed table: from original columns to prepared ones."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from spark_hpo.prepare.columns import class_name, number
 from spark_hpo.prepare.splits import ORDER, SPLIT, column
 
 MISSING_SUFFIX = "_missing"
-_WHITESPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))  # all of it: what Arrow trims too
+_WHITESPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))  # all that Arrow trims, too
 
 
 def original(frame: DataFrame, null_values: Sequence[str]) -> DataFrame:
-    """The table as it came: text trimmed, what counts as missing null, dates as seconds since 1970.
+    """Return the original values: text trimmed, missing values null, dates as seconds since 1970.
 
-    In lists, what counts as missing is the empty text. The session's time zone must be UTC: Spark takes
-    dates, and times without a zone, for its own.
+    In lists, missing texts become the empty text. The session's time zone must be UTC, because Spark reads
+    dates and times without a zone in it.
     """
 
     def trimmed(text: Column) -> Column:
@@ -56,7 +56,7 @@ def original(frame: DataFrame, null_values: Sequence[str]) -> DataFrame:
 
 
 def encode(frame: DataFrame, analysis: Analysis) -> DataFrame:
-    """Features and label as numbers, lists of them, and bytes, none null; `SPLIT` and `ORDER` stay."""
+    """Return features and label as numbers, lists of numbers or bytes, none null; and `SPLIT` and `ORDER`."""
     columns: list[Column] = []
     for facts in analysis.features:
         columns.append(_encoded(frame, facts).alias(facts.name))
@@ -88,10 +88,10 @@ def _encoded(frame: DataFrame, facts: FeatureFacts) -> Column:
 
 
 def schema_of(analysis: Analysis, encoding: Encoding = Encoding.PREPARED) -> TableSchema:
-    """What `encode` returns, or the table as it is (RAW), as `schema.json` says it.
+    """Return the schema of what `encode` returns (PREPARED), or of the original table (RAW).
 
     Raises:
-        DataError: a list's length would have the name of another column.
+        DataError: a column has the name of the length of a list.
     """
     is_raw = encoding is Encoding.RAW
     filled = NullRule.FILL if is_raw else NullRule.REFUSE
@@ -113,8 +113,8 @@ def schema_of(analysis: Analysis, encoding: Encoding = Encoding.PREPARED) -> Tab
     for feature in features:
         if feature.kind is ColumnKind.SEQUENCE and feature.name + LENGTH_SUFFIX in names:
             raise DataError(
-                f"column {feature.name + LENGTH_SUFFIX!r} has the name that the length of the lists "
-                f"{feature.name!r} is delivered under: rename it, or leave it out (--drop)"
+                f"column {feature.name + LENGTH_SUFFIX!r} has the name of the length of the lists in "
+                f"{feature.name!r}. Rename it, or leave it out (--drop)"
             )
     return TableSchema(
         features=tuple(features),
@@ -156,12 +156,12 @@ def _feature(facts: FeatureFacts, filled: NullRule) -> Feature:
 
 
 def _position(value: Column, values: Sequence[str]) -> Column:
-    """1 for the first of the values, 2 for the second; 0 for any other."""
+    """The position of a value, from 1; 0 if it is not among the values."""
     return F.array_position(F.array(*map(F.lit, values)), value).cast("bigint")
 
 
 def _flag_name(facts: NumberFacts, analysis: Analysis) -> str:
-    """`<name>_missing`, with more underscores while another column is called so."""
+    """`<name>_missing`, with underscores added until no other column has this name."""
     taken = {analysis.label.name, *(feature.name for feature in analysis.features)}
     name = facts.name + MISSING_SUFFIX
     while name in taken:

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real images that come inside a package."""
+"""scikit-learn's handwritten digits: 1,797 real images that ship with the package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SCHEMA = TableSchema(
     features=(Feature(name="pixels", kind=ColumnKind.ARRAY, shape=(1, 8, 8), source="images"),),
     label=Label(name="digit", classes=tuple("0123456789")),
 )
-_DARKEST = 16.0  # the images count 0..16
+_DARKEST = 16.0  # pixels are 0..16
 
 
 def request(
@@ -27,7 +27,11 @@ def request(
     row_group_rows: int = 128,
     overwrite: bool = False,
 ) -> Request:
-    """What `digits` is asked for."""
+    """Check the arguments of `digits`.
+
+    Raises:
+        ConfigError: an argument is invalid.
+    """
     splits.check_fractions(fractions)
     splits.check_row_group_rows(row_group_rows)
     arguments = {
@@ -43,29 +47,28 @@ def digits(spark: SparkSession, output: str, **options: Any) -> Prepared:
     """Write the digits: `pixels`, float32 [1, 8, 8] in 0..1, and the label `digit`, "0".."9".
 
     Args:
-        output: local path or fsspec URL of the folder to write.
-        options: fractions (train, validation, test), seed, row_group_rows, overwrite.
+        output: the folder to write, a local path or fsspec URL.
+        options: fractions (of train, validation and test), seed, row_group_rows, overwrite.
 
     Raises:
         ConfigError: scikit-learn is not installed, or `output` is another table.
     """
-    asked = request(output, **options)
-    return asked.found() or make(spark, asked)
+    return request(output, **options).fulfil(write, lambda: spark)
 
 
-def make(spark: SparkSession, asked: Request) -> Prepared:
-    """Write what is asked for, in place of what is there."""
+def write(spark: SparkSession, request: Request) -> Prepared:
+    """Write the requested table, replacing one that is there."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as exc:
         raise ConfigError(
-            "the digits come with scikit-learn, which is not installed: `pip install 'spark_hpo[examples]'`"
+            "scikit-learn, which contains the digits, is not installed", cure="pip install scikit-learn"
         ) from exc
     found = load_digits()
     rows = list(zip((found.data / _DARKEST).tolist(), found.target.tolist(), strict=True))
     frame = spark.createDataFrame(rows, "pixels array<float>, digit long")
-    arguments = asked.arguments
+    arguments = request.arguments
     frame = splits.with_split(frame, arguments["fractions"], arguments["seed"])
-    with asked.writing() as folder:
+    with request.writing() as folder:
         counts = splits.write(frame, folder, total_rows=len(rows), row_group_rows=arguments["row_group_rows"])
-        return asked.finish(folder, _SCHEMA, counts)
+        return request.finish(folder, _SCHEMA, counts)

@@ -1,4 +1,4 @@
-"""Tables of any size with a known answer, for tests of scale."""
+"""Tables of any size with a known best score, for tests of scale."""
 
 from __future__ import annotations
 
@@ -35,18 +35,23 @@ def request(
     row_group_rows: int = 16_384,
     overwrite: bool = False,
 ) -> Request:
-    """What `synthetic` is asked for."""
+    """Check the arguments of `synthetic`.
+
+    Raises:
+        ConfigError: an argument is invalid.
+    """
     splits.check_fractions(fractions)
     splits.check_row_group_rows(row_group_rows)
-    if rows < 3 or columns < 2:
-        raise ConfigError(f"synthetic: {rows} rows x {columns} columns; it takes at least 3 x 2")
-    if teacher not in ("linear", "product") or label_type not in ("class", "number"):
-        raise ConfigError(
-            f"synthetic: teacher is {teacher!r} and label_type {label_type!r}; "
-            "they must be linear or product, class or number"
-        )
+    if rows < 3:
+        raise ConfigError("must be an integer >= 3", key="rows", value=rows)
+    if columns < 2:
+        raise ConfigError("must be an integer >= 2", key="columns", value=columns)
+    if teacher not in ("linear", "product"):
+        raise ConfigError("must be linear or product", key="teacher", value=teacher)
+    if label_type not in ("class", "number"):
+        raise ConfigError("must be class or number", key="label_type", value=label_type)
     if noise < 0 or (label_type == "class" and noise >= 0.5):
-        raise ConfigError(f"synthetic: noise is {noise}; it must be 0 or more, and below 0.5 for classes")
+        raise ConfigError("must be >= 0, and < 0.5 for classes", key="noise", value=noise)
     arguments = {
         "table": "synthetic",
         "rows": rows,
@@ -62,29 +67,29 @@ def request(
 
 
 def synthetic(spark: SparkSession, output: str, **options: Any) -> Prepared:
-    """Write `rows` x `columns` standard normal numbers x0, x1, ... and a label that a teacher gives.
+    """Write `rows` x `columns` standard normal numbers x0, x1, ... and the label that a teacher gives.
 
     With unit vectors u and v, u orthogonal to v, the teacher's value is u.x (`linear`) or
     (u.x)(v.x) (`product`, which no linear model can learn). The label is whether it is above 0, flipped
     with probability `noise` (`class`: the best accuracy is 1 - noise), or the value plus normal noise of
-    deviation `noise` (`number`: the best mean squared error is noise squared). `prepared.json` says so.
+    deviation `noise` (`number`: the best mean squared error is noise squared). `prepared.json` holds the best
+    score.
 
-    The rows depend on the arguments alone: each row group has a seed of its own.
+    The rows depend only on the arguments: each row group has its own seed.
 
     Args:
-        output: local path or fsspec URL of the folder to write.
+        output: the folder to write, a local path or fsspec URL.
         options: rows, columns, teacher, label_type, noise, fractions, seed, row_group_rows, overwrite.
 
     Raises:
-        ConfigError: an argument means nothing, or `output` is another table.
+        ConfigError: an argument is invalid, or `output` is another table.
     """
-    asked = request(output, **options)
-    return asked.found() or make(spark, asked)
+    return request(output, **options).fulfil(write, lambda: spark)
 
 
-def make(spark: SparkSession, asked: Request) -> Prepared:
-    """Write what is asked for, in place of what is there."""
-    arguments = asked.arguments
+def write(spark: SparkSession, request: Request) -> Prepared:
+    """Write the requested table, replacing one that is there."""
+    arguments = request.arguments
     noise, is_class = arguments["noise"], arguments["label_type"] == "class"
     deviation = float(np.sqrt(1 + noise**2))  # the value of either teacher has mean 0 and variance 1
     label = Label(name=LABEL, classes=("0", "1")) if is_class else Label(name=LABEL, deviation=deviation)
@@ -94,14 +99,14 @@ def make(spark: SparkSession, asked: Request) -> Prepared:
     )
     best = {"accuracy": 1 - noise} if is_class else {"mean_squared_error": noise**2}
     num_files = sum(len(starts) for starts in _file_starts(arguments).values())
-    with asked.writing() as folder:
+    with request.writing() as folder:
         frame = spark.range(0, num_files, 1, num_files)
         rows = splits.run(frame, partial(_write_files, folder=folder, arguments=dict(arguments)))
-        return asked.finish(folder, schema, rows, {"best": best})
+        return request.finish(folder, schema, rows, {"best": best})
 
 
 def teacher(columns: int, seed: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """The teacher's two orthogonal unit vectors, float32 [columns] each."""
+    """Return the teacher's two orthogonal unit vectors, float32 [columns] each."""
     first, second = np.random.default_rng((seed, 0)).normal(size=(2, columns))
     first /= np.linalg.norm(first)
     second -= first * (first @ second)
@@ -122,7 +127,7 @@ def _file_starts(arguments: Any) -> dict[Split, range]:
 
 
 def _write_files(batches: Iterator[Any], *, folder: str, arguments: dict[str, Any]) -> Iterator[Any]:
-    """One task: the files whose numbers are in the batches."""
+    """Write the files whose numbers are in the batches, in one task."""
     starts = [(split, start) for split, starts in _file_starts(arguments).items() for start in starts]
     per_group = arguments["row_group_rows"]
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Splits of a table that is read where it lies: by conditions on its rows, or by shares of its row groups."""
+"""Splits a table that is read in place, by conditions on its rows or by row groups."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from spark_hpo.trial import Split
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitInPlace:
-    """A table whose rows are dealt to the splits as the readers of the sources will find them."""
+    """The rows of a table in the splits in which readers of the sources will find them."""
 
     frame: DataFrame  # the rows of all splits, with `splits.SPLIT`
     rows: Mapping[str, int]
@@ -29,15 +29,15 @@ class SplitInPlace:
 
 
 def by_conditions(frame: DataFrame, url: str, where: Mapping[str, str]) -> SplitInPlace:
-    """Deal rows by a condition for each split. A row that meets none of them is in no split.
+    """Split rows by a condition for each split. Rows that meet no condition are in no split.
 
     Args:
-        frame: of the original columns.
-        url: of the table, absolute.
-        where: conditions by split, as `data.where` reads them.
+        frame: the original columns.
+        url: the absolute URL of the table.
+        where: conditions by split, in the language of `data.where`.
 
     Raises:
-        DataError: readers would not understand a condition, or no row meets it, or rows meet two.
+        DataError: readers cannot parse a condition, no row meets it, or some rows meet two conditions.
     """
     types = {field.name: to_arrow_type(field.dataType) for field in frame.schema}
     meets: dict[Split, Column] = {}
@@ -53,12 +53,12 @@ def by_conditions(frame: DataFrame, url: str, where: Mapping[str, str]) -> Split
         shared = counted[f"{a}, {b}"]
         if shared:
             raise DataError(
-                f"{url}: {shared} rows meet the conditions of both {a} ({where[a]}) and {b} ({where[b]}): "
-                "let each row meet one of them at most"
+                f"{url}: {shared} rows meet the conditions of both {a} ({where[a]}) and {b} ({where[b]}). "
+                "A row may meet at most one"
             )
     for split in Split:
         if not counted[split]:
-            raise DataError(f"{url}: no row meets the condition of {split} ({where[split]}): check it")
+            raise DataError(f"{url}: no row meets the condition of {split} ({where[split]})")
     cases = F.when(meets[Split.TRAIN], F.lit(str(Split.TRAIN)))
     for split in (Split.VALIDATION, Split.TEST):
         cases = cases.when(meets[split], F.lit(str(split)))
@@ -70,15 +70,15 @@ def by_conditions(frame: DataFrame, url: str, where: Mapping[str, str]) -> Split
 
 
 def by_row_groups(frame: DataFrame, url: str, fractions: Sequence[float], seed: int) -> SplitInPlace:
-    """Deal whole row groups, each by a hash of its file's name and its number.
+    """Split whole row groups, by a hash of the file's name and the row group's index.
 
     Args:
-        frame: of the original columns, as Spark's Parquet reader gives it.
-        url: of the table, absolute.
-        fractions: of the row groups; train, validation, test.
+        frame: the original columns, as Spark's Parquet reader returns them.
+        url: the absolute URL of the table.
+        fractions: shares of the row groups for train, validation and test.
 
     Raises:
-        DataError: a file cannot be read, or no row group falls into a split.
+        DataError: a file cannot be read, or a split gets no row group.
     """
     train, validation, _ = fractions
     shares = {
@@ -87,28 +87,29 @@ def by_row_groups(frame: DataFrame, url: str, fractions: Sequence[float], seed: 
         Split.TEST: (round(train + validation, 12), 1.0),
     }
     manifest = read_manifest(url)
-    dealt = [
-        (name, start, stop, _dealt_to(name, index, shares, seed))
+    assigned = [
+        (name, start, stop, _split_of(name, index, shares, seed))
         for name, index, start, stop in _groups(manifest)
     ]
-    rows = {str(s): sum(stop - start for _, start, stop, split in dealt if split is s) for s in Split}
+    rows = {str(s): sum(stop - start for _, start, stop, split in assigned if split is s) for s in Split}
     empty = [name for name, count in rows.items() if not count]
     if empty:
         raise DataError(
-            f"{url}: none of its {len(dealt)} row groups falls into {', '.join(empty)}: name another --seed "
-            "or other --fractions, give conditions (--where-train ...), or write smaller row groups"
+            f"{url}: none of its {len(assigned)} row groups is assigned to {', '.join(empty)}. Use another "
+            "seed or other fractions, conditions (where_train ...), or smaller row groups"
         )
-    # Spark tells the file of each row and its place in it: so the statistics see the training rows alone.
+    # Spark knows the file and the position of each row, so statistics can be limited to the training rows.
     depth = 1 + len(manifest.files[0].partition)
     names = frame.columns
-    encoded = F.replace(F.col("_metadata.file_path"), F.lit("+"), F.lit("%2B"))  # a plus is no space here
+    # url_decode would read a plus as a space.
+    encoded = F.replace(F.col("_metadata.file_path"), F.lit("+"), F.lit("%2B"))
     placed = frame.select(
         *map(column, names),
         F.substring_index(F.url_decode(encoded), "/", -depth).alias("__file"),
         F.col("_metadata.row_index").alias("__row"),
     )
     groups = frame.sparkSession.createDataFrame(
-        [(name, start, stop, str(split)) for name, start, stop, split in dealt],
+        [(name, start, stop, str(split)) for name, start, stop, split in assigned],
         f"__of string, __start long, __stop long, {SPLIT} string",
     )
     row = F.col("__row")
@@ -121,7 +122,7 @@ def by_row_groups(frame: DataFrame, url: str, fractions: Sequence[float], seed: 
 
 
 def _groups(manifest: Manifest) -> Iterator[tuple[str, int, int, int]]:
-    """The file's path below the table, the number of the row group, its rows in the file: from, to."""
+    """Yield for each row group its file (path below the table), index, first row, and last row + 1."""
     ends: dict[int, int] = {}
     for group in manifest.row_groups:
         file = manifest.files[group.file]
@@ -130,5 +131,5 @@ def _groups(manifest: Manifest) -> Iterator[tuple[str, int, int, int]]:
         yield "/".join(file.path.split("/")[-1 - len(file.partition) :]), group.index, start, stop
 
 
-def _dealt_to(name: str, index: int, shares: Mapping[Split, tuple[float, float]], seed: int) -> Split:
+def _split_of(name: str, index: int, shares: Mapping[Split, tuple[float, float]], seed: int) -> Split:
     return next(split for split, share in shares.items() if in_share(name, index, share, seed))

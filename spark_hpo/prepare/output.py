@@ -1,4 +1,4 @@
-"""The output folder: whole or not there at all, and not made twice."""
+"""The output folder of a prepared table: complete or absent, and written only once per request."""
 
 from __future__ import annotations
 
@@ -7,66 +7,89 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spark_hpo.data import files
 from spark_hpo.data.plan.listing import refuse_table_format
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import SCHEMA_FILE
-from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.errors import ConfigError, DataError, cause
 from spark_hpo.trial import Split
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 PREPARED_FILE = "prepared.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A prepared table: where it is and what is in it."""
+    """A prepared table: its location and its contents."""
 
     output: str
     rows: Mapping[str, int]  # by split
-    fresh: bool  # written now; False: it was there already, made with the same arguments
-    answer: Mapping[str, Any] = field(default_factory=dict)  # synthetic: what a perfect model would reach
-    remarks: Sequence[str] = ()  # what was left out of the table, or read otherwise than it stands there
+    fresh: bool  # written by this call; False: an earlier call with the same arguments wrote it
+    answer: Mapping[str, Any] = field(default_factory=dict)  # synthetic: the score of a perfect model
+    remarks: Sequence[str] = ()  # columns and rows that were left out, or read in a special way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked for. Two equal requests give the same table."""
+    """The arguments of one preparation. Equal requests give the same table."""
 
     output: str  # local path or fsspec URL
     arguments: Mapping[str, Any]  # of JSON types
     overwrite: bool = False
 
-    def found(self) -> Prepared | None:
-        """The table that an earlier run has made of the same request, or None.
+    def fulfil(
+        self, write: Callable[[SparkSession, Request], Prepared], start_spark: Callable[[], SparkSession]
+    ) -> Prepared:
+        """Return the table that an earlier equal request wrote, or write it.
+
+        Args:
+            start_spark: called only if the table has to be written.
 
         Raises:
-            ConfigError: the output is another table, which `overwrite` replaces, or no table.
+            ConfigError: the output is another table, or cannot be written.
+        """
+        found = self.find()
+        if found is not None:
+            return found
+        self._check_writable()
+        return write(start_spark(), self)
+
+    def find(self) -> Prepared | None:
+        """Return the table that an earlier equal request wrote; None: there is none.
+
+        Raises:
+            ConfigError: the output is a table of another request (and `overwrite` is not set), or something
+                else than a prepared table.
         """
         output = files.absolute(self.output)
         fs, path = files.filesystem(output)
-        place = files.join(path, PREPARED_FILE)
-        if not fs.exists(place):
-            if fs.exists(path) and fs.ls(path):
-                # Not even with --overwrite: it may be somebody's home.
-                raise ConfigError(f"{output} exists and is not a prepared table: name another --output")
-            return None
-        if self.overwrite:
-            return None
-        try:
-            record = json.loads(fs.cat_file(place))
-        except ValueError as exc:
-            raise DataError(f"{place}: not JSON ({exc}): use --overwrite") from exc
+        record_path = files.join(path, PREPARED_FILE)
+        with files.accessing(output):
+            if not fs.exists(record_path):
+                if fs.exists(path) and fs.ls(path):
+                    # Not even with overwrite: it may be a home directory.
+                    raise self._bad_output("exists and is not a prepared table")
+                return None
+            if self.overwrite:
+                return None
+            try:
+                record = json.loads(fs.cat_file(record_path))
+            except ValueError as exc:
+                raise DataError(f"{record_path}: is not JSON ({exc}): use --overwrite") from exc
         wanted = json.loads(json.dumps(self.arguments))
         if record["arguments"] != wanted:
-            other = sorted(k for k in wanted if record["arguments"].get(k) != wanted[k])
-            raise ConfigError(
-                f"{output} was prepared from another {', '.join(other) or 'request'}: "
-                "name another --output, or use --overwrite"
+            changed = sorted(key for key in wanted if record["arguments"].get(key) != wanted[key])
+            raise self._bad_output(
+                f"holds a table that was prepared with another {', '.join(changed) or 'request'}",
+                "Choose another output folder, or use --overwrite",
             )
         return Prepared(
             output=output,
@@ -78,10 +101,10 @@ class Request:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[str]:
-        """A folder to write to. It becomes the output when `finish` has been called and nothing failed."""
+        """Yield a folder to write to, which becomes the output when the block ends without an error."""
         output = files.absolute(self.output)
         if not files.is_local(output):
-            # An object store renames nothing: schema.json comes last, and nothing reads without it.
+            # Object stores cannot rename. schema.json is written last, and no reader does without it.
             fs, path = files.filesystem(output)
             if fs.exists(path):
                 fs.rm(path, recursive=True)
@@ -90,7 +113,7 @@ class Request:
         parent, name = os.path.split(output.rstrip("/"))
         os.makedirs(parent, exist_ok=True)
         working = tempfile.mkdtemp(dir=parent, prefix=f".{name}.")
-        os.chmod(working, 0o777 & ~_umask())  # mkdtemp's is for its owner alone; executors may be others
+        os.chmod(working, 0o777 & ~_umask())  # mkdtemp's is 0700; executors may be other users
         try:
             yield working
             _swap(working, output)
@@ -105,7 +128,7 @@ class Request:
         answer: Mapping[str, Any] | None = None,
         remarks: Sequence[str] = (),
     ) -> Prepared:
-        """Write what is known of the table beside its splits.
+        """Write `prepared.json` and `schema.json` beside the splits.
 
         Raises:
             DataError: a split has no rows.
@@ -113,8 +136,8 @@ class Request:
         empty = [str(split) for split in Split if not rows.get(split)]
         if empty:
             raise DataError(
-                f"{self.output}: no rows fell into {', '.join(empty)} "
-                f"({sum(rows.values())} rows in all): use more rows, or other --fractions"
+                f"{self.output}: no rows were assigned to {', '.join(empty)} "
+                f"({sum(rows.values())} rows in total): use more rows, or other --fractions"
             )
         counts = {str(split): rows[split] for split in Split}
         answer = dict(answer or {})
@@ -126,12 +149,31 @@ class Request:
         output = files.absolute(self.output)
         return Prepared(output=output, rows=counts, fresh=True, answer=answer, remarks=tuple(remarks))
 
+    def _check_writable(self) -> None:
+        """Create a file where the output will be, and delete it."""
+        output = files.absolute(self.output)
+        try:
+            if files.is_local(output):
+                _try_to_create(Path(output).parent)
+                return
+            fs, path = files.filesystem(files.join(output, f".{uuid.uuid4().hex}"))
+            with files.accessing(output):
+                fs.pipe_file(path, b"")
+                fs.rm_file(path)
+        except OSError as exc:
+            raise self._bad_output(f"cannot be written: {exc.strerror}") from exc
+        except DataError as exc:
+            raise self._bad_output(f"cannot be written: {exc}") from cause(exc)
+
+    def _bad_output(self, rule: str, cure: str = "Choose another output folder") -> ConfigError:
+        return ConfigError(rule, key="output", value=self.output, cure=cure)
+
 
 def fingerprint(url: str) -> list[list[Any]]:
-    """Names, sizes and modification times of the files at `url`: other input, other table.
+    """Names, sizes and modification times of the files at `url`: if they change, the table is another one.
 
     Raises:
-        DataError: there is nothing at `url`, or its files hold deleted rows too (Delta, Iceberg, Hudi).
+        DataError: there is nothing at `url`, or it is a Delta, Iceberg or Hudi table.
     """
     fs, path = files.filesystem(files.absolute(url))
     with files.accessing(url):
@@ -143,6 +185,22 @@ def fingerprint(url: str) -> list[list[Any]]:
     return [[e["name"].removeprefix(base), e["size"], files.modified(e)] for e in entries]
 
 
+def _try_to_create(folder: Path) -> None:
+    """Create a folder and a file in it, and remove what was created.
+
+    Raises:
+        OSError: this is not possible.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    finally:
+        for path in missing:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -150,7 +208,7 @@ def _umask() -> int:
 
 
 def _swap(new: str, output: str) -> None:
-    """Put `new` in the place of `output`. Between the two renames there is no output, never half of one."""
+    """Replace `output` by `new`. Between the two renames the output is absent, but never incomplete."""
     old = f"{new}.old"
     if os.path.exists(output):
         os.rename(output, old)

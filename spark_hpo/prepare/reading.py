@@ -1,4 +1,4 @@
-"""A table as Spark reads it, before anything is done to it."""
+"""Reads the input table with Spark."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from spark_hpo.prepare.dialect import UTF_8, Dialect
 
 _MOST_NAMES = 50  # in a message
 _TIME_ZONE = "spark.sql.session.timeZone"
-_CHARSETS = "spark.sql.legacy.javaCharsets"  # Excel writes windows-1252, and Spark 4 reads few by itself
-_TORN = ("MALFORMED_RECORD", "Malformed records")
+_CHARSETS = "spark.sql.legacy.javaCharsets"  # Spark 4 needs it to read windows-1252, as Excel writes it
+_MALFORMED = ("MALFORMED_RECORD", "Malformed records")
 
 
 def read(spark: SparkSession, arguments: Mapping[str, Any]) -> DataFrame:
-    """The table that a request names. Nothing but its columns is looked at yet."""
+    """Return the input of a request. Only its columns are read yet."""
     url = _for_spark(arguments["input"])
     if arguments["format"] == "parquet":
         return spark.read.parquet(url)
@@ -40,22 +40,22 @@ def read(spark: SparkSession, arguments: Mapping[str, Any]) -> DataFrame:
     return frame.toDF(*trimmed) if len(set(trimmed)) == len(trimmed) else frame
 
 
-def _for_spark(place: str) -> str:
-    """A place as Spark's JVM calls it."""
-    if not files.is_local(place):
-        return place
-    # Databricks' mounts are there for Python alone; its JVM knows the same files by these names.
-    if place.startswith("/Volumes/"):
-        return f"dbfs:{place}"
-    if place.startswith("/dbfs/"):
-        return f"dbfs:{place.removeprefix('/dbfs')}"
-    # A plain path is a local one here, as everywhere; Spark would look in its default file system.
-    return f"file://{place}"
+def _for_spark(path: str) -> str:
+    """The path as Spark's JVM knows it."""
+    if not files.is_local(path):
+        return path
+    # Databricks mounts these folders for Python only; its JVM knows the same files by these names.
+    if path.startswith("/Volumes/"):
+        return f"dbfs:{path}"
+    if path.startswith("/dbfs/"):
+        return f"dbfs:{path.removeprefix('/dbfs')}"
+    # A path without a scheme is local, as everywhere here; Spark would use its default file system.
+    return f"file://{path}"
 
 
 @contextlib.contextmanager
 def settings(spark: SparkSession, arguments: Mapping[str, Any]) -> Iterator[None]:
-    """Dates, times without a zone, and conditions on times mean what they mean to the readers."""
+    """Set the session so that dates and times mean the same as to the readers, and restore it afterwards."""
     wanted = {_TIME_ZONE: "UTC"}
     if arguments.get("encoding", UTF_8) != UTF_8:
         wanted[_CHARSETS] = "true"
@@ -72,27 +72,28 @@ def settings(spark: SparkSession, arguments: Mapping[str, Any]) -> Iterator[None
                 spark.conf.set(key, earlier)
 
 
-def columns_of(place: str, dialect: Dialect | None, *, header: bool) -> str:
-    """The columns that a table has, in words.
+def columns_of(url: str, dialect: Dialect | None, *, header: bool) -> str:
+    """A sentence that lists the columns of a table.
 
     Args:
         dialect: of a CSV; None: it is Parquet.
     """
     if dialect is None:
-        names = list(read_footers(place).schemas[0].names)
+        names = list(read_footers(url).schemas[0].names)
     elif header:
         names = [name or f"_c{i}" for i, name in enumerate(dialect.columns)]
     else:
         names = _numbered(len(dialect.columns))
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return f"{place} has {', '.join(names[:_MOST_NAMES])}{more}"
+    return f"{url} has {', '.join(names[:_MOST_NAMES])}{more}"
 
 
 def cause_of(exc: Exception) -> str:
-    """The innermost reason that Spark gives, in one line."""
+    """The innermost cause in an error of Spark, in one line."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    if torn := [line for line in lines if any(sign in line for sign in _TORN)]:
-        return f"a line has more or fewer fields than the first, or a quote is not closed: {torn[-1][:300]}"
+    if malformed := [line for line in lines if any(sign in line for sign in _MALFORMED)]:
+        line = malformed[-1][:300]
+        return f"a line has more or fewer fields than the first, or a quote is not closed: {line}"
     causes = [line for line in lines if line.startswith("Caused by:")]
     return (causes or lines or [repr(exc)])[-1 if causes else 0][:300]
 

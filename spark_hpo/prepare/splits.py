@@ -1,4 +1,4 @@
-"""Seeded splits by hash of the row, written in parallel."""
+"""Assigns rows to splits by a seeded hash, and writes the splits in parallel."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from spark_hpo.data.writer import summary_batch, write_splits
 from spark_hpo.errors import ConfigError
 from spark_hpo.trial import Split
 
-SPLIT = "__split"  # the split's name
-ORDER = "__order"  # hash of the row: where it is written
+SPLIT = "__split"  # column: name of the split
+ORDER = "__order"  # column: hash of the row, by which rows are ordered
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
-FRACTIONS_OF_FEW = (0.6, 0.2, 0.2)  # where a tenth of the rows would be too few to measure with
+FRACTIONS_OF_FEW = (0.6, 0.2, 0.2)  # of small tables: a tenth is too few rows to measure a metric
 FEW_ROWS = 2_000
 _ROW_GROUPS_PER_FILE = 16
-_BUCKETS = 1_000_000  # how finely fractions are cut
+_BUCKETS = 1_000_000  # resolution of the fractions
 
 
 def column(name: str) -> Column:
-    """A column by its name, whatever is in the name."""
+    """A column by its name, which may contain any character."""
     return F.col("`{}`".format(name.replace("`", "``")))
 
 
 def with_split(frame: DataFrame, fractions: Sequence[float], seed: int) -> DataFrame:
-    """Add the columns `SPLIT` and `ORDER`, from a hash over the seed and all columns that are no maps.
+    """Add the columns `SPLIT` and `ORDER`, from a hash of the seed and all columns without maps.
 
-    A row falls into the same split in every run, however the table is partitioned, and equal rows fall
-    into one split. The hash also shuffles: a table sorted by its label is not written sorted.
+    A row gets the same split in every run, however the table is partitioned, and equal rows get the same
+    split. The hash also shuffles: a table that is sorted by its label is not written in that order.
     """
     check_fractions(fractions)
     hashed = [column(field.name) for field in frame.schema if not _holds_map(field.dataType)]
@@ -50,7 +50,7 @@ def with_split(frame: DataFrame, fractions: Sequence[float], seed: int) -> DataF
 
 
 def _holds_map(stored: T.DataType) -> bool:
-    """Maps have no hash in Spark: their order is not defined."""
+    """Whether a type contains a map, which Spark cannot hash because its order is undefined."""
     match stored:
         case T.ArrayType():
             return _holds_map(stored.elementType)
@@ -60,38 +60,40 @@ def _holds_map(stored: T.DataType) -> bool:
 
 
 def check_fractions(fractions: Sequence[float]) -> None:
-    """Raises ConfigError unless there are three, all above 0, that sum to 1."""
+    """Raise ConfigError unless there are three fractions, all above 0, that sum to 1."""
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ConfigError(
-            f"fractions are {list(fractions)}; they must be three numbers above 0 (train, validation, test) "
-            "that sum to 1: for example 0.8,0.1,0.1"
+            "must be three numbers above 0 (train, validation, test) that sum to 1",
+            key="fractions",
+            value=list(fractions),
+            cure="For example 0.8,0.1,0.1",
         )
 
 
 def write(frame: DataFrame, folder: str, *, total_rows: int, row_group_rows: int) -> Counter[str]:
-    """Write a frame that has `SPLIT` and `ORDER`; the rows of each split are in the order of their hash.
+    """Write a frame with the columns `SPLIT` and `ORDER`; the rows of each split are ordered by their hash.
 
-    The same rows give the same files on any cluster, because their number depends on `total_rows` alone.
+    The same rows give the same files on any cluster: the number of files depends only on `total_rows`.
 
     Returns:
-        rows written, by split.
+        The number of rows written, by split.
     """
     check_row_group_rows(row_group_rows)
     num_files = -(-total_rows // (row_group_rows * _ROW_GROUPS_PER_FILE))
     names = [name for name in frame.columns if name not in (SPLIT, ORDER)]
     parts = frame.repartition(num_files, column(ORDER)).sortWithinPartitions(SPLIT, ORDER)
-    # mapInArrow takes a column `a.b` for the field b of a: numbers travel instead of names.
+    # mapInArrow reads a column name `a.b` as field b of a, so columns are numbered meanwhile.
     numbered = parts.select(column(SPLIT), *(column(name).alias(f"c{i}") for i, name in enumerate(names)))
     return run(numbered, partial(_write_part, folder=folder, row_group_rows=row_group_rows, names=names))
 
 
 def check_row_group_rows(row_group_rows: int) -> None:
     if row_group_rows < 1:
-        raise ConfigError(f"row_group_rows is {row_group_rows}; it must be at least 1")
+        raise ConfigError("must be an integer >= 1", key="row_group_rows", value=row_group_rows)
 
 
 def run(frame: DataFrame, function: Any) -> Counter[str]:
-    """Run a function of Arrow batches that writes; sum the rows that its tasks report."""
+    """Run a function that writes Arrow batches, and sum the rows that its tasks report."""
     rows: Counter[str] = Counter()
     for row in frame.mapInArrow(function, "split string, rows long").collect():
         rows[row["split"]] += row["rows"]
@@ -99,7 +101,7 @@ def run(frame: DataFrame, function: Any) -> Counter[str]:
 
 
 def task_number() -> int:
-    """The number of the partition that this process works on."""
+    """The index of the partition that this process works on."""
     context = TaskContext.get()
     assert context is not None
     return context.partitionId()

@@ -96,7 +96,7 @@ def _lines(
     yield "data:"
     yield f"  path: {_flow(facts.path)}"
     if facts.prepare:
-        yield f"  prepare: {_flow(list(facts.prepare))}  # makes it, once"
+        yield f"  prepare: {_flow(facts.prepare)}  # makes it, once"
     if facts.transforms:
         yield f"  transforms: {_flow(dict(facts.transforms))}  # what decodes bytes"
     yield f"  reader: auto  # {resolve_reader('auto')} here"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from spark_hpo.data import files
 from spark_hpo.data.profile import ColumnProfile, TableProfile, label_counts, profile
@@ -49,7 +50,7 @@ class TableFacts:
     categories: tuple[int, ...]  # codes of each column of categories
     image: tuple[int, ...] = ()  # channels, height and width, where a task for images fits
     label: LabelFacts
-    prepare: tuple[str, ...] = ()  # how to make it, where it is not there yet
+    prepare: Mapping[str, Any] = field(default_factory=dict)  # the section that makes it; empty: it is there
     transforms: tuple[tuple[str, str], ...] = ()  # of columns of bytes
     remarks: tuple[str, ...] = ()  # what the user should know
 
@@ -147,14 +148,15 @@ def _of_raw(path: str, table: TableProfile, label: str | None, data_path: str) -
         f"{path} is not prepared: run reads it {'in place' if in_place else 'and writes a copy'}, "
         f"with what is known of its columns in {data_path}"
     )
-    words = ["csv", "--input", path, "--format", "parquet", "--label", label]
-    words += ["--label-type", "class" if facts.classes else "number"]
-    words += ["--drop", ",".join(c.name for c in dropped)] if dropped else []
+    prepare: dict[str, Any] = {"source": "csv", "input": path, "format": "parquet", "label": label}
+    prepare["label_type"] = "class" if facts.classes else "number"
+    if dropped:
+        prepare["drop"] = [c.name for c in dropped]
     fractions = _SMALL if table.rows * _DEFAULT[1] < FEW_ROWS and not in_place else _DEFAULT
     if in_place:
-        words.append("--in-place")
+        prepare["in_place"] = True
     elif fractions is _SMALL:
-        words += ["--fractions", ",".join(map(str, fractions))]
+        prepare["fractions"] = list(fractions)
     return TableFacts(
         path=data_path,
         train_rows=round(table.rows * fractions[0]),
@@ -165,7 +167,7 @@ def _of_raw(path: str, table: TableProfile, label: str | None, data_path: str) -
         ),
         image=_image([c.shape for c in used if c.kind in (ColumnKind.ARRAY, ColumnKind.BINARY)]),
         label=facts,
-        prepare=tuple(words),
+        prepare=prepare,
         transforms=tuple((c.name, c.transform) for c in used if c.transform),
         remarks=tuple(remarks),
     )

@@ -97,28 +97,31 @@ def test_numbers_and_dates_are_numbers_however_they_are_written(export: Prepared
     assert all(min(abs(s - k) for k in known) < 3600 for s in seconds)
     amounts = np.asarray(table["price"]) * price.deviation + price.mean
     assert 1_100 < amounts.min() < amounts.max() < 8_000
-    assert any("comma before decimals: alcohol, hue, proline, magnesium, price" in r for r in export.remarks)
+    assert any("a decimal comma: alcohol, hue, proline, magnesium, price" in r for r in export.remarks)
     assert any("dates, day.month.year: tasted" in r for r in export.remarks)
 
 
 def test_what_tells_nothing_is_left_out_and_said(export: Prepared) -> None:
-    assert "counts the rows, from 0 to 177" in remark_on(export, "_c0")
-    assert "different texts in 178 rows: an id, or free text (--keep bottle)" in remark_on(export, "bottle")
-    assert "an id, or free text" in remark_on(export, "note")
+    assert "numbers the rows, from 0 to 177" in remark_on(export, "_c0")
+    assert (
+        "different values in 178 rows, as ids and free text have (to prevent this: --keep bottle)"
+        in remark_on(export, "bottle")
+    )
+    assert "as ids and free text have" in remark_on(export, "note")
     assert "is 'Keller 1' in every row" in remark_on(export, "cellar")
     assert "is empty" in remark_on(export, "empty")
-    assert "is an id: a whole number, another one in every row" in remark_on(export, "wine_id")
+    assert "is an id: an integer that differs in every row" in remark_on(export, "wine_id")
 
 
 def test_what_tells_the_label_is_left_out(export: Prepared) -> None:
-    assert "is the label 'grape' again, in other words" in remark_on(export, "code")
+    assert "is an alias of the label 'grape'" in remark_on(export, "code")
 
 
 def test_rows_without_a_label_are_left_out(export: Prepared) -> None:
     label = schema_of(export).label
     assert label.classes == ("Barbera", "Barolo", "Grünling")
     assert sum(export.rows.values()) == 175
-    assert "3 of 178 rows are left out: they have no 'grape'" in export.remarks
+    assert "3 of 178 rows are left out: 'grape' is missing" in export.remarks
 
 
 def test_a_small_table_holds_out_more(export: Prepared) -> None:
@@ -148,9 +151,9 @@ def test_columns_stay_that_are_to_be_kept(spark: Any, tmp_path: Path) -> None:
     assert kinds.pop("word") is ColumnKind.CATEGORICAL
     assert set(kinds) == {"row", "when", "amount", "size", "size_missing"}
     assert set(kinds.values()) == {ColumnKind.NUMERIC}
-    assert "5 of 200 values are none, such as 'tall', and count as missing" in remark_on(found, "size")
+    assert "5 of 200 values are not numbers, such as 'tall', and count as missing" in remark_on(found, "size")
     assert any("dates, year-month-day: when" in r for r in found.remarks)
-    assert any("signs or commas in them: amount" in r for r in found.remarks)
+    assert any("thousands separators: amount" in r for r in found.remarks)
 
 
 def test_a_table_without_a_header_and_a_copy_of_its_label(spark: Any, tmp_path: Path) -> None:
@@ -160,7 +163,7 @@ def test_a_table_without_a_header_and_a_copy_of_its_label(spark: Any, tmp_path: 
     options = {"input": str(tmp_path / "t.tsv"), "label": "column2", "clean": True, "header": False}
     found = prepare.csv(spark, str(tmp_path / "out"), **options)
     assert [f.name for f in schema_of(found).features] == ["column1"]
-    assert "is the label 'column2' again" in remark_on(found, "column3")
+    assert "is a copy of the label 'column2'" in remark_on(found, "column3")
     assert schema_of(found).label.is_regression
 
 
@@ -177,11 +180,11 @@ def test_in_place_columns_are_left_out_of_the_schema_alone(spark: Any, tmp_path:
     found = prepare.csv(spark, str(tmp_path / "out"), **options)
     table = open_table(str(tmp_path / "out"))
     assert [f.name for f in table.schema.features] == ["x"]
-    assert "is map<string,bigint>, no text and no numbers" in remark_on(found, "m")
+    assert "is map<string,bigint>, which is neither text nor numbers" in remark_on(found, "m")
     assert sum(table.manifest(split).rows for split in Split) == 300
 
 
 def test_a_label_that_is_always_the_same_is_refused(spark: Any, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{i % 9},yes\n" for i in range(100)))
-    with pytest.raises(DataError, match="the label 'y' is 'yes' in every row: there is nothing to predict"):
+    with pytest.raises(DataError, match="the label 'y' is 'yes' in every row"):
         prepare.csv(spark, str(tmp_path / "out"), input=str(tmp_path / "t.csv"), label="y", clean=True)

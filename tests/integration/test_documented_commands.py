@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from spark_hpo.cli.program import load_command
 from spark_hpo.config import load_config
 from spark_hpo.config.study_file import read_study_file
-from spark_hpo.prepare import cli as prepare_cli
+from tests.support.command_line_page import parse
 
 pytestmark = pytest.mark.spark
 
@@ -97,7 +98,7 @@ def test_a_documented_command_is_one(jvm: Any, line: str) -> None:
     assert (ROOT / "jobs" / job).is_file()
     words = list(jvm.scala.jdk.javaapi.CollectionConverters.asJava(arguments.childArgs()))
     if job == "prepare_data.py":
-        prepare_cli._parser().parse_args(words)
+        parse(load_command("prepare"), words)
         return
     command, file, *overrides = words
     assert command in ("--config", "run")

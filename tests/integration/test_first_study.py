@@ -74,7 +74,7 @@ def test_four_commands_make_a_sound_model_of_an_unknown_csv(
 ) -> None:
     done, started = begun
     assert succeeded(done).startswith(f"{home}/data/my: train ")
-    assert "column '_c0' is left out: it counts the rows, from 0 to 441" in done.stderr
+    assert "column '_c0' is left out: it numbers the rows, from 0 to 441" in done.stderr
     assert "column 'name' is left out" in done.stderr
     assert "next: spark-hpo doctor my_study.yaml" in succeeded(started)
     answer = json.loads(succeeded(command("run", home, *QUICKER, "--json")).splitlines()[-1])

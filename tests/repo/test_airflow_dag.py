@@ -13,9 +13,10 @@ from typing import Any
 import jinja2
 import pytest
 
+from spark_hpo.cli.program import load_command
 from spark_hpo.driver.sync import Synced
-from spark_hpo.prepare.cli import prepare
 from spark_hpo.tracking.run_store import RunStatus
+from tests.support.command_line_page import parse
 
 ROOT = Path(__file__).parents[2]
 DAG = ROOT / "jobs/airflow_dag.py"
@@ -69,14 +70,7 @@ def test_the_command_line_takes_what_a_task_says(
 
 
 def test_the_table_is_prepared_where_the_study_looks_for_it() -> None:
-    class Reached(Exception):
-        pass
-
-    def start_spark() -> Any:
-        raise Reached
-
-    with pytest.raises(Reached):
-        prepare(words("prepare"), start_spark)
+    parse(load_command("prepare"), words("prepare"))
     [path] = [word.removeprefix("data.path=") for word in words("tune") if word.startswith("data.path=")]
     assert words("prepare")[-2:] == ["--output", path]
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from spark_hpo.cli.program import load_command
 from spark_hpo.config import load_config
-from spark_hpo.prepare.cli import prepare
+from tests.support.command_line_page import parse
 
 bundles = pytest.importorskip("databricks.bundles.jobs", reason="pip install databricks-bundles")
 
@@ -104,15 +105,7 @@ def test_the_command_line_takes_the_parameters(
         runpy.run_path(str(ROOT / "jobs/tune.py"), run_name="__main__")
     assert ended.value.code == 2
     assert capsys.readouterr().err.strip().endswith("budget.trials must be at least 1 (got 0)")
-
-    class Reached(Exception):
-        pass
-
-    def start_spark() -> Any:
-        raise Reached
-
-    with pytest.raises(Reached):
-        prepare(parameters(job, "prepare"), start_spark)
+    parse(load_command("prepare"), parameters(job, "prepare"))
 
 
 @pytest.mark.parametrize(("code", "is_exit"), [(0, False), (3, True)])
@@ -121,7 +114,7 @@ def test_a_job_that_has_succeeded_does_not_exit(
 ) -> None:
     """Databricks runs the file in a process that goes on, and takes `sys.exit(0)` for an error."""
     monkeypatch.setattr("spark_hpo.cli.tune", lambda: sys.exit(code))
-    monkeypatch.setattr("spark_hpo.prepare.main", lambda arguments: code)
+    monkeypatch.setattr("spark_hpo.cli.prepare_data", lambda: sys.exit(code))
     for name in ("tune", "prepare_data"):
         if is_exit:
             with pytest.raises(SystemExit) as ended:

@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from spark_hpo.cli.program import COMMANDS, _commands
+from spark_hpo.cli.program import COMMANDS, _commands, load_command
 
 PAGE = Path(__file__).parents[2] / "docs/command-line.md"
 _WIDTH = 100
 
 
 def help_of(name: str) -> str:
-    """What `spark-hpo NAME --help` prints on a terminal of 100 columns."""
-    parent = click.Context(_commands, info_name="spark-hpo", terminal_width=_WIDTH)
-    command = _commands.get_command(parent, name)
-    assert command is not None, f"there is no command {name}"
-    return command.get_help(click.Context(command, parent, info_name=name)).rstrip()
+    """What `spark-hpo NAME --help` prints on a terminal of 100 columns; NAME may have a subcommand."""
+    command: click.Command = _commands
+    context = click.Context(command, info_name="spark-hpo", terminal_width=_WIDTH)
+    for word in name.split():
+        assert isinstance(command, click.Group)
+        found = command.get_command(context, word)
+        assert found is not None, f"there is no command {name}"
+        command, context = found, click.Context(found, context, info_name=word)
+    return command.get_help(context).rstrip()
+
+
+def names() -> list[str]:
+    """All commands, each before its subcommands."""
+    found = []
+    for name in COMMANDS:
+        command = load_command(name)
+        subcommands = command.commands if isinstance(command, click.Group) else ()
+        found += [name, *(f"{name} {subcommand}" for subcommand in subcommands)]
+    return found
+
+
+def parse(command: click.Command, words: Sequence[str]) -> None:
+    """Parse the arguments of a command without running it.
+
+    Raises:
+        click.UsageError: an argument is wrong.
+    """
+    context = command.make_context(command.name, list(words))
+    if isinstance(command, click.Group):
+        _, subcommand, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        assert subcommand is not None
+        parse(subcommand, rest)
 
 
 def with_help(page: str) -> str:
@@ -27,16 +55,16 @@ def with_help(page: str) -> str:
     def block(match: re.Match[str]) -> str:
         return f"{match['mark']}\n```text\n{help_of(match['name'])}\n```\n"
 
-    pattern = r"(?P<mark><!-- help: (?P<name>\w+) -->)\n(```text\n.*?\n```\n)?"
+    pattern = r"(?P<mark><!-- help: (?P<name>[\w ]+) -->)\n(```text\n.*?\n```\n)?"
     return re.sub(pattern, block, page, flags=re.DOTALL)
 
 
 def commands_of(page: str) -> list[str]:
     """The commands whose help the page has, in its order."""
-    return re.findall(r"<!-- help: (\w+) -->", page)
+    return re.findall(r"<!-- help: ([\w ]+) -->", page)
 
 
 if __name__ == "__main__":
     text = with_help(PAGE.read_text())
-    assert commands_of(text) == list(COMMANDS), "each command has its place on the page"
+    assert commands_of(text) == names(), "each command has its place on the page"
     PAGE.write_text(text)

@@ -9,7 +9,7 @@ import pytest
 from spark_hpo import cli
 from spark_hpo.cli.command import Command
 from spark_hpo.cli.program import COMMANDS, _commands, _with_command
-from tests.support.command_line_page import PAGE, commands_of, with_help
+from tests.support.command_line_page import PAGE, commands_of, names, parse, with_help
 
 ROOT = Path(__file__).parents[3]
 
@@ -39,7 +39,7 @@ def command(request: pytest.FixtureRequest) -> Command:
 
 def test_the_page_of_the_command_line_has_the_help_of_today() -> None:
     page = PAGE.read_text()
-    assert commands_of(page) == list(COMMANDS)
+    assert commands_of(page) == names()
     assert with_help(page) == page, "python -m tests.support.command_line_page puts it there"
 
 
@@ -55,7 +55,7 @@ def test_every_command_has_examples_that_it_understands(command: Command) -> Non
         if words[0] == "spark-hpo":
             assert words[1] == command.name
             end = next((i for i, word in enumerate(words) if word in ("|", ">>", "&&")), len(words))
-            command.make_context(command.name, [word.strip("'") for word in words[2:end]])
+            parse(command, [word.strip("'") for word in words[2:end]])
 
 
 def test_the_help_loads_neither_torch_nor_spark() -> None:

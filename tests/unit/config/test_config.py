@@ -1,3 +1,4 @@
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,78 @@ class TestDatabricks:
         path = "/Users/someone@example.com/digits"
         config = self.build(tracking_uri="databricks", experiment=path, registered_model="a.b.c")
         assert config.experiment == path
+
+
+class TestPrepare:
+    @pytest.mark.parametrize(
+        ("words", "section"),
+        [
+            (["digits"], {"source": "digits"}),
+            (
+                ["digits", "--fractions", "0.7,0.15,0.15", "--row-group-rows", "128", "--json"],
+                {"source": "digits", "fractions": [0.7, 0.15, 0.15], "row_group_rows": 128},
+            ),
+            (
+                ["csv", "--input=a.csv", "--label", "y", "--null-values", "?,-", "--as-is", "--drop", "id"],
+                {
+                    "source": "csv",
+                    "input": "a.csv",
+                    "label": "y",
+                    "null_values": ["?", "-"],
+                    "clean": False,
+                    "drop": ["id"],
+                },
+            ),
+            (
+                "csv --input a.parquet --in-place --where-train 'a < 1' --no-header --separator tab",
+                {
+                    "source": "csv",
+                    "input": "a.parquet",
+                    "in_place": True,
+                    "where_train": "a < 1",
+                    "header": False,
+                    "separator": "tab",
+                },
+            ),
+            (
+                ["synthetic", "--rows", 100, "--columns", 2, "--noise", 0.2],
+                {"source": "synthetic", "rows": 100, "columns": 2, "noise": 0.2},
+            ),
+        ],
+    )
+    def test_the_old_form_is_read_as_a_section_with_a_warning(
+        self,
+        words: Any,
+        section: dict[str, Any],
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(logging.getLogger("spark_hpo"), "propagate", True)
+        old, new = (
+            build_config({**yaml.safe_load(SMALL), "data": {"path": "t", "prepare": prepare}}, place="test")
+            for prepare in (words, section)
+        )
+        assert old == new
+        [record] = caplog.records
+        assert yaml.safe_load(record.message.partition("section: ")[2]) == section
+
+    @pytest.mark.parametrize(
+        ("prepare", "key"),
+        [
+            ({"source": "excel"}, "source"),
+            ({"input": "a.csv"}, "source"),
+            ({"source": "csv"}, "input"),
+            ({"source": "csv", "input": "a.csv", "lable": "y"}, "lable"),
+            ({"source": "csv", "input": "a.csv", "rows": 3}, "rows"),
+            ({"source": "digits", "row_group_rows": 0}, "row_group_rows"),
+            (["digits", "--row-group-rows", "x"], "row_group_rows"),
+            (["csv", "--input"], ""),
+            (["csv", "input", "a.csv"], ""),
+            ([], "source"),
+        ],
+    )
+    def test_a_mistake_is_named(self, prepare: Any, key: str) -> None:
+        record = {**yaml.safe_load(SMALL), "data": {"path": "t", "prepare": prepare}}
+        with pytest.raises(ConfigError) as refused:
+            build_config(record, place="test")
+        assert refused.value.key == ".".join(filter(None, ("data.prepare", key)))

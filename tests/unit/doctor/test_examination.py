@@ -104,7 +104,7 @@ def test_a_column_that_a_footer_lacks_is_named(study: Path) -> None:
 def test_a_table_that_is_not_there_is_a_failure_unless_the_study_prepares_it(study: Path) -> None:
     assert "the table does not exist" in look("data.path=nothing")["table"].message
     (study / "my.csv").write_text("a,y\n1,0\n")
-    prepare = "data.prepare=[csv, --input, my.csv, --label, y]"
+    prepare = "data.prepare={source: csv, input: my.csv, label: y}"
     found = look("data.path=made", prepare)["table"]
     assert (found.status, found.message[:25]) == (Status.SKIP, "made is not there yet: ru")
     found = look("data.path=made", prepare.replace("my.csv", "his.csv"))["table"]

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from spark_hpo.config import build_config
+from spark_hpo.config.model import PrepareConfig
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.starter import Start, start_study
@@ -73,9 +74,13 @@ class TestRawParquet:
         assert start.config.name == "my-people"
         assert start.config.data is not None
         assert start.config.data.path == "data/my-people-prepared"
-        assert start.config.data.prepare == (
-            *("csv", "--input", str(raw), "--format", "parquet", "--label", "ok", "--label-type", "class"),
-            *("--drop", "photo,place"),
+        assert start.config.data.prepare == PrepareConfig(
+            source="csv",
+            input=str(raw),
+            format="parquet",
+            label="ok",
+            label_type="class",
+            drop=("photo", "place"),
         )
         assert start.config.objective.metric == "accuracy"
         assert "photo (binary), place (struct" in start.remarks[0]
@@ -87,7 +92,7 @@ class TestRawParquet:
             data = start_study(str(raw), label=label).config.data
             assert data is not None
             assert data.prepare is not None
-            assert data.prepare[data.prepare.index("--label-type") + 1] == kind
+            assert data.prepare.label_type == kind
         assert start_study(str(raw), label="rare").config.objective.metric == "loss"
 
     @pytest.mark.parametrize(
@@ -109,14 +114,14 @@ class TestRawParquet:
         data = start_study(str(tmp_path / "few.parquet"), label="ok").config.data
         assert data is not None
         assert data.prepare is not None
-        assert data.prepare[-2:] == ("--fractions", "0.6,0.2,0.2")
+        assert data.prepare.fractions == (0.6, 0.2, 0.2)
 
     def test_a_large_table_is_read_in_place(self, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("spark_hpo.starter.table_facts._COPIED_BYTES", 1000)
         start = start_study(str(raw), label="ok")
         assert start.config.data is not None
         assert start.config.data.prepare is not None
-        assert start.config.data.prepare[-1] == "--in-place"
+        assert start.config.data.prepare.in_place
         assert any("run reads it in place" in remark for remark in start.remarks)
 
     def test_partitions_are_columns(self, tmp_path: Path) -> None:
