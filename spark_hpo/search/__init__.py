@@ -1,1 +1,1 @@
-"""Pure decisions: the space, samplers that propose, schedulers that spend. No I/O, no clock, no torch."""
+"""Search: spaces, samplers, schedulers and explorers. Pure: no I/O, no clock, no torch."""

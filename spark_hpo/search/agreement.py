@@ -1,4 +1,4 @@
-"""How far one rung's ranking can be trusted: its rank correlation with the next."""
+"""Rank correlation between rungs: how far the ranking at one rung predicts the ranking at the next."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ import numpy as np
 from spark_hpo.objective import Score
 from spark_hpo.search.space.axis import Array
 
-LEAST_PAIRS = 5  # with fewer, nothing can be said
-
+MIN_PAIRS = 5
 
 T = TypeVar("T", float, Score)
 
 
 def rank_agreement(pairs: Sequence[tuple[T, T]], field: Sequence[T] | None = None) -> float | None:
-    """Spearman's correlation between losses, or scores, at one rung and at the next, -1..1.
+    """Return Spearman's correlation of losses, or scores, at one rung with those at the next, -1..1.
 
-    Trials that have reached the next rung were mostly chosen for their losses, and within a narrow choice
-    any correlation looks weak. It is corrected by how much of the field's spread the choice covers
-    (Thorndike 1949, case 2, on ranks): r/u / sqrt(1 - r^2 + (r/u)^2), where u is the ratio of spreads.
+    Trials that reached the next rung were mostly selected by their losses, and within a narrow selection any
+    correlation is attenuated. The correlation is corrected for this restriction of range (Thorndike 1949,
+    case 2, on ranks): r/u / sqrt(1 - r^2 + (r/u)^2), where u is the ratio of the standard deviations.
 
     Args:
-        pairs: (loss here, loss at the next rung) of trials that have both.
-        field: losses of all trials here, those of the pairs among them; None: the pairs are all.
+        pairs: (loss here, loss at the next rung) of the trials that have both.
+        field: losses of all trials at this rung, including those in `pairs`; None: `pairs` has them all.
 
     Returns:
-        None where fewer than 5 pairs, or losses that are all alike, say nothing.
+        None for fewer than `MIN_PAIRS` pairs, or if all losses of a rung are equal.
     """
-    if len(pairs) < LEAST_PAIRS:
+    if len(pairs) < MIN_PAIRS:
         return None
     here: list[Any] = [first for first, _ in pairs]
     there: list[Any] = [second for _, second in pairs]
@@ -41,11 +40,11 @@ def rank_agreement(pairs: Sequence[tuple[T, T]], field: Sequence[T] | None = Non
     r = float(np.corrcoef(x, y)[0, 1])
     if field is None or len(field) <= len(pairs):
         return r
-    everyone = set(here).union(field)
-    chosen, ordered = _numbered(here, everyone), np.sort(_numbered(field, everyone))
-    # Where the pairs stand in the field, 0..1: evenly spread, the deviation is sqrt(1/12).
-    places = (np.searchsorted(ordered, chosen) + np.searchsorted(ordered, chosen, side="right")) / 2
-    spread = float((places / len(ordered)).std()) * math.sqrt(12)
+    everything = set(here).union(field)
+    selected, ordered = _numbered(here, everything), np.sort(_numbered(field, everything))
+    # Quantiles of the pairs in the field, 0..1. The deviation of uniform quantiles is sqrt(1/12).
+    positions = (np.searchsorted(ordered, selected) + np.searchsorted(ordered, selected, side="right")) / 2
+    spread = float((positions / len(ordered)).std()) * math.sqrt(12)
     if spread <= 0:
         return None
     ratio = r / min(spread, 1.0)
@@ -53,13 +52,13 @@ def rank_agreement(pairs: Sequence[tuple[T, T]], field: Sequence[T] | None = Non
 
 
 def _numbered(values: Iterable[Any], among: Iterable[Any]) -> Array:
-    """Number the distinct values in their order: all that ranks depend on."""
+    """Return each value's index among the sorted distinct values; ranks depend on nothing else."""
     numbers = {value: number for number, value in enumerate(sorted(set(among)))}
     return np.array([numbers[value] for value in values], dtype=float)
 
 
 def _ranks(values: Array) -> Array:
-    """Ranks from 0; equal values share the mean of theirs."""
+    """Return ranks from 0; equal values share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     mean: Array = (last - (counts + 1) / 2)[inverse.reshape(-1)]

@@ -1,4 +1,4 @@
-"""The seam of explorers: what makes a child's parameters in population based training."""
+"""The explorer protocol: explorers choose the parameters of children in population based training."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from spark_hpo.trial import Params
 
 
 class Explorer(Protocol):
-    """Changes parameters for a child, which goes on with its parent's weights.
+    """Changes the parameters of a child trial, which continues from its parent's checkpoint.
 
-    Only parameters that weights do not depend on may change: a network with another number of channels
-    cannot load its parent's checkpoint. Which these are, only the user knows.
+    Only parameters that the weights do not depend on may change, because a network with another number of
+    channels cannot load the checkpoint. Only the user knows which parameters these are.
 
     A trace, trial 1 a child of trial 0:
         start(slot of 0: 0 -> 3, {"lr": 0.01}); tell(slot of 0, 0.7)
         explore(slot of 1, parent 0: 3 -> 6, {"lr": 0.01}) -> {"lr": 0.013}; start(slot of 1, {"lr": 0.013})
 
-    A study that resumes calls `start` and `tell` as they are in the journal, and never `explore`: the
-    explorer then stands where the first one stood. So a child depends on the seed, its slot, its parent
-    and what was told alone: no clock, no global generator.
+    A study that resumes replays `start` and `tell` from the journal and never calls `explore`; the explorer
+    must then be in the same state as before. A child may therefore depend only on the seed, its slot, its
+    parent and what the explorer was told, not on a clock or a global random generator.
     """
 
     handles_limits: bool = False
-    """Takes `violation` into account. To others, a trial that breaks a limit is reported as failed."""
+    """Uses `violation`. Other explorers are told that a trial that violates a limit has failed."""
 
     def explore(self, slot: Slot, parent: Params) -> Params:
-        """The parameters of a child, to be started next. Never changes what has been learned.
+        """Return the parameters of a child, to be started next. Must not change what was learned.
 
         Args:
-            slot: the child's first: its trial, its parent, and from where to where it trains.
+            slot: the first slot of the child.
             parent: the parent's parameters.
         """
         ...
 
     def start(self, slot: Slot, params: Params) -> None:
-        """The slot, of whichever trial, runs with these parameters: it is in flight until told."""
+        """Note that a slot of any trial runs with these parameters. It is in flight until `tell`."""
         ...
 
     def tell(self, slot: Slot, loss: float, *, violation: float = 0.0) -> None:
-        """Learn the loss at the end of a slot; infinite for a failure.
+        """Learn the loss at the end of a slot; infinite or NaN for a failed trial.
 
         Args:
-            violation: by how much the trial breaks the study's limits; 0: it keeps them. Passed only if
+            violation: by how much the trial violates the study's limits; 0: not at all. Passed only if
                 `handles_limits`.
         """
         ...

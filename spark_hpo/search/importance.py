@@ -52,13 +52,13 @@ def importance(space: Space, results: Sequence[tuple[Params, Score]]) -> dict[st
     threshold = sorted(scores)[num_top - 1]
     is_top = np.array([score <= threshold for score in scores])
     divergences: dict[str, float] = {}
-    for axis, places in zip(axes.axes, rows.T, strict=True):
-        is_active = ~np.isnan(places)
+    for axis, positions in zip(axes.axes, rows.T, strict=True):
+        is_active = ~np.isnan(positions)
         if is_active.any():
             # Two options of a choice may have parameters of the same name.
             name = ".".join(map(str, axis.dimension.path))
             divergences[name] = divergences.get(name, 0.0) + _divergence(
-                axis, places[is_active], is_top, is_active
+                axis, positions[is_active], is_top, is_active
             )
     total = sum(divergences.values())
     shares = {name: d / total if total > 0 else 1 / len(divergences) for name, d in divergences.items()}
@@ -66,27 +66,27 @@ def importance(space: Space, results: Sequence[tuple[Params, Score]]) -> dict[st
 
 
 def _divergence(
-    axis: Axis, places: Array, is_top: npt.NDArray[np.bool_], is_active: npt.NDArray[np.bool_]
+    axis: Axis, positions: Array, is_top: npt.NDArray[np.bool_], is_active: npt.NDArray[np.bool_]
 ) -> float:
     """Theorem 4.2 of conditional PED-ANOVA, without the factor that all parameters share.
 
     Args:
-        places: on the axis, of the trials in which it is active.
+        positions: on the axis, of the trials in which it is active.
     """
-    top = places[is_top[is_active]]
-    if axis.options == 1 or len(places) < _MIN_ACTIVE or not len(top):
+    top = positions[is_top[is_active]]
+    if axis.options == 1 or len(positions) < _MIN_ACTIVE or not len(top):
         return 0.0
     density = _choice_density if axis.options else _number_density
     num_cells = axis.options or _CELLS
-    of_top, of_all = (density(_counts(axis, some, num_cells)) + _TINY for some in (top, places))
-    alpha, beta = len(top) / is_top.sum(), len(places) / len(is_active)
+    of_top, of_all = (density(_counts(axis, some, num_cells)) + _TINY for some in (top, positions))
+    alpha, beta = len(top) / is_top.sum(), len(positions) / len(is_active)
     divergence = of_all @ (of_top / of_all - 1) ** 2  # of Pearson
     return float(alpha**2 / beta * divergence)
 
 
-def _counts(axis: Axis, places: Array, num_cells: int) -> npt.NDArray[np.int64]:
+def _counts(axis: Axis, positions: Array, num_cells: int) -> npt.NDArray[np.int64]:
     """Trials in each cell: an option of a choice, or a step of the grid over a number."""
-    cells = places if axis.options else np.ceil(places / (1 / (num_cells - 1)) - 0.5)
+    cells = positions if axis.options else np.ceil(positions / (1 / (num_cells - 1)) - 0.5)
     return np.bincount(cells.astype(int), minlength=num_cells)
 
 

@@ -1,6 +1,6 @@
-"""Several objectives: which points no other one beats in all of them, and how crowded these lie.
+"""Pareto dominance: non-dominated fronts and crowding distances.
 
-`Penalty` adds limits: with its losses, dominance is the constrained dominance of Deb et al. 2002.
+With the losses of `Penalty`, dominance becomes the constrained dominance of Deb et al. 2002.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ class Penalty:
 
 
 def pareto_ranks(losses: Sequence[Sequence[float]] | Array, *, enough: int | None = None) -> Ints:
-    """The front of each point: 0 for those that no other dominates, 1 for the next, and so on.
+    """Return the front of each point: 0 for non-dominated points, 1 for the next front, and so on.
 
-    One point dominates another that is nowhere better and somewhere worse (Deb et al. 2002, NSGA-II).
-    Equal points share a front. A loss that is not finite is worse than any other.
+    A point dominates another if it is better in one objective and worse in none (Deb et al. 2002, NSGA-II).
+    Equal points share a front. Losses that are not finite are worse than all others.
 
     Args:
         losses: [points, objectives], all to be minimised.
-        enough: points that need a rank of their own front; those of all later fronts share the next rank.
-            None: all.
+        enough: stop after the front that completes this number of points; the remaining points share the
+            next rank. None: rank all points.
 
     Returns:
         [points]
@@ -66,7 +66,7 @@ def pareto_ranks(losses: Sequence[Sequence[float]] | Array, *, enough: int | Non
     points = _points(losses)
     if not len(points):
         return np.zeros(0, dtype=np.int64)
-    # Sorted by the first objective, then by the next: a point is dominated by earlier ones alone.
+    # In lexicographic order, a point can only be dominated by earlier ones.
     distinct, inverse, counts = np.unique(points, axis=0, return_inverse=True, return_counts=True)
     ranks = np.zeros(len(distinct), dtype=np.int64)
     left = np.arange(len(distinct))
@@ -83,15 +83,15 @@ def pareto_ranks(losses: Sequence[Sequence[float]] | Array, *, enough: int | Non
 
 
 def pareto_front(losses: Sequence[Sequence[float]] | Array) -> list[int]:
-    """The numbers of the points that no other dominates, in their order."""
+    """Return the indices of the non-dominated points, ascending."""
     return [int(i) for i in np.flatnonzero(pareto_ranks(losses, enough=1) == 0)]
 
 
 def crowding_distances(losses: Sequence[Sequence[float]] | Array) -> Array:
-    """How much room each point of a front has: the sides of the box between its neighbours.
+    """Return the crowding distance of each point of a front (Deb et al. 2002, section III-B).
 
-    Section III-B of Deb et al. 2002, in parts of the front's range in each objective. Infinite for the
-    points at its ends.
+    This is the sum over objectives of the distance between a point's neighbours, relative to the range of
+    the front; infinite for the ends of the front.
 
     Args:
         losses: [points, objectives], finite.
@@ -112,12 +112,12 @@ def crowding_distances(losses: Sequence[Sequence[float]] | Array) -> Array:
 
 
 def best_points(losses: Sequence[Sequence[float]] | Array, count: int) -> list[int]:
-    """The numbers of the best points, in their order: `count` of them, or all where there are fewer.
+    """Return the indices of the `count` best points, ascending; all if there are fewer.
 
-    They are taken front by front. Of the last one that has a place, the most crowded tenth is left out,
-    again and again until the rest fits: the room is measured anew after each cut, or of two neighbours
-    both would go (Kukkonen and Deb 2006, "Improved Pruning of Non-Dominated Solutions Based on Crowding
-    Distance for Bi-Objective Optimization Problems"). The lower number stays of equals.
+    Whole fronts are taken in order. Of the last front, the most crowded tenth is dropped repeatedly until the
+    rest fits. Distances are updated after each step, because otherwise both of two close neighbours would be
+    dropped (Kukkonen and Deb 2006, "Improved Pruning of Non-Dominated Solutions Based on Crowding Distance
+    for Bi-Objective Optimization Problems"). Of equal points, those with lower indices are kept.
 
     Args:
         losses: [points, objectives], finite, all to be minimised.
@@ -146,7 +146,7 @@ def _points(losses: Sequence[Sequence[float]] | Array) -> Array:
 
 
 def _is_on_front(points: Array) -> npt.NDArray[np.bool_]:
-    """Of distinct points in lexicographic order: which ones no other dominates. [points]"""
+    """Mark the non-dominated points among distinct ones in lexicographic order, [points]."""
     on_front = np.zeros(len(points), dtype=bool)
     if points.shape[1] == 2:  # a point is dominated unless its second loss is the lowest so far
         lowest = np.minimum.accumulate(points[:, 1])
@@ -157,5 +157,5 @@ def _is_on_front(points: Array) -> npt.NDArray[np.bool_]:
     while len(left):
         first = points[left[0]]
         on_front[left[0]] = True
-        left = left[(points[left] < first).any(axis=1)]  # the others are dominated by it
+        left = left[(points[left] < first).any(axis=1)]  # `first` dominates the rest
     return on_front

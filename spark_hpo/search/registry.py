@@ -147,7 +147,7 @@ def build_sampler(
     with within("enqueue"):
         queue = checked_configurations(space, enqueue)
     if knowledge is not None:
-        queue += [params for params in knowledge.first if params not in queue]
+        queue += [params for params in knowledge.best if params not in queue]
         sampler.learn_from(knowledge)
     if space.constraints and not sampler.handles_constraints:
         sampler = ConstrainedSampler(sampler, space, seed)

@@ -30,14 +30,14 @@ class Sampler(Protocol):
     """
 
     supports_multiple_objectives: bool = False
-    """Learns from all losses of a trial, or from none. Others are refused where there are several."""
+    """Learns from all losses of a trial, or from none. Other samplers are refused with several objectives."""
 
     handles_constraints: bool = False
-    """Proposes only what the constraints of its space allow. For other samplers, the study repairs proposals
-    that violate a constraint."""
+    """Proposes only configurations that meet the constraints of its space. The study repairs the proposals of
+    other samplers."""
 
     handles_limits: bool = False
-    """Takes `violation` into account. To others, a trial that breaks a limit is reported as failed."""
+    """Uses `violation`. Other samplers are told that a trial that violates a limit has failed."""
 
     is_define_by_run: bool = False
     """Does not know the space: trials choose their parameters as they run. Implements `resolve_params`."""
@@ -62,14 +62,14 @@ class Sampler(Protocol):
         others: tuple[float, ...] = (),
         violation: float = 0.0,
     ) -> None:
-        """Learn the losses of a trial, all to be minimized.
+        """Learn the losses of a trial, all to be minimised.
 
         Args:
             resource: `Slot.resource_to`, the target of the slot, even if training stopped earlier on a
                 plateau: losses are compared between trials of the same rung.
             loss: of the first objective; infinite or NaN for a failed trial.
             others: losses of the further objectives, always in the same order.
-            violation: by how much the trial breaks the study's limits; 0: it keeps them. Passed only if
+            violation: by how much the trial violates the study's limits; 0: not at all. Passed only if
                 `handles_limits`.
         """
         ...

@@ -44,7 +44,7 @@ class Scheduler(Protocol):
     """Ranks trials by their loss and stops some of them before `max_resource`."""
 
     handles_limits: bool = False
-    """Takes `violation` into account. To others, a trial that breaks a limit is reported as failed."""
+    """Uses `violation`. Other schedulers are told that a trial that violates a limit has failed."""
 
     max_resource: int
     """Epochs of a fully trained trial."""

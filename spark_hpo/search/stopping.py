@@ -1,4 +1,4 @@
-"""When a search has done enough: rules that watch its results. Pure, so that a replay stops where it did."""
+"""Stopping rules: they end a search early. Pure, so that a replay stops at the same report."""
 
 from __future__ import annotations
 
@@ -11,26 +11,32 @@ from spark_hpo.search.settings import require_integer, require_number
 
 
 class StoppingRule(Protocol):
-    """Says when no further assignment is worth its cost. What runs then is finished.
+    """Watches reports and decides when to start no further assignment. Running ones are completed.
 
     A trace: observe(trial 0, loss 0.5); reason() -> None; observe(trial 1, loss 0.1); reason() -> "target"
     """
 
     def observe(self, *, resource: int, loss: float, seconds: float, violation: float = 0.0) -> None:
-        """One assignment has reported: its resource, its loss (infinite for a failure), its slot's time, and
-        by how much it breaks the study's limits."""
+        """Take a report.
+
+        Args:
+            resource: epochs that the trial has completed.
+            loss: infinite for a failed trial.
+            seconds: how long the assignment occupied its slot.
+            violation: by how much the trial violates the study's limits; 0: not at all.
+        """
         ...
 
     def reason(self) -> str | None:
-        """Why the search should end, in one word of the summary; None: it should go on."""
+        """Return why the search should end, as a word for the summary; None: continue."""
         ...
 
 
 class TargetReached:
-    """Ends when a trial is as good as it has to be.
+    """Ends the search when a feasible trial reaches a loss.
 
     Args:
-        loss: to be reached, at any resource; of a metric to be maximised, the negative.
+        loss: to reach, at any resource; the negative of a metric that is maximised.
     """
 
     def __init__(self, loss: float) -> None:
@@ -46,15 +52,14 @@ class TargetReached:
 
 
 class NoImprovement:
-    """Ends when so many trials have been trained to the end since the best of them.
+    """Ends the search after a number of fully trained trials without an improvement.
 
-    Trials that were stopped early are not counted: a scheduler that stops nine of ten would be taken for
-    a search that has run dry.
+    Trials that were stopped early do not count, because most schedulers stop most trials.
 
     Args:
-        max_resource: epochs of a trial that is trained to the end.
-        num_trials: trained to the end, without one that is better by more than `min_improvement`.
-        min_improvement: of the loss.
+        max_resource: epochs of a fully trained trial.
+        num_trials: fully trained trials without an improvement.
+        min_improvement: by which a loss must be lower to count as an improvement.
     """
 
     def __init__(self, max_resource: int, num_trials: int, min_improvement: float = 0.0) -> None:
@@ -80,11 +85,11 @@ class NoImprovement:
 
 
 class CostSpent:
-    """Ends when slots have been busy for so much money. Idle slots are not counted.
+    """Ends the search when busy slots have cost an amount of money. Idle slots do not count.
 
     Args:
         limit: in the currency of the price.
-        price_per_slot_hour: of one slot, that is, of all ranks of one trial together.
+        price_per_slot_hour: of one slot: of all ranks of a trial together.
     """
 
     def __init__(self, limit: float, price_per_slot_hour: float) -> None:
@@ -102,18 +107,18 @@ class CostSpent:
 
 
 class RegretBound:
-    """Ends when searching as long again is expected to gain less than `bound`.
+    """Ends the search when doubling it is expected to improve the loss by less than `bound`.
 
-    The best losses of trials trained to the end are taken for the tail of a distribution with exponential
-    decay, whose scale is their mean distance from the worst of them (the estimator of Hill 1975, without
-    the logarithm). The best of twice as many draws from such a tail is better by scale x ln 2 in the
-    mean. This is what random draws from where the search is now would gain: a model that still learns
-    gains more, a search that has closed in on one place gains less. A rule of thumb, not a guarantee.
+    The best losses of fully trained trials are modelled as an exponential tail. Its scale is their mean
+    distance from the worst of them (the estimator of Hill 1975, without the logarithm). With twice as many
+    draws from such a tail, the expected minimum improves by scale x ln 2. This is what random draws from the
+    current distribution of proposals would gain; a sampler that still learns gains more, and one that has
+    converged gains less. It is a heuristic, not a guarantee.
 
     Args:
-        max_resource: epochs of a trial that is trained to the end.
-        bound: of the expected gain, in units of the loss, above 0.
-        num_trials: that must have been trained to the end before it speaks, at least 10.
+        max_resource: epochs of a fully trained trial.
+        bound: of the expected gain, in units of the loss, > 0.
+        num_trials: fully trained trials before the rule can end the search, >= 10.
     """
 
     def __init__(self, max_resource: int, bound: float, num_trials: int = 20) -> None:
@@ -130,7 +135,7 @@ class RegretBound:
 
     @property
     def expected_gain(self) -> float:
-        """Of searching as long again; infinite while too little is known."""
+        """Expected gain of doubling the search; infinite with too few trials."""
         if len(self._losses) < self.num_trials:
             return math.inf
         tail = self._losses[: max(5, len(self._losses) // 10) + 1]

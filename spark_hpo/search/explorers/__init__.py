@@ -1,1 +1,1 @@
-"""Explorers: they derive a child's parameters in population based training."""
+"""Explorers: they choose the parameters of children in population based training."""

@@ -1,4 +1,4 @@
-"""Exploring by a model: PB2, which learns which parameters make the loss fall fastest now."""
+"""PB2: an explorer that models which parameters currently improve the loss most."""
 
 from __future__ import annotations
 
@@ -23,54 +23,55 @@ from spark_hpo.search.space.parameter import Normal
 from spark_hpo.trial import Params
 
 _NUM_DRAWN = 512  # candidates from the whole space
-_NUM_NEAR = 128  # candidates around one place
-_WIDTHS = (0.1, 0.05, 0.02)  # around the parent's place, then twice around the best candidate
-_TAIL = 0.01  # a normal number has no end: the quantiles beyond are not proposed
-_INACTIVE = 0.5  # the place of a number that a configuration does not have
-_TRIES = 200  # candidates, the best first, of which one must meet the constraints
+_NUM_NEAR = 128  # candidates around one position, for each width
+_WIDTHS = (0.1, 0.05, 0.02)  # around the parent's position, then twice around the best candidate
+_TAIL = 0.01  # quantiles of a normal number beyond this are not proposed
+_INACTIVE = 0.5  # position of an inactive number
+_TRIES = 200  # best candidates that are checked against the constraints
 
-
-_Improvement = tuple[float, float]  # of the violation, then of the loss, in each epoch
+_Improvement = tuple[float, float]  # per epoch: of the violation, of the loss
 
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """A trial's way from one report to the next."""
+    """The training of a trial between two reports."""
 
-    places: Array  # of its numbers
+    positions: Array  # of its numbers
     resource_to: int
-    before: Score  # at its start; NO_SCORE: not known
+    before: Score  # at its start; NO_SCORE: unknown
 
 
 class BanditExplorer(Explorer):
-    """Proposes the numbers of a child where a Gaussian process sees the loss fall fastest.
+    """Chooses the numbers of a child by a Gaussian process of the improvement per epoch.
 
     PB2: Parker-Holder et al. 2020, "Provably Efficient Online Hyperparameter Optimization with
-    Population-Based Bandits", arXiv:2002.02518. Every report of every member is an observation: with these
-    parameters, at this time, the loss has fallen so much an epoch. The process forgets
-    (`TimeVaryingProcess`), for what is good early need not be good late. Of many candidates the one with
-    the largest mean + sqrt(beta) * deviation is taken, where slots in flight count as observed for the
-    deviation: children that start together do not go to one place.
+    Population-Based Bandits", arXiv:2002.02518. Every report of every member is an observation: the
+    improvement per epoch with these parameters at this time. Older observations count less
+    (`TimeVaryingProcess`), because what is good early need not be good late. Of many candidates, the one with
+    the largest mean + sqrt(beta) * deviation is taken. Slots in flight reduce the deviation like
+    observations, so that children that start at the same time differ.
 
-    - **Improvements** are ranked and spread as a normal distribution: one collapse does not hide
-      all other differences, and late ones, which are small, count like early ones. A failure is the worst.
+    - **Improvements** are replaced by their ranks and mapped to a normal distribution, so that one divergence
+      does not hide all other differences, and the small improvements of late epochs count as much as early
+      ones. A failure is the worst improvement.
     - **Limits.** A segment that reduces the violation of the limits improves more than any that does not.
-    - **Context.** How good a member was before is a column of the model too, as in the authors' own code:
-      one that is behind improves easily, whatever its parameters are.
+    - **Context.** The rank of the member before the segment is an input of the model, as in the authors'
+      code, because bad members improve easily, whatever their parameters are.
     - **Start.** Until there are `num_startup_segments` improvements, children are perturbed.
-    - **Choices** that may change are drawn anew with `resample_probability`, as in perturbation.
-    - **Valid.** A candidate that breaks a constraint is passed over; where all do, the child is perturbed.
+    - **Choices** that may change are resampled with `resample_probability`, as in perturbation.
+    - **Valid.** Candidates that violate a constraint are skipped; if all do, the child is perturbed.
 
-    It is greedy: what pays only later, a low learning rate at the end of a schedule, is seen when it pays.
+    The method is greedy. It does not anticipate parameters that pay off only later, such as a low learning
+    rate at the end of a schedule.
 
     Args:
-        space: what is tuned.
+        space: the search space.
         seed: of the study.
-        parameters: names of those that may change, as `optimizer.momentum`; None: all continuous numbers.
-        num_startup_segments: improvements to be known before the model is asked, 2 at least.
-        max_segments: the latest ones, of which the model is made; a fit costs their cube.
-        perturbation: step before that, in parts of the range, above 0 and at most 0.5.
-        resample_probability: of drawing anew before that, and of choices, 0..1.
+        parameters: names of those that may change, like `optimizer.momentum`; None: all continuous numbers.
+        num_startup_segments: improvements before the model is used, >= 2.
+        max_segments: number of the latest improvements to use. The time of a fit grows with its cube.
+        perturbation: step of a perturbation, as a share of the range, > 0 and <= 0.5.
+        resample_probability: of resampling a number in a perturbation, and a choice always, 0..1.
     """
 
     handles_limits = True
@@ -109,30 +110,30 @@ class BanditExplorer(Explorer):
         self._known: deque[tuple[_Segment, _Improvement]] = deque(maxlen=max_segments)
 
     def explore(self, slot: Slot, parent: Params) -> Params:
-        """The parameters of a child, to be started next. Never changes what has been learned."""
+        """Return the parameters of a child. Does not change what was learned."""
         perturbed = self._perturbation.explore(slot, parent)
         if not self._numbers or len(self._known) < self.num_startup_segments:
             return perturbed
         point = self.space.flatten(perturbed)
-        has = [axis.dimension.key in point for axis in self._numbers]
-        for places in self._best_first(slot, parent, has)[:_TRIES]:
-            for axis, place in zip(self._numbers, places, strict=True):
+        active = [axis.dimension.key in point for axis in self._numbers]
+        for positions in self._ranked_candidates(slot, parent, active)[:_TRIES]:
+            for axis, position in zip(self._numbers, positions, strict=True):
                 if axis.dimension.key in point:
-                    point[axis.dimension.key] = axis.value(float(place))
+                    point[axis.dimension.key] = axis.value(float(position))
             child = self.space.unflatten(point)
             if self.space.allows(child):
                 return child
         return perturbed
 
     def start(self, slot: Slot, params: Params) -> None:
-        """The slot runs with these parameters: it is in flight until told."""
-        ahead = slot.trial_id if slot.parent is None else slot.parent
+        """Note that a slot runs with these parameters. It is in flight until `tell`."""
+        source = slot.trial_id if slot.parent is None else slot.parent
         self._in_flight[slot.trial_id] = _Segment(
-            self._places(params), slot.resource_to, self._scores.get(ahead, NO_SCORE)
+            self._positions(params), slot.resource_to, self._scores.get(source, NO_SCORE)
         )
 
     def tell(self, slot: Slot, loss: float, *, violation: float = 0.0) -> None:
-        """Learn the loss at the end of a slot; infinite or NaN for a failure."""
+        """Learn the loss at the end of a slot; infinite or NaN for a failed trial."""
         segment = self._in_flight.pop(slot.trial_id)
         score = self._scores[slot.trial_id] = Score.of(loss, violation)
         if not score.is_finite:
@@ -142,84 +143,84 @@ class BanditExplorer(Explorer):
             less_violation, less_loss = (b - a for b, a in zip(segment.before, score, strict=True))
             self._known.append((segment, (less_violation / epochs, less_loss / epochs)))
 
-    def _best_first(self, slot: Slot, parent: Params, has: Sequence[bool]) -> Array:
-        """Candidates for the numbers that the child has, by what they promise: [candidates, numbers]."""
+    def _ranked_candidates(self, slot: Slot, parent: Params, active: Sequence[bool]) -> Array:
+        """Return candidates for the numbers of a child, the most promising first, [candidates, numbers]."""
         rng = np.random.default_rng((self.seed, slot.trial_id, 1))
         bound = _Bound([*self._known], [*self._in_flight.values()])
         before = NO_SCORE if slot.parent is None else self._scores[slot.parent]
-        drawn = self._proper(rng.random((_NUM_DRAWN, len(has))), has)
+        drawn = self._snap(rng.random((_NUM_DRAWN, len(active))), active)
         candidates, values = drawn, bound.at(drawn, slot.resource_to, before)
-        centre = self._places(parent)
+        centre = self._positions(parent)
         for width in _WIDTHS:
-            near = self._proper(centre + width * rng.standard_normal((_NUM_NEAR, len(has))), has)
+            near = self._snap(centre + width * rng.standard_normal((_NUM_NEAR, len(active))), active)
             candidates = np.concatenate([candidates, near])
             values = np.concatenate([values, bound.at(near, slot.resource_to, before)])
             centre = candidates[np.argmax(values)]
         return candidates[np.argsort(-values, kind="stable")]
 
-    def _places(self, params: Params) -> Array:
+    def _positions(self, params: Params) -> Array:
         point = self.space.flatten(params)
         keys = [axis.dimension.key for axis in self._numbers]
         return np.array(
             [
-                axis.place(point[key]) if key in point else _INACTIVE
+                axis.position(point[key]) if key in point else _INACTIVE
                 for axis, key in zip(self._numbers, keys, strict=True)
             ]
         )
 
-    def _proper(self, places: Array, has: Sequence[bool]) -> Array:
-        """Places as a configuration has them: within the ends, in the middle of a cell where it has cells."""
-        columns = zip(self._numbers, has, places.T, strict=True)
+    def _snap(self, positions: Array, active: Sequence[bool]) -> Array:
+        """Move positions to valid ones: within the bounds, and to the middle of a cell if rounded."""
+        columns = zip(self._numbers, active, positions.T, strict=True)
         return np.stack(
             [
-                _snapped(axis, one) if is_there else np.full_like(one, _INACTIVE)
-                for axis, is_there, one in columns
+                _snapped(axis, column) if is_active else np.full_like(column, _INACTIVE)
+                for axis, is_active, column in columns
             ],
             axis=1,
         )
 
 
 class _Bound:
-    """The upper confidence bound of the improvement, from what is known now."""
+    """The upper confidence bound of the improvement, given the segments so far."""
 
     def __init__(self, known: Sequence[tuple[_Segment, _Improvement]], in_flight: Sequence[_Segment]) -> None:
         segments = [segment for segment, _ in known]
         times = np.array([segment.resource_to for segment in [*segments, *in_flight]], dtype=float)
-        # Time is counted in parts of what has been seen, as in the authors' code.
+        # Time is relative to the span of the observations, as in the authors' code.
         self._span = max(float(np.ptp(times)), 1.0)
         self._before = sorted(segment.before for segment in segments if segment.before.is_finite)
-        from scipy.stats import rankdata  # half a second, which no other method has to spend
+        from scipy.stats import rankdata  # takes half a second to import
 
         order = {improvement: i for i, improvement in enumerate(sorted({each for _, each in known}))}
         ranks = rankdata([order[improvement] for _, improvement in known], method="average")
         targets: Array = ndtri((ranks - 0.5) / len(ranks))
         targets = (targets - targets.mean()) / max(float(targets.std()), 1e-9)
         self._in_flight = self._points(in_flight) if in_flight else None
-        num_numbers = len(segments[0].places)
+        num_numbers = len(segments[0].positions)
         self._process = TimeVaryingProcess(self._points(segments), targets, groups=(*[0] * num_numbers, 1))
-        # Of the authors' code: beta grows with the logarithm of what is known.
+        # beta grows with the logarithm of the number of observations, as in the authors' code.
         self._sqrt_beta = math.sqrt(max(0.2 * math.log(0.4 * len(segments)), 0.0))
 
-    def at(self, places: Array, resource_to: int, before: Score) -> Array:
-        """The bound for a child: [candidates]."""
-        points = self._points([_Segment(row, resource_to, before) for row in places])
+    def at(self, positions: Array, resource_to: int, before: Score) -> Array:
+        """Return the bound for a child, [candidates]."""
+        points = self._points([_Segment(row, resource_to, before) for row in positions])
         mean, deviation = self._process.predict(points, self._in_flight)
         bound: Array = mean + self._sqrt_beta * deviation
         return bound
 
     def _points(self, segments: Sequence[_Segment]) -> Points:
-        inputs = [[*segment.places, self._standing(segment.before)] for segment in segments]
+        inputs = [[*segment.positions, self._quantile(segment.before)] for segment in segments]
         times = np.array([segment.resource_to for segment in segments], dtype=float) / self._span
         return Points(inputs=np.array(inputs), times=times)
 
-    def _standing(self, before: Score) -> float:
-        """The share of known scores that are better: 0 for the best."""
+    def _quantile(self, before: Score) -> float:
+        """Return the share of known scores that are better; 0 for the best score."""
         if not (before.is_finite and self._before):
             return 0.5
         return bisect_left(self._before, before) / len(self._before)
 
 
-def _snapped(axis: Axis, places: Array) -> Array:
+def _snapped(axis: Axis, positions: Array) -> Array:
     end = _TAIL if isinstance(axis.parameter, Normal) else 0.0
-    places = np.clip(places, end, 1 - end)
-    return places if axis.edges is None else axis.centres(places)
+    positions = np.clip(positions, end, 1 - end)
+    return positions if axis.edges is None else axis.centres(positions)

@@ -1,4 +1,4 @@
-"""A Gaussian process of what changes with time: regression whose memory fades."""
+"""Gaussian process regression for functions that change with time."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 Array = npt.NDArray[np.float64]
 
-_JITTER = 1e-6  # added to the noise, so that equal points leave the covariance positive definite
-_MOST_STEPS = 40  # of the fit
-# Priors of the logarithms, as (mean, deviation): inputs and times lie in 0..1, targets have deviation 1.
+_JITTER = 1e-6  # keeps the covariance positive definite if points are equal
+_MAX_STEPS = 40  # of the fit
+# Priors of the logarithms, as (mean, deviation). Inputs and times are in 0..1, targets have deviation 1.
 _VARIANCE = (0.0, 0.7)
 _LENGTH = (math.log(0.4), 0.8)
 _FORGETTING = (math.log(0.5), 1.0)
 _NOISE = (math.log(0.1), 1.0)
-_LARGEST = 3.0  # deviations from the mean that a fit may go
+_MAX_DEVIATIONS = 3.0  # of a fitted parameter from the mean of its prior
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Points:
-    """Where a function was, or will be, evaluated."""
+    """Inputs and times of evaluations of a function."""
 
     inputs: Array  # [points, columns], each column 0..1
     times: Array  # [points], within an interval of length 1
@@ -32,8 +32,8 @@ class Points:
     def __len__(self) -> int:
         return len(self.times)
 
-    def and_then(self, others: Points) -> Points:
-        """These points, followed by others."""
+    def extended(self, others: Points) -> Points:
+        """Return these points, followed by others."""
         return Points(
             inputs=np.concatenate([self.inputs, others.inputs]),
             times=np.concatenate([self.times, others.times]),
@@ -41,21 +41,21 @@ class Points:
 
 
 class TimeVaryingProcess:
-    """A posterior of exact Gaussian process regression, its parameters the most probable ones.
+    """Exact Gaussian process regression with maximum a posteriori parameters.
 
     Bogunovic et al. 2016, "Time-Varying Gaussian Process Bandit Optimization", arXiv:1601.06650:
         k((x, t), (x', t')) = variance * exp(-|x - x'|^2 / (2 length^2)) * (1 - omega)^(|t - t'| / 2)
-    so that an observation says the less of now the older it is. Here omega is 1 - exp(-2 forgetting).
-    Columns of one group share a length. Costs n^3: a few milliseconds for some hundred points.
+    so older observations count less. Here omega is 1 - exp(-2 forgetting). Columns of a group share a length.
+    The cost is n^3: a few milliseconds for a few hundred points.
 
     Args:
-        points: where it was observed.
-        targets: [points], what was observed, of mean 0 and deviation 1.
-        groups: of each column, 0, 1, ...
+        points: of the observations.
+        targets: observed values, [points], with mean 0 and deviation 1.
+        groups: 0, 1, ... for each column.
     """
 
     def __init__(self, points: Points, targets: Array, groups: tuple[int, ...]) -> None:
-        from scipy.optimize import minimize  # takes long to import, and no other method needs it
+        from scipy.optimize import minimize  # slow to import
 
         self._points = points
         self._targets = targets
@@ -64,30 +64,30 @@ class TimeVaryingProcess:
         self._distances = self._distances_of(points, points)
         priors = np.array([_VARIANCE, *[_LENGTH] * self._num_lengths, _FORGETTING, _NOISE])
         self._mean, self._deviation = priors.T
-        reach = _LARGEST * self._deviation
+        reach = _MAX_DEVIATIONS * self._deviation
         fitted = minimize(
             self.loss,
             self._mean,
             jac=True,
             method="L-BFGS-B",
             bounds=list(zip(self._mean - reach, self._mean + reach, strict=True)),
-            options={"maxiter": _MOST_STEPS},
+            options={"maxiter": _MAX_STEPS},
         )
         self.parameters: Array = fitted.x  # logarithms of variance, lengths, forgetting and noise
         self._factor = self._factor_of(self._covariance(self._distances, self.parameters))
         self._weights = cho_solve((self._factor, True), targets)
 
     def predict(self, points: Points, pending: Points | None = None) -> tuple[Array, Array]:
-        """Mean and standard deviation of the function itself, without noise.
+        """Return mean and standard deviation of the function, without noise.
 
         Args:
-            pending: points that are being evaluated. They narrow the deviation, and leave the mean.
+            pending: points that are being evaluated. They reduce the deviation, and keep the mean.
         """
         covariance = self._covariance(self._distances_of(points, self._points), self.parameters)
         mean = covariance @ self._weights
         factor = self._factor
         if pending is not None and len(pending):
-            known = self._points.and_then(pending)
+            known = self._points.extended(pending)
             factor = self._factor_of(self._covariance(self._distances_of(known, known), self.parameters))
             covariance = self._covariance(self._distances_of(points, known), self.parameters)
         explained = solve_triangular(factor, covariance.T, lower=True)
@@ -95,11 +95,11 @@ class TimeVaryingProcess:
         return mean, np.sqrt(np.maximum(variance, _JITTER))
 
     def loss(self, parameters: Array) -> tuple[float, Array]:
-        """What the fit minimises, minus the log of the posterior of the parameters, and its gradient."""
+        """Return the negative log posterior of the parameters, which the fit minimises, and its gradient."""
         covariance = self._covariance(self._distances, parameters)
         factor = cholesky(_with_noise(covariance, parameters), lower=True)
         weights = cho_solve((factor, True), self._targets)
-        # d loss / d p = trace(slope @ dK/dp) / 2, and both are symmetric.
+        # d loss / d p = trace(slope @ dK/dp) / 2; both matrices are symmetric.
         slope = cho_solve((factor, True), np.eye(len(weights))) - np.outer(weights, weights)
         by_covariance = slope * covariance / 2
         gradient = np.empty_like(parameters)
@@ -113,7 +113,7 @@ class TimeVaryingProcess:
         return float(loss), gradient + off / self._deviation
 
     def _distances_of(self, a: Points, b: Points) -> list[Array]:
-        """Squared distances in each group of columns, and at the end those in time."""
+        """Return squared distances for each group of columns, and distances in time as the last entry."""
         squared = [
             ((a.inputs[:, None, self._groups == i] - b.inputs[None, :, self._groups == i]) ** 2).sum(axis=-1)
             for i in range(self._num_lengths)

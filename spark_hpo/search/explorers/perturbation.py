@@ -1,4 +1,4 @@
-"""Exploring by perturbation: a parent's parameters, changed a little."""
+"""An explorer that perturbs the parameters of the parent."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ _TRIES = 20
 
 
 class PerturbationExplorer(Explorer):
-    """Moves a parent's parameters by a step. Learns nothing.
+    """Moves the parameters of a parent by one step. Learns nothing.
 
-    Jaderberg et al. 2017, arXiv:1711.09846. A number is moved by `perturbation` of its range up or down (on
-    the logarithmic scale where it has one), or, with `resample_probability`, drawn anew from the space; a
-    choice is drawn anew or stays. Unless told which may change, those parameters are taken that are
-    continuous numbers.
+    Jaderberg et al. 2017, arXiv:1711.09846. A number is moved up or down by `perturbation` of its range, on
+    its logarithmic scale if it has one, or resampled from the space with `resample_probability`. A choice is
+    resampled or kept.
 
     Args:
-        space: what is tuned.
+        space: the search space.
         seed: of the study.
-        parameters: names of those that may change, as `optimizer.momentum`; None: all continuous numbers.
-        perturbation: step, in parts of the range, above 0 and at most 0.5.
-        resample_probability: of drawing anew, 0..1.
+        parameters: names of those that may change, like `optimizer.momentum`; None: all continuous numbers.
+        perturbation: step, as a share of the range, > 0 and <= 0.5.
+        resample_probability: 0..1.
     """
 
     def __init__(
@@ -54,9 +53,9 @@ class PerturbationExplorer(Explorer):
         self.mutable = mutable_axes(self._axes, parameters)
 
     def explore(self, slot: Slot, parent: Params) -> Params:
-        """The parameters of a child. Depends on the seed, its id and the parent's parameters alone.
+        """Return the parameters of a child. They depend only on the seed, its id and the parent's parameters.
 
-        A child that breaks a constraint of the space is drawn again; after 20, the parent's are taken.
+        If 20 children violate a constraint of the space, the child gets the parent's parameters.
         """
         rng = np.random.default_rng((self.seed, slot.trial_id))
         old = self.space.flatten(parent)
@@ -67,15 +66,15 @@ class PerturbationExplorer(Explorer):
         return parent
 
     def start(self, slot: Slot, params: Params) -> None:
-        """Nothing is learned from it."""
+        """Ignored."""
 
     def tell(self, slot: Slot, loss: float, *, violation: float = 0.0) -> None:
-        """Nothing is learned from it."""
+        """Ignored."""
 
     def _changed(self, old: Point, rng: np.random.Generator) -> Point:
         new: Point = {}
         for axis, mutable in zip(self._axes.axes, self.mutable, strict=True):
-            # Drawn in any case, so that one parameter's fate does not hang on another's.
+            # Always drawn, so that parameters do not depend on each other's draws.
             resampled, step = axis.value(axis.from_unit(float(rng.random()))), float(rng.choice([-1.0, 1.0]))
             resamples = rng.random() < self.resample_probability
             key = axis.dimension.key
@@ -86,19 +85,19 @@ class PerturbationExplorer(Explorer):
             elif not mutable or axis.options:
                 new[key] = old[key]
             else:
-                place, move = axis.place(old[key]), step * self.perturbation
-                new[key] = axis.value(place + move if 0 <= place + move <= 1 else place - move)
+                position, move = axis.position(old[key]), step * self.perturbation
+                new[key] = axis.value(position + move if 0 <= position + move <= 1 else position - move)
         return new
 
 
 def mutable_axes(axes: Axes, parameters: Sequence[str] | None) -> list[bool]:
-    """Of each axis, whether a child may differ from its parent there.
+    """Return for each axis whether a child may differ from its parent.
 
     Args:
-        parameters: names of those that may, as `optimizer.momentum`; None: all continuous numbers.
+        parameters: names of those that may change, like `optimizer.momentum`; None: all continuous numbers.
 
     Raises:
-        ConfigError: there is no parameter of that name.
+        ConfigError: a name is unknown.
     """
     names = [".".join(map(str, axis.dimension.path)) for axis in axes.axes]
     for name in parameters or ():

@@ -1,8 +1,8 @@
 """Samplers that evolve a population: differential evolution and particle swarm.
 
-Trial t belongs to member t mod population_size, whatever proposed it. So a population can be rebuilt from
-what was started and told, nothing waits for a generation to end, and trials in flight are simply members
-that have not moved yet.
+Trial t belongs to member t mod population_size, whoever proposed it. The population is therefore a function
+of the calls to `start` and `tell`, no trial waits for the end of a generation, and a member whose trial is in
+flight has simply not moved yet.
 """
 
 from __future__ import annotations
@@ -19,49 +19,49 @@ from spark_hpo.search.space import Space
 from spark_hpo.search.space.axis import Array, Axes
 from spark_hpo.trial import Params
 
-_LEAST_PARENTS = 4
+_MIN_PARENTS = 4
 
 
 @dataclass(slots=True)
 class _Subpopulation:
-    """The members at one level of resource: of each the best trial so far."""
+    """The best trial of each member at one resource."""
 
     best: dict[int, tuple[Score, int]] = field(default_factory=dict)  # by member: (score, trial)
 
     def take(self, member: int, score: Score, trial_id: int) -> None:
-        # Of equals the later one stays: a population that cannot drift over a plateau is stuck on it.
+        # Of equal scores the later trial is kept, so that the population can drift across a plateau.
         if member not in self.best or score <= self.best[member][0]:
             self.best[member] = (score, trial_id)
 
 
 class _PopulationSampler(Sampler, ABC):
-    """What both share: who is where, and how good, by level of resource."""
+    """The members of a population, their trials and scores."""
 
     handles_limits = True
 
     def __init__(self, space: Space, seed: int, population_size: int) -> None:
-        require_integer("population_size", population_size, _LEAST_PARENTS)
+        require_integer("population_size", population_size, _MIN_PARENTS)
         self.space = space
         self.seed = seed
         self.population_size = population_size
         self._axes = Axes(space)
         self._rows: dict[int, Array] = {}  # by trial
-        self._last: dict[int, int] = {}  # by member: its latest trial
-        self._previous: dict[int, int] = {}  # by trial: the one before it of its member
+        self._last: dict[int, int] = {}  # latest trial of a member
+        self._previous: dict[int, int] = {}  # the member's trial before this one, by trial
         self._levels: dict[int, _Subpopulation] = {}
 
     def ask(self, trial_id: int) -> Params:
-        """Propose parameters for a new trial. Never changes what has been learned."""
+        """Propose parameters for a new trial. Does not change what was learned."""
         rng = np.random.default_rng((self.seed, trial_id))
         levels = sorted((r for r, level in self._levels.items() if level.best), reverse=True)
         parents = self._parents(levels)
-        if len(parents) < max(_LEAST_PARENTS, self.population_size // 2) or not len(self._axes):
+        if len(parents) < max(_MIN_PARENTS, self.population_size // 2) or not len(self._axes):
             return self.space.sample(rng)
         unit = self._propose(trial_id % self.population_size, parents, levels, rng)
         return self._axes.params(self._axes.from_unit(unit))
 
     def start(self, trial_id: int, params: Params) -> None:
-        """The trial runs with these parameters.
+        """Note that a trial runs with these parameters.
 
         Raises:
             SpaceError: the parameters do not fit the space.
@@ -97,7 +97,7 @@ class _PopulationSampler(Sampler, ABC):
     ) -> Array: ...
 
     def _parents(self, levels: list[int]) -> list[int]:
-        """The best trials of the highest level, topped up from the levels below. The best one first."""
+        """Return the best trials of the highest level, topped up from lower levels; the best one first."""
         parents: list[int] = []
         for resource in levels:
             for _, trial_id in sorted(self._levels[resource].best.values()):
@@ -106,7 +106,7 @@ class _PopulationSampler(Sampler, ABC):
         return parents
 
     def _target(self, member: int, levels: list[int]) -> int | None:
-        """The member's best trial at the highest level that it has reached."""
+        """Return the member's best trial at the highest level that it has reached."""
         for resource in levels:
             if member in self._levels[resource].best:
                 return self._levels[resource].best[member][1]
@@ -117,20 +117,20 @@ class _PopulationSampler(Sampler, ABC):
 
 
 class DifferentialEvolutionSampler(_PopulationSampler):
-    """Differential evolution with a subpopulation for each rung, as DEHB has.
+    """Differential evolution with one subpopulation per rung, as in DEHB.
 
-    Storn and Price 1997; Awad et al. 2021 (DEHB), arXiv:2105.09821. A mutant a + F (b - c) of three trials
-    is crossed with the best trial of the member whose turn it is (rand/1/bin); the child takes its place
-    where it is at least as good at the same resource. The three come from the highest level of resource at
-    which there are results, topped up from those below: so what is good after long training steers
-    where short ones are started. Choices lie on the unit interval in equal parts.
+    Storn and Price 1997; Awad et al. 2021 (DEHB), arXiv:2105.09821. A mutant a + F (b - c) of three parents
+    is crossed with the best trial of the current member (rand/1/bin). The child replaces that trial if it is
+    at least as good at the same resource. Parents come from the highest resource with results, topped up
+    from lower ones, so results of long trainings guide the start of short ones. The options of a choice
+    divide the unit interval in proportion to their weights.
 
-    Robust where a model is misled (noise, many categories, more than twenty parameters), slower than TPE
-    elsewhere.
+    More robust than a model under noise, with many categories or with more than twenty parameters; otherwise
+    slower than TPE.
 
     Args:
-        population_size: members, 4 at least.
-        mutation: F, above 0 and at most 2.
+        population_size: number of members, >= 4.
+        mutation: F, > 0 and <= 2.
         crossover: probability that a parameter comes from the mutant, 0..1.
     """
 
@@ -163,15 +163,15 @@ class DifferentialEvolutionSampler(_PopulationSampler):
 
 
 class ParticleSwarmSampler(_PopulationSampler):
-    """Particle swarm: each member flies on, drawn to its own best place and to the best of all.
+    """Particle swarm: each member moves on, attracted by its own best position and by the global best.
 
-    Kennedy and Eberhart 1995, with the constriction of Clerc and Kennedy 2002 as defaults. A member's
-    velocity is its last step; it bounces off the ends of the unit interval by staying there.
+    Kennedy and Eberhart 1995; the defaults are the constriction coefficients of Clerc and Kennedy 2002. The
+    velocity of a member is its last step. Positions are clipped to the unit interval.
 
     Args:
-        population_size: members, 4 at least.
-        inertia: of the last step, 0..1.
-        attraction: to either best, above 0.
+        population_size: number of members, >= 4.
+        inertia: weight of the last step, 0..1.
+        attraction: weight of either best position, > 0 and <= 4.
     """
 
     def __init__(

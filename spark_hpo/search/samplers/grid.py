@@ -1,4 +1,4 @@
-"""Grid search: every combination of a few values of each parameter, once."""
+"""Grid search: every combination of a few values of each parameter."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from spark_hpo.trial import Params
 
 
 class GridSampler(Sampler):
-    """Goes through the grid in order. Proposes the first point that no trial has started with.
+    """Proposes the first point of the grid with which no trial has started.
 
-    So the whole grid is covered, also when a study begins with configurations that somebody else chose,
-    or resumes. A study must not start more than `size` trials.
+    So the whole grid is covered, even if a study has enqueued configurations or resumes. A study must not
+    start more than `size` trials.
 
     A trace, two options and three values:
         size -> 6;  ask(0) -> point 0; start(0, point 0);  ask(1) -> point 1; ...;  ask(6) -> SpaceError
 
     Args:
-        space: what is tuned.
-        seed: taken for the sake of the seam; a grid has no randomness.
-        resolution: values for each number, at most; see `Uniform.grid` and `Normal.grid`. Options of a
-            choice are all taken.
+        space: the search space.
+        seed: ignored; a grid has no randomness.
+        resolution: maximum number of values per number; see `Uniform.grid` and `Normal.grid`. All options
+            of a choice are used.
     """
 
     supports_multiple_objectives = True
@@ -36,17 +36,17 @@ class GridSampler(Sampler):
         self.resolution = resolution
         self._points = space.grid_size(resolution)
         self.size = self._points
-        if space.constraints:  # points that break one are left out
+        if space.constraints:  # points that violate one are left out
             self.size = sum(map(space.allows, space.grid(resolution)))
         self._started: set[str] = set()
-        self._next = 0  # the first point that no trial has started with
+        self._next = 0  # first point with which no trial has started
         self._skip()
 
     def ask(self, trial_id: int) -> Params:
-        """Propose the next point. Never changes what the sampler has learned.
+        """Propose the next point. Does not change what was learned.
 
         Raises:
-            SpaceError: all points have been started.
+            SpaceError: trials have started with all points.
         """
         if self._next == self._points:
             raise SpaceError(
@@ -58,7 +58,7 @@ class GridSampler(Sampler):
         return self._point(self._next)
 
     def start(self, trial_id: int, params: Params) -> None:
-        """Cross a point off the grid; parameters that are not on it change nothing."""
+        """Mark a point as started. Parameters that are not on the grid change nothing."""
         self._started.add(_name(params))
         self._skip()
 
@@ -71,7 +71,7 @@ class GridSampler(Sampler):
         others: tuple[float, ...] = (),
         violation: float = 0.0,
     ) -> None:
-        """Takes no notice: the grid stands."""
+        """Ignored."""
 
     def _skip(self) -> None:
         while self._next < self._points and not self._is_free(self._point(self._next)):

@@ -1,4 +1,4 @@
-"""What a sampler has been told: losses by resource, ranked, and which trials are in flight or failed."""
+"""The results that a sampler has been told, by resource."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ from spark_hpo.objective import Score
 from spark_hpo.search.pareto import Losses, Penalty
 
 Ranking = list[tuple[Score, int]]
-"""(score, trial), the best first; the lower trial among equals."""
+"""(score, trial), the best first; of equal scores, the lower trial id first."""
 
 Result = tuple[Losses, float]
-"""Losses and violation."""
+"""The losses of all objectives, and the violation of the limits."""
 
 
 class History:
-    """The results of a study, by level of resource. A failed trial has results nowhere.
+    """Scores by resource, and the trials in flight or failed. A failed trial has no results at any resource.
 
-    With several objectives trials are ranked by the first; `results` has all.
+    With several objectives, trials are ranked by the first one; `results` has the losses of all.
 
     A trace: start(0); tell(0, 1, 0.7); tell(0, 3, 0.5) -> ranking(1) = [((0.0, 0.7), 0)]
     """
 
     def __init__(self) -> None:
-        self.num_objectives = 1  # as many as the last trial that was told of has losses
+        self.num_objectives = 1  # losses of the last result
         self._levels: dict[int, Ranking] = {}
         self._scores: dict[int, dict[int, Score]] = {}  # by trial, then by resource
-        self._others: dict[int, dict[int, Losses]] = {}  # of the further objectives, by the same
-        self._in_flight: dict[int, None] = {}  # started, and told nothing yet; a set that keeps its order
+        self._others: dict[int, dict[int, Losses]] = {}  # of the further objectives, by the same keys
+        self._in_flight: dict[int, None] = {}  # an ordered set
         self._failed: dict[int, None] = {}
 
     @property
     def levels(self) -> list[int]:
-        """The resources at which there are results, ascending."""
+        """Resources with results, ascending."""
         return sorted(resource for resource, ranking in self._levels.items() if ranking)
 
     @property
-    def num_told(self) -> int:
-        """Trials of which something is known, be it that they have failed."""
+    def num_reported(self) -> int:
+        """Number of trials that have reported or failed."""
         return len(self._scores) + len(self._failed)
 
     @property
     def in_flight(self) -> list[int]:
-        """Trials of which nothing is known yet, in the order of their start."""
+        """Trials that have started and not reported, in the order of their start."""
         return list(self._in_flight)
 
     @property
     def failed(self) -> list[int]:
-        """Trials that have failed, in the order in which they did."""
+        """Failed trials, in the order of their failures."""
         return list(self._failed)
 
     def ranking(self, resource: int) -> Ranking:
-        """Scores at a resource. Not to be changed by the caller."""
+        """Return the scores at a resource. The caller must not change the list."""
         return self._levels.get(resource, [])
 
     def results(self, resource: int) -> dict[int, Result]:
-        """The losses of all objectives at a resource by trial, in the order of `ranking`."""
+        """Return losses and violation at a resource by trial, in the order of `ranking`."""
         others = self._others
         return {
             trial_id: ((score.loss, *others[trial_id][resource]), score.violation)
@@ -64,7 +64,7 @@ class History:
         }
 
     def penalty(self, resource: int) -> Penalty | None:
-        """The penalty of the trials that break a limit at a resource; None where no trial does."""
+        """Return the penalty of infeasible trials at a resource; None if all trials are feasible."""
         ranking = self.ranking(resource)
         if not ranking or not ranking[-1][0].violation:
             return None
@@ -72,7 +72,7 @@ class History:
         return Penalty.among((losses for losses, violation in results if not violation), self.num_objectives)
 
     def scores(self, trial_id: int) -> dict[int, Score]:
-        """A trial's scores by resource."""
+        """Return a trial's scores by resource."""
         return self._scores.get(trial_id, {})
 
     def start(self, trial_id: int) -> None:
@@ -81,7 +81,7 @@ class History:
     def tell(
         self, trial_id: int, resource: int, loss: float, others: Losses = (), violation: float = 0.0
     ) -> None:
-        """A trial's losses; infinite or NaN for a failure, which takes back what it had promised below."""
+        """Add the losses of a trial at a resource. A loss that is not finite removes all its results."""
         self.num_objectives = 1 + len(others)
         self._in_flight.pop(trial_id, None)
         if trial_id in self._failed:

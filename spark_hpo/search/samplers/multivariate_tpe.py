@@ -1,4 +1,4 @@
-"""The multivariate tree-structured Parzen estimator, over rungs."""
+"""The multivariate tree-structured Parzen estimator for trials at several resources."""
 
 from __future__ import annotations
 
@@ -17,58 +17,57 @@ from spark_hpo.search.space import Space
 from spark_hpo.search.space.axis import Array, Axes
 from spark_hpo.trial import Params
 
-_MAX_GOOD = 25  # more would blur the best
-_MAX_REST = 400  # bounds a proposal to a few milliseconds
+_MAX_GOOD = 25  # more would blur the density of the best trials
+_MAX_REST = 400  # keeps a proposal at a few milliseconds
 _BANDWIDTH = Bandwidth(scale=0.2, floor=0.01, magic=1.0)
 _DEFAULT_BANDWIDTH = Bandwidth(scale=0.15, floor=0.15)
-_DEFAULT_WEIGHT = 2.0  # of the user's own defaults, in trials
-_DEFAULT_SHARE = 0.5  # of start-up trials that are drawn around them
+_DEFAULT_WEIGHT = 2.0  # of the kernel at the defaults of the space; a trial has 1
+_DEFAULT_SHARE = 0.5  # of the start-up trials, drawn around the defaults
 _DRAWS = 20
-_LEAST_AGREEMENT = 0.3  # rank correlation with the next level below which a level is noise
-_LEAST_JUDGES = 8  # trials at both levels that it takes to say so
+_MIN_AGREEMENT = 0.3  # rank correlation with the next level; below, a level is noise
+_MIN_PAIRS = 8  # trials at both levels, to judge the agreement
 
 
 class MultivariateTpeSampler(Sampler):
-    """Models where good configurations lie and where the others lie, all parameters jointly.
+    """Models the densities of good and other configurations, all parameters jointly.
 
     The tree-structured Parzen estimator (Bergstra et al. 2011, "Algorithms for Hyper-Parameter
     Optimization"), with joint kernels as in BOHB (Falkner et al. 2018, arXiv:1807.01774): l(x) is the
     density of the good trials, g(x) that of the rest, and of many draws from l the one with the largest
-    l(x)/g(x) is proposed. Against a model of each parameter alone it sees what belongs together: a high
-    learning rate that is good with a large batch. Settings follow the study of Watanabe 2023,
-    arXiv:2304.11127. How the densities are made: see `ParzenEstimator`.
+    l(x)/g(x) is proposed. Unlike a model of one parameter at a time, it represents interactions, such as a
+    high learning rate that is good only with a large batch. The settings follow the study of Watanabe 2023,
+    arXiv:2304.11127. `ParzenEstimator` describes the densities.
 
-    - **Level.** Losses are compared at one resource: the highest that `enough` trials have reported.
-      BOHB asks for the number of parameters + 1, which with few parameters is too few to rank. Until
+    - **Level.** Losses are compared at one resource: the highest that `enough` trials have reported. BOHB
+      requires the number of parameters + 1, which is too few to rank if there are few parameters. Until
       there is such a level, proposals are drawn from the space.
-    - **Noise.** Where 8 trials or more have gone on from that level and their order there says next to
-      nothing about their order at the next one (`rank_agreement`), the next level is taken if it has
-      half of `enough`, and otherwise none.
-    - **Good** are the best `gamma` of n trials at that level, at most 25, and never a failure.
-    - **Several objectives.** The best then are those of the first Pareto fronts, and of the last front
-      that has a place among them the least crowded, as in MOTPE (Ozaki et al. 2020, "Multiobjective
-      Tree-Structured Parzen Estimator for Computationally Expensive Optimization Problems"; 2022,
-      J. Artif. Intell. Res. 73), which breaks that tie by hypervolume. Whether a level is noise is judged
-      by the first objective alone.
-    - **Limits.** Trials that keep them all come before those that do not, which are ordered by their
-      violations; with several objectives, dominance is constrained (`Penalty`).
-    - **In flight** trials of which nothing is known yet are among the rest (a constant liar): they push
-      the next proposal away from their own place.
-    - **Failed** trials are among the rest at every level.
-    - **Bounded.** Of the rest, the latest 400 are kept.
-    - **Explores.** A `random_fraction` of proposals is drawn from the space, as in BOHB: whatever the
-      model believes, every place is tried in the end.
-    - **Defaults** that the space has are a kernel of weight 2 in l(x), and half of the start-up trials
-      are drawn around them: a first guess, soon outweighed.
-    - **Valid.** A candidate that breaks a constraint of the space, or has been tried, is passed over.
+    - **Noise.** If 8 or more trials were promoted from that level and their ranking hardly agrees with the
+      ranking at the next level (`rank_agreement`), the next level is used if it has half of `enough`
+      results, and otherwise none.
+    - **Good** are the best `gamma` of n trials at that level, at most 25, and never a failed trial.
+    - **Several objectives.** The good trials are those of the first Pareto fronts, and the least crowded ones
+      of the last front, as in MOTPE (Ozaki et al. 2020, "Multiobjective Tree-Structured Parzen Estimator for
+      Computationally Expensive Optimization Problems"; 2022, J. Artif. Intell. Res. 73), which uses the
+      hypervolume instead of crowding. Noise is judged by the first objective.
+    - **Limits.** Feasible trials rank before infeasible ones, which are ordered by their violations. With
+      several objectives, dominance is constrained (`Penalty`).
+    - **In flight** trials are part of the rest (a constant liar), which keeps the next proposal away from
+      them.
+    - **Failed** trials are part of the rest at every level.
+    - **Bounded.** The latest 400 trials of the rest are kept.
+    - **Explores.** A `random_fraction` of proposals is drawn from the space, as in BOHB, so that every region
+      is eventually tried, whatever the model predicts.
+    - **Defaults** of the space are a kernel of weight 2 in l(x), and half of the start-up trials are drawn
+      around them. Results soon outweigh this initial guess.
+    - **Valid.** Candidates that violate a constraint of the space, or were tried before, are skipped.
 
     Args:
-        space: what is tuned.
+        space: the search space.
         seed: of the study.
-        num_startup_trials: trials that must have reported before the first proposal from the model.
-        num_candidates: draws from l(x), of which the best is proposed.
-        enough: results that a level must have before it is learned from.
-        gamma: share of trials that are good, above 0 and at most 0.5.
+        num_startup_trials: trials that have to report before the first proposal of the model.
+        num_candidates: draws from l(x); the best one is proposed.
+        enough: results that a level needs before it is used.
+        gamma: share of trials that are good, > 0 and <= 0.5.
         random_fraction: share of proposals that ignore the model, 0..1.
     """
 
@@ -104,16 +103,16 @@ class MultivariateTpeSampler(Sampler):
         self._knowledge = Knowledge.none(len(self._axes))
         self._history = History()
         self._rows = np.empty((64, len(self._axes)))  # grows by doubling
-        self._number: dict[int, int] = {}  # of a trial's row
+        self._number: dict[int, int] = {}  # of a trial's row in _rows
         self._tried: set[bytes] = set()
 
     def learn_from(self, knowledge: Knowledge) -> None:
-        """Take over what earlier studies knew, as a discounted prior. To be called before the first trial."""
+        """Use the results of earlier studies as a discounted prior. Call this before the first trial."""
         assert not self._number, "the study has begun"
         self._knowledge = knowledge
 
     def ask(self, trial_id: int) -> Params:
-        """Propose parameters for a new trial. Never changes what the sampler has learned."""
+        """Propose parameters for a new trial. Does not change what was learned."""
         rng = np.random.default_rng((self.seed, trial_id))
         level = self.level
         if not len(self._axes) or (level is None and not len(self._knowledge.good)):
@@ -122,8 +121,8 @@ class MultivariateTpeSampler(Sampler):
             return self.space.sample(rng)
         good, rest = self.split(level)
         better = self._estimator(good, self._knowledge.good, default=self._default)
-        # The prior has one share in both, or else g, which has more kernels, would be next to nothing
-        # where no trial has been, and every empty corner of the space would look promising.
+        # The prior has the same share in both densities. Otherwise g, which has more kernels, would almost
+        # vanish where there are no trials, and every empty region of the space would look promising.
         share = better.prior_share
         prior_weight = max(1.0, len(rest) * share / (1 - share))
         other = self._estimator(rest, self._knowledge.rest, prior_weight=prior_weight)
@@ -137,7 +136,7 @@ class MultivariateTpeSampler(Sampler):
         return self._untried(rng)
 
     def start(self, trial_id: int, params: Params) -> None:
-        """The trial runs with these parameters: it is in flight until told.
+        """Note that a trial runs with these parameters. It is in flight until `tell`.
 
         Raises:
             SpaceError: the parameters do not fit the space.
@@ -160,13 +159,13 @@ class MultivariateTpeSampler(Sampler):
         violation: float = 0.0,
     ) -> None:
         """Learn the losses of a trial at a resource; infinite or NaN for a failed trial."""
-        assert trial_id in self._number, f"trial {trial_id} was told of before it was started"
+        assert trial_id in self._number, f"trial {trial_id} reported before it was started"
         self._history.tell(trial_id, resource, loss, others, violation)
 
     @property
     def level(self) -> int | None:
         """The resource at which losses are compared; None while proposals are random."""
-        if self._history.num_told < self.num_startup_trials:
+        if self._history.num_reported < self.num_startup_trials:
             return None
         above: int | None = None
         for resource in reversed(self._history.levels):
@@ -178,7 +177,7 @@ class MultivariateTpeSampler(Sampler):
         return None
 
     def split(self, level: int | None) -> tuple[list[int], list[int]]:
-        """The good trials and the rest, as many as the densities are made of."""
+        """Return the good trials and the rest, without those that exceed the bounds."""
         ranking = [] if level is None else self._history.ranking(level)
         num_good = min(math.ceil(self.gamma * len(ranking)), _MAX_GOOD)
         best = ranking[:num_good]
@@ -186,7 +185,7 @@ class MultivariateTpeSampler(Sampler):
             penalty = self._history.penalty(level)
             results = self._history.results(level).values()
             losses = [penalty.losses(*result) if penalty else result[0] for result in results]
-            best = [ranking[place] for place in best_points(losses, num_good)]
+            best = [ranking[i] for i in best_points(losses, num_good)]
         good = [trial_id for _, trial_id in best]
         rest = {trial_id for _, trial_id in ranking}.difference(good)
         return good, sorted([*rest, *self._history.failed, *self._history.in_flight])[-_MAX_REST:]
@@ -194,13 +193,13 @@ class MultivariateTpeSampler(Sampler):
     def _is_noise(self, resource: int, above: int) -> bool:
         scores = [self._history.scores(trial_id) for _, trial_id in self._history.ranking(above)]
         pairs = [(both[resource], both[above]) for both in scores if resource in both]
-        if len(pairs) < _LEAST_JUDGES:
+        if len(pairs) < _MIN_PAIRS:
             return False
         agreement = rank_agreement(pairs, [score for score, _ in self._history.ranking(resource)])
-        return agreement is not None and agreement < _LEAST_AGREEMENT
+        return agreement is not None and agreement < _MIN_AGREEMENT
 
     def _untried(self, rng: np.random.Generator) -> Params:
-        """A draw from the space that has not been tried, if one of twenty is."""
+        """Draw an untried configuration from the space; after twenty draws, any configuration."""
         for _ in range(_DRAWS):
             params = self.space.sample(rng)
             if self._axes.row(params).tobytes() not in self._tried:
@@ -208,7 +207,7 @@ class MultivariateTpeSampler(Sampler):
         return params
 
     def _draw(self, rng: np.random.Generator) -> Params:
-        """A start-up trial: from the space, or around the defaults that it has."""
+        """Draw a start-up trial from the space, or around its defaults."""
         if self._default is not None and rng.random() < _DEFAULT_SHARE:
             around = ParzenEstimator(self._axes, self._default[None], _DEFAULT_BANDWIDTH, prior_weight=0.0)
             params = self._axes.params(around.sample(rng, 1)[0])

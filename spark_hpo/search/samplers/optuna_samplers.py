@@ -1,4 +1,4 @@
-"""Optuna's samplers behind ask and tell. Optuna itself is imported when one is built."""
+"""Optuna's samplers. Optuna is imported when one of them is built."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A proposal that has not been started yet."""
+    """A proposal that has not been started."""
 
     trial_id: int
     trial: Trial
@@ -34,27 +34,28 @@ class _Asked:
 
 
 class OptunaSampler(Sampler, ABC):
-    """One of Optuna's samplers, on the axes of the space: numbers evenly spread from 0 to 1, and choices.
+    """Base of Optuna's samplers. They work on the axes of the space: numbers from 0 to 1, and choices.
 
-    - **Level.** Losses are compared at one resource: the highest that `enough` trials have reported.
-      When that is another one than before, Optuna is given a new study with the losses there; what its
-      sampler had built up for itself (CMA-ES its matrix, NSGA-II its generations) begins anew.
-    - **In flight** trials are running ones for Optuna; what its sampler makes of them is its own affair.
-    - **Resumed**, a sampler that keeps state with Optuna's trials (CMA-ES, NSGA-II) is asked again for
-      each trial that was started, with the same seed: so the state is there again.
-    - **Limits.** Optuna is given penalised losses (`Penalty`): not all of its samplers know constraints. They
-      depend on the range of the feasible losses; when that changes, Optuna is given a new study, too.
-    - **Several objectives** are as many directions of Optuna's study, for those of its samplers that can
+    - **Level.** Losses are compared at one resource: the highest that `enough` trials have reported. When
+      the level changes, a new Optuna study is created with the losses at the new level, and what Optuna's
+      sampler had built up (the matrix of CMA-ES, the generations of NSGA-II) starts again.
+    - **In flight** trials are running trials of the Optuna study. Its sampler decides how to use them.
+    - **Resume.** A sampler that keeps state with Optuna's trials (CMA-ES, NSGA-II) is asked again, with the
+      same seed, for each trial that was started, which restores the state.
+    - **Limits.** Optuna gets penalised losses (`Penalty`), because not all of its samplers support
+      constraints. The penalties depend on the range of the feasible losses. When it changes, a new Optuna
+      study is created, too.
+    - **Several objectives** become directions of the Optuna study in the samplers that support them
       (`Nsga2Sampler`, `OptunaTpeSampler`).
 
     Args:
-        space: what is tuned.
+        space: the search space.
         seed: of the study.
-        enough: results that a level must have before it is the one.
-        num_objectives: losses that are learned from, the first ones of those told.
+        enough: results that a level needs before it is used.
+        num_objectives: number of losses to learn from.
     """
 
-    keeps_state: ClassVar[bool] = False  # whether Optuna's sampler keeps something with its trials
+    keeps_state: ClassVar[bool] = False  # whether Optuna's sampler stores state with its trials
     handles_limits = True
 
     def __init__(self, space: Space, seed: int, *, enough: int = 10, num_objectives: int = 1) -> None:
@@ -68,22 +69,22 @@ class OptunaSampler(Sampler, ABC):
         self._history = History()
         self._rows: dict[int, Array] = {}
         self._level: int | None = None
-        self._numbers: dict[int, int] = {}  # Optuna's number of a trial in the present study
-        self._asked: _Asked | None = None  # by the last `ask`, nothing having happened since
-        self._penalty = Penalty.among((), num_objectives)  # at the level
-        self._base: list[tuple[int, Result]] = []  # by trial, at the level when it was chosen
-        self._events: list[tuple[int, Result | None]] = []  # since then: the same, None for a start
+        self._numbers: dict[int, int] = {}  # Optuna's number of each trial in the current study
+        self._asked: _Asked | None = None  # by the last `ask`, if nothing was called since
+        self._penalty = Penalty.among((), num_objectives)  # at the current level
+        self._base: list[tuple[int, Result]] = []  # trials and their results when the level was chosen
+        self._events: list[tuple[int, Result | None]] = []  # later ones; None for a start
         self._study = self._new_study()
 
     def ask(self, trial_id: int) -> Params:
-        """Propose parameters for a new trial. Never changes what the sampler has learned."""
+        """Propose parameters for a new trial. Does not change what was learned."""
         if self._asked is None or self._asked.trial_id != trial_id:
             self._forget_asked()
             self._asked = self._ask_optuna(trial_id)
         return self._axes.params(self._asked.row)
 
     def start(self, trial_id: int, params: Params) -> None:
-        """The trial runs with these parameters: it is in flight until told.
+        """Note that a trial runs with these parameters. It is in flight until `tell`.
 
         Raises:
             SpaceError: the parameters do not fit the space.
@@ -103,7 +104,7 @@ class OptunaSampler(Sampler, ABC):
         violation: float = 0.0,
     ) -> None:
         """Learn the losses of a trial at a resource; infinite or NaN for a failed trial."""
-        assert trial_id in self._rows, f"trial {trial_id} was told of before it was started"
+        assert trial_id in self._rows, f"trial {trial_id} reported before it was started"
         self._forget_asked()
         losses = (loss, *others)[: self.num_objectives]
         self._history.tell(trial_id, resource, loss, losses[1:], violation)
@@ -125,7 +126,7 @@ class OptunaSampler(Sampler, ABC):
 
     @abstractmethod
     def _sampler(self, seed: int) -> Any:
-        """Optuna's sampler, newly built with this seed."""
+        """Build Optuna's sampler with this seed."""
 
     def _new_study(self) -> Any:
         from optuna.storages import InMemoryStorage
@@ -138,7 +139,7 @@ class OptunaSampler(Sampler, ABC):
     def _ask_optuna(self, trial_id: int) -> _Asked:
         seed = int(np.random.SeedSequence((self.seed, trial_id)).generate_state(1)[0])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna's, of features that it calls experimental
+            warnings.simplefilter("ignore")  # experimental features
             self._study.sampler = self._sampler(seed)
             trial = self._study.ask()
             row = np.full(len(self._axes), math.nan)
@@ -152,7 +153,7 @@ class OptunaSampler(Sampler, ABC):
         return _Asked(trial_id, trial, row)
 
     def _forget_asked(self) -> None:
-        """What was asked and not started has never been."""
+        """Discard a proposal that was not started."""
         asked, self._asked = self._asked, None
         if asked is None:
             return
@@ -162,7 +163,7 @@ class OptunaSampler(Sampler, ABC):
             self._study.tell(asked.trial, state=self._optuna.trial.TrialState.FAIL)
 
     def _rebuild(self) -> None:
-        """A new study: the losses at the present level as they were when it was chosen, and what followed."""
+        """Create a new study from the results when the level was chosen, and replay later events."""
         self._asked = None
         self._study = self._new_study()
         self._numbers = {}
@@ -186,7 +187,7 @@ class OptunaSampler(Sampler, ABC):
                 self._study.tell(asked.trial, state=self._optuna.trial.TrialState.FAIL)
             self._add(trial_id, None)
             return
-        # What is started is what Optuna shall know: rounded, or somebody else's.
+        # Optuna must know the parameters that were started: rounded, or not its own proposal.
         distributions, values = parameters_of(self._optuna, self._axes, row)
         for name, distribution in distributions.items():
             internal = distribution.to_internal_repr(values[name])
@@ -194,7 +195,7 @@ class OptunaSampler(Sampler, ABC):
         self._numbers[trial_id] = asked.trial.number
 
     def _finish(self, trial_id: int, result: Result) -> None:
-        """A trial has its losses at the level, or has failed."""
+        """Report a trial's losses at the level, or its failure."""
         is_finite = _is_finite(result[0])
         states = self._optuna.trial.TrialState
         number = self._numbers.get(trial_id)
@@ -208,7 +209,7 @@ class OptunaSampler(Sampler, ABC):
             self._add(trial_id, self._penalty.losses(*result))
 
     def _add(self, trial_id: int, losses: Losses | None) -> None:
-        """Add a trial that Optuna has not proposed; running where there are no losses."""
+        """Add a trial that Optuna did not propose; a running trial if there are no losses."""
         distributions, values = parameters_of(self._optuna, self._axes, self._rows[trial_id])
         states = self._optuna.trial.TrialState
         self._numbers[trial_id] = len(self._study.get_trials(deepcopy=False))
@@ -223,9 +224,9 @@ class OptunaSampler(Sampler, ABC):
 
 
 class OptunaTpeSampler(OptunaSampler):
-    """Optuna's multivariate TPE with a constant liar, each option of a choice modelled as a group.
+    """Optuna's multivariate TPE with a constant liar and grouped conditional parameters.
 
-    With several objectives it is MOTPE (Ozaki et al. 2022).
+    With several objectives this is MOTPE (Ozaki et al. 2022).
     """
 
     supports_multiple_objectives = True
@@ -235,13 +236,13 @@ class OptunaTpeSampler(OptunaSampler):
 
 
 class GaussianProcessSampler(OptunaSampler):
-    """A Gaussian process with log expected improvement: the most of few trials, up to a few hundred.
+    """A Gaussian process with log expected improvement (Optuna's GPSampler), for up to a few hundred trials.
 
-    Optuna's GPSampler. A proposal takes from a second upwards, and its time grows with the cube of the
-    trials. What a choice turns off is drawn independently. Needs torch.
+    A proposal takes a second or more, and its time grows with the cube of the number of trials. Conditional
+    parameters are drawn independently. Needs torch.
 
     Args:
-        num_startup_trials: trials that are drawn before there is a model.
+        num_startup_trials: trials that are drawn before the model is used.
     """
 
     def __init__(self, space: Space, seed: int, *, num_startup_trials: int = 10, enough: int = 10) -> None:
@@ -259,9 +260,9 @@ class GaussianProcessSampler(OptunaSampler):
 
 
 class CmaEsSampler(OptunaSampler):
-    """CMA-ES (Hansen 2016, arXiv:1604.00772): for many trials of many numbers that depend on each other.
+    """CMA-ES (Hansen 2016, arXiv:1604.00772), for many trials with many interacting numbers.
 
-    Optuna's CmaEsSampler, with the package `cmaes`. Choices, and what they turn off, are drawn
+    Optuna's CmaEsSampler, with the package `cmaes`. Choices and conditional parameters are drawn
     independently.
     """
 
@@ -276,12 +277,12 @@ class CmaEsSampler(OptunaSampler):
 
 
 class Nsga2Sampler(OptunaSampler):
-    """NSGA-II (Deb et al. 2002), an evolutionary algorithm; on one objective it ranks by the loss alone.
+    """NSGA-II (Deb et al. 2002), an evolutionary algorithm for several objectives.
 
     Args:
-        population_size: trials of a generation.
-        enough: results that a level must have before it is the one.
-        num_objectives: losses that are learned from, the first ones of those told.
+        population_size: trials per generation.
+        enough: results that a level needs before it is used.
+        num_objectives: number of losses to learn from.
     """
 
     supports_multiple_objectives = True
@@ -310,7 +311,7 @@ def _is_finite(losses: Losses) -> bool:
 
 
 def parameters_of(optuna: Any, axes: Axes, row: Array) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Optuna's distributions and values of a row, by the number of the axis."""
+    """Return Optuna's distributions and values for a row, by the number of the axis."""
     distributions: dict[str, Any] = {}
     values: dict[str, Any] = {}
     for i, axis in enumerate(axes.axes):
@@ -326,7 +327,7 @@ def parameters_of(optuna: Any, axes: Axes, row: Array) -> tuple[dict[str, Any], 
 
 
 def import_optuna() -> Any:
-    """Optuna, which takes half a second to import."""
+    """Import Optuna, which takes half a second."""
     _require("optuna")
     import optuna
 

@@ -1,4 +1,4 @@
-"""Random search: every proposal drawn from the space as it is."""
+"""Random search."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spark_hpo.trial import Params
 
 
 class RandomSampler(Sampler):
-    """Draws each trial alone: a proposal depends on the seed and the trial's id, and on nothing else."""
+    """Draws each proposal from the space. It depends only on the seed and the trial id."""
 
     supports_multiple_objectives = True
     handles_constraints = True
@@ -20,11 +20,11 @@ class RandomSampler(Sampler):
         self.seed = seed
 
     def ask(self, trial_id: int) -> Params:
-        """Draw parameters. Never changes what the sampler has learned."""
+        """Draw parameters for a new trial."""
         return self.space.sample(np.random.default_rng((self.seed, trial_id)))
 
     def start(self, trial_id: int, params: Params) -> None:
-        """Takes no notice."""
+        """Ignored."""
 
     def tell(
         self,
@@ -35,4 +35,4 @@ class RandomSampler(Sampler):
         others: tuple[float, ...] = (),
         violation: float = 0.0,
     ) -> None:
-        """Takes no notice."""
+        """Ignored."""

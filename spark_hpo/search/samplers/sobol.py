@@ -1,4 +1,4 @@
-"""Quasi-random search: a Sobol sequence, which leaves smaller gaps than random draws."""
+"""Quasi-random search with a Sobol sequence, which covers the space more evenly than random draws."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _BLOCK = 256  # points drawn at a time; a power of 2
 class SobolSampler(Sampler):
     """Proposes point number `trial_id` of a scrambled Sobol sequence over all parameters of the space.
 
-    Sobol 1967; scrambled as in Owen 1998, by SciPy. A parameter that a choice has turned off keeps its
-    axis of the sequence, so the others stay evenly spread. Nothing is learned; in a few dimensions it is
-    the better random search, and a good start for a model.
+    Sobol 1967; scrambled as in Owen 1998, by SciPy. Inactive parameters keep their axes of the sequence, so
+    the other axes stay evenly covered. Learns nothing. Covers a space of few dimensions better than random
+    search.
     """
 
     supports_multiple_objectives = True
@@ -31,14 +31,14 @@ class SobolSampler(Sampler):
         self._points: Array = np.empty((0, len(self._axes)))
 
     def ask(self, trial_id: int) -> Params:
-        """Propose the trial's point of the sequence. Never changes what the sampler has learned."""
+        """Propose the point of the sequence that belongs to a new trial."""
         if trial_id >= len(self._points) and len(self._axes):
             self._points = self._sequence(trial_id // _BLOCK + 1)
         uniform = self._points[trial_id] if len(self._axes) else np.empty(0)
         return self._axes.params(self._axes.from_unit(uniform))
 
     def start(self, trial_id: int, params: Params) -> None:
-        """Takes no notice."""
+        """Ignored."""
 
     def tell(
         self,
@@ -49,15 +49,13 @@ class SobolSampler(Sampler):
         others: tuple[float, ...] = (),
         violation: float = 0.0,
     ) -> None:
-        """Takes no notice."""
+        """Ignored."""
 
     def _sequence(self, num_blocks: int) -> Array:
-        from scipy.stats import qmc  # half a second, which no other method has to spend
+        from scipy.stats import qmc  # takes half a second to import
 
         engine = qmc.Sobol(len(self._axes), scramble=True, seed=np.random.default_rng(self.seed))
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # not a power of 2: the balance of a whole sequence is not claimed
+            warnings.simplefilter("ignore")  # balance needs a power of 2, which is not required here
             points: Array = engine.random(num_blocks * _BLOCK)
         return points

@@ -1,4 +1,4 @@
-"""The tree-structured Parzen estimator: hyperopt's `tpe.suggest` behind ask and tell."""
+"""The tree-structured Parzen estimator of hyperopt, `tpe.suggest`, as a sampler."""
 
 from __future__ import annotations
 
@@ -15,34 +15,33 @@ from spark_hpo.search.space import Dimension, Key, Point, Space
 from spark_hpo.search.space.parameter import Choice, Constant, Group, Node, Normal, Sequence, Uniform
 from spark_hpo.trial import Params
 
-_MAX_HISTORY = 200  # trials that hyperopt sees: its time grows with them, 250 ms at 10,000
-_MAX_GOOD = 25  # hyperopt's own bound on the trials that it calls good
-_GAMMA = 0.25  # hyperopt's own: gamma sqrt(n) of n trials are good
+_MAX_HISTORY = 200  # trials that hyperopt is given; with 10,000 a proposal takes 250 ms
+_MAX_GOOD = 25  # as in hyperopt
+_GAMMA = 0.25  # as in hyperopt: gamma sqrt(n) of n trials are good
 
 
 class TpeSampler(Sampler):
-    """Models where good trials lie and where the others lie, and proposes where the ratio is largest.
+    """Models the densities of good and other trials, and proposes where their ratio is largest.
 
     Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization": l(x) is the density of the good
-    trials, g(x) that of the rest. The estimator looks at the losses only to split good from rest. That is
-    done here, so nothing infinite ever reaches hyperopt:
+    trials, g(x) that of the rest. The estimator uses losses only to split the trials into these two groups.
+    This class makes the split, so hyperopt never sees an infinite loss:
 
     - **Level.** Losses are compared at one resource: the highest that `enough` trials have reported. As in
-      BOHB (Falkner et al. 2018, arXiv:1807.01774), enough is the number of parameters + 3. Until some
-      level has as many, and for the first `num_startup_trials`, proposals are random.
+      BOHB (Falkner et al. 2018, arXiv:1807.01774), `enough` is the number of parameters + 3. Until a level
+      has that many results, and for the first `num_startup_trials`, proposals are random.
     - **Good** are the lowest 0.25 sqrt(n) of n losses at that level, and never a failure.
-    - **In flight** trials that have reported nothing yet are lent the median loss. That is the likeliest
-      value of a trial of which nothing is known; it puts them among the rest, where they push the next
-      proposal away from their own place, and costs no finished trial its place among the good.
-    - **Failed** trials are among the rest at every level.
-    - **Bounded.** Of the rest, the latest are kept, up to 200 trials in all: hyperopt gives the older ones
-      next to no weight anyway.
+    - **In flight** trials are treated as if they had the median loss (a constant liar). This puts them into
+      the rest, which keeps the next proposal away from them and does not displace a good trial.
+    - **Failed** trials are part of the rest at every level.
+    - **Bounded.** The latest trials of the rest are kept, up to 200 trials in total. hyperopt gives almost no
+      weight to older ones.
 
     Args:
-        space: what is tuned.
+        space: the search space.
         seed: of the study.
-        num_startup_trials: trials that must have reported before the first proposal from the model.
-        num_candidates: draws from l(x), of which the best is proposed.
+        num_startup_trials: trials that have to report before the first proposal of the model.
+        num_candidates: draws from l(x); the best one is proposed.
     """
 
     handles_limits = True
@@ -59,13 +58,13 @@ class TpeSampler(Sampler):
         dimensions = space.dimensions()
         self.enough = len(dimensions) + 3
         self._estimator = _Estimator(space, dimensions)
-        self._points: dict[int, Point] = {}  # of every trial, numbers as latent values
-        self._scores: dict[int, dict[int, Score]] = {}  # by resource, then by trial; finite ones
-        self._in_flight: set[int] = set()  # started, and told nothing yet
+        self._points: dict[int, Point] = {}  # by trial; numbers as latent values
+        self._scores: dict[int, dict[int, Score]] = {}  # by resource, then by trial
+        self._in_flight: set[int] = set()
         self._failed: set[int] = set()
 
     def ask(self, trial_id: int) -> Params:
-        """Propose parameters for a new trial. Never changes what the sampler has learned."""
+        """Propose parameters for a new trial. Does not change what was learned."""
         rng = np.random.default_rng((self.seed, trial_id))
         level = self.level
         if level is None:
@@ -75,7 +74,7 @@ class TpeSampler(Sampler):
         return self.space.unflatten(self._estimator.propose(points, good, rng, self.num_candidates))
 
     def start(self, trial_id: int, params: Params) -> None:
-        """The trial runs with these parameters: it is in flight until told.
+        """Note that a trial runs with these parameters. It is in flight until `tell`.
 
         Raises:
             SpaceError: the parameters do not fit the space.
@@ -93,14 +92,14 @@ class TpeSampler(Sampler):
         violation: float = 0.0,
     ) -> None:
         """Learn the loss of a trial at a resource; infinite or NaN for a failed trial."""
-        assert trial_id in self._points, f"trial {trial_id} was told of before it was started"
+        assert trial_id in self._points, f"trial {trial_id} reported before it was started"
         self._in_flight.discard(trial_id)
         score = Score.of(loss, violation)
         if score.is_finite:
             self._scores.setdefault(resource, {})[trial_id] = score
         else:
             self._failed.add(trial_id)
-            for scores in self._scores.values():  # whatever it had promised at lower levels
+            for scores in self._scores.values():
                 scores.pop(trial_id, None)
 
     @property
@@ -111,20 +110,20 @@ class TpeSampler(Sampler):
         return max((r for r, scores in self._scores.items() if len(scores) >= self.enough), default=None)
 
     def split(self, level: int) -> tuple[set[int], set[int]]:
-        """The good trials and the rest, as many as the estimator is shown."""
+        """Return the good trials and the rest, without those that exceed the bound."""
         scores = self._scores[level]
         num_good = min(math.ceil(_GAMMA * math.sqrt(len(scores))), _MAX_GOOD)
         good = set(heapq.nsmallest(num_good, scores, key=lambda trial: (scores[trial], trial)))
-        # A lent median is never among the good, which are fewer than half: nothing else need be known of it.
+        # Fewer than half of the trials are good, so a trial with the median loss never is.
         rest = (scores.keys() | self._failed | self._in_flight) - good
         return good, set(heapq.nlargest(_MAX_HISTORY - len(good), rest))
 
 
 class _Estimator:
-    """hyperopt's TPE over the latent values of a space. Knows good and rest, not losses.
+    """hyperopt's TPE on the latent values of a space. It gets good trials and the rest, not losses.
 
-    In latent values every number is uniform or normal, so hyperopt needs neither its logarithmic nor its
-    rounded distributions: the ratio of two densities is the same on either scale.
+    Latent values are uniform or normal, so hyperopt's logarithmic and rounded distributions are not needed:
+    the ratio of two densities is the same on both scales.
     """
 
     def __init__(self, space: Space, dimensions: tuple[Dimension, ...]) -> None:
@@ -135,7 +134,7 @@ class _Estimator:
         self._domain = Domain(None, self._expression(space.root, ()), pass_expr_memo_ctrl=False)
 
     def latents(self, point: Point) -> Point:
-        """The point with latent values for numbers; choices stay option numbers."""
+        """Return the point with latent values for numbers, and option indices for choices."""
         parameters = {d.key: d.parameter for d in self._dimensions.values()}
         latents: Point = {}
         for key, value in point.items():
@@ -146,15 +145,15 @@ class _Estimator:
     def propose(
         self, points: dict[int, Point], good: set[int], rng: np.random.Generator, num_candidates: int
     ) -> Point:
-        """The best of `num_candidates` draws, in natural values. `points` are in the order of trials."""
+        """Return the best of `num_candidates` draws. `points` are in the order of trials."""
         from hyperopt import tpe, trials_from_docs
 
         trials = trials_from_docs(
             [self._document(i, points[t], t in good) for i, t in enumerate(points)], validate=False
         )
-        # gamma sqrt(n) is rounded up: half below the number that is wanted, rounding cannot err.
+        # hyperopt rounds gamma sqrt(n) up. Subtracting a half makes this robust to floating-point errors.
         gamma = (len(good) - 0.5) / math.sqrt(len(points))
-        with np.errstate(all="ignore"):  # the log of a density that underflows is -inf, as it should be
+        with np.errstate(all="ignore"):  # a density may underflow, and its log is then -inf
             (proposal,) = tpe.suggest(
                 [len(points)],
                 self._domain,
@@ -176,7 +175,7 @@ class _Estimator:
         return point
 
     def _document(self, number: int, point: Point, is_good: bool) -> dict[str, Any]:
-        """What `tpe.suggest` reads of a trial. Losses 0 and 1 say all that it wants to know of them."""
+        """Return what `tpe.suggest` reads of a trial. The losses 0 and 1 encode good and rest."""
         active = {label: d.key in point for label, d in self._dimensions.items()}
         return {
             "tid": number,
@@ -194,7 +193,7 @@ class _Estimator:
         }
 
     def _expression(self, node: Node, key: Key) -> Any:
-        """The hyperopt expression with the parameters below `node`; constants matter to nobody here."""
+        """Return a hyperopt expression with the parameters below `node`; constants are left out."""
         from hyperopt import hp
 
         label = self._labels.get(key, "")

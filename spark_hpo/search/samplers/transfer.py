@@ -1,4 +1,4 @@
-"""Transfer: what earlier studies have found, for a study that begins."""
+"""Transfer: results of earlier studies as a start for a new one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from spark_hpo.search.space import Space
 from spark_hpo.search.space.axis import Array, Axes
 from spark_hpo.trial import Params
 
-_GOOD = 0.15  # share of an earlier study's trials that are good
-_MAX_GOOD = 10  # of each study
-_MAX_REST = 100
+_GOOD = 0.15  # share of an earlier study's trials
+_MAX_GOOD = 10  # per study
+_MAX_REST = 100  # per study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierTrial:
-    """A trial of an earlier study. A failed one has an infinite loss."""
+    """A trial of an earlier study. A failed trial has an infinite loss."""
 
     params: Params
     resource: int
@@ -32,22 +32,22 @@ class EarlierTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knowledge:
-    """Where earlier studies found good configurations, and where the others lay.
+    """Good and other configurations of earlier studies.
 
-    Rows of places on the axes of the new space, NaN where the earlier study had no such parameter: there
-    a kernel has the prior.
+    Both are rows of positions on the axes of the new space. A parameter that the earlier study did not have
+    is NaN; kernels use the prior there.
     """
 
     good: Array
     rest: Array
-    first: tuple[Params, ...]  # the best configurations, complete and valid in the new space, best first
-    discount: float  # weight of an earlier trial, where one of the study itself has 1
+    best: tuple[Params, ...]  # the best configurations that are valid in the new space, best first
+    discount: float  # weight of an earlier trial; a trial of the new study has 1
 
     @classmethod
     def none(cls, num_axes: int) -> Knowledge:
-        """Nothing is known."""
+        """Return the knowledge of no studies."""
         empty = np.empty((0, num_axes))
-        return cls(good=empty, rest=empty, first=(), discount=1.0)
+        return cls(good=empty, rest=empty, best=(), discount=1.0)
 
 
 def warm_start(
@@ -57,18 +57,18 @@ def warm_start(
     num_first: int = 3,
     discount: float = 0.3,
 ) -> Knowledge:
-    """What earlier studies say about a space. Losses are compared within a study only.
+    """Collect what earlier studies know about a space. Losses are compared only within a study.
 
-    Parameters are matched by name: a value counts where the new space would accept it, and is as good as
-    absent where it would not. So ranges may have moved, and parameters may have come or gone. A study's
-    trials are ranked at the highest resource that a third of them have reached, or at the highest of all
-    where there is none; the best 15 % are good.
+    Parameters are matched by name, and a value counts if the new space accepts it. Ranges may therefore have
+    changed, and parameters may have been added or removed. The trials of a study are ranked at the highest
+    resource that a third of them have reached, or at the highest of all; the best 15 % are good.
 
     Args:
         space: of the new study.
-        studies: the trials of each, in any order; the last study's best configuration comes first.
-        num_first: how many configurations to start with, in turn from each study, the best ones first.
-        discount: weight of an earlier trial, above 0 and at most 1.
+        studies: the trials of each study, in any order. The best configuration of the last study is
+            proposed first.
+        num_first: how many configurations to propose first, taken from the studies in turn, the best first.
+        discount: weight of an earlier trial, > 0 and <= 1.
 
     Raises:
         ConfigError: the discount is out of range.
@@ -86,27 +86,27 @@ def warm_start(
         good += [row for row in rows[:num_good] if not np.isnan(row).all()]
         rest += [row for row in rows[num_good:][:_MAX_REST] if not np.isnan(row).all()]
         queues.append([p for trial in ranked[:num_good] if (p := _complete(space, trial.params)) is not None])
-    first: list[Params] = []
-    for place in range(max(map(len, queues), default=0)):
+    best: list[Params] = []
+    for i in range(max(map(len, queues), default=0)):
         for queue in queues:
-            if place < len(queue) and queue[place] not in first:
-                first.append(queue[place])
+            if i < len(queue) and queue[i] not in best:
+                best.append(queue[i])
     return Knowledge(
         good=_stack(good, len(axes)),
         rest=_stack(rest, len(axes)),
-        first=tuple(first[:num_first]),
+        best=tuple(best[:num_first]),
         discount=discount,
     )
 
 
 def _ranked(trials: Sequence[EarlierTrial]) -> list[EarlierTrial]:
-    """The trials at the highest resource that many have reached, the best first; failures last."""
+    """Rank the trials at the highest resource that a third of them have reached; failed ones last."""
     finished = [trial for trial in trials if math.isfinite(trial.loss)]
     failed = [trial for trial in trials if not math.isfinite(trial.loss)]
     if not finished:
         return failed
     resources = sorted({trial.resource for trial in finished}, reverse=True)
-    # A trial stopped at a lower rung has lost to those that went on: it ranks behind them.
+    # A trial that was stopped at a lower rung lost to the promoted ones, so it ranks behind them.
     level = next(
         (r for r in resources if 3 * sum(t.resource >= r for t in finished) >= len(finished)), resources[0]
     )
@@ -122,14 +122,14 @@ def _row(axes: Axes, params: Mapping[str, Any]) -> Array:
         value: Any = params
         for part in axis.dimension.path:
             value = value.get(part) if isinstance(value, Mapping) else None
-        place = axis.match(value)
-        if place is not None:
-            row[i] = place
+        position = axis.match(value)
+        if position is not None:
+            row[i] = position
     return row
 
 
 def _complete(space: Space, params: Params) -> Params | None:
-    """The configuration in the new space, if it is one there."""
+    """Return the configuration if it is valid in the new space."""
     try:
         valid = space.validate(params)
     except SpaceError:

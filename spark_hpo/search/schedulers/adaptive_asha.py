@@ -1,9 +1,9 @@
-"""ASHA that finds out where its lowest rung may lie."""
+"""ASHA that raises its lowest rung above the noise."""
 
 from __future__ import annotations
 
 from spark_hpo.objective import Score
-from spark_hpo.search.agreement import LEAST_PAIRS, rank_agreement
+from spark_hpo.search.agreement import MIN_PAIRS, rank_agreement
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.asha import AsyncBracket
 from spark_hpo.search.schedulers.bracket import check_resources
@@ -13,15 +13,15 @@ from spark_hpo.search.settings import require_integer, require_number
 
 
 class AdaptiveBracket(AsyncBracket):
-    """One bracket of ASHA whose entry, the rung at which new trials start, moves up past noise.
+    """A bracket of ASHA that raises its entry, the rung at which new trials start, above noisy rungs.
 
-    The first `num_probes` trials that report at the entry are *probes*: they go on to the next rung
-    whatever their losses are, so that the two rankings of the same, unchosen trials can be compared. Where
-    they disagree, the entry moves up by one, what waits below is out, and the trials that are there are
-    the next probes. Probes count as promotions of their rung, so that it promotes fewer others.
+    The first `num_probes` trials that report at the entry are *probes*: they are promoted whatever their
+    losses are, so that the two rankings of the same, unselected trials can be compared. If the rankings
+    disagree, the entry moves up by one rung, the trials that are paused below are out, and the trials at the
+    new entry are the next probes. Probes count as promotions of their rung, which then promotes fewer others.
 
-    Rungs from max_resource / reduction_factor^2 upwards have no probes: those would cost as much as the
-    search. `raise_entry` takes what is known of them from elsewhere.
+    Rungs from max_resource / reduction_factor^2 upwards have no probes, because probes there would cost as
+    much as the search. For these, `raise_entry` is called from outside.
     """
 
     def __init__(
@@ -36,16 +36,16 @@ class AdaptiveBracket(AsyncBracket):
     ) -> None:
         super().__init__(0, levels, reduction_factor, max_trials)
         if may_rise:
-            for rung in self._rungs:  # any rung may become the entry, and take all trials
-                rung.most = self._rungs[0].most
+            for rung in self._rungs:  # any rung may become the entry and get all trials
+                rung.max_promotions = self._rungs[0].max_promotions
         self.entry = 0
         self._num_probes = num_probes
         self._least_agreement = least_agreement
-        self._queue: list[int] = []  # probes that are to go on
-        self._probes: dict[int, Score] = {}  # of this entry: its score there
+        self._queue: list[int] = []  # probes to be promoted
+        self._probes: dict[int, Score] = {}  # score at the entry, by probe
         self._pairs: list[tuple[Score, Score]] = []
-        self._judged = 0  # probes that have reported at the next rung, or failed
-        self._is_settled = num_probes < LEAST_PAIRS or not self._may_be_noise(0)
+        self._num_judged = 0  # probes that have reported at the next rung or failed
+        self._is_settled = num_probes < MIN_PAIRS or not self._may_be_noise(0)
 
     def start(self, trial_id: int) -> Slot:
         """Open the first slot of a new trial, at the entry."""
@@ -54,17 +54,17 @@ class AdaptiveBracket(AsyncBracket):
         return self._open(trial_id, self.entry)
 
     def promote(self) -> Slot | None:
-        """Open a slot for a probe, or for a trial that has earned it."""
+        """Open a slot for a probe, or for a trial that can be promoted."""
         if self._queue:
             self._rungs[self.entry].promoted += 1
             return self._open(self._queue.pop(0), self.entry + 1)
         return super().promote()
 
     def report(self, slot: Slot, score: Score) -> list[int]:
-        """Take the score of an open slot. Returns the trials that are now out."""
-        if slot.rung < self.entry:  # the entry has moved past it
+        """Take the score of an open slot. Returns the trials that are out now."""
+        if slot.rung < self.entry:  # the entry has moved up in the meantime
             self._rungs[slot.rung].running.remove(slot.trial_id)
-            return [slot.trial_id, *self._settle()]
+            return [slot.trial_id, *self._complete_rungs()]
         rung = self._rungs[slot.rung]
         is_probe_here = slot.rung == self.entry and self._wants_probe and score.is_finite
         if is_probe_here:
@@ -74,34 +74,34 @@ class AdaptiveBracket(AsyncBracket):
             return []
         out = super().report(slot, score)
         if slot.rung == self.entry + 1 and not self._is_settled and slot.trial_id in self._probes:
-            self._judged += 1
+            self._num_judged += 1
             if score.is_finite:
                 self._pairs.append((self._probes[slot.trial_id], score))
-            if self._judged == self._num_probes:
+            if self._num_judged == self._num_probes:
                 out += self._judge()
         return out
 
     def close(self) -> list[int]:
-        """Take no new trials; the entry stays where it is. Returns the trials that are now out."""
+        """Accept no new trials, and keep the entry. Returns the trials that are out now."""
         self._is_settled = True
         return super().close()
 
     def raise_entry(self, entry: int) -> list[int]:
-        """Start new trials at a higher rung from now on. Returns the trials below it, which are now out."""
+        """Start new trials at a higher rung from now on. Returns the trials below it, which are out now."""
         out = [*self._queue]
         for rung in self._rungs[self.entry : entry]:
-            out += rung.cut(0)
+            out += rung.keep_best(0)
         self._queue = []
         self.entry = entry
         self._is_settled = True
-        return out + self._settle()
+        return out + self._complete_rungs()
 
     @property
     def _wants_probe(self) -> bool:
         return not self._is_settled and len(self._probes) < self._num_probes
 
     def _may_be_noise(self, number: int) -> bool:
-        """Whether a rung is worth probes: they are cheap, and trials there have hardly been trained."""
+        """Return whether a rung gets probes: it is low enough for probes to be cheap."""
         if number + 1 >= len(self._rungs):
             return False
         longest = self._rungs[-1].resource // self.reduction_factor**2
@@ -112,19 +112,19 @@ class AdaptiveBracket(AsyncBracket):
         self._queue.append(trial_id)
 
     def _judge(self) -> list[int]:
-        """All probes are back: stay, or move the entry up."""
+        """All probes have reported: keep the entry, or move it up. Returns the trials that are out now."""
         agreement = rank_agreement(self._pairs)
         if agreement is None or agreement >= self._least_agreement:
             self._is_settled = True
             return []
-        out = self._rungs[self.entry].cut(0)
+        out = self._rungs[self.entry].keep_best(0)
         self.entry += 1
         self._is_settled = not self._may_be_noise(self.entry)
-        self._probes, self._pairs, self._judged = {}, [], 0
+        self._probes, self._pairs, self._num_judged = {}, [], 0
         if not self._is_settled:
             rung = self._rungs[self.entry]
-            probes = sorted(rung.waiting[: self._num_probes], key=lambda entry: entry[1])
-            del rung.waiting[: self._num_probes]
+            probes = sorted(rung.paused[: self._num_probes], key=lambda entry: entry[1])
+            del rung.paused[: self._num_probes]
             for score, trial_id in probes:
                 self._make_probe(trial_id, score)
         return out
@@ -134,36 +134,35 @@ class AdaptiveBracket(AsyncBracket):
 
 
 class AdaptiveAshaScheduler(Scheduler):
-    """ASHA that starts its trials at the lowest rung whose ranking means something.
+    """ASHA that starts its trials at the lowest rung with an informative ranking.
 
-    How much training it takes before two configurations can be told apart differs from table to table: one
-    epoch is often nearly noise, and a search that stops trials on noise loses to random search. ASHA (see
-    `AshaScheduler`) is the fastest scheduler where its lowest rung is right; Hyperband and its relatives
-    pay for insurance with most of their budget. This one measures, twice:
+    How much training is needed to rank two configurations differs between tables. One epoch is often mostly
+    noise, and a search that stops trials on noise loses to random search. ASHA (`AshaScheduler`) is the
+    fastest scheduler if its lowest rung is informative; Hyperband and its variants spend most of their budget
+    on insurance against the opposite. This scheduler measures it instead, in two ways:
 
-    - **Probes** find noise at the lowest rungs, where it is common and looking is cheap: see
-      `AdaptiveBracket`. On learning curves of ten tables (LCBench, 52 epochs), rankings at epoch 1 agree
-      with those at the end by -0.29 to 0.35, at epoch 2 by 0.25 to 0.86, at epoch 5 by 0.50 to 0.95.
-    - **Controls** find any rung that ranks the wrong way round, which is rare and ruinous: a few of the
-      first trials are trained to the end whatever their losses are (`ControlBracket`). Hyper-Tune (Li et
-      al. 2022, arXiv:2201.06834) weighs brackets by what rungs predict in the same spirit. Where controls
-      rank at the end against their order at a rung, new trials start above it from then on, if need be
-      with full training.
+    - **Probes** detect noise at the lowest rungs, where it is common and probes are cheap: see
+      `AdaptiveBracket`. On the learning curves of ten tables (LCBench, 52 epochs), the rank correlation
+      with the end is -0.29 to 0.35 at epoch 1, 0.25 to 0.86 at epoch 2, and 0.50 to 0.95 at epoch 5.
+    - **Controls** detect rungs that rank in the opposite order, which is rare but ruins a search: a few of
+      the first trials are fully trained whatever their losses are (`ControlBracket`). If their ranking at a
+      rung contradicts the ranking at the end, new trials start above that rung from then on, in the extreme
+      with full training. Hyper-Tune (Li et al. 2022, arXiv:2201.06834) weights brackets for a similar reason.
 
     Args:
-        max_resource: epochs of a trial that is promoted to the end.
+        max_resource: epochs of a fully trained trial.
         min_resource: epochs at the lowest rung that is considered; see `rungs.resource_levels`.
-        reduction_factor: a rung promotes one trial in so many.
-        num_probes: trials by which a rung is judged, 5 at least; no more than a third (by
-            `reduction_factor`) of `max_trials` are taken, and with fewer than 5 the lowest rung is trusted.
-        least_agreement: rank correlation with the next rung below which a rung is passed over, -1..1.
-        num_controls: trials that no rung stops, 5 at least or 0; no more than a third of `max_trials`, and
-            with fewer than 5 there are none.
-        control_share: share of the resource that they may take while they last, 0..1.
-        least_final_agreement: rank correlation with the end, over the controls, below which a rung and
-            those below it are passed over, -1..1. Of six trials that agree by 0.4 in truth, one sample in
-            ten or so is below -0.2, of six that disagree by 0.8 nearly all are.
-        max_trials: how many trials may start; None: until `close`.
+        reduction_factor: a rung promotes 1 / reduction_factor of its trials.
+        num_probes: probes per rung, >= 5. At most max_trials / reduction_factor; if that is below 5, there
+            are no probes, and the lowest rung is trusted.
+        least_agreement: minimum rank correlation with the next rung, -1..1; below, a rung is skipped.
+        num_controls: number of controls, >= 5 or 0. At most max_trials / reduction_factor; if that is below
+            5, there are none.
+        control_share: maximum share of the resource that controls use while they start, 0..1.
+        least_final_agreement: minimum rank correlation of the controls with the end, -1..1; below, a rung
+            and those below it are skipped. With six controls, about one sample in ten is below -0.2 if the
+            true correlation is 0.4, and almost all are if it is -0.8.
+        max_trials: number of trials to start; None: until `close`.
     """
 
     handles_limits = True
@@ -181,9 +180,9 @@ class AdaptiveAshaScheduler(Scheduler):
         max_trials: int | None = None,
     ) -> None:
         check_resources(min_resource, max_resource, reduction_factor)
-        require_integer("num_probes", num_probes, LEAST_PAIRS)
+        require_integer("num_probes", num_probes, MIN_PAIRS)
         if num_controls != 0:
-            require_integer("num_controls", num_controls, LEAST_PAIRS)
+            require_integer("num_controls", num_controls, MIN_PAIRS)
         if max_trials is not None:
             require_integer("max_trials", max_trials, 1)
             num_probes = min(num_probes, max_trials // reduction_factor)
@@ -195,24 +194,24 @@ class AdaptiveAshaScheduler(Scheduler):
         self.max_trials = max_trials
         levels = resource_levels(min_resource, max_resource, reduction_factor)
         self.levels = levels
-        self._num_controls = num_controls if num_controls >= LEAST_PAIRS and len(levels) > 1 else 0
+        self._num_controls = num_controls if num_controls >= MIN_PAIRS and len(levels) > 1 else 0
         self.bracket = AdaptiveBracket(
             levels,
             reduction_factor,
             max_trials,
             num_probes=num_probes,
             least_agreement=least_agreement,
-            may_rise=num_probes >= LEAST_PAIRS or self._num_controls > 0,
+            may_rise=num_probes >= MIN_PAIRS or self._num_controls > 0,
         )
         self.controls = ControlBracket(1, levels)
         self._control_share = control_share
         self._least_final_agreement = least_final_agreement
         self._num_trials = 0
         self._closed = False
-        self._out: list[int] = []  # since it closed itself, to be told with the next report
+        self._out: list[int] = []  # trials that are out since it closed itself, returned with the next report
 
     def next_slot(self) -> Slot | None:
-        """Open the next slot: a promotion wherever there is one, else a new trial at the entry."""
+        """Open the next slot: a promotion if there is one, else a new trial at the entry."""
         if slot := self.controls.promote() or self.bracket.promote():
             return slot
         if self._closed:
@@ -224,7 +223,7 @@ class AdaptiveAshaScheduler(Scheduler):
         return slot
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
-        """Take the loss of a slot. Returns the trials that are now out, in ascending order."""
+        """Take the loss of a slot. Returns the trials that are out now, in ascending order."""
         out, self._out = self._out, []
         if slot.bracket == self.bracket.number:
             out += self.bracket.report(slot, Score.of(loss, violation))
@@ -235,7 +234,7 @@ class AdaptiveAshaScheduler(Scheduler):
         return sorted(out)
 
     def close(self) -> list[int]:
-        """Open no new trials from now on. Returns the trials that are now out."""
+        """Open no new trials from now on. Returns the trials that are out now."""
         self._closed = True
         return sorted(self.bracket.close())
 
@@ -252,7 +251,7 @@ class AdaptiveAshaScheduler(Scheduler):
         )
 
     def _judge(self) -> list[int]:
-        """Pass over the highest rung that ranks against the end, and with it all below."""
+        """Skip the highest rung whose ranking contradicts the end, and all rungs below it."""
         for rung in reversed(range(self.bracket.entry, len(self.levels) - 1)):
             agreement = self.controls.agreement(rung)
             if agreement is not None and agreement < self._least_final_agreement:

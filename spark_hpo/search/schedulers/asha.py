@@ -1,4 +1,4 @@
-"""ASHA: asynchronous successive halving, and several brackets of it side by side."""
+"""ASHA: asynchronous successive halving, in one bracket or in several."""
 
 from __future__ import annotations
 
@@ -15,53 +15,53 @@ from spark_hpo.search.settings import require_integer
 
 @dataclass(slots=True)
 class _Rung:
-    """The trials that have come to one resource, and what has become of them."""
+    """The trials of one rung. Each is first running, then paused unless it failed, then promoted or out."""
 
     resource: int
-    most: int | None  # trials that it can ever promote; None: not known
+    max_promotions: int | None  # upper bound; None: unknown
     running: set[int] = field(default_factory=set)
-    reported: int = 0  # failures too
+    reported: int = 0  # includes failed trials
     promoted: int = 0
-    waiting: list[tuple[Score, int]] = field(default_factory=list)  # (score, trial), the best first
+    paused: list[tuple[Score, int]] = field(default_factory=list)  # (score, trial), the best first
 
-    def share(self, reduction_factor: int, *, is_complete: bool) -> int:
-        """How many it may promote by now: one in so many of those that have reported.
+    def num_promotable(self, reduction_factor: int, *, is_complete: bool) -> int:
+        """Return how many of the trials that have reported may be promoted.
 
-        A complete rung promotes at least one, as one of successive halving does.
+        A complete rung promotes at least one trial, as in successive halving.
         """
-        share = self.reported // reduction_factor
-        return max(share, 1) if is_complete else share
+        num_promotable = self.reported // reduction_factor
+        return max(num_promotable, 1) if is_complete else num_promotable
 
     def take(self, trial_id: int, score: Score) -> list[int]:
-        """A trial has reported. Returns those that are out, whoever else may come."""
+        """Take the score of a trial. Returns the trials that are out, whichever trials follow."""
         self.running.remove(trial_id)
         self.reported += 1
         if not score.is_finite:
             return [trial_id]
-        insort(self.waiting, (score, trial_id))
-        return [] if self.most is None else self.cut(self.most - self.promoted)
+        insort(self.paused, (score, trial_id))
+        return [] if self.max_promotions is None else self.keep_best(self.max_promotions - self.promoted)
 
-    def cut(self, places: int) -> list[int]:
-        """Keep the best `places` of those that wait. Returns the others."""
-        places = max(places, 0)
-        out = [trial_id for _, trial_id in self.waiting[places:]]
-        del self.waiting[places:]
+    def keep_best(self, count: int) -> list[int]:
+        """Keep the best `count` of the paused trials. Returns the others."""
+        count = max(count, 0)
+        out = [trial_id for _, trial_id in self.paused[count:]]
+        del self.paused[count:]
         return out
 
 
 class AsyncBracket:
-    """Rungs that never wait for each other: a trial is promoted as soon as its rung has a place for it.
+    """Rungs that never wait for each other: a trial is promoted as soon as its rung allows it.
 
-    Of n trials that have reported at a rung, failures among them, n // reduction_factor may have been
-    promoted, and the next to go is always the best of those waiting, the lower trial among equals.
+    If n trials have reported at a rung, failed ones included, n // reduction_factor may be promoted. The next
+    one is always the best paused trial, the lower trial id among equals.
 
     A trace, reduction factor 2:
-        start(0), start(1) -> rung 0;  report(0, 0.5) -> one of one has reported: nothing to promote
+        start(0), start(1) -> rung 0;  report(0, 0.5) -> 1 // 2 = 0 promotions
         report(1, 0.3) -> promote() -> trial 1 to rung 1;  start(2) -> rung 0
 
-    A trial that waits is **out** when its rung can never promote it: when those promoted and those
-    better than it are already as many as the rung will promote even if all `max_trials` come (this needs
-    a `max_trials`), or when the rung is complete, that is, closed and with nobody still to come.
+    A paused trial is **out** when its rung can no longer promote it: when the promoted trials and the better
+    paused ones reach the number that the rung will promote even after all `max_trials`, or when the rung is
+    complete, that is, the bracket is closed and no further trial can reach the rung.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class AsyncBracket:
         self.number = number
         self.reduction_factor = reduction_factor
         self.started = 0
-        self.committed = 0  # resource of all slots that it has opened
+        self.committed = 0  # resource of all slots opened so far
         self._rungs: list[_Rung] = []
-        self._stands: dict[int, int] = {}  # resource that a trial has, or will have when it reports
+        self._resources: dict[int, int] = {}  # by trial: its resource after its last slot
         self._closed = False
         for resource in levels:
             if max_trials is not None:
@@ -81,10 +81,10 @@ class AsyncBracket:
 
     @property
     def is_done(self) -> bool:
-        """Whether it is closed and no slot is open or will ever open again."""
+        """Whether it is closed, and no slot is open or will ever open again."""
         return (
             self._closed
-            and all(not rung.running and not rung.waiting for rung in self._rungs[:-1])
+            and all(not rung.running and not rung.paused for rung in self._rungs[:-1])
             and (not self._rungs[-1].running)
         )
 
@@ -95,18 +95,18 @@ class AsyncBracket:
         return self._open(trial_id, 0)
 
     def promote(self) -> Slot | None:
-        """Open a slot for a trial that has earned it, the highest rung first; None: there is none."""
+        """Open a slot for a trial that can be promoted, the highest rung first; None if there is none."""
         for number in reversed(range(len(self._rungs) - 1)):
             rung = self._rungs[number]
-            share = rung.share(self.reduction_factor, is_complete=self._is_complete(number))
-            if rung.waiting and rung.promoted < share:
-                _, trial_id = rung.waiting.pop(0)
+            share = rung.num_promotable(self.reduction_factor, is_complete=self._is_complete(number))
+            if rung.paused and rung.promoted < share:
+                _, trial_id = rung.paused.pop(0)
                 rung.promoted += 1
                 return self._open(trial_id, number + 1)
         return None
 
     def report(self, slot: Slot, score: Score) -> list[int]:
-        """Take the score of an open slot. Returns the trials that are now out."""
+        """Take the score of an open slot. Returns the trials that are out now."""
         rung = self._rungs[slot.rung]
         assert slot.trial_id in rung.running, f"{slot} is not open"
         if slot.rung == len(self._rungs) - 1:
@@ -114,18 +114,18 @@ class AsyncBracket:
             out = [] if score.is_finite else [slot.trial_id]
         else:
             out = rung.take(slot.trial_id, score)
-        return out + self._settle()
+        return out + self._complete_rungs()
 
     def close(self) -> list[int]:
-        """Take no new trials. Returns the trials that are now out."""
+        """Accept no new trials. Returns the trials that are out now."""
         self._closed = True
-        return self._settle()
+        return self._complete_rungs()
 
     def _open(self, trial_id: int, number: int) -> Slot:
         rung = self._rungs[number]
         rung.running.add(trial_id)
-        start = self._stands.get(trial_id, 0)
-        self._stands[trial_id] = rung.resource
+        start = self._resources.get(trial_id, 0)
+        self._resources[trial_id] = rung.resource
         self.committed += rung.resource - start
         return Slot(
             trial_id=trial_id,
@@ -136,39 +136,41 @@ class AsyncBracket:
         )
 
     def _is_complete(self, number: int) -> bool:
-        """Whether nobody can come to this rung any more and all that came have reported."""
+        """Return whether no further trial can reach this rung and all of its trials have reported."""
         below = self._rungs[: number + 1]
         return (
             self._closed
             and not any(rung.running for rung in below)
-            and not any(rung.waiting for rung in below[:-1])
+            and not any(rung.paused for rung in below[:-1])
         )
 
-    def _settle(self) -> list[int]:
-        """Let go of those that complete rungs will not promote, from the lowest rung up."""
+    def _complete_rungs(self) -> list[int]:
+        """Return the trials that complete rungs will not promote, from the lowest rung up."""
         out: list[int] = []
         for number, rung in enumerate(self._rungs[:-1]):
             if not self._is_complete(number):
                 break
-            out += rung.cut(rung.share(self.reduction_factor, is_complete=True) - rung.promoted)
+            out += rung.keep_best(
+                rung.num_promotable(self.reduction_factor, is_complete=True) - rung.promoted
+            )
         return out
 
 
 class AsyncHyperbandScheduler(Scheduler):
-    """Brackets of ASHA that start at different rungs, side by side: safe where low rungs mislead.
+    """Brackets of ASHA that start at different rungs and run at the same time.
 
-    A bracket that starts at a higher rung gives its trials more training before it judges them, and the
-    last one trains all of its trials to the end. A new trial goes to the bracket that has been given the
-    least resource so far, so all of them get the same share of the budget, as in Hyperband (Li et al.
-    2018, arXiv:1603.06560); within a bracket, trials are promoted as in ASHA. Nothing ever waits.
+    A bracket that starts at a higher rung trains its trials longer before it ranks them, and the last one
+    trains all of its trials fully, which is robust if low rungs are misleading. A new trial goes to the
+    bracket with the least resource so far, so all brackets get the same share of the budget, as in Hyperband
+    (Li et al. 2018, arXiv:1603.06560). Within a bracket, trials are promoted as in ASHA.
 
     Args:
-        max_resource: epochs of a trial that is promoted to the end.
-        min_resource: epochs at the lowest rung, at least; see `rungs.resource_levels`.
-        reduction_factor: a rung promotes one trial in so many.
-        num_brackets: how many brackets, the most exploring first; None: one for each level of resource.
-        max_trials: how many trials may start; None: until `close`. With a number, checkpoints of trials
-            that can no longer be promoted go early; without one, all that wait are kept.
+        max_resource: epochs of a fully trained trial.
+        min_resource: lower bound of the epochs at the lowest rung; see `rungs.resource_levels`.
+        reduction_factor: a rung promotes 1 / reduction_factor of its trials.
+        num_brackets: number of brackets, the one with the lowest rung first; None: one per level.
+        max_trials: number of trials to start; None: until `close`. With a number, trials that can no
+            longer be promoted are out early; without one, all paused trials are kept.
     """
 
     handles_limits = True
@@ -202,10 +204,10 @@ class AsyncHyperbandScheduler(Scheduler):
         )
         self._num_trials = 0
         self._closed = False
-        self._out: list[int] = []  # since it closed itself, to be told with the next report
+        self._out: list[int] = []  # trials that are out since it closed itself, returned with the next report
 
     def next_slot(self) -> Slot | None:
-        """Open the next slot: a promotion wherever there is one, else a new trial."""
+        """Open the next slot: a promotion if there is one, else a new trial."""
         for bracket in self.brackets:
             if slot := bracket.promote():
                 return slot
@@ -218,13 +220,13 @@ class AsyncHyperbandScheduler(Scheduler):
         return slot
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
-        """Take the loss of a slot. Returns the trials that are now out, in ascending order."""
+        """Take the loss of a slot. Returns the trials that are out now, in ascending order."""
         out = [*self._out, *self.brackets[slot.bracket].report(slot, Score.of(loss, violation))]
         self._out = []
         return sorted(out)
 
     def close(self) -> list[int]:
-        """Open no new trials from now on. Returns the trials that are now out."""
+        """Open no new trials from now on. Returns the trials that are out now."""
         self._closed = True
         return sorted(trial_id for bracket in self.brackets for trial_id in bracket.close())
 
@@ -237,20 +239,19 @@ class AsyncHyperbandScheduler(Scheduler):
 
 
 class AshaScheduler(AsyncHyperbandScheduler):
-    """Asynchronous successive halving, by promotion: no slot ever waits for the slowest trial of a rung.
+    """Asynchronous successive halving: no slot waits for the slowest trial of a rung.
 
-    Whoever asks for a slot gets the promotion of a trial that is among the best of its rung, or, where
-    there is none, a new trial at the lowest rung (Li et al. 2020, "A System for Massively Parallel
-    Hyperparameter Tuning", arXiv:1810.05934, Algorithm 2). Two things differ from the paper, both in
-    favour of the budget: a rung never promotes more than its share, also when a trial that was promoted
-    early has since been overtaken; and at the end each rung is completed, so that the best trial is
-    trained fully however few there were.
+    A free slot gets the promotion of one of the best trials of a rung or, if there is none, a new trial at
+    the lowest rung (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning",
+    arXiv:1810.05934, Algorithm 2). Two things differ from the paper: a rung never promotes more than
+    1 / reduction_factor of its trials, even if a trial that was promoted early has been overtaken since; and
+    at the end every rung is completed, so that the best trial is fully trained however few trials there are.
 
     Args:
-        max_resource: epochs of a trial that is promoted to the end.
-        min_resource: epochs at the lowest rung, at least; see `rungs.resource_levels`.
-        reduction_factor: a rung promotes one trial in so many.
-        max_trials: how many trials may start; None: until `close`.
+        max_resource: epochs of a fully trained trial.
+        min_resource: lower bound of the epochs at the lowest rung; see `rungs.resource_levels`.
+        reduction_factor: a rung promotes 1 / reduction_factor of its trials.
+        max_trials: number of trials to start; None: until `close`.
     """
 
     def __init__(

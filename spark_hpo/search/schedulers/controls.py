@@ -1,4 +1,4 @@
-"""A control group: trials that no rung stops, by which the rungs themselves are judged."""
+"""A control group: trials that are always promoted, to measure how well rungs predict the end."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from spark_hpo.search.scheduler import Slot
 
 
 class ControlBracket:
-    """Trials that go on from rung to rung whatever their losses are.
+    """Trials that are promoted from rung to rung whatever their losses are.
 
-    They were not chosen for what they had shown at a rung. So the rank correlation, over them, of the
-    losses there with those at the end is what that rung's promotions are worth.
+    They are not selected by their losses, so the rank correlation of their losses at a rung with those at the
+    end is an unbiased measure of how informative the rung is.
 
     A trace, levels 1, 3, 9:
         start(4) -> 0..1;  report(0.5) -> [];  promote() -> 1..3;  report(0.7) -> [];  promote() -> 3..9
@@ -26,16 +26,16 @@ class ControlBracket:
         self.finished: list[Mapping[int, Score]] = []  # scores by rung of each that came to the last one
         self._levels = levels
         self._running: dict[int, dict[int, Score]] = {}  # by trial, scores by rung
-        self._queue: list[tuple[int, int]] = []  # (trial, rung that it is to enter)
+        self._queue: list[tuple[int, int]] = []  # (trial, its next rung)
 
     @property
     def committed(self) -> int:
-        """The resource that all its trials take together, trained to the end."""
+        """Resource that its trials need until they are fully trained."""
         return self.started * self._levels[-1]
 
     @property
     def is_done(self) -> bool:
-        """Whether every trial that was started has come to its end."""
+        """Whether every trial that was started is fully trained or has failed."""
         return not self._running
 
     def start(self, trial_id: int) -> Slot:
@@ -45,11 +45,11 @@ class ControlBracket:
         return self._slot(trial_id, 0)
 
     def promote(self) -> Slot | None:
-        """Open the next slot of the trial that has waited longest; None: none waits."""
+        """Open the next slot of the trial that has waited longest; None if none waits."""
         return self._slot(*self._queue.pop(0)) if self._queue else None
 
     def report(self, slot: Slot, score: Score) -> list[int]:
-        """Take the score of an open slot. Returns the trial if that is a failure."""
+        """Take the score of an open slot. Returns the trial if it failed."""
         scores = self._running[slot.trial_id]
         scores[slot.rung] = score
         if not score.is_finite:
@@ -62,7 +62,7 @@ class ControlBracket:
         return []
 
     def agreement(self, rung: int) -> float | None:
-        """Rank correlation of a rung with the last one, -1..1; None with too few finished to say."""
+        """Return the rank correlation of a rung with the last one, -1..1; None with too few trials."""
         last = len(self._levels) - 1
         return rank_agreement([(scores[rung], scores[last]) for scores in self.finished])
 

@@ -1,4 +1,4 @@
-"""Full training: every trial to the end, nothing stopped early."""
+"""Full training, without early stopping."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from spark_hpo.search.settings import require_integer
 
 
 class FullScheduler(BracketScheduler):
-    """Trains every trial to `max_resource` in one go: one bracket that has one rung.
+    """Trains every trial to `max_resource` at once: one bracket with one rung.
 
     Args:
-        max_resource: epochs for each trial.
-        max_trials: how many trials; None: until `close`.
+        max_resource: epochs per trial.
+        max_trials: number of trials to start; None: until `close`.
     """
 
     stops_early = False

@@ -11,16 +11,16 @@ from spark_hpo.suggest import suggestion
 
 
 class HyperbandScheduler(BracketScheduler):
-    """Round after round of brackets, while trials remain; brackets overlap.
+    """Runs rounds of brackets until all trials have started. Brackets overlap.
 
     Li et al. 2018, arXiv:1603.06560: R is max_resource, eta is reduction_factor. For R = 81 and eta = 3 a
     round has brackets of 81/27/9/3/1, 27/9/3/1, 9/3/1, 6/2 and 5 trials, as in their Table 1.
 
     Args:
-        max_resource: epochs of a trial that is promoted to the end.
-        min_resource: epochs at the lowest rung, at least; see `rungs.resource_levels`.
-        reduction_factor: a rung promotes one trial in so many.
-        max_trials: how many trials may start; None: until `close`.
+        max_resource: epochs of a fully trained trial.
+        min_resource: lower bound of the epochs at the lowest rung; see `rungs.resource_levels`.
+        reduction_factor: a rung promotes 1 / reduction_factor of its trials.
+        max_trials: number of trials to start; None: until `close`.
         rounding: of the size of a bracket, "floor" (Table 1) or "ceiling" (Algorithm 1).
     """
 

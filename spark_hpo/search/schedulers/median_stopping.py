@@ -1,4 +1,4 @@
-"""Median stopping: a trial that lags behind the middle of the others is not trained on."""
+"""Median stopping: trials that are worse than the median of the others are stopped."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from spark_hpo.search.settings import require_integer
 
 
 class MedianStoppingScheduler(Scheduler):
-    """Trains trials step by step, and stops one whose best loss is worse than the others' median.
+    """Trains trials in steps, and stops a trial whose best loss is worse than the median of the others.
 
-    Golovin et al. 2017, "Google Vizier", section 3.2.2: at resource r a trial is out when its best loss so
-    far is above the median of the others' losses, each averaged over its steps up to r. Nobody waits: a
-    trial that may go on does so before a new one starts. It spares little where trials are alike, and
-    needs no reduction factor; it is the gentlest of the schedulers that stop.
+    Golovin et al. 2017, "Google Vizier", section 3.2.2: at resource r a trial is out if its best loss so far
+    is above the median of the other trials' losses, each averaged over its steps up to r. No trial waits for
+    another one, and trials that continue take precedence over new ones. Needs no reduction factor, and stops
+    fewer trials than the other schedulers that stop early.
 
     A trace, interval 3, max_resource 9:
         next_slot() -> trial 0: 0 -> 3; report -> []; next_slot() -> trial 0: 3 -> 6
 
     Args:
-        max_resource: epochs of a trial that is trained to the end.
-        interval: epochs between two decisions; None: a tenth of max_resource, at least 1.
+        max_resource: epochs of a fully trained trial.
+        interval: epochs per step; None: a tenth of max_resource, at least 1.
         min_resource: epochs before the first decision.
-        num_startup_trials: reports that a step must have before it stops anybody.
-        max_trials: how many trials may start; None: until `close`.
+        num_startup_trials: reports that a step needs before it stops a trial.
+        max_trials: number of trials to start; None: until `close`.
     """
 
     handles_limits = True
@@ -51,14 +51,14 @@ class MedianStoppingScheduler(Scheduler):
         self.num_startup_trials = num_startup_trials
         self.levels = interval_levels(interval, min_resource, max_resource)
         self._means: list[list[Score]] = [[] for _ in self.levels]  # by step, ascending
-        self._scores: dict[int, list[Score]] = {}  # of trials that may go on
+        self._scores: dict[int, list[Score]] = {}  # of trials that may continue
         self._ready: list[tuple[int, int]] = []  # (trial, its next step)
         self._running = 0
         self._num_trials = 0
         self._closed = False
 
     def next_slot(self) -> Slot | None:
-        """Open the next slot: for a trial that goes on, else for a new one."""
+        """Open the next slot: for a trial that continues, else for a new one."""
         if self._ready:
             trial_id, step = self._ready.pop(0)
         elif self._closed:
@@ -77,7 +77,7 @@ class MedianStoppingScheduler(Scheduler):
         )
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
-        """Take the loss of a slot. Returns the trial itself where it is out."""
+        """Take the loss of a slot. Returns the trial if it is out."""
         self._running -= 1
         scores = self._scores.pop(slot.trial_id, [])
         score = Score.of(loss, violation)
@@ -96,7 +96,7 @@ class MedianStoppingScheduler(Scheduler):
         return []
 
     def close(self) -> list[int]:
-        """Open no new trials from now on; those that are there go on as they would have."""
+        """Open no new trials from now on; the others continue as before."""
         self._closed = True
         return []
 

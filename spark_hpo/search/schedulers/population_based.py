@@ -1,4 +1,4 @@
-"""Population based training: members that fall behind take over the weights of those ahead."""
+"""Population based training: bad members are replaced by copies of good ones."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from spark_hpo.search.settings import require_integer, require_number
 
 @dataclass(slots=True)
 class _Member:
-    """A trial that is alive: it runs, or waits to go on."""
+    """A trial in the population: running, or ready to continue."""
 
-    step: int = -1  # the last one that it has reported; -1: none
-    resource: int = 0  # of its last report
-    score: Score = NO_SCORE  # of its last report
+    step: int = -1  # last step reported; -1: none
+    resource: int = 0  # at the last report
+    score: Score = NO_SCORE  # at the last report
     children: int = 0
 
 
 class PopulationBasedScheduler(Scheduler):
-    """Exploits by checkpoint: a member at the bottom is replaced by a child of one at the top.
+    """Replaces bad members of a population by children of good ones.
 
-    Jaderberg et al. 2017, arXiv:1711.09846. All members train side by side, an interval at a time. One
-    whose loss is among the worst `quantile` of all that have reported at its step is out, and a child takes
-    its place: a new trial (`Slot.parent`) that starts from the parent's checkpoint, at the parent's
-    resource, with the parent's parameters changed a little by an `Explorer`. The parent is, of the best
-    `quantile` of members alive, the one with the fewest children. So parameters become schedules over the
-    training; the best trial's weights have seen several of them, and its parameters are but the last.
+    Jaderberg et al. 2017, arXiv:1711.09846. All members train at the same time, in steps of an interval. A
+    member whose loss is among the worst `quantile` of all reports at its step is out and is replaced by a
+    child: a new trial (`Slot.parent`) that continues from the parent's checkpoint with the parent's
+    parameters, slightly changed by an `Explorer`. The parent is the member with the fewest children among the
+    best `quantile`. So the parameters follow a schedule during the training: the weights of the best trial
+    were trained with several values, and its parameters are the last ones.
 
-    Nobody waits for anybody. Who reports at a step before there are enough losses to name the worst is
-    judged by its loss one step before: or else the one that always comes first would never be. A member
-    that fails, or is trained to the end, is replaced while trials remain. With more slots than members,
-    slots stay idle.
+    No member waits for another one. If a step has too few reports to determine the worst ones, a member is
+    judged by its loss at the step before, because otherwise the fastest member would never be judged. Members
+    that fail or are fully trained are replaced as long as `max_trials` allows. Slots beyond the size of the
+    population stay idle.
 
     A trace, population_size 4, interval 3:
         next_slot() x 4 -> trials 0..3: 0 -> 3; report(3, worst of 4) -> [3]
         next_slot() -> trial 4, parent 1: 3 -> 6
 
     Args:
-        max_resource: epochs of a trial that is trained to the end, its ancestors' included.
-        interval: epochs between two decisions; None: a tenth of max_resource, at least 1.
+        max_resource: epochs of a fully trained trial, including those of its ancestors.
+        interval: epochs per step; None: a tenth of max_resource, at least 1.
         min_resource: epochs before the first decision.
-        population_size: members, 2 at least.
-        quantile: the share at the bottom that is replaced and at the top that is copied, up to 0.5.
-        max_trials: how many trials may start, children included; None: until `close`.
+        population_size: number of members, >= 2.
+        quantile: share of the worst members to replace, and of the best ones to copy, > 0 and <= 0.5.
+        max_trials: number of trials to start, including children; None: until `close`.
     """
 
     handles_limits = True
@@ -75,14 +75,14 @@ class PopulationBasedScheduler(Scheduler):
         self._members: dict[int, _Member] = {}
         self._running: set[int] = set()
         self._ready: list[int] = []
-        self._heirs = 0  # children that are to start
+        self._heirs = 0  # members to be replaced by a child
         self._num_trials = 0
         self._closed = False
 
     def next_slot(self) -> Slot | None:
-        """Open the next slot: for a child or a new member, else for a member that goes on.
+        """Open the next slot: for a child or a new member, else for a member that continues.
 
-        A place is filled first, so that members train side by side, however few slots there are.
+        The population is filled up first, so that members stay in step even with few slots.
         """
         if self._closed or len(self._members) >= self.population_size:
             if not self._ready:
@@ -103,7 +103,7 @@ class PopulationBasedScheduler(Scheduler):
         return self._open(trial_id, ahead.step + 1, ahead.resource, parent)
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
-        """Take the loss of a slot. Returns the trial itself where it is out."""
+        """Take the loss of a slot. Returns the trial if it is out."""
         trial_id = slot.trial_id
         self._running.remove(trial_id)
         member = self._members[trial_id]
@@ -126,7 +126,7 @@ class PopulationBasedScheduler(Scheduler):
         return []
 
     def close(self) -> list[int]:
-        """Open no new trials from now on, children neither; the members train to the end."""
+        """Open no new trials from now on, and no children; members continue to `max_resource`."""
         self._closed = True
         return []
 
@@ -146,10 +146,11 @@ class PopulationBasedScheduler(Scheduler):
         )
 
     def _is_behind(self, *reports: tuple[int, Score]) -> bool:
-        """Whether a score is in the bottom quantile of its step, and somebody's is better.
+        """Return whether a score is in the worst quantile of its step, and not the best one.
 
         Args:
-            reports: (step, score) of a member, the latest first. The first one that can be judged is.
+            reports: (step, score) of a member, the latest first. The first whose step has enough reports
+                decides.
         """
         for step, score in reports:
             scores = self._scores[step] if step >= 0 else []
@@ -163,7 +164,7 @@ class PopulationBasedScheduler(Scheduler):
         return not self._closed and parent is not None and parent != trial_id
 
     def _parent(self) -> int | None:
-        """Of the best members that have a checkpoint, the one with the fewest children."""
+        """Return the member with the fewest children among the best ones that have a checkpoint."""
         able = sorted((m.score, i) for i, m in self._members.items() if m.step >= 0)
         best = able[: max(1, int(self.quantile * len(able)))]
         return min((i for _, i in best), key=lambda i: self._members[i].children, default=None)

@@ -1,6 +1,6 @@
-"""The arithmetic of successive halving: levels of resource, sizes of rungs. Integers only.
+"""Arithmetic of successive halving: resource levels and rung sizes.
 
-With floating logarithms, log(243) / log(3) is 4.999..., and a whole bracket is lost.
+All in integers: with floating-point logarithms log(243) / log(3) is 4.999..., which loses a bracket.
 
 Hyperband (Li et al. 2018, arXiv:1603.06560), Algorithm 1: R is max_resource, eta is reduction_factor, s is
 the number of rungs above the lowest, n is the size of the lowest rung, n_i and r_i are size and resource
@@ -24,33 +24,33 @@ class Rounding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A step of a bracket: `size` trials are trained up to `resource`."""
+    """A rung of a bracket: `size` trials are trained up to `resource`."""
 
     size: int
     resource: int  # epochs completed
 
 
 def resource_levels(min_resource: int, max_resource: int, reduction_factor: int) -> tuple[int, ...]:
-    """The resources at which trials are compared, ascending; the last one is `max_resource`.
+    """Return the resources at which trials are compared, ascending up to `max_resource`.
 
-    Level k from the top is max_resource // reduction_factor^k, down to the last that is at least
-    `min_resource`: resource_levels(1, 100, 3) -> (1, 3, 11, 33, 100). The lowest may lie above
+    Level k from the top is max_resource // reduction_factor^k, as long as it is at least
+    `min_resource`: resource_levels(1, 100, 3) -> (1, 3, 11, 33, 100). The lowest level may be above
     `min_resource`: resource_levels(2, 27, 3) -> (3, 9, 27).
     """
     levels = [max_resource]
-    # floor(floor(R / a) / b) = floor(R / ab), so dividing step by step is exact.
+    # floor(floor(R / a) / b) = floor(R / ab), so repeated division is exact.
     while (lower := levels[-1] // reduction_factor) >= min_resource:
         levels.append(lower)
     return tuple(reversed(levels))
 
 
 def next_size(size: int, reduction_factor: int) -> int:
-    """How many trials a rung of `size` promotes: floor(size / reduction_factor), at least one."""
+    """Return how many trials a rung promotes: floor(size / reduction_factor), at least one."""
     return max(1, size // reduction_factor)
 
 
 def bracket_rungs(num_trials: int, levels: tuple[int, ...], reduction_factor: int) -> tuple[Rung, ...]:
-    """One bracket of successive halving: bracket_rungs(9, (1, 3, 9), 3) -> 9 to 1, 3 to 3, 1 to 9."""
+    """Return the rungs of a bracket: bracket_rungs(9, (1, 3, 9), 3) -> 9 to 1, 3 to 3, 1 to 9."""
     rungs = [Rung(num_trials, levels[0])]
     for resource in levels[1:]:
         rungs.append(Rung(next_size(rungs[-1].size, reduction_factor), resource))
@@ -60,7 +60,7 @@ def bracket_rungs(num_trials: int, levels: tuple[int, ...], reduction_factor: in
 def hyperband_rungs(
     min_resource: int, max_resource: int, reduction_factor: int, rounding: Rounding = Rounding.FLOOR
 ) -> tuple[tuple[Rung, ...], ...]:
-    """The brackets of one round of Hyperband, the most exploring first."""
+    """Return the brackets of one round of Hyperband, the one with the lowest rung first."""
     levels = resource_levels(min_resource, max_resource, reduction_factor)
     brackets = []
     for s in reversed(range(len(levels))):
@@ -73,15 +73,15 @@ def hyperband_rungs(
 
 
 def planned_resource(rungs: tuple[Rung, ...]) -> int:
-    """What a bracket spends when no trial fails: each trial goes on from the checkpoint that it has."""
+    """Return the resource that a bracket spends if no trial fails; trials continue from checkpoints."""
     below = (0, *(rung.resource for rung in rungs))
     return sum(rung.size * (rung.resource - start) for rung, start in zip(rungs, below, strict=False))
 
 
 def interval_levels(interval: int | None, min_resource: int, max_resource: int) -> tuple[int, ...]:
-    """Resources at equal distances, ascending: interval_levels(4, 1, 10) -> (4, 8, 10).
+    """Return evenly spaced resources, ascending: interval_levels(4, 1, 10) -> (4, 8, 10).
 
-    The first one is at least `min_resource`. Without an interval it is a tenth of `max_resource`.
+    The first one is at least `min_resource`. The default interval is a tenth of `max_resource`.
     """
     step = max(1, max_resource // 10) if interval is None else interval
     require_integer("interval", step, 1)

@@ -1,4 +1,4 @@
-"""Successive halving: train many trials a little, the best of them further."""
+"""Successive halving: train many trials briefly, and the best of them longer."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from spark_hpo.search.settings import require_integer
 
 
 class SuccessiveHalvingScheduler(BracketScheduler):
-    """The same bracket again and again, while trials remain.
+    """Repeats one bracket until all trials have started.
 
     Jamieson and Talwalkar 2016, arXiv:1502.07943: n is num_trials, eta is reduction_factor.
 
     Args:
-        num_trials: trials at the lowest rung of each bracket; None: `max_trials`, so that there is one.
-        max_resource: epochs of a trial that is promoted to the end.
-        min_resource: epochs at the lowest rung, at least; see `rungs.resource_levels`.
-        reduction_factor: a rung promotes one trial in so many.
-        max_trials: trials in all brackets together; None: until `close`. Equal to `num_trials`, there is
-            one bracket.
+        num_trials: trials at the lowest rung of each bracket; None: `max_trials`, for a single bracket.
+        max_resource: epochs of a fully trained trial.
+        min_resource: lower bound of the epochs at the lowest rung; see `rungs.resource_levels`.
+        reduction_factor: a rung promotes 1 / reduction_factor of its trials.
+        max_trials: number of trials to start, in all brackets together; None: until `close`.
 
     Raises:
-        ConfigError: a value is out of range, or neither num_trials nor max_trials is given.
+        ConfigError: a value is out of range, or both num_trials and max_trials are missing.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
-"""The axes on which a model of the losses works: every parameter of a space on a scale of its own.
+"""Axes: every parameter of a space on a scale on which samplers can model it.
 
-A number lies on the unit interval, where the space draws it evenly: a uniform one at its place between
-the latent bounds, a normal one at its quantile. So there is one prior for all numbers, and widths mean
-the same on every axis. A choice has the number of its option. What is not active has no place: NaN.
+The position of a number is on the unit interval, where the prior is uniform: the relative position between
+the latent bounds of a uniform number, the quantile of a normal one. So all numbers have the same prior, and
+widths are comparable between axes. The position of a choice is the index of its option. Inactive parameters
+have the position NaN.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from spark_hpo.trial import Params
 
 Array = npt.NDArray[np.float64]
 
-_MAX_CELLS = 1000  # a number with more values than that is as good as continuous
-_EDGE = 1e-12  # a normal number has no end: its quantiles 0 and 1 are infinite
+_MAX_CELLS = 1000  # a number with more values is treated as continuous
+_EDGE = 1e-12  # the quantiles 0 and 1 of a normal number are infinite
 
 
 class Axis:
-    """One parameter's scale. `options` is 0 for a number; `edges` bounds the cells of a rounded one."""
+    """The scale of a parameter. `options` is 0 for a number; `edges` bound the cells of a rounded one."""
 
     def __init__(self, dimension: Dimension) -> None:
         self.dimension = dimension
@@ -43,35 +44,35 @@ class Axis:
         elif isinstance(parameter, Uniform) and parameter.q is not None:
             self.edges = _edges(parameter)
 
-    def place(self, value: Any) -> float:
-        """Where a value lies: 0..1 for a number (a rounded one in the middle of its cell), or its option."""
+    def position(self, value: Any) -> float:
+        """Return the position of a value: 0..1 for a number (the middle of its cell), or an option."""
         parameter = self.parameter
         if isinstance(parameter, Choice):
             return float(value)
         latent = parameter.latent(value)
         if isinstance(parameter, Uniform):
             low, high = parameter.latent_bounds()
-            place = min(max((latent - low) / (high - low), 0.0), 1.0)
-            return place if self.edges is None else float(self.centres(np.asarray([place]))[0])
+            position = min(max((latent - low) / (high - low), 0.0), 1.0)
+            return position if self.edges is None else float(self.centres(np.asarray([position]))[0])
         return float(ndtr((latent - parameter.mu) / parameter.sigma))
 
-    def value(self, place: float) -> Any:
-        """The value at a place; a rounded number's nearest one."""
+    def value(self, position: float) -> Any:
+        """Return the value at a position; the nearest one of a rounded number."""
         parameter = self.parameter
         if isinstance(parameter, Choice):
-            return int(place)
+            return int(position)
         if isinstance(parameter, Uniform):
             low, high = parameter.latent_bounds()
-            return parameter.value(low + place * (high - low))
+            return parameter.value(low + position * (high - low))
         assert isinstance(parameter, Normal)
-        quantile = min(max(place, _EDGE), 1 - _EDGE)
+        quantile = min(max(position, _EDGE), 1 - _EDGE)
         return parameter.value(parameter.mu + parameter.sigma * float(ndtri(quantile)))
 
     def match(self, value: object) -> float | None:
-        """The place of a value that may be of another space; None: it has none here."""
+        """Return the position of a value from another space; None if it is not valid here."""
         parameter = self.parameter
         if not isinstance(parameter, Choice):
-            return self.place(value) if parameter.accepts(value) else None
+            return self.position(value) if parameter.accepts(value) else None
         point: Point = {}
         try:
             tree.read(parameter, (), value, point)
@@ -79,41 +80,41 @@ class Axis:
             return None
         return float(point[()])
 
-    def unit(self, place: float) -> float:
-        """The place on the unit interval, of an option too: the middle of the option's share."""
+    def unit(self, position: float) -> float:
+        """Return the position on the unit interval. An option is the middle of its share."""
         if not self.options:
-            return place
+            return position
         ends = np.cumsum(self.prior)
-        return float(ends[int(place)] - self.prior[int(place)] / 2)
+        return float(ends[int(position)] - self.prior[int(position)] / 2)
 
     def from_unit(self, unit: float) -> float:
-        """The place that belongs to a number from 0 to 1; evenly spread numbers give the prior."""
+        """Return the position for a number from 0 to 1. Uniform numbers give the prior."""
         if not self.options:
             return unit
         ends = np.cumsum(self.prior)[:-1]
         return float(np.searchsorted(ends, unit, side="right"))
 
-    def cells(self, places: Array) -> tuple[Array, Array]:
-        """The cells of a rounded number in which places lie: lower and upper ends."""
+    def cells(self, positions: Array) -> tuple[Array, Array]:
+        """Return the lower and upper ends of the cells that contain these positions."""
         assert self.edges is not None
-        index = np.clip(np.searchsorted(self.edges, places, side="right") - 1, 0, len(self.edges) - 2)
+        index = np.clip(np.searchsorted(self.edges, positions, side="right") - 1, 0, len(self.edges) - 2)
         return self.edges[index], self.edges[index + 1]
 
-    def centres(self, places: Array) -> Array:
-        """The middles of the cells of a rounded number in which places lie."""
-        low, high = self.cells(places)
+    def centres(self, positions: Array) -> Array:
+        """Return the middles of the cells that contain these positions."""
+        low, high = self.cells(positions)
         middle: Array = (low + high) / 2
         return middle
 
 
 class Axes:
-    """All axes of a space: a configuration becomes a row of places, and a row a configuration."""
+    """All axes of a space. Converts configurations to rows of positions and back."""
 
     def __init__(self, space: Space) -> None:
         self.space = space
         self.axes = tuple(Axis(dimension) for dimension in space.dimensions())
         self._number = {axis.dimension.key: i for i, axis in enumerate(self.axes)}
-        # The choices that must have taken an option for an axis to be active, as (axis, option).
+        # The choices and options, as (axis, option), that make an axis active.
         self.conditions = tuple(
             tuple((self._number[choice], option) for choice, option in axis.dimension.conditions)
             for axis in self.axes
@@ -123,7 +124,7 @@ class Axes:
         return len(self.axes)
 
     def row(self, params: Params) -> Array:
-        """The places of a configuration; NaN where a parameter is not active.
+        """Return the positions of a configuration; NaN for inactive parameters.
 
         Raises:
             SpaceError: the configuration does not fit the space.
@@ -132,24 +133,24 @@ class Axes:
         row = np.full(len(self.axes), math.nan)
         for key, value in point.items():
             number = self._number[key]
-            row[number] = self.axes[number].place(value)
+            row[number] = self.axes[number].position(value)
         return row
 
     def default_row(self) -> Array | None:
-        """The places of the defaults that the space has, NaN where it has none; None: it has none at all."""
+        """Return the positions of the space's defaults, NaN where there is none; None if it has none."""
         row = np.full(len(self.axes), math.nan)
         for i, axis in enumerate(self.axes):
             if axis.parameter.default is not None:
-                row[i] = axis.place(axis.parameter.default)
+                row[i] = axis.position(axis.parameter.default)
         return None if np.isnan(row).all() else row
 
     def params(self, row: Array) -> Params:
-        """The configuration at these places."""
+        """Return the configuration at these positions."""
         point: Mapping[Key, Any] = self._point(row)
         return self.space.unflatten(point)
 
     def unit(self, row: Array, rng: np.random.Generator) -> Array:
-        """A row as a point of the unit cube; what is not active is drawn."""
+        """Return a row as a point of the unit cube. Inactive parameters are drawn."""
         drawn = rng.random(len(row))
         for i, axis in enumerate(self.axes):
             if not math.isnan(row[i]):
@@ -157,7 +158,7 @@ class Axes:
         return drawn
 
     def from_unit(self, unit: Array) -> Array:
-        """The row at a point of the unit cube."""
+        """Return the row at a point of the unit cube."""
         row = np.full(len(self.axes), math.nan)
         for i, axis in enumerate(self.axes):
             if all(row[choice] == option for choice, option in self.conditions[i]):
@@ -165,7 +166,7 @@ class Axes:
         return row
 
     def active(self, rows: Array, axis: int) -> npt.NDArray[np.bool_]:
-        """Which rows have this axis, by the choices that they have taken."""
+        """Return in which rows an axis is active."""
         active = np.ones(len(rows), dtype=bool)
         for choice, option in self.conditions[axis]:
             active &= rows[:, choice] == option
@@ -173,14 +174,14 @@ class Axes:
 
     def _point(self, row: Array) -> Point:
         return {
-            axis.dimension.key: axis.value(float(place))
-            for axis, place in zip(self.axes, row, strict=True)
-            if not math.isnan(place)
+            axis.dimension.key: axis.value(float(position))
+            for axis, position in zip(self.axes, row, strict=True)
+            if not math.isnan(position)
         }
 
 
 def _edges(parameter: Uniform) -> Array | None:
-    """The ends of the cells of a rounded number on the unit interval; None where they are too many."""
+    """Return the edges of the cells of a rounded number on the unit interval; None if there are too many."""
     assert parameter.q is not None
     low, high = parameter.latent_bounds()
     first = math.exp(low) if parameter.log else low

@@ -28,7 +28,7 @@ def trial(lr: float, loss: float, resource: int = 9, **params: object) -> Earlie
 def test_the_best_configurations_come_first_one_study_after_the_other() -> None:
     older = [trial((10 + i) / 1000, loss=i) for i in range(20)]
     newer = [trial((50 + i) / 1000, loss=100 + i) for i in range(20)]
-    first = warm_start(SPACE, [older, newer], num_first=3).first
+    first = warm_start(SPACE, [older, newer], num_first=3).best
     assert [params["lr"] for params in first] == [0.05, 0.01, 0.051]
 
 
@@ -43,7 +43,7 @@ def test_parameters_are_matched_by_name_and_range() -> None:
     rows = np.concatenate([knowledge.good, knowledge.rest])
     assert len(rows) == 3
     assert np.isnan(rows).tolist() == [[False, False, False], [True, False, False], [False, True, True]]
-    assert knowledge.first == ()
+    assert knowledge.best == ()
 
 
 def test_failures_and_trials_stopped_early_are_never_good() -> None:
@@ -51,7 +51,7 @@ def test_failures_and_trials_stopped_early_are_never_good() -> None:
     stopped = [trial(0.05, 0.0, resource=1) for _ in range(3)]
     failed = [trial(0.09, math.inf)]
     knowledge = warm_start(SPACE, [[*failed, *stopped, *earlier]])
-    assert all(params["lr"] == 0.01 for params in knowledge.first)
+    assert all(params["lr"] == 0.01 for params in knowledge.best)
     places = {round(float(row[0]), 3) for row in knowledge.good}
     assert places == {0.5}
 
@@ -67,7 +67,7 @@ def test_a_sampler_that_cannot_use_knowledge_still_runs_the_best_first() -> None
 
 def test_studies_without_a_result_say_nothing() -> None:
     knowledge = warm_start(SPACE, [[], [trial(0.01, math.inf)]])
-    assert knowledge.first == ()
+    assert knowledge.best == ()
     assert len(knowledge.rest) <= 1
     with pytest.raises(ConfigError) as error:
         warm_start(SPACE, [], discount=0)
