@@ -128,8 +128,14 @@ build/audit/installed:
 dist/spark_hpo.zip: setup $(wildcard spark_hpo/*.py spark_hpo/*/*.py spark_hpo/*/*/*.py)  ## the package, for spark-submit --py-files
 	$(BIN)/python -c "import pathlib, spark_hpo.backend.spark.package; spark_hpo.backend.spark.package.write_zip(pathlib.Path('$@'))"
 
-clean:  ## remove what studies and tests have left, but not .venv
-	rm -rf data studies build dist .pytest_cache .mypy_cache .ruff_cache
+# Other tables and studies in data/ and studies/ belong to the user, and so does the MLflow database.
+EXAMPLES := data/digits data/adult studies/quickstart studies/adult
+
+clean:  ## remove build outputs and, after asking, the tables and studies of the examples
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	@found=$$(ls -d $(EXAMPLES) 2>/dev/null); test -n "$$found" || exit 0; \
+	printf 'Remove the examples: %s? [y/N] ' "$$(echo $$found)"; read -r answer; \
+	case "$$answer" in y|Y|yes) rm -rf $$found;; *) echo "They are kept.";; esac
 
 .venv/installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or call make PYTHON=/path/to/python3.11" >&2; exit 1; }

@@ -132,3 +132,26 @@ def test_every_accepted_vulnerability_is_explained() -> None:
     for line in (ROOT / "audit.txt").read_text().splitlines():
         if line and not line.startswith("#"):
             assert re.fullmatch(r"(CVE|PYSEC|GHSA)-[\w-]+: [\w-]+, .{40,}", line), line
+
+
+@pytest.mark.parametrize(("answer", "is_kept"), [("y\n", False), ("n\n", True), ("", True)])
+def test_make_clean_asks_and_keeps_tables_and_studies_of_users(
+    tmp_path: Path, answer: str, is_kept: bool
+) -> None:
+    mine = [tmp_path / name for name in ("data/mine", "studies/mine", "studies/mlflow.db")]
+    examples = [tmp_path / name for name in ("data/digits", "studies/quickstart")]
+    for folder in (*mine, *examples, tmp_path / "build"):
+        folder.mkdir(parents=True)
+    done = subprocess.run(
+        ["make", "-f", ROOT / "Makefile", "clean"],
+        cwd=tmp_path,
+        input=answer,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(folder.exists() for folder in mine)
+    assert [folder.exists() for folder in examples] == [is_kept] * 2
+    assert not (tmp_path / "build").exists()
