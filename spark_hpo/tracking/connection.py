@@ -99,9 +99,15 @@ def connect(
     is_pool_ours = sqlite_path(uri) is not None and "MLFLOW_SQLALCHEMYSTORE_POOLCLASS" not in os.environ
     with environment(STARTING_SQLITE if is_pool_ours else STARTING), quiet():
         try:
-            return call_within(limit_s, start)
+            try:
+                return call_within(limit_s, start)
+            except KeyError:
+                # MLflow's telemetry thread unsets a variable, once, while GitPython copies os.environ.
+                return call_within(limit_s, start)
         except TrackingError:
             raise
+        except KeyError as exc:
+            raise TrackingError(f"MLflow failed in this process, not at its address: {exc!r}") from None
         except Exception as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
             raise TrackingError(
                 f"mlflow.tracking_uri is {redact(uri)}, experiment {experiment!r}: cannot start there: "
