@@ -1,4 +1,4 @@
-"""The backends against the contract: inline, simulated and Spark, classic and Connect."""
+"""All backends pass the contract suite: inline, simulated, and Spark, classic and Connect."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def train(assignment: Assignment, *, rank: int, world_size: int, **_: Any) -> Report:
-    """Stands in for training; may also kill its process, or wait for another trial."""
+    """A stub of training that may kill its process, or wait for another trial."""
     if assignment.params.get("die") == rank:
         os._exit(7)
     report = stub_training(assignment, rank=rank, world_size=world_size)
     if "meet" in assignment.params and not meet(Path(assignment.params["meet"]), assignment.trial_id):
-        report = replace(report, failure=Failure(kind=FailureKind.TRIAL, message="the other one never ran"))
+        report = replace(report, failure=Failure(kind=FailureKind.TRIAL, message="the other trial never ran"))
     return report
 
 
 def meet(folder: Path, trial_id: int) -> bool:
-    """Whether two trials are in here at the same time."""
+    """Return whether another trial calls this at the same time."""
     (folder / str(trial_id)).touch()
     deadline = time.monotonic() + LIMIT_S / 2
     while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
@@ -54,7 +54,7 @@ class TestInlineBackend(BackendContract):
         yield backend
         backend.close()
 
-    def test_several_ranks_are_refused_with_the_cure(self) -> None:
+    def test_inline_backend_refuses_several_ranks(self) -> None:
         with pytest.raises(CapacityError) as caught:
             InlineBackend(train, world_size=2)
         assert (caught.value.key, caught.value.value) == ("resources.world_size", 2)
@@ -83,7 +83,7 @@ class TestSparkBackend(BackendContract):
         yield backend
         backend.close()
 
-    def test_slots_are_those_of_the_cluster(self, backend: Backend) -> None:
+    def test_num_slots_is_that_of_the_cluster(self, backend: Backend) -> None:
         assert backend.num_slots == 2
 
     def test_assignments_run_at_the_same_time(self, backend: Backend, tmp_path: Path) -> None:
@@ -93,20 +93,20 @@ class TestSparkBackend(BackendContract):
         assert {report.trial_id for report in reports} == {1, 2}
         assert [report.failure for report in reports] == [None, None]
 
-    def test_every_assignment_has_a_process_of_its_own(self, backend: Backend) -> None:
+    def test_every_assignment_has_its_own_process(self, backend: Backend) -> None:
         pids = set()
         for trial_id in range(3):
             backend.submit(self.assignment(trial_id))
             pids.add(self.next_report(backend).metrics["pid"])
         assert len(pids) == 3
 
-    def test_a_process_that_dies_is_a_lost_assignment(self, backend: Backend) -> None:
+    def test_assignment_whose_process_dies_is_lost(self, backend: Backend) -> None:
         backend.submit(self.assignment(1, die=0))
         report = self.next_report(backend)
         assert report.failure is not None
         assert report.failure.kind is FailureKind.INFRASTRUCTURE
 
-    def test_the_job_is_described_for_the_spark_ui(self, spark: Any, backend: Backend) -> None:
+    def test_job_is_described_in_the_spark_ui(self, spark: Any, backend: Backend) -> None:
         backend.submit(self.assignment(17, seconds=2))
         tracker = spark.sparkContext._jsc.sc().statusStore()
         deadline = time.monotonic() + LIMIT_S
@@ -144,18 +144,18 @@ class TestSparkBackendOfTwoRanks(BackendContract):
         yield backend
         backend.close()
 
-    def test_rank_0_speaks_for_all(self, backend: Backend) -> None:
+    def test_report_of_two_ranks_is_that_of_rank_0(self, backend: Backend) -> None:
         backend.submit(self.assignment(1))
         metrics = self.next_report(backend).metrics
         assert (metrics["rank"], metrics["world_size"]) == (0, 2)
 
-    def test_the_cause_is_reported_not_the_lost_peer(self, backend: Backend) -> None:
+    def test_report_of_two_ranks_names_the_cause_not_the_lost_peer(self, backend: Backend) -> None:
         backend.submit(self.assignment(1, fail=1))
         report = self.next_report(backend)
         assert report.failure is not None
         assert report.failure.message == "rank 1 failed"
 
-    def test_a_rank_that_dies_takes_the_assignment_with_it(self, backend: Backend) -> None:
+    def test_assignment_with_a_rank_that_dies_is_lost(self, backend: Backend) -> None:
         backend.submit(self.assignment(1, die=1))
         report = self.next_report(backend)
         assert report.failure is not None
@@ -163,7 +163,7 @@ class TestSparkBackendOfTwoRanks(BackendContract):
         backend.submit(self.assignment(2))
         assert self.next_report(backend).failure is None
 
-    def test_a_world_that_does_not_fit_is_refused_at_once(self, spark: Any) -> None:
+    def test_backend_refuses_more_ranks_than_slots_at_once(self, spark: Any) -> None:
         with pytest.raises(CapacityError) as caught:
             SparkBackend(cluster_of(spark), train, world_size=3)
         assert (caught.value.key, caught.value.value) == ("resources.world_size", 3)
@@ -178,10 +178,10 @@ class TestConnectBackend(BackendContract):
         yield backend
         backend.close()
 
-    def test_slots_are_those_of_the_server(self, backend: Backend) -> None:
+    def test_num_slots_is_that_of_the_server(self, backend: Backend) -> None:
         assert backend.num_slots == 2 // self.world_size
 
-    def test_a_process_that_dies_is_a_lost_assignment(self, backend: Backend) -> None:
+    def test_assignment_whose_process_dies_is_lost(self, backend: Backend) -> None:
         backend.submit(self.assignment(1, die=0))
         report = self.next_report(backend)
         assert report.failure is not None
@@ -192,7 +192,7 @@ class TestConnectBackendOfTwoRanks(TestConnectBackend):
     world_size = 2
 
 
-def test_without_a_cause_the_lost_rank_is_the_failure() -> None:
+def test_merge_reports_names_the_lost_rank_if_there_is_no_cause() -> None:
     lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="gone")
     fine = Report(trial_id=1, attempt=1, rung=0, resource=1)
     broken = Report(trial_id=1, attempt=1, rung=0, resource=0, failure=lost)

@@ -77,7 +77,7 @@ class Training:
         return Report(**base, metrics=metrics, checkpoint=path)
 
 
-class Crowd:
+class ConcurrentBackend:
     """Runs several assignments at once: one of them, drawn by the seed, trains when a report is awaited."""
 
     num_slots = 4
@@ -103,7 +103,7 @@ class Crowd:
         self.running.clear()
 
 
-AT_ONCE = DispatchPolicy(failures=FailurePolicy(max_infra_retries=2))
+RETRY_AT_ONCE = DispatchPolicy(failures=FailurePolicy(max_infra_retries=2))
 
 
 class Bench:
@@ -156,7 +156,7 @@ class Bench:
             backend=backend or InlineBackend(self.training),
             tracker=self.tracker,
             budget=budget or Budget(trials=trials),
-            **{"policy": AT_ONCE, **settings},
+            **{"policy": RETRY_AT_ONCE, **settings},
         )
 
     @property

@@ -1,4 +1,4 @@
-"""What a classic application's settings mean for its driver."""
+"""ClassicCluster: the addresses of the driver, from settings of the application."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spark_hpo.backend.spark.classic import ClassicCluster
 
 
 class Settings:
-    """A session of which only the settings are asked."""
+    """A session that has settings only."""
 
     def __init__(self, settings: dict[str, str]) -> None:
         self._settings = settings
@@ -36,9 +36,7 @@ class Settings:
         ({"spark.master": "local[2]", "spark.driver.bindAddress": "10.0.0.7"}, "127.0.0.1", "127.0.0.1"),
     ],
 )
-def test_the_driver_is_reached_at_its_host_and_listens_where_spark_does(
-    settings: dict[str, str], host: str, listens: str
-) -> None:
+def test_driver_address_follows_sparks_settings(settings: dict[str, str], host: str, listens: str) -> None:
     spark: Any = Settings(settings)
     cluster = ClassicCluster(spark)
     assert (cluster.driver_host, cluster.driver_bind_address) == (host, listens)

@@ -1,4 +1,4 @@
-"""The parent of Spark's Python workers, as far as it is ours."""
+"""The parent process of Spark's Python workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from spark_hpo import daemon
 
 
-def test_no_importer_of_a_zip_is_left_and_a_zip_can_still_be_imported_from(
+def test_drop_zip_importers_leaves_zip_files_importable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = tmp_path / "modules.zip"

@@ -1,4 +1,4 @@
-"""Which GPUs a rank takes, and what Spark is asked for; no GPU is needed to decide it."""
+"""The GPUs of a rank, and the profile requested from Spark. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spark_hpo.errors import CapacityError
 
 
 class FixedCluster:
-    """Settings, and nothing behind them."""
+    """A cluster that has settings only."""
 
     spark: Any = SimpleNamespace()
     driver_host = None
@@ -42,19 +42,19 @@ class FixedCluster:
     def ship(self, file: Path) -> None: ...
 
 
-def test_a_stale_environment_does_not_win() -> None:
+def test_claim_gpus_ignores_a_stale_environment() -> None:
     environment = {"CUDA_VISIBLE_DEVICES": "0", "OTHER": "stays"}
     assert claim_gpus(["5", "2"], environment) == (5, 2)
     assert environment == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "OTHER": "stays"}
 
 
-def test_names_of_gpus_become_the_only_visible_ones() -> None:
+def test_claim_gpus_makes_only_named_gpus_visible() -> None:
     environment = {"CUDA_VISIBLE_DEVICES": "0"}
     assert claim_gpus(["MIG-1a", "MIG-2b"], environment) == (0, 1)
     assert environment["CUDA_VISIBLE_DEVICES"] == "MIG-1a,MIG-2b"
 
 
-def test_what_every_task_gets_anyway_needs_no_profile() -> None:
+def test_gpu_profile_is_none_if_every_task_has_the_gpus_anyway() -> None:
     cluster = FixedCluster(task_resource_gpu_amount="0.5", executor_resource_gpu_amount="1")
     assert gpu_profile(cluster, 0) is None
     assert gpu_profile(cluster, 0.5) is None
@@ -84,7 +84,7 @@ def test_gpu_profile_refuses_missing_gpus_with_the_setting(
 
 
 @pytest.mark.parametrize("gpus", [0, 0.25, 0.5, 1, 2])
-def test_shares_and_whole_gpus_are_valid(gpus: float) -> None:
+def test_gpus_per_rank_may_be_a_fraction_or_a_whole_number(gpus: float) -> None:
     assert ResourcesConfig(gpus_per_rank=gpus).gpus_per_rank == gpus
 
 
@@ -97,6 +97,6 @@ def test_shares_and_whole_gpus_are_valid(gpus: float) -> None:
         ({"gpus_per_rank": -1}, "greater than or equal to 0"),
     ],
 )
-def test_other_shares_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_gpus_per_rank_refuses_other_fractions(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ResourcesConfig(**settings)

@@ -1,4 +1,4 @@
-"""What is said of a Spark job that failed: the line that names the cause, out of pages of Java."""
+"""Reports of failed Spark jobs: the one line of a long Java stack trace that names the cause."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ASSIGNMENT = Assignment(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "cause"),
     [
         (
             f"{BEGIN}Job aborted: Lost task 0.0: ExecutorLostFailure (executor 0 exited) Reason: code 137\n"
@@ -43,14 +43,14 @@ ASSIGNMENT = Assignment(
         ),
     ],
 )
-def test_the_cause_is_told_and_no_frame_of_javas(text: str, told: str) -> None:
+def test_lost_job_reports_the_cause_and_no_java_frame(text: str, cause: str) -> None:
     failure = _lost(ASSIGNMENT, RuntimeError(text)).failure
     assert failure is not None
-    assert failure.message.partition(" (killed: ")[0].endswith(told)
+    assert failure.message.partition(" (if this ")[0].endswith(cause)
     assert failure.traceback == text
 
 
-def test_an_error_without_words_is_told_by_its_name() -> None:
+def test_lost_job_reports_the_type_of_an_error_without_message() -> None:
     failure = _lost(ASSIGNMENT, ConnectionResetError()).failure
     assert failure is not None
     assert failure.message == "the Spark job failed: ConnectionResetError"

@@ -1,4 +1,4 @@
-"""What a killed worker has started ends with it; what a living one has started does not."""
+"""Orphans: the children of a killed worker are killed, those of a running worker are not."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import textwrap
 
 import pytest
 
-# A daemon as PySpark's is: it forks workers, and waits in a loop. Each worker starts a process and is killed,
-# or lives on.
+# Like PySpark's daemon: it forks workers, and waits in a loop. Each worker starts a process. One is killed.
 DAEMON = """
     import os, select, signal, subprocess, sys, time, types
     from spark_hpo.backend.spark import orphans
@@ -54,9 +53,9 @@ DAEMON = """
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives orphans to an ancestor")
+@pytest.mark.skipif(sys.platform != "linux", reason="subreapers are a feature of Linux")
 @pytest.mark.parametrize("how", ["select", "poll"])
-def test_orphans_end_with_the_worker_that_started_them(how: str) -> None:
+def test_orphans_are_killed_with_the_worker_that_started_them(how: str) -> None:
     command = [sys.executable, "-c", textwrap.dedent(DAEMON), how]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "False True True\nFalse\n", done.stderr

@@ -1,4 +1,4 @@
-"""The package as a zip and as a folder, from wherever it was imported."""
+"""This package as a zip file and as a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spark_hpo.backend.spark import package
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_zip_holds_every_module_and_equal_files_give_equal_bytes(tmp_path: Path) -> None:
+def test_write_zip_has_every_file_and_is_reproducible(tmp_path: Path) -> None:
     first, second = (package.write_zip(tmp_path / name / "spark_hpo.zip") for name in "ab")
     assert first.read_bytes() == second.read_bytes()
     files = {file.relative_to(ROOT) for file in (ROOT / "spark_hpo").rglob("*") if file.is_file()}
@@ -21,7 +21,7 @@ def test_the_zip_holds_every_module_and_equal_files_give_equal_bytes(tmp_path: P
     assert "spark_hpo/report/templates/page.html.jinja" in whole
 
 
-def test_from_a_zip_it_gives_the_same_zip_and_the_same_folder(tmp_path: Path) -> None:
+def test_package_imported_from_a_zip_writes_the_same_zip_and_folder(tmp_path: Path) -> None:
     archive = package.write_zip(tmp_path / "spark_hpo.zip")
     program = """
 import pathlib, sys

@@ -1,4 +1,4 @@
-"""Virtual time: when assignments end, what they cost, and what goes wrong in a cluster."""
+"""The simulated backend: virtual time, and the faults of a cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EPOCHS = 9
 
 
 class Linear:
-    """A second an epoch, or `pace` of them; the loss falls from 1 by tenths. Diverges where told to."""
+    """Takes `pace` seconds per epoch (default 1). The loss falls by 0.1 per epoch, until `diverges_at`."""
 
     def curve(self, trial_id: int, params: Params) -> Curve:
         epochs = np.arange(1, EPOCHS + 1)
@@ -65,7 +65,7 @@ def test_equal_ends_come_in_the_order_of_submission() -> None:
     assert [next_report(cluster).trial_id for _ in range(4)] == [3, 1, 2, 0]
 
 
-def test_going_on_costs_only_the_epochs_that_are_added() -> None:
+def test_promoted_trial_costs_only_the_added_epochs() -> None:
     cluster = backend(1)
     cluster.submit(assignment(0, 0, 3))
     assert next_report(cluster).seconds == 3.0
@@ -75,14 +75,14 @@ def test_going_on_costs_only_the_epochs_that_are_added() -> None:
     assert cluster.clock() == 9.0
 
 
-def test_an_evaluation_trains_nothing() -> None:
+def test_evaluation_takes_no_training_time() -> None:
     cluster = backend(1)
     cluster.submit(assignment(0, 3, 3))
     report = next_report(cluster)
     assert (report.seconds, report.metrics) == (0.0, {"loss": pytest.approx(0.7)})
 
 
-def test_a_divergence_ends_the_assignment_in_its_epoch() -> None:
+def test_divergence_ends_the_assignment_in_its_epoch() -> None:
     cluster = backend(1)
     cluster.submit(assignment(0, 0, 9, diverges_at=4))
     report = next_report(cluster)
@@ -91,14 +91,14 @@ def test_a_divergence_ends_the_assignment_in_its_epoch() -> None:
     assert (report.resource, report.seconds, report.metrics) == (3, 4.0, {})
 
 
-def test_what_is_submitted_beyond_the_slots_waits() -> None:
+def test_assignments_beyond_the_slots_wait() -> None:
     cluster = backend(1)
     for trial_id in range(3):
         cluster.submit(assignment(trial_id, 0, 2))
     assert [(next_report(cluster).trial_id, cluster.clock()) for _ in range(3)] == [(0, 2), (1, 4), (2, 6)]
 
 
-def test_time_passes_while_nothing_runs() -> None:
+def test_wait_advances_the_clock_while_nothing_runs() -> None:
     cluster = backend(1)
     assert cluster.wait(5.0) is None
     assert cluster.clock() == 5.0
@@ -114,7 +114,7 @@ def test_busy_counts_slot_time_up_to_a_moment() -> None:
     assert cluster.busy(4.0) == pytest.approx(6 / 8)
 
 
-def test_a_launch_takes_its_time_with_every_assignment() -> None:
+def test_launch_time_is_added_to_every_assignment() -> None:
     cluster = backend(1, launch_s=10.0)
     cluster.submit(assignment(0, 0, 1))
     cluster.submit(assignment(0, 1, 2))
@@ -126,7 +126,7 @@ def test_a_launch_takes_its_time_with_every_assignment() -> None:
     ("share", "kind"),
     [("failure_share", FailureKind.TRIAL), ("loss_share", FailureKind.INFRASTRUCTURE)],
 )
-def test_a_share_of_assignments_fails_before_its_end(share: str, kind: FailureKind) -> None:
+def test_disturbances_fail_a_share_of_the_assignments(share: str, kind: FailureKind) -> None:
     cluster = backend(2000, **{share: 0.2})
     for trial_id in range(2000):
         cluster.submit(assignment(trial_id, 0, 3))
@@ -138,7 +138,7 @@ def test_a_share_of_assignments_fails_before_its_end(share: str, kind: FailureKi
     assert {report.failure.kind for report in failed if report.failure} == {kind}
 
 
-def test_stragglers_take_as_much_longer_as_was_said() -> None:
+def test_disturbances_slow_down_a_share_of_the_assignments() -> None:
     cluster = backend(1000, straggler_share=0.1, straggler_factor=4.0)
     for trial_id in range(1000):
         cluster.submit(assignment(trial_id, 0, 2))
@@ -147,7 +147,7 @@ def test_stragglers_take_as_much_longer_as_was_said() -> None:
     assert 50 < times[8.0] < 150
 
 
-def test_what_an_assignment_meets_does_not_depend_on_the_order() -> None:
+def test_disturbances_do_not_depend_on_the_order_of_submission() -> None:
     def outcomes(order: list[int]) -> dict[int, tuple[float, bool]]:
         cluster = backend(100, failure_share=0.3, launch_s=1.0, straggler_share=0.3, seed=4)
         for trial_id in order:
@@ -158,7 +158,7 @@ def test_what_an_assignment_meets_does_not_depend_on_the_order() -> None:
     assert outcomes(list(range(100))) == outcomes(list(reversed(range(100))))
 
 
-def test_a_retry_may_meet_something_else() -> None:
+def test_disturbances_of_a_retry_are_drawn_anew() -> None:
     cluster = backend(1, loss_share=0.5)
     lost = []
     for attempt in range(1, 51):
@@ -167,7 +167,7 @@ def test_a_retry_may_meet_something_else() -> None:
     assert set(lost) == {True, False}
 
 
-def test_slots_that_go_take_the_latest_assignments_with_them() -> None:
+def test_removed_slots_lose_the_latest_assignments() -> None:
     cluster = backend(3, slots_from=((2.0, 1), (6.0, 2)))
     for trial_id in range(3):
         cluster.submit(assignment(trial_id, 0, 5))
@@ -179,7 +179,7 @@ def test_slots_that_go_take_the_latest_assignments_with_them() -> None:
     assert next_report(cluster).trial_id == 0
     assert cluster.wait(5.0) is None
     assert cluster.num_slots == 2
-    # 3 slots for 2 s, 1 for 4 s, 2 from then on: filled were 3 x 2 s and 3 s more.
+    # There were 3 slots for 2 s, 1 for 4 s, then 2. Used were 3 x 2 s and another 3 s.
     assert cluster.busy(8.0) == pytest.approx(9.0 / (6.0 + 4.0 + 4.0))
 
 

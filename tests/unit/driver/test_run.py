@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from mlflow import MlflowClient
 from spark_hpo.config import build_config, load_config
 from spark_hpo.driver.run import run_study
 from spark_hpo.driver.sync import sync_study
-from spark_hpo.errors import ConfigError, TrialError
+from spark_hpo.errors import ConfigError, StudyInterrupted, TrialError
+from spark_hpo.report.status import StudyState, StudyStatus
+from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.context import TrainContext
 from tests.support.tables import clusters_study, write_clusters
@@ -143,3 +146,31 @@ def score(ctx: TrainContext) -> None:
         ctx.report({"score": ctx.params["x"]}, checkpoint={"w": 1})
     if ctx.is_evaluation:
         ctx.report({"score": ctx.params["x"]})
+
+
+def test_run_interrupted_while_spark_starts_is_interrupted_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For instance during the probe of the executors: before the first trial, and after some."""
+    write_clusters(tmp_path / "table")
+    config = clusters_study(tmp_path, budget={"trials": 2})
+    on_spark = clusters_study(tmp_path, budget={"trials": 2}, backend="spark")
+
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("spark_hpo.driver.run.start_spark", interrupted)
+    for trials in (0, 1):
+        with pytest.raises(StudyInterrupted, match=f"{trials} trials are in"):
+            run_study(on_spark)
+        status = StudyStatus.read(Storage(on_spark.study_dir))
+        assert (status.state, status.exit_code) == (StudyState.INTERRUPTED, 130)
+        if not trials:
+            with pytest.raises(StudyInterrupted):
+                run_study(config, callbacks=[InterruptAfterAReport()])
+    assert run_study(config).stopped_by == "trials"
+
+
+class InterruptAfterAReport(Callback):
+    def on_report(self, *_: object) -> None:
+        raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Callbacks: what is told, in which order, and what becomes of one that raises."""
+"""Callbacks: the order of their calls, and errors that they raise."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "study")
 
 
-def test_a_trial_starts_once_reports_each_rung_and_ends_once(bench: Bench) -> None:
+def test_callbacks_see_each_trial_start_report_and_end(bench: Bench) -> None:
     recorder = Recorder()
     study = bench.study(callbacks=[recorder])
     study.run()
@@ -62,7 +62,7 @@ def test_a_trial_starts_once_reports_each_rung_and_ends_once(bench: Bench) -> No
     assert max(sum(e == ("report", i) for e in recorder.events) for i in study.trials) > 1  # one was promoted
 
 
-def test_what_an_earlier_driver_did_is_not_told_again(bench: Bench) -> None:
+def test_callbacks_do_not_see_events_of_earlier_drivers(bench: Bench) -> None:
     first = Recorder()
 
     def stop_soon(study: RunningStudy, trial: Trial, report: Report) -> None:
@@ -84,7 +84,7 @@ def test_what_an_earlier_driver_did_is_not_told_again(bench: Bench) -> None:
     assert told == [e for e in whole.events if e[0] in ("trial_start", "report", "trial_end")]
 
 
-def test_one_that_raises_is_logged_and_the_others_are_told(
+def test_callback_that_raises_is_logged_and_does_not_disturb_others(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Callback):
@@ -97,7 +97,7 @@ def test_one_that_raises_is_logged_and_the_others_are_told(
     assert sum(event == "report" for event, _ in recorder.events) >= 3
 
 
-def test_a_callback_ends_the_study_in_good_order(bench: Bench) -> None:
+def test_callback_stops_the_study(bench: Bench) -> None:
     class Enough(Callback):
         def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
             if len(study.trials) == 4:

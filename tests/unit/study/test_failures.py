@@ -1,4 +1,4 @@
-"""By whose fault an assignment fails says what becomes of it."""
+"""Failures: retries, excluded files, and the limits on failed trials."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def trials(good: int, bad: int) -> list[Trial]:
     return [trial(i, None) for i in range(good)] + [trial(good + i, why) for i in range(bad)]
 
 
-def test_what_was_lost_is_tried_again_later_and_later() -> None:
+def test_retry_delay_doubles_up_to_a_minute() -> None:
     failures = Failures(FailurePolicy(max_infra_retries=8, retry_delay_s=1.0))
     lost = failure(FailureKind.INFRASTRUCTURE)
     delays = [failures.retry_delay(REPORT, lost) for _ in range(9)]
     assert delays == [1, 2, 4, 8, 16, 32, 60, 60, None]
 
 
-def test_each_assignment_has_its_own_retries() -> None:
+def test_retries_are_counted_per_assignment() -> None:
     failures = Failures(FailurePolicy(max_infra_retries=1))
     lost = failure(FailureKind.INFRASTRUCTURE)
     assert failures.retry_delay(REPORT, lost) == 0.0
@@ -44,18 +44,18 @@ def test_each_assignment_has_its_own_retries() -> None:
 
 
 @pytest.mark.parametrize("kind", [FailureKind.TRIAL, FailureKind.MEMORY])
-def test_what_would_fail_again_is_not_tried_again(kind: FailureKind) -> None:
+def test_failures_of_the_trial_itself_are_not_retried(kind: FailureKind) -> None:
     assert Failures(FailurePolicy()).retry_delay(REPORT, failure(kind)) is None
 
 
-def test_a_study_whose_directory_cannot_be_written_pauses() -> None:
+def test_storage_that_fails_after_all_retries_ends_the_study() -> None:
     failures = Failures(FailurePolicy(max_infra_retries=1))
     assert failures.retry_delay(REPORT, failure(FailureKind.STORAGE)) == 0.0
     with pytest.raises(StorageError, match=r"it broke \(2 attempts\)"):
         failures.retry_delay(REPORT, failure(FailureKind.STORAGE))
 
 
-def test_a_bad_file_ends_the_study_unless_it_may_be_left_out() -> None:
+def test_bad_file_ends_the_study_unless_it_may_be_excluded() -> None:
     bad = failure(FailureKind.DATA, file="b.parquet")
     with pytest.raises(DataError, match="it broke"):
         Failures(FailurePolicy()).retry_delay(REPORT, bad)
@@ -66,15 +66,15 @@ def test_a_bad_file_ends_the_study_unless_it_may_be_left_out() -> None:
     assert failures.retry_delay(REPORT, failure(FailureKind.DATA, file="a.parquet")) == 0.0
     assert failures.excluded_files == ("b.parquet", "a.parquet")
     assert asked == [("b.parquet",), ("b.parquet", "a.parquet")]
-    assert failures.retry_delay(REPORT, bad) == 0.0, "a trial that had begun before finds it too"
+    assert failures.retry_delay(REPORT, bad) == 0.0, "a trial that started earlier may find it too"
     assert len(asked) == 2
-    with pytest.raises(DataError):  # it has been left out already: something else is wrong
+    with pytest.raises(DataError):  # the attempt excluded the file already, so it is not the cause
         failures.retry_delay(REPORT, bad, excluded=failures.excluded_files)
-    with pytest.raises(DataError):  # no file is at fault
+    with pytest.raises(DataError):  # the failure names no file
         failures.retry_delay(REPORT, failure(FailureKind.DATA))
 
 
-def test_a_file_without_which_nothing_is_left_ends_the_study() -> None:
+def test_bad_file_that_cannot_be_spared_ends_the_study() -> None:
     def refuse(files: Collection[str]) -> None:
         raise DataError("no rows are left")
 
@@ -98,7 +98,9 @@ def test_a_file_without_which_nothing_is_left_ends_the_study() -> None:
         ({"max_failed_share": 1.0}, 0, 50, False),
     ],
 )
-def test_a_study_whose_task_is_broken_stops(policy: dict[str, Any], good: int, bad: int, stops: bool) -> None:
+def test_check_raises_when_too_many_trials_have_failed(
+    policy: dict[str, Any], good: int, bad: int, stops: bool
+) -> None:
     failures = Failures(FailurePolicy(**policy))
     if not stops:
         failures.check(trials(good, bad))

@@ -1,4 +1,4 @@
-"""What a study has found: its best trial, its Pareto front, and that both outlive the driver."""
+"""The best trial and the Pareto front of a study, also after a resume."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def asked(bench: Bench) -> list[object]:
     return [(a.trial_id, a.params, a.resource_to, a.seed) for a in bench.training.asked]
 
 
-def test_on_the_front_is_what_was_trained_to_the_end_and_no_other_beats_in_all() -> None:
+def test_front_has_completed_trials_that_no_other_dominates() -> None:
     trials = [
         trial(5, 0.3, 1.0),
         trial(2, 0.1, 3.0),
@@ -56,13 +56,13 @@ def test_on_the_front_is_what_was_trained_to_the_end_and_no_other_beats_in_all()
     assert [t.trial_id for t in pareto_front(trials, BOTH)] == [2, 4, 5]
 
 
-def test_what_is_better_when_more_of_it_counts_the_other_way() -> None:
+def test_front_of_an_objective_to_maximize() -> None:
     trials = [trial(0, 0.3, 1.0), trial(1, 0.1, 3.0), trial(2, 0.2, 2.0)]
     more = replace(BOTH, extra_objectives=(("cost", Mode.MAX),))
     assert [t.trial_id for t in pareto_front(trials, more)] == [1]
 
 
-def test_a_broken_limit_keeps_a_trial_off_the_front() -> None:
+def test_front_excludes_trials_that_break_a_limit() -> None:
     limited = replace(BOTH, limits=(Limit(metric="cost", at_most=2.0),))
     trials = [
         trial(i, loss, cost, limited) for i, (loss, cost) in enumerate([(0.3, 1.0), (0.1, 3.0), (0.2, 2.0)])
@@ -71,14 +71,12 @@ def test_a_broken_limit_keeps_a_trial_off_the_front() -> None:
     assert pareto_front(trials[1:2], limited) == []
 
 
-def test_with_one_objective_there_is_a_best_trial_and_no_front() -> None:
+def test_front_of_one_objective_is_empty() -> None:
     assert pareto_front([trial(0, 0.3, 1.0)], LOSS) == []
 
 
 @pytest.mark.parametrize("scheduler", ["full", "hyperband"])
-def test_the_checkpoints_of_the_front_are_kept_beside_the_best_and_no_others(
-    tmp_path: Path, scheduler: str
-) -> None:
+def test_study_keeps_the_checkpoints_of_the_best_and_the_front(tmp_path: Path, scheduler: str) -> None:
     bench = Bench(tmp_path, BOTH)
     study = bench.study(scheduler=scheduler, trials=30)
     study.run()
@@ -91,7 +89,7 @@ def test_the_checkpoints_of_the_front_are_kept_beside_the_best_and_no_others(
 
 
 @pytest.mark.parametrize("scheduler", ["full", "hyperband"])
-def test_the_best_trial_can_be_told_from_the_journal_alone(tmp_path: Path, scheduler: str) -> None:
+def test_best_reported_finds_the_best_trial_of_a_journal(tmp_path: Path, scheduler: str) -> None:
     bench = Bench(tmp_path, LOSS)
     bench.training.fail = lambda a: FAILURE if a.trial_id % 5 == 2 else None
     study = bench.study(scheduler=scheduler, trials=30)
@@ -116,7 +114,7 @@ needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="Optuna is
     "sampler",
     ["tpe", pytest.param("nsga2", marks=needs_optuna), pytest.param("optuna_tpe", marks=needs_optuna)],
 )
-def test_a_killed_driver_changes_neither_proposals_nor_the_front(
+def test_resume_after_a_kill_changes_neither_proposals_nor_front(
     tmp_path: Path, sampler: str, scheduler: str
 ) -> None:
     undisturbed = Bench(tmp_path / "undisturbed", BOTH)
@@ -134,7 +132,7 @@ def test_a_killed_driver_changes_neither_proposals_nor_the_front(
     assert len(bench.checkpoints) == len(undisturbed.checkpoints)
 
 
-def test_the_second_objective_changes_what_is_proposed(tmp_path: Path) -> None:
+def test_sampler_learns_from_the_second_objective(tmp_path: Path) -> None:
     both, one = Bench(tmp_path / "both", BOTH), Bench(tmp_path / "one", LOSS)
     for bench in (both, one):
         bench.study(sampler="tpe", scheduler="full", trials=60).run()
@@ -142,7 +140,7 @@ def test_the_second_objective_changes_what_is_proposed(tmp_path: Path) -> None:
     assert far[0] > 2 * far[1], "the front reaches from the least loss to the least cost"
 
 
-def test_a_failed_trial_is_on_no_front(tmp_path: Path) -> None:
+def test_front_excludes_failed_trials(tmp_path: Path) -> None:
     bench = Bench(tmp_path, BOTH)
     bench.training.fail = lambda a: FAILURE if a.trial_id % 2 else None
     bench.study(sampler="tpe", scheduler="full", trials=30).run()
@@ -150,7 +148,7 @@ def test_a_failed_trial_is_on_no_front(tmp_path: Path) -> None:
     assert all(t.trial_id % 2 == 0 for t in front(bench))
 
 
-def test_a_metric_that_is_never_measured_leaves_the_front_empty_and_the_best_known(tmp_path: Path) -> None:
+def test_front_is_empty_when_a_metric_is_never_reported(tmp_path: Path) -> None:
     unknown = Objective(metric="loss", mode=Mode.MIN, extra_objectives=(("memory", Mode.MIN),))
     bench = Bench(tmp_path, unknown)
     study = bench.study(sampler="tpe", scheduler="full", trials=30)

@@ -1,4 +1,4 @@
-"""Trials that their own function gives up, in a study."""
+"""Studies with trials that their training function prunes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.study_bench import Bench
 
 
 def train(assignment: Assignment, **_: Any) -> Report:
-    """Every other trial gives up at once, with the best of all metrics."""
+    """Prunes every other trial at once, with the best metric of all."""
     is_pruned = assignment.trial_id % 2 == 1
     return Report(
         trial_id=assignment.trial_id,
@@ -26,7 +26,7 @@ def train(assignment: Assignment, **_: Any) -> Report:
 
 
 @pytest.mark.parametrize("scheduler", ["full", "hyperband", "asha", "adaptive_asha", "median_stopping"])
-def test_a_pruned_trial_is_stopped_never_promoted_and_never_the_best(scheduler: str, tmp_path: Path) -> None:
+def test_pruned_trials_are_stopped_and_never_the_best(scheduler: str, tmp_path: Path) -> None:
     bench = Bench(tmp_path / "study")
     study = bench.study(scheduler=scheduler, sampler="tpe", backend=InlineBackend(train))
     study.run()

@@ -39,7 +39,7 @@ from spark_hpo.trial import (
     Split,
     TrialState,
 )
-from tests.support.study_bench import AT_ONCE, LOSS, SPACE, Bench, Crowd, Killed, Training
+from tests.support.study_bench import LOSS, RETRY_AT_ONCE, SPACE, Bench, ConcurrentBackend, Killed, Training
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "study")
 
 
-def test_hyperband_spends_what_its_brackets_plan(bench: Bench) -> None:
+def test_study_spends_the_budget_of_hyperbands_brackets(bench: Bench) -> None:
     study = bench.study()
     assert study.run() == "trials"
     # Brackets of 9/3/1, 3/1 and 3 trials for R = 9, eta = 3; a promoted trial goes on from its checkpoint.
@@ -55,7 +55,7 @@ def test_hyperband_spends_what_its_brackets_plan(bench: Bench) -> None:
     assert study.progress.run == 13 + 4 + 3
 
 
-def test_the_best_trial_is_the_one_with_the_lowest_loss(bench: Bench) -> None:
+def test_best_is_the_trial_with_the_lowest_loss(bench: Bench) -> None:
     study = bench.study()
     study.run()
     assert study.best is not None
@@ -63,7 +63,7 @@ def test_the_best_trial_is_the_one_with_the_lowest_loss(bench: Bench) -> None:
     assert study.best.loss == min(trial.loss for trial in bench.journal.trials.values())
 
 
-def test_every_trial_ends_completed_or_stopped(bench: Bench) -> None:
+def test_trials_end_completed_or_stopped(bench: Bench) -> None:
     bench.study().run()
     assert bench.journal is not None
     states = {trial.state for trial in bench.journal.trials.values()}
@@ -73,14 +73,14 @@ def test_every_trial_ends_completed_or_stopped(bench: Bench) -> None:
     assert len(completed) == 1 + 1 + 3
 
 
-def test_only_the_best_trials_checkpoint_is_left_at_the_end(bench: Bench) -> None:
+def test_study_keeps_only_the_best_checkpoint_at_the_end(bench: Bench) -> None:
     study = bench.study()
     study.run()
     assert study.best is not None
     assert bench.checkpoints == {study.best.checkpoint}
 
 
-def test_a_failed_trial_is_recorded_and_the_study_goes_on(bench: Bench) -> None:
+def test_study_continues_after_failed_trials(bench: Bench) -> None:
     def even_ones(assignment: Assignment) -> Failure | None:
         if assignment.trial_id % 2 == 0:
             return Failure(kind=FailureKind.TRIAL, message="ValueError: no", traceback="Traceback")
@@ -97,14 +97,14 @@ def test_a_failed_trial_is_recorded_and_the_study_goes_on(bench: Bench) -> None:
     assert all(a.attempt == 1 for a in bench.training.asked)
 
 
-def test_when_all_fail_the_study_says_why(bench: Bench) -> None:
+def test_study_whose_trials_all_fail_names_the_reason(bench: Bench) -> None:
     failure = Failure(kind=FailureKind.TRIAL, message="ValueError: no such thing")
     bench.training.fail = lambda assignment: failure
     with pytest.raises(NoTrialSucceeded, match=r"all 15 trials .* ValueError: no such thing"):
         bench.study().run()
 
 
-def test_damaged_data_ends_the_study_at_once(bench: Bench) -> None:
+def test_study_ends_at_once_when_data_is_damaged(bench: Bench) -> None:
     failure = Failure(kind=FailureKind.DATA, message="part-0.parquet: row group 3: NaN in 'x'")
     bench.training.fail = lambda assignment: failure
     with pytest.raises(DataError, match=r"part-0\.parquet"):
@@ -112,7 +112,7 @@ def test_damaged_data_ends_the_study_at_once(bench: Bench) -> None:
     assert len(bench.training.asked) == 1
 
 
-def test_a_lost_assignment_is_tried_again_and_counted_once(bench: Bench) -> None:
+def test_lost_assignment_is_retried_and_counted_once(bench: Bench) -> None:
     lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="executor lost")
     bench.training.fail = lambda a: lost if (a.trial_id, a.rung, a.attempt) == (0, 0, 1) else None
     study = bench.study()
@@ -123,7 +123,7 @@ def test_a_lost_assignment_is_tried_again_and_counted_once(bench: Bench) -> None
     assert study.progress.run == 20
 
 
-def test_an_assignment_that_is_lost_again_and_again_fails_its_trial(bench: Bench) -> None:
+def test_lost_assignment_fails_its_trial_after_all_retries(bench: Bench) -> None:
     lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="executor lost")
     bench.training.fail = lambda a: lost if a.trial_id == 0 else None
     study = bench.study()
@@ -134,7 +134,7 @@ def test_an_assignment_that_is_lost_again_and_again_fails_its_trial(bench: Bench
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 @pytest.mark.parametrize("killed_after", [0, 1, 5, 12, 19])
-def test_a_killed_driver_changes_nothing_but_the_attempt(
+def test_resume_after_a_kill_changes_only_the_attempt(
     tmp_path: Path, killed_after: int, sampler: str
 ) -> None:
     undisturbed = Bench(tmp_path / "undisturbed")
@@ -162,7 +162,7 @@ def test_a_killed_driver_changes_nothing_but_the_attempt(
     assert bench.checkpoints == {resumed.best.checkpoint}
 
 
-def test_a_driver_killed_at_every_write_of_the_journal_loses_nothing_that_was_reported(
+def test_resume_after_a_kill_at_any_journal_write_keeps_all_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Journal._append
@@ -191,7 +191,7 @@ def test_a_driver_killed_at_every_write_of_the_journal_loses_nothing_that_was_re
         assert study.progress.run + study.progress.replayed == 20
 
 
-def test_a_finished_study_runs_nothing_again(bench: Bench) -> None:
+def test_finished_study_runs_nothing_again(bench: Bench) -> None:
     bench.study().run()
     asked = len(bench.training.asked)
     again = bench.study()
@@ -200,19 +200,19 @@ def test_a_finished_study_runs_nothing_again(bench: Bench) -> None:
     assert again.progress.replayed == 20
 
 
-def test_other_settings_than_the_journals_are_refused(bench: Bench) -> None:
+def test_resume_with_other_settings_is_refused(bench: Bench) -> None:
     bench.study().run()
-    with pytest.raises(StorageError, match="other settings"):
+    with pytest.raises(StorageError, match="journal"):
         bench.study(scheduler="full").resume()
 
 
-def test_the_resource_budget_ends_a_study(bench: Bench) -> None:
+def test_budget_of_resource_ends_a_study(bench: Bench) -> None:
     study = bench.study(trials=None, budget=Budget(resource=10))
     assert study.run() == "resource"
     assert 10 <= study.progress.resource_spent < 10 + 9
 
 
-def test_the_time_budget_ends_a_study_and_counts_over_restarts(bench: Bench) -> None:
+def test_budget_of_seconds_ends_a_study(bench: Bench) -> None:
     now = [0.0]
 
     def clock() -> float:
@@ -224,7 +224,7 @@ def test_the_time_budget_ends_a_study_and_counts_over_restarts(bench: Bench) -> 
     assert 0 < study.progress.run <= 30
 
 
-def test_the_test_split_is_evaluated_once(bench: Bench) -> None:
+def test_study_evaluates_the_test_split_once(bench: Bench) -> None:
     study = bench.study()
     study.run()
     assert study.best is not None
@@ -237,13 +237,13 @@ def test_the_test_split_is_evaluated_once(bench: Bench) -> None:
     assert [a.split for a in bench.training.asked].count(Split.TEST) == 1
 
 
-def test_losses_that_are_not_finite_are_never_the_best(bench: Bench) -> None:
+def test_objective_turns_missing_metrics_into_infinite_losses(bench: Bench) -> None:
     assert LOSS.loss({"loss": math.nan}) == math.inf
     assert LOSS.loss({}) == math.inf
 
 
-def test_a_trial_that_becomes_worse_was_still_the_best_and_its_checkpoint_is_kept(bench: Bench) -> None:
-    """The model at the lower rung is the one to have, even after its trial was promoted past it."""
+def test_best_keeps_the_checkpoint_of_a_trial_that_became_worse(bench: Bench) -> None:
+    """The model at the lower rung stays the best, although its trial was promoted."""
     original = bench.training.__class__.__call__
 
     def worsening(training: Training, assignment: Assignment, **rank: Any) -> Report:
@@ -280,12 +280,12 @@ def population(bench: Bench, *, explorer: str = "perturbation", **settings: Any)
 
 
 def children(bench: Bench) -> list[Assignment]:
-    """The first assignments of trials that began with somebody else's weights."""
+    """The first assignments of trials that started from a parent's checkpoint."""
     first = {a.trial_id: a for a in reversed(bench.training.asked)}
     return [a for a in first.values() if a.resource_from > 0]
 
 
-def test_a_child_takes_over_weights_and_parameters(bench: Bench) -> None:
+def test_child_starts_from_the_checkpoint_of_its_parent(bench: Bench) -> None:
     population(bench).run()
     asked = bench.training.asked
     assert children(bench)
@@ -302,10 +302,10 @@ def test_a_child_takes_over_weights_and_parameters(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_parents_checkpoint_lives_until_its_child_has_loaded_it(bench: Bench, seed: int) -> None:
+def test_checkpoint_of_a_parent_is_kept_until_its_child_has_loaded_it(bench: Bench, seed: int) -> None:
     # Training refuses an assignment whose checkpoint is gone; here parents train on, or are out, while
     # their children still wait.
-    study = population(bench, trials=40, backend=Crowd(bench.training, seed))
+    study = population(bench, trials=40, backend=ConcurrentBackend(bench.training, seed))
     study.run()
     assert len(children(bench)) >= 3
     assert study.best is not None
@@ -314,7 +314,9 @@ def test_a_parents_checkpoint_lives_until_its_child_has_loaded_it(bench: Bench, 
 
 @pytest.mark.parametrize("explorer", ["perturbation", "pb2"])
 @pytest.mark.parametrize("killed_after", [0, 3, 7, 12, 20, 31])
-def test_a_killed_driver_rebuilds_the_population(tmp_path: Path, killed_after: int, explorer: str) -> None:
+def test_resume_after_a_kill_rebuilds_the_population(
+    tmp_path: Path, killed_after: int, explorer: str
+) -> None:
     undisturbed = Bench(tmp_path / "undisturbed")
     population(undisturbed, explorer=explorer).run()
 
@@ -330,20 +332,18 @@ def test_a_killed_driver_rebuilds_the_population(tmp_path: Path, killed_after: i
 
 
 @pytest.mark.parametrize("killed_after", [5, 11, 17, 23])
-def test_a_child_in_flight_finds_its_parents_checkpoint_after_a_crash(
-    bench: Bench, killed_after: int
-) -> None:
+def test_resume_keeps_the_parents_checkpoint_of_a_child_in_flight(bench: Bench, killed_after: int) -> None:
     bench.training.kill_after = killed_after
     with pytest.raises(Killed):
-        population(bench, trials=40, backend=Crowd(bench.training, 1)).run()
+        population(bench, trials=40, backend=ConcurrentBackend(bench.training, 1)).run()
     bench.training.kill_after = None
-    study = population(bench, trials=40, backend=Crowd(bench.training, 2))
+    study = population(bench, trials=40, backend=ConcurrentBackend(bench.training, 2))
     study.run()
     assert study.best is not None
     assert bench.checkpoints == {study.best.checkpoint}
 
 
-def test_a_stopping_rule_ends_a_study_and_is_its_reason(bench: Bench) -> None:
+def test_stopping_rule_ends_a_study_and_is_its_reason(bench: Bench) -> None:
     study = bench.study(trials=None, budget=Budget(), stopping=[TargetReached(0.6)])
     assert study.run() == "target"
     assert study.best is not None
@@ -354,7 +354,7 @@ def test_a_stopping_rule_ends_a_study_and_is_its_reason(bench: Bench) -> None:
     assert len(bench.training.asked) == asked, "a replay comes to the same end"
 
 
-def test_configurations_that_are_given_run_first(bench: Bench) -> None:
+def test_enqueued_configurations_run_first(bench: Bench) -> None:
     journal_first = [{"x": 0.5}, {"x": -0.25}]
     study = bench.study(sampler_settings={"enqueue": journal_first})
     study.run()
@@ -366,9 +366,7 @@ def test_configurations_that_are_given_run_first(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "scheduler", ["full", "successive_halving", "asha", "adaptive_asha", "async_hyperband", "median_stopping"]
 )
-def test_every_scheduler_resumes_as_if_it_had_not_stopped(
-    tmp_path: Path, scheduler: str, killed_after: int
-) -> None:
+def test_schedulers_resume_with_the_same_decisions(tmp_path: Path, scheduler: str, killed_after: int) -> None:
     undisturbed = Bench(tmp_path / "undisturbed")
     undisturbed.study(sampler="tpe", scheduler=scheduler, trials=30).run()
 
@@ -385,7 +383,7 @@ def test_every_scheduler_resumes_as_if_it_had_not_stopped(
 
 
 class Vanishing(InlineBackend):
-    """A cluster that has no slot now and then."""
+    """A cluster that has no slot from time to time."""
 
     def __init__(self, *arguments: Any, without: int) -> None:
         super().__init__(*arguments)
@@ -397,14 +395,14 @@ class Vanishing(InlineBackend):
         return 0 if self.without > 0 else 1
 
 
-def test_a_study_waits_while_the_cluster_has_no_slot(bench: Bench) -> None:
+def test_study_waits_while_the_cluster_has_no_slot(bench: Bench) -> None:
     study = bench.study()
     study._backend = Vanishing(bench.training, without=5)
     assert study.run() == "trials"
     assert study.progress.run == 20
 
 
-class Shrinking(Crowd):
+class Shrinking(ConcurrentBackend):
     """A cluster that loses two of its slots after five assignments."""
 
     @property
@@ -412,14 +410,16 @@ class Shrinking(Crowd):
         return 4 if len(self.training.asked) < 5 else 2
 
 
-def test_the_journal_says_when_the_number_of_slots_changes(bench: Bench) -> None:
-    study = bench.study(backend=Shrinking(bench.training, seed=0), policy=replace(AT_ONCE, max_concurrent=3))
+def test_study_journals_changes_of_the_number_of_slots(bench: Bench) -> None:
+    study = bench.study(
+        backend=Shrinking(bench.training, seed=0), policy=replace(RETRY_AT_ONCE, max_concurrent=3)
+    )
     assert study.run() == "trials"
     slots = [e.data["slots"] for e in Journal(bench.storage, LOSS).past if e.kind is EventKind.SLOTS]
     assert slots == [3, 2]
 
 
-def test_a_cluster_without_slots_for_too_long_is_an_error_with_the_cure(bench: Bench) -> None:
+def test_study_without_a_slot_for_too_long_is_an_error(bench: Bench) -> None:
     now = itertools.count(0.0, 100.0)
     study = bench.study(clock=lambda: next(now))
     study._backend = Vanishing(bench.training, without=1_000)
@@ -428,8 +428,8 @@ def test_a_cluster_without_slots_for_too_long_is_an_error_with_the_cure(bench: B
     bench.study().run()
 
 
-def test_an_interrupted_study_saves_what_runs_and_goes_on(bench: Bench) -> None:
-    """What runs is asked to stop, and says that it has; the next driver starts it again."""
+def test_interrupted_study_resumes_what_was_running(bench: Bench) -> None:
+    """Running trials are asked to stop and report that they did; the next driver restarts them."""
     asked = threading.Event()
     stopped = Failure(kind=FailureKind.INTERRUPTED, message="stopped, as the driver has asked")
 
@@ -441,7 +441,7 @@ def test_an_interrupted_study_saves_what_runs_and_goes_on(bench: Bench) -> None:
 
     bench.training.fail = answer
     with pytest.raises(KeyboardInterrupt):
-        bench.study(policy=replace(AT_ONCE, interrupted=asked.is_set)).run()
+        bench.study(policy=replace(RETRY_AT_ONCE, interrupted=asked.is_set)).run()
     assert bench.storage.read(layout.STOP) is None
     bench.training.fail = lambda assignment: None
     study = bench.study()
@@ -452,7 +452,7 @@ def test_an_interrupted_study_saves_what_runs_and_goes_on(bench: Bench) -> None:
     assert (again.trial_id, again.attempt) == (bench.training.asked[5].trial_id, 2)
 
 
-def test_what_a_killed_driver_has_left_between_itself_and_its_ranks_is_forgotten(bench: Bench) -> None:
+def test_study_deletes_signals_of_a_killed_driver(bench: Bench) -> None:
     bench.storage.write(layout.STOP, b"")
     bench.storage.write(layout.progress(0, 1), b"7")
     bench.storage.write(layout.stacks(0, 1, 1), b"no step")
@@ -461,7 +461,7 @@ def test_what_a_killed_driver_has_left_between_itself_and_its_ranks_is_forgotten
     assert bench.storage.names(layout.PROGRESS, hidden=True) == []
 
 
-def test_what_a_rank_has_said_after_its_attempt_was_lost_is_not_kept(bench: Bench) -> None:
+def test_study_deletes_late_progress_of_a_lost_attempt(bench: Bench) -> None:
     def fail(assignment: Assignment) -> Failure | None:
         bench.storage.write(layout.stacks(0, 1, 1), b"no step")  # its peer had ended the attempt before
         return None
@@ -471,9 +471,9 @@ def test_what_a_rank_has_said_after_its_attempt_was_lost_is_not_kept(bench: Benc
     assert bench.storage.names(layout.PROGRESS, hidden=True) == []
 
 
-def test_ranks_are_asked_to_save_before_the_study_ends(bench: Bench) -> None:
+def test_interrupt_asks_ranks_to_save_their_state(bench: Bench) -> None:
     seen: list[bytes | None] = []
-    backend = Crowd(bench.training, 0)
+    backend = ConcurrentBackend(bench.training, 0)
     take = backend.wait
 
     def wait(timeout: float) -> Report | None:
@@ -483,7 +483,9 @@ def test_ranks_are_asked_to_save_before_the_study_ends(bench: Bench) -> None:
     backend.wait = wait  # type: ignore[method-assign]
     requests = iter([False, True])
     with pytest.raises(KeyboardInterrupt):
-        bench.study(backend=backend, policy=replace(AT_ONCE, interrupted=lambda: next(requests, True))).run()
+        bench.study(
+            backend=backend, policy=replace(RETRY_AT_ONCE, interrupted=lambda: next(requests, True))
+        ).run()
     assert seen == [None, None, *[b""] * (len(seen) - 2)]
     assert len(seen) > 3, "others were still running"
     assert bench.journal is not None
@@ -491,15 +493,17 @@ def test_ranks_are_asked_to_save_before_the_study_ends(bench: Bench) -> None:
     assert not backend.running
 
 
-def test_trials_that_do_not_stop_are_left(bench: Bench) -> None:
-    backend = Crowd(bench.training, 0)
+def test_interrupt_waits_for_ranks_no_longer_than_the_grace_period(bench: Bench) -> None:
+    backend = ConcurrentBackend(bench.training, 0)
     backend.wait = lambda timeout: None  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        bench.study(backend=backend, policy=replace(AT_ONCE, interrupted=lambda: True, grace_s=0.05)).run()
+        bench.study(
+            backend=backend, policy=replace(RETRY_AT_ONCE, interrupted=lambda: True, grace_s=0.05)
+        ).run()
     assert backend.running == []
 
 
-def test_a_late_attempt_is_fenced_off_and_what_it_left_is_swept(bench: Bench) -> None:
+def test_retry_fences_off_the_lost_attempt_and_deletes_its_files(bench: Bench) -> None:
     lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="executor lost")
 
     def lose(assignment: Assignment) -> Failure | None:
@@ -516,7 +520,7 @@ def test_a_late_attempt_is_fenced_off_and_what_it_left_is_swept(bench: Bench) ->
     assert bench.checkpoints == {study.best.checkpoint}
 
 
-def test_what_a_killed_attempt_has_saved_outlives_its_driver(bench: Bench) -> None:
+def test_resume_keeps_partial_checkpoints_of_open_assignments(bench: Bench) -> None:
     bench.training.kill_after = 3
     with pytest.raises(Killed):
         bench.study().run()
@@ -529,7 +533,7 @@ def test_what_a_killed_attempt_has_saved_outlives_its_driver(bench: Bench) -> No
     assert bench.storage.read(layout.partial(77, 1)) is None
 
 
-def test_files_that_cannot_be_read_are_left_out_by_every_later_assignment(bench: Bench) -> None:
+def test_unreadable_files_are_excluded_from_all_later_assignments(bench: Bench) -> None:
     bad = Failure(kind=FailureKind.DATA, message="b.parquet: damaged", file="b.parquet")
     bench.training.fail = lambda a: None if "b.parquet" in a.excluded_files or a.trial_id < 5 else bad
     policy = DispatchPolicy(failures=FailurePolicy(on_bad_files=lambda files: None))
@@ -546,7 +550,7 @@ def test_files_that_cannot_be_read_are_left_out_by_every_later_assignment(bench:
     assert study.progress.failed == 0
 
 
-def test_a_study_whose_task_is_broken_stops_itself(bench: Bench) -> None:
+def test_study_stops_after_too_many_failures(bench: Bench) -> None:
     broken = Failure(kind=FailureKind.TRIAL, message="ValueError: no")
     bench.training.fail = lambda a: broken if a.trial_id > 1 else None
     policy = DispatchPolicy(failures=FailurePolicy(max_trial_failures=2))
@@ -571,7 +575,7 @@ def test_study_that_is_built_changes_nothing_on_disk(bench: Bench) -> None:
 
 def test_study_gives_up_a_stalled_assignment_while_others_report(bench: Bench) -> None:
     class Stalling(InlineBackend):
-        """Never reports the first attempt of trial 0, and any other one at once; each wait takes a second."""
+        """Never reports the first attempt of trial 0, but all others at once. Each wait takes a second."""
 
         num_slots = 2
         now = 0.0
@@ -594,7 +598,7 @@ def test_study_gives_up_a_stalled_assignment_while_others_report(bench: Bench) -
         bench.storage, rank_timeout_s=1.0, start_timeout_s=20.0, clock=lambda: backend.now
     )
     study = bench.study(
-        scheduler="full", trials=100, backend=backend, policy=replace(AT_ONCE, supervisor=supervisor)
+        scheduler="full", trials=100, backend=backend, policy=replace(RETRY_AT_ONCE, supervisor=supervisor)
     )
     study.run()
     assert backend.cancelled_at is not None

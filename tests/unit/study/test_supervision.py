@@ -1,4 +1,4 @@
-"""Who says nothing is given up, and what ranks have told of where they stood is collected once."""
+"""Supervisor: which assignments are given up, and the stack traces of their ranks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def supervisor(storage: Storage, clock: Clock) -> Supervisor:
 
 
 def watch(supervisor: Supervisor, clock: Clock, seconds: int, *running: Assignment) -> list[tuple[int, str]]:
-    """The trials that are given up within some seconds."""
+    """Check once a second. Returns the first trials that are given up, with the reasons."""
     for _ in range(seconds):
         clock.now += 1
         if given_up := [(a.trial_id, reason) for a, reason in supervisor.stalled(running)]:
@@ -58,15 +58,15 @@ def watch(supervisor: Supervisor, clock: Clock, seconds: int, *running: Assignme
     return []
 
 
-def test_ranks_that_make_steps_are_left_alone(supervisor: Supervisor, storage: Storage, clock: Clock) -> None:
+def test_ranks_that_make_progress_are_not_given_up(
+    supervisor: Supervisor, storage: Storage, clock: Clock
+) -> None:
     for steps in range(30):
         storage.write(layout.progress(1, 1), str(steps).encode())
         assert watch(supervisor, clock, 9, assignment(1)) == []
 
 
-def test_ranks_that_make_none_any_more_are_given_up(
-    supervisor: Supervisor, storage: Storage, clock: Clock
-) -> None:
+def test_ranks_that_stall_are_given_up(supervisor: Supervisor, storage: Storage, clock: Clock) -> None:
     storage.write(layout.progress(1, 1), b"7")
     storage.write(layout.progress(2, 1), b"7")
     assert watch(supervisor, clock, 15, assignment(1), assignment(2)) == []
@@ -77,18 +77,18 @@ def test_ranks_that_make_none_any_more_are_given_up(
     assert "resources.rank_timeout_s" in reason
 
 
-def test_ranks_that_never_begin_have_longer(supervisor: Supervisor, clock: Clock) -> None:
+def test_ranks_that_do_not_start_are_given_up_later(supervisor: Supervisor, clock: Clock) -> None:
     assert watch(supervisor, clock, 100, assignment(1)) == []
     [(_, reason)] = watch(supervisor, clock, 40, assignment(1))
     assert "did not start" in reason
 
 
-def test_each_attempt_has_its_own_time(supervisor: Supervisor, clock: Clock) -> None:
+def test_timeouts_are_counted_per_attempt(supervisor: Supervisor, clock: Clock) -> None:
     assert watch(supervisor, clock, 100, assignment(1)) == []
     assert watch(supervisor, clock, 100, assignment(1, attempt=2)) == []
 
 
-def test_an_outage_of_the_storage_is_nobodys_silence(
+def test_outage_of_the_storage_gives_up_no_assignment(
     supervisor: Supervisor, storage: Storage, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.write(layout.progress(1, 1), b"7")
@@ -103,7 +103,7 @@ def test_an_outage_of_the_storage_is_nobodys_silence(
     assert watch(supervisor, clock, 40, assignment(1)) != []
 
 
-def test_stacks_are_told_once_and_swept(supervisor: Supervisor, storage: Storage) -> None:
+def test_take_stacks_reads_and_deletes_them(supervisor: Supervisor, storage: Storage) -> None:
     storage.write(layout.progress(1, 2), b"7")
     storage.write(layout.stacks(1, 2, 0), b"in backward")
     storage.write(layout.stacks(1, 2, 1), b"in all_reduce")
