@@ -25,19 +25,19 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 
 _MOST_MESSAGE = 2_000  # characters of an error
-_CURE = "restore the file, or start a new study in another study_dir"
+_CURE = "Restore the file, or use another study_dir"
 
 
 class EventKind(StrEnum):
-    """What can happen in a study."""
+    """The kinds of events. All but OPENED, SLOTS and CLOSED are written by `study/attempts.py`."""
 
-    OPENED = "opened"  # a driver has taken the study; says which older events count, and what the driver is
-    ASSIGNED = "assigned"  # an assignment is about to be handed to the backend
-    REPORTED = "reported"  # its report has come
-    LOST = "lost"  # the infrastructure failed it; another attempt follows
-    SETTLED = "settled"  # the scheduler has said what becomes of trials
-    BUDGET = "budget"  # from now on, this many trials may start
-    SLOTS = "slots"  # so many assignments fit at once from now on
+    OPENED = "opened"  # a driver has started; has the facts about it, and which older events it has read
+    ASSIGNED = "assigned"  # an assignment is about to be submitted
+    REPORTED = "reported"  # an assignment has ended for good
+    LOST = "lost"  # an attempt has ended without a result; another one follows
+    SETTLED = "settled"  # trials are stopped or completed
+    BUDGET = "budget"  # the number of trials that may start has changed
+    SLOTS = "slots"  # the number of assignments that fit at once has changed
     CLOSED = "closed"  # a driver has ended; see `Ending`
 
 
@@ -105,7 +105,6 @@ class Event:
         return Ending.from_json(self.data)
 
     def to_json(self) -> dict[str, Any]:
-        """The line."""
         return {"sequence": self.sequence, "time": self.time, "event": self.kind, **self.data}
 
 
@@ -150,14 +149,14 @@ def drivers_of(events: Sequence[Event], now: float | None = None) -> Iterator[Dr
 
 
 class Journal:
-    """The truth about a study: every decision and every result, in the order in which they happened.
+    """The state of a study: every decision and every result, in the order in which they happened.
 
-    Each driver writes a log of its own, `journal/<epoch>`. Its first event says how many events of the
-    older logs it has seen, so what a driver adds to its log after another one took over does not count:
-    nothing has to be locked to keep it out. A record that was torn by a crash is the last of its log and
-    is skipped.
+    Each driver writes its own log, `journal/<epoch>`. The first event of a log has the number of events that
+    its driver has read from each older log. Events that a driver adds after another one took over are beyond
+    that number and are ignored, so no lock is needed to keep them out. A record that a crash has torn is the
+    last one of its log and is skipped.
 
-    `append` makes an event durable before anybody acts on it.
+    Every method that records an event returns when the event is durable.
     """
 
     def __init__(
@@ -169,37 +168,37 @@ class Journal:
         driver: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Read a study. Without a lease nothing can be written.
+        """Read the journal of a study.
 
         Args:
-            driver: what writes, for those who read: versions, commit, command. None: nobody wants to know.
+            lease: needed to write.
+            driver: facts about the driver for the report: versions, commit, command.
             clock: seconds since 1970.
 
         Raises:
-            JournalError: a record before the last is damaged, or of a newer version.
+            JournalError: a record before the last one is damaged, or was written by a newer version.
         """
         self._storage = storage
         self._clock = clock
         self._objective = objective
         self._lease = lease
         self._trials: dict[int, Trial] = {}
-        self._changed: dict[int, None] = {}  # trials, the one that changed last at the end
+        self._changed: dict[int, None] = {}  # ids of trials, the latest change last
         self._states: Counter[TrialState] = Counter()
         self._sequence = 0
         self._log: Log | None = None
         self._is_closed = False
-        self.tests: dict[int, Report] = {}  # by trial: its evaluation on the test split
-        logs = _counted(dict(_read_logs(storage)), f"{storage.url}/journal")
-        # What earlier drivers wrote, to be replayed.
+        self.tests: dict[int, Report] = {}  # evaluations on the test split, by trial
+        logs = _valid_events(dict(_read_logs(storage)), f"{storage.url}/journal")
+        # The events of earlier drivers, for the replay.
         self.past: tuple[Event, ...] = tuple(event for epoch in sorted(logs) for event in logs[epoch])
         for event in self.past:
             try:
                 self._apply(event)
             except (KeyError, TypeError, ValueError, AttributeError) as exc:
                 raise JournalError(
-                    f"{storage.url}/journal: event {event.sequence} ({event.kind}) is not understood "
-                    f"({exc!r}): another spark_hpo has written it, or a hand; install the one that wrote it, "
-                    "or start a new study in another study_dir"
+                    f"{storage.url}/journal: cannot read event {event.sequence} ({event.kind}): {exc!r}. "
+                    "Install the version of spark_hpo that wrote it, or use another study_dir"
                 ) from exc
         if lease is not None:
             self._log = storage.log(_log_name(lease.epoch))
@@ -221,26 +220,26 @@ class Journal:
         driver: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Journal:
-        """Take the lease of a study and read what earlier drivers left.
+        """Acquire the lease of a study, and read its journal.
 
         Args:
             driver, clock: as for the constructor.
 
         Raises:
-            LeaseError: another driver writes this study.
+            JournalError: as for the constructor.
+            LeaseError: another driver holds the lease.
         """
         epochs = [epoch for epoch, _ in _log_files(storage)]
         lease = Lease.acquire(storage, least_epoch=max(epochs, default=0) + 1)
         try:
             lease.keep_alive()
             return cls(storage, objective, lease, driver=driver, clock=clock)
-        except BaseException:  # an interrupt too: a journal that is not open is nobody's
+        except BaseException:  # also an interrupt: nothing else would release the lease
             lease.release()
             raise
 
     @property
     def storage(self) -> Storage:
-        """The study directory."""
         return self._storage
 
     @property
@@ -257,10 +256,11 @@ class Journal:
 
     @property
     def states(self) -> Mapping[TrialState, int]:
-        """How many trials are in each state. Costs nothing, however many there are."""
+        """The number of trials in each state, in constant time."""
         return MappingProxyType(self._states)
 
     def changed_since(self, sequence: int) -> Iterable[Trial]:
+        """The trials that an event after this one has changed, in the order of their ids."""
         latest_first = (self._trials[trial_id] for trial_id in reversed(self._changed))
         changed = takewhile(lambda trial: trial.changed_at > sequence, latest_first)
         return sorted(changed, key=lambda trial: trial.trial_id)
@@ -280,13 +280,13 @@ class Journal:
         self._append(EventKind.LOST, report.to_json())
 
     def settled(self, trial_ids: Iterable[int], state: TrialState) -> None:
-        """Record what the scheduler says of trials. What is known already is not written again."""
+        """Record the final state of trials, unless they are in it already or have failed."""
         changed = [i for i in trial_ids if self._trials[i].state not in (state, TrialState.FAILED)]
         if changed:
             self._append(EventKind.SETTLED, {"trials": changed, "state": state})
 
     def slots(self, count: int) -> None:
-        """Record how many assignments fit at once from now on."""
+        """Record the number of assignments that fit at once from now on."""
         self._append(EventKind.SLOTS, {"slots": count})
 
     def changed_budget(self, trials: int | None) -> None:
@@ -325,7 +325,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Let the next driver in. Idempotent."""
+        """Close the log and release the lease. Idempotent."""
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -335,11 +335,11 @@ class Journal:
 
     def _append(self, kind: EventKind, data: Mapping[str, Any]) -> None:
         if self._log is None or self._lease is None:
-            raise JournalError(f"{self._storage.url}: this journal is open for reading only")
+            raise JournalError(f"{self._storage.url}: the journal is open for reading only")
         self._lease.check()
         event = Event(self._sequence + 1, self._clock(), kind, data)
-        self._sequence = event.sequence  # first: an interrupt in here must not give a number twice
-        # NaN is no JSON: metrics that are not finite are left out by whoever makes the report.
+        self._sequence = event.sequence  # first, because an interrupt in here must not reuse the number
+        # JSON has no NaN. Reports contain finite metrics only.
         self._log.append(json.dumps(event.to_json(), separators=(",", ":"), allow_nan=False))
         self._apply(event)
 
@@ -420,7 +420,7 @@ def _log_name(epoch: int) -> str:
 
 
 def _log_files(storage: Storage) -> Iterator[tuple[int, str]]:
-    """Epoch and name of each log; what else a file system leaves in the folder is not one."""
+    """The epoch and the name of each log. Ignores other files that a file system leaves in the folder."""
     for name in storage.names("journal"):
         if name.removesuffix(".jsonl").isdecimal():
             yield int(name.removesuffix(".jsonl")), name
@@ -436,29 +436,29 @@ def _parse(lines: list[bytes], place: str) -> Iterator[Event]:
     for number, line in enumerate(lines, start=1):
         try:
             if not line.endswith(b"\n"):
-                raise ValueError("the record has no end")
+                raise ValueError("the line has no end")
             record = json.loads(line)
             sequence, when, kind = record.pop("sequence"), record.pop("time"), record.pop("event")
             if type(trial_id := record.get("trial_id", 0)) is not int or trial_id < 0:
-                raise ValueError(f"trial_id is {trial_id!r}")  # it becomes part of a path
+                raise ValueError(f"trial_id is {trial_id!r}")  # it becomes a part of paths
             if (type(sequence), type(version := record.get("version", VERSION))) != (int, int):
-                raise ValueError("sequence and version are integers")
+                raise ValueError("sequence and version must be integers")
             if not isinstance(when, int | float) or not isinstance(record.get("params", {}), dict):
-                raise ValueError("time is a number, and params a mapping")
+                raise ValueError("time must be a number, and params a mapping")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             if number == len(lines):
-                return  # torn by the crash that ended its driver: nobody has acted on it
-            raise JournalError(f"{place}: line {number} is damaged ({exc}); {_CURE}") from exc
+                return  # torn by the crash that ended its driver, which has not acted on it
+            raise JournalError(f"{place}: line {number} is damaged ({exc}). {_CURE}") from exc
         if version > VERSION or kind not in EventKind.__members__.values():
             raise JournalError(
                 f"{place}: line {number} was written by a newer spark_hpo "
-                f"(event {kind!r}, version {version}); install that one to go on with this study"
+                f"(event {kind!r}, version {version}). Install that version to resume this study"
             )
         yield Event(sequence, when, EventKind(kind), record)
 
 
-def _counted(logs: Mapping[int, list[Event]], place: str) -> dict[int, list[Event]]:
-    """The events that count: of each log as many as the next driver had seen when it took over."""
+def _valid_events(logs: Mapping[int, list[Event]], place: str) -> dict[int, list[Event]]:
+    """Drop the events of each log that were written after the next driver had read it."""
     newest = max((epoch for epoch, events in logs.items() if events), default=None)
     if newest is None:
         return {}
@@ -466,12 +466,12 @@ def _counted(logs: Mapping[int, list[Event]], place: str) -> dict[int, list[Even
         seen = {int(epoch): int(count) for epoch, count in logs[newest][0].data["after"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise JournalError(
-            f"{place}/{newest:06d}: line 1 is damaged (it does not say which older events count); {_CURE}"
+            f"{place}/{newest:06d}: line 1 is damaged (it has no numbers of older events). {_CURE}"
         ) from exc
     for epoch, count in seen.items():
         if len(logs.get(epoch, ())) < count:
             raise JournalError(
-                f"{place}/{epoch:06d}: has {len(logs.get(epoch, ()))} records, and the driver after it has "
-                f"seen {count}; {_CURE}"
+                f"{place}/{epoch:06d}: has {len(logs.get(epoch, ()))} records, but the next driver has read "
+                f"{count}. {_CURE}"
             )
     return {epoch: logs.get(epoch, [])[:count] for epoch, count in seen.items()} | {newest: logs[newest]}

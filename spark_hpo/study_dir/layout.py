@@ -1,4 +1,4 @@
-"""Where things lie in a study directory, for those who write them and those who read them."""
+"""The paths of files in a study directory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ PEERS = "peers"
 """The folder of ended trials that the pruners of Optuna objectives compare with: see `peers`."""
 PROGRESS = "progress"
 STOP = "control/stop"
-"""While it is there, ranks save what they have and stop."""
+"""While this file exists, ranks save their state and stop."""
 
 
 def checkpoints(trial_id: int) -> str:
@@ -16,27 +16,27 @@ def checkpoints(trial_id: int) -> str:
 
 
 def checkpoint(trial_id: int, resource: int, attempt: int) -> str:
-    """What a trial was after an assignment. An attempt never writes over another one's."""
+    """The checkpoint at the end of an assignment. Each attempt has its own, so none overwrites another's."""
     return f"{checkpoints(trial_id)}/{resource:06d}-{attempt}.pt"
 
 
 def partial(trial_id: int, attempt: int) -> str:
-    """What an attempt has come to within its assignment; each one that is saved replaces the last."""
+    """The latest checkpoint of an attempt within its assignment."""
     return f"{checkpoints(trial_id)}/partial-{attempt}.pt"
 
 
 def fence(trial_id: int, rung: int) -> str:
-    """The number of the attempt that may save checkpoints; not there before the second."""
+    """The number of the attempt that may save checkpoints. Exists from the second attempt on."""
     return f"fences/trial-{trial_id:06d}-{rung}"
 
 
 def progress(trial_id: int, attempt: int) -> str:
-    """How many steps an attempt's rank 0 has made. Not there for short ones."""
+    """The number of steps of an attempt's rank 0. Short attempts write none."""
     return f"{PROGRESS}/{trial_id:06d}-{attempt}"
 
 
 def stacks(trial_id: int, attempt: int, rank: int) -> str:
-    """Where a rank stood that made no step any more."""
+    """The stack trace of a rank that has stalled."""
     return f"{progress(trial_id, attempt)}-rank-{rank}"
 
 

@@ -1,4 +1,4 @@
-"""Folders of files by their names: local ones, without symbolic links, and those of other file systems."""
+"""Reads and writes files below a root: on a local file system without following links, and elsewhere."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from typing import Any
 
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
-# Not blocking: somebody may have put a pipe there.
+# Opening a pipe, which another user may have put there, must not block.
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class LocalFolder:
-    """What lies below a root, for its owner alone.
+    """Files below a root on a local file system, accessible by their owner only.
 
-    The root may be reached through symbolic links; below it every step is taken from the folder before, and
-    a link is refused: it would have us read or overwrite what is elsewhere. Raises OSError.
+    The path of the root may contain symbolic links. Below it links are refused, because another user could
+    use one to make us read or overwrite files elsewhere; each folder is opened relative to its parent, so
+    that no link can be put in between. Raises OSError.
     """
 
     def __init__(self, root: str) -> None:
         self._root = root
 
     def open(self, name: str, flags: int) -> int:
-        """A descriptor of a plain file. Its folders are made where it may be created."""
+        """Open a regular file, and return its descriptor. With O_CREAT its folders are created too."""
         with self._parent(name, make=bool(flags & os.O_CREAT)) as (folder, last):
             descriptor = os.open(last, flags | _FLAGS, _FILE_MODE, dir_fd=folder)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise OSError(errno.EINVAL, "is no plain file")
+            raise OSError(errno.EINVAL, "is not a regular file")
         return descriptor
 
     def read(self, name: str) -> bytes:
@@ -40,19 +41,19 @@ class LocalFolder:
             return file.read()
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file whole or not at all."""
+        """Write a file atomically."""
         with self._parent(name, make=True) as (folder, last):
             temporary = f".tmp-{secrets.token_hex(8)}"
             try:
                 self._write_new(folder, temporary, data)
                 os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
-            except BaseException:  # an interrupt too: half a file must not stay
+            except BaseException:  # also an interrupt: no partial file may stay
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=folder)
                 raise
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file only if there is none; False when another was first."""
+        """Create a file; False if it exists already."""
         with self._parent(name, make=True) as (folder, last):
             try:
                 self._write_new(folder, last, data)
@@ -61,7 +62,7 @@ class LocalFolder:
             return True
 
     def delete(self, name: str) -> None:
-        """Delete a file, or a link in its place."""
+        """Delete a file or a symbolic link."""
         with self._parent(name) as (folder, last):
             os.unlink(last, dir_fd=folder)
 
@@ -83,7 +84,7 @@ class LocalFolder:
 
     @contextlib.contextmanager
     def _parent(self, name: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """A descriptor of the folder that a file is in, and the file's name there."""
+        """Open the folder of a file. Yields the folder's descriptor, and the file's name in it."""
         *parts, last = name.split("/")
         if make:
             os.makedirs(self._root, _FOLDER_MODE, exist_ok=True)
@@ -102,7 +103,7 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """What lies below a root of any fsspec file system. Raises OSError."""
+    """Files below a root on any fsspec file system. Raises OSError."""
 
     def __init__(self, fs: Any, root: str) -> None:
         self._fs = fs
@@ -130,7 +131,7 @@ class RemoteFolder:
     def names(self, folder: str) -> list[str]:
         try:
             entries = self._fs.ls(f"{self._root}/{folder}", detail=False, refresh=True)
-        except TypeError:  # a file system whose ls has no listing cache
+        except TypeError:  # the file system has no cache of listings
             entries = self._fs.ls(f"{self._root}/{folder}", detail=False)
         return [entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries]
 
@@ -138,7 +139,7 @@ class RemoteFolder:
 def _open_folder(name: str, parent: int) -> int:
     try:
         return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    except NotADirectoryError:  # what Linux says of a link, too
+    except NotADirectoryError:  # Linux raises it for links too
         if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
         raise

@@ -1,4 +1,4 @@
-"""The study directory as storage: whole writes, logs that only grow, on local paths and fsspec URLs."""
+"""The study directory as storage: atomic writes and append-only logs, on local paths and fsspec URLs."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# FUSE mounts of object stores that refuse to append to a file.
+# FUSE mounts of object stores, which cannot append to a file.
 _NO_APPEND = ("/dbfs/", "/Volumes/")
-_CONCURRENT = 16  # calls at once
-_LINES_A_SEGMENT = 256
-_LISTINGS = 5  # of a log that is sealed while it is read
+_CONCURRENT = 16  # requests at once
+_LINES_PER_SEGMENT = 256
+_LISTINGS = 5  # of a log that its writer seals meanwhile
 _OBJECT = re.compile(r"(?P<first>\d{9})(-(?P<last>\d{9}))?\.jsonl?")
 
 
 class Storage:
     """A directory at a local path or any fsspec URL. Paths are relative to it. Picklable.
 
-    A file is written whole or not at all: on a local file system through a temporary name, fsync and
-    rename; an object store does the same by itself. On a local file system all that is made is its owner's
-    alone, and symbolic links inside the directory are refused. Errors are `StorageError`, with the place.
+    Writes are atomic: on a local file system through a temporary file, fsync and rename; an object store
+    writes objects atomically anyway. On a local file system only the owner has access to new files, and
+    symbolic links inside the directory are refused. Errors are `StorageError`, with the path.
     """
 
     def __init__(self, url: str | Path) -> None:
-        # Absolute, because an executor has another working directory.
+        # Absolute, because executors have another working directory.
         self.url = str(url) if "://" in str(url) else os.path.abspath(url)
 
     def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
@@ -55,7 +55,7 @@ class Storage:
     @cached_property
     def _fs_and_root(self) -> tuple[Any, str]:
         if has_credentials(self.url):
-            raise StorageError(f"{self.url}: holds a password or a key; give it through the environment")
+            raise StorageError(f"{self.url}: contains a password or a key. Set it in the environment instead")
         try:
             fs, root = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError, OSError) as exc:
@@ -69,7 +69,7 @@ class Storage:
 
     @property
     def local(self) -> LocalFolder | None:
-        """The directory on a local file system; None: it is elsewhere."""
+        """The directory if it is on a local file system, else None."""
         return self._folder if isinstance(self._folder, LocalFolder) else None
 
     @property
@@ -81,42 +81,42 @@ class Storage:
         return f"{self._fs_and_root[1]}/{_checked(name)}"
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of a file, or None when there is none."""
+        """The bytes of a file, or None if it does not exist."""
         with self.translated(name), contextlib.suppress(FileNotFoundError):
             return self._folder.read(_checked(name))
         return None
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file whole or not at all."""
+        """Write a file atomically."""
         with self.translated(name):
             self._folder.write(_checked(name), data)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file only if there is none; False when another was first. Atomic where the store can."""
+        """Create a file; False if it exists already. Atomic on a local file system."""
         with self.translated(name):
             return self._folder.create(_checked(name), data)
 
     def delete(self, name: str) -> None:
-        """Delete a file; nothing happens when there is none."""
+        """Delete a file, if it exists."""
         with self.translated(name), contextlib.suppress(FileNotFoundError):
             self._folder.delete(_checked(name))
 
     def size(self, name: str) -> int:
-        """The bytes of a file; 0 when there is none."""
+        """The size of a file in bytes; 0 if it does not exist."""
         with self.translated(name), contextlib.suppress(FileNotFoundError):
             return self._folder.size(_checked(name))
         return 0
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
-        """What `read` returns for each of these, many at a time."""
+        """Read several files at a time; see `read`."""
         return self._for_all(self.read, names)
 
     def delete_all(self, names: Sequence[str]) -> None:
-        """Delete each of these, many at a time."""
+        """Delete several files at a time."""
         self._for_all(self.delete, names)
 
     def remove(self) -> None:
-        """Delete the directory and all that is in it; nothing happens when there is none."""
+        """Delete the directory with its contents, if it exists."""
         fs, root = self._fs_and_root
         with self.translated(""), contextlib.suppress(FileNotFoundError):
             if self.local is not None:
@@ -125,15 +125,15 @@ class Storage:
                 self.delete_all([path.removeprefix(f"{root}/") for path in fs.find(root)])
 
     def _for_all(self, call: Callable[[str], T], names: Sequence[str]) -> list[T]:
-        # Not fsspec's own cat and rm of many: they would take brackets in the directory's name for a glob.
-        if not (self.local or self._fs_and_root[0].async_impl):  # others may not be safe in threads
+        # fsspec's own cat and rm of several files would read brackets in the directory's name as a glob.
+        if not (self.local or self._fs_and_root[0].async_impl):  # other file systems may not be thread-safe
             return [call(name) for name in names]
         with ThreadPoolExecutor(_CONCURRENT) as pool:
             return list(pool.map(call, names))
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Alone with other processes of a local file system; no protection elsewhere."""
+        """Hold a lock against other processes on a local file system. No protection elsewhere."""
         if self.local is None or not self.can_append:
             yield
             return
@@ -146,10 +146,10 @@ class Storage:
             os.close(descriptor)
 
     def names(self, folder: str, *, hidden: bool = False) -> list[str]:
-        """The names in a folder, sorted; empty when there is no such folder.
+        """The names in a folder, sorted; empty if there is no such folder.
 
         Args:
-            hidden: also those that begin with a dot: what a killed writer has left.
+            hidden: include names that begin with a dot, such as temporary files of killed writers.
         """
         found: list[str] = []
         with self.translated(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -157,19 +157,19 @@ class Storage:
         return sorted(name for name in found if hidden or not name.startswith("."))
 
     def log(self, name: str) -> Log:
-        """The log of this name, to append to or to read."""
+        """The log of this name, for appending or reading."""
         return Log(self, name) if self.can_append else ObjectLog(self, name)
 
     @contextlib.contextmanager
     def translated(self, name: str) -> Iterator[None]:
-        """What a file system raises, as `StorageError` with the place."""
+        """Raise errors of the file system as `StorageError`, with the path."""
         try:
             yield
         except OSError as exc:
             if exc.errno == errno.ELOOP:
                 raise StorageError(
-                    f"{self.url}/{name}: is a symbolic link, or lies behind one, and those are not followed "
-                    "inside a study directory: put the file itself there"
+                    f"{self.url}/{name}: is a symbolic link or inside one. Links in a study directory are "
+                    "not followed, so replace it by the file or folder itself"
                 ) from exc
             raise StorageError(f"{self.url}/{name}: {exc.strerror or exc}") from cause(exc)
         except Exception as exc:  # clients of object stores have errors of their own
@@ -180,19 +180,19 @@ class Storage:
 
 
 def _checked(name: str) -> str:
-    """A path inside the directory. It may come from a journal that somebody else has written.
+    """Check a path, which may come from a journal that another user has written.
 
     Raises:
-        StorageError: it leads out of it, or is none.
+        StorageError: it is not a relative path inside the directory.
     """
     parts = name.split("/") if isinstance(name, str) else [""]
     if any(part in ("", ".", "..") or not part.isprintable() for part in parts):
-        raise StorageError(f"{name!r}: a path in the study directory must be relative and stay inside it")
+        raise StorageError(f"{name!r}: must be a relative path inside the study directory")
     return name
 
 
 class Log:
-    """Lines that only grow: one file of them. A line is durable when `append` returns."""
+    """An append-only sequence of lines in one file. A line is durable when `append` returns."""
 
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage = storage
@@ -200,23 +200,23 @@ class Log:
         self._descriptor: int | None = None
 
     def append(self, line: str) -> None:
-        """Add one line (without its newline). Only the log's one writer may call it."""
+        """Add a line, given without its newline. A log has one writer only."""
         data = line.encode() + b"\n"
         name = f"{self._name}.jsonl"
         with self._storage.translated(name):
             if self._descriptor is None:
-                assert self._storage.local is not None, "an ObjectLog is for what cannot be appended to"
+                assert self._storage.local is not None, "without appending, the log is an ObjectLog"
                 self._descriptor = self._storage.local.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             written = os.write(self._descriptor, data)
             os.fsync(self._descriptor)
         if written != len(data):
             raise StorageError(
-                f"{self._storage.path(name)}: only {written} of {len(data)} bytes could be written; "
-                "is the disk full?"
+                f"{self._storage.path(name)}: only {written} of {len(data)} bytes were written. Check "
+                "whether the disk is full"
             )
 
     def lines(self) -> list[bytes]:
-        """All lines, in order. The last one may be torn: it then has no newline at its end."""
+        """All lines in order, with their newlines. The last one may be torn, without its newline."""
         data = self._storage.read(self._name + ".jsonl") or b""
         return data.splitlines(keepends=True)
 
@@ -227,31 +227,31 @@ class Log:
 
 
 class ObjectLog(Log):
-    """The same where nothing can be appended to a file: a folder with an object for each line.
+    """A log for file systems that cannot append to a file: a folder with one object per line.
 
-    Every 256 lines become one object, a segment, and are deleted then. A reader takes the segments, and the
-    single lines that are in none: a writer may die between any two steps.
+    After every 256 lines the writer puts them into one object, a segment, and deletes the single lines. It
+    may die between any two steps, so a reader uses the segments, and the lines that are not in a segment.
 
-    A trace: append x 256 -> 000000001.json .. 000000256.json; then 000000001-000000256.jsonl beside them;
-        then that alone; append -> 000000257.json
+    A trace: append x 256 -> 000000001.json ... 000000256.json; then also 000000001-000000256.jsonl; then
+        only that; append -> 000000257.json
     """
 
     def __init__(self, storage: Storage, name: str) -> None:
         super().__init__(storage, name)
         self._count = 0
-        self._single: list[bytes] = []  # the last lines, which are in no segment yet
+        self._single: list[bytes] = []  # the latest lines, which are not in a segment yet
 
     def append(self, line: str) -> None:
         data = line.encode() + b"\n"
         self._count += 1
         try:
             self._storage.write(self._object(self._count), data)
-        except BaseException:  # an interrupt too
-            # It may be there all the same, and a reader may have counted it: no segment may leave it out.
+        except BaseException:  # also an interrupt
+            # The object may exist all the same, and readers may have used it: no segment may leave it out.
             self._single.clear()
             raise
         self._single.append(data)
-        if len(self._single) >= _LINES_A_SEGMENT:
+        if len(self._single) >= _LINES_PER_SEGMENT:
             self._seal()
 
     def lines(self) -> list[bytes]:
@@ -263,17 +263,17 @@ class ObjectLog(Log):
             known |= {name: data for name, data in zip(new, found, strict=True) if data is not None}
             if all(name in known for name in names):
                 return [line for name in names for line in known[name].splitlines(keepends=True)]
-            # The writer has sealed meanwhile: what has gone is in a segment now.
+            # The writer has sealed lines meanwhile; they are in a segment now.
         raise StorageError(
-            f"{self._storage.url}/{self._name}: objects vanish faster than they can be read; "
-            "does another program delete them?"
+            f"{self._storage.url}/{self._name}: objects disappear faster than they can be read. Check "
+            "whether another program deletes them"
         )
 
     def close(self) -> None:
         self._seal()
 
     def _seal(self) -> None:
-        """Make one object of the single lines. They are durable already: a failure is no error."""
+        """Put the single lines into a segment. They are durable already, so a failure is not an error."""
         lines, self._single = self._single, []
         first = self._count - len(lines) + 1
         if len(lines) < 2:
@@ -283,17 +283,17 @@ class ObjectLog(Log):
             self._storage.write(segment, b"".join(lines))
             self._storage.delete_all([self._object(number) for number in range(first, self._count + 1)])
         except StorageError as exc:
-            logger.warning("%d lines of the journal stay objects of their own: %s", len(lines), exc)
+            logger.warning("could not put %d lines of the journal into one object: %s", len(lines), exc)
 
     def _object(self, number: int) -> str:
         return f"{self._name}/{number:09d}.json"
 
 
 def _without_sealed(names: Sequence[str]) -> list[str]:
-    """Segments and single lines of an `ObjectLog`, in order, without the lines that a segment has."""
+    """The objects of an `ObjectLog` in order, without single lines that are also in a segment."""
     kept: list[str] = []
-    sealed = 0  # up to this line
-    for name in names:  # a segment comes before its own lines: "-" sorts before "."
+    sealed = 0  # the last line in a segment
+    for name in names:  # a segment sorts before its first line: "-" before "."
         match = _OBJECT.fullmatch(name)
         if match is not None and int(match["first"]) > sealed:
             kept.append(name)

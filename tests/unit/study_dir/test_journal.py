@@ -54,7 +54,7 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(tmp_path)
 
 
-def test_a_reopened_journal_knows_all_that_was_written(storage: Storage) -> None:
+def test_journal_reads_back_what_was_written(storage: Storage) -> None:
     first = Journal.open(storage, ACCURACY)
     first.assigned(assignment(0))
     first.reported(report(0, 0.75))
@@ -79,7 +79,7 @@ def test_a_reopened_journal_knows_all_that_was_written(storage: Storage) -> None
     assert again.past[2].report == report(0, 0.75)
 
 
-def test_a_journal_cut_at_any_byte_is_readable_and_goes_on(tmp_path: Path) -> None:
+def test_journal_cut_at_any_byte_can_be_read_and_resumed(tmp_path: Path) -> None:
     whole = Journal.open(Storage(tmp_path / "whole"), ACCURACY)
     for trial_id in range(3):
         whole.assigned(assignment(trial_id))
@@ -98,44 +98,44 @@ def test_a_journal_cut_at_any_byte_is_readable_and_goes_on(tmp_path: Path) -> No
         assert 7 in Journal(Storage(folder), ACCURACY).trials
 
 
-def test_what_a_driver_writes_after_it_was_fenced_off_never_counts(storage: Storage) -> None:
+def test_journal_ignores_events_of_a_driver_that_was_replaced(storage: Storage) -> None:
     first = Journal.open(storage, ACCURACY)
     first.assigned(assignment(0))
-    zombie_log = storage.log("journal/000001")
+    old_log = storage.log("journal/000001")
     first.close()
     second = Journal.open(storage, ACCURACY)
     late = {"sequence": 3, "time": 9.0, "event": "reported", **report(0, 0.99).to_json()}
-    zombie_log.append(json.dumps(late))
+    old_log.append(json.dumps(late))
     second.reported(report(0, 0.5))
     second.close()
     third = Journal.open(storage, ACCURACY)
     assert third.trials[0].loss == -0.5
     third.close()
-    # Nor for a later driver, that sees the late record from the beginning.
+    # Nor does a later driver count the late record, which it reads from the beginning.
     assert Journal(storage, ACCURACY).trials[0].loss == -0.5
 
 
-def test_what_a_fenced_off_driver_seals_on_an_object_store_changes_nothing(
+def test_journal_ignores_segments_of_a_driver_that_was_replaced(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("spark_hpo.study_dir.storage._LINES_A_SEGMENT", 3)
+    monkeypatch.setattr("spark_hpo.study_dir.storage._LINES_PER_SEGMENT", 3)
     storage = Storage(f"memory://{tmp_path}")
     first = Journal.open(storage, ACCURACY)
     first.assigned(assignment(0))
-    zombie_log = first._log
+    old_log = first._log
     assert first._lease is not None
-    assert zombie_log is not None
+    assert old_log is not None
     first._lease.release()
     second = Journal.open(storage, ACCURACY)
     late = {"sequence": 3, "time": 9.0, "event": "reported", **report(0, 0.99).to_json()}
-    zombie_log.append(json.dumps(late))
+    old_log.append(json.dumps(late))
     assert storage.names("journal/000001") == ["000000001-000000003.jsonl"]
     assert Journal(storage, ACCURACY).trials[0].state is TrialState.RUNNING
     second.reported(report(0, 0.5))
     assert Journal(storage, ACCURACY).trials[0].loss == -0.5
 
 
-def test_a_driver_that_has_lost_its_lease_cannot_append(storage: Storage) -> None:
+def test_journal_refuses_to_append_after_its_lease_is_lost(storage: Storage) -> None:
     first = Journal.open(storage, ACCURACY)
     assert first._lease is not None
     first._lease.release()
@@ -145,7 +145,7 @@ def test_a_driver_that_has_lost_its_lease_cannot_append(storage: Storage) -> Non
     assert 0 not in first.trials
 
 
-def test_damage_before_the_last_record_is_named(storage: Storage, tmp_path: Path) -> None:
+def test_journal_names_the_damaged_line(storage: Storage, tmp_path: Path) -> None:
     journal = Journal.open(storage, ACCURACY)
     journal.assigned(assignment(0))
     journal.close()
@@ -157,8 +157,8 @@ def test_damage_before_the_last_record_is_named(storage: Storage, tmp_path: Path
 
 
 @pytest.mark.parametrize("trial_id", ["../../up", -1, 1.5, None, True, [1]])
-def test_a_trial_whose_number_is_none_is_refused(storage: Storage, tmp_path: Path, trial_id: object) -> None:
-    """It becomes part of the paths of checkpoints, and a journal may be somebody else's."""
+def test_journal_refuses_an_invalid_trial_id(storage: Storage, tmp_path: Path, trial_id: object) -> None:
+    """It becomes a part of the paths of checkpoints, and another user may have written the journal."""
     journal = Journal.open(storage, ACCURACY)
     journal.assigned(assignment(0))
     journal.close()
@@ -170,7 +170,7 @@ def test_a_trial_whose_number_is_none_is_refused(storage: Storage, tmp_path: Pat
         Journal(storage, ACCURACY)
 
 
-def test_a_newer_journal_is_refused_with_the_cure(storage: Storage, tmp_path: Path) -> None:
+def test_journal_of_a_newer_version_is_refused(storage: Storage, tmp_path: Path) -> None:
     Journal.open(storage, ACCURACY).close()
     path = tmp_path / "journal/000001.jsonl"
     path.write_text(path.read_text().replace('"version":1', '"version":99'))
@@ -178,7 +178,7 @@ def test_a_newer_journal_is_refused_with_the_cure(storage: Storage, tmp_path: Pa
         Journal(storage, ACCURACY)
 
 
-def test_test_metrics_are_kept_apart_from_the_trial(storage: Storage) -> None:
+def test_journal_keeps_test_metrics_apart_from_the_trial(storage: Storage) -> None:
     journal = Journal.open(storage, ACCURACY)
     journal.assigned(assignment(0))
     journal.reported(report(0, 0.5))
@@ -187,7 +187,7 @@ def test_test_metrics_are_kept_apart_from_the_trial(storage: Storage) -> None:
     assert journal.tests[0].metrics == {"accuracy": 0.9}
 
 
-def test_changed_since_names_the_trials_that_later_events_touched(storage: Storage) -> None:
+def test_changed_since_returns_trials_of_later_events(storage: Storage) -> None:
     journal = Journal.open(storage, ACCURACY)
     journal.assigned(assignment(0))
     journal.assigned(assignment(1))
@@ -196,7 +196,7 @@ def test_changed_since_names_the_trials_that_later_events_touched(storage: Stora
     assert [trial.trial_id for trial in journal.changed_since(seen)] == [1]
 
 
-def test_changes_and_states_keep_up_with_every_event(storage: Storage) -> None:
+def test_changed_since_and_states_agree_with_trials(storage: Storage) -> None:
     journal = Journal.open(storage, ACCURACY)
     for trial_id in range(6):
         journal.assigned(assignment(trial_id))
@@ -212,7 +212,7 @@ def test_changes_and_states_keep_up_with_every_event(storage: Storage) -> None:
         assert {state: count for state, count in one.states.items() if count} == counted
 
 
-def test_settling_what_is_settled_writes_nothing(storage: Storage) -> None:
+def test_settled_writes_nothing_for_settled_trials(storage: Storage) -> None:
     journal = Journal.open(storage, ACCURACY)
     journal.assigned(assignment(0))
     journal.reported(report(0, 0.5))
@@ -222,7 +222,7 @@ def test_settling_what_is_settled_writes_nothing(storage: Storage) -> None:
     assert journal.sequence == before
 
 
-def test_a_journal_on_an_object_store_resumes_too() -> None:
+def test_journal_on_an_object_store_resumes() -> None:
     storage = Storage("memory://journal-on-objects")
     first = Journal.open(storage, ACCURACY)
     first.assigned(assignment(0))
@@ -231,7 +231,7 @@ def test_a_journal_on_an_object_store_resumes_too() -> None:
     assert dict(Journal.open(storage, ACCURACY).trials) == dict(first.trials)
 
 
-def test_what_a_killed_writer_leaves_beside_the_logs_is_no_record(
+def test_journal_ignores_temporary_files_of_killed_writers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a mount that cannot append, a log is a folder of objects."""
@@ -245,7 +245,7 @@ def test_what_a_killed_writer_leaves_beside_the_logs_is_no_record(
     assert 0 in Journal(storage, ACCURACY).trials
 
 
-def test_the_journal_says_what_its_drivers_were_and_how_many_slots_there_were(storage: Storage) -> None:
+def test_journal_records_facts_about_drivers_and_slots(storage: Storage) -> None:
     clock = iter((10.0, 20.0, 30.0))
     journal = Journal.open(storage, ACCURACY, driver={"git_commit": "abc"}, clock=lambda: next(clock))
     journal.slots(4)
@@ -287,7 +287,7 @@ def test_journal_keeps_the_first_ending_of_a_driver(storage: Storage) -> None:
     assert ending_of(Journal(storage, ACCURACY).past) == Ending(outcome=Outcome.FINISHED, reason="trials")
 
 
-def test_journal_that_lost_its_lease_records_no_ending_and_raises_no_other_error(storage: Storage) -> None:
+def test_journal_without_its_lease_records_no_ending_and_does_not_raise(storage: Storage) -> None:
     with Journal.open(storage, ACCURACY) as journal:
         storage.delete("lease.json")
         journal.failed(DataError("no rows"))

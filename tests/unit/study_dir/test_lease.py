@@ -25,28 +25,28 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(tmp_path)
 
 
-def test_a_second_driver_is_refused_while_the_first_is_alive(storage: Storage) -> None:
+def test_lease_is_refused_while_its_holder_is_alive(storage: Storage) -> None:
     Lease.acquire(storage)
     with pytest.raises(LeaseError, match=r"locked by pid \d+ on "):
         Lease.acquire(storage)
 
 
-def test_a_reader_sees_whether_a_driver_is_there(storage: Storage) -> None:
+def test_is_held_without_taking_the_lease(storage: Storage) -> None:
     assert not is_held(storage)
     lease = Lease.acquire(storage)
     assert is_held(storage)
-    lease.check()  # it has lost nothing by that
+    lease.check()  # it still holds the lease
     lease.release()
     assert not is_held(storage)
 
 
-def test_a_released_lease_is_taken_at_once_with_the_next_epoch(storage: Storage) -> None:
+def test_lease_that_was_released_is_acquired_with_the_next_epoch(storage: Storage) -> None:
     first = Lease.acquire(storage)
     first.release()
     assert Lease.acquire(storage).epoch == first.epoch + 1
 
 
-def test_a_lease_that_has_run_out_is_taken_over_and_the_first_holder_notices(storage: Storage) -> None:
+def test_lease_that_expired_is_taken_over_and_its_holder_notices(storage: Storage) -> None:
     clock = Clock()
     first = Lease.acquire(storage, duration_s=60, clock=clock)
     clock.now += 61
@@ -54,11 +54,11 @@ def test_a_lease_that_has_run_out_is_taken_over_and_the_first_holder_notices(sto
     with pytest.raises(LeaseError, match="lost the study"):
         first.check()
     second.check()
-    first.release()  # of a lost lease: changes nothing
+    first.release()  # does nothing, because the lease is lost
     second.check()
 
 
-def test_renewing_keeps_others_out(storage: Storage) -> None:
+def test_lease_that_is_renewed_does_not_expire(storage: Storage) -> None:
     clock = Clock()
     first = Lease.acquire(storage, duration_s=60, clock=clock)
     for _ in range(5):
@@ -68,7 +68,7 @@ def test_renewing_keeps_others_out(storage: Storage) -> None:
         Lease.acquire(storage, duration_s=60, clock=clock)
 
 
-def test_a_killed_driver_of_this_machine_does_not_block_the_next(storage: Storage) -> None:
+def test_lease_of_a_killed_driver_on_this_machine_is_free_at_once(storage: Storage) -> None:
     program = (
         "import sys, os, signal; from spark_hpo.study_dir.lease import Lease; "
         "from spark_hpo.study_dir.storage import Storage;"
@@ -78,21 +78,21 @@ def test_a_killed_driver_of_this_machine_does_not_block_the_next(storage: Storag
     assert Lease.acquire(storage).epoch == 2
 
 
-def test_an_epoch_name_left_without_a_lease_is_skipped(storage: Storage) -> None:
+def test_lease_skips_an_epoch_that_was_created_without_a_lease(storage: Storage) -> None:
     storage.create("epochs/000001", b"")
     assert Lease.acquire(storage).epoch == 2
 
 
-def test_a_torn_lease_file_does_not_block(storage: Storage) -> None:
+def test_lease_file_that_is_torn_is_ignored(storage: Storage) -> None:
     storage.write("lease.json", b'{"epoch": ')
     assert Lease.acquire(storage, least_epoch=4).epoch == 4
     assert json.loads(storage.read("lease.json") or b"")["epoch"] == 4
 
 
-def test_a_driver_that_stalls_while_it_takes_the_lease_does_not_fence_off_the_next(
+def test_lease_of_a_driver_that_stalls_while_acquiring_it_is_refused(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nothing can be locked: the slower of two drivers finds out, and nothing is lost."""
+    """Without file locks, the slower of two drivers finds out."""
     original = Lease._write
     taken: list[Lease] = []
 
@@ -108,7 +108,7 @@ def test_a_driver_that_stalls_while_it_takes_the_lease_does_not_fence_off_the_ne
     assert taken[0].epoch == 2
 
 
-def test_a_lease_is_renewed_in_the_background_until_it_is_released(storage: Storage) -> None:
+def test_lease_is_renewed_in_the_background(storage: Storage) -> None:
     lease = Lease.acquire(storage, duration_s=0.6)
     lease.keep_alive()
     deadline = time.monotonic() + 10
@@ -148,7 +148,7 @@ def test_lease_that_is_released_during_a_renewal_stays_released(tmp_path: Path) 
     Lease.acquire(storage)
 
 
-def test_lease_of_a_driver_in_another_pid_namespace_holds_until_it_expires(
+def test_lease_of_another_pid_namespace_holds_until_it_expires(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two pods with one host name: a pid of one means nothing in the other."""

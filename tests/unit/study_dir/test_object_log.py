@@ -1,4 +1,4 @@
-"""The log of an object store: lines become segments, and nothing on the way can lose or double one."""
+"""`ObjectLog`: lines become segments, and no line is lost or duplicated on the way."""
 
 import logging
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from spark_hpo.study_dir.storage import ObjectLog, Storage
 NAME = "journal/000001"
 
 
-class Watched(Storage):
-    """Counts its calls, and calls a hook before and after each that changes or reads an object."""
+class CountingStorage(Storage):
+    """Counts requests, and calls hooks around changes and after listings."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -34,10 +34,10 @@ class Watched(Storage):
         return found
 
     def write(self, name: str, data: bytes) -> None:
-        self._change(lambda: super(Watched, self).write(name, data))
+        self._change(lambda: super(CountingStorage, self).write(name, data))
 
     def delete(self, name: str) -> None:
-        self._change(lambda: super(Watched, self).delete(name))
+        self._change(lambda: super(CountingStorage, self).delete(name))
 
     def _change(self, call: Callable[[], None]) -> None:
         self.changes += 1
@@ -47,7 +47,7 @@ class Watched(Storage):
 
 
 class Killed(BaseException):
-    """The end of a process: nobody catches it."""
+    """Stands for kill -9: the package does not catch it."""
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_module, "_LINES_A_SEGMENT", 4)
+    monkeypatch.setattr(storage_module, "_LINES_PER_SEGMENT", 4)
 
 
 def text(number: int) -> bytes:
@@ -82,7 +82,7 @@ def kill_at(change: int) -> Callable[[int], None]:
 
 
 @pytest.mark.parametrize("on", ["objects", "a mount that cannot append"])
-def test_lines_keep_their_order_and_become_few_objects(
+def test_object_log_keeps_the_order_of_lines_in_few_objects(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str
 ) -> None:
     monkeypatch.setattr(storage_module, "_NO_APPEND", (str(tmp_path),))
@@ -101,9 +101,9 @@ def test_lines_keep_their_order_and_become_few_objects(
     assert read(place) == [text(number) for number in range(600)]
 
 
-def test_reading_takes_a_call_for_each_segment_not_for_each_line(url: str) -> None:
+def test_object_log_reads_each_segment_in_one_request(url: str) -> None:
     append(ObjectLog(Storage(url), NAME), range(10_000))
-    watched = Watched(url)
+    watched = CountingStorage(url)
     assert len(watched.log(NAME).lines()) == 10_000
     assert watched.reads == 10_000 // 256 + 10_000 % 256
     assert watched.listings == 1
@@ -111,13 +111,13 @@ def test_reading_takes_a_call_for_each_segment_not_for_each_line(url: str) -> No
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.usefixtures("short_segments")
-def test_a_writer_killed_at_any_step_loses_and_doubles_nothing(url: str, when: str) -> None:
-    """A line whose `append` has returned is there; the one in flight may be."""
+def test_object_log_of_a_writer_killed_at_any_step_is_complete(url: str, when: str) -> None:
+    """Every line whose `append` has returned is read back; the line in flight may be too."""
     steps = 0
     while True:
         steps += 1
         place = f"{url}/{steps}"
-        storage = Watched(place)
+        storage = CountingStorage(place)
         setattr(storage, when, kill_at(steps))
         log = ObjectLog(storage, NAME)
         durable = 0
@@ -137,11 +137,11 @@ def test_a_writer_killed_at_any_step_loses_and_doubles_nothing(url: str, when: s
 
 
 @pytest.mark.usefixtures("short_segments")
-def test_a_log_that_is_sealed_while_it_is_read_is_read_whole(url: str) -> None:
+def test_object_log_is_read_completely_while_it_is_sealed(url: str) -> None:
     writer = ObjectLog(Storage(url), NAME)
     append(writer, range(7))
-    reader = Watched(url)
-    grows = iter([range(7, 9), range(9, 14)])  # each seals lines that the reader has just seen in a listing
+    reader = CountingStorage(url)
+    grows = iter([range(7, 9), range(9, 14)])  # both seal lines that the reader has just listed
     reader.after_listing = lambda: append(writer, next(grows, range(0)))
     found = reader.log(NAME).lines()
     assert found == [text(number) for number in range(len(found))]
@@ -150,19 +150,19 @@ def test_a_log_that_is_sealed_while_it_is_read_is_read_whole(url: str) -> None:
 
 
 @pytest.mark.usefixtures("short_segments")
-def test_objects_that_vanish_for_ever_are_an_error_with_the_place(url: str) -> None:
+def test_object_log_whose_objects_disappear_is_an_error_with_its_name(url: str) -> None:
     append(ObjectLog(Storage(url), NAME), range(2))
-    reader = Watched(url)
+    reader = CountingStorage(url)
     listing = reader.names(NAME)
     reader.names = lambda folder, hidden=False: listing  # type: ignore[method-assign]
     Storage(url).delete(f"{NAME}/000000001.json")
-    with pytest.raises(StorageError, match=f"{NAME}: objects vanish"):
+    with pytest.raises(StorageError, match=NAME):
         reader.log(NAME).lines()
 
 
 @pytest.mark.usefixtures("short_segments")
-def test_a_line_whose_write_seemed_to_fail_stays_where_a_reader_has_seen_it(url: str) -> None:
-    storage = Watched(url)
+def test_object_log_keeps_a_line_whose_write_seemed_to_fail(url: str) -> None:
+    storage = CountingStorage(url)
     log = ObjectLog(storage, NAME)
     append(log, range(2))
 
@@ -181,11 +181,11 @@ def test_a_line_whose_write_seemed_to_fail_stays_where_a_reader_has_seen_it(url:
 
 
 @pytest.mark.usefixtures("short_segments")
-@pytest.mark.parametrize("fails", [5, 7])  # the segment; the second of the lines that it has
-def test_a_store_that_takes_no_segment_costs_a_warning(
+@pytest.mark.parametrize("fails", [5, 7])  # writing the segment; deleting the second of its lines
+def test_object_log_warns_when_a_segment_cannot_be_written(
     url: str, fails: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    storage = Watched(url)
+    storage = CountingStorage(url)
 
     def refuse(change: int) -> None:
         if change == fails:
@@ -194,5 +194,5 @@ def test_a_store_that_takes_no_segment_costs_a_warning(
     storage.before = refuse
     with caplog.at_level(logging.WARNING, "spark_hpo"):
         append(ObjectLog(storage, NAME), range(6))
-    assert "4 lines of the journal stay objects of their own: delete: not allowed" in caplog.text
+    assert "delete: not allowed" in caplog.text
     assert read(url) == [text(number) for number in range(6)]

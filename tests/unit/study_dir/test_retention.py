@@ -18,14 +18,14 @@ def left(storage: Storage) -> list[str]:
     return storage.names("checkpoints/0")
 
 
-def test_what_nobody_owns_is_swept(storage: Storage) -> None:
+def test_sweep_deletes_checkpoints_without_an_owner(storage: Storage) -> None:
     retention = Retention(storage)
     retention.keep(Owner.trial(0), "checkpoints/0/a")
     retention.sweep()
     assert left(storage) == ["a"]
 
 
-def test_a_checkpoint_goes_with_its_last_owner(storage: Storage) -> None:
+def test_checkpoint_is_deleted_with_its_last_owner(storage: Storage) -> None:
     retention = Retention(storage)
     retention.keep(Owner.trial(0), "checkpoints/0/a")
     retention.keep(BEST, "checkpoints/0/a")
@@ -36,7 +36,7 @@ def test_a_checkpoint_goes_with_its_last_owner(storage: Storage) -> None:
     assert left(storage) == []
 
 
-def test_a_new_checkpoint_supersedes_the_old_one(storage: Storage) -> None:
+def test_new_checkpoint_of_an_owner_replaces_the_old_one(storage: Storage) -> None:
     retention = Retention(storage)
     retention.keep(Owner.trial(0), "checkpoints/0/a")
     retention.sweep()
@@ -46,7 +46,7 @@ def test_a_new_checkpoint_supersedes_the_old_one(storage: Storage) -> None:
     assert left(storage) == ["b"]
 
 
-def test_a_replay_deletes_nothing_until_it_is_over(storage: Storage) -> None:
+def test_retention_deletes_nothing_before_sweep(storage: Storage) -> None:
     retention = Retention(storage)
     retention.keep(Owner.trial(0), "checkpoints/0/a")
     retention.keep(Owner.trial(0), "checkpoints/0/b")
@@ -54,7 +54,7 @@ def test_a_replay_deletes_nothing_until_it_is_over(storage: Storage) -> None:
     assert left(storage) == ["a", "b", "c"]
 
 
-def test_releasing_what_is_not_kept_changes_nothing(storage: Storage) -> None:
+def test_release_without_a_checkpoint_does_nothing(storage: Storage) -> None:
     retention = Retention(storage)
     retention.keep(Owner.trial(0), "checkpoints/0/a")
     retention.sweep()

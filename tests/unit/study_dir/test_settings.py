@@ -25,7 +25,7 @@ def config(**changes: object) -> StudyConfig:
 
 
 def kept(study: StudyConfig, folder: Path) -> Settings:
-    """Written by one process and read by another."""
+    """Write settings, and read them back."""
     storage = Storage(folder)
     Settings.of(study).write(storage)
     found = Settings.load(storage)
@@ -33,13 +33,13 @@ def kept(study: StudyConfig, folder: Path) -> Settings:
     return found
 
 
-def test_what_was_kept_is_the_same_configuration(tmp_path: Path) -> None:
+def test_settings_restore_the_same_configuration(tmp_path: Path) -> None:
     study = config(spark={"spark.executor.memory": "4g"})
     found = kept(study, tmp_path).config_with([], study_dir="studies/digits")
     assert found == study
 
 
-def test_overrides_and_the_place_of_the_directory_count(tmp_path: Path) -> None:
+def test_settings_take_overrides_and_the_new_directory(tmp_path: Path) -> None:
     found = kept(config(), tmp_path).config_with(
         ["budget.seconds=90", "budget.resource=7"], study_dir="moved"
     )
@@ -47,7 +47,7 @@ def test_overrides_and_the_place_of_the_directory_count(tmp_path: Path) -> None:
     assert found.budget.trials == 4
 
 
-def test_credentials_are_not_kept_and_are_asked_for(tmp_path: Path) -> None:
+def test_settings_keep_no_credentials_and_ask_for_them(tmp_path: Path) -> None:
     settings = kept(
         config(mlflow={"tracking_uri": URI}, spark={"spark.ssl.keyPassword": "hunter22"}), tmp_path
     )
@@ -64,23 +64,23 @@ def test_credentials_are_not_kept_and_are_asked_for(tmp_path: Path) -> None:
     assert settings.config_with(given, study_dir="d").mlflow.tracking_uri == URI
 
 
-def test_who_needs_no_credentials_is_not_asked(tmp_path: Path) -> None:
+def test_settings_without_need_for_credentials_do_not_ask(tmp_path: Path) -> None:
     settings = kept(config(mlflow={"tracking_uri": URI}), tmp_path)
     assert settings.config_with([], study_dir="d", needs_credentials=False).name == "digits"
 
 
-def test_an_older_study_has_none(tmp_path: Path) -> None:
+def test_settings_of_an_older_study_are_none(tmp_path: Path) -> None:
     assert Settings.load(Storage(tmp_path)) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"config": 3, "place": "", "folder": ""}'])
-def test_damage_is_told_with_its_place(text: str, tmp_path: Path) -> None:
+def test_settings_that_are_damaged_are_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(JournalError, match=r"settings.json is damaged"):
         Settings.load(Storage(tmp_path))
 
 
-def test_a_newer_version_is_refused(tmp_path: Path) -> None:
+def test_settings_of_a_newer_version_are_refused(tmp_path: Path) -> None:
     kept(config(), tmp_path)
     record = json.loads((tmp_path / "settings.json").read_text())
     (tmp_path / "settings.json").write_text(json.dumps({**record, "version": 2}))
@@ -88,7 +88,7 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
         Settings.load(Storage(tmp_path))
 
 
-def test_what_others_may_have_written_is_not_run(tmp_path: Path) -> None:
+def test_check_owner_refuses_a_file_that_others_may_write(tmp_path: Path) -> None:
     kept(config(), tmp_path)
     check_owner(Storage(tmp_path))
     (tmp_path / "settings.json").chmod(0o620)

@@ -17,34 +17,34 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return Storage(tmp_path / "study" if request.param == "local" else f"memory://{tmp_path.name}")
 
 
-def test_a_file_is_read_back_and_a_missing_one_is_none(storage: Storage) -> None:
+def test_storage_reads_what_it_wrote_and_none_for_a_missing_file(storage: Storage) -> None:
     storage.write("a/b.bin", b"one")
     storage.write("a/b.bin", b"two")
     assert storage.read("a/b.bin") == b"two"
     assert storage.read("a/none") is None
 
 
-def test_only_the_first_creates_a_file(storage: Storage) -> None:
+def test_storage_creates_a_file_only_once(storage: Storage) -> None:
     assert storage.create("epochs/1", b"first")
     assert not storage.create("epochs/1", b"second")
     assert storage.read("epochs/1") == b"first"
 
 
-def test_names_are_sorted_and_an_absent_folder_is_empty(storage: Storage) -> None:
+def test_storage_lists_sorted_names_and_none_in_a_missing_folder(storage: Storage) -> None:
     storage.write("f/b", b"")
     storage.write("f/a", b"")
     assert storage.names("f") == ["a", "b"]
     assert storage.names("g") == []
 
 
-def test_deleting_what_is_not_there_is_no_error(storage: Storage) -> None:
+def test_storage_deletes_a_missing_file_without_error(storage: Storage) -> None:
     storage.write("x", b"")
     storage.delete("x")
     storage.delete("x")
     assert storage.read("x") is None
 
 
-def test_a_log_keeps_its_lines_in_order(storage: Storage) -> None:
+def test_log_keeps_its_lines_in_order(storage: Storage) -> None:
     log = storage.log("journal/000001")
     for number in range(12):
         log.append(f"line {number}")
@@ -52,7 +52,9 @@ def test_a_log_keeps_its_lines_in_order(storage: Storage) -> None:
     assert storage.log("journal/000001").lines() == [f"line {n}\n".encode() for n in range(12)]
 
 
-def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_keeps_the_old_file_when_a_write_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage = Storage(tmp_path)
     storage.write("a/model", b"old")
 
@@ -67,12 +69,12 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../other", "a/../../b"])
-def test_a_path_never_leaves_the_directory(tmp_path: Path, name: str) -> None:
-    with pytest.raises(StorageError, match="stay inside"):
+def test_storage_refuses_paths_outside_the_directory(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StorageError, match="inside the study directory"):
         Storage(tmp_path).write(name, b"")
 
 
-def test_a_relative_directory_is_the_same_in_another_working_directory(
+def test_storage_with_a_relative_path_ignores_a_later_chdir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -83,10 +85,10 @@ def test_a_relative_directory_is_the_same_in_another_working_directory(
 
 
 @pytest.mark.parametrize("name", ["", ".", "a//b", "a/./b", "a\0b", "a\nb", 7, None, ["a"]])
-def test_what_is_no_plain_path_is_refused(storage: Storage, name: Any) -> None:
-    """Names come from journals too, which somebody else may have written."""
+def test_storage_refuses_invalid_paths(storage: Storage, name: Any) -> None:
+    """Names also come from journals, which another user may have written."""
     for use in (storage.read, storage.delete, storage.names):
-        with pytest.raises(StorageError, match="relative and stay inside"):
+        with pytest.raises(StorageError, match="relative path inside"):
             use(name)
 
 
@@ -101,7 +103,7 @@ class TestLocalDirectory:
         (tmp_path / "elsewhere" / "file").write_bytes(b"theirs")
         return tmp_path / "elsewhere"
 
-    def test_what_is_made_is_its_owners_alone(self, storage: Storage, tmp_path: Path) -> None:
+    def test_files_are_accessible_by_their_owner_only(self, storage: Storage, tmp_path: Path) -> None:
         before = os.umask(0)
         try:
             storage.write("checkpoints/trial-000001/a.pt", b"")
@@ -131,7 +133,7 @@ class TestLocalDirectory:
             lambda storage: storage.write("folder/below/file", b"ours"),
         ],
     )
-    def test_a_link_in_place_of_a_folder_is_refused(
+    def test_linked_folder_is_refused(
         self, storage: Storage, elsewhere: Path, use: Callable[[Storage], object]
     ) -> None:
         storage.write("study.json", b"{}")
@@ -149,7 +151,7 @@ class TestLocalDirectory:
             lambda storage: storage.locked("folder/link").__enter__(),
         ],
     )
-    def test_a_link_in_place_of_a_file_is_refused(
+    def test_linked_file_is_refused(
         self, storage: Storage, elsewhere: Path, use: Callable[[Storage], object]
     ) -> None:
         storage.write("folder/file", b"ours")
@@ -159,7 +161,7 @@ class TestLocalDirectory:
             use(storage)
         assert (elsewhere / "file").read_bytes() == b"theirs"
 
-    def test_what_is_written_or_deleted_replaces_a_link_and_not_its_target(
+    def test_write_and_delete_replace_a_link_and_not_its_target(
         self, storage: Storage, elsewhere: Path
     ) -> None:
         storage.write("folder/file", b"ours")
@@ -172,13 +174,13 @@ class TestLocalDirectory:
         assert storage.names("folder") == ["a", "file"]
         assert storage.read("folder/a") == b"ours"
 
-    def test_a_pipe_keeps_nobody_waiting(self, storage: Storage) -> None:
+    def test_pipe_is_refused_without_waiting(self, storage: Storage) -> None:
         storage.write("folder/file", b"")
         os.mkfifo(storage.path("folder/pipe"))
-        with pytest.raises(StorageError, match="is no plain file"):
+        with pytest.raises(StorageError, match="regular file"):
             storage.read("folder/pipe")
 
-    def test_the_directory_itself_may_be_reached_through_a_link(self, tmp_path: Path) -> None:
+    def test_study_directory_itself_may_be_a_link(self, tmp_path: Path) -> None:
         (tmp_path / "disk").mkdir()
         (tmp_path / "study").symlink_to(tmp_path / "disk")
         storage = Storage(tmp_path / "study")
@@ -186,7 +188,7 @@ class TestLocalDirectory:
         assert (tmp_path / "disk/a/b").read_bytes() == b"1"
         assert storage.names("a") == ["b"]
 
-    def test_no_descriptor_is_left_open(self, storage: Storage, elsewhere: Path) -> None:
+    def test_storage_closes_its_descriptors(self, storage: Storage, elsewhere: Path) -> None:
         storage.write("folder/file", b"")
         Path(storage.path("link")).symlink_to(elsewhere)
         before = len(os.listdir("/proc/self/fd"))
