@@ -1,7 +1,7 @@
-"""What trials leave running when they are killed: the parent of Spark's Python workers makes an end of it.
+"""Kills processes that outlive the Spark worker that started them. Runs in PySpark's daemon.
 
-A cancelled rank is killed where it stands, so nothing of its own can clean up. Linux gives what it has
-started to the nearest ancestor that asks for it: the daemon.
+Spark kills the Python worker of a cancelled rank, so the rank cannot stop its own children, for instance data
+loaders. Linux makes them children of the nearest ancestor that is a subreaper; that is the daemon.
 """
 
 from __future__ import annotations
@@ -15,52 +15,52 @@ from typing import Any
 
 import psutil
 
-_MARK = "SPARK_HPO_WORKER"  # in the environment of what a worker starts: whose it is
+_MARK = "SPARK_HPO_WORKER"  # environment variable of the processes that a worker starts: its pid
 _PR_SET_CHILD_SUBREAPER = 36
-_GENERATIONS = 10  # what an orphan has started becomes one when it ends
+_GENERATIONS = 10  # the children of a killed orphan become orphans
 
 _workers: set[int] = set()
 
 
 def adopt(daemon: Any) -> None:
-    """Have PySpark's daemon, in this process, end the orphans of each of its workers that ends."""
+    """Make PySpark's daemon, in this process, kill the orphans of each worker that has ended."""
     try:
         refused = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    except (OSError, AttributeError):  # no Linux: init gets them
+    except (OSError, AttributeError):  # not Linux: init adopts orphans
         return
     if refused:
         return
-    os.fork = _noting(os.fork)
-    # Its loop comes by here once a second, and whenever something happens.
+    os.fork = _record_pids_of(os.fork)
+    # The daemon's loop calls it once a second, and for every event.
     daemon.select = _Select()
 
 
 def mark() -> None:
-    """In a worker: what it starts is its own."""
+    """Mark the processes that this worker starts from now on."""
     os.environ[_MARK] = str(os.getpid())
 
 
-def _noting(fork: Callable[[], int]) -> Callable[[], int]:
-    def noting() -> int:
+def _record_pids_of(fork: Callable[[], int]) -> Callable[[], int]:
+    def recording() -> int:
         pid = fork()
         if pid:
             _workers.add(pid)
         else:
-            os.fork = fork  # the worker's own children are its own affair
+            os.fork = fork  # only the daemon records its children
         return pid
 
-    return noting
+    return recording
 
 
 class _Select:
-    """The module `select`, whose waits (poll, in newer Sparks) are followed by a look for orphans."""
+    """Replaces the module `select`. Looks for orphans after each wait (`poll` in newer versions of Spark)."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(select, name)
 
     def select(self, *arguments: Any) -> Any:
         ready = select.select(*arguments)
-        _sweep()
+        _kill_orphans()
         return ready
 
     def poll(self) -> _Poll:
@@ -76,20 +76,20 @@ class _Poll:
 
     def poll(self, *arguments: Any) -> Any:
         ready = self._poll.poll(*arguments)
-        _sweep()
+        _kill_orphans()
         return ready
 
 
-def _sweep() -> None:
+def _kill_orphans() -> None:
     ended = {pid for pid in _workers if not psutil.pid_exists(pid)}
     if ended:
         _workers.difference_update(ended)
         for _ in range(_GENERATIONS):
-            if not _end_orphans():
+            if not _kill_one_generation():
                 break
 
 
-def _end_orphans() -> bool:
+def _kill_one_generation() -> bool:
     found = False
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error, ValueError):

@@ -1,4 +1,4 @@
-"""spark-submit is told to end: its JVM, which gets Ctrl-C and SIGTERM first, waits for the driver."""
+"""Makes the JVM of spark-submit, which receives Ctrl-C and SIGTERM too, wait for the driver to finish."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from py4j.protocol import Py4JError
 
 logger = logging.getLogger(__name__)
 
-_FIRST, _SECOND = 101, 100  # priorities; Spark's own hooks, which stop the executors, have 40 and 50
+_FIRST, _SECOND = 101, 100  # priorities; Spark's own hooks, which stop executors, have 40 and 50
 
 
 class ShutdownHold:
-    """While it is entered, the JVM's end is told to `notice`, and put off until the driver is done.
+    """A context in which a JVM that exits calls `notice`, and waits until the context ends.
 
-    Two pipes and two of the JVM's own shutdown hooks: the first writes into one, the second reads the other
-    to its end, which comes when the driver closes it or dies. No port is opened for it.
+    It uses two pipes and two shutdown hooks of the JVM, and no port. The first hook writes into one pipe,
+    which the driver listens to. The second hook reads the other pipe to its end, which comes when the driver
+    closes the pipe or dies.
     """
 
     def __init__(self, jvm: Any, notice: Callable[[], None], *, limit_s: float) -> None:
         """
         Args:
-            limit_s: for which the JVM waits at most.
+            limit_s: the longest time that the JVM waits.
         """
         self._jvm = jvm
         self._notice = notice
@@ -40,16 +41,16 @@ class ShutdownHold:
 
     def __enter__(self) -> ShutdownHold:
         folder = tempfile.mkdtemp(prefix="spark_hpo-")
-        paths = [f"{folder}/{name}" for name in ("told", "held")]
+        paths = [f"{folder}/{name}" for name in ("notice", "hold")]
         for path in paths:
             os.mkfifo(path, 0o600)
-        # For both directions: so that neither side's opening waits for the other's.
-        self._told, self._held = (os.open(path, os.O_RDWR) for path in paths)
+        # Open both for reading and writing, so that neither side waits for the other to open.
+        self._notice_pipe, self._hold_pipe = (os.open(path, os.O_RDWR) for path in paths)
         try:
             self._install(*paths)
-        except (Py4JError, TypeError) as exc:  # another Spark may call these by other names
-            logger.info("spark-submit will not wait for trials to save when it is told to end: %s", exc)
-        shutil.rmtree(folder, ignore_errors=True)  # both sides have them open: nothing is left by a kill -9
+        except (Py4JError, TypeError) as exc:  # these names are internal to Spark
+            logger.info("on exit, spark-submit will not wait for trials to save their state: %s", exc)
+        shutil.rmtree(folder, ignore_errors=True)  # both sides have opened them, so kill -9 leaves no files
         self._thread = Thread(target=self._listen, name="spark_hpo-shutdown", daemon=True)
         self._thread.start()
         return self
@@ -58,26 +59,26 @@ class ShutdownHold:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._is_ending:
-            atexit.register(self._release)  # what is yet to be printed goes through the JVM
+            atexit.register(self._release)  # output that is still to come passes through the JVM
         else:
             self._release()
 
-    def _install(self, told: str, held: str) -> None:
+    def _install(self, notice: str, hold: str) -> None:
         jvm = self._jvm
         copy, seconds = jvm.org.apache.spark.util.RedirectThread, jvm.java.util.concurrent.TimeUnit.SECONDS
-        tells = copy(
-            jvm.java.io.ByteArrayInputStream(b"x"), jvm.java.io.FileOutputStream(told), "spark_hpo", False
+        notify = copy(
+            jvm.java.io.ByteArrayInputStream(b"x"), jvm.java.io.FileOutputStream(notice), "spark_hpo", False
         )
-        waits = copy(
-            jvm.java.io.FileInputStream(held), jvm.java.io.ByteArrayOutputStream(), "spark_hpo", False
+        wait = copy(
+            jvm.java.io.FileInputStream(hold), jvm.java.io.ByteArrayOutputStream(), "spark_hpo", False
         )
         manager = jvm.org.apache.hadoop.util.ShutdownHookManager.get()
-        for hook, priority in ((tells, _FIRST), (waits, _SECOND)):
+        for hook, priority in ((notify, _FIRST), (wait, _SECOND)):
             manager.addShutdownHook(hook, priority, int(self._limit_s) + 1, seconds)
             self._hooks.append(hook)
 
     def _listen(self) -> None:
-        if os.read(self._told, 1) == b"x" and not self._is_released:
+        if os.read(self._notice_pipe, 1) == b"x" and not self._is_released:
             self._is_ending = True
             self._notice()
 
@@ -87,9 +88,9 @@ class ShutdownHold:
             manager = self._jvm.org.apache.hadoop.util.ShutdownHookManager.get()
             for hook in self._hooks:
                 manager.removeShutdownHook(hook)
-        except Exception:  # a JVM that is ending, or has ended: its hooks end with the pipe
-            logger.debug("the shutdown hooks are not removed", exc_info=True)
-        os.write(self._told, b".")
+        except Exception:  # the JVM is exiting: its hooks end with the pipe
+            logger.debug("could not remove the shutdown hooks", exc_info=True)
+        os.write(self._notice_pipe, b".")
         self._thread.join()
-        os.close(self._told)
-        os.close(self._held)
+        os.close(self._notice_pipe)
+        os.close(self._hold_pipe)

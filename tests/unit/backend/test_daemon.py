@@ -23,6 +23,6 @@ def test_drop_zip_importers_leaves_zip_files_importable(
     monkeypatch.syspath_prepend(archive)
     importlib.import_module("spark_hpo_early")
     assert isinstance(sys.path_importer_cache[str(archive)], zipimport.zipimporter)
-    daemon._forget_zips()
+    daemon._drop_zip_importers()
     assert not any(isinstance(one, zipimport.zipimporter) for one in sys.path_importer_cache.values())
     assert importlib.import_module("spark_hpo_late").value == 3
