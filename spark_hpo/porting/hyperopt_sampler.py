@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from spark_hpo.errors import ConfigError, SpaceError
+from spark_hpo.search.pareto import Losses
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.trial import Params
 
@@ -81,13 +82,7 @@ class HyperoptSampler(Sampler):
         self._params[trial_id] = params
 
     def tell(
-        self,
-        trial_id: int,
-        *,
-        resource: int,
-        loss: float,
-        others: tuple[float, ...] = (),
-        violation: float = 0.0,
+        self, trial_id: int, *, resource: int, loss: float, others: Losses = (), violation: float = 0.0
     ) -> None:
         """Record the loss of a trial; infinite or NaN for a failed one."""
         assert trial_id in self._params, f"trial {trial_id} has not been started"

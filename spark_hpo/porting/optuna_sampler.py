@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spark_hpo.search.pareto import Losses
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.trial import Params
 
@@ -80,13 +81,7 @@ class OptunaDefineByRunSampler(Sampler):
         self._resolved[trial_id] = params, notes
 
     def tell(
-        self,
-        trial_id: int,
-        *,
-        resource: int,
-        loss: float,
-        others: tuple[float, ...] = (),
-        violation: float = 0.0,
+        self, trial_id: int, *, resource: int, loss: float, others: Losses = (), violation: float = 0.0
     ) -> None:
         """Record that a trial has ended, with the values in the notes of `resolve_params`."""
         self._forget_asked()

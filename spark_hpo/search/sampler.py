@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from spark_hpo.trial import Params
 
 if TYPE_CHECKING:
+    from spark_hpo.search.pareto import Losses
     from spark_hpo.search.samplers.transfer import Knowledge
 
 
@@ -54,13 +55,7 @@ class Sampler(Protocol):
         ...
 
     def tell(
-        self,
-        trial_id: int,
-        *,
-        resource: int,
-        loss: float,
-        others: tuple[float, ...] = (),
-        violation: float = 0.0,
+        self, trial_id: int, *, resource: int, loss: float, others: Losses = (), violation: float = 0.0
     ) -> None:
         """Learn the losses of a trial, all to be minimised.
 

@@ -110,7 +110,6 @@ class BanditExplorer(Explorer):
         self._known: deque[tuple[_Segment, _Improvement]] = deque(maxlen=max_segments)
 
     def explore(self, slot: Slot, parent: Params) -> Params:
-        """Return the parameters of a child. Does not change what was learned."""
         perturbed = self._perturbation.explore(slot, parent)
         if not self._numbers or len(self._known) < self.num_startup_segments:
             return perturbed
@@ -126,14 +125,12 @@ class BanditExplorer(Explorer):
         return perturbed
 
     def start(self, slot: Slot, params: Params) -> None:
-        """Note that a slot runs with these parameters. It is in flight until `tell`."""
         source = slot.trial_id if slot.parent is None else slot.parent
         self._in_flight[slot.trial_id] = _Segment(
             self._positions(params), slot.resource_to, self._scores.get(source, NO_SCORE)
         )
 
     def tell(self, slot: Slot, loss: float, *, violation: float = 0.0) -> None:
-        """Learn the loss at the end of a slot; infinite or NaN for a failed trial."""
         segment = self._in_flight.pop(slot.trial_id)
         score = self._scores[slot.trial_id] = Score.of(loss, violation)
         if not score.is_finite:

@@ -53,10 +53,6 @@ class PerturbationExplorer(Explorer):
         self.mutable = mutable_axes(self._axes, parameters)
 
     def explore(self, slot: Slot, parent: Params) -> Params:
-        """Return the parameters of a child. They depend only on the seed, its id and the parent's parameters.
-
-        If 20 children violate a constraint of the space, the child gets the parent's parameters.
-        """
         rng = np.random.default_rng((self.seed, slot.trial_id))
         old = self.space.flatten(parent)
         for _ in range(_TRIES):

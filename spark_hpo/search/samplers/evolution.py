@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spark_hpo.objective import Score
+from spark_hpo.search.pareto import Losses
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.settings import require_integer, require_number
 from spark_hpo.search.space import Space
@@ -51,7 +52,6 @@ class _PopulationSampler(Sampler, ABC):
         self._levels: dict[int, _Subpopulation] = {}
 
     def ask(self, trial_id: int) -> Params:
-        """Propose parameters for a new trial. Does not change what was learned."""
         rng = np.random.default_rng((self.seed, trial_id))
         levels = sorted((r for r, level in self._levels.items() if level.best), reverse=True)
         parents = self._parents(levels)
@@ -61,11 +61,6 @@ class _PopulationSampler(Sampler, ABC):
         return self._axes.params(self._axes.from_unit(unit))
 
     def start(self, trial_id: int, params: Params) -> None:
-        """Note that a trial runs with these parameters.
-
-        Raises:
-            SpaceError: the parameters do not fit the space.
-        """
         member = trial_id % self.population_size
         self._rows[trial_id] = self._axes.row(params)
         if member in self._last:
@@ -73,15 +68,8 @@ class _PopulationSampler(Sampler, ABC):
         self._last[member] = trial_id
 
     def tell(
-        self,
-        trial_id: int,
-        *,
-        resource: int,
-        loss: float,
-        others: tuple[float, ...] = (),
-        violation: float = 0.0,
+        self, trial_id: int, *, resource: int, loss: float, others: Losses = (), violation: float = 0.0
     ) -> None:
-        """Learn the loss of a trial at a resource; a failed one never becomes its member's best."""
         member = trial_id % self.population_size
         score = Score.of(loss, violation)
         if score.is_finite:

@@ -58,19 +58,10 @@ class GridSampler(Sampler):
         return self._point(self._next)
 
     def start(self, trial_id: int, params: Params) -> None:
-        """Mark a point as started. Parameters that are not on the grid change nothing."""
         self._started.add(_name(params))
         self._skip()
 
-    def tell(
-        self,
-        trial_id: int,
-        *,
-        resource: int,
-        loss: float,
-        others: tuple[float, ...] = (),
-        violation: float = 0.0,
-    ) -> None:
+    def tell(self, trial_id: int, **_: object) -> None:
         """Ignored."""
 
     def _skip(self) -> None:

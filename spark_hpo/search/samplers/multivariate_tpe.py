@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from spark_hpo.search.agreement import rank_agreement
-from spark_hpo.search.pareto import best_points
+from spark_hpo.search.pareto import Losses, best_points
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.history import History
 from spark_hpo.search.samplers.parzen import Bandwidth, ParzenEstimator
@@ -107,12 +107,10 @@ class MultivariateTpeSampler(Sampler):
         self._tried: set[bytes] = set()
 
     def learn_from(self, knowledge: Knowledge) -> None:
-        """Use the results of earlier studies as a discounted prior. Call this before the first trial."""
         assert not self._number, "the study has begun"
         self._knowledge = knowledge
 
     def ask(self, trial_id: int) -> Params:
-        """Propose parameters for a new trial. Does not change what was learned."""
         rng = np.random.default_rng((self.seed, trial_id))
         level = self.level
         if not len(self._axes) or (level is None and not len(self._knowledge.good)):
@@ -136,11 +134,6 @@ class MultivariateTpeSampler(Sampler):
         return self._untried(rng)
 
     def start(self, trial_id: int, params: Params) -> None:
-        """Note that a trial runs with these parameters. It is in flight until `tell`.
-
-        Raises:
-            SpaceError: the parameters do not fit the space.
-        """
         row = self._axes.row(params)
         number = self._number[trial_id] = len(self._number)
         if number == len(self._rows):
@@ -150,15 +143,8 @@ class MultivariateTpeSampler(Sampler):
         self._history.start(trial_id)
 
     def tell(
-        self,
-        trial_id: int,
-        *,
-        resource: int,
-        loss: float,
-        others: tuple[float, ...] = (),
-        violation: float = 0.0,
+        self, trial_id: int, *, resource: int, loss: float, others: Losses = (), violation: float = 0.0
     ) -> None:
-        """Learn the losses of a trial at a resource; infinite or NaN for a failed trial."""
         assert trial_id in self._number, f"trial {trial_id} reported before it was started"
         self._history.tell(trial_id, resource, loss, others, violation)
 

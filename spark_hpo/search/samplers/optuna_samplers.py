@@ -77,33 +77,20 @@ class OptunaSampler(Sampler, ABC):
         self._study = self._new_study()
 
     def ask(self, trial_id: int) -> Params:
-        """Propose parameters for a new trial. Does not change what was learned."""
         if self._asked is None or self._asked.trial_id != trial_id:
             self._forget_asked()
             self._asked = self._ask_optuna(trial_id)
         return self._axes.params(self._asked.row)
 
     def start(self, trial_id: int, params: Params) -> None:
-        """Note that a trial runs with these parameters. It is in flight until `tell`.
-
-        Raises:
-            SpaceError: the parameters do not fit the space.
-        """
         self._rows[trial_id] = self._axes.row(params)
         self._history.start(trial_id)
         self._start(trial_id)
         self._events.append((trial_id, None))
 
     def tell(
-        self,
-        trial_id: int,
-        *,
-        resource: int,
-        loss: float,
-        others: tuple[float, ...] = (),
-        violation: float = 0.0,
+        self, trial_id: int, *, resource: int, loss: float, others: Losses = (), violation: float = 0.0
     ) -> None:
-        """Learn the losses of a trial at a resource; infinite or NaN for a failed trial."""
         assert trial_id in self._rows, f"trial {trial_id} reported before it was started"
         self._forget_asked()
         losses = (loss, *others)[: self.num_objectives]

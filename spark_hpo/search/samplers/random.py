@@ -20,19 +20,10 @@ class RandomSampler(Sampler):
         self.seed = seed
 
     def ask(self, trial_id: int) -> Params:
-        """Draw parameters for a new trial."""
         return self.space.sample(np.random.default_rng((self.seed, trial_id)))
 
     def start(self, trial_id: int, params: Params) -> None:
         """Ignored."""
 
-    def tell(
-        self,
-        trial_id: int,
-        *,
-        resource: int,
-        loss: float,
-        others: tuple[float, ...] = (),
-        violation: float = 0.0,
-    ) -> None:
+    def tell(self, trial_id: int, **_: object) -> None:
         """Ignored."""

@@ -31,7 +31,6 @@ class SobolSampler(Sampler):
         self._points: Array = np.empty((0, len(self._axes)))
 
     def ask(self, trial_id: int) -> Params:
-        """Propose the point of the sequence that belongs to a new trial."""
         if trial_id >= len(self._points) and len(self._axes):
             self._points = self._sequence(trial_id // _BLOCK + 1)
         uniform = self._points[trial_id] if len(self._axes) else np.empty(0)
@@ -40,15 +39,7 @@ class SobolSampler(Sampler):
     def start(self, trial_id: int, params: Params) -> None:
         """Ignored."""
 
-    def tell(
-        self,
-        trial_id: int,
-        *,
-        resource: int,
-        loss: float,
-        others: tuple[float, ...] = (),
-        violation: float = 0.0,
-    ) -> None:
+    def tell(self, trial_id: int, **_: object) -> None:
         """Ignored."""
 
     def _sequence(self, num_blocks: int) -> Array:

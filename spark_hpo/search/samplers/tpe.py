@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from spark_hpo.objective import Score
+from spark_hpo.search.pareto import Losses
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.settings import require_integer
 from spark_hpo.search.space import Dimension, Key, Point, Space
@@ -64,7 +65,6 @@ class TpeSampler(Sampler):
         self._failed: set[int] = set()
 
     def ask(self, trial_id: int) -> Params:
-        """Propose parameters for a new trial. Does not change what was learned."""
         rng = np.random.default_rng((self.seed, trial_id))
         level = self.level
         if level is None:
@@ -74,24 +74,12 @@ class TpeSampler(Sampler):
         return self.space.unflatten(self._estimator.propose(points, good, rng, self.num_candidates))
 
     def start(self, trial_id: int, params: Params) -> None:
-        """Note that a trial runs with these parameters. It is in flight until `tell`.
-
-        Raises:
-            SpaceError: the parameters do not fit the space.
-        """
         self._points[trial_id] = self._estimator.latents(self.space.flatten(params))
         self._in_flight.add(trial_id)
 
     def tell(
-        self,
-        trial_id: int,
-        *,
-        resource: int,
-        loss: float,
-        others: tuple[float, ...] = (),
-        violation: float = 0.0,
+        self, trial_id: int, *, resource: int, loss: float, others: Losses = (), violation: float = 0.0
     ) -> None:
-        """Learn the loss of a trial at a resource; infinite or NaN for a failed trial."""
         assert trial_id in self._points, f"trial {trial_id} reported before it was started"
         self._in_flight.discard(trial_id)
         score = Score.of(loss, violation)

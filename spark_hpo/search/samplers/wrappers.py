@@ -66,7 +66,6 @@ class EnqueuedSampler(WrappedSampler):
         self.enqueued = tuple(enqueued)
 
     def ask(self, trial_id: int) -> Params:
-        """Propose parameters. Does not change what the sampler has learned."""
         return self.enqueued[trial_id] if trial_id < len(self.enqueued) else self.sampler.ask(trial_id)
 
 
@@ -85,11 +84,6 @@ class ConstrainedSampler(WrappedSampler):
         self.seed = seed
 
     def ask(self, trial_id: int) -> Params:
-        """Propose parameters. Does not change what the sampler has learned.
-
-        Raises:
-            SpaceError: no draw of the space meets the constraints.
-        """
         proposal = self.sampler.ask(trial_id)
         if self.space.allows(proposal):
             return proposal

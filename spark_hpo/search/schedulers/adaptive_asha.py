@@ -211,7 +211,6 @@ class AdaptiveAshaScheduler(Scheduler):
         self._out: list[int] = []  # trials that are out since it closed itself, returned with the next report
 
     def next_slot(self) -> Slot | None:
-        """Open the next slot: a promotion if there is one, else a new trial at the entry."""
         if slot := self.controls.promote() or self.bracket.promote():
             return slot
         if self._closed:
@@ -223,7 +222,6 @@ class AdaptiveAshaScheduler(Scheduler):
         return slot
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
-        """Take the loss of a slot. Returns the trials that are out now, in ascending order."""
         out, self._out = self._out, []
         if slot.bracket == self.bracket.number:
             out += self.bracket.report(slot, Score.of(loss, violation))
@@ -234,12 +232,10 @@ class AdaptiveAshaScheduler(Scheduler):
         return sorted(out)
 
     def close(self) -> list[int]:
-        """Open no new trials from now on. Returns the trials that are out now."""
         self._closed = True
         return sorted(self.bracket.close())
 
     def is_done(self) -> bool:
-        """Whether no slot is open and none will ever open again."""
         return self._closed and self.bracket.is_done and self.controls.is_done
 
     @property

@@ -207,7 +207,6 @@ class AsyncHyperbandScheduler(Scheduler):
         self._out: list[int] = []  # trials that are out since it closed itself, returned with the next report
 
     def next_slot(self) -> Slot | None:
-        """Open the next slot: a promotion if there is one, else a new trial."""
         for bracket in self.brackets:
             if slot := bracket.promote():
                 return slot
@@ -220,18 +219,15 @@ class AsyncHyperbandScheduler(Scheduler):
         return slot
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
-        """Take the loss of a slot. Returns the trials that are out now, in ascending order."""
         out = [*self._out, *self.brackets[slot.bracket].report(slot, Score.of(loss, violation))]
         self._out = []
         return sorted(out)
 
     def close(self) -> list[int]:
-        """Open no new trials from now on. Returns the trials that are out now."""
         self._closed = True
         return sorted(trial_id for bracket in self.brackets for trial_id in bracket.close())
 
     def is_done(self) -> bool:
-        """Whether no slot is open and none will ever open again."""
         return all(bracket.is_done for bracket in self.brackets)
 
     def _bracket_for_new_trial(self) -> AsyncBracket:

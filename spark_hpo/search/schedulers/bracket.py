@@ -151,7 +151,6 @@ class BracketScheduler(Scheduler):
         self._closed = False
 
     def next_slot(self) -> Slot | None:
-        """Open the next slot; None if closed and waiting for reports, or done."""
         for bracket in self._open.values():
             if slot := self._slot_of(bracket):
                 return slot
@@ -159,20 +158,17 @@ class BracketScheduler(Scheduler):
         return None if opened is None else self._slot_of(opened)
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
-        """Take the loss of a slot. Returns the trials that are out now, in ascending order."""
         out = self._open[slot.bracket].report(slot, Score.of(loss, violation))
         self._forget_done()
         return out
 
     def close(self) -> list[int]:
-        """Open no new trials from now on. Returns the trials that are out now."""
         self._closed = True
         out = [trial_id for bracket in self._open.values() for trial_id in bracket.close()]
         self._forget_done()
         return sorted(out)
 
     def is_done(self) -> bool:
-        """Whether no slot is open and none will ever open again."""
         return self._closed and not self._open
 
     def _slot_of(self, bracket: Bracket) -> Slot | None:

@@ -58,7 +58,6 @@ class MedianStoppingScheduler(Scheduler):
         self._closed = False
 
     def next_slot(self) -> Slot | None:
-        """Open the next slot: for a trial that continues, else for a new one."""
         if self._ready:
             trial_id, step = self._ready.pop(0)
         elif self._closed:
@@ -77,7 +76,6 @@ class MedianStoppingScheduler(Scheduler):
         )
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
-        """Take the loss of a slot. Returns the trial if it is out."""
         self._running -= 1
         scores = self._scores.pop(slot.trial_id, [])
         score = Score.of(loss, violation)
@@ -101,7 +99,6 @@ class MedianStoppingScheduler(Scheduler):
         return []
 
     def is_done(self) -> bool:
-        """Whether no slot is open and none will ever open again."""
         return self._closed and not self._ready and not self._running
 
 

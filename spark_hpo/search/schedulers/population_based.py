@@ -80,10 +80,7 @@ class PopulationBasedScheduler(Scheduler):
         self._closed = False
 
     def next_slot(self) -> Slot | None:
-        """Open the next slot: for a child or a new member, else for a member that continues.
-
-        The population is filled up first, so that members stay in step even with few slots.
-        """
+        # The population is filled up first, so that members stay in step even with few slots.
         if self._closed or len(self._members) >= self.population_size:
             if not self._ready:
                 return None
@@ -103,7 +100,6 @@ class PopulationBasedScheduler(Scheduler):
         return self._open(trial_id, ahead.step + 1, ahead.resource, parent)
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
-        """Take the loss of a slot. Returns the trial if it is out."""
         trial_id = slot.trial_id
         self._running.remove(trial_id)
         member = self._members[trial_id]
@@ -131,7 +127,6 @@ class PopulationBasedScheduler(Scheduler):
         return []
 
     def is_done(self) -> bool:
-        """Whether no slot is open and none will ever open again."""
         return self._closed and not self._ready and not self._running
 
     def _open(self, trial_id: int, step: int, resource: int, parent: int | None) -> Slot:
