@@ -109,7 +109,7 @@ def tune(
             the one that runs, or a new one, which then stays for the next call.
         callbacks: are told on the driver what happens.
         settings: further sections of a study file, such as `training={"batch_size": 64}`,
-            `search={"first": [...]}`, `stopping={"target": 0.99}`, `mlflow={"tracking_uri": ...}`,
+            `search={"enqueue": [...]}`, `stopping={"target": 0.99}`, `mlflow={"tracking_uri": ...}`,
             `backend="inline"`. Without a tracking URI it is the one that MLflow has been told, or an SQLite
             file beside the study.
 

@@ -202,7 +202,7 @@ class SearchConfig(Section):
     """Epochs or parts at the lowest rung. Default: the scheduler's."""
     reduction_factor: Annotated[int, Field(ge=2)] | None = None
     """Eta: one in this many trials is promoted to the next rung. Default: the scheduler's."""
-    first: Annotated[tuple[dict[str, Any], ...], FromList] = ()
+    enqueue: Annotated[tuple[dict[str, Any], ...], FromList] = ()
     """Configurations to run before all others, such as the one that you use today."""
     constraints: Annotated[tuple[str, ...], FromList] = ()
     """Conditions between parameters: `["hidden_2 <= hidden_1"]`. Proposals that violate one are replaced."""
@@ -221,6 +221,14 @@ class SearchConfig(Section):
     def amount(self, resource: int) -> str:
         """Return a resource with its unit: `1 epoch`, `27 parts`."""
         return f"{resource:,} {self.unit.removesuffix('s') if resource == 1 else self.unit}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_name(cls, record: Any) -> Any:
+        """Accept `first`, the name of `enqueue` in earlier versions."""
+        if isinstance(record, Mapping) and "first" in record and "enqueue" not in record:
+            return {"enqueue" if key == "first" else key: value for key, value in record.items()}
+        return record
 
     @property
     def parts(self) -> int:

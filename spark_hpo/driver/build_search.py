@@ -73,7 +73,7 @@ def _build_search(
         search.sampler or method.sampler,
         space,
         config.seed,
-        enqueue=search.first,
+        enqueue=search.enqueue,
         knowledge=knowledge,
         num_objectives=len(config.objective.build().metrics),
         **{**sampler_settings, **search.sampler_settings},

@@ -46,8 +46,8 @@ class Answer:
     first: Baseline | None  # the first trial; None: there is none, or it is the default
     default: (
         Baseline | None
-    )  # search.first[0], the present configuration; None: there is none, or it has not run
-    has_default: bool  # True: search.first is set
+    )  # search.enqueue[0], the present configuration; None: there is none, or it has not run
+    has_default: bool  # True: search.enqueue is set
     constant: ConstantAnswer | None  # None: not known
     front: tuple[Trial, ...]  # with several objectives
     warnings: tuple[str, ...]  # what to know before using the best trial, one sentence or two each
@@ -69,7 +69,7 @@ def answer_of(record: StudyRecord) -> Answer:
         test=None if tested is None else dict(tested.metrics),
         first=None if first is default else _baseline(record, first, best),
         default=_baseline(record, default, best),
-        has_default=bool(record.search.first),
+        has_default=bool(record.search.enqueue),
         constant=record.constant,
         front=tuple(pareto_front(record.trials.values(), record.objective)),
         warnings=() if best is None else tuple(_warnings(record, best)),
@@ -122,11 +122,11 @@ def _peak(record: StudyRecord, best: Trial) -> Peak | None:
 
 
 def _default(record: StudyRecord) -> Trial | None:
-    """Return the trial that ran the first configuration of `search.first`."""
-    if not record.search.first:
+    """Return the trial that ran the first configuration of `search.enqueue`."""
+    if not record.search.enqueue:
         return None
     try:
-        params = record.space.validate(record.search.first[0])
+        params = record.space.validate(record.search.enqueue[0])
     except SpaceError:
         return None
     trials = sorted(record.trials.values(), key=lambda trial: trial.trial_id)

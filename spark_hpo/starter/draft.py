@@ -112,7 +112,7 @@ def _lines(
     yield "  method: default  # docs/methods.md: which one when"
     for i, (key, value) in enumerate(choices.search.items()):
         yield f"  {key}: {_flow(value)}" + (f"  # {choices.search_reason}" if i == 0 else "")
-    yield "  first:  # tried before all others: put in what you run today"
+    yield "  enqueue:  # tried before all others: put in what you run today"
     yield f"    - {_flow(choices.first)}"
     yield ""
     yield f"budget: {{trials: {choices.trials}, seconds: {choices.seconds}}}  # whichever comes first"

@@ -44,6 +44,8 @@ _FREE = (
     "training.checkpoint_every",
 )
 
+_RENAMED = {"search.first": "search.enqueue"}  # since earlier versions
+
 # Settings that may change too, but whose first value a replay of the journal needs.
 _FIRST_VALUES = ("budget.trials",)
 
@@ -128,6 +130,7 @@ class Definition:
             ConfigError: settings have changed; one error for each.
         """
         before, now = _settings(_frozen(self.config)), _settings(_frozen(config))
+        before = {_RENAMED.get(key, key): value for key, value in before.items()}
         before = {**{key: value for key, value in (defaults or {}).items() if key in now}, **before}
         for key in _FIRST_VALUES:
             before.pop(key, None)

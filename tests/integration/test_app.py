@@ -117,7 +117,7 @@ def test_what_runs_today_runs_first_and_constraints_hold(folder: Path) -> None:
         clusters_study(
             folder,
             space={"learning_rate": 0.05, "first": width, "second": width},
-            search={"max_resource": 3, "first": [today], "constraints": ["second <= first"]},
+            search={"max_resource": 3, "enqueue": [today], "constraints": ["second <= first"]},
             budget={"trials": 12},
         )
     )

@@ -72,7 +72,7 @@ def test_a_study_with_credentials_everywhere_keeps_and_shows_none(tmp_path: Path
         "resources.world_size=1",
         "search.max_resource=1",
         "search.scheduler=full",
-        "search.first=[{learning_rate: 0.01, hidden_units: 3}, {learning_rate: 0.01, hidden_units: 9}]",
+        "search.enqueue=[{learning_rate: 0.01, hidden_units: 3}, {learning_rate: 0.01, hidden_units: 9}]",
         "budget.trials=4",
         f"mlflow.tracking_uri=http://ann:{CANARY}@127.0.0.1:{server}",
         f"spark={{spark.hadoop.fs.s3a.secret.key: {CANARY}, spark.executorEnv.HF_TOKEN: {NAMED}}}",

@@ -197,7 +197,7 @@ def test_spaces_and_tasks_come_in_every_form(
         storage=f"by-{kind}",
         backend="inline",
         objective={"also": {"size": "min"}},
-        search={"first": [{"x": 0.25}]},
+        search={"enqueue": [{"x": 0.25}]},
     )
     assert result.config.name == ("train" if kind == "file" else "lambda")
     assert result.study.trials[0].params == {"x": 0.25}

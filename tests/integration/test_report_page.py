@@ -198,7 +198,7 @@ def test_a_study_that_runs_has_pictures_already(browser: Browser, tmp_path: Path
     storage = write_study(
         tmp_path / "study",
         stop_after=(6, Killed),
-        search={"sampler": "random", "scheduler": "full", "max_resource": 5, "first": [TODAY]},
+        search={"sampler": "random", "scheduler": "full", "max_resource": 5, "enqueue": [TODAY]},
     )
     file = tmp_path / "running.html"
     file.write_text(report_of(Storage(storage.url), is_running=True).html())

@@ -316,3 +316,11 @@ class TestPrepare:
         with pytest.raises(ConfigError) as refused:
             build_config(record, place="test")
         assert refused.value.key == ".".join(filter(None, ("data.prepare", key)))
+
+
+def test_search_accepts_the_old_name_of_enqueue(tmp_path: Path) -> None:
+    config = load(tmp_path, SMALL, "search.first=[{learning_rate: 0.01}]")
+    assert config.search.enqueue == ({"learning_rate": 0.01},)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, SMALL, "search.first=[{learning_rate: 0.01}]", "search.enqueue=[]")
+    assert caught.value.key == "search.first"

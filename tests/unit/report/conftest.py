@@ -27,7 +27,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
         "trials": 40,
         "driver": DRIVER,
         "disturbances": Disturbances(loss_share=0.06, failure_share=0.06, launch_s=2.0, straggler_share=0.1),
-        "search": {"sampler": "tpe", "scheduler": "hyperband", "max_resource": 27, "first": [TODAY]},
+        "search": {"sampler": "tpe", "scheduler": "hyperband", "max_resource": 27, "enqueue": [TODAY]},
         "stopping": {"price_per_slot_hour": 2.5, "cost": 1e6},
     }
     write_study(folder, stop_after=(25, Killed), **common)

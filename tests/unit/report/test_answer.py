@@ -18,7 +18,7 @@ def test_a_study_without_a_trial_has_no_answer() -> None:
 
 
 def test_the_best_trial_is_compared_at_equal_training() -> None:
-    pen = Pen(search={"max_resource": 9, "first": [{"x": 0.25}]})
+    pen = Pen(search={"max_resource": 9, "enqueue": [{"x": 0.25}]})
     pen.start(0, params={"x": 0.75}).end(0, 1, 0.4).settle(TrialState.STOPPED, 0)
     pen.start(1, params={"x": 0.25}).end(1, 1, 0.3)
     pen.start(1, 1, 9, rung=1, params={"x": 0.25}).end(1, 9, 0.6).settle(TrialState.COMPLETED, 1)
@@ -65,7 +65,7 @@ def test_a_test_of_an_earlier_checkpoint_is_not_the_bests() -> None:
 
 
 def test_a_configuration_that_does_not_fit_the_space_is_no_default() -> None:
-    answer = answer_of(Pen(search={"max_resource": 9, "first": [{"y": 1}]}).start(0).end(0).record())
+    answer = answer_of(Pen(search={"max_resource": 9, "enqueue": [{"y": 1}]}).start(0).end(0).record())
     assert answer.has_default
     assert answer.default is None
 

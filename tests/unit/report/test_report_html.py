@@ -171,7 +171,7 @@ def test_a_study_without_a_trial_has_a_page() -> None:
 def test_a_study_without_a_configuration_of_today_says_how_to_give_it() -> None:
     pen = Pen().start(0).end(0).start(1).end(1, 1, 0.7).close()
     text = Page(report_of(pen.storage).html()).text
-    assert "name your present configuration in search.first" in text
+    assert "name your present configuration in search.enqueue" in text
     assert "over the first trial" in text
 
 

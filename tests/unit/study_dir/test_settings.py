@@ -15,7 +15,7 @@ RECORD = {
     "task": "tasks.py:Mine",
     "objective": {"metric": "accuracy", "mode": "max"},
     "space": {"rate": {"type": "loguniform", "low": "1e-4", "high": 0.1}},
-    "search": {"max_resource": 9, "first": [{"rate": 0.01}]},
+    "search": {"max_resource": 9, "enqueue": [{"rate": 0.01}]},
     "budget": {"trials": 4, "seconds": 60},
 }
 
