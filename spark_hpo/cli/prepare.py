@@ -168,8 +168,8 @@ def _interruptible(work: Callable[[], T], stop: Callable[[], None]) -> T:
             outcome.set_exception(exc)
 
     thread = Thread(target=run, name="spark_hpo-prepare", daemon=True)
-    thread.start()
     try:
+        thread.start()
         return outcome.result()
     except KeyboardInterrupt:
         stop()
