@@ -6,13 +6,13 @@ A command is a module here, loaded when it is called, that has a `click.Command`
     @study_argument
     @json_option
     def command(study: str, as_json: bool) -> None:
-        \"""Say where a study stands.
+        \"""Print the state of a study.
 
-        The line above is the summary; `COMMANDS` in program.py has the same, for `spark-hpo --help`.
+        The line above is the summary. `COMMANDS` in program.py has the same text for `spark-hpo --help`.
         \"""
 
-`command.py` has the arguments that several commands have. What is printed goes through `console.py`, because
-credentials may be in it. A command raises `SparkHpoError`s: `main` prints them, and exits with their code.
+`command.py` has the arguments that several commands have. Commands print through `console.py`, which
+removes credentials. They raise `SparkHpoError`s; `main` prints these, and exits with their code.
 """
 
 from __future__ import annotations

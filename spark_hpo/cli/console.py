@@ -1,6 +1,6 @@
-"""What commands print: answers to standard output, all else to the terminal or standard error.
+"""The output of commands: answers to standard output, everything else to the terminal or standard error.
 
-No credentials are in it.
+Credentials are removed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from spark_hpo.driver.provenance import under_spark_submit
 from spark_hpo.errors import ConfigError
 from spark_hpo.redact import redact
 
-_WIDTH = 120  # columns, where there is no terminal to ask
+_WIDTH = 120  # columns, without a terminal
 
 
 def answers() -> Console:
-    """Where the answer of a command goes, for people."""
+    """The console for a command's answer, for people."""
     return Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
 
 
 def diagnostics() -> Console:
-    """Where live lines, log lines and errors go: the terminal, or standard error as it is."""
+    """The console for live lines, log lines and errors: the terminal or standard error."""
     terminal = _terminal_of_spark_submit()
     if terminal is not None:
         return Console(file=terminal, highlight=False)
@@ -36,17 +36,17 @@ def diagnostics() -> Console:
 
 
 def say(text: str, console: Console | None = None) -> None:
-    """A line for people, as it is: in one line however long, so that it can be copied."""
+    """Print a line without wrapping it, so that it can be copied."""
     print(redact(text), file=(console or answers()).file, flush=True)
 
 
 def say_json(value: Any) -> None:
-    """The answer for programs: one line."""
+    """Print the answer for programs, in one line."""
     print(redact(json.dumps(value)), flush=True)
 
 
 def complain(text: str) -> None:
-    """Why a command cannot do what it was asked."""
+    """Print an error."""
     say(text, diagnostics())
 
 
@@ -69,7 +69,7 @@ def write_file(path: str, data: bytes) -> str:
 
 @cache
 def _terminal_of_spark_submit() -> Any:
-    """The terminal behind spark-submit: standard error is a pipe to the JVM that started us."""
+    """The terminal of spark-submit, whose child has only a pipe to the JVM as standard error."""
     if under_spark_submit():
         with suppress(OSError):
             terminal = os.readlink(f"/proc/{os.getppid()}/fd/2")

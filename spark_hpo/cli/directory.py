@@ -1,11 +1,11 @@
-"""A study that is named by its directory alone: its configuration, as its last driver has kept it."""
+"""Loads the configuration of a study from its directory, where its last driver kept it."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from spark_hpo.config import StudyConfig
 from spark_hpo.errors import ConfigError
@@ -17,41 +17,53 @@ from spark_hpo.study_dir.storage import Storage
 logger = logging.getLogger("spark_hpo.cli")
 
 
-def configuration_of(
-    storage: Storage, overrides: Sequence[str] = (), *, needs_credentials: bool = True
-) -> tuple[StudyConfig, Space | None]:
-    """The configuration, and the space where that is not in it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredStudy:
+    """What a study directory knows of its study."""
 
-    The working directory becomes the one that the study was started in: relative paths begin there.
+    config: StudyConfig
+    space: Space | None  # None: it is in the configuration
+    folder: str  # in which the study was started: relative paths begin there
+
+    def change_to_folder(self) -> None:
+        """Make the study's folder the working directory; where it does not exist, log a warning."""
+        if self.folder == os.getcwd():
+            return
+        try:
+            os.chdir(self.folder)
+        except OSError:
+            logger.warning(
+                "the study was started in %s, which does not exist here; relative paths begin in %s",
+                *(self.folder, os.getcwd()),
+            )
+
+
+def load_study(
+    storage: Storage, overrides: Sequence[str] = (), *, needs_credentials: bool = True
+) -> StoredStudy:
+    """Load a study by its directory.
 
     Args:
-        needs_credentials: those that were not kept have to be given again, as overrides.
+        needs_credentials: whether credentials, which are not stored, must be given as overrides.
 
     Raises:
-        ConfigError: there is no study, or it cannot be known from its directory; with the cure.
+        ConfigError: there is no study, or its directory does not suffice to run it.
     """
     definition = Definition.require(storage)
     settings = Settings.load(storage)
     if settings is None:
         raise ConfigError(
-            f"{storage.url}: its settings were not kept (no settings.json), because an older spark_hpo has "
-            "started it; go on with the study file: spark-hpo resume CONF"
+            f"{storage.url} has no settings.json, because an older spark_hpo started the study",
+            cure="Resume with the study file: spark-hpo resume CONF",
         )
     if "task" in settings.objects:
         raise ConfigError(
-            f"{storage.url}: its task was given as an object by a program or a notebook, and only the same "
-            "call there has it"
+            f"the task of {storage.url} was passed as an object by a program or a notebook",
+            cure="Call that program again",
         )
     check_owner(storage)
     config = settings.config_with(overrides, study_dir=storage.url, needs_credentials=needs_credentials)
-    if settings.folder != os.getcwd():
-        try:
-            os.chdir(settings.folder)
-        except OSError:
-            logger.warning(
-                "the study was started in %s, which is not here; relative paths begin in %s",
-                *(settings.folder, os.getcwd()),
-            )
     # The configuration adds its own constraints.
-    known = replace(Space.from_json(definition.config["space"]), constraints=())
-    return config, known if "space" in settings.objects else None
+    space = replace(Space.from_json(definition.config["space"]), constraints=())
+    own_space = space if "space" in settings.objects else None
+    return StoredStudy(config=config, space=own_space, folder=settings.folder)

@@ -27,11 +27,11 @@ from spark_hpo.errors import ConfigError
 @overrides_argument
 @json_option
 def command(config: str, overrides: tuple[str, ...], as_json: bool) -> int:
-    """Check what a study needs, without training.
+    """Check the requirements of a study, without training.
 
-    Java, Spark, versions against each other, slots, GPUs, executors, storage, MLflow, the table's footers
-    against the task, the size of what is shipped, and one batch through one step of the first trial. Each
-    line is OK, WARN, FAIL or SKIP, with the cure. Exit code 0: it would run; 2: something fails.
+    Checks Java, Spark, package versions, slots, GPUs, executors, storage, MLflow, the table against the task,
+    the size of what is sent to executors, and one training step of the first trial. Each line begins with OK,
+    WARN, FAIL or SKIP, and ends with a fix. Exit codes: 0 the study can run, 2 a check fails.
     """
     set_up_logging(diagnostics(), shown=logging.ERROR)
     people = diagnostics() if as_json else answers()
@@ -43,7 +43,9 @@ def command(config: str, overrides: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         say_json({"config": config, "ok": not failed, "checks": [f.to_json() for f in findings]})
     say(
-        f"{len(failed)} of {len(findings)} checks fail: {', '.join(failed)}" if failed else "it would run",
+        f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}"
+        if failed
+        else "no check failed",
         people,
     )
     return ConfigError.exit_code if failed else 0

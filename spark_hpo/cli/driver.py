@@ -1,4 +1,4 @@
-"""A command that drives a study: the live line while it runs, and the answer when it is done."""
+"""Runs a study for a command: a live line while it runs, the result at the end."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from spark_hpo.search.space import Space
 
 
 def drive(config: StudyConfig, *, resume: str, as_json: bool, space: Space | None = None) -> int:
-    """Run a study to its end, and say what it has found. Returns the exit code.
+    """Run a study to its end, print the result, and return the exit code.
 
     Args:
         resume: as for `run_study`.
         space: as for `run_study`.
 
     Raises:
-        StudyInterrupted: by Ctrl-C or SIGTERM; its message ends with the command that goes on.
+        StudyInterrupted: by Ctrl-C or SIGTERM; the message ends with the command that resumes.
     """
     console = diagnostics()
     again = command_line() or "the same command"
@@ -37,20 +37,20 @@ def drive(config: StudyConfig, *, resume: str, as_json: bool, space: Space | Non
     except StudyInterrupted as exc:
         raise StudyInterrupted(f"{exc}:\n  {again}") from None
     except KeyboardInterrupt:
-        raise StudyInterrupted(f"interrupted before the first trial; start again with\n  {again}") from None
+        raise StudyInterrupted(f"interrupted before the first trial; restart with\n  {again}") from None
     _print(result, console if as_json else answers())
     if not result.is_tracked:
-        say(f"MLflow lacks a part of this. When it answers again:\n  {again} --sync", console)
+        say(f"MLflow is missing some results. When it is available again:\n  {again} --sync", console)
     if as_json:
         say_json(result.summary())
     return 0
 
 
 def write_missing(config: StudyConfig, *, as_json: bool, space: Space | None = None) -> int:
-    """Write what MLflow lacks of a study, and say how much that was. Returns the exit code."""
+    """Write to MLflow what it is missing, print how much that was, and return the exit code."""
     synced = sync_study(config, space=space)
-    line = f"MLflow lacked {synced.written} of {synced.trials} trials"
-    line += ", and has them now" if synced.is_complete else ", and lacks some still"
+    line = f"wrote {synced.written} of {synced.trials} trials to MLflow"
+    line += "; none are missing now" if synced.is_complete else "; some are still missing"
     if synced.model is not None:
         line += f"; the model is {synced.model.uri}"
     say(line, diagnostics() if as_json else answers())
@@ -64,7 +64,7 @@ def _print(result: Result, console: Console) -> None:
     front = [trial.trial_id for trial in result.pareto_front]
     console.print(leaderboard.render(result.record.at_best, objective, front))
     if objective.extra_objectives:
-        shown = ", ".join(map(str, front)) or "none is trained to the end within the limits"
+        shown = ", ".join(map(str, front)) or "none was trained to the end within the limits"
         console.print(f"Pareto front of {', '.join(objective.metrics)}: trials {shown}")
     best, metric = result.best, objective.metric
     amount = result.config.search.amount(best.resource)
@@ -77,4 +77,4 @@ def _print(result: Result, console: Console) -> None:
     for warning in result.warnings:
         console.print(f"note: {warning}")
     words = [program_of_environment("spark-hpo"), "report", result.config.study_dir, "--open"]
-    say(f"to see it all: {shlex.join(words)}", console)
+    say(f"for the full report: {shlex.join(words)}", console)

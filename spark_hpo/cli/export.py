@@ -13,7 +13,7 @@ import yaml
 
 from spark_hpo.cli.command import Command, study_argument
 from spark_hpo.cli.console import complain, say, write_file
-from spark_hpo.cli.directory import configuration_of
+from spark_hpo.cli.directory import load_study
 from spark_hpo.driver.export import export_model
 from spark_hpo.errors import CheckpointError, ConfigError, NoTrialSucceeded
 from spark_hpo.report.answer import answer_of
@@ -41,20 +41,20 @@ _TABLES = (".csv", ".parquet", ".json")
     "--what",
     type=click.Choice(["trials", "best", "model", "curves", "journal"]),
     required=True,
-    help="trials: one row a trial, the best first; best: the best trial's parameters; model: its model; "
-    "curves: one row a measurement; journal: all events, JSON lines.",
+    help="trials: one row per trial, the best first; best: the best trial's parameters; model: its model; "
+    "curves: one row per measurement; journal: all events as JSON lines.",
 )
 @click.option(
     "--output",
     metavar="PATH",
-    help="Where to; its ending says how: trials and curves as .csv, .parquet or .json; best as .yaml or "
-    ".json; model as .pt, its state dict for torch.load, or without an ending as a folder for "
-    "Predictor.load.  [default: standard output, as CSV, YAML or JSON lines]",
+    help="The file to write. Its ending sets the format: .csv, .parquet or .json for trials and curves; "
+    ".yaml or .json for best; .pt for the model's state dict, or no ending for a folder that Predictor.load "
+    "reads.  [default: standard output, as CSV, YAML or JSON lines]",
 )
 def command(study: str, what: str, output: str | None) -> None:
-    """Take trials, parameters, the model or the journal out of a study.
+    """Export trials, parameters, the model or the journal of a study.
 
-    DIR is the study directory; the study may be running. Neither Spark nor MLflow is needed.
+    DIR is the study directory. The study may be running. Neither Spark nor MLflow is needed.
     """
     storage = Storage(study)
     record = StudyRecord.read(storage)
@@ -77,7 +77,7 @@ def command(study: str, what: str, output: str | None) -> None:
 
 
 def _trials(record: StudyRecord) -> pd.DataFrame:
-    """The leaderboard; with a column for failures, where there are some."""
+    """The leaderboard, with a column for failures if there are any."""
     front = {trial.trial_id for trial in answer_of(record).front}
     frame = leaderboard(record.at_best, record.objective, front)
     failures = {t.trial_id: t.failure.message for t in record.trials.values() if t.failure is not None}
@@ -94,11 +94,11 @@ def _table(frame: pd.DataFrame, suffix: str) -> bytes:
             buffer = io.BytesIO()
             _of_one_type_each(frame).to_parquet(buffer, index=False)
             return buffer.getvalue()
-    raise ConfigError(f"--output: a table is written as {', '.join(_TABLES)}, not as {suffix!r}")
+    raise ConfigError(f"--output must end with {', '.join(_TABLES)} for a table (got {suffix!r})")
 
 
 def _of_one_type_each(frame: pd.DataFrame) -> pd.DataFrame:
-    """Columns of several types as text: a choice between 2 and "auto" is no column of Parquet."""
+    """Convert columns of several types to text: Parquet cannot store a choice between 2 and "auto"."""
     mixed = [str(name) for name in frame if frame[name].dropna().map(type).nunique() > 1]
     return frame.assign(**{name: frame[name].map(str, na_action="ignore") for name in mixed})
 
@@ -109,7 +109,7 @@ def _parameters(record: StudyRecord, suffix: str) -> bytes:
     if suffix == ".json":
         return (json.dumps(params, indent=1) + "\n").encode()
     if suffix not in ("", ".yaml", ".yml"):
-        raise ConfigError(f"--output: parameters are written as .yaml or .json, not as {suffix!r}")
+        raise ConfigError(f"--output must end with .yaml or .json for parameters (got {suffix!r})")
     metric = record.objective.metric
     head = f"# {record.name}: trial {best.trial_id} after {record.amount(best.resource)}, "
     head += f"{metric} {best.metrics[metric]:.5g} on validation\n"
@@ -117,14 +117,14 @@ def _parameters(record: StudyRecord, suffix: str) -> bytes:
 
 
 def _journal(record: StudyRecord) -> bytes:
-    """The events that count, of all drivers, as the journal has them."""
+    """The valid events of all drivers, as in the journal."""
     events = [event for driver in record.drivers for event in driver.events]
     return "".join(f"{json.dumps(event.to_json())}\n" for event in events).encode()
 
 
 def _export_model(storage: Storage, record: StudyRecord, output: str | None) -> None:
     if output is None:
-        raise ConfigError("--what model needs --output: best.pt, or a folder")
+        raise ConfigError("--what model needs --output, such as best.pt or a folder")
     best = _best(record)
     if best.checkpoint is None:
         raise CheckpointError(
@@ -134,16 +134,20 @@ def _export_model(storage: Storage, record: StudyRecord, output: str | None) -> 
     place = Path(output).absolute()
     if place.suffix:
         if place.suffix not in (".pt", ".pth"):
-            raise ConfigError(f"--output {output}: a state dict is written as .pt, a model as a folder")
+            raise ConfigError(
+                f"--output {output} must end with .pt for a state dict, or have no ending for a model folder"
+            )
         say(write_file(output, checkpoint.weights(storage, best.checkpoint)))
         return
     if place.is_dir() and any(place.iterdir()):
-        raise ConfigError(f"--output {output}: the folder is not empty; choose a new one")
+        raise ConfigError(f"--output {output} is not empty. Choose a new folder")
     try:
-        config, space = configuration_of(storage, needs_credentials=False)
-        export_model(config, best, place, space=space)
+        study = load_study(storage, needs_credentials=False)
+        study.change_to_folder()
+        export_model(study.config, best, place, space=study.space)
     except ConfigError as exc:
-        raise ConfigError(f"{exc}; its state dict needs no more than --output model.pt") from exc
+        exc.cure = " ".join(filter(None, (exc.cure, "Or export only its state dict, with --output model.pt")))
+        raise
     say(str(place))
     complain(f"to load it: PYTHONPATH={place}, spark_hpo.train.predictor.Predictor.load({str(place)!r})")
 

@@ -22,7 +22,7 @@ def _age(text: str) -> float:
     """`30d` in seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h|d|w)", text)
     if match is None:
-        raise click.BadParameter(f"{text!r} is no age: write 12h, 30d or 4w (s, min, h, d, w)")
+        raise click.BadParameter(f"{text!r} is not a valid age; use 12h, 30d or 4w (s, min, h, d, w)")
     return float(match[1]) * _UNITS[match[2]]
 
 
@@ -40,22 +40,22 @@ def _age(text: str) -> float:
     "--older-than",
     type=_age,
     metavar="AGE",
-    help="Of studies that came to their end so long ago, keep the best model alone (and the Pareto front's): "
-    "they cannot go on with a larger budget then. Of the cache, only what was not used for so long.",
+    help="Of studies that ended at least this long ago, keep only the best model (and the Pareto front's); "
+    "they cannot resume with a larger budget then. Of the cache, delete only what was unused for this long.",
 )
-@click.option("--cache", is_flag=True, help="Also the decoded tables on this machine that nobody reads now.")
-@click.option("--dry-run", is_flag=True, help="Delete nothing, and say what would go.")
+@click.option("--cache", is_flag=True, help="Also delete decoded tables on this machine that are not in use.")
+@click.option("--dry-run", is_flag=True, help="Delete nothing, and print what would be deleted.")
 @json_option
 def command(
     studies: tuple[str, ...], older_than: float | None, cache: bool, dry_run: bool, as_json: bool
 ) -> None:
-    """Delete what no study needs any more.
+    """Delete files that studies no longer need.
 
-    Of each study directory DIR: checkpoints of trials that are out, and what killed attempts have left. What
-    a resumed study needs stays, the best model always, and a study that a driver works on is left as it is.
+    In each study directory DIR: checkpoints of trials that are out, and leftovers of killed attempts. What a
+    resumed study needs stays, the best model always does, and a study that is running is skipped.
     """
     if not studies and not cache:
-        raise click.UsageError("name a study directory, or --cache")
+        raise click.UsageError("pass a study directory, or --cache")
     freed = [_clean(Storage(study), older_than, dry_run=dry_run) for study in studies]
     if cache:
         freed += [_clean_cache(folder, older_than or 0.0, dry_run=dry_run) for folder in _caches(studies)]
@@ -73,7 +73,7 @@ class _Freed:
     place: str  # a study directory, or a cache
     files: int = 0  # entries, of a cache
     bytes: int = 0
-    skipped: str | None = None  # why nothing was deleted
+    skipped: str | None = None  # reason, if nothing was deleted
 
 
 def _clean(storage: Storage, older_than_s: float | None, *, dry_run: bool) -> _Freed:
@@ -88,13 +88,13 @@ def _clean_cache(folder: str | None, older_than_s: float, *, dry_run: bool) -> _
     try:
         cache = CacheFolder(CacheSettings(folder=folder))
     except OSError as exc:
-        raise ConfigError(f"the node cache cannot be looked at: {exc}") from exc
+        raise ConfigError(f"the node cache cannot be read: {exc}") from exc
     sizes = cache.evict_unused(older_than_s, dry_run=dry_run)
     return _Freed(place=str(cache.path), files=len(sizes), bytes=sum(sizes))
 
 
 def _caches(studies: tuple[str, ...]) -> list[str | None]:
-    """The folders that the studies' settings name; None is the usual one."""
+    """The cache folders in the settings of the studies; None is the default folder."""
     folders: list[str | None] = [None]
     for study in studies:
         settings = Settings.load(Storage(study))

@@ -23,14 +23,14 @@ from spark_hpo.starter import start_study
     ],
 )
 @click.argument("table", metavar="TABLE")
-@click.option("--label", metavar="COLUMN", help="What to predict. A prepared table says it itself.")
+@click.option("--label", metavar="COLUMN", help="The column to predict. Not needed for a prepared table.")
 @click.option(
     "--output", default="my_study.yaml", show_default=True, metavar="FILE", help="The study file to write."
 )
-@click.option("--name", help="Of the study; otherwise the table's.")
-@click.option("--study-dir", metavar="DIR", help="Where the study lives; otherwise studies/NAME.")
+@click.option("--name", help="Name of the study.  [default: name of the table]")
+@click.option("--study-dir", metavar="DIR", help="The study directory.  [default: studies/NAME]")
 @click.option(
-    "--tracking-uri", metavar="URI", help="MLflow; otherwise MLFLOW_TRACKING_URI, or studies/mlflow.db."
+    "--tracking-uri", metavar="URI", help="Of MLflow.  [default: MLFLOW_TRACKING_URI, or studies/mlflow.db]"
 )
 @click.option(
     "--world-size",
@@ -42,9 +42,9 @@ from spark_hpo.starter import start_study
 @click.option(
     "--trust-petastorm-metadata",
     is_flag=True,
-    help="Unpickle what Petastorm has written about its columns: only for tables whose source you trust.",
+    help="Unpickle what Petastorm wrote about the columns. Only for tables whose source you trust.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a study file that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing study file.")
 @json_option
 def command(
     table: str,
@@ -60,12 +60,12 @@ def command(
 ) -> int:
     """Write a study file for a table, with a search space that fits it.
 
-    TABLE is what `spark-hpo prepare` has written, or Parquet as it is (Petastorm's too). What is chosen, and
-    why, stands in the file; `spark-hpo run` takes it without an edit.
+    TABLE is a table that `spark-hpo prepare` wrote, or any Parquet (also Petastorm's). The file explains each
+    choice in comments, and `spark-hpo run` accepts it as it is.
     """
     file = Path(output)
     if file.exists() and not overwrite:
-        raise ConfigError(f"{output} is there already: name another --output, or say --overwrite")
+        raise ConfigError(f"{output} exists already. Choose another --output, or add --overwrite")
     start = start_study(
         table,
         label=label,
@@ -78,7 +78,7 @@ def command(
     try:
         file.write_text(start.text, encoding="utf-8")
     except OSError as exc:
-        raise ConfigError(f"{output}: {exc.strerror}: name another --output") from exc
+        raise ConfigError(f"{output} cannot be written: {exc.strerror}. Choose another --output") from exc
     for remark in start.remarks:
         say(f"note: {remark}", diagnostics())
     config, budget = start.config, start.config.budget

@@ -1,4 +1,4 @@
-"""Log lines of a command: one an event, without credentials."""
+"""Log lines of a command: one per event, without credentials."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from spark_hpo.redact import redact
 
 
 class _Formatter(logging.Formatter):
-    """A record as one line and, where there is one, its traceback; without credentials."""
+    """Formats a record as one line and its traceback, without credentials."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
 
 
 def set_up_logging(console: Console, log_file: str | None = None, *, shown: int = logging.WARNING) -> None:
-    """Log to the console what is at least as grave as `shown`, and all to a file.
+    """Log records of level `shown` and above to the console, and all records to a file.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -32,7 +32,9 @@ def set_up_logging(console: Console, log_file: str | None = None, *, shown: int 
         try:
             handlers.append(logging.FileHandler(log_file))
         except OSError as exc:
-            raise ConfigError(f"--log-file {log_file}: {exc.strerror}; choose a place to write to") from exc
+            raise ConfigError(
+                f"--log-file {log_file} cannot be written: {exc.strerror}. Choose another file"
+            ) from exc
     logger = logging.getLogger("spark_hpo")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -42,6 +44,6 @@ def set_up_logging(console: Console, log_file: str | None = None, *, shown: int 
 
 
 def set_up_driver_logging(log_file: str | None) -> None:
-    """Log lines beside a live line: on a terminal warnings alone, or it would be lost among them."""
+    """Log only warnings on a terminal, where other lines would hide the live line."""
     console = diagnostics()
     set_up_logging(console, log_file, shown=logging.WARNING if console.is_terminal else logging.INFO)

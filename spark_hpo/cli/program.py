@@ -1,4 +1,4 @@
-"""From the words of a command line to an exit code."""
+"""Runs a command line and returns its exit code."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from spark_hpo.errors import SparkHpoError
 COMMANDS = {
     "prepare": "Prepare a table for studies from CSV or Parquet.",
     "init": "Write a study file for a table, with a search space that fits it.",
-    "doctor": "Check what a study needs, without training.",
+    "doctor": "Check the requirements of a study, without training.",
     "run": "Run a study file to the end of its budget.",
-    "resume": "Go on with a study that was interrupted, or has died.",
-    "status": "Say where a study stands.",
+    "resume": "Resume a study that was interrupted, or whose driver died.",
+    "status": "Print the state of a study.",
     "watch": "Follow a running study from another terminal.",
-    "report": "Write report.html, the study as a page with pictures.",
-    "export": "Take trials, parameters, the model or the journal out of a study.",
-    "gc": "Delete what no study needs any more.",
+    "report": "Write report.html, a page with the results and plots of a study.",
+    "export": "Export trials, parameters, the model or the journal of a study.",
+    "gc": "Delete files that studies no longer need.",
 }
 
 _EXIT_CODES = (
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def tune(arguments: Sequence[str] | None = None) -> NoReturn:
-    """`jobs/tune.py`: the same. `--config FILE ...` means `run FILE ...`; studies end with a JSON line."""
+    """`jobs/tune.py`: the same, but `--config FILE ...` means `run FILE ...`, and --json is the default."""
     words = _with_command(list(sys.argv[1:] if arguments is None else arguments))
     sys.exit(_run(words, "tune.py", {name: {"as_json": True} for name in ("run", "resume")}))
 
@@ -61,7 +61,7 @@ def load_command(name: str) -> click.Command:
 
 
 class _Group(click.Group):
-    """All commands by name. Their help is listed without loading one: some have torch and Spark in them."""
+    """All commands by name. Listing them loads none, because some import torch and Spark."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -89,9 +89,9 @@ class _Group(click.Group):
 @click.group(cls=_Group)
 @click.version_option(spark_hpo.__version__, prog_name="spark_hpo")
 def _commands() -> None:
-    """Search for the best PyTorch model of a Parquet table, on Spark.
+    """Search for the best PyTorch model of a Parquet table on Spark.
 
-    `spark-hpo COMMAND --help` explains a command.
+    `spark-hpo COMMAND --help` describes a command.
     """
 
 
@@ -101,14 +101,14 @@ def _run(
     defaults: Mapping[str, Any] | None = None,
     command: click.Command = _commands,
 ) -> int:
-    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C, because schedulers end jobs with it
+    signal.signal(signal.SIGTERM, _interrupt)  # as for Ctrl-C: cluster managers end jobs with SIGTERM
     try:
         code = command.main(
             list(arguments), prog_name=program, standalone_mode=False, default_map=dict(defaults or {})
         )
     except click.UsageError as exc:
         usage = exc.ctx.get_usage() + "\n" if exc.ctx else ""
-        hint = f"\n{exc.ctx.command_path} --help explains it" if exc.ctx else ""
+        hint = f"\nsee {exc.ctx.command_path} --help" if exc.ctx else ""
         complain(f"{usage}error: {exc.format_message()}{hint}")
         return exc.exit_code
     except click.ClickException as exc:
@@ -120,14 +120,14 @@ def _run(
     except SparkHpoError as exc:
         complain(str(exc))
         return exc.exit_code
-    except Exception:  # a mistake of ours, or of a library: told in full, but for the credentials in it
+    except Exception:  # a bug here or in a library: print all but credentials
         complain(traceback.format_exc())
         return 1
     return code if isinstance(code, int) else 0
 
 
 def _with_command(words: list[str]) -> list[str]:
-    """`--config FILE ...`, as it was before there were commands, with one."""
+    """Add the command to `--config FILE ...`, the form of the time before commands."""
     for i, word in enumerate(words):
         if word in COMMANDS:
             break

@@ -23,13 +23,13 @@ from spark_hpo.study_dir.storage import Storage
     ],
 )
 @study_argument
-@click.option("--output", metavar="FILE", help=f"Write it there.  [default: {FILE} in DIR]")
-@click.option("--open", "show", is_flag=True, help="Show it in a browser.")
+@click.option("--output", metavar="FILE", help=f"The file to write.  [default: {FILE} in DIR]")
+@click.option("--open", "show", is_flag=True, help="Open it in a browser.")
 @json_option
 def command(study: str, output: str | None, show: bool, as_json: bool) -> None:
-    """Write report.html, the study as a page with pictures.
+    """Write report.html, a page with the results and plots of a study.
 
-    DIR is the study directory; the study may be running. The page is one file that needs no network.
+    DIR is the study directory. The study may be running. The page is one file and needs no network.
     """
     storage = Storage(study)
     text = report_of(storage).html()
@@ -44,5 +44,5 @@ def command(study: str, output: str | None, show: bool, as_json: bool) -> None:
         say(place)
     if show:
         if "://" in place:
-            raise ConfigError(f"{place}: a browser opens local files only: write one with --output FILE")
+            raise ConfigError(f"a browser cannot open {place}. Write a local file with --output FILE")
         webbrowser.open(Path(place).as_uri())

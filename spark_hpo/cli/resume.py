@@ -8,7 +8,7 @@ import click
 
 from spark_hpo.backend.spark.session import start_jvm
 from spark_hpo.cli.command import Command, json_option, log_option, overrides_argument, sync_option
-from spark_hpo.cli.directory import configuration_of
+from spark_hpo.cli.directory import load_study
 from spark_hpo.cli.logs import set_up_driver_logging
 from spark_hpo.config import load_config
 from spark_hpo.config.databricks import is_runtime
@@ -30,20 +30,21 @@ from spark_hpo.study_dir.storage import Storage
 @json_option
 @log_option
 def command(study: str, overrides: tuple[str, ...], sync: bool, as_json: bool, log_file: str | None) -> int:
-    """Go on with a study that was interrupted, or has died.
+    """Resume a study that was interrupted, or whose driver died.
 
-    DIR is the study directory: it knows its settings, but for credentials, and the folder that relative paths
-    begin in. CONF, the study file, does as well. KEY=VALUE replaces a setting; those that decisions depend on
-    cannot change.
+    DIR is the study directory, which holds the settings (without credentials) and the folder where relative
+    paths begin. CONF is the study file. KEY=VALUE replaces a setting, unless decisions depend on it.
     """
     set_up_driver_logging(log_file)
     if Path(study).is_file():
         config, space = load_config(study, overrides), None
     else:
-        config, space = configuration_of(Storage(study), overrides)
+        stored = load_study(Storage(study), overrides)
+        stored.change_to_folder()
+        config, space = stored.config, stored.space
     if config.backend == "spark" and not sync:
         start_jvm(config.spark, is_databricks=is_runtime())
-    from spark_hpo.cli.driver import drive, write_missing  # it takes as long to import as a JVM to start
+    from spark_hpo.cli.driver import drive, write_missing  # importing these takes as long as starting a JVM
 
     if sync:
         return write_missing(config, space=space, as_json=as_json)

@@ -35,7 +35,8 @@ from spark_hpo.config.databricks import is_runtime
     type=click.Choice(["auto", "must", "never"]),
     default="auto",
     show_default=True,
-    help="auto: go on with the study in study_dir if there is one; must: or refuse; never: refuse if so.",
+    help="auto: resume the study in study_dir if there is one; must: fail if there is none; never: fail if "
+    "there is one.",
 )
 @sync_option
 @json_option
@@ -45,14 +46,14 @@ def command(
 ) -> int:
     """Run a study file to the end of its budget.
 
-    CONF is the study file, YAML. KEY=VALUE replaces one of its settings, the value in YAML. Interrupt it, or
-    kill it: the same command goes on.
+    CONF is the study file, in YAML. KEY=VALUE replaces a setting; the value is YAML. After an interruption,
+    the same command resumes the study.
     """
     set_up_driver_logging(log_file)
     study = load_config(config, overrides)
     if study.backend == "spark" and not sync:
         start_jvm(study.spark, is_databricks=is_runtime())
-    from spark_hpo.cli.driver import drive, write_missing  # it takes as long to import as a JVM to start
+    from spark_hpo.cli.driver import drive, write_missing  # importing these takes as long as starting a JVM
 
     if sync:
         return write_missing(study, as_json=as_json)

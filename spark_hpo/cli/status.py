@@ -22,11 +22,10 @@ from spark_hpo.study_dir.storage import Storage
 @study_argument
 @json_option
 def command(study: str, as_json: bool) -> None:
-    """Say where a study stands.
+    """Print the state of a study.
 
-    DIR is its directory, a path or URL; nothing else is needed, and its driver is not disturbed. A driver
-    that was killed is told from one that works: on its own machine at once, from others when its lease of a
-    minute has run out.
+    DIR is the study directory, a path or URL. The study may be running. A driver that was killed is reported
+    at once on its own machine, and on others when its lease of a minute has expired.
     """
     status = StudyStatus.read(Storage(study))
     if as_json:

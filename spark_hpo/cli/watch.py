@@ -16,8 +16,8 @@ from spark_hpo.report.events import line_of
 from spark_hpo.report.status import StudyState, StudyStatus
 from spark_hpo.study_dir.storage import Storage
 
-_SHARE = 4  # of the time that reading takes: of a study of days, it takes seconds
-_PATIENCE = 5  # failed readings in a row: a store may be out for a moment
+_PAUSE_FACTOR = 4  # at least this multiple of the reading time, which is seconds for a long study
+_MAX_FAILURES = 5  # consecutive readings: a store may be unavailable for a moment
 
 
 @click.command(
@@ -35,55 +35,59 @@ _PATIENCE = 5  # failed readings in a row: a store may be out for a moment
     type=click.FloatRange(min=0.1),
     default=2.0,
     show_default=True,
-    help="Seconds between two looks at the directory.",
+    help="Seconds between two readings of the directory.",
 )
-@click.option("--limit", type=click.FloatRange(min=0), help="Stop watching after so many seconds.")
+@click.option("--limit", type=click.FloatRange(min=0), help="Stop watching after this many seconds.")
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="An event a line as JSON, as the journal has it; the last line is what status --json prints.",
+    help="Print events as JSON lines, as in the journal, and at the end the line of status --json.",
 )
 def command(study: str, interval: float, limit: float | None, as_json: bool) -> int:
     """Follow a running study from another terminal.
 
-    DIR is its directory, a path or URL; nothing else is needed, and its driver is not disturbed. It ends
-    with the study, and with its exit code: 1 when its driver has died, or when the study runs still after
-    --limit. Without a terminal it prints one line an event.
+    DIR is the study directory, a path or URL. The command ends with the study, and with its exit code; with 1
+    if the driver died, or if the study is still running after --limit. Without a terminal it prints one line
+    per event.
     """
     storage = Storage(study)
     deadline = None if limit is None else time.monotonic() + limit
     try:
-        looks = _looks(storage, interval, deadline)
-        status = _draw(looks) if answers().is_terminal and not as_json else _tell(looks, as_json=as_json)
-    except KeyboardInterrupt:  # of the watch: the study goes on
+        statuses = _statuses(storage, interval, deadline)
+        status = (
+            _draw(statuses)
+            if answers().is_terminal and not as_json
+            else _print_events(statuses, as_json=as_json)
+        )
+    except KeyboardInterrupt:  # of the watch only
         return StudyInterrupted.exit_code
     if as_json:
         say_json(status.to_json())
         return status.exit_code
     say(f"{status.record.name}: {status.state}: {state_in_words(status)}")
     if status.state is StudyState.RUNNING:
-        say(f"it runs still after the --limit of {limit:g} s")
+        say(f"it is still running after the --limit of {limit:g} s")
     return status.exit_code
 
 
-def _draw(looks: Iterable[StudyStatus]) -> StudyStatus:
-    """One board, drawn again and again."""
+def _draw(statuses: Iterable[StudyStatus]) -> StudyStatus:
+    """Redraw one board."""
     with Live(console=answers(), auto_refresh=False) as live:
-        for status in looks:
+        for status in statuses:
             live.update(board(status, events=True), refresh=True)
     return status
 
 
-def _tell(looks: Iterable[StudyStatus], *, as_json: bool) -> StudyStatus:
-    """A line an event, the earlier ones too."""
-    told = 0
-    for status in looks:
+def _print_events(statuses: Iterable[StudyStatus], *, as_json: bool) -> StudyStatus:
+    """Print a line per event, including earlier ones."""
+    printed = 0
+    for status in statuses:
         for driver in status.record.drivers:
             for event in driver.events:
-                if event.sequence <= told:
+                if event.sequence <= printed:
                     continue
-                told = event.sequence
+                printed = event.sequence
                 if as_json:
                     say_json(event.to_json())
                 else:
@@ -91,11 +95,11 @@ def _tell(looks: Iterable[StudyStatus], *, as_json: bool) -> StudyStatus:
     return status
 
 
-def _looks(storage: Storage, interval: float, deadline: float | None) -> Iterator[StudyStatus]:
-    """Where the study stands, now and then; at least once, and at last when it has ended.
+def _statuses(storage: Storage, interval: float, deadline: float | None) -> Iterator[StudyStatus]:
+    """Yield the status at intervals: at least once, and a last time when the study has ended.
 
     Raises:
-        StorageError: the directory cannot be read, several times in a row.
+        StorageError: the directory could not be read several times in a row.
     """
     failures = 0
     while True:
@@ -104,7 +108,7 @@ def _looks(storage: Storage, interval: float, deadline: float | None) -> Iterato
             status = StudyStatus.read(storage)
         except StorageError:
             failures += 1
-            if failures == _PATIENCE:
+            if failures == _MAX_FAILURES:
                 raise
         else:
             failures = 0
@@ -112,7 +116,7 @@ def _looks(storage: Storage, interval: float, deadline: float | None) -> Iterato
             if status.state is not StudyState.RUNNING:
                 return
         now = time.monotonic()
-        pause = max(interval, _SHARE * (now - began))
+        pause = max(interval, _PAUSE_FACTOR * (now - began))
         if deadline is not None and now + pause > deadline:
             if now >= deadline:
                 return

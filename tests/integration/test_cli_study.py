@@ -337,7 +337,7 @@ def test_watch_follows_a_study_and_says_that_its_driver_was_killed(
     assert (status["state"], status["driver"]["pid"]) == ("running", driver.pid)
     assert len(status["running"]) == 1
     limited = spark_hpo("watch", study, "--limit", "0.5", folder=elsewhere, code=1)
-    assert "it runs still after the --limit of 0.5 s" in limited.stdout
+    assert "it is still running after the --limit of 0.5 s" in limited.stdout
     assert driver.poll() is None
     driver.send_signal(signal.SIGKILL)
     driver.wait()

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from spark_hpo import cli
+from spark_hpo.cli.directory import load_study
+from spark_hpo.search.registry import build_space
+from spark_hpo.study_dir.definition import Definition
+from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, TrialState
+from tests.support.tables import clusters_study
 from tests.support.written_studies import Pen
 
 
@@ -52,3 +58,18 @@ def test_exported_trials_say_why_one_has_failed(study: str, capsys: pytest.Captu
     frame = pd.read_csv(io.StringIO(capsys.readouterr().out)).set_index("trial")
     assert frame.loc[1, "failure"] == "ValueError: as it must"
     assert pd.isna(frame.loc[0, "failure"])
+
+
+def test_load_study_leaves_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    config = clusters_study(tmp_path)
+    storage = Storage(tmp_path / "study")
+    space = build_space(config.space)
+    Definition.create({**config.model_dump(mode="json"), "space": space.to_json()}).write(storage)
+    Settings.of(config).write(storage)
+    monkeypatch.chdir(tmp_path)
+    stored = load_study(storage)
+    assert (os.getcwd(), stored.folder) == (str(tmp_path), str(tmp_path / "home"))
+    stored.change_to_folder()
+    assert os.getcwd() == stored.folder
