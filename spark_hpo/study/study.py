@@ -14,7 +14,7 @@ from spark_hpo.errors import CapacityError, NoTrialSucceeded, TrialError
 from spark_hpo.objective import Objective
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.study.attempts import Attempts
-from spark_hpo.study.callback import Callback, Callbacks
+from spark_hpo.study.callback import Callback, call_each
 from spark_hpo.study.decider import Decider
 from spark_hpo.study.dispatch import Dispatcher, DispatchPolicy
 from spark_hpo.study.failures import Failures
@@ -57,7 +57,7 @@ class Study:
         self._backend = backend
         self._tracker = tracker
         self._policy = policy
-        self._callbacks = Callbacks(callbacks)
+        self._callbacks = tuple(callbacks)
         self._clock = clock
         self._decider = Decider(search, journal.objective)
         self._failures = Failures(policy.failures)
@@ -122,12 +122,12 @@ class Study:
         """
         self.resume()
         self._dispatcher.delete_signals()
-        self._callbacks.on_study_start(self)
+        call_each(self._callbacks, Callback.on_study_start, self)
         try:
             self.stopped_by = self._loop()
             self._dispatcher.delete_signals()
         finally:
-            self._callbacks.on_study_end(self)
+            call_each(self._callbacks, Callback.on_study_end, self)
         if self.best is None:
             raise NoTrialSucceeded(self._why_none_succeeded())
         return self.stopped_by
@@ -224,8 +224,8 @@ class Study:
             logger.info("%s: started with %s", assignment, dict(assignment.params))
             trial = self.trials[assignment.trial_id]
             if trial.ended_at is None and assignment.attempt == 1:
-                self._callbacks.on_trial_start(self, trial)
-            self._callbacks.on_assigned(self, assignment)
+                call_each(self._callbacks, Callback.on_trial_start, self, trial)
+            call_each(self._callbacks, Callback.on_assigned, self, assignment)
             if not only_retries and self._end_reason() is not None:
                 return
 
@@ -290,9 +290,9 @@ class Study:
             metric = self.objective.metric
             logger.info("%s: %s = %.6g, %.1f s", assignment, metric, report.metrics[metric], report.seconds)
         self._tracker.sync(self._journal)
-        self._callbacks.on_report(self, self.trials[report.trial_id], report)
+        call_each(self._callbacks, Callback.on_report, self, self.trials[report.trial_id], report)
         for trial_id in ended:
-            self._callbacks.on_trial_end(self, self.trials[trial_id])
+            call_each(self._callbacks, Callback.on_trial_end, self, self.trials[trial_id])
         if failure is not None:
             self._failures.check(self.trials.values())
 
