@@ -1,4 +1,4 @@
-"""The sampler of CONTRIBUTING.md, put to the test as the page says."""
+"""The sampler of CONTRIBUTING.md passes the contract suite by the commands of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every explorer keeps to, whatever it has been told."""
+"""The contract of explorers."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ class ExplorerContract:
             explorer.start(birth(trial_id), members[trial_id])
         return explorer, members
 
-    def test_children_are_configurations_of_the_space(self) -> None:
+    def test_children_fit_the_space(self) -> None:
         explorer, members = self.taught(parameters=MUTABLE)
         for i, parent in enumerate(members[:9]):
             child = explorer.explore(birth(20 + i, i), parent)
             assert SPACE.validate(child) == child
             assert -10 < child["bias"] < 10
 
-    def test_a_child_differs_from_its_parent_only_where_it_may(self) -> None:
+    def test_child_differs_only_in_the_given_parameters(self) -> None:
         explorer, members = self.taught(parameters=MUTABLE)
         births = [(members[i % 9], birth(20 + i, i % 9)) for i in range(30)]
         children = [(parent, explorer.explore(slot, parent)) for parent, slot in births]
@@ -79,7 +79,7 @@ class ExplorerContract:
         assert all(child != parent for parent, child in children)
         assert any(child["channels"] != parent["channels"] for parent, child in children)
 
-    def test_unless_told_continuous_numbers_change_and_nothing_else(self) -> None:
+    def test_only_continuous_numbers_change_by_default(self) -> None:
         explorer, members = self.taught()
         for i, parent in enumerate(members[:9]):
             child = explorer.explore(birth(20 + i, i), parent)
@@ -87,7 +87,7 @@ class ExplorerContract:
             assert all(child[name] == parent[name] for name in ("channels", "layers"))
             assert isinstance(child["optimizer"], Mapping) == isinstance(parent["optimizer"], Mapping)
 
-    def test_constraints_hold(self) -> None:
+    def test_children_meet_the_constraints(self) -> None:
         space = Space.from_config({"x": UNIT, "y": UNIT}, constraints=["x < y", "x < 0.3"])
         explorer = self.build(space)
         rng = np.random.default_rng(0)
@@ -103,7 +103,7 @@ class ExplorerContract:
             child = explorer.explore(birth(trial_id), {"x": 0.25, "y": 0.28})
             assert space.allows(child)
 
-    def test_exploring_changes_nothing_and_the_same_calls_give_the_same_children(self) -> None:
+    def test_explore_changes_nothing_and_is_repeatable(self) -> None:
         explorer, members = self.taught()
         child = explorer.explore(birth(20, 3), members[3])
         for i in range(4):
@@ -112,12 +112,12 @@ class ExplorerContract:
         # As a study that resumes does: it is told, and never asked.
         assert self.taught()[0].explore(birth(20, 3), members[3]) == child
 
-    def test_another_trial_is_another_child(self) -> None:
+    def test_children_of_two_trials_differ(self) -> None:
         explorer, members = self.taught()
         children = [explorer.explore(birth(20 + i, 3), members[3]) for i in range(8)]
         assert len({child["bias"] for child in children}) > 1
 
-    def test_a_space_without_numbers_is_explored_too(self) -> None:
+    def test_space_without_numbers_is_explored(self) -> None:
         space = Space.from_config({"a": {"type": "choice", "options": [1, 2, 3]}})
         explorer = self.build(space, parameters=["a"])
         children = [explorer.explore(birth(i), {"a": 1}) for i in range(40)]

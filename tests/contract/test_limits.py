@@ -149,7 +149,7 @@ def test_no_improvement_counts_a_first_feasible_trial_as_better() -> None:
     assert rule.reason() == "no_improvement"
 
 
-def test_regret_bound_looks_at_feasible_trials_alone() -> None:
+def test_regret_bound_ignores_infeasible_trials() -> None:
     rule = RegretBound(9, 0.5, num_trials=10)
     for i in range(30):
         rule.observe(resource=9, loss=0.1 * i, seconds=1.0, violation=1.0 if i < 21 else 0.0)

@@ -1,4 +1,4 @@
-"""The example package, installed with pip, found by its entry points: it keeps to our own contracts."""
+"""The example plugins, installed with pip, pass the contract suites."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def test_it_is_found_by_its_entry_points(installed: Path) -> None:
+def test_plugins_are_found_by_their_entry_points(installed: Path) -> None:
     names = [plugin_names(noun) for noun in ("sampler", "scheduler", "reader")]
     assert names == [["crossover"], ["audition"], ["logged"]]
     assert type(build_sampler("crossover", SPACE, 0)).__module__ == "example_plugins.crossover"
@@ -75,7 +75,7 @@ def loss_of(params: Params) -> float:
     return sum((value - 0.3) ** 2 for value in params.values())
 
 
-def test_its_sampler_learns() -> None:
+def test_plugin_sampler_beats_random_search() -> None:
     space = Space.from_config({f"x{i}": {"type": "uniform", "low": 0, "high": 1} for i in range(6)})
     seeds = range(5)
     here = sorted(best_of(build_sampler("crossover", space, seed), loss_of, 200) for seed in seeds)
@@ -83,7 +83,7 @@ def test_its_sampler_learns() -> None:
     assert here[2] < random[2] / 2
 
 
-def test_a_study_is_made_of_all_three(installed: Path, tmp_path: Path) -> None:
+def test_study_uses_all_three_plugins(installed: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, {"PYTHONPATH": f"{installed}:{Path(__file__).parents[2]}"})
     (tmp_path / "loop.py").write_text(
         "def train(ctx):\n"

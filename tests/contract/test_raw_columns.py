@@ -1,4 +1,4 @@
-"""Columns that real tables have, read in place: whoever reads, the same features."""
+"""Columns of real tables, read in place by all readers."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def read(folder: Path, reader: str, schema: TableSchema = SCHEMA, **choice: Any)
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def test_every_type_is_delivered_as_its_feature_says(folder: Path, reader: str) -> None:
+def test_reader_delivers_every_type_as_its_feature(folder: Path, reader: str) -> None:
     columns = read(folder, reader)
     rows = stored(folder)
     assert len(columns["class"]) == len(rows) == 3 * ROWS
@@ -213,14 +213,14 @@ def test_every_type_is_delivered_as_its_feature_says(folder: Path, reader: str) 
         ("day >= '2026-02-01' and yes", lambda r: r["yes"] and r["day"] and r["day"] >= date(2026, 2, 1)),
     ],
 )
-def test_a_condition_keeps_its_rows_and_no_others(folder: Path, reader: str, where: str, keeps: Any) -> None:
+def test_where_keeps_exactly_the_matching_rows(folder: Path, reader: str, where: str, keeps: Any) -> None:
     columns = read(folder, reader, where=where)
     kept = [row for row in stored(folder) if keeps(row)]
     assert 0 < len(kept) < 3 * ROWS
     assert columns["small"].tolist() == [(row["small"] - 2) / 4 for row in kept]
 
 
-def test_ranks_share_the_rows_that_match(folder: Path, reader: str) -> None:
+def test_loader_shares_matching_rows_between_ranks(folder: Path, reader: str) -> None:
     where = "wide > 0"
     table = Table(
         url=str(folder),
@@ -247,13 +247,13 @@ def test_ranks_share_the_rows_that_match(folder: Path, reader: str) -> None:
     assert sorted(seen) == wanted
 
 
-def test_shares_of_row_groups_are_disjoint_and_complete(folder: Path, reader: str) -> None:
+def test_row_group_shares_are_disjoint_and_complete(folder: Path, reader: str) -> None:
     shares = [(0.0, 0.6), (0.6, 0.8), (0.8, 1.0)]
     found = [read(folder, reader, share=share, seed=4)["small"].tolist() for share in shares]
     assert sorted(x for part in found for x in part) == sorted((r["small"] - 2) / 4 for r in stored(folder))
 
 
-def test_a_table_read_in_place_is_opened_by_its_schema(folder: Path, tmp_path: Path, reader: str) -> None:
+def test_table_read_in_place_is_opened_by_its_schema(folder: Path, tmp_path: Path, reader: str) -> None:
     features = tuple(f for f in FEATURES if f.name != "bytes")
     binary = Feature(name="bytes", kind=ColumnKind.BINARY)
     schema = TableSchema(
@@ -294,7 +294,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_what_cannot_be_delivered_is_named(tmp_path: Path, reader: str, fault: str) -> None:
+def test_reader_names_values_that_it_cannot_deliver(tmp_path: Path, reader: str, fault: str) -> None:
     columns, message = BAD[fault]
     good = {
         "clicks": [[1], []],
@@ -324,7 +324,9 @@ def test_what_cannot_be_delivered_is_named(tmp_path: Path, reader: str, fault: s
         (["stuff"], "the folder 'stuff' is not a partition"),
     ],
 )
-def test_folders_that_are_no_partitions_are_refused(tmp_path: Path, folders: list[str], message: str) -> None:
+def test_folders_that_are_not_partitions_are_refused(
+    tmp_path: Path, folders: list[str], message: str
+) -> None:
     for folder in folders:
         (tmp_path / folder).mkdir(exist_ok=True)
         pq.write_table(pa.table({"class": ["cat"]}), tmp_path / folder / "x.parquet")
@@ -368,7 +370,7 @@ def test_partitions_get_the_types_that_spark_gives_them(
     assert sorted(read(tmp_path, reader, schema)["v"].tolist()) == [0.0, 1.0]
 
 
-def test_a_lake_of_another_format_is_not_read_as_parquet(tmp_path: Path) -> None:
+def test_delta_table_is_not_read_as_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.table({"v": [1]}), tmp_path / "x.parquet")
     (tmp_path / "_delta_log").mkdir()
     (tmp_path / "_delta_log" / "0.json").write_text("{}")
@@ -424,9 +426,7 @@ def petastorms_own(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_dataset_of_petastorms_is_decoded_where_its_source_is_trusted(
-    petastorms_own: Path, reader: str
-) -> None:
+def test_petastorm_dataset_is_decoded_if_trusted(petastorms_own: Path, reader: str) -> None:
     with pytest.raises(DataError, match=r"data\.trust_petastorm_metadata: true"):
         open_table(str(petastorms_own))
     table = open_table(str(petastorms_own), trust_petastorm_metadata=True)
@@ -439,7 +439,7 @@ def test_a_dataset_of_petastorms_is_decoded_where_its_source_is_trusted(
         np.testing.assert_array_equal(got, np.load(petastorms_own / f"{name}s.npy").astype("float32"))
 
 
-def test_foreign_classes_are_not_unpickled(petastorms_own: Path) -> None:
+def test_petastorm_schema_with_foreign_classes_is_not_unpickled(petastorms_own: Path) -> None:
     import pickle
 
     class Bomb:

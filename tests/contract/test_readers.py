@@ -24,7 +24,7 @@ class TestPetastormReader(ReaderContract):
         return open_reader("petastorm", manifest, schema)
 
 
-def test_auto_is_petastorm_where_it_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_reader_is_petastorm_if_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("petastorm")
     assert resolve_reader("auto") is ReaderName.PETASTORM
     monkeypatch.setitem(sys.modules, "petastorm.reader", None)  # importing it fails
@@ -33,7 +33,7 @@ def test_auto_is_petastorm_where_it_can_be_imported(monkeypatch: pytest.MonkeyPa
         resolve_reader("petastorm")
 
 
-def test_an_unknown_reader_is_refused_with_the_known_ones() -> None:
+def test_unknown_reader_is_refused_with_the_valid_names() -> None:
     with pytest.raises(ConfigError, match="petastorm, arrow, auto") as error:
         resolve_reader("parquet")
     assert (error.value.key, error.value.value) == ("reader", "parquet")

@@ -1,4 +1,4 @@
-"""What every sampler keeps to."""
+"""The built-in samplers against the contract."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class TestTpeSampler(SamplerContract):
     def test_another_seed_gives_other_proposals(self) -> None:
         assert self.run(seed=1)[0].ask(30) != self.run(seed=2)[0].ask(30)
 
-    def test_it_handles_a_space_without_a_number_from_the_model_too(self) -> None:
+    def test_model_handles_a_space_without_numbers(self) -> None:
         for config in ({"a": 1}, {"a": {"type": "choice", "options": ["only"]}}):
             space = Space.from_config(config)
             sampler = TpeSampler(space, 0, num_startup_trials=0)
@@ -172,13 +172,13 @@ class SeveralObjectivesContract(SamplerContract):
     def build(self, space: Space, seed: int) -> Sampler:
         return build_sampler(self.name, space, seed, num_objectives=2)
 
-    def test_it_finds_a_better_front_than_random_search(self) -> None:
+    def test_front_is_better_than_that_of_random_search(self) -> None:
         seeds = range(5)
         here = [missed(self.build(FRONT_SPACE, seed), self.num_trials) for seed in seeds]
         random = [missed(RandomSampler(FRONT_SPACE, seed), self.num_trials) for seed in seeds]
         assert statistics.median(here) < self.most_missed * statistics.median(random)
 
-    def test_it_goes_on_where_every_trial_breaks_a_limit(self) -> None:
+    def test_study_in_which_every_trial_violates_a_limit(self) -> None:
         objective = Objective(
             metric="loss",
             mode=Mode.MIN,
@@ -200,7 +200,7 @@ class TestTpeOfTwoObjectives(SeveralObjectivesContract):
     name = "tpe"
     most_missed = 0.4
 
-    def test_what_is_good_is_good_in_one_objective_or_the_other(self) -> None:
+    def test_tpe_splits_by_pareto_fronts(self) -> None:
         sampler = MultivariateTpeSampler(FRONT_SPACE, 0, gamma=0.25)
         for trial_id in range(40):  # the first ten are on the front: low in one, high in the other
             sampler.start(trial_id, FRONT_SPACE.sample(np.random.default_rng(trial_id)))

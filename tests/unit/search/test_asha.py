@@ -1,4 +1,4 @@
-"""ASHA and its brackets: who is promoted, when, and what it costs."""
+"""ASHA and its brackets: promotions and budget."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def spent(scheduler: Scheduler, num_slots: int = 3, seed: int = 0) -> int:
 
 @given(data=st.data(), num_slots=st.integers(1, 6), eta=st.integers(2, 4))
 @PROPERTY
-def test_a_rung_promotes_its_best_and_no_more_than_its_share(
-    data: st.DataObject, num_slots: int, eta: int
-) -> None:
+def test_rung_promotes_its_best_trials_up_to_its_share(data: st.DataObject, num_slots: int, eta: int) -> None:
     scheduler = AsyncHyperbandScheduler(27, reduction_factor=eta, max_trials=40)
     running: list[Slot] = []
     reported: dict[tuple[int, int], int] = defaultdict(int)
@@ -80,14 +78,14 @@ def test_asha_spends_what_a_bracket_of_successive_halving_plans(max_resource: in
             assert spent(scheduler, seed=seed) == planned
 
 
-def test_every_maximum_from_1_to_300_is_spent_as_planned() -> None:
+def test_bracket_spends_its_plan_for_maxima_up_to_300() -> None:
     for max_resource in range(1, 301):
         levels = resource_levels(1, max_resource, 3)
         planned = planned_resource(bracket_rungs(11, levels, 3))
         assert spent(AshaScheduler(max_resource, max_trials=11)) == planned
 
 
-def test_no_slot_waits_for_the_slowest_trial_of_a_rung() -> None:
+def test_asha_slot_never_waits_for_the_slowest_trial() -> None:
     scheduler = AshaScheduler(9, max_trials=100)
     slow = scheduler.next_slot()
     assert slow is not None
@@ -97,14 +95,14 @@ def test_no_slot_waits_for_the_slowest_trial_of_a_rung() -> None:
         scheduler.report(slot, 0.5)
 
 
-def test_a_trial_that_can_never_be_promoted_is_out_before_its_rung_is_complete() -> None:
+def test_trial_without_a_chance_is_out_before_its_rung_is_complete() -> None:
     scheduler = AshaScheduler(9, max_trials=9)  # a rung of 9 promotes 3
     slots = [scheduler.next_slot() for _ in range(9)]
     out = [scheduler.report(slot, loss) for slot, loss in zip(slots, (1, 2, 3, 4), strict=False) if slot]
     assert out == [[], [], [], [3]]
 
 
-def test_brackets_share_the_budget() -> None:
+def test_async_hyperband_brackets_share_the_budget() -> None:
     scheduler = AsyncHyperbandScheduler(27, max_trials=300)
     committed: list[int] = []
     rng = np.random.default_rng(0)
@@ -134,19 +132,19 @@ def played(noise_below: int, num_trials: int = 60) -> AdaptiveAshaScheduler:
     return scheduler
 
 
-def test_it_enters_at_the_lowest_rung_where_that_can_be_trusted() -> None:
+def test_adaptive_asha_keeps_an_informative_lowest_rung() -> None:
     assert played(noise_below=0).bracket.entry == 0
 
 
-def test_it_moves_its_entry_past_a_rung_that_is_noise() -> None:
+def test_adaptive_asha_raises_its_entry_past_noise() -> None:
     assert played(noise_below=3).bracket.entry == 1
 
 
-def test_rungs_that_are_dear_to_judge_are_trusted() -> None:
+def test_adaptive_asha_does_not_probe_expensive_rungs() -> None:
     assert played(noise_below=81).bracket.entry == 2
 
 
-def test_after_it_has_moved_new_trials_start_at_the_entry() -> None:
+def test_adaptive_asha_starts_new_trials_at_the_raised_entry() -> None:
     scheduler = AdaptiveAshaScheduler(81, max_trials=200, num_controls=0)
     rng = np.random.default_rng(0)
     first: dict[int, int] = {}
@@ -160,7 +158,7 @@ def test_after_it_has_moved_new_trials_start_at_the_entry() -> None:
     assert first[max(first)] == 9
 
 
-def test_with_few_trials_the_lowest_rung_is_trusted() -> None:
+def test_adaptive_asha_trusts_the_lowest_rung_with_few_trials() -> None:
     scheduler = AdaptiveAshaScheduler(27, max_trials=12)
     plain = AshaScheduler(27, max_trials=12)
     for seed in range(3):
@@ -183,12 +181,12 @@ def with_controls(sign: float, misled_below: int, num_trials: int = 120) -> Adap
 
 
 @pytest.mark.parametrize(("misled_below", "entry"), [(3, 1), (9, 2), (27, 3)])
-def test_controls_find_the_rungs_that_rank_against_the_end(misled_below: int, entry: int) -> None:
+def test_controls_detect_rungs_that_contradict_the_end(misled_below: int, entry: int) -> None:
     assert with_controls(-1, misled_below).bracket.entry == entry
     assert with_controls(1, misled_below).bracket.entry == 0
 
 
-def test_controls_are_stopped_by_a_failure_only_and_take_their_share() -> None:
+def test_controls_stop_only_on_failure_and_use_their_share() -> None:
     scheduler = AdaptiveAshaScheduler(27, num_controls=6, control_share=0.25)
     rng = np.random.default_rng(0)
     controls: dict[int, list[int]] = defaultdict(list)

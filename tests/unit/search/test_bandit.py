@@ -1,4 +1,4 @@
-"""PB2: what it has learned from the members, and whether that is worth more than a random step."""
+"""PB2: what it learns, and a comparison with random perturbation."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def children(explorer: Explorer, step: int = 4, number: int = 9) -> list[Any]:
     return [explorer.explore(slot(50 + i, step, parent=i), {"x": 0.5, "y": 0.5}) for i in range(number)]
 
 
-def test_children_go_where_the_loss_falls_fastest() -> None:
+def test_pb2_proposes_where_the_loss_falls_fastest() -> None:
     proposed = children(taught(lambda params, step: math.exp(-(((params["x"] - 0.7) / 0.2) ** 2))))
     assert statistics.median(abs(child["x"] - 0.7) for child in proposed) < 0.1
 
 
-def test_children_go_where_it_falls_fastest_now() -> None:
+def test_pb2_follows_a_moving_optimum() -> None:
     """The best place moves: a model that does not forget would look for it in the middle."""
 
     def gain(params: dict[str, Any], step: int) -> float:
@@ -76,7 +76,7 @@ def test_children_go_where_it_falls_fastest_now() -> None:
     assert statistics.median(child["x"] for child in proposed) > 0.65
 
 
-def test_one_collapse_hides_nothing_and_late_gains_count() -> None:
+def test_pb2_is_robust_to_one_divergence() -> None:
     def gain(params: dict[str, Any], step: int) -> float:
         fall = math.exp(-(((params["x"] - 0.7) / 0.2) ** 2)) * 10.0**-step
         return -1e9 if params["x"] < 0.1 and step == 1 else fall
@@ -85,14 +85,14 @@ def test_one_collapse_hides_nothing_and_late_gains_count() -> None:
     assert statistics.median(abs(child["x"] - 0.7) for child in proposed) < 0.15
 
 
-def test_children_keep_away_from_where_members_fail() -> None:
+def test_pb2_avoids_regions_of_failures() -> None:
     # Faster and faster towards the edge, and beyond it training breaks.
     proposed = children(taught(lambda params, step: params["x"] if params["x"] < 0.7 else math.nan))
     assert statistics.median(child["x"] for child in proposed) < 0.75
     assert statistics.median(child["x"] for child in proposed) > 0.35
 
 
-def test_children_of_one_moment_do_not_go_to_one_place() -> None:
+def test_pb2_children_in_flight_differ() -> None:
     def spread(in_flight: bool) -> float:
         explorer = taught(lambda params, step: 0.0, steps=2, members=8)
         proposed = []
@@ -107,12 +107,12 @@ def test_children_of_one_moment_do_not_go_to_one_place() -> None:
     assert spread(in_flight=True) > 1.3 * spread(in_flight=False)
 
 
-def test_until_enough_is_known_children_are_perturbed() -> None:
+def test_pb2_perturbs_until_there_are_enough_segments() -> None:
     explorer = taught(lambda params, step: 1.0, steps=1)  # losses, and no improvement yet
     assert children(explorer) == children(PerturbationExplorer(SPACE, 0))
 
 
-def test_only_the_latest_segments_are_kept() -> None:
+def test_pb2_keeps_the_latest_segments() -> None:
     explorer = BanditExplorer(SPACE, 0, num_startup_segments=4, max_segments=10)
     for step in range(40):
         explorer.start(slot(0, step), {"x": 0.5, "y": 0.5})
@@ -160,7 +160,7 @@ def best_of_a_population(build: Callable[[Space, int], Explorer], seed: int) -> 
         scheduler.report(done, measured)
 
 
-def test_a_population_that_learns_beats_one_that_steps_at_random() -> None:
+def test_pb2_beats_random_perturbation() -> None:
     learned = statistics.median(math.log10(best_of_a_population(BanditExplorer, seed)) for seed in range(7))
     stepped = statistics.median(
         math.log10(best_of_a_population(PerturbationExplorer, seed)) for seed in range(7)

@@ -1,4 +1,4 @@
-"""Constraints, given configurations and defaults: what is never run, and what runs first."""
+"""Constraints, enqueued configurations and defaults."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_constraints_that_exclude_everything_are_named() -> None:
     assert (error.value.key, error.value.value) == ("constraints", ["hidden_1 > 4"])
 
 
-def test_constraints_survive_json() -> None:
+def test_constraints_round_trip_through_json() -> None:
     once = space("hidden_2 <= hidden_1")
     assert Space.from_json(once.to_json()) == once
 
@@ -131,7 +131,7 @@ def test_enqueued_configuration_that_is_invalid_is_named(enqueue: Any, key: str)
     assert error.value.key == key
 
 
-def test_defaults_are_checked_and_survive_json() -> None:
+def test_defaults_are_checked_and_round_trip_through_json() -> None:
     record = {"a": {**INT, "default": 2}, "c": {**CONFIG["optimizer"], "default": "sgd"}}  # type: ignore[dict-item]
     once = build_space(record)
     assert [d.parameter.default for d in once.dimensions()] == [2, 1, None]

@@ -1,4 +1,4 @@
-"""The process behind PB2: its fit, its memory, and what is in flight."""
+"""The Gaussian process of PB2."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def standardized(values: Array) -> Array:
 
 
 @pytest.mark.parametrize("groups", [(0, 0), (0, 1)])
-def test_the_gradient_of_the_fit_is_that_of_its_loss(groups: tuple[int, ...]) -> None:
+def test_gaussian_process_gradient_matches_its_loss(groups: tuple[int, ...]) -> None:
     known, rng = random_points(15)
     process = TimeVaryingProcess(known, rng.standard_normal(15), groups)
     for shift in (0.0, 0.3, -0.5):
@@ -38,7 +38,7 @@ def test_the_gradient_of_the_fit_is_that_of_its_loss(groups: tuple[int, ...]) ->
             assert slope == pytest.approx(numeric, rel=1e-4, abs=1e-5)
 
 
-def test_it_learns_a_function_from_noisy_values() -> None:
+def test_gaussian_process_learns_a_noisy_function() -> None:
     known, rng = random_points(120)
     truth = np.sin(5 * known.inputs[:, 0]) + known.inputs[:, 1]
     process = TimeVaryingProcess(known, standardized(truth + 0.05 * rng.standard_normal(120)), (0, 0))
@@ -49,7 +49,7 @@ def test_it_learns_a_function_from_noisy_values() -> None:
     assert deviation.mean() < 0.5
 
 
-def test_what_is_long_past_counts_less() -> None:
+def test_gaussian_process_discounts_old_points() -> None:
     # The same place was good for a long time, and is bad of late.
     times = [0.0, 0.1, 0.2, 0.3, 0.7, 0.8, 0.9, 1.0]
     process = TimeVaryingProcess(
@@ -60,7 +60,7 @@ def test_what_is_long_past_counts_less() -> None:
     assert mean[1] < -0.5
 
 
-def test_pending_points_narrow_the_deviation_and_leave_the_mean() -> None:
+def test_pending_points_reduce_only_the_deviation() -> None:
     known, rng = random_points(20)
     process = TimeVaryingProcess(known, standardized(rng.standard_normal(20)), (0, 0))
     where = points([[0.5, 0.5], [0.02, 0.98]], [1.0, 1.0])
@@ -71,7 +71,7 @@ def test_pending_points_narrow_the_deviation_and_leave_the_mean() -> None:
     assert narrower[1] <= deviation[1] + 1e-9
 
 
-def test_equal_points_and_equal_targets_are_no_error() -> None:
+def test_gaussian_process_accepts_equal_points_and_targets() -> None:
     process = TimeVaryingProcess(points([[0.3]] * 6, [0.0] * 6), np.zeros(6), (0,))
     mean, deviation = process.predict(points([[0.3], [0.9]], [0.0, 1.0]))
     assert mean == pytest.approx([0.0, 0.0])

@@ -24,7 +24,7 @@ def test_grid_is_covered_once() -> None:
         sampler.ask(6)
 
 
-def test_a_point_that_somebody_else_started_is_not_proposed_again() -> None:
+def test_grid_skips_points_that_were_enqueued() -> None:
     sampler = GridSampler(SPACE)
     sampler.start(0, {"b": 1, "a": "x"})
     sampler.start(1, {"a": "x", "b": 3})

@@ -1,4 +1,4 @@
-"""A hyperopt space, as it is."""
+"""Conversion of hyperopt spaces."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PARAMETERS: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("expression", "parameter"), PARAMETERS)
-def test_each_hp_parameter_is_one_of_ours(expression: Any, parameter: Any) -> None:
+def test_from_hyperopt_converts_each_parameter(expression: Any, parameter: Any) -> None:
     assert from_hyperopt({"p": expression}).root.entries == (("p", parameter),)
 
 
@@ -77,14 +77,14 @@ def shape(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("expression", SPACES.values(), ids=SPACES.keys())
-def test_the_objective_gets_what_space_eval_would_give(expression: Any) -> None:
+def test_argument_is_what_space_eval_returns(expression: Any) -> None:
     space = from_hyperopt(expression)
     ours = {repr(shape(space.argument(space.sample(np.random.default_rng(i))))) for i in range(60)}
     theirs = {repr(shape(sample(expression, np.random.default_rng(i)))) for i in range(60)}
     assert ours == theirs
 
 
-def test_what_is_no_dict_stands_under_the_label_of_its_parameter() -> None:
+def test_hyperopt_space_without_a_dict_is_named_by_its_label() -> None:
     space = from_hyperopt(hp.uniform("x", 0, 1))
     params = space.sample(np.random.default_rng(0))
     assert list(params) == ["x"]
@@ -92,7 +92,7 @@ def test_what_is_no_dict_stands_under_the_label_of_its_parameter() -> None:
 
 
 @pytest.mark.parametrize("expression", SPACES.values(), ids=SPACES.keys())
-def test_it_survives_json_and_tpe_proposes_in_it(expression: Any) -> None:
+def test_hyperopt_space_round_trips_through_json(expression: Any) -> None:
     space = Space.from_json(from_hyperopt(expression).to_json())
     sampler = TpeSampler(space, 0, num_startup_trials=5)
     for trial_id in range(20):
@@ -103,7 +103,7 @@ def test_it_survives_json_and_tpe_proposes_in_it(expression: Any) -> None:
     assert sampler.level == 1
 
 
-def test_one_parameter_may_stand_in_two_options_of_a_choice() -> None:
+def test_hyperopt_parameter_may_occur_in_two_options() -> None:
     x = hp.uniform("x", 0, 1)
     space = from_hyperopt(hp.choice("c", [{"a": x}, {"b": x}]))
     assert len(space.dimensions()) == 3
@@ -134,7 +134,7 @@ def test_from_hyperopt_names_what_a_space_does_not_support(expression: Any, key:
     assert part in str(error.value)
 
 
-def test_a_hyperopt_space_is_recognised_at_any_depth() -> None:
+def test_is_hyperopt_finds_expressions_at_any_depth() -> None:
     assert is_hyperopt(X)
     assert is_hyperopt({"a": [1, (X,)]})
     assert not is_hyperopt({"a": {"type": "uniform", "low": 0, "high": 1}})

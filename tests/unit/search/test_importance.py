@@ -33,7 +33,7 @@ CONDITIONAL = Space.from_config(
 )
 
 
-def test_what_matters_is_told_from_what_does_not() -> None:
+def test_importance_finds_the_parameter_that_matters() -> None:
     drawn = [SPACE.sample(np.random.default_rng(i)) for i in range(200)]
     results = [(p, Score.of(abs(np.log10(p["matters"]) + 2) + 0.1 * p["little"])) for p in drawn]
     shares = importance(SPACE, results)
@@ -43,7 +43,7 @@ def test_what_matters_is_told_from_what_does_not() -> None:
     assert importance(SPACE, results) == shares
 
 
-def test_a_conditional_parameter_counts_where_it_is_active() -> None:
+def test_importance_of_a_conditional_parameter_counts_where_active() -> None:
     drawn = [CONDITIONAL.sample(np.random.default_rng(i)) for i in range(200)]
     results = [
         (p, Score.of((p["optimizer"]["momentum"] - 0.9) ** 2 if "momentum" in p["optimizer"] else 0.5))
@@ -55,7 +55,7 @@ def test_a_conditional_parameter_counts_where_it_is_active() -> None:
     assert shares["optimizer.momentum"] > shares["optimizer.rate"]
 
 
-def test_few_results_and_losses_that_are_not_finite_say_nothing() -> None:
+def test_importance_needs_enough_finite_results() -> None:
     drawn = [SPACE.sample(np.random.default_rng(i)) for i in range(MIN_RESULTS)]
     results = [(p, Score.of(float(i))) for i, p in enumerate(drawn)]
     assert importance(SPACE, results)
@@ -85,7 +85,7 @@ def test_importance_agrees_with_optuna(space: Space, num_results: int) -> None:
     assert importance(space, results) == pytest.approx(expected, abs=1e-6)
 
 
-def test_losses_that_are_all_equal_do_not_break_it() -> None:
+def test_importance_accepts_equal_losses() -> None:
     drawn = [SPACE.sample(np.random.default_rng(i)) for i in range(20)]
     assert sum(importance(SPACE, [(p, Score.of(1.0)) for p in drawn]).values()) == pytest.approx(1)
 

@@ -1,4 +1,4 @@
-"""The multivariate TPE: what it learns from, and that it learns."""
+"""The multivariate TPE."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_it_beats_random_search() -> None:
     assert tpe < random / 2
 
 
-def test_it_sees_what_belongs_together() -> None:
+def test_tpe_models_interactions() -> None:
     def valley(params: Params) -> float:
         return float(100 * (params["x"] - params["y"]) ** 2)
 
@@ -72,7 +72,7 @@ def test_it_sees_what_belongs_together() -> None:
     assert np.corrcoef(x, y)[0, 1] > 0.5
 
 
-def test_it_learns_from_the_highest_level_with_enough_results() -> None:
+def test_tpe_learns_from_the_highest_level_with_enough_results() -> None:
     grid = np.linspace(0.01, 0.99, 30)
     low = [(x, abs(x - 0.2)) for x in grid]
     high = [(x, abs(x - 0.8)) for x in grid[::2]]
@@ -82,7 +82,7 @@ def test_it_learns_from_the_highest_level_with_enough_results() -> None:
     assert abs(statistics.median(proposals(sampler)) - 0.8) < 0.15
 
 
-def test_a_level_that_is_noise_is_not_learned_from() -> None:
+def test_tpe_skips_a_noisy_level() -> None:
     def told(agree: bool) -> MultivariateTpeSampler:
         sampler = MultivariateTpeSampler(LINE, 0)
         for trial_id in range(40):
@@ -97,7 +97,7 @@ def test_a_level_that_is_noise_is_not_learned_from() -> None:
     assert told(agree=False).level == 3, "the next one has more than half of enough"
 
 
-def test_failures_and_trials_in_flight_push_away() -> None:
+def test_tpe_avoids_failures_and_trials_in_flight() -> None:
     grid = np.linspace(0.01, 0.99, 40)
     sampler = taught({1: [(x, abs(x - 0.5)) for x in grid]}, random_fraction=0.0)
     free = sum(abs(x - 0.5) < 0.05 for x in proposals(sampler))
@@ -111,7 +111,7 @@ def test_failures_and_trials_in_flight_push_away() -> None:
     assert failed < free
 
 
-def test_it_never_proposes_twice_while_something_is_left() -> None:
+def test_tpe_repeats_no_configuration_while_others_are_left() -> None:
     space = Space.from_config({"n": {"type": "int", "low": 1, "high": 30}})
     sampler = MultivariateTpeSampler(space, 0, random_fraction=0.0, enough=5, num_startup_trials=5)
     seen: list[int] = []
@@ -124,7 +124,7 @@ def test_it_never_proposes_twice_while_something_is_left() -> None:
     assert 17 in seen
 
 
-def test_defaults_of_the_space_draw_the_start() -> None:
+def test_tpe_starts_around_the_defaults() -> None:
     space = Space.from_config({"x": {**UNIT, "default": 0.7}})
     start = [MultivariateTpeSampler(space, 0).ask(i)["x"] for i in range(100)]
     plain = [MultivariateTpeSampler(LINE, 0).ask(i)["x"] for i in range(100)]
@@ -132,7 +132,7 @@ def test_defaults_of_the_space_draw_the_start() -> None:
     assert near[0] > near[1] + 15
 
 
-def test_earlier_studies_draw_the_start_and_fade() -> None:
+def test_tpe_starts_from_earlier_studies_and_outweighs_them() -> None:
     earlier = [
         EarlierTrial(params={"x": x, "gone": 1}, resource=9, loss=abs(x - 0.3)) for x in np.linspace(0, 1, 40)
     ]
@@ -146,7 +146,7 @@ def test_earlier_studies_draw_the_start_and_fade() -> None:
     assert abs(statistics.median(proposals(sampler)) - 0.8) < 0.1
 
 
-def test_a_proposal_breaks_no_constraint() -> None:
+def test_tpe_proposals_meet_the_constraints() -> None:
     space = Space.from_config({"x": UNIT, "y": UNIT}, constraints=["y <= x", "x + y < 1.5"])
     sampler = MultivariateTpeSampler(space, 0)
     for trial_id in range(60):
@@ -164,7 +164,7 @@ def test_tpe_share_out_of_range_is_refused(name: str) -> None:
     assert (error.value.key, error.value.value) == (name, 1.5)
 
 
-def test_a_proposal_takes_20_ms_at_most_with_10000_trials_known(capsys: pytest.CaptureFixture[str]) -> None:
+def test_proposal_after_10000_trials_takes_at_most_20_ms(capsys: pytest.CaptureFixture[str]) -> None:
     sampler, rng = MultivariateTpeSampler(MIXED, 0), np.random.default_rng(0)
     for trial_id in range(10_000):
         params = MIXED.sample(rng)
@@ -194,7 +194,7 @@ def test_a_proposal_takes_20_ms_at_most_with_10000_trials_known(capsys: pytest.C
         {"z": {"type": "normal", "mu": 3, "sigma": 2}},
     ],
 )
-def test_the_density_is_that_of_the_draws(config: dict[str, Any]) -> None:
+def test_parzen_density_matches_its_samples(config: dict[str, Any]) -> None:
     space = Space.from_config(config)
     axes, rng = Axes(space), np.random.default_rng(0)
     rows = np.stack([axes.row(space.sample(rng)) for _ in range(5)])

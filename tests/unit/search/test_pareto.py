@@ -1,4 +1,4 @@
-"""Fronts of several objectives: against their definitions, each written out over all pairs of points."""
+"""Pareto fronts and crowding, against brute-force definitions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ranks_by_definition(points: list[Point]) -> list[int]:
     return ranks
 
 
-def test_the_front_is_what_no_other_dominates() -> None:
+def test_pareto_front_is_non_dominated() -> None:
     points = [(1, 4), (2, 2), (4, 1), (3, 3), (2, 2), (4, 4), (math.nan, 0)]
     assert pareto_front(points) == [0, 1, 2, 4, 6]
     assert pareto_ranks(points).tolist() == [0, 0, 0, 1, 0, 2, 0]
@@ -46,27 +46,27 @@ def test_the_front_is_what_no_other_dominates() -> None:
 
 
 @given(few | any_points)
-def test_ranks_are_those_of_the_definition(points: list[Point]) -> None:
+def test_pareto_ranks_match_the_definition(points: list[Point]) -> None:
     expected = ranks_by_definition(points)
     assert pareto_ranks(points).tolist() == expected
     assert pareto_front(points) == [i for i, rank in enumerate(expected) if rank == 0]
 
 
 @given(few, st.integers(1, 30))
-def test_where_few_are_wanted_the_later_fronts_share_a_rank(points: list[Point], enough: int) -> None:
+def test_pareto_ranks_stop_after_enough_points(points: list[Point], enough: int) -> None:
     expected, ranks = ranks_by_definition(points), pareto_ranks(points, enough=enough).tolist()
     last = next((r for r in range(30) if sum(rank <= r for rank in expected) >= enough), 30)
     assert ranks == [min(rank, last + 1) for rank in expected]
 
 
-def test_a_thousand_fronts_and_a_front_of_a_thousand() -> None:
+def test_pareto_ranks_of_a_thousand_fronts_and_of_one() -> None:
     line = np.arange(1000.0)
     assert pareto_ranks(np.stack([line, line], axis=1)).tolist() == list(range(1000))
     assert pareto_front(np.stack([line, -line], axis=1)) == list(range(1000))
     assert pareto_front(np.stack([line, -line, line], axis=1)) == list(range(1000))
 
 
-def test_crowding_is_the_box_between_the_neighbours() -> None:
+def test_crowding_distance_is_that_of_the_neighbours() -> None:
     front = [(0.0, 10.0), (1.0, 4.0), (2.0, 3.0), (10.0, 0.0)]
     assert crowding_distances(front).tolist() == [
         math.inf,
@@ -78,7 +78,7 @@ def test_crowding_is_the_box_between_the_neighbours() -> None:
 
 
 @given(few, st.integers(0, 40))
-def test_the_best_points_are_taken_front_by_front(points: list[Point], count: int) -> None:
+def test_best_points_are_taken_front_by_front(points: list[Point], count: int) -> None:
     best, ranks = best_points(points, count), ranks_by_definition(points)
     assert len(set(best)) == len(best) == min(count, len(points))
     assert best == sorted(best)
@@ -86,11 +86,11 @@ def test_the_best_points_are_taken_front_by_front(points: list[Point], count: in
     assert all(ranks[i] <= ranks[j] for i in best for j in others)
 
 
-def test_of_one_objective_the_best_points_are_the_lowest_the_first_of_equals() -> None:
+def test_best_points_of_one_objective_are_the_lowest() -> None:
     assert best_points([(3.0,), (1.0,), (2.0,), (1.0,), (1.0,)], 2) == [1, 3]
 
 
-def test_of_a_front_that_is_too_large_the_ends_stay_and_neighbours_thin_out() -> None:
+def test_best_points_keep_the_ends_of_a_large_front() -> None:
     # Two crowds, and room for one of each beside the ends.
     x = [0.0, 0.30, 0.31, 0.32, 0.70, 0.71, 0.72, 1.0]
     best = best_points([(v, 1 - v) for v in x], 4)

@@ -1,4 +1,4 @@
-"""Population based training: who takes over whose place, and what a child changes; evolving populations."""
+"""Population based training, perturbation, and samplers that evolve a population."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SPACE = Space.from_config(
 )
 
 
-def test_the_worst_is_out_and_the_best_has_a_child() -> None:
+def test_worst_member_is_replaced_by_a_child_of_the_best() -> None:
     scheduler = PopulationBasedScheduler(9, 3, population_size=4, max_trials=20)
     slots = [scheduler.next_slot() for _ in range(4)]
     assert scheduler.next_slot() is None, "the population is complete"
@@ -48,7 +48,7 @@ def test_the_worst_is_out_and_the_best_has_a_child() -> None:
     assert (onwards.trial_id, onwards.parent, onwards.resource_from) == (0, None, 3)
 
 
-def test_the_one_that_always_comes_first_is_judged_too() -> None:
+def test_fastest_member_is_judged_by_its_previous_step() -> None:
     """At its own step it is alone each time: what the others show of the step before tells against it."""
     scheduler = PopulationBasedScheduler(30, 3, population_size=4, max_trials=20)
     running = [scheduler.next_slot() for _ in range(4)]
@@ -63,7 +63,7 @@ def test_the_one_that_always_comes_first_is_judged_too() -> None:
     assert (child.parent, child.resource_from) == (1, 3)
 
 
-def test_a_failed_member_is_replaced_by_a_child_of_a_good_one() -> None:
+def test_failed_member_is_replaced_by_a_child_of_a_good_one() -> None:
     scheduler = PopulationBasedScheduler(9, 3, population_size=2)
     a, b = scheduler.next_slot(), scheduler.next_slot()
     assert a is not None
@@ -75,7 +75,7 @@ def test_a_failed_member_is_replaced_by_a_child_of_a_good_one() -> None:
     assert child.parent == 0
 
 
-def test_children_are_spread_over_the_best() -> None:
+def test_children_are_spread_over_the_best_members() -> None:
     scheduler = PopulationBasedScheduler(100, 10, population_size=8, quantile=0.25, max_trials=500)
     rng = np.random.default_rng(0)
     parents: list[int] = []
@@ -99,7 +99,7 @@ def birth(trial_id: int) -> Slot:
     return Slot(trial_id=trial_id, bracket=0, rung=1, resource_from=3, resource_to=6, parent=0)
 
 
-def test_a_child_changes_what_weights_do_not_depend_on() -> None:
+def test_perturbation_changes_only_continuous_numbers_by_default() -> None:
     explorer = PerturbationExplorer(SPACE, 0)
     parent = {"lr": 0.01, "channels": 32, "layers": 3, "optimizer": {"name": "sgd", "momentum": 0.5}}
     children = [explorer.explore(birth(i), parent) for i in range(200)]
@@ -112,7 +112,7 @@ def test_a_child_changes_what_weights_do_not_depend_on() -> None:
     assert explorer.explore(birth(7), parent) == children[7]
 
 
-def test_the_user_says_what_may_change() -> None:
+def test_perturbation_changes_only_the_given_parameters() -> None:
     explorer = PerturbationExplorer(SPACE, 0, parameters=["channels", "optimizer.momentum"])
     parent = {"lr": 0.01, "channels": 32, "layers": 3, "optimizer": {"name": "sgd", "momentum": 0.99}}
     children = [explorer.explore(birth(i), parent) for i in range(60)]
@@ -124,7 +124,7 @@ def test_the_user_says_what_may_change() -> None:
     assert error.value.key == "parameters"
 
 
-def test_median_stopping_lets_go_of_what_lags() -> None:
+def test_median_stopping_stops_trials_below_the_median() -> None:
     scheduler = MedianStoppingScheduler(9, 3, num_startup_trials=3, max_trials=20)
     for loss in (1.0, 2.0, 3.0):
         for _ in range(3):  # one slot: each goes on to the end
@@ -140,7 +140,7 @@ def test_median_stopping_lets_go_of_what_lags() -> None:
 
 
 @pytest.mark.parametrize("sampler", [DifferentialEvolutionSampler, ParticleSwarmSampler])
-def test_a_population_beats_random_search(
+def test_population_based_training_beats_random_search(
     sampler: type[DifferentialEvolutionSampler] | type[ParticleSwarmSampler],
 ) -> None:
     space = Space.from_config({f"x{i}": UNIT for i in range(5)})

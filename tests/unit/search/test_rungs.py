@@ -1,4 +1,4 @@
-"""The arithmetic of rungs, against the paper and against its own plan."""
+"""Rungs and brackets, against the Hyperband paper and their own plan."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sizes(brackets: tuple[tuple[Rung, ...], ...]) -> list[list[int]]:
     return [[rung.size for rung in rungs] for rungs in brackets]
 
 
-def test_table_1_of_the_hyperband_paper() -> None:
+def test_hyperband_floor_is_table_1_of_the_paper() -> None:
     brackets = hyperband_rungs(1, 81, 3)
     assert [[(rung.size, rung.resource) for rung in rungs] for rungs in brackets] == [
         [(81, 1), (27, 3), (9, 9), (3, 27), (1, 81)],
@@ -38,13 +38,13 @@ def test_table_1_of_the_hyperband_paper() -> None:
     ]
 
 
-def test_ceiling_is_algorithm_1() -> None:
+def test_hyperband_ceiling_is_algorithm_1() -> None:
     brackets = sizes(hyperband_rungs(1, 81, 3, Rounding.CEILING))
     assert [rungs[0] for rungs in brackets] == [81, 34, 15, 8, 5]
     assert brackets[1] == [34, 11, 3, 1]
 
 
-def test_a_power_of_eta_loses_no_bracket() -> None:
+def test_resource_levels_of_a_power_of_eta_are_complete() -> None:
     assert len(hyperband_rungs(1, 243, 3)) == 6
     for eta in (2, 3, 5, 10):
         for power in range(1, 12):
@@ -53,14 +53,14 @@ def test_a_power_of_eta_loses_no_bracket() -> None:
             assert len(resource_levels(1, eta**power - 1, eta)) == power
 
 
-def test_levels_that_do_not_divide() -> None:
+def test_resource_levels_round_down() -> None:
     assert resource_levels(1, 100, 3) == (1, 3, 11, 33, 100)
     assert resource_levels(2, 27, 3) == (3, 9, 27)
     assert resource_levels(5, 5, 3) == (5,)
 
 
 @given(st.integers(1, 100), st.integers(0, 1000), st.integers(2, 10))
-def test_levels_rise_to_the_maximum_and_leave_no_room_below(low: int, more: int, eta: int) -> None:
+def test_resource_levels_ascend_to_the_maximum(low: int, more: int, eta: int) -> None:
     levels = resource_levels(low, low + more, eta)
     assert list(levels) == sorted(set(levels))
     assert levels[-1] == low + more
@@ -91,7 +91,7 @@ def run(scheduler: HyperbandScheduler | SuccessiveHalvingScheduler, num_slots: i
     st.integers(),
 )
 @settings(max_examples=30, deadline=None, derandomize=True)
-def test_a_round_of_hyperband_spends_what_was_planned(
+def test_hyperband_round_spends_its_plan(
     max_resource: int, eta: int, rounding: Rounding, num_slots: int, seed: int
 ) -> None:
     plan = hyperband_rungs(1, max_resource, eta, rounding)
@@ -103,7 +103,7 @@ def test_a_round_of_hyperband_spends_what_was_planned(
 
 
 @pytest.mark.parametrize("eta", [2, 3, 4])
-def test_one_slot_spends_what_was_planned_for_every_maximum_resource(eta: int) -> None:
+def test_one_slot_spends_the_plan_for_every_maximum(eta: int) -> None:
     for max_resource in range(1, 301):
         levels = resource_levels(1, max_resource, eta)
         scheduler = SuccessiveHalvingScheduler(max_resource=max_resource, reduction_factor=eta, max_trials=7)
@@ -121,7 +121,7 @@ class TestBracket:
         slots = [bracket.next_slot(i) for i in range(num_trials)]
         return bracket, [slot for slot in slots if slot is not None]
 
-    def test_a_slot_opens_only_when_the_rung_below_has_reported(self) -> None:
+    def test_rung_opens_when_the_rung_below_has_reported(self) -> None:
         bracket, slots = self.full()
         for slot in slots[:-1]:
             assert bracket.report(slot, Score.of(float(slot.trial_id))) == []
@@ -131,36 +131,36 @@ class TestBracket:
         assert [slot and slot.trial_id for slot in promoted] == [0, 1, 2, None]
         assert promoted[0] == Slot(trial_id=0, bracket=0, rung=1, resource_from=1, resource_to=3)
 
-    def test_of_equals_the_lower_trial_goes_on(self) -> None:
+    def test_equal_losses_promote_the_lower_trial_id(self) -> None:
         bracket, slots = self.full()
         outs = [bracket.report(slot, Score.of(0.5)) for slot in reversed(slots)]
         assert outs[-1] == [3, 4, 5, 6, 7, 8]
 
-    def test_closed_at_four_of_nine_it_promotes_one(self) -> None:
+    def test_bracket_closed_at_four_of_nine_promotes_one(self) -> None:
         bracket, slots = self.full(4)
         assert bracket.close() == []
         outs = [bracket.report(slot, Score.of(float(slot.trial_id))) for slot in slots]
         assert outs[-1] == [1, 2, 3]
         assert bracket.next_slot(4).trial_id == 0  # type: ignore[union-attr]
 
-    def test_closed_when_all_that_came_have_reported_the_rung_ends_there(self) -> None:
+    def test_close_after_all_reports_completes_the_rung(self) -> None:
         bracket, slots = self.full(4)
         for slot in slots:
             assert bracket.report(slot, Score.of(float(slot.trial_id))) == []
         assert bracket.close() == [1, 2, 3]
 
-    def test_closed_before_any_trial_it_is_done(self) -> None:
+    def test_bracket_closed_before_the_first_trial_is_done(self) -> None:
         bracket, _ = self.full(0)
         assert bracket.close() == []
         assert bracket.is_done
 
-    def test_failures_make_the_next_rung_smaller(self) -> None:
+    def test_failures_shrink_the_next_rung(self) -> None:
         bracket, slots = self.full()
         outs = [bracket.report(s, Score.of(1.0 if s.trial_id < 2 else float("nan"))) for s in slots]
         assert outs == [[], [], [2], [3], [4], [5], [6], [7], [8]]
         assert [bracket.next_slot(9), bracket.next_slot(9), bracket.next_slot(9)][2] is None
 
-    def test_when_all_fail_it_is_over(self) -> None:
+    def test_bracket_is_done_when_all_trials_fail(self) -> None:
         bracket, slots = self.full()
         for slot in slots:
             bracket.report(slot, NO_SCORE)
@@ -168,12 +168,12 @@ class TestBracket:
 
 
 class TestOverlap:
-    def test_the_next_bracket_opens_only_when_asked_beyond_the_first(self) -> None:
+    def test_next_bracket_opens_when_the_first_has_no_work(self) -> None:
         scheduler = HyperbandScheduler(9)
         slots = [scheduler.next_slot() for _ in range(10)]
         assert [slot and slot.bracket for slot in slots] == [0] * 9 + [1]
 
-    def test_a_promotion_comes_before_a_new_trial(self) -> None:
+    def test_promotion_precedes_a_new_trial(self) -> None:
         scheduler = HyperbandScheduler(9)
         slots = [scheduler.next_slot() for _ in range(10)]
         for slot in slots[:9]:
@@ -187,7 +187,7 @@ class TestOverlap:
             (10, 1, 0),
         ]
 
-    def test_after_the_last_bracket_a_new_round_begins(self) -> None:
+    def test_hyperband_repeats_its_brackets(self) -> None:
         scheduler = HyperbandScheduler(9)
         first_of = {}
         for _ in range(9 + 3 + 3 + 1):
@@ -196,6 +196,6 @@ class TestOverlap:
             first_of.setdefault(slot.bracket, slot.resource_to)
         assert first_of == {0: 1, 1: 3, 2: 9, 3: 1}
 
-    def test_with_many_slots_none_waits_while_trials_remain(self) -> None:
+    def test_many_slots_never_wait_while_trials_remain(self) -> None:
         scheduler = HyperbandScheduler(81)
         assert all(scheduler.next_slot() is not None for _ in range(300))

@@ -1,4 +1,4 @@
-"""Names and settings from a study file."""
+"""Building samplers, schedulers and spaces by name."""
 
 from __future__ import annotations
 

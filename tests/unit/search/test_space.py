@@ -1,4 +1,4 @@
-"""The space: what it reads, refuses, draws and enumerates."""
+"""Spaces: parsing, sampling, grids and validation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def draws(space: Space, num: int = 2000) -> list[Any]:
 
 
 class TestReading:
-    def test_a_configuration_has_the_shape_of_the_space(self) -> None:
+    def test_sample_has_the_shape_of_the_space(self) -> None:
         for trial_id in range(20):
             params = SPACE.sample(np.random.default_rng((0, trial_id)))
             assert list(params) == list(CONFIG)
@@ -47,7 +47,7 @@ class TestReading:
             assert params["model"]["depth"] == 2
             assert params["optimizer"] == "adam" or params["optimizer"]["name"] == "sgd"
 
-    def test_dimensions_say_where_they_stand_and_when_they_are_active(self) -> None:
+    def test_dimensions_have_paths_and_conditions(self) -> None:
         dimensions = {d.key: d for d in SPACE.dimensions()}
         assert list(dimensions) == [
             ("learning_rate",),
@@ -61,7 +61,7 @@ class TestReading:
         assert momentum.is_active({("optimizer",): 1})
         assert not momentum.is_active({("optimizer",): 0})
 
-    def test_yaml_reads_1e_minus_4_as_text_and_the_space_reads_it_as_a_number(self) -> None:
+    def test_from_config_reads_1e_minus_4_as_a_number(self) -> None:
         config = yaml.safe_load(
             """
             p: {type: loguniform, low: 1e-4, high: 1E-1}
@@ -76,24 +76,24 @@ class TestReading:
         assert params["eps"] == 1e-8
         assert params["decay"] in (0, 1e-5)
 
-    def test_numbers_of_numpy_become_plain(self) -> None:
+    def test_from_config_converts_numpy_scalars(self) -> None:
         space = Space.from_config(
             {"p": {"type": "int", "low": np.int64(1), "high": np.float64(3)}, "c": np.float32(0.5)}
         )
         params = space.sample(np.random.default_rng(0))
         assert (type(params["p"]), type(params["c"])) == (int, float)
 
-    def test_json_brings_it_back_whatever_sorts_the_keys(self) -> None:
+    def test_space_round_trips_through_sorted_json(self) -> None:
         again = Space.from_json(json.loads(json.dumps(SPACE.to_json(), sort_keys=True)))
         assert again == SPACE
         assert again.sample(np.random.default_rng(3)) == SPACE.sample(np.random.default_rng(3))
 
-    def test_a_proposal_can_be_changed_without_changing_the_space(self) -> None:
+    def test_sample_is_a_copy(self) -> None:
         space = Space.from_config({"layers": [1, {"a": 2}]})
         space.sample(np.random.default_rng(0))["layers"].append(3)
         assert space.sample(np.random.default_rng(0)) == {"layers": [1, {"a": 2}]}
 
-    def test_importing_it_imports_no_hyperopt(self) -> None:
+    def test_importing_space_does_not_import_hyperopt(self) -> None:
         code = "import sys, spark_hpo.search.space; sys.exit('hyperopt' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -165,20 +165,20 @@ def test_from_config_suggests_the_nearest_name() -> None:
 
 
 class TestDrawing:
-    def test_loguniform_spreads_evenly_over_magnitudes(self) -> None:
+    def test_loguniform_is_uniform_over_magnitudes(self) -> None:
         values = draws(one(type="loguniform", low=1e-4, high=1.0))
         assert 0.45 < np.mean(np.array(values) < 1e-2) < 0.55
         assert min(values) >= 1e-4
         assert max(values) <= 1.0
 
-    def test_an_int_takes_every_value_alike(self) -> None:
+    def test_int_draws_all_values_equally_often(self) -> None:
         values = draws(one(type="int", low=1, high=4))
         assert {type(v) for v in values} == {int}
         counts = [values.count(k) for k in (1, 2, 3, 4)]
         assert sum(counts) == 2000
         assert min(counts) > 430
 
-    def test_a_quniform_takes_the_multiples_within_the_bounds_as_they_are_written(self) -> None:
+    def test_quniform_draws_exact_multiples_within_the_bounds(self) -> None:
         assert sorted(set(draws(one(type="quniform", low=0.1, high=0.55, q=0.1)))) == [
             0.1,
             0.2,
@@ -188,12 +188,12 @@ class TestDrawing:
         ]
         assert sorted(set(draws(one(type="quniform", low=1, high=10, q=4, integer=True)))) == [4, 8]
 
-    def test_mu_and_sigma_of_a_lognormal_are_those_of_the_logarithm(self) -> None:
+    def test_lognormal_takes_mu_and_sigma_of_the_logarithm(self) -> None:
         logs = np.log(draws(one(type="lognormal", mu=-2, sigma=0.5)))
         assert abs(logs.mean() + 2) < 0.05
         assert abs(logs.std() - 0.5) < 0.05
 
-    def test_weights_are_probabilities(self) -> None:
+    def test_choice_draws_by_its_weights(self) -> None:
         values = draws(one(type="choice", options=["a", "b"], weights=[0.9, 0.1]))
         assert 0.87 < values.count("a") / 2000 < 0.93
 
@@ -214,7 +214,7 @@ class TestDrawing:
         st.integers(0, 10_000),
     )
     @settings(max_examples=300, deadline=None, derandomize=True)
-    def test_what_is_drawn_is_accepted_and_survives_the_latent_value(
+    def test_sample_is_accepted_and_round_trips_as_latent_value(
         self, parameter: Uniform | Normal, seed: int
     ) -> None:
         value = parameter.sample(np.random.default_rng(seed))
@@ -236,17 +236,17 @@ class TestGrid:
             ({"type": "choice", "options": ["a", "b", "c", "d"]}, ["a", "b", "c", "d"]),
         ],
     )
-    def test_each_parameter_has_both_ends_and_at_most_three_numbers(
+    def test_grid_has_both_ends_and_at_most_the_resolution(
         self, parameter: dict[str, Any], values: list[Any]
     ) -> None:
         assert [p["p"] for p in one(**parameter).grid(3)] == values
 
-    def test_a_normal_is_cut_at_quantiles(self) -> None:
+    def test_grid_of_a_normal_has_its_quantiles(self) -> None:
         low, middle, high = (p["p"] for p in one(type="normal", mu=1, sigma=2).grid(3))
         assert middle == pytest.approx(1)
         assert high - middle == pytest.approx(middle - low)
 
-    def test_options_add_up_and_parameters_multiply(self) -> None:
+    def test_grid_size_adds_options_and_multiplies_parameters(self) -> None:
         points = list(SPACE.grid(2))
         assert len(points) == SPACE.grid_size(2) == 2 * (1 + 2) * 2
         assert len({json.dumps(p) for p in points}) == 12
@@ -255,7 +255,7 @@ class TestGrid:
 
 
 class TestValidating:
-    def test_a_configuration_that_fits_comes_back_in_the_types_of_the_space(self) -> None:
+    def test_validate_returns_the_types_of_the_space(self) -> None:
         given = {"learning_rate": 0.1, "optimizer": "adam", "model": {"depth": 2, "width": 8}, "seed": 7}
         assert SPACE.validate(given) == given
         momentum = SPACE.validate({**given, "optimizer": {"name": "sgd", "momentum": 0}})["optimizer"][
@@ -291,7 +291,7 @@ class TestValidating:
             SPACE.validate({})
         assert error.value.key == "learning_rate"
 
-    def test_flattening_and_back_changes_nothing(self) -> None:
+    def test_unflatten_inverts_flatten(self) -> None:
         for trial_id in range(30):
             params = SPACE.sample(np.random.default_rng(trial_id))
             assert SPACE.unflatten(SPACE.flatten(params)) == params

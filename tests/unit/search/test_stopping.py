@@ -1,4 +1,4 @@
-"""Rules that end a search."""
+"""Stopping rules."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def watch(rule: StoppingRule, losses: list[float], resource: int = 9, seconds: f
     return rule.reason()
 
 
-def test_a_target_ends_the_search_at_any_resource() -> None:
+def test_target_ends_the_search_at_any_resource() -> None:
     rule = TargetReached(0.1)
     assert watch(rule, [0.5, math.inf, 0.11], resource=1) is None
     assert watch(rule, [0.1], resource=1) == "target"
 
 
-def test_no_improvement_counts_trials_that_were_trained_to_the_end() -> None:
+def test_no_improvement_counts_fully_trained_trials() -> None:
     rule = NoImprovement(9, 3, min_improvement=0.01)
     assert watch(rule, [0.5, 0.4, 0.6, 0.395]) is None
     assert watch(rule, [0.9] * 10, resource=3) is None
@@ -39,7 +39,7 @@ def test_cost_is_slot_time_times_price() -> None:
     assert rule.cost == pytest.approx(2.0)
 
 
-def test_the_regret_bound_knows_what_searching_on_would_gain() -> None:
+def test_regret_bound_estimates_the_gain_of_continuing() -> None:
     # Losses with an exponential tail of scale 0.1: twice as many draws gain 0.1 ln 2 in the mean.
     rng = np.random.default_rng(0)
     rule = RegretBound(9, bound=0.01)
@@ -62,6 +62,6 @@ def test_the_regret_bound_knows_what_searching_on_would_gain() -> None:
         lambda: RegretBound(9, 1.0, 3),
     ],
 )
-def test_a_rule_that_makes_no_sense_is_refused(build: Callable[[], object]) -> None:
+def test_stopping_rule_with_invalid_settings_is_refused(build: Callable[[], object]) -> None:
     with pytest.raises(ConfigError, match="must be"):
         build()

@@ -1,4 +1,4 @@
-"""TPE: what it learns from, and that it learns."""
+"""hyperopt's TPE as a sampler."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_it_beats_random_search() -> None:
     assert tpe < random / 2
 
 
-def test_it_draws_at_random_until_enough_have_reported() -> None:
+def test_tpe_draws_at_random_until_enough_trials_have_reported() -> None:
     sampler, random = TpeSampler(SPACE, 3), RandomSampler(SPACE, 3)
     for trial_id in range(12):
         assert (sampler.ask(trial_id) == random.ask(trial_id)) == (trial_id < 10)
@@ -55,7 +55,7 @@ def test_it_draws_at_random_until_enough_have_reported() -> None:
         sampler.tell(trial_id, resource=1, loss=bowl(random.ask(trial_id)))
 
 
-def test_it_believes_the_highest_level_with_enough_trials() -> None:
+def test_hyperopt_tpe_uses_the_highest_level_with_enough_trials() -> None:
     grid = np.linspace(0.01, 0.99, 30)
     misleading = [(float(x), abs(x - 0.1)) for x in grid]  # at 1 epoch, 0.1 looks best
     true = [(float(x), abs(x - 0.8)) for x in grid[::3]]
@@ -66,14 +66,14 @@ def test_it_believes_the_highest_level_with_enough_trials() -> None:
     assert statistics.median(proposals(both)) > 0.6
 
 
-def test_a_level_with_too_few_trials_is_not_believed() -> None:
+def test_level_with_too_few_trials_is_not_used() -> None:
     grid = [(i / 30, i / 30) for i in range(30)]
     enough = len(LINE.dimensions()) + 3
     assert taught({1: grid, 9: grid[: enough - 1]}).level == 1
     assert taught({1: grid, 9: grid[:enough]}).level == 9
 
 
-def test_a_promoted_trial_counts_at_both_levels() -> None:
+def test_promoted_trial_counts_at_both_levels() -> None:
     sampler = taught({1: [(i / 30, i / 30) for i in range(30)]})
     for trial_id in range(4):
         sampler.tell(trial_id, resource=3, loss=0.1)
@@ -82,7 +82,7 @@ def test_a_promoted_trial_counts_at_both_levels() -> None:
     assert good | rest == {0, 1, 2, 3}
 
 
-def test_trials_in_flight_push_proposals_away_but_not_out() -> None:
+def test_hyperopt_tpe_avoids_trials_in_flight() -> None:
     history = {1: [(i / 40, abs(i / 40 - 0.5)) for i in range(40)]}
 
     def close_to_the_best(in_flight: int) -> int:
@@ -94,7 +94,7 @@ def test_trials_in_flight_push_proposals_away_but_not_out() -> None:
     assert 0 < close_to_the_best(8) < close_to_the_best(0)
 
 
-def test_trials_in_flight_take_no_place_among_the_good() -> None:
+def test_trials_in_flight_are_never_good() -> None:
     history = {1: [(i / 40, i / 40) for i in range(40)]}
     alone, crowded = taught(history), taught(history)
     for i in range(100):
@@ -103,7 +103,7 @@ def test_trials_in_flight_take_no_place_among_the_good() -> None:
     assert crowded.split(1)[1] == alone.split(1)[1] | set(range(100, 200))
 
 
-def test_a_failure_is_never_good_even_if_it_had_promised_much() -> None:
+def test_failed_trial_is_never_good() -> None:
     sampler = taught({1: [(i / 40, i / 40) for i in range(40)]})
     assert 0 in sampler.split(1)[0]
     sampler.tell(0, resource=3, loss=math.nan)
@@ -112,17 +112,17 @@ def test_a_failure_is_never_good_even_if_it_had_promised_much() -> None:
     assert good == {1, 2}
 
 
-def test_it_avoids_the_region_where_trials_fail() -> None:
+def test_tpe_avoids_the_region_where_trials_fail() -> None:
     points = [(i / 40, math.inf if i < 20 else 1.0 + i % 3) for i in range(40)]
     assert statistics.median(proposals(taught({1: points}))) > 0.5
 
 
-def test_equal_losses_are_split_by_trial_not_by_chance() -> None:
+def test_equal_losses_are_split_by_trial_id() -> None:
     sampler = taught({1: [(i / 40, 1.0) for i in range(40)]})
     assert sampler.split(1)[0] == {0, 1}
 
 
-def test_hyperopt_sees_a_bounded_part_of_ten_thousand_trials(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hyperopt_tpe_bounds_its_history(capsys: pytest.CaptureFixture[str]) -> None:
     sampler = TpeSampler(SPACE, 0)
     rng = np.random.default_rng(0)
     for trial_id in range(10_000):
@@ -142,7 +142,9 @@ def test_hyperopt_sees_a_bounded_part_of_ten_thousand_trials(capsys: pytest.Capt
         print(f" [a proposal at 10,000 trials: {statistics.median(times) * 1e3:.1f} ms]", end="")
 
 
-def test_it_says_nothing(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_hyperopt_tpe_prints_nothing(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
         best_of(TpeSampler(SPACE, 0), bowl, 15)
     assert capsys.readouterr() == ("", "")

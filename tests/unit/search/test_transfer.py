@@ -1,4 +1,4 @@
-"""What earlier studies say about a new space."""
+"""Transfer from earlier studies."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def trial(lr: float, loss: float, resource: int = 9, **params: object) -> Earlie
     return EarlierTrial(params={"lr": lr, "layers": 2, "act": "gelu", **params}, resource=resource, loss=loss)
 
 
-def test_the_best_configurations_come_first_one_study_after_the_other() -> None:
+def test_transfer_takes_the_best_of_each_study_in_turn() -> None:
     older = [trial((10 + i) / 1000, loss=i) for i in range(20)]
     newer = [trial((50 + i) / 1000, loss=100 + i) for i in range(20)]
     first = warm_start(SPACE, [older, newer], num_first=3).best
     assert [params["lr"] for params in first] == [0.05, 0.01, 0.051]
 
 
-def test_parameters_are_matched_by_name_and_range() -> None:
+def test_transfer_matches_parameters_by_name_and_range() -> None:
     earlier = [
         trial(0.01, 0.0, gone="away"),  # a parameter that is no more
         trial(5.0, 0.1),  # out of the new range: only the others count
@@ -46,7 +46,7 @@ def test_parameters_are_matched_by_name_and_range() -> None:
     assert knowledge.best == ()
 
 
-def test_failures_and_trials_stopped_early_are_never_good() -> None:
+def test_transfer_ranks_failed_and_stopped_trials_last() -> None:
     earlier = [trial(0.01, 5.0 + i) for i in range(7)]
     stopped = [trial(0.05, 0.0, resource=1) for _ in range(3)]
     failed = [trial(0.09, math.inf)]
@@ -56,7 +56,7 @@ def test_failures_and_trials_stopped_early_are_never_good() -> None:
     assert places == {0.5}
 
 
-def test_a_sampler_that_cannot_use_knowledge_still_runs_the_best_first() -> None:
+def test_transfer_enqueues_the_best_for_every_sampler() -> None:
     knowledge = warm_start(SPACE, [[trial((10 + i) / 1000, loss=i) for i in range(20)]])
     for name in ("random", "tpe", "de"):
         sampler = build_sampler(name, SPACE, 0, knowledge=knowledge)
@@ -65,7 +65,7 @@ def test_a_sampler_that_cannot_use_knowledge_still_runs_the_best_first() -> None
     assert build_sampler("tpe", SPACE, 0, knowledge=knowledge, enqueue=[given]).ask(0) == given
 
 
-def test_studies_without_a_result_say_nothing() -> None:
+def test_transfer_of_studies_without_results_is_empty() -> None:
     knowledge = warm_start(SPACE, [[], [trial(0.01, math.inf)]])
     assert knowledge.best == ()
     assert len(knowledge.rest) <= 1
