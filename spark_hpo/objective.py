@@ -78,9 +78,7 @@ class Objective:
     mode: Mode
     penalties: tuple[tuple[str, float], ...] = ()  # (metric, weight)
     limits: tuple[Limit, ...] = ()
-    extra_objectives: tuple[
-        tuple[str, Mode], ...
-    ] = ()  # further objectives: what is sought then is a Pareto front
+    extra_objectives: tuple[tuple[str, Mode], ...] = ()  # the search then finds a Pareto front
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -115,7 +113,7 @@ class Objective:
         return self.violation(metrics) == 0
 
     def missing(self, metrics: Mapping[str, float]) -> str | None:
-        """The setting whose metric is not there, in words: `objective.metric is 'auc'`; None: all are."""
+        """Return the setting whose metric is missing: `objective.metric is 'auc'`; None: none is."""
         if self.metric not in metrics:
             return f"objective.metric is {self.metric!r}"
         return next(

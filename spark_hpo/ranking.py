@@ -12,11 +12,9 @@ from spark_hpo.trial import Report, Trial, TrialState
 
 
 def pareto_front(trials: Iterable[Trial], objective: Objective) -> list[Trial]:
-    """The trials that no other one beats in all objectives, in the order of their ids.
+    """Return the fully trained, feasible trials that no other one dominates, in the order of their ids.
 
-    Of those that were trained to the end and keep every limit: what a shorter training shows is no offer,
-    a low latency least of all. Trials with equal metrics are on the front together. Empty with one
-    objective, which has a best trial instead.
+    Trials with equal metrics are on the front together. With one objective the front is empty.
     """
     if not objective.extra_objectives:
         return []
@@ -28,7 +26,7 @@ def pareto_front(trials: Iterable[Trial], objective: Objective) -> list[Trial]:
 
 
 def as_reported(trial: Trial, report: Report, score: Score) -> Trial:
-    """A trial as it was when this report of it came. Later ones may have changed it."""
+    """Return a trial as it was after a report, whatever later reports have changed."""
     return replace(
         trial,
         rung=report.rung,
@@ -43,14 +41,14 @@ def as_reported(trial: Trial, report: Report, score: Score) -> Trial:
 def best_reported(
     trials: Mapping[int, Trial], reports: Iterable[Report], objective: Objective
 ) -> Trial | None:
-    """What `Incumbents.best` is after all these reports, none of a test."""
+    """Return the best trial after these reports, none of which is of a test."""
     return next(iter(each_at_its_best(trials, reports, objective)), None)
 
 
 def each_at_its_best(
     trials: Mapping[int, Trial], reports: Iterable[Report], objective: Objective
 ) -> list[Trial]:
-    """Every trial that has a value, as it was reported when it was best; the best trial first."""
+    """Return each trial that has a value as it was when it was best; the best trial first."""
     best: dict[int, Trial] = {}
     for report in reports:
         if not (score := objective.score(report.scored_metrics)).is_finite:

@@ -1,8 +1,6 @@
-"""The values that cross the seams: Objective, Assignment, Report, Trial.
+"""The values that driver, ranks and journal exchange: Assignment, Report, Trial and their parts.
 
-All are frozen and made of JSON types, so that the journal can write them and a process boundary can be
-crossed without pickle. Inside the package every objective is a loss to minimise:
-`Objective` flips the sign, and nothing else does.
+All are frozen and made of JSON types, so that the journal can store them and no process has to unpickle them.
 """
 
 from __future__ import annotations
@@ -21,12 +19,12 @@ Params = Mapping[str, Any]
 
 
 class TrialState(StrEnum):
-    """Where a trial stands. `running -> paused -> running -> ... -> completed | stopped | failed`."""
+    """The state of a trial: `running -> paused -> running -> ... -> completed | stopped | failed`."""
 
-    RUNNING = "running"  # an assignment of it is in flight
-    PAUSED = "paused"  # waits at its rung, with its checkpoint, for a promotion
-    STOPPED = "stopped"  # out: it will not be promoted
-    COMPLETED = "completed"  # trained to the end
+    RUNNING = "running"  # an assignment is in flight
+    PAUSED = "paused"  # waits at its rung for a promotion
+    STOPPED = "stopped"  # will not be promoted
+    COMPLETED = "completed"  # fully trained
     FAILED = "failed"  # raised, diverged or crashed
 
     @property
@@ -36,18 +34,18 @@ class TrialState(StrEnum):
 
 
 class FailureKind(StrEnum):
-    """Whose fault a failed assignment is."""
+    """The cause of a failed assignment."""
 
-    TRIAL = "trial"  # the user's code raised, or the metric is not finite
-    MEMORY = "memory"  # the trial needs more than a rank has: the same size would need it again
-    DATA = "data"  # the table itself: every trial would meet it
-    INFRASTRUCTURE = "infrastructure"  # a lost process, executor or network
-    STORAGE = "storage"  # the study directory cannot be written: every trial would meet it
-    INTERRUPTED = "interrupted"  # the driver has asked it to save its state and stop
+    TRIAL = "trial"  # user code raised, or a metric is not finite
+    MEMORY = "memory"  # out of memory; a retry would fail again
+    DATA = "data"  # the table is damaged; every trial would fail
+    INFRASTRUCTURE = "infrastructure"  # a process, executor or connection was lost
+    STORAGE = "storage"  # the study directory cannot be written; every trial would fail
+    INTERRUPTED = "interrupted"  # the driver asked it to save its state and stop
 
     @property
     def is_passing(self) -> bool:
-        """Whether another attempt may succeed: it is not the trial that is at fault."""
+        """Whether another attempt may succeed."""
         return self in (FailureKind.INFRASTRUCTURE, FailureKind.STORAGE, FailureKind.INTERRUPTED)
 
 
@@ -61,15 +59,14 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why an assignment failed: `message` in one line, `traceback` as text."""
+    """Why an assignment failed. Credentials are removed from both texts."""
 
     kind: FailureKind
     message: str
     traceback: str = ""
-    file: str | None = None  # of the table, where one is at fault
+    file: str | None = None  # the damaged file of the table, if there is one
 
     def __post_init__(self) -> None:
-        # Foreign exceptions may hold credentials; journal, MLflow and logs all take their texts from here.
         object.__setattr__(self, "message", redact(self.message))
         object.__setattr__(self, "traceback", redact(self.traceback))
 
@@ -92,13 +89,13 @@ _FIELDS = {key: field for field, key in _JOURNAL_KEYS.items()}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """One piece of work for a backend: train one trial from `resource_from` to `resource_to`.
+    """Work for a backend: train one trial from `resource_from` to `resource_to`.
 
-    With `resource_from == resource_to` nothing is trained: the checkpoint is evaluated on `split`.
+    If both are equal, the checkpoint is only evaluated on `split`.
     """
 
     trial_id: int
-    attempt: int  # 1 for the first; a retry of the same slot counts up
+    attempt: int  # 1, 2, ... of the same slot
     params: Params
     bracket: int
     rung: int
@@ -106,8 +103,8 @@ class Assignment:
     resource_to: int  # epochs completed when this assignment is done
     checkpoint: str | None  # path inside the study directory; None: start from scratch
     seed: int
-    split: Split = Split.VALIDATION  # where the metrics are taken
-    excluded_files: tuple[str, ...] = ()  # files of the table that are left out, because they cannot be read
+    split: Split = Split.VALIDATION  # that is evaluated
+    excluded_files: tuple[str, ...] = ()  # unreadable files of the table, which are skipped
     is_define_by_run: bool = False  # the trial chooses its parameters as it runs
 
     def __str__(self) -> str:
@@ -131,21 +128,21 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What came back for one assignment. A failure is a report too."""
+    """The result of an assignment, or its failure."""
 
     trial_id: int
     attempt: int
     rung: int
     resource: int  # epochs completed; below the target when training stopped on a plateau
-    split: Split = Split.VALIDATION  # where the metrics were taken
+    split: Split = Split.VALIDATION  # that was evaluated
     metrics: Mapping[str, float] = field(default_factory=dict)  # at `resource`
     curve: tuple[Measurement, ...] = ()
     checkpoint: str | None = None  # path inside the study directory
     seconds: float = 0.0  # from submission to report
     failure: Failure | None = None
-    is_pruned: bool = False  # the training function has given the trial up
-    params: Params | None = None  # those that the trial has had, where its function has chosen them itself
-    notes: Mapping[str, Any] = field(default_factory=dict)  # what the function has noted: JSON values
+    is_pruned: bool = False  # the training function pruned the trial
+    params: Params | None = None  # of a define-by-run trial
+    notes: Mapping[str, Any] = field(default_factory=dict)  # user attributes: JSON values
 
     @classmethod
     def started(cls, assignment: Assignment) -> Report:
@@ -165,11 +162,11 @@ class Report:
 
     @property
     def scored_metrics(self) -> Mapping[str, float]:
-        """The metrics that count: none of a trial that has failed or was given up, whose loss is infinite."""
+        """The metrics that the search uses: none of a failed or pruned trial."""
         return self.metrics if self.failure is None and not self.is_pruned else {}
 
     def to_json(self) -> dict[str, Any]:
-        record = asdict(self)  # most reports have none of these: their lines stay short
+        record = asdict(self)  # fields with these values are omitted
         unsaid: dict[str, Any] = {"is_pruned": False, "params": None, "notes": {}}
         return {key: value for key, value in record.items() if key not in unsaid or value != unsaid[key]}
 
@@ -188,7 +185,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A trial as the journal knows it: its parameters, and all that has been reported of it."""
+    """A trial with everything that was reported of it so far."""
 
     trial_id: int
     params: Params
@@ -205,7 +202,7 @@ class Trial:
     started_at: float = 0.0  # wall clock, seconds since 1970
     ended_at: float | None = None  # of the last report
     failure: Failure | None = None
-    notes: Mapping[str, Any] = field(default_factory=dict)  # what its function has noted: JSON values
+    notes: Mapping[str, Any] = field(default_factory=dict)  # user attributes: JSON values
     is_define_by_run: bool = False  # while it runs, `params` are only what was proposed
     changed_at: int = 0  # sequence number of the last journal event that touched it
 
@@ -215,7 +212,7 @@ class Trial:
         return Score.of(self.loss, self.violation)
 
     def with_report(self, report: Report, *, score: Score, time: float) -> Trial:
-        """The trial after one more report: paused, stopped or failed. The scheduler says what follows."""
+        """Return the trial after a report: paused, stopped or failed. The scheduler then decides on it."""
         common = replace(
             self,
             params=self.params if report.params is None else report.params,

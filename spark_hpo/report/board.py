@@ -1,4 +1,4 @@
-"""Where a study stands, on a terminal: the best so far, rungs, what runs, what has failed."""
+"""The status of a study for a terminal: the best trial, rungs, running trials, failures."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _FATES = {
 
 
 def board(status: StudyStatus, *, events: bool = False) -> RenderableType:
-    """The whole picture.
+    """Return the status of a study as text and tables.
 
     Args:
-        events: with the last lines of the journal below.
+        events: append the last events of the journal.
     """
     parts: list[RenderableType] = [_title(status), _facts(status)]
     parts += _section("rungs", _rungs(status))
@@ -58,20 +58,20 @@ def state_in_words(status: StudyStatus) -> str:
     """Whether it runs, or how it has ended: in one line, with what to do."""
     record, driver = status.record, status.driver
     who = f"the driver with pid {driver.pid} on {driver.host}" if driver else "its driver"
-    again = f"go on with: spark-hpo resume {record.url}"
+    again = f"resume it with: spark-hpo resume {record.url}"
     match status.state:
         case StudyState.RUNNING if record.ending is not None:
-            return f"the search has ended ({record.ending}); {who} writes what is left"
+            return f"the search has ended ({record.ending}); {who} is writing the results"
         case StudyState.RUNNING:
-            return f"{who} works on it"
+            return f"{who} is running it"
         case StudyState.FINISHED:
             return f"the search has ended ({record.ending})"
         case StudyState.INTERRUPTED:
-            return f"it was asked to stop; {again}"
+            return f"interrupted; {again}"
         case StudyState.FAILED:
             return f"{who} failed ({record.error or 'see its log'}); {again}"
         case StudyState.DEAD:
-            return f"{who} is gone: killed, or its machine is; {again}"
+            return f"{who} died (killed, or its machine went down); {again}"
 
 
 def _section(title: str, content: RenderableType | None) -> list[RenderableType]:
@@ -110,7 +110,7 @@ def _facts(status: StudyStatus) -> Table:
         table.add_row(f"budget: {spent.kind}", _bar(spent))
     if status.slots is not None and record.is_running:
         table.add_row("slots", Text(f"{len(status.running)} of {status.slots} busy"))
-    worked = f"{duration(record.seconds)} of drivers' work"
+    worked = f"{duration(record.seconds)} of driver time"
     table.add_row(
         "time", Text(worked + (f", {len(record.drivers)} drivers" if len(record.drivers) > 1 else ""))
     )
@@ -133,7 +133,7 @@ def _bar(spent: Spent) -> Table:
 
 
 def _rungs(status: StudyStatus) -> Table | None:
-    """One line a resource: brackets whose rungs end alike are counted together."""
+    """Return one line per resource. Rungs of different brackets with the same resource are added up."""
     fates: dict[int, Counter[Fate]] = defaultdict(Counter)
     for rung in ladder_of(status.record):
         fates[rung.resource].update(rung.fates)

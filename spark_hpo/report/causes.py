@@ -1,4 +1,4 @@
-"""Failures of a study, grouped by kind and cause: a thousand trials that fail alike are one line."""
+"""Failures of a study, grouped by kind and cause."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from spark_hpo.report.study_record import Attempt, StudyRecord
 from spark_hpo.trial import FailureKind
 
-# What differs between failures of one cause: addresses and ids first, or their digits would be numbers.
+# Text that varies between failures of one cause. Addresses and ids come first, because they contain digits.
 _VARYING = re.compile(
     r"0x[0-9a-f]+|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b(?=[a-f]*\d)[0-9a-f]{12,}\b"
     r"|(?<![A-Za-z_])[-+]?\d+(?:\.\d+)*(?:e[-+]?\d+)?",
@@ -19,7 +19,7 @@ _VARYING = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """Failures that differ in their numbers only."""
+    """Failures whose messages differ only in numbers."""
 
     kind: FailureKind
     message: str  # with # for each number and id
@@ -35,7 +35,7 @@ class Cause:
 
 
 def causes_of(record: StudyRecord) -> list[Cause]:
-    """All failures, the cause that has ended most trials first. Interrupts are no failures."""
+    """Return the causes of all failures but interrupts, the one that failed most trials first."""
     groups: dict[tuple[FailureKind, str], list[Attempt]] = {}
     for attempt in record.attempts:
         failure = None if attempt.report is None else attempt.report.failure
@@ -46,7 +46,7 @@ def causes_of(record: StudyRecord) -> list[Cause]:
 
 
 def normalised(message: str) -> str:
-    """The message with # for each number, address and id: `rank 3 died at 0x7f1` -> `rank # died at #`."""
+    """Replace each number, address and id: `rank 3 died at 0x7f1` -> `rank # died at #`."""
     return _VARYING.sub("#", message)
 
 

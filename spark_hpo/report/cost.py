@@ -1,4 +1,4 @@
-"""What a study has cost, against the same trials without early stopping."""
+"""The cost of a study, compared with the same trials without early stopping."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from spark_hpo.trial import Trial, TrialState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Slot time and training, spent and saved. Idle slots are not counted."""
+    """Slot time and training that were spent and saved, without idle slots."""
 
-    trials: int  # those that were trained at all
-    slot_s: float  # of all attempts, lost ones and the test included
-    lost_s: float  # of these, in attempts that were lost
+    trials: int  # that have been trained
+    slot_s: float  # of all attempts, including lost ones and the test
+    lost_s: float  # of lost attempts
     resource: int  # epochs, or parts
-    full_resource: int  # had each trial been trained to the end, those that failed as far as they came
-    full_slot_s: float | None  # the same in slot time, estimated; None: no epoch was timed
+    full_resource: int  # with full training of each trial that did not fail
+    full_slot_s: float | None  # estimated; None: no epoch was timed
     price_per_slot_hour: float | None
 
     @property
     def saved(self) -> float | None:
-        """The share of the training that was saved. None: nothing was trained."""
+        """The share of the training that was saved; None: nothing was trained."""
         return 1 - self.resource / self.full_resource if self.full_resource else None
 
     @property
@@ -39,10 +39,10 @@ class Cost:
 
 
 def cost_of(record: StudyRecord) -> Cost:
-    """What was spent so far; a trial that runs counts as far as it was reported.
+    """Return the cost so far. Running trials count up to their last report.
 
-    Without early stopping each trial would have gone on at its own pace, from where it was stopped to the
-    end; one that ended on a plateau, or failed, would have ended there all the same.
+    The estimate without early stopping continues each stopped trial at its own speed to the maximum resource.
+    Trials that ended on a plateau or failed are not continued.
     """
     ended = [attempt for attempt in record.attempts if attempt.report is not None]
     slot_s = sum(attempt.report.seconds for attempt in ended if attempt.report is not None)
@@ -67,16 +67,15 @@ def cost_of(record: StudyRecord) -> Cost:
 
 
 def _missing(trial: Trial, max_resource: int) -> int:
-    """What a trial lacks to the end of its training."""
     if trial.state in (TrialState.COMPLETED, TrialState.FAILED):
         return 0
     return max(0, max_resource - trial.resource)
 
 
 def _pace(trial: Trial) -> float | None:
-    """Seconds of one more epoch: as measured, without what each attempt takes to start."""
+    """Return the measured seconds per epoch, without the start of each attempt."""
     measured = [measurement.seconds for measurement in trial.curve if measurement.seconds > 0]
     if measured:
-        # With parts of epochs there is one measurement a rung, of all its parts.
+        # With a resource of rows there is one measurement per rung, of all its parts.
         return sum(measured) / max(trial.resource, len(measured))
     return trial.seconds / trial.resource if trial.resource and trial.seconds > 0 else None

@@ -1,4 +1,4 @@
-"""Events of a journal in words, one line each."""
+"""Events of the journal as text, one line each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spark_hpo.trial import Split
 
 
 def line_of(event: Event, record: StudyRecord) -> str:
-    """`2026-11-21 14:03:07 trial 3, rung 1: accuracy 0.93 after 3 epochs, 4.1 s`, in local time."""
+    """Return `2026-11-21 14:03:07 trial 3, rung 1: accuracy 0.93 after 3 epochs, 4.1 s`, in local time."""
     moment = datetime.fromtimestamp(event.time).isoformat(" ", "seconds")
     return f"{moment} {_words(event, record)}"
 

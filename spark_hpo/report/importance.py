@@ -1,4 +1,4 @@
-"""Which parameters matter, from the trials of a study that were trained alike."""
+"""The importance of parameters, from trials with equal training."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def importance_of(record: StudyRecord) -> Importance:
     enough = max(MIN_RESULTS, math.ceil(_SHARE * measured))
     comparable = [resource for resource, scores in levels.items() if len(scores) >= enough]
     if not comparable:
-        return Importance(shares={}, missing=f"it takes {MIN_RESULTS} trials that were trained alike")
+        return Importance(shares={}, missing=f"at least {MIN_RESULTS} trials with equal training are needed")
     resource = max(comparable)
     scores = levels[resource]
     try:
         shares = importance(record.space, [(record.trials[i].params, scores[i]) for i in sorted(scores)])
     except SpaceError as exc:
         return Importance(shares={}, missing=f"a trial does not fit the space ({exc})")
-    missing = None if shares else "there is nothing to choose between"
+    missing = None if shares else "the trials or their results do not differ"
     if not shares and any(record.trials[i].params for i in scores) and not record.space.dimensions():
-        missing = "the space is the objective's own, and the study knows nothing of it"
+        missing = "the training function defines the space, so the study does not know it"
     return Importance(shares=shares, resource=resource, trials=len(scores), missing=missing)

@@ -1,4 +1,4 @@
-"""Rungs and promotions: of the trials that came to a rung, what became of them there."""
+"""The rungs of a study, and what happened to the trials that reached them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from spark_hpo.trial import Split, TrialState
 
 
 class Fate(StrEnum):
-    """What became of a trial at a rung."""
+    """What happened to a trial at a rung."""
 
-    PROMOTED = "went on to the next rung"
-    COMPLETED = "trained to the end"
+    PROMOTED = "promoted"
+    COMPLETED = "fully trained"
     RUNNING = "running"
-    PAUSED = "waiting for a promotion"
+    PAUSED = "waiting for promotion"
     STOPPED = "stopped"
     FAILED = "failed"
 
@@ -46,7 +46,7 @@ _FATES = {
 
 
 def ladder_of(record: StudyRecord) -> list[Rung]:
-    """All rungs that a trial came to, bracket by bracket, the lowest first."""
+    """Return all rungs that a trial reached, bracket by bracket, the lowest first."""
     came: dict[tuple[int, int], dict[int, int]] = {}  # by rung: its trials, and the resource there
     highest: dict[int, int] = {}  # by trial
     for attempt in record.attempts:

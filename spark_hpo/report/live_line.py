@@ -1,4 +1,4 @@
-"""The live line of a study on a terminal: trials by state, best so far, slots busy, time left."""
+"""The live status line of a study on a terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STYLES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Where a study stands. The driver makes one after each event."""
+    """The status that the line shows."""
 
     states: Mapping[TrialState, int] = field(default_factory=dict)
     best: float | None = None  # the metric, in the user's direction; None: none yet
@@ -40,10 +40,10 @@ class Standing:
 
 
 class ProgressLine(AbstractContextManager["ProgressLine"]):
-    """One line at the foot of the terminal, gone when the study ends.
+    """A line at the bottom of the terminal that disappears when the study ends.
 
-    It writes to standard error, and nothing at all where that is no terminal. Log lines of handlers that
-    write there appear above it: `with ProgressLine("digits", "accuracy") as line: line.update(standing)`.
+    It is written to standard error, if that is a terminal. Log lines of handlers that write there appear
+    above it: `with ProgressLine("digits", "accuracy") as line: line.update(standing)`.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
             self._live = None
 
     def update(self, standing: Standing) -> None:
-        """Show where the study stands now."""
+        """Show a new status."""
         now = self._clock()
         if self._first is None:
             self._first = (now, standing.spent)
@@ -97,9 +97,9 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
         self._standing = standing
 
     def seconds_left(self) -> float | None:
-        """Until the budget is spent, at the rate since the first update; None: not known yet.
+        """Estimate the seconds until the budget is spent, at the rate since the first update; None: unknown.
 
-        What an earlier driver has spent, before a resume, does not count into the rate.
+        What earlier drivers have spent does not count for the rate.
         """
         now, standing = self._clock(), self._standing
         limits = []
@@ -114,7 +114,6 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
         return max(0.0, min(limits)) if limits else None
 
     def render(self) -> Text:
-        """The line."""
         standing = self._standing
         line = Text(f"{self._study}  ", no_wrap=True, overflow="ellipsis")
         for state in TrialState:
@@ -132,7 +131,7 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
         return line
 
     def _lift_logs(self) -> None:
-        """Log lines through the console, which draws them above the line instead of into it."""
+        """Redirect log lines to the console, which draws them above the status line."""
         for name in (None, "spark_hpo"):
             for handler in logging.getLogger(name).handlers:
                 if isinstance(handler, logging.StreamHandler) and handler.stream is self._console.file:
@@ -141,7 +140,7 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `3 min 5 s`, `2 h 7 min`, `3 d 4 h`."""
+    """Format a duration: `42 s`, `3 min 5 s`, `2 h 7 min`, `3 d 4 h`."""
     whole = round(seconds)
     for unit, size, next_unit, next_size in (
         ("d", 86_400, "h", 3_600),

@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that loads nothing."""
+"""The report page: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ from spark_hpo.trial import Trial
 
 _BEST_TRIALS = 10
 _SHOWN_CAUSES = 20
-_MAX_METRICS = 6  # of the test, beside the one that counts
-_SHOWN_TRIALS = 12  # of a cause, by their ids
+_MAX_METRICS = 6  # of the test, besides the objective
+_SHOWN_TRIALS = 12  # ids per cause
 
 _ENDINGS = {
-    "trials": "all trials of its budget have run",
-    "resource": "its budget of training was spent",
-    "seconds": "its time was spent",
-    "search_space": "there is nothing left to try",
-    "target": "its target was reached",
-    "no_improvement": "nothing better was found for long",
-    "cost": "its money was spent",
+    "trials": "all trials of the budget have run",
+    "resource": "the training budget is spent",
+    "seconds": "the time budget is spent",
+    "search_space": "the whole search space has been tried",
+    "target": "the target was reached",
+    "no_improvement": "no improvement for a long time",
+    "cost": "the cost limit was reached",
     "regret_bound": "more searching would gain too little",
 }
 
 
 def render(record: StudyRecord, pictures: Mapping[str, Picture], parameters: Sequence[Picture]) -> str:
-    """The page as text.
+    """Return the page as text.
 
     Args:
-        pictures: by the name that the template has for them.
-        parameters: one for each parameter, the most important first.
+        pictures: by their names in the template.
+        parameters: one per parameter, the most important first.
     """
     answer = answer_of(record)
     by_parameter = {f"parameter_{i}": picture for i, picture in enumerate(parameters)}
@@ -83,7 +83,7 @@ def render(record: StudyRecord, pictures: Mapping[str, Picture], parameters: Seq
             css=Markup(_template_file("page.css")),
             script=Markup(script),
             plotly_js=Markup(plotly_js),
-            # Only these two scripts run, whatever else might have come into the page.
+            # The browser runs only these two scripts, whatever a parameter or an error message contains.
             hashes=Markup(" ".join(f"'sha256-{_sha256(text)}'" for text in (plotly_js, script))),
             shown_trials=_SHOWN_TRIALS,
         )
@@ -111,7 +111,7 @@ def _environment() -> jinja2.Environment:
 
 @cache
 def _template_file(name: str) -> str:
-    # By way of the package: it may be imported from a zip.
+    # Through importlib, because the package may be imported from a zip file.
     return files("spark_hpo.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
@@ -121,29 +121,27 @@ def _sha256(text: str) -> str:
 
 
 def _as_script_data(pictures: Mapping[str, Picture]) -> str:
-    """The figures as JSON for a script element: nothing in it can end that element."""
+    """Return the figures as JSON that cannot close the script element around it."""
     figures = {}
     for name, picture in pictures.items():
         figure = json.loads(plotly.io.to_json(picture.figure, validate=False))
-        del figure["layout"]["title"]  # the page has it as a heading
+        del figure["layout"]["title"]  # the page shows it as a heading
         figures[name] = figure
     text = json.dumps(figures, separators=(",", ":"), ensure_ascii=True)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _status(record: StudyRecord) -> str:
-    """In words: whether it runs, or how it has ended."""
     if record.is_running:
         return "running"
     if record.ending == "interrupted":
-        return "interrupted; the same command goes on with it"
+        return "interrupted; rerun the same command to resume"
     if record.ending is None:
-        return "stopped without an end (killed, or an error); the same command goes on with it"
+        return "killed, or ended by an error; rerun the same command to resume"
     return f"finished: {_ENDINGS.get(record.ending, record.ending)}"
 
 
 def _others(record: StudyRecord, test: Mapping[str, float]) -> list[tuple[str, float]]:
-    """What else the test has measured."""
     return [(name, test[name]) for name in sorted(test) if name != record.objective.metric][:_MAX_METRICS]
 
 
@@ -161,7 +159,6 @@ def _shown(item: Any) -> str:
 
 
 def _again(record: StudyRecord, answer: Answer) -> dict[str, Any]:
-    """What it takes to run the study, or its best trial, again."""
     facts = record.drivers[-1].facts if record.drivers else {}
     commands = [driver.facts["command"] for driver in record.drivers if driver.facts.get("command")]
     params = None

@@ -1,4 +1,4 @@
-"""Where a study stands, from its directory alone: what `status` prints, and what `watch` follows."""
+"""The status of a study, read from its directory: for `spark-hpo status` and `spark-hpo watch`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from spark_hpo.trial import TrialState
 
 
 class StudyState(StrEnum):
-    """What a study is doing."""
+    """The state of a study."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -33,13 +33,13 @@ class StudyState(StrEnum):
 
     @property
     def can_go_on(self) -> bool:
-        """Whether `spark-hpo resume` has something to do."""
+        """Whether `spark-hpo resume` can continue it."""
         return self not in (StudyState.RUNNING, StudyState.FINISHED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """One of the limits of a budget, and how much of it is spent."""
+    """A limit of the budget, and how much of it is spent."""
 
     kind: str  # trials, epochs (or parts), seconds
     spent: float
@@ -48,22 +48,22 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudyStatus:
-    """A study at one moment."""
+    """The status of a study at one moment."""
 
     record: StudyRecord
-    driver: Holder | None  # the last one; None: the study has never been driven
-    settings: Settings | None  # of the last driver; None: an older version has kept none
+    driver: Holder | None  # the last one; None: no driver has run yet
+    settings: Settings | None  # of the last driver; None: written by an early version
     now: float  # wall clock, seconds since 1970
 
     @classmethod
     def read(cls, storage: Storage) -> StudyStatus:
-        """Takes nothing from the study's driver.
+        """Read the status. The study's driver is not disturbed.
 
         Raises:
             ConfigError: there is no study.
             JournalError: it cannot be read.
         """
-        # The lease first: a driver that ends while its journal is read is seen in full the next time.
+        # The lease is read first, so that a driver that ends meanwhile is shown as running, not as failed.
         now, driver = time.time(), Holder.read(storage)
         is_running = driver is not None and driver.is_alive(now)
         record = StudyRecord.read(storage, is_running=is_running)
@@ -84,7 +84,7 @@ class StudyStatus:
 
     @property
     def exit_code(self) -> int:
-        """Of a command that waited for the study: what its driver has ended with, as far as is known."""
+        """The exit code for a command that waited for the study: that of its driver, as far as known."""
         if self.state is StudyState.FINISHED:
             return 0
         if self.state is StudyState.INTERRUPTED:
@@ -102,29 +102,28 @@ class StudyStatus:
 
     @cached_property
     def trials(self) -> dict[str, int]:
-        """How many there are in each state. Of a study that does not run none is running: `unfinished`."""
+        """The number of trials in each state. If no driver runs, running trials are called `unfinished`."""
         counts = Counter(trial.state for trial in self.record.trials.values())
         names = {} if self.record.is_running else {TrialState.RUNNING: "unfinished"}
         return {names.get(state, str(state)): counts[state] for state in TrialState if counts[state]}
 
     @cached_property
     def running(self) -> list[Attempt]:
-        """What is in flight."""
+        """The attempts in flight."""
         if not self.record.is_running:
             return []
         opened = self.record.drivers[-1].opened if self.record.drivers else 0.0
-        # What an earlier driver has left open runs again only when this one has started it.
+        # Attempts that an earlier driver left open count only once this driver has restarted them.
         return [a for a in self.record.attempts if a.ended is None and a.began >= opened]
 
     @property
     def slots(self) -> int | None:
-        """Assignments that fit at once, as its last driver has seen it. None: it has not said."""
+        """Slots for assignments, as last reported by the driver. None: not reported."""
         counts = [event for event in self._events if event.kind is EventKind.SLOTS]
         return int(counts[-1].data["slots"]) if counts else None
 
     @cached_property
     def budget(self) -> list[Spent]:
-        """The limits of its budget."""
         config = self.record.definition.config if self.settings is None else self.settings.config
         budget = config.get("budget", {})
         trained = [a.report.resource - a.assignment.resource_from for a in self.record.reported if a.report]
@@ -149,7 +148,7 @@ class StudyStatus:
         return self.record.drivers[-1].events if self.record.drivers else ()
 
     def to_json(self) -> dict[str, Any]:
-        """What `spark-hpo status --json` prints."""
+        """Return the output of `spark-hpo status --json`."""
         record, answer, driver, event = self.record, self.answer, self.driver, self.last_event
         return {
             "study": record.name,

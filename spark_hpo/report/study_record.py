@@ -1,4 +1,4 @@
-"""A study as its directory tells it: what every figure and every line of the report is made from."""
+"""The content of a study directory: the source of all reports."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from spark_hpo.trial import Assignment, Report, Split, Trial
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One assignment on its way: handed out, and reported or lost, or neither yet."""
+    """An attempt of an assignment: in flight, reported or lost."""
 
     assignment: Assignment
     began: float  # wall clock, seconds since 1970
-    ended: float | None = None  # None: it runs, or its driver died before it had ended
+    ended: float | None = None  # None: in flight, or its driver died
     report: Report | None = None
     is_lost: bool = False  # another attempt followed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudyRecord:
-    """A study at one moment, running or ended."""
+    """The content of a study directory at one moment."""
 
     url: str  # of the study directory
     definition: Definition
@@ -59,14 +59,14 @@ class StudyRecord:
 
     @classmethod
     def read(cls, storage: Storage, *, is_running: bool | None = None) -> StudyRecord:
-        """The study in a directory. Takes no lease: a driver may write it meanwhile.
+        """Read the study in a directory without a lease, so its driver may write meanwhile.
 
         Args:
-            is_running: whether a driver works on it; None: as its lease says.
+            is_running: whether a driver is running; None: read the lease.
 
         Raises:
             ConfigError: there is no study.
-            JournalError: it cannot be read.
+            JournalError: its files are damaged.
         """
         definition = Definition.require(storage)
         config = definition.config
@@ -79,7 +79,7 @@ class StudyRecord:
             raise JournalError(
                 f"{storage.url}/study.json is damaged or of another version: {type(exc).__name__}; "
                 "install the spark_hpo that wrote it"
-            ) from None  # it would show the values, whatever they are
+            ) from None  # the cause would show values, which may be credentials
         journal = Journal(storage, objective)
         is_running = is_held(storage) if is_running is None else is_running
         return cls(
@@ -106,7 +106,7 @@ class StudyRecord:
 
     @property
     def value_name(self) -> str:
-        """What trials are ranked by."""
+        """The name of the value that trials are ranked by."""
         return self.objective.metric + (" with its penalties" if self.objective.penalties else "")
 
     @property
@@ -140,18 +140,18 @@ class StudyRecord:
 
     @cached_property
     def attempts(self) -> tuple[Attempt, ...]:
-        """All that was handed out, in that order."""
+        """All attempts, in the order in which they began."""
         return tuple(_attempts(event for driver in self.drivers for event in driver.events))
 
     @cached_property
     def reported(self) -> tuple[Attempt, ...]:
-        """The attempts whose report on the validation split counts, in the order of the reports."""
+        """Attempts that were not lost and reported on the validation split, in the order of the reports."""
         done = [a for a in self.attempts if a.report is not None and not a.is_lost and _is_training(a)]
         return tuple(sorted(done, key=lambda attempt: attempt.ended or 0.0))
 
     @cached_property
     def ranking(self) -> tuple[Trial, ...]:
-        """Each trial as it was when it was best, the best first: a promotion may make one worse."""
+        """Each trial as it was when it was best (a promotion may make it worse), the best trial first."""
         reports = [attempt.report for attempt in self.reported if attempt.report is not None]
         return tuple(each_at_its_best(self.trials, reports, self.objective))
 
@@ -162,12 +162,11 @@ class StudyRecord:
         return tuple(best.get(trial_id, self.trials[trial_id]) for trial_id in sorted(self.trials))
 
     def worked(self, moment: float) -> float:
-        """Seconds of drivers' work until a moment: the time between two drivers does not count."""
+        """Return the seconds that drivers worked until a moment, without the time between them."""
         return sum(max(0.0, min(moment, driver.ended) - driver.opened) for driver in self.drivers)
 
     @property
     def seconds(self) -> float:
-        """Of drivers' work."""
         return self.worked(self.drivers[-1].ended) if self.drivers else 0.0
 
 
@@ -177,7 +176,7 @@ def _is_training(attempt: Attempt) -> bool:
 
 def _attempts(events: Iterator[Event]) -> Iterator[Attempt]:
     begun: list[Attempt] = []
-    open_: dict[int, int] = {}  # by trial: where it stands in `begun`
+    open_: dict[int, int] = {}  # by trial: index into `begun`
     for event in events:
         if event.kind is EventKind.ASSIGNED:
             assignment = event.assignment

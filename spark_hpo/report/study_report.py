@@ -38,7 +38,7 @@ _PICTURES: Mapping[str, Callable[[StudyRecord], Picture]] = {
 
 @dataclass(frozen=True, slots=True)
 class StudyReport:
-    """What there is to see of a study at one moment.
+    """The report of a study at one moment.
 
     A trace: report_of(Storage("studies/digits")).figure("history").show()
     """
@@ -47,33 +47,33 @@ class StudyReport:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The pictures that the study has. Those of single parameters come on top, on the page."""
+        """Names of the figures of the study. The page also has one for each parameter."""
         return (*_PICTURES, *(("pareto_front",) if self.record.objective.extra_objectives else ()))
 
     def picture(self, name: str) -> Picture:
-        """A figure, and the sentence that says what it shows."""
+        """Return a figure with the sentence that says what it shows."""
         return front(self.record) if name == "pareto_front" else _PICTURES[name](self.record)
 
     def figure(self, name: str) -> go.Figure:
-        """One of `names` as a plotly figure."""
+        """Return one of `names` as a plotly figure."""
         return self.picture(name).figure
 
     def html(self) -> str:
-        """The whole page, which needs no network: plotly.js, 5 MB, is in it."""
+        """Return the whole page. It contains plotly.js (5 MB), so it needs no network."""
         pictures = {name: self.picture(name) for name in self.names}
         return page.render(self.record, pictures, parameters(self.record))
 
 
 def report_of(storage: Storage, *, is_running: bool | None = None) -> StudyReport:
-    """The report of the study in a directory, running or ended. Takes nothing from its driver.
+    """Read the study in a directory, running or ended. Its driver is not disturbed.
 
     Args:
-        is_running: whether a driver works on it; None: as its lease says.
+        is_running: whether a driver is running; None: read the lease.
 
     Raises:
         ConfigError: there is no study.
-        JournalError: it cannot be read.
-        StorageError: nor can the directory.
+        JournalError: its files are damaged.
+        StorageError: the directory cannot be read.
     """
     return StudyReport(StudyRecord.read(storage, is_running=is_running))
 

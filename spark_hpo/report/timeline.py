@@ -1,4 +1,4 @@
-"""Slots over time: how many were busy, and why the others stood idle."""
+"""The use of slots over time: how many were busy, and why the others were idle."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from spark_hpo.trial import FailureKind, Split
 
 
 class Use(StrEnum):
-    """What a slot is used for, or why it is not."""
+    """The use of a slot, or why it is not used."""
 
     BUSY = "busy"
-    TESTING = "idle: the best trial was tested, alone"
-    WAITING = "idle: nothing could be decided before the next report"
+    TESTING = "idle: testing the best trial"
+    WAITING = "idle: waiting for the next report"
     DECIDING = "idle: the driver was deciding"
-    RETRYING = "idle: a lost attempt waited to be tried again"
+    RETRYING = "idle: waiting to retry a lost attempt"
     STARTING = "idle: the driver was starting"
-    ENDING = "idle: the study was ending, and the last trials finished"
-    GONE = "gone: the cluster had fewer slots than before"
+    ENDING = "idle: finishing the last trials"
+    GONE = "lost: the cluster had fewer slots than before"
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of time in which nothing changed."""
+    """A period in which the use of all slots stayed the same."""
 
     begin: float  # wall clock, seconds since 1970
     end: float
@@ -36,11 +36,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A time between two drivers: nobody worked on the study."""
+    """A period between two drivers."""
 
     begin: float
     end: float
-    was_interrupted: bool  # the driver before was asked to stop; else it was killed, or an error ended it
+    was_interrupted: bool  # False: the driver before was killed or failed
 
     @property
     def seconds(self) -> float:
@@ -53,16 +53,16 @@ class Timeline:
 
     segments: tuple[Segment, ...]
     gaps: tuple[Gap, ...]
-    is_counted: bool  # whether the journal says how many slots there were; else the most that ran at once
+    is_counted: bool  # False: an early journal, so slots are estimated by the most attempts at once
 
     @property
     def most(self) -> int:
-        """Slots that there were at most."""
+        """The largest number of slots."""
         return max((sum(segment.slots.values()) for segment in self.segments), default=0)
 
     @property
     def totals(self) -> dict[Use, float]:
-        """Slot seconds by use; what has not happened is not there."""
+        """Slot seconds by use, without uses that did not occur."""
         totals = dict.fromkeys(Use, 0.0)
         for segment in self.segments:
             for use, count in segment.slots.items():
@@ -71,17 +71,17 @@ class Timeline:
 
     @property
     def busy_share(self) -> float | None:
-        """Of the slot time that there was. None: there was none."""
+        """Busy slot time as a share of the available slot time; None: no slot was available."""
         totals = self.totals
-        there = sum(seconds for use, seconds in totals.items() if use is not Use.GONE)
-        return totals.get(Use.BUSY, 0.0) / there if there else None
+        available = sum(seconds for use, seconds in totals.items() if use is not Use.GONE)
+        return totals.get(Use.BUSY, 0.0) / available if available else None
 
 
 def timeline_of(record: StudyRecord) -> Timeline:
-    """What each slot was used for, at each moment.
+    """Return the use of all slots over time.
 
-    Why a slot is idle follows from what came next: where it was an assignment, the driver was deciding;
-    where it was a report, nothing could be decided before it.
+    The reason why a slot was idle follows from the next event: before an assignment the driver was deciding;
+    before a report it was waiting for that report.
     """
     counted = [any(event.kind is EventKind.SLOTS for event in driver.events) for driver in record.drivers]
     gaps = [
@@ -100,7 +100,7 @@ def _segments(driver: Driver) -> Iterator[Segment]:
     slots = _first_count(driver.events)
     peak = slots
     running: dict[int, Split] = {}
-    lost: set[int] = set()  # trials whose attempt was lost, and that wait for the next one
+    lost: set[int] = set()  # trials that wait for the next attempt
     has_begun = False
     last_start = max((i for i, event in enumerate(driver.events) if _is_start(event)), default=-1)
     ends = [*(event.time for event in driver.events[1:]), driver.ended]
@@ -148,7 +148,7 @@ def _was_asked_to_stop(event: Event) -> bool:
 
 
 def _coming(events: Sequence[Event]) -> list[EventKind | None]:
-    """For each event, what the next one is that starts or ends an attempt."""
+    """Return, for each event, the kind of the next event that starts or ends an attempt."""
     coming: list[EventKind | None] = []
     following: EventKind | None = None
     for event in reversed(events):
@@ -159,7 +159,7 @@ def _coming(events: Sequence[Event]) -> list[EventKind | None]:
 
 
 def _first_count(events: Sequence[Event]) -> int:
-    """Slots at the beginning: as the journal says; of older ones, the most attempts at once."""
+    """Return the slots at the beginning: as recorded or, in early journals, the most attempts at once."""
     for event in events:
         if event.kind is EventKind.SLOTS:
             return int(event.data["slots"])

@@ -1,4 +1,4 @@
-"""A study as its directory tells it, in Python: the best trial, tables, pictures, the report."""
+"""A study in Python, read from its directory: the best trial, tables, figures, the report."""
 
 from __future__ import annotations
 
@@ -24,53 +24,53 @@ _SHOWN_TRIALS = 10
 
 
 def load_study(study_dir: str | Path) -> StudyView:
-    """The study in a directory, as it is now: running, interrupted or ended. Nothing of it is changed.
+    """Read the study in a directory, running or ended. Nothing is changed.
 
     Raises:
         ConfigError: there is no study.
-        JournalError: it cannot be read.
-        StorageError: nor can the directory.
+        JournalError: its files are damaged.
+        StorageError: the directory cannot be read.
     """
     return StudyView(Storage(study_dir))
 
 
 class Plots:
-    """A study's pictures, as plotly figures: `plots.history().show()`."""
+    """The figures of a study, made with plotly: `plots.history().show()`."""
 
     def __init__(self, record: StudyRecord) -> None:
         self._report = StudyReport(record)
 
     def history(self, *, over: str = "time") -> go.Figure:
-        """All values and the best so far, over the time or the resource (`over="resource"`)."""
+        """Draw all values and the best so far, over time or over the resource (`over="resource"`)."""
         return self._report.figure({"time": "history", "resource": "history_by_resource"}[over])
 
     def parallel(self) -> go.Figure:
-        """Parallel coordinates: a line for each trial across its parameters."""
+        """Draw parallel coordinates: a line for each trial across its parameters."""
         return self._report.figure("parallel")
 
     def importance(self) -> go.Figure:
-        """How much each parameter matters (PED-ANOVA)."""
+        """Draw how much each parameter matters (PED-ANOVA)."""
         return self._report.figure("importance")
 
     def rungs(self) -> go.Figure:
-        """How many trials came to each rung, and what became of them there."""
+        """Draw how many trials reached each rung, and what happened to them."""
         return self._report.figure("rungs")
 
     def curves(self) -> go.Figure:
-        """The learning curves of all trials."""
+        """Draw the learning curves of all trials."""
         return self._report.figure("curves")
 
     def slots(self) -> go.Figure:
-        """What the slots did over time, and why they stood idle."""
+        """Draw the use of slots over time, with the reasons why slots were idle."""
         return self._report.figure("slots")
 
     def pareto_front(self) -> go.Figure:
-        """The front, of a study with several objectives."""
+        """Draw the Pareto front, for a study with several objectives."""
         return self._report.figure("pareto_front")
 
 
 class StudyFindings(ABC):
-    """What has been found, of a study that this process has run or of any other."""
+    """The results of a study, whether this process has run it or not."""
 
     @property
     @abstractmethod
@@ -79,7 +79,7 @@ class StudyFindings(ABC):
 
     @cached_property
     def record(self) -> StudyRecord:
-        """All that the directory says, at the moment of the first look."""
+        """The content of the study directory when it was first accessed."""
         return StudyRecord.read(self.storage)
 
     @property
@@ -116,14 +116,14 @@ class StudyFindings(ABC):
 
     @property
     def plot(self) -> Plots:
-        """Its pictures."""
+        """The figures of the study."""
         return Plots(self.record)
 
     def report(self) -> str:
-        """Write `report.html` into the study directory, one page that needs no network. Returns its place.
+        """Write `report.html`, a page that needs no network, into the study directory and return its path.
 
         Raises:
-            StorageError: it cannot be written there.
+            StorageError: the directory cannot be written.
         """
         self.storage.write(FILE, StudyReport(self.record).html().encode())
         return f"{self.storage.url}/{FILE}"
@@ -132,10 +132,7 @@ class StudyFindings(ABC):
     def _answer(self) -> Answer:
         return answer_of(self.record)
 
-    # How it shows itself ---------------------------------------------------------------------------------
-
     def _headline(self) -> str:
-        """What was found, in one line."""
         record, best = self.record, self._answer.best
         if best is None:
             return f"{record.name}: no trial has succeeded yet"
@@ -163,12 +160,12 @@ class StudyFindings(ABC):
         return f"<p><b>{escape(self._headline())}</b></p>{notes}{shown}{rest}"
 
     def _repr_html_(self) -> str:
-        """Table and picture; the picture's script comes from the network."""
+        """Return a table and a figure. The browser loads the figure's script from the network."""
         picture: str = self.plot.history().to_html(full_html=False, include_plotlyjs="cdn")
         return self._table() + picture
 
     def show(self) -> None:
-        """Show table and picture in a notebook; once a cell, for `tune` shows its result by itself."""
+        """Show a table and a figure in a notebook, once per cell, because `tune` shows its result itself."""
         from IPython.display import HTML, display
 
         if first_show_in_cell(self):
@@ -176,7 +173,7 @@ class StudyFindings(ABC):
             self.plot.history().show()
 
     def _ipython_display_(self) -> None:
-        """IPython's way in, from a terminal too."""
+        """Called by IPython, in a terminal too."""
         if in_notebook():
             self.show()
         else:
@@ -184,11 +181,11 @@ class StudyFindings(ABC):
 
 
 class StudyView(StudyFindings):
-    """A study of any process."""
+    """The results of a study, from its directory alone."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self.record  # noqa: B018 - what is wrong with the directory is told here
+        self.record  # noqa: B018 - raises now if the directory is not readable
 
     @property
     def storage(self) -> Storage:

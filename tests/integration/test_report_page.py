@@ -170,7 +170,7 @@ def test_without_scripts_the_answer_and_all_words_are_there(browser: Browser, re
         assert "scripts are turned off" in text
         assert "accuracy on validation" in text
         assert "learning curves: " in text
-        assert "of the time was filled" in text
+        assert "of the slot time was used" in text
         assert shown.said == []
 
 

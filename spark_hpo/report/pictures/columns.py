@@ -1,4 +1,4 @@
-"""Parameters as columns: what the trials of a study have of each."""
+"""Parameters as columns: the values that the trials of a study have."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.search.space.parameter import Choice
 from spark_hpo.trial import Trial
 
-_FEW = 5  # values that have a tick each
+_FEW = 5  # distinct values, up to which each has a tick
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A parameter, and what the trials have of it."""
+    """A parameter and its values."""
 
     name: str
     values: Mapping[int, Any]  # by trial
-    in_log: bool | None = None  # whether the space draws it so; None: it does not know it
+    in_log: bool | None = None  # in the space; None: the space does not have it
 
     @property
     def is_number(self) -> bool:
-        # Numbers among words, as 2 and "auto", are words too, else plotly would sort them onto one axis.
+        # A mix such as 2 and "auto" is categorical; plotly would put it onto one numeric axis.
         return all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.values.values())
 
     @property
@@ -36,13 +36,13 @@ class Column:
 
     @property
     def steps(self) -> list[Any] | None:
-        """The values of a number that has a few only; None: it has many."""
+        """The distinct values of a number if they are few, else None."""
         distinct = sorted(set(self.values.values()))
         return distinct if len(distinct) <= _FEW else None
 
     @property
     def words(self) -> list[str]:
-        """The categories of one that is no number; numbers come first, in their order."""
+        """The categories of a parameter that is not a number: first numbers in their order, then words."""
         distinct = {str(v): v for v in self.values.values()}
         return sorted(distinct, key=lambda word: _sorting_key(distinct[word]))
 
@@ -53,7 +53,7 @@ def measured(record: StudyRecord) -> list[Trial]:
 
 
 def columns_of(record: StudyRecord, trials: Sequence[Trial]) -> list[Column]:
-    """The parameters of these trials, by name. Constants are none; one trial alone shows all that it has."""
+    """Return the parameters of these trials by name, without constants unless there is only one trial."""
     in_log = {
         ".".join(map(str, dimension.path)): dimension.parameter.log
         for dimension in record.space.dimensions()
@@ -69,7 +69,7 @@ def columns_of(record: StudyRecord, trials: Sequence[Trial]) -> list[Column]:
 
 def by_importance(record: StudyRecord, columns: list[Column]) -> list[Column]:
     shares = importance_of(record).shares
-    # What stands within an option of a choice, as `optimizer.name`, may have its share under the choice.
+    # The share of an entry of an option, such as `optimizer.name`, may be listed under its choice.
     return sorted(columns, key=lambda c: -shares.get(c.name, shares.get(c.name.rpartition(".")[0], 0.0)))
 
 

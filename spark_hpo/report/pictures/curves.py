@@ -1,4 +1,4 @@
-"""The learning curves of all trials, the stopped ones faded."""
+"""The figure of learning curves of all trials, stopped ones faded."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from spark_hpo.report.pictures.theme import (
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.trial import Trial, TrialState
 
-MAX_CURVES = 400  # the best tenth of it, and of the others an even choice
+MAX_CURVES = 400  # a tenth of them the best ones, the others spread evenly
 MAX_POINTS = 120  # of one curve
 
-_LOG_FROM = 9  # times the shortest training: rungs would be crowded on the left
+_LOG_FROM = 9  # ratio of longest to shortest training from which the axis is logarithmic
 
-# Drawn in this order, the later above.
+# Later groups are drawn above earlier ones.
 _GROUPS: tuple[tuple[str, tuple[TrialState, ...], str, float], ...] = (
     ("stopped", (TrialState.STOPPED, TrialState.PAUSED), GREY, 0.6),
     ("failed", (TrialState.FAILED,), RED, 0.6),
     ("running", (TrialState.RUNNING,), BLUE, 0.9),
-    ("trained to the end", (TrialState.COMPLETED,), GREEN, 0.7),
+    ("fully trained", (TrialState.COMPLETED,), GREEN, 0.7),
 )
 
 
 def curves(record: StudyRecord) -> Picture:
-    """The metric of each trial after each epoch that was measured."""
+    """Draw the metric of each trial after each measured epoch."""
     metric = record.objective.metric
     best = answer_of(record).best
     measured = [trial for trial in record.trials.values() if _points(trial, metric)]
@@ -73,7 +73,6 @@ def curves(record: StudyRecord) -> Picture:
 
 
 def _log_axis(record: StudyRecord, resources: Sequence[int]) -> dict[str, Any]:
-    """With a tick wherever trials were compared."""
     rungs = sorted({min(resources), *(rung.resource for rung in ladder_of(record))})
     ends = [math.log10(min(resources)) - 0.03, math.log10(max(resources)) + 0.03]
     return {"type": "log", "tickvals": thinned(rungs, 10), "range": ends}
@@ -83,12 +82,12 @@ def _points(trial: Trial, metric: str) -> list[tuple[int, float]]:
     found = ((m.resource, m.metrics.get(metric, math.nan)) for m in trial.curve)
     points = [(resource, value) for resource, value in found if math.isfinite(value)]
     if not points and math.isfinite(value := trial.metrics.get(metric, math.nan)):
-        points = [(trial.resource, value)]  # measured at its rungs only, and of these the last is known
+        points = [(trial.resource, value)]  # measured at rungs only; the last one is known
     return points
 
 
 def _choice(trials: Sequence[Trial]) -> list[Trial]:
-    """Those to be shown: the best ones, and of the others an even choice."""
+    """Choose the best trials, and others spread evenly."""
     ranked = sorted(trials, key=lambda trial: (trial.score, trial.trial_id))
     best = ranked[: MAX_CURVES // 10]
     others = sorted(ranked[MAX_CURVES // 10 :], key=lambda trial: trial.trial_id)
@@ -98,7 +97,7 @@ def _choice(trials: Sequence[Trial]) -> list[Trial]:
 def _lines(
     trials: Sequence[Trial], metric: str, name: str, colour: str, opacity: float, unit: str
 ) -> dict[str, Any]:
-    """Many curves as one trace: a gap after each. A curve of one point is a dot."""
+    """Return many curves as one trace, with a gap after each. A curve of one point is a dot."""
     x: list[int | None] = []
     y: list[float | None] = []
     labels: list[str] = []
@@ -133,9 +132,9 @@ def _words(record: StudyRecord, measured: Sequence[Trial], shown: Sequence[Trial
     faded = sum(trial.state in (TrialState.STOPPED, TrialState.PAUSED) for trial in measured)
     value = number(best.metrics[record.objective.metric])
     text = (
-        f"{count(len(measured), 'learning curve')}: {ended:,} trained to the end, {faded:,} stopped on the "
-        f"way and faded. The best, trial {best.trial_id}, reached {value} "
+        f"{count(len(measured), 'learning curve')}: {ended:,} fully trained, {faded:,} stopped early "
+        f"(faded). The best, trial {best.trial_id}, reached {value} "
         f"after {record.amount(best.resource)}."
     )
     left_out = len(measured) - len(shown)
-    return text + (f" {left_out:,} of them are left out; the best ones are all there." if left_out else "")
+    return text + (f" {left_out:,} of them are not shown; the best ones are." if left_out else "")

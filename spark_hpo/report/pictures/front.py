@@ -14,10 +14,10 @@ MAX_POINTS = 3000
 
 
 def front(record: StudyRecord) -> Picture:
-    """The first two objectives of the trials that were trained to the end, those on the front in a colour.
+    """Draw the first two objectives of the fully trained trials, with the front in a colour.
 
-    Of two objectives the front is a line: what it encloses is dominated. Of more it has no line, because
-    some of its points lie behind others in the first two.
+    With two objectives the front is a line around the dominated area. With more it has no line, because in
+    the first two objectives some of its points are dominated.
     """
     objective = record.objective
     (x_name, x_mode), y_name = objective.extra_objectives[0], objective.metric
@@ -39,7 +39,7 @@ def front(record: StudyRecord) -> Picture:
             if name == "Pareto front" and len(objective.extra_objectives) == 1
             else "markers",
             "name": name,
-            # Where less is better along x, what a point has in y can be had from there on: first across.
+            # The line has its steps on the dominated side of each point.
             "line": {"shape": "hv" if x_mode is Mode.MIN else "vh"},
             "marker": {"color": colour, "size": 8},
             "text": [f"trial {trial.trial_id}" for trial in some],
@@ -47,11 +47,11 @@ def front(record: StudyRecord) -> Picture:
         }
         for name, some, colour in (("other trials", others, GREY), ("Pareto front", on_front, ACCENT))
     ]
-    words = f"{len(on_front)} of {len(done)} trials trained to the end are on the Pareto front"
+    words = f"{len(on_front)} of {len(done)} fully trained trials are on the Pareto front"
     return draw(
         traces,
         "Pareto front",
-        f"{words} of {', '.join(objective.metrics)}: no other one is better in all.",
+        f"{words} of {', '.join(objective.metrics)}: no trial is better in all of them.",
         xaxis={"title": {"text": plain(x_name)}},
         yaxis={"title": {"text": plain(y_name)}},
     )

@@ -1,4 +1,4 @@
-"""How the best value was found: over time, and over the training that was spent."""
+"""Figures of the best value so far: over time, and over the training spent."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from spark_hpo.report.pictures.theme import (
 from spark_hpo.report.study_record import Attempt, StudyRecord
 
 MAX_POINTS = 3000
-"""Of those that were no improvement; more make the page slow."""
+"""Points that are no improvement; more make the page slow."""
 
 
 def history(record: StudyRecord) -> Picture:
-    """Each report at the moment when it came, and the best so far. One colour for each rung."""
+    """Draw each report at its time, coloured by rung, and the best value so far."""
     divisor, axis = time_axis(record)
     places = [record.worked(attempt.ended or 0.0) / divisor for attempt in record.reported]
     return _history(record, places, "Best value over time", axis)
 
 
 def history_by_resource(record: StudyRecord) -> Picture:
-    """The same over the training that all trials together had had by then."""
+    """Draw each report over the total training of all trials by then."""
     places: list[float] = []
     spent = 0
     for attempt in record.reported:
@@ -123,4 +123,4 @@ def _words(record: StudyRecord, steps: list[tuple[float, float]], axis: str, hid
         f"{count(len(steps) - 1, 'improvement')} of {record.value_name}, from {number(first)} at "
         f"{number(began, 3)} to {number(last)} at {number(found, 3)} of {number(end, 3)} {axis}."
     )
-    return text + (f" {hidden:,} other reports are left out, evenly." if hidden else "")
+    return text + (f" {hidden:,} other reports are not shown." if hidden else "")

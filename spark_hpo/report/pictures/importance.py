@@ -8,7 +8,7 @@ from spark_hpo.report.study_record import StudyRecord
 
 
 def importance(record: StudyRecord) -> Picture:
-    """A bar for each parameter: how much it matters for being among the best."""
+    """Draw how much each parameter matters for being among the best trials."""
     found = importance_of(record)
     names, shares = list(found.shares), list(found.shares.values())
     bars = {
@@ -33,9 +33,9 @@ def importance(record: StudyRecord) -> Picture:
 
 def _importance_words(record: StudyRecord, found: Importance) -> str:
     if not found.shares:
-        return f"Importance is not known: {found.missing}."
+        return f"Importance is unknown: {found.missing}."
     name, share = next(iter(found.shares.items()))
-    text = f"{name} matters most, {share:.0%} of what tells the best trials from all"
-    return f"{text}: from {count(found.trials, 'trial')} after {record.amount(found.resource)}" + (
-        ", which is few: take it as a hint." if found.is_rough else "."
+    text = f"{name} matters most: {share:.0%} of the difference between the best trials and all"
+    return f"{text}, from {count(found.trials, 'trial')} after {record.amount(found.resource)}" + (
+        ". This is a rough estimate from few trials." if found.is_rough else "."
     )

@@ -1,4 +1,4 @@
-"""Parallel coordinates: how parameters go together."""
+"""The figure of parallel coordinates: which combinations of parameters are good."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MAX_LINES = 300
 
 _GROUP_LOOKS = (("best third", 0.85), ("middle third", 0.5), ("worst third", 0.4))  # name and opacity
 _GROUPS = len(_GROUP_LOOKS)
-_MISSING = -0.08  # where a line goes by that has no such parameter
+_MISSING = -0.08  # where lines of trials without the parameter pass
 _TICKS = 5
 
 
 def parallel(record: StudyRecord) -> Picture:
-    """A line for each trial across its parameters, to its value; the best ones above, in their colour."""
+    """Draw a line for each trial across its parameters to its value, the best ones on top."""
     trials = measured(record)
     shown = [*trials[: MAX_LINES // 3], *thinned(trials[MAX_LINES // 3 :], MAX_LINES - MAX_LINES // 3)]
     columns = by_importance(record, columns_of(record, shown))
@@ -39,7 +39,7 @@ def parallel(record: StudyRecord) -> Picture:
         traces.append(_lines(lines, scales, shades[_GROUPS - 1 - group], *_GROUP_LOOKS[group]))
     if shown:
         traces.append(_lines(shown[:1], scales, ACCENT, f"best: trial {shown[0].trial_id}", 1.0, width=3.0))
-    traces[:-1] = traces[:-1][::-1]  # the better ones above
+    traces[:-1] = traces[:-1][::-1]  # the better ones on top
     labels = [_shortened(column.name) for column in columns]
     positions = list(range(len(columns)))
     return draw(
@@ -57,7 +57,7 @@ def parallel(record: StudyRecord) -> Picture:
             "showgrid": False,
             "showline": False,
         },
-        margin={"r": 64},  # for what stands right of the last axis
+        margin={"r": 64},  # for the labels right of the last axis
         yaxis={"visible": False, "range": [_MISSING - 0.06, 1.06]},
         shapes=[_axis_line(i) for i in positions],
         annotations=[note for i, scale in enumerate(scales) for note in scale.notes(i)],
@@ -66,7 +66,7 @@ def parallel(record: StudyRecord) -> Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """Where the values of a column lie between 0 and 1, and what is written there."""
+    """The positions of a column's values between 0 and 1, and its ticks."""
 
     places: Mapping[int, float]  # by trial
     ticks: Sequence[tuple[float, str]]
@@ -142,6 +142,6 @@ def _parallel_words(
     best = number(value(shown[0], record.objective))
     text = f"{count(len(trials), 'trial')} across {count(axes, 'parameter')}; the best ends at {best}."
     if hidden:
-        text += f" {count(hidden, 'parameter')} that matter less are left out."
+        text += f" {count(hidden, 'parameter')} that matter less are not shown."
     left_out = len(trials) - len(shown)
-    return text + (f" {left_out:,} trials are left out; the best ones are all there." if left_out else "")
+    return text + (f" {left_out:,} trials are not shown; the best ones are." if left_out else "")

@@ -27,10 +27,10 @@ MAX_POINTS = 1500  # of each of them
 
 
 def parameters(record: StudyRecord) -> list[Picture]:
-    """For each parameter its values against the objective, coloured by rung. The most important first.
+    """Draw the objective over each parameter, coloured by rung, the most important parameter first.
 
-    Logarithmic where the values span two decades; categories where one is no number. A conditional
-    parameter shows the trials that have it.
+    The axis is logarithmic if the values span two decades, and has categories if one of them is not a number.
+    Conditional parameters show the trials that have them.
     """
     trials = measured(record)
     columns = by_importance(record, columns_of(record, trials))
@@ -74,8 +74,8 @@ def _parameter(record: StudyRecord, column: Column, trials: Sequence[Trial]) -> 
     return draw(
         [dots, best],
         column.name,
-        f"{column.name} of {count(len(having), 'trial')}; the best that has it, trial {some[0].trial_id}, "
-        f"has {shown_best}." + outliers(outside),
+        f"{column.name} of {count(len(having), 'trial')}; the best of them, trial {some[0].trial_id}, has "
+        f"{shown_best}." + outliers(outside),
         height=280,
         xaxis=axis,
         yaxis={"title": {"text": plain(record.value_name)}, "range": bounds},

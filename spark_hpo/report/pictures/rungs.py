@@ -1,4 +1,4 @@
-"""Rungs and promotions: how many trials came to each rung, and what became of them there."""
+"""The figure of rungs: how many trials reached each, and what happened to them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLOURS = {
 
 
 def rungs(record: StudyRecord) -> Picture:
-    """A bar for each rung of each bracket, of the trials that came to it."""
+    """Draw a bar of trials for each rung of each bracket."""
     ladder = ladder_of(record)
     labels = [_label(record, rung, ladder) for rung in ladder]
     traces = [
@@ -56,7 +56,9 @@ def _words(record: StudyRecord, ladder: list[Rung]) -> str:
         return "No trial has been started yet."
     if len(ladder) == 1:
         only = ladder[0]
-        return f"There are no rungs: all {count(only.trials, 'trial')} go for {record.amount(only.resource)}."
+        return (
+            f"There are no rungs: all {count(only.trials, 'trial')} train for {record.amount(only.resource)}."
+        )
     promoted = sum(rung.fates.get(Fate.PROMOTED, 0) for rung in ladder)
     stopped = sum(rung.fates.get(Fate.STOPPED, 0) for rung in ladder)
     failed = sum(rung.fates.get(Fate.FAILED, 0) for rung in ladder)
@@ -64,5 +66,5 @@ def _words(record: StudyRecord, ladder: list[Rung]) -> str:
     brackets = len({rung.bracket for rung in ladder})
     return (
         f"{count(len(ladder), 'rung')} in {count(brackets, 'bracket')}: {count(promoted, 'promotion')}, "
-        f"{count(stopped, 'trial')} stopped on the way, {completed:,} trained to the end, {failed:,} failed."
+        f"{count(stopped, 'trial')} stopped early, {completed:,} fully trained, {failed:,} failed."
     )

@@ -1,4 +1,4 @@
-"""Slots over time: busy, and idle by reason."""
+"""The figure of slots over time: busy, and idle by reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spark_hpo.report.pictures.theme import BLUE, Picture, count, draw, time_axi
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.report.timeline import Gap, Segment, Timeline, Use, timeline_of
 
-_BINS = 400  # of the time: each is the mean of what happened in it
+_BINS = 400  # periods of equal length; each shows the mean use
 
 COLOURS = {
     Use.BUSY: BLUE,
@@ -25,7 +25,7 @@ COLOURS = {
 
 
 def slots(record: StudyRecord) -> Picture:
-    """What slots were used for, stacked. The time between two drivers is a line across."""
+    """Draw the use of slots as stacked areas, with a vertical line wherever the study was resumed."""
     timeline = timeline_of(record)
     divisor, axis = time_axis(record)
     edges, means = binned(record, timeline.segments)
@@ -60,7 +60,7 @@ def slots(record: StudyRecord) -> Picture:
 
 
 def binned(record: StudyRecord, segments: Sequence[Segment]) -> tuple[list[float], list[Mapping[Use, float]]]:
-    """The mean use in equal stretches of drivers' work: their beginnings in seconds, and slots by use."""
+    """Return the start of equal periods of driver time, in seconds, and the mean use of slots in each."""
     total = record.seconds
     if not segments or total <= 0:
         return [], []
@@ -73,7 +73,7 @@ def binned(record: StudyRecord, segments: Sequence[Segment]) -> tuple[list[float
             for use, slots_there in segment.slots.items() if overlap > 0 else ():
                 sums[i][use] = sums[i].get(use, 0.0) + slots_there * overlap / width
     edges = [i * width for i in range(_BINS + 1)]
-    means: list[Mapping[Use, float]] = [*sums, sums[-1]]  # the last one is drawn to the end
+    means: list[Mapping[Use, float]] = [*sums, sums[-1]]  # repeated, to draw the last period to its end
     return edges, means
 
 
@@ -83,7 +83,7 @@ def _line_at(place: float) -> dict[str, Any]:
 
 
 def _note_at(place: float, gap: Gap) -> dict[str, Any]:
-    why = "interrupted" if gap.was_interrupted else "driver died"
+    why = "interrupted" if gap.was_interrupted else "driver failed or was killed"
     note = {"yref": "paper", "y": 1, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
     return {**note, "x": place, "xanchor": "left", "text": f"{why}; resumed {duration(gap.seconds)} later"}
 
@@ -91,14 +91,14 @@ def _note_at(place: float, gap: Gap) -> dict[str, Any]:
 def _words(timeline: Timeline) -> str:
     share = timeline.busy_share
     if share is None:
-        return "There has been no slot yet."
-    text = f"Of up to {count(timeline.most, 'slot')}, {share:.0%} of the time was filled."
+        return "No slot has been available yet."
+    text = f"Up to {count(timeline.most, 'slot')}; {share:.0%} of the slot time was used."
     idle = {use: seconds for use, seconds in timeline.totals.items() if use is not Use.BUSY}
     if idle:
         most = max(idle, key=lambda use: idle[use])
-        text += f" Most of the rest: {most.split(': ', 1)[1]} ({duration(idle[most])} of slot time)."
+        text += f" Main reason for the rest: {most.split(': ', 1)[1]} ({duration(idle[most])} of slot time)."
     if timeline.gaps:
-        text += f" Between two drivers the study stood still {count(len(timeline.gaps), 'time')}."
+        text += f" The study was resumed {count(len(timeline.gaps), 'time')}."
     if not timeline.is_counted:
-        text += " The journal does not say how many slots there were: the most that ran at once stands in."
+        text += " The journal has no numbers of slots; they are estimated by the most attempts at once."
     return text

@@ -1,4 +1,4 @@
-"""How all pictures look, and what they have in common."""
+"""The style of all figures, and helpers that they share."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from spark_hpo.report.study_record import StudyRecord
 
 T = TypeVar("T")
 
-# Every colour can be told from white and from black: a page may be light or dark.
+# Every colour is readable on white and on black, because a page may be light or dark.
 SCALE = [[0.0, "#94a3b8"], [0.33, "#0ea5a4"], [0.67, "#3b82f6"], [1.0, "#9d5cf6"]]
 ACCENT = "#f2711c"
 GREEN, RED, BLUE, GREY, YELLOW = "#10b981", "#ef4444", "#3b82f6", "#94a3b8", "#d9a006"
-_TEXT = "#767676"  # the one grey that is readable on both
+_TEXT = "#767676"  # readable on both
 _LINE = "rgba(128,128,128,0.25)"
 
-LOG_SPAN = 100.0  # values that span as much get a logarithmic axis
-_WIDE = 4.0  # spans of the middle eight tenths, beyond which a value is left out of the first view
+LOG_SPAN = 100.0  # ratio of values from which the axis is logarithmic
+_WIDE = 4.0  # spans of the middle 80 % of values; those further away are outliers
 
 _AXIS = {
     "gridcolor": _LINE,
@@ -48,7 +48,7 @@ TEMPLATE = go.layout.Template(
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure, and the sentence that says what is to be seen."""
+    """A figure, and a sentence that says what it shows."""
 
     figure: go.Figure
     title: str
@@ -56,9 +56,9 @@ class Picture:
 
 
 def draw(traces: Sequence[dict[str, Any]], title: str, text: str, **layout: Any) -> Picture:
-    """A picture from plotly's own words. Without traces it says that there is nothing to see yet."""
+    """Make a picture from traces and layout of plotly; an empty one if the traces have no points."""
     if not any(len(trace.get("x", ())) for trace in traces):
-        empty = {"text": "nothing measured yet", "showarrow": False, "xref": "paper", "yref": "paper"}
+        empty = {"text": "no measurements yet", "showarrow": False, "xref": "paper", "yref": "paper"}
         layout = {"annotations": [{**empty, "x": 0.5, "y": 0.5}], "height": 160}
         layout |= {"xaxis": {"visible": False}, "yaxis": {"visible": False}}
     base = {"title": {"text": plain(title)}, "template": TEMPLATE, "height": 380}
@@ -66,19 +66,19 @@ def draw(traces: Sequence[dict[str, Any]], title: str, text: str, **layout: Any)
 
 
 def colours(count: int) -> list[str]:
-    """As many colours, from grey to violet, for rungs and ranks."""
+    """Return colours from grey to violet, for rungs and ranks."""
     if count == 0:
         return []
     return [str(c) for c in sample_colorscale(SCALE, [i / max(1, count - 1) for i in range(count)])]
 
 
 def plain(text: object) -> str:
-    """Text of the user's for plotly, which takes tags for formatting."""
+    """Escape text, because plotly interprets tags."""
     return escape(str(text), quote=False)
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """`0.9876`, `1.2e-05`, `12,346`; a dash for what is not known."""
+    """Format a number: `0.9876`, `1.2e-05`, `12,346`; a dash for None, NaN and infinity."""
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:,.0f}" if 10**digits <= abs(value) < 1e12 else f"{value:.{digits}g}"
@@ -90,19 +90,16 @@ def count(how_many: int, noun: str) -> str:
 
 
 def time_axis(record: StudyRecord) -> tuple[float, str]:
-    """Seconds in a unit that fits the study, and the title of its axis."""
+    """Return the seconds in a unit that fits the study, and the title of the time axis."""
     seconds = record.seconds
     divisor, unit = (3600.0, "hours") if seconds >= 3 * 3600 else (60.0, "minutes")
     if seconds < 180:
         divisor, unit = 1.0, "seconds"
-    return divisor, f"{unit} of drivers' work"
+    return divisor, f"driver time ({unit})"
 
 
 def view(values: Iterable[float], *, best: float | None = None) -> tuple[list[float] | None, int]:
-    """The range of an axis that outliers do not stretch, and how many values lie outside.
-
-    None: there are no outliers.
-    """
+    """Return the range of an axis without outliers, or None if there are none, and the number of outliers."""
     some = sorted(value for value in values if math.isfinite(value))
     if len(some) < 10:
         return None, 0
@@ -119,15 +116,12 @@ def view(values: Iterable[float], *, best: float | None = None) -> tuple[list[fl
 
 
 def outliers(how_many: int) -> str:
-    """The sentence that goes with `view`."""
-    if not how_many:
-        return ""
-    verb = "lies" if how_many == 1 else "lie"
-    return f" {count(how_many, 'value')} far off {verb} outside of the first view."
+    """Return the sentence that goes with `view`."""
+    return f" {count(how_many, 'outlier')} outside of the initial view." if how_many else ""
 
 
 def thinned(items: Sequence[T], most: int) -> list[T]:
-    """At most so many, evenly; the first and the last are among them."""
+    """Return at most `most` of the items, evenly spread, including the first and the last."""
     if len(items) <= most:
         return list(items)
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]

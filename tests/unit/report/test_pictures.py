@@ -67,7 +67,7 @@ def test_every_study_can_be_drawn_and_told(draw: Draw, record: StudyRecord) -> N
 
 def test_an_empty_picture_says_so() -> None:
     picture = history(Pen().record())
-    assert picture.figure.layout.annotations[0].text == "nothing measured yet"
+    assert picture.figure.layout.annotations[0].text == "no measurements yet"
     assert picture.text == "No trial has been measured yet."
 
 
@@ -127,7 +127,7 @@ def test_many_points_are_thinned_and_improvements_never(monkeypatch: pytest.Monk
     dots = trace(picture.figure, "rung 0")
     assert len(dots.x) == 10 + 2
     assert 0.9 in dots.y
-    assert "88 other reports are left out" in picture.text
+    assert "88 other reports are not shown" in picture.text
 
 
 def test_one_value_far_off_does_not_flatten_the_rest() -> None:
@@ -137,7 +137,7 @@ def test_one_value_far_off_does_not_flatten_the_rest() -> None:
     picture = history(pen.close().record())
     low, high = picture.figure.layout.yaxis.range
     assert low < 1.0 < 2.0 < high < 10
-    assert "1 value far off lies outside of the first view." in picture.text
+    assert "1 outlier outside of the initial view." in picture.text
 
 
 def test_a_view_is_left_alone_where_nothing_is_far_off() -> None:
@@ -158,7 +158,7 @@ def test_stopped_curves_are_faded_and_the_best_is_on_top(record: StudyRecord) ->
     figure = curves(record).figure
     assert figure.data[-1].name.startswith("best: trial")
     assert figure.data[-1].line.width > figure.data[0].line.width
-    assert trace(figure, "stopped").opacity < trace(figure, "trained to the end").opacity
+    assert trace(figure, "stopped").opacity < trace(figure, "fully trained").opacity
     best = [value for value in figure.data[-1].y if value is not None]
     assert len(best) == 27, "each epoch was measured"
     assert best[-1] == pytest.approx(max(t.metrics.get("accuracy", 0) for t in record.trials.values()), 1e-4)
@@ -183,7 +183,7 @@ def test_too_many_curves_are_thinned_the_best_ones_stay(monkeypatch: pytest.Monk
     stopped = trace(picture.figure, "stopped")
     assert list(stopped.x).count(None) == 20
     assert {0.99, 0.98} <= set(stopped.y)
-    assert "80 of them are left out" in picture.text
+    assert "80 of them are not shown" in picture.text
 
 
 def test_rungs_are_stacked_by_what_became_of_their_trials(record: StudyRecord) -> None:
@@ -198,7 +198,7 @@ def test_rungs_are_stacked_by_what_became_of_their_trials(record: StudyRecord) -
 
 def test_without_rungs_there_are_no_promotions_to_tell_of() -> None:
     record = study({"x": 0.1}, {"x": 0.2})
-    assert rungs(record).text == "There are no rungs: all 2 trials go for 1 epoch."
+    assert rungs(record).text == "There are no rungs: all 2 trials train for 1 epoch."
 
 
 # Parameters -----------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_a_conditional_parameter_shows_the_trials_that_have_it() -> None:
 def test_too_many_parameters_are_cut_the_ones_that_matter_stay() -> None:
     record = study(*({f"p{i:02}": i + j for i in range(30)} for j in range(3)))
     assert len(parameters(record)) == MAX_PARAMETERS
-    assert "20 parameters that matter less are left out" in parallel(record).text
+    assert "20 parameters that matter less are not shown" in parallel(record).text
 
 
 def test_what_never_varies_is_no_axis() -> None:
@@ -268,7 +268,7 @@ def test_too_many_lines_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel_module, "MAX_LINES", 9)
     picture = parallel(study(*({"x": i / 40} for i in range(40))))
     assert sum(list(t.x).count(None) for t in picture.figure.data[:-1]) == 9
-    assert "31 trials are left out" in picture.text
+    assert "31 trials are not shown" in picture.text
 
 
 def test_importance_says_from_how_much_it_is_known(record: StudyRecord) -> None:
@@ -276,9 +276,9 @@ def test_importance_says_from_how_much_it_is_known(record: StudyRecord) -> None:
     assert next(iter(picture.figure.data[0].y)) == "learning_rate"
     assert sum(picture.figure.data[0].x) == pytest.approx(1)
     assert "learning_rate matters most" in picture.text
-    assert "take it as a hint" in picture.text
+    assert "rough estimate" in picture.text
     few = importance(study({"x": 0.1}))
-    assert few.text == "Importance is not known: it takes 10 trials that were trained alike."
+    assert few.text == "Importance is unknown: at least 10 trials with equal training are needed."
 
 
 # Several objectives ---------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_the_front_is_a_line_through_its_trials(of_two: StudyRecord) -> None:
     assert (list(line.x), list(line.y)) == ([3.0, 7.0], [0.7, 0.9])
     assert (line.mode, line.line.shape) == ("lines+markers", "hv")
     assert (list(others.x), list(others.y)) == ([5.0], [0.6])
-    assert picture.text.startswith("2 of 3 trials trained to the end are on the Pareto front")
+    assert picture.text.startswith("2 of 3 fully trained trials are on the Pareto front")
     layout = picture.figure.layout
     assert (layout.xaxis.title.text, layout.yaxis.title.text) == ("latency_ms", "accuracy")
 

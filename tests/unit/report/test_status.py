@@ -73,7 +73,7 @@ def test_a_driver_that_was_killed_is_told_from_one_that_works(pen: Pen) -> None:
     assert "running" not in status.trials
     assert status.exit_code == 1
     assert f"spark-hpo resume {pen.storage.url}" in state_in_words(status)
-    assert "is gone" in drawn(status)
+    assert "died" in drawn(status)
 
 
 def test_a_driver_on_another_machine_lives_as_long_as_its_lease(pen: Pen) -> None:

@@ -64,7 +64,7 @@ def test_the_time_between_two_drivers_is_nobodys() -> None:
     assert sum(timeline.totals.values()) == 2 * 30
     picture = slots(record)
     assert [note.text for note in picture.figure.layout.annotations] == [
-        "driver died; resumed 16 min 20 s later"
+        "driver failed or was killed; resumed 16 min 20 s later"
     ]
     assert picture.figure.layout.shapes[0].x0 == 20  # of seconds of work: the axis leaves the gap out
 
@@ -92,7 +92,7 @@ def test_where_older_journals_do_not_count_slots_the_most_at_once_stand_in(name:
     timeline = timeline_of(record)
     assert not timeline.is_counted
     assert timeline.most == 1
-    assert "does not say how many slots" in slots(record).text
+    assert "has no numbers of slots" in slots(record).text
 
 
 def test_the_picture_stacks_to_the_slots_that_there_were(record: StudyRecord) -> None:
@@ -106,4 +106,4 @@ def test_the_picture_stacks_to_the_slots_that_there_were(record: StudyRecord) ->
     figure = slots(record).figure
     assert {trace.stackgroup for trace in figure.data} == {"slots"}
     assert [trace.name for trace in figure.data] == [str(use) for use in Use if use in timeline.totals]
-    assert f"{timeline.busy_share:.0%} of the time was filled" in slots(record).text
+    assert f"{timeline.busy_share:.0%} of the slot time was used" in slots(record).text
