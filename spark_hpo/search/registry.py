@@ -155,31 +155,13 @@ def build_sampler(
 
 
 def build_scheduler(name: str, **settings: Any) -> Scheduler:
-    """Build a scheduler by name.
-
-    Args:
-        name: one of `SCHEDULERS`, or of a plugin; docs/methods.md lists them with their settings.
-        settings: arguments of the scheduler's constructor.
-
-    Raises:
-        ConfigError: the name is unknown, or a setting is missing or invalid.
-    """
+    """Build one of `SCHEDULERS`, or a plugin's scheduler, like `build_sampler`."""
     scheduler: Scheduler = _build("scheduler", _find("scheduler", name), name, {}, settings)
     return scheduler
 
 
 def build_explorer(name: str, space: Space, seed: int, **settings: Any) -> Explorer:
-    """Build an explorer by name.
-
-    Args:
-        name: one of `EXPLORERS`, or of a plugin; docs/methods.md lists them with their settings.
-        space: the search space.
-        seed: of the study, >= 0.
-        settings: arguments of the explorer's constructor.
-
-    Raises:
-        ConfigError: the name is unknown, or a setting is invalid.
-    """
+    """Build one of `EXPLORERS`, or a plugin's explorer, like `build_sampler`."""
     study = {"space": space, "seed": seed}
     explorer: Explorer = _build("explorer", _find("explorer", name), name, study, settings)
     return explorer

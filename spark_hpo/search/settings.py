@@ -20,11 +20,6 @@ def require_number(
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if is_number and (above is None or value > above) and low <= value <= high:  # type: ignore[operator]
         return
-    bounds = [
-        f"{sign} {bound:g}" for sign, bound in ((">", above), (">=", low), ("<=", high)) if _is_bound(bound)
-    ]
+    bounds = [f"> {above:g}"] if above is not None else []
+    bounds += [f"{sign} {end:g}" for sign, end in ((">=", low), ("<=", high)) if math.isfinite(end)]
     raise ConfigError(f"must be a finite number {' and '.join(bounds)}".rstrip(), key=key, value=value)
-
-
-def _is_bound(bound: float | None) -> bool:
-    return bound is not None and math.isfinite(bound)
