@@ -1,4 +1,4 @@
-"""Callbacks that come with the package: progress in a terminal and in a notebook, TensorBoard."""
+"""Callbacks: progress in a terminal and in a notebook, TensorBoard."""
 
 from __future__ import annotations
 

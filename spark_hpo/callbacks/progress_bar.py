@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def progress_callback(study: str, metric: str, unit: str = "epochs") -> Callback:
-    """What shows the progress where this process is: a notebook's bar, or a terminal's line.
+    """Return the callback that shows progress here: a bar in a notebook, a line in a terminal.
 
-    Where there is neither, it shows nothing: the log has a line for each event.
+    Without either it shows nothing; the log has a line for each event.
     """
     return NotebookBar(study, metric, unit) if in_notebook() else TerminalLine(ProgressLine(study, metric))
 
 
 def standing_of(study: RunningStudy) -> Standing:
-    """Where a study stands now."""
+    """Return the present status of a study."""
     states, progress = study.states, study.progress
     budget, spent = study.budget.resource, float(progress.resource_spent)
     if study.budget.trials is not None:
@@ -43,7 +43,7 @@ def standing_of(study: RunningStudy) -> Standing:
 
 
 class TerminalLine(Callback):
-    """The live line. It is there from the start of the search to its end."""
+    """Shows the live line during the search."""
 
     def __init__(self, line: ProgressLine) -> None:
         self._line = line
@@ -63,9 +63,9 @@ class TerminalLine(Callback):
 
 
 class NotebookBar(Callback):
-    """tqdm's bar: of the budget's trials, or of its epochs; the best value and the slots beside it.
+    """A tqdm bar of the trials or the resource in the budget, with the best value and the slots.
 
-    A resumed study begins where it stood. The bar stays, with the time that it took.
+    In a resumed study the bar begins at what was spent. It remains visible at the end.
     """
 
     def __init__(self, study: str, metric: str, unit: str = "epochs") -> None:
@@ -98,7 +98,7 @@ class NotebookBar(Callback):
             parts.append(f"{failed} failed")
         if standing.slots:
             parts.append(f"{standing.slots_busy}/{standing.slots} slots")
-        # What ran when the budget was spent is finished, and may take more.
+        # Assignments that run when the budget is spent are finished, and may exceed it.
         self._bar.n = int(min(standing.spent, standing.budget or standing.spent))
         self._bar.set_postfix_str(", ".join(parts), refresh=False)
         self._bar.refresh()

@@ -1,4 +1,4 @@
-"""TensorBoard: a run for each trial, its curves, and its parameters with what they have led to."""
+"""TensorBoard: a run for each trial, with its learning curves, parameters and results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What the event files of a trial have already."""
+    """What the event files of a trial contain."""
 
     resource: int = 0  # of the last measurement
     is_begun: bool = False
@@ -33,11 +33,10 @@ class TensorBoard(Callback):
     """Writes each trial as a run of TensorBoard: `tensorboard --logdir LOG_DIR`.
 
     - Scalars: each metric by the resource after which it was measured.
-    - HParams: all parameters by their dotted names, those of conditions too, with the last metrics, and
-      whether the trial has failed.
+    - HParams: all parameters by their dotted names, with the last metrics and whether the trial failed.
 
-    What is in the folder already is not written again: a study that is resumed goes on there, and one that
-    gets this callback only when it is resumed is written from its beginning.
+    What the folder contains is not written again, so a resumed study continues there. A callback that is
+    added on resume writes the study from its beginning.
 
     Args:
         log_dir: a folder, or a URL that TensorBoard can write to.
@@ -54,13 +53,12 @@ class TensorBoard(Callback):
         self._log_dir = str(log_dir).rstrip("/")
 
     def on_study_start(self, study: RunningStudy) -> None:
-        for trial in study.trials.values():  # what earlier drivers have left
+        for trial in study.trials.values():  # of earlier drivers
             if trial.curve or trial.state.is_out:
                 self._bring_up_to_date(trial, self._written(trial.trial_id))
 
     def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         is_new = len(trial.curve) == len(report.curve)
-        # Whether it is out is told next, by on_trial_end.
         self._write(trial, report.curve, is_new=is_new, has_ended=False)
 
     def on_trial_end(self, study: RunningStudy, trial: Trial) -> None:
@@ -86,7 +84,7 @@ class TensorBoard(Callback):
     def _writer(self, trial_id: int) -> Iterator[Any]:
         from torch.utils.tensorboard import SummaryWriter
 
-        # Closed each time: a study may have thousands of trials, and an open writer is a thread.
+        # Closed each time, because each open writer has a thread.
         with SummaryWriter(self._folder(trial_id)) as writer:
             yield writer
 
@@ -111,8 +109,8 @@ class TensorBoard(Callback):
         )
 
 
-# TensorBoard shows the parameters of the first Experiment that it finds, and SummaryWriter.add_hparams writes
-# one for each trial: those of the others' conditions would be missing. Without any it takes them all.
+# TensorBoard shows only the parameters of the first Experiment that it finds, and SummaryWriter.add_hparams
+# writes one for each trial. Without any Experiment, TensorBoard shows the parameters of all trials.
 
 
 def _session_start(trial: Trial) -> Any:

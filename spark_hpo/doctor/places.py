@@ -9,7 +9,7 @@ from spark_hpo.doctor.finding import Verdict, fail, ok, warn
 from spark_hpo.errors import StorageError
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.tracking.server_check import look
+from spark_hpo.tracking.server_check import check_server
 
 
 def storage(case: Case) -> Verdict:
@@ -31,7 +31,7 @@ def storage(case: Case) -> Verdict:
 
 def mlflow(case: Case) -> Verdict:
     """Ask MLflow, without leaving anything there."""
-    found = look(case.config.mlflow.tracking_uri)
-    if found.doubts:
-        return warn(f"{found.says}; {'; '.join(found.doubts)}")
-    return ok(found.says)
+    found = check_server(case.config.mlflow.tracking_uri)
+    if found.warnings:
+        return warn(f"{found.message}; {'; '.join(found.warnings)}")
+    return ok(found.message)

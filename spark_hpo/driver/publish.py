@@ -24,7 +24,7 @@ from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.model_registry import ModelFiles, RegisteredModel, TestResult, register_model
-from spark_hpo.tracking.run_store import RunStatus
+from spark_hpo.tracking.study_runs import RunStatus
 from spark_hpo.train import checkpoint, predictor
 from spark_hpo.train.constant import constant_answer
 from spark_hpo.train.reference import Code

@@ -47,7 +47,7 @@ from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.model_registry import RegisteredModel
-from spark_hpo.tracking.run_store import RunStatus
+from spark_hpo.tracking.study_runs import RunStatus
 from spark_hpo.train.reference import Trainable
 from spark_hpo.trial import Trial
 

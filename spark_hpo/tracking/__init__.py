@@ -1,1 +1,1 @@
-"""The journal shown to people: MLflow as a projection of it."""
+"""Tracking: MLflow shows what the journal holds."""

@@ -1,4 +1,4 @@
-"""The way to a tracking server: what is wrong with it is found within seconds, and said without secrets."""
+"""Connects to a tracking server. Errors come within seconds and contain no credentials."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spark_hpo.errors import TrackingError
 from spark_hpo.redact import hide, one_line, redact
 from spark_hpo.timeout import call_within
 from spark_hpo.tracking.environment import STARTING, STARTING_SQLITE, environment, quiet
-from spark_hpo.tracking.run_store import RunStore, StudyCard
+from spark_hpo.tracking.study_runs import StudyCard, StudyRuns
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,8 +26,8 @@ DATABASE_TIMEOUT_S = 120.0  # for a database: its tables may have to be made or 
 
 
 def usual_uri(study_dir: str) -> str:
-    """Where a program's runs go that names no place: MLflow's own, as far as it has been told one, by
-    MLFLOW_TRACKING_URI, `mlflow.set_tracking_uri` or Databricks; else SQLite beside the study directory."""
+    """Return the default tracking URI: the one set by MLFLOW_TRACKING_URI, `mlflow.set_tracking_uri` or
+    Databricks, else SQLite beside the study directory."""
     import mlflow
 
     if mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]
@@ -39,7 +39,7 @@ def usual_uri(study_dir: str) -> str:
 
 
 def resolve(uri: str) -> str:
-    """`uri` with a relative SQLite path made absolute and its directory made.
+    """Return a URI with an absolute SQLite path, whose directory is created.
 
     Raises TrackingError for a file store, which MLflow 3.13 and later refuse.
     """
@@ -47,7 +47,7 @@ def resolve(uri: str) -> str:
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file") and not uri.startswith("databricks"):
         raise TrackingError(
-            f"mlflow.tracking_uri is {redact(uri)!r}: MLflow keeps runs in no plain directory any more. "
+            f"mlflow.tracking_uri is {redact(uri)!r}: MLflow no longer supports plain directories. "
             "Use sqlite:///mlflow.db, or http://HOST:PORT of a tracking server"
         )
     path = sqlite_path(uri)
@@ -66,7 +66,7 @@ def resolve(uri: str) -> str:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file of a SQLite URI; None for anything else, a database in memory included."""
+    """Return the file of an SQLite URI; None for other URIs and databases in memory."""
     scheme, _, rest = uri.partition("://")
     text = rest.partition("?")[0].removeprefix("/")
     if not (scheme == "sqlite" or scheme.startswith("sqlite+")) or text in ("", ":memory:"):
@@ -76,8 +76,8 @@ def sqlite_path(uri: str) -> Path | None:
 
 def connect(
     uri: str, experiment: str, card: StudyCard, *, registry_uri: str | None, artifact_location: str | None
-) -> RunStore:
-    """The study's runs behind `uri`; the experiment and the parent run are made where they are missing.
+) -> StudyRuns:
+    """Return the study's runs at a URI. The experiment and the study's run are created if missing.
 
     Raises TrackingError within 10 seconds for a server, 120 for a database.
     """
@@ -85,15 +85,15 @@ def connect(
     is_server = urlsplit(uri).scheme in ("http", "https")
     limit_s = START_TIMEOUT_S if is_server else DATABASE_TIMEOUT_S
 
-    def start() -> RunStore:
-        with _alone(uri):  # MLflow makes and migrates tables without a look at who else does
+    def start() -> StudyRuns:
+        with _alone(uri):  # MLflow creates and migrates tables without a lock
             client = _client(uri, registry_uri)
             experiment_id = _experiment_id(client, uri, experiment, artifact_location)
-        store = RunStore(client, experiment_id, card)
+        store = StudyRuns(client, experiment_id, card)
         store.describe()
         return store
 
-    # The import alone takes seconds; it is no fault of the server's.
+    # The import takes seconds, which must not count as the server's.
     import mlflow  # noqa: F401
 
     is_pool_ours = sqlite_path(uri) is not None and "MLFLOW_SQLALCHEMYSTORE_POOLCLASS" not in os.environ
@@ -123,7 +123,7 @@ def _client(uri: str, registry_uri: str | None) -> MlflowClient:
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Alone with an SQLite file, where several studies start at once: in threads or in processes."""
+    """Lock an SQLite file against studies that start at the same time, in threads or processes."""
     database = sqlite_path(uri)
     if database is None:
         yield
@@ -161,7 +161,7 @@ def _new_experiment(client: MlflowClient, name: str, location: str | None) -> st
     except MlflowException as exc:
         if exc.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = client.get_experiment_by_name(name)  # by another study, in this moment
+    made = client.get_experiment_by_name(name)  # by another study at the same time
     assert made is not None, "it exists already"
     return str(made.experiment_id)
 

@@ -1,8 +1,7 @@
-"""MLflow's settings that exist only as environment variables, borrowed and given back.
+"""Settings of MLflow that exist only as environment variables.
 
-MLflow reads them at each call and takes them from nowhere else, so that a process has one value of each.
-They are set while a tracker is open and restored when the last one closes; what the user has set himself
-is left alone.
+They are set while a tracker is open and restored when the last one closes. Variables that the user has set
+are not changed.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-# Retries are ours: MLflow's own repeat a `create` whose reply was lost, and that makes two runs, or models.
+# The tracker retries. MLflow's own retries would create two runs if the reply to `create` was lost.
 WRITING = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds, for connecting and for each read
@@ -22,14 +21,14 @@ WRITING = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 STARTING = {**WRITING, "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-# The studies of one process share a database's connections; of an SQLite file there may be any number.
+# Studies of one process share the connections to a database; SQLite allows any number.
 STARTING_SQLITE = {**STARTING, "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "-1"}
 
 _NOISY = ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc")
 
 
 class Environment:
-    """Variables set from `enter` to `exit`. Where several are open, the youngest counts."""
+    """Variables set from `enter` to `exit`. If several are open, the latest one counts."""
 
     _lock = threading.Lock()
     _open: list[Environment] = []  # noqa: RUF012 - shared on purpose: the environment is the process's
@@ -46,7 +45,7 @@ class Environment:
             self._apply()
 
     def exit(self) -> None:
-        """Give back. A second call does nothing."""
+        """Restore the variables. Idempotent."""
         with self._lock:
             if self in self._open:
                 self._open.remove(self)
@@ -69,7 +68,7 @@ class Environment:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """`variables` inside the block."""
+    """Set variables inside the block."""
     borrowed = Environment(variables)
     borrowed.enter()
     try:
@@ -79,7 +78,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 class _Quiet:
-    """Only warnings from MLflow, from the first `enter` to the last `exit`: both are the process's."""
+    """Suppresses info messages of MLflow from the first `enter` to the last `exit` of the process."""
 
     _lock = threading.Lock()
     _depth = 0
@@ -96,7 +95,7 @@ class _Quiet:
                 cls._before.callback(logger.setLevel, logger.level)
                 logger.setLevel(max(logger.level, logging.WARNING))
             cls._before.enter_context(warnings.catch_warnings())
-            # A hint on every integer column: categories are codes here, and never missing.
+            # It hints at missing values in integer columns; here these are codes, which are never missing.
             warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
 
     @classmethod
@@ -109,7 +108,7 @@ class _Quiet:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Only warnings from MLflow inside the block: a new database brings fifty lines of migrations."""
+    """Suppress info messages of MLflow inside the block, such as those of database migrations."""
     _Quiet.enter()
     try:
         yield

@@ -1,4 +1,4 @@
-"""MLflow as a projection of the journal: written by one thread of the driver, in batches, idempotently."""
+"""The MLflow tracker: a thread of the driver writes the journal's content to MLflow, idempotently."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spark_hpo.redact import one_line
 from spark_hpo.tracking.connection import connect, resolve
 from spark_hpo.tracking.environment import WRITING, Environment
-from spark_hpo.tracking.run_store import Outcome, RunStatus, StudyCard, is_refusal
+from spark_hpo.tracking.study_runs import Outcome, RunStatus, StudyCard, is_refusal
 from spark_hpo.tracking.tracker import JournalView
 from spark_hpo.trial import Trial
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S = 1.0  # after the first failed call; doubles up to the longest
+FIRST_PAUSE_S = 1.0  # after the first failed call; doubled up to LONGEST_PAUSE_S
 LONGEST_PAUSE_S = 60.0
 
 
 class MlflowTracker:
     """A parent run for the study, a child run for each trial.
 
-    `sync(journal)` takes a snapshot and returns; a daemon thread writes it. An outage delays the writing and
-    stops nothing: the thread tries again, and what changed meanwhile is written once, in its last state.
+    `sync(journal)` takes a snapshot and returns; a daemon thread writes it. During an outage the thread
+    retries, and then writes the last state of each trial.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class MlflowTracker:
         registry_uri: str | None = None,
         artifact_location: str | None = None,
     ) -> None:
-        """Find the study's run, or make it, and set it to RUNNING.
+        """Find or create the study's run, and set it to RUNNING.
 
         Args:
             tracking_uri: http(s)://, databricks, or a database, e.g. sqlite:///mlflow.db, whose directory is
@@ -72,7 +72,7 @@ class MlflowTracker:
         self._pending: dict[int, Trial] = {}
         self._outcome: Outcome | None = None
         self._refused: set[int] = set()
-        self.num_written = 0  # trials that MLflow lacked, in whole or in part
+        self.num_written = 0  # trials that MLflow lacked, completely or partly
         self._is_writing = False
         self._is_closed = False
         self._pause_s = 0.0
@@ -94,20 +94,19 @@ class MlflowTracker:
 
     @property
     def run_id(self) -> str:
-        """Of the study's run."""
         return self._store.run_id
 
     def info(self) -> Mapping[str, Any]:
-        """`experiment_id` and `run_id` of the study's run."""
+        """Return `experiment_id` and `run_id` of the study's run."""
         return {"experiment_id": self.experiment_id, "run_id": self.run_id}
 
     def describe(self, error: object) -> str:
-        """An error in one line, without the credentials of the tracking server."""
+        """Return an error in one line, without credentials."""
         return one_line(error)
 
     def sync(self, journal: JournalView) -> None:
-        """Take over what has changed. Returns at once, never raises for an outage."""
-        sequence = journal.sequence  # before the trials: an event between the two is seen twice, not never
+        """Take over changed trials. Return at once, and never raise for an outage."""
+        sequence = journal.sequence  # read before the trials, so that no event is missed
         if sequence == self._seen:
             return
         changed = {trial.trial_id: trial for trial in journal.changed_since(self._seen)}
@@ -118,15 +117,12 @@ class MlflowTracker:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything is written, at most `timeout_s` seconds.
-
-        Returns False, with a warning that says what to do, when something is missing.
-        """
+        """Wait at most `timeout_s` seconds until everything is written. If not, log a warning."""
         missing = self.wait(timeout_s)
         if missing:
             log.warning(
-                "MLflow at %s lacks %d runs of study %r. Nothing is lost: the journal has them; run the "
-                "same command with --sync when the server is back",
+                "MLflow at %s lacks %d runs of study %r. The journal has them: when the server is back, "
+                "rerun the same command with --sync",
                 self.describe(self.tracking_uri),
                 missing,
                 self.card.name,
@@ -134,9 +130,9 @@ class MlflowTracker:
         return not missing
 
     def wait(self, timeout_s: float) -> int:
-        """Wait until everything is written, at most `timeout_s` seconds. Returns how many runs are not."""
+        """Wait at most `timeout_s` seconds until everything is written. Return the number of missing runs."""
         with self._changed:
-            self._pause_s = self._retry_at = 0.0  # now, not when the pause is over
+            self._pause_s = self._retry_at = 0.0  # retry now
             self._changed.notify_all()
             self._changed.wait_for(self._is_idle, timeout_s)
             return len(self._pending) + len(self._refused) + self._is_writing + (self._outcome is not None)
@@ -152,7 +148,7 @@ class MlflowTracker:
         front: Collection[int] | None = None,
         timeout_s: float = 60.0,
     ) -> bool:
-        """Write all that is pending, then the end of the study, and close.
+        """Write pending trials and the outcome of the study, then close.
 
         Args:
             status: of the study's run. Children that still run are KILLED.
@@ -180,18 +176,16 @@ class MlflowTracker:
         return self.close(timeout_s)
 
     def close(self, timeout_s: float) -> bool:
-        """Flush, then end the thread. A second call returns at once."""
+        """Flush, then end the thread. Idempotent."""
         if self._is_closed:
             return self._is_idle()
         is_complete = self.flush(timeout_s)
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        self._thread.join(1.0)  # a call that hangs is left to its own limit: the thread is a daemon
+        self._thread.join(1.0)  # a hanging call is left to its own timeout
         self._environment.exit()
         return is_complete
-
-    # The thread ------------------------------------------------------------------------------------------
 
     def _is_idle(self) -> bool:
         return not (self._pending or self._outcome or self._is_writing)
@@ -217,7 +211,7 @@ class MlflowTracker:
                 self._changed.notify_all()
 
     def _next(self) -> Trial | Outcome:
-        """The oldest pending trial; the study's end when there is none."""
+        """Return the pending trial with the lowest id or, if there is none, the outcome of the study."""
         if self._pending:
             return self._pending.pop(min(self._pending))
         assert self._outcome is not None
@@ -229,28 +223,28 @@ class MlflowTracker:
                 self.num_written += self._store.write_trial(work)
             else:
                 self._store.write_outcome(work)
-        except Exception as exc:  # whatever it is, the study goes on
+        except Exception as exc:  # no error of MLflow may stop the study
             return exc
         return None
 
     def _settle(self, work: Trial | Outcome, error: Exception | None) -> None:
         if error is None:
             if self._pause_s:
-                log.info("MLflow is back; %d trials to write", len(self._pending))
+                log.info("MLflow answers again; %d trials to write", len(self._pending))
             self._pause_s = 0.0
             if work is self._outcome:
                 self._outcome = None
             return
         if isinstance(work, Trial) and is_refusal(error):
             self._refused.add(work.trial_id)
-            log.warning("MLflow refuses trial %d, which is left out: %s", work.trial_id, self.describe(error))
+            log.warning("MLflow refuses trial %d, which is skipped: %s", work.trial_id, self.describe(error))
             return
         if isinstance(work, Trial):
             self._pending.setdefault(work.trial_id, work)  # unless it has changed meanwhile
         self._store.forget()
         if not self._pause_s:
             log.warning(
-                "MLflow at %s does not answer; the study goes on, and what is missing is written later: %s",
+                "MLflow at %s does not answer; the study continues, and missing runs are written later: %s",
                 self.describe(self.tracking_uri),
                 self.describe(error),
             )

@@ -1,7 +1,7 @@
-"""The best model, logged and registered; the alias `champion` moves only to a better one, if at all.
+"""Logs and registers the best model. The alias `champion` moves only to a better one.
 
-A model is known by its study, trial and resource (tags), so that a driver that died half-way registers
-nothing twice. No pickle: MLflow keeps a directory, and calls `<loader_module>._load_pyfunc(directory)`.
+Models are identified by tags (study, trial, resource), so a driver that died registers nothing twice. They
+are not pickled: MLflow stores a directory and calls `<loader_module>._load_pyfunc(directory)`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from spark_hpo.errors import TrackingError, TrackingOutage
 from spark_hpo.tracking.environment import WRITING, environment, quiet
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.projection import RESOURCE, STUDY_ID, TRIAL_ID
-from spark_hpo.tracking.run_store import is_outage
+from spark_hpo.tracking.study_runs import is_outage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ _MAX_TAG = 500  # characters; Unity Catalog takes few more
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
-    """A trained model as MLflow takes it."""
+    """The files and facts of a trained model that MLflow needs."""
 
     model_dir: Path  # handed to the loader
     loader_module: str  # has `_load_pyfunc(data_path)`, which returns an object with `predict(DataFrame)`
@@ -52,9 +52,9 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestResult:
-    """What the model reached on the test split. Comparable where the fingerprint is the same."""
+    """Metrics on the test split. Results with the same fingerprint are comparable."""
 
-    __test__ = False  # no test class, whatever pytest makes of its name
+    __test__ = False  # not a test class for pytest
 
     metrics: Mapping[str, float]  # empty: the model is untested
     fingerprint: str  # of the test split's rows
@@ -63,16 +63,15 @@ class TestResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredModel:
-    """Where the model is. Without a name it is logged only: name and version are None."""
+    """A registered model; name and version are None if it was only logged."""
 
     name: str | None
     version: str | None
     uri: str  # models:/name/version, or models:/id
     is_champion: bool
-    is_best: bool  # the champion, or better than it on the same test rows: what `promote` would make champion
+    is_best: bool  # the champion, or better than it on the same test rows
 
     def summary(self) -> dict[str, Any]:
-        """As the JSON line has it."""
         return asdict(self)
 
 
@@ -87,9 +86,7 @@ def register_model(
     promote: bool = True,
     evaluate_champion: Callable[[Path], Mapping[str, float]] | None = None,
 ) -> RegisteredModel:
-    """Log the model into the study's run, register it, and move `champion` to it if it is better.
-
-    May be called again at any time: what is there is found and kept.
+    """Log the model to the study's run, register it, and move `champion` to it if it is better. Idempotent.
 
     Args:
         tracker: open or closed.
@@ -123,13 +120,13 @@ def register_model(
                 raise kind(
                     f"the model of trial {trial_id} cannot be registered as {name!r} at "
                     f"{tracker.describe(tracker.tracking_uri)}: {tracker.describe(exc)}. "
-                    "Nothing is lost: run the same command with --sync when the cause is mended"
+                    "The study has the model: fix the cause, then rerun the same command with --sync"
                 ) from None  # the foreign exception carries the credentials
     raise AssertionError("the last attempt returns or raises")
 
 
 class _Registry:
-    """The steps, each of which finds what an earlier call has done."""
+    """The steps of a registration, each of them idempotent."""
 
     def __init__(self, tracker: MlflowTracker, identity: Mapping[str, str], test: TestResult) -> None:
         self._tracker = tracker
@@ -150,7 +147,6 @@ class _Registry:
         promote: bool,
         evaluate_champion: Callable[[Path], Mapping[str, float]] | None,
     ) -> RegisteredModel:
-        """All of them."""
         version = self.version(name) if name is not None else None
         if version is None:
             model = self.log(files)
@@ -188,7 +184,7 @@ class _Registry:
                 return None
 
     def _in_full(self, version: ModelVersion) -> ModelVersion:
-        """With its tags, which a search of Unity Catalog leaves out."""
+        """Return a version with its tags, which searches in Unity Catalog omit."""
         from mlflow.entities.model_registry.model_version_search import ModelVersionSearch
 
         if not isinstance(version, ModelVersionSearch):
@@ -196,7 +192,7 @@ class _Registry:
         return self._client.get_model_version(version.name, str(version.version))
 
     def log(self, files: ModelFiles) -> LoggedModel:
-        """The model in the study's run."""
+        """Log the model to the study's run, if it is not there."""
         import mlflow
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model, infer_signature
@@ -231,12 +227,12 @@ class _Registry:
             self._client.log_model_artifacts(model.model_id, str(path))
         outputs = self._client.get_run(self._tracker.run_id).outputs
         known = {output.model_id for output in outputs.model_outputs} if outputs else set()
-        if model.model_id not in known:  # MLflow takes no second note of the same model
+        if model.model_id not in known:  # MLflow refuses to add the same model twice
             self._client.log_outputs(self._tracker.run_id, [LoggedModelOutput(model.model_id, step=0)])
         return self._client.finalize_logged_model(model.model_id, "READY")
 
     def create_version(self, name: str, model: LoggedModel) -> ModelVersion:
-        """A new version, with the test's results as its tags."""
+        """Create a version, with the test results as its tags."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -244,7 +240,7 @@ class _Registry:
         except MlflowException as exc:
             if exc.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        # A database looks `models:/id` up behind the process's global tracking URI, a server behind its own.
+        # With a database MLflow resolves `models:/id` by the global tracking URI of the process.
         is_database = "+" in (scheme := urlsplit(self._tracker.tracking_uri).scheme) or scheme in _DATABASES
         return self._client.create_model_version(
             name,
@@ -257,7 +253,7 @@ class _Registry:
     def is_better(
         self, champion: ModelVersion | None, evaluate: Callable[[Path], Mapping[str, float]] | None
     ) -> bool:
-        """Whether our model is better than the champion, or there is none. A tie is not."""
+        """Return whether our model is strictly better than the champion, or there is no champion."""
         if not self._test.metrics:
             return False  # an untested model is not promoted
         if champion is None:
@@ -267,7 +263,7 @@ class _Registry:
         return theirs is not None and objective.score(self._test.metrics) < objective.score(theirs)
 
     def _logged(self) -> LoggedModel | None:
-        """The model logged by an earlier call, finished or not."""
+        """Return the model that an earlier call logged, finished or not."""
         found = self._client.search_logged_models(
             [self._tracker.experiment_id],
             " and ".join(f"tags.`{key}` = '{value}'" for key, value in self._identity.items()),
@@ -281,7 +277,7 @@ class _Registry:
     def _champion_metrics(
         self, champion: ModelVersion, evaluate: Callable[[Path], Mapping[str, float]] | None
     ) -> Mapping[str, float] | None:
-        """On our test split; None when they cannot be had."""
+        """Return the champion's metrics on our test split; None: unknown."""
         metric = self._tracker.card.objective.metric
         tags = dict(champion.tags)
         if tags.get(FINGERPRINT) == self._test.fingerprint and f"{TEST_PREFIX}{metric}" in tags:
@@ -289,32 +285,34 @@ class _Registry:
             return {name: float(tags[f"{TEST_PREFIX}{name}"]) for name in tested}
         label = f"{champion.name}, version {champion.version}"
         if evaluate is None:
-            log.warning("%s was tested on another test split: it stays champion. Compare them by hand", label)
+            log.warning(
+                "%s was tested on another test split and stays champion. Compare the models yourself", label
+            )
             return None
         try:
             with tempfile.TemporaryDirectory(prefix="spark_hpo-champion-") as directory:
                 metrics = evaluate(self._download(champion, directory))
-        except Exception as exc:  # another model, perhaps of other code: anything may be wrong with it
+        except Exception as exc:  # code of another model may raise anything
             log.warning(
-                "%s cannot be evaluated on this test split, and stays champion: %s. "
-                "Compare them by hand, and move the alias if the new one is better",
+                "%s cannot be evaluated on this test split and stays champion: %s. "
+                "Compare the models yourself, and move the alias if the new one is better",
                 label,
                 self._tracker.describe(exc),
             )
             return None
         if not math.isfinite(metrics.get(metric, math.nan)):
-            log.warning("%s gives no finite %s on this test split, and stays champion", label, metric)
+            log.warning("%s has no finite %s on this test split and stays champion", label, metric)
             return None
         return metrics
 
     def _download(self, version: ModelVersion, directory: str) -> Path:
-        """The directory that the champion's loader is given."""
+        """Download a model and return the directory for its loader."""
         from mlflow.artifacts import download_artifacts
         from mlflow.models import Model
 
         uri = f"models:/{version.name}/{version.version}"
-        if not self._tracker.registry_uri.startswith("databricks"):  # which lends credentials by that name
-            # MLflow would look the name up behind the process's global registry URI.
+        if not self._tracker.registry_uri.startswith("databricks"):  # which needs the name for credentials
+            # MLflow would resolve the name by the global registry URI of the process.
             uri = self._client.get_model_version_download_uri(version.name, str(version.version))
         path = download_artifacts(
             artifact_uri=uri,
@@ -326,6 +324,6 @@ class _Registry:
 
 
 def _widened(frame: pd.DataFrame) -> pd.DataFrame:
-    """With pandas' own types of numbers: MLflow refuses to make a caller's narrower."""
+    """Widen numbers to 64 bits, because MLflow refuses to narrow those of a caller."""
     wide = {"f": "float64", "i": "int64"}
     return frame.astype({n: wide[t.kind] for n, t in frame.dtypes.items() if t.kind in wide})

@@ -1,8 +1,4 @@
-"""What one trial looks like in MLflow. Pure: the same trial gives the same tags, values and times.
-
-Times come from the measurements, never from the clock of the writer, so that a batch written twice is the
-same batch.
-"""
+"""Converts a trial to params, metrics and tags of MLflow, idempotently: times are those of measurements."""
 
 from __future__ import annotations
 
@@ -19,9 +15,9 @@ STUDY_ID = "spark_hpo.study_id"
 KIND = "spark_hpo.kind"  # study or trial
 TRIAL_ID = "spark_hpo.trial_id"
 RESOURCE = "spark_hpo.resource"
-WRITTEN = "spark_hpo.written"  # the trial's last journal event that is here
-POINTS = "spark_hpo.points"  # measurements that are here
-PARETO_FRONT = "spark_hpo.pareto_front"  # true or false: whether the trial is on it, at the study's end
+WRITTEN = "spark_hpo.written"  # number of the trial's last journal event in MLflow
+POINTS = "spark_hpo.points"  # number of measurements in MLflow
+PARETO_FRONT = "spark_hpo.pareto_front"  # true or false, at the end of the study
 
 # MLflow's limits.
 MAX_KEY = 250
@@ -36,7 +32,7 @@ _FORBIDDEN = re.compile(r"[^\w\-. :/]")
 
 STATUS = {
     TrialState.RUNNING: "RUNNING",
-    TrialState.PAUSED: "FINISHED",  # it may never be promoted; if it is, it runs again
+    TrialState.PAUSED: "FINISHED",  # RUNNING again if it is promoted
     TrialState.STOPPED: "FINISHED",
     TrialState.COMPLETED: "FINISHED",
     TrialState.FAILED: "FAILED",
@@ -55,7 +51,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What goes to MLflow in one call: within its limits."""
+    """The content of one call, within MLflow's limits."""
 
     params: tuple[tuple[str, str], ...] = ()
     points: tuple[Point, ...] = ()
@@ -63,15 +59,15 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """The whole of one run."""
+class RunUpdate:
+    """Everything to write to one run."""
 
     params: Mapping[str, str] = field(default_factory=dict)
     points: Sequence[Point] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def batches(self) -> Iterator[Batch]:
-        """Within MLflow's limits. The tags come last: where they are, everything is."""
+        """Split into calls. The tags come last, as a sign that everything was written."""
         params = _chunks(list(self.params.items()), PARAMS_PER_BATCH)
         points = _chunks(list(self.points), POINTS_PER_BATCH)
         *first, last = list(zip_longest(params, points, fillvalue=())) or [((), ())]
@@ -80,14 +76,16 @@ class Record:
         yield Batch(params=tuple(last[0]), points=tuple(last[1]), tags=tuple(self.tags.items()))
 
 
-def project(trial: Trial, *, written: bool = False, points: int = 0) -> Record:
-    """What is to be written of `trial` when `points` of its measurements are there already.
+def project(trial: Trial, *, written: bool = False, points: int = 0) -> RunUpdate:
+    """Return what MLflow lacks of a trial.
 
-    `written`: the run has been written before; its parameters are there, and MLflow lets none change.
-    Those of a trial that chooses them itself are written when it has.
+    Args:
+        written: the run has its parameters, which MLflow does not allow to change. Those of a define-by-run
+            trial are written when it has chosen them.
+        points: number of measurements that the run has.
     """
     is_known = trial.state is not TrialState.RUNNING if trial.is_define_by_run else not written
-    return Record(
+    return RunUpdate(
         params=param_texts(trial.params) if is_known else {},
         points=[*_curve(trial.curve[points:]), *_summary(trial)],
         tags={
@@ -114,32 +112,32 @@ def project(trial: Trial, *, written: bool = False, points: int = 0) -> Record:
 
 
 def rows_per_second(curve: Sequence[Measurement]) -> float | None:
-    """Rows trained on by the second; None where nothing was measured."""
+    """Return the rows trained on per second; None: nothing was measured."""
     seconds = sum(measurement.seconds for measurement in curve)
     return sum(measurement.rows for measurement in curve) / seconds if seconds > 0 else None
 
 
 def param_texts(params: Mapping[str, Any]) -> dict[str, str]:
-    """Nested parameters as MLflow takes them: `{"optimizer": {"lr": 0.1}} -> {"optimizer.lr": "0.1"}`."""
+    """Return parameters as texts by dotted name: `{"optimizer": {"lr": 0.1}} -> {"optimizer.lr": "0.1"}`."""
     texts: dict[str, str] = {}
     for path, value in flatten(params):
         key = name(path)
-        while key in texts:  # two names that differ only in what MLflow forbids
+        while key in texts:  # names that differ only in forbidden characters
             key = name(key[: MAX_KEY - 1] + "_")
         texts[key] = cut(str(value), MAX_PARAM)
     return texts
 
 
 def name(text: str) -> str:
-    """A key that MLflow accepts: letters, digits and `_-. :/`, at most 250, and no `.` or `..` as a path."""
+    """Return a key that MLflow accepts: letters, digits and `_-. :/`, at most 250 characters."""
     key = _FORBIDDEN.sub("_", text)
-    # MLflow takes keys for paths, and refuses those that are not in their shortest form.
+    # MLflow interprets keys as paths, and refuses `.`, `..` and empty parts.
     key = "/".join(part if part.strip(".") else "_" for part in key.split("/"))
     return cut(re.sub(r"^\.+", "_", key), MAX_KEY, mark="__cut")
 
 
 def cut(text: str, limit: int, mark: str = " ... (cut)") -> str:
-    """`text`, at most `limit` characters of it; where it was longer, its end says so."""
+    """Return at most `limit` characters of a text, ending in `mark` if it was longer."""
     return text if len(text) <= limit else text[: limit - len(mark)] + mark
 
 
@@ -147,7 +145,7 @@ def _curve(curve: Sequence[Measurement]) -> Iterator[Point]:
     for measurement in curve:
         rate = rows_per_second([measurement])
         ours = {"epoch_seconds": measurement.seconds} | ({"rows_per_second": rate} if rate else {})
-        for key, value in (ours | dict(measurement.metrics)).items():  # a task's own name wins
+        for key, value in (ours | dict(measurement.metrics)).items():  # a metric of the task overrides ours
             yield Point(
                 key=name(key),
                 value=float(value),
@@ -157,7 +155,7 @@ def _curve(curve: Sequence[Measurement]) -> Iterator[Point]:
 
 
 def _summary(trial: Trial) -> Iterator[Point]:
-    """Sums as metrics, so that people can sort by them; once, when the trial is out."""
+    """Yield sums as metrics, for sorting in MLflow, once the trial has ended."""
     if trial.state.is_out and trial.ended_at is not None:
         for key, value in (("trial_seconds", trial.seconds), ("rung", float(trial.rung))):
             yield Point(key=key, value=value, time_ms=int(trial.ended_at * 1000), step=trial.resource)

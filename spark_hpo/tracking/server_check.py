@@ -1,4 +1,4 @@
-"""A look at a tracking server: does it answer, may we write, is there a registry? Nothing is left there."""
+"""Checks a tracking server: whether it answers, allows writing and has a registry. Writes nothing."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from spark_hpo.tracking.environment import STARTING, environment, quiet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What a look at a server has shown."""
+class ServerCheck:
+    """The result of a check."""
 
-    says: str
-    doubts: tuple[str, ...] = ()
+    message: str
+    warnings: tuple[str, ...] = ()
 
 
-def look(uri: str) -> Seen:
-    """Ask a server for an experiment, and whether it would make one; of an SQLite file only its place.
+def check_server(uri: str) -> ServerCheck:
+    """Ask a server for an experiment, and to create one that exists. For SQLite, check the path only.
 
     Raises:
-        TrackingError: it does not answer, or refuses, or its place cannot be written to.
+        TrackingError: the server does not answer or refuses, or the path cannot be written.
     """
     hide(uri)
     shown = redact(uri)
@@ -36,7 +36,7 @@ def look(uri: str) -> Seen:
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file") and not uri.startswith("databricks"):
         raise TrackingError(
-            f"mlflow.tracking_uri is {shown!r}: MLflow keeps runs in no plain directory any more. "
+            f"mlflow.tracking_uri is {shown!r}: MLflow no longer supports plain directories. "
             "Use sqlite:///mlflow.db, or http://HOST:PORT of a tracking server"
         )
     from mlflow import MlflowClient
@@ -50,26 +50,26 @@ def look(uri: str) -> Seen:
                 f"mlflow.tracking_uri is {shown}: it does not answer: {one_line(exc)}. Start the server or "
                 "correct the address; sqlite:///mlflow.db needs no server"
             ) from None
-        doubts = []
+        warnings = []
         if not known:
-            doubts.append("it has no experiment, so that writing could not be tried")
+            warnings.append("it has no experiment, so writing could not be checked")
         else:
             name = known[0].name
-            # One that exists: who may write is told so, and who may not is told that.
+            # Without permission this is refused; with it, because the experiment exists.
             refusal = _refusal(lambda: client.create_experiment(name), "RESOURCE_ALREADY_EXISTS")
             if refusal is not None:
                 raise TrackingError(
-                    f"mlflow.tracking_uri is {shown}: it refuses to write: {refusal}. Give the keys of a "
-                    "user who may (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token)"
+                    f"mlflow.tracking_uri is {shown}: it refuses to write: {refusal}. Use credentials "
+                    "that may write (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token)"
                 )
         registry = _refusal(lambda: client.search_registered_models(max_results=1))
         if registry is not None:
-            doubts.append(f"its model registry does not answer: {registry}")
-    return Seen(says=f"{shown} answers, and takes runs and models", doubts=tuple(doubts))
+            warnings.append(f"its model registry does not answer: {registry}")
+    return ServerCheck(message=f"{shown} answers and accepts runs and models", warnings=tuple(warnings))
 
 
-def _of_file(shown: str, database: os.PathLike[str]) -> Seen:
-    """A file that is not there yet would have to be made: fifty migrations for nothing."""
+def _of_file(shown: str, database: os.PathLike[str]) -> ServerCheck:
+    """Check the path only: connecting would create the file and run all its migrations."""
     path = os.fspath(database)
     folder = os.path.dirname(path)
     if os.path.exists(path):
@@ -77,18 +77,18 @@ def _of_file(shown: str, database: os.PathLike[str]) -> Seen:
             raise TrackingError(
                 f"mlflow.tracking_uri is {shown}: {path} cannot be written to: choose another"
             )
-        return Seen(says=f"{shown} is there")
+        return ServerCheck(message=f"{shown} exists")
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
         raise TrackingError(
             f"mlflow.tracking_uri is {shown}: {folder} cannot be written to: choose a writable place"
         )
-    return Seen(says=f"{shown} will be made by the first study")
+    return ServerCheck(message=f"{shown} will be created by the first study")
 
 
 def _refusal(call: Callable[[], object], *allowed: str) -> str | None:
-    """Why a call is refused; None: it is not, or for one of the allowed reasons."""
+    """Return why a call is refused; None: it is not, or for one of the allowed error codes."""
     try:
         call_within(START_TIMEOUT_S, call)
     except Exception as exc:  # of MLflow or of the network

@@ -1,4 +1,4 @@
-"""The seam of trackers: what shows the journal to people."""
+"""The protocol of trackers, which show the journal to people."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from spark_hpo.trial import Trial
 
 
 class JournalView(Protocol):
-    """What a tracker may see of the journal. Trials are frozen: a snapshot may cross threads."""
+    """The part of the journal that trackers read. Trials are frozen, so they may be passed to a thread."""
 
     @property
     def sequence(self) -> int:
-        """Number of the last event."""
+        """The number of the last event."""
         ...
 
     def changed_since(self, sequence: int) -> Iterable[Trial]:
-        """Trials touched by an event after `sequence`, in the order of their ids."""
+        """Return the trials changed by events after `sequence`, in the order of their ids."""
         ...
 
     @property
@@ -27,15 +27,12 @@ class JournalView(Protocol):
 
 
 class Tracker(Protocol):
-    """Shows the journal to people.
-
-    Once started it never raises for an outage: what is missing is written later.
-    """
+    """Shows the journal to people. It never raises for an outage, but writes later."""
 
     def sync(self, journal: JournalView) -> None:
-        """Bring the outside up to date. Returns at once; a second call with the same journal adds nothing."""
+        """Write what is new, in the background. Idempotent."""
         ...
 
     def info(self) -> Mapping[str, Any]:
-        """Where people find it, for the summary: e.g. experiment_id, run_id."""
+        """Return where people find the study, e.g. experiment_id and run_id."""
         ...

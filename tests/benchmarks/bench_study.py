@@ -28,7 +28,7 @@ from typing import Any
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.run_store import StudyCard
+from spark_hpo.tracking.study_runs import StudyCard
 from tests.benchmarks.bench_driver import FUNCTION, simulate
 from tests.benchmarks.page import FOLDER, Page, machine
 

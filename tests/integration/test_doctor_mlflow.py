@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from spark_hpo.errors import TrackingError
-from spark_hpo.tracking.server_check import look
+from spark_hpo.tracking.server_check import check_server
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.mlflow_server import Server
 
@@ -31,9 +31,9 @@ def proxy(server: Server) -> Iterator[FaultyProxy]:
 def test_a_server_that_takes_all_is_left_as_it_was(server: Server) -> None:
     client = MlflowClient(server.uri)
     before = [dict(experiment) for experiment in client.search_experiments()]
-    found = look(server.uri)
-    assert found.says == f"{server.uri} answers, and takes runs and models"
-    assert found.doubts == ()
+    found = check_server(server.uri)
+    assert found.message == f"{server.uri} answers and accepts runs and models"
+    assert found.warnings == ()
     assert [dict(experiment) for experiment in client.search_experiments()] == before
     assert not client.search_registered_models()
 
@@ -41,11 +41,11 @@ def test_a_server_that_takes_all_is_left_as_it_was(server: Server) -> None:
 def test_a_server_that_takes_no_experiment_is_a_failure(proxy: FaultyProxy) -> None:
     proxy.fault = lambda method, path: Fault.REFUSE if path.endswith("experiments/create") else Fault.NONE
     with pytest.raises(TrackingError, match=r"it refuses to write: .*MLFLOW_TRACKING_USERNAME"):
-        look(proxy.uri)
+        check_server(proxy.uri)
     assert proxy.met
 
 
 def test_a_server_without_a_registry_is_a_doubt(proxy: FaultyProxy) -> None:
     proxy.fault = lambda method, path: Fault.REFUSE if "registered-models" in path else Fault.NONE
-    [doubt] = look(proxy.uri).doubts
+    [doubt] = check_server(proxy.uri).warnings
     assert doubt.startswith("its model registry does not answer: ")

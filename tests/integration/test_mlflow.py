@@ -19,7 +19,7 @@ from spark_hpo.objective import Mode, Objective
 from spark_hpo.tracking.connection import connect
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.model_registry import ModelFiles, TestResult, register_model
-from spark_hpo.tracking.run_store import Outcome, RunStatus, RunStore, StudyCard
+from spark_hpo.tracking.study_runs import Outcome, RunStatus, StudyCard, StudyRuns
 from spark_hpo.trial import Failure, FailureKind, Measurement, Trial, TrialState
 from tests.support.mlflow_database import write_database
 from tests.support.mlflow_server import Server, free_port, runs
@@ -91,7 +91,7 @@ def uri(tmp_path: Path) -> str:
     return write_database(tmp_path)
 
 
-def open_store(uri: str, card: StudyCard = CARD) -> RunStore:
+def open_store(uri: str, card: StudyCard = CARD) -> StudyRuns:
     return connect(uri, "tests", card, registry_uri=None, artifact_location=None)
 
 
@@ -245,7 +245,7 @@ class Lossy:
         return call
 
 
-def write_all(store: RunStore, journal: FakeJournal, outcome: Outcome) -> None:
+def write_all(store: StudyRuns, journal: FakeJournal, outcome: Outcome) -> None:
     for trial in journal.trials.values():
         store.write_trial(trial)
     store.write_outcome(outcome)
@@ -351,7 +351,7 @@ def test_a_trial_that_mlflow_refuses_stops_no_other(
 
 def test_a_first_start_says_nothing(tmp_path: Path) -> None:
     code = (
-        "from spark_hpo.tracking.mlflow import *; from spark_hpo.tracking.run_store import *; "
+        "from spark_hpo.tracking.mlflow import *; from spark_hpo.tracking.study_runs import *; "
         "from spark_hpo.trial import *; from spark_hpo.objective import *; "
         "import logging; logging.basicConfig(level='INFO'); "
         "card = StudyCard(study_id='s', name='n', objective=Objective(metric='m', mode=Mode.MIN)); "

@@ -18,7 +18,7 @@ from spark_hpo.study import RunningStudy
 from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.tracking.run_store import RunStatus
+from spark_hpo.tracking.study_runs import RunStatus
 from spark_hpo.trial import Report, Trial
 from tests.support.mlflow_database import write_database
 from tests.support.mlflow_server import runs

@@ -15,7 +15,7 @@ import pytest
 
 from spark_hpo.cli.program import load_command
 from spark_hpo.driver.sync import Synced
-from spark_hpo.tracking.run_store import RunStatus
+from spark_hpo.tracking.study_runs import RunStatus
 from tests.support.command_line_page import parse
 
 ROOT = Path(__file__).parents[2]

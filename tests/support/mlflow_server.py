@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.run_store import RunStore
+from spark_hpo.tracking.study_runs import StudyRuns
 
 
-def runs(tracker: MlflowTracker | RunStore) -> dict[str, dict[str, Any]]:
+def runs(tracker: MlflowTracker | StudyRuns) -> dict[str, dict[str, Any]]:
     """All that MLflow has, by run name, without ids of its own."""
     client = tracker.client
     found: dict[str, dict[str, Any]] = {}

@@ -24,7 +24,7 @@ from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.run_store import StudyCard
+from spark_hpo.tracking.study_runs import StudyCard
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.rendezvous.world import Rendezvous
 from spark_hpo.train.training_settings import TrainingSettings

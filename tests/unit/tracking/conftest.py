@@ -7,7 +7,7 @@ import pytest
 
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.run_store import StudyCard
+from spark_hpo.tracking.study_runs import StudyCard
 from tests.support.mlflow_database import write_database
 
 Open = Callable[..., MlflowTracker]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name
 
 from spark_hpo.tracking import projection
-from spark_hpo.tracking.projection import Point, Record, project
+from spark_hpo.tracking.projection import Point, RunUpdate, project
 from spark_hpo.trial import Failure, FailureKind, Measurement, Trial, TrialState
 
 
@@ -98,7 +98,7 @@ def test_no_rows_per_second_without_time() -> None:
 
 @pytest.mark.parametrize(("params", "points"), [(0, 0), (3, 3), (100, 800), (101, 1), (5, 2401)])
 def test_batches_keep_to_the_limits_and_lose_nothing(params: int, points: int) -> None:
-    record = Record(
+    record = RunUpdate(
         params={f"p{i}": "v" for i in range(params)},
         points=[Point(key="m", value=math.nan, time_ms=i, step=i) for i in range(points)],
         tags={"a": "b"},

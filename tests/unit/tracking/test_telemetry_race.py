@@ -14,7 +14,7 @@ from spark_hpo.errors import TrackingError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.tracking import connection
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.run_store import StudyCard
+from spark_hpo.tracking.study_runs import StudyCard
 
 NAME = "_MLFLOW_TELEMETRY_SESSION_ID"
 

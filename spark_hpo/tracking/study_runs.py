@@ -1,7 +1,6 @@
-"""The runs of one study in MLflow: found again by their tags, created once, written in batches.
+"""The runs of one study in MLflow: found by their tags, created once, written in batches.
 
-After an error, `forget` and call again: whether or not the last call had reached the server, the same
-things are there in the end.
+All writes are idempotent: after an error, call `forget` and repeat them.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from spark_hpo.objective import Objective
 from spark_hpo.redact import redact, redact_all
 from spark_hpo.tracking import projection
-from spark_hpo.tracking.projection import KIND, PARETO_FRONT, POINTS, STUDY_ID, TRIAL_ID, WRITTEN, Record
+from spark_hpo.tracking.projection import KIND, PARETO_FRONT, POINTS, STUDY_ID, TRIAL_ID, WRITTEN, RunUpdate
 from spark_hpo.trial import Trial
 
 if TYPE_CHECKING:
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUNS_PER_PAGE = 1_000
-# Not those of 403 and 404: a gateway answers so while the server behind it restarts or a token is renewed.
+# Not 403 and 404, which a gateway returns while its server restarts or a token is renewed.
 _PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 
 
 class RunStatus(StrEnum):
-    """How the study's run ends."""
+    """The final status of the study's run."""
 
     FINISHED = "FINISHED"
     FAILED = "FAILED"
@@ -39,12 +38,12 @@ class RunStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyCard:
-    """What MLflow is told of the study itself."""
+    """The facts of a study that its run in MLflow shows."""
 
-    study_id: str  # unique, kept in the study directory: the run is found again by it
+    study_id: str  # unique; the run is found by it
     name: str
     objective: Objective
-    config: Mapping[str, Any] = field(default_factory=dict, repr=False)  # complete, credentials included
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)  # complete, including credentials
     space: Mapping[str, Any] = field(default_factory=dict)
     git_commit: str | None = None  # None: unknown
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -52,7 +51,7 @@ class StudyCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What the study's run shows at the end."""
+    """The final content of the study's run."""
 
     status: RunStatus
     time: float  # seconds since 1970
@@ -60,21 +59,21 @@ class Outcome:
     tags: Mapping[str, str] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)  # text by path, e.g. "report.html"
     leaderboard: pd.DataFrame | None = None
-    front: Collection[int] | None = None  # trials on the Pareto front; None: there is but one objective
+    front: Collection[int] | None = None  # trials on the Pareto front; None: only one objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Child:
-    """One trial's run, as far as MLflow is known to have it."""
+    """The known state of one trial's run in MLflow."""
 
     run_id: str
     status: str
-    written: int | None = None  # the trial's last event there; None: nothing yet
+    written: int | None = None  # number of the last event written; None: none
     points: int = 0
     is_on_front: bool = False
 
 
-class RunStore:
+class StudyRuns:
     """One parent run and its children. Not thread-safe: one thread at a time."""
 
     def __init__(self, client: MlflowClient, experiment_id: str, card: StudyCard) -> None:
@@ -84,17 +83,15 @@ class RunStore:
         self._children: dict[int, _Child] | None = None  # None: ask MLflow
         self.run_id = self._parent()
 
-    # The study -------------------------------------------------------------------------------------------
-
     def describe(self) -> None:
-        """The study's parameters, tags, configuration and space, on the parent run."""
+        """Write parameters, tags, configuration and space of the study to its run."""
         there = self.client.get_run(self.run_id).data.params
         config = redact_all(_plain(self.card.config))
         params = projection.param_texts(config)
         self._write(
             self.run_id,
-            # MLflow lets no parameter change; a configuration changed on resume shows in config.yaml.
-            Record(
+            # MLflow does not allow parameters to change; config.yaml has what changed on resume.
+            RunUpdate(
                 params={key: value for key, value in params.items() if key not in there}, tags=self._tags()
             ),
         )
@@ -104,10 +101,10 @@ class RunStore:
             self.client.log_dict(self.run_id, _plain(self.card.space), "space.yaml")
 
     def write_outcome(self, outcome: Outcome) -> None:
-        """Leaderboard, artifacts, final metrics, the front; then the status, and that of children cut off."""
+        """Write leaderboard, artifacts, metrics and front; then the status, also of unfinished trials."""
         tags = dict(outcome.tags)
         if outcome.leaderboard is not None:
-            # The layout of MlflowClient.log_table, which would append to a table that is there already.
+            # The layout of MlflowClient.log_table, which would append to an existing table.
             table = outcome.leaderboard.to_json(orient="split", index=False)
             self.client.log_text(self.run_id, table, "leaderboard.json")
             self.client.log_text(self.run_id, outcome.leaderboard.to_csv(index=False), "leaderboard.csv")
@@ -122,8 +119,8 @@ class RunStore:
             for key, value in outcome.metrics.items()
             if there.get(projection.name(key)) != value
         ]
-        self._write(self.run_id, Record(points=points, tags=tags))
-        self.forget()  # what a slow server, or a driver that has lost the study, has made meanwhile
+        self._write(self.run_id, RunUpdate(points=points, tags=tags))
+        self.forget()  # a slow server or a replaced driver may have created runs meanwhile
         for trial_id, child in self._index().items():
             if outcome.front is not None:
                 self._mark(trial_id, is_on_front=trial_id in outcome.front)
@@ -132,7 +129,7 @@ class RunStore:
         self.client.set_terminated(self.run_id, outcome.status, end_time=int(outcome.time * 1000))
 
     def _parent(self) -> str:
-        # More than one: the reply to a start was lost. The one that has been described has the children.
+        # There are several if the reply to a creation was lost. The described one has the trials.
         found = sorted(self._search("study"), key=lambda run: not run.data.params)
         for second in found[1:]:
             self.client.delete_run(second.info.run_id)
@@ -158,10 +155,8 @@ class RunStore:
             **({"mlflow.source.git.commit": card.git_commit} if card.git_commit else {}),
         }
 
-    # The trials ------------------------------------------------------------------------------------------
-
     def write_trial(self, trial: Trial) -> bool:
-        """Bring one trial's run up to date, and return whether it was not. One that was costs nothing."""
+        """Write what a trial's run lacks. Return whether it lacked anything."""
         child = self._index().get(trial.trial_id) or self._create(trial)
         status = projection.STATUS[trial.state]
         if child.written == trial.changed_at and child.status == status:
@@ -180,7 +175,7 @@ class RunStore:
         return True
 
     def forget(self) -> None:
-        """Ask MLflow again which runs there are: a reply may be lost, and its run be there."""
+        """List the runs again before the next write, because the reply to a creation may have been lost."""
         self._children = None
 
     def _create(self, trial: Trial) -> _Child:
@@ -205,14 +200,14 @@ class RunStore:
                 trial_id, child = int(run.data.tags[TRIAL_ID]), _child(run)
                 other = children.setdefault(trial_id, child)
                 if other is not child:
-                    # A server that was slow has made the first one after we had looked for it.
+                    # A slow server created the first one after the runs were listed.
                     children[trial_id], second = sorted((other, child), key=lambda c: -(c.written or 0))
                     self.client.delete_run(second.run_id)
             self._children = children
         return self._children
 
     def _mark(self, trial_id: int, *, is_on_front: bool) -> None:
-        """Tag a run that is on the front, or that has fallen off it since the tag was set."""
+        """Set the tag of the Pareto front, if it has changed."""
         child = self._index()[trial_id]
         if child.is_on_front != is_on_front:
             self.client.set_tag(child.run_id, PARETO_FRONT, str(is_on_front).lower())
@@ -226,10 +221,8 @@ class RunStore:
             self.client.set_terminated(child.run_id, status, end_time=int(time * 1000) if time else None)
         self._index()[trial_id] = replace(child, status=status)
 
-    # MLflow ----------------------------------------------------------------------------------------------
-
     def _search(self, kind: str) -> list[Run]:
-        """This study's runs of one kind, oldest first. Raises where MLflow does."""
+        """Return this study's runs of one kind, the oldest first."""
         runs: list[Run] = []
         token: str | None = None
         while True:
@@ -245,7 +238,7 @@ class RunStore:
             if not token:
                 return runs
 
-    def _write(self, run_id: str, record: Record) -> None:
+    def _write(self, run_id: str, record: RunUpdate) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         for batch in record.batches():
@@ -271,16 +264,16 @@ def _child(run: Run) -> _Child:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether MLflow has understood and said no: writing the same again will not help."""
+    """Return whether MLflow refused the call, so a retry would not help."""
     return getattr(error, "error_code", None) in _PERMANENT
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether MLflow, or what is on the way to it, has not answered, or not now: later it may."""
+    """Return whether MLflow or the network did not answer, so a retry may succeed."""
     is_theirs = type(error).__module__.partition(".")[0] in ("mlflow", "requests", "sqlalchemy", "urllib3")
     return (is_theirs or isinstance(error, OSError)) and not is_refusal(error)
 
 
 def _plain(value: Any) -> Any:
-    """JSON types only: what is none of them becomes its text."""
+    """Convert values to JSON types; others become text."""
     return json.loads(json.dumps(value, default=str))
