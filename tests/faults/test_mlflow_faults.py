@@ -219,7 +219,7 @@ def test_unreachable_server_costs_a_warning_and_a_sync(
     assert result.test["accuracy"] > 0.5
     assert result.model is None
     assert not result.is_tracked
-    assert "run the same command with --sync when the server is back" in caplog.text
+    assert "rerun the same command with --sync" in caplog.text
     assert f"cannot be registered as '{config.name}'" in caplog.text
     with pytest.raises(TrackingError, match="cannot start there"):
         sync_study(config)

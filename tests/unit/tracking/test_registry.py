@@ -212,7 +212,7 @@ def test_without_an_evaluator_another_test_split_moves_nothing(
     tracker = open_tracker()
     register(tracker, files, 1, 0.5)
     assert not register(tracker, files, 2, 0.8, fingerprint="rows-2").is_champion
-    assert "by hand" in caplog.text
+    assert "stays champion" in caplog.text
 
 
 def test_a_resumed_driver_registers_nothing_twice(open_tracker: Open, files: ModelFiles) -> None:
