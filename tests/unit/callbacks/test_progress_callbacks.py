@@ -76,6 +76,6 @@ def test_notebook_bar_counts_the_resource_where_it_is_the_budget(
     assert unit.removesuffix("s") in last
 
 
-def test_outside_of_a_notebook_it_is_the_line() -> None:
+def test_progress_callback_is_a_line_outside_of_a_notebook() -> None:
     assert not in_notebook()
     assert isinstance(progress_callback("digits", "loss"), TerminalLine)

@@ -11,13 +11,13 @@ from tests.support.virtual_studies import TODAY
 from tests.support.written_studies import TEST, Pen
 
 
-def test_a_study_without_a_trial_has_no_answer() -> None:
+def test_answer_of_a_study_without_trials_is_empty() -> None:
     answer = answer_of(Pen().record())
     assert (answer.best, answer.value, answer.test, answer.first, answer.default) == (None,) * 5
     assert not answer.has_default
 
 
-def test_the_best_trial_is_compared_at_equal_training() -> None:
+def test_baseline_compares_after_equal_training() -> None:
     pen = Pen(search={"max_resource": 9, "enqueue": [{"x": 0.25}]})
     pen.start(0, params={"x": 0.75}).end(0, 1, 0.4).settle(TrialState.STOPPED, 0)
     pen.start(1, params={"x": 0.25}).end(1, 1, 0.3)
@@ -36,21 +36,21 @@ def test_the_best_trial_is_compared_at_equal_training() -> None:
     assert answer.default.gain == pytest.approx(0.3)
 
 
-def test_where_the_best_was_not_measured_as_early_its_end_is_compared_and_said() -> None:
+def test_baseline_is_not_fair_if_the_best_was_not_measured_as_early() -> None:
     pen = Pen().start(0).end(0, 1, 0.4).start(1, 0, 9).end(1, 9, 0.9).close()
     first = answer_of(pen.record()).first
     assert first is not None
     assert (first.best, first.is_fair) == (0.9, False)
 
 
-def test_less_is_better_where_the_metric_says_so() -> None:
+def test_baseline_gain_is_positive_for_a_smaller_minimised_metric() -> None:
     pen = Pen(Objective(metric="loss", mode=Mode.MIN)).start(0).end(0, 1, 3.0).start(1).end(1, 1, 1.0)
     first = answer_of(pen.close().record()).first
     assert first is not None
     assert first.gain == 2.0
 
 
-def test_a_baseline_that_failed_has_no_value() -> None:
+def test_baseline_of_a_failed_trial_has_no_value() -> None:
     broken = Failure(kind=FailureKind.TRIAL, message="nan")
     pen = Pen().start(0).end(0, 0, None, failure=broken).start(1).end(1).close()
     first = answer_of(pen.record()).first
@@ -58,19 +58,19 @@ def test_a_baseline_that_failed_has_no_value() -> None:
     assert (first.value, first.gain) == (None, None)
 
 
-def test_a_test_of_an_earlier_checkpoint_is_not_the_bests() -> None:
+def test_answer_ignores_the_test_of_an_earlier_checkpoint() -> None:
     pen = Pen().start(0).end(0, 1, 0.4).start(0, 1, 1, **TEST).end(0, 1, **TEST)
     pen.start(0, 1, 3, rung=1).end(0, 3, 0.6)
     assert answer_of(pen.record()).test is None
 
 
-def test_a_configuration_that_does_not_fit_the_space_is_no_default() -> None:
+def test_default_is_none_if_it_does_not_fit_the_space() -> None:
     answer = answer_of(Pen(search={"max_resource": 9, "enqueue": [{"y": 1}]}).start(0).end(0).record())
     assert answer.has_default
     assert answer.default is None
 
 
-def test_what_runs_today_is_found_in_a_study(record: StudyRecord) -> None:
+def test_default_is_the_trial_of_the_first_enqueued_configuration(record: StudyRecord) -> None:
     answer = answer_of(record)
     assert answer.default is not None
     assert answer.default.trial.params == TODAY

@@ -18,12 +18,12 @@ from tests.support.written_studies import Pen
         ("needs 1.5e-3 GiB, has 2", "needs 22 GiB, has -3"),
     ],
 )
-def test_messages_that_differ_in_numbers_are_one(one: str, other: str) -> None:
+def test_normalised_replaces_numbers(one: str, other: str) -> None:
     assert normalised(one) == normalised(other)
 
 
 @pytest.mark.parametrize("text", ["no column 'conv1d'", "facade", "bad dead beef"])
-def test_words_are_no_numbers(text: str) -> None:
+def test_normalised_keeps_words(text: str) -> None:
     assert normalised(text) == text
 
 
@@ -31,7 +31,7 @@ def failed(message: str, kind: FailureKind = FailureKind.TRIAL) -> dict[str, obj
     return {"value": None, "failure": Failure(kind=kind, message=message, traceback=f"Traceback: {message}")}
 
 
-def test_failures_are_counted_by_kind_and_cause() -> None:
+def test_causes_are_counted_by_kind_and_message() -> None:
     pen = Pen().slots(4)
     for trial in range(3):
         pen.start(trial).end(trial, 0, **failed(f"loss is nan in epoch {trial}"))
@@ -53,7 +53,7 @@ def test_failures_are_counted_by_kind_and_cause() -> None:
     assert (third.message, third.failed, third.retried, third.trials) == ("executor # was lost", 0, 2, (3,))
 
 
-def test_the_causes_of_a_study_are_its_failed_trials_and_lost_attempts(record: StudyRecord) -> None:
+def test_causes_cover_failed_trials_and_lost_attempts(record: StudyRecord) -> None:
     causes = causes_of(record)
     failures = [trial for trial in record.trials.values() if trial.state is TrialState.FAILED]
     assert sum(cause.failed for cause in causes) == len(failures) > 0

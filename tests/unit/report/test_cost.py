@@ -9,7 +9,7 @@ from spark_hpo.trial import Failure, FailureKind, TrialState
 from tests.support.written_studies import TEST, Pen
 
 
-def test_without_early_stopping_each_trial_goes_on_at_its_own_pace() -> None:
+def test_cost_continues_each_trial_at_its_own_speed() -> None:
     pen = Pen(stopping={"price_per_slot_hour": 3600.0, "cost": 1e9}).slots(2)
     # An epoch of trial 0 takes 2 s, one of trial 1 takes 5 s; a start takes one more.
     pen.start(0, 0, 9).end(0, 9, seconds=19, curve={r: 0.5 for r in range(1, 10)})
@@ -27,17 +27,17 @@ def test_without_early_stopping_each_trial_goes_on_at_its_own_pace() -> None:
     assert (cost.money, cost.full_money) == (pytest.approx(32), pytest.approx(48))
 
 
-def test_a_study_that_has_spent_nothing_has_saved_nothing() -> None:
+def test_cost_of_a_study_without_training() -> None:
     cost = cost_of(Pen().slots(1).start(0).record())
     assert (cost.trials, cost.resource, cost.saved, cost.full_slot_s, cost.money) == (0, 0, None, None, None)
 
 
-def test_trials_without_curves_have_their_own_pace_too() -> None:
+def test_cost_estimates_the_speed_of_trials_without_curves() -> None:
     pen = Pen().start(0).end(0, 1, curve={}, seconds=4).settle(TrialState.STOPPED, 0).close()
     assert cost_of(pen.record()).full_slot_s == 4 + 8 * 4
 
 
-def test_a_study_costs_what_its_reports_say(record: StudyRecord) -> None:
+def test_cost_adds_up_all_reports(record: StudyRecord) -> None:
     cost = cost_of(record)
     trained = [trial for trial in record.trials.values() if trial.ended_at is not None]
     assert cost.resource == sum(trial.resource for trial in trained)
@@ -46,7 +46,7 @@ def test_a_study_costs_what_its_reports_say(record: StudyRecord) -> None:
     assert cost.full_slot_s > 3 * cost.slot_s
 
 
-def test_the_rungs_of_hyperband_hold_what_its_brackets_plan(record: StudyRecord) -> None:
+def test_ladder_of_hyperband_follows_its_plan(record: StudyRecord) -> None:
     ladder = ladder_of(record)
     # The 40 trials of R = 27, eta = 3: brackets of 27/9/3/1, 9/3/1 and what is left of 4.
     assert [(r.bracket, r.resource, r.trials) for r in ladder] == [

@@ -31,7 +31,7 @@ def measured(trial_id: int, state: TrialState = TrialState.COMPLETED, **metrics:
     return replace(trial(trial_id, -metrics["accuracy"], state, size=8), metrics=metrics)
 
 
-def test_further_objectives_and_the_front_are_columns() -> None:
+def test_leaderboard_has_columns_for_extra_objectives_and_the_front() -> None:
     both = replace(
         ACCURACY, extra_objectives=(("latency_ms", Mode.MIN), ("seconds", Mode.MIN), ("size", Mode.MAX))
     )
@@ -52,7 +52,7 @@ def test_further_objectives_and_the_front_are_columns() -> None:
     assert tuple(leaderboard([], both).columns) == (*columns, "pareto_front", "seconds")
 
 
-def test_a_terminal_shows_further_objectives_and_stars_the_front() -> None:
+def test_render_shows_extra_objectives_and_marks_the_front() -> None:
     both = replace(ACCURACY, extra_objectives=(("latency_ms", Mode.MIN),))
     trials = [measured(0, accuracy=0.9, latency_ms=7.25), measured(1, accuracy=0.8, latency_ms=5.5)]
     console = Console(width=120, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -81,13 +81,13 @@ def test_leaderboard_keeps_values_of_any_size() -> None:
     assert list(leaderboard([trial(0, 2.5e9), trial(1, 1.0)], prices)["value"]) == [1.0, 2.5e9]
 
 
-def test_no_trials_make_an_empty_table() -> None:
+def test_leaderboard_without_trials_is_empty() -> None:
     table = leaderboard([], ACCURACY)
     assert table.empty
     assert tuple(table.columns) == COLUMNS
 
 
-def test_the_best_is_first_and_failures_are_last() -> None:
+def test_leaderboard_has_the_best_first_and_failures_last() -> None:
     trials = [
         trial(0, state=TrialState.FAILED),
         trial(1, state=TrialState.RUNNING),
@@ -101,18 +101,18 @@ def test_the_best_is_first_and_failures_are_last() -> None:
     assert list(table["value"].dropna()) == [0.9, 0.9, 0.5]
 
 
-def test_a_metric_to_minimise_keeps_its_sign() -> None:
+def test_leaderboard_keeps_the_sign_of_a_minimised_metric() -> None:
     table = leaderboard([trial(0, 0.3), trial(1, 0.2)], Objective(metric="loss", mode=Mode.MIN))
     assert list(table["value"]) == [0.2, 0.3]
 
 
-def test_parameters_are_columns_and_absent_ones_are_missing() -> None:
+def test_leaderboard_has_missing_values_for_absent_parameters() -> None:
     table = leaderboard([trial(0, -1.0, lr=0.1, opt={"name": "sgd"}), trial(1, -0.5, lr=0.2)], ACCURACY)
     assert list(table["opt.name"].fillna("-")) == ["sgd", "-"]
     assert list(table["lr"]) == [0.1, 0.2]
 
 
-def test_a_parameter_called_like_a_column_keeps_both() -> None:
+def test_leaderboard_renames_parameters_named_like_a_column() -> None:
     table = leaderboard([trial(7, -1.0, trial="x", rung=3)], ACCURACY)
     assert table.loc[0, "trial"] == 7
     assert table.loc[0, "params.trial"] == "x"
@@ -127,14 +127,14 @@ def test_nested_parameters_are_flattened_with_dots() -> None:
     }
 
 
-def test_the_table_goes_through_json_and_csv() -> None:
+def test_leaderboard_survives_json_and_csv() -> None:
     table = leaderboard([trial(0, -1.0, a=None, b="x"), trial(1, state=TrialState.FAILED, c=[1])], ACCURACY)
     assert isinstance(table, pd.DataFrame)
     assert "null" in table.to_json(orient="split", index=False)
     assert table.to_csv(index=False).startswith("trial,state")
 
 
-def test_a_terminal_shows_the_best_and_counts_the_rest() -> None:
+def test_render_shows_the_best_and_counts_the_rest() -> None:
     console = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(render([trial(i, -0.01 * i, lr=0.1) for i in range(15)], ACCURACY, top=3))
     text = console.export_text()

@@ -57,7 +57,7 @@ def study(*params: dict[str, Any], failed: int = 0) -> StudyRecord:
     ],
     ids=["empty", "begun", "all failed", "no parameters", "one", "one value", "odd values"],
 )
-def test_every_study_can_be_drawn_and_told(draw: Draw, record: StudyRecord) -> None:
+def test_figures_of_every_kind_of_study(draw: Draw, record: StudyRecord) -> None:
     picture = draw(record)
     assert "<div" in picture.figure.to_html(include_plotlyjs=False)
     assert picture.title
@@ -65,7 +65,7 @@ def test_every_study_can_be_drawn_and_told(draw: Draw, record: StudyRecord) -> N
     assert len(parameters(record)) <= 4
 
 
-def test_an_empty_picture_says_so() -> None:
+def test_draw_without_points_shows_a_note() -> None:
     picture = history(Pen().record())
     assert picture.figure.layout.annotations[0].text == "no measurements yet"
     assert picture.text == "No trial has been measured yet."
@@ -81,7 +81,7 @@ def climbing() -> StudyRecord:
     return pen.start(0, 9, 9, **TEST).at(610).end(0, 9, 0.99, **TEST).close().record()
 
 
-def test_the_best_so_far_never_gets_worse_and_goes_on_to_the_end() -> None:
+def test_history_best_so_far_never_gets_worse() -> None:
     best = trace(history(climbing()).figure, "best so far")
     assert list(best.x) == [1, 10, 10]  # minutes; the test is no part of the search
     assert list(best.y) == [0.5, 0.8, 0.8]
@@ -97,20 +97,20 @@ def test_history_over_resource_counts_what_all_trials_were_trained() -> None:
     assert "2 improvements of accuracy, from 0.5 at 1 to 0.8 at 13 of 13 epochs" in picture.text
 
 
-def test_each_rung_has_its_colour() -> None:
+def test_history_colours_points_by_rung() -> None:
     dots = [t for t in history(climbing()).figure.data if t.mode == "markers"]
     assert [t.name for t in dots] == ["rung 0", "rung 1"]
     assert len({t.marker.color for t in dots}) == 2
 
 
-def test_the_value_is_the_objectives_own_with_its_sign() -> None:
+def test_history_keeps_the_sign_of_the_objective() -> None:
     pen = Pen(Objective(metric="loss", mode=Mode.MIN))
     for i, loss in enumerate([0.9, 0.4, 0.6]):
         pen.start(i).end(i, 1, loss)
     assert list(trace(history(pen.close().record()).figure, "best so far").y) == [0.9, 0.4, 0.4]
 
 
-def test_with_penalties_the_value_says_so() -> None:
+def test_history_names_penalties_on_the_axis() -> None:
     pen = Pen(Objective(metric="accuracy", mode=Mode.MAX, penalties=(("size", 0.1),)))
     pen.start(0).end(0, 1, 0.9, metrics={"accuracy": 0.9, "size": 2.0})
     picture = history(pen.close().record())
@@ -118,7 +118,7 @@ def test_with_penalties_the_value_says_so() -> None:
     assert picture.figure.layout.yaxis.title.text == "accuracy with its penalties"
 
 
-def test_many_points_are_thinned_and_improvements_never(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_history_thins_points_but_no_improvements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_module, "MAX_POINTS", 10)
     pen = Pen()
     for i in range(100):
@@ -130,7 +130,7 @@ def test_many_points_are_thinned_and_improvements_never(monkeypatch: pytest.Monk
     assert "88 other reports are not shown" in picture.text
 
 
-def test_one_value_far_off_does_not_flatten_the_rest() -> None:
+def test_view_excludes_outliers() -> None:
     pen = Pen(Objective(metric="loss", mode=Mode.MIN))
     for i in range(30):
         pen.start(i).end(i, 1, 1e6 if i == 3 else 1.0 + i / 30)
@@ -140,13 +140,13 @@ def test_one_value_far_off_does_not_flatten_the_rest() -> None:
     assert "1 outlier outside of the initial view." in picture.text
 
 
-def test_a_view_is_left_alone_where_nothing_is_far_off() -> None:
+def test_view_is_none_without_outliers() -> None:
     assert view([i / 10 for i in range(20)]) == (None, 0)
     assert view([1.0, 1e9]) == (None, 0), "two values are no crowd"
     assert view([1.0] * 30) == (None, 0)
 
 
-def test_thinning_keeps_the_ends() -> None:
+def test_thinned_keeps_both_ends() -> None:
     assert thinned(range(100), 4) == [0, 33, 66, 99]
     assert thinned(range(3), 4) == [0, 1, 2]
 
@@ -154,7 +154,7 @@ def test_thinning_keeps_the_ends() -> None:
 # Curves and rungs -----------------------------------------------------------------------------------------
 
 
-def test_stopped_curves_are_faded_and_the_best_is_on_top(record: StudyRecord) -> None:
+def test_curves_fade_stopped_trials_and_draw_the_best_on_top(record: StudyRecord) -> None:
     figure = curves(record).figure
     assert figure.data[-1].name.startswith("best: trial")
     assert figure.data[-1].line.width > figure.data[0].line.width
@@ -166,14 +166,14 @@ def test_stopped_curves_are_faded_and_the_best_is_on_top(record: StudyRecord) ->
     assert list(figure.layout.xaxis.tickvals) == [1, 3, 9, 27]
 
 
-def test_every_curve_ends_with_a_gap(record: StudyRecord) -> None:
+def test_curves_are_separated_by_gaps(record: StudyRecord) -> None:
     stopped = trace(curves(record).figure, "stopped")
     states = (TrialState.STOPPED, TrialState.PAUSED)
     measured = [t for t in record.trials.values() if t.state in states and t.metrics]
     assert list(stopped.x).count(None) == len(measured)
 
 
-def test_too_many_curves_are_thinned_the_best_ones_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_are_thinned_but_not_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curves_module, "MAX_CURVES", 20)
     pen = Pen()
     for i in range(100):
@@ -186,7 +186,7 @@ def test_too_many_curves_are_thinned_the_best_ones_stay(monkeypatch: pytest.Monk
     assert "80 of them are not shown" in picture.text
 
 
-def test_rungs_are_stacked_by_what_became_of_their_trials(record: StudyRecord) -> None:
+def test_rungs_are_stacked_by_the_fate_of_their_trials(record: StudyRecord) -> None:
     picture = rungs(record)
     assert picture.figure.layout.barmode == "stack"
     labels = list(picture.figure.data[0].y)
@@ -196,7 +196,7 @@ def test_rungs_are_stacked_by_what_became_of_their_trials(record: StudyRecord) -
     assert "9 rungs in 3 brackets: 18 promotions" in picture.text
 
 
-def test_without_rungs_there_are_no_promotions_to_tell_of() -> None:
+def test_rungs_without_early_stopping_have_no_promotions() -> None:
     record = study({"x": 0.1}, {"x": 0.2})
     assert rungs(record).text == "There are no rungs: all 2 trials train for 1 epoch."
 
@@ -208,24 +208,24 @@ def named(record: StudyRecord) -> dict[str, Picture]:
     return {picture.title: picture for picture in parameters(record)}
 
 
-def test_a_parameter_over_decades_has_a_logarithmic_axis() -> None:
+def test_parameter_over_decades_has_a_logarithmic_axis() -> None:
     found = named(study({"lr": 1e-4, "width": 32}, {"lr": 0.1, "width": 64}))
     assert found["lr"].figure.layout.xaxis.type == "log"
     assert found["width"].figure.layout.xaxis.type == "linear"
 
 
-def test_a_parameter_that_is_drawn_evenly_has_a_linear_axis_whatever_was_drawn(record: StudyRecord) -> None:
+def test_parameter_with_a_uniform_distribution_has_a_linear_axis(record: StudyRecord) -> None:
     assert named(study({"x": 1e-4}, {"x": 0.9}))["x"].figure.layout.xaxis.type == "linear"
     assert named(record)["learning_rate"].figure.layout.xaxis.type == "log"
 
 
-def test_words_are_categories_even_among_numbers() -> None:
+def test_parameter_with_words_among_numbers_has_categories() -> None:
     axis = named(study({"depth": "auto"}, {"depth": 10}, {"depth": 9}))["depth"].figure.layout.xaxis
     assert axis.type == "category"
     assert list(axis.categoryarray) == ["9", "10", "auto"]
 
 
-def test_a_conditional_parameter_shows_the_trials_that_have_it() -> None:
+def test_parameter_with_a_condition_shows_the_trials_that_have_it() -> None:
     record = study({"opt": {"name": "sgd", "momentum": 0.9}}, {"opt": {"name": "adam"}})
     found = named(record)
     assert list(found["opt.momentum"].figure.data[0].x) == [0.9]
@@ -235,17 +235,17 @@ def test_a_conditional_parameter_shows_the_trials_that_have_it() -> None:
     assert figure.data[-1].y[list(figure.layout.xaxis.ticktext).index("opt.momentum")] < 0
 
 
-def test_too_many_parameters_are_cut_the_ones_that_matter_stay() -> None:
+def test_parallel_shows_the_most_important_parameters() -> None:
     record = study(*({f"p{i:02}": i + j for i in range(30)} for j in range(3)))
     assert len(parameters(record)) == MAX_PARAMETERS
     assert "20 parameters that matter less are not shown" in parallel(record).text
 
 
-def test_what_never_varies_is_no_axis() -> None:
+def test_parallel_has_no_axis_for_constants() -> None:
     assert list(named(study({"x": 0.1, "task": "digits"}, {"x": 0.2, "task": "digits"}))) == ["x"]
 
 
-def test_a_line_of_parallel_coordinates_ends_at_its_value(record: StudyRecord) -> None:
+def test_parallel_line_ends_at_its_value(record: StudyRecord) -> None:
     figure = parallel(record).figure
     assert figure.layout.xaxis.ticktext[-1] == "accuracy"
     assert figure.layout.xaxis.ticktext[0] == importance(record).figure.data[0].y[0]
@@ -255,7 +255,7 @@ def test_a_line_of_parallel_coordinates_ends_at_its_value(record: StudyRecord) -
     assert drawn == len(record.ranking)
 
 
-def test_a_trial_is_shown_as_it_was_when_it_was_best() -> None:
+def test_parameters_show_each_trial_at_its_best() -> None:
     pen = Pen().start(0, params={"x": 0.25}).end(0, 1, 0.9).start(1, params={"x": 0.5}).end(1, 1, 0.8)
     record = pen.start(0, 1, 3, rung=1, params={"x": 0.25}).end(0, 3, 0.7).close().record()
     assert [(t.trial_id, t.resource, t.loss) for t in record.ranking] == [(0, 1, -0.9), (1, 1, -0.8)]
@@ -264,14 +264,14 @@ def test_a_trial_is_shown_as_it_was_when_it_was_best() -> None:
     assert parallel(record).figure.data[-1].name == "best: trial 0"
 
 
-def test_too_many_lines_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_thins_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel_module, "MAX_LINES", 9)
     picture = parallel(study(*({"x": i / 40} for i in range(40))))
     assert sum(list(t.x).count(None) for t in picture.figure.data[:-1]) == 9
     assert "31 trials are not shown" in picture.text
 
 
-def test_importance_says_from_how_much_it_is_known(record: StudyRecord) -> None:
+def test_importance_names_the_trials_behind_it(record: StudyRecord) -> None:
     picture = importance(record)
     assert next(iter(picture.figure.data[0].y)) == "learning_rate"
     assert sum(picture.figure.data[0].x) == pytest.approx(1)
@@ -295,7 +295,7 @@ def of_two() -> StudyRecord:
     return pen.close().record()
 
 
-def test_the_front_is_a_line_through_its_trials(of_two: StudyRecord) -> None:
+def test_front_is_a_line_through_its_trials(of_two: StudyRecord) -> None:
     picture = front(of_two)
     others, line = picture.figure.data
     assert (list(line.x), list(line.y)) == ([3.0, 7.0], [0.7, 0.9])
@@ -306,14 +306,14 @@ def test_the_front_is_a_line_through_its_trials(of_two: StudyRecord) -> None:
     assert (layout.xaxis.title.text, layout.yaxis.title.text) == ("latency_ms", "accuracy")
 
 
-def test_of_three_objectives_the_front_is_no_line() -> None:
+def test_front_of_three_objectives_has_no_line() -> None:
     pen = Pen(Objective(metric="a", mode=Mode.MAX, extra_objectives=(("b", Mode.MIN), ("c", Mode.MIN))))
     pen.start(0, 0, 9).end(0, 9, 0.9, metrics={"a": 0.9, "b": 1.0, "c": 1.0}).settle(TrialState.COMPLETED, 0)
     record = pen.close().record()
     assert front(record).figure.data[1].mode == "markers"
 
 
-def test_rows_are_counted_in_parts() -> None:
+def test_history_by_resource_counts_rows_in_parts() -> None:
     storage = write_study(
         MemoryStorage(),
         trials=4,

@@ -25,14 +25,14 @@ def written(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_nothing_is_written_where_there_is_no_terminal() -> None:
+def test_progress_line_writes_nothing_without_a_terminal() -> None:
     console = Console(file=io.StringIO(), force_terminal=False)
     with ProgressLine("digits", "accuracy", console=console) as line:
         line.update(Standing(best=0.5))
     assert written(console) == ""
 
 
-def test_the_line_tells_states_best_slots_and_time_left() -> None:
+def test_progress_line_shows_states_best_slots_and_time_left() -> None:
     clock = Clock()
     line = ProgressLine("digits", "accuracy", console=terminal(), clock=clock)
     line.update(Standing(spent=0, budget=100))
@@ -52,7 +52,7 @@ def test_the_line_tells_states_best_slots_and_time_left() -> None:
     )
 
 
-def test_the_time_left_counts_down_between_events() -> None:
+def test_seconds_left_counts_down_between_events() -> None:
     clock = Clock()
     line = ProgressLine("s", "m", console=terminal(), clock=clock)
     line.update(Standing(spent=0, budget=10))
@@ -64,7 +64,7 @@ def test_the_time_left_counts_down_between_events() -> None:
     assert line.seconds_left() == 0.0
 
 
-def test_what_was_spent_before_a_resume_does_not_count_into_the_rate() -> None:
+def test_seconds_left_ignores_what_was_spent_before_a_resume() -> None:
     clock = Clock()
     line = ProgressLine("s", "m", console=terminal(), clock=clock)
     line.update(Standing(spent=80, budget=100))
@@ -74,7 +74,7 @@ def test_what_was_spent_before_a_resume_does_not_count_into_the_rate() -> None:
     assert line.seconds_left() == 10.0
 
 
-def test_the_nearer_of_two_budgets_counts() -> None:
+def test_seconds_left_follows_the_nearer_of_two_budgets() -> None:
     clock = Clock()
     line = ProgressLine("s", "m", console=terminal(), clock=clock)
     line.update(Standing(spent=0, budget=100, deadline_s=60))
@@ -84,14 +84,14 @@ def test_the_nearer_of_two_budgets_counts() -> None:
     assert line.seconds_left() == 10.0
 
 
-def test_without_a_budget_no_time_is_promised() -> None:
+def test_seconds_left_is_none_without_a_budget() -> None:
     line = ProgressLine("s", "m", console=terminal())
     line.update(Standing(spent=3))
     assert line.seconds_left() is None
     assert line.render().plain == "s  "
 
 
-def test_log_lines_survive_above_the_line_and_the_handler_gets_its_stream_back() -> None:
+def test_progress_line_keeps_log_lines_and_restores_their_stream() -> None:
     console = terminal()
     handler = logging.StreamHandler(console.file)
     logger = logging.getLogger("spark_hpo")
@@ -107,7 +107,7 @@ def test_log_lines_survive_above_the_line_and_the_handler_gets_its_stream_back()
     assert "trial 3 failed\n" in written(console)
 
 
-def test_standard_output_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_line_does_not_use_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressLine("digits", "accuracy", console=terminal()):
         print('{"study": "digits"}')
     assert capsys.readouterr().out == '{"study": "digits"}\n'
@@ -117,5 +117,5 @@ def test_standard_output_is_left_alone(capsys: pytest.CaptureFixture[str]) -> No
     ("seconds", "text"),
     [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3600, "1 h 0 min"), (273_600, "3 d 4 h")],
 )
-def test_durations_are_two_units_at_most(seconds: float, text: str) -> None:
+def test_duration_has_at_most_two_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -60,7 +60,7 @@ def page(html: str) -> Page:
     return Page(html)
 
 
-def test_the_page_has_every_section_the_answer_first(page: Page) -> None:
+def test_page_has_every_section_and_the_answer_first(page: Page) -> None:
     sections = [found["id"] for found in page.all("section")]
     assert sections == ["answer", "search", "parameters", "slots-section", "failures", "cost", "again"]
     for words in (
@@ -78,7 +78,7 @@ def test_the_page_has_every_section_the_answer_first(page: Page) -> None:
         assert words in page.text, words
 
 
-def test_every_picture_has_its_words(html: str, page: Page) -> None:
+def test_page_has_a_caption_for_every_figure(html: str, page: Page) -> None:
     plots = list(page.all("div", **{"class": "plot"}))
     names = [plot["id"] for plot in plots]
     assert names[:3] == ["history", "history_by_resource", "curves"]
@@ -91,7 +91,7 @@ def test_every_picture_has_its_words(html: str, page: Page) -> None:
         assert len(plot["aria-label"] or "") > 20
 
 
-def test_the_page_loads_nothing_and_has_plotly_once(html: str, page: Page) -> None:
+def test_page_loads_nothing_and_contains_plotly_once(html: str, page: Page) -> None:
     assert not [e for e in page.elements if "src" in e[1] or e[0] in ("iframe", "object", "embed")]
     assert [link["href"] for link in page.all("link")] == ["data:,"]
     assert html.count("plotly.js v") == 1
@@ -103,7 +103,7 @@ def test_the_page_loads_nothing_and_has_plotly_once(html: str, page: Page) -> No
     assert rules["script-src"].count("sha256-") == 2
 
 
-def test_the_best_trials_are_a_table(page: Page, storage: Storage) -> None:
+def test_page_has_a_table_of_the_best_trials(page: Page, storage: Storage) -> None:
     best = report_of(storage).record
     first = min(best.trials.values(), key=lambda trial: trial.loss)
     cells = [cell for cell in page.all("td", **{"data-label": "trial"})]
@@ -111,7 +111,7 @@ def test_the_best_trials_are_a_table(page: Page, storage: Storage) -> None:
     assert f"{first.loss * -1:.5g}" in page.text
 
 
-def test_the_best_parameters_can_be_pasted(html: str, storage: Storage) -> None:
+def test_page_has_the_best_parameters_as_yaml(html: str, storage: Storage) -> None:
     import yaml
 
     blocks = re.findall(r"<pre>(.*?)</pre>", html, re.DOTALL)
@@ -120,7 +120,7 @@ def test_the_best_parameters_can_be_pasted(html: str, storage: Storage) -> None:
     assert yaml.safe_load(blocks[-1]) == best.params
 
 
-def test_other_metrics_of_the_test_are_told() -> None:
+def test_page_shows_other_metrics_of_the_test() -> None:
     pen = Pen().start(0).end(0, 1, 0.5).start(0, 1, 1, **TEST)
     metrics = {"accuracy": 0.4375, "loss": 1.25, "f1": 0.375}
     text = Page(report_of(pen.end(0, 1, None, metrics=metrics, **TEST).close().storage).html()).text
@@ -130,7 +130,7 @@ def test_other_metrics_of_the_test_are_told() -> None:
     assert "the test reported no accuracy" in Page(report_of(pen.close().storage).html()).text
 
 
-def test_names_of_the_users_are_text() -> None:
+def test_page_escapes_names_of_the_user() -> None:
     space = {
         ATTACK: {"type": "choice", "options": [ATTACK, "b", "c", "d"]},
         "x": {"type": "uniform", "low": 0, "high": 1},
@@ -149,7 +149,7 @@ def test_names_of_the_users_are_text() -> None:
     assert "<script>alert" not in html.lower()
 
 
-def test_a_running_study_says_so() -> None:
+def test_page_of_a_running_study() -> None:
     pen = Pen().slots(2).start(0).end(0, 1, 0.5).start(1)
     text = Page(report_of(pen.storage).html()).text
     assert is_held(pen.storage)
@@ -160,7 +160,7 @@ def test_a_running_study_says_so() -> None:
     assert "killed, or ended by an error" in Page(report_of(pen.storage).html()).text
 
 
-def test_a_study_without_a_trial_has_a_page() -> None:
+def test_page_of_a_study_without_trials() -> None:
     text = Page(report_of(Pen().storage).html()).text
     assert "No trial has succeeded" in text
     assert "No failures" in text
@@ -168,7 +168,7 @@ def test_a_study_without_a_trial_has_a_page() -> None:
     assert "interrupted; rerun the same command" in Page(report_of(pen.storage).html()).text
 
 
-def test_a_study_without_a_configuration_of_today_says_how_to_give_it() -> None:
+def test_page_explains_how_to_add_the_present_configuration() -> None:
     pen = Pen().start(0).end(0).start(1).end(1, 1, 0.7).close()
     text = Page(report_of(pen.storage).html()).text
     assert "add it to search.enqueue" in text
@@ -176,14 +176,14 @@ def test_a_study_without_a_configuration_of_today_says_how_to_give_it() -> None:
 
 
 @pytest.mark.parametrize("folder", JOURNALS, ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_studies_of_older_versions_have_a_report(folder: Path) -> None:
+def test_page_of_studies_of_earlier_versions(folder: Path) -> None:
     text = Page(report_of(Storage(folder)).html()).text
     if folder.parent.name == "0.1":  # later versions have recorded both
         assert "has no numbers of slots" in text
         assert "The command is not recorded" in text
 
 
-def test_several_objectives_have_their_front() -> None:
+def test_report_of_several_objectives_has_the_front() -> None:
     pen = Pen(Objective(metric="accuracy", mode=Mode.MAX, extra_objectives=(("latency_ms", Mode.MIN),)))
     pen.start(0, 0, 9).end(0, 9, 0.9, metrics={"accuracy": 0.9, "latency_ms": 7.0})
     report = report_of(pen.settle(TrialState.COMPLETED, 0).close().storage)
@@ -192,7 +192,7 @@ def test_several_objectives_have_their_front() -> None:
     assert list(Page(report.html()).all("div", id="pareto_front"))
 
 
-def test_of_thousands_of_trials_a_page_shows_no_more_than_it_can() -> None:
+def test_page_limits_what_it_shows_of_thousands_of_trials() -> None:
     storage = write_study(
         MemoryStorage(),
         trials=3_500,
@@ -217,7 +217,7 @@ def test_report_page_example_writes_report_and_figure(
     assert "accuracy on validation" in Page(Path(names["page"]).read_text()).text
 
 
-def test_the_page_is_written_into_the_study_directory(tmp_path: Path) -> None:
+def test_write_report_writes_into_the_study_directory(tmp_path: Path) -> None:
     storage = write_study(tmp_path / "study", trials=4, stop_after=(2, Killed))
     written = write_report(storage)
     assert written is not None
@@ -238,7 +238,7 @@ def test_the_page_is_written_into_the_study_directory(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_damaged_definition_is_named(damage: dict[str, object]) -> None:
+def test_report_of_a_damaged_definition_is_an_error(damage: dict[str, object]) -> None:
     storage = Pen().storage
     record = json.loads(storage.read("study.json") or b"")
     record["config"] |= damage
@@ -247,7 +247,9 @@ def test_a_damaged_definition_is_named(damage: dict[str, object]) -> None:
         report_of(storage)
 
 
-def test_where_there_is_no_study_it_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_report_of_a_folder_without_a_study_is_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(ConfigError, match="there is no study here"):
         report_of(Storage(tmp_path))
     with caplog.at_level(logging.WARNING, "spark_hpo"):

@@ -47,7 +47,7 @@ def pen(tmp_path: Path) -> Pen:
     return pen
 
 
-def test_a_running_study_is_told_by_its_directory(pen: Pen) -> None:
+def test_status_of_a_running_study_comes_from_its_directory(pen: Pen) -> None:
     status = StudyStatus.read(pen.storage)
     assert status.state is StudyState.RUNNING
     assert status.trials == {"running": 2, "paused": 1, "stopped": 1, "failed": 1}
@@ -64,7 +64,7 @@ def test_a_running_study_is_told_by_its_directory(pen: Pen) -> None:
     assert record["last_event"]["kind"] == "assigned"
 
 
-def test_a_driver_that_was_killed_is_told_from_one_that_works(pen: Pen) -> None:
+def test_status_distinguishes_a_killed_driver_from_a_running_one(pen: Pen) -> None:
     kill(pen)
     status = StudyStatus.read(pen.storage)
     assert status.state is StudyState.DEAD
@@ -76,7 +76,7 @@ def test_a_driver_that_was_killed_is_told_from_one_that_works(pen: Pen) -> None:
     assert "died" in drawn(status)
 
 
-def test_a_driver_on_another_machine_lives_as_long_as_its_lease(pen: Pen) -> None:
+def test_status_trusts_the_lease_of_a_driver_on_another_machine(pen: Pen) -> None:
     record = json.loads(pen.storage.read("lease.json") or b"")
     pen.storage.write("lease.json", json.dumps({**record, "machine": "elsewhere"}).encode())
     assert StudyStatus.read(pen.storage).state is StudyState.RUNNING
@@ -85,7 +85,7 @@ def test_a_driver_on_another_machine_lives_as_long_as_its_lease(pen: Pen) -> Non
     assert StudyStatus.read(pen.storage).state is StudyState.DEAD
 
 
-def test_each_end_has_its_state_and_its_exit_code(pen: Pen) -> None:
+def test_status_has_a_state_and_an_exit_code_for_each_ending(pen: Pen) -> None:
     pen.at(40).end(4, value=0.6).end(0, 3, value=0.9, rung=1).settle(TrialState.COMPLETED, 0)
     pen.start(0, 3, 3, **TEST).at(41).end(0, 3, value=0.85, **TEST)
     pen.close("interrupted")
@@ -118,7 +118,7 @@ def test_status_of_a_study_whose_driver_ended_before_the_first_trial(tmp_path: P
     assert status.to_json()["error"] == "DataError: part-0.parquet: no rows"
 
 
-def test_a_driver_that_was_refused_changes_nothing_of_how_a_study_ended(pen: Pen) -> None:
+def test_status_ignores_a_driver_that_was_refused(pen: Pen) -> None:
     pen.end(0, 3, value=0.9, rung=1).end(4).close("trials")
     pen.open()
     assert StudyStatus.read(pen.storage).record.ending is None, "it works"
@@ -126,26 +126,26 @@ def test_a_driver_that_was_refused_changes_nothing_of_how_a_study_ended(pen: Pen
     assert StudyStatus.read(pen.storage).state is StudyState.FINISHED
 
 
-def test_a_study_without_any_good_trial_ends_as_its_driver_does(tmp_path: Path) -> None:
+def test_exit_code_without_a_successful_trial_is_that_of_the_driver(tmp_path: Path) -> None:
     pen = Pen(storage=Storage(tmp_path / "study"))
     pen.start(0).end(0, value=None, failure=Failure(kind=FailureKind.TRIAL, message="no")).die()
     assert StudyStatus.read(pen.storage).exit_code == 4
 
 
-def test_what_an_earlier_driver_left_open_does_not_run(pen: Pen) -> None:
+def test_status_does_not_count_attempts_of_an_earlier_driver_as_running(pen: Pen) -> None:
     kill(pen)
     pen.at(100).open().start(4, attempt=2)
     assert [a.assignment.trial_id for a in StudyStatus.read(pen.storage).running] == [4]
 
 
-def test_reading_takes_nothing_from_the_driver(pen: Pen) -> None:
+def test_status_does_not_disturb_the_driver(pen: Pen) -> None:
     before = pen.storage.read("lease.json")
     StudyStatus.read(pen.storage)
     assert pen.storage.read("lease.json") == before
     pen.end(4, value=0.6)  # it writes on
 
 
-def test_the_board_shows_the_study(pen: Pen) -> None:
+def test_board_shows_the_study(pen: Pen) -> None:
     text = drawn(StudyStatus.read(pen.storage))
     for shown in (
         "by hand  running",
@@ -162,12 +162,12 @@ def test_the_board_shows_the_study(pen: Pen) -> None:
         assert shown in text, shown
 
 
-def test_a_study_that_has_just_begun_has_a_board(tmp_path: Path) -> None:
+def test_board_of_a_study_without_trials(tmp_path: Path) -> None:
     pen = Pen(storage=Storage(tmp_path / "study"))
     assert "no trial has succeeded yet" in drawn(StudyStatus.read(pen.storage))
 
 
-def test_every_event_is_a_line(pen: Pen) -> None:
+def test_line_of_each_event(pen: Pen) -> None:
     pen.at(35).lose(4, "executor 3 was lost").start(4, attempt=2).at(40).end(4, metrics={"loss": 1.0})
     pen.start(0, 3, 3, **TEST).end(0, 3, value=0.85, **TEST).close("trials")
     status = StudyStatus.read(pen.storage)
@@ -190,7 +190,7 @@ def test_every_event_is_a_line(pen: Pen) -> None:
     assert len(words) == len(events)
 
 
-def test_nobody_has_driven_it_yet(tmp_path: Path) -> None:
+def test_status_without_a_driver(tmp_path: Path) -> None:
     pen = Pen(storage=Storage(tmp_path / "study")).die()
     pen.storage.delete("lease.json")
     assert Holder.read(pen.storage) is None

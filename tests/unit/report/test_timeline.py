@@ -17,7 +17,7 @@ def two_slots() -> Pen:
     return Pen().at(8).slots(2).at(10).start(0).at(11).start(1)
 
 
-def test_a_slot_is_idle_for_what_follows_next() -> None:
+def test_timeline_explains_an_idle_slot_by_the_next_event() -> None:
     pen = two_slots().at(20).end(0).at(30).end(1).at(32).start(2).at(35).start(3)
     pen.at(50).end(2).at(60).end(3).at(61).start(3, 1, 1, **TEST).at(65).end(3, **TEST).at(66).close()
     timeline = timeline_of(pen.record())
@@ -33,19 +33,19 @@ def test_a_slot_is_idle_for_what_follows_next() -> None:
     assert timeline.busy_share == pytest.approx(76 / 132)
 
 
-def test_an_attempt_that_waits_to_be_tried_again_is_a_reason() -> None:
+def test_timeline_counts_slots_that_wait_for_a_retry() -> None:
     pen = two_slots().at(20).lose(0).at(24).start(0, attempt=2).at(30).end(0, attempt=2).end(1).close()
     assert timeline_of(pen.record()).totals[Use.RETRYING] == 4
 
 
-def test_one_that_was_asked_to_stop_does_not_wait() -> None:
+def test_timeline_does_not_count_interrupted_attempts_as_retries() -> None:
     pen = two_slots().at(20).lose(0, "asked to", kind=FailureKind.INTERRUPTED).at(24).close("interrupted")
     totals = timeline_of(pen.record()).totals
     assert totals[Use.ENDING] == 4
     assert Use.RETRYING not in totals
 
 
-def test_slots_that_have_gone_are_seen_and_no_idle_ones() -> None:
+def test_timeline_does_not_count_lost_slots_as_idle() -> None:
     pen = two_slots().at(20).end(0).slots(1).at(25).slots(2).start(2).at(30).end(1).end(2).close()
     timeline = timeline_of(pen.record())
     assert timeline.totals[Use.GONE] == 5
@@ -53,7 +53,7 @@ def test_slots_that_have_gone_are_seen_and_no_idle_ones() -> None:
     assert timeline.busy_share == pytest.approx((1 + 2 * 9 + 5 + 2 * 5) / (2 * 30 - 5))
 
 
-def test_the_time_between_two_drivers_is_nobodys() -> None:
+def test_timeline_excludes_the_time_between_two_drivers() -> None:
     pen = two_slots().at(20).end(0).die().at(1000).open().slots(2).at(1003).start(1, attempt=2)
     record = pen.at(1010).end(1, attempt=2).close().record()
     timeline = timeline_of(record)
@@ -69,7 +69,7 @@ def test_the_time_between_two_drivers_is_nobodys() -> None:
     assert picture.figure.layout.shapes[0].x0 == 20  # of seconds of work: the axis leaves the gap out
 
 
-def test_a_running_study_is_busy_until_now() -> None:
+def test_timeline_of_a_running_study_ends_now() -> None:
     record = two_slots().record()
     assert record.is_running, "its journal is open, in this process"
     [driver] = record.drivers
@@ -79,7 +79,7 @@ def test_a_running_study_is_busy_until_now() -> None:
     assert ended.seconds == 11
 
 
-def test_a_clock_that_is_put_back_breaks_nothing() -> None:
+def test_timeline_survives_a_clock_that_is_set_back() -> None:
     pen = two_slots().at(20).end(0).at(5).start(2).at(30).end(1).end(2).close()
     segments = timeline_of(pen.record()).segments
     assert all(segment.end > segment.begin for segment in segments)
@@ -87,7 +87,7 @@ def test_a_clock_that_is_put_back_breaks_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["default-finished", "default-killed", "population-finished"])
-def test_where_older_journals_do_not_count_slots_the_most_at_once_stand_in(name: str) -> None:
+def test_timeline_estimates_the_slots_of_early_journals(name: str) -> None:
     record = StudyRecord.read(Storage(JOURNALS / name))
     timeline = timeline_of(record)
     assert not timeline.is_counted
@@ -95,7 +95,7 @@ def test_where_older_journals_do_not_count_slots_the_most_at_once_stand_in(name:
     assert "has no numbers of slots" in slots(record).text
 
 
-def test_the_picture_stacks_to_the_slots_that_there_were(record: StudyRecord) -> None:
+def test_slots_figure_stacks_to_the_available_slots(record: StudyRecord) -> None:
     timeline = timeline_of(record)
     assert timeline.is_counted
     edges, means = binned(record, timeline.segments)

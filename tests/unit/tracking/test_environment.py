@@ -11,14 +11,14 @@ from spark_hpo.tracking.environment import Environment, environment, quiet
 NAME = "SPARK_HPO_TEST_VARIABLE"
 
 
-def test_a_variable_is_borrowed_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_sets_and_restores_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(NAME, raising=False)
     with environment({NAME: "1"}):
         assert os.environ[NAME] == "1"
     assert NAME not in os.environ
 
 
-def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_keeps_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NAME, "mine")
     with environment({NAME: "1"}):
         assert os.environ[NAME] == "mine"

@@ -33,31 +33,31 @@ def test_nested_parameters_are_flattened_with_dots() -> None:
     assert project(a_trial()).params == {"lr": "0.1", "optimizer.name": "sgd", "optimizer.nesterov": "None"}
 
 
-def test_an_empty_mapping_is_still_a_parameter() -> None:
+def test_param_texts_keep_an_empty_mapping() -> None:
     assert projection.param_texts({"a": {}, "b": []}) == {"a": "{}", "b": "[]"}
 
 
-def test_long_values_are_cut_visibly() -> None:
+def test_param_texts_cut_long_values_visibly() -> None:
     text = projection.param_texts({"layers": "x" * 7000})["layers"]
     assert len(text) == projection.MAX_PARAM
     assert text.endswith("(cut)")
 
 
-def test_names_that_mlflow_would_confuse_stay_apart() -> None:
+def test_param_texts_keep_similar_names_apart() -> None:
     texts = projection.param_texts({"a+b": 1, "a*b": 2, "a_b": 3})
     assert sorted(texts.values()) == ["1", "2", "3"]
 
 
 @settings(deadline=None)
 @given(st.text(max_size=300))
-def test_every_name_becomes_one_that_mlflow_accepts(text: str) -> None:
+def test_name_is_always_one_that_mlflow_accepts(text: str) -> None:
     name = projection.name(text)
     _validate_metric_name(name)
     _validate_param_name(name)
     assert len(name) <= projection.MAX_KEY
 
 
-def test_each_epoch_has_its_metrics_step_and_time() -> None:
+def test_project_has_metrics_step_and_time_of_each_epoch() -> None:
     points = project(a_trial()).points
     assert Point(key="accuracy", value=0.6, time_ms=1_002_500, step=2) in points
     assert Point(key="epoch_seconds", value=2.0, time_ms=1_002_500, step=2) in points
@@ -65,24 +65,24 @@ def test_each_epoch_has_its_metrics_step_and_time() -> None:
     assert len(points) == 6
 
 
-def test_a_metric_of_the_task_wins_over_ours() -> None:
+def test_project_prefers_a_metric_of_the_task() -> None:
     points = project(a_trial(curve=(measurement(1, epoch_seconds=9.0),))).points
     assert [point.value for point in points if point.key == "epoch_seconds"] == [9.0]
 
 
-def test_sums_become_metrics_when_the_trial_is_out() -> None:
+def test_project_has_sums_once_the_trial_has_ended() -> None:
     keys = {point.key for point in project(a_trial(state=TrialState.STOPPED)).points}
     assert {"trial_seconds", "rung"} <= keys
     assert "trial_seconds" not in {point.key for point in project(a_trial()).points}
 
 
-def test_what_is_there_is_not_written_again() -> None:
+def test_project_omits_what_is_written() -> None:
     record = project(a_trial(), written=True, points=1)
     assert record.params == {}
     assert {point.step for point in record.points} == {2}
 
 
-def test_a_failure_is_told_in_the_tags() -> None:
+def test_project_has_the_failure_in_tags() -> None:
     failure = Failure(kind=FailureKind.TRIAL, message="loss is nan", traceback="...")
     tags = project(a_trial(state=TrialState.FAILED, failure=failure)).tags
     assert tags["spark_hpo.failure"] == "loss is nan"
@@ -90,14 +90,14 @@ def test_a_failure_is_told_in_the_tags() -> None:
     assert tags["spark_hpo.state"] == "failed"
 
 
-def test_no_rows_per_second_without_time() -> None:
+def test_rows_per_second_is_none_without_time() -> None:
     assert projection.rows_per_second([]) is None
     trial = a_trial(curve=())
     assert "spark_hpo.rows_per_second" not in project(trial).tags
 
 
 @pytest.mark.parametrize(("params", "points"), [(0, 0), (3, 3), (100, 800), (101, 1), (5, 2401)])
-def test_batches_keep_to_the_limits_and_lose_nothing(params: int, points: int) -> None:
+def test_batches_keep_the_limits_and_all_entries(params: int, points: int) -> None:
     record = RunUpdate(
         params={f"p{i}": "v" for i in range(params)},
         points=[Point(key="m", value=math.nan, time_ms=i, step=i) for i in range(points)],

@@ -75,7 +75,7 @@ def champion(tracker: MlflowTracker) -> str:
     return str(tracker.client.get_model_version_by_alias("digits", "champion").version)
 
 
-def test_the_first_model_is_champion(open_tracker: Open, files: ModelFiles) -> None:
+def test_register_makes_the_first_model_champion(open_tracker: Open, files: ModelFiles) -> None:
     tracker = open_tracker()
     assert register(tracker, files, 1, 0.9) == RegisteredModel(
         name="digits", version="1", uri="models:/digits/1", is_champion=True, is_best=True
@@ -88,7 +88,7 @@ def test_the_first_model_is_champion(open_tracker: Open, files: ModelFiles) -> N
     assert version.run_id == tracker.run_id
 
 
-def test_the_alias_moves_only_to_a_better_model(open_tracker: Open, files: ModelFiles) -> None:
+def test_register_moves_the_alias_only_to_a_better_model(open_tracker: Open, files: ModelFiles) -> None:
     tracker = open_tracker()
     for trial_id, accuracy, expected in [(1, 0.9, "1"), (2, 0.8, "1"), (3, 0.9, "1"), (4, 0.95, "4")]:
         result = register(tracker, files, trial_id, accuracy)
@@ -109,7 +109,7 @@ def test_champion_that_keeps_a_limit_is_not_replaced_by_a_model_that_breaks_it(
         assert champion(tracker) == expected
 
 
-def test_without_promotion_a_model_is_compared_and_the_alias_stays(
+def test_register_without_promotion_compares_and_keeps_the_alias(
     open_tracker: Open, files: ModelFiles
 ) -> None:
     tracker = open_tracker()
@@ -127,7 +127,7 @@ def test_without_promotion_a_model_is_compared_and_the_alias_stays(
     assert (promoted.version, promoted.is_champion, champion(tracker)) == ("4", True, "4")
 
 
-def test_a_search_without_tags_finds_the_version_all_the_same(
+def test_register_finds_its_version_where_a_search_omits_tags(
     open_tracker: Open, files: ModelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unity Catalog's client returns versions of a class of its own, whose tags are an error."""
@@ -173,7 +173,7 @@ def test_register_looks_at_the_versions_of_its_own_run_alone(
     assert [version.version for version in listed] == [31]
 
 
-def test_a_champion_of_another_test_split_is_evaluated_on_ours(open_tracker: Open, files: ModelFiles) -> None:
+def test_champion_of_another_test_split_is_evaluated_on_ours(open_tracker: Open, files: ModelFiles) -> None:
     tracker = open_tracker()
     register(tracker, files, 1, 0.99)
     seen: list[str] = []
@@ -187,7 +187,7 @@ def test_a_champion_of_another_test_split_is_evaluated_on_ours(open_tracker: Ope
 
 
 @pytest.mark.parametrize("metrics", [{}, {"accuracy": float("nan")}, None])
-def test_a_champion_that_cannot_be_evaluated_stays(
+def test_champion_that_cannot_be_evaluated_stays(
     open_tracker: Open,
     files: ModelFiles,
     caplog: pytest.LogCaptureFixture,
@@ -206,7 +206,7 @@ def test_a_champion_that_cannot_be_evaluated_stays(
     assert "stays champion" in caplog.text
 
 
-def test_without_an_evaluator_another_test_split_moves_nothing(
+def test_champion_of_another_test_split_stays_without_an_evaluator(
     open_tracker: Open, files: ModelFiles, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracker = open_tracker()
@@ -215,7 +215,7 @@ def test_without_an_evaluator_another_test_split_moves_nothing(
     assert "stays champion" in caplog.text
 
 
-def test_a_resumed_driver_registers_nothing_twice(open_tracker: Open, files: ModelFiles) -> None:
+def test_register_is_idempotent(open_tracker: Open, files: ModelFiles) -> None:
     first = register(open_tracker(), files, 1, 0.9)
     assert register(open_tracker(), files, 1, 0.9) == first
     assert len(open_tracker().client.search_model_versions("name = 'digits'")) == 1
@@ -225,7 +225,7 @@ def test_a_resumed_driver_registers_nothing_twice(open_tracker: Open, files: Mod
     "call", ["finalize_logged_model", "create_model_version", "set_registered_model_alias"]
 )
 @pytest.mark.parametrize("is_lost_reply", [False, True])
-def test_a_driver_that_dies_half_way_leaves_one_model(
+def test_register_after_a_crash_leaves_one_model(
     open_tracker: Open, files: ModelFiles, monkeypatch: pytest.MonkeyPatch, call: str, is_lost_reply: bool
 ) -> None:
     tracker = open_tracker()
@@ -256,7 +256,7 @@ def test_a_driver_that_dies_half_way_leaves_one_model(
         "set_registered_model_alias",
     ],
 )
-def test_a_reply_that_is_lost_on_the_way_is_no_second_model(
+def test_register_after_a_lost_reply_leaves_one_model(
     open_tracker: Open, files: ModelFiles, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     tracker = open_tracker()
@@ -278,7 +278,7 @@ def test_a_reply_that_is_lost_on_the_way_is_no_second_model(
     assert len(tracker.client.search_logged_models([tracker.experiment_id])) == 1
 
 
-def test_what_is_wrong_with_the_model_is_no_outage(open_tracker: Open, files: ModelFiles) -> None:
+def test_register_does_not_retry_an_error_of_the_model(open_tracker: Open, files: ModelFiles) -> None:
     def broken(frame: pd.DataFrame) -> None:
         raise ValueError("no such column")
 
@@ -287,7 +287,7 @@ def test_what_is_wrong_with_the_model_is_no_outage(open_tracker: Open, files: Mo
     assert not isinstance(caught.value, TrackingOutage)
 
 
-def test_without_a_name_the_model_is_only_logged(open_tracker: Open, files: ModelFiles) -> None:
+def test_register_without_a_name_only_logs_the_model(open_tracker: Open, files: ModelFiles) -> None:
     tracker = open_tracker()
     result = register(tracker, files, 1, 0.9, name=None)
     assert result.version is None
@@ -295,7 +295,7 @@ def test_without_a_name_the_model_is_only_logged(open_tracker: Open, files: Mode
     assert not tracker.client.search_registered_models()
 
 
-def test_a_new_process_loads_the_champion_with_the_tracking_uri_alone(
+def test_champion_loads_in_a_new_process(
     open_tracker: Open, files: ModelFiles, uri: str, tmp_path: Path
 ) -> None:
     register(open_tracker(), files, 1, 0.9)
@@ -314,7 +314,7 @@ def test_a_new_process_loads_the_champion_with_the_tracking_uri_alone(
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_model_takes_numbers_as_a_table_has_them_and_as_pandas_makes_them(
+def test_registered_model_accepts_narrow_and_wide_numbers(
     open_tracker: Open, files: ModelFiles, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
@@ -327,7 +327,7 @@ def test_a_model_takes_numbers_as_a_table_has_them_and_as_pandas_makes_them(
         assert model.predict(frame).tolist() == [3.5, 5.5]
 
 
-def test_nothing_is_left_in_the_working_directory_or_the_environment(
+def test_register_leaves_working_directory_and_environment_unchanged(
     open_tracker: Open, files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
