@@ -121,6 +121,11 @@ def tune(
     """
     for section in settings:
         _check_section(section)
+    if not isinstance(data, str | Path | Mapping | None):
+        raise ConfigError(
+            f"{PLACE}: data must be the path of a prepared table, not a {type(data).__name__}",
+            cure="Write it as Parquet: spark-hpo prepare csv --input FILE --label COLUMN --output FOLDER",
+        )
     session = None if isinstance(spark, Mapping) else spark
     if isinstance(spark, Mapping):
         settings["spark"] = dict(spark)

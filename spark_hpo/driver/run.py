@@ -25,7 +25,7 @@ from spark_hpo.driver.build import (
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.earlier_studies import keep_earlier_trials, read_earlier_trials
 from spark_hpo.driver.interrupt import Interrupt
-from spark_hpo.driver.plan import StudyPlan, plan_study
+from spark_hpo.driver.plan import StudyPlan, check_metrics, plan_study
 from spark_hpo.driver.provenance import provenance
 from spark_hpo.driver.publish import finish_runs, load_best, publish_model, record_constant_answer
 from spark_hpo.driver.result import Result
@@ -106,6 +106,7 @@ def run_study(
         keep_earlier_trials(config, storage, earlier)
         session = prepare_table(config, spark)
         table = build_table(config, plan.transforms)
+        check_metrics(plan, table)
         definition = _complete(definition, plan, journal, table)
         if config.backend == "spark":
             session = session or start_spark(config, spark)  # executors warm up while MLflow is contacted

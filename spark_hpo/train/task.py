@@ -81,6 +81,11 @@ class TrainTask(ABC):
         """Return more metrics by name, each [rows]. The means over all rows of the split are reported."""
         return {}
 
+    @classmethod
+    def metric_names(cls, schema: TableSchema) -> tuple[str, ...] | None:
+        """Return the names of all metrics, if they can be known; None for a task with its own `metrics`."""
+        return ("loss",) if cls.metrics is TrainTask.metrics else None
+
     def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
         """Return the predictions of the registered model, one tensor [rows, ...] per column of its answer.
 
@@ -123,6 +128,14 @@ class LabelledTask(TrainTask):
             error = (outputs[:, 0] - self._standardised(target)) * self.schema.label.deviation
             return {"squared_error": error.square(), "absolute_error": error.abs()}
         return {"accuracy": (outputs.argmax(dim=1) == target).float()}
+
+    @classmethod
+    def metric_names(cls, schema: TableSchema) -> tuple[str, ...] | None:
+        """Return the names of all metrics, if they can be known; None for a task with its own `metrics`."""
+        if cls.metrics is not LabelledTask.metrics:
+            return None
+        is_number = schema.label.is_regression
+        return ("loss", "squared_error", "absolute_error") if is_number else ("loss", "accuracy")
 
     def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
         """Return `prediction`, [rows]: a class's code or a number; for classes also `probability`.

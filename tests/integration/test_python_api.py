@@ -114,9 +114,9 @@ def test_the_same_call_again_runs_nothing(folder: Path, result: Result) -> None:
 
 
 def test_another_space_needs_another_storage(folder: Path, result: Result) -> None:
-    with pytest.raises(ConfigError, match=r"space.*started with.*\n.*storage of tune"):
+    with pytest.raises(ConfigError, match=r"space.*started with.*\n.*storage="):
         search(folder, space={**SPACE, "dropout": {"type": "uniform", "low": 0, "high": 0.5}})
-    with pytest.raises(ConfigError, match=r"there is a study already.*storage of tune"):
+    with pytest.raises(ConfigError, match=r"there is a study already.*storage="):
         search(folder, resume="never")
     with pytest.raises(ConfigError, match="there is no study to resume"):
         search(folder, resume="must", storage=folder / "none")
@@ -151,7 +151,8 @@ def test_runs_go_beside_the_study_unless_mlflow_knows_better(
         ({"zzz": 1}, "Valid names: name, storage, seed"),
         ({"space": {"x": {"type": "uniform", "low": 2, "high": 1}}}, "tune(): space.x"),
         ({"data": None}, "tune(): data is missing"),
-        ({"method": "wonder"}, "tune(): search.method is 'wonder'"),
+        ({"data": pd.DataFrame({"x": range(999)})}, "path of a prepared table, not a DataFrame"),
+        ({"method": "wonder"}, "tune(): search.method is not a valid method (got 'wonder')"),
     ],
 )
 def test_what_is_wrong_is_told_by_the_name_of_the_argument(
@@ -218,7 +219,7 @@ def test_other_code_in_the_same_storage_is_told(folder: Path, caplog: pytest.Log
     run("\n# moved, and with a remark\ndef f(ctx):\n    return {'loss': 1.0}")
     assert "code" not in caplog.text
     run("def f(ctx):\n    return {'loss': 2.0}")
-    (record,) = [record for record in caplog.records if "the task's code is not" in record.getMessage()]
+    (record,) = [record for record in caplog.records if "code of the task has changed" in record.getMessage()]
     assert record.levelname == "WARNING"
 
 

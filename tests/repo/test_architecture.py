@@ -62,6 +62,7 @@ ALLOWED: dict[str, set[str]] = {
         "source_file",
         "study",
         "study_dir",
+        "suggest",
         "tracking",
         "train",
         "trial",
