@@ -20,13 +20,17 @@ tune: setup java  ## CONFIG=conf/...: run a study
 WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: setup java  ## all tests except for the slow ones
+build/spark-classes.jsa: .venv/installed tests/support/class_archive.py
+	$(BIN)/python -m tests.support.class_archive $@
+	@touch $@
+
+test: setup java build/spark-classes.jsa  ## all tests except for the slow ones
 	$(PYTEST) -m "not slow"
 
 test-fast: setup  ## the tests that need neither a JVM nor a second each: for the inner loop
 	$(PYTEST) -m "not slow and not medium"
 
-test-slow: setup java  ## the other tests: whole studies with several processes and JVMs
+test-slow: setup java build/spark-classes.jsa  ## the other tests: whole studies with several processes and JVMs
 	$(PYTEST) -m "slow"
 
 test-faults: setup java  ## every fault, injected into studies on a real Spark, and its costs; forty minutes

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.class_archive import java_options
+
 # A shared machine may be slow, so no example has a deadline.
 _COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # The same examples in each run, so that a failure comes from the change. make fuzz looks for new ones.
@@ -23,8 +25,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 os.environ["PYSPARK_PYTHON"] = sys.executable
 # The models are too small for threads. This must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# The JVMs of tests end before an optimizing compiler pays off.
-os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+os.environ.setdefault("SPARK_SUBMIT_OPTS", java_options())
 # No test needs the job queue of an MLflow server, whose processes take twice as long to start as the server.
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 # For executors in local mode too. Removed when the tests end.

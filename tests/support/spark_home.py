@@ -1,39 +1,17 @@
-"""A Spark whose processes start fast, because a suite of faults starts hundreds of them."""
+"""A Spark installation in a folder of its own, for `local-cluster`."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
+from tests.support import class_archive
 from tests.support.standalone import SPARK
-
-LIMIT_S = 120.0
-# Compiled once and plainly: none of these JVMs lives for a minute.
-_QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-# A JVM of another class path goes without the archive; it must not say so where its parent reads.
-_SHARED = "-XX:SharedArchiveFile={archive} -Xshare:auto -Xlog:disable -Xlog:all=error:stderr"
-_ALL_KINDS = """
-import sys
-from pyspark.sql import SparkSession
-
-option = "-XX:ArchiveClassesAtExit=" + sys.argv[1]
-builder = SparkSession.builder.config("spark.driver.extraJavaOptions", option)
-builder = builder.config("spark.master", "local-cluster[1,1,1024]").config("spark.executor.memory", "512m")
-spark = builder.config("spark.ui.enabled", "false").getOrCreate()
-spark.range(0, 2, 1, 2).mapInArrow(lambda batches: batches, "id long").collect()
-spark.stop()
-"""
 
 
 class SparkHome:
-    """The installed Spark, with a folder of its own for what executors write.
+    """The installed Spark, with its own folder for the files that `local-cluster` puts beside the jars.
 
-    `local-cluster` puts that beside the jars. The loaded classes of a first session are kept in an archive,
-    from which later JVMs take them: a third of a JVM's start is left.
+    Its JVMs, including those of executors, start from an archive of classes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,23 +24,7 @@ class SparkHome:
         self.environment = {
             "SPARK_HOME": str(home),
             "SPARK_LOCAL_IP": "127.0.0.1",
-            "JDK_JAVA_OPTIONS": _QUICK,
+            "JDK_JAVA_OPTIONS": class_archive.java_options(archive),
         }
-        if _is_made(archive, self.environment):  # without it all is slower, and the same
-            self.environment["JDK_JAVA_OPTIONS"] += " " + _SHARED.format(archive=archive)
-
-
-def _is_made(archive: Path, environment: Mapping[str, str]) -> bool:
-    process = subprocess.Popen(
-        [sys.executable, "-c", _ALL_KINDS, str(archive)],
-        env={**os.environ, **environment, "PYSPARK_PYTHON": sys.executable},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        return process.wait(LIMIT_S) == 0
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return False
+        class_archive.write(archive, master="local-cluster[1,1,1024]", environment=self.environment)
+        self.environment["JDK_JAVA_OPTIONS"] = class_archive.java_options(archive)
