@@ -53,10 +53,10 @@ def test_the_last_line_is_the_whole_answer(finished: tuple[Workspace, dict[str, 
 
 
 def test_the_same_command_after_the_end_runs_nothing_again(
-    finished: tuple[Workspace, dict[str, Any]],
+    finished: tuple[Workspace, dict[str, Any]], spark: Any
 ) -> None:
     workspace, answer = finished
-    again = workspace.run()
+    again = workspace.run_in_process()
     assert again["segments"] == {"run": 0, "replayed": 17, "failed": 0}
     assert {k: again[k] for k in ("best", "test", "trials", "resource_spent", "model", "mlflow")} == {
         k: answer[k] for k in ("best", "test", "trials", "resource_spent", "model", "mlflow")
@@ -121,10 +121,10 @@ print((answers["prediction"].to_numpy() == rows["side"].to_numpy()).mean())
 
 
 def test_a_second_study_of_the_same_seed_measures_the_same_digit_for_digit(
-    finished: tuple[Workspace, dict[str, Any]],
+    finished: tuple[Workspace, dict[str, Any]], spark: Any
 ) -> None:
     workspace, _ = finished
-    second = workspace.run("study_dir=again")
+    second = workspace.run_in_process("study_dir=again")
     keys = ("trial_id", "rung", "resource", "metrics")
     assert [{k: e[k] for k in keys} for e in workspace.reported("again")] == [
         {k: e[k] for k in keys} for e in workspace.reported()
@@ -139,7 +139,8 @@ def test_a_second_study_of_the_same_seed_measures_the_same_digit_for_digit(
     assert client.get_model_version_by_alias("clusters", "champion").version in (1, "1")
 
 
-def test_a_driver_killed_half_way_loses_nothing_that_was_reported(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_driver_killed_half_way_loses_nothing_that_was_reported(tmp_path: Path, spark: Any) -> None:
     workspace = Workspace(tmp_path)
     process = workspace.start()
     wait_for(lambda: len(workspace.reported()) >= 6, "six reports")
@@ -147,7 +148,7 @@ def test_a_driver_killed_half_way_loses_nothing_that_was_reported(tmp_path: Path
     process.wait(LIMIT_S)
     before = [(e["trial_id"], e["rung"]) for e in workspace.reported()]
 
-    answer = workspace.run("--resume", "must")
+    answer = workspace.run_in_process("--resume", "must")
     assert answer["segments"]["replayed"] == len(before)
     assert answer["segments"]["run"] == 17 - len(before)
     after = [(e["trial_id"], e["rung"]) for e in workspace.reported()]
@@ -155,7 +156,8 @@ def test_a_driver_killed_half_way_loses_nothing_that_was_reported(tmp_path: Path
     assert after[: len(before)] == before
 
 
-def test_sigterm_pauses_the_study_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_sigterm_pauses_the_study_and_says_how_to_go_on(tmp_path: Path, spark: Any) -> None:
     workspace = Workspace(tmp_path)
     process = workspace.start("--log-file", "events.log")
     wait_for(lambda: len(workspace.reported()) >= 3, "three reports")
@@ -168,11 +170,12 @@ def test_sigterm_pauses_the_study_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert journal.past[-1].kind is EventKind.CLOSED
     assert journal.past[-1].data["reason"] == "interrupted"
     assert "trial 0, rung 0: resource 0 -> 1: accuracy = " in (tmp_path / "events.log").read_text()
-    answer = workspace.run()
+    answer = workspace.run_in_process()
     assert answer["segments"]["replayed"] >= 3
     assert answer["segments"]["run"] + answer["segments"]["replayed"] == 17
 
 
+@pytest.mark.slow
 def test_a_task_of_ones_own_is_shipped_and_its_failures_are_kept(tmp_path: Path) -> None:
     """A file beside the study file; a grid of four trials, of which three fail in ways of their own."""
     workspace = Workspace(tmp_path)

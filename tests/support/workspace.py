@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spark_hpo.cli import tune
+from tests.support.command_line import run_in_process
 from tests.support.mlflow_database import write_database
 from tests.support.tables import write_clusters
 
@@ -66,6 +68,12 @@ class Workspace:
         process = self.start(*overrides)
         assert process.wait(LIMIT_S) == code, self.log[-4000:]
         return self.answer if code == 0 else {}
+
+    def run_in_process(self, *overrides: str) -> dict[str, Any]:
+        """Run the study in this process, with its Spark session if it has one."""
+        done = run_in_process(tune, ["--config", "tune.yaml", *overrides], self.folder)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return json.loads(done.stdout.splitlines()[-1])
 
     @property
     def answer(self) -> dict[str, Any]:
