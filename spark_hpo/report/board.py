@@ -95,7 +95,9 @@ def _facts(status: StudyStatus) -> Table:
         best = Text(f"{metric} {answer.value:.5g}", "bold green")
         best.append(f"  trial {answer.best.trial_id} after {record.amount(answer.best.resource)}", "not bold")
         if answer.peak is not None:
-            best.append(f" ({answer.peak.value:.5g} after {record.amount(answer.peak.resource)})", "not bold")
+            best.append(
+                f" (peak: {answer.peak.value:.5g} after {record.amount(answer.peak.resource)})", "not bold"
+            )
         if answer.test and metric in answer.test:
             best.append(f", {answer.test[metric]:.5g} on test", "not bold")
     table.add_row("best", best)

@@ -19,7 +19,7 @@ def _words(event: Event, record: StudyRecord) -> str:
     data = event.data
     match event.kind:
         case EventKind.OPENED:
-            return f"driver {len(data.get('after', ())) + 1} has taken the study"
+            return f"driver {len(data.get('after', ())) + 1} opened the study"
         case EventKind.BUDGET:
             return f"budget: {'no limit of' if data['trials'] is None else data['trials']} trials"
         case EventKind.SLOTS:
@@ -35,7 +35,7 @@ def _words(event: Event, record: StudyRecord) -> str:
             return f"trial{'s' if len(trials) > 1 else ''} {names}: {data['state']}"
         case EventKind.CLOSED:
             message = event.ending.message
-            return f"the driver has stopped: {data['reason']}" + (f": {message}" if message else "")
+            return f"the driver ended: {data['reason']}" + (f": {message}" if message else "")
 
 
 def _report(event: Event, record: StudyRecord) -> str:
@@ -43,7 +43,7 @@ def _report(event: Event, record: StudyRecord) -> str:
     where = f"trial {report.trial_id}, rung {report.rung}"
     if event.kind is EventKind.LOST:
         reason = report.failure.message if report.failure else "lost"
-        return f"{where}: attempt {report.attempt} is lost: {reason}"
+        return f"{where}: attempt {report.attempt} was lost: {reason}"
     if report.failure is not None:
         return f"{where}: failed: {report.failure.message}"
     metric = record.objective.metric

@@ -140,7 +140,7 @@ class StudyFindings(ABC):
         line = f"{record.name}: trial {best.trial_id} is the best after {record.amount(best.resource)}, "
         line += f"{metric} {best.metrics[metric]:.5g} on validation"
         if (peak := self._answer.peak) is not None:
-            line += f" ({peak.value:.5g} after {record.amount(peak.resource)})"
+            line += f" (peak: {peak.value:.5g} after {record.amount(peak.resource)})"
         test = self._answer.test or {}
         return line + (f", {test[metric]:.5g} on test" if metric in test else "")
 

@@ -352,8 +352,8 @@ def test_watch_follows_a_study_and_says_that_its_driver_was_killed(
     assert answer["segments"]["replayed"] >= 2
     assert sum(answer["trials"].values()) == 6
     told = spark_hpo("watch", study, folder=elsewhere).stdout.splitlines()
-    assert told[0].endswith("driver 1 has taken the study")
-    assert sum(line.endswith("has taken the study") for line in told) == 2
+    assert told[0].endswith("driver 1 opened the study")
+    assert sum(line.endswith("opened the study") for line in told) == 2
     assert (
         sum("rung" in line and "accuracy" in line for line in told)
         == answer["segments"]["run"] + (answer["segments"]["replayed"])

@@ -95,7 +95,7 @@ def time_axis(record: StudyRecord) -> tuple[float, str]:
     divisor, unit = (3600.0, "hours") if seconds >= 3 * 3600 else (60.0, "minutes")
     if seconds < 180:
         divisor, unit = 1.0, "seconds"
-    return divisor, f"driver time ({unit})"
+    return divisor, f"{unit} of driver time"
 
 
 def view(values: Iterable[float], *, best: float | None = None) -> tuple[list[float] | None, int]:

@@ -174,17 +174,17 @@ def test_line_of_each_event(pen: Pen) -> None:
     events = status.record.drivers[0].events
     lines = [line_of(event, status.record) for event in events]
     words = [line[len("2026-11-21 13:43:49 ") :] for line in lines]
-    assert words[0] == "driver 1 has taken the study"
+    assert words[0] == "driver 1 opened the study"
     assert words[1] == "slots for trials: 2"
     for expected in (
         "trial 0, rung 0: accuracy 0.8 after 1 epoch, 1.0 s",
         "trial 2: stopped",
         "trial 3, rung 0: failed: ValueError: 17 is too many [sic]",
-        "trial 4, rung 0: attempt 1 is lost: executor 3 was lost",
+        "trial 4, rung 0: attempt 1 was lost: executor 3 was lost",
         "trial 4, rung 0: resource 0 -> 1: started, attempt 2",
         "trial 4, rung 0: accuracy not reported after 1 epoch, 1.0 s",
         "trial 0: accuracy 0.85 on test",
-        "the driver has stopped: trials",
+        "the driver ended: trials",
     ):
         assert expected in words
     assert len(words) == len(events)
