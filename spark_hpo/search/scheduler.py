@@ -19,7 +19,7 @@ class Slot:
 
     @property
     def is_new(self) -> bool:
-        """Whether this is the trial's first slot, so that it needs parameters."""
+        """True if this is the trial's first slot, so that it needs parameters."""
         return self.resource_from == 0 or self.parent is not None
 
 
@@ -75,7 +75,7 @@ class Scheduler(Protocol):
         ...
 
     def is_done(self) -> bool:
-        """Whether no slot is open and none will ever open again."""
+        """True if no slot is open and none will ever open again."""
         ...
 
     def limit_trials(self, max_trials: int | None) -> None:

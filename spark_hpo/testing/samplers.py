@@ -183,7 +183,7 @@ class SamplerContract:
 
 
 def _is_plain_json(value: Any) -> bool:
-    """Whether a value has only the types that `json.loads` returns, no subclasses of them."""
+    """Return whether a value has only the types that `json.loads` returns, no subclasses of them."""
     if isinstance(value, Mapping):
         return type(value) is dict and all(type(k) is str and _is_plain_json(v) for k, v in value.items())
     if type(value) is list:

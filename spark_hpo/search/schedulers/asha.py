@@ -81,7 +81,7 @@ class AsyncBracket:
 
     @property
     def is_done(self) -> bool:
-        """Whether it is closed, and no slot is open or will ever open again."""
+        """True if it is closed, and no slot is open or will ever open again."""
         return (
             self._closed
             and all(not rung.running and not rung.paused for rung in self._rungs[:-1])

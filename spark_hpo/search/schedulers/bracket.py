@@ -52,12 +52,12 @@ class Bracket:
 
     @property
     def wants_new_trial(self) -> bool:
-        """Whether the lowest rung has a free place, so that the next slot is for a new trial."""
+        """True if the lowest rung has a free place, so that the next slot is for a new trial."""
         return self._rung == 0 and self._state.occupied < self._state.size
 
     @property
     def is_done(self) -> bool:
-        """Whether no slot is open and none will ever open again."""
+        """True if no slot is open and none will ever open again."""
         return self._rung == len(self.rungs)
 
     def next_slot(self, new_trial: int) -> Slot | None:

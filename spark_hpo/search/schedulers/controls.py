@@ -35,7 +35,7 @@ class ControlBracket:
 
     @property
     def is_done(self) -> bool:
-        """Whether every trial that was started is fully trained or has failed."""
+        """True if every trial that was started is fully trained or has failed."""
         return not self._running
 
     def start(self, trial_id: int) -> Slot:

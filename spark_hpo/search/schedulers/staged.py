@@ -19,7 +19,7 @@ class _Stage:
 
     @property
     def is_full(self) -> bool:
-        """Whether it starts no more trials, whatever the limit."""
+        """True if it starts no more trials, whatever the limit."""
         return self.is_closed or self.started == self.max_trials
 
 
@@ -94,7 +94,7 @@ class StagedScheduler(Scheduler):
         return sorted(out)
 
     def is_done(self) -> bool:
-        """Whether no slot is open and none will ever open again."""
+        """True if no slot is open and none will ever open again."""
         if not self._stages:
             return self._is_closed
         if any(not stage.scheduler.is_done() for stage in self._stages):
