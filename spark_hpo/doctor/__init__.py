@@ -1,4 +1,4 @@
-"""Whether a study would run: checks of machine, cluster, places and table, without training."""
+"""Checks the requirements of a study: machine, cluster, storage, table and code, without training."""
 
 from spark_hpo.doctor.checks import examine
 from spark_hpo.doctor.finding import Finding, Status

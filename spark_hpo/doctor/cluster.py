@@ -1,4 +1,4 @@
-"""Spark: whether it starts, what it offers, and what its executors have."""
+"""Checks of Spark: session, slots, GPUs and executors."""
 
 from __future__ import annotations
 
@@ -20,183 +20,194 @@ from spark_hpo.backend.spark.session import (
     running_session,
     start_session,
 )
-from spark_hpo.doctor import questions
-from spark_hpo.doctor.case import Case
+from spark_hpo.doctor import on_executor
+from spark_hpo.doctor.context import Context
 from spark_hpo.doctor.finding import Verdict, fail, ok, skip, warn
 from spark_hpo.doctor.machine import SHOWN
 from spark_hpo.errors import StorageError
 from spark_hpo.study_dir.storage import Storage
 
 _START_LIMIT_S = 150.0
-_SLOTS_LIMIT_S = 60.0  # executors come one by one
+_SLOTS_LIMIT_S = 60.0  # executors start one by one
 _ASK_LIMIT_S = 90.0
 _MOST_EXECUTORS = 256
 _POLL_S = 0.5
-_IDLE_S = 60  # of an executor, below which daemons load torch again and again
+_IDLE_S = 60  # with a shorter idle timeout, executors keep reloading torch
 
 
-def session(case: Case) -> Verdict:
-    """Start Spark as the study would, or take the session that runs."""
-    config = case.config
+def session(context: Context) -> Verdict:
+    """Start Spark as the study would, or use the running session."""
+    config = context.config
     if config.backend == "inline":
-        return skip("backend: inline runs without Spark")
-    before = case.spark or running_session()
-    spark = start_session(config.name, config.spark, timeout_s=_START_LIMIT_S, spark=case.spark)
+        return skip("backend: inline does not use Spark")
+    before = context.spark or running_session()
+    spark = start_session(config.name, config.spark, timeout_s=_START_LIMIT_S, spark=context.spark)
     if before is None:
-        case.afterwards(spark.stop)
-    case.spark, case.cluster = spark, cluster_of(spark)
-    master = "Spark Connect" if is_connect(spark) else case.cluster.setting("spark.master")
-    says = f"Spark {spark.version}, {master}{'' if before is None else ', in the session that runs'}"
+        context.cleanup.callback(spark.stop)
+    context.spark, context.cluster = spark, cluster_of(spark)
+    master = "Spark Connect" if is_connect(spark) else context.cluster.setting("spark.master")
+    message = f"Spark {spark.version}, {master}{'' if before is None else ', in the running session'}"
     installed = _pyspark_version()
     if spark.version.split(".")[:2] != installed.split(".")[:2]:
         return fail(
-            f"{says}, but pyspark is {installed}: their calls differ",
-            f"pip install pyspark=={spark.version}, or take SPARK_HOME away",
+            f"{message}, but pyspark is {installed}",
+            f"pip install pyspark=={spark.version}, or unset SPARK_HOME",
         )
-    return ok(says)
+    return ok(message)
 
 
-def allocation(case: Case) -> Verdict:
-    """Whether executors come and go."""
-    cluster = case.cluster
-    check_resources(cluster, world_size=case.config.resources.world_size)
+def allocation(context: Context) -> Verdict:
+    """Check dynamic allocation."""
+    cluster = context.cluster
+    check_resources(cluster, world_size=context.config.resources.world_size)
     if not is_dynamic(cluster):
         return ok("a fixed number of executors")
     idle = cluster.setting("spark.dynamicAllocation.executorIdleTimeout", "60s").rstrip("s")
     if idle.isdecimal() and int(idle) < _IDLE_S:
         return warn(
-            f"dynamic, with an executorIdleTimeout of {idle} s: new executors load torch again and again",
-            f"spark.dynamicAllocation.executorIdleTimeout={_IDLE_S}s, or more",
+            f"dynamic, with an executorIdleTimeout of {idle} s, after which executors must load torch again",
+            f"set spark.dynamicAllocation.executorIdleTimeout to {_IDLE_S}s or more",
         )
-    return ok("dynamic: executors come and go with the trials")
+    return ok("dynamic: executors start and stop with the trials")
 
 
-def slots(case: Case) -> Verdict:
-    """How many trials fit."""
-    cluster, resources, budget = case.cluster, case.config.resources, case.config.budget
+def slots(context: Context) -> Verdict:
+    """Count the trials that can run at once."""
+    cluster, resources, budget = context.cluster, context.config.resources, context.config.budget
     deadline = time.monotonic() + (0 if is_local(cluster) else _SLOTS_LIMIT_S)
     while (tasks := cluster.num_task_slots(None)) < resources.world_size and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     trials = tasks // resources.world_size
-    says = f"{tasks} tasks at once: {trials} trials of {resources.world_size} ranks"
+    message = f"{tasks} tasks at once: {trials} trials of {resources.world_size} ranks"
     if not trials:
         return fail(
-            f"{says}: resources.world_size is {resources.world_size}",
+            f"{message}: resources.world_size is {resources.world_size}",
             "use fewer ranks, more executors or cores, or a smaller spark.task.cpus",
         )
     at_once = min(trials, resources.max_concurrent or trials)
     if budget.trials is not None and at_once > max(1, budget.trials // 4):
         return warn(
-            f"{says}, more than a quarter of budget.trials ({budget.trials}): proposals see few results",
-            f"resources.max_concurrent: {max(1, budget.trials // 4)}",
+            f"{message}, more than a quarter of budget.trials ({budget.trials}): proposals use few results",
+            f"set resources.max_concurrent: {max(1, budget.trials // 4)}",
         )
-    return ok(says)
+    return ok(message)
 
 
-def gpus(case: Case) -> Verdict:
-    """Whether ranks get the GPUs that they are promised, and whether some lie idle."""
-    asked, config = case.config.resources.gpus_per_rank, case.config
+def gpus(context: Context) -> Verdict:
+    """Check that ranks get their GPUs, and that no GPU is idle."""
+    asked, config = context.config.resources.gpus_per_rank, context.config
     if config.backend == "inline":
-        here = questions._gpus()
+        here = on_executor.count_visible_gpus()
         if here < asked:
-            return fail(f"resources.gpus_per_rank is {asked:g}, and torch sees {here} here", "set it to 0")
-        return ok(f"{here} here, {asked:g} for the rank") if asked else skip("none is asked for")
-    if case.spark is None:
+            return fail(f"resources.gpus_per_rank is {asked:g}, but torch finds {here} here", "set it to 0")
+        return ok(f"{here} here, {asked:g} for the rank") if asked else skip("no GPUs requested")
+    if context.spark is None:
         return skip("'spark' failed")
     if not asked:
-        seen = [answer["gpus"] for answer in _answers(case, count_gpus=True)]
+        seen = [answer["gpus"] for answer in _answers(context, count_gpus=True)]
         if max(seen, default=0):
             return warn(
-                f"executors see {max(seen)} and trials take none",
-                "resources.gpus_per_rank: 1, once Spark hands them out (docs/cluster.md)",
+                f"executors have {max(seen)} GPUs, but trials use none",
+                "set resources.gpus_per_rank: 1, after configuring Spark to assign GPUs (docs/cluster.md)",
             )
-        return ok("none is asked for, and none is there")
-    tasks = case.cluster.num_task_slots(gpu_profile(case.cluster, asked))
+        return ok("no GPUs requested, none available")
+    tasks = context.cluster.num_task_slots(gpu_profile(context.cluster, asked))
     if tasks < config.resources.world_size:
         return fail(
-            f"resources.gpus_per_rank is {asked:g}, and {tasks} such tasks run at once",
-            "more GPUs or cores for executors, or fewer ranks",
+            f"resources.gpus_per_rank is {asked:g}, but only {tasks} such tasks fit at once",
+            "use more GPUs or cores for executors, or fewer ranks",
         )
     return ok(f"{asked:g} for each rank: {tasks} ranks at once")
 
 
-def executors(case: Case) -> Verdict:
-    """Whether executors have the driver's Python and packages, and reach the driver."""
-    resources, reader = case.config.resources, case.config.data.reader if case.config.data else "arrow"
-    with _listening(case) as driver:
-        answers = _answers(case, driver=driver)
-    here = questions.who_are_you(SHOWN, None, False)
+def executors(context: Context) -> Verdict:
+    """Check that executors have the driver's Python and packages, and can reach the driver."""
+    resources, reader = (
+        context.config.resources,
+        context.config.data.reader if context.config.data else "arrow",
+    )
+    with _listening(context) as driver:
+        answers = _answers(context, driver=driver)
+    here = on_executor.executor_info(SHOWN, None, False)
     hosts = sorted({answer["host"] for answer in answers})
     some = ", ".join([*hosts[:5], *(["..."] if hosts[5:] else [])])
-    says = f"{len(answers)} slots on {len(hosts)} machines ({some})"
+    message = f"{len(answers)} slots on {len(hosts)} machines ({some})"
     faults = list(differences(here, answers, reader=reader))
     lost = sorted({f"{a['host']}: {a['driver']}" for a in answers if a["driver"]})
     if lost and resources.world_size > 1 and resources.rendezvous != "spark":
         faults.append(
-            (True, f"ranks do not reach the driver ({'; '.join(lost[:3])})", "resources.rendezvous: spark")
+            (
+                True,
+                f"ranks cannot reach the driver ({'; '.join(lost[:3])})",
+                "set resources.rendezvous: spark",
+            )
         )
     if not faults:
         reach = "the driver's Python and packages" + ("" if driver is None else ", and a way to the driver")
-        return ok(f"{says}: {reach}")
+        return ok(f"{message}: {reach}")
     text = "; ".join(f"{what} ({cure})" for _, what, cure in faults)
-    return fail(f"{says}: {text}") if any(grave for grave, *_ in faults) else warn(f"{says}: {text}")
+    return fail(f"{message}: {text}") if any(grave for grave, *_ in faults) else warn(f"{message}: {text}")
 
 
 def differences(
     here: dict[str, Any], answers: Sequence[dict[str, Any]], *, reader: str
 ) -> Iterator[tuple[bool, str, str]]:
-    """Where executors differ from the driver: whether it is grave, what it is, the cure."""
+    """Yield differences between executors and the driver: whether it is serious, what it is, the fix."""
     for host, python in sorted({(answer["host"], answer["python"]) for answer in answers}):
         if python.split(".")[:2] != here["python"].split(".")[:2]:
-            yield True, f"{host} has Python {python}, the driver {here['python']}", "PYSPARK_PYTHON"
+            yield True, f"{host} has Python {python}, the driver {here['python']}", "set PYSPARK_PYTHON"
     for name, version in here["versions"].items():
         needed = name in ("torch", "pyarrow", "numpy") or (name == "petastorm" and reader != "arrow")
         if name in ("spark_hpo", "pyspark", "mlflow") or not needed:
-            continue  # sent there, Spark's own, or the driver's alone
+            continue  # sent to executors, part of Spark, or only used by the driver
         for other in sorted({answer["versions"][name] for answer in answers} - {version, "?"}):
             if not other and version:
                 grave = name != "petastorm" or reader == "petastorm"
                 yield grave, f"executors lack {name} {version}", f"pip install {name}=={version} there"
             elif other and version:
-                yield False, f"executors have {name} {other}, the driver {version}", "one version everywhere"
+                yield (
+                    False,
+                    f"executors have {name} {other}, the driver {version}",
+                    "install the same version",
+                )
 
 
-def storage(case: Case) -> Verdict:
-    """Whether what an executor writes to the study directory is seen by the driver."""
-    place = Storage(case.config.study_dir)
+def storage(context: Context) -> Verdict:
+    """Check that the driver can read what an executor writes to the study directory."""
+    place = Storage(context.config.study_dir)
     name = f"doctor-{uuid.uuid4().hex[:12]}"
     try:
         [answer] = ask(
-            case.cluster, partial(questions.leave_a_file, place, name), most=1, timeout_s=_ASK_LIMIT_S
+            context.cluster, partial(on_executor.write_file, place, name), most=1, timeout_s=_ASK_LIMIT_S
         )
         seen = place.read(name)
     finally:
         place.delete(name)
     if seen is None:
         return fail(
-            f"{answer['host']} has written to {place.url}, and the driver does not see it",
-            "a study_dir that all machines share: an object store, HDFS, NFS (docs/cluster.md)",
+            f"{answer['host']} wrote to {place.url}, but the driver cannot see the file",
+            "use a study_dir that all machines share: an object store, HDFS, NFS (docs/cluster.md)",
         )
     if seen.decode() != answer["host"]:
-        raise StorageError(f"{place.url}/{name}: is not what {answer['host']} has written")
-    return ok(f"{answer['host']} writes to {place.url}, and the driver sees it")
+        raise StorageError(f"{place.url}/{name} differs from what {answer['host']} wrote")
+    return ok(f"the driver can read what {answer['host']} writes to {place.url}")
 
 
 def _answers(
-    case: Case, *, driver: tuple[str, int] | None = None, count_gpus: bool = False
+    context: Context, *, driver: tuple[str, int] | None = None, count_gpus: bool = False
 ) -> list[dict[str, Any]]:
-    question = partial(questions.who_are_you, SHOWN, driver, count_gpus)
-    return ask(case.cluster, question, most=_MOST_EXECUTORS, timeout_s=_ASK_LIMIT_S)
+    function = partial(on_executor.executor_info, SHOWN, driver, count_gpus)
+    return ask(context.cluster, function, most=_MOST_EXECUTORS, timeout_s=_ASK_LIMIT_S)
 
 
 @contextmanager
-def _listening(case: Case) -> Iterator[tuple[str, int] | None]:
-    """A port of the driver's, where ranks would meet; None: executors do not reach it, and need not."""
-    host = case.cluster.driver_host
+def _listening(context: Context) -> Iterator[tuple[str, int] | None]:
+    """Open a port as for a rendezvous of ranks. None: executors cannot reach the driver, and need not."""
+    host = context.cluster.driver_host
     if host is None:
         yield None
         return
-    bind = case.cluster.driver_bind_address or host
+    bind = context.cluster.driver_bind_address or host
     family = socket.getaddrinfo(bind, 0, type=socket.SOCK_STREAM)[0][0]
     with socket.create_server((bind, 0), family=family, backlog=_MOST_EXECUTORS) as server:
         yield host, server.getsockname()[1]

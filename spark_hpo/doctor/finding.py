@@ -1,4 +1,4 @@
-"""What a check finds: OK, WARN, FAIL or SKIP, in one line, with the cure."""
+"""The result of a check: OK, WARN, FAIL or SKIP, in one line, with a fix."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from spark_hpo.redact import redact
 
 class Status(StrEnum):
     OK = "OK"
-    WARN = "WARN"  # it runs, and worse than it could
-    FAIL = "FAIL"  # it would not run
-    SKIP = "SKIP"  # it cannot be told, or does not matter here
+    WARN = "WARN"  # the study runs, but not well
+    FAIL = "FAIL"  # the study cannot run
+    SKIP = "SKIP"  # not checked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """The answer of one check. No credentials are in it."""
+    """The result of one check, without credentials."""
 
     check: str
     status: Status
@@ -35,7 +35,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check says; the examination knows which check it was, and how long it took."""
+    """What a check returns; a Finding adds its name and duration."""
 
     status: Status
     message: str

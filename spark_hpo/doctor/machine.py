@@ -1,4 +1,4 @@
-"""This machine: its Java, and the versions of its packages against each other."""
+"""Checks of this machine: Java, and the versions of packages."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from spark_hpo.config import StudyConfig
 from spark_hpo.data.readers import resolve_reader
-from spark_hpo.doctor.case import Case
+from spark_hpo.doctor.context import Context
 from spark_hpo.doctor.finding import Verdict, fail, ok, skip, warn
 from spark_hpo.errors import ConfigError
 
-# By the first number of Spark's version: what its documentation names. 8 is 1.8.
+# The versions in Spark's documentation, by Spark's major version.
 _JAVAS = {3: (8, 11, 17), 4: (17, 21)}
 _LIMIT_S = 20.0
 SHOWN = ("spark_hpo", "pyspark", "pyarrow", "petastorm", "numpy", "pandas", "torch", "mlflow")
-_EXTRAS = {"pyspark": ("sql", "connect")}  # whose requirements count for us
-# What the packages' own metadata do not say, or did not when they were published.
+_EXTRAS = {"pyspark": ("sql", "connect")}  # whose requirements apply
+# Conflicts that the metadata of the packages do not contain.
 _KNOWN_BAD = (
     ("petastorm>=0.13", (), "loses rows with its thread pool", "pip install petastorm==0.12.1"),
     (
         "petastorm<0.13",
         ("pyarrow>=15",),
-        "calls what pyarrow has taken out since",
-        "pip install 'spark_hpo[petastorm]', or data.reader: arrow",
+        "calls functions that pyarrow 15 removed",
+        "pip install 'pyarrow<15', or data.reader: arrow",
     ),
     (
         "pyarrow<16",
@@ -43,35 +44,33 @@ _KNOWN_BAD = (
     (
         "torch<2.3",
         ("numpy>=2",),
-        "was built for numpy 1: tensors cannot be made of arrays",
+        "was built for numpy 1, so arrays cannot become tensors",
         "pip install 'torch>=2.4'",
     ),
 )
 
 
-def java(case: Case) -> Verdict:
-    """Whether the Java that Spark will start is there, and is one that it runs on."""
-    config = case.config
+def java(context: Context) -> Verdict:
+    """Check that Java exists, in a version that Spark supports."""
+    config = context.config
     if config.backend == "inline":
-        return skip("backend: inline needs none")
-    if case.spark is not None:
-        return skip("Spark runs already")
+        return skip("backend: inline does not need Java")
+    if context.spark is not None:
+        return skip("Spark is already running")
     if config.spark.get("spark.remote") or os.environ.get("SPARK_REMOTE"):
-        return skip("Spark Connect needs none here")
+        return skip("Spark Connect does not need Java here")
     spark = metadata.version("pyspark")
     return judge_java(os.environ.get("JAVA_HOME"), spark)
 
 
 def judge_java(home: str | None, spark: str) -> Verdict:
-    """The Java of JAVA_HOME, or the one on the path, against a version of Spark."""
+    """Check the Java of JAVA_HOME, or else on the path, for a version of Spark."""
     good = _JAVAS.get(int(spark.partition(".")[0]), _JAVAS[4])
     wanted = " or ".join(map(str, good))
     cure = f"install Java {good[-2]} or {good[-1]}, and point JAVA_HOME at it"
     program = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     if program is None:
-        return fail(
-            f"there is none on the path, and JAVA_HOME is not set; Spark {spark} needs {wanted}", cure
-        )
+        return fail(f"Java is not on the path, and JAVA_HOME is not set; Spark {spark} needs {wanted}", cure)
     of_home = f"JAVA_HOME is {home}, and " if home else ""
     try:
         done = subprocess.run(
@@ -80,21 +79,21 @@ def judge_java(home: str | None, spark: str) -> Verdict:
     except OSError as exc:
         return fail(f"{of_home}{program} cannot be started: {exc.strerror}", cure)
     except subprocess.TimeoutExpired:
-        return fail(f"{program} -version does not end", cure)
+        return fail(f"{program} -version does not return", cure)
     found = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
     if found is None:
-        return fail(f"{of_home}{program} does not say its version", cure)
+        return fail(f"{of_home}{program} does not print its version", cure)
     version = int(found[1])
-    says = f"{of_home}{program} is Java {version}"
+    message = f"{of_home}{program} is Java {version}"
     if version in good:
-        return ok(f"{says}, for Spark {spark}")
+        return ok(f"{message}, for Spark {spark}")
     if version > max(good):
-        return warn(f"{says}; Spark {spark} is tested with {wanted}", cure)
-    return fail(f"{says}; Spark {spark} needs {wanted}", cure)
+        return warn(f"{message}; Spark {spark} is tested with {wanted}", cure)
+    return fail(f"{message}; Spark {spark} needs {wanted}", cure)
 
 
-def packages(case: Case) -> Verdict:
-    """The versions that are installed, against what the packages require, and what is known to be bad."""
+def packages(context: Context) -> Verdict:
+    """Check the installed versions against the requirements of the packages and known conflicts."""
     installed: dict[str, str] = {
         canonicalize_name(d.metadata["Name"]): d.version
         for d in metadata.distributions()
@@ -110,25 +109,24 @@ def packages(case: Case) -> Verdict:
     shown = f"Python {platform.python_version()}, {shown}"
     if not problems:
         return ok(shown)
-    # Petastorm is of no account where it is not the reader.
-    reader = (
-        case._config.data.reader if case._config is not None and case._config.data is not None else "auto"
-    )
-    grave = [
+    # A conflict of Petastorm does not matter if it is not the reader.
+    config: StudyConfig | None = vars(context).get("config")  # packages are checked without a study, too
+    reader = config.data.reader if config is not None and config.data is not None else "auto"
+    serious = [
         (what, cure) for who, what, cure in problems if who != "petastorm" or _reads_with_petastorm(reader)
     ]
     what = "; ".join(f"{text} ({cure})" for _, text, cure in problems)
-    return fail(f"{shown}: {what}") if grave else warn(f"{shown}: {what}", "data.reader is arrow here")
+    return fail(f"{shown}: {what}") if serious else warn(f"{shown}: {what}", "the reader is arrow")
 
 
 def conflicts(
     installed: Mapping[str, str], requirements: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, str, str]]:
-    """Packages that do not go together: which, what is wrong, and the cure.
+    """Yield conflicts between packages: package, conflict, fix.
 
     Args:
-        installed: versions, by canonical name.
-        requirements: of some of them, as their metadata say.
+        installed: versions by canonical name.
+        requirements: of some packages, from their metadata.
     """
     for text, others, fault, cure in _KNOWN_BAD:
         if _meets(text, installed) and all(_meets(other, installed) for other in others):
@@ -144,7 +142,7 @@ def conflicts(
             if wanted.marker and not any(wanted.marker.evaluate({"extra": extra}) for extra in extras):
                 continue
             has = installed.get(canonicalize_name(wanted.name))
-            # What is not there is said by who needs it.
+            # A missing package is reported by the check that needs it.
             if has is not None and not wanted.specifier.contains(has, prereleases=True):
                 yield (
                     name,
@@ -172,4 +170,4 @@ def _reads_with_petastorm(reader: str) -> bool:
     try:
         return resolve_reader(reader) == "petastorm"
     except ConfigError:
-        return True  # asked for, and broken
+        return True  # configured, but cannot be imported

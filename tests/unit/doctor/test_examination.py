@@ -106,7 +106,7 @@ def test_a_table_that_is_not_there_is_a_failure_unless_the_study_prepares_it(stu
     (study / "my.csv").write_text("a,y\n1,0\n")
     prepare = "data.prepare={source: csv, input: my.csv, label: y}"
     found = look("data.path=made", prepare)["table"]
-    assert (found.status, found.message[:25]) == (Status.SKIP, "made is not there yet: ru")
+    assert (found.status, found.message[:25]) == (Status.SKIP, "made does not exist yet; ")
     found = look("data.path=made", prepare.replace("my.csv", "his.csv"))["table"]
     assert found.status is Status.FAIL
     assert "his.csv: no such file" in found.message
@@ -181,9 +181,9 @@ def test_a_check_that_hangs_is_left_alone(study: Path) -> None:
         return ok("at last")
 
     checks = [
-        Check(name="slow", look=hang, limit_s=0.05),  # type: ignore[arg-type]
-        Check(name="next", look=lambda case: ok("well")),
-        Check(name="after", look=lambda case: ok("never"), needs=("slow",)),
+        Check(name="slow", run=hang, limit_s=0.05),  # type: ignore[arg-type]
+        Check(name="next", run=lambda case: ok("well")),
+        Check(name="after", run=lambda case: ok("never"), needs=("slow",)),
     ]
     with contextlib.ExitStack() as stack:
         stack.callback(end.set)
@@ -196,6 +196,6 @@ def test_a_check_that_raises_says_what_without_secrets(study: Path) -> None:
     def leak(case: object) -> object:
         raise KeyError("password=hunter2hunter2 was refused")
 
-    [found] = examine("study.yaml", checks=[Check(name="leaky", look=leak)])  # type: ignore[arg-type]
+    [found] = examine("study.yaml", checks=[Check(name="leaky", run=leak)])  # type: ignore[arg-type]
     assert found.status is Status.FAIL
     assert "hunter2" not in str(found)

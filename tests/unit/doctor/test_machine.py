@@ -49,7 +49,7 @@ def test_a_java_home_that_is_none_is_named_with_the_cure(tmp_path: Path) -> None
 
 
 def test_something_that_is_no_java_is_seen(tmp_path: Path) -> None:
-    assert "does not say its version" in judge_java(home(tmp_path, "hello"), "4.0.5").message
+    assert "does not print its version" in judge_java(home(tmp_path, "hello"), "4.0.5").message
 
 
 def test_versions_that_go_together_are_no_problem() -> None:

@@ -1,4 +1,4 @@
-"""What executors are asked. These functions travel there."""
+"""Functions that the doctor runs on executors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from spark_hpo.study_dir.storage import Storage
 _CONNECT_S = 10.0
 
 
-def who_are_you(
+def executor_info(
     packages: tuple[str, ...], driver: tuple[str, int] | None, count_gpus: bool
 ) -> dict[str, Any]:
-    """Python, packages, and whether the driver is in reach."""
+    """Return the versions of Python and packages, and whether the driver can be reached."""
     versions = {}
     for name in packages:
         try:
@@ -30,18 +30,18 @@ def who_are_you(
         "executable": sys.executable,
         "versions": versions,
         "driver": None if driver is None else _reach(*driver),
-        "gpus": _gpus() if count_gpus else 0,
+        "gpus": count_visible_gpus() if count_gpus else 0,
     }
 
 
-def leave_a_file(storage: Storage, name: str) -> dict[str, str]:
-    """Write a file, for the driver to see. It deletes it."""
+def write_file(storage: Storage, name: str) -> dict[str, str]:
+    """Write a file, which the driver reads and deletes."""
     storage.write(name, socket.gethostname().encode())
     return {"host": socket.gethostname()}
 
 
 def _reach(host: str, port: int) -> str:
-    """Why the driver cannot be reached; nothing: it can."""
+    """The reason why the driver cannot be reached; empty: it can."""
     try:
         with socket.create_connection((host, port), timeout=_CONNECT_S):
             return ""
@@ -49,8 +49,8 @@ def _reach(host: str, port: int) -> str:
         return exc.strerror or str(exc) or type(exc).__name__
 
 
-def _gpus() -> int:
+def count_visible_gpus() -> int:
     if importlib.util.find_spec("torch") is None:
         return 0
-    torch = importlib.import_module("torch")  # only where GPUs are asked for: it takes seconds
+    torch = importlib.import_module("torch")  # takes seconds, so only if GPUs are wanted
     return int(torch.cuda.device_count())

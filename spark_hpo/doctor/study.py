@@ -1,0 +1,143 @@
+"""Checks of the study: file, code, table, storage, MLflow, and one training step."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from spark_hpo.config import load_config
+from spark_hpo.data import files
+from spark_hpo.data.table import SCHEMA_FILE
+from spark_hpo.doctor.context import Context
+from spark_hpo.doctor.finding import Verdict, fail, ok, skip, warn
+from spark_hpo.driver.build import build_table
+from spark_hpo.driver.build_search import build_search
+from spark_hpo.driver.plan import load_transforms, plan_study
+from spark_hpo.driver.rehearsal import measure_shipment, run_first_step
+from spark_hpo.errors import StorageError, located
+from spark_hpo.study_dir.definition import Definition
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.tracking.server_check import check_server
+from spark_hpo.trial import Split
+
+_STEP_LIMIT_S = 240.0
+_MAX_ASSIGNMENT_BYTES = 10 * 2**20  # Spark sends them with every task
+_MAX_FILE_BYTES = 100 * 2**20
+_FEW_ROWS = 100  # of validation
+
+
+def study_file(context: Context) -> Verdict:
+    """Read the study file."""
+    context.config = config = load_config(context.study_file, context.overrides)
+    context.cleanup.callback(_remove_empty_folders, _missing_folders(config.study_dir))
+    budget = config.budget.model_dump(exclude_none=True)
+    return ok(f"{context.study_file}: {config.name}, {', '.join(f'{k} {v:g}' for k, v in budget.items())}")
+
+
+def code(context: Context) -> Verdict:
+    """Import the task, and build sampler and scheduler."""
+    with located(context.study_file):
+        context.plan = plan_study(context.config)
+        context.search = build_search(context.config, context.plan.space)
+    search = context.config.search
+    return ok(f"task {context.config.task}, method {search.method}, {len(context.config.space)} parameters")
+
+
+def table(context: Context) -> Verdict:
+    """Read the table's footers against its schema, and plan its rows for the ranks."""
+    config = context.config
+    if config.data is None:
+        return skip("the study has no table")
+    schema_file = files.join(files.absolute(config.data.path), SCHEMA_FILE)
+    if config.data.prepare is not None and not files.exists(schema_file):
+        from spark_hpo.prepare.sources import find, key_of_study, with_keys
+
+        with located(context.study_file), with_keys(key_of_study):
+            find(config.data.prepare.source, config.data.path, config.data.prepare.options())
+        return skip(f"{config.data.path} does not exist yet; run creates it (data.prepare)")
+    with located(context.study_file):
+        table = build_table(config, load_transforms(config)[0])
+    assert table is not None, "there is a data section"
+    context.table = table
+    rows = {split: table.manifest(split).rows for split in Split}
+    label = table.schema.label
+    message = (
+        f"{', '.join(f'{split} {count:,}' for split, count in rows.items())} rows, "
+        f"{len(table.schema.features)} features, label {label.name!r} "
+        f"({'a number' if label.is_regression else f'{len(label.classes)} classes'})"
+    )
+    if rows[Split.VALIDATION] < _FEW_ROWS:
+        return warn(
+            f"{message}; a metric of {rows[Split.VALIDATION]} rows is noisy",
+            "use more rows for validation (--fractions of prepare)",
+        )
+    return ok(message)
+
+
+def storage(context: Context) -> Verdict:
+    """Write a file to the study directory, read it, delete it."""
+    folder = Storage(context.config.study_dir)
+    name, content = f"doctor-{uuid.uuid4().hex[:12]}", b"written by spark-hpo doctor"
+    try:
+        folder.write(name, content)
+        read = folder.read(name)
+        folder.delete(name)
+    except StorageError as exc:
+        return fail(str(exc), "use a study_dir that this user may write to, or set credentials")
+    if read != content or folder.read(name) is not None:
+        return fail(f"{folder.url} does not return what was written", "use another study_dir")
+    if Definition.load(folder) is not None:
+        return ok(f"{folder.url} holds a study, which run resumes")
+    return ok(f"{folder.url}: a file was written, read and deleted")
+
+
+def mlflow(context: Context) -> Verdict:
+    """Ask MLflow, without leaving anything there."""
+    found = check_server(context.config.mlflow.tracking_uri)
+    return warn("; ".join((found.message, *found.warnings))) if found.warnings else ok(found.message)
+
+
+def shipment(context: Context) -> Verdict:
+    """Measure what is sent to executors."""
+    sent = measure_shipment(context.plan, context.table)
+    files = ", ".join(f"{name} ({size:,} bytes)" for name, size in sent.file_bytes.items())
+    message = f"{sent.assignment_bytes:,} bytes with each assignment; files: {files or 'none'}"
+    if sent.assignment_bytes > _MAX_ASSIGNMENT_BYTES:
+        return warn(message, "use fewer and larger files, and keep data out of the task's closure")
+    if sum(sent.file_bytes.values()) > _MAX_FILE_BYTES:
+        return warn(message, "read data from the table or from storage instead of sending it")
+    return ok(message)
+
+
+def one_step(context: Context) -> Verdict:
+    """Train one batch of the first trial."""
+    if context.config.backend == "spark" and context.spark is None:
+        return skip("'spark' failed")
+    report = run_first_step(
+        context.plan, context.search, context.table, spark=context.spark, timeout_s=_STEP_LIMIT_S
+    )
+    if report is None:
+        return skip("a training function cannot be run for one step only")
+    if report.failure is not None:
+        return fail(f"the first trial fails: {report.failure.message}", "fix the task, or its parameters")
+    metric = context.config.objective.metric
+    ranks = context.config.resources.world_size
+    value = report.metrics[metric]
+    return ok(f"{ranks} rank{'s' * (ranks > 1)}, one batch, {metric} {value:.4g}, {report.seconds:.1f} s")
+
+
+def _missing_folders(url: str) -> list[Path]:
+    """The local folders that a study directory needs and that do not exist, the innermost first."""
+    if "://" in url and not url.startswith("file://"):
+        return []
+    folder = Path(os.path.abspath(url.removeprefix("file://")))
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _remove_empty_folders(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # another process may have written to it
+            folder.rmdir()
