@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from spark_hpo.report.live_line import ProgressLine, Standing
+from spark_hpo.report.live_line import LiveStatus, ProgressLine
 from spark_hpo.report.notebook import in_notebook
 from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Assignment, Report, Trial, TrialState
@@ -22,7 +22,7 @@ def progress_callback(study: str, metric: str, unit: str = "epochs") -> Callback
     return NotebookBar(study, metric, unit) if in_notebook() else TerminalLine(ProgressLine(study, metric))
 
 
-def standing_of(study: RunningStudy) -> Standing:
+def live_status_of(study: RunningStudy) -> LiveStatus:
     """Return the present status of a study."""
     states, progress = study.states, study.progress
     budget, spent = study.budget.resource, float(progress.resource_spent)
@@ -31,7 +31,7 @@ def standing_of(study: RunningStudy) -> Standing:
             study.budget.trials,
             float(sum(count for state, count in states.items() if state.is_out)),
         )
-    return Standing(
+    return LiveStatus(
         states=Counter(states),
         best=None if study.best is None else study.objective.value(study.best.loss),
         slots_busy=len(progress.running),
@@ -50,13 +50,13 @@ class TerminalLine(Callback):
 
     def on_study_start(self, study: RunningStudy) -> None:
         self._line.__enter__()
-        self._line.update(standing_of(study))
+        self._line.update(live_status_of(study))
 
     def on_assigned(self, study: RunningStudy, assignment: Assignment) -> None:
-        self._line.update(standing_of(study))
+        self._line.update(live_status_of(study))
 
     def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
-        self._line.update(standing_of(study))
+        self._line.update(live_status_of(study))
 
     def on_study_end(self, study: RunningStudy) -> None:
         self._line.__exit__(None, None, None)
@@ -77,9 +77,9 @@ class NotebookBar(Callback):
     def on_study_start(self, study: RunningStudy) -> None:
         from tqdm.auto import tqdm
 
-        standing = standing_of(study)
+        status = live_status_of(study)
         unit = "trial" if study.budget.trials is not None else self._unit
-        self._bar = tqdm(desc=self._name, total=standing.budget, initial=int(standing.spent), unit=unit)
+        self._bar = tqdm(desc=self._name, total=status.budget, initial=int(status.spent), unit=unit)
 
     def on_assigned(self, study: RunningStudy, assignment: Assignment) -> None:
         self._show(study)
@@ -92,13 +92,13 @@ class NotebookBar(Callback):
         self._bar.close()
 
     def _show(self, study: RunningStudy) -> None:
-        standing = standing_of(study)
-        parts = [] if standing.best is None else [f"best {self._metric} {standing.best:.5g}"]
-        if failed := standing.states.get(TrialState.FAILED, 0):
+        status = live_status_of(study)
+        parts = [] if status.best is None else [f"best {self._metric} {status.best:.5g}"]
+        if failed := status.states.get(TrialState.FAILED, 0):
             parts.append(f"{failed} failed")
-        if standing.slots:
-            parts.append(f"{standing.slots_busy}/{standing.slots} slots")
+        if status.slots:
+            parts.append(f"{status.slots_busy}/{status.slots} slots")
         # Assignments that run when the budget is spent are finished, and may exceed it.
-        self._bar.n = int(min(standing.spent, standing.budget or standing.spent))
+        self._bar.n = int(min(status.spent, status.budget or status.spent))
         self._bar.set_postfix_str(", ".join(parts), refresh=False)
         self._bar.refresh()

@@ -27,7 +27,7 @@ _STYLES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class LiveStatus:
     """The status that the line shows."""
 
     states: Mapping[TrialState, int] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
     """A line at the bottom of the terminal that disappears when the study ends.
 
     It is written to standard error, if that is a terminal. Log lines of handlers that write there appear
-    above it: `with ProgressLine("digits", "accuracy") as line: line.update(standing)`.
+    above it: `with ProgressLine("digits", "accuracy") as line: line.update(status)`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
         self._metric = metric
         self._console = console or Console(stderr=True)
         self._clock = clock
-        self._standing = Standing()
+        self._status = LiveStatus()
         self._first: tuple[float, float] | None = None  # time, and spent, of the first update
         self._updated_at = clock()
         self._live: Live | None = None
@@ -88,43 +88,43 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
             self._live.stop()
             self._live = None
 
-    def update(self, standing: Standing) -> None:
+    def update(self, status: LiveStatus) -> None:
         """Show a new status."""
         now = self._clock()
         if self._first is None:
-            self._first = (now, standing.spent)
+            self._first = (now, status.spent)
         self._updated_at = now
-        self._standing = standing
+        self._status = status
 
     def seconds_left(self) -> float | None:
         """Estimate the seconds until the budget is spent, at the rate since the first update; None: unknown.
 
         What earlier drivers have spent does not count for the rate.
         """
-        now, standing = self._clock(), self._standing
+        now, status = self._clock(), self._status
         limits = []
-        if standing.deadline_s is not None:
-            limits.append(standing.deadline_s - (now - self._updated_at))
-        if standing.budget is not None and self._first is not None:
+        if status.deadline_s is not None:
+            limits.append(status.deadline_s - (now - self._updated_at))
+        if status.budget is not None and self._first is not None:
             began, spent_before = self._first
-            spent, elapsed = standing.spent - spent_before, self._updated_at - began
+            spent, elapsed = status.spent - spent_before, self._updated_at - began
             if spent > 0 and elapsed > 0:
-                remaining = (standing.budget - standing.spent) * elapsed / spent
+                remaining = (status.budget - status.spent) * elapsed / spent
                 limits.append(remaining - (now - self._updated_at))
         return max(0.0, min(limits)) if limits else None
 
     def render(self) -> Text:
-        standing = self._standing
+        status = self._status
         line = Text(f"{self._study}  ", no_wrap=True, overflow="ellipsis")
         for state in TrialState:
-            if count := standing.states.get(state, 0):
+            if count := status.states.get(state, 0):
                 line.append(f"{count} {state}  ", _STYLES[state])
-        if standing.best is not None:
-            line.append(f"best {self._metric} {standing.best:.5g}  ", "bold")
-        if standing.slots:
-            line.append(f"{standing.slots_busy}/{standing.slots} slots  ")
-        if standing.budget:
-            line.append(f"{min(1.0, standing.spent / standing.budget):.0%}  ")
+        if status.best is not None:
+            line.append(f"best {self._metric} {status.best:.5g}  ", "bold")
+        if status.slots:
+            line.append(f"{status.slots_busy}/{status.slots} slots  ")
+        if status.budget:
+            line.append(f"{min(1.0, status.spent / status.budget):.0%}  ")
         left = self.seconds_left()
         if left is not None:
             line.append(f"{duration(left)} left")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from spark_hpo.callbacks.progress_bar import NotebookBar, TerminalLine, progress_callback, standing_of
+from spark_hpo.callbacks.progress_bar import NotebookBar, TerminalLine, live_status_of, progress_callback
 from spark_hpo.report.live_line import ProgressLine
 from spark_hpo.report.notebook import in_notebook
 from spark_hpo.study import Budget
@@ -52,7 +52,7 @@ def test_the_bar_counts_trials_and_goes_on_where_the_study_stood(
     first = capsys.readouterr().err.rsplit("\r", 1)[1]
     assert not first.startswith("digits: 100%")
     study = bench.study(callbacks=[NotebookBar("digits", "loss")])
-    spent = int(standing_of(study).spent)
+    spent = int(live_status_of(study).spent)
     assert spent > 0
     study.run()
     lines = capsys.readouterr().err.split("\r")

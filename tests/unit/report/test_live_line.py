@@ -4,7 +4,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from spark_hpo.report.live_line import ProgressLine, Standing, duration
+from spark_hpo.report.live_line import LiveStatus, ProgressLine, duration
 from spark_hpo.trial import TrialState
 
 
@@ -28,17 +28,17 @@ def written(console: Console) -> str:
 def test_progress_line_writes_nothing_without_a_terminal() -> None:
     console = Console(file=io.StringIO(), force_terminal=False)
     with ProgressLine("digits", "accuracy", console=console) as line:
-        line.update(Standing(best=0.5))
+        line.update(LiveStatus(best=0.5))
     assert written(console) == ""
 
 
 def test_progress_line_shows_states_best_slots_and_time_left() -> None:
     clock = Clock()
     line = ProgressLine("digits", "accuracy", console=terminal(), clock=clock)
-    line.update(Standing(spent=0, budget=100))
+    line.update(LiveStatus(spent=0, budget=100))
     clock.now = 10.0
     line.update(
-        Standing(
+        LiveStatus(
             states={TrialState.RUNNING: 2, TrialState.FAILED: 1},
             best=0.91234567,
             slots_busy=4,
@@ -55,9 +55,9 @@ def test_progress_line_shows_states_best_slots_and_time_left() -> None:
 def test_seconds_left_counts_down_between_events() -> None:
     clock = Clock()
     line = ProgressLine("s", "m", console=terminal(), clock=clock)
-    line.update(Standing(spent=0, budget=10))
+    line.update(LiveStatus(spent=0, budget=10))
     clock.now = 5.0
-    line.update(Standing(spent=5, budget=10))
+    line.update(LiveStatus(spent=5, budget=10))
     clock.now = 8.0
     assert line.seconds_left() == 2.0
     clock.now = 80.0
@@ -67,26 +67,26 @@ def test_seconds_left_counts_down_between_events() -> None:
 def test_seconds_left_ignores_what_was_spent_before_a_resume() -> None:
     clock = Clock()
     line = ProgressLine("s", "m", console=terminal(), clock=clock)
-    line.update(Standing(spent=80, budget=100))
+    line.update(LiveStatus(spent=80, budget=100))
     assert line.seconds_left() is None
     clock.now = 10.0
-    line.update(Standing(spent=90, budget=100))
+    line.update(LiveStatus(spent=90, budget=100))
     assert line.seconds_left() == 10.0
 
 
 def test_seconds_left_follows_the_nearer_of_two_budgets() -> None:
     clock = Clock()
     line = ProgressLine("s", "m", console=terminal(), clock=clock)
-    line.update(Standing(spent=0, budget=100, deadline_s=60))
+    line.update(LiveStatus(spent=0, budget=100, deadline_s=60))
     assert line.seconds_left() == 60.0
     clock.now = 10.0
-    line.update(Standing(spent=50, budget=100, deadline_s=50))
+    line.update(LiveStatus(spent=50, budget=100, deadline_s=50))
     assert line.seconds_left() == 10.0
 
 
 def test_seconds_left_is_none_without_a_budget() -> None:
     line = ProgressLine("s", "m", console=terminal())
-    line.update(Standing(spent=3))
+    line.update(LiveStatus(spent=3))
     assert line.seconds_left() is None
     assert line.render().plain == "s  "
 
@@ -98,7 +98,7 @@ def test_progress_line_keeps_log_lines_and_restores_their_stream() -> None:
     logger.addHandler(handler)
     try:
         with ProgressLine("digits", "accuracy", console=console) as line:
-            line.update(Standing(best=0.5))
+            line.update(LiveStatus(best=0.5))
             logger.warning("trial 3 failed")
             assert handler.stream is not console.file
         assert handler.stream is console.file
