@@ -98,7 +98,7 @@ def test_interrupted_study_keeps_its_training_and_resumes(
     ended = time.time()
     assert study.events()[-1]["event"] == "closed"
     assert not [e for e in study.of_kind("assigned") if e["time"] > interrupted], "nothing new is started"
-    assert "The same command goes on" in study.log
+    assert "Rerun the same command to resume" in study.log
     study.assert_no_leftovers()
     study.start_driver()
     again = study.wait_for_step(0, after=ended)
@@ -121,7 +121,7 @@ def test_study_interrupted_twice_ends_at_once(new_study: NewStudy, costs: CostTa
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == 130, study.log[-4000:]
     took = time.time() - began
-    assert "The same command goes on" in study.log
+    assert "Rerun the same command to resume" in study.log
     study.assert_no_leftovers()
     (study.faults / "loop").unlink()
     study.finish_and_check()

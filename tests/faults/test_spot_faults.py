@@ -165,4 +165,4 @@ def test_session_with_task_retries_does_not_retry_a_trial(
     assert study.results() == undisturbed
     assert 0 < again.step <= victim.step + 6
     [line] = [json.dumps(event) for event in study.of_kind("lost")]
-    assert "Spark ran the task once more" in line
+    assert "Spark restarted the task" in line

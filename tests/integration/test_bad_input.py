@@ -191,7 +191,7 @@ def test_gpus_that_spark_does_not_hand_out_are_refused_at_once(
     folder: Path, spark: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert tune("backend=spark", "resources.gpus_per_rank=1") == 2
-    assert "gpus_per_rank is 1, but Spark hands out no GPUs with local" in capfd.readouterr().err
+    assert "resources.gpus_per_rank" in capfd.readouterr().err
 
 
 def test_a_table_that_was_copied_is_the_same_table(folder: Path) -> None:
