@@ -47,9 +47,7 @@ class TensorBoard(Callback):
 
     def __init__(self, log_dir: str | Path) -> None:
         if importlib.util.find_spec("tensorboard") is None:
-            raise ConfigError(
-                "TensorBoard(log_dir): tensorboard is not installed: pip install 'spark_hpo[tensorboard]'"
-            )
+            raise ConfigError("TensorBoard(log_dir): tensorboard is not installed: pip install tensorboard")
         self._log_dir = str(log_dir).rstrip("/")
 
     def on_study_start(self, study: RunningStudy) -> None:

@@ -1,4 +1,4 @@
-"""A study file for a table that nobody has searched yet: what the table is tells what to try."""
+"""Writes a first study file for a table, with choices that fit the table."""
 
 from spark_hpo.starter.draft import Start, start_study
 

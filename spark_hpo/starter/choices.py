@@ -1,4 +1,4 @@
-"""What to search with, chosen from what a table is. Pure: the same facts give the same study."""
+"""Chooses objective, space and budget for a table. Pure: the same facts give the same study."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 from spark_hpo.starter.table_facts import TableFacts
 
-UNEVEN = 0.85  # share of a class above which nearly every model has nearly the same accuracy
+UNEVEN = 0.85  # share of a class above which accuracy hardly differs between models
 TRIALS = 40
 HOUR_S = 3600
-_LINEAR_ROWS = 5_000  # below, a model without a hidden layer may well be the best
+_LINEAR_ROWS = 5_000  # below, a model without a hidden layer may be the best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """The settings of a study that depend on its table, with the reasons that the study file gives."""
+    """The settings that depend on the table, with reasons for the comments of the study file."""
 
     task: str
     metric: str
@@ -31,7 +31,7 @@ class Choices:
 
 
 def choose(facts: TableFacts) -> Choices:
-    """A study of this table that ends in a reasonable time."""
+    """Choose a study that ends in a reasonable time."""
     metric, mode, metric_reason = _objective(facts)
     space, first = _image_space(facts) if facts.image else _tabular_space(facts)
     search, search_reason = _resource(facts)
@@ -53,24 +53,24 @@ def _objective(facts: TableFacts) -> tuple[str, str, str]:
     label = facts.label
     if label.is_number:
         known = label.deviation
-        mean = f"; always answering the mean has about {known**2:.4g}" if known is not None else ""
+        mean = f"; always predicting the mean gives about {known**2:.4g}" if known is not None else ""
         return "squared_error", "min", f"in the label's own units, squared{mean}"
     share = f"{label.largest_share:.0%} of the rows are of one class"
     if label.largest_share > UNEVEN:
-        return "loss", "min", f"cross-entropy: {share}, so that accuracy tells models hardly apart"
-    return "accuracy", "max", f"{share}: always answering it gives {label.largest_share:.3f}"
+        return "loss", "min", f"cross-entropy: {share}, so accuracy hardly differs between models"
+    return "accuracy", "max", f"{share}; always predicting it gives {label.largest_share:.3f}"
 
 
 def _resource(facts: TableFacts) -> tuple[dict[str, Any], str]:
-    """Epochs for small tables, shares of the rows where one epoch is much already."""
+    """Epochs for small tables, shares of the rows for large ones."""
     rows = facts.train_rows
     for most, epochs in ((5_000, 81), (100_000, 27), (3_000_000, 9)):
         if rows <= most:
-            return {"max_resource": epochs}, "epochs of a trial that is trained to the end"
+            return {"max_resource": epochs}, "epochs of a fully trained trial"
     passes = 3 if rows <= 30_000_000 else 1
     return (
         {"resource": "rows", "max_resource": 27, "epochs": passes},
-        f"27ths of {passes} passes over the rows: the lowest rungs see a part of the table",
+        f"27ths of {passes} passes over the rows: the lowest rungs train on a part of the table",
     )
 
 
@@ -124,7 +124,7 @@ def _image_space(facts: TableFacts) -> tuple[dict[str, dict[str, Any]], dict[str
 
 
 def _batch_sizes(rows: int) -> list[int]:
-    """Powers of two that make some twenty steps of an epoch at least, where there are rows for them."""
+    """Powers of two that give at least about twenty steps per epoch, if there are enough rows."""
     for most, middle in ((2_000, 32), (10_000, 64), (50_000, 128), (500_000, 256)):
         if rows <= most:
             return [middle // 2, middle, middle * 2]
@@ -132,7 +132,7 @@ def _batch_sizes(rows: int) -> list[int]:
 
 
 def _embedding_units(facts: TableFacts) -> list[int]:
-    """Widths; the task takes no more than half of a category's codes."""
+    """Embedding widths; the task uses at most half the number of codes."""
     most = max(facts.categories, default=0)
     if most <= 3:
         return []

@@ -1,4 +1,4 @@
-"""The study file that `init` writes: YAML with reasons beside the settings, checked before it is given."""
+"""The study file that `init` writes: YAML with a reason beside each choice, validated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LOCAL_MLFLOW = "sqlite:///studies/mlflow.db"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """A study file, and what its user should know."""
+    """A study file, and notes for the user."""
 
     text: str
     config: StudyConfig
@@ -42,20 +42,20 @@ def start_study(
     world_size: int = 1,
     trust_petastorm_metadata: bool = False,
 ) -> Start:
-    """Write down a study of a table that runs as it is.
+    """Draft a study of a table that runs as it is.
 
     Args:
-        table: what `prepare` has written, or Parquet as it is; a path or an fsspec URL.
-        label: the column to predict, where the table does not say.
-        name: of the study; None: the table's.
+        table: a path or fsspec URL of a prepared table or of other Parquet.
+        label: the column to predict; not needed for a prepared table.
+        name: the name of the study; None: that of the table.
         study_dir: None: `studies/<name>`.
         tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, or a database beside the studies.
         world_size: ranks that train one trial together.
-        trust_petastorm_metadata: may unpickle what Petastorm has written about the table's columns.
+        trust_petastorm_metadata: whether to unpickle what Petastorm wrote about the columns.
 
     Raises:
-        ConfigError: the label is missing, or is none.
-        DataError: there is no table, or it cannot be used.
+        ConfigError: the label is missing or invalid.
+        DataError: the table is missing or cannot be used.
     """
     name = name or _name(table)
     facts = look(
@@ -88,17 +88,17 @@ def _lines(
     about = f"{facts.train_rows:,} rows for training, {facts.validation_rows:,} for validation"
     yield f"# {_comment(name)}: {_comment(label.name)} ({kind}); {'about ' if facts.prepare else ''}{about}."
     yield f"name: {_flow(name)}"
-    yield f"study_dir: {_flow(study_dir)}  # the study's whole state: the same command goes on with it"
+    yield f"study_dir: {_flow(study_dir)}  # the state of the study; the same command resumes it"
     yield "seed: 1"
     columns = f"{facts.numbers} numbers, {len(facts.categories)} columns of categories"
-    yield f"task: {choices.task}  # {'images' if facts.image else columns}; or my_task.py:MyTask, of your own"
+    yield f"task: {choices.task}  # {'images' if facts.image else columns}; or your own: my_task.py:MyTask"
     yield ""
     yield "data:"
     yield f"  path: {_flow(facts.path)}"
     if facts.prepare:
-        yield f"  prepare: {_flow(facts.prepare)}  # makes it, once"
+        yield f"  prepare: {_flow(facts.prepare)}  # creates it if it does not exist"
     if facts.transforms:
-        yield f"  transforms: {_flow(dict(facts.transforms))}  # what decodes bytes"
+        yield f"  transforms: {_flow(dict(facts.transforms))}  # decode bytes"
     yield f"  reader: auto  # {resolve_reader('auto')} here"
     yield ""
     yield f"# {choices.metric_reason[0].upper()}{choices.metric_reason[1:]}."
@@ -109,60 +109,61 @@ def _lines(
         yield f"  {parameter}: {_flow(values)}"
     yield ""
     yield "search:"
-    yield "  method: default  # docs/methods.md: which one when"
+    yield "  method: default  # docs/methods.md compares all methods"
     for i, (key, value) in enumerate(choices.search.items()):
         yield f"  {key}: {_flow(value)}" + (f"  # {choices.search_reason}" if i == 0 else "")
-    yield "  enqueue:  # tried before all others: put in what you run today"
+    yield "  enqueue:  # tried first: add the configuration that you use today"
     yield f"    - {_flow(choices.first)}"
     yield ""
-    yield f"budget: {{trials: {choices.trials}, seconds: {choices.seconds}}}  # whichever comes first"
+    yield f"budget: {{trials: {choices.trials}, seconds: {choices.seconds}}}  # whichever is reached first"
     yield "training: {clip_norm: 1.0}"
-    yield f"resources: {{world_size: {world_size}}}  # ranks a trial; with GPUs also gpus_per_rank: 1"
+    yield f"resources: {{world_size: {world_size}}}  # ranks per trial; with GPUs, add gpus_per_rank: 1"
     yield f"mlflow: {{tracking_uri: {_flow(tracking_uri)}}}"
 
 
 def _remarks(facts: TableFacts, world_size: int) -> Iterator[str]:
     if facts.validation_rows < FEW_ROWS and not facts.prepare:
         yield (
-            f"validation has {facts.validation_rows} rows, so its metric moves by chance: prepare with "
+            f"validation has {facts.validation_rows} rows, so its metric is noisy; prepare the table with "
             "--fractions 0.6,0.2,0.2 for more"
         )
     if facts.validation_rows < world_size:
         raise ConfigError(
-            f"world_size is {world_size}, and validation has {facts.validation_rows} rows: use fewer ranks"
+            f"must be at most {facts.validation_rows}, the number of validation rows",
+            key="--world-size",
+            value=world_size,
         )
 
 
 def _name(table: str) -> str:
-    """The table's own name, as a study may be called."""
+    """The name of the table, made valid for a study."""
     last = files.absolute(table).rstrip("/").rpartition("/")[2]
     stem = re.sub(r"\.(parquet|pq)$", "", last)
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-_.")[:80] or "study"
 
 
 def _tracking_uri() -> str:
-    """Where MLflow's own clients go. Its keys stay in the environment."""
+    """The tracking URI that MLflow's own clients use. Credentials stay in the environment."""
     known = os.environ.get("MLFLOW_TRACKING_URI")
     if not known and "DATABRICKS_RUNTIME_VERSION" in os.environ:
         return "databricks"
     if known and has_credentials(known):
         raise ConfigError(
-            "MLFLOW_TRACKING_URI holds a password, which would be written to the study file: give "
-            "--tracking-uri without it, and MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the "
-            "environment"
+            "MLFLOW_TRACKING_URI contains a password, which would be written to the study file",
+            cure="Pass --tracking-uri without it, and set MLFLOW_TRACKING_USERNAME and ..._PASSWORD",
         )
     return known or _LOCAL_MLFLOW
 
 
 def _flow(value: Any) -> str:
-    """A value in one line of YAML."""
+    """Format a value as one line of YAML."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_flow(key)}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_flow, value)) + "]"
     if isinstance(value, float):
         return f"{value:g}" if "e" not in f"{value:g}" else f"{value:.1e}"
-    # In a list, because a comma means nothing outside of one.
+    # In a list, because commas need quotes only there.
     line: str = yaml.safe_dump([value], default_flow_style=True, width=1_000_000, allow_unicode=True)
     return line.strip()[1:-1]
 

@@ -1,4 +1,4 @@
-"""What is known of a table before the first study: its size, its columns, its label."""
+"""The facts about a table that a first study depends on: size, columns, label."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.suggest import suggestion
 from spark_hpo.trial import Split
 
-MOST_NAMES = 40  # in a message
+_MAX_NAMES = 40  # in a message
 _COPIED_BYTES = 2 * 10**9  # a larger table is read in place
-_FEWEST_ROW_GROUPS = 20  # so that each split gets some, where whole ones are dealt
+_MIN_ROW_GROUPS = 20  # to split a table by row groups
 _MAX_CLASSES = 1000
 _MAX_INTEGER_CLASSES = 20  # as `prepare` has it
 _MAX_VOCABULARY = 1000
-_DEFAULT = (0.8, 0.1, 0.1)  # what `prepare` deals to training, validation and test
-_SMALL = (0.6, 0.2, 0.2)  # the same for a small table
-FEW_ROWS = 200  # of validation: below, the metric moves by chance
+_DEFAULT = (0.8, 0.1, 0.1)  # fractions of train, validation and test, as in `prepare`
+_SMALL = (0.6, 0.2, 0.2)  # of a small table
+FEW_ROWS = 200  # of validation: below, its metric is noisy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +30,9 @@ class LabelFacts:
     """The column to predict."""
 
     name: str
-    classes: int = 0  # 0: a number
-    largest_share: float = 0.0  # of the rows, of the most frequent class
-    deviation: float | None = None  # of a number; None: nobody knows yet
+    classes: int = 0  # 0: the label is a number
+    largest_share: float = 0.0  # of the most frequent class, in the rows
+    deviation: float | None = None  # of a number; None: unknown
 
     @property
     def is_number(self) -> bool:
@@ -41,46 +41,46 @@ class LabelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableFacts:
-    """A table as `choices` needs to know it."""
+    """The facts about a table that `choices` uses."""
 
-    path: str  # what the study file says of it
-    train_rows: int  # of a table that is not prepared: about so many
+    path: str  # for the study file
+    train_rows: int  # estimated if the table is not prepared
     validation_rows: int
-    numbers: int  # columns, or elements of arrays
-    categories: tuple[int, ...]  # codes of each column of categories
-    image: tuple[int, ...] = ()  # channels, height and width, where a task for images fits
+    numbers: int  # numeric columns and elements of arrays
+    categories: tuple[int, ...]  # number of codes of each categorical column
+    image: tuple[int, ...] = ()  # channels, height, width; empty: not an image table
     label: LabelFacts
-    prepare: Mapping[str, Any] = field(default_factory=dict)  # the section that makes it; empty: it is there
-    transforms: tuple[tuple[str, str], ...] = ()  # of columns of bytes
-    remarks: tuple[str, ...] = ()  # what the user should know
+    prepare: Mapping[str, Any] = field(default_factory=dict)  # data.prepare; empty: the table is prepared
+    transforms: tuple[tuple[str, str], ...] = ()  # functions for columns of bytes
+    remarks: tuple[str, ...] = ()  # notes for the user
 
 
 def look(table: str, *, label: str | None, data_path: str, trust_petastorm_metadata: bool) -> TableFacts:
-    """Look at a prepared table, or at Parquet as it is.
+    """Inspect a prepared table, or other Parquet.
 
     Args:
-        label: may be left out where the table is prepared: its schema has one.
-        data_path: where a table that is not prepared yet is to be prepared.
-        trust_petastorm_metadata: may unpickle what Petastorm has written about the table's columns.
+        label: None: that of the prepared table.
+        data_path: where to prepare a table that is not prepared yet.
+        trust_petastorm_metadata: whether to unpickle what Petastorm wrote about the columns.
 
     Raises:
-        ConfigError: the label is missing, or is none.
-        DataError: there is no table, or it cannot be used.
+        ConfigError: the label is missing or invalid.
+        DataError: the table is missing or cannot be used.
     """
     url = files.absolute(table)
     if files.exists(files.join(url, SCHEMA_FILE)):
         return _of_prepared(table, open_table(url), label)
     if url.lower().endswith((".csv", ".tsv", ".csv.gz", ".txt")):
         raise ConfigError(
-            f"{table}: a CSV has to be prepared first: spark-hpo prepare csv --input {table} "
+            f"{table} is a CSV. Prepare it first: spark-hpo prepare csv --input {table} "
             f"--label {label or 'COLUMN'} --output {data_path}"
         )
     try:
         found = profile(url, trust_petastorm_metadata=trust_petastorm_metadata)
     except DataError as exc:
         raise DataError(
-            f"{exc}. init takes Parquet, or what `spark-hpo prepare csv --input <file> --label <column> "
-            "--output <folder>` has made of a CSV"
+            f"{exc}. init needs Parquet, or a table that `spark-hpo prepare csv --input <file> --label "
+            "<column> --output <folder>` made from a CSV"
         ) from exc
     return _of_raw(table, found, label, data_path)
 
@@ -89,16 +89,17 @@ def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
     schema = table.schema
     if label not in (None, schema.label.name):
         raise ConfigError(
-            f"{path}: was prepared with the label {schema.label.name!r}, not {label!r}: leave --label "
-            "out, or prepare another table"
+            f"{path} was prepared with the label {schema.label.name!r}, not {label!r}",
+            cure="Leave --label out, or prepare another table",
         )
     arrays = schema.of_kind(ColumnKind.ARRAY, ColumnKind.BINARY)
     lists = schema.of_kind(ColumnKind.SEQUENCE)
     undecoded = [f.name for f in schema.of_kind(ColumnKind.BINARY) if not f.transform]
     if undecoded:
         raise ConfigError(
-            f"{path}: {_names(undecoded)} hold bytes, and nothing says what they mean: prepare it again "
-            f"with --drop {','.join(undecoded)}, or write a study file with data.transforms (docs/data.md)"
+            f"{path}: {_names(undecoded)} hold bytes that have no decoder",
+            cure=f"Prepare the table again with --drop {','.join(undecoded)}, or write a study file with "
+            "data.transforms (docs/data.md)",
         )
     counts = label_counts(table) if schema.label.classes else ()
     return TableFacts(
@@ -124,29 +125,35 @@ def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
 def _of_raw(path: str, table: TableProfile, label: str | None, data_path: str) -> TableFacts:
     named = [column.name for column in table.columns]
     if label is None:
-        raise ConfigError(f"{path}: name the column to predict with --label: it has {_names(named)}")
+        raise ConfigError("is missing", key="--label", cure=f"{path} has the columns {_names(named)}")
     column = table.column(label)
     if column is None:
-        raise ConfigError(f"{path}: there is no column {label!r} to predict. {suggestion(label, named)}")
+        raise ConfigError(
+            f"is not a column of {path}", key="--label", value=label, cure=suggestion(label, named)
+        )
     remarks: list[str] = []
     features = [c for c in table.columns if c.name != label]
     dropped = [c for c in features if c.kind is None or (c.kind is ColumnKind.BINARY and not c.transform)]
     if dropped:
-        kinds = ", ".join(f"{c.name} ({c.stored})" for c in dropped[:MOST_NAMES])
+        kinds = ", ".join(f"{c.name} ({c.stored})" for c in dropped[:_MAX_NAMES])
         cure = (
-            "--trust-petastorm-metadata decodes what Petastorm has encoded, if you trust its source"
+            "--trust-petastorm-metadata decodes what Petastorm encoded, if you trust its source"
             if table.is_petastorm
             else "data.transforms in the study file can decode bytes (docs/data.md)"
         )
-        remarks.append(f"left out, because nothing says what they mean: {kinds}; {cure}")
+        remarks.append(f"left out, because they have no decoder: {kinds}; {cure}")
     used = [c for c in features if c not in dropped]
     if not used:
-        raise DataError(f"{path}: no column but the label {label!r} can be used: {'; '.join(remarks)}")
+        raise DataError(f"{path}: only the label {label!r} can be used: {'; '.join(remarks)}")
     facts = _raw_label(path, column)
-    in_place = table.bytes > _COPIED_BYTES and table.row_groups >= _FEWEST_ROW_GROUPS
+    in_place = table.bytes > _COPIED_BYTES and table.row_groups >= _MIN_ROW_GROUPS
     remarks.append(
-        f"{path} is not prepared: run reads it {'in place' if in_place else 'and writes a copy'}, "
-        f"with what is known of its columns in {data_path}"
+        f"{path} is not prepared: run "
+        + (
+            f"reads it in place, with its schema in {data_path}"
+            if in_place
+            else f"writes a copy to {data_path}"
+        )
     )
     prepare: dict[str, Any] = {"source": "csv", "input": path, "format": "parquet", "label": label}
     prepare["label_type"] = "class" if facts.classes else "number"
@@ -179,16 +186,12 @@ def _raw_label(path: str, column: ColumnProfile) -> LabelFacts:
     )
     if column.kind not in (ColumnKind.CATEGORICAL, ColumnKind.NUMERIC):
         raise ConfigError(
-            f"{path}: the label {column.name!r} is {column.stored}; it must be text or a number: "
-            "name another --label"
+            f"must be text or a number ({column.name!r} is {column.stored})", key="--label", value=column.name
         )
     if not is_class:
         return LabelFacts(name=column.name)
     if column.distinct > _MAX_CLASSES:
-        raise ConfigError(
-            f"{path}: the label {column.name!r} has more than {_MAX_CLASSES} different texts: name another "
-            "--label"
-        )
+        raise ConfigError(f"has more than {_MAX_CLASSES} different texts", key="--label", value=column.name)
     return LabelFacts(
         name=column.name,
         classes=column.distinct,
@@ -197,7 +200,7 @@ def _raw_label(path: str, column: ColumnProfile) -> LabelFacts:
 
 
 def _image(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The one array that is an image: channels, height, width."""
+    """The shape of the only array if it is an image: channels, height, width."""
     images = [shape for shape in shapes if len(shape) == 3]
     if len(images) != 1 or len(shapes) != 1:
         return ()
@@ -213,5 +216,5 @@ def _size(shape: Sequence[int]) -> int:
 
 
 def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more

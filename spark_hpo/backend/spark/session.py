@@ -214,7 +214,7 @@ def _start_remote(name: str, settings: Mapping[str, str], timeout_s: float) -> S
         reason = first_line(exc)
     raise BackendError(
         f"{place}: cannot open a session on this Connect server: {reason}. Check that it runs there, and "
-        "that this Python has the packages of pip install 'spark_hpo[connect]'"
+        "that this Python has the packages of pip install 'pyspark[connect]'"
     )
 
 

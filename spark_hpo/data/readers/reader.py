@@ -72,7 +72,7 @@ def resolve_reader(name: str) -> str:
             f"cannot be imported here: {exc}",
             key="reader",
             value=name,
-            cure='Run `pip install "spark_hpo[petastorm]"`, or use the reader arrow',
+            cure="Run `pip install petastorm==0.12.1 'pyarrow<15' 'numpy<2'`, or use the reader arrow",
         ) from exc
     return ReaderName.PETASTORM
 

@@ -95,19 +95,13 @@ class TestRawParquet:
             assert data.prepare.label_type == kind
         assert start_study(str(raw), label="rare").config.objective.metric == "loss"
 
-    @pytest.mark.parametrize(
-        ("label", "message"),
-        [
-            (None, "name the column to predict with --label: it has age, pay, job"),
-            ("jobs", "there is no column 'jobs' to predict. Did you mean 'job'"),
-            ("place", "the label 'place' is struct"),
-        ],
-    )
-    def test_a_label_that_is_none_is_one_clear_message(
-        self, raw: Path, label: str | None, message: str
-    ) -> None:
-        with pytest.raises(ConfigError, match=message):
+    @pytest.mark.parametrize("label", [None, "jobs", "place"])
+    def test_start_study_names_a_label_that_is_invalid(self, raw: Path, label: str | None) -> None:
+        with pytest.raises(ConfigError) as refused:
             start_study(str(raw), label=label)
+        assert refused.value.key == "--label"
+        if label is not None:
+            assert refused.value.value == label
 
     def test_a_small_table_holds_out_more(self, tmp_path: Path) -> None:
         pq.write_table(people(500), tmp_path / "few.parquet")
@@ -164,7 +158,7 @@ class TestPreparedTable:
         table = prepared(tmp_path / "t", label, np.arange(300, dtype=np.float32))
         start = start_study(str(table))
         assert start.config.objective.metric == "squared_error"
-        assert "always answering the mean has about 16" in start.text
+        assert "always predicting the mean gives about 16" in start.text
 
     def test_another_label_than_its_own_is_refused(self, tmp_path: Path) -> None:
         table = prepared(tmp_path / "t", Label(name="y", classes=("a", "b")), np.arange(300) % 2)
@@ -179,7 +173,7 @@ class TestPreparedTable:
 def test_a_password_never_gets_into_a_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = prepared(tmp_path / "t", Label(name="y", classes=("a", "b")), np.arange(300) % 2)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:secret-word@mlflow")
-    with pytest.raises(ConfigError, match="holds a password") as caught:
+    with pytest.raises(ConfigError, match="contains a password") as caught:
         start_study(str(table))
     assert "secret-word" not in str(caught.value)
 
