@@ -99,7 +99,7 @@ class TestReading:
 
 
 U = {"type": "uniform", "low": 0, "high": 1}
-UNKNOWN = object()  # an error without a value
+UNKNOWN = "an error without a value"
 # What is written, and the key and the value of the error.
 ERRORS: list[tuple[Any, str, Any]] = [
     ({}, "space", {}),
