@@ -61,22 +61,20 @@ def test_rows_as_resource_give_low_rungs_a_share_of_the_table(folder: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "key"),
     [
-        ({"search": {"max_resource": 9, "epochs": 2}}, "epochs goes with resource: rows"),
-        (
-            {"search": {"max_resource": 9, "resource": "rows", "epochs": 2}},
-            "max_resource is 9; with resource: rows it must be a multiple of epochs, 2",
-        ),
+        ({"search": {"max_resource": 9, "epochs": 2}}, "search.epochs"),
+        ({"search": {"max_resource": 9, "resource": "rows", "epochs": 2}}, "search.max_resource"),
         (
             {"search": {"max_resource": 9, "resource": "rows"}, "training": {"patience": 3}},
-            "training.patience counts epochs",
+            "training.patience",
         ),
     ],
 )
-def test_a_resource_that_means_nothing_is_refused(folder: Path, changes: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_resource_with_settings_that_do_not_fit_is_refused(folder: Path, changes: Any, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         clusters_study(folder, **changes)
+    assert caught.value.key == key
 
 
 def champion(folder: Path) -> str:
@@ -167,7 +165,7 @@ def test_a_study_with_several_objectives_ends_with_a_front(
         "budget": {"trials": 12},
     }
     place = str(folder / "study.yaml")
-    result = run_study(clusters_study(folder, **changes), place=place)
+    result = run_study(clusters_study(folder, **changes).with_source(place))
     trials = result.journal.trials
 
     # By definition: what no other trial within the limits beats.
@@ -205,11 +203,11 @@ def test_a_study_with_several_objectives_ends_with_a_front(
     assert table["units"].to_dict() == {i: t.metrics["units"] for i, t in trials.items()}
     assert 'id="pareto_front"' in (artifacts / "report.html").read_text()
 
-    again = run_study(clusters_study(folder, **changes), place=place)
+    again = run_study(clusters_study(folder, **changes).with_source(place))
     assert again.study.progress.run == 0
     assert [trial.trial_id for trial in again.pareto_front] == front
     with pytest.raises(ConfigError, match=r"objective\.also\.units is 'max', but the study was started with"):
-        run_study(clusters_study(folder, **_with_also(changes, units="max")), place=place)
+        run_study(clusters_study(folder, **_with_also(changes, units="max")).with_source(place))
 
 
 def _with_also(changes: dict[str, Any], **also: str) -> dict[str, Any]:
@@ -223,7 +221,7 @@ def test_rungs_of_a_study_with_several_objectives_are_said_once_to_rank_by_the_f
     result = run_study(
         clusters_study(folder, objective=objective, search={"max_resource": 3, "scheduler": "asha"})
     )
-    remarks = [record for record in caplog.records if "by accuracy alone" in record.getMessage()]
+    remarks = [record for record in caplog.records if "by accuracy only" in record.getMessage()]
     assert [record.levelname for record in remarks] == ["WARNING"]
     assert all(trial.resource == 3 for trial in result.pareto_front)
 
