@@ -1,4 +1,4 @@
-"""The documentation site: `make docs`. Its sources are the pages of the repository, where they lie."""
+"""Configures the documentation site (`make docs`), whose sources are the pages of the repository."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ copyright = author
 release = version = spark_hpo.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-# The README is the start. The repository is the root, so that a link works here as it does on a code host.
+# The repository is the root of the site, so links work as they do on a code host.
 root_doc = "README"
 include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**.md"]
 CONTENTS = {
@@ -39,7 +39,7 @@ CONTENTS = {
     "Reference": ["docs/api", "CHANGELOG"],
     "Inside": ["docs/architecture", "CONTRIBUTING", "docs/benchmarks/search", "docs/benchmarks/*"],
 }
-# A page of docs/ that is not in this order comes last among the first.
+# Pages of docs/ that are not listed above go to the end of the first section.
 _placed = [page for pages in CONTENTS.values() for page in pages]
 _pages = sorted(f"docs/{file.stem}" for file in (ROOT / "docs").glob("*.md"))
 CONTENTS["Using it"] += [page for page in _pages if page not in _placed]
@@ -49,7 +49,7 @@ for pages in CONTENTS.values():
 html_theme = "furo"
 html_title = f"spark_hpo {release}"
 html_copy_source = False
-smartquotes = False  # --option is no dash
+smartquotes = False  # keeps the two hyphens of --option
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 
@@ -61,7 +61,7 @@ autodoc_typehints_description_target = "documented"
 
 
 def complete(app: Sphinx, page: str, source: list[str]) -> None:
-    """What stands on the site alone: the contents, which in a README were a block of odd code; tables."""
+    """Add what only the site has: the table of contents, and the tables of settings."""
     if page == root_doc:
         for caption, pages in CONTENTS.items():
             lines = "\n".join(f"/{page}" for page in pages)
@@ -78,10 +78,10 @@ def complete(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def to_rst(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Docstrings here are read as text: code is in single quotes, and what is indented is a trace."""
+    """Convert docstrings to reStructuredText: code is in single backticks, and indented lines are a trace."""
     done = (
         [""] if what == "property" else []
-    )  # napoleon takes what ends the first line with a colon for a type
+    )  # napoleon would take a first line that ends with a colon for a type
     before, is_section = "", False
     text = re.sub(r"\*(?=\w)(?![^*\n]*\w\*)", r"\\*", "\n".join(lines))  # *shape, but not *emphasis*
     for line in re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", text).split("\n"):
@@ -95,7 +95,7 @@ def to_rst(app: Sphinx, what: str, name: str, obj: object, options: object, line
 
 
 def hide_constructor(app: Sphinx, what: str, *_: object) -> tuple[str, str] | None:
-    """Nobody who reads the reference makes one of these classes himself."""
+    """Hide the signatures of classes: readers do not construct them."""
     return ("", "") if what == "class" else None
 
 
