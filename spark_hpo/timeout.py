@@ -16,16 +16,13 @@ def _thread(target: Callable[[], None]) -> Thread:
 def call_within(
     limit_s: float, function: Callable[[], T], *, thread: Callable[[Callable[[], None]], Thread] = _thread
 ) -> T:
-    """Call a function in a thread, and wait for its result.
-
-    A call that takes too long is left to itself: its thread goes on in the background.
+    """Call a function in a thread, which continues in the background if the function takes too long.
 
     Args:
         thread: makes the thread; by default a daemon thread.
 
     Raises:
-        TimeoutError: there is no result within `limit_s` seconds.
-        BaseException: raised by the function.
+        TimeoutError: the function takes longer. Its own exceptions are raised too.
     """
     results: list[T] = []
     errors: list[BaseException] = []

@@ -67,7 +67,7 @@ class Dispatcher:
 
     @property
     def has_retries(self) -> bool:
-        """Whether lost assignments wait for another attempt."""
+        """Return whether lost assignments wait for another attempt."""
         return bool(self._retries)
 
     @property

@@ -15,7 +15,7 @@ from spark_hpo.search.stopping import StoppingRule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What decides: which parameters, which trial trains next, and when the search ends."""
+    """Decides on parameters, on the trial to train next, and on the end of the search."""
 
     sampler: Sampler
     scheduler: Scheduler

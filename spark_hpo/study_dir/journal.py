@@ -42,7 +42,7 @@ class EventKind(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a driver's work ended."""
+    """The outcome of a driver's work."""
 
     FINISHED = "finished"
     INTERRUPTED = "interrupted"

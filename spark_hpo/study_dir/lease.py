@@ -36,7 +36,7 @@ class Holder:
     released: bool = False
 
     def is_alive(self, now: float) -> bool:
-        """Whether the driver still holds the study. On another machine it does until the lease expires."""
+        """Return whether the driver still holds the study; on another machine, until the lease expires."""
         if self.released or now >= self.expires_at:
             return False
         if self.machine != _machine():
@@ -78,7 +78,7 @@ def _machine() -> str:
 
 
 def is_held(storage: Storage) -> bool:
-    """Whether a driver works on the study now. Never writes."""
+    """Return whether a driver works on the study now. Never writes."""
     holder = Holder.read(storage)
     return holder is not None and holder.is_alive(time.time())
 
@@ -190,7 +190,7 @@ class Lease:
         """
         current = Holder.read(self._storage)
         if current is None or current.epoch != self.epoch or current.pid != self._holder.pid:
-            other = f"pid {current.pid} on {current.host}" if current else "whoever removed lease.json"
+            other = f"pid {current.pid} on {current.host}" if current else "a process that removed lease.json"
             raise LeaseError(f"{self._storage.url}: this driver has lost the study to {other} and stops")
 
     def release(self) -> None:

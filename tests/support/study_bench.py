@@ -1,4 +1,4 @@
-"""Studies of a formula: the driver loop without Spark and without training."""
+"""Studies whose training is a formula: the driver loop without Spark and torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPACE = Space.from_config({"x": {"type": "uniform", "low": -1.0, "high": 1.0}})
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing of the package catches it."""
+    """Stands for kill -9: the package does not catch it."""
 
 
 class NoTracker:
@@ -44,7 +44,7 @@ class NoTracker:
 
 
 class Training:
-    """Runs an assignment by a formula, writes a checkpoint, remembers what it was asked."""
+    """Computes metrics by a formula, writes a checkpoint, and records its assignments."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -72,13 +72,13 @@ class Training:
         path = layout.checkpoint(assignment.trial_id, assignment.resource_to, assignment.attempt)
         self.storage.write(path, b"weights")
         x = assignment.params["x"]
-        # A shorter training costs less: only trials of one resource may be compared.
+        # The cost grows with the resource, so only trials of equal resource are comparable.
         metrics = {"loss": x**2 + 1 / assignment.resource_to, "cost": (1 + x) * assignment.resource_to}
         return Report(**base, metrics=metrics, checkpoint=path)
 
 
 class ConcurrentBackend:
-    """Runs several assignments at once: one of them, drawn by the seed, trains when a report is awaited."""
+    """Holds several assignments. Each `wait` runs one of them, chosen at random."""
 
     num_slots = 4
 
@@ -107,7 +107,7 @@ RETRY_AT_ONCE = DispatchPolicy(failures=FailurePolicy(max_infra_retries=2))
 
 
 class Bench:
-    """Studies on one directory, one after another as drivers come and go."""
+    """A test bench: studies in one directory, each the work of a new driver."""
 
     def __init__(self, folder: Path, objective: Objective = LOSS) -> None:
         self.objective = objective

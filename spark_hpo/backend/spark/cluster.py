@@ -33,7 +33,7 @@ class Cluster(Protocol):
         ...
 
     def can_grow(self) -> bool:
-        """Whether a waiting task makes Spark ask for another executor."""
+        """Return whether a waiting task makes Spark ask for another executor."""
         ...
 
     def num_task_slots(self, profile: ResourceProfile | None) -> int:
@@ -66,12 +66,12 @@ class Cluster(Protocol):
 
 
 def is_dynamic(cluster: Cluster) -> bool:
-    """Whether Spark adds and removes executors on demand."""
+    """Return whether Spark adds and removes executors on demand."""
     return cluster.setting("spark.dynamicAllocation.enabled").lower() == "true" and not is_local(cluster)
 
 
 def is_local(cluster: Cluster) -> bool:
-    """Whether driver and executors are one process, so the number of slots never changes."""
+    """Return whether driver and executors are one process, so the number of slots never changes."""
     master = cluster.setting("spark.master")
     return master == "local" or master.startswith("local[")
 

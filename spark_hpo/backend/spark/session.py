@@ -30,7 +30,7 @@ _DAEMON = "spark.python.daemon.module"
 _OURS, _PLAIN = "spark_hpo.daemon", "pyspark.daemon"
 _PYTHON_PATH = "spark.executorEnv.PYTHONPATH"
 _REMOTE = "spark.remote"
-# Spark's own values for settings that nobody has set.
+# Spark's own values for settings that are not set.
 _FILLED_IN = {"spark.master": "local[*]", "spark.ui.showConsoleProgress": "true"}
 _NEEDED = ("torch", "pyarrow")  # by every rank
 _ANSWER_LIMIT_S = 60.0  # of a Connect server
@@ -149,12 +149,12 @@ def cluster_of(spark: SparkSession) -> Cluster:
 
 
 def is_connect(spark: SparkSession) -> bool:
-    """Whether the session is a client of a Connect server, so there is no JVM to call."""
+    """Return whether the session is a client of a Connect server, so there is no JVM to call."""
     return type(spark).__module__.startswith("pyspark.sql.connect")
 
 
 def is_on_a_cluster(spark: SparkSession | None) -> bool:
-    """Whether the session that a study would use is running, with executors on other machines.
+    """Return whether the session that a study would use is running, with executors on other machines.
 
     Args:
         spark: the session to use; None: the running one, if there is one.

@@ -40,7 +40,7 @@ def run_task(
 
 
 def _is_repeated() -> bool:
-    """Whether Spark itself has restarted this task.
+    """Return whether Spark itself has restarted this task.
 
     Spark does so, whatever spark.task.maxFailures is, when it does not blame the task: after an executor was
     decommissioned, or preempted by Kubernetes or YARN. It restarts barrier tasks as a stage, whose attempts

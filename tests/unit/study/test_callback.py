@@ -78,10 +78,10 @@ def test_callbacks_do_not_see_events_of_earlier_drivers(bench: Bench) -> None:
     second = Recorder()
     bench.study(callbacks=[second]).run()
     assert second.events[0][1] > 0
-    told = [e for e in first.events + second.events if e[0] in ("trial_start", "report", "trial_end")]
+    seen = [e for e in first.events + second.events if e[0] in ("trial_start", "report", "trial_end")]
     whole = Recorder()
     Bench(Path(f"{bench.storage.url}-whole")).study(callbacks=[whole]).run()
-    assert told == [e for e in whole.events if e[0] in ("trial_start", "report", "trial_end")]
+    assert seen == [e for e in whole.events if e[0] in ("trial_start", "report", "trial_end")]
 
 
 def test_callback_that_raises_is_logged_and_does_not_disturb_others(

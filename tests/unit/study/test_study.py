@@ -50,7 +50,7 @@ def bench(tmp_path: Path) -> Bench:
 def test_study_spends_the_budget_of_hyperbands_brackets(bench: Bench) -> None:
     study = bench.study()
     assert study.run() == "trials"
-    # Brackets of 9/3/1, 3/1 and 3 trials for R = 9, eta = 3; a promoted trial goes on from its checkpoint.
+    # Brackets of 9/3/1, 3/1 and 3 trials for R = 9, eta = 3; a promoted trial resumes from its checkpoint.
     assert study.progress.resource_spent == (9 * 1 + 3 * 2 + 1 * 6) + (3 * 3 + 1 * 6) + 3 * 9
     assert study.progress.run == 13 + 4 + 3
 
@@ -546,7 +546,7 @@ def test_unreadable_files_are_excluded_from_all_later_assignments(bench: Bench) 
     without = [a.excluded_files for a in bench.training.asked]
     found = without.index(("b.parquet",))
     assert set(without[:found]) == {()}
-    assert set(without[found:]) == {("b.parquet",)}, "a driver that goes on knows of it"
+    assert set(without[found:]) == {("b.parquet",)}, "also after a resume"
     assert study.progress.failed == 0
 
 
