@@ -28,6 +28,7 @@ def spark_home(tmp_path: Path) -> Path:
     return home
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 def test_a_notebook_runs(
     file: Path, tmp_path: Path, spark_home: Path, monkeypatch: pytest.MonkeyPatch, mlflow_uri: str

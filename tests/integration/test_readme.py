@@ -71,6 +71,7 @@ def answer(output: str) -> dict[str, Any]:
     return last
 
 
+@pytest.mark.slow
 def test_make_tune_finds_a_good_model_of_the_digits(checkout: Path) -> None:
     output = run("make tune", checkout)
     found = answer(output)
@@ -84,6 +85,7 @@ def test_make_tune_finds_a_good_model_of_the_digits(checkout: Path) -> None:
     assert f"learning_rate: {found['best']['params']['learning_rate']}" in told
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ADULT.exists(), reason="the Adult table is not beside this checkout")
 def test_make_tune_finds_a_good_model_of_adult(checkout: Path) -> None:
     assert answer(run("make tune CONFIG=conf/adult.yaml", checkout))["test"]["accuracy"] >= 0.845
@@ -114,6 +116,7 @@ def test_mlflow_shows_its_pages(checkout: Path) -> None:
         process.wait(30)
 
 
+@pytest.mark.slow
 def test_ones_own_table_and_model(checkout: Path) -> None:
     rng = np.random.default_rng(0)
     size, age = rng.uniform(30, 200, 600), rng.uniform(0, 90, 600)

@@ -69,6 +69,7 @@ def test_a_log_on_s3_becomes_segments_and_is_read_in_order(store: Any) -> None:
     assert written.log("journal/000001").lines() == [f"line {n}\n".encode() for n in range(260)]
 
 
+@pytest.mark.slow
 def test_a_killed_study_on_s3_goes_on_and_its_keys_are_written_nowhere(
     store: Any, environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def client(folder: Path, server: str) -> Workspace:
     return Workspace(folder, {"SPARK_REMOTE": server, "JAVA_HOME": "/nonexistent"})
 
 
+@pytest.mark.slow
 def test_a_study_of_two_ranks_runs_on_a_connect_server(tmp_path: Path, server: str) -> None:
     workspace = client(tmp_path, server)
     (tmp_path / "noted.py").write_text(TASK)

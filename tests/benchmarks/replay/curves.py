@@ -193,7 +193,7 @@ def space_of(configs: pd.DataFrame) -> Space:
         is_log = low > 0 and abs(math.log(median / low) / math.log(high / low) - 0.5) < off_linear
         kinds = ("int", "logint") if isinstance(low, int) else ("uniform", "loguniform")
         entries[str(name)] = {"type": kinds[is_log], "low": low, "high": high}
-    return Space.from_config(entries, "configs.parquet")
+    return Space.from_config(entries)
 
 
 def _objective(description: Mapping[str, Any]) -> Objective:
