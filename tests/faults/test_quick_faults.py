@@ -20,6 +20,7 @@ from tests.faults.study_run import StudyRun
 NewStudy = Callable[..., StudyRun]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # a dozen drivers, one after the other
 def test_driver_killed_at_each_journal_write_loses_nothing(
     new_study: NewStudy, costs: CostTable, undisturbed: dict[Any, Any]
@@ -43,6 +44,7 @@ def test_driver_killed_at_each_journal_write_loses_nothing(
     costs.add("driver killed at a write of the journal", tries=number, repeated_s=study.repeated_s())
 
 
+@pytest.mark.slow
 def test_second_of_two_simultaneous_drivers_is_refused(
     new_study: NewStudy, costs: CostTable, undisturbed: dict[Any, Any]
 ) -> None:

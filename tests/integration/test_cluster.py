@@ -17,7 +17,7 @@ from spark_hpo.backend.spark.package import write_zip
 from tests.support.standalone import SPARK, StandaloneCluster, bare_python, standalone_cluster
 from tests.support.workspace import LIMIT_S, ROOT, Workspace, wait_for
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 # A small machine must run them all at once.
 EXECUTORS = {

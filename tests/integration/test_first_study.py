@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = "\n".join(re.findall(r"```sh\n(.*?)```", (ROOT / "docs/first-study.md").read_text(), re.DOTALL))

@@ -36,6 +36,7 @@ def _elsewhere(mlflow_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_db)
 
 
+@pytest.mark.slow
 def test_fmin_runs_the_spark_trials_example_of_hyperopt(spark: object) -> None:
     # docs/templates/scaleout/spark.md of hyperopt: a sparse logistic regression, on digits instead of MNIST.
     from sklearn.datasets import load_digits
@@ -208,6 +209,7 @@ print(json.dumps({"params": [t.params for t in trials], "run": result.study.prog
 """
 
 
+@pytest.mark.slow
 def test_optimize_resumes_after_a_kill(tmp_path: Path, mlflow_db: str) -> None:
     pytest.importorskip("optuna", reason="Optuna is an extra")
     program = tmp_path / "program.py"
