@@ -1,25 +1,25 @@
-"""The error tree: what can go wrong, and which exit code it means for a job.
+"""The error tree, with the exit code that each error gives a job.
 
     SparkHpoError
-    |-- ConfigError            2  what the user wrote in a study file, a space or a call
-    |   |-- SpaceError            a search space that means nothing
-    |   |-- CapacityError         more ranks than the cluster has slots
-    |   `-- TrackingError         the tracking server cannot be reached, or refuses
-    |       `-- TrackingOutage       it does not answer any more; what is missing can be written later
-    |-- DataError              3  the table: missing, empty, or of the wrong type
+    |-- ConfigError            2  a study file, a space or a call is wrong
+    |   |-- SpaceError            a search space is invalid
+    |   |-- CapacityError         the cluster has too few slots
+    |   `-- TrackingError         the tracking server cannot be reached or refuses
+    |       `-- TrackingOutage       it stopped responding; missing data can be written later
+    |-- DataError              3  the table is missing, empty, or has wrong types
     |-- NoTrialSucceeded       4  every trial failed
-    |   `-- TooManyFailures         too many of them: the task is broken
+    |   `-- TooManyFailures         too many trials failed
     |-- StudyInterrupted     130  stopped from outside; the message says how to resume
     |-- StorageError           1  the study directory cannot be read or written
-    |   |-- JournalError          the journal is damaged, or of a newer version
-    |   |-- LeaseError            another driver writes this study
-    |   `-- CheckpointError       a checkpoint is damaged, or of another model
-    |-- BackendError           1  Spark is gone
-    |-- TrialError             1  one trial: what the user's training code did
-    `-- TrialPruned            1  one trial: its training code has given it up, which is no failure
+    |   |-- JournalError          the journal is damaged or from a newer version
+    |   |-- LeaseError            another driver owns the study
+    |   `-- CheckpointError       a checkpoint is damaged or from another model
+    |-- BackendError           1  Spark has stopped
+    |-- TrialError             1  the code of one trial failed
+    `-- TrialPruned            1  the code of one trial gave up; not a failure
 
-Every message gives place, value, rule and cure, and no credentials. Foreign exceptions are translated where
-they enter.
+Every message gives place, value, rule and cure, and contains no credentials. Foreign exceptions are
+translated where they enter the package.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _STORE_CLIENTS = frozenset({"adlfs", "aiobotocore", "azure", "botocore", "gcsfs"
 
 
 def access_cure(exc: Exception) -> str | None:
-    """How to fix an error of an object store's client that is not an OSError; None: it is another error.
+    """Return the cure for an error of an object store's client, such as missing credentials, else None.
 
-    Missing credentials are such an error.
+    An OSError has no cure here, because its text already names the problem.
     """
     if isinstance(exc, OSError) or type(exc).__module__.partition(".")[0] not in _STORE_CLIENTS:
         return None
@@ -59,7 +59,7 @@ def access_cure(exc: Exception) -> str | None:
 
 
 def cause(exc: Exception) -> Exception | None:
-    """What an error is raised from: the foreign exception, but not one whose text has credentials in it."""
+    """Return the exception to raise from: `exc`, or None if its text contains credentials."""
     return exc if redact(str(exc)) == str(exc) else None
 
 
@@ -198,20 +198,20 @@ class JournalError(StorageError):
 
 
 class LeaseError(StorageError):
-    """Another driver writes this study, or has taken it over."""
+    """Another driver owns the study or has taken it over."""
 
 
 class CheckpointError(StorageError):
-    """A checkpoint is damaged, or belongs to another model."""
+    """A checkpoint is damaged or belongs to another model."""
 
 
 class BackendError(SparkHpoError):
-    """What runs the assignments is gone. All that was reported is in the journal."""
+    """Spark has stopped. Everything that was reported is in the journal."""
 
 
 class TrialError(SparkHpoError):
-    """What one trial's own code did wrong: it fails, the study goes on."""
+    """The code of one trial is wrong: the trial fails, and the study continues."""
 
 
 class TrialPruned(SparkHpoError):
-    """Raised by a training function that gives its trial up: it ends as stopped, and is never the best."""
+    """Raised by a training function to give up its trial, which ends as stopped and is never the best."""

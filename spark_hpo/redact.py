@@ -1,8 +1,8 @@
-"""Credentials out of texts: out of our own, and of those that come back inside foreign exceptions.
+"""Removes credentials from texts, including those of foreign exceptions.
 
-A credential is known by its place (in a URL, after `password=`), by its name (settings and environment
-variables that sound secret), or because it was hidden. Errors, failures, log lines, representations of the
-configuration and all that MLflow gets pass through here.
+A credential is recognised by position (in a URL, after `password=`), by name (settings and environment
+variables with secret-sounding names), or because it was passed to `hide`. Errors, failures, log lines,
+representations of the configuration and everything sent to MLflow are redacted here.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from urllib.parse import unquote
 
 MASK = "***"
 
-# Texts are as long as a traceback may be: nothing here looks at a character more than a few times.
+# Texts can be as long as a traceback, so every pattern runs in linear time.
 _SECRET_NAME = re.compile(
-    # Not of tokens, tokenizers and the like, which are everyday words of models.
+    # Excludes tokens, tokenizers and similar words that are common in models.
     r"password|passwd|pwd|token(?!s|i[sz])|secret|signature|sig(?![a-z])|credentials?"
     r"|(?:account|access|api)[-_.]?key",
     re.IGNORECASE,
@@ -29,27 +29,27 @@ _VALUE = re.compile(r"[^&;\s'\"<>)]+")
 _ITEM = re.compile(
     r"(?P<name>(?P<quote>['\"])[\w.-]{1,200}+(?P=quote)\s*:\s*)(?P<q>['\"])(?P<value>[^'\"]*)(?P=q)"
 )
-# There the name of the container stands where others have the user.
+# In these schemes, the part before @ is a container, not a user.
 _CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
-_MIN_LENGTH = 3  # One or two letters occur in every word.
-_MIN_NAMED_LENGTH = 6  # of what only its name says of it: it may be as harmless as `false`
+_MIN_LENGTH = 3  # shorter texts occur in ordinary words
+_MIN_NAMED_LENGTH = 6  # for values known only by name, which may be harmless, such as `false`
 
-_hidden: frozenset[str] = frozenset()  # of the process: a text may come out of it anywhere
+_hidden: frozenset[str] = frozenset()  # per process
 
 
 def hide(config: Any) -> None:
-    """Have `redact` know the credentials in a URL, or in a configuration with whatever is in it."""
+    """Register the credentials in a URL or a configuration, so that `redact` removes them."""
     global _hidden
     _hidden |= frozenset(_secrets_of(config))
 
 
 def redact(text: str) -> str:
-    """`text` without credentials.
+    """Return `text` without credentials.
 
     A trace: hide("http://ann:pw1@host")
         redact("cannot reach http://ann:pw1@host: pw1 refused") -> "cannot reach http://***@host: *** refused"
     """
-    # The longest first, so that none is left in part.
+    # Longest first, so that no part of a secret is left.
     for secret in sorted(_hidden.union(_environment()), key=len, reverse=True):
         text = text.replace(secret, MASK)
     text = _USERINFO.sub(_without_userinfo, text)
@@ -57,13 +57,13 @@ def redact(text: str) -> str:
 
 
 def one_line(error: object, limit: int = 500) -> str:
-    """The first line of an error's text, redacted: database drivers add whole statements below it."""
+    """Return the first line of an error, redacted. Database drivers append whole statements."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return redact(lines[0])[:limit].rstrip(".")
 
 
 def redact_all(value: Any) -> Any:
-    """`value` with every string in it redacted, and with what a secret-sounding key holds masked."""
+    """Redact every string in `value` and mask the values of secret-sounding keys."""
     match value:
         case str():
             return redact(value)
@@ -80,7 +80,7 @@ def redact_all(value: Any) -> Any:
 
 
 def has_credentials(url: str) -> bool:
-    """Whether a URL has a password, or a query with a key or signature in it."""
+    """Return True if a URL contains a password, or a key or signature in its query."""
     return any(":" in match["userinfo"] for match in _USERINFO.finditer(url)) or bool(
         list(_assigned(url.partition("?")[2]))
     )
@@ -88,7 +88,7 @@ def has_credentials(url: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def is_secret(name: str) -> bool:
-    """Whether a setting of this name sounds secret."""
+    """Return True if the name of a setting sounds secret."""
     return _SECRET_NAME.search(name) is not None
 
 
@@ -109,7 +109,7 @@ def _without_assigned(text: str) -> str:
 
 
 def _assigned(text: str) -> Iterator[tuple[int, int]]:
-    """Where in a text the values of `name=value` stand whose names sound secret."""
+    """Yield the spans of values in `name=value` whose names sound secret."""
     end = 0
     for match in _NAME_OF_VALUE.finditer(text):
         if match.start() >= end and is_secret(match["name"]):
@@ -138,13 +138,13 @@ def _secrets_of(value: Any, name: str = "") -> Iterator[str]:
 
 
 def _secrets_in(text: str) -> Iterator[str]:
-    """The credentials of the URLs in a text, as they stand there and as programs pass them on."""
+    """Yield the credentials of URLs in a text, both percent-encoded and decoded."""
     found: set[str] = set()
     for match in _USERINFO.finditer(text):
         if not _is_container(match):
             userinfo = match["userinfo"]
             password = userinfo.partition(":")[2]
-            # The user's name alone is no secret outside of a URL.
+            # Outside a URL, a user name alone is not a secret.
             found |= {userinfo, password} if password else set() if ":" in userinfo else {userinfo}
     found |= {text[start:stop] for start, stop in _assigned(text)}
     for secret in found | {unquote(secret) for secret in found}:
@@ -153,8 +153,8 @@ def _secrets_in(text: str) -> Iterator[str]:
 
 
 def _environment() -> Iterator[str]:
-    """What secret-sounding variables hold: clients of stores and servers take their keys from there."""
+    """Yield the values of secret-sounding environment variables, which store clients read their keys from."""
     for name, value in os.environ.items():
-        # Not where they name a file or a socket: the path is none.
+        # A path of a file or socket is not a secret.
         if len(value) >= _MIN_NAMED_LENGTH and not value.startswith("/") and is_secret(name):
             yield value
