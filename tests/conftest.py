@@ -33,11 +33,26 @@ os.environ["SPARK_HPO_CACHE_DIR"] = _cache = tempfile.mkdtemp(prefix="spark_hpo-
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
 ROOT = Path(__file__).parent.parent
+# Folders and files whose tests take about a second or more, or start processes.
+_MEDIUM = (
+    *("integration", "faults/test_quick_faults.py", "contract/test_backends.py"),
+    *(
+        "contract/test_plugins_contract.py",
+        "repo/test_docs_site.py",
+        "repo/test_gpu_check.py",
+        "repo/test_wheel.py",
+    ),
+    *("unit/porting", "unit/tracking/test_registry.py", "unit/doctor/test_examination.py"),
+    *("unit/driver/test_run.py", "unit/replay", "unit/train/test_store.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a JVM as medium: `make test-fast` leaves it out."""
+    """Mark integration tests and tests that need a JVM as medium: `make test-fast` leaves them out."""
+    medium = [ROOT / "tests" / name for name in _MEDIUM]
     for item in items:
+        if any(item.path.is_relative_to(path) for path in medium):
+            item.add_marker(pytest.mark.medium)
         fixtures = getattr(item, "fixturenames", ())
         marks = {mark.name for mark in item.iter_markers()}
         if not marks.isdisjoint({"spark", "cluster"}) or not {"spark", "connect"}.isdisjoint(fixtures):
