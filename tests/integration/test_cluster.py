@@ -38,7 +38,9 @@ class Noted(TabularTask):
         rank = dist.get_rank() if dist.is_initialized() else 0
         note = {"rank": rank, "worker": os.getcwd(), "package": spark_hpo.__file__, "preloaded": PRELOADED}
         folder = pathlib.Path(os.environ["NOTES"])
-        (folder / f"{os.getpid()}.json").write_text(json.dumps(note))
+        written = folder / f"{os.getpid()}.tmp"
+        written.write_text(json.dumps(note))
+        written.rename(written.with_suffix(".json"))  # readers see whole notes only
         deadline = time.monotonic() + 120
         while (folder / "hold").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -165,8 +167,7 @@ def drive(program: str, cluster: StandaloneCluster, folder: Path, **settings: st
 
 DYNAMIC = """
 import json, sys
-from spark_hpo.backend.spark.session import cluster_of
-from spark_hpo.backend.spark.session import check_resources, start_session
+from spark_hpo.backend.spark.session import check_resources, cluster_of, start_session
 from spark_hpo.backend.spark.backend import SparkBackend
 from spark_hpo.errors import CapacityError
 from tests.support.ranks import assignment, next_report, train
@@ -211,7 +212,8 @@ def test_dynamic_allocation_runs_trials_of_one_rank_and_refuses_two_in_a_sentenc
     assert found["failures"] == []
     assert found["alone"] == 1, "no executor is there: a trial that waits brings the first"
     assert 2 <= found["with_executors"] <= 4
-    assert "Spark starts no barrier job then: set it to false, or use world_size 1" in found["refused"]
+    assert "resources.world_size" in found["refused"]
+    assert "spark.dynamicAllocation.enabled" in found["refused"]
 
 
 GPUS = """
