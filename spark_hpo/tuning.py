@@ -29,7 +29,7 @@ PLACE = "tune()"
 DEFAULT_TRIALS = 30
 DEFAULT_MAX_RESOURCE = 9
 
-# The settings of a study file that are arguments of their own here.
+# The settings of a study file that are arguments of `tune`, under these names.
 _ARGUMENTS = {
     "name": "name",
     "study_dir": "storage",
@@ -66,7 +66,7 @@ def tune(
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> Result:
-    """Search for the best parameters, and train on Spark.
+    """Search for the best parameters of a task, with trials on Spark.
 
     Example:
         >>> import spark_hpo
@@ -83,41 +83,41 @@ def tune(
         >>> abs(result.best_params["x"] - 2) < 3
         True
 
-    The same call again goes on where the last one ended, and returns at once when that was the end. In a
-    notebook a bar shows the progress, and the result shows itself.
+    Calling `tune` again with the same arguments resumes the study, or returns at once if it is complete. In a
+    notebook, a progress bar is shown while the study runs, and a summary at the end.
 
     Args:
-        task: a task class or a training function, also one that was written in a notebook; or by name as in a
-            study file: "tabular", "image", "module:Name", "path/to/file.py:Name".
+        task: a task class or a training function, which may be defined in a notebook; or a name as in a study
+            file: "tabular", "image", "module:Name", "path/to/file.py:Name".
         space: a mapping as in a study file, a hyperopt `hp.*` space, or a Space.
-        metric: what is optimised, on the validation split.
-        mode: whether more of it is better, or less.
-        data: a prepared table, its path or URL; or the section `data` of a study file. None: a training
-            function brings its own.
-        trials: how many are started. None: 30, unless `seconds` or `budget` limit the search.
-        seconds: of the driver's work.
-        max_resource: epochs of a trial that is trained to the end. None: 9.
-        method: docs/methods.md says which one when. None: "default".
-        world_size: ranks that train one trial together. None: 1.
+        metric: the metric to optimise, on the validation split.
+        mode: "max" if larger values are better, else "min".
+        data: path or URL of a prepared table, or the section `data` of a study file. None if a training
+            function loads its own data.
+        trials: number of trials to start. None: 30, unless `seconds` or `budget` limits the search.
+        seconds: time limit of the search.
+        max_resource: epochs of a fully trained trial. None: 9.
+        method: name of a search method; docs/methods.md compares them. None: "default".
+        world_size: number of ranks per trial. None: 1.
         resources: the section `resources` of a study file, such as `{"gpus_per_rank": 1}`.
-        storage: the study directory, the whole state of the study: a path or URL that the driver and all
-            executors reach. None: `studies/<name>`, where that can be so.
-        name: of the study, its experiment and its model. None: the task's.
-        seed: of the search and of the training.
-        resume: auto: go on with the study in `storage` if there is one; must: or refuse; never: refuse if so.
-        spark: the session to be used, which stays as it is; or settings for one that has to be started. None:
-            the one that runs, or a new one, which then stays for the next call.
-        callbacks: are told on the driver what happens.
+        storage: the study directory: a path or URL that the driver and all executors can reach. None:
+            `studies/<name>`, unless the executors are on other machines.
+        name: name of the study, its MLflow experiment and its model. None: the name of the task.
+        seed: seed of the search and of the training.
+        resume: "auto" resumes the study in `storage` if there is one, "must" raises if there is none, and
+            "never" raises if there is one.
+        spark: a session to use unchanged, or settings for a new session. None: the active session, or a new
+            one that later calls reuse.
+        callbacks: called on the driver as the study progresses.
         settings: further sections of a study file, such as `training={"batch_size": 64}`,
             `search={"enqueue": [...]}`, `stopping={"target": 0.99}`, `mlflow={"tracking_uri": ...}`,
-            `backend="inline"`. Without a tracking URI it is the one that MLflow has been told, or an SQLite
-            file beside the study.
+            `backend="inline"`. The default tracking URI is MLflow's own, or an SQLite file beside the study.
 
     Raises:
-        ConfigError: an argument is wrong, or the study in `storage` is another one.
-        DataError: the table is not what the task needs.
-        NoTrialSucceeded: every trial has failed.
-        StudyInterrupted: by Ctrl-C or the kernel's interrupt. The same call goes on.
+        ConfigError: an argument is wrong, or `storage` has a different study.
+        DataError: the table does not fit the task.
+        NoTrialSucceeded: every trial failed.
+        StudyInterrupted: by Ctrl-C or an interrupt of the kernel. The same call resumes the study.
     """
     for section in settings:
         _check_section(section)
@@ -132,9 +132,9 @@ def tune(
     name = name or _name_of(task)
     if storage is None and settings.get("backend") != "inline" and is_on_a_cluster(session):
         raise ConfigError(
-            f"{PLACE}: storage is not given, and executors on other machines do not see studies/{name} of "
-            "this one: give a place that all of them reach, as storage='s3://bucket/studies/digits' or "
-            "'/Volumes/...'"
+            f"{PLACE}: storage is missing, and executors on other machines cannot reach studies/{name} on "
+            "this one. Pass a location that all machines reach, such as "
+            "storage='s3://bucket/studies/digits' or '/Volumes/...'"
         )
     arguments = {
         "name": name,
@@ -165,40 +165,40 @@ def tune(
     if in_notebook():
         try:
             result.show()
-        except Exception:  # the result of days of search is not lost for its picture
-            logger.warning("the result could not be shown", exc_info=True)
+        except Exception:  # a display problem must not lose the result
+            logger.warning("cannot display the result", exc_info=True)
     return result
 
 
 def _check_section(key: str) -> None:
-    """Refuse what is neither an argument nor a section."""
+    """Raise if `key` is neither an argument nor a section."""
     if key in _SECTIONS:
         return
     if key in _ARGUMENTS:
-        raise ConfigError(f"{PLACE}: {key} is called {_ARGUMENTS[key]} here")
+        raise ConfigError(f"{PLACE}: the argument for {key} is {_ARGUMENTS[key]}")
     known = [*_ARGUMENTS.values(), "data", "resources", "resume", "spark", "callbacks", *_SECTIONS]
     raise ConfigError(f"{PLACE}: there is no argument {key!r}", cure=suggestion(key, known))
 
 
 def _name_of(task: Trainable | str) -> str:
-    """The task's own name, as far as a study may be called that."""
+    """Derive a valid study name from the name of the task."""
     text = task if isinstance(task, str) else getattr(task, "__name__", type(task).__name__)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text.rpartition(":")[2]).strip("_.-")
     return name[:100] or "study"
 
 
 def _merged(arguments: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
-    """A study file's mapping: the arguments by dotted key, those that are None left out, in the sections."""
+    """Merge the arguments, by dotted key, into the sections of a study file, skipping None."""
     record = {key: dict(value) if isinstance(value, Mapping) else value for key, value in sections.items()}
     for dotted, value in arguments.items():
         section, _, key = dotted.rpartition(".")
         into = record.setdefault(section, {}) if section else record
-        if value is None or not isinstance(into, dict):  # what is no section is refused with all others
+        if value is None or not isinstance(into, dict):  # an invalid section is reported later
             continue
         if key in into:
             raise ConfigError(
-                f"{PLACE}: {_ARGUMENTS[dotted]} is {value!r} and {section}[{key!r}] is {into[key]!r}; give "
-                "one of them"
+                f"{PLACE}: {_ARGUMENTS[dotted]} is {value!r} and {section}[{key!r}] is {into[key]!r}. "
+                "Pass only one of them"
             )
         into[key] = value
     return record

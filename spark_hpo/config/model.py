@@ -282,7 +282,7 @@ class StoppingConfig(Section):
     max_trial_failures: Annotated[int, Field(ge=0)] | None = None
     """Ends the study with exit code 4 when more trials than this have failed."""
     max_failed_share: Annotated[float, Field(gt=0, le=1)] | None = 0.8
-    """Ends the study with exit code 4 when at least this share of its trials, and at least ten of them, have
+    """Ends the study with exit code 4 when at least ten trials, and more than this share of all trials, have
     failed."""
 
     @model_validator(mode="after")

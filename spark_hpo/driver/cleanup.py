@@ -1,4 +1,4 @@
-"""What may go of a study's directory: checkpoints that nobody needs, and what killed attempts have left."""
+"""Deletes what a study no longer needs: old checkpoints, and files left behind by killed attempts."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from spark_hpo.study_dir.lease import is_held
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import TrialState
 
-_MAY_GO_ON = (TrialState.RUNNING, TrialState.PAUSED)
+_UNFINISHED = (TrialState.RUNNING, TrialState.PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """What was deleted, or could be."""
+    """The amount that was deleted, or would be."""
 
     files: int
     bytes: int
 
 
 def clean_study(storage: Storage, *, ended_for_s: float | None = None, dry_run: bool = False) -> Cleaned:
-    """Delete what no further driver of the study needs.
+    """Delete the files that no later driver of the study needs.
 
     Args:
-        ended_for_s: of a study that has come to its end so long ago, only the checkpoints of the best trial
-            and of the Pareto front stay: it cannot go on with a larger budget then. None: what could still be
-            promoted stays, too.
+        ended_for_s: if the study ended at least this long ago, keep only the checkpoints of the best trial
+            and of the Pareto front. It can then no longer continue with a larger budget. None also keeps the
+            checkpoints of trials that could still be promoted.
         dry_run: only count.
 
     Raises:
-        LeaseError: a driver works on it.
+        LeaseError: a driver is running.
         ConfigError: there is no study.
     """
     Definition.require(storage)
-    # Without taking the lease, which says who drove the study last. On a local file system no driver starts
-    # while we hold the lock; elsewhere what a driver writes after this listing is not in it.
+    # This does not take the lease, which records the last driver. On a local file system, no driver can start
+    # while we hold the lock. Elsewhere, files that a driver writes after the listing are not in it.
     with storage.locked("lease.lock"):
         _check_unheld(storage)
         files = list(_files(storage))
@@ -58,11 +58,11 @@ def clean_study(storage: Storage, *, ended_for_s: float | None = None, dry_run: 
 
 def _check_unheld(storage: Storage) -> None:
     if is_held(storage):
-        raise LeaseError(f"{storage.url}: a driver works on this study; nothing of it is deleted")
+        raise LeaseError(f"{storage.url}: a driver is running this study, so nothing was deleted")
 
 
 def _files(storage: Storage) -> Iterator[str]:
-    """All that is ever deleted from a study, whoever needs it."""
+    """Yield all files that may ever be deleted from a study, needed or not."""
     for folder in storage.names(layout.CHECKPOINTS):
         for name in storage.names(f"{layout.CHECKPOINTS}/{folder}", hidden=True):
             yield f"{layout.CHECKPOINTS}/{folder}/{name}"
@@ -71,7 +71,7 @@ def _files(storage: Storage) -> Iterator[str]:
 
 
 def _needed(status: StudyStatus, ended_for_s: float | None) -> set[str]:
-    """Files, and whole folders, that stay."""
+    """Return the files and folders to keep."""
     record, event = status.record, status.last_event
     trials = record.trials.values()
     keepers = [*pareto_front(trials, record.objective)]
@@ -81,10 +81,10 @@ def _needed(status: StudyStatus, ended_for_s: float | None) -> set[str]:
     if has_ended and ended_for_s is not None and event is not None and status.now - event.time >= ended_for_s:
         return needed
     for trial in trials:
-        if trial.state in _MAY_GO_ON and trial.checkpoint is not None:
+        if trial.state in _UNFINISHED and trial.checkpoint is not None:
             needed.add(trial.checkpoint)
-        if trial.state is TrialState.RUNNING:  # it goes on from what it has saved in between
+        if trial.state is TrialState.RUNNING:  # it continues from its partial checkpoint
             needed.add(layout.checkpoints(trial.trial_id))
-    # A new trial may begin with its parent's.
+    # A new trial may start from its parent's checkpoint.
     begun = [attempt.assignment for attempt in record.attempts if attempt.ended is None]
     return needed | {assignment.checkpoint for assignment in begun if assignment.checkpoint is not None}

@@ -1,4 +1,4 @@
-"""What a driver was: the versions, the commit and the command that a study was run with."""
+"""Records the versions, the commit and the command of a driver."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _SUBMIT_CLASS = "org.apache.spark.deploy.SparkSubmit"
 
 
 def provenance() -> dict[str, Any]:
-    """What to write down of this process, so that somebody can do the same again."""
+    """Return what is needed to reproduce this process: versions, commit and command."""
     return {"versions": _versions(), "git_commit": git_commit(), "command": command_line()}
 
 
 def git_commit() -> str | None:
-    """The commit of the working directory; None outside of a repository."""
+    """Return the commit of the working directory, or None outside a repository."""
     command = ["git", "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
@@ -48,8 +48,10 @@ def _versions() -> dict[str, str]:
 
 
 def command_line() -> str | None:
-    """The command that this process was started with, but for the credentials in it, with the master and all
-    else that spark-submit was given; None where there is none to repeat, as in a notebook."""
+    """Return the command that started this process, with all arguments but without credentials.
+
+    None if there is no command to repeat, as in a notebook.
+    """
     program = sys.argv[0] if sys.argv else ""
     if os.path.basename(program) == "spark-hpo":
         words = [_as_called(program), *sys.argv[1:]]
@@ -65,36 +67,36 @@ def command_line() -> str | None:
 
 
 def program_of_environment(name: str) -> str:
-    """What to type for a program that came with this Python: its place where the path leads to none."""
+    """Return how to call a program of this environment: by name if it is on the PATH, else by path."""
     beside = os.path.join(os.path.dirname(sys.executable), name)
     return name if shutil.which(name) or not os.path.exists(beside) else _from_here(beside)
 
 
 def _as_called(program: str) -> str:
-    """A program's name where that is enough to find it, else its place."""
+    """Return the name of a program if it is on the PATH, else its path."""
     found = shutil.which(os.path.basename(program))
     is_found = found is not None and os.path.abspath(found) == os.path.abspath(program)
     return os.path.basename(program) if is_found else _from_here(program)
 
 
 def _spark_submit() -> list[str]:
-    """The one beside this Python where none is on the path; it has to be told to take this Python, too."""
+    """Return how to call spark-submit; outside the PATH, it also needs to be told which Python to use."""
     program = program_of_environment("spark-submit")
     return [program] if program == "spark-submit" else ["env", f"PYSPARK_PYTHON={sys.executable}", program]
 
 
 def _from_here(path: str) -> str:
-    place = os.path.relpath(path)
-    return path if place.startswith("..") else place
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
 
 
 def under_spark_submit() -> bool:
-    """PySpark's gateway is there before the program where spark-submit has started it."""
+    """Return True if spark-submit started this process, which it shows by PySpark's gateway port."""
     return "PYSPARK_GATEWAY_PORT" in os.environ
 
 
 def _submitted() -> list[str] | None:
-    """What the JVM that started this process was given."""
+    """Return the arguments of the JVM that started this process."""
     with suppress(OSError, ValueError):
         words = Path(f"/proc/{os.getppid()}/cmdline").read_text().rstrip("\0").split("\0")
         return words[words.index(_SUBMIT_CLASS) + 1 :]

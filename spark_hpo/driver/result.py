@@ -1,4 +1,4 @@
-"""What a study has found, and the JSON line that says so."""
+"""The result of a study, and its JSON summary."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from spark_hpo.trial import Trial
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Result(StudyFindings):
-    """What a study has found, in this process."""
+    """The result of a study that ran in this process."""
 
     config: StudyConfig
     study: Study
     journal: Journal
     best: Trial
-    test: dict[str, float]  # of the best trial, on the test split; empty: it was not tested
+    test: dict[str, float]  # metrics of the best trial on the test split; empty if it was not tested
     stopped_by: str
-    wall_s: float  # of this driver
+    wall_s: float  # wall time of this driver
     tracking: dict[str, Any]
-    model: RegisteredModel | None  # None: of a training function, or MLflow did not answer
-    is_tracked: bool  # whether MLflow has everything; `sync_study` writes what is missing
+    model: RegisteredModel | None  # None for a training function, or if MLflow did not respond
+    is_tracked: bool  # False if MLflow lacks data, which `sync_study` writes
     test_error: str | None = None  # why the best trial could not be evaluated on the test split
-    load_model: Callable[[], Any]  # of the best trial
+    load_model: Callable[[], Any]  # loads the model of the best trial
 
     @property
     def storage(self) -> Storage:
@@ -44,27 +44,24 @@ class Result(StudyFindings):
         return self.best
 
     def best_model(self) -> Any:
-        """The best trial's model, from its checkpoint: MLflow is not asked.
+        """Load the model of the best trial from its checkpoint, without MLflow.
 
         Returns:
-            Of a task a `Predictor`: `predict(DataFrame)` answers, and `model` is the torch module, in
-            evaluation mode, on the CPU. Of a training function what it gave to `ctx.report` as `checkpoint`.
+            For a task, a `Predictor` with `predict(DataFrame)` and the torch module `model`, in evaluation
+            mode on the CPU. For a training function, the checkpoint that it passed to `ctx.report`.
 
         Raises:
-            CheckpointError: the function gave none, or it cannot be read.
+            CheckpointError: there is no checkpoint, or it cannot be read.
         """
         return self.load_model()
 
     @property
     def pareto_front(self) -> list[Trial]:
-        """The trials that no other one beats in all objectives, of those trained to the end.
-
-        In the order of their ids. Empty with one objective.
-        """
+        """The fully trained trials that no other trial dominates, ordered by id. Empty with one objective."""
         return pareto_front(self.journal.trials.values(), self.config.objective.build())
 
     def summary(self) -> dict[str, Any]:
-        """The JSON line that ends `jobs/tune.py`."""
+        """Return the JSON summary that `spark-hpo run` prints at the end."""
         progress, objective = self.study.progress, self.config.objective.build()
         states = Counter(str(trial.state) for trial in self.journal.trials.values())
         return {

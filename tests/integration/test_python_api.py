@@ -147,7 +147,7 @@ def test_runs_go_beside_the_study_unless_mlflow_knows_better(
         ({"search": 3}, "tune(): search must be a section of keys and values (got 3)"),
         ({"search": {"max_resource": 9}}, "max_resource is 3 and search['max_resource'] is 9; give one"),
         ({"num_trials": 3}, "tune(): there is no argument 'num_trials'. Did you mean 'trials'?"),
-        ({"study_dir": "x"}, "tune(): study_dir is called storage here"),
+        ({"study_dir": "x"}, "tune(): the argument for study_dir is storage"),
         ({"zzz": 1}, "Valid names: name, storage, seed"),
         ({"space": {"x": {"type": "uniform", "low": 2, "high": 1}}}, "tune(): space.x"),
         ({"data": None}, "tune(): data is missing"),

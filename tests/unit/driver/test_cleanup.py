@@ -116,7 +116,7 @@ def test_a_study_that_a_driver_works_on_is_left_alone(files: Files) -> None:
     pen = Pen(storage=files.storage)
     saved = write(pen, files)
     for dry_run in (True, False):
-        with pytest.raises(LeaseError, match="a driver works on this study"):
+        with pytest.raises(LeaseError, match="a driver is running this study"):
             clean_study(files.storage, ended_for_s=0, dry_run=dry_run)
     assert files.left == set(saved.values())
 
