@@ -29,7 +29,7 @@ class TrialState(StrEnum):
 
     @property
     def is_out(self) -> bool:
-        """Whether the trial has ended for good."""
+        """True if the trial has ended for good."""
         return self in (TrialState.STOPPED, TrialState.COMPLETED, TrialState.FAILED)
 
 
@@ -45,7 +45,7 @@ class FailureKind(StrEnum):
 
     @property
     def is_passing(self) -> bool:
-        """Whether another attempt may succeed."""
+        """True if another attempt may succeed."""
         return self in (FailureKind.INFRASTRUCTURE, FailureKind.STORAGE, FailureKind.INTERRUPTED)
 
 

@@ -11,7 +11,7 @@ _CATALOG = "databricks-uc"
 
 
 def is_runtime() -> bool:
-    """Whether this process runs on Databricks."""
+    """Return True if this process runs on Databricks."""
     return bool(os.environ.get(_RUNTIME))
 
 

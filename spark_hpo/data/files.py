@@ -64,7 +64,7 @@ def accessing(url: str) -> Iterator[None]:
 
 
 def exists(url: str) -> bool:
-    """Whether there is a file or folder at a URL.
+    """Return True if there is a file or folder at a URL.
 
     Raises:
         DataError: its file system cannot be accessed.

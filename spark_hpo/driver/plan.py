@@ -34,7 +34,7 @@ class StudyPlan:
 
     @property
     def has_task(self) -> bool:
-        """Whether it trains a task class, not a training function."""
+        """True if it trains a task class, not a training function."""
         return is_task(self.code.trainable)
 
 

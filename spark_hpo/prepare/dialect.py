@@ -69,7 +69,7 @@ def find_dialect(
 
 
 def _is_data(name: str, root: str) -> bool:
-    """Whether Spark reads a file of this name."""
+    """Return True if Spark reads a file of this name."""
     parts = name.removeprefix(root).split("/")
     return not any(part.startswith(("_", ".")) for part in parts)
 

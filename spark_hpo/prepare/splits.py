@@ -50,7 +50,7 @@ def with_split(frame: DataFrame, fractions: Sequence[float], seed: int) -> DataF
 
 
 def _holds_map(stored: T.DataType) -> bool:
-    """Whether a type contains a map, which Spark cannot hash because its order is undefined."""
+    """Return True if a type contains a map, which Spark cannot hash because its order is undefined."""
     match stored:
         case T.ArrayType():
             return _holds_map(stored.elementType)

@@ -55,7 +55,7 @@ def board(status: StudyStatus, *, events: bool = False) -> RenderableType:
 
 
 def state_in_words(status: StudyStatus) -> str:
-    """Whether it runs, or how it has ended: in one line, with what to do."""
+    """Return True if it runs, or how it has ended: in one line, with what to do."""
     record, driver = status.record, status.driver
     who = f"the driver with pid {driver.pid} on {driver.host}" if driver else "its driver"
     again = f"resume it with: spark-hpo resume {record.url}"

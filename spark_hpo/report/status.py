@@ -33,7 +33,7 @@ class StudyState(StrEnum):
 
     @property
     def can_go_on(self) -> bool:
-        """Whether `spark-hpo resume` can continue it."""
+        """True if `spark-hpo resume` can continue it."""
         return self not in (StudyState.RUNNING, StudyState.FINISHED)
 
 
