@@ -2,8 +2,8 @@
 
     prepare -> tune -> check -> is_better -> promote
 
-Each run has a folder of its own, named after the run: whatever is tried again, by Airflow or by hand, goes
-on with the study there. Change the five constants; all else is a parameter of the run.
+Each run has its own folder, named after the run, so a retry by Airflow or by hand resumes the study there.
+Change the five constants; everything else is a parameter of the run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STUDY = f"study_dir={FOLDER}/study data.path={FOLDER}/table {{{{ params.override
 
 
 class Submit(SparkSubmitOperator):
-    """spark-submit whose JSON line is the task's result, and which is told to end, not killed.
+    """Runs spark-submit, returns its JSON line as the result, and stops it with SIGTERM instead of SIGKILL.
 
     The provider's own operator logs what is printed and returns nothing, and ends spark-submit with kill -9.
     """
@@ -110,7 +110,7 @@ with DAG(
 
     @task.short_circuit
     def is_better(answer: dict[str, Any]) -> bool:
-        """Where a rule of your own belongs, or a person's approval."""
+        """Replace this rule with your own, or with an approval step."""
         return bool(answer["model"] and answer["model"]["is_best"])
 
     # Compares once more: another study may have been promoted since.

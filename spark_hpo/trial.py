@@ -208,7 +208,7 @@ class Trial:
 
     @property
     def score(self) -> Score:
-        """What trials are compared by."""
+        """The score by which trials are compared."""
         return Score.of(self.loss, self.violation)
 
     def with_report(self, report: Report, *, score: Score, time: float) -> Trial:

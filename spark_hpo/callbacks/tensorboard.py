@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What the event files of a trial contain."""
+    """The contents of the event files of a trial."""
 
     resource: int = 0  # of the last measurement
     is_begun: bool = False

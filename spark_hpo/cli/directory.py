@@ -19,7 +19,7 @@ logger = logging.getLogger("spark_hpo.cli")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredStudy:
-    """What a study directory knows of its study."""
+    """A study as its directory describes it."""
 
     config: StudyConfig
     space: Space | None  # None: it is in the configuration

@@ -1,4 +1,4 @@
-"""What a study file says: the settings, and the messages about them."""
+"""The settings of a study file, and the messages about them."""
 
 from spark_hpo.config.model import (
     ObjectiveConfig,

@@ -35,7 +35,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check returns; a Finding adds its name and duration."""
+    """The return value of a check; a Finding adds the name and duration of the check."""
 
     status: Status
     message: str

@@ -1,4 +1,4 @@
-"""What a configuration names: its objective, its space and the user's code."""
+"""The objective, the space and the user's code that a configuration names."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _SCRATCH_PREFIX = ".doctor-"  # of a temporary folder in the study directory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shipment:
-    """What is sent to executors."""
+    """The data that is sent to executors."""
 
     assignment_bytes: int  # with each assignment, to each rank
     file_bytes: Mapping[str, int]  # once, by name: the user's files of code

@@ -1,1 +1,1 @@
-"""What is to be seen of a study: the live line, the leaderboard, the report."""
+"""Views of a study: the live line, the leaderboard and the report."""

@@ -37,7 +37,7 @@ class Peak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a study has found."""
+    """The findings of a study."""
 
     best: Trial | None  # as it was reported; None: no trial has succeeded yet
     value: float | None  # its metric on the validation split

@@ -12,7 +12,7 @@ from spark_hpo.trial import Split, TrialState
 
 
 class Fate(StrEnum):
-    """What happened to a trial at a rung."""
+    """The fate of a trial at a rung."""
 
     PROMOTED = "promoted"
     COMPLETED = "fully trained"

@@ -111,7 +111,7 @@ class StudyFindings(ABC):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to know before the best trial is used, in one or two sentences each; usually empty."""
+        """Warnings about using the best trial, of one or two sentences each; usually empty."""
         return self._answer.warnings
 
     @property
