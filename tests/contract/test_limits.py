@@ -21,7 +21,7 @@ from spark_hpo.search.space import Space
 from spark_hpo.search.stopping import NoImprovement, RegretBound, TargetReached
 from spark_hpo.study_dir.journal import EventKind, Journal
 from spark_hpo.study_dir.storage import Storage
-from tests.support.study_bench import Bench
+from tests.support.study_bench import StudyRunner
 
 LARGE = 2.5e9  # squared errors of prices are as large, and larger than many a number that marks something
 SPACE = Space.from_config({"x": {"type": "uniform", "low": 0.0, "high": 1.0}})
@@ -165,7 +165,7 @@ def test_best_trial_keeps_the_limits_and_survives_a_restart(tmp_path: Path, sche
         penalties=(("cost", LARGE),),
         limits=(Limit(metric="cost", at_least=9.0),),
     )
-    bench = Bench(tmp_path, large)
+    bench = StudyRunner(tmp_path, large)
     study = bench.study(sampler="tpe", scheduler=scheduler, trials=30)
     study.run()
     assert study.best is not None
@@ -209,7 +209,7 @@ class UnawareScheduler:
 def test_scheduler_that_ignores_limits_is_told_of_a_failure(tmp_path: Path) -> None:
     limited = Objective(metric="loss", mode=Mode.MIN, limits=(Limit(metric="cost", at_most=9.0),))
     scheduler = UnawareScheduler()
-    study = Bench(tmp_path, limited).study(scheduler=scheduler)  # type: ignore[arg-type]
+    study = StudyRunner(tmp_path, limited).study(scheduler=scheduler)  # type: ignore[arg-type]
     study.run()
     costs = [trial.metrics["cost"] for trial in study.trials.values()]
     assert sorted(map(math.isfinite, scheduler.losses)) == sorted(cost <= 9 for cost in costs)

@@ -29,7 +29,7 @@ def test_auto_reader_is_petastorm_if_installed(monkeypatch: pytest.MonkeyPatch) 
     assert resolve_reader("auto") is ReaderName.PETASTORM
     monkeypatch.setitem(sys.modules, "petastorm.reader", None)  # importing it fails
     assert resolve_reader("auto") is ReaderName.ARROW
-    with pytest.raises(ConfigError, match=r"spark_hpo\[petastorm\]"):
+    with pytest.raises(ConfigError, match=r"petastorm==0\.12\.1"):
         resolve_reader("petastorm")
 
 

@@ -82,7 +82,7 @@ def champion(folder: Path) -> str:
     return str(client.get_model_version_by_alias("clusters", "champion").version)
 
 
-def test_the_champion_is_measured_again_on_other_rows_and_gives_way_to_a_better_model(folder: Path) -> None:
+def test_champion_is_measured_again_on_other_rows_and_gives_way_to_a_better(folder: Path) -> None:
     write_clusters(folder / "other", rows=160)
 
     def run(study: str, table: str, learning_rate: float) -> Result:

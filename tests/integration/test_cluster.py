@@ -111,7 +111,7 @@ def test_two_ranks_on_two_machines_that_have_the_package_from_py_files_alone(
     assert all(note["preloaded"] for note in workspace.notes), "the daemon was found in the zip"
 
 
-def test_executors_without_the_package_get_it_and_slots_follow_executors_that_come_and_go(
+def test_executors_without_the_package_get_it_and_slots_follow_executors(
     tmp_path: Path, cluster: StandaloneCluster, bare: Path
 ) -> None:
     workspace = Submitted(tmp_path, cluster, driver=Path(sys.executable), executors=bare)

@@ -43,3 +43,10 @@ def test_no_test_module_is_imported_by_another() -> None:
         for node in ast.walk(ast.parse(file.read_text())):
             module = node.module if isinstance(node, ast.ImportFrom) else None
             assert not (module or "").rpartition(".")[2].startswith("test_"), f"{file}: {module}"
+
+
+def test_names_of_tests_have_at_most_80_characters() -> None:
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                assert len(node.name) <= 80, f"{file.relative_to(ROOT)}: {node.name}"

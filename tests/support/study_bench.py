@@ -106,7 +106,7 @@ class ConcurrentBackend:
 RETRY_AT_ONCE = DispatchPolicy(failures=FailurePolicy(max_infra_retries=2))
 
 
-class Bench:
+class StudyRunner:
     """A test bench: studies in one directory, each the work of a new driver."""
 
     def __init__(self, folder: Path, objective: Objective = LOSS) -> None:

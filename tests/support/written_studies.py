@@ -18,7 +18,7 @@ from tests.benchmarks.replay.memory import MemoryStorage
 BEGAN = 1_000_000.0
 
 
-class Pen:
+class StudyWriter:
     """Writes a study's journal by hand, with a clock that is set."""
 
     def __init__(
@@ -48,15 +48,15 @@ class Pen:
         Definition.create(record).write(self.storage)
         self.open()
 
-    def open(self, **driver: Any) -> Pen:
+    def open(self, **driver: Any) -> StudyWriter:
         self.journal = Journal.open(self.storage, self.objective, driver=driver, clock=lambda: self.now)
         return self
 
-    def at(self, second: float) -> Pen:
+    def at(self, second: float) -> StudyWriter:
         self.now = BEGAN + second
         return self
 
-    def start(self, trial: int, begin: int = 0, end: int = 1, **changes: Any) -> Pen:
+    def start(self, trial: int, begin: int = 0, end: int = 1, **changes: Any) -> StudyWriter:
         known: dict[str, Any] = {
             "attempt": 1,
             "params": {"x": 0.5},
@@ -75,29 +75,29 @@ class Pen:
         )
         return self
 
-    def end(self, trial: int, resource: int = 1, value: float | None = 0.5, **changes: Any) -> Pen:
+    def end(self, trial: int, resource: int = 1, value: float | None = 0.5, **changes: Any) -> StudyWriter:
         """The attempt ends: with a value, or with a failure."""
         self.journal.reported(self._report(trial, resource, value, **changes))
         return self
 
-    def lose(self, trial: int, message: str = "executor 3 was lost", **changes: Any) -> Pen:
+    def lose(self, trial: int, message: str = "executor 3 was lost", **changes: Any) -> StudyWriter:
         failure = Failure(kind=changes.pop("kind", FailureKind.INFRASTRUCTURE), message=message)
         self.journal.lost(self._report(trial, 0, None, failure=failure, **changes))
         return self
 
-    def settle(self, state: TrialState, *trials: int) -> Pen:
+    def settle(self, state: TrialState, *trials: int) -> StudyWriter:
         self.journal.settled(trials, state)
         return self
 
-    def slots(self, count: int) -> Pen:
+    def slots(self, count: int) -> StudyWriter:
         self.journal.slots(count)
         return self
 
-    def close(self, reason: str = "trials") -> Pen:
+    def close(self, reason: str = "trials") -> StudyWriter:
         self.journal.closed(reason)
         return self.die()
 
-    def die(self) -> Pen:
+    def die(self) -> StudyWriter:
         self.journal.close()
         return self
 

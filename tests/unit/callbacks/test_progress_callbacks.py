@@ -14,7 +14,7 @@ from spark_hpo.report.live_line import ProgressLine
 from spark_hpo.report.notebook import in_notebook
 from spark_hpo.study import Budget
 from spark_hpo.study.callback import Callback
-from tests.support.study_bench import Bench
+from tests.support.study_bench import StudyRunner
 
 
 class StopAfter(Callback):
@@ -28,11 +28,11 @@ class StopAfter(Callback):
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path / "study")
+def bench(tmp_path: Path) -> StudyRunner:
+    return StudyRunner(tmp_path / "study")
 
 
-def test_the_line_is_there_from_the_start_to_the_end_of_the_search(bench: Bench) -> None:
+def test_the_line_is_there_from_the_start_to_the_end_of_the_search(bench: StudyRunner) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, _environ={"TERM": "xterm"})
     line = ProgressLine("digits", "loss", console=console)
     study = bench.study(callbacks=[TerminalLine(line)])
@@ -45,7 +45,7 @@ def test_the_line_is_there_from_the_start_to_the_end_of_the_search(bench: Bench)
 
 
 def test_the_bar_counts_trials_and_goes_on_where_the_study_stood(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
+    bench: StudyRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         bench.study(callbacks=[NotebookBar("digits", "loss"), StopAfter(12)]).run()
@@ -64,7 +64,7 @@ def test_the_bar_counts_trials_and_goes_on_where_the_study_stood(
 
 @pytest.mark.parametrize("unit", ["epochs", "parts"])
 def test_notebook_bar_counts_the_resource_where_it_is_the_budget(
-    bench: Bench, capsys: pytest.CaptureFixture[str], unit: str
+    bench: StudyRunner, capsys: pytest.CaptureFixture[str], unit: str
 ) -> None:
     bar = NotebookBar("digits", "loss", unit)
     study = bench.study(callbacks=[bar], trials=None, budget=Budget(resource=20))

@@ -18,7 +18,7 @@ from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, TrialState
 from tests.support.tables import clusters_study
-from tests.support.written_studies import Pen
+from tests.support.written_studies import StudyWriter
 
 
 def run(*arguments: str) -> int:
@@ -31,7 +31,7 @@ def run(*arguments: str) -> int:
 @pytest.fixture
 def study(tmp_path: Path) -> str:
     """Two trials: one has 0.7 after one epoch, and one has failed."""
-    pen = Pen(storage=Storage(tmp_path / "study"))
+    pen = StudyWriter(storage=Storage(tmp_path / "study"))
     pen.start(0).start(1).at(2).end(0, value=0.7).settle(TrialState.COMPLETED, 0)
     failure = Failure(kind=FailureKind.TRIAL, message="ValueError: as it must")
     pen.end(1, resource=0, value=None, failure=failure).settle(TrialState.FAILED, 1).close()

@@ -8,7 +8,7 @@ from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, TrialState
-from tests.support.written_studies import Pen
+from tests.support.written_studies import StudyWriter
 
 
 class Files:
@@ -38,7 +38,7 @@ def files(tmp_path: Path) -> Files:
     return Files(Storage(tmp_path / "study"))
 
 
-def write(pen: Pen, files: Files) -> dict[int, str]:
+def write(pen: StudyWriter, files: Files) -> dict[int, str]:
     """Trial 0 is the best, 1 waits for a promotion, 2 is out, 3 has failed half way, 4 was running."""
     saved = {trial: files.checkpoint(trial, 1) for trial in (0, 1, 2)}
     for trial, value in {0: 0.9, 1: 0.8, 2: 0.1}.items():
@@ -52,7 +52,7 @@ def write(pen: Pen, files: Files) -> dict[int, str]:
 
 
 def test_an_interrupted_study_keeps_all_that_it_goes_on_from(files: Files) -> None:
-    pen = Pen(storage=files.storage)
+    pen = StudyWriter(storage=files.storage)
     saved = write(pen, files)
     files.save("checkpoints/trial-000001/.tmp-0123")
     files.save(layout.progress(3, 1))
@@ -67,7 +67,7 @@ def test_an_interrupted_study_keeps_all_that_it_goes_on_from(files: Files) -> No
 
 
 def test_a_finished_study_keeps_what_a_larger_budget_would_need_unless_it_is_old(files: Files) -> None:
-    pen = Pen(storage=files.storage)
+    pen = StudyWriter(storage=files.storage)
     saved = write(pen, files)
     pen.end(4, value=0.5, checkpoint=files.checkpoint(4, 1)).settle(TrialState.STOPPED, 4).close()
     clean_study(files.storage)
@@ -79,7 +79,7 @@ def test_a_finished_study_keeps_what_a_larger_budget_would_need_unless_it_is_old
 
 
 def test_the_best_stays_as_it_was_when_it_was_best(files: Files) -> None:
-    pen = Pen(storage=files.storage)
+    pen = StudyWriter(storage=files.storage)
     early, late = files.checkpoint(0, 1), files.checkpoint(0, 3)
     pen.start(0).end(0, value=0.9, checkpoint=early)
     pen.start(0, 1, 3, rung=1).end(0, 3, value=0.7, rung=1, checkpoint=late)
@@ -90,7 +90,7 @@ def test_the_best_stays_as_it_was_when_it_was_best(files: Files) -> None:
 
 def test_the_pareto_front_stays(files: Files) -> None:
     objective = Objective(metric="accuracy", mode=Mode.MAX, extra_objectives=(("ms", Mode.MIN),))
-    pen = Pen(objective, storage=files.storage)
+    pen = StudyWriter(objective, storage=files.storage)
     saved = {trial: files.checkpoint(trial, 9) for trial in range(3)}
     for trial, metrics in enumerate([(0.9, 9.0), (0.8, 1.0), (0.7, 5.0)]):
         values = dict(zip(("accuracy", "ms"), metrics, strict=True))
@@ -102,7 +102,7 @@ def test_the_pareto_front_stays(files: Files) -> None:
 
 def test_what_a_new_trial_begins_with_stays(files: Files) -> None:
     """In population based training a child takes over its parent's weights."""
-    pen = Pen(storage=files.storage)
+    pen = StudyWriter(storage=files.storage)
     parent, best = files.checkpoint(0, 1), files.checkpoint(1, 1)
     pen.start(0).end(0, value=0.5, checkpoint=parent)
     pen.start(1).end(1, value=0.9, checkpoint=best)
@@ -113,7 +113,7 @@ def test_what_a_new_trial_begins_with_stays(files: Files) -> None:
 
 
 def test_a_study_that_a_driver_works_on_is_left_alone(files: Files) -> None:
-    pen = Pen(storage=files.storage)
+    pen = StudyWriter(storage=files.storage)
     saved = write(pen, files)
     for dry_run in (True, False):
         with pytest.raises(LeaseError, match="a driver is running this study"):
@@ -122,7 +122,7 @@ def test_a_study_that_a_driver_works_on_is_left_alone(files: Files) -> None:
 
 
 def test_cleaning_leaves_lease_and_journal_as_they_were(files: Files, tmp_path: Path) -> None:
-    pen = Pen(storage=files.storage)
+    pen = StudyWriter(storage=files.storage)
     write(pen, files)
     pen.close()
     before = {
@@ -143,7 +143,7 @@ def test_where_no_study_is_nothing_is_made(tmp_path: Path) -> None:
 
 def test_objects_of_a_store_go_too() -> None:
     files = Files(Storage("memory://cleaned"))
-    pen = Pen(storage=files.storage)
+    pen = StudyWriter(storage=files.storage)
     saved = write(pen, files)
     pen.close("interrupted")
     assert clean_study(files.storage).bytes == 20

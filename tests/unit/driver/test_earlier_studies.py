@@ -14,7 +14,7 @@ from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
 from tests.support.tables import clusters_study
-from tests.support.written_studies import Pen
+from tests.support.written_studies import StudyWriter
 
 ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
 
@@ -25,7 +25,7 @@ def config(folder: Path, *studies: Path | str) -> StudyConfig:
 
 
 def earlier_study(folder: Path, objective: Objective = ACCURACY, **assignment: Any) -> Path:
-    pen = Pen(objective, storage=Storage(folder))
+    pen = StudyWriter(objective, storage=Storage(folder))
     for trial, value in enumerate((0.5, 0.9)):
         pen.start(trial, **assignment).end(trial, value=value)
     pen.close()
@@ -39,7 +39,7 @@ def read(config: StudyConfig) -> list[list[float]]:
 
 def test_earlier_study_is_read_by_its_own_objective(tmp_path: Path) -> None:
     penalized = Objective(metric="accuracy", mode=Mode.MAX, penalties=(("size", 0.1),))
-    pen = Pen(penalized, storage=Storage(tmp_path / "march"))
+    pen = StudyWriter(penalized, storage=Storage(tmp_path / "march"))
     pen.start(0).end(0, metrics={"accuracy": 0.5, "size": 2.0}).close()
     plain = earlier_study(tmp_path / "april")
     assert read(config(tmp_path, tmp_path / "march", plain)) == [[-0.3], [-0.5, -0.9]]
@@ -75,7 +75,7 @@ def test_earlier_trials_are_kept_until_the_setting_changes(tmp_path: Path) -> No
     study = config(tmp_path, march)
     storage = Storage(study.study_dir)
     keep_earlier_trials(study, storage, read_earlier_trials(study, storage))
-    pen = Pen(ACCURACY, storage=Storage(march)).start(2).end(2, value=0.1)
+    pen = StudyWriter(ACCURACY, storage=Storage(march)).start(2).end(2, value=0.1)
     pen.close()
     assert read(study) == [[-0.5, -0.9]]
     april = earlier_study(tmp_path / "april")
@@ -86,7 +86,7 @@ def test_earlier_trials_of_older_versions_are_kept_for_the_studies_of_the_defini
     study = config(tmp_path, "gone")
     storage = Storage(study.study_dir)
     storage.write("transfer.json", json.dumps([[{"params": {}, "resource": 1, "loss": "inf"}]]).encode())
-    Pen(ACCURACY, storage=storage, search={"max_resource": 3, "transfer": {"studies": ["gone"]}})
+    StudyWriter(ACCURACY, storage=storage, search={"max_resource": 3, "transfer": {"studies": ["gone"]}})
     record = json.loads(storage.read("study.json") or b"")
     record["config"]["search"]["transfer"] = {"studies": ["gone"]}
     storage.write("study.json", json.dumps(record).encode())

@@ -18,7 +18,7 @@ from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.context import TrainContext
 from tests.support.tables import clusters_study, write_clusters
-from tests.support.written_studies import Pen
+from tests.support.written_studies import StudyWriter
 
 FUNCTION = """
 def train(ctx):
@@ -65,7 +65,7 @@ def test_run_learns_from_another_earlier_study_after_a_correction(tmp_path: Path
     def search(*studies: str) -> dict[str, Any]:
         return {"max_resource": 1, "sampler": "random", "transfer": {"studies": list(studies)}}
 
-    pen = Pen(storage=Storage(tmp_path / "march")).start(0, params={"learning_rate": 0.05})
+    pen = StudyWriter(storage=Storage(tmp_path / "march")).start(0, params={"learning_rate": 0.05})
     pen.end(0, value=0.9).close()
     run_study(clusters_study(tmp_path, search=search(), budget={"trials": 1}))
     corrected = clusters_study(tmp_path, search=search(str(tmp_path / "march")), budget={"trials": 1})

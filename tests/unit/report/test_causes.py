@@ -3,7 +3,7 @@ import pytest
 from spark_hpo.report.causes import causes_of, normalised
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.trial import Failure, FailureKind, TrialState
-from tests.support.written_studies import Pen
+from tests.support.written_studies import StudyWriter
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def failed(message: str, kind: FailureKind = FailureKind.TRIAL) -> dict[str, obj
 
 
 def test_causes_are_counted_by_kind_and_message() -> None:
-    pen = Pen().slots(4)
+    pen = StudyWriter().slots(4)
     for trial in range(3):
         pen.start(trial).end(trial, 0, **failed(f"loss is nan in epoch {trial}"))
     pen.start(3).lose(3, "executor 1 was lost").start(3, attempt=2).lose(3, "executor 2 was lost", attempt=2)

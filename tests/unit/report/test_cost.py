@@ -6,11 +6,11 @@ from spark_hpo.report.cost import cost_of
 from spark_hpo.report.ladder import Fate, ladder_of
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.trial import Failure, FailureKind, TrialState
-from tests.support.written_studies import TEST, Pen
+from tests.support.written_studies import TEST, StudyWriter
 
 
 def test_cost_continues_each_trial_at_its_own_speed() -> None:
-    pen = Pen(stopping={"price_per_slot_hour": 3600.0, "cost": 1e9}).slots(2)
+    pen = StudyWriter(stopping={"price_per_slot_hour": 3600.0, "cost": 1e9}).slots(2)
     # An epoch of trial 0 takes 2 s, one of trial 1 takes 5 s; a start takes one more.
     pen.start(0, 0, 9).end(0, 9, seconds=19, curve={r: 0.5 for r in range(1, 10)})
     pen.settle(TrialState.COMPLETED, 0)
@@ -28,12 +28,12 @@ def test_cost_continues_each_trial_at_its_own_speed() -> None:
 
 
 def test_cost_of_a_study_without_training() -> None:
-    cost = cost_of(Pen().slots(1).start(0).record())
+    cost = cost_of(StudyWriter().slots(1).start(0).record())
     assert (cost.trials, cost.resource, cost.saved, cost.full_slot_s, cost.money) == (0, 0, None, None, None)
 
 
 def test_cost_estimates_the_speed_of_trials_without_curves() -> None:
-    pen = Pen().start(0).end(0, 1, curve={}, seconds=4).settle(TrialState.STOPPED, 0).close()
+    pen = StudyWriter().start(0).end(0, 1, curve={}, seconds=4).settle(TrialState.STOPPED, 0).close()
     assert cost_of(pen.record()).full_slot_s == 4 + 8 * 4
 
 

@@ -21,7 +21,7 @@ from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.trial import Failure, FailureKind, TrialState
 from tests.benchmarks.replay.memory import MemoryStorage
 from tests.support.virtual_studies import write_study
-from tests.support.written_studies import TEST, Pen
+from tests.support.written_studies import TEST, StudyWriter
 
 Draw = Callable[[StudyRecord], Picture]
 EVERY: list[Draw] = [history, history_by_resource, rungs, curves, parallel, importance, slots]
@@ -35,7 +35,7 @@ def trace(figure: go.Figure, name: str) -> Any:
 
 def study(*params: dict[str, Any], failed: int = 0) -> StudyRecord:
     """Trials with these parameters, each better than the one before; then some that fail."""
-    pen = Pen().slots(1)
+    pen = StudyWriter().slots(1)
     for i, some in enumerate(params):
         pen.at(i).start(i, params=some).at(i + 1).end(i, 1, 0.5 + i / 100)
     for i in range(len(params), len(params) + failed):
@@ -47,8 +47,8 @@ def study(*params: dict[str, Any], failed: int = 0) -> StudyRecord:
 @pytest.mark.parametrize(
     "record",
     [
-        Pen().record(),
-        Pen().slots(2).start(0).record(),
+        StudyWriter().record(),
+        StudyWriter().slots(2).start(0).record(),
         study(failed=2),
         study({}),
         study({"lr": 0.1}),
@@ -66,7 +66,7 @@ def test_figures_of_every_kind_of_study(draw: Draw, record: StudyRecord) -> None
 
 
 def test_draw_without_points_shows_a_note() -> None:
-    picture = history(Pen().record())
+    picture = history(StudyWriter().record())
     assert picture.figure.layout.annotations[0].text == "no measurements yet"
     assert picture.text == "No trial has been measured yet."
 
@@ -75,7 +75,7 @@ def test_draw_without_points_shows_a_note() -> None:
 
 
 def climbing() -> StudyRecord:
-    pen = Pen().slots(1)
+    pen = StudyWriter().slots(1)
     pen.at(0).start(0).at(60).end(0, 1, 0.5).start(1, 0, 3).at(120).end(1, 3, 0.3).start(2)
     pen.at(180).end(2, 1, None, failure=BROKEN).start(0, 1, 9, rung=1).at(600).end(0, 9, 0.8)
     return pen.start(0, 9, 9, **TEST).at(610).end(0, 9, 0.99, **TEST).close().record()
@@ -104,14 +104,14 @@ def test_history_colours_points_by_rung() -> None:
 
 
 def test_history_keeps_the_sign_of_the_objective() -> None:
-    pen = Pen(Objective(metric="loss", mode=Mode.MIN))
+    pen = StudyWriter(Objective(metric="loss", mode=Mode.MIN))
     for i, loss in enumerate([0.9, 0.4, 0.6]):
         pen.start(i).end(i, 1, loss)
     assert list(trace(history(pen.close().record()).figure, "best so far").y) == [0.9, 0.4, 0.4]
 
 
 def test_history_names_penalties_on_the_axis() -> None:
-    pen = Pen(Objective(metric="accuracy", mode=Mode.MAX, penalties=(("size", 0.1),)))
+    pen = StudyWriter(Objective(metric="accuracy", mode=Mode.MAX, penalties=(("size", 0.1),)))
     pen.start(0).end(0, 1, 0.9, metrics={"accuracy": 0.9, "size": 2.0})
     picture = history(pen.close().record())
     assert list(trace(picture.figure, "best so far").y) == [0.9 - 0.2] * 2
@@ -120,7 +120,7 @@ def test_history_names_penalties_on_the_axis() -> None:
 
 def test_history_thins_points_but_no_improvements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_module, "MAX_POINTS", 10)
-    pen = Pen()
+    pen = StudyWriter()
     for i in range(100):
         pen.start(i).end(i, 1, 0.9 if i == 57 else 0.1)
     picture = history(pen.close().record())
@@ -131,7 +131,7 @@ def test_history_thins_points_but_no_improvements(monkeypatch: pytest.MonkeyPatc
 
 
 def test_view_excludes_outliers() -> None:
-    pen = Pen(Objective(metric="loss", mode=Mode.MIN))
+    pen = StudyWriter(Objective(metric="loss", mode=Mode.MIN))
     for i in range(30):
         pen.start(i).end(i, 1, 1e6 if i == 3 else 1.0 + i / 30)
     picture = history(pen.close().record())
@@ -175,7 +175,7 @@ def test_curves_are_separated_by_gaps(record: StudyRecord) -> None:
 
 def test_curves_are_thinned_but_not_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curves_module, "MAX_CURVES", 20)
-    pen = Pen()
+    pen = StudyWriter()
     for i in range(100):
         pen.start(i).end(i, 1, i / 100)
     pen.settle(TrialState.STOPPED, *range(100))
@@ -256,7 +256,7 @@ def test_parallel_line_ends_at_its_value(record: StudyRecord) -> None:
 
 
 def test_parameters_show_each_trial_at_its_best() -> None:
-    pen = Pen().start(0, params={"x": 0.25}).end(0, 1, 0.9).start(1, params={"x": 0.5}).end(1, 1, 0.8)
+    pen = StudyWriter().start(0, params={"x": 0.25}).end(0, 1, 0.9).start(1, params={"x": 0.5}).end(1, 1, 0.8)
     record = pen.start(0, 1, 3, rung=1, params={"x": 0.25}).end(0, 3, 0.7).close().record()
     assert [(t.trial_id, t.resource, t.loss) for t in record.ranking] == [(0, 1, -0.9), (1, 1, -0.8)]
     [x] = parameters(record)
@@ -286,7 +286,9 @@ def test_importance_names_the_trials_behind_it(record: StudyRecord) -> None:
 
 @pytest.fixture(scope="module")
 def of_two() -> StudyRecord:
-    pen = Pen(Objective(metric="accuracy", mode=Mode.MAX, extra_objectives=(("latency_ms", Mode.MIN),)))
+    pen = StudyWriter(
+        Objective(metric="accuracy", mode=Mode.MAX, extra_objectives=(("latency_ms", Mode.MIN),))
+    )
     offers = [(0.9, 7.0), (0.7, 3.0), (0.6, 5.0), (0.8, 1.0)]
     for i, (accuracy, latency) in enumerate(offers):
         pen.start(i, 0, 9).end(i, 9, accuracy, metrics={"accuracy": accuracy, "latency_ms": latency})
@@ -307,7 +309,9 @@ def test_front_is_a_line_through_its_trials(of_two: StudyRecord) -> None:
 
 
 def test_front_of_three_objectives_has_no_line() -> None:
-    pen = Pen(Objective(metric="a", mode=Mode.MAX, extra_objectives=(("b", Mode.MIN), ("c", Mode.MIN))))
+    pen = StudyWriter(
+        Objective(metric="a", mode=Mode.MAX, extra_objectives=(("b", Mode.MIN), ("c", Mode.MIN)))
+    )
     pen.start(0, 0, 9).end(0, 9, 0.9, metrics={"a": 0.9, "b": 1.0, "c": 1.0}).settle(TrialState.COMPLETED, 0)
     record = pen.close().record()
     assert front(record).figure.data[1].mode == "markers"

@@ -16,7 +16,7 @@ from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, TrialState
 from tests.benchmarks.replay.memory import MemoryStorage
 from tests.support.virtual_studies import Killed, write_study
-from tests.support.written_studies import TEST, Pen
+from tests.support.written_studies import TEST, StudyWriter
 
 JOURNALS = sorted((Path(__file__).parents[2] / "data/journals").glob("*/*-*"))
 DOCS = Path(__file__).parents[3] / "docs/report.md"
@@ -121,12 +121,12 @@ def test_page_has_the_best_parameters_as_yaml(html: str, storage: Storage) -> No
 
 
 def test_page_shows_other_metrics_of_the_test() -> None:
-    pen = Pen().start(0).end(0, 1, 0.5).start(0, 1, 1, **TEST)
+    pen = StudyWriter().start(0).end(0, 1, 0.5).start(0, 1, 1, **TEST)
     metrics = {"accuracy": 0.4375, "loss": 1.25, "f1": 0.375}
     text = Page(report_of(pen.end(0, 1, None, metrics=metrics, **TEST).close().storage).html()).text
     assert "0.4375" in text
     assert "; f1 0.375; loss 1.25" in text
-    pen = Pen().start(0).end(0, 1, 0.5).start(0, 1, 1, **TEST).end(0, 1, None, metrics={}, **TEST)
+    pen = StudyWriter().start(0).end(0, 1, 0.5).start(0, 1, 1, **TEST).end(0, 1, None, metrics={}, **TEST)
     assert "the test reported no accuracy" in Page(report_of(pen.close().storage).html()).text
 
 
@@ -136,7 +136,7 @@ def test_page_escapes_names_of_the_user() -> None:
         "x": {"type": "uniform", "low": 0, "high": 1},
     }
     broken = Failure(kind=FailureKind.TRIAL, message=ATTACK, traceback=f"Traceback\n{ATTACK}")
-    pen = Pen(Objective(metric=ATTACK, mode=Mode.MAX), space=space, name=ATTACK).slots(1)
+    pen = StudyWriter(Objective(metric=ATTACK, mode=Mode.MAX), space=space, name=ATTACK).slots(1)
     for i in range(12):
         pen.start(i, params={ATTACK: (ATTACK, "b", "c", "d")[i % 4], "x": i / 12}).end(i, 1, i / 100)
     pen.start(12, params={ATTACK: "b", "x": 0.5}).end(12, 0, None, failure=broken)
@@ -150,7 +150,7 @@ def test_page_escapes_names_of_the_user() -> None:
 
 
 def test_page_of_a_running_study() -> None:
-    pen = Pen().slots(2).start(0).end(0, 1, 0.5).start(1)
+    pen = StudyWriter().slots(2).start(0).end(0, 1, 0.5).start(1)
     text = Page(report_of(pen.storage).html()).text
     assert is_held(pen.storage)
     assert "running" in text
@@ -161,15 +161,15 @@ def test_page_of_a_running_study() -> None:
 
 
 def test_page_of_a_study_without_trials() -> None:
-    text = Page(report_of(Pen().storage).html()).text
+    text = Page(report_of(StudyWriter().storage).html()).text
     assert "No trial has succeeded" in text
     assert "No failures" in text
-    pen = Pen().close("interrupted")
+    pen = StudyWriter().close("interrupted")
     assert "interrupted; rerun the same command" in Page(report_of(pen.storage).html()).text
 
 
 def test_page_explains_how_to_add_the_present_configuration() -> None:
-    pen = Pen().start(0).end(0).start(1).end(1, 1, 0.7).close()
+    pen = StudyWriter().start(0).end(0).start(1).end(1, 1, 0.7).close()
     text = Page(report_of(pen.storage).html()).text
     assert "add it to search.enqueue" in text
     assert "gain over the first trial" in text
@@ -184,7 +184,9 @@ def test_page_of_studies_of_earlier_versions(folder: Path) -> None:
 
 
 def test_report_of_several_objectives_has_the_front() -> None:
-    pen = Pen(Objective(metric="accuracy", mode=Mode.MAX, extra_objectives=(("latency_ms", Mode.MIN),)))
+    pen = StudyWriter(
+        Objective(metric="accuracy", mode=Mode.MAX, extra_objectives=(("latency_ms", Mode.MIN),))
+    )
     pen.start(0, 0, 9).end(0, 9, 0.9, metrics={"accuracy": 0.9, "latency_ms": 7.0})
     report = report_of(pen.settle(TrialState.COMPLETED, 0).close().storage)
     assert report.names[-1] == "pareto_front"
@@ -239,7 +241,7 @@ def test_write_report_writes_into_the_study_directory(tmp_path: Path) -> None:
     ids=str,
 )
 def test_report_of_a_damaged_definition_is_an_error(damage: dict[str, object]) -> None:
-    storage = Pen().storage
+    storage = StudyWriter().storage
     record = json.loads(storage.read("study.json") or b"")
     record["config"] |= damage
     storage.write("study.json", json.dumps(record).encode())

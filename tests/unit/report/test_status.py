@@ -16,7 +16,7 @@ from spark_hpo.report.status import StudyState, StudyStatus
 from spark_hpo.study_dir.lease import Holder
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, TrialState
-from tests.support.written_studies import TEST, Pen
+from tests.support.written_studies import TEST, StudyWriter
 
 
 def drawn(status: StudyStatus) -> str:
@@ -25,7 +25,7 @@ def drawn(status: StudyStatus) -> str:
     return text.getvalue()
 
 
-def kill(pen: Pen) -> None:
+def kill(pen: StudyWriter) -> None:
     """As if the driver had been a process of this machine that is gone."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
@@ -34,9 +34,9 @@ def kill(pen: Pen) -> None:
 
 
 @pytest.fixture
-def pen(tmp_path: Path) -> Pen:
+def pen(tmp_path: Path) -> StudyWriter:
     """A study under way: trial 0 was promoted and runs, 1 waits, 2 is out, 3 has failed, 4 runs."""
-    pen = Pen(storage=Storage(tmp_path / "study"), budget={"trials": 8, "seconds": None})
+    pen = StudyWriter(storage=Storage(tmp_path / "study"), budget={"trials": 8, "seconds": None})
     pen.slots(2)
     pen.at(10).start(0).at(14).end(0, value=0.8)
     pen.start(1).at(20).end(1, value=0.7)
@@ -47,7 +47,7 @@ def pen(tmp_path: Path) -> Pen:
     return pen
 
 
-def test_status_of_a_running_study_comes_from_its_directory(pen: Pen) -> None:
+def test_status_of_a_running_study_comes_from_its_directory(pen: StudyWriter) -> None:
     status = StudyStatus.read(pen.storage)
     assert status.state is StudyState.RUNNING
     assert status.trials == {"running": 2, "paused": 1, "stopped": 1, "failed": 1}
@@ -64,7 +64,7 @@ def test_status_of_a_running_study_comes_from_its_directory(pen: Pen) -> None:
     assert record["last_event"]["kind"] == "assigned"
 
 
-def test_status_distinguishes_a_killed_driver_from_a_running_one(pen: Pen) -> None:
+def test_status_distinguishes_a_killed_driver_from_a_running_one(pen: StudyWriter) -> None:
     kill(pen)
     status = StudyStatus.read(pen.storage)
     assert status.state is StudyState.DEAD
@@ -76,7 +76,7 @@ def test_status_distinguishes_a_killed_driver_from_a_running_one(pen: Pen) -> No
     assert "died" in drawn(status)
 
 
-def test_status_trusts_the_lease_of_a_driver_on_another_machine(pen: Pen) -> None:
+def test_status_trusts_the_lease_of_a_driver_on_another_machine(pen: StudyWriter) -> None:
     record = json.loads(pen.storage.read("lease.json") or b"")
     pen.storage.write("lease.json", json.dumps({**record, "machine": "elsewhere"}).encode())
     assert StudyStatus.read(pen.storage).state is StudyState.RUNNING
@@ -85,7 +85,7 @@ def test_status_trusts_the_lease_of_a_driver_on_another_machine(pen: Pen) -> Non
     assert StudyStatus.read(pen.storage).state is StudyState.DEAD
 
 
-def test_status_has_a_state_and_an_exit_code_for_each_ending(pen: Pen) -> None:
+def test_status_has_a_state_and_an_exit_code_for_each_ending(pen: StudyWriter) -> None:
     pen.at(40).end(4, value=0.6).end(0, 3, value=0.9, rung=1).settle(TrialState.COMPLETED, 0)
     pen.start(0, 3, 3, **TEST).at(41).end(0, 3, value=0.85, **TEST)
     pen.close("interrupted")
@@ -102,7 +102,7 @@ def test_status_has_a_state_and_an_exit_code_for_each_ending(pen: Pen) -> None:
 
 
 def test_status_of_a_study_whose_driver_ended_before_the_first_trial(tmp_path: Path) -> None:
-    pen = Pen(storage=Storage(tmp_path / "study"))
+    pen = StudyWriter(storage=Storage(tmp_path / "study"))
     pen.journal.failed(KeyboardInterrupt())
     pen.die()
     status = StudyStatus.read(pen.storage)
@@ -118,7 +118,7 @@ def test_status_of_a_study_whose_driver_ended_before_the_first_trial(tmp_path: P
     assert status.to_json()["error"] == "DataError: part-0.parquet: no rows"
 
 
-def test_status_ignores_a_driver_that_was_refused(pen: Pen) -> None:
+def test_status_ignores_a_driver_that_was_refused(pen: StudyWriter) -> None:
     pen.end(0, 3, value=0.9, rung=1).end(4).close("trials")
     pen.open()
     assert StudyStatus.read(pen.storage).record.ending is None, "it works"
@@ -127,25 +127,25 @@ def test_status_ignores_a_driver_that_was_refused(pen: Pen) -> None:
 
 
 def test_exit_code_without_a_successful_trial_is_that_of_the_driver(tmp_path: Path) -> None:
-    pen = Pen(storage=Storage(tmp_path / "study"))
+    pen = StudyWriter(storage=Storage(tmp_path / "study"))
     pen.start(0).end(0, value=None, failure=Failure(kind=FailureKind.TRIAL, message="no")).die()
     assert StudyStatus.read(pen.storage).exit_code == 4
 
 
-def test_status_does_not_count_attempts_of_an_earlier_driver_as_running(pen: Pen) -> None:
+def test_status_does_not_count_attempts_of_an_earlier_driver_as_running(pen: StudyWriter) -> None:
     kill(pen)
     pen.at(100).open().start(4, attempt=2)
     assert [a.assignment.trial_id for a in StudyStatus.read(pen.storage).running] == [4]
 
 
-def test_status_does_not_disturb_the_driver(pen: Pen) -> None:
+def test_status_does_not_disturb_the_driver(pen: StudyWriter) -> None:
     before = pen.storage.read("lease.json")
     StudyStatus.read(pen.storage)
     assert pen.storage.read("lease.json") == before
     pen.end(4, value=0.6)  # it writes on
 
 
-def test_board_shows_the_study(pen: Pen) -> None:
+def test_board_shows_the_study(pen: StudyWriter) -> None:
     text = drawn(StudyStatus.read(pen.storage))
     for shown in (
         "by hand  running",
@@ -163,11 +163,11 @@ def test_board_shows_the_study(pen: Pen) -> None:
 
 
 def test_board_of_a_study_without_trials(tmp_path: Path) -> None:
-    pen = Pen(storage=Storage(tmp_path / "study"))
+    pen = StudyWriter(storage=Storage(tmp_path / "study"))
     assert "no trial has succeeded yet" in drawn(StudyStatus.read(pen.storage))
 
 
-def test_line_of_each_event(pen: Pen) -> None:
+def test_line_of_each_event(pen: StudyWriter) -> None:
     pen.at(35).lose(4, "executor 3 was lost").start(4, attempt=2).at(40).end(4, metrics={"loss": 1.0})
     pen.start(0, 3, 3, **TEST).end(0, 3, value=0.85, **TEST).close("trials")
     status = StudyStatus.read(pen.storage)
@@ -191,7 +191,7 @@ def test_line_of_each_event(pen: Pen) -> None:
 
 
 def test_status_without_a_driver(tmp_path: Path) -> None:
-    pen = Pen(storage=Storage(tmp_path / "study")).die()
+    pen = StudyWriter(storage=Storage(tmp_path / "study")).die()
     pen.storage.delete("lease.json")
     assert Holder.read(pen.storage) is None
     status = StudyStatus.read(pen.storage)

@@ -7,14 +7,14 @@ from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.report.timeline import Use, timeline_of
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import FailureKind
-from tests.support.written_studies import BEGAN, TEST, Pen
+from tests.support.written_studies import BEGAN, TEST, StudyWriter
 
 JOURNALS = Path(__file__).parents[2] / "data/journals/0.1"
 
 
-def two_slots() -> Pen:
+def two_slots() -> StudyWriter:
     """Ten seconds until the first trial; then trials 0 and 1 beside each other."""
-    return Pen().at(8).slots(2).at(10).start(0).at(11).start(1)
+    return StudyWriter().at(8).slots(2).at(10).start(0).at(11).start(1)
 
 
 def test_timeline_explains_an_idle_slot_by_the_next_event() -> None:

@@ -10,7 +10,7 @@ import pytest
 from spark_hpo.study import RunningStudy
 from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Assignment, Report, Trial, TrialState
-from tests.support.study_bench import Bench
+from tests.support.study_bench import StudyRunner
 
 
 class Recorder(Callback):
@@ -42,11 +42,11 @@ class Recorder(Callback):
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path / "study")
+def bench(tmp_path: Path) -> StudyRunner:
+    return StudyRunner(tmp_path / "study")
 
 
-def test_callbacks_see_each_trial_start_report_and_end(bench: Bench) -> None:
+def test_callbacks_see_each_trial_start_report_and_end(bench: StudyRunner) -> None:
     recorder = Recorder()
     study = bench.study(callbacks=[recorder])
     study.run()
@@ -62,7 +62,7 @@ def test_callbacks_see_each_trial_start_report_and_end(bench: Bench) -> None:
     assert max(sum(e == ("report", i) for e in recorder.events) for i in study.trials) > 1  # one was promoted
 
 
-def test_callbacks_do_not_see_events_of_earlier_drivers(bench: Bench) -> None:
+def test_callbacks_do_not_see_events_of_earlier_drivers(bench: StudyRunner) -> None:
     first = Recorder()
 
     def stop_soon(study: RunningStudy, trial: Trial, report: Report) -> None:
@@ -80,12 +80,12 @@ def test_callbacks_do_not_see_events_of_earlier_drivers(bench: Bench) -> None:
     assert second.events[0][1] > 0
     seen = [e for e in first.events + second.events if e[0] in ("trial_start", "report", "trial_end")]
     whole = Recorder()
-    Bench(Path(f"{bench.storage.url}-whole")).study(callbacks=[whole]).run()
+    StudyRunner(Path(f"{bench.storage.url}-whole")).study(callbacks=[whole]).run()
     assert seen == [e for e in whole.events if e[0] in ("trial_start", "report", "trial_end")]
 
 
 def test_callback_that_raises_is_logged_and_does_not_disturb_others(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    bench: StudyRunner, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Callback):
         def on_report(self, *_: Any) -> None:
@@ -97,7 +97,7 @@ def test_callback_that_raises_is_logged_and_does_not_disturb_others(
     assert sum(event == "report" for event, _ in recorder.events) >= 3
 
 
-def test_callback_stops_the_study(bench: Bench) -> None:
+def test_callback_stops_the_study(bench: StudyRunner) -> None:
     class Enough(Callback):
         def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
             if len(study.trials) == 4:

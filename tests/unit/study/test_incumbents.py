@@ -13,7 +13,7 @@ from spark_hpo.ranking import best_reported, pareto_front
 from spark_hpo.study_dir.journal import EventKind, Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, Trial, TrialState
-from tests.support.study_bench import LOSS, Bench, Killed
+from tests.support.study_bench import LOSS, Killed, StudyRunner
 
 FAILURE = Failure(kind=FailureKind.TRIAL, message="ValueError: no")
 BOTH = replace(LOSS, extra_objectives=(("cost", Mode.MIN),))  # on the front, x is from -1 to 0
@@ -33,12 +33,12 @@ def trial(trial_id: int, loss: float, cost: float, objective: Objective = BOTH, 
     return Trial(**(fields | changes))  # type: ignore[arg-type]
 
 
-def front(bench: Bench) -> list[Trial]:
+def front(bench: StudyRunner) -> list[Trial]:
     assert bench.journal is not None
     return pareto_front(bench.journal.trials.values(), bench.objective)
 
 
-def asked(bench: Bench) -> list[object]:
+def asked(bench: StudyRunner) -> list[object]:
     return [(a.trial_id, a.params, a.resource_to, a.seed) for a in bench.training.asked]
 
 
@@ -77,7 +77,7 @@ def test_front_of_one_objective_is_empty() -> None:
 
 @pytest.mark.parametrize("scheduler", ["full", "hyperband"])
 def test_study_keeps_the_checkpoints_of_the_best_and_the_front(tmp_path: Path, scheduler: str) -> None:
-    bench = Bench(tmp_path, BOTH)
+    bench = StudyRunner(tmp_path, BOTH)
     study = bench.study(scheduler=scheduler, trials=30)
     study.run()
     assert study.best is not None
@@ -90,7 +90,7 @@ def test_study_keeps_the_checkpoints_of_the_best_and_the_front(tmp_path: Path, s
 
 @pytest.mark.parametrize("scheduler", ["full", "hyperband"])
 def test_best_reported_finds_the_best_trial_of_a_journal(tmp_path: Path, scheduler: str) -> None:
-    bench = Bench(tmp_path, LOSS)
+    bench = StudyRunner(tmp_path, LOSS)
     bench.training.fail = lambda a: FAILURE if a.trial_id % 5 == 2 else None
     study = bench.study(scheduler=scheduler, trials=30)
     study.run()
@@ -117,10 +117,10 @@ needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="Optuna is
 def test_resume_after_a_kill_changes_neither_proposals_nor_front(
     tmp_path: Path, sampler: str, scheduler: str
 ) -> None:
-    undisturbed = Bench(tmp_path / "undisturbed", BOTH)
+    undisturbed = StudyRunner(tmp_path / "undisturbed", BOTH)
     undisturbed.study(sampler=sampler, scheduler=scheduler, trials=40).run()
 
-    bench = Bench(tmp_path / "killed", BOTH)
+    bench = StudyRunner(tmp_path / "killed", BOTH)
     bench.training.kill_after = 26  # when the models are asked already
     with pytest.raises(Killed):
         bench.study(sampler=sampler, scheduler=scheduler, trials=40).run()
@@ -133,7 +133,7 @@ def test_resume_after_a_kill_changes_neither_proposals_nor_front(
 
 
 def test_sampler_learns_from_the_second_objective(tmp_path: Path) -> None:
-    both, one = Bench(tmp_path / "both", BOTH), Bench(tmp_path / "one", LOSS)
+    both, one = StudyRunner(tmp_path / "both", BOTH), StudyRunner(tmp_path / "one", LOSS)
     for bench in (both, one):
         bench.study(sampler="tpe", scheduler="full", trials=60).run()
     far = [sum(a.params["x"] < -0.4 for a in bench.training.asked[30:]) for bench in (both, one)]
@@ -141,7 +141,7 @@ def test_sampler_learns_from_the_second_objective(tmp_path: Path) -> None:
 
 
 def test_front_excludes_failed_trials(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, BOTH)
+    bench = StudyRunner(tmp_path, BOTH)
     bench.training.fail = lambda a: FAILURE if a.trial_id % 2 else None
     bench.study(sampler="tpe", scheduler="full", trials=30).run()
     assert front(bench)
@@ -150,7 +150,7 @@ def test_front_excludes_failed_trials(tmp_path: Path) -> None:
 
 def test_front_is_empty_when_a_metric_is_never_reported(tmp_path: Path) -> None:
     unknown = Objective(metric="loss", mode=Mode.MIN, extra_objectives=(("memory", Mode.MIN),))
-    bench = Bench(tmp_path, unknown)
+    bench = StudyRunner(tmp_path, unknown)
     study = bench.study(sampler="tpe", scheduler="full", trials=30)
     study.run()
     assert study.best is not None

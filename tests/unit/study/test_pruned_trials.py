@@ -9,7 +9,7 @@ import pytest
 
 from spark_hpo.backend.inline import InlineBackend
 from spark_hpo.trial import Assignment, Report, TrialState
-from tests.support.study_bench import Bench
+from tests.support.study_bench import StudyRunner
 
 
 def train(assignment: Assignment, **_: Any) -> Report:
@@ -27,7 +27,7 @@ def train(assignment: Assignment, **_: Any) -> Report:
 
 @pytest.mark.parametrize("scheduler", ["full", "hyperband", "asha", "adaptive_asha", "median_stopping"])
 def test_pruned_trials_are_stopped_and_never_the_best(scheduler: str, tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "study")
+    bench = StudyRunner(tmp_path / "study")
     study = bench.study(scheduler=scheduler, sampler="tpe", backend=InlineBackend(train))
     study.run()
     for trial_id, trial in study.trials.items():

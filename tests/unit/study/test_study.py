@@ -39,15 +39,23 @@ from spark_hpo.trial import (
     Split,
     TrialState,
 )
-from tests.support.study_bench import LOSS, RETRY_AT_ONCE, SPACE, Bench, ConcurrentBackend, Killed, Training
+from tests.support.study_bench import (
+    LOSS,
+    RETRY_AT_ONCE,
+    SPACE,
+    ConcurrentBackend,
+    Killed,
+    StudyRunner,
+    Training,
+)
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path / "study")
+def bench(tmp_path: Path) -> StudyRunner:
+    return StudyRunner(tmp_path / "study")
 
 
-def test_study_spends_the_budget_of_hyperbands_brackets(bench: Bench) -> None:
+def test_study_spends_the_budget_of_hyperbands_brackets(bench: StudyRunner) -> None:
     study = bench.study()
     assert study.run() == "trials"
     # Brackets of 9/3/1, 3/1 and 3 trials for R = 9, eta = 3; a promoted trial resumes from its checkpoint.
@@ -55,7 +63,7 @@ def test_study_spends_the_budget_of_hyperbands_brackets(bench: Bench) -> None:
     assert study.progress.run == 13 + 4 + 3
 
 
-def test_best_is_the_trial_with_the_lowest_loss(bench: Bench) -> None:
+def test_best_is_the_trial_with_the_lowest_loss(bench: StudyRunner) -> None:
     study = bench.study()
     study.run()
     assert study.best is not None
@@ -63,7 +71,7 @@ def test_best_is_the_trial_with_the_lowest_loss(bench: Bench) -> None:
     assert study.best.loss == min(trial.loss for trial in bench.journal.trials.values())
 
 
-def test_trials_end_completed_or_stopped(bench: Bench) -> None:
+def test_trials_end_completed_or_stopped(bench: StudyRunner) -> None:
     bench.study().run()
     assert bench.journal is not None
     states = {trial.state for trial in bench.journal.trials.values()}
@@ -73,14 +81,14 @@ def test_trials_end_completed_or_stopped(bench: Bench) -> None:
     assert len(completed) == 1 + 1 + 3
 
 
-def test_study_keeps_only_the_best_checkpoint_at_the_end(bench: Bench) -> None:
+def test_study_keeps_only_the_best_checkpoint_at_the_end(bench: StudyRunner) -> None:
     study = bench.study()
     study.run()
     assert study.best is not None
     assert bench.checkpoints == {study.best.checkpoint}
 
 
-def test_study_continues_after_failed_trials(bench: Bench) -> None:
+def test_study_continues_after_failed_trials(bench: StudyRunner) -> None:
     def even_ones(assignment: Assignment) -> Failure | None:
         if assignment.trial_id % 2 == 0:
             return Failure(kind=FailureKind.TRIAL, message="ValueError: no", traceback="Traceback")
@@ -97,14 +105,14 @@ def test_study_continues_after_failed_trials(bench: Bench) -> None:
     assert all(a.attempt == 1 for a in bench.training.asked)
 
 
-def test_study_whose_trials_all_fail_names_the_reason(bench: Bench) -> None:
+def test_study_whose_trials_all_fail_names_the_reason(bench: StudyRunner) -> None:
     failure = Failure(kind=FailureKind.TRIAL, message="ValueError: no such thing")
     bench.training.fail = lambda assignment: failure
     with pytest.raises(NoTrialSucceeded, match=r"all 15 trials .* ValueError: no such thing"):
         bench.study().run()
 
 
-def test_study_ends_at_once_when_data_is_damaged(bench: Bench) -> None:
+def test_study_ends_at_once_when_data_is_damaged(bench: StudyRunner) -> None:
     failure = Failure(kind=FailureKind.DATA, message="part-0.parquet: row group 3: NaN in 'x'")
     bench.training.fail = lambda assignment: failure
     with pytest.raises(DataError, match=r"part-0\.parquet"):
@@ -112,7 +120,7 @@ def test_study_ends_at_once_when_data_is_damaged(bench: Bench) -> None:
     assert len(bench.training.asked) == 1
 
 
-def test_lost_assignment_is_retried_and_counted_once(bench: Bench) -> None:
+def test_lost_assignment_is_retried_and_counted_once(bench: StudyRunner) -> None:
     lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="executor lost")
     bench.training.fail = lambda a: lost if (a.trial_id, a.rung, a.attempt) == (0, 0, 1) else None
     study = bench.study()
@@ -123,7 +131,7 @@ def test_lost_assignment_is_retried_and_counted_once(bench: Bench) -> None:
     assert study.progress.run == 20
 
 
-def test_lost_assignment_fails_its_trial_after_all_retries(bench: Bench) -> None:
+def test_lost_assignment_fails_its_trial_after_all_retries(bench: StudyRunner) -> None:
     lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="executor lost")
     bench.training.fail = lambda a: lost if a.trial_id == 0 else None
     study = bench.study()
@@ -137,11 +145,11 @@ def test_lost_assignment_fails_its_trial_after_all_retries(bench: Bench) -> None
 def test_resume_after_a_kill_changes_only_the_attempt(
     tmp_path: Path, killed_after: int, sampler: str
 ) -> None:
-    undisturbed = Bench(tmp_path / "undisturbed")
+    undisturbed = StudyRunner(tmp_path / "undisturbed")
     expected = undisturbed.study(sampler=sampler)
     expected.run()
 
-    bench = Bench(tmp_path / "killed")
+    bench = StudyRunner(tmp_path / "killed")
     bench.training.kill_after = killed_after
     with pytest.raises(Killed):
         bench.study(sampler=sampler).run()
@@ -167,7 +175,7 @@ def test_resume_after_a_kill_at_any_journal_write_keeps_all_reports(
 ) -> None:
     original = Journal._append
     for killed_at in range(1, 30):
-        bench = Bench(tmp_path / str(killed_at))
+        bench = StudyRunner(tmp_path / str(killed_at))
         writes = 0
 
         def append(journal: Journal, *arguments: Any, limit: int = killed_at) -> None:
@@ -191,7 +199,7 @@ def test_resume_after_a_kill_at_any_journal_write_keeps_all_reports(
         assert study.progress.run + study.progress.replayed == 20
 
 
-def test_finished_study_runs_nothing_again(bench: Bench) -> None:
+def test_finished_study_runs_nothing_again(bench: StudyRunner) -> None:
     bench.study().run()
     asked = len(bench.training.asked)
     again = bench.study()
@@ -200,19 +208,19 @@ def test_finished_study_runs_nothing_again(bench: Bench) -> None:
     assert again.progress.replayed == 20
 
 
-def test_resume_with_other_settings_is_refused(bench: Bench) -> None:
+def test_resume_with_other_settings_is_refused(bench: StudyRunner) -> None:
     bench.study().run()
     with pytest.raises(StorageError, match="journal"):
         bench.study(scheduler="full").resume()
 
 
-def test_budget_of_resource_ends_a_study(bench: Bench) -> None:
+def test_budget_of_resource_ends_a_study(bench: StudyRunner) -> None:
     study = bench.study(trials=None, budget=Budget(resource=10))
     assert study.run() == "resource"
     assert 10 <= study.progress.resource_spent < 10 + 9
 
 
-def test_budget_of_seconds_ends_a_study(bench: Bench) -> None:
+def test_budget_of_seconds_ends_a_study(bench: StudyRunner) -> None:
     now = [0.0]
 
     def clock() -> float:
@@ -224,7 +232,7 @@ def test_budget_of_seconds_ends_a_study(bench: Bench) -> None:
     assert 0 < study.progress.run <= 30
 
 
-def test_study_evaluates_the_test_split_once(bench: Bench) -> None:
+def test_study_evaluates_the_test_split_once(bench: StudyRunner) -> None:
     study = bench.study()
     study.run()
     assert study.best is not None
@@ -237,12 +245,12 @@ def test_study_evaluates_the_test_split_once(bench: Bench) -> None:
     assert [a.split for a in bench.training.asked].count(Split.TEST) == 1
 
 
-def test_objective_turns_missing_metrics_into_infinite_losses(bench: Bench) -> None:
+def test_objective_turns_missing_metrics_into_infinite_losses(bench: StudyRunner) -> None:
     assert LOSS.loss({"loss": math.nan}) == math.inf
     assert LOSS.loss({}) == math.inf
 
 
-def test_best_keeps_the_checkpoint_of_a_trial_that_became_worse(bench: Bench) -> None:
+def test_best_keeps_the_checkpoint_of_a_trial_that_became_worse(bench: StudyRunner) -> None:
     """The model at the lower rung stays the best, although its trial was promoted."""
     original = bench.training.__class__.__call__
 
@@ -268,7 +276,7 @@ def test_best_keeps_the_checkpoint_of_a_trial_that_became_worse(bench: Bench) ->
         assert getattr(again.best, name) == getattr(study.best, name), "a resumed study knows it too"
 
 
-def population(bench: Bench, *, explorer: str = "perturbation", **settings: Any) -> Study:
+def population(bench: StudyRunner, *, explorer: str = "perturbation", **settings: Any) -> Study:
     # From few segments on, so that the model is asked in these short studies too.
     explore = {"num_startup_segments": 2} if explorer == "pb2" else {}
     return bench.study(
@@ -279,13 +287,13 @@ def population(bench: Bench, *, explorer: str = "perturbation", **settings: Any)
     )
 
 
-def children(bench: Bench) -> list[Assignment]:
+def children(bench: StudyRunner) -> list[Assignment]:
     """The first assignments of trials that started from a parent's checkpoint."""
     first = {a.trial_id: a for a in reversed(bench.training.asked)}
     return [a for a in first.values() if a.resource_from > 0]
 
 
-def test_child_starts_from_the_checkpoint_of_its_parent(bench: Bench) -> None:
+def test_child_starts_from_the_checkpoint_of_its_parent(bench: StudyRunner) -> None:
     population(bench).run()
     asked = bench.training.asked
     assert children(bench)
@@ -302,7 +310,7 @@ def test_child_starts_from_the_checkpoint_of_its_parent(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_checkpoint_of_a_parent_is_kept_until_its_child_has_loaded_it(bench: Bench, seed: int) -> None:
+def test_checkpoint_of_a_parent_is_kept_until_its_child_has_loaded_it(bench: StudyRunner, seed: int) -> None:
     # Training refuses an assignment whose checkpoint is gone; here parents train on, or are out, while
     # their children still wait.
     study = population(bench, trials=40, backend=ConcurrentBackend(bench.training, seed))
@@ -317,10 +325,10 @@ def test_checkpoint_of_a_parent_is_kept_until_its_child_has_loaded_it(bench: Ben
 def test_resume_after_a_kill_rebuilds_the_population(
     tmp_path: Path, killed_after: int, explorer: str
 ) -> None:
-    undisturbed = Bench(tmp_path / "undisturbed")
+    undisturbed = StudyRunner(tmp_path / "undisturbed")
     population(undisturbed, explorer=explorer).run()
 
-    bench = Bench(tmp_path / "killed")
+    bench = StudyRunner(tmp_path / "killed")
     bench.training.kill_after = killed_after
     with pytest.raises(Killed):
         population(bench, explorer=explorer).run()
@@ -332,7 +340,9 @@ def test_resume_after_a_kill_rebuilds_the_population(
 
 
 @pytest.mark.parametrize("killed_after", [5, 11, 17, 23])
-def test_resume_keeps_the_parents_checkpoint_of_a_child_in_flight(bench: Bench, killed_after: int) -> None:
+def test_resume_keeps_the_parents_checkpoint_of_a_child_in_flight(
+    bench: StudyRunner, killed_after: int
+) -> None:
     bench.training.kill_after = killed_after
     with pytest.raises(Killed):
         population(bench, trials=40, backend=ConcurrentBackend(bench.training, 1)).run()
@@ -343,7 +353,7 @@ def test_resume_keeps_the_parents_checkpoint_of_a_child_in_flight(bench: Bench, 
     assert bench.checkpoints == {study.best.checkpoint}
 
 
-def test_stopping_rule_ends_a_study_and_is_its_reason(bench: Bench) -> None:
+def test_stopping_rule_ends_a_study_and_is_its_reason(bench: StudyRunner) -> None:
     study = bench.study(trials=None, budget=Budget(), stopping=[TargetReached(0.6)])
     assert study.run() == "target"
     assert study.best is not None
@@ -354,7 +364,7 @@ def test_stopping_rule_ends_a_study_and_is_its_reason(bench: Bench) -> None:
     assert len(bench.training.asked) == asked, "a replay comes to the same end"
 
 
-def test_enqueued_configurations_run_first(bench: Bench) -> None:
+def test_enqueued_configurations_run_first(bench: StudyRunner) -> None:
     journal_first = [{"x": 0.5}, {"x": -0.25}]
     study = bench.study(sampler_settings={"enqueue": journal_first})
     study.run()
@@ -367,10 +377,10 @@ def test_enqueued_configurations_run_first(bench: Bench) -> None:
     "scheduler", ["full", "successive_halving", "asha", "adaptive_asha", "async_hyperband", "median_stopping"]
 )
 def test_schedulers_resume_with_the_same_decisions(tmp_path: Path, scheduler: str, killed_after: int) -> None:
-    undisturbed = Bench(tmp_path / "undisturbed")
+    undisturbed = StudyRunner(tmp_path / "undisturbed")
     undisturbed.study(sampler="tpe", scheduler=scheduler, trials=30).run()
 
-    bench = Bench(tmp_path / "killed")
+    bench = StudyRunner(tmp_path / "killed")
     bench.training.kill_after = killed_after
     with pytest.raises(Killed):
         bench.study(sampler="tpe", scheduler=scheduler, trials=30).run()
@@ -395,7 +405,7 @@ class Vanishing(InlineBackend):
         return 0 if self.without > 0 else 1
 
 
-def test_study_waits_while_the_cluster_has_no_slot(bench: Bench) -> None:
+def test_study_waits_while_the_cluster_has_no_slot(bench: StudyRunner) -> None:
     study = bench.study()
     study._backend = Vanishing(bench.training, without=5)
     assert study.run() == "trials"
@@ -410,7 +420,7 @@ class Shrinking(ConcurrentBackend):
         return 4 if len(self.training.asked) < 5 else 2
 
 
-def test_study_journals_changes_of_the_number_of_slots(bench: Bench) -> None:
+def test_study_journals_changes_of_the_number_of_slots(bench: StudyRunner) -> None:
     study = bench.study(
         backend=Shrinking(bench.training, seed=0), policy=replace(RETRY_AT_ONCE, max_concurrent=3)
     )
@@ -419,7 +429,7 @@ def test_study_journals_changes_of_the_number_of_slots(bench: Bench) -> None:
     assert slots == [3, 2]
 
 
-def test_study_without_a_slot_for_too_long_is_an_error(bench: Bench) -> None:
+def test_study_without_a_slot_for_too_long_is_an_error(bench: StudyRunner) -> None:
     now = itertools.count(0.0, 100.0)
     study = bench.study(clock=lambda: next(now))
     study._backend = Vanishing(bench.training, without=1_000)
@@ -428,7 +438,7 @@ def test_study_without_a_slot_for_too_long_is_an_error(bench: Bench) -> None:
     bench.study().run()
 
 
-def test_interrupted_study_resumes_what_was_running(bench: Bench) -> None:
+def test_interrupted_study_resumes_what_was_running(bench: StudyRunner) -> None:
     """Running trials are asked to stop and report that they did; the next driver restarts them."""
     asked = threading.Event()
     stopped = Failure(kind=FailureKind.INTERRUPTED, message="stopped, as the driver has asked")
@@ -452,7 +462,7 @@ def test_interrupted_study_resumes_what_was_running(bench: Bench) -> None:
     assert (again.trial_id, again.attempt) == (bench.training.asked[5].trial_id, 2)
 
 
-def test_study_deletes_signals_of_a_killed_driver(bench: Bench) -> None:
+def test_study_deletes_signals_of_a_killed_driver(bench: StudyRunner) -> None:
     bench.storage.write(layout.STOP, b"")
     bench.storage.write(layout.progress(0, 1), b"7")
     bench.storage.write(layout.stacks(0, 1, 1), b"no step")
@@ -461,7 +471,7 @@ def test_study_deletes_signals_of_a_killed_driver(bench: Bench) -> None:
     assert bench.storage.names(layout.PROGRESS, hidden=True) == []
 
 
-def test_study_deletes_late_progress_of_a_lost_attempt(bench: Bench) -> None:
+def test_study_deletes_late_progress_of_a_lost_attempt(bench: StudyRunner) -> None:
     def fail(assignment: Assignment) -> Failure | None:
         bench.storage.write(layout.stacks(0, 1, 1), b"no step")  # its peer had ended the attempt before
         return None
@@ -471,7 +481,7 @@ def test_study_deletes_late_progress_of_a_lost_attempt(bench: Bench) -> None:
     assert bench.storage.names(layout.PROGRESS, hidden=True) == []
 
 
-def test_interrupt_asks_ranks_to_save_their_state(bench: Bench) -> None:
+def test_interrupt_asks_ranks_to_save_their_state(bench: StudyRunner) -> None:
     seen: list[bytes | None] = []
     backend = ConcurrentBackend(bench.training, 0)
     take = backend.wait
@@ -493,7 +503,7 @@ def test_interrupt_asks_ranks_to_save_their_state(bench: Bench) -> None:
     assert not backend.running
 
 
-def test_interrupt_waits_for_ranks_no_longer_than_the_grace_period(bench: Bench) -> None:
+def test_interrupt_waits_for_ranks_no_longer_than_the_grace_period(bench: StudyRunner) -> None:
     backend = ConcurrentBackend(bench.training, 0)
     backend.wait = lambda timeout: None  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
@@ -503,7 +513,7 @@ def test_interrupt_waits_for_ranks_no_longer_than_the_grace_period(bench: Bench)
     assert backend.running == []
 
 
-def test_retry_fences_off_the_lost_attempt_and_deletes_its_files(bench: Bench) -> None:
+def test_retry_fences_off_the_lost_attempt_and_deletes_its_files(bench: StudyRunner) -> None:
     lost = Failure(kind=FailureKind.INFRASTRUCTURE, message="executor lost")
 
     def lose(assignment: Assignment) -> Failure | None:
@@ -520,7 +530,7 @@ def test_retry_fences_off_the_lost_attempt_and_deletes_its_files(bench: Bench) -
     assert bench.checkpoints == {study.best.checkpoint}
 
 
-def test_resume_keeps_partial_checkpoints_of_open_assignments(bench: Bench) -> None:
+def test_resume_keeps_partial_checkpoints_of_open_assignments(bench: StudyRunner) -> None:
     bench.training.kill_after = 3
     with pytest.raises(Killed):
         bench.study().run()
@@ -533,7 +543,7 @@ def test_resume_keeps_partial_checkpoints_of_open_assignments(bench: Bench) -> N
     assert bench.storage.read(layout.partial(77, 1)) is None
 
 
-def test_unreadable_files_are_excluded_from_all_later_assignments(bench: Bench) -> None:
+def test_unreadable_files_are_excluded_from_all_later_assignments(bench: StudyRunner) -> None:
     bad = Failure(kind=FailureKind.DATA, message="b.parquet: damaged", file="b.parquet")
     bench.training.fail = lambda a: None if "b.parquet" in a.excluded_files or a.trial_id < 5 else bad
     policy = DispatchPolicy(failures=FailurePolicy(on_bad_files=lambda files: None))
@@ -550,7 +560,7 @@ def test_unreadable_files_are_excluded_from_all_later_assignments(bench: Bench) 
     assert study.progress.failed == 0
 
 
-def test_study_stops_after_too_many_failures(bench: Bench) -> None:
+def test_study_stops_after_too_many_failures(bench: StudyRunner) -> None:
     broken = Failure(kind=FailureKind.TRIAL, message="ValueError: no")
     bench.training.fail = lambda a: broken if a.trial_id > 1 else None
     policy = DispatchPolicy(failures=FailurePolicy(max_trial_failures=2))
@@ -558,7 +568,7 @@ def test_study_stops_after_too_many_failures(bench: Bench) -> None:
         bench.study(policy=policy).run()
 
 
-def test_study_that_is_built_changes_nothing_on_disk(bench: Bench) -> None:
+def test_study_that_is_built_changes_nothing_on_disk(bench: StudyRunner) -> None:
     bench.training.kill_after = 7
     with pytest.raises(Killed):
         bench.study().run()
@@ -573,7 +583,7 @@ def test_study_that_is_built_changes_nothing_on_disk(bench: Bench) -> None:
     assert study.progress.replayed == 7
 
 
-def test_study_gives_up_a_stalled_assignment_while_others_report(bench: Bench) -> None:
+def test_study_gives_up_a_stalled_assignment_while_others_report(bench: StudyRunner) -> None:
     class Stalling(InlineBackend):
         """Never reports the first attempt of trial 0, but all others at once. Each wait takes a second."""
 
@@ -606,7 +616,7 @@ def test_study_gives_up_a_stalled_assignment_while_others_report(bench: Bench) -
     assert [a.attempt for a in bench.training.asked if a.trial_id == 0] == [2]
 
 
-def test_scheduler_of_a_plugin_that_opens_no_slot_is_named(bench: Bench) -> None:
+def test_scheduler_of_a_plugin_that_opens_no_slot_is_named(bench: StudyRunner) -> None:
     class Lazy(FullScheduler):
         def next_slot(self) -> Slot | None:
             return None
