@@ -75,8 +75,8 @@ def answer(output: str) -> dict[str, Any]:
 def test_make_tune_finds_a_good_model_of_the_digits(checkout: Path) -> None:
     output = run("make tune", checkout)
     found = answer(output)
-    assert "data/digits: the table is being prepared" in output
-    assert "data/digits: prepared, 1797 rows" in output
+    assert "data/digits: preparing the table" in output
+    assert "data/digits: prepared 1797 rows" in output
     assert found["test"]["accuracy"] >= 0.96
     assert sum(found["trials"].values()) >= 20
     assert found["model"]["uri"] == "models:/quickstart/1"
