@@ -218,7 +218,7 @@ def test_dynamic_allocation_runs_trials_of_one_rank_and_refuses_two_in_a_sentenc
 
 GPUS = """
 import json, os, sys
-from spark_hpo.backend.spark.session import start_session
+from spark_hpo.backend.spark.session import cluster_of, start_session
 from spark_hpo.backend.spark.backend import SparkBackend
 from tests.support.ranks import assignment, next_report, train
 
