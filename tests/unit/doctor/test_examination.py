@@ -189,7 +189,7 @@ def test_a_check_that_hangs_is_left_alone(study: Path) -> None:
         stack.callback(end.set)
         found = list(examine("study.yaml", checks=checks))
     assert [finding.status for finding in found] == [Status.FAIL, Status.OK, Status.SKIP]
-    assert found[0].message == "no response within 0 s"
+    assert found[0].message == "no answer within 0 s"
 
 
 def test_a_check_that_raises_says_what_without_secrets(study: Path) -> None:
