@@ -121,7 +121,7 @@ def test_pruned_trial_is_stopped_and_never_the_best() -> None:
     assert best_so_far.y[-1] == pytest.approx(result.best.loss)
     page = (Path(result.config.study_dir) / "report.html").read_text()
     assert "the study has no table, so it has no test split" in page
-    assert "the objective&#39;s own" in page
+    assert "the training function defines the space" in page
     study = result.to_optuna()
     assert [t.number for t in study.trials if t.state.name == "PRUNED"] == [t.trial_id for t in pruned]
     # MedianPruner: worse at a step than the median of the trials that have ended by then.
