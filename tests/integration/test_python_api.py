@@ -145,7 +145,7 @@ def test_runs_go_beside_the_study_unless_mlflow_knows_better(
         ({"training": {"batchsize": 1}}, "tune(): training.batchsize is not a setting"),
         ({"training": 3}, "tune(): training must be a section of keys and values (got 3)"),
         ({"search": 3}, "tune(): search must be a section of keys and values (got 3)"),
-        ({"search": {"max_resource": 9}}, "max_resource is 3 and search['max_resource'] is 9; give one"),
+        ({"search": {"max_resource": 9}}, "max_resource is 3 and search['max_resource'] is 9"),
         ({"num_trials": 3}, "tune(): there is no argument 'num_trials'. Did you mean 'trials'?"),
         ({"study_dir": "x"}, "tune(): the argument for study_dir is storage"),
         ({"zzz": 1}, "Valid names: name, storage, seed"),

@@ -166,7 +166,7 @@ def test_executors_elsewhere_need_a_storage_that_they_reach(
 ) -> None:
     search: Callable[..., Any] = tune
     monkeypatch.setattr("spark_hpo.backend.spark.session.is_local", lambda cluster: False)
-    with pytest.raises(ConfigError, match=r"storage is not given.*studies/train"):
+    with pytest.raises(ConfigError, match=r"storage is missing.*studies/train"):
         search(train_nothing, SPACE, metric="loss", mode="min", name="train")
 
 

@@ -283,7 +283,9 @@ def test_rendezvous_pickles_its_key_and_does_not_show_it() -> None:
 
 
 def test_close_releases_the_port_and_closes_connections() -> None:
+    before = set(threading.enumerate())
     server = StoreServer("127.0.0.1", KEY, keep_s=0.1)
+    started = set(threading.enumerate()) - before
     client = StoreClient("127.0.0.1", server.port, KEY, group="g", timeout=LATER)
     server.close()
     server.close()
@@ -291,7 +293,8 @@ def test_close_releases_the_port_and_closes_connections() -> None:
         client.num_keys()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port), timeout=5)
-    assert "spark_hpo-store" not in {thread.name for thread in threading.enumerate()}
+    assert "spark_hpo-store" in {thread.name for thread in started}
+    assert not any(thread.is_alive() for thread in started if thread.name == "spark_hpo-store")
 
 
 def test_process_exits_while_its_store_is_open() -> None:
