@@ -42,8 +42,15 @@ _MEDIUM = (
         "repo/test_gpu_check.py",
         "repo/test_wheel.py",
     ),
-    *("unit/porting", "unit/tracking/test_registry.py", "unit/doctor/test_examination.py"),
-    *("unit/driver/test_run.py", "unit/replay", "unit/train/test_store.py"),
+    *("contract/test_contributing.py", "contract/test_limits.py", "contract/test_raw_columns.py"),
+    *("unit/porting", "unit/tracking", "unit/doctor", "unit/report/test_report_html.py"),
+    *(
+        "unit/report/test_pictures.py",
+        "unit/driver/test_run.py",
+        "unit/replay",
+        "unit/study/test_incumbents.py",
+    ),
+    *("unit/train/test_store.py", "unit/train/test_watchdog.py", "unit/test_secrets.py"),
 )
 
 
