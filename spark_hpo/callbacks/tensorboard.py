@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import socket
+import time
 from collections.abc import Iterable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +17,6 @@ from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Measurement, Report, Trial, TrialState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from spark_hpo.study.callback import RunningStudy
 
 
@@ -69,22 +69,37 @@ class TensorBoard(Callback):
             self._write(trial, missing, is_new=not written.is_begun, has_ended=has_ended)
 
     def _write(self, trial: Trial, curve: Iterable[Measurement], *, is_new: bool, has_ended: bool) -> None:
-        with self._writer(trial.trial_id) as writer:
-            if is_new:
-                writer.file_writer.add_summary(_session_start(trial))
-            for measurement in curve:
-                for name, value in measurement.metrics.items():
-                    writer.add_scalar(name, value, measurement.resource, walltime=measurement.time)
-            if has_ended:
-                writer.file_writer.add_summary(_session_end(trial))
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-    @contextmanager
-    def _writer(self, trial_id: int) -> Iterator[Any]:
-        from torch.utils.tensorboard import SummaryWriter
+        now = time.time()
+        events = [Event(wall_time=now, file_version="brain.Event:2")]
+        if is_new:
+            events.append(Event(wall_time=now, summary=_session_start(trial)))
+        for measurement in curve:
+            values = [Summary.Value(tag=name, simple_value=v) for name, v in measurement.metrics.items()]
+            summary = Summary(value=values)
+            events.append(Event(wall_time=measurement.time, step=measurement.resource, summary=summary))
+        if has_ended:
+            events.append(Event(wall_time=now, summary=_session_end(trial)))
+        self._write_file(trial.trial_id, events)
 
-        # Closed each time, because each open writer has a thread.
-        with SummaryWriter(self._folder(trial_id)) as writer:
-            yield writer
+    def _write_file(self, trial_id: int, events: Iterable[Any]) -> None:
+        """Write a file that TensorBoard reads after the earlier files of the trial.
+
+        It reads them in the order of their names. The names of SummaryWriter end with a counter without
+        leading zeros, so two files of one second may be read in the wrong order.
+        """
+        from tensorboard.compat import tf
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder, (seconds, nanoseconds) = self._folder(trial_id), divmod(time.time_ns(), 10**9)
+        tf.io.gfile.makedirs(folder)
+        name = f"events.out.tfevents.{seconds:010}.{nanoseconds:09}.{socket.gethostname()}.{os.getpid()}"
+        writer = RecordWriter(tf.io.gfile.GFile(f"{folder}/{name}", "wb"))
+        for event in events:
+            writer.write(event.SerializeToString())
+        writer.close()
 
     def _folder(self, trial_id: int) -> str:
         return f"{self._log_dir}/trial-{trial_id:06d}"

@@ -17,6 +17,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 from spark_hpo import Callback, Result, tune
 from spark_hpo.callbacks import TensorBoard
 from spark_hpo.errors import StudyInterrupted
+from spark_hpo.trial import Measurement, Trial, TrialState
 
 SPACE = {
     "rate": {"type": "loguniform", "low": 1e-3, "high": 1},
@@ -88,6 +89,15 @@ def runs(folder: Path) -> dict[int, EventAccumulator]:
         int(run.name.removeprefix("trial-")): EventAccumulator(str(run)).Reload()
         for run in (folder / "tb").iterdir()
     }
+
+
+def test_files_of_one_second_are_read_in_the_order_of_writing(tmp_path: Path) -> None:
+    trial = Trial(trial_id=0, params={"rate": 0.1}, state=TrialState.RUNNING, bracket=0, rung=0)
+    for resource in range(1, 13):  # SummaryWriter would name the ninth after the tenth
+        measured = Measurement(resource=resource, metrics={"loss": 0.5}, time=0.0, seconds=1.0, rows=1)
+        TensorBoard(tmp_path)._write(trial, [measured], is_new=resource == 1, has_ended=False)
+    events = EventAccumulator(str(tmp_path / "trial-000000")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [*range(1, 13)]
 
 
 def test_each_trial_is_a_run_with_its_curves(folder: Path, result: Result) -> None:

@@ -129,7 +129,7 @@ SEAMS = {
 FENCES = {
     "pyspark": {"backend", "prepare", "daemon"},
     "py4j": {"backend", "prepare"},
-    "torch": {"train", "data", "daemon", "callbacks"},
+    "torch": {"train", "data", "daemon"},
     "petastorm": {"data", "daemon"},
     "pyarrow": {"data", "backend", "prepare", "testing"},
     "hyperopt": {"search", "porting"},
