@@ -154,7 +154,7 @@ def hold(folder: Path, options: dict[str, Any]) -> None:
 
 
 def start(kind: str, name: str, folder: Path, options: dict[str, Any]) -> subprocess.Popen[str]:
-    command = [sys.executable, __file__, kind, name, str(folder), json.dumps(options)]
+    command = [sys.executable, "-m", __spec__.name, kind, name, str(folder), json.dumps(options)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

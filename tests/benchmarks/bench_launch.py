@@ -190,7 +190,7 @@ class Launches:
 def one_session(name: str) -> list[float]:
     """The seconds of a contestant's trials in a new process with a new session."""
     done = subprocess.run(
-        [sys.executable, __file__, "--contestant", name],
+        [sys.executable, "-m", __spec__.name, "--contestant", name],
         env={**os.environ, "PYSPARK_PYTHON": sys.executable},
         capture_output=True,
         text=True,
