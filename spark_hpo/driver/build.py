@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 from spark_hpo.backend.base import Backend
@@ -24,7 +22,6 @@ from spark_hpo.data.table import Table, open_table
 from spark_hpo.driver.plan import StudyPlan
 from spark_hpo.driver.provenance import git_commit
 from spark_hpo.errors import ConfigError
-from spark_hpo.source_file import SourceFile
 from spark_hpo.study import Budget
 from spark_hpo.study.dispatch import DispatchPolicy
 from spark_hpo.study.failures import FailurePolicy
@@ -183,7 +180,8 @@ def open_backend(plan: StudyPlan, spec: RankSpec, session: SparkSession | None) 
     cluster = cluster_of(session)
     check_resources(cluster, world_size=resources.world_size)
     for source in plan.files:
-        cluster.ship(_file_to_ship(source))
+        # Spark refuses a second path for a name: a file that keeps its name may be among its --py-files.
+        cluster.ship(source.path, name="" if source.path.stem == source.module else f"{source.module}.py")
     with ExitStack() as stack:
         if resources.world_size > 1:
             spec = replace(spec, rendezvous=stack.enter_context(_open_rendezvous(plan.config, cluster)))
@@ -267,14 +265,6 @@ def _leave_out(table: Table, files: Collection[str]) -> None:
         table.rows,
         ", ".join(files),
     )
-
-
-@cache  # Spark refuses another path for a file that it knows already
-def _file_to_ship(source: SourceFile) -> Path:
-    """Return a copy of a file under its module's name. Spark serves it as long as the session lives."""
-    if source.path.stem == source.module:
-        return source.path
-    return source.copy_to(Path(tempfile.mkdtemp(prefix="spark_hpo-")))
 
 
 @contextmanager

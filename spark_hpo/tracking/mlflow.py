@@ -121,8 +121,8 @@ class MlflowTracker:
         missing = self.wait(timeout_s)
         if missing:
             log.warning(
-                "MLflow at %s lacks %d runs of study %r. The journal has them: when the server is back, "
-                "rerun the same command with --sync",
+                "MLflow at %s lacks %d runs of study %r. The journal has them: rerun the same "
+                "command with --sync when the server is back",
                 self.describe(self.tracking_uri),
                 missing,
                 self.card.name,

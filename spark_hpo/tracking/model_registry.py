@@ -120,7 +120,7 @@ def register_model(
                 raise kind(
                     f"the model of trial {trial_id} cannot be registered as {name!r} at "
                     f"{tracker.describe(tracker.tracking_uri)}: {tracker.describe(exc)}. "
-                    "The study has the model: fix the cause, then rerun the same command with --sync"
+                    "The study has the model: rerun the same command with --sync when the cause is fixed"
                 ) from None  # the foreign exception carries the credentials
     raise AssertionError("the last attempt returns or raises")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from spark_hpo.backend.spark.session import cluster_of
 from spark_hpo.config import StudyConfig
 from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError
@@ -78,6 +80,22 @@ def test_task_files_of_one_name_are_two_tasks_on_executors(spark: object, tmp_pa
         result = run_study(study.with_source(str(tmp_path / folder / "study.yaml")))
         values.append(result.best.metrics["accuracy"])
     assert values == [0.25, 0.5]
+
+
+def test_shipped_file_leaves_no_temporary_folder(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "mine.py").write_text("VALUE = 7")
+    cluster_of(spark).ship(tmp_path / "mine.py", name="mine_0123456789ab.py")
+
+    def value(batches: Any) -> Any:
+        module = importlib.import_module("mine_0123456789ab")
+        yield from (batch.slice(0, module.VALUE) for batch in batches)
+
+    assert spark.range(9, numPartitions=1).mapInArrow(value, "id long").count() == 7
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_what_is_no_task_is_refused() -> None:

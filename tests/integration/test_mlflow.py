@@ -426,7 +426,7 @@ def test_a_server_that_was_gone_has_everything_once_when_it_is_back(
         assert time.monotonic() - began < 0.5
     assert not tracker.flush(1)
     assert caplog.text.count("does not answer") == 1
-    assert "run the same command with --sync" in caplog.text
+    assert "rerun the same command with --sync" in caplog.text
 
     server.start()
     journal.put(3, TrialState.COMPLETED, 3)

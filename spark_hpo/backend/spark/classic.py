@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pyspark
 from py4j.protocol import Py4JError
-from pyspark import InheritableThread
+from pyspark import InheritableThread, SparkFiles
 
 from spark_hpo.backend.spark.cluster import is_dynamic, is_local
 from spark_hpo.backend.spark.shutdown import ShutdownHold
@@ -74,7 +75,13 @@ class ClassicCluster:
     def shutdown_hold(self, notice: Callable[[], None], *, limit_s: float) -> ShutdownHold:
         return ShutdownHold(self.spark.sparkContext._jvm, notice, limit_s=limit_s)
 
-    def ship(self, file: Path) -> None:
+    def ship(self, file: Path, *, name: str = "") -> None:
+        if name:
+            # Executors fetch it while the session lasts, and Spark deletes its temporary folder at the end.
+            copy = Path(SparkFiles.getRootDirectory()).parent / name
+            if not copy.exists():
+                shutil.copyfile(file, copy)
+            file = copy
         self.spark.sparkContext.addPyFile(str(file))
 
     def _num_executors(self) -> int:

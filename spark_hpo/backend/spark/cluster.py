@@ -60,8 +60,12 @@ class Cluster(Protocol):
         """A context in which a JVM that is asked to exit calls `notice`, and exits when the context ends."""
         ...
 
-    def ship(self, file: Path) -> None:
-        """Add a Python module or a zip file to the path of all later tasks."""
+    def ship(self, file: Path, *, name: str = "") -> None:
+        """Add a Python module or a zip file to the path of all later tasks.
+
+        Args:
+            name: ship a copy under this name, which lasts as long as the session; "": the file itself.
+        """
         ...
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -92,5 +94,7 @@ class ConnectCluster:
     def shutdown_hold(self, notice: Callable[[], None], *, limit_s: float) -> AbstractContextManager[object]:
         return contextlib.nullcontext()  # the server does not exit with its clients
 
-    def ship(self, file: Path) -> None:
-        self.spark.addArtifacts(str(file), pyfile=True)
+    def ship(self, file: Path, *, name: str = "") -> None:
+        with tempfile.TemporaryDirectory() as folder:  # the server keeps a copy
+            artifact = shutil.copyfile(file, Path(folder, name or file.name))
+            self.spark.addArtifacts(str(artifact), pyfile=True)

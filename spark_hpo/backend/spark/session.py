@@ -284,8 +284,9 @@ def _equip(cluster: Cluster, missing: Container[str]) -> None:
             "YARN and Kubernetes spark.pyspark.python) to a Python that has it"
         )
     if package.NAME in missing:
-        archive = package.write_zip(Path(tempfile.mkdtemp(prefix="spark_hpo-")) / f"{package.NAME}.zip")
-        cluster.ship(archive)
+        with tempfile.TemporaryDirectory() as folder:
+            archive = package.write_zip(Path(folder, f"{package.NAME}.zip"))
+            cluster.ship(archive, name=archive.name)
         logger.info("executors do not have %s; sending it to them", package.NAME)
 
 
