@@ -107,5 +107,5 @@ def test_damaged_file_is_skipped_if_the_study_allows_it(
     rows = [point["rows"] for report in study.reported() for point in report["curve"]]
     assert set(rows) == {ROWS_OF_A_FILE * FILES, ROWS_OF_A_FILE * (FILES - 1)}
     assert "train/part-1.parquet" in study.log
-    assert f"{ROWS_OF_A_FILE} of {2 * ROWS} rows are not read" in study.log
+    assert f"without {ROWS_OF_A_FILE} of {2 * ROWS} rows" in study.log
     costs.add(f"data {damage}, policy skip", repeated_s=study.repeated_s())
