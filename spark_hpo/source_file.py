@@ -41,10 +41,7 @@ class SourceFile:
             ConfigError: the file does not exist, or fails when it is imported.
         """
         path = path.resolve()
-        try:
-            content = path.read_bytes()
-        except OSError as exc:
-            raise ConfigError(f"there is no file {path}", key=key, value=value) from exc
+        content = read_code(path, key=key, value=value)
         digest = hashlib.sha256(f"{path}\n".encode() + content).hexdigest()
         source = cls(path, f"{path.stem}_{digest[:_DIGEST_LENGTH]}")
         if source.module not in sys.modules:
@@ -74,6 +71,14 @@ class SourceFile:
     def copy_to(self, folder: Path) -> Path:
         """Copy the file to a folder, under the name by which it is imported."""
         return Path(shutil.copyfile(self.path, folder / f"{self.module}.py"))
+
+
+def read_code(path: Path, *, key: str, value: str) -> bytes:
+    """Read a file of code without importing it; arguments and errors as for `SourceFile.load`."""
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"names a file that does not exist: {path}", key=key, value=value) from exc
 
 
 def without_digest(reference: str) -> str:

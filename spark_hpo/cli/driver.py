@@ -37,7 +37,7 @@ def drive(config: StudyConfig, *, resume: str, as_json: bool, space: Space | Non
     except StudyInterrupted as exc:
         raise StudyInterrupted(f"{exc}:\n  {again}") from None
     except KeyboardInterrupt:
-        raise StudyInterrupted(f"interrupted before the first trial; restart with\n  {again}") from None
+        raise StudyInterrupted(f"interrupted before the first new trial; restart with\n  {again}") from None
     _print(result, console if as_json else answers())
     if not result.is_tracked:
         say(f"MLflow is missing some results. When it is available again:\n  {again} --sync", console)

@@ -16,6 +16,7 @@ from spark_hpo.cli.command import (
 from spark_hpo.cli.logs import set_up_driver_logging
 from spark_hpo.config import load_config
 from spark_hpo.config.databricks import is_runtime
+from spark_hpo.driver.precheck import check_study
 
 
 @click.command(
@@ -51,6 +52,8 @@ def command(
     """
     set_up_driver_logging(log_file)
     study = load_config(config, overrides)
+    if not sync:
+        check_study(study)
     if study.backend == "spark" and not sync:
         start_jvm(study.spark, is_databricks=is_runtime())
     from spark_hpo.cli.driver import drive, write_missing  # importing these takes as long as starting a JVM

@@ -113,7 +113,7 @@ def open_table(
             an unknown column.
     """
     url = files.absolute(url)
-    schema = with_rules(_read_schema(url), nulls or {}, truncate or {})
+    schema = with_rules(read_schema(url), nulls or {}, truncate or {})
     sources = {split: schema.sources.get(split) or Source(url=files.join(url, split)) for split in Split}
     # Splits in place share one folder, whose footers are read once.
     found = {place: read_footers(place) for place in dict.fromkeys(s.url for s in sources.values())}
@@ -194,7 +194,12 @@ def _first_value(found: Footers, column: str) -> bytes:
     raise DataError(f"{found.url}: column {column!r} has no values. Remove it from the features")
 
 
-def _read_schema(url: str) -> TableSchema:
+def read_schema(url: str) -> TableSchema:
+    """Read `schema.json` of a prepared table.
+
+    Raises:
+        DataError: there is no table or no schema, or it is malformed.
+    """
     place = files.join(url, SCHEMA_FILE)
     fs, path = files.filesystem(place)
     with files.accessing(place):

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from spark_hpo.config import StudyConfig
-from spark_hpo.data.readers import resolve_reader
 from spark_hpo.data.table import Table
-from spark_hpo.errors import ConfigError, within
+from spark_hpo.driver.precheck import check_metrics, check_settings
+from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Objective
-from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
 from spark_hpo.source_file import SourceFile
-from spark_hpo.suggest import suggestion
 from spark_hpo.train.reference import Code, Trainable, is_task
 from spark_hpo.train.task import TrainTask
 
@@ -49,17 +45,10 @@ def plan_study(config: StudyConfig, *, task: Trainable | None = None, space: obj
     Raises:
         ConfigError: a setting is wrong, or the code cannot be imported.
     """
-    parsed = build_space(config.space if space is None else space)
-    with within("search"):
-        parsed = parsed.constrained(config.search.constraints)
-    _check_space(space if isinstance(space, Mapping) else config.space, parsed)
-    _check_places(config)
+    parsed = check_settings(config, space)
     code = load_code(config) if task is None else Code.of(task)
     references, files = load_transforms(config)
-    if config.data is not None:
-        with within("data"):
-            resolve_reader(config.data.reader)
-    elif is_task(code.trainable):
+    if config.data is None and is_task(code.trainable):
         raise ConfigError("is missing; only a training function can do without a table", key="data")
     is_named = task is None or (not code.by_value and code.reference == config.task)
     return StudyPlan(
@@ -73,53 +62,17 @@ def plan_study(config: StudyConfig, *, task: Trainable | None = None, space: obj
     )
 
 
-def check_metrics(plan: StudyPlan, table: Table | None) -> None:
-    """Refuse an objective of metrics that the task does not report, where they are known.
+def check_table(plan: StudyPlan, table: Table | None) -> None:
+    """Check the objective against the metrics of the task on this table, where they are known.
 
     Raises:
         ConfigError: there is no such metric.
     """
-    task, objective = plan.code.trainable, plan.config.objective
-    known = None
+    task = plan.code.trainable
     if table is not None and isinstance(task, type) and issubclass(task, TrainTask):
         known = task.metric_names(table.schema)
-    if known is None:
-        return
-    named = [("metric", objective.metric), *(("also", name) for name in objective.also)]
-    named += [("penalties", name) for name in objective.penalties]
-    named += [("limits", limit.metric) for limit in objective.limits]
-    for key, name in named:
-        if name not in known:
-            raise ConfigError(
-                "is not a metric of this task and this table",
-                key=f"objective.{key}",
-                value=name,
-                cure=suggestion(name, known),
-            )
-
-
-def _check_places(config: StudyConfig) -> None:
-    if Path(config.study_dir).is_file():
-        raise ConfigError("is a file, but must be a directory", key="study_dir", value=config.study_dir)
-    if config.data is not None and Path(config.data.path).is_file():
-        raise ConfigError(
-            "is a file, but must be the folder of a prepared table",
-            key="data.path",
-            value=config.data.path,
-            cure=f"Run: spark-hpo prepare csv --input {config.data.path} --label COLUMN --output FOLDER",
-        )
-
-
-def _check_space(config: Mapping[str, Any], space: Space) -> None:
-    """Refuse a mapping in which ranges are written as lists: a list is a constant."""
-    wrong = next((name for name, entry in config.items() if isinstance(entry, list)), None)
-    if wrong is not None and not space.dimensions():
-        raise ConfigError(
-            "has nothing to tune, because a list is a constant",
-            key=f"space.{wrong}",
-            value=config[wrong],
-            cure="Write a range as {type: uniform, low: 0, high: 1}",
-        )
+        if known is not None:
+            check_metrics(plan.config.objective, known)
 
 
 def load_code(config: StudyConfig) -> Code:

@@ -25,7 +25,7 @@ from spark_hpo.driver.build import (
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.earlier_studies import keep_earlier_trials, read_earlier_trials
 from spark_hpo.driver.interrupt import Interrupt
-from spark_hpo.driver.plan import StudyPlan, check_metrics, plan_study
+from spark_hpo.driver.plan import StudyPlan, check_table, plan_study
 from spark_hpo.driver.provenance import provenance
 from spark_hpo.driver.publish import finish_runs, load_best, publish_model, record_constant_answer
 from spark_hpo.driver.result import Result
@@ -98,15 +98,22 @@ def run_study(
         storage = Storage(config.study_dir)
         earlier = read_earlier_trials(config, storage)
         known = Definition.load(storage)
+        if resume == "must" and known is None:
+            raise ConfigError(f"{storage.url}: there is no study to resume", cure="Use resume auto")
         search = build_search(config, plan.space, earlier=earlier, sampler=sampler, definition=known)
+        # Errors of an existing table are raised before anything is written to the study directory.
+        is_prepared_later = config.data is not None and config.data.prepare is not None
+        table = None if is_prepared_later else build_table(config, plan.transforms)
+        check_table(plan, table)
         journal = stack.enter_context(Journal.open(storage, plan.objective, driver=provenance()))
         stack.enter_context(_interruptible(journal))
         definition = _define(plan, journal, resume)
         Settings.of(config, objects=plan.objects).write(storage)
         keep_earlier_trials(config, storage, earlier)
         session = prepare_table(config, spark)
-        table = build_table(config, plan.transforms)
-        check_metrics(plan, table)
+        if table is None:
+            table = build_table(config, plan.transforms)
+            check_table(plan, table)
         definition = _complete(definition, plan, journal, table)
         if config.backend == "spark":
             session = session or start_spark(config, spark)  # executors warm up while MLflow is contacted

@@ -15,13 +15,8 @@ from typing import Any, Self
 from spark_hpo.errors import ConfigError
 from spark_hpo.source_file import SourceFile
 from spark_hpo.suggest import closest, suggestion
+from spark_hpo.train.built_in import BUILT_IN_TASKS
 from spark_hpo.train.task import TrainTask
-
-SHIPPED = {
-    "tabular": "spark_hpo.train.tabular:TabularTask",
-    "image": "spark_hpo.train.image:ImageTask",
-}
-"""Short names of the tasks in this package."""
 
 Trainable = type[TrainTask] | Callable[..., Any]
 
@@ -37,13 +32,13 @@ def find_trainable(reference: str | Trainable) -> Trainable:
     """
     if not isinstance(reference, str):
         return _checked(reference, repr(reference))
-    module_name, separator, name = SHIPPED.get(reference, reference).partition(":")
+    module_name, separator, name = BUILT_IN_TASKS.get(reference, reference).partition(":")
     if not separator:
         raise ConfigError(
-            "must be the name of a shipped task, module:Name or path/to/file.py:Name",
+            "must be the name of a built-in task, module:Name or path/to/file.py:Name",
             key="task",
             value=reference,
-            cure=suggestion(reference, SHIPPED),
+            cure=suggestion(reference, BUILT_IN_TASKS),
         )
     try:
         module = importlib.import_module(module_name)

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.errors import TrialError
+from spark_hpo.train.built_in import labelled_metrics
 from spark_hpo.trial import Params
 
 Batch = Mapping[str, Tensor]
@@ -134,8 +135,7 @@ class LabelledTask(TrainTask):
         """Return the names of all metrics, if they can be known; None for a task with its own `metrics`."""
         if cls.metrics is not LabelledTask.metrics:
             return None
-        is_number = schema.label.is_regression
-        return ("loss", "squared_error", "absolute_error") if is_number else ("loss", "accuracy")
+        return labelled_metrics(schema)
 
     def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
         """Return `prediction`, [rows]: a class's code or a number; for classes also `probability`.

@@ -79,8 +79,8 @@ SETTINGS = [
     ("data.reader=parquet", "data.reader is not a valid reader (got 'parquet')"),
     ("data.path=nowhere", "nowhere: the table does not exist"),
     ("task=tabula", "Did you mean 'tabular'"),
-    ("task=my_tasks:Mine", "tune.yaml: task cannot be imported: ModuleNotFoundError"),
-    ("task=mine.py:Mine", "there is no file"),
+    ("task=my_tasks:Mine", "tune.yaml: task cannot be imported"),
+    ("task=mine.py:Mine", "does not exist"),
     ("objective.metric=acuracy", "tune.yaml: objective.metric"),
     ("objective.also={los: min}", "Did you mean 'loss'"),
     ("space={learning_rate: [0.1, 1]}", "tune.yaml: space.learning_rate has nothing to tune"),
@@ -107,7 +107,8 @@ def test_a_wrong_setting_is_named_before_anything_runs(
     assert code == (3 if override == "data.path=nowhere" else 2)
     assert "Traceback" not in captured.err
     assert "canary" not in captured.err + captured.out
-    assert not list(folder.glob("study/checkpoints/*"))
+    if not override.startswith(("mlflow", "data={path: new")):
+        assert not (folder / "study").exists()
     assert tune() == 0, "put right, the study begins"
 
 
@@ -137,7 +138,7 @@ def test_a_wrong_column_is_named_with_its_split(
     assert message in error
     assert split in error
     assert "Traceback" not in error
-    assert not (folder / "study/checkpoints").exists()
+    assert not (folder / "study").exists()
 
 
 def test_nan_in_a_feature_ends_the_study_and_names_file_and_column(

@@ -115,7 +115,7 @@ def test_a_table_that_is_not_there_is_a_failure_unless_the_study_prepares_it(stu
 def test_a_task_that_cannot_be_imported_is_a_failure(study: Path) -> None:
     found = look("task=my_task.py:Net")
     assert failed(found) == ["code"]
-    assert "there is no file" in found["code"].message
+    assert "does not exist" in found["code"].message
 
 
 def test_a_metric_that_the_task_does_not_report_is_found_by_one_step(study: Path) -> None:

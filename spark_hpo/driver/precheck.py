@@ -1,0 +1,161 @@
+"""Checks of a study that need neither torch, MLflow nor Spark, and start nothing.
+
+The commands run them before they import those and start a JVM, so that a wrong setting is reported at once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from spark_hpo.config import ObjectiveConfig, StudyConfig
+from spark_hpo.data import files
+from spark_hpo.data.plan.rules import with_rules
+from spark_hpo.data.readers.reader import ReaderName, resolve_reader
+from spark_hpo.data.table import read_schema
+from spark_hpo.driver.build_search import build_search
+from spark_hpo.errors import ConfigError, located, within
+from spark_hpo.search.registry import build_space
+from spark_hpo.search.space import Space
+from spark_hpo.source_file import read_code
+from spark_hpo.suggest import closest, suggestion
+from spark_hpo.train.built_in import BUILT_IN_TASKS, labelled_metrics
+
+
+def check_study(config: StudyConfig, *, space: object = None) -> None:
+    """Check settings, names, paths and the schema of a local table.
+
+    Args:
+        config: the study.
+        space: replaces the space of the configuration; anything that `build_space` takes.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        DataError: the table is missing or malformed.
+    """
+    with located(config.source):
+        build_search(config, check_settings(config, space))
+        _check_code(config)
+        _check_table(config)
+
+
+def check_settings(config: StudyConfig, space: object = None) -> Space:
+    """Check the space, the paths and the reader of a study. Return the parsed space.
+
+    Args:
+        config: the study.
+        space: as for `check_study`.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    parsed = build_space(config.space if space is None else space)
+    with within("search"):
+        parsed = parsed.constrained(config.search.constraints)
+    _check_space(space if isinstance(space, Mapping) else config.space, parsed)
+    _check_paths(config)
+    if config.data is not None and config.data.reader != ReaderName.AUTO:  # which fits always
+        with within("data"):
+            resolve_reader(config.data.reader)
+    return parsed
+
+
+def check_metrics(objective: ObjectiveConfig, known: Collection[str]) -> None:
+    """Check that the metrics of an objective are among those that the task reports.
+
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    named = [("metric", objective.metric), *(("also", name) for name in objective.also)]
+    named += [("penalties", name) for name in objective.penalties]
+    named += [("limits", limit.metric) for limit in objective.limits]
+    for key, name in named:
+        if name not in known:
+            raise ConfigError(
+                "is not a metric of this task and this table",
+                key=f"objective.{key}",
+                value=name,
+                cure=suggestion(name, known),
+            )
+
+
+def _check_space(config: Mapping[str, Any], space: Space) -> None:
+    """Refuse a mapping in which ranges are written as lists: a list is a constant."""
+    wrong = next((name for name, entry in config.items() if isinstance(entry, list)), None)
+    if wrong is not None and not space.dimensions():
+        raise ConfigError(
+            "has nothing to tune, because a list is a constant",
+            key=f"space.{wrong}",
+            value=config[wrong],
+            cure="Write a range as {type: uniform, low: 0, high: 1}",
+        )
+
+
+def _check_paths(config: StudyConfig) -> None:
+    if Path(config.study_dir).is_file():
+        raise ConfigError("is a file, but must be a directory", key="study_dir", value=config.study_dir)
+    if config.data is not None and Path(config.data.path).is_file():
+        raise ConfigError(
+            "is a file, but must be the folder of a prepared table",
+            key="data.path",
+            value=config.data.path,
+            cure=f"Run: spark-hpo prepare csv --input {config.data.path} --label COLUMN --output FOLDER",
+        )
+
+
+def _check_code(config: StudyConfig) -> None:
+    """Check that the task and the transforms can exist: importing them may import torch."""
+    names = {"task": config.task}
+    if config.data is not None:
+        names |= {f"data.transforms.{column}": name for column, name in config.data.transforms.items()}
+    for key, value in names.items():
+        place, _, name = value.rpartition(":")
+        if place.endswith(".py"):
+            code = read_code(config.beside(place).resolve(), key=key, value=value)
+            _check_name(code.decode(errors="replace"), name, key, value)
+        elif place:
+            _check_package(place.partition(".")[0], key, value)
+        elif key == "task" and value not in BUILT_IN_TASKS:
+            raise ConfigError(
+                "must be the name of a built-in task, module:Name or path/to/file.py:Name",
+                key=key,
+                value=value,
+                cure=suggestion(value, BUILT_IN_TASKS),
+            )
+
+
+def _check_name(text: str, name: str, key: str, value: str) -> None:
+    """Check that a name occurs in a file. Whether it is a task is known when the file has been imported."""
+    words = set(re.findall(r"\w+", text))
+    if name not in words and "import *" not in text:
+        guess = closest(name, words)
+        raise ConfigError(
+            f"names {name!r}, which is not in that file",
+            key=key,
+            value=value,
+            cure=f"Did you mean {guess!r}?" if guess else "",
+        )
+
+
+def _check_package(package: str, key: str, value: str) -> None:
+    if package not in sys.modules and importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"cannot be imported: there is no module {package!r}",
+            key=key,
+            value=value,
+            cure="Put the module on the Python path, or use path/to/file.py:Name",
+        )
+
+
+def _check_table(config: StudyConfig) -> None:
+    """Check the schema of a local table; tables elsewhere and tables still to be prepared come later."""
+    data = config.data
+    if data is None or data.prepare is not None or not files.is_local(data.path):
+        return
+    schema = with_rules(read_schema(files.absolute(data.path)), data.nulls, data.truncate)
+    if config.task in BUILT_IN_TASKS:
+        check_metrics(config.objective, labelled_metrics(schema))

@@ -1,0 +1,103 @@
+"""`check_study`: errors that are reported before torch, MLflow and Spark are imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spark_hpo.config import load_config
+from spark_hpo.driver.precheck import check_study
+from spark_hpo.driver.run import run_study
+from spark_hpo.errors import ConfigError, DataError
+from tests.support.tables import write_clusters
+
+STUDY = """
+name: small
+study_dir: study
+task: tabular
+data: {path: table}
+objective: {metric: accuracy, mode: max}
+space: {learning_rate: {type: loguniform, low: 0.001, high: 0.1}}
+search: {max_resource: 3}
+budget: {trials: 2}
+backend: inline
+mlflow: {tracking_uri: "sqlite:///mlflow.db"}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a table, a study file and a task file."""
+    write_clusters(tmp_path / "table")
+    (tmp_path / "study.yaml").write_text(STUDY)
+    (tmp_path / "mine.py").write_text("import torch\n\nclass Mine: ...\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_check_study_accepts_a_study(folder: Path) -> None:
+    check_study(load_config("study.yaml"))
+    check_study(load_config("study.yaml", ["task=mine.py:Mine"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("search.method=asho", "search.method", "asho"),
+        ("search.scheduler_settings={quantile: 1}", "search.scheduler_settings.quantile", None),
+        ("space={learning_rate: [0.1, 1]}", "space.learning_rate", [0.1, 1]),
+        ("objective.metric=acuracy", "objective.metric", "acuracy"),
+        ("task=tabula", "task", "tabula"),
+        ("task=:Mine", "task", ":Mine"),
+        ("task=not_installed.tasks:Mine", "task", "not_installed.tasks:Mine"),
+        ("task=other.py:Mine", "task", "other.py:Mine"),
+        ("task=mine.py:Mein", "task", "mine.py:Mein"),
+        ("data.transforms={x: gone.py:decode}", "data.transforms.x", "gone.py:decode"),
+        ("data.path=study.yaml", "data.path", "study.yaml"),
+    ],
+)
+def test_check_study_names_the_setting(folder: Path, override: str, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_study(load_config("study.yaml", [override]))
+    assert caught.value.key == key
+    assert getattr(caught.value, "value", None) == value or value is None
+    assert caught.value.place == "study.yaml"
+
+
+@pytest.mark.parametrize(("override", "named"), [("data.path=gone", "gone"), ("data.nulls={z: fill}", "'z'")])
+def test_check_study_names_what_the_table_lacks(folder: Path, override: str, named: str) -> None:
+    with pytest.raises(DataError, match=named):
+        check_study(load_config("study.yaml", [override]))
+
+
+def test_errors_of_a_study_are_known_before_heavy_imports(folder: Path) -> None:
+    program = """
+import sys
+from spark_hpo.cli import main
+from spark_hpo.errors import ConfigError
+try:
+    main(["run", "study.yaml", "objective.metric=acuracy"])
+except SystemExit as exc:
+    heavy = {"torch", "mlflow", "pandas"} & set(sys.modules)
+    sys.exit(f"imported {heavy}" if heavy else exc.code)
+"""
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == ConfigError.exit_code, ended.stderr
+    assert "objective.metric" in ended.stderr
+    assert not (folder / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "resume"),
+    [("data.path=gone", "auto"), ("objective.metric=acuracy", "auto"), ("seed=1", "must")],
+)
+def test_run_study_creates_no_directory_for_a_wrong_study(folder: Path, override: str, resume: str) -> None:
+    with pytest.raises((ConfigError, DataError)):
+        run_study(load_config("study.yaml", [override]), resume=resume)
+    assert not (folder / "study").exists()
