@@ -37,9 +37,13 @@ class SparkHpoError(Exception):
     """Base of all errors that this package raises on purpose."""
 
     exit_code = 1
+    place = ""  # a file, a call or another place that the message begins with; see `located`
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redact(message))
+
+    def __str__(self) -> str:
+        return f"{self.place}: {super().__str__()}" if self.place else super().__str__()
 
 
 _STORE_CLIENTS = frozenset({"adlfs", "aiobotocore", "azure", "botocore", "gcsfs", "google"})
@@ -86,7 +90,6 @@ class ConfigError(SparkHpoError):
         """
         super().__init__(rule)
         self.rule, self.key, self.value, self.cure = rule, key, value, cure
-        self.place = ""
         self.errors: tuple[ConfigError, ...] = ()
 
     @classmethod
@@ -133,13 +136,13 @@ def within(section: str) -> Iterator[None]:
 
 
 @contextmanager
-def located(place: str) -> Iterator[None]:
-    """Give a ConfigError that is raised inside its place, a file or a call, unless it has one already."""
+def located(place: str, kind: type[SparkHpoError] = ConfigError) -> Iterator[None]:
+    """Give an error of this kind that is raised inside its place, a file or a call, unless it has one."""
     try:
         yield
-    except ConfigError as exc:
-        for error in exc.errors or (exc,):
-            error.place = error.place or place
+    except kind as exc:
+        for error in (exc.errors if isinstance(exc, ConfigError) else ()) or (exc,):
+            error.place = error.place or redact(place)
         raise
 
 

@@ -6,7 +6,7 @@ All are frozen and made of JSON types, so that the journal can store them and no
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -233,3 +233,15 @@ class Trial:
             violation=score.violation,
             checkpoint=report.checkpoint,
         )
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value with its dotted name. An empty mapping is a value; lists are not entered.
+
+    A trace: {"optimizer": {"name": "sgd"}, "layers": [8, 4]} -> ("optimizer.name", "sgd"), ("layers", [8, 4])
+    """
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -103,7 +103,7 @@ class Decoder:
         yield self._schema.label.name, partial(_encoded_label, self._schema, is_raw)
 
     def _changed(self, segment: Segment, fault: str) -> DataError:
-        return changed(self._place(segment), fault, file=self._manifest.files[segment.file].path)
+        return changed(self._manifest.files[segment.file].path, f"row group {segment.row_group}: {fault}")
 
     def _place(self, segment: Segment, column: str | None = None) -> str:
         place = f"{self._manifest.files[segment.file].path}: row group {segment.row_group}"

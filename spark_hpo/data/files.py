@@ -80,7 +80,7 @@ def reading(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as exc:
-        raise changed(path, "the file no longer exists", file=path) from exc
+        raise changed(path, "the file no longer exists") from exc
     except pa.ArrowInvalid as exc:
         message = f"{path} is damaged or not a Parquet file ({exc}). Write it again"
         raise DataError(message, file=path) from exc
@@ -88,10 +88,10 @@ def reading(path: str) -> Iterator[None]:
         raise DataError(f"{path} cannot be read: {exc}", file=path) from cause(exc)
 
 
-def changed(place: str, fault: str, *, file: str | None) -> DataError:
+def changed(path: str, fault: str, *, is_file: bool = True) -> DataError:
     """Return the error for a table that changed after the driver planned with it."""
     cure = "do not write to the table during a study; start the study again"
-    return DataError(f"{place}: {fault}; {cure}", file=file)
+    return DataError(f"{path}: {fault}; {cure}", file=path if is_file else None)
 
 
 @contextlib.contextmanager

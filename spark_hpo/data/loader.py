@@ -207,7 +207,7 @@ class Pass:
             buffered = [tuple(block[done - start :] for block in blocks)]
             rows -= done - start
         if done != self.rows or rows:
-            raise changed(self.url, f"{done + rows} rows read, {self.rows} planned", file=None)
+            raise changed(self.url, f"{done + rows} rows read, {self.rows} planned", is_file=False)
 
 
 class _Scratch:

@@ -10,9 +10,8 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from spark_hpo.dotted import flatten
 from spark_hpo.objective import Objective
-from spark_hpo.trial import Params, Trial, TrialState
+from spark_hpo.trial import Params, Trial, TrialState, flatten
 
 COLUMNS = ("trial", "state", "rung", "resource", "value", "seconds")
 FEASIBLE = "feasible"  # with limits

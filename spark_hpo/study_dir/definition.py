@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from spark_hpo.dotted import flatten
 from spark_hpo.errors import ConfigError, JournalError
 from spark_hpo.study_dir.storage import Storage
+from spark_hpo.trial import flatten
 
 _NAME = "study.json"
 _VERSION = 1

@@ -13,7 +13,7 @@ from itertools import pairwise, takewhile
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from spark_hpo.errors import JournalError, StorageError, StudyInterrupted
+from spark_hpo.errors import JournalError, StorageError, StudyInterrupted, located
 from spark_hpo.objective import Objective
 from spark_hpo.redact import redact
 from spark_hpo.study_dir.lease import Lease
@@ -189,7 +189,7 @@ class Journal:
         self._log: Log | None = None
         self._is_closed = False
         self.tests: dict[int, Report] = {}  # evaluations on the test split, by trial
-        logs = _valid_events(dict(_read_logs(storage)), f"{storage.url}/journal")
+        logs = _read_logs(storage)
         # The events of earlier drivers, for the replay.
         self.past: tuple[Event, ...] = tuple(event for epoch in sorted(logs) for event in logs[epoch])
         for event in self.past:
@@ -426,13 +426,17 @@ def _log_files(storage: Storage) -> Iterator[tuple[int, str]]:
             yield int(name.removesuffix(".jsonl")), name
 
 
-def _read_logs(storage: Storage) -> Iterator[tuple[int, list[Event]]]:
+def _read_logs(storage: Storage) -> dict[int, list[Event]]:
+    """Read the events that count, by the epoch of their driver."""
+    logs = {}
     for epoch, name in _log_files(storage):
-        lines = storage.log(_log_name(epoch)).lines()
-        yield epoch, list(_parse(lines, f"{storage.url}/journal/{name}"))
+        with located(f"{storage.url}/journal/{name}", JournalError):
+            logs[epoch] = list(_parse(storage.log(_log_name(epoch)).lines()))
+    with located(f"{storage.url}/journal", JournalError):
+        return _valid_events(logs)
 
 
-def _parse(lines: list[bytes], place: str) -> Iterator[Event]:
+def _parse(lines: list[bytes]) -> Iterator[Event]:
     for number, line in enumerate(lines, start=1):
         try:
             if not line.endswith(b"\n"):
@@ -448,16 +452,16 @@ def _parse(lines: list[bytes], place: str) -> Iterator[Event]:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             if number == len(lines):
                 return  # torn by the crash that ended its driver, which has not acted on it
-            raise JournalError(f"{place}: line {number} is damaged ({exc}). {_CURE}") from exc
+            raise JournalError(f"line {number} is damaged ({exc}). {_CURE}") from exc
         if version > VERSION or kind not in EventKind.__members__.values():
             raise JournalError(
-                f"{place}: line {number} was written by a newer spark_hpo "
+                f"line {number} was written by a newer spark_hpo "
                 f"(event {kind!r}, version {version}). Install that version to resume this study"
             )
         yield Event(sequence, when, EventKind(kind), record)
 
 
-def _valid_events(logs: Mapping[int, list[Event]], place: str) -> dict[int, list[Event]]:
+def _valid_events(logs: Mapping[int, list[Event]]) -> dict[int, list[Event]]:
     """Drop the events of each log that were written after the next driver had read it."""
     newest = max((epoch for epoch, events in logs.items() if events), default=None)
     if newest is None:
@@ -466,12 +470,12 @@ def _valid_events(logs: Mapping[int, list[Event]], place: str) -> dict[int, list
         seen = {int(epoch): int(count) for epoch, count in logs[newest][0].data["after"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise JournalError(
-            f"{place}/{newest:06d}: line 1 is damaged (it has no numbers of older events). {_CURE}"
+            f"{newest:06d}: line 1 is damaged (it has no numbers of older events). {_CURE}"
         ) from exc
     for epoch, count in seen.items():
         if len(logs.get(epoch, ())) < count:
             raise JournalError(
-                f"{place}/{epoch:06d}: has {len(logs.get(epoch, ()))} records, but the next driver has read "
+                f"{epoch:06d}: has {len(logs.get(epoch, ()))} records, but the next driver has read "
                 f"{count}. {_CURE}"
             )
     return {epoch: logs.get(epoch, [])[:count] for epoch, count in seen.items()} | {newest: logs[newest]}

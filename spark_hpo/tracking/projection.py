@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from spark_hpo.dotted import flatten
-from spark_hpo.trial import Measurement, Trial, TrialState
+from spark_hpo.trial import Measurement, Trial, TrialState, flatten
 
 STUDY_ID = "spark_hpo.study_id"
 KIND = "spark_hpo.kind"  # study or trial

@@ -20,11 +20,11 @@ _NAMEABLE = (*_WHOLE, *_TEXT, t.is_floating, t.is_decimal, t.is_date)
 _BYTES = (t.is_binary, t.is_large_binary, t.is_fixed_size_binary)
 
 
-def check_use(place: str, arrow_schema: pa.Schema, schema: TableSchema) -> None:
+def check_use(arrow_schema: pa.Schema, schema: TableSchema) -> None:
     """Raise if a column has a type that its feature cannot use.
 
     Raises:
-        DataError: names the place, the column, its type and the rule.
+        DataError: names the column, its type and the rule.
     """
 
     def check(name: str, tests: tuple[Test, ...], rule: str, *, in_list: bool = False) -> None:
@@ -36,8 +36,7 @@ def check_use(place: str, arrow_schema: pa.Schema, schema: TableSchema) -> None:
             is_nested = False
         if is_nested != in_list or not any(test(inner) for test in tests):
             raise DataError(
-                f"{place}: column {name!r} is {declared}, but {rule}. "
-                "Encode it with `spark-hpo prepare`, or cast it"
+                f"column {name!r} is {declared}, but {rule}. Encode it with `spark-hpo prepare`, or cast it"
             )
 
     is_raw = schema.encoding is Encoding.RAW
@@ -57,7 +56,7 @@ def check_use(place: str, arrow_schema: pa.Schema, schema: TableSchema) -> None:
                 _check_sequence(check, name, feature, is_raw=is_raw)
             case ColumnKind.BINARY:
                 check(name, _BYTES, "a binary feature must be bytes")
-                _check_transform(place, feature)
+                _check_transform(feature)
     label = schema.label
     if label.is_regression:
         check(label.name, _MEASURABLE if is_raw else _NUMBER, "the label of a regression must be a number")
@@ -80,10 +79,10 @@ def _check_sequence(check: Callable[..., None], name: str, feature: Feature, *, 
         check(name, _NUMBER, "a sequence must be a list of numbers", in_list=True)
 
 
-def _check_transform(place: str, feature: Feature) -> None:
+def _check_transform(feature: Feature) -> None:
     if not feature.transform:
         raise DataError(
-            f"{place}: column {feature.name!r} holds bytes without a transform. Name a function that decodes "
+            f"column {feature.name!r} holds bytes without a transform. Name a function that decodes "
             f"them in the study file, data.transforms: {{{feature.name}: my_module.py:decode}}. If Petastorm "
             "wrote the table and you trust its source, set data.trust_petastorm_metadata: true"
         )

@@ -126,7 +126,7 @@ def check_unchanged(fs: Any, file: File) -> None:
     if info["size"] == file.size and files.modified(info) == file.modified:
         return
     if read_footer(fs, file.path).digest != file.digest:
-        raise files.changed(file.path, "the file has changed", file=file.path)
+        raise files.changed(file.path, "the file has changed")
 
 
 def read_footer(fs: Any, path: str) -> Footer:

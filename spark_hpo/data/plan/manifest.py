@@ -18,7 +18,7 @@ from spark_hpo.data.plan.nulls import check_nulls
 from spark_hpo.data.plan.pruning import Candidate, matching_rows
 from spark_hpo.data.plan.row_group_split import in_share
 from spark_hpo.data.schema import TableSchema
-from spark_hpo.errors import DataError
+from spark_hpo.errors import DataError, located
 
 _MOST_NAMES = 50  # listed in a message
 
@@ -140,7 +140,8 @@ def manifest_of(
     wanted = schema.stored if schema else tuple(types)
     _check_types(found, tuple(dict.fromkeys([*wanted, *(condition.columns if condition else ())])))
     if schema:
-        check_use(found.files[0].path, found.schemas[0], schema)
+        with located(found.files[0].path, DataError):
+            check_use(found.schemas[0], schema)
     row_groups = _row_groups(found, condition, share, seed)
     if not row_groups:
         raise DataError(_no_rows(found, where, share))

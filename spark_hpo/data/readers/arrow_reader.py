@@ -43,6 +43,6 @@ class ArrowReader:
             pq.ParquetFile(source, **_VERIFY) as file,
         ):
             if segment.row_group >= file.num_row_groups:
-                raise files.changed(path, f"row group {segment.row_group} no longer exists", file=path)
+                raise files.changed(path, f"row group {segment.row_group} no longer exists")
             table = file.read_row_group(segment.row_group, columns=self._decoder.columns)
         return self._decoder.decode(table, segment)

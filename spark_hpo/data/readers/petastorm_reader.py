@@ -83,7 +83,7 @@ class _PlannedReader(_PetastormReader):  # type: ignore[misc]
         index = {(piece.path, piece.row_group): i for i, piece in enumerate(row_groups)}
         for path, row_group in self._planned:
             if (path, row_group) not in index:
-                raise files.changed(path, f"row group {row_group} no longer exists", file=path)
+                raise files.changed(path, f"row group {row_group} no longer exists")
         return [index[planned] for planned in self._planned], None
 
     def _create_ventilator(self, row_group_indexes: list[int], *_: Any) -> _Ventilator:
