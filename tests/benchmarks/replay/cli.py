@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+
+import click
 
 from spark_hpo.backend.simulated import Disturbances
 from spark_hpo.errors import ConfigError, SparkHpoError
@@ -18,58 +18,84 @@ from tests.benchmarks.replay.picture import draw
 from tests.benchmarks.replay.run import Replay, replay
 from tests.benchmarks.replay.summary import average_ranks, summarise, to_markdown
 
+_COUNT = click.IntRange(min=1)
+_FILE = click.Path(path_type=Path)
+_SHARE = click.FloatRange(0, 1)
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Replay methods on learning curves and exit: 0 done, 2 a setting is wrong, 3 the folder is."""
-    options = _parser().parse_args(arguments)
-    options.method = options.method or [DEFAULT]
+
+@click.command(context_settings={"show_default": True})
+@click.option("--curves", type=_FILE, required=True, metavar="DIR", help="Folder of learning curves.")
+@click.option("--task", "tasks", multiple=True, help="Task of the folder; may be repeated.  [default: all]")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    default=[DEFAULT],
+    help="default, or sampler+scheduler such as tpe+hyperband, with settings as in "
+    "tpe:num_candidates=64+hyperband:min_resource=3; may be repeated.",
+)
+@click.option("--slots", type=_COUNT, default=8, help="Trials that run at the same time.")
+@click.option("--seeds", type=_COUNT, default=5, help="Repetitions of each search.")
+@click.option("--budget", type=float, default=20.0, help="Full trainings per slot.")
+@click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write the rows to this file.")
+@click.option(
+    "--picture", type=_FILE, metavar="FILE", help="Write the plot to this file.  [default: beside --json]"
+)
+@click.option("--launch-seconds", type=float, default=0.0, help="Time to start an assignment.")
+@click.option("--stragglers", type=_SHARE, default=0.0, help="Share of assignments that run 3 times slower.")
+@click.option("--failures", type=_SHARE, default=0.0, help="Share of assignments whose code raises.")
+@click.option("--losses", type=_SHARE, default=0.0, help="Share of assignments that lose their process.")
+def main(
+    curves: Path,
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    slots: int,
+    seeds: int,
+    budget: float,
+    json_file: Path | None,
+    picture: Path | None,
+    launch_seconds: float,
+    stragglers: float,
+    failures: float,
+    losses: float,
+) -> None:
+    """Replay searches on learning curves, on a virtual clock: which method finds more, sooner?
+
+    Exit codes: 0 done, 2 a setting is wrong, 3 the folder is.
+    """
     # Diverging curves and lost slots are what is replayed here, not news.
     logging.getLogger("spark_hpo").setLevel(logging.ERROR)
+    disturbances = Disturbances(
+        launch_s=launch_seconds, straggler_share=stragglers, failure_share=failures, loss_share=losses
+    )
+    replays: list[Replay] = []
     try:
-        replays = _replay_all(options)
+        parsed = [parse_method(text) for text in methods]
+        for benchmark in open_benchmarks(curves, tasks):
+            for method in parsed:
+                for seed in range(seeds):
+                    one = replay(
+                        benchmark, method, slots=slots, seed=seed, budget=budget, disturbances=disturbances
+                    )
+                    replays.append(one)
+                    click.echo(
+                        f"{one.task} {one.method} seed {seed}: {one.trials} trials, {one.driver_s:.1f} s",
+                        err=True,
+                    )
         rows = summarise(replays)
-        print(to_markdown(rows))
-        if len(options.method) > 1:
-            print("average rank over tasks and points in time")
-            for method, rank in average_ranks(rows).items():
-                print(f"  {rank:5.2f}  {method}")
-        if options.json is not None:
-            _write(options.json, json.dumps([row.to_json() for row in rows], indent=2) + "\n")
-        picture = options.picture or (options.json and options.json.with_suffix(".png"))
+        click.echo(to_markdown(rows))
+        if len(methods) > 1:
+            click.echo("average rank over tasks and points in time")
+            for name, rank in average_ranks(rows).items():
+                click.echo(f"  {rank:5.2f}  {name}")
+        if json_file is not None:
+            _write(json_file, json.dumps([row.to_json() for row in rows], indent=2) + "\n")
+        picture = picture or (json_file and json_file.with_suffix(".png"))
         if picture is not None:
             draw(replays, picture)
     except SparkHpoError as exc:
-        print(exc, file=sys.stderr)
+        click.echo(str(exc), err=True)
         sys.exit(exc.exit_code)
-    sys.exit(0)
-
-
-def _replay_all(options: argparse.Namespace) -> list[Replay]:
-    methods = [parse_method(text) for text in options.method]
-    disturbances = Disturbances(
-        launch_s=options.launch_seconds,
-        straggler_share=options.stragglers,
-        failure_share=options.failures,
-        loss_share=options.losses,
-    )
-    replays = []
-    for benchmark in open_benchmarks(options.curves, options.task or ()):
-        for method in methods:
-            for seed in range(options.seeds):
-                one = replay(
-                    benchmark,
-                    method,
-                    slots=options.slots,
-                    seed=seed,
-                    budget=options.budget,
-                    disturbances=disturbances,
-                )
-                replays.append(one)
-                print(
-                    f"{one.task} {one.method} seed {seed}: {one.trials} trials, {one.driver_s:.1f} s",
-                    file=sys.stderr,
-                )
-    return replays
 
 
 def _write(file: Path, text: str) -> None:
@@ -77,41 +103,3 @@ def _write(file: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8")
     except OSError as exc:
         raise ConfigError(f"{file} cannot be written: {exc.strerror}") from exc
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Replay searches on learning curves, on a virtual clock: which method finds more, sooner?"
-    )
-    parser.add_argument("--curves", type=Path, required=True, metavar="DIR", help="folder of learning curves")
-    parser.add_argument("--task", action="append", help="of the folder; may be repeated; default: all")
-    parser.add_argument(
-        "--method",
-        action="append",
-        help="default, or sampler+scheduler such as tpe+hyperband, with settings as in "
-        "tpe:num_candidates=64+hyperband:min_resource=3; may be repeated",
-    )
-    parser.add_argument("--slots", type=_at_least_one, default=8, help="trials at the same time (8)")
-    parser.add_argument("--seeds", type=_at_least_one, default=5, help="repetitions of each search (5)")
-    parser.add_argument("--budget", type=float, default=20.0, help="full trainings per slot (20)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the rows go")
-    parser.add_argument(
-        "--picture", type=Path, metavar="FILE", help="where the picture goes; default: beside --json"
-    )
-    parser.add_argument("--launch-seconds", type=float, default=0.0, help="to start an assignment (0)")
-    for name, what in (
-        ("stragglers", "on a machine that is three times slower"),
-        ("failures", "whose own code raises"),
-        ("losses", "that lose their process"),
-    ):
-        parser.add_argument(
-            f"--{name}", type=float, default=0.0, metavar="SHARE", help=f"of assignments, {what}"
-        )
-    return parser
-
-
-def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
