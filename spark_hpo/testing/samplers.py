@@ -83,7 +83,7 @@ class SamplerContract:
         _, events = self.run()
         for params in [what for event, _, what in events if event == "start"]:
             assert SPACE.validate(params) == params
-            assert _is_plain_json(params)
+            assert is_plain_json(params)
             assert json.loads(json.dumps(params)) == params
 
     def test_ask_is_repeatable(self) -> None:
@@ -182,10 +182,10 @@ class SamplerContract:
             sampler.tell(trial_id, resource=1, loss=1.0, others=(1.0,))
 
 
-def _is_plain_json(value: Any) -> bool:
+def is_plain_json(value: Any) -> bool:
     """Return whether a value has only the types that `json.loads` returns, no subclasses of them."""
     if isinstance(value, Mapping):
-        return type(value) is dict and all(type(k) is str and _is_plain_json(v) for k, v in value.items())
+        return type(value) is dict and all(type(k) is str and is_plain_json(v) for k, v in value.items())
     if type(value) is list:
-        return all(map(_is_plain_json, value))
+        return all(map(is_plain_json, value))
     return value is None or type(value) in (bool, int, float, str)
