@@ -10,11 +10,13 @@ from spark_hpo.config.model import (
     defaults,
     load_config,
 )
+from spark_hpo.config.split import SplitConfig
 
 __all__ = [
     "ObjectiveConfig",
     "ResourcesConfig",
     "SearchConfig",
+    "SplitConfig",
     "StoppingConfig",
     "StudyConfig",
     "build_config",
