@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from spark_hpo.backend.simulated import SimulatedBackend
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.study import Budget, Search, Study
 from spark_hpo.study_dir.journal import Journal
@@ -28,6 +27,7 @@ from tests.benchmarks.replay.functions import Hartmann
 from tests.benchmarks.replay.memory import MemoryStorage
 from tests.benchmarks.replay.methods import parse_method
 from tests.benchmarks.replay.run import replay
+from tests.support.simulated import SimulatedBackend
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "driver.md"
 FUNCTION = Hartmann(dimensions=6, max_resource=27)

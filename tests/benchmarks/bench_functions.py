@@ -12,7 +12,6 @@ import logging
 from statistics import median
 from typing import Any
 
-from spark_hpo.backend.simulated import SimulatedBackend
 from spark_hpo.study import Budget, RunningStudy, Search, Study
 from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.journal import Journal
@@ -20,6 +19,7 @@ from spark_hpo.trial import Report, Trial
 from tests.benchmarks.replay.functions import Hartmann
 from tests.benchmarks.replay.memory import MemoryStorage
 from tests.benchmarks.replay.methods import parse_method
+from tests.support.simulated import SimulatedBackend
 
 EVALUATIONS = 300
 PUBLISHED = {3: -3.7405, 6: -2.314}

@@ -16,13 +16,13 @@ from pyspark import cloudpickle
 
 from spark_hpo.backend.base import Backend, merge_reports
 from spark_hpo.backend.inline import InlineBackend
-from spark_hpo.backend.simulated import Curve, SimulatedBackend
 from spark_hpo.backend.spark.backend import SparkBackend
 from spark_hpo.backend.spark.session import cluster_of
 from spark_hpo.errors import CapacityError
 from spark_hpo.testing import BackendContract, stub_training
 from spark_hpo.trial import Assignment, Failure, FailureKind, Params, Report
 from tests.support.ranks import LIMIT_S
+from tests.support.simulated import Curve, SimulatedBackend
 
 # Executors cannot import a test module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from spark_hpo.backend.simulated import Disturbances
 from spark_hpo.report.study_report import FILE, report_of, write_report
 from spark_hpo.study_dir.storage import Storage
 from tests.support.browser import CURE, chromium
+from tests.support.simulated import Disturbances
 from tests.support.virtual_studies import SPACE, TODAY, Killed, write_study
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}

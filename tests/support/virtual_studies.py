@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from spark_hpo.backend.simulated import Curve, Disturbances, SimulatedBackend
 from spark_hpo.config import build_config
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.search.space import Space
@@ -19,6 +18,7 @@ from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Assignment, Measurement, Params, Report, Trial
+from tests.support.simulated import Curve, Disturbances, SimulatedBackend
 
 START = 1_700_000_000.0
 SPACE: dict[str, Any] = {

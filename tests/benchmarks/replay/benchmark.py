@@ -7,11 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
-from spark_hpo.backend.simulated import Curve
 from spark_hpo.objective import Objective
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
 from tests.benchmarks.replay.pool import Pool
+from tests.support.simulated import Curve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

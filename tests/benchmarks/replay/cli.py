@@ -10,13 +10,13 @@ from pathlib import Path
 
 import click
 
-from spark_hpo.backend.simulated import Disturbances
 from spark_hpo.errors import ConfigError, SparkHpoError
 from tests.benchmarks.replay.curves import open_benchmarks
 from tests.benchmarks.replay.methods import DEFAULT, parse_method
 from tests.benchmarks.replay.picture import draw
 from tests.benchmarks.replay.run import Replay, replay
 from tests.benchmarks.replay.summary import average_ranks, summarise, to_markdown
+from tests.support.simulated import Disturbances
 
 _COUNT = click.IntRange(min=1)
 _FILE = click.Path(path_type=Path)

@@ -19,13 +19,13 @@ import numpy.typing as npt
 import pandas as pd
 import yaml
 
-from spark_hpo.backend.simulated import Curve
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
 from tests.benchmarks.replay.benchmark import Benchmark, Reference, reference_of
 from tests.benchmarks.replay.pool import Pool
+from tests.support.simulated import Curve
 
 _NUM_REFERENCE = 5000  # random configurations that set the scale of regret
 _BATCH = 500  # configurations that the surrogate answers for at once

@@ -8,12 +8,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from spark_hpo.backend.simulated import Curve
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
 from tests.benchmarks.replay.benchmark import Reference, reference_of
 from tests.benchmarks.replay.pool import Pool
+from tests.support.simulated import Curve
 
 _NUM_REFERENCE = 5000  # random configurations that set the scale of regret
 _LOSS = Objective(metric="loss", mode=Mode.MIN)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from spark_hpo.backend.simulated import Curve, Disturbances, SimulatedBackend
 from spark_hpo.errors import NoTrialSucceeded
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.sampler import Sampler
@@ -21,6 +20,7 @@ from spark_hpo.trial import Assignment, Params, Report, Trial
 from tests.benchmarks.replay.benchmark import Benchmark
 from tests.benchmarks.replay.memory import MemoryStorage
 from tests.benchmarks.replay.pool import PoolExplorer, PoolSampler
+from tests.support.simulated import Curve, Disturbances, SimulatedBackend
 
 _POOL_IS_LOW = 0.5  # of a pool drawn: from here on its regret says little
 

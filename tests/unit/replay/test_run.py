@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from spark_hpo.backend.simulated import Disturbances
 from spark_hpo.errors import ConfigError
 from spark_hpo.search.methods import METHODS
 from spark_hpo.search.samplers.random import RandomSampler
@@ -16,6 +15,7 @@ from tests.benchmarks.replay.functions import CountingOnes, Hartmann
 from tests.benchmarks.replay.memory import MemoryStorage
 from tests.benchmarks.replay.methods import parse_method
 from tests.benchmarks.replay.run import Replay, replay
+from tests.support.simulated import Disturbances
 
 FUNCTION = Hartmann(dimensions=3, max_resource=9)
 

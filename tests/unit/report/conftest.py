@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from spark_hpo.backend.simulated import Disturbances
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.storage import Storage
+from tests.support.simulated import Disturbances
 from tests.support.virtual_studies import TODAY, Killed, write_study
 
 DRIVER = {

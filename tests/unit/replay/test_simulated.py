@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spark_hpo.backend.simulated import Curve, Disturbances, SimulatedBackend
 from spark_hpo.errors import ConfigError
 from spark_hpo.trial import Assignment, FailureKind, Params, Report
+from tests.support.simulated import Curve, Disturbances, SimulatedBackend
 
 EPOCHS = 9
 
