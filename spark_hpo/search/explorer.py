@@ -37,7 +37,7 @@ class Explorer(Protocol):
 
     def start(self, slot: Slot, params: Params) -> None:
         """Note that a slot of any trial runs with these parameters. It is in flight until `tell`."""
-        ...
+        return
 
     def tell(self, slot: Slot, loss: float, *, violation: float = 0.0) -> None:
         """Learn the loss at the end of a slot; infinite or NaN for a failed trial.
@@ -46,4 +46,4 @@ class Explorer(Protocol):
             violation: by how much the trial violates the study's limits; 0: not at all. Passed only if
                 `handles_limits`.
         """
-        ...
+        return

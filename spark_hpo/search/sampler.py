@@ -52,7 +52,7 @@ class Sampler(Protocol):
 
     def start(self, trial_id: int, params: Params) -> None:
         """Note that a trial runs with these parameters, proposed or not. It is in flight until `tell`."""
-        ...
+        return
 
     def tell(
         self, trial_id: int, *, resource: int, loss: float, others: Losses = (), violation: float = 0.0
@@ -67,7 +67,7 @@ class Sampler(Protocol):
             violation: by how much the trial violates the study's limits; 0: not at all. Passed only if
                 `handles_limits`.
         """
-        ...
+        return
 
     def learn_from(self, knowledge: Knowledge) -> None:
         """Take results of earlier studies as a prior. Called before the first trial; ignored by default."""

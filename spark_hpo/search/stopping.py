@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
+from dataclasses import dataclass
 from typing import Protocol
 
 from spark_hpo.objective import NO_SCORE, Score
@@ -32,16 +33,18 @@ class StoppingRule(Protocol):
         ...
 
 
-class TargetReached:
+@dataclass(eq=False)
+class TargetReached(StoppingRule):
     """Ends the search when a feasible trial reaches a loss.
 
     Args:
         loss: to reach, at any resource; the negative of a metric that is maximised.
     """
 
-    def __init__(self, loss: float) -> None:
-        require_number("target", loss)
-        self.loss = loss
+    loss: float
+
+    def __post_init__(self) -> None:
+        require_number("target", self.loss)
         self._is_reached = False
 
     def observe(self, *, resource: int, loss: float, seconds: float, violation: float = 0.0) -> None:
@@ -51,7 +54,8 @@ class TargetReached:
         return "target" if self._is_reached else None
 
 
-class NoImprovement:
+@dataclass(eq=False)
+class NoImprovement(StoppingRule):
     """Ends the search after a number of fully trained trials without an improvement.
 
     Trials that were stopped early do not count, because most schedulers stop most trials.
@@ -62,12 +66,13 @@ class NoImprovement:
         min_improvement: by which a loss must be lower to count as an improvement.
     """
 
-    def __init__(self, max_resource: int, num_trials: int, min_improvement: float = 0.0) -> None:
-        require_integer("no_improvement", num_trials, 1)
-        require_number("min_improvement", min_improvement, low=0)
-        self.max_resource = max_resource
-        self.num_trials = num_trials
-        self.min_improvement = min_improvement
+    max_resource: int
+    num_trials: int
+    min_improvement: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_integer("no_improvement", self.num_trials, 1)
+        require_number("min_improvement", self.min_improvement, low=0)
         self._best = NO_SCORE
         self._since = 0
 
@@ -84,7 +89,8 @@ class NoImprovement:
         return "no_improvement" if self._since >= self.num_trials else None
 
 
-class CostSpent:
+@dataclass(eq=False)
+class CostSpent(StoppingRule):
     """Ends the search when busy slots have cost an amount of money. Idle slots do not count.
 
     Args:
@@ -92,11 +98,12 @@ class CostSpent:
         price_per_slot_hour: of one slot: of all ranks of a trial together.
     """
 
-    def __init__(self, limit: float, price_per_slot_hour: float) -> None:
-        for name, value in (("cost", limit), ("price_per_slot_hour", price_per_slot_hour)):
-            require_number(name, value, above=0)
-        self.limit = limit
-        self.price_per_slot_hour = price_per_slot_hour
+    limit: float
+    price_per_slot_hour: float
+
+    def __post_init__(self) -> None:
+        require_number("cost", self.limit, above=0)
+        require_number("price_per_slot_hour", self.price_per_slot_hour, above=0)
         self.cost = 0.0
 
     def observe(self, *, resource: int, loss: float, seconds: float, violation: float = 0.0) -> None:
@@ -106,7 +113,8 @@ class CostSpent:
         return "cost" if self.cost >= self.limit else None
 
 
-class RegretBound:
+@dataclass(eq=False)
+class RegretBound(StoppingRule):
     """Ends the search when doubling it is expected to improve the loss by less than `bound`.
 
     The best losses of fully trained trials are modelled as an exponential tail. Its scale is their mean
@@ -121,12 +129,13 @@ class RegretBound:
         num_trials: fully trained trials before the rule can end the search, >= 10.
     """
 
-    def __init__(self, max_resource: int, bound: float, num_trials: int = 20) -> None:
-        require_integer("num_trials", num_trials, 10)
-        require_number("regret_bound", bound, above=0)
-        self.max_resource = max_resource
-        self.bound = bound
-        self.num_trials = num_trials
+    max_resource: int
+    bound: float
+    num_trials: int = 20
+
+    def __post_init__(self) -> None:
+        require_integer("num_trials", self.num_trials, 10)
+        require_number("regret_bound", self.bound, above=0)
         self._losses: list[float] = []  # ascending
 
     def observe(self, *, resource: int, loss: float, seconds: float, violation: float = 0.0) -> None:

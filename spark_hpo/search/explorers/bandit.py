@@ -12,13 +12,11 @@ import numpy as np
 from scipy.special import ndtri
 
 from spark_hpo.objective import NO_SCORE, Score
-from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.explorers.gaussian_process import Points, TimeVaryingProcess
 from spark_hpo.search.explorers.perturbation import PerturbationExplorer
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.settings import require_integer
-from spark_hpo.search.space import Space
-from spark_hpo.search.space.axis import Array, Axes, Axis
+from spark_hpo.search.space.axis import Array
 from spark_hpo.search.space.parameter import Normal
 from spark_hpo.trial import Params
 
@@ -41,7 +39,8 @@ class _Segment:
     before: Score  # at its start; NO_SCORE: unknown
 
 
-class BanditExplorer(Explorer):
+@dataclass(eq=False, kw_only=True)
+class BanditExplorer(PerturbationExplorer):
     """Chooses the numbers of a child by a Gaussian process of the improvement per epoch.
 
     PB2: Parker-Holder et al. 2020, "Provably Efficient Online Hyperparameter Optimization with
@@ -65,52 +64,28 @@ class BanditExplorer(Explorer):
     rate at the end of a schedule.
 
     Args:
-        space: the search space.
-        seed: of the study.
-        parameters: names of those that may change, like `optimizer.momentum`; None: all continuous numbers.
         num_startup_segments: improvements before the model is used, >= 2.
         max_segments: number of the latest improvements to use. The time of a fit grows with its cube.
-        perturbation: step of a perturbation, as a share of the range, > 0 and <= 0.5.
-        resample_probability: of resampling a number in a perturbation, and a choice always, 0..1.
     """
 
     handles_limits = True
 
-    def __init__(
-        self,
-        space: Space,
-        seed: int,
-        *,
-        parameters: Sequence[str] | None = None,
-        num_startup_segments: int = 8,
-        max_segments: int = 300,
-        perturbation: float = 0.1,
-        resample_probability: float = 0.25,
-    ) -> None:
-        require_integer("num_startup_segments", num_startup_segments, 2)
-        require_integer("max_segments", max_segments, num_startup_segments)
-        self.space = space
-        self.seed = seed
-        self.num_startup_segments = num_startup_segments
-        self._perturbation = PerturbationExplorer(
-            space,
-            seed,
-            parameters=parameters,
-            perturbation=perturbation,
-            resample_probability=resample_probability,
-        )
-        self._axes = Axes(space)
-        self._numbers = [
-            axis
-            for axis, mutable in zip(self._axes.axes, self._perturbation.mutable, strict=True)
-            if mutable and not axis.options
-        ]
+    num_startup_segments: int = 8
+    max_segments: int = 300
+
+    def __post_init__(self) -> None:
+        require_integer("num_startup_segments", self.num_startup_segments, 2)
+        require_integer("max_segments", self.max_segments, self.num_startup_segments)
+        super().__post_init__()
+        axes = self._axes.axes
+        self._columns = [i for i, axis in enumerate(axes) if self._mutable[i] and not axis.options]
+        self._numbers = [axes[i] for i in self._columns]
         self._in_flight: dict[int, _Segment] = {}  # by trial
         self._scores: dict[int, Score] = {}  # by trial, of its last report
-        self._known: deque[tuple[_Segment, _Improvement]] = deque(maxlen=max_segments)
+        self._known: deque[tuple[_Segment, _Improvement]] = deque(maxlen=self.max_segments)
 
     def explore(self, slot: Slot, parent: Params) -> Params:
-        perturbed = self._perturbation.explore(slot, parent)
+        perturbed = super().explore(slot, parent)
         if not self._numbers or len(self._known) < self.num_startup_segments:
             return perturbed
         point = self.space.flatten(perturbed)
@@ -156,25 +131,18 @@ class BanditExplorer(Explorer):
         return candidates[np.argsort(-values, kind="stable")]
 
     def _positions(self, params: Params) -> Array:
-        point = self.space.flatten(params)
-        keys = [axis.dimension.key for axis in self._numbers]
-        return np.array(
-            [
-                axis.position(point[key]) if key in point else _INACTIVE
-                for axis, key in zip(self._numbers, keys, strict=True)
-            ]
-        )
+        row = self._axes.row(params)[self._columns]
+        return np.where(np.isnan(row), _INACTIVE, row)
 
     def _snap(self, positions: Array, active: Sequence[bool]) -> Array:
         """Move positions to valid ones: within the bounds, and to the middle of a cell if rounded."""
-        columns = zip(self._numbers, active, positions.T, strict=True)
-        return np.stack(
-            [
-                _snapped(axis, column) if is_active else np.full_like(column, _INACTIVE)
-                for axis, is_active, column in columns
-            ],
-            axis=1,
-        )
+        snapped = np.full_like(positions, _INACTIVE)
+        for i, axis in enumerate(self._numbers):
+            if active[i]:
+                end = _TAIL if isinstance(axis.parameter, Normal) else 0.0
+                inside = np.clip(positions[:, i], end, 1 - end)
+                snapped[:, i] = inside if axis.edges is None else axis.centres(inside)
+        return snapped
 
 
 class _Bound:
@@ -215,9 +183,3 @@ class _Bound:
         if not (before.is_finite and self._before):
             return 0.5
         return bisect_left(self._before, before) / len(self._before)
-
-
-def _snapped(axis: Axis, positions: Array) -> Array:
-    end = _TAIL if isinstance(axis.parameter, Normal) else 0.0
-    positions = np.clip(positions, end, 1 - end)
-    return positions if axis.edges is None else axis.centres(positions)

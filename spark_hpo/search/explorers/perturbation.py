@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from spark_hpo.trial import Params
 _TRIES = 20
 
 
+@dataclass(eq=False)
 class PerturbationExplorer(Explorer):
     """Moves the parameters of a parent by one step. Learns nothing.
 
@@ -34,23 +36,18 @@ class PerturbationExplorer(Explorer):
         resample_probability: 0..1.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        seed: int,
-        *,
-        parameters: Sequence[str] | None = None,
-        perturbation: float = 0.1,
-        resample_probability: float = 0.25,
-    ) -> None:
-        require_number("perturbation", perturbation, above=0, high=0.5)
-        require_number("resample_probability", resample_probability, low=0, high=1)
-        self.space = space
-        self.seed = seed
-        self.perturbation = perturbation
-        self.resample_probability = resample_probability
-        self._axes = Axes(space)
-        self.mutable = mutable_axes(self._axes, parameters)
+    space: Space
+    seed: int
+    _: KW_ONLY
+    parameters: Sequence[str] | None = None
+    perturbation: float = 0.1
+    resample_probability: float = 0.25
+
+    def __post_init__(self) -> None:
+        require_number("perturbation", self.perturbation, above=0, high=0.5)
+        require_number("resample_probability", self.resample_probability, low=0, high=1)
+        self._axes = Axes(self.space)
+        self._mutable = _mutable_axes(self._axes, self.parameters)
 
     def explore(self, slot: Slot, parent: Params) -> Params:
         rng = np.random.default_rng((self.seed, slot.trial_id))
@@ -61,15 +58,9 @@ class PerturbationExplorer(Explorer):
                 return child
         return parent
 
-    def start(self, slot: Slot, params: Params) -> None:
-        """Ignored."""
-
-    def tell(self, slot: Slot, loss: float, *, violation: float = 0.0) -> None:
-        """Ignored."""
-
     def _changed(self, old: Point, rng: np.random.Generator) -> Point:
         new: Point = {}
-        for axis, mutable in zip(self._axes.axes, self.mutable, strict=True):
+        for axis, mutable in zip(self._axes.axes, self._mutable, strict=True):
             # Always drawn, so that parameters do not depend on each other's draws.
             resampled, step = axis.value(axis.from_unit(float(rng.random()))), float(rng.choice([-1.0, 1.0]))
             resamples = rng.random() < self.resample_probability
@@ -86,15 +77,8 @@ class PerturbationExplorer(Explorer):
         return new
 
 
-def mutable_axes(axes: Axes, parameters: Sequence[str] | None) -> list[bool]:
-    """Return for each axis whether a child may differ from its parent.
-
-    Args:
-        parameters: names of those that may change, like `optimizer.momentum`; None: all continuous numbers.
-
-    Raises:
-        ConfigError: a name is unknown.
-    """
+def _mutable_axes(axes: Axes, parameters: Sequence[str] | None) -> list[bool]:
+    """Return for each axis whether a child may differ from its parent."""
     names = [".".join(map(str, axis.dimension.path)) for axis in axes.axes]
     for name in parameters or ():
         if name not in names:

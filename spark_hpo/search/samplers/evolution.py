@@ -8,7 +8,7 @@ flight has simply not moved yet.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -23,37 +23,28 @@ from spark_hpo.trial import Params
 _MIN_PARENTS = 4
 
 
-@dataclass(slots=True)
-class _Subpopulation:
-    """The best trial of each member at one resource."""
-
-    best: dict[int, tuple[Score, int]] = field(default_factory=dict)  # by member: (score, trial)
-
-    def take(self, member: int, score: Score, trial_id: int) -> None:
-        # Of equal scores the later trial is kept, so that the population can drift across a plateau.
-        if member not in self.best or score <= self.best[member][0]:
-            self.best[member] = (score, trial_id)
-
-
+@dataclass(eq=False)
 class _PopulationSampler(Sampler, ABC):
     """The members of a population, their trials and scores."""
 
     handles_limits = True
 
-    def __init__(self, space: Space, seed: int, population_size: int) -> None:
-        require_integer("population_size", population_size, _MIN_PARENTS)
-        self.space = space
-        self.seed = seed
-        self.population_size = population_size
-        self._axes = Axes(space)
+    space: Space
+    seed: int
+    _: KW_ONLY
+    population_size: int = 20
+
+    def __post_init__(self) -> None:
+        require_integer("population_size", self.population_size, _MIN_PARENTS)
+        self._axes = Axes(self.space)
         self._rows: dict[int, Array] = {}  # by trial
         self._last: dict[int, int] = {}  # latest trial of a member
         self._previous: dict[int, int] = {}  # the member's trial before this one, by trial
-        self._levels: dict[int, _Subpopulation] = {}
+        self._levels: dict[int, dict[int, tuple[Score, int]]] = {}  # by resource, member: the best trial
 
     def ask(self, trial_id: int) -> Params:
         rng = np.random.default_rng((self.seed, trial_id))
-        levels = sorted((r for r, level in self._levels.items() if level.best), reverse=True)
+        levels = sorted((r for r, best in self._levels.items() if best), reverse=True)
         parents = self._parents(levels)
         if len(parents) < max(_MIN_PARENTS, self.population_size // 2) or not len(self._axes):
             return self.space.sample(rng)
@@ -73,11 +64,14 @@ class _PopulationSampler(Sampler, ABC):
         member = trial_id % self.population_size
         score = Score.of(loss, violation)
         if score.is_finite:
-            self._levels.setdefault(resource, _Subpopulation()).take(member, score, trial_id)
+            best = self._levels.setdefault(resource, {})
+            # Of equal scores the later trial is kept, so that the population can drift across a plateau.
+            if member not in best or score <= best[member][0]:
+                best[member] = (score, trial_id)
             return
-        for level in self._levels.values():
-            if level.best.get(member, (score, -1))[1] == trial_id:
-                del level.best[member]
+        for best in self._levels.values():
+            if best.get(member, (score, -1))[1] == trial_id:
+                del best[member]
 
     @abstractmethod
     def _propose(
@@ -88,7 +82,7 @@ class _PopulationSampler(Sampler, ABC):
         """Return the best trials of the highest level, topped up from lower levels; the best one first."""
         parents: list[int] = []
         for resource in levels:
-            for _, trial_id in sorted(self._levels[resource].best.values()):
+            for _, trial_id in sorted(self._levels[resource].values()):
                 if trial_id not in parents and len(parents) < self.population_size:
                     parents.append(trial_id)
         return parents
@@ -96,14 +90,15 @@ class _PopulationSampler(Sampler, ABC):
     def _target(self, member: int, levels: list[int]) -> int | None:
         """Return the member's best trial at the highest level that it has reached."""
         for resource in levels:
-            if member in self._levels[resource].best:
-                return self._levels[resource].best[member][1]
+            if member in self._levels[resource]:
+                return self._levels[resource][member][1]
         return None
 
     def _unit(self, trial_id: int, rng: np.random.Generator) -> Array:
         return self._axes.unit(self._rows[trial_id], rng)
 
 
+@dataclass(eq=False, kw_only=True)
 class DifferentialEvolutionSampler(_PopulationSampler):
     """Differential evolution with one subpopulation per rung, as in DEHB.
 
@@ -122,20 +117,13 @@ class DifferentialEvolutionSampler(_PopulationSampler):
         crossover: probability that a parameter comes from the mutant, 0..1.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        seed: int,
-        *,
-        population_size: int = 20,
-        mutation: float = 0.5,
-        crossover: float = 0.5,
-    ) -> None:
-        super().__init__(space, seed, population_size)
-        require_number("mutation", mutation, above=0, high=2)
-        require_number("crossover", crossover, low=0, high=1)
-        self.mutation = mutation
-        self.crossover = crossover
+    mutation: float = 0.5
+    crossover: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number("mutation", self.mutation, above=0, high=2)
+        require_number("crossover", self.crossover, low=0, high=1)
 
     def _propose(self, member: int, parents: list[int], levels: list[int], rng: np.random.Generator) -> Array:
         a, b, c = (self._unit(parents[i], rng) for i in rng.choice(len(parents), 3, replace=False))
@@ -150,6 +138,7 @@ class DifferentialEvolutionSampler(_PopulationSampler):
         return np.where(crossed, mutant, self._unit(target, rng))
 
 
+@dataclass(eq=False, kw_only=True)
 class ParticleSwarmSampler(_PopulationSampler):
     """Particle swarm: each member moves on, attracted by its own best position and by the global best.
 
@@ -162,20 +151,13 @@ class ParticleSwarmSampler(_PopulationSampler):
         attraction: weight of either best position, > 0 and <= 4.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        seed: int,
-        *,
-        population_size: int = 20,
-        inertia: float = 0.7298,
-        attraction: float = 1.4962,
-    ) -> None:
-        super().__init__(space, seed, population_size)
-        require_number("inertia", inertia, low=0, high=1)
-        require_number("attraction", attraction, above=0, high=4)
-        self.inertia = inertia
-        self.attraction = attraction
+    inertia: float = 0.7298
+    attraction: float = 1.4962
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number("inertia", self.inertia, low=0, high=1)
+        require_number("attraction", self.attraction, above=0, high=4)
 
     def _propose(self, member: int, parents: list[int], levels: list[int], rng: np.random.Generator) -> Array:
         last = self._last.get(member)

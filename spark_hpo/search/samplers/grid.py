@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import KW_ONLY, dataclass
 
 from spark_hpo.errors import SpaceError
 from spark_hpo.search.sampler import Sampler
@@ -11,6 +13,7 @@ from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
 
 
+@dataclass(eq=False)
 class GridSampler(Sampler):
     """Proposes the first point of the grid with which no trial has started.
 
@@ -30,17 +33,19 @@ class GridSampler(Sampler):
     supports_multiple_objectives = True
     handles_constraints = True
 
-    def __init__(self, space: Space, seed: int = 0, *, resolution: int = 5) -> None:
-        require_integer("resolution", resolution, 1)
-        self.space = space
-        self.resolution = resolution
-        self._points = space.grid_size(resolution)
-        self.size = self._points
-        if space.constraints:  # points that violate one are left out
-            self.size = sum(map(space.allows, space.grid(resolution)))
+    space: Space
+    seed: int = 0
+    _: KW_ONLY
+    resolution: int = 5
+
+    def __post_init__(self) -> None:
+        require_integer("resolution", self.resolution, 1)
+        self.size = self.space.grid_size(self.resolution)
+        if self.space.constraints:
+            self.size = sum(map(self.space.allows, self.space.grid(self.resolution)))
+        self._points = filter(self.space.allows, self.space.grid(self.resolution))
+        self._next = next(self._points, None)  # first point with which no trial has started
         self._started: set[str] = set()
-        self._next = 0  # first point with which no trial has started
-        self._skip()
 
     def ask(self, trial_id: int) -> Params:
         """Propose the next point. Does not change what was learned.
@@ -48,31 +53,19 @@ class GridSampler(Sampler):
         Raises:
             SpaceError: trials have started with all points.
         """
-        if self._next == self._points:
+        if self._next is None:
             raise SpaceError(
                 f"is too small: all {self.size} points of the grid are tried before trial {trial_id}",
                 key="resolution",
                 value=self.resolution,
                 cure=f"Limit the study to {self.size} trials, or increase the resolution",
             )
-        return self._point(self._next)
+        return copy.deepcopy(self._next)  # the points of a grid share their parts
 
     def start(self, trial_id: int, params: Params) -> None:
         self._started.add(_name(params))
-        self._skip()
-
-    def tell(self, trial_id: int, **_: object) -> None:
-        """Ignored."""
-
-    def _skip(self) -> None:
-        while self._next < self._points and not self._is_free(self._point(self._next)):
-            self._next += 1
-
-    def _is_free(self, params: Params) -> bool:
-        return _name(params) not in self._started and self.space.allows(params)
-
-    def _point(self, index: int) -> Params:
-        return self.space.grid_point(self.resolution, index)
+        while self._next is not None and _name(self._next) in self._started:
+            self._next = next(self._points, None)
 
 
 def _name(params: Params) -> str:

@@ -51,6 +51,10 @@ class History:
         """Failed trials, in the order of their failures."""
         return list(self._failed)
 
+    def highest_level(self, enough: int) -> int | None:
+        """Return the highest resource that this many trials have reported; None if there is none."""
+        return max((r for r, ranking in self._levels.items() if len(ranking) >= enough), default=None)
+
     def ranking(self, resource: int) -> Ranking:
         """Return the scores at a resource. The caller must not change the list."""
         return self._levels.get(resource, [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -28,6 +29,7 @@ _MIN_AGREEMENT = 0.3  # rank correlation with the next level; below, a level is 
 _MIN_PAIRS = 8  # trials at both levels, to judge the agreement
 
 
+@dataclass(eq=False)
 class MultivariateTpeSampler(Sampler):
     """Models the densities of good and other configurations, all parameters jointly.
 
@@ -75,30 +77,22 @@ class MultivariateTpeSampler(Sampler):
     handles_constraints = True
     handles_limits = True
 
-    def __init__(
-        self,
-        space: Space,
-        seed: int,
-        *,
-        num_startup_trials: int = 10,
-        num_candidates: int = 128,
-        enough: int = 20,
-        gamma: float = 0.15,
-        random_fraction: float = 0.1,
-    ) -> None:
-        require_integer("num_startup_trials", num_startup_trials, 0)
-        require_integer("num_candidates", num_candidates, 1)
-        require_integer("enough", enough, 2)
-        require_number("gamma", gamma, above=0, high=0.5)
-        require_number("random_fraction", random_fraction, low=0, high=1)
-        self.space = space
-        self.seed = seed
-        self.num_startup_trials = num_startup_trials
-        self.num_candidates = num_candidates
-        self.enough = enough
-        self.gamma = gamma
-        self.random_fraction = random_fraction
-        self._axes = Axes(space)
+    space: Space
+    seed: int
+    _: KW_ONLY
+    num_startup_trials: int = 10
+    num_candidates: int = 128
+    enough: int = 20
+    gamma: float = 0.15
+    random_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        require_integer("num_startup_trials", self.num_startup_trials, 0)
+        require_integer("num_candidates", self.num_candidates, 1)
+        require_integer("enough", self.enough, 2)
+        require_number("gamma", self.gamma, above=0, high=0.5)
+        require_number("random_fraction", self.random_fraction, low=0, high=1)
+        self._axes = Axes(self.space)
         self._default = self._axes.default_row()
         self._knowledge = Knowledge.none(len(self._axes))
         self._history = History()

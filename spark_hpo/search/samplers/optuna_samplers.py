@@ -6,7 +6,7 @@ import inspect
 import math
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.history import History, Result
 from spark_hpo.search.settings import require_integer
 from spark_hpo.search.space import Space
-from spark_hpo.search.space.axis import Array, Axes
+from spark_hpo.search.space.axis import Array, Axes, Axis
 from spark_hpo.trial import Params
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class _Asked:
     row: Array
 
 
+@dataclass(eq=False)
 class OptunaSampler(Sampler, ABC):
     """Base of Optuna's samplers. They work on the axes of the space: numbers from 0 to 1, and choices.
 
@@ -58,20 +59,22 @@ class OptunaSampler(Sampler, ABC):
     keeps_state: ClassVar[bool] = False  # whether Optuna's sampler stores state with its trials
     handles_limits = True
 
-    def __init__(self, space: Space, seed: int, *, enough: int = 10, num_objectives: int = 1) -> None:
-        require_integer("enough", enough, 2)
+    space: Space
+    seed: int
+    _: KW_ONLY
+    enough: int = 10
+    num_objectives: int = 1
+
+    def __post_init__(self) -> None:
+        require_integer("enough", self.enough, 2)
         self._optuna = import_optuna()
-        self.space = space
-        self.seed = seed
-        self.enough = enough
-        self.num_objectives = num_objectives
-        self._axes = Axes(space)
+        self._axes = Axes(self.space)
         self._history = History()
         self._rows: dict[int, Array] = {}
         self._level: int | None = None
         self._numbers: dict[int, int] = {}  # Optuna's number of each trial in the current study
         self._asked: _Asked | None = None  # by the last `ask`, if nothing was called since
-        self._penalty = Penalty.among((), num_objectives)  # at the current level
+        self._penalty = Penalty.among((), self.num_objectives)  # at the current level
         self._base: list[tuple[int, Result]] = []  # trials and their results when the level was chosen
         self._events: list[tuple[int, Result | None]] = []  # later ones; None for a start
         self._study = self._new_study()
@@ -95,8 +98,7 @@ class OptunaSampler(Sampler, ABC):
         self._forget_asked()
         losses = (loss, *others)[: self.num_objectives]
         self._history.tell(trial_id, resource, loss, losses[1:], violation)
-        levels = self._history.levels
-        level = max((r for r in levels if len(self._history.ranking(r)) >= self.enough), default=None)
+        level = self._history.highest_level(self.enough)
         penalty = None if level is None else self._history.penalty(level)
         before, self._penalty = self._penalty, penalty or self._penalty
         if level != self._level:
@@ -129,15 +131,13 @@ class OptunaSampler(Sampler, ABC):
             warnings.simplefilter("ignore")  # experimental features
             self._study.sampler = self._sampler(seed)
             trial = self._study.ask()
-            row = np.full(len(self._axes), math.nan)
-            for i, axis in enumerate(self._axes.axes):
-                if not all(row[choice] == option for choice, option in self._axes.conditions[i]):
-                    continue
+
+            def suggest(number: int, axis: Axis) -> float:
                 if axis.options:
-                    row[i] = trial.suggest_categorical(str(i), list(range(axis.options)))
-                else:
-                    row[i] = trial.suggest_float(str(i), 0.0, 1.0)
-        return _Asked(trial_id, trial, row)
+                    return float(trial.suggest_categorical(str(number), list(range(axis.options))))
+                return float(trial.suggest_float(str(number), 0.0, 1.0))
+
+            return _Asked(trial_id, trial, self._axes.build_row(suggest))
 
     def _forget_asked(self) -> None:
         """Discard a proposal that was not started."""
@@ -222,6 +222,7 @@ class OptunaTpeSampler(OptunaSampler):
         return self._optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 
+@dataclass(eq=False, kw_only=True)
 class GaussianProcessSampler(OptunaSampler):
     """A Gaussian process with log expected improvement (Optuna's GPSampler), for up to a few hundred trials.
 
@@ -232,11 +233,12 @@ class GaussianProcessSampler(OptunaSampler):
         num_startup_trials: trials that are drawn before the model is used.
     """
 
-    def __init__(self, space: Space, seed: int, *, num_startup_trials: int = 10, enough: int = 10) -> None:
-        require_integer("num_startup_trials", num_startup_trials, 1)
+    num_startup_trials: int = 10
+
+    def __post_init__(self) -> None:
+        require_integer("num_startup_trials", self.num_startup_trials, 1)
         _require("torch")
-        self.num_startup_trials = num_startup_trials
-        super().__init__(space, seed, enough=enough)
+        super().__post_init__()
 
     def _sampler(self, seed: int) -> Any:
         sampler = self._optuna.samplers.GPSampler
@@ -255,39 +257,30 @@ class CmaEsSampler(OptunaSampler):
 
     keeps_state = True
 
-    def __init__(self, space: Space, seed: int, *, enough: int = 10) -> None:
+    def __post_init__(self) -> None:
         _require("cmaes")
-        super().__init__(space, seed, enough=enough)
+        super().__post_init__()
 
     def _sampler(self, seed: int) -> Any:
         return self._optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
 
 
+@dataclass(eq=False, kw_only=True)
 class Nsga2Sampler(OptunaSampler):
     """NSGA-II (Deb et al. 2002), an evolutionary algorithm for several objectives.
 
     Args:
         population_size: trials per generation.
-        enough: results that a level needs before it is used.
-        num_objectives: number of losses to learn from.
     """
 
     supports_multiple_objectives = True
-
     keeps_state = True
 
-    def __init__(
-        self,
-        space: Space,
-        seed: int,
-        *,
-        population_size: int = 20,
-        enough: int = 10,
-        num_objectives: int = 1,
-    ) -> None:
-        require_integer("population_size", population_size, 2)
-        self.population_size = population_size
-        super().__init__(space, seed, enough=enough, num_objectives=num_objectives)
+    population_size: int = 20
+
+    def __post_init__(self) -> None:
+        require_integer("population_size", self.population_size, 2)
+        super().__post_init__()
 
     def _sampler(self, seed: int) -> Any:
         return self._optuna.samplers.NSGAIISampler(seed=seed, population_size=self.population_size)

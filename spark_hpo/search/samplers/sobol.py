@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from spark_hpo.trial import Params
 _BLOCK = 256  # points drawn at a time; a power of 2
 
 
+@dataclass(eq=False)
 class SobolSampler(Sampler):
     """Proposes point number `trial_id` of a scrambled Sobol sequence over all parameters of the space.
 
@@ -24,10 +26,11 @@ class SobolSampler(Sampler):
 
     supports_multiple_objectives = True
 
-    def __init__(self, space: Space, seed: int) -> None:
-        self.space = space
-        self.seed = seed
-        self._axes = Axes(space)
+    space: Space
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._axes = Axes(self.space)
         self._points: Array = np.empty((0, len(self._axes)))
 
     def ask(self, trial_id: int) -> Params:
@@ -35,12 +38,6 @@ class SobolSampler(Sampler):
             self._points = self._sequence(trial_id // _BLOCK + 1)
         uniform = self._points[trial_id] if len(self._axes) else np.empty(0)
         return self._axes.params(self._axes.from_unit(uniform))
-
-    def start(self, trial_id: int, params: Params) -> None:
-        """Ignored."""
-
-    def tell(self, trial_id: int, **_: object) -> None:
-        """Ignored."""
 
     def _sequence(self, num_blocks: int) -> Array:
         from scipy.stats import qmc  # takes half a second to import

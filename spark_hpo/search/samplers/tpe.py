@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import heapq
 import math
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
 
-from spark_hpo.objective import Score
 from spark_hpo.search.pareto import Losses
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.samplers.history import History
 from spark_hpo.search.settings import require_integer
 from spark_hpo.search.space import Dimension, Key, Point, Space
 from spark_hpo.search.space.parameter import Choice, Constant, Group, Node, Normal, Sequence, Uniform
@@ -21,6 +22,7 @@ _MAX_GOOD = 25  # as in hyperopt
 _GAMMA = 0.25  # as in hyperopt: gamma sqrt(n) of n trials are good
 
 
+@dataclass(eq=False)
 class TpeSampler(Sampler):
     """Models the densities of good and other trials, and proposes where their ratio is largest.
 
@@ -47,22 +49,20 @@ class TpeSampler(Sampler):
 
     handles_limits = True
 
-    def __init__(
-        self, space: Space, seed: int, *, num_startup_trials: int = 10, num_candidates: int = 24
-    ) -> None:
-        require_integer("num_startup_trials", num_startup_trials, 0)
-        require_integer("num_candidates", num_candidates, 1)
-        self.space = space
-        self.seed = seed
-        self.num_startup_trials = num_startup_trials
-        self.num_candidates = num_candidates
-        dimensions = space.dimensions()
+    space: Space
+    seed: int
+    _: KW_ONLY
+    num_startup_trials: int = 10
+    num_candidates: int = 24
+
+    def __post_init__(self) -> None:
+        require_integer("num_startup_trials", self.num_startup_trials, 0)
+        require_integer("num_candidates", self.num_candidates, 1)
+        dimensions = self.space.dimensions()
         self.enough = len(dimensions) + 3
-        self._estimator = _Estimator(space, dimensions)
+        self._estimator = _Estimator(self.space, dimensions)
         self._points: dict[int, Point] = {}  # by trial; numbers as latent values
-        self._scores: dict[int, dict[int, Score]] = {}  # by resource, then by trial
-        self._in_flight: set[int] = set()
-        self._failed: set[int] = set()
+        self._history = History()
 
     def ask(self, trial_id: int) -> Params:
         rng = np.random.default_rng((self.seed, trial_id))
@@ -75,35 +75,30 @@ class TpeSampler(Sampler):
 
     def start(self, trial_id: int, params: Params) -> None:
         self._points[trial_id] = self._estimator.latents(self.space.flatten(params))
-        self._in_flight.add(trial_id)
+        self._history.start(trial_id)
 
     def tell(
         self, trial_id: int, *, resource: int, loss: float, others: Losses = (), violation: float = 0.0
     ) -> None:
         assert trial_id in self._points, f"trial {trial_id} reported before it was started"
-        self._in_flight.discard(trial_id)
-        score = Score.of(loss, violation)
-        if score.is_finite:
-            self._scores.setdefault(resource, {})[trial_id] = score
-        else:
-            self._failed.add(trial_id)
-            for scores in self._scores.values():
-                scores.pop(trial_id, None)
+        self._history.tell(trial_id, resource, loss, violation=violation)
 
     @property
     def level(self) -> int | None:
         """The resource at which losses are compared; None while proposals are random."""
-        if len(self._points) - len(self._in_flight) < self.num_startup_trials:
+        if self._history.num_reported < self.num_startup_trials:
             return None
-        return max((r for r, scores in self._scores.items() if len(scores) >= self.enough), default=None)
+        return self._history.highest_level(self.enough)
 
     def split(self, level: int) -> tuple[set[int], set[int]]:
         """Return the good trials and the rest, without those that exceed the bound."""
-        scores = self._scores[level]
-        num_good = min(math.ceil(_GAMMA * math.sqrt(len(scores))), _MAX_GOOD)
-        good = set(heapq.nsmallest(num_good, scores, key=lambda trial: (scores[trial], trial)))
+        ranking = self._history.ranking(level)
+        num_good = min(math.ceil(_GAMMA * math.sqrt(len(ranking))), _MAX_GOOD)
+        good = {trial_id for _, trial_id in ranking[:num_good]}
         # Fewer than half of the trials are good, so a trial with the median loss never is.
-        rest = (scores.keys() | self._failed | self._in_flight) - good
+        rest = {trial_id for _, trial_id in ranking[num_good:]}.union(
+            self._history.failed, self._history.in_flight
+        )
         return good, set(heapq.nlargest(_MAX_HISTORY - len(good), rest))
 
 

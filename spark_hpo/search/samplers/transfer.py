@@ -12,7 +12,7 @@ import numpy as np
 from spark_hpo.errors import SpaceError
 from spark_hpo.search.settings import require_number
 from spark_hpo.search.space import Space
-from spark_hpo.search.space.axis import Array, Axes
+from spark_hpo.search.space.axis import Array, Axes, Axis
 from spark_hpo.trial import Params
 
 _GOOD = 0.15  # share of an earlier study's trials
@@ -115,17 +115,13 @@ def _ranked(trials: Sequence[EarlierTrial]) -> list[EarlierTrial]:
 
 
 def _row(axes: Axes, params: Mapping[str, Any]) -> Array:
-    row = np.full(len(axes), math.nan)
-    for i, axis in enumerate(axes.axes):
-        if not all(row[choice] == option for choice, option in axes.conditions[i]):
-            continue
+    def position(_: int, axis: Axis) -> float:
         value: Any = params
         for part in axis.dimension.path:
             value = value.get(part) if isinstance(value, Mapping) else None
-        position = axis.match(value)
-        if position is not None:
-            row[i] = position
-    return row
+        return axis.match(value)
+
+    return axes.build_row(position)
 
 
 def _complete(space: Space, params: Params) -> Params | None:

@@ -9,7 +9,7 @@ have the position NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
 from spark_hpo.errors import SpaceError
-from spark_hpo.search.space import Dimension, Key, Point, Space, tree
+from spark_hpo.search.space import Dimension, Point, Space, tree
 from spark_hpo.search.space.parameter import Choice, Normal, Uniform
 from spark_hpo.trial import Params
 
@@ -68,16 +68,16 @@ class Axis:
         quantile = min(max(position, _EDGE), 1 - _EDGE)
         return parameter.value(parameter.mu + parameter.sigma * float(ndtri(quantile)))
 
-    def match(self, value: object) -> float | None:
-        """Return the position of a value from another space; None if it is not valid here."""
+    def match(self, value: object) -> float:
+        """Return the position of a value from another space; NaN if it is not valid here."""
         parameter = self.parameter
         if not isinstance(parameter, Choice):
-            return self.position(value) if parameter.accepts(value) else None
+            return self.position(value) if parameter.accepts(value) else math.nan
         point: Point = {}
         try:
             tree.read(parameter, (), value, point)
         except SpaceError:
-            return None
+            return math.nan
         return float(point[()])
 
     def unit(self, position: float) -> float:
@@ -146,8 +146,13 @@ class Axes:
 
     def params(self, row: Array) -> Params:
         """Return the configuration at these positions."""
-        point: Mapping[Key, Any] = self._point(row)
-        return self.space.unflatten(point)
+        return self.space.unflatten(
+            {
+                axis.dimension.key: axis.value(float(position))
+                for axis, position in zip(self.axes, row, strict=True)
+                if not math.isnan(position)
+            }
+        )
 
     def unit(self, row: Array, rng: np.random.Generator) -> Array:
         """Return a row as a point of the unit cube. Inactive parameters are drawn."""
@@ -159,10 +164,14 @@ class Axes:
 
     def from_unit(self, unit: Array) -> Array:
         """Return the row at a point of the unit cube."""
+        return self.build_row(lambda number, axis: axis.from_unit(float(unit[number])))
+
+    def build_row(self, position: Callable[[int, Axis], float]) -> Array:
+        """Return a row with the positions that a function returns for active axes, by number and axis."""
         row = np.full(len(self.axes), math.nan)
         for i, axis in enumerate(self.axes):
             if all(row[choice] == option for choice, option in self.conditions[i]):
-                row[i] = axis.from_unit(float(unit[i]))
+                row[i] = position(i, axis)
         return row
 
     def active(self, rows: Array, axis: int) -> npt.NDArray[np.bool_]:
@@ -171,13 +180,6 @@ class Axes:
         for choice, option in self.conditions[axis]:
             active &= rows[:, choice] == option
         return active
-
-    def _point(self, row: Array) -> Point:
-        return {
-            axis.dimension.key: axis.value(float(position))
-            for axis, position in zip(self.axes, row, strict=True)
-            if not math.isnan(position)
-        }
 
 
 def _edges(parameter: Uniform) -> Array | None:

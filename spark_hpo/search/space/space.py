@@ -128,15 +128,12 @@ class Space:
         """Return the number of configurations of the grid: products over groups, sums over options."""
         return tree.grid_size(self.root, resolution)
 
-    def grid_point(self, resolution: int, index: int) -> Params:
-        """Return configuration `index`, 0..grid_size - 1. The parameter written last varies fastest."""
-        assert 0 <= index < self.grid_size(resolution)
-        point: dict[str, Any] = tree.grid_value(self.root, resolution, index)
-        return point
-
     def grid(self, resolution: int) -> Iterator[Params]:
-        """Yield all configurations with at most `resolution` values per number and all options."""
-        return (self.grid_point(resolution, i) for i in range(self.grid_size(resolution)))
+        """Yield all configurations with at most `resolution` values per number and all options.
+
+        The parameter written last varies fastest. Configurations may share their parts.
+        """
+        return tree.grid(self.root, resolution)
 
     def argument(self, params: Params) -> Any:
         """Return what to call the objective with: `params`, unless the space comes from hyperopt."""

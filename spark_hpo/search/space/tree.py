@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import abc
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeAlias
 
 from spark_hpo.errors import SpaceError, within
@@ -171,32 +172,30 @@ def grid_size(node: Node, resolution: int) -> int:
             return len(node.grid(resolution))
 
 
-def grid_value(node: Node, resolution: int, index: int) -> Any:
+def grid(node: Node, resolution: int) -> Iterator[Any]:
     match node:
         case Constant(value):
-            return copy.deepcopy(value)
+            yield value
         case Group(entries):
-            values = _grid_product([child for _, child in entries], resolution, index)
-            return dict(zip((name for name, _ in entries), values, strict=True))
+            for values in _grid_product([child for _, child in entries], resolution):
+                yield dict(zip((name for name, _ in entries), values, strict=True))
         case Sequence(items):
-            return _grid_product(list(items), resolution, index)
+            yield from map(list, _grid_product(items, resolution))
         case Choice(options=options):
             for option in options:
-                size = grid_size(option, resolution)
-                if index < size:
-                    return grid_value(option, resolution, index)
-                index -= size
-            raise AssertionError("index lies beyond the grid")
+                yield from grid(option, resolution)
         case Uniform() | Normal():
-            return node.grid(resolution)[index]
+            yield from node.grid(resolution)
 
 
-def _grid_product(nodes: list[Node], resolution: int, index: int) -> list[Any]:
-    values = []
-    for node in reversed(nodes):
-        index, here = divmod(index, grid_size(node, resolution))
-        values.append(grid_value(node, resolution, here))
-    return values[::-1]
+def _grid_product(nodes: abc.Sequence[Node], resolution: int) -> Iterator[tuple[Any, ...]]:
+    # Not itertools.product, which holds all values of each node in memory.
+    if not nodes:
+        yield ()
+        return
+    for first in grid(nodes[0], resolution):
+        for rest in _grid_product(nodes[1:], resolution):
+            yield (first, *rest)
 
 
 def same_json(a: object, b: object) -> bool:
@@ -219,39 +218,35 @@ def with_tuples(value: Any) -> Any:
 
 def to_json(node: Node) -> dict[str, Any]:
     """Return the node as JSON. Entries are a list of pairs, so their order survives sorted keys."""
-    match node:
-        case Constant(value):
-            return {"node": "constant", "value": copy.deepcopy(value)}
-        case Group(entries):
-            return {"node": "group", "entries": [[name, to_json(child)] for name, child in entries]}
-        case Sequence(items):
-            return {"node": "sequence", "items": [to_json(child) for child in items]}
-        case Choice(options=options, weights=weights, default=default):
-            record: dict[str, Any] = {"node": "choice", "options": [to_json(child) for child in options]}
-            return {**record, "weights": None if weights is None else list(weights), "default": default}
-        case Uniform():
-            return {"node": "uniform", **asdict(node)}
-        case Normal():
-            return {"node": "normal", **asdict(node)}
+    return {
+        "node": type(node).__name__.lower(),
+        **{f.name: _encoded(getattr(node, f.name)) for f in fields(node)},
+    }
+
+
+def _encoded(value: Any) -> Any:
+    if is_dataclass(value):
+        return to_json(value)  # type: ignore[arg-type] # the only dataclasses in a tree are its nodes
+    return list(map(_encoded, value)) if isinstance(value, list | tuple) else copy.deepcopy(value)
 
 
 def from_json(record: Mapping[str, Any]) -> Node:
-    fields = {name: value for name, value in record.items() if name != "node"}
+    values = {name: value for name, value in record.items() if name != "node"}
     match record["node"]:
         case "constant":
-            return Constant(copy.deepcopy(fields["value"]))
+            return Constant(copy.deepcopy(values["value"]))
         case "group":
-            return Group(tuple((name, from_json(child)) for name, child in fields["entries"]))
+            return Group(tuple((name, from_json(child)) for name, child in values["entries"]))
         case "sequence":
-            return Sequence(tuple(map(from_json, fields["items"])))
+            return Sequence(tuple(map(from_json, values["items"])))
         case "choice":
-            weights = fields["weights"]
-            options = tuple(map(from_json, fields["options"]))
-            weights = None if weights is None else tuple(weights)
-            return Choice(options=options, weights=weights, default=fields.get("default"))
+            weights = values["weights"] and tuple(values["weights"])
+            return Choice(
+                **{**values, "options": tuple(map(from_json, values["options"])), "weights": weights}
+            )
         case "uniform":
-            return Uniform(**fields)
+            return Uniform(**values)
         case "normal":
-            return Normal(**fields)
+            return Normal(**values)
         case other:
             raise SpaceError(f"has a node of an unknown kind, {other!r}")
