@@ -11,7 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from spark_hpo.report.study_report import report_of
+from spark_hpo.report.page import html_of
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.storage import Storage
 from tests.support.browser import CURE, chromium
 
@@ -23,7 +24,7 @@ def main(study_dir: str, target: Path) -> None:
         if browser is None:
             sys.exit(CURE)
         file = Path(folder) / "report.html"
-        file.write_text(report_of(Storage(study_dir), is_running=False).html(), encoding="utf-8")
+        file.write_text(html_of(StudyRecord.read(Storage(study_dir), is_running=False)), encoding="utf-8")
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         page.goto(file.as_uri())
         page.wait_for_selector("html.drawn")

@@ -10,7 +10,8 @@ import click
 from spark_hpo.cli.command import Command, json_option, study_argument
 from spark_hpo.cli.console import say, say_json, write_file
 from spark_hpo.errors import ConfigError
-from spark_hpo.report.study_report import FILE, report_of
+from spark_hpo.report.page import FILE, html_of
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.storage import Storage
 
 
@@ -32,7 +33,7 @@ def command(study: str, output: str | None, show: bool, as_json: bool) -> None:
     DIR is the study directory. The study may be running. The page is one file and needs no network.
     """
     storage = Storage(study)
-    text = report_of(storage).html()
+    text = html_of(StudyRecord.read(storage))
     if output is None:
         storage.write(FILE, text.encode())
         place = f"{storage.url}/{FILE}"

@@ -18,7 +18,7 @@ from spark_hpo.driver.plan import StudyPlan
 from spark_hpo.errors import CheckpointError, SparkHpoError
 from spark_hpo.ranking import pareto_front
 from spark_hpo.report import leaderboard
-from spark_hpo.report.study_report import FILE, write_report
+from spark_hpo.report.page import FILE, write_report
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage

@@ -1,12 +1,13 @@
-"""The report page: one self-contained HTML file."""
+"""The report page: one self-contained HTML file, made from the study directory alone."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -25,11 +26,23 @@ from spark_hpo.report.importance import importance_of
 from spark_hpo.report.ladder import ladder_of
 from spark_hpo.report.leaderboard import flat_params, value
 from spark_hpo.report.live_line import duration
-from spark_hpo.report.pictures.slots import COLOURS
+from spark_hpo.report.pictures.curves import curves
+from spark_hpo.report.pictures.front import front
+from spark_hpo.report.pictures.history import history, history_by_resource
+from spark_hpo.report.pictures.importance import importance
+from spark_hpo.report.pictures.parallel import parallel
+from spark_hpo.report.pictures.parameters import parameters
+from spark_hpo.report.pictures.rungs import rungs
+from spark_hpo.report.pictures.slots import COLOURS, slots
 from spark_hpo.report.pictures.theme import Picture, count, number
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.report.timeline import timeline_of
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Trial
+
+logger = logging.getLogger(__name__)
+
+FILE = "report.html"
 
 _BEST_TRIALS = 10
 _SHOWN_CAUSES = 20
@@ -48,15 +61,45 @@ _ENDINGS = {
 }
 
 
-def render(record: StudyRecord, pictures: Mapping[str, Picture], parameters: Sequence[Picture]) -> str:
-    """Return the page as text.
+_PICTURES: Mapping[str, Callable[[StudyRecord], Picture]] = {
+    "history": history,
+    "history_by_resource": history_by_resource,
+    "rungs": rungs,
+    "curves": curves,
+    "parallel": parallel,
+    "importance": importance,
+    "slots": slots,
+}
+
+
+def write_report(storage: Storage, *, is_running: bool | None = None) -> tuple[StudyRecord, str] | None:
+    """Write the page into the study directory.
 
     Args:
-        pictures: by their names in the template.
-        parameters: one per parameter, the most important first.
+        is_running: whether a driver is running; None: read the lease.
+
+    Returns:
+        What the page was made from, and its text. None if it could not be written, which is logged: a study
+        does not fail because of its report.
     """
-    answer = answer_of(record)
-    by_parameter = {f"parameter_{i}": picture for i, picture in enumerate(parameters)}
+    try:
+        record = StudyRecord.read(storage, is_running=is_running)
+        text = html_of(record)
+        storage.write(FILE, text.encode())
+    except Exception as exc:  # a drawing library may raise anything
+        logger.warning("cannot write %s/%s: %s", storage.url, FILE, exc, exc_info=True)
+        return None
+    return record, text
+
+
+def html_of(record: StudyRecord) -> str:
+    """Return the page. It contains plotly.js (5 MB), so it needs no network."""
+    pictures = {name: draw(record) for name, draw in _PICTURES.items()}
+    if record.objective.extra_objectives:
+        pictures["pareto_front"] = front(record)
+    by_parameter = {f"parameter_{i}": picture for i, picture in enumerate(parameters(record))}
+    answer, metric = answer_of(record), record.objective.metric
+    tested = sorted((name, value) for name, value in (answer.test or {}).items() if name != metric)
     script = _template_file("page.js")
     plotly_js = get_plotlyjs()
     return (
@@ -66,7 +109,7 @@ def render(record: StudyRecord, pictures: Mapping[str, Picture], parameters: Seq
             record=record,
             answer=answer,
             status=_status(record),
-            tested=_others(record, answer.test or {}),
+            tested=tested[:_MAX_METRICS],
             best_trials=[_row(record, trial) for trial in record.ranking[:_BEST_TRIALS]],
             pictures=pictures,
             parameters=by_parameter,
@@ -139,10 +182,6 @@ def _status(record: StudyRecord) -> str:
     if record.ending is None:
         return "killed, or ended by an error; rerun the same command to resume"
     return f"finished: {_ENDINGS.get(record.ending, record.ending)}"
-
-
-def _others(record: StudyRecord, test: Mapping[str, float]) -> list[tuple[str, float]]:
-    return [(name, test[name]) for name in sorted(test) if name != record.objective.metric][:_MAX_METRICS]
 
 
 def _row(record: StudyRecord, trial: Trial) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from spark_hpo.errors import NoTrialSucceeded
 from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.leaderboard import leaderboard
 from spark_hpo.report.notebook import first_show_in_cell, in_notebook
+from spark_hpo.report.page import FILE, html_of
+from spark_hpo.report.pictures import curves, front, history, importance, parallel, rungs, slots
 from spark_hpo.report.study_record import StudyRecord
-from spark_hpo.report.study_report import FILE, StudyReport
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Trial
 
@@ -38,35 +39,36 @@ class Plots:
     """The figures of a study, made with plotly: `plots.history().show()`."""
 
     def __init__(self, record: StudyRecord) -> None:
-        self._report = StudyReport(record)
+        self._record = record
 
     def history(self, *, over: str = "time") -> go.Figure:
         """Draw all values and the best so far, over time or over the resource (`over="resource"`)."""
-        return self._report.figure({"time": "history", "resource": "history_by_resource"}[over])
+        draw = {"time": history.history, "resource": history.history_by_resource}[over]
+        return draw(self._record).figure
 
     def parallel(self) -> go.Figure:
         """Draw parallel coordinates: a line for each trial across its parameters."""
-        return self._report.figure("parallel")
+        return parallel.parallel(self._record).figure
 
     def importance(self) -> go.Figure:
         """Draw how much each parameter matters (PED-ANOVA)."""
-        return self._report.figure("importance")
+        return importance.importance(self._record).figure
 
     def rungs(self) -> go.Figure:
         """Draw how many trials reached each rung, and what happened to them."""
-        return self._report.figure("rungs")
+        return rungs.rungs(self._record).figure
 
     def curves(self) -> go.Figure:
         """Draw the learning curves of all trials."""
-        return self._report.figure("curves")
+        return curves.curves(self._record).figure
 
     def slots(self) -> go.Figure:
         """Draw the use of slots over time, with the reasons why slots were idle."""
-        return self._report.figure("slots")
+        return slots.slots(self._record).figure
 
     def pareto_front(self) -> go.Figure:
         """Draw the Pareto front, for a study with several objectives."""
-        return self._report.figure("pareto_front")
+        return front.front(self._record).figure
 
 
 class StudyFindings(ABC):
@@ -125,7 +127,7 @@ class StudyFindings(ABC):
         Raises:
             StorageError: the directory cannot be written.
         """
-        self.storage.write(FILE, StudyReport(self.record).html().encode())
+        self.storage.write(FILE, html_of(self.record).encode())
         return f"{self.storage.url}/{FILE}"
 
     @cached_property

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from spark_hpo.report.study_report import FILE, report_of, write_report
+from spark_hpo.report.page import FILE, html_of, write_report
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.storage import Storage
 from tests.support.browser import CURE, chromium
 from tests.support.simulated import Disturbances
@@ -201,7 +202,7 @@ def test_a_study_that_runs_has_pictures_already(browser: Browser, tmp_path: Path
         search={"sampler": "random", "scheduler": "full", "max_resource": 5, "enqueue": [TODAY]},
     )
     file = tmp_path / "running.html"
-    file.write_text(report_of(Storage(storage.url), is_running=True).html())
+    file.write_text(html_of(StudyRecord.read(Storage(storage.url), is_running=True)))
     with opened(browser, file) as shown:
         assert shown.said == []
         assert "running" in shown.page.inner_text(".badge.live")

@@ -10,7 +10,9 @@ import pytest
 
 from spark_hpo.errors import ConfigError, JournalError
 from spark_hpo.objective import Mode, Objective
-from spark_hpo.report.study_report import FILE, report_of, write_report
+from spark_hpo.report.page import FILE, html_of, write_report
+from spark_hpo.report.pictures.front import front
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.lease import is_held
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, TrialState
@@ -52,7 +54,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def html(storage: Storage) -> str:
-    return report_of(storage).html()
+    return html_of(StudyRecord.read(storage))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,7 @@ def test_page_loads_nothing_and_contains_plotly_once(html: str, page: Page) -> N
 
 
 def test_page_has_a_table_of_the_best_trials(page: Page, storage: Storage) -> None:
-    best = report_of(storage).record
+    best = StudyRecord.read(storage)
     first = min(best.trials.values(), key=lambda trial: trial.loss)
     cells = [cell for cell in page.all("td", **{"data-label": "trial"})]
     assert len(cells) == 10
@@ -115,7 +117,7 @@ def test_page_has_the_best_parameters_as_yaml(html: str, storage: Storage) -> No
     import yaml
 
     blocks = re.findall(r"<pre>(.*?)</pre>", html, re.DOTALL)
-    record = report_of(storage).record
+    record = StudyRecord.read(storage)
     best = min(record.trials.values(), key=lambda trial: trial.loss)
     assert yaml.safe_load(blocks[-1]) == best.params
 
@@ -123,11 +125,11 @@ def test_page_has_the_best_parameters_as_yaml(html: str, storage: Storage) -> No
 def test_page_shows_other_metrics_of_the_test() -> None:
     pen = StudyWriter().start(0).end(0, 1, 0.5).start(0, 1, 1, **TEST)
     metrics = {"accuracy": 0.4375, "loss": 1.25, "f1": 0.375}
-    text = Page(report_of(pen.end(0, 1, None, metrics=metrics, **TEST).close().storage).html()).text
+    text = Page(html_of(StudyRecord.read(pen.end(0, 1, None, metrics=metrics, **TEST).close().storage))).text
     assert "0.4375" in text
     assert "; f1 0.375; loss 1.25" in text
     pen = StudyWriter().start(0).end(0, 1, 0.5).start(0, 1, 1, **TEST).end(0, 1, None, metrics={}, **TEST)
-    assert "the test reported no accuracy" in Page(report_of(pen.close().storage).html()).text
+    assert "the test reported no accuracy" in Page(html_of(StudyRecord.read(pen.close().storage))).text
 
 
 def test_page_escapes_names_of_the_user() -> None:
@@ -141,7 +143,7 @@ def test_page_escapes_names_of_the_user() -> None:
         pen.start(i, params={ATTACK: (ATTACK, "b", "c", "d")[i % 4], "x": i / 12}).end(i, 1, i / 100)
     pen.start(12, params={ATTACK: "b", "x": 0.5}).end(12, 0, None, failure=broken)
     pen.settle(TrialState.STOPPED, *range(12))
-    html = report_of(pen.close(ATTACK).storage).html()
+    html = html_of(StudyRecord.read(pen.close(ATTACK).storage))
     page = Page(html)
     assert not list(page.all("img"))
     assert len(list(page.all("script"))) == 3, "the figures, plotly.js and ours"
@@ -151,33 +153,33 @@ def test_page_escapes_names_of_the_user() -> None:
 
 def test_page_of_a_running_study() -> None:
     pen = StudyWriter().slots(2).start(0).end(0, 1, 0.5).start(1)
-    text = Page(report_of(pen.storage).html()).text
+    text = Page(html_of(StudyRecord.read(pen.storage))).text
     assert is_held(pen.storage)
     assert "running" in text
     assert "not tested yet" in text
     pen.die()
     assert not is_held(pen.storage)
-    assert "killed, or ended by an error" in Page(report_of(pen.storage).html()).text
+    assert "killed, or ended by an error" in Page(html_of(StudyRecord.read(pen.storage))).text
 
 
 def test_page_of_a_study_without_trials() -> None:
-    text = Page(report_of(StudyWriter().storage).html()).text
+    text = Page(html_of(StudyRecord.read(StudyWriter().storage))).text
     assert "No trial has succeeded" in text
     assert "No failures" in text
     pen = StudyWriter().close("interrupted")
-    assert "interrupted; rerun the same command" in Page(report_of(pen.storage).html()).text
+    assert "interrupted; rerun the same command" in Page(html_of(StudyRecord.read(pen.storage))).text
 
 
 def test_page_explains_how_to_add_the_present_configuration() -> None:
     pen = StudyWriter().start(0).end(0).start(1).end(1, 1, 0.7).close()
-    text = Page(report_of(pen.storage).html()).text
+    text = Page(html_of(StudyRecord.read(pen.storage))).text
     assert "add it to search.enqueue" in text
     assert "gain over the first trial" in text
 
 
 @pytest.mark.parametrize("folder", JOURNALS, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_page_of_studies_of_earlier_versions(folder: Path) -> None:
-    text = Page(report_of(Storage(folder)).html()).text
+    text = Page(html_of(StudyRecord.read(Storage(folder)))).text
     if folder.parent.name == "0.1":  # later versions have recorded both
         assert "has no numbers of slots" in text
         assert "The command is not recorded" in text
@@ -188,10 +190,9 @@ def test_report_of_several_objectives_has_the_front() -> None:
         Objective(metric="accuracy", mode=Mode.MAX, extra_objectives=(("latency_ms", Mode.MIN),))
     )
     pen.start(0, 0, 9).end(0, 9, 0.9, metrics={"accuracy": 0.9, "latency_ms": 7.0})
-    report = report_of(pen.settle(TrialState.COMPLETED, 0).close().storage)
-    assert report.names[-1] == "pareto_front"
-    assert report.figure("pareto_front").data[1].name == "Pareto front"
-    assert list(Page(report.html()).all("div", id="pareto_front"))
+    record = StudyRecord.read(pen.settle(TrialState.COMPLETED, 0).close().storage)
+    assert front(record).figure.data[1].name == "Pareto front"
+    assert list(Page(html_of(record)).all("div", id="pareto_front"))
 
 
 def test_page_limits_what_it_shows_of_thousands_of_trials() -> None:
@@ -201,7 +202,7 @@ def test_page_limits_what_it_shows_of_thousands_of_trials() -> None:
         slots=64,
         search={"sampler": "random", "scheduler": "asha", "max_resource": 27},
     )
-    html = report_of(storage).html()
+    html = html_of(StudyRecord.read(storage))
     assert len(html) < 6e6, "as of 10,000: all that is drawn has a limit"
     assert "of them are not shown; the best ones are" in html
     assert "other reports are not shown" in html
@@ -246,14 +247,14 @@ def test_report_of_a_damaged_definition_is_an_error(damage: dict[str, object]) -
     record["config"] |= damage
     storage.write("study.json", json.dumps(record).encode())
     with pytest.raises(JournalError, match=r"study\.json is damaged or of another version"):
-        report_of(storage)
+        StudyRecord.read(storage)
 
 
 def test_report_of_a_folder_without_a_study_is_an_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ConfigError, match="there is no study here"):
-        report_of(Storage(tmp_path))
+        StudyRecord.read(Storage(tmp_path))
     with caplog.at_level(logging.WARNING, "spark_hpo"):
         assert write_report(Storage(tmp_path)) is None
     assert "cannot write" in caplog.text
