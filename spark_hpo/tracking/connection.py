@@ -39,17 +39,9 @@ def usual_uri(study_dir: str) -> str:
 
 
 def resolve(uri: str) -> str:
-    """Return a URI with an absolute SQLite path, whose directory is created.
-
-    Raises TrackingError for a file store, which MLflow 3.13 and later refuse.
-    """
+    """Return a URI with an absolute SQLite path, whose directory is created. A file store is refused."""
     hide(uri)
-    scheme = urlsplit(uri).scheme
-    if scheme in ("", "file") and not uri.startswith("databricks"):
-        raise TrackingError(
-            f"mlflow.tracking_uri is {redact(uri)!r}: MLflow no longer supports plain directories. "
-            "Use sqlite:///mlflow.db, or http://HOST:PORT of a tracking server"
-        )
+    refuse_folder(uri)
     path = sqlite_path(uri)
     if path is None:
         return uri
@@ -62,7 +54,16 @@ def resolve(uri: str) -> str:
             "Choose a writable place"
         ) from exc
     query = uri.partition("?")[2]
-    return f"{scheme}:///{absolute}" + (f"?{query}" if query else "")
+    return f"{urlsplit(uri).scheme}:///{absolute}" + (f"?{query}" if query else "")
+
+
+def refuse_folder(uri: str) -> None:
+    """Raise TrackingError for a file store, which MLflow 3.13 and later refuse."""
+    if urlsplit(uri).scheme in ("", "file") and not uri.startswith("databricks"):
+        raise TrackingError(
+            f"mlflow.tracking_uri is {redact(uri)!r}: MLflow no longer supports plain directories. "
+            "Use sqlite:///mlflow.db, or http://HOST:PORT of a tracking server"
+        )
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -87,14 +88,14 @@ def connect(
 
     def start() -> StudyRuns:
         with _alone(uri):  # MLflow creates and migrates tables without a lock
-            client = _client(uri, registry_uri)
+            client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=registry_uri or uri)
             experiment_id = _experiment_id(client, uri, experiment, artifact_location)
         store = StudyRuns(client, experiment_id, card)
         store.describe()
         return store
 
     # The import takes seconds, which must not count as the server's.
-    import mlflow  # noqa: F401
+    import mlflow
 
     is_pool_ours = sqlite_path(uri) is not None and "MLFLOW_SQLALCHEMYSTORE_POOLCLASS" not in os.environ
     with environment(STARTING_SQLITE if is_pool_ours else STARTING), quiet():
@@ -111,14 +112,9 @@ def connect(
         except Exception as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
             raise TrackingError(
                 f"mlflow.tracking_uri is {redact(uri)}, experiment {experiment!r}: cannot start there: "
-                f"{one_line(exc)}. {_cure(is_server)}"
+                f"{one_line(exc)}. {'Start the server or correct' if is_server else 'Correct'} the address; "
+                "sqlite:///mlflow.db needs no server"
             ) from None
-
-
-def _client(uri: str, registry_uri: str | None) -> MlflowClient:
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri, registry_uri=registry_uri or uri)
 
 
 @contextmanager
@@ -138,35 +134,24 @@ def _alone(uri: str) -> Iterator[None]:
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str, location: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(name)
     if found is None:
         database = sqlite_path(uri)
         if location is None and database is not None:
             # MLflow would take ./mlruns of the current directory.
             location = (database.parent / "mlartifacts").as_uri()
-        return _new_experiment(client, name, location)
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException as exc:
+            if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = client.get_experiment_by_name(name)  # made by another study at the same time
+        assert found is not None, "it exists already"
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"mlflow.experiment is {name!r}, which is deleted: restore it "
             f"(mlflow experiments restore --experiment-id {found.experiment_id}), or choose another name"
         )
     return str(found.experiment_id)
-
-
-def _new_experiment(client: MlflowClient, name: str, location: str | None) -> str:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(client.create_experiment(name, artifact_location=location))
-    except MlflowException as exc:
-        if exc.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    made = client.get_experiment_by_name(name)  # by another study at the same time
-    assert made is not None, "it exists already"
-    return str(made.experiment_id)
-
-
-def _cure(is_server: bool) -> str:
-    if is_server:
-        return "Start the server or correct the address; sqlite:///mlflow.db needs no server"
-    return "Correct the address; sqlite:///mlflow.db needs no server"

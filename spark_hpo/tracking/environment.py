@@ -27,54 +27,38 @@ STARTING_SQLITE = {**STARTING, "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "-1"}
 _NOISY = ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc")
 
 
-class Environment:
-    """Variables set from `enter` to `exit`. If several are open, the latest one counts."""
-
-    _lock = threading.Lock()
-    _open: list[Environment] = []  # noqa: RUF012 - shared on purpose: the environment is the process's
-    _before: dict[str, str | None] = {}  # noqa: RUF012
-
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self._variables = dict(variables)
-
-    def enter(self) -> None:
-        with self._lock:
-            for name in self._variables:
-                self._before.setdefault(name, os.environ.get(name))
-            self._open.append(self)
-            self._apply()
-
-    def exit(self) -> None:
-        """Restore the variables. Idempotent."""
-        with self._lock:
-            if self in self._open:
-                self._open.remove(self)
-                self._apply()
-
-    @classmethod
-    def _apply(cls) -> None:
-        wanted: dict[str, str] = {}
-        for environment in cls._open:
-            wanted |= environment._variables
-        for name, before in cls._before.items():
-            value = wanted.get(name) if before is None else before
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        if not cls._open:
-            cls._before.clear()
+_lock = threading.Lock()
+_open: dict[object, Mapping[str, str]] = {}  # the variables of each open block, the latest last
+_before: dict[str, str | None] = {}
 
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables inside the block."""
-    borrowed = Environment(variables)
-    borrowed.enter()
+    """Set variables inside the block. If several blocks are open, in any threads, the latest one counts."""
+    block = object()
+    with _lock:
+        for name in variables:
+            _before.setdefault(name, os.environ.get(name))
+        _open[block] = variables
+        _apply()
     try:
         yield
     finally:
-        borrowed.exit()
+        with _lock:
+            del _open[block]
+            _apply()
+
+
+def _apply() -> None:
+    wanted = {name: value for variables in _open.values() for name, value in variables.items()}
+    for name, before in _before.items():
+        value = wanted.get(name) if before is None else before
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if not _open:
+        _before.clear()
 
 
 class _Quiet:

@@ -6,11 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from spark_hpo.redact import one_line
 from spark_hpo.tracking.connection import connect, resolve
-from spark_hpo.tracking.environment import WRITING, Environment
+from spark_hpo.tracking.environment import WRITING, environment
 from spark_hpo.tracking.study_runs import Outcome, RunStatus, StudyCard, is_refusal
 from spark_hpo.tracking.tracker import JournalView
 from spark_hpo.trial import Trial
@@ -64,8 +65,8 @@ class MlflowTracker:
             registry_uri=registry_uri,
             artifact_location=artifact_location,
         )
-        self._environment = Environment(WRITING)
-        self._environment.enter()
+        self._environment = ExitStack()
+        self._environment.enter_context(environment(WRITING))
 
         self._changed = threading.Condition()
         self._seen = 0  # journal events taken over
@@ -184,7 +185,7 @@ class MlflowTracker:
             self._is_closed = True
             self._changed.notify_all()
         self._thread.join(1.0)  # a hanging call is left to its own timeout
-        self._environment.exit()
+        self._environment.close()
         return is_complete
 
     def _is_idle(self) -> bool:
@@ -202,20 +203,15 @@ class MlflowTracker:
                     self._changed.wait(max(0.01, self._retry_at - time.monotonic()) if waits else None)
                 if self._is_closed:
                     return
-                work = self._next()
+                # The pending trial with the lowest id or, if there is none, the outcome of the study.
+                work = self._pending.pop(min(self._pending)) if self._pending else self._outcome
+                assert work is not None, "something is due"
                 self._is_writing = True
             error = self._attempt(work)
             with self._changed:
                 self._is_writing = False
                 self._settle(work, error)
                 self._changed.notify_all()
-
-    def _next(self) -> Trial | Outcome:
-        """Return the pending trial with the lowest id or, if there is none, the outcome of the study."""
-        if self._pending:
-            return self._pending.pop(min(self._pending))
-        assert self._outcome is not None
-        return self._outcome
 
     def _attempt(self, work: Trial | Outcome) -> Exception | None:
         try:

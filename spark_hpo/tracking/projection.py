@@ -49,15 +49,6 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """The content of one call, within MLflow's limits."""
-
-    params: tuple[tuple[str, str], ...] = ()
-    points: tuple[Point, ...] = ()
-    tags: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RunUpdate:
     """Everything to write to one run."""
 
@@ -65,14 +56,14 @@ class RunUpdate:
     points: Sequence[Point] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
-    def batches(self) -> Iterator[Batch]:
-        """Split into calls. The tags come last, as a sign that everything was written."""
+    def batches(self) -> Iterator[RunUpdate]:
+        """Split into calls within MLflow's limits. The tags come last, as a sign that all was written."""
         params = _chunks(list(self.params.items()), PARAMS_PER_BATCH)
         points = _chunks(list(self.points), POINTS_PER_BATCH)
         *first, last = list(zip_longest(params, points, fillvalue=())) or [((), ())]
         for some_params, some_points in first:
-            yield Batch(params=tuple(some_params), points=tuple(some_points))
-        yield Batch(params=tuple(last[0]), points=tuple(last[1]), tags=tuple(self.tags.items()))
+            yield RunUpdate(params=dict(some_params), points=some_points)
+        yield RunUpdate(params=dict(last[0]), points=last[1], tags=self.tags)
 
 
 def project(trial: Trial, *, written: bool = False, points: int = 0) -> RunUpdate:

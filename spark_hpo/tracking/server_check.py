@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from spark_hpo.errors import TrackingError
 from spark_hpo.redact import hide, one_line, redact
 from spark_hpo.timeout import call_within
-from spark_hpo.tracking.connection import START_TIMEOUT_S, sqlite_path
+from spark_hpo.tracking.connection import START_TIMEOUT_S, refuse_folder, sqlite_path
 from spark_hpo.tracking.environment import STARTING, environment, quiet
 
 
@@ -33,12 +32,7 @@ def check_server(uri: str) -> ServerCheck:
     database = sqlite_path(uri)
     if database is not None:
         return _of_file(shown, database.absolute())
-    scheme = urlsplit(uri).scheme
-    if scheme in ("", "file") and not uri.startswith("databricks"):
-        raise TrackingError(
-            f"mlflow.tracking_uri is {shown!r}: MLflow no longer supports plain directories. "
-            "Use sqlite:///mlflow.db, or http://HOST:PORT of a tracking server"
-        )
+    refuse_folder(uri)
     from mlflow import MlflowClient
 
     with environment(STARTING), quiet():

@@ -245,8 +245,8 @@ class StudyRuns:
             self.client.log_batch(
                 run_id,
                 metrics=[Metric(p.key, p.value, p.time_ms, p.step) for p in batch.points],
-                params=[Param(key, value) for key, value in batch.params],
-                tags=[RunTag(key, redact(value)) for key, value in batch.tags],
+                params=[Param(key, value) for key, value in batch.params.items()],
+                tags=[RunTag(key, redact(value)) for key, value in batch.tags.items()],
                 synchronous=True,
             )
 

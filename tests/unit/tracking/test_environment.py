@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from spark_hpo.tracking.environment import Environment, environment, quiet
+from spark_hpo.tracking.environment import environment, quiet
 
 NAME = "SPARK_HPO_TEST_VARIABLE"
 
@@ -27,14 +27,13 @@ def test_environment_keeps_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch
 
 def test_two_that_overlap_without_nesting_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(NAME, raising=False)
-    first, second = Environment({NAME: "1"}), Environment({NAME: "2"})
-    first.enter()
-    second.enter()
+    first, second = environment({NAME: "1"}), environment({NAME: "2"})
+    first.__enter__()
+    second.__enter__()
     assert os.environ[NAME] == "2"
-    first.exit()
+    first.__exit__(None, None, None)
     assert os.environ[NAME] == "2"
-    second.exit()
-    second.exit()
+    second.__exit__(None, None, None)
     assert NAME not in os.environ
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import git
+import mlflow
 import pytest
 import tqdm  # noqa: F401 - it copies the environment too, when it is imported
 
 from spark_hpo.errors import TrackingError
 from spark_hpo.objective import Mode, Objective
-from spark_hpo.tracking import connection
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.study_runs import StudyCard
 
@@ -59,23 +59,23 @@ def tracker(folder: Path) -> MlflowTracker:
 def test_tracker_starts_although_a_variable_is_unset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unset_during_a_copy: None
 ) -> None:
-    client = connection._client
+    client = mlflow.MlflowClient
 
-    def with_git(*arguments: Any) -> Any:
+    def with_git(**arguments: Any) -> Any:
         run_git()
-        return client(*arguments)
+        return client(**arguments)
 
-    monkeypatch.setattr(connection, "_client", with_git)
+    monkeypatch.setattr(mlflow, "MlflowClient", with_git)
     tracker(tmp_path).close(1.0)
 
 
 def test_tracker_does_not_blame_the_address_for_a_key_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(**_: object) -> None:
         raise KeyError(NAME)
 
-    monkeypatch.setattr(connection, "_client", fail)
+    monkeypatch.setattr(mlflow, "MlflowClient", fail)
     with pytest.raises(TrackingError) as caught:
         tracker(tmp_path)
     assert "tracking_uri" not in str(caught.value)
