@@ -52,9 +52,8 @@ class Decoder:
         self._manifest = manifest
         self._schema = schema
         self._groups = {(group.file, group.index): group for group in manifest.row_groups}
-        self._partition_types = {name: pa.type_for_alias(kind) for name, kind in manifest.partitions.items()}
         wanted = [*schema.stored, *manifest.where_columns]
-        self.columns = [n for n in dict.fromkeys(wanted) if n not in self._partition_types]
+        self.columns = [name for name in dict.fromkeys(wanted) if name not in manifest.partitions]
         """The stored columns that a reader must read."""
 
     def decode(self, table: pa.Table, segment: Segment) -> Columns:
@@ -70,14 +69,15 @@ class Decoder:
         group = self._groups[segment.file, segment.row_group]
         if table.num_rows != group.stored_rows:
             raise self._changed(segment, f"{table.num_rows} rows read, {group.stored_rows} planned")
-        missing = [name for name in self.columns if name not in table.column_names]
+        constants = {}
+        if self._manifest.partitions or self._manifest.absent:
+            constants = self._manifest.constants(segment.file, table.column_names)
+        stored = [name for name in self.columns if name not in constants]
+        missing = [name for name in stored if name not in table.column_names]
         if missing:
             raise self._changed(segment, f"column {missing[0]!r} no longer exists")
-        if self._partition_types:
-            file = self._manifest.files[segment.file]
-            table = partitions.add_columns(
-                table.select(self.columns), partitions.values(file.partition, self._partition_types)
-            )
+        if constants:
+            table = partitions.add_columns(table.select(stored), constants)
         if group.rows < group.stored_rows:
             from spark_hpo.data.filter.where import (
                 parse_where,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,18 @@ from fsspec.implementations.local import LocalFileSystem
 
 from spark_hpo.errors import DataError, access_cure, cause
 from spark_hpo.redact import has_credentials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A Parquet file."""
+
+    path: str  # on its file system; absolute if local
+    size: int  # bytes
+    modified: float | None  # seconds since 1970; None if the store or the log does not record it
+    partition: Mapping[str, str | None] = field(default_factory=dict)  # value by partition column, as text
+    digest: str = ""  # of its footer
+    hidden: int | None = None  # position of an Arrow schema that this version of pyarrow cannot read
 
 
 def absolute(url: str | Path) -> str:
@@ -95,13 +109,52 @@ def changed(path: str, fault: str, *, is_file: bool = True) -> DataError:
 
 
 @contextlib.contextmanager
-def opened(fs: Any, path: str) -> Iterator[Any]:
-    """Yield what pyarrow reads from: the path if it is local, which avoids Python I/O, else an open file."""
-    if isinstance(fs, LocalFileSystem):
+def opened(fs: Any, path: str, hidden: int | None = None) -> Iterator[Any]:
+    """Yield what pyarrow reads from: the path if it is local, which avoids Python I/O, else an open file.
+
+    Args:
+        hidden: see `File.hidden`.
+    """
+    if isinstance(fs, LocalFileSystem) and hidden is None:
         yield path
     else:
         with fs.open(path, "rb") as file:
-            yield file
+            yield file if hidden is None else WithoutArrowSchema(file, hidden)
+
+
+class WithoutArrowSchema(io.RawIOBase):
+    """A Parquet file whose Arrow schema is hidden, so that the types of Parquet count.
+
+    Newer writers, such as those of Delta, store Arrow types that pyarrow 14 does not know (string views).
+    """
+
+    def __init__(self, file: Any, position: int) -> None:
+        self._file = file
+        self._position = position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        start = self._file.tell()
+        content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        if start <= self._position < start + len(content):
+            buffer[self._position - start] = ord("-")
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def modified(info: dict[str, Any]) -> float | None:

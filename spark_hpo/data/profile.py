@@ -73,11 +73,11 @@ def profile(url: str, *, trust_petastorm_metadata: bool = False) -> TableProfile
     found = read_footers(url)
     codecs = petastorm_codecs.trusted_codecs(found.url) if trust_petastorm_metadata else {}
     sample = _sample(found)
-    groups = [(f.row_group(i)) for f in found.footers for i in range(f.metadata.num_row_groups)]
+    groups = [group for footer in found.footers for group in footer.row_groups]
     columns = [_profile(name, sample.column(name), codecs.get(name, "")) for name in sample.column_names]
     return TableProfile(
         url=found.url,
-        rows=sum(group.num_rows for group in groups),
+        rows=sum(rows for rows, _ in groups),
         bytes=sum(file.size for file in found.files),
         row_groups=len(groups),
         columns=tuple(columns),
@@ -94,11 +94,10 @@ def label_counts(table: Table) -> tuple[int, ...]:
     for group in _spread(manifest.row_groups):
         file = manifest.files[group.file]
         if name in manifest.partitions:
-            types = {name: pa.type_for_alias(manifest.partitions[name])}
-            value = partitions.values(file.partition, types)[name]
-            parts.append(pa.array([None if value is None else str(value)] * group.rows))
+            value = manifest.constants(group.file, manifest.absent)[name].as_py()
+            parts.append(pa.array([None if value is None else str(value)] * group.rows, pa.string()))
             continue
-        with files.reading(file.path), files.opened(fs, file.path) as source:
+        with files.reading(file.path), files.opened(fs, file.path, file.hidden) as source:
             first = _first_rows(source, group.index, [name])
         parts.append(_plain(first.column(0)).cast(pa.string()).combine_chunks())
     return _counts(pa.chunked_array(parts, pa.string()))
@@ -107,18 +106,17 @@ def label_counts(table: Table) -> tuple[int, ...]:
 def _sample(found: Footers) -> pa.Table:
     """Sample rows from row groups spread over the whole table, because its ends may differ."""
     fs, _ = files.filesystem(found.url)
-    everywhere = [(n, i) for n, f in enumerate(found.footers) for i in range(f.metadata.num_row_groups)]
+    everywhere = [(n, i) for n, f in enumerate(found.footers) for i in range(len(f.row_groups))]
     if not everywhere:
         raise DataError(
             f"{found.url} has {len(found.files)} Parquet files, but no rows. Write the table again"
         )
     parts = []
     for number, index in _spread(everywhere):
-        file = found.files[number]
-        stored = [name for name in found.footers[number].schema.names if name not in found.partition_types]
-        with files.reading(file.path), files.opened(fs, file.path) as source:
+        file, constants = found.files[number], found.constants(number)
+        stored = [name for name in found.schemas[number].names if name not in constants]
+        with files.reading(file.path), files.opened(fs, file.path, file.hidden) as source:
             rows = _first_rows(source, index, stored)
-        constants = partitions.values(file.partition, found.partition_types)
         parts.append(partitions.add_columns(rows, constants))
     with files.reading(found.url):
         return pa.concat_tables(parts, promote_options="default")

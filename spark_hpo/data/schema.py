@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 LENGTH_SUFFIX = ".length"
@@ -35,6 +36,14 @@ class Encoding(StrEnum):
 
     PREPARED = "prepared"  # encoded features: codes, standardised numbers
     RAW = "raw"  # original values, encoded while reading
+
+
+class TableFormat(StrEnum):
+    """The formats of tables that are read in place."""
+
+    PARQUET = "parquet"  # a folder or a file; partition folders are columns
+    DELTA = "delta"  # the active files of one version, from the log
+    ICEBERG = "iceberg"  # the data files of one snapshot, from the metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +86,9 @@ class Label:
 class Source:
     """The rows of one split, for a table that is read in place."""
 
-    url: str  # a Parquet folder or file
+    url: str  # a Parquet folder or file, a Delta table, an Iceberg table or its metadata file
+    format: TableFormat = TableFormat.PARQUET
+    version: int | None = None  # of a Delta table; the id of an Iceberg snapshot; None for Parquet
     where: str = ""  # a condition on the original columns; "" for all rows
     share: tuple[float, float] = (0.0, 1.0)  # half-open interval of the row groups, ordered by hash
     seed: int = 0  # seed of that hash
@@ -138,7 +149,16 @@ class TableSchema:
             label=_checked(Label(**{**record["label"], "classes": tuple(record["label"]["classes"])})),
             encoding=Encoding(record.get("encoding", Encoding.PREPARED)),
             sources={
-                name: _checked(Source(**{**s, "share": tuple(s["share"])})) for name, s in sources.items()
+                name: _checked(
+                    Source(
+                        **{
+                            **s,
+                            "share": tuple(s["share"]),
+                            "format": TableFormat(s.get("format", TableFormat.PARQUET)),
+                        }
+                    )
+                )
+                for name, s in sources.items()
             },
         )
 
@@ -152,6 +172,8 @@ def _checked(value: T) -> T:
 
 
 def _is(value: Any, kind: Any) -> bool:
+    if isinstance(kind, UnionType):
+        return any(_is(value, one) for one in get_args(kind))
     if kinds := get_args(kind):  # a tuple
         kinds = kinds[:1] * len(value) if kinds[-1] is ... else kinds
         return len(kinds) == len(value) and all(map(_is, value, kinds))

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_hpo.data import encoders, files
+from spark_hpo.data.lake.formats import table_format
 from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.footers import Footers, read_footers
-from spark_hpo.data.plan.listing import refuse_table_format
 from spark_hpo.data.plan.manifest import Manifest, RowGroup, manifest_of
 from spark_hpo.data.plan.rules import with_rules
 from spark_hpo.data.readers import petastorm_codecs
-from spark_hpo.data.schema import ColumnKind, Feature, Source, TableSchema
+from spark_hpo.data.schema import ColumnKind, Feature, Source, TableFormat, TableSchema
 from spark_hpo.errors import DataError
 from spark_hpo.source_file import without_digest
 from spark_hpo.trial import Split
@@ -115,20 +115,34 @@ def open_table(
     url = files.absolute(url)
     schema = with_rules(read_schema(url), nulls or {}, truncate or {})
     sources = {split: schema.sources.get(split) or Source(url=files.join(url, split)) for split in Split}
-    # Splits in place share one folder, whose footers are read once.
-    found = {place: read_footers(place) for place in dict.fromkeys(s.url for s in sources.values())}
-    training = found[sources[Split.TRAIN].url]
+    conditions = {
+        split: " and ".join(f"({text})" for text in (source.where, where) if text)
+        for split, source in sources.items()
+    }
+    # Splits in place share one table, whose footers are read once.
+    wheres: dict[tuple[str, TableFormat, int | None], list[str]] = {}
+    for split, source in sources.items():
+        wheres.setdefault(_place(source), []).append(conditions[split])
+    found = {place: read_footers(*place, wheres=texts) for place, texts in wheres.items()}
+    training = found[_place(sources[Split.TRAIN])]
     codecs = dict(transforms or {})
     if trust_petastorm_metadata:
         codecs = {**petastorm_codecs.trusted_codecs(training.url), **codecs}
     schema = _with_transforms(schema, training, codecs)
     manifests = {}
     for split, source in sources.items():
-        conditions = " and ".join(f"({text})" for text in (source.where, where) if text)
         manifests[split] = manifest_of(
-            found[source.url], schema, where=conditions, share=source.share, seed=source.seed
+            found[_place(source)],
+            schema,
+            where=conditions[split],
+            share=source.share,
+            seed=source.seed,
         )
     return Table(url=url, schema=schema, manifests=manifests)
+
+
+def _place(source: Source) -> tuple[str, TableFormat, int | None]:
+    return source.url, source.format, source.version
 
 
 def first_rows(table: Table, split: Split, rows: int) -> pd.DataFrame:
@@ -142,10 +156,10 @@ def first_rows(table: Table, split: Split, rows: int) -> pd.DataFrame:
     fs, _ = files.filesystem(manifest.url)
     wanted = [name for name in table.schema.stored if name != table.schema.label.name]
     columns = [name for name in wanted if name not in manifest.partitions]
-    with files.reading(file.path), files.opened(fs, file.path) as source:
+    with files.reading(file.path), files.opened(fs, file.path, file.hidden) as source:
         content = pq.ParquetFile(source).read_row_group(group.index, columns=columns).slice(0, rows)
-    types = {name: pa.type_for_alias(kind) for name, kind in manifest.partitions.items()}
-    content = partitions.add_columns(content, partitions.values(file.partition, types)).select(wanted)
+    constants = manifest.constants(group.file, content.column_names)
+    content = partitions.add_columns(content, constants).select(wanted)
     for i, column in enumerate(content.schema):
         if pa.types.is_decimal(column.type):
             content = content.set_column(i, column.name, content.column(i).cast(pa.float64()))
@@ -184,7 +198,7 @@ def _with_transforms(schema: TableSchema, found: Footers, transforms: Mapping[st
 def _first_value(found: Footers, column: str) -> bytes:
     fs, _ = files.filesystem(found.url)
     for file in found.files:
-        with files.reading(file.path), files.opened(fs, file.path) as source:
+        with files.reading(file.path), files.opened(fs, file.path, file.hidden) as source:
             parquet = pq.ParquetFile(source)
             for group in range(parquet.num_row_groups):
                 values = parquet.read_row_group(group, columns=[column]).column(0).drop_null()
@@ -224,7 +238,12 @@ def _not_prepared(fs: Any, folder: str, url: str) -> DataError:
             f"{url}: the table does not exist. Create it with "
             f"`spark-hpo prepare csv --input <your table> --label <column> --output {url}`"
         )
-    refuse_table_format(fs, folder, url)
+    if (format := table_format(url)) is not TableFormat.PARQUET:
+        return DataError(
+            f"{url} is a table of format {format}, which is read in place. Name the column to predict "
+            f"(data.label), or run `spark-hpo prepare csv --in-place --input {url} --label <column> "
+            "--output <another folder>`"
+        )
     return DataError(
         f"{url} has no {SCHEMA_FILE}, so it is not a prepared table. Create one with "
         f"`spark-hpo prepare csv --input {url} --label <column> --output <another folder>`"

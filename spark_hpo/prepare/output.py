@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spark_hpo.data import files
-from spark_hpo.data.plan.listing import refuse_table_format
+from spark_hpo.data.lake.formats import table_format
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import SCHEMA_FILE
 from spark_hpo.errors import ConfigError, DataError, cause
@@ -177,7 +177,7 @@ def fingerprint(url: str) -> list[list[Any]]:
     """
     fs, path = files.filesystem(files.absolute(url))
     with files.accessing(url):
-        refuse_table_format(fs, path, url)
+        table_format(url)  # refuses tables whose rows cannot be known
         entries = [fs.info(path)] if fs.isfile(path) else list(fs.find(path, detail=True).values())
     if not entries:
         raise DataError(f"{url}: no such file or folder, or an empty one: check --input")

@@ -18,7 +18,16 @@ from spark_hpo.data.loader import Loader
 from spark_hpo.data.plan.manifest import read_manifest
 from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.readers import open_reader
-from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, NullRule, Source, TableSchema
+from spark_hpo.data.schema import (
+    ColumnKind,
+    Encoding,
+    Feature,
+    Label,
+    NullRule,
+    Source,
+    TableFormat,
+    TableSchema,
+)
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.errors import DataError
 from spark_hpo.trial import Split
@@ -374,8 +383,10 @@ def test_delta_table_is_not_read_as_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.table({"v": [1]}), tmp_path / "x.parquet")
     (tmp_path / "_delta_log").mkdir()
     (tmp_path / "_delta_log" / "0.json").write_text("{}")
-    with pytest.raises(DataError, match="is a table of format delta"):
+    with pytest.raises(DataError, match="Delta log"):
         read_manifest(str(tmp_path))
+    with pytest.raises(DataError, match="is a table of format delta"):
+        read_manifest(str(tmp_path), format=TableFormat.PARQUET)
 
 
 # Petastorm's own datasets --------------------------------------------------------------------------------

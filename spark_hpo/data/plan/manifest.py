@@ -8,16 +8,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import pyarrow as pa
+
 from spark_hpo.data import files
+from spark_hpo.data.files import File
 from spark_hpo.data.filter.condition import Condition
 from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.column_use import check_use
 from spark_hpo.data.plan.footers import Footers, read_footers
-from spark_hpo.data.plan.listing import File, relative
+from spark_hpo.data.plan.listing import relative
 from spark_hpo.data.plan.nulls import check_nulls
 from spark_hpo.data.plan.pruning import Candidate, matching_rows
 from spark_hpo.data.plan.row_group_split import in_share
-from spark_hpo.data.schema import TableSchema
+from spark_hpo.data.schema import TableFormat, TableSchema
 from spark_hpo.errors import DataError, located
 
 _MOST_NAMES = 50  # listed in a message
@@ -44,7 +47,8 @@ class Manifest:
     columns: Mapping[str, str]  # Arrow types as text, including partition columns
     rows: int
     fingerprint: str  # changes with any path, size, statistic or number of rows, and with the filter
-    partitions: Mapping[str, str] = field(default_factory=dict)  # Arrow types, as text
+    partitions: Mapping[str, str] = field(default_factory=dict)  # types by column, for `partitions.type_of`
+    absent: Mapping[str, str] = field(default_factory=dict)  # the same of columns that some files lack
     where: str = ""  # the filter
     where_columns: tuple[str, ...] = ()  # stored columns that the filter refers to
 
@@ -72,6 +76,20 @@ class Manifest:
             fingerprint=hashlib.sha256(json.dumps([self.fingerprint, gone]).encode()).hexdigest(),
         )
 
+    def constants(self, file: int, stored: Collection[str]) -> dict[str, pa.Scalar]:
+        """Return the columns that are the same in all rows of a file: partition values, and nulls.
+
+        Args:
+            stored: the columns of the file. Those in `absent` that it lacks are null.
+        """
+        types = {name: partitions.type_of(text) for name, text in self.partitions.items()}
+        absent = {
+            name: pa.scalar(None, partitions.type_of(text))
+            for name, text in self.absent.items()
+            if name not in stored
+        }
+        return {**partitions.values(self.files[file].partition, types), **absent}
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -91,6 +109,8 @@ def read_manifest(
     url: str,
     schema: TableSchema | None = None,
     *,
+    format: TableFormat | None = None,
+    version: int | None = None,
     where: str = "",
     share: tuple[float, float] = (0.0, 1.0),
     seed: int = 0,
@@ -102,10 +122,13 @@ def read_manifest(
 
     Args:
         url: a folder or a file; a local path or any fsspec URL.
+        format: of the table; None detects it.
+        version: of a Delta or Iceberg table; None means the newest.
 
     The other arguments and the errors are those of `manifest_of`.
     """
-    return manifest_of(read_footers(url), schema, where=where, share=share, seed=seed)
+    found = read_footers(url, format, version, wheres=[where])
+    return manifest_of(found, schema, where=where, share=share, seed=seed)
 
 
 def manifest_of(
@@ -130,61 +153,83 @@ def manifest_of(
             unsupported type, or has nulls that no rule fills.
     """
     types = {column.name: column.type for column in found.schemas[0]}
-    condition = None
-    if where:
-        from spark_hpo.data.filter.where import (
-            parse_where,
-        )  # imports a SQL parser, which most tables do not need
-
-        condition = parse_where(where, schema, types)
+    condition = _parsed(where, schema, found.schemas[0]) if where else None
     wanted = schema.stored if schema else tuple(types)
-    _check_types(found, tuple(dict.fromkeys([*wanted, *(condition.columns if condition else ())])))
+    needed = tuple(dict.fromkeys([*wanted, *(condition.columns if condition else ())]))
+    _check_types(found, needed)
     if schema:
         with located(found.files[0].path, DataError):
             check_use(found.schemas[0], schema)
-    row_groups = _row_groups(found, condition, share, seed)
+    row_groups = _row_groups(found, where, schema, share, seed)
     if not row_groups:
         raise DataError(_no_rows(found, where, share))
     if schema:
         whole = [(group.file, group.index, group.rows == group.stored_rows) for group in row_groups]
         check_nulls(found, schema, whole)
+    # Every rank gets the manifest, and a lake table may have very many files.
+    used = sorted({group.file for group in row_groups}) if found.lake else range(len(found.files))
+    number_of = {old: new for new, old in enumerate(used)}
     return Manifest(
         url=found.url,
-        files=found.files,
-        row_groups=row_groups,
+        files=tuple(found.files[number] for number in used),
+        row_groups=tuple(replace(group, file=number_of[group.file]) for group in row_groups),
         columns={name: str(kind) for name, kind in types.items()},
         rows=sum(group.rows for group in row_groups),
         fingerprint=_fingerprint(found, [where, share, seed]),
-        partitions={name: str(kind) for name, kind in found.partition_types.items()},
+        partitions={name: partitions.type_text(kind) for name, kind in found.partition_types.items()},
+        absent=_absent(found, needed),
         where=where,
         where_columns=condition.columns if condition else (),
     )
 
 
+def _parsed(where: str, schema: TableSchema | None, columns: pa.Schema) -> Condition:
+    from spark_hpo.data.filter.where import parse_where  # imports a SQL parser, which most tables do not need
+
+    return parse_where(where, schema, {column.name: column.type for column in columns})
+
+
+def _absent(found: Footers, needed: tuple[str, ...]) -> dict[str, str]:
+    """Return the types of the needed columns that some files lack, as text."""
+    stored = {id(footer.schema): set(footer.schema.names) for footer in found.footers}.values()
+    lacked = {name for names in stored for name in needed if name not in names}
+    return {
+        column.name: partitions.type_text(column.type)
+        for column in (found.lake.schema if found.lake is not None else ())
+        if column.name in lacked and column.name not in found.partition_types
+    }
+
+
 def _row_groups(
-    found: Footers, condition: Condition | None, share: tuple[float, float], seed: int
+    found: Footers, where: str, schema: TableSchema | None, share: tuple[float, float], seed: int
 ) -> tuple[RowGroup, ...]:
     """Return the row groups that are in the share and have matching rows."""
     stored = [
-        (number, index, footer.row_group(index))
+        (number, index, *group)
         for number, footer in enumerate(found.footers)
-        for index in range(footer.metadata.num_row_groups)
+        for index, group in enumerate(footer.row_groups)
         if in_share(relative(found.files[number].path, found.root), index, share, seed)
     ]
-    rows = [group.num_rows for _, _, group in stored]
-    if condition is not None:
+    rows = [all_rows for _, _, all_rows, _ in stored]
+    if where:
         fs, _ = files.filesystem(found.url)
-        constants = [partitions.values(file.partition, found.partition_types) for file in found.files]
+        # Files of different writers may store a column in different types.
+        conditions = {id(s): s for s in found.schemas}
+        parsed = {number: _parsed(where, schema, columns) for number, columns in conditions.items()}
         candidates = [
-            Candidate(found.files[number].path, found.footers[number], index, constants[number])
-            for number, index, _ in stored
+            Candidate(
+                found.files[number],
+                found.footers[number],
+                index,
+                found.constants(number),
+                parsed[id(found.schemas[number])],
+            )
+            for number, index, *_ in stored
         ]
-        rows = matching_rows(fs, condition, candidates)
+        rows = matching_rows(fs, candidates)
     return tuple(
-        RowGroup(
-            file=number, index=index, rows=matching, stored_rows=group.num_rows, bytes=group.total_byte_size
-        )
-        for (number, index, group), matching in zip(stored, rows, strict=True)
+        RowGroup(file=number, index=index, rows=matching, stored_rows=all_rows, bytes=size)
+        for (number, index, all_rows, size), matching in zip(stored, rows, strict=True)
         if matching
     )
 
@@ -203,9 +248,11 @@ def _no_rows(found: Footers, where: str, share: tuple[float, float]) -> str:
 
 def _check_types(found: Footers, needed: tuple[str, ...]) -> None:
     first = found.schemas[0]
-    for file, schema in zip(found.files, found.schemas, strict=True):
-        if schema is not first and schema.equals(first):
+    checked: set[int] = set()
+    for file, footer, schema in zip(found.files, found.footers, found.schemas, strict=True):
+        if id(schema) in checked or (found.lake is None and schema is not first and schema.equals(first)):
             continue
+        checked.add(id(schema))
         for name in needed:
             if name not in schema.names:
                 names = ", ".join(schema.names[:_MOST_NAMES]) + (", ..." if len(schema) > _MOST_NAMES else "")
@@ -216,7 +263,14 @@ def _check_types(found: Footers, needed: tuple[str, ...]) -> None:
             if schema.names.count(name) > 1:
                 count = schema.names.count(name)
                 raise DataError(f"{file.path}: {count} columns are named {name!r}. Rename all but one")
-            if schema.field(name).type != first.field(name).type:
+            if found.lake is not None:
+                if fault := found.lake.fault(name, footer.schema):
+                    raise DataError(
+                        f"{file.path}: column {name!r} {fault}. Leave the column out (data.drop), or let "
+                        "Spark read the table: data.query writes its rows to a snapshot folder once",
+                        file=file.path,
+                    )
+            elif schema.field(name).type != first.field(name).type:
                 raise DataError(
                     f"column {name!r} is {first.field(name).type} in {found.files[0].path}, but "
                     f"{schema.field(name).type} in {file.path}. Write all files with the same type"

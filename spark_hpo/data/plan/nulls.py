@@ -35,9 +35,10 @@ def check_nulls(found: Footers, schema: TableSchema, row_groups: Iterable[tuple[
     is_exact = True
     for number, index, is_whole in row_groups:
         file, footer = found.files[number], found.footers[number]
+        constants = found.constants(number)
         for name in names:
-            if name in found.partition_types:
-                count = footer.row_group(index).num_rows if file.partition[name] is None else 0
+            if name in constants:
+                count = 0 if constants[name].is_valid else footer.row_groups[index][0]
             else:
                 count = footer.nulls(index, name) or 0
             if count and is_whole and name in refused:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,6 +15,7 @@ import pyarrow as pa
 from spark_hpo.errors import DataError
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"
+_SERIALIZED = "base64:"
 _DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 # Tried in this order, as in Spark. The patterns exclude `1_000` and `nan`, which Python would accept.
 _TYPES = {
@@ -59,9 +62,36 @@ def infer_types(found: Sequence[Partition], url: str) -> dict[str, pa.DataType]:
     return {name: _type([partition[name] for partition in found]) for name in names}
 
 
+def type_text(kind: pa.DataType) -> str:
+    """Return a type as text that `type_of` converts back, for every type."""
+    try:
+        if pa.type_for_alias(str(kind)) == kind:
+            return str(kind)
+    except ValueError:
+        pass
+    return _SERIALIZED + base64.b64encode(pa.schema([("", kind)]).serialize()).decode()
+
+
+def type_of(text: str) -> pa.DataType:
+    """Return the type of a text of `type_text`."""
+    if not text.startswith(_SERIALIZED):
+        return pa.type_for_alias(text)
+    stored = base64.b64decode(text.removeprefix(_SERIALIZED))
+    return pa.ipc.read_schema(pa.py_buffer(stored)).field(0).type
+
+
 def values(partition: Partition, types: Mapping[str, pa.DataType]) -> dict[str, pa.Scalar]:
     """Convert the text of each partition value to the type of its column."""
     return {name: pa.scalar(_typed(partition[name], kind), kind) for name, kind in types.items()}
+
+
+def as_text(value: Any) -> str | None:
+    """Return a partition value as the text that `values` converts back."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return None if value is None else str(value)
 
 
 def with_partitions(schema: pa.Schema, types: Mapping[str, pa.DataType]) -> pa.Schema:
@@ -73,7 +103,9 @@ def with_partitions(schema: pa.Schema, types: Mapping[str, pa.DataType]) -> pa.S
 def add_columns(table: pa.Table, constants: Mapping[str, pa.Scalar]) -> pa.Table:
     """Append constant columns to a table."""
     for name, value in constants.items():
-        table = table.append_column(name, pa.repeat(value, table.num_rows))
+        rows = table.num_rows
+        column = pa.repeat(value, rows) if value.is_valid else pa.nulls(rows, value.type)
+        table = table.append_column(name, column)
     return table
 
 
@@ -95,10 +127,16 @@ def _are_valid(found: Collection[str], kind: pa.DataType) -> bool:
 
 
 def _typed(value: str | None, kind: pa.DataType) -> Any:
-    if value is None or pa.types.is_string(kind):
+    if value is None or pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return value
     if pa.types.is_date(kind):
         return date.fromisoformat(value)
     if pa.types.is_timestamp(kind):
         return datetime.fromisoformat(value)
+    if pa.types.is_boolean(kind):
+        return value == "true"
+    if pa.types.is_decimal(kind):
+        return Decimal(value)
+    if pa.types.is_binary(kind):
+        return value.encode("latin-1")
     return int(value) if pa.types.is_integer(kind) else float(value)

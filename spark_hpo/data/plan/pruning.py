@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_hpo.data import files
+from spark_hpo.data.files import File
 from spark_hpo.data.filter.condition import Bounds, Condition
 from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.footers import Footer
@@ -20,16 +21,17 @@ _THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A row group with its footer and partition values."""
+    """A row group with its footer and the condition on the columns of its file."""
 
-    path: str
+    file: File
     footer: Footer
     index: int
-    constants: Mapping[str, pa.Scalar]  # partition values
+    constants: Mapping[str, pa.Scalar]  # columns that are the same in all rows of the file
+    condition: Condition
 
     @property
     def rows(self) -> int:
-        return int(self.footer.row_group(self.index).num_rows)
+        return int(self.footer.row_groups[self.index][0])
 
     def bounds(self, columns: Sequence[str]) -> dict[str, Bounds]:
         """Return the bounds of those columns that have any."""
@@ -51,31 +53,34 @@ class Candidate:
         return found
 
 
-def matching_rows(fs: Any, condition: Condition, candidates: Sequence[Candidate]) -> list[int]:
+def matching_rows(fs: Any, candidates: Sequence[Candidate]) -> list[int]:
     """Count the matching rows of each row group, reading columns only if statistics do not decide.
 
     Raises:
         DataError: a file cannot be read.
     """
-    decided = [_by_statistics(condition, candidate) for candidate in candidates]
+    decided = list(map(_by_statistics, candidates))
     undecided = [i for i, rows in enumerate(decided) if rows is None]
     with ThreadPoolExecutor(_THREADS) as pool:
-        counts = pool.map(lambda i: _by_counting(fs, condition, candidates[i]), undecided)
+        counts = pool.map(lambda i: _by_counting(fs, candidates[i]), undecided)
         counted = dict(zip(undecided, counts, strict=True))
     return [counted[i] if rows is None else rows for i, rows in enumerate(decided)]
 
 
-def _by_statistics(condition: Condition, candidate: Candidate) -> int | None:
+def _by_statistics(candidate: Candidate) -> int | None:
     """Return all rows or 0, or None if the statistics do not decide."""
+    condition = candidate.condition
     outcomes = condition.outcomes(candidate.bounds(condition.columns))
     if outcomes == {True}:
         return candidate.rows
     return None if True in outcomes else 0
 
 
-def _by_counting(fs: Any, condition: Condition, candidate: Candidate) -> int:
+def _by_counting(fs: Any, candidate: Candidate) -> int:
+    condition = candidate.condition
     columns = [name for name in condition.columns if name not in candidate.constants]
-    with files.reading(candidate.path), files.opened(fs, candidate.path) as source:
+    file = candidate.file
+    with files.reading(file.path), files.opened(fs, file.path, file.hidden) as source:
         table = pq.ParquetFile(source).read_row_group(candidate.index, columns=columns, use_threads=False)
     table = partitions.add_columns(table, candidate.constants)
     return int(table.filter(condition.expression()).num_rows)

@@ -33,13 +33,14 @@ class ArrowReader:
         return ahead(self._read_segment, segments)
 
     def _read_segment(self, segment: Segment) -> Columns:
-        path = self._manifest.files[segment.file].path
+        planned = self._manifest.files[segment.file]
+        path = planned.path
         if segment.file not in self._checked:
-            check_unchanged(self._fs, self._manifest.files[segment.file])
+            check_unchanged(self._fs, planned)
             self._checked.add(segment.file)
         with (
             files.reading(path),
-            files.opened(self._fs, path) as source,
+            files.opened(self._fs, path, planned.hidden) as source,
             pq.ParquetFile(source, **_VERIFY) as file,
         ):
             if segment.row_group >= file.num_row_groups:

@@ -70,7 +70,7 @@ class _PlannedReader(_PetastormReader):  # type: ignore[misc]
             warnings.simplefilter("ignore", FutureWarning)  # Petastorm uses pyarrow's legacy dataset
             warnings.simplefilter("ignore", UserWarning)  # columns with types unknown to Petastorm
             super().__init__(
-                _Files(manifest.url),
+                _Files(manifest),
                 sorted({path for path, _ in self._planned}),
                 worker_class=_Worker,
                 reader_pool=_InOrderPool(columns),
@@ -93,11 +93,14 @@ class _PlannedReader(_PetastormReader):  # type: ignore[misc]
 class _Files(FileSystem):  # type: ignore[misc]
     """Adapts an fsspec file system to the legacy pyarrow class that Petastorm expects."""
 
-    def __init__(self, url: str) -> None:
-        self._fs, _ = files.filesystem(url)
+    def __init__(self, manifest: Manifest) -> None:
+        self._fs, _ = files.filesystem(manifest.url)
+        self._hidden = {file.path: file.hidden for file in manifest.files if file.hidden is not None}
 
     def open(self, path: str, mode: str = "rb") -> Any:
         with files.reading(path):
+            if path in self._hidden:
+                return files.WithoutArrowSchema(self._fs.open(path, mode), self._hidden[path])
             if isinstance(self._fs, LocalFileSystem):
                 return pa.OSFile(path)  # bypasses Python file objects, which are slower
             return self._fs.open(path, mode)

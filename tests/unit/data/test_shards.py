@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_hpo.data.plan.listing import File
+from spark_hpo.data.files import File
 from spark_hpo.data.plan.manifest import Manifest, RowGroup
 from spark_hpo.data.plan.shards import Segment, StepPlan, plan_shards
 from spark_hpo.errors import DataError

@@ -45,9 +45,8 @@ def test_a_table_without_schema_says_how_to_make_one(folder: Path, tmp_path: Pat
 
 def test_open_table_names_the_format_of_a_delta_table(tmp_path: Path) -> None:
     (tmp_path / "_delta_log").mkdir()
-    with pytest.raises(DataError, match="is a table of format delta") as refused:
+    with pytest.raises(DataError, match=r"is a table of format delta.*--in-place"):
         open_table(str(tmp_path))
-    assert "--output" not in str(refused.value)
 
 
 def test_a_damaged_schema_is_named(folder: Path) -> None:

@@ -235,7 +235,7 @@ def test_statistics_spare_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         pruning,
         "_by_counting",
-        lambda fs, c, candidate: counted.append(candidate.index) or count(fs, c, candidate),
+        lambda fs, candidate: counted.append(candidate.index) or count(fs, candidate),
     )
     manifest = read_manifest(str(tmp_path), SCHEMA, where="day >= '2026-01-06'")
     assert manifest.rows == 50

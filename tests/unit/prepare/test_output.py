@@ -93,22 +93,3 @@ def test_the_fingerprint_of_the_input_follows_its_files(tmp_path: Path) -> None:
     assert fingerprint(str(tmp_path / "t.csv")) != before
     with pytest.raises(DataError, match=r"none\.csv: no such file or folder.*check --input"):
         fingerprint(str(tmp_path / "none.csv"))
-
-
-@pytest.mark.parametrize(
-    ("metadata", "format"),
-    [
-        ("_delta_log/00000000000000000000.json", "delta"),
-        ("metadata/00000-0b4c.metadata.json", "iceberg"),
-        (".hoodie/hoodie.properties", "hudi"),
-    ],
-)
-@pytest.mark.parametrize("input", [".", "part-0.parquet", "day=1", "day=1/hour=2/part-0.parquet"])
-def test_fingerprint_refuses_tables_whose_files_hold_deleted_rows(
-    tmp_path: Path, metadata: str, format: str, input: str
-) -> None:
-    for name in (metadata, "part-0.parquet", "day=1/hour=2/part-0.parquet"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    with pytest.raises(DataError, match=f"is a table of format {format}"):
-        fingerprint(str(tmp_path / input))

@@ -1,0 +1,133 @@
+"""Real Delta and Iceberg tables for tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SEASONS = ("spring", "summer", "autumn", "winter")
+
+
+def rows(first: int, last: int, **more: Any) -> pa.Table:
+    """Rows of a table with an id, a number, a category and a label of two classes that follows them."""
+    ids = range(first, last)
+    columns = {
+        "id": pa.array(ids, pa.int64()),
+        "x": pa.array([(i * 37 % 100) / 10 for i in ids], pa.float64()),
+        "season": pa.array([SEASONS[i % 4] for i in ids]),
+        "label": pa.array(["yes" if i * 37 % 100 > 50 else "no" for i in ids]),
+    }
+    return pa.table({**columns, **{name: pa.array([value] * len(ids)) for name, value in more.items()}})
+
+
+def write_delta(folder: Path, content: pa.Table, **options: Any) -> None:
+    from deltalake import write_deltalake
+
+    write_deltalake(str(folder), content, **options)
+
+
+def add_commit(folder: Path, *actions: Mapping[str, Any]) -> int:
+    """Add a commit that deltalake cannot write to the log of a Delta table, and return its version."""
+    log = folder / "_delta_log"
+    version = 1 + max(int(path.stem) for path in log.glob("*.json"))
+    lines = "".join(json.dumps(action) + "\n" for action in actions)
+    (log / f"{version:020}.json").write_text(lines)
+    return version
+
+
+def metadata_of(folder: Path) -> dict[str, Any]:
+    """The newest metadata action in the log of a Delta table."""
+    found: list[dict[str, Any]] = []
+    for path in sorted((folder / "_delta_log").glob("*.json")):
+        found += [a for line in path.read_text().splitlines() if "metaData" in (a := json.loads(line))]
+    return found[-1]
+
+
+class IcebergTable:
+    """An Iceberg table in a catalog of its own, whose data files pyarrow writes."""
+
+    def __init__(self, folder: Path, content: pa.Table, *, partition_by: str | None = None) -> None:
+        from pyiceberg.catalog.sql import SqlCatalog
+        from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
+        from pyiceberg.schema import assign_fresh_schema_ids
+
+        folder.mkdir()
+        self.catalog = SqlCatalog(
+            "tests",
+            uri=f"sqlite:///{folder}/catalog.db",
+            warehouse=f"file://{folder}",
+            **{"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO"},
+        )
+        self.catalog.create_namespace("lake")
+        schema = assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(content.schema))
+        self.table = self.catalog.create_table("lake.rides", schema)
+        if partition_by is not None:
+            with self.table.update_spec() as update:
+                update.add_identity(partition_by)
+        self.folder = Path(self.table.location().removeprefix("file://"))
+        self.append(content)
+
+    def append(self, content: pa.Table) -> int:
+        """Add a file whose columns have the ids of the table, and return the new snapshot."""
+        from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+        schema = self.table.schema()
+        ids = {field.name: field.metadata for field in schema_to_pyarrow(schema)}
+        fields = [column.with_metadata(ids[column.name]) for column in content.schema]
+        data = self.folder / "data"
+        data.mkdir(exist_ok=True)
+        file = data / f"{len(list(data.iterdir())):05}.parquet"
+        pq.write_table(content.cast(pa.schema(fields)), file)
+        return self._register(file)
+
+    def add_file(self, file: Path) -> int:
+        """Register a file as it is, and return the new snapshot."""
+        self.table.add_files([f"file://{file}"])
+        return self.snapshot
+
+    def _register(self, file: Path) -> int:
+        """Add a file through pyiceberg's own classes: `add_files` refuses files with ids."""
+        from pyiceberg.io.pyarrow import (
+            compute_statistics_plan,
+            data_file_statistics_from_parquet_metadata,
+            parquet_path_to_id_mapping,
+        )
+        from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+        from pyiceberg.typedef import Record
+
+        metadata = self.table.metadata
+        schema = self.table.schema()
+        footer = pq.read_metadata(file)
+        statistics = data_file_statistics_from_parquet_metadata(
+            parquet_metadata=footer,
+            stats_columns=compute_statistics_plan(schema, metadata.properties),
+            parquet_column_mapping=parquet_path_to_id_mapping(schema),
+        )
+        spec = self.table.spec()
+        partition = Record(*(statistics.partition_value(f, schema) for f in spec.fields))
+        data_file = DataFile.from_args(
+            content=DataFileContent.DATA,
+            file_path=f"file://{file}",
+            file_format=FileFormat.PARQUET,
+            partition=partition,
+            file_size_in_bytes=file.stat().st_size,
+            sort_order_id=None,
+            spec_id=spec.spec_id,
+            equality_ids=None,
+            key_metadata=None,
+            **statistics.to_serialized_dict(),
+        )
+        with self.table.transaction() as transaction, transaction.update_snapshot().fast_append() as update:
+            update.append_data_file(data_file)
+        return self.snapshot
+
+    @property
+    def snapshot(self) -> int:
+        current = self.table.current_snapshot()
+        assert current is not None
+        return int(current.snapshot_id)
