@@ -32,6 +32,7 @@ def as_reported(trial: Trial, report: Report, score: Score) -> Trial:
         rung=report.rung,
         resource=report.resource,
         metrics=report.metrics,
+        spread=report.spread,
         loss=score.loss,
         violation=score.violation,
         checkpoint=report.checkpoint,
@@ -63,6 +64,11 @@ def _is_offer(trial: Trial, objective: Objective) -> bool:
     return trial.state is TrialState.COMPLETED and is_known and objective.is_feasible(trial.metrics)
 
 
-def by_score(trial: Trial) -> tuple[Score, int, int]:
-    """Sort key of trials, the best first; of equals the one that was trained longer."""
-    return trial.score, -trial.resource, trial.trial_id
+def by_score(trial: Trial) -> tuple[int, Score, int, int]:
+    """Sort key of trials, the best first; of equals the one that was trained longer.
+
+    Means over different folds do not compare, because some folds are easier than others: a trial with more
+    folds is better than any trial with fewer, unless it has no value.
+    """
+    folds = trial.resource if trial.has_folds and trial.score.is_finite else 0
+    return -folds, trial.score, -trial.resource, trial.trial_id

@@ -14,6 +14,9 @@ from typing import Any
 from spark_hpo.objective import Score
 from spark_hpo.redact import redact
 
+AssignmentKey = tuple[int, int | None]
+"""A trial and, if its folds are assignments of their own, the fold. At most one of a key is in flight."""
+
 Params = Mapping[str, Any]
 """Parameters by name: numbers, strings, booleans, None, or nested mappings and lists of these."""
 
@@ -106,16 +109,37 @@ class Assignment:
     split: Split = Split.VALIDATION  # that is evaluated
     excluded_files: tuple[str, ...] = ()  # unreadable files of the table, which are skipped
     is_define_by_run: bool = False  # the trial chooses its parameters as it runs
+    fold: int | None = None  # 1, 2, ...: train and evaluate this fold, from scratch; None: no folds
+
+    @property
+    def key(self) -> AssignmentKey:
+        return self.trial_id, self.fold
+
+    @property
+    def is_evaluation(self) -> bool:
+        """True if the checkpoint is only evaluated."""
+        return self.resource_from == self.resource_to
+
+    @property
+    def is_final(self) -> bool:
+        """True if this trains the final model of a cross-validation, on all training rows."""
+        return self.split is Split.TRAIN
 
     def __str__(self) -> str:
-        if self.resource_from == self.resource_to:
+        if self.is_evaluation:
             return f"trial {self.trial_id}: evaluate on {self.split}"
+        if self.is_final:
+            return f"trial {self.trial_id}: train the final model"
+        if self.fold is not None:
+            return f"trial {self.trial_id}, rung {self.rung}: fold {self.fold}"
         return f"trial {self.trial_id}, rung {self.rung}: resource {self.resource_from} -> {self.resource_to}"
 
     def to_json(self) -> dict[str, Any]:
         record = {_JOURNAL_KEYS.get(key, key): value for key, value in asdict(self).items()}
         if not self.is_define_by_run:  # true of few studies; lines stay short
             del record["is_proposal"]
+        if self.fold is None:
+            del record["fold"]
         return record
 
     @classmethod
@@ -143,6 +167,13 @@ class Report:
     is_pruned: bool = False  # the training function pruned the trial
     params: Params | None = None  # of a define-by-run trial
     notes: Mapping[str, Any] = field(default_factory=dict)  # user attributes: JSON values
+    fold: int | None = None  # of the assignment
+    spread: Mapping[str, float] = field(default_factory=dict)  # see `Trial.spread`
+
+    @property
+    def key(self) -> AssignmentKey:
+        """The key of the assignment."""
+        return self.trial_id, self.fold
 
     @classmethod
     def started(cls, assignment: Assignment) -> Report:
@@ -153,6 +184,7 @@ class Report:
             rung=assignment.rung,
             resource=assignment.resource_from,
             split=assignment.split,
+            fold=assignment.fold,
         )
 
     @classmethod
@@ -167,7 +199,13 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         record = asdict(self)  # fields with these values are omitted
-        unsaid: dict[str, Any] = {"is_pruned": False, "params": None, "notes": {}}
+        unsaid: dict[str, Any] = {
+            "is_pruned": False,
+            "params": None,
+            "notes": {},
+            "fold": None,
+            "spread": {},
+        }
         return {key: value for key, value in record.items() if key not in unsaid or value != unsaid[key]}
 
     @classmethod
@@ -204,6 +242,9 @@ class Trial:
     failure: Failure | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)  # user attributes: JSON values
     is_define_by_run: bool = False  # while it runs, `params` are only what was proposed
+    has_folds: bool = False  # the resource counts folds, and `metrics` are means over them
+    spread: Mapping[str, float] = field(default_factory=dict)
+    """Standard deviation of each metric over the folds so far (of the population); empty for one fold."""
     changed_at: int = 0  # sequence number of the last journal event that touched it
 
     @property
@@ -229,6 +270,7 @@ class Trial:
             state=TrialState.STOPPED if report.is_pruned else TrialState.PAUSED,
             resource=report.resource,
             metrics=report.metrics,
+            spread=report.spread,
             loss=score.loss,
             violation=score.violation,
             checkpoint=report.checkpoint,

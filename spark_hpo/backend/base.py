@@ -28,8 +28,8 @@ class Backend(Protocol):
         """The next report, or None after `timeout` seconds."""
         ...
 
-    def cancel(self, trial_id: int) -> None:
-        """Stop the assignment of a trial, if one is in flight. It will not report."""
+    def cancel(self, trial_id: int, fold: int | None = None) -> None:
+        """Stop the assignment of a trial, or of one of its folds, if it is in flight. It will not report."""
         ...
 
     def close(self) -> None:

@@ -39,8 +39,8 @@ class InlineBackend:
         report = self._run_rank(assignment, rank=0, world_size=1, gpus=self._gpus)
         return merge_reports([report], seconds=time.perf_counter() - began)
 
-    def cancel(self, trial_id: int) -> None:
-        self._waiting = [a for a in self._waiting if a.trial_id != trial_id]
+    def cancel(self, trial_id: int, fold: int | None = None) -> None:
+        self._waiting = [a for a in self._waiting if a.key != (trial_id, fold)]
 
     def close(self) -> None:
         self._waiting.clear()

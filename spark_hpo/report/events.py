@@ -27,7 +27,7 @@ def _words(event: Event, record: StudyRecord) -> str:
         case EventKind.ASSIGNED:
             attempt = event.assignment.attempt
             return f"{event.assignment}: started" + (f", attempt {attempt}" if attempt > 1 else "")
-        case EventKind.REPORTED | EventKind.LOST:
+        case EventKind.REPORTED | EventKind.FOLD | EventKind.LOST:
             return _report(event, record)
         case EventKind.SETTLED:
             trials = data["trials"]
@@ -41,6 +41,8 @@ def _words(event: Event, record: StudyRecord) -> str:
 def _report(event: Event, record: StudyRecord) -> str:
     report = event.report
     where = f"trial {report.trial_id}, rung {report.rung}"
+    if report.fold is not None:
+        where += f", fold {report.fold}"
     if event.kind is EventKind.LOST:
         reason = report.failure.message if report.failure else "lost"
         return f"{where}: attempt {report.attempt} was lost: {reason}"
@@ -50,4 +52,10 @@ def _report(event: Event, record: StudyRecord) -> str:
     value = f"{report.metrics[metric]:.5g}" if metric in report.metrics else "not reported"
     if report.split is Split.TEST:
         return f"trial {report.trial_id}: {metric} {value} on test"
+    if report.split is Split.TRAIN:
+        return f"trial {report.trial_id}: the final model is trained, {report.seconds:.1f} s"
+    if report.fold is not None:
+        return f"{where}: {metric} {value}, {report.seconds:.1f} s"
+    if metric in report.spread:
+        value += f" ± {report.spread[metric]:.2g}"
     return f"{where}: {metric} {value} after {record.amount(report.resource)}, {report.seconds:.1f} s"

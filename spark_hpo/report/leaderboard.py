@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from spark_hpo.objective import Objective
+from spark_hpo.ranking import by_score
 from spark_hpo.trial import Params, Trial, TrialState, flatten
 
 COLUMNS = ("trial", "state", "rung", "resource", "value", "seconds")
@@ -41,7 +42,10 @@ def leaderboard(trials: Iterable[Trial], objective: Objective, front: Collection
 
 def ranked(trials: Iterable[Trial]) -> list[Trial]:
     """Sort trials, the best first and failed ones last. Ties are in the order of their ids."""
-    return sorted(trials, key=lambda trial: (trial.score, trial.state is TrialState.FAILED, trial.trial_id))
+    return sorted(
+        trials,
+        key=lambda trial: (*by_score(trial)[:2], trial.state is TrialState.FAILED, trial.trial_id),
+    )
 
 
 def value(trial: Trial, objective: Objective) -> float:

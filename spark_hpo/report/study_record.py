@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from spark_hpo.config import ObjectiveConfig, SearchConfig, StoppingConfig
@@ -27,7 +27,7 @@ from spark_hpo.study_dir.journal import (
 )
 from spark_hpo.study_dir.lease import is_held
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.trial import Assignment, Report, Split, Trial
+from spark_hpo.trial import Assignment, AssignmentKey, Report, Split, Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,7 @@ class Attempt:
     ended: float | None = None  # None: in flight, or its driver died
     report: Report | None = None
     is_lost: bool = False  # another attempt followed
+    is_merged: bool = False  # stands for the folds of a slot
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +54,7 @@ class StudyRecord:
     space: Space
     trials: Mapping[int, Trial]
     tests: Mapping[int, Report]  # by trial: its evaluation on the test split
+    finals: Mapping[int, Report] = field(default_factory=dict)  # by trial: its final model, after folds
     drivers: Sequence[Driver]
     is_running: bool
     constant: ConstantAnswer | None = None  # None: not known, as before the end of the search
@@ -91,6 +93,7 @@ class StudyRecord:
             space=space,
             trials=journal.trials,
             tests=journal.tests,
+            finals=journal.finals,
             drivers=tuple(drivers_of(journal.past, time.time() if is_running else None)),
             is_running=is_running,
             constant=ConstantAnswer.load(storage),
@@ -139,14 +142,21 @@ class StudyRecord:
         return ending_of(event for driver in self.drivers for event in driver.events)
 
     @cached_property
+    def _all_attempts(self) -> tuple[Attempt, ...]:
+        return tuple(_attempts(event for driver in self.drivers for event in driver.events))
+
+    @property
     def attempts(self) -> tuple[Attempt, ...]:
         """All attempts, in the order in which they began."""
-        return tuple(_attempts(event for driver in self.drivers for event in driver.events))
+        return tuple(attempt for attempt in self._all_attempts if not attempt.is_merged)
 
     @cached_property
     def reported(self) -> tuple[Attempt, ...]:
-        """Attempts that were not lost and reported on the validation split, in the order of the reports."""
-        done = [a for a in self.attempts if a.report is not None and not a.is_lost and _is_training(a)]
+        """Attempts that were not lost and reported on the validation split, in the order of the reports.
+
+        The folds of a slot count as one attempt, with the report of the slot.
+        """
+        done = [a for a in self._all_attempts if a.report is not None and not a.is_lost and _is_training(a)]
         return tuple(sorted(done, key=lambda attempt: attempt.ended or 0.0))
 
     @cached_property
@@ -171,20 +181,32 @@ class StudyRecord:
 
 
 def _is_training(attempt: Attempt) -> bool:
-    return attempt.assignment.split is Split.VALIDATION
+    return attempt.assignment.split is Split.VALIDATION and attempt.assignment.fold is None
 
 
 def _attempts(events: Iterator[Event]) -> Iterator[Attempt]:
     begun: list[Attempt] = []
-    open_: dict[int, int] = {}  # by trial: index into `begun`
+    open_: dict[AssignmentKey, int] = {}  # index into `begun`
+    folds: dict[int, Attempt] = {}  # the first one of the slot in flight, by trial
     for event in events:
         if event.kind is EventKind.ASSIGNED:
             assignment = event.assignment
-            open_[assignment.trial_id] = len(begun)
+            open_[assignment.key] = len(begun)
             begun.append(Attempt(assignment=assignment, began=event.time))
-        elif event.kind in (EventKind.REPORTED, EventKind.LOST):
+            if assignment.fold is not None:
+                folds.setdefault(assignment.trial_id, begun[-1])
+        elif event.kind in (EventKind.REPORTED, EventKind.FOLD, EventKind.LOST):
             report = event.report
-            if (index := open_.pop(report.trial_id, None)) is not None:
+            if (index := open_.pop(report.key, None)) is not None:
                 is_lost = event.kind is EventKind.LOST
                 begun[index] = replace(begun[index], ended=event.time, report=report, is_lost=is_lost)
+            elif (first := folds.pop(report.trial_id, None)) is not None:
+                begun.append(_merged(first, event))
     yield from begun
+
+
+def _merged(first: Attempt, event: Event) -> Attempt:
+    assignment = replace(
+        first.assignment, fold=None, resource_to=max(first.assignment.resource_to, event.report.resource)
+    )
+    return replace(first, assignment=assignment, ended=event.time, report=event.report, is_merged=True)

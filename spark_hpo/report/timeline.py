@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.journal import Driver, Event, EventKind
-from spark_hpo.trial import FailureKind, Split
+from spark_hpo.trial import AssignmentKey, FailureKind, Split
 
 
 class Use(StrEnum):
@@ -99,8 +99,8 @@ def timeline_of(record: StudyRecord) -> Timeline:
 def _segments(driver: Driver) -> Iterator[Segment]:
     slots = _first_count(driver.events)
     peak = slots
-    running: dict[int, Split] = {}
-    lost: set[int] = set()  # trials that wait for the next attempt
+    running: dict[AssignmentKey, Split] = {}
+    lost: set[AssignmentKey] = set()  # assignments that wait for the next attempt
     has_begun = False
     last_start = max((i for i, event in enumerate(driver.events) if _is_start(event)), default=-1)
     ends = [*(event.time for event in driver.events[1:]), driver.ended]
@@ -113,12 +113,12 @@ def _segments(driver: Driver) -> Iterator[Segment]:
                 peak = max(peak, slots)
             case EventKind.ASSIGNED:
                 has_begun = True
-                running[event.data["trial_id"]] = Split(event.data["split"])
-                lost.discard(event.data["trial_id"])
-            case EventKind.REPORTED | EventKind.LOST:
-                running.pop(event.data["trial_id"], None)
+                running[_key(event)] = Split(event.data["split"])
+                lost.discard(_key(event))
+            case EventKind.REPORTED | EventKind.FOLD | EventKind.LOST:
+                running.pop(_key(event), None)
                 if event.kind is EventKind.LOST and not _was_asked_to_stop(event):
-                    lost.add(event.data["trial_id"])
+                    lost.add(_key(event))
         end = max(moment, ends[i])
         if end > moment:
             busy = len(running)
@@ -138,6 +138,10 @@ def _segments(driver: Driver) -> Iterator[Segment]:
         moment = end
 
 
+def _key(event: Event) -> AssignmentKey:
+    return event.data["trial_id"], event.data.get("fold")
+
+
 def _is_start(event: Event) -> bool:
     return event.kind is EventKind.ASSIGNED and event.data["split"] == Split.VALIDATION
 
@@ -153,7 +157,7 @@ def _coming(events: Sequence[Event]) -> list[EventKind | None]:
     following: EventKind | None = None
     for event in reversed(events):
         coming.append(following)
-        if event.kind in (EventKind.ASSIGNED, EventKind.REPORTED, EventKind.LOST):
+        if event.kind in (EventKind.ASSIGNED, EventKind.REPORTED, EventKind.FOLD, EventKind.LOST):
             following = event.kind
     return coming[::-1]
 
@@ -163,12 +167,12 @@ def _first_count(events: Sequence[Event]) -> int:
     for event in events:
         if event.kind is EventKind.SLOTS:
             return int(event.data["slots"])
-    running: set[int] = set()
+    running: set[AssignmentKey] = set()
     most = 0
     for event in events:
         if event.kind is EventKind.ASSIGNED:
-            running.add(event.data["trial_id"])
-        elif event.kind in (EventKind.REPORTED, EventKind.LOST):
-            running.discard(event.data["trial_id"])
+            running.add(_key(event))
+        elif event.kind in (EventKind.REPORTED, EventKind.FOLD, EventKind.LOST):
+            running.discard(_key(event))
         most = max(most, len(running))
     return most

@@ -6,23 +6,27 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from spark_hpo.ranking import as_reported
+from spark_hpo.search.scheduler import Slot
 from spark_hpo.study.decider import Decider
 from spark_hpo.study.incumbents import Incumbents
 from spark_hpo.study.progress import Progress
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.journal import Journal
-from spark_hpo.study_dir.retention import Owner, Retention
-from spark_hpo.trial import Assignment, Report, Split, Trial, TrialState
+from spark_hpo.study_dir.retention import BEST, Owner, Retention
+from spark_hpo.trial import Assignment, AssignmentKey, Report, Split, Trial, TrialState
 
 
 class Attempts:
-    """The attempts in flight, and the only writer of the events ASSIGNED, LOST, REPORTED and SETTLED.
+    """The attempts in flight, and the only writer of ASSIGNED, LOST, FOLD, REPORTED and SETTLED.
 
     The driver may die between any two steps, so their order matters:
 
         begin:   ASSIGNED; fence off earlier attempts          then the backend may run the assignment
         lose:    LOST                                          then another attempt may begin
         finish:  REPORTED; decide; SETTLED; delete checkpoints then nothing of the assignment is left
+
+    A slot of several folds has an assignment for each; `finish_fold` ends one, with the event FOLD, and
+    `conclude` is the second half of `finish`, for the merged report of all.
 
     An event is durable before anything follows from it. So no attempt runs that the journal does not have,
     and no checkpoint is deleted before the report that replaces it is safe. A driver that resumes repeats
@@ -33,13 +37,13 @@ class Attempts:
         self._journal = journal
         self._decider = decider
         self._progress = progress
-        self._running: dict[int, Assignment] = {}  # by trial
+        self._running: dict[AssignmentKey, Assignment] = {}
         progress.running = MappingProxyType(self._running)
         self._retention = Retention(journal.storage)
         self._incumbents = Incumbents(journal.objective, self._retention)
 
     @property
-    def running(self) -> Mapping[int, Assignment]:
+    def running(self) -> Mapping[AssignmentKey, Assignment]:
         return self._running
 
     @property
@@ -53,9 +57,9 @@ class Attempts:
         self._journal.assigned(assignment)
         if assignment.attempt > 1:
             # From now on only this attempt may save checkpoints of the trial.
-            fence = layout.fence(assignment.trial_id, assignment.rung)
+            fence = layout.fence(assignment.trial_id, assignment.rung, assignment.fold)
             self._journal.storage.write(fence, str(assignment.attempt).encode())
-        self._running[assignment.trial_id] = assignment
+        self._running[assignment.key] = assignment
 
     def lose(self, report: Report) -> None:
         """End an attempt that another one will follow."""
@@ -65,36 +69,58 @@ class Attempts:
     def finish(self, report: Report) -> tuple[int, ...]:
         """End the assignment. Returns the trials that get no further one, ascending."""
         self._end(report)
-        self._journal.reported(report)
         self._progress.run += 1
+        return self.conclude(report)
+
+    def finish_fold(self, report: Report) -> None:
+        """End the assignment of one fold."""
+        self._end(report)
+        self._journal.fold_reported(report)
+        self._progress.run += 1
+        if report.attempt > 1 or report.failure is not None:
+            self._retention.tidy(*report.key)
+
+    def conclude(self, report: Report) -> tuple[int, ...]:
+        """Record the report of a slot. Returns the trials that get no further assignment, ascending."""
+        self._journal.reported(report)
         return self._settle(report)
 
-    def finish_test(self, report: Report) -> None:
-        """End an evaluation on the test split."""
+    def finish_alone(self, report: Report) -> None:
+        """End an assignment after the search: an evaluation on the test split, or a final model."""
         self._end(report)
-        if report.failure is None:
-            self._journal.reported(report)
-        else:
+        if report.failure is not None:
             self._journal.lost(report)
+            return
+        self._journal.reported(report)
+        if report.split is Split.TRAIN:
+            self.replay_final(report)
+            self._retention.tidy(report.trial_id)
 
-    def replay_begin(self, assignment: Assignment) -> None:
+    def replay_begin(self, assignment: Assignment) -> Slot:
         self._retention.keep(Owner.trial(assignment.trial_id), assignment.checkpoint)
-        self._decider.restart(assignment)
+        return self._decider.restart(assignment)
 
     def replay_finish(self, report: Report) -> None:
         self._settle(report)
+        self._progress.replayed += not self._journal.trials[report.trial_id].has_folds
+
+    def replay_fold(self) -> None:
         self._progress.replayed += 1
 
-    def sweep(self, unfinished: Collection[int]) -> None:
+    def replay_final(self, report: Report) -> None:
+        """Keep the checkpoint of a final model until there is a better trial."""
+        self._retention.keep(BEST, report.checkpoint)
+
+    def sweep(self, unfinished: Collection[AssignmentKey]) -> None:
         """Delete the checkpoints that nothing needs. Ends a replay, which deletes none.
 
         Args:
-            unfinished: trials whose next attempt continues from what the last one has saved.
+            unfinished: assignments whose next attempt continues from what the last one has saved.
         """
         self._retention.sweep(unfinished)
 
     def _end(self, report: Report) -> None:
-        del self._running[report.trial_id]
+        del self._running[report.key]
         self._progress.busy_seconds += report.seconds
 
     def _settle(self, report: Report) -> tuple[int, ...]:

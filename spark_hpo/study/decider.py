@@ -67,8 +67,8 @@ class Decider:
         if self._search.explorer is not None:
             self._search.explorer.start(slot, params)
 
-    def restart(self, assignment: Assignment) -> None:
-        """Replay the start of a slot from the journal.
+    def restart(self, assignment: Assignment) -> Slot:
+        """Replay the start of a slot from the journal. With folds, the assignment is that of its first one.
 
         Raises:
             JournalError: the scheduler would have opened another slot.
@@ -79,7 +79,8 @@ class Decider:
             bracket=assignment.bracket,
             rung=assignment.rung,
             resource_from=assignment.resource_from,
-            resource_to=assignment.resource_to,
+            # The journal has the folds one by one, and none that has not begun.
+            resource_to=slot.resource_to if slot and assignment.fold else assignment.resource_to,
             parent=None if slot is None else slot.parent,  # the journal has only the parent's checkpoint
         )
         if slot != recorded:
@@ -88,6 +89,7 @@ class Decider:
                 "started with other settings or another version. Use those, or a new study_dir"
             )
         self.start(slot, assignment.params)
+        return slot
 
     def tell(self, report: Report) -> Decision:
         """Pass a report to all parts of the search, and collect what follows from it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from spark_hpo.backend.base import Backend
@@ -35,7 +35,7 @@ class DispatchPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class _Retry:
+class _Waiting:
     assignment: Assignment
     not_before: float  # on the study's clock
 
@@ -43,7 +43,9 @@ class _Retry:
 class Dispatcher:
     """Starts attempts on the backend, gives up stalled ones, and retries those that were lost.
 
-    A trace: start(a); wait(1) -> None (a was lost and will be retried); start_retry() -> a, attempt 2;
+    Lost assignments, and folds for which there was no slot yet, wait until `start_waiting`.
+
+    A trace: start(a); wait(1) -> None (a was lost and will be retried); start_waiting() -> a, attempt 2;
         wait(1) -> a and its report, for the study to record
     """
 
@@ -62,13 +64,13 @@ class Dispatcher:
         self._storage = storage
         self._policy = policy
         self._clock = clock
-        self._retries: list[_Retry] = []
+        self._waiting: list[_Waiting] = []
         self._given_up: deque[Report] = deque()  # reports of stalled assignments
 
     @property
-    def has_retries(self) -> bool:
-        """Return whether lost assignments wait for another attempt."""
-        return bool(self._retries)
+    def waiting(self) -> Sequence[Assignment]:
+        """The assignments that wait: for another attempt, or for a slot."""
+        return [waiting.assignment for waiting in self._waiting]
 
     @property
     def is_interrupted(self) -> bool:
@@ -82,19 +84,29 @@ class Dispatcher:
 
     def resume(self, assignments: Sequence[Assignment]) -> None:
         """Retry the assignments that were in flight when an earlier driver ended."""
-        self._retries = [_Retry(self._next_attempt(a), self._clock()) for a in assignments]
+        self.enqueue(self._next_attempt(assignment) for assignment in assignments)
+
+    def enqueue(self, assignments: Iterable[Assignment]) -> None:
+        """Let assignments wait until there are slots for them."""
+        self._waiting += [_Waiting(assignment, self._clock()) for assignment in assignments]
+
+    def drop(self, trial_id: int) -> None:
+        """Drop the waiting folds of a trial that have not begun."""
+        self._waiting = [
+            w for w in self._waiting if w.assignment.trial_id != trial_id or w.assignment.attempt > 1
+        ]
 
     def start(self, assignment: Assignment) -> None:
         self._attempts.begin(assignment)
         self._backend.submit(assignment)
 
-    def start_retry(self) -> Assignment | None:
-        """Start one of the waiting retries, if one is due."""
+    def start_waiting(self) -> Assignment | None:
+        """Start one of the waiting assignments, if one is due."""
         now = self._clock()
-        due = next((retry for retry in self._retries if retry.not_before <= now), None)
+        due = next((waiting for waiting in self._waiting if waiting.not_before <= now), None)
         if due is None:
             return None
-        self._retries.remove(due)
+        self._waiting.remove(due)
         self.start(due.assignment)
         return due.assignment
 
@@ -115,15 +127,15 @@ class Dispatcher:
             report = self._given_up.popleft()
         if report is None:
             return None
-        assignment = self._attempts.running[report.trial_id]
+        assignment = self._attempts.running[report.key]
         if report.failure is not None:
             self._log_stacks(assignment)
         delay = self._retry_delay(assignment, report)
         if delay is None:
-            self._failures.ended(report.trial_id)
+            self._failures.ended(report)
             return assignment, report
         self._attempts.lose(report)
-        self._retries.append(_Retry(self._next_attempt(assignment), self._clock() + delay))
+        self._waiting.append(_Waiting(self._next_attempt(assignment), self._clock() + delay))
         return None
 
     def run_alone(self, assignment: Assignment) -> Report:
@@ -139,9 +151,12 @@ class Dispatcher:
             if done is not None:
                 return done[1]
             if self.is_interrupted:
-                raise KeyboardInterrupt  # an evaluation has no state to save
+                if not assignment.is_evaluation:  # which has no state to save
+                    for _, report in self.drain():
+                        return report
+                raise KeyboardInterrupt
             if not self._attempts.running:
-                self.start_retry()
+                self.start_waiting()
 
     def drain(self) -> Iterator[tuple[Assignment, Report]]:
         """Ask running trials to save their state and stop. Yields those that end for good meanwhile."""
@@ -187,10 +202,10 @@ class Dispatcher:
         supervisor = self._policy.supervisor
         if supervisor is None:
             return
-        ended = None if report is None else report.trial_id
-        running = [a for a in self._attempts.running.values() if a.trial_id != ended]
+        ended = None if report is None else report.key
+        running = [a for a in self._attempts.running.values() if a.key != ended]
         for assignment, reason in supervisor.stalled(running):
-            self._backend.cancel(assignment.trial_id)
+            self._backend.cancel(*assignment.key)
             failure = Failure(kind=FailureKind.INFRASTRUCTURE, message=reason)
             self._given_up.append(Report.failed(assignment, failure))
 

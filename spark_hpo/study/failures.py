@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from spark_hpo.errors import DataError, StorageError, TooManyFailures
-from spark_hpo.trial import Assignment, Failure, FailureKind, Report, Trial, TrialState
+from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report, Trial, TrialState
 
 _MOST_DELAY_S = 60.0
 _LEAST_FAILED = 10  # below, a share means nothing
@@ -34,7 +34,7 @@ class Failures:
 
     def __init__(self, policy: FailurePolicy) -> None:
         self._policy = policy
-        self._retries: dict[int, int] = {}  # of the assignment in flight, by trial
+        self._retries: dict[AssignmentKey, int] = {}  # of the assignments in flight
         self.excluded_files: tuple[str, ...] = ()  # of the table, unreadable, in the order of discovery
 
     def retry_delay(
@@ -54,7 +54,7 @@ class Failures:
             return 0.0
         if not failure.kind.is_passing:
             return None
-        done = self._retries.get(report.trial_id, 0)
+        done = self._retries.get(report.key, 0)
         if done >= self._policy.max_infra_retries:
             if failure.kind is FailureKind.STORAGE:
                 raise StorageError(
@@ -62,12 +62,12 @@ class Failures:
                     "to resume"
                 )
             return None
-        self._retries[report.trial_id] = done + 1
+        self._retries[report.key] = done + 1
         return float(min(self._policy.retry_delay_s * 2**done, _MOST_DELAY_S))
 
-    def ended(self, trial_id: int) -> None:
-        """Reset the retries of a trial, whose assignment has ended."""
-        self._retries.pop(trial_id, None)
+    def ended(self, report: Report) -> None:
+        """Forget the retries of an assignment that has ended."""
+        self._retries.pop(report.key, None)
 
     def replay(self, assignment: Assignment) -> None:
         """Take over the files that an earlier driver has excluded."""

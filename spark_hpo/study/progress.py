@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from spark_hpo.trial import Assignment
+from spark_hpo.trial import Assignment, AssignmentKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Progress:
     """Counters of a running study."""
 
     slots: int = 0
-    running: Mapping[int, Assignment] = field(default_factory=dict)  # in flight, by trial
+    running: Mapping[AssignmentKey, Assignment] = field(default_factory=dict)  # in flight
     resource_spent: int = 0  # epochs trained in reported assignments
     run: int = 0  # assignments reported to this driver
     replayed: int = 0  # assignments that were in the journal before

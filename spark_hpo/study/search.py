@@ -23,6 +23,7 @@ class Search:
     stopping: Sequence[StoppingRule] = ()
     first_max_trials: int | None = None  # that might start when the study began; None: no limit
     max_trials: int | None = None  # that may start now
+    has_folds: bool = False  # a unit of the resource is a fold of a cross-validation
     seed: int = 0  # each trial derives the seed of its training from it
     warning: str | None = None  # for the user, in one line: something about the combination of these parts
 

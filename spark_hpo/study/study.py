@@ -18,11 +18,12 @@ from spark_hpo.study.callback import Callback, call_each
 from spark_hpo.study.decider import Decider
 from spark_hpo.study.dispatch import Dispatcher, DispatchPolicy
 from spark_hpo.study.failures import Failures
+from spark_hpo.study.folds import Folds
 from spark_hpo.study.progress import Budget, Progress
 from spark_hpo.study.search import Search
 from spark_hpo.study_dir.journal import EventKind, Journal
 from spark_hpo.tracking.tracker import Tracker
-from spark_hpo.trial import Assignment, Params, Report, Split, Trial, TrialState
+from spark_hpo.trial import Assignment, AssignmentKey, Params, Report, Split, Trial, TrialState
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Study:
         self._seed = search.seed
         self._first_max_trials, self._max_trials = search.first_max_trials, search.max_trials
         self._define_by_run = search.sampler.is_define_by_run
+        self._has_folds = search.has_folds
         self._backend = backend
         self._tracker = tracker
         self._policy = policy
@@ -63,6 +65,8 @@ class Study:
         self._failures = Failures(policy.failures)
         self._attempts = Attempts(journal, self._decider, self.progress)
         self._dispatcher = Dispatcher(backend, self._attempts, self._failures, journal.storage, policy, clock)
+        self._folds = Folds()
+        self._finals: dict[int, Assignment] = {}  # begun by an earlier driver and not ended, by trial
         self._idle_since: float | None = None
         self._stop_reason: str | None = None
         self._is_resumed = False
@@ -102,7 +106,8 @@ class Study:
             return
         unfinished = self._replay()
         self._dispatcher.resume(unfinished)
-        self._attempts.sweep([assignment.trial_id for assignment in unfinished])
+        self._attempts.sweep([assignment.key for assignment in (*unfinished, *self._finals.values())])
+        self._resume_folds()
         self._is_resumed = True
 
     def run(self) -> str:
@@ -145,23 +150,46 @@ class Study:
         known = self._journal.tests.get(trial.trial_id)
         if known is not None and known.resource == trial.resource:
             return dict(known.metrics)
+        return dict(self._run_alone(self._after_search(trial, Split.TEST, trial.resource)).metrics)
+
+    def train_final(self, trial: Trial) -> Trial:
+        """Train the final model of a cross-validation, on all training rows, unless the journal has it.
+
+        Returns:
+            The trial with the checkpoint of that model; without folds, the same trial.
+
+        Raises:
+            DataError: the table is damaged.
+            TrialError: the training failed.
+        """
+        if trial.has_folds and self._journal.with_final(trial) is trial:
+            assignment = self._after_search(trial, Split.TRAIN, 0)
+            begun = self._finals.pop(trial.trial_id, None)
+            if begun is not None:
+                assignment = replace(assignment, attempt=begun.attempt + 1)
+            self._run_alone(assignment)
+        return self._journal.with_final(trial)
+
+    def _after_search(self, trial: Trial, split: Split, resource_from: int) -> Assignment:
         slot = Slot(
             trial_id=trial.trial_id,
             bracket=trial.bracket,
             rung=trial.rung,
-            resource_from=trial.resource,
+            resource_from=resource_from,
             resource_to=trial.resource,
         )
-        assignment = replace(self._assignment(slot, trial.params, trial.checkpoint), split=Split.TEST)
+        return replace(self._assignment(slot, trial.params, trial.checkpoint), split=split)
+
+    def _run_alone(self, assignment: Assignment) -> Report:
         try:
             report = self._dispatcher.run_alone(assignment)
         except BaseException:  # also an interrupt: no trial may train on without a driver
             self._backend.close()
             raise
-        self._attempts.finish_test(report)
+        self._attempts.finish_alone(report)
         if report.failure is not None:
             raise TrialError(f"{assignment} failed: {report.failure.message}\n{report.failure.traceback}")
-        return dict(report.metrics)
+        return report
 
     def _loop(self) -> str:
         began, spent_before = self._clock(), self._journal.seconds
@@ -172,9 +200,9 @@ class Study:
                 self.progress.slot_seconds += (now - last) * self.progress.slots
                 self.progress.seconds, last = spent_before + now - began, now
                 stopped_by = self._end_reason()
-                if stopped_by is None or self._dispatcher.has_retries:
-                    self._launch(only_retries=stopped_by is not None)
-                if not self.progress.running and not self._dispatcher.has_retries and stopped_by is not None:
+                if stopped_by is None or self._dispatcher.waiting:
+                    self._launch(only_waiting=stopped_by is not None)
+                if not self.progress.running and not self._dispatcher.waiting and stopped_by is not None:
                     return stopped_by
                 self._check_idle(now)
                 if (done := self._dispatcher.wait()) is not None:
@@ -195,7 +223,8 @@ class Study:
             return "trials" if len(self.trials) == self.budget.trials else "search_space"
         if self.budget.resource is not None:
             # Only if there is such a limit: with a thousand slots this sum is most of the driver's time.
-            committed = sum(a.resource_to - a.resource_from for a in self.progress.running.values())
+            begun = [*self.progress.running.values(), *self._dispatcher.waiting]
+            committed = sum(a.resource_to - a.resource_from for a in begun)
             if self.progress.resource_spent + committed >= self.budget.resource:
                 return "resource"
         if self.budget.seconds is not None and self.progress.seconds >= self.budget.seconds:
@@ -210,26 +239,30 @@ class Study:
             self.progress.slots = slots
             self._journal.slots(slots)
 
-    def _launch(self, *, only_retries: bool) -> None:
+    def _launch(self, *, only_waiting: bool) -> None:
         self._update_slots()
         while len(self.progress.running) < self.progress.slots:
-            assignment = self._dispatcher.start_retry()
+            assignment = self._dispatcher.start_waiting()
             if assignment is None:
-                slot = None if only_retries else self._decider.next_slot()
+                slot = None if only_waiting else self._decider.next_slot()
                 if slot is None:
                     return
-                assignment = self._open(slot)
+                assignment, *others = self._open(slot)
+                self._dispatcher.enqueue(others)
                 self._dispatcher.start(assignment)
+            if assignment.fold is not None:
+                self._folds.begin(assignment.trial_id, assignment.fold)
             self._tracker.sync(self._journal)
             logger.info("%s: started with %s", assignment, dict(assignment.params))
             trial = self.trials[assignment.trial_id]
-            if trial.ended_at is None and assignment.attempt == 1:
+            if trial.ended_at is None and assignment.attempt == 1 and assignment.fold in (None, 1):
                 call_each(self._callbacks, Callback.on_trial_start, self, trial)
             call_each(self._callbacks, Callback.on_assigned, self, assignment)
-            if not only_retries and self._end_reason() is not None:
+            if not only_waiting and self._end_reason() is not None:
                 return
 
-    def _open(self, slot: Slot) -> Assignment:
+    def _open(self, slot: Slot) -> list[Assignment]:
+        """Open a slot. Returns its assignments: one, or one per fold."""
         trial = self.trials.get(slot.trial_id)
         if trial is not None:
             params, checkpoint = trial.params, trial.checkpoint
@@ -239,7 +272,13 @@ class Study:
         else:
             params, checkpoint = self._decider.propose(slot), None
         self._decider.start(slot, params)
-        return self._assignment(slot, params, checkpoint)
+        if not self._has_folds:
+            return [self._assignment(slot, params, checkpoint)]
+        return [self._fold(slot, params, fold) for fold in self._folds.open(slot)]
+
+    def _fold(self, slot: Slot, params: Params, fold: int) -> Assignment:
+        one = replace(slot, resource_from=fold - 1, resource_to=fold)
+        return replace(self._assignment(one, params, None), fold=fold)
 
     def _assignment(self, slot: Slot, params: Params, checkpoint: str | None) -> Assignment:
         return Assignment(
@@ -263,7 +302,7 @@ class Study:
             CapacityError: for longer than `slot_timeout_s`.
             ConfigError: the scheduler opens no slot although there is room for one.
         """
-        if self.progress.running or (self.progress.slots and self._dispatcher.has_retries):
+        if self.progress.running or (self.progress.slots and self._dispatcher.waiting):
             self._idle_since = None
             return
         if self.progress.slots:
@@ -280,7 +319,32 @@ class Study:
 
     def _finish(self, assignment: Assignment, report: Report) -> None:
         """Record an assignment that has ended for good, and report it to the user."""
-        ended = self._attempts.finish(report)
+        if assignment.fold is None:
+            self._announce(assignment, report, self._attempts.finish(report))
+            return
+        self._attempts.finish_fold(report)
+        self._folds.add(report)
+        if not report.scored_metrics:
+            reason = "pruned" if report.failure is None else f"failed: {report.failure.message}"
+            logger.warning("%s: %s", assignment, reason)
+            self._dispatcher.drop(report.trial_id)
+        else:
+            metric = self.objective.metric
+            logger.info("%s: %s = %.6g, %.1f s", assignment, metric, report.metrics[metric], report.seconds)
+        self._tracker.sync(self._journal)
+        self._conclude_folds(report.trial_id)
+
+    def _conclude_folds(self, trial_id: int) -> None:
+        """Record the report of a slot when its last fold has ended."""
+        merged = self._folds.merged(trial_id)
+        if merged is not None:
+            slot = self._folds.slot(trial_id)
+            self._folds.close(trial_id)
+            assignment = self._assignment(slot, self.trials[trial_id].params, None)
+            self._announce(assignment, merged, self._attempts.conclude(merged))
+
+    def _announce(self, assignment: Assignment, report: Report, ended: Sequence[int]) -> None:
+        """Report a trial that has ended its rung to the user."""
         failure = report.failure
         if failure is not None:
             logger.warning("%s failed: %s\n%s", assignment, failure.message, failure.traceback)
@@ -310,7 +374,7 @@ class Study:
         Returns:
             The last attempts of assignments that were in flight.
         """
-        in_flight: dict[int, Assignment] = {}  # by trial
+        in_flight: dict[AssignmentKey, Assignment] = {}
         max_trials = self._first_max_trials
         for event in self._journal.past:
             if event.kind is EventKind.BUDGET:
@@ -319,13 +383,40 @@ class Study:
             elif event.kind is EventKind.ASSIGNED and event.assignment.split is Split.VALIDATION:
                 assignment = event.assignment
                 self._failures.replay(assignment)
-                if assignment.trial_id not in in_flight:
-                    self._attempts.replay_begin(assignment)
-                in_flight[assignment.trial_id] = assignment
-            elif event.kind is EventKind.REPORTED and (report := event.report).split is Split.VALIDATION:
-                del in_flight[report.trial_id]
-                self._attempts.replay_finish(report)
+                is_open = assignment.key in in_flight or assignment.trial_id in self._folds
+                slot = None if is_open else self._attempts.replay_begin(assignment)
+                if assignment.fold is not None:
+                    if slot is not None:
+                        self._folds.open(slot)
+                    self._folds.begin(assignment.trial_id, assignment.fold)
+                in_flight[assignment.key] = assignment
+            elif event.kind is EventKind.ASSIGNED and event.assignment.is_final:
+                self._finals[event.assignment.trial_id] = event.assignment
+            elif event.kind is EventKind.FOLD:
+                del in_flight[event.report.key]
+                self._folds.add(event.report)
+                self._attempts.replay_fold()
+            elif event.kind is EventKind.REPORTED:
+                self._replay_report(event.report, in_flight)
         if max_trials != self._max_trials:
             self._journal.changed_budget(self._max_trials)
             self._decider.limit_trials(self._max_trials)
         return list(in_flight.values())
+
+    def _replay_report(self, report: Report, in_flight: dict[AssignmentKey, Assignment]) -> None:
+        if report.split is Split.TRAIN:
+            self._finals.pop(report.trial_id, None)
+            self._attempts.replay_final(report)
+        elif report.split is Split.VALIDATION:
+            if report.trial_id in self._folds:
+                self._folds.close(report.trial_id)
+            else:
+                del in_flight[report.key]
+            self._attempts.replay_finish(report)
+
+    def _resume_folds(self) -> None:
+        """Continue the slots of which an earlier driver has run some folds."""
+        for trial_id in self._folds:
+            slot, params = self._folds.slot(trial_id), self.trials[trial_id].params
+            self._dispatcher.enqueue(self._fold(slot, params, fold) for fold in self._folds.waiting(trial_id))
+            self._conclude_folds(trial_id)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from spark_hpo.errors import StorageError
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.trial import Assignment
+from spark_hpo.trial import Assignment, AssignmentKey
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +54,12 @@ class Supervisor:
         self._clock = clock
         self._interval = min(max(rank_timeout_s / _CHECKS, _SHORTEST_S), _LONGEST_S)
         self._checked = clock()
-        self._heartbeats: dict[tuple[int, int], _Heartbeat] = {}  # by trial and attempt
+        self._heartbeats: dict[tuple[AssignmentKey, int], _Heartbeat] = {}  # by key and attempt
 
     def stalled(self, running: Iterable[Assignment]) -> Iterator[tuple[Assignment, str]]:
         """The assignments to give up, each with the reason. Reads files only when a check is due."""
         now = self._clock()
-        assignments = {(a.trial_id, a.attempt): a for a in running}
+        assignments = {(a.key, a.attempt): a for a in running}
         self._heartbeats = {key: beat for key, beat in self._heartbeats.items() if key in assignments}
         for key in assignments:
             self._heartbeats.setdefault(key, _Heartbeat(None, now))
@@ -70,7 +70,7 @@ class Supervisor:
         for key, assignment in assignments.items():
             beat = self._heartbeats[key]
             try:
-                value = self._storage.read(layout.progress(*key))
+                value = self._storage.read(_progress(assignment))
             except StorageError as exc:
                 logger.warning("cannot read the progress of %s: %s", assignment, exc)
                 value, beat.since = beat.value, now  # an outage of the storage must not end assignments
@@ -87,7 +87,7 @@ class Supervisor:
 
     def take_stacks(self, assignment: Assignment) -> str:
         """Read and delete the stack traces that the ranks of an ended assignment have left."""
-        prefix = f"{assignment.trial_id:06d}-{assignment.attempt}"
+        prefix = _progress(assignment).removeprefix(f"{layout.PROGRESS}/")
         stacks = []
         for name in self._storage.names(layout.PROGRESS):
             path = f"{layout.PROGRESS}/{name}"
@@ -97,3 +97,7 @@ class Supervisor:
             if name == prefix or name.startswith(f"{prefix}-"):
                 self._storage.delete(path)
         return "\n".join(stacks)
+
+
+def _progress(assignment: Assignment) -> str:
+    return layout.progress(assignment.trial_id, assignment.attempt, assignment.fold)

@@ -33,7 +33,8 @@ class EventKind(StrEnum):
 
     OPENED = "opened"  # a driver has started; has the facts about it, and which older events it has read
     ASSIGNED = "assigned"  # an assignment is about to be submitted
-    REPORTED = "reported"  # an assignment has ended for good
+    REPORTED = "reported"  # an assignment has ended for good; with folds, all folds of a slot have
+    FOLD = "fold"  # the assignment of one fold has ended for good
     LOST = "lost"  # an attempt has ended without a result; another one follows
     SETTLED = "settled"  # trials are stopped or completed
     BUDGET = "budget"  # the number of trials that may start has changed
@@ -189,6 +190,7 @@ class Journal:
         self._log: Log | None = None
         self._is_closed = False
         self.tests: dict[int, Report] = {}  # evaluations on the test split, by trial
+        self.finals: dict[int, Report] = {}  # final models of a cross-validation, by trial
         logs = _read_logs(storage)
         # The events of earlier drivers, for the replay.
         self.past: tuple[Event, ...] = tuple(event for epoch in sorted(logs) for event in logs[epoch])
@@ -259,6 +261,12 @@ class Journal:
         """The number of trials in each state, in constant time."""
         return MappingProxyType(self._states)
 
+    def with_final(self, trial: Trial) -> Trial:
+        """Return a trial with the checkpoint of its final model, if one was trained after its folds."""
+        final = self.finals.get(trial.trial_id)
+        is_final = final is not None and final.resource == trial.resource
+        return replace(trial, checkpoint=final.checkpoint) if final is not None and is_final else trial
+
     def changed_since(self, sequence: int) -> Iterable[Trial]:
         """The trials that an event after this one has changed, in the order of their ids."""
         latest_first = (self._trials[trial_id] for trial_id in reversed(self._changed))
@@ -275,6 +283,9 @@ class Journal:
 
     def reported(self, report: Report) -> None:
         self._append(EventKind.REPORTED, report.to_json())
+
+    def fold_reported(self, report: Report) -> None:
+        self._append(EventKind.FOLD, report.to_json())
 
     def lost(self, report: Report) -> None:
         self._append(EventKind.LOST, report.to_json())
@@ -357,12 +368,15 @@ class Journal:
                         rung=assignment.rung,
                         started_at=event.time,
                         is_define_by_run=assignment.is_define_by_run,
+                        has_folds=assignment.fold is not None,
                     )
                     self._put(replace(trial, state=TrialState.RUNNING))
             case EventKind.REPORTED:
                 report = event.report
                 if report.split is Split.TEST:
                     self.tests[report.trial_id] = report
+                elif report.split is Split.TRAIN:
+                    self.finals[report.trial_id] = report
                 else:
                     trial = self._trials[report.trial_id]
                     score = self._objective.score(report.scored_metrics)
@@ -373,6 +387,8 @@ class Journal:
                     self._put(replace(self._trials[trial_id], state=state))
             case EventKind.CLOSED:
                 Ending.from_json(event.data)  # raises where the record is damaged
+            case EventKind.FOLD:
+                Report.from_json(event.data)  # raises where the record is damaged
             case EventKind.LOST | EventKind.BUDGET | EventKind.SLOTS | EventKind.OPENED:
                 pass
 

@@ -10,9 +10,9 @@ STOP = "control/stop"
 """While this file exists, ranks save their state and stop."""
 
 
-def checkpoints(trial_id: int) -> str:
-    """The folder of a trial's checkpoints."""
-    return f"{CHECKPOINTS}/trial-{trial_id:06d}"
+def checkpoints(trial_id: int, fold: int | None = None) -> str:
+    """The folder of the checkpoints of a trial, or of one of its folds."""
+    return f"{CHECKPOINTS}/trial-{trial_id:06d}{_of_fold(fold)}"
 
 
 def checkpoint(trial_id: int, resource: int, attempt: int) -> str:
@@ -20,24 +20,28 @@ def checkpoint(trial_id: int, resource: int, attempt: int) -> str:
     return f"{checkpoints(trial_id)}/{resource:06d}-{attempt}.pt"
 
 
-def partial(trial_id: int, attempt: int) -> str:
+def partial(trial_id: int, attempt: int, fold: int | None = None) -> str:
     """The latest checkpoint of an attempt within its assignment."""
-    return f"{checkpoints(trial_id)}/partial-{attempt}.pt"
+    return f"{checkpoints(trial_id, fold)}/partial-{attempt}.pt"
 
 
-def fence(trial_id: int, rung: int) -> str:
+def fence(trial_id: int, rung: int, fold: int | None = None) -> str:
     """The number of the attempt that may save checkpoints. Exists from the second attempt on."""
-    return f"fences/trial-{trial_id:06d}-{rung}"
+    return f"fences/trial-{trial_id:06d}{_of_fold(fold)}-{rung}"
 
 
-def progress(trial_id: int, attempt: int) -> str:
+def progress(trial_id: int, attempt: int, fold: int | None = None) -> str:
     """The number of steps of an attempt's rank 0. Short attempts write none."""
-    return f"{PROGRESS}/{trial_id:06d}-{attempt}"
+    return f"{PROGRESS}/{trial_id:06d}{_of_fold(fold)}-{attempt}"
 
 
-def stacks(trial_id: int, attempt: int, rank: int) -> str:
+def stacks(trial_id: int, attempt: int, rank: int, fold: int | None = None) -> str:
     """The stack trace of a rank that has stalled."""
-    return f"{progress(trial_id, attempt)}-rank-{rank}"
+    return f"{progress(trial_id, attempt, fold)}-rank-{rank}"
+
+
+def _of_fold(fold: int | None) -> str:
+    return "" if fold is None else f"-fold-{fold}"
 
 
 def peers(segment: int) -> str:

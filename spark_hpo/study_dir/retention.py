@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.storage import Storage
+from spark_hpo.trial import AssignmentKey
 
 
 class Role(StrEnum):
@@ -68,19 +69,19 @@ class Retention:
         """Note that the owner needs no checkpoint any more."""
         self.keep(owner, None)
 
-    def tidy(self, trial_id: int) -> None:
-        """Delete what lost attempts of a trial have saved."""
+    def tidy(self, trial_id: int, fold: int | None = None) -> None:
+        """Delete what lost attempts of a trial, or of one of its folds, have saved."""
         if self._is_live:
-            self._delete_unowned(layout.checkpoints(trial_id))
+            self._delete_unowned(layout.checkpoints(trial_id, fold))
 
-    def sweep(self, unfinished: Collection[int] = ()) -> None:
+    def sweep(self, unfinished: Collection[AssignmentKey] = ()) -> None:
         """Delete every checkpoint without an owner, and from now on each one that loses its last owner.
 
         Args:
-            unfinished: trials whose next attempt continues from what the last one has saved.
+            unfinished: assignments whose next attempt continues from what the last one has saved.
         """
         self._is_live = True
-        spared = {layout.checkpoints(trial_id).rpartition("/")[2] for trial_id in unfinished}
+        spared = {layout.checkpoints(*key).rpartition("/")[2] for key in unfinished}
         for folder in self._storage.names(layout.CHECKPOINTS):
             if folder not in spared:
                 self._delete_unowned(f"{layout.CHECKPOINTS}/{folder}")

@@ -35,7 +35,7 @@ class AttemptCheckpoints:
         self._storage = storage
         self._assignment = assignment
         self._world = world
-        self._partial = layout.partial(assignment.trial_id, assignment.attempt)
+        self._partial = self._partial_of(assignment.attempt)
         self._has_partial = False
 
     def resume(self, load: Callable[[Mapping[str, Any]], None]) -> bool:
@@ -56,7 +56,7 @@ class AttemptCheckpoints:
         if number == 0:
             return False
         if state is None:
-            state = checkpoint.load(self._storage, layout.partial(self._assignment.trial_id, number))
+            state = checkpoint.load(self._storage, self._partial_of(number))
         del state[_ASSIGNMENT]
         load(state)
         return True
@@ -72,24 +72,32 @@ class AttemptCheckpoints:
         path = layout.checkpoint(self._assignment.trial_id, resource, self._assignment.attempt)
         if self._world.rank == 0:
             self._save(path, state)
-            if self._has_partial:
-                with contextlib.suppress(StorageError):  # a file that is left over does no harm
-                    self._storage.delete(self._partial)
+            self.delete_partial()
         return path
 
+    def delete_partial(self) -> None:
+        """Delete what this attempt has saved within the assignment."""
+        if self._has_partial:
+            with contextlib.suppress(StorageError):  # a file that is left over does no harm
+                self._storage.delete(self._partial)
+
+    def _partial_of(self, attempt: int) -> str:
+        return layout.partial(self._assignment.trial_id, attempt, self._assignment.fold)
+
     def _save(self, path: str, state: Mapping[str, Any]) -> None:
-        fence = self._storage.read(layout.fence(self._assignment.trial_id, self._assignment.rung))
-        if fence is not None and int(fence) > self._assignment.attempt:
+        assignment = self._assignment
+        fence = self._storage.read(layout.fence(assignment.trial_id, assignment.rung, assignment.fold))
+        if fence is not None and int(fence) > assignment.attempt:
             raise StorageError(
                 f"{self._storage.url}/{path}: not saved, because the driver has given attempt "
-                f"{self._assignment.attempt} up and started attempt {int(fence)}"
+                f"{assignment.attempt} up and started attempt {int(fence)}"
             )
         checkpoint.save(self._storage, path, state)
 
     def _newest(self) -> tuple[int, dict[str, Any] | None]:
         """Return the number and the state of the last attempt that saved one; 0 and None: there is none."""
         for number in range(self._assignment.attempt - 1, 0, -1):
-            path = layout.partial(self._assignment.trial_id, number)
+            path = self._partial_of(number)
             if not self._storage.size(path):
                 continue
             try:

@@ -36,8 +36,8 @@ class Watchdog:
             limit_s: the longest time without progress; None: the rank is not watched.
         """
         self._storage = storage
-        self._progress_path = layout.progress(assignment.trial_id, assignment.attempt)
-        self._stacks_path = layout.stacks(assignment.trial_id, assignment.attempt, rank)
+        self._progress_path = layout.progress(assignment.trial_id, assignment.attempt, assignment.fold)
+        self._stacks_path = layout.stacks(assignment.trial_id, assignment.attempt, rank, assignment.fold)
         self._reports_progress = rank == 0
         self._limit_s = limit_s
         self._progress: Callable[[], int | None] = lambda: 0

@@ -39,7 +39,10 @@ def run_rank(
         The same metrics on every rank. Rank 0 has saved the checkpoint that the report names.
     """
     report = Report.started(assignment)
-    key = f"{spec.study_id}/{assignment.trial_id}/{assignment.rung}/{assignment.split}/{assignment.attempt}"
+    key = "/".join(
+        str(part)
+        for part in (spec.study_id, *assignment.key, assignment.rung, assignment.split, assignment.attempt)
+    )
     try:
         devices = [torch.device("cuda", gpu) for gpu in gpus] or [torch.device("cpu")]
         if gpus:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_hpo.errors import ConfigError
-from spark_hpo.trial import Assignment, Failure, FailureKind, Params, Report
+from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Params, Report
 
 _SPREAD_OF_LAUNCHES = 0.2  # launches take from e^-0.2 to e^0.2 of launch_s
 
@@ -100,8 +100,8 @@ class SimulatedBackend:
         self._changes = deque(sorted(self._disturbances.slots_from))
         self._now = 0.0
         self._num_submitted = 0
-        self._running: dict[int, _Run] = {}  # by trial
-        self._ends: list[tuple[float, int, int]] = []  # (virtual second, number, trial), a heap
+        self._running: dict[AssignmentKey, _Run] = {}
+        self._ends: list[tuple[float, int, AssignmentKey]] = []  # (virtual second, number, key), a heap
         self._queue: deque[Assignment] = deque()  # submitted beyond the slots
         self._lost: deque[Report] = deque()  # of slots that were removed
         self._occupied: list[tuple[float, float]] = []  # begin and end of the assignments that have ended
@@ -128,22 +128,23 @@ class SimulatedBackend:
                 self._now += timeout
                 return None
             if ends_at is not None and ends_at <= changes_at:
-                _, _, trial_id = heapq.heappop(self._ends)
+                _, _, key = heapq.heappop(self._ends)
                 self._now = ends_at
-                return self._end(trial_id).report
+                return self._end(key).report
             self._change_slots()
 
-    def cancel(self, trial_id: int) -> None:
-        self._queue = deque(a for a in self._queue if a.trial_id != trial_id)
-        self._lost = deque(r for r in self._lost if r.trial_id != trial_id)
-        if trial_id in self._running:
-            self._end(trial_id)
+    def cancel(self, trial_id: int, fold: int | None = None) -> None:
+        key = trial_id, fold
+        self._queue = deque(a for a in self._queue if a.key != key)
+        self._lost = deque(r for r in self._lost if r.key != key)
+        if key in self._running:
+            self._end(key)
 
     def close(self) -> None:
         self._queue.clear()
         self._lost.clear()
-        for trial_id in list(self._running):
-            self._end(trial_id)
+        for key in list(self._running):
+            self._end(key)
 
     def busy(self, until: float) -> float:
         """The share of slot time, from the start to a virtual second, that assignments have used."""
@@ -157,19 +158,19 @@ class SimulatedBackend:
     def _start(self, assignment: Assignment) -> None:
         self._num_submitted += 1
         report = self._outcome(assignment)
-        self._running[assignment.trial_id] = _Run(self._num_submitted, self._now, report)
-        heapq.heappush(self._ends, (self._now + report.seconds, self._num_submitted, assignment.trial_id))
+        self._running[assignment.key] = _Run(self._num_submitted, self._now, report)
+        heapq.heappush(self._ends, (self._now + report.seconds, self._num_submitted, assignment.key))
 
     def _next_end(self) -> float | None:
         while self._ends:
-            end, number, trial_id = self._ends[0]
-            if trial_id in self._running and self._running[trial_id].number == number:
+            end, number, key = self._ends[0]
+            if key in self._running and self._running[key].number == number:
                 return end
             heapq.heappop(self._ends)  # of an assignment that was cancelled or lost
         return None
 
-    def _end(self, trial_id: int) -> _Run:
-        run = self._running.pop(trial_id)
+    def _end(self, key: AssignmentKey) -> _Run:
+        run = self._running.pop(key)
         self._occupied.append((run.began, self._now))
         if self._queue and len(self._running) < self.num_slots:
             self._start(self._queue.popleft())
@@ -179,9 +180,9 @@ class SimulatedBackend:
         """Add or remove slots. Removed slots lose their assignments, the latest first."""
         self._now, self.num_slots = self._changes.popleft()
         self._capacity.append((self._now, self.num_slots))
-        latest_first = sorted(self._running, key=lambda trial_id: -self._running[trial_id].number)
-        for trial_id in latest_first[: max(0, len(self._running) - self.num_slots)]:
-            run = self._end(trial_id)
+        latest_first = sorted(self._running, key=lambda key: -self._running[key].number)
+        for key in latest_first[: max(0, len(self._running) - self.num_slots)]:
+            run = self._end(key)
             failure = Failure(kind=FailureKind.INFRASTRUCTURE, message="its slot was removed")
             self._lost.append(replace(run.report, metrics={}, failure=failure, seconds=self._now - run.began))
         while self._queue and len(self._running) < self.num_slots:
@@ -205,6 +206,7 @@ class SimulatedBackend:
             rung=assignment.rung,
             resource=completed,
             split=assignment.split,
+            fold=assignment.fold,
             metrics=metrics,
             seconds=seconds,
             failure=failure,

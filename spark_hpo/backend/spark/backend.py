@@ -17,7 +17,7 @@ from spark_hpo.backend.spark.cluster import Cluster, is_local
 from spark_hpo.backend.spark.gpus import gpu_profile
 from spark_hpo.backend.spark.task import run_task
 from spark_hpo.errors import CapacityError
-from spark_hpo.trial import Assignment, Failure, FailureKind, Report
+from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class SparkBackend:
         self._gpus_per_rank = gpus_per_rank
         self._profile = gpu_profile(self._cluster, gpus_per_rank)
         self._reports: queue.SimpleQueue[tuple[str, Report]] = queue.SimpleQueue()
-        self._in_flight: dict[int, _Job] = {}  # by trial
+        self._in_flight: dict[AssignmentKey, _Job] = {}
         self._wait_for_slot(slot_timeout_s)
 
     @property
@@ -82,7 +82,7 @@ class SparkBackend:
         tag = f"spark_hpo-{assignment.trial_id}-{uuid.uuid4().hex[:8]}"
         # Tags and descriptions belong to a thread, so each job has its own.
         thread = self._cluster.thread(self._run, assignment, tag)
-        self._in_flight[assignment.trial_id] = _Job(tag, thread)
+        self._in_flight[assignment.key] = _Job(tag, thread)
         thread.start()
 
     def wait(self, timeout: float) -> Report | None:
@@ -92,13 +92,13 @@ class SparkBackend:
                 tag, report = self._reports.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 return None
-            job = self._in_flight.get(report.trial_id)
+            job = self._in_flight.get(report.key)
             if job is not None and job.tag == tag:  # otherwise the job was cancelled
-                del self._in_flight[report.trial_id]
+                del self._in_flight[report.key]
                 return report
 
-    def cancel(self, trial_id: int) -> None:
-        job = self._in_flight.pop(trial_id, None)
+    def cancel(self, trial_id: int, fold: int | None = None) -> None:
+        job = self._in_flight.pop((trial_id, fold), None)
         if job is not None:
             self._cluster.thread(self._cancel, job.tag, [job.thread]).start()
 

@@ -38,7 +38,7 @@ def test_retries_are_counted_per_assignment() -> None:
     failures = Failures(FailurePolicy(max_infra_retries=1))
     lost = failure(FailureKind.INFRASTRUCTURE)
     assert failures.retry_delay(REPORT, lost) == 0.0
-    failures.ended(REPORT.trial_id)
+    failures.ended(REPORT)
     assert failures.retry_delay(REPORT, lost) == 0.0
     assert failures.retry_delay(REPORT, lost) is None
 

@@ -599,8 +599,8 @@ def test_study_gives_up_a_stalled_assignment_while_others_report(bench: StudyRun
             self.now += 1.0
             return super().wait(timeout)
 
-        def cancel(self, trial_id: int) -> None:
-            assert trial_id == 0
+        def cancel(self, trial_id: int, fold: int | None = None) -> None:
+            assert (trial_id, fold) == (0, None)
             self.cancelled_at = self.now
 
     backend = Stalling(bench.training)
