@@ -21,8 +21,8 @@ def tables() -> str:
     schema["$defs"]["StudyConfig"] = schema
     meanings = {
         key: lines
-        for module in ("spark_hpo.config.model", "spark_hpo.config.prepare", "spark_hpo.config.split")
-        for key, lines in ModuleAnalyzer.for_module(module).find_attr_docs().items()
+        for module in ("model", "data", "prepare", "split")
+        for key, lines in ModuleAnalyzer.for_module(f"spark_hpo.config.{module}").find_attr_docs().items()
     }
     return "\n".join(_section("StudyConfig", "", schema["$defs"], meanings))
 

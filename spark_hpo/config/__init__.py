@@ -1,5 +1,6 @@
 """The settings of a study file, and the messages about them."""
 
+from spark_hpo.config.data import DataConfig
 from spark_hpo.config.model import (
     ObjectiveConfig,
     ResourcesConfig,
@@ -13,6 +14,7 @@ from spark_hpo.config.model import (
 from spark_hpo.config.split import SplitConfig
 
 __all__ = [
+    "DataConfig",
     "ObjectiveConfig",
     "ResourcesConfig",
     "SearchConfig",

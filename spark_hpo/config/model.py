@@ -21,8 +21,8 @@ from pydantic import (
 )
 
 from spark_hpo.config import databricks
+from spark_hpo.config.data import DataConfig
 from spark_hpo.config.messages import as_config_error, mistake, section_of
-from spark_hpo.config.prepare import PrepareConfig, section_of_words
 from spark_hpo.config.section import (
     FromList,
     NonNegativeNumber,
@@ -50,51 +50,6 @@ def _model_name(value: Any) -> Any:
 
 _MODEL_NAME = re.compile(r"^(?!\.)[^/\\:'\"`\x00-\x1f\x7f]{1,255}$")
 _MAX_OBJECTIVES = 4
-
-
-class CacheConfig(Section):
-    """The cache of decoded columns on the local disk of each machine. All ranks and trials there share it."""
-
-    enabled: bool = True
-    """Whether to cache."""
-    folder: str | None = None
-    """A local path that exists on every machine. Default: Spark's first local directory, or the system's
-    temporary directory."""
-    max_gb: PositiveNumber | None = None
-    """Disk space that the cache may use on each machine. Default: half of what is free."""
-
-
-class DataConfig(Section):
-    """The table: a folder with `train/`, `validation/`, `test/` and `schema.json`, as `spark-hpo prepare`
-    writes it."""
-
-    path: Url
-    """Local path or any fsspec URL."""
-    prepare: Annotated[PrepareConfig | None, BeforeValidator(section_of_words)] = None
-    """How to create the table if it does not exist: `{source: csv, input: sales.csv, label: returned}`."""
-    where: str = ""
-    """SQL condition that selects rows of all splits: `country = 'DE' and day >= '2026-01-01'`."""
-    nulls: dict[str, Literal["refuse", "fill"]] = {}
-    """How to treat nulls, by column; `*` stands for all other columns: `{age: fill, "*": refuse}`. `fill`
-    replaces a null by the mean, by the code of an empty text, by zeros or by an empty list, depending on the
-    column. Overrides `schema.json`."""
-    truncate: dict[str, PositiveInt] = {}
-    """Maximum length of a list, by column: `{words: 128}` keeps the first 128 elements. Without it, a list
-    that is longer than `schema.json` says is an error."""
-    transforms: dict[str, str] = {}
-    """Functions that decode columns of bytes, by column, as `module:function` or `path/to/file.py:function`.
-    Each takes bytes and returns an array of floats."""
-    trust_petastorm_metadata: bool = False
-    """Whether to unpickle what Petastorm has written about the table's columns. Unpickling can run code:
-    enable it only for tables whose source you trust."""
-    on_bad_file: Literal["fail", "skip"] = "fail"
-    """What to do about a file that is damaged, changed or missing: `fail` ends the study; `skip` continues
-    without the file, and logs how many rows are left out."""
-    reader: str = "auto"
-    """`arrow`, `petastorm`, or a reader from a plugin. `auto` uses Petastorm where it is installed."""
-    shuffle_window: PositiveInt = 100_000
-    """Rows that each rank holds in memory and shuffles together."""
-    cache: CacheConfig = CacheConfig()
 
 
 class TransferConfig(Section):

@@ -17,6 +17,7 @@ from spark_hpo.driver.build import build_table
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.plan import load_transforms, plan_study
 from spark_hpo.driver.rehearsal import measure_shipment, run_first_step
+from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
 from spark_hpo.errors import StorageError, located
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
@@ -51,14 +52,18 @@ def table(context: Context) -> Verdict:
     config = context.config
     if config.data is None:
         return skip("the study has no table")
-    schema_file = files.join(files.absolute(config.data.path), SCHEMA_FILE)
-    if config.data.prepare is not None and not files.exists(schema_file):
-        from spark_hpo.prepare.sources import find, key_of_study, with_keys
-
-        with located(context.study_file), with_keys(key_of_study):
-            find(config.data.prepare.source, config.data.path, config.data.prepare.options())
-        return skip(f"{config.data.path} does not exist yet; run creates it (data.prepare)")
+    data, known = config.data, Definition.load(Storage(config.study_dir))
     with located(context.study_file):
+        check_source(config, known)
+        if data.prepare is not None and not files.exists(files.join(schema_folder(config), SCHEMA_FILE)):
+            from spark_hpo.prepare.sources import find, key_of_study, with_keys
+
+            assert data.path is not None, "the configuration has checked it"
+            with with_keys(key_of_study):
+                find(data.prepare.source, data.path, data.prepare.options())
+            return skip(f"{data.path} does not exist yet; run creates it (data.prepare)")
+        if data.prepare is None and not is_ready(config, known):
+            return skip(f"{data.place} is not prepared; run derives the encoding of its columns")
         table = build_table(config, load_transforms(config)[0])
     assert table is not None, "there is a data section"
     context.table = table

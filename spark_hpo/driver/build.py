@@ -21,6 +21,7 @@ from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.driver.plan import StudyPlan
 from spark_hpo.driver.provenance import git_commit
+from spark_hpo.driver.table_source import describe, schema_folder
 from spark_hpo.errors import ConfigError
 from spark_hpo.study import Budget
 from spark_hpo.study.dispatch import DispatchPolicy
@@ -58,33 +59,42 @@ def start_spark(config: StudyConfig, spark: SparkSession | None = None) -> Spark
 
 
 def prepare_table(config: StudyConfig, spark: SparkSession | None = None) -> SparkSession | None:
-    """Create the table with `data.prepare` if it does not exist. Return the Spark session if one was needed.
+    """Create the table with `data.prepare` if it does not exist, or describe a table that is not prepared.
 
     Args:
-        config: the study.
+        config: the study, with a table.
         spark: the caller's session.
+
+    Returns:
+        The Spark session if one was needed that the study goes on using.
 
     Raises:
         ConfigError: an argument is wrong.
         DataError: the input is.
     """
     data = config.data
-    if data is None or data.prepare is None:
-        return None
-    from spark_hpo.prepare.sources import key_of_study, prepare, with_keys
+    assert data is not None, "the caller has checked that the study has a table"
+    from spark_hpo.prepare.sources import key_of_study, own_session, prepare, with_keys
 
-    sessions: list[SparkSession] = []
+    with ExitStack() as stack:
+        sessions: list[SparkSession] = []
 
-    def start() -> SparkSession:
-        logger.info("%s: preparing the table", data.path)
-        sessions.append(start_spark(config, spark))
-        return sessions[0]
+        def start() -> SparkSession:
+            logger.info("%s: preparing the table", data.place)
+            is_inline = config.backend == "inline"
+            session = spark or stack.enter_context(own_session()) if is_inline else start_spark(config, spark)
+            sessions.append(session)
+            return session
 
-    with with_keys(key_of_study):
-        prepared = prepare(data.prepare.source, data.path, data.prepare.options(), start)
-    if prepared.fresh:
-        logger.info("%s: prepared %d rows", data.path, sum(prepared.rows.values()))
-    return sessions[0] if sessions else None
+        if data.prepare is None:
+            describe(config, start)
+        else:
+            assert data.path is not None, "the configuration has checked it"
+            with with_keys(key_of_study):
+                prepared = prepare(data.prepare.source, data.path, data.prepare.options(), start)
+            if prepared.fresh:
+                logger.info("%s: prepared %d rows", data.path, sum(prepared.rows.values()))
+        return sessions[0] if sessions and config.backend == "spark" else None
 
 
 def build_table(config: StudyConfig, transforms: Mapping[str, str]) -> Table | None:
@@ -101,7 +111,7 @@ def build_table(config: StudyConfig, transforms: Mapping[str, str]) -> Table | N
     if data is None:
         return None
     table = open_table(
-        data.path,
+        schema_folder(config),
         where=data.where,
         nulls=data.nulls,
         truncate=data.truncate,

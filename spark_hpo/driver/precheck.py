@@ -18,10 +18,13 @@ from spark_hpo.data.plan.rules import with_rules
 from spark_hpo.data.readers.reader import ReaderName, resolve_reader
 from spark_hpo.data.table import read_schema
 from spark_hpo.driver.build_search import build_search
+from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
 from spark_hpo.errors import ConfigError, located, within
 from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
 from spark_hpo.source_file import read_code
+from spark_hpo.study_dir.definition import Definition
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.suggest import closest, suggestion
 from spark_hpo.train.built_in import BUILT_IN_TASKS, labelled_metrics
 
@@ -98,13 +101,6 @@ def _check_space(config: Mapping[str, Any], space: Space) -> None:
 def _check_paths(config: StudyConfig) -> None:
     if Path(config.study_dir).is_file():
         raise ConfigError("is a file, but must be a directory", key="study_dir", value=config.study_dir)
-    if config.data is not None and Path(config.data.path).is_file():
-        raise ConfigError(
-            "is a file, but must be the folder of a prepared table",
-            key="data.path",
-            value=config.data.path,
-            cure=f"Run: spark-hpo prepare csv --input {config.data.path} --label COLUMN --output FOLDER",
-        )
 
 
 def _check_code(config: StudyConfig) -> None:
@@ -152,10 +148,14 @@ def _check_package(package: str, key: str, value: str) -> None:
 
 
 def _check_table(config: StudyConfig) -> None:
-    """Check the schema of a local table; tables elsewhere and tables still to be prepared come later."""
+    """Check a local table and its schema; tables elsewhere and tables still to be prepared come later."""
     data = config.data
-    if data is None or data.prepare is not None or not files.is_local(data.path):
+    if data is None or data.prepare is not None or data.path is None or not files.is_local(data.path):
         return
-    schema = with_rules(read_schema(files.absolute(data.path)), data.nulls, data.truncate)
+    known = Definition.load(Storage(config.study_dir))
+    check_source(config, known)
+    if not is_ready(config, known):
+        return
+    schema = with_rules(read_schema(schema_folder(config)), data.nulls, data.truncate)
     if config.task in BUILT_IN_TASKS:
         check_metrics(config.objective, labelled_metrics(schema))

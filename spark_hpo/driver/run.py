@@ -29,6 +29,7 @@ from spark_hpo.driver.plan import StudyPlan, check_table, plan_study
 from spark_hpo.driver.provenance import provenance
 from spark_hpo.driver.publish import finish_runs, load_best, publish_model, record_constant_answer
 from spark_hpo.driver.result import Result
+from spark_hpo.driver.table_source import check_source, is_ready
 from spark_hpo.errors import (
     ConfigError,
     DataError,
@@ -102,16 +103,19 @@ def run_study(
             raise ConfigError(f"{storage.url}: there is no study to resume", cure="Use resume auto")
         search = build_search(config, plan.space, earlier=earlier, sampler=sampler, definition=known)
         # Errors of an existing table are raised before anything is written to the study directory.
-        is_prepared_later = config.data is not None and config.data.prepare is not None
-        table = None if is_prepared_later else build_table(config, plan.transforms)
+        if config.data is not None:
+            check_source(config, known)
+        has_table = config.data is None or is_ready(config, known)
+        table = build_table(config, plan.transforms) if has_table else None
         check_table(plan, table)
         journal = stack.enter_context(Journal.open(storage, plan.objective, driver=provenance()))
         stack.enter_context(_interruptible(journal))
         definition = _define(plan, journal, resume)
         Settings.of(config, objects=plan.objects).write(storage)
         keep_earlier_trials(config, storage, earlier)
-        session = prepare_table(config, spark)
-        if table is None:
+        session = None
+        if not has_table:
+            session = prepare_table(config, spark)
             table = build_table(config, plan.transforms)
             check_table(plan, table)
         definition = _complete(definition, plan, journal, table)

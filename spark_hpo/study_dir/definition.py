@@ -32,6 +32,7 @@ _FREE = (
     "data.path",
     "data.prepare",
     "data.reader",
+    "data.snapshots",
     "resources.max_concurrent",
     "resources.rank_timeout_s",
     "resources.rendezvous",
@@ -129,12 +130,7 @@ class Definition:
         Raises:
             ConfigError: settings have changed; one error for each.
         """
-        before, now = _settings(_frozen(self.config)), _settings(_frozen(config))
-        before = {_RENAMED.get(key, key): value for key, value in before.items()}
-        before = {**{key: value for key, value in (defaults or {}).items() if key in now}, **before}
-        for key in _FIRST_VALUES:
-            before.pop(key, None)
-            now.pop(key, None)
+        before, now = self._both(config, defaults or {})
         changed = [
             ConfigError(f"is {now.get(key)!r}, but the study was started with {before.get(key)!r}", key=key)
             for key in sorted(before.keys() | now.keys())
@@ -142,6 +138,26 @@ class Definition:
         ]
         if changed:
             raise ConfigError.several(changed, cure=_CURE)
+
+    def agrees(self, config: Mapping[str, Any], prefix: str, *, defaults: Mapping[str, Any]) -> bool:
+        """Return True if the settings whose dotted key has this prefix are those of the study."""
+        before, now = (
+            {key: value for key, value in settings.items() if key.startswith(prefix)}
+            for settings in self._both(config, defaults)
+        )
+        return before == now
+
+    def _both(
+        self, config: Mapping[str, Any], defaults: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the settings that must not change, as they were and as they are, by dotted key."""
+        before, now = _settings(_frozen(self.config)), _settings(_frozen(config))
+        before = {_RENAMED.get(key, key): value for key, value in before.items()}
+        before = {**{key: value for key, value in defaults.items() if key in now}, **before}
+        for key in _FIRST_VALUES:
+            before.pop(key, None)
+            now.pop(key, None)
+        return before, now
 
     def check_table(self, fingerprint: str | None) -> None:
         """Check that the table has not changed.

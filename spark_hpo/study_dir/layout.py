@@ -8,6 +8,8 @@ PEERS = "peers"
 PROGRESS = "progress"
 STOP = "control/stop"
 """While this file exists, ranks save their state and stop."""
+TABLE = "table"
+"""The folder with the schema of a table that is not prepared; of a CSV, also with a copy of its rows."""
 
 
 def checkpoints(trial_id: int, fold: int | None = None) -> str:

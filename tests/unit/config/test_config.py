@@ -324,3 +324,31 @@ def test_search_accepts_the_old_name_of_enqueue(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, SMALL, "search.first=[{learning_rate: 0.01}]", "search.enqueue=[]")
     assert caught.value.key == "search.first"
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        ({}, "data.path"),
+        ({"label": "y"}, "data.path"),
+        ({"path": "t", "table": "main.sales"}, "data.table"),
+        ({"table": "main.sales", "query": "SELECT 1", "label": "y"}, "data.query"),
+        ({"table": "main.sales"}, "data.label"),
+        ({"query": "SELECT * FROM t", "label": "y", "version": 3}, "data.version"),
+        ({"path": "t", "label": "y", "prepare": {"source": "digits"}}, "data.label"),
+        ({"path": "t", "version": 3, "prepare": {"source": "digits"}}, "data.version"),
+        ({"path": "t", "label": "y", "drop": ["y"]}, "data.drop"),
+        ({"path": "t", "label": "y", "categorical": ["a"], "numeric": ["a"]}, "data.numeric"),
+    ],
+)
+def test_data_has_one_source_and_settings_that_fit_it(data: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_config({**yaml.safe_load(SMALL), "data": data}, place="test")
+    assert caught.value.key == key
+
+
+def test_data_version_may_be_a_time_as_yaml_reads_it(tmp_path: Path) -> None:
+    data = "data={table: main.sales, label: y, version: 2026-01-31 12:00:00}"
+    config = load(tmp_path, SMALL, data)
+    assert config.data is not None
+    assert config.data.version == "2026-01-31T12:00:00"

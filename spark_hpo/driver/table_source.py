@@ -1,0 +1,184 @@
+"""Finds the table of a study: one that is prepared, or one that is described in the study directory.
+
+A table that is not prepared is described once, when the study begins: `<study_dir>/table/schema.json` has the
+encoding of its columns and the rows of each split. Later drivers read that file, and so the same rows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from spark_hpo.config import DataConfig, StudyConfig, defaults
+from spark_hpo.data import files
+from spark_hpo.data.plan.footers import read_footers
+from spark_hpo.data.table import SCHEMA_FILE, read_schema
+from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.study_dir import layout
+from spark_hpo.study_dir.definition import Definition
+from spark_hpo.suggest import suggestion
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+logger = logging.getLogger(__name__)
+
+_CSV_ENDINGS = (".csv", ".csv.gz", ".tsv", ".txt")
+_PARQUET, _JSON = b"PAR1", ".json"  # the first bytes of Parquet; the ending of Iceberg's metadata
+_COLUMN_LISTS = ("drop", "categorical", "numeric", "time")
+_MOST_NAMES = 50  # in a message
+
+
+def schema_folder(config: StudyConfig) -> str:
+    """Return the folder with the `schema.json` of a study's table, which may not exist yet."""
+    data = _data(config)
+    if data.path is not None and (data.prepare is not None or _has_schema(files.absolute(data.path))):
+        return files.absolute(data.path)
+    return _description(config)
+
+
+def is_ready(config: StudyConfig, known: Definition | None) -> bool:
+    """Return True if the table is prepared, or if an earlier driver described it with the same settings.
+
+    Args:
+        known: the definition of the study; None: there is no study yet.
+    """
+    if _data(config).prepare is not None:
+        return False  # whether it exists with the same options is the business of `prepare`
+    folder = schema_folder(config)
+    if folder != _description(config):
+        return True
+    now = config.model_dump(mode="json")
+    return known is not None and known.agrees(now, "data.", defaults=defaults()) and _has_schema(folder)
+
+
+def check_source(config: StudyConfig, known: Definition | None) -> None:
+    """Check the settings of a table, as far as its footers tell.
+
+    Args:
+        known: as for `is_ready`.
+
+    Raises:
+        ConfigError: the label or a column is missing, or a setting does not fit a prepared table.
+        DataError: the table does not exist, or cannot be read.
+    """
+    data = _data(config)
+    if data.path is None or data.prepare is not None:
+        return
+    if is_ready(config, known):
+        if schema_folder(config) != _description(config):
+            _check_prepared(data)
+        return
+    if not files.exists(files.absolute(data.path)):
+        raise DataError(
+            f"{data.path} does not exist. Check data.path, or create the table: spark-hpo prepare"
+        )
+    if _is_csv(data.path):
+        if data.label is None:
+            raise ConfigError("is missing", key="data.label", cure="Name the column to predict")
+        return
+    _check_is_parquet(data.path)
+    names = list(read_footers(data.path).schemas[0].names)
+    if data.label is None:
+        raise ConfigError(
+            f"is missing, because {data.path} is not a prepared table",
+            key="data.label",
+            cure=f"Name the column to predict: {_listed(names)}",
+        )
+    check_columns(data, names)
+
+
+def check_columns(data: DataConfig, names: Sequence[str]) -> None:
+    """Check that the columns that the settings name exist.
+
+    Raises:
+        ConfigError: a column does not exist.
+    """
+    named = [("label", data.label), *((key, name) for key in _COLUMN_LISTS for name in getattr(data, key))]
+    for key, name in named:
+        if name is not None and name not in names:
+            raise ConfigError(
+                f"is not a column of {data.place}",
+                key=f"data.{key}",
+                value=name,
+                cure=suggestion(name, names) or f"Its columns: {_listed(names)}",
+            )
+
+
+def describe(config: StudyConfig, start: Callable[[], SparkSession]) -> None:
+    """Describe a table in the study directory: in place if it is Parquet; a CSV is copied.
+
+    Args:
+        start: returns a Spark session.
+
+    Raises:
+        ConfigError: a setting does not fit the table.
+        DataError: the table cannot be used.
+    """
+    from spark_hpo.prepare.sources import prepare, with_keys
+
+    data = _data(config)
+    assert data.path is not None
+    options = {"input": data.path, "in_place": not _is_csv(data.path), "overwrite": True, **_options(data)}
+    with with_keys(lambda option: f"data.{'path' if option in ('input', 'output') else option}"):
+        prepared = prepare("csv", _description(config), options, start)
+    logger.info("%s: described %d rows", data.place, sum(prepared.rows.values()))
+    for remark in prepared.remarks:
+        logger.info("%s: %s", data.place, remark)
+
+
+def _options(data: DataConfig) -> dict[str, Any]:
+    """Return the settings that describe the columns, without defaults, as options of `prepare`."""
+    fields = type(data).model_fields
+    names = ("version", "label", "label_type", *_COLUMN_LISTS)
+    chosen = {name: getattr(data, name) for name in names if getattr(data, name) != fields[name].default}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
+
+
+def _check_prepared(data: DataConfig) -> None:
+    """Refuse settings that a prepared table cannot follow."""
+    for key in _options(data):
+        if key == "label" and data.label == read_schema(files.absolute(str(data.path))).label.name:
+            continue
+        raise ConfigError(
+            f"is for tables that are not prepared, but {data.path} has a {SCHEMA_FILE}",
+            key=f"data.{key}",
+            value=getattr(data, key),
+            cure="Remove it, or use the path of the original table",
+        )
+
+
+def _has_schema(folder: str) -> bool:
+    return files.exists(files.join(folder, SCHEMA_FILE))
+
+
+def _is_csv(path: str) -> bool:
+    """Return True if the path is a CSV, or a folder of them."""
+    if path.lower().endswith(_CSV_ENDINGS):
+        return True
+    fs, folder = files.filesystem(files.absolute(path))
+    with files.accessing(path):
+        return fs.isdir(folder) and any(name.lower().endswith(_CSV_ENDINGS) for name in fs.ls(folder, False))
+
+
+def _check_is_parquet(path: str) -> None:
+    """Refuse a file of another format. What a folder holds is seen when it is listed."""
+    fs, file = files.filesystem(files.absolute(path))
+    with files.accessing(path):
+        if fs.isfile(file) and not file.endswith(_JSON) and fs.cat_file(file, 0, len(_PARQUET)) != _PARQUET:
+            raise ConfigError("must be a prepared table, Parquet or a CSV", key="data.path", value=path)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
+def _description(config: StudyConfig) -> str:
+    return files.join(files.absolute(config.study_dir), layout.TABLE)
+
+
+def _data(config: StudyConfig) -> DataConfig:
+    assert config.data is not None, "the caller has checked that the study has a table"
+    return config.data

@@ -1,0 +1,67 @@
+"""`check_source`: what is refused of a table that is not prepared before Spark is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from spark_hpo.config import StudyConfig
+from spark_hpo.driver.run import run_study
+from spark_hpo.driver.table_source import check_source
+from spark_hpo.errors import ConfigError, DataError
+from tests.support.tables import clusters_study, write_clusters
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with `sales.parquet`, `sales.csv` and a prepared table."""
+    write_clusters(tmp_path / "table")
+    pq.write_table(pa.table({"price": [1.0, 2.0], "sold": [0, 1]}), tmp_path / "sales.parquet")
+    (tmp_path / "sales.csv").write_text("price,sold\n1.0,0\n")
+    (tmp_path / "notes.txt.gz").write_bytes(b"no table")
+    return tmp_path
+
+
+def study(folder: Path, path: str, **settings: Any) -> StudyConfig:
+    return clusters_study(folder, data={"path": str(folder / path), **settings})
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "key"),
+    [
+        ("sales.parquet", {}, "data.label"),
+        ("sales.csv", {}, "data.label"),
+        ("sales.parquet", {"label": "sodl"}, "data.label"),
+        ("sales.parquet", {"label": "sold", "drop": ["prize"]}, "data.drop"),
+        ("sales.parquet", {"label": "sold", "categorical": ["season"]}, "data.categorical"),
+        ("table", {"label": "price"}, "data.label"),
+        ("table", {"drop": ["x"]}, "data.drop"),
+        ("table", {"version": 3}, "data.version"),
+        ("notes.txt.gz", {"label": "sold"}, "data.path"),
+    ],
+)
+def test_check_source_names_the_setting(folder: Path, path: str, settings: dict[str, Any], key: str) -> None:
+    config = study(folder, path, **settings)
+    with pytest.raises(ConfigError) as caught:
+        check_source(config, None)
+    assert caught.value.key == key
+    with pytest.raises(ConfigError):
+        run_study(config)
+    assert not (folder / "study").exists()
+
+
+def test_check_source_refuses_a_folder_without_tables(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match="no Parquet files"):
+        check_source(study(folder, "empty", label="sold"), None)
+
+
+def test_check_source_accepts_what_a_study_can_read(folder: Path) -> None:
+    check_source(study(folder, "sales.parquet", label="sold", drop=["price"]), None)
+    check_source(study(folder, "sales.csv", label="sold"), None)
+    check_source(study(folder, "table"), None)
+    check_source(study(folder, "table", label="side"), None)
