@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from spark_hpo.config import build_config
-from spark_hpo.config.model import PrepareConfig
+from spark_hpo.config.prepare import PrepareConfig
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.starter import Start, start_study
