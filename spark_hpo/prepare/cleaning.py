@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyspark.sql import Column, DataFrame
@@ -16,6 +16,7 @@ from spark_hpo.prepare.columns import MAX_INTEGER_CLASSES, number
 from spark_hpo.prepare.splits import column
 
 _FEW_ROWS = 20  # with fewer rows, distinct values do not make a column an id
+_HEAD_ROWS = 200  # that are looked at for forms of text
 _COUNT_ERROR = 0.05  # relative error to allow for in approximate counts of distinct values
 _SCALARS = (T.StringType, T.NumericType)
 _MAX_STRAY_SHARE = 0.1  # of values that are not numbers, in a column that is still read as numbers
@@ -51,60 +52,30 @@ class _Changes:
     remarks: list[str] = field(default_factory=list)
 
 
-def parse_text_columns(
-    frame: DataFrame, *, label: str, keep: Collection[str], comma_is_decimal: bool
-) -> Cleaned:
-    """Turn text columns of dates or numbers, apart from a few stray values, into numbers. One Spark job.
-
-    Args:
-        frame: as `original` returns it.
-        keep: columns to leave as they are.
-        comma_is_decimal: how to read a column in which a comma may separate decimals or thousands.
-    """
-    texts = [f.name for f in frame.schema if isinstance(f.dataType, T.StringType) and f.name not in keep]
-    if not texts:
-        return Cleaned(frame, ())
-    counts = [fact for i, name in enumerate(texts) for fact in _text_facts(frame, name, i)]
-    facts, changes = frame.agg(*counts).collect()[0].asDict(), _Changes()
-    for i, name in enumerate(texts):
-        present = facts[f"present_{i}"]
-        if present and facts[f"number_{i}"] != present:
-            forms = [form for form in _FORMS if facts[f"{form}_{i}"] == present]
-            _parse(changes, name, forms, label, comma_is_decimal=comma_is_decimal)
-            strays = present - facts[f"number_{i}"]
-            has_many_values = facts[f"distinct_{i}"] > MAX_INTEGER_CLASSES
-            is_numeric = has_many_values and strays <= _MAX_STRAY_SHARE * present
-            if name not in changes.replaced and name != label and is_numeric:
-                changes.replaced[name] = number(frame, name)
-                changes.remarks.append(
-                    f"column {name!r} is read as numbers: {strays} of {present} values are not numbers, such "
-                    f"as {facts[f'stray_{i}'][:40]!r}, and count as missing (to prevent this: --keep {name})"
-                )
-    columns = [
-        changes.replaced[name].alias(name) if name in changes.replaced else column(name)
-        for name in frame.columns
-    ]
-    remarks = [f"read as {format}: {', '.join(names)}" for format, names in changes.parsed_as.items()]
-    return Cleaned(frame.select(*columns), (*remarks, *changes.remarks))
-
-
-def drop_useless_columns(
+def clean(
     frame: DataFrame,
     *,
     label: str,
     keep: Collection[str],
+    keep_texts: Collection[str] = (),
+    comma_is_decimal: bool = False,
     max_vocabulary: int,
-    may_drop_rows: bool,
+    is_small: bool,
+    in_place: bool,
 ) -> Cleaned:
-    """Drop columns that carry no information, or that repeat the label. One or two Spark jobs.
+    """Parse text columns of dates or numbers, and drop columns that carry no information or repeat the label.
 
-    These are empty and constant columns; text that differs in nearly every row (names, ids, free text); row
-    numbers, and integers that are called an id and differ in every row; and copies of the label. Rows without
-    a label are dropped, too.
+    The latter are empty and constant columns; text that differs in nearly every row (names, ids, free text);
+    row numbers, and integers that are called an id and differ in every row; and copies of the label. In a
+    copy, rows without a label are dropped, too. One to four Spark jobs, of which one reads all columns.
 
     Args:
         frame: as `original` returns it.
         keep: columns to leave as they are.
+        keep_texts: columns to leave as text, but not to keep if they are useless.
+        comma_is_decimal: how to read a column in which a comma may separate decimals or thousands.
+        is_small: whether distinct values can be held in memory; otherwise they are estimated.
+        in_place: parse no texts and drop no rows, because readers find them in the table.
 
     Raises:
         DataError: the label is the same in every row.
@@ -112,10 +83,43 @@ def drop_useless_columns(
     names = [f.name for f in frame.schema if isinstance(f.dataType, _SCALARS)]
     if label not in names:
         return Cleaned(frame, ())  # the analysis raises the error
-    wanted = [F.count(F.lit(1)).alias("rows")]
+    unparsed = {*keep, *keep_texts}
+    texts = [name for name in names if isinstance(frame.schema[name].dataType, T.StringType)]
+    parsable = [] if in_place else [name for name in texts if name not in unparsed]
+    forms = _possible_forms(frame, parsable)
+    facts = _facts(frame, names, names, label, forms, is_small=is_small)
+    changes = _Changes()
     for i, name in enumerate(names):
-        wanted += _scalar_facts(frame, name, i, label)
-    facts, changes = frame.agg(*wanted).collect()[0].asDict(), _Changes()
+        if name in forms:
+            _parse_text(changes, frame, name, i, facts, forms[name], label, comma_is_decimal=comma_is_decimal)
+    remarks = [f"read as {format}: {', '.join(names)}" for format, names in changes.parsed_as.items()]
+    remarks += changes.remarks
+    if changes.replaced:
+        frame = frame.select(
+            *(
+                changes.replaced[name].alias(name) if name in changes.replaced else column(name)
+                for name in frame.columns
+            )
+        )
+        again = names if label in changes.replaced else list(changes.replaced)
+        facts |= _facts(frame, names, again, label, {}, is_small=is_small)
+    cleaned = _drop_useless_columns(
+        frame, names, facts, label=label, keep=keep, max_vocabulary=max_vocabulary, may_drop_rows=not in_place
+    )
+    return replace(cleaned, remarks=(*remarks, *cleaned.remarks))
+
+
+def _drop_useless_columns(
+    frame: DataFrame,
+    names: Sequence[str],
+    facts: Mapping[str, Any],
+    *,
+    label: str,
+    keep: Collection[str],
+    max_vocabulary: int,
+    may_drop_rows: bool,
+) -> Cleaned:
+    changes = _Changes()
     for other in frame.schema:
         if other.name not in keep and not _is_supported(other.dataType):
             changes.dropped[other.name] = (
@@ -161,26 +165,84 @@ def drop_useless_columns(
     return Cleaned(kept, (*remarks, *changes.remarks), labelled if may_drop_rows else rows)
 
 
-_FORMS = ("iso", *_DATES, "signs", "comma")
+_PATTERNS = {  # of texts without surrounding space; the same to Java and, with re.ASCII, to Python
+    "iso": _ISO,
+    **{form: pattern for form, (pattern, *_) in _DATES.items()},
+    "signs": _WITH_SIGNS,
+    "comma": _WITH_COMMA,
+}
 _SCALAR_FACTS = ("present", "numbers", "distinct", "first", "last", "whole", "low", "high", "same")
 
 
-def _text_facts(frame: DataFrame, name: str, i: int) -> list[Column]:
-    value = column(name)
+def _possible_forms(frame: DataFrame, texts: Sequence[str]) -> dict[str, list[str]]:
+    """The forms that all values of a text column may have, as far as its first values show.
 
-    def count(condition: Column, key: str) -> Column:
-        return F.count(F.when(condition, 1)).alias(f"{key}_{i}")
+    All values must have a form, so one value that has not rules it out. This spares nearly all of the
+    expressions that look for forms, which take Spark seconds to compile.
+    """
+    if not texts:
+        return {}
+    head = frame.select(*(column(name).alias(f"v{i}") for i, name in enumerate(texts))).limit(_HEAD_ROWS)
+    rows = head.collect()
+    return {
+        name: [
+            form
+            for form, pattern in _PATTERNS.items()
+            if all(row[i] is None or re.search(pattern, row[i], re.ASCII) for row in rows)
+        ]
+        for i, name in enumerate(texts)
+    }
 
-    return [
-        F.count(value).alias(f"present_{i}"),
-        F.count(number(frame, name)).alias(f"number_{i}"),
-        F.min(F.when(number(frame, name).isNull(), value)).alias(f"stray_{i}"),
-        F.approx_count_distinct(value).alias(f"distinct_{i}"),
-        count(_instant(value, "iso").isNotNull(), "iso"),
-        *(count(_instant(value, form).isNotNull(), form) for form in _DATES),
-        count(value.rlike(_WITH_SIGNS), "signs"),
-        count(value.rlike(_WITH_COMMA), "comma"),
-    ]
+
+def _facts(
+    frame: DataFrame,
+    names: Sequence[str],
+    wanted: Collection[str],
+    label: str,
+    forms: Mapping[str, Sequence[str]],
+    *,
+    is_small: bool,
+) -> dict[str, Any]:
+    """The facts about the wanted columns, by `<fact>_<index in names>`, and the number of rows.
+
+    Args:
+        forms: the forms to count, for texts that may be parsed.
+    """
+    # Numbers are parsed once per row instead of once per fact.
+    known = [(i, name) for i, name in enumerate(names) if name in wanted]
+    values = [column(name).alias(f"v{i}") for i, name in known]
+    numbers = [number(frame, name).alias(f"n{i}") for i, name in known]
+    projected = frame.select(*values, *numbers, number(frame, label).alias("label"))
+    counted = [F.count(F.lit(1)).alias("rows")]
+    for i, name in known:
+        counted += _scalar_facts(i, is_small=is_small)
+        if name in forms:
+            counted += _text_facts(i, forms[name])
+    return projected.agg(*counted).collect()[0].asDict()
+
+
+def _scalar_facts(i: int, *, is_small: bool) -> Iterator[Column]:
+    value, numbers = F.col(f"v{i}"), F.col(f"n{i}")
+    # The sketch has hundreds of fields, with which Spark compiles for seconds.
+    distinct = F.size(F.collect_set(value)) if is_small else F.approx_count_distinct(value, 0.02)
+    yield F.count(value).alias(f"present_{i}")
+    yield F.count(numbers).alias(f"numbers_{i}")
+    yield distinct.alias(f"distinct_{i}")
+    yield F.min(value).alias(f"first_{i}")
+    yield F.max(value).alias(f"last_{i}")
+    yield F.count(F.when(numbers == F.floor(numbers), 1)).alias(f"whole_{i}")
+    yield F.min(numbers).alias(f"low_{i}")
+    yield F.max(numbers).alias(f"high_{i}")
+    yield F.count(F.when(numbers == F.col("label"), 1)).alias(f"same_{i}")
+
+
+def _text_facts(i: int, forms: Sequence[str]) -> Iterator[Column]:
+    value = F.col(f"v{i}")
+    yield F.min(F.when(F.col(f"n{i}").isNull(), value)).alias(f"stray_{i}")
+    for form in forms:
+        is_date = form == "iso" or form in _DATES
+        matches = _instant(value, form).isNotNull() if is_date else value.rlike(_PATTERNS[form])
+        yield F.count(F.when(matches, 1)).alias(f"{form}_{i}")
 
 
 def _instant(value: Column, form: str) -> Column:
@@ -189,6 +251,35 @@ def _instant(value: Column, form: str) -> Column:
         return F.when(value.rlike(_ISO), F.try_to_timestamp(value))
     pattern, spark_format, _ = _DATES[form]
     return F.when(value.rlike(pattern), F.try_to_timestamp(value, F.lit(spark_format)))
+
+
+def _parse_text(
+    changes: _Changes,
+    frame: DataFrame,
+    name: str,
+    i: int,
+    facts: Mapping[str, Any],
+    possible: Sequence[str],
+    label: str,
+    *,
+    comma_is_decimal: bool,
+) -> None:
+    """Parse a text column of dates or numbers, apart from a few stray values."""
+    present, numbers = facts[f"present_{i}"], facts[f"numbers_{i}"]
+    if not present or numbers == present:
+        return
+    forms = [form for form in possible if facts[f"{form}_{i}"] == present]
+    _parse(changes, name, forms, label, comma_is_decimal=comma_is_decimal)
+    strays = present - numbers
+    has_many_values = facts[f"distinct_{i}"] > MAX_INTEGER_CLASSES
+    if name in changes.replaced or name == label or not has_many_values:
+        return
+    if strays <= _MAX_STRAY_SHARE * present:
+        changes.replaced[name] = number(frame, name)
+        changes.remarks.append(
+            f"column {name!r} is read as numbers: {strays} of {present} values are not numbers, such "
+            f"as {facts[f'stray_{i}'][:40]!r}, and count as missing (to prevent this: --keep {name})"
+        )
 
 
 def _parse(changes: _Changes, name: str, forms: Sequence[str], label: str, *, comma_is_decimal: bool) -> None:
@@ -211,21 +302,6 @@ def _parse(changes: _Changes, name: str, forms: Sequence[str], label: str, *, co
         readable = "a decimal comma" if form == "comma" else "currency signs or thousands separators"
         changes.parsed_as.setdefault(f"numbers with {readable}", []).append(name)
         return
-
-
-def _scalar_facts(frame: DataFrame, name: str, i: int, label: str) -> list[Column]:
-    value, numbers = column(name), number(frame, name)
-    return [
-        F.count(value).alias(f"present_{i}"),
-        F.count(numbers).alias(f"numbers_{i}"),
-        F.approx_count_distinct(value, 0.02).alias(f"distinct_{i}"),
-        F.min(value).alias(f"first_{i}"),
-        F.max(value).alias(f"last_{i}"),
-        F.count(F.when(numbers == F.floor(numbers), 1)).alias(f"whole_{i}"),
-        F.min(numbers).alias(f"low_{i}"),
-        F.max(numbers).alias(f"high_{i}"),
-        F.count(F.when(numbers == number(frame, label), 1)).alias(f"same_{i}"),
-    ]
 
 
 def _is_supported(stored: T.DataType) -> bool:

@@ -152,34 +152,44 @@ def _has_codes(frame: DataFrame, name: str, kind: ColumnKind) -> bool:
 
 def _summary(frame: DataFrame, kinds: Mapping[str, ColumnKind]) -> Mapping[str, Any]:
     """Count values, moments and lengths of all columns, by `<fact>_<index of the column>`."""
-    in_train = column(SPLIT) == str(Split.TRAIN)
+    # Numbers are parsed once per row instead of once per fact.
+    values = [column(name).alias(f"v{i}") for i, name in enumerate(kinds)]
+    numbers = [number(frame, name).alias(f"n{i}") for i, name in enumerate(kinds) if _is_scalar(kinds[name])]
+    projected = frame.select((column(SPLIT) == str(Split.TRAIN)).alias("train"), *values, *numbers)
+    in_train = F.col("train")
     wanted = [F.count(F.lit(1)).alias("rows"), F.count(F.when(in_train, 1)).alias("train")]
     for i, (name, kind) in enumerate(kinds.items()):
+        value = F.col(f"v{i}")
         if kind is ColumnKind.BINARY:
-            wanted.append(F.count(column(name)).alias(f"present_{i}"))
+            wanted.append(F.count(value).alias(f"present_{i}"))
             continue
         if kind is ColumnKind.SEQUENCE:
-            wanted += [fact.alias(f"{key}_{i}") for key, fact in _of_lists(frame, name).items()]
+            facts = _of_lists(value, frame.schema[name].dataType)
+            wanted += [fact.alias(f"{key}_{i}") for key, fact in facts.items()]
             continue
-        value = number(frame, name)
-        present = value if kind is ColumnKind.NUMERIC else column(name)
+        parsed = F.col(f"n{i}")
+        present = parsed if kind is ColumnKind.NUMERIC else value
         wanted += [
             F.count(present).alias(f"present_{i}"),
             F.count(F.when(in_train, present)).alias(f"train_{i}"),
-            F.count(value).alias(f"numbers_{i}"),
-            F.count(F.when(value == F.floor(value), 1)).alias(f"whole_{i}"),
-            F.mean(F.when(in_train, value)).alias(f"mean_{i}"),
-            F.stddev_pop(F.when(in_train, value)).alias(f"deviation_{i}"),
+            F.count(parsed).alias(f"numbers_{i}"),
+            F.count(F.when(parsed == F.floor(parsed), 1)).alias(f"whole_{i}"),
+            F.mean(F.when(in_train, parsed)).alias(f"mean_{i}"),
+            F.stddev_pop(F.when(in_train, parsed)).alias(f"deviation_{i}"),
         ]
-    return frame.agg(*wanted).collect()[0].asDict()
+    return projected.agg(*wanted).collect()[0].asDict()
 
 
-def _of_lists(frame: DataFrame, name: str) -> dict[str, Column]:
-    value, stored = column(name), frame.schema[name].dataType
+def _is_scalar(kind: ColumnKind) -> bool:
+    return kind in (ColumnKind.NUMERIC, ColumnKind.CATEGORICAL)
+
+
+def _of_lists(value: Column, stored: T.DataType) -> dict[str, Column]:
     assert isinstance(stored, T.ArrayType)
+    of_text = isinstance(stored.elementType, T.StringType)
 
     def is_bad(element: Column) -> Column:
-        if isinstance(stored.elementType, T.StringType):
+        if of_text:
             return element.isNull()
         as_double = element.cast("double")
         return element.isNull() | F.isnan(as_double) | (F.abs(as_double) == math.inf)

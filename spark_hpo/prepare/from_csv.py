@@ -15,13 +15,13 @@ from spark_hpo.data import files
 from spark_hpo.data.schema import Encoding
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare import in_place, splits
-from spark_hpo.prepare.cleaning import Cleaned, drop_useless_columns, parse_text_columns
+from spark_hpo.prepare.cleaning import Cleaned, clean
 from spark_hpo.prepare.column_facts import Analysis
 from spark_hpo.prepare.columns import analyse
 from spark_hpo.prepare.dialect import UTF_8, Dialect, find_dialect
 from spark_hpo.prepare.encode import encode, original, schema_of
 from spark_hpo.prepare.output import Prepared, Request, fingerprint
-from spark_hpo.prepare.reading import cause_of, columns_of, read, settings
+from spark_hpo.prepare.reading import cause_of, columns_of, is_small, read, settings
 from spark_hpo.suggest import suggestion
 from spark_hpo.trial import Split
 
@@ -266,26 +266,18 @@ def _describe(frame: DataFrame, request: Request) -> Prepared:
 
 def _clean(frame: DataFrame, arguments: Mapping[str, Any]) -> Cleaned:
     """Leave out useless columns; in a copy, also read dates and numbers that are written as text."""
-    label, keep = arguments["label"], arguments["keep"]
-    remarks: tuple[str, ...] = ()
+    label, in_place = arguments["label"], arguments.get("in_place", False)
     with _of_table(arguments["input"]):
-        if not arguments.get("in_place"):
-            classes = [label] if arguments["label_type"] == "class" else []
-            parsed = parse_text_columns(
-                frame,
-                label=label,
-                keep=[*keep, *classes],
-                comma_is_decimal=arguments["separator"] == ";",
-            )
-            frame, remarks = parsed.frame, parsed.remarks
-        cleaned = drop_useless_columns(
+        return clean(
             frame,
             label=label,
-            keep=[*keep, splits.SPLIT, splits.ORDER],
+            keep=[*arguments["keep"], splits.SPLIT, splits.ORDER],
+            keep_texts=[label] if arguments["label_type"] == "class" else [],
+            comma_is_decimal=arguments.get("separator") == ";",
             max_vocabulary=arguments["max_vocabulary"],
-            may_drop_rows=not arguments.get("in_place"),
+            is_small=is_small(arguments),
+            in_place=in_place,
         )
-    return replace(cleaned, remarks=(*remarks, *cleaned.remarks))
 
 
 def _without(frame: DataFrame, names: Sequence[str]) -> DataFrame:

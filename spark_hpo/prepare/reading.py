@@ -15,6 +15,8 @@ from spark_hpo.prepare.dialect import UTF_8, Dialect
 _MOST_NAMES = 50  # in a message
 _TIME_ZONE = "spark.sql.session.timeZone"
 _CHARSETS = "spark.sql.legacy.javaCharsets"  # Spark 4 needs it to read windows-1252, as Excel writes it
+_SMALL_BYTES = 16 * 2**20  # of files
+_FEW_TASKS = {"spark.sql.shuffle.partitions": "1", "spark.sql.adaptive.enabled": "false"}
 _MALFORMED = ("MALFORMED_RECORD", "Malformed records")
 
 
@@ -53,10 +55,18 @@ def _for_spark(path: str) -> str:
     return f"file://{path}"
 
 
+def is_small(arguments: Mapping[str, Any]) -> bool:
+    """Return True if the input of a request fits into the memory of one task, decoded."""
+    return sum(int(size) for _, size, *_ in arguments["input_files"]) <= _SMALL_BYTES
+
+
 @contextlib.contextmanager
 def settings(spark: SparkSession, arguments: Mapping[str, Any]) -> Iterator[None]:
     """Set the session so that dates and times mean the same as to the readers, and restore it afterwards."""
     wanted = {_TIME_ZONE: "UTC"}
+    if is_small(arguments):
+        # One task is faster than finding out how many there should be.
+        wanted |= _FEW_TASKS
     if arguments.get("encoding", UTF_8) != UTF_8:
         wanted[_CHARSETS] = "true"
     before = {key: spark.conf.get(key, None) for key in wanted}
