@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -12,11 +12,13 @@ import click
 
 from spark_hpo.cli.command import Command, CommandGroup, json_option
 from spark_hpo.cli.console import diagnostics, say, say_json
+from spark_hpo.cli.prepare_display import PrepareDisplay
 
 T = TypeVar("T")
 _Function = Callable[..., Any]
 
 _STOP_LIMIT_S = 20.0
+_REFRESH_S = 0.25
 
 
 def _numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> list[float] | None:
@@ -153,8 +155,10 @@ def synthetic(**options: Any) -> None:
     _prepare("synthetic", options)
 
 
-def _interruptible(work: Callable[[], T], stop: Callable[[], None]) -> T:
-    """Run work on Spark so that Ctrl-C ends it.
+def _interruptible(
+    work: Callable[[], T], stop: Callable[[], None], refresh: Callable[[], None] = lambda: None
+) -> T:
+    """Run work on Spark so that Ctrl-C ends it. Meanwhile, call `refresh` several times per second.
 
     It runs in a thread of its own: a signal handler that interrupts a call to the JVM leaves its connection
     unusable, and then Spark cannot be stopped.
@@ -170,6 +174,8 @@ def _interruptible(work: Callable[[], T], stop: Callable[[], None]) -> T:
     thread = Thread(target=run, name="spark_hpo-prepare", daemon=True)
     try:
         thread.start()
+        while not wait([outcome], _REFRESH_S).done:
+            refresh()
         return outcome.result()
     except KeyboardInterrupt:
         stop()
@@ -184,8 +190,11 @@ def _prepare(source: str, options: dict[str, Any]) -> None:
     # Options that are not set are not passed on: the functions have the defaults.
     given = {name: value for name, value in options.items() if value is not None}
     with contextlib.ExitStack() as stack, with_keys(lambda option: f"--{option.replace('_', '-')}"):
+        display = stack.enter_context(PrepareDisplay(None if as_json else diagnostics()))
         prepared = _interruptible(
-            lambda: prepare(source, output, given, lambda: stack.enter_context(own_session())), stack.close
+            lambda: prepare(source, output, given, lambda: display.watch(stack.enter_context(own_session()))),
+            stack.close,
+            display.refresh,
         )
     for remark in prepared.remarks:
         say(f"note: {remark}", diagnostics())

@@ -21,6 +21,7 @@ from spark_hpo.prepare.column_facts import (
     NumberFacts,
     TextFacts,
 )
+from spark_hpo.prepare.phases import announce
 from spark_hpo.prepare.splits import ORDER, SPLIT, column
 from spark_hpo.trial import Split
 
@@ -77,6 +78,7 @@ def analyse(
     if kinds[label] in (ColumnKind.SEQUENCE, ColumnKind.BINARY):
         stored = frame.schema[label].dataType.simpleString()
         raise DataError(f"the label {label!r} is {stored}; it must be text or a number")
+    announce(f"profiling {len(names)} columns")
     facts = _summary(frame, kinds)
     total, at = facts["rows"], names.index(label)
     if not total or not facts["train"]:
@@ -101,6 +103,8 @@ def analyse(
         )
     texts = [name for name in names if name != label and _has_codes(frame, name, kinds[name])]
     classes_of = class_name(frame, label, in_place=in_place) if maybe_class else None
+    if texts or maybe_class:
+        announce(f"counting the values of {len(texts) + maybe_class} columns of {total:,} rows")
     values = _values(frame, texts, classes_of, max(max_vocabulary, MAX_CLASSES + 1))
     classes = _classes(values.pop(None, []), label)
     if label_type == "auto" and is_number and len(classes) > MAX_INTEGER_CLASSES:

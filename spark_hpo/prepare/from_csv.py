@@ -21,6 +21,7 @@ from spark_hpo.prepare.columns import analyse
 from spark_hpo.prepare.dialect import UTF_8, Dialect, find_dialect
 from spark_hpo.prepare.encode import encode, original, schema_of
 from spark_hpo.prepare.output import Prepared, Request, fingerprint
+from spark_hpo.prepare.phases import announce
 from spark_hpo.prepare.reading import cause_of, columns_of, is_small, read, settings
 from spark_hpo.suggest import suggestion
 from spark_hpo.trial import Split
@@ -207,6 +208,7 @@ def write(spark: SparkSession, request: Request) -> Prepared:
     arguments = request.arguments
     try:
         with settings(spark, arguments):
+            announce(f"reading {request.arguments['input']}")
             frame = read(spark, arguments)
             named = (arguments["label"], *arguments["drop"], *arguments.get("keep", ()))
             unknown = [name for name in named if name not in frame.columns]
@@ -267,6 +269,7 @@ def _describe(frame: DataFrame, request: Request) -> Prepared:
 def _clean(frame: DataFrame, arguments: Mapping[str, Any]) -> Cleaned:
     """Leave out useless columns; in a copy, also read dates and numbers that are written as text."""
     label, in_place = arguments["label"], arguments.get("in_place", False)
+    announce(f"looking for dates, numbers and useless columns among {len(frame.columns)} columns")
     with _of_table(arguments["input"]):
         return clean(
             frame,

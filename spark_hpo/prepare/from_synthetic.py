@@ -16,6 +16,7 @@ from spark_hpo.data.writer import RowGroupWriter, record_batch, summary_batch
 from spark_hpo.errors import ConfigError
 from spark_hpo.prepare import splits
 from spark_hpo.prepare.output import Prepared, Request
+from spark_hpo.prepare.phases import announce
 from spark_hpo.trial import Split
 
 LABEL = "label"
@@ -99,6 +100,7 @@ def write(spark: SparkSession, request: Request) -> Prepared:
     )
     best = {"accuracy": 1 - noise} if is_class else {"mean_squared_error": noise**2}
     num_files = sum(len(starts) for starts in _file_starts(arguments).values())
+    announce(f"writing {arguments['rows']:,} rows")
     with request.writing() as folder:
         frame = spark.range(0, num_files, 1, num_files)
         rows = splits.run(frame, partial(_write_files, folder=folder, arguments=dict(arguments)))

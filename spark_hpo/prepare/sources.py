@@ -15,6 +15,7 @@ from spark_hpo.backend.spark.java import java_is_needed
 from spark_hpo.errors import ConfigError
 from spark_hpo.prepare import from_csv, from_digits, from_synthetic
 from spark_hpo.prepare.output import Prepared, Request
+from spark_hpo.prepare.phases import announce
 
 _SOURCES: dict[str, tuple[Callable[..., Request], Callable[[SparkSession, Request], Prepared]]] = {
     "csv": (from_csv.request, from_csv.write),
@@ -79,6 +80,7 @@ def own_session() -> Iterator[SparkSession]:
         yield SparkSession.builder.getOrCreate()  # of a notebook, or of all tasks of a Databricks job
         return
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # or Spark takes the first python3 on the path
+    announce("starting Spark")
     builder: Any = SparkSession.builder
     builder = builder.appName("prepare_data").config("spark.log.level", "ERROR")
     with java_is_needed():

@@ -14,6 +14,7 @@ from pyspark.sql import types as T
 
 from spark_hpo.data.writer import summary_batch, write_splits
 from spark_hpo.errors import ConfigError
+from spark_hpo.prepare.phases import announce
 from spark_hpo.trial import Split
 
 SPLIT = "__split"  # column: name of the split
@@ -79,6 +80,7 @@ def write(frame: DataFrame, folder: str, *, total_rows: int, row_group_rows: int
         The number of rows written, by split.
     """
     check_row_group_rows(row_group_rows)
+    announce(f"writing {total_rows:,} rows")
     num_files = -(-total_rows // (row_group_rows * _ROW_GROUPS_PER_FILE))
     names = [name for name in frame.columns if name not in (SPLIT, ORDER)]
     parts = frame.repartition(num_files, column(ORDER)).sortWithinPartitions(SPLIT, ORDER)
