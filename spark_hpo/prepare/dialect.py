@@ -63,9 +63,23 @@ def find_dialect(
             f"{url}: the first line has values ({', '.join(first[:5])}) instead of column names. Add a line "
             "with names, or use --no-header (header: false), which names them column1, column2, ..."
         )
+    if header:
+        _refuse_duplicates(url, first)
     is_small = all(int(size) <= _SMALL_BYTES for _, size, *_ in listed)
     breaks = any("\n" in field or "\r" in field for line in lines for field in line)
     return Dialect(separator=separator, encoding=encoding, columns=first, many_lines=is_small or breaks)
+
+
+def _refuse_duplicates(url: str, names: Sequence[str]) -> None:
+    """Raise DataError if two columns have the same name to Spark, which would rename both."""
+    seen: dict[str, int] = {}
+    for i, name in enumerate(names):
+        if name and (earlier := seen.setdefault(name.lower(), i)) != i:
+            other = names[earlier]
+            fault = (
+                f"are both called {name!r}" if other == name else f"({other!r}, {name!r}) differ only in case"
+            )
+            raise DataError(f"{url}: columns {earlier + 1} and {i + 1} {fault}. Rename or remove one of them")
 
 
 def _is_data(name: str, root: str) -> bool:

@@ -6,17 +6,26 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from spark_hpo.data import files
-from spark_hpo.data.plan.footers import read_footers
+from spark_hpo.data.plan.footers import read_footer, read_footers
+from spark_hpo.data.plan.listing import list_files
 from spark_hpo.prepare.dialect import UTF_8, Dialect
 
 _MOST_NAMES = 50  # in a message
 _TIME_ZONE = "spark.sql.session.timeZone"
 _CHARSETS = "spark.sql.legacy.javaCharsets"  # Spark 4 needs it to read windows-1252, as Excel writes it
+_NANOSECONDS = "spark.sql.legacy.parquet.nanosAsLong"  # or Spark refuses the timestamps that pandas writes
 _SMALL_BYTES = 16 * 2**20  # of files
-_FEW_TASKS = {"spark.sql.shuffle.partitions": "1", "spark.sql.adaptive.enabled": "false"}
+_FEW_TASKS = {
+    "spark.sql.shuffle.partitions": "1",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.files.openCostInBytes": "65536",  # of 4 MiB, a task would get 30 of 10,000 small files
+}
 _MALFORMED = ("MALFORMED_RECORD", "Malformed records")
 
 
@@ -24,7 +33,7 @@ def read(spark: SparkSession, arguments: Mapping[str, Any]) -> DataFrame:
     """Return the input of a request. Only its columns are read yet."""
     url = _for_spark(arguments["input"])
     if arguments["format"] == "parquet":
-        return spark.read.parquet(url)
+        return _with_timestamps(spark.read.parquet(url), arguments["input"])
     has_header = arguments.get("header", True)
     frame = spark.read.csv(
         url,
@@ -40,6 +49,21 @@ def read(spark: SparkSession, arguments: Mapping[str, Any]) -> DataFrame:
         return frame.toDF(*_numbered(len(frame.columns)))
     trimmed = [name.strip() for name in frame.columns]
     return frame.toDF(*trimmed) if len(set(trimmed)) == len(trimmed) else frame
+
+
+def _with_timestamps(frame: DataFrame, url: str) -> DataFrame:
+    """Convert timestamps of nanoseconds, which Spark has read as integers, to timestamps."""
+    longs = [field.name for field in frame.schema if isinstance(field.dataType, T.LongType)]
+    if not longs:
+        return frame
+    first = list_files(url)[0]
+    stored = read_footer(files.filesystem(url)[0], first.path, first.size).schema
+    for name in longs:
+        kind = stored.field(name).type if stored.get_field_index(name) >= 0 else None
+        if kind is not None and pa.types.is_timestamp(kind) and kind.unit == "ns":
+            micros = F.expr("`{}` div 1000".format(name.replace("`", "``")))
+            frame = frame.withColumn(name, F.timestamp_micros(micros))
+    return frame
 
 
 def _for_spark(path: str) -> str:
@@ -63,7 +87,7 @@ def is_small(arguments: Mapping[str, Any]) -> bool:
 @contextlib.contextmanager
 def settings(spark: SparkSession, arguments: Mapping[str, Any]) -> Iterator[None]:
     """Set the session so that dates and times mean the same as to the readers, and restore it afterwards."""
-    wanted = {_TIME_ZONE: "UTC"}
+    wanted = {_TIME_ZONE: "UTC", _NANOSECONDS: "true"}
     if is_small(arguments):
         # One task is faster than finding out how many there should be.
         wanted |= _FEW_TASKS

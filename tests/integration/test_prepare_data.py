@@ -659,6 +659,8 @@ def test_dates_are_seconds_in_utc_wherever_the_session_is(spark: Any, tmp_path: 
         day=pa.array([date(2026, 7, 1)] * 300),
         moment=pa.array(noon, pa.timestamp("us", "UTC")),
         local=pa.array(noon, pa.timestamp("us")),
+        pandas=pa.array(noon, pa.timestamp("ns")),
+        zoned=pa.array(noon, pa.timestamp("ns", "Asia/Tokyo")),
         id=pa.array(range(300)),
     )
     zone = "spark.sql.session.timeZone"
@@ -682,6 +684,8 @@ def test_dates_are_seconds_in_utc_wherever_the_session_is(spark: Any, tmp_path: 
         "day": 0.0,
         "moment": 43_200.0,
         "local": 43_200.0,
+        "pandas": 43_200.0,
+        "zoned": 43_200.0,
         "part": 0.0,
     }
 

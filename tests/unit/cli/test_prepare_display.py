@@ -30,7 +30,8 @@ def test_prepare_display_says_a_line_per_phase_elsewhere() -> None:
         announce("writing 60,000 rows")
     announce("after the end")
     first, second = shown(there).splitlines()
-    assert first.startswith("reading") and "secret" not in first
+    assert first.startswith("reading")
+    assert "secret" not in first
     assert second == "writing 60,000 rows"
 
 

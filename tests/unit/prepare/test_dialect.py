@@ -42,6 +42,17 @@ def test_a_byte_order_mark_and_spaces_are_no_part_of_a_name(tmp_path: Path) -> N
     assert look(tmp_path / "t.csv", "\ufeff a , y\n1,2\n").columns == ("a", "y")
 
 
+@pytest.mark.parametrize(("header", "names"), [("a,b,a", ["'a'"]), ("Day,y,day ", ["'Day'", "'day'"])])
+def test_columns_of_one_name_are_refused_by_name(tmp_path: Path, header: str, names: list[str]) -> None:
+    with pytest.raises(DataError, match="columns 1 and 3") as refused:
+        look(tmp_path / "t.csv", f"{header}\n1,2,3\n")
+    assert all(name in str(refused.value) for name in names)
+
+
+def test_columns_without_a_name_are_not_duplicates(tmp_path: Path) -> None:
+    assert look(tmp_path / "t.csv", ",y,\n1,2,3\n").columns == ("", "y", "")
+
+
 def test_what_is_not_utf_8_is_taken_for_excel_s(tmp_path: Path) -> None:
     assert look(tmp_path / "t.csv", "größe,y\n1,2\n").encoding == "UTF-8"
     assert look(tmp_path / "t.csv", "größe,y\n1,2\n".encode("windows-1252")).encoding == "windows-1252"
