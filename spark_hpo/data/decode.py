@@ -14,6 +14,7 @@ import pyarrow as pa
 from spark_hpo.data import encoders
 from spark_hpo.data.encoders import BadColumn, Column
 from spark_hpo.data.files import changed
+from spark_hpo.data.filter.condition import select_rows
 from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.plan.shards import Segment
@@ -84,7 +85,7 @@ class Decoder:
             )  # imports a SQL parser, which most tables do not need
 
             types = {column.name: column.type for column in table.schema}
-            table = table.filter(parse_where(self._manifest.where, self._schema, types).expression())
+            table = select_rows(table, parse_where(self._manifest.where, self._schema, types))
             if table.num_rows != group.rows:
                 raise self._changed(segment, f"{table.num_rows} rows match the filter, {group.rows} planned")
         table = table.slice(segment.start, segment.rows)

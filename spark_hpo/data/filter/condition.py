@@ -5,7 +5,7 @@ A condition is an Arrow expression, and from the bounds of its columns it tells 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_, eq, ge, gt, le, lt, ne, or_
@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from spark_hpo.data.filter.row_hash import RowHash
 
 Outcome = bool | None
 ANY: frozenset[Outcome] = frozenset({True, False, None})
@@ -57,10 +59,11 @@ class Comparison:
     kind: pa.DataType  # the type of the comparison
     may_have_nan: bool = False
     is_cast: bool = False  # the column has another type, which Arrow does not cast implicitly
+    row_hash: RowHash | None = None  # the column is this hash, which `select_rows` computes
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (self.column,)
+        return (self.column,) if self.row_hash is None else self.row_hash.columns
 
     def expression(self) -> pc.Expression:
         field = pc.field(self.column)
@@ -69,6 +72,8 @@ class Comparison:
         return self.operator(field, pc.scalar(pa.scalar(self.value, self.kind)))
 
     def outcomes(self, bounds: Mapping[str, Bounds]) -> frozenset[Outcome]:
+        if self.row_hash is not None:
+            return frozenset({True, False})
         known = bounds.get(self.column)
         if known is None:
             return ANY
@@ -168,6 +173,26 @@ class Some:
     def outcomes(self, bounds: Mapping[str, Bounds]) -> frozenset[Outcome]:
         # De Morgan's law also holds in three-valued logic.
         return Not(All(tuple(Not(part) for part in self.parts))).outcomes(bounds)
+
+
+def select_rows(table: pa.Table, condition: Condition) -> pa.Table:
+    """Return the rows that match. The table has the columns of the condition."""
+    names = table.column_names
+    for row_hash in dict.fromkeys(_row_hashes(condition)):
+        table = table.append_column(row_hash.name, row_hash.of(table))
+    selected = table.filter(condition.expression())
+    return selected.select(names) if len(names) < table.num_columns else selected
+
+
+def _row_hashes(condition: Condition) -> Iterator[RowHash]:
+    match condition:
+        case Comparison(row_hash=RowHash() as row_hash):
+            yield row_hash
+        case Not():
+            yield from _row_hashes(condition.inner)
+        case All() | Some():
+            for part in condition.parts:
+                yield from _row_hashes(part)
 
 
 def _both(left: frozenset[Outcome], right: frozenset[Outcome]) -> frozenset[Outcome]:

@@ -18,6 +18,7 @@ import sqlglot
 from sqlglot import exp
 
 from spark_hpo.data.filter.condition import All, Comparison, Condition, IsNull, Not, Some
+from spark_hpo.data.filter.row_hash import Key, RowHash, check_key
 from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, TableSchema
 from spark_hpo.errors import DataError
 
@@ -33,7 +34,7 @@ _OPERATORS: dict[type[exp.Expression], Operator] = {
     exp.GTE: ge,
 }
 _MIRRORED: dict[Operator, Operator] = {lt: gt, le: ge, gt: lt, ge: le}
-_KNOWN = "comparisons of a column with a value, and, or, not, in, between, is null"
+_KNOWN = "comparisons of a column or of xxhash64(...) with a value, and, or, not, in, between, is null"
 
 
 def parse_where(text: str, schema: TableSchema | None, types: Mapping[str, pa.DataType]) -> Condition:
@@ -101,25 +102,51 @@ class _Parser:
         if operator is None:
             raise TypeError(f"{node.sql(dialect='spark')} is not supported; use {_KNOWN}")
         left, right = node.left, node.right
-        if not isinstance(left, exp.Column):
+        if not isinstance(left, exp.Column | exp.Anonymous):
             left, right, operator = right, left, _MIRRORED.get(operator, operator)
         return self._term(left).compare(operator, self._value(right))
 
     def _term(self, node: exp.Expression) -> _Term:
-        if not isinstance(node, exp.Column):
-            raise TypeError(f"{node.sql(dialect='spark')} must be a column; use {_KNOWN}")
-        name = ".".join(
-            part.name for part in node.parts
-        )  # `a.b` is one column name, because a condition has no table names
+        if isinstance(node, exp.Anonymous) and node.name.lower() == "xxhash64":
+            return _HashedRow(RowHash(tuple(map(self._key, node.expressions)), node.sql(dialect="spark")))
+        name = self._column_name(node)
         if self._schema is not None:
             if name == self._schema.label.name:
                 return _PreparedLabel(self._schema.label)
             made = [f for f in self._schema.features if name in (f.source, f.name)]
             if made:
                 return _PreparedFeature(made[0], made[1].name if len(made) > 1 else None)
+        return _StoredColumn(name, self._type(name))
+
+    def _column_name(self, node: exp.Expression) -> str:
+        if not isinstance(node, exp.Column):
+            raise TypeError(f"{node.sql(dialect='spark')} must be a column; use {_KNOWN}")
+        # `a.b` is one column name, because a condition has no table names
+        return ".".join(part.name for part in node.parts)
+
+    def _type(self, name: str) -> pa.DataType:
         if name not in self._types:
             raise TypeError(f"there is no column {name!r}; the columns are {', '.join(self._types)}")
-        return _StoredColumn(name, self._types[name])
+        return self._types[name]
+
+    def _key(self, node: Any) -> Key:
+        """Translate an argument of xxhash64."""
+        if self._schema is not None:
+            raise TypeError(
+                "xxhash64 is for tables in place: a prepared copy no longer has the original values"
+            )
+        if isinstance(node, exp.Literal | exp.Neg):
+            value = self._value(node)
+            if not isinstance(value, int):
+                raise TypeError(f"{node.sql(dialect='spark')} must be a column or an integer in xxhash64")
+            return Key(value=value)
+        as_bigint = isinstance(node, exp.Cast) and node.to.is_type("bigint")
+        name = self._column_name(node.this if as_bigint else node)
+        kind = self._type(name)
+        check_key(name, kind)
+        if as_bigint and not pa.types.is_integer(kind):
+            raise TypeError(f"column {name!r} is {kind}; only integers can be cast to bigint")
+        return Key(column=name, as_bigint=as_bigint)
 
     def _value(self, node: exp.Expression) -> Value:
         match node:
@@ -209,6 +236,21 @@ class _StoredColumn:
         elif is_number and t.is_floating(kind):
             return pa.float64(), float(value)
         raise TypeError(f"column {self._name!r} is {kind} and cannot be compared with {value!r}")
+
+
+class _HashedRow:
+    """`xxhash64(...)`: a signed integer of 64 bits."""
+
+    def __init__(self, row_hash: RowHash) -> None:
+        self._hash = row_hash
+
+    def compare(self, operator: Operator, value: Value) -> Condition:
+        if not isinstance(value, int) or not -(2**63) <= value < 2**63:
+            raise TypeError(f"{self._hash.name} must be compared with an integer of 64 bits")
+        return Comparison(self._hash.name, operator, value, pa.int64(), row_hash=self._hash)
+
+    def is_null(self) -> Condition:
+        raise TypeError(f"{self._hash.name} is never null")
 
 
 class _PreparedFeature:

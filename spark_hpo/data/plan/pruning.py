@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from spark_hpo.data import files
 from spark_hpo.data.files import File
-from spark_hpo.data.filter.condition import Bounds, Condition
+from spark_hpo.data.filter.condition import Bounds, Condition, select_rows
 from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.footers import Footer
 
@@ -83,4 +83,4 @@ def _by_counting(fs: Any, candidate: Candidate) -> int:
     with files.reading(file.path), files.opened(fs, file.path, file.hidden) as source:
         table = pq.ParquetFile(source).read_row_group(candidate.index, columns=columns, use_threads=False)
     table = partitions.add_columns(table, candidate.constants)
-    return int(table.filter(condition.expression()).num_rows)
+    return int(select_rows(table, condition).num_rows)
