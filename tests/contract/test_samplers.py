@@ -172,6 +172,7 @@ class SeveralObjectivesContract(SamplerContract):
     def build(self, space: Space, seed: int) -> Sampler:
         return build_sampler(self.name, space, seed, num_objectives=2)
 
+    @pytest.mark.medium
     def test_front_is_better_than_that_of_random_search(self) -> None:
         seeds = range(5)
         here = [missed(self.build(FRONT_SPACE, seed), self.num_trials) for seed in seeds]

@@ -274,6 +274,7 @@ def test_importing_starts_nothing_and_loads_nothing_heavy(module: str) -> None:
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=60)
 
 
+@pytest.mark.medium
 def test_the_training_half_runs_without_spark() -> None:
     program = "import sys, spark_hpo.train.worker; assert 'pyspark' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=120)

@@ -62,6 +62,7 @@ def outcome(data: bytes) -> str | None:
     return message and message.replace(str(path), "broken.yaml")
 
 
+@pytest.mark.medium
 @given(broken(QUICKSTART))
 @example(LAUGHS)
 @example("a: &a [*a]")

@@ -148,6 +148,7 @@ def test_only_the_job_knows_the_form_without_commands(capfd: pytest.CaptureFixtu
     assert "No such option" in capfd.readouterr().err
 
 
+@pytest.mark.medium
 def test_a_shell_can_complete_commands() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from spark_hpo.cli import main; main()"],

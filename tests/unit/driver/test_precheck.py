@@ -75,6 +75,7 @@ def test_check_study_names_what_the_table_lacks(folder: Path, override: str, nam
         check_study(load_config("study.yaml", [override]))
 
 
+@pytest.mark.medium
 def test_errors_of_a_study_are_known_before_heavy_imports(folder: Path) -> None:
     program = """
 import sys

@@ -61,6 +61,7 @@ def children(explorer: Explorer, step: int = 4, number: int = 9) -> list[Any]:
     return [explorer.explore(slot(50 + i, step, parent=i), {"x": 0.5, "y": 0.5}) for i in range(number)]
 
 
+@pytest.mark.medium
 def test_pb2_proposes_where_the_loss_falls_fastest() -> None:
     proposed = children(taught(lambda params, step: math.exp(-(((params["x"] - 0.7) / 0.2) ** 2))))
     assert statistics.median(abs(child["x"] - 0.7) for child in proposed) < 0.1
@@ -160,6 +161,7 @@ def best_of_a_population(build: Callable[[Space, int], Explorer], seed: int) -> 
         scheduler.report(done, measured)
 
 
+@pytest.mark.medium
 def test_pb2_beats_random_perturbation() -> None:
     learned = statistics.median(math.log10(best_of_a_population(BanditExplorer, seed)) for seed in range(7))
     stepped = statistics.median(

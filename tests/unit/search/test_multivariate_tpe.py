@@ -164,6 +164,7 @@ def test_tpe_share_out_of_range_is_refused(name: str) -> None:
     assert (error.value.key, error.value.value) == (name, 1.5)
 
 
+@pytest.mark.medium
 def test_proposal_after_10000_trials_takes_at_most_20_ms(capsys: pytest.CaptureFixture[str]) -> None:
     sampler, rng = MultivariateTpeSampler(MIXED, 0), np.random.default_rng(0)
     for trial_id in range(10_000):

@@ -112,6 +112,7 @@ def test_build_scheduler_needs_only_the_maximum_resource(name: str) -> None:
     assert build_scheduler(name, max_resource=27).max_resource == 27
 
 
+@pytest.mark.medium
 def test_registry_without_optuna_names_the_extra() -> None:
     program = (
         "import sys; sys.modules['optuna'] = None\n"

@@ -170,6 +170,7 @@ def test_resume_after_a_kill_changes_only_the_attempt(
     assert bench.checkpoints == {resumed.best.checkpoint}
 
 
+@pytest.mark.medium
 def test_resume_after_a_kill_at_any_journal_write_keeps_all_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +321,7 @@ def test_checkpoint_of_a_parent_is_kept_until_its_child_has_loaded_it(bench: Stu
     assert bench.checkpoints == {study.best.checkpoint}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("explorer", ["perturbation", "pb2"])
 @pytest.mark.parametrize("killed_after", [0, 3, 7, 12, 20, 31])
 def test_resume_after_a_kill_rebuilds_the_population(
@@ -372,6 +374,7 @@ def test_enqueued_configurations_run_first(bench: StudyRunner) -> None:
     assert [params[0], params[1]] == journal_first
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("killed_after", [4, 18])
 @pytest.mark.parametrize(
     "scheduler", ["full", "successive_halving", "asha", "adaptive_asha", "async_hyperband", "median_stopping"]

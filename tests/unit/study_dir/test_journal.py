@@ -79,6 +79,7 @@ def test_journal_reads_back_what_was_written(storage: Storage) -> None:
     assert again.past[2].report == report(0, 0.75)
 
 
+@pytest.mark.medium
 def test_journal_cut_at_any_byte_can_be_read_and_resumed(tmp_path: Path) -> None:
     whole = Journal.open(Storage(tmp_path / "whole"), ACCURACY)
     for trial_id in range(3):

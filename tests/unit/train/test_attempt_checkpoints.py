@@ -105,6 +105,7 @@ def weights(spec: RankSpec, report: Report) -> Mapping[str, Tensor]:
     return state
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("at", [1, 4, STEPS, STEPS + 1, 2 * STEPS + 5])
 @pytest.mark.parametrize("evaluate_each_pass", [True, False])
 def test_attempt_resumes_a_killed_one_bit_for_bit(spec: RankSpec, at: int, evaluate_each_pass: bool) -> None:

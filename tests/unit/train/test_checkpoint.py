@@ -61,6 +61,7 @@ print((peak_bytes() - before) / size)
 """
 
 
+@pytest.mark.medium
 def test_save_needs_memory_for_one_copy_of_the_state(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SAVE, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

@@ -92,6 +92,7 @@ def test_predict_keeps_the_index_and_returns_probabilities(
     assert np.allclose(np.array(answers["probability"].tolist()).sum(axis=1), 1)
 
 
+@pytest.mark.medium
 def test_predict_in_a_new_process_returns_the_same(
     table: Table, exported: tuple[Path, dict[str, float]]
 ) -> None:
