@@ -12,8 +12,18 @@ unexport SPARK_HOME
 
 setup: .venv/installed  ## install everything into .venv
 
-tune: setup java  ## CONFIG=conf/...: run a study
+tune: setup java $(if $(filter %/adult.yaml,$(CONFIG)),data/adult.csv)  ## CONFIG=conf/...: run a study
 	$(BIN)/spark-submit jobs/tune.py --config $(CONFIG)
+
+# UCI's file has no header, and a space after each comma.
+ADULT_URL := https://archive.ics.uci.edu/ml/machine-learning-databases/adult/adult.data
+ADULT_COLUMNS := age,workclass,fnlwgt,education,education-num,marital-status,occupation,relationship,race,sex,capital-gain,capital-loss,hours-per-week,native-country,income-per-year
+
+data/adult.csv:  ## the Adult census table of UCI
+	mkdir -p data
+	curl -fsSL --output $@.part $(ADULT_URL)
+	{ echo $(ADULT_COLUMNS); sed -e 's/, /,/g' -e '/^$$/d' $@.part; } > $@
+	rm $@.part
 
 # Tests run in one process per core, at most WORKERS; each may start a Spark of its own, with some 3 GB.
 # A file's tests stay in one process, because they share fixtures.
@@ -133,7 +143,7 @@ dist/spark_hpo.zip: setup $(wildcard spark_hpo/*.py spark_hpo/*/*.py spark_hpo/*
 	$(BIN)/python -c "import pathlib, spark_hpo.backend.spark.package; spark_hpo.backend.spark.package.write_zip(pathlib.Path('$@'))"
 
 # Other tables and studies in data/ and studies/ belong to the user, and so does the MLflow database.
-EXAMPLES := data/digits data/adult studies/quickstart studies/adult
+EXAMPLES := data/digits data/adult data/adult.csv studies/quickstart studies/adult
 
 clean:  ## remove build outputs and, after asking, the tables and studies of the examples
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

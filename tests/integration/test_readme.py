@@ -42,8 +42,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "spark_hpo").symlink_to(ROOT / "spark_hpo")
     # `make test` made it from these very files, so that `make tune` finds nothing to install.
     (folder / ".venv").symlink_to(Path(sys.prefix))
-    if ADULT.exists():
-        (folder.parent / "shared").symlink_to(ADULT.parents[2])
+    if ADULT.exists():  # as `make data/adult.csv` would have downloaded it
+        (folder / "data").mkdir()
+        (folder / "data/adult.csv").symlink_to(ADULT)
     return folder
 
 

@@ -70,6 +70,28 @@ def test_a_second_setup_installs_nothing(tmp_path: Path) -> None:
     assert "pip" not in done.stdout
 
 
+def test_adult_table_is_downloaded_with_a_header(tmp_path: Path) -> None:
+    rows = ["39, State-gov, 77516, <=50K", "50, ?, 83311, >50K"]
+    (tmp_path / "adult.data").write_text("\n".join([*rows, "", ""]))
+    done = make("data/adult.csv", tmp_path, f"ADULT_URL=file://{tmp_path}/adult.data")
+    assert done.returncode == 0, done.stderr
+    header, *lines = (tmp_path / "data/adult.csv").read_text().splitlines()
+    assert header.startswith("age,workclass,")
+    assert header.endswith(",native-country,income-per-year")
+    assert lines == ["39,State-gov,77516,<=50K", "50,?,83311,>50K"]
+    assert [file.name for file in (tmp_path / "data").iterdir()] == ["adult.csv"]
+
+
+def test_tune_downloads_the_adult_table_for_its_study_only(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "constraints.txt", ".venv/installed"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    java_of_version(tmp_path, "17.0.1")
+    for config, is_needed in (("conf/adult.yaml", True), ("conf/quickstart.yaml", False)):
+        plan = make("tune", tmp_path, "--dry-run", f"CONFIG={config}")
+        assert ("adult.data" in plan.stdout) == is_needed
+
+
 @pytest.mark.parametrize("stack", ["modern", "spark35"])
 def test_a_stacks_own_versions_win_over_the_canonical_ones(tmp_path: Path, stack: str) -> None:
     own, canonical = tmp_path / f"constraints-{stack}.txt", tmp_path / "constraints.txt"
