@@ -28,6 +28,7 @@ _OUT_OF_MEMORY = ("OOMKilled", "exceeding memory limits", "beyond the 'PHYSICAL'
 _CRASHED = "Python worker exited unexpectedly"
 _CANCEL_LIMIT_S = 10.0
 _CANCEL_RETRY_S = 0.1
+_ENDED_POLL_S = 0.02
 _SLOT_POLL_S = 0.2
 _FRAMES = ("at ", "Caused by: ")
 
@@ -105,7 +106,15 @@ class SparkBackend:
     def close(self) -> None:
         threads = [job.thread for job in self._in_flight.values()]
         self._in_flight.clear()
-        self._cancel(self._tag, threads)
+        running = self._cluster.running_jobs(self._tag) or ()
+        if len(running) < sum(thread.is_alive() for thread in threads):
+            self._cancel(self._tag, threads)  # Spark does not know all of these jobs yet
+            return
+        # The threads themselves take longer, because PySpark translates each job's exception in Python.
+        deadline = time.monotonic() + _CANCEL_LIMIT_S
+        self._cluster.cancel(self._tag)
+        while self._cluster.running_jobs(self._tag) and time.monotonic() < deadline:
+            time.sleep(_ENDED_POLL_S)
 
     def _wait_for_slot(self, timeout_s: float) -> None:
         """Wait for executors, which register one by one some seconds after the session has started."""
@@ -153,6 +162,9 @@ class SparkBackend:
             by_rank = sorted((json.loads(row.report) for row in rows), key=lambda r: r["rank"])
             reports = [Report.from_json(record["report"]) for record in by_rank]
         except Exception as exc:  # each version and client of Spark raises its own types
+            job = self._in_flight.get(assignment.trial_id)
+            if job is None or job.tag != tag:
+                return  # cancelled
             reports = [_lost(assignment, exc)]
         self._reports.put((tag, merge_reports(reports, seconds=time.perf_counter() - began)))
 
@@ -160,17 +172,18 @@ class SparkBackend:
 def _lost(assignment: Assignment, exc: Exception) -> Report:
     """The report of an assignment whose job failed: a process died, or an executor was lost."""
     # Frames of a Java stack trace contain these words too.
-    lines = [line for line in map(str.strip, str(exc).splitlines()) if not line.startswith(_FRAMES)]
+    text = str(exc)  # a call of the JVM
+    lines = [line for line in map(str.strip, text.splitlines()) if not line.startswith(_FRAMES)]
     telling = [line for line in lines if "Exception" in line or "Error" in line]
     message = [type(exc).__name__, *lines[:1], *telling][-1].lstrip(": ")
-    if any(sign in str(exc) for sign in _OUT_OF_MEMORY):
+    if any(sign in text for sign in _OUT_OF_MEMORY):
         kind = FailureKind.MEMORY
         message += "; raise spark.executor.memoryOverhead, or use a smaller model or batch"
     else:
         kind = FailureKind.INFRASTRUCTURE
-        if _CRASHED in str(exc):
+        if _CRASHED in text:
             message += " (if this keeps happening, raise spark.executor.memoryOverhead)"
     return Report.failed(
         assignment,
-        Failure(kind=kind, message=f"the Spark job failed: {message}", traceback=str(exc)),
+        Failure(kind=kind, message=f"the Spark job failed: {message}", traceback=text),
     )

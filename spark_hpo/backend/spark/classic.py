@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyspark
 from py4j.protocol import Py4JError
@@ -72,6 +74,14 @@ class ClassicCluster:
         with contextlib.suppress(Py4JError, OSError):
             self.spark.sparkContext.cancelJobsWithTag(tag)
 
+    def running_jobs(self, tag: str) -> list[int] | None:
+        with contextlib.suppress(Py4JError, AttributeError, OSError):
+            tracker, as_text = self._job_tracker
+            running = json.loads(as_text(tracker.getActiveJobIds()))
+            tagged = json.loads(as_text(tracker.getJobIdsForTag(tag))) if running else []
+            return sorted(set(running) & set(tagged))
+        return None
+
     def shutdown_hold(self, notice: Callable[[], None], *, limit_s: float) -> ShutdownHold:
         return ShutdownHold(self.spark.sparkContext._jvm, notice, limit_s=limit_s)
 
@@ -83,6 +93,12 @@ class ClassicCluster:
                 shutil.copyfile(file, copy)
             file = copy
         self.spark.sparkContext.addPyFile(str(file))
+
+    @cached_property
+    def _job_tracker(self) -> tuple[Any, Callable[[Any], str]]:
+        """Spark's status tracker, and a function that reads a whole Java array in one call."""
+        context: Any = self.spark.sparkContext
+        return context._jsc.sc().statusTracker(), context._jvm.java.util.Arrays.toString
 
     def _num_executors(self) -> int:
         with _alive():

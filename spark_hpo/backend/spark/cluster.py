@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Thread
@@ -54,6 +54,10 @@ class Cluster(Protocol):
 
     def cancel(self, tag: str) -> None:
         """Cancel the jobs with a tag. No error if there are none, or if Spark has stopped."""
+        ...
+
+    def running_jobs(self, tag: str) -> Collection[int] | None:
+        """The ids of the jobs with a tag that run or wait for slots; None: Spark cannot be asked."""
         ...
 
     def shutdown_hold(self, notice: Callable[[], None], *, limit_s: float) -> AbstractContextManager[object]:

@@ -91,6 +91,9 @@ class ConnectCluster:
         with contextlib.suppress(PySparkException, OSError):
             self.spark.interruptTag(tag)
 
+    def running_jobs(self, tag: str) -> None:
+        return None
+
     def shutdown_hold(self, notice: Callable[[], None], *, limit_s: float) -> AbstractContextManager[object]:
         return contextlib.nullcontext()  # the server does not exit with its clients
 
