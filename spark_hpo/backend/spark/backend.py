@@ -162,7 +162,7 @@ class SparkBackend:
             by_rank = sorted((json.loads(row.report) for row in rows), key=lambda r: r["rank"])
             reports = [Report.from_json(record["report"]) for record in by_rank]
         except Exception as exc:  # each version and client of Spark raises its own types
-            job = self._in_flight.get(assignment.trial_id)
+            job = self._in_flight.get(assignment.key)
             if job is None or job.tag != tag:
                 return  # cancelled
             reports = [_lost(assignment, exc)]
