@@ -1,7 +1,7 @@
-"""The shipped tasks on a real GPU, beside the CPU: `make gpu-check`.
+"""Compares the built-in tasks on a real GPU with the CPU: `make gpu-check`.
 
 Each task is trained by the inline backend on a small table: on the CPU in float32, then on the GPU in float32
-and in bfloat16, in two rungs, so that the second one goes on from a checkpoint. The curves must agree. Needs
+and in bfloat16, in two rungs, so that the second one resumes from a checkpoint. The curves must agree. Needs
 torch, pyarrow and this package, nothing else. The last line is JSON; without a GPU it is `no GPU`.
 """
 
@@ -45,7 +45,7 @@ Columns = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A shipped task, and a table that it can learn."""
+    """A built-in task, and a table that it can learn."""
 
     task: str
     schema: TableSchema
@@ -54,7 +54,7 @@ class Problem:
 
 
 def draw_rows(rng: np.random.Generator, rows: int) -> Columns:
-    """Whether x is large enough, where what is enough depends on the colour."""
+    """Rows whose label says whether x is above a threshold that depends on the colour."""
     x, y = rng.normal(size=(2, rows))
     colour = rng.integers(1, len(COLOURS) + 1, rows)
     answer = x + 0.3 * rng.normal(size=rows) > colour - 2
@@ -104,7 +104,7 @@ PROBLEMS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where training runs, and how far its curves may be from those of the CPU in float32."""
+    """A device and a precision, with the allowed difference from the CPU in float32."""
 
     name: str
     gpus: Sequence[int]
@@ -117,7 +117,7 @@ CPU = Place(name="cpu fp32", gpus=(), precision=Precision.FP32)
 
 
 def places(gpus: Sequence[int], name: str) -> tuple[Place, ...]:
-    """What is compared with the CPU. The order of additions differs on a GPU, and steps add that up."""
+    """Return what to compare with the CPU. A GPU adds in another order, and differences grow."""
     return (
         Place(name=f"{name} fp32", gpus=gpus, precision=Precision.FP32, loss=0.05, accuracy=0.01),
         # Eight bits of mantissa: a step is off by 0.4 %.
@@ -135,7 +135,7 @@ def write_table(folder: Path, problem: Problem, rows: int) -> None:
 
 
 def train(problem: Problem, table: Path, place: Place) -> list[Measurement]:
-    """The curve over all rungs, each of which goes on from the checkpoint of the one below."""
+    """Return the curve over all rungs, each of which resumes from the checkpoint of the one below."""
     with tempfile.TemporaryDirectory() as study:
         spec = RankSpec(
             study_id=f"gpu-check-{place.name}",
@@ -176,7 +176,7 @@ def train(problem: Problem, table: Path, place: Place) -> list[Measurement]:
 
 
 def differences(place: Place, reference: Sequence[Measurement], curve: Sequence[Measurement]) -> list[str]:
-    """Where a curve is further from the reference than its place allows, in words."""
+    """Return a sentence for each curve that differs from the reference by more than its place allows."""
     found = []
     for theirs, ours in zip(reference, curve, strict=True):
         for name in ("loss", "train_loss", "accuracy"):
@@ -191,12 +191,12 @@ def differences(place: Place, reference: Sequence[Measurement], curve: Sequence[
 
 
 def rows_per_second(curve: Sequence[Measurement]) -> float:
-    """Over the epochs after the first, in which kernels are compiled and loaded."""
+    """Return the rate without the first epoch, in which kernels are compiled and loaded."""
     return sum(m.rows for m in curve[1:]) / sum(m.seconds for m in curve[1:])
 
 
 def check(gpus: Sequence[int], name: str, *, rows: int) -> tuple[dict[str, Any], list[str]]:
-    """Train everything everywhere. Returns the figures by task and place, and what does not agree."""
+    """Train each task in each place. Return the figures by task and place, and the differences."""
     figures: dict[str, Any] = {}
     wrong: list[str] = []
     for problem in PROBLEMS:

@@ -1,4 +1,4 @@
-"""Draws docs/images/run.svg, a study on a terminal, from one that it runs: `make picture`, some minutes."""
+"""Runs a study and draws its terminal output as docs/images/run.svg: `make picture`, some minutes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _board_under_way(storage: Storage, process: subprocess.Popen[bytes]) -> RenderableType:
-    """What `watch` shows when half of the study is done."""
+    """Return what `watch` shows halfway through the study."""
     while process.poll() is None:
         try:
             status = StudyStatus.read(storage)

@@ -92,7 +92,7 @@ def test_interrupted_study_keeps_its_training_and_resumes(
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.terminate()
-    # A JVM that is told to end says so itself, whatever its Python says.
+    # A JVM that gets the signal prints a message of its own.
     code = 143 if how == "spark-submit SIGTERM" else 130
     assert process.wait(60) == code, study.log[-4000:]
     ended = time.time()
@@ -104,7 +104,7 @@ def test_interrupted_study_keeps_its_training_and_resumes(
     again = study.wait_for_step(0, after=ended)
     study.finish_and_check()
     assert study.results() == undisturbed
-    assert again.step >= 6, "it goes on from where it was interrupted"
+    assert again.step >= 6, "it resumes where it was interrupted"
     assert study.repeated_s() <= 2 * study.step_seconds(), "at most a step of each trial"
     costs.add(f"interrupted once ({how})", repeated_s=study.repeated_s(), recovery_s=again.time - ended)
 

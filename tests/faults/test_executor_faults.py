@@ -28,7 +28,7 @@ def test_executor_killed_in_the_lowest_rung_costs_one_attempt(
 
     assert study.lost() == [(0, 1)]
     assert study.results() == undisturbed
-    assert 0 < again.step <= victim.step + 3, "it goes on from a checkpoint within the rung"
+    assert 0 < again.step <= victim.step + 3, "it resumes from a checkpoint within the rung"
     assert study.repeated_s() < 2.0
     costs.add("executor killed in rung 0", repeated_s=study.repeated_s(), recovery_s=again.time - killed)
 
@@ -60,7 +60,7 @@ def test_executor_killed_while_saving_leaves_the_last_checkpoint_intact(
 def test_writes_of_a_lost_executor_are_ignored(
     new_study: NewStudy, costs: CostTable, undisturbed: dict[Any, Any]
 ) -> None:
-    # Its Python goes on while its JVM is stopped, and comes to its end when another attempt is on its way.
+    # Its Python continues while its JVM is stopped, and ends when another attempt has started.
     study = new_study(step_s=0.6, spark={"spark.master": "local-cluster[3,1,1024]"}, budget={"trials": 2})
     study.start_driver()
     victim = study.wait_for_step(0, step=2)

@@ -100,7 +100,7 @@ def test_lost_executor_resumes_from_its_checkpoint_on_s3(
 
     assert study.lost() == [(trial, 1)]
     assert study.results() == undisturbed
-    assert 0 < again.step <= victim.step + 6, "it goes on from a checkpoint within the rung"
+    assert 0 < again.step <= victim.step + 6, "it resumes from a checkpoint within the rung"
     assert study.repeated_s() < 2.0
     assert not (study.folder / "study").exists()
     costs.add("executor killed, S3", repeated_s=study.repeated_s(), recovery_s=again.time - killed)
@@ -137,7 +137,7 @@ def test_decommissioned_executor_resumes_from_its_checkpoint(
 
     assert study.lost() == [(0, 1)], "the next attempt is the study's, not Spark's"
     assert study.results() == undisturbed
-    assert again.step > 0, "it goes on from a checkpoint within the rung"
+    assert again.step > 0, "it resumes from a checkpoint within the rung"
     costs.add(
         "executor decommissioned and lost",
         repeated_s=study.repeated_s(),

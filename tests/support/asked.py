@@ -1,4 +1,4 @@
-"""Samplers that are asked and told by hand."""
+"""Helpers that call `ask` and `tell` of a sampler directly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AnySampler = TypeVar("AnySampler", bound=Sampler)
 
 
 def best_of(sampler: Sampler, loss: Callable[[Params], float], num_trials: int) -> float:
-    """The least loss of a search, one trial after another."""
+    """Return the smallest loss of a search of sequential trials."""
     losses = []
     for trial_id in range(num_trials):
         params = sampler.ask(trial_id)
@@ -23,7 +23,7 @@ def best_of(sampler: Sampler, loss: Callable[[Params], float], num_trials: int) 
 
 
 def tell(sampler: AnySampler, points: Mapping[int, Sequence[tuple[float, float]]]) -> AnySampler:
-    """The sampler, after it has been told, by resource, of (x, loss)."""
+    """Tell a sampler results, as (x, loss) by resource, and return it."""
     trial_id = 0
     for resource, told in points.items():
         for x, loss in told:
@@ -34,5 +34,5 @@ def tell(sampler: AnySampler, points: Mapping[int, Sequence[tuple[float, float]]
 
 
 def proposals(sampler: Sampler, num: int = 60) -> list[float]:
-    """The x of trials that it has not been told of."""
+    """Return the x of further proposals."""
     return [sampler.ask(1000 + i)["x"] for i in range(num)]

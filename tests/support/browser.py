@@ -1,4 +1,4 @@
-"""A headless Chromium, for tests that look at pages as their readers do."""
+"""A headless Chromium for tests of HTML pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CURE = "no browser: apt-get install chromium, or playwright install chromium, or
 
 @contextmanager
 def chromium() -> Iterator[Browser | None]:
-    """The machine's own Chromium, or Playwright's; None where there is neither."""
+    """Yield the Chromium of the machine or of Playwright; None if there is neither."""
     with sync_playwright() as playwright:
         found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
         executable = found or playwright.chromium.executable_path

@@ -1,4 +1,4 @@
-"""An archive of the classes that Spark loads, which halves the time in which a JVM starts.
+"""An archive of the classes that Spark loads, which halves the start-up time of a JVM.
 
 `make test` writes one with `python -m tests.support.class_archive build/spark-classes.jsa`. Without it, or
 with the archive of another JVM or class path, JVMs only start more slowly.
@@ -38,7 +38,7 @@ def java_options(archive: Path = ARCHIVE) -> str:
 
 
 def write(archive: Path, *, master: str = "local[2]", environment: Mapping[str, str] | None = None) -> None:
-    """Write the archive by a Spark application of its own. A failure leaves none."""
+    """Write the archive with a short Spark application. A failure leaves no archive."""
     ours = {"PYSPARK_PYTHON": sys.executable, "SPARK_SUBMIT_OPTS": _BASE}
     process = subprocess.Popen(
         [sys.executable, "-c", _LOAD, str(archive), master],

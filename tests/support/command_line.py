@@ -1,4 +1,4 @@
-"""Runs command lines in the process of the test, which saves the start of an interpreter."""
+"""Runs command lines in the process of the test, which saves starting an interpreter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def run_in_process(main: Callable[[Sequence[str]], Any], arguments: Sequence[str], folder: Path) -> Done:
-    """Run `spark_hpo.cli.main` or `tune` in a folder, and undo what they set up for a process."""
+    """Run `spark_hpo.cli.main` or `tune` in a folder, and undo their changes to the process."""
     out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
     logger, handler = logging.getLogger("spark_hpo"), signal.getsignal(signal.SIGTERM)
     before = logger.level, logger.propagate, logger.handlers[:]

@@ -15,7 +15,7 @@ _WIDTH = 100
 
 
 def help_of(name: str) -> str:
-    """What `spark-hpo NAME --help` prints on a terminal of 100 columns; NAME may have a subcommand."""
+    """Return the output of `spark-hpo NAME --help` in 100 columns; NAME may have a subcommand."""
     command: click.Command = _commands
     context = click.Context(command, info_name="spark-hpo", terminal_width=_WIDTH)
     for word in name.split():
@@ -27,7 +27,7 @@ def help_of(name: str) -> str:
 
 
 def names() -> list[str]:
-    """All commands, each before its subcommands."""
+    """Return all commands, each before its subcommands."""
     found = []
     for name in COMMANDS:
         command = load_command(name)
@@ -50,7 +50,7 @@ def parse(command: click.Command, words: Sequence[str]) -> None:
 
 
 def with_help(page: str) -> str:
-    """The page with the help of today in it."""
+    """Return the page with the current help."""
 
     def block(match: re.Match[str]) -> str:
         return f"{match['mark']}\n```text\n{help_of(match['name'])}\n```\n"
@@ -60,7 +60,7 @@ def with_help(page: str) -> str:
 
 
 def commands_of(page: str) -> list[str]:
-    """The commands whose help the page has, in its order."""
+    """Return the commands whose help is on the page, in order."""
     return re.findall(r"<!-- help: ([\w ]+) -->", page)
 
 

@@ -1,4 +1,4 @@
-"""A small study whose doctor's findings are looked at."""
+"""A small study for tests of the doctor."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ STUDY = {
 
 
 def write_study(folder: Path, **settings: Any) -> Path:
-    """The study's file in a folder, beside its table."""
+    """Write a table and a study file to a folder, and return the file."""
     write_clusters(folder / "table", rows=240)
     (folder / FILE).write_text(yaml.safe_dump({**STUDY, **settings}))
     return folder
 
 
 def look(*overrides: str, spark: Any = None) -> dict[str, Finding]:
-    """What the doctor finds, by the check's name."""
+    """Return the doctor's findings by the name of the check."""
     return {finding.check: finding for finding in examine(FILE, overrides, spark=spark)}
 
 

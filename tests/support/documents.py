@@ -1,4 +1,4 @@
-"""The pages of the documentation: links, code in the text, blocks of code and how they are tested."""
+"""Parses the pages of the documentation: links, inline code, and code blocks with their notes."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class Block:
 
     @property
     def run_by(self) -> str:
-        """The test file that the page says runs it."""
+        """The test file that runs the block, according to the page."""
         found = _NOTE.fullmatch(self.note)
         return (found and found[2]) or ""
 
     @property
     def is_excused(self) -> bool:
-        """Whether it has a note of the form that is asked for."""
+        """True if the block has a valid note."""
         return _NOTE.fullmatch(self.note) is not None
 
 
 def blocks(page: str, language: str = "") -> list[Block]:
-    """The blocks of a page, in their order."""
+    """Yield the blocks of a page in order."""
     tokens, found = _tokens(page), []
     for i, token in enumerate(tokens):
         if token.type == "fence" and language in ("", token.info.split(" ")[0]):
@@ -56,7 +56,7 @@ def blocks(page: str, language: str = "") -> list[Block]:
 
 
 def targets(page: str) -> Iterator[tuple[int, str]]:
-    """What the links and pictures of a page point at, each with its line."""
+    """Yield the targets of the links and images of a page, with their lines."""
     for line, token in _inline(page):
         target = token.attrs.get({"link_open": "href", "image": "src"}.get(token.type, ""))
         if target is not None:
@@ -64,14 +64,14 @@ def targets(page: str) -> Iterator[tuple[int, str]]:
 
 
 def code(page: str) -> Iterator[tuple[int, str]]:
-    """What stands as code within the text of a page."""
+    """Yield the inline code of a page."""
     for line, token in _inline(page):
         if token.type == "code_inline":
             yield line, token.content
 
 
 def anchors(page: str) -> set[str]:
-    """What can stand behind `#`: headings as code hosts and the site name them."""
+    """Return the anchors of a page: its headings as code hosts and the site name them."""
     tokens = _tokens(page)
     titles = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -1,4 +1,4 @@
-"""An HTTP proxy for tests: each request is passed on, refused, held, or loses its reply, as it is told."""
+"""An HTTP proxy that can forward, refuse or hold each request, or drop its reply."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"
 
 
 class Fault(Enum):
-    """What happens to one request."""
+    """The treatment of one request."""
 
     NONE = auto()
     REFUSE = auto()  # the connection ends, and the server has seen nothing
@@ -24,7 +24,7 @@ class Fault(Enum):
 
 
 class FaultyProxy:
-    """Stands before a server on loopback. `fault(method, path)` is asked about every request."""
+    """A proxy in front of a server on loopback. `fault(method, path)` decides about each request."""
 
     def __init__(self, port: int) -> None:
         self.fault: Callable[[str, str], Fault] = lambda method, path: Fault.NONE
@@ -41,11 +41,11 @@ class FaultyProxy:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def allow(self, count: int = 1) -> None:
-        """Let held requests go on."""
+        """Forward the held requests."""
         self._permits.release(count)
 
     def heal(self) -> None:
-        """No faults any more, and nothing is held."""
+        """Stop all faults, and forward the held requests."""
         self.fault = lambda method, path: Fault.NONE
         self.allow(1_000)
 
@@ -121,6 +121,6 @@ def _handler(proxy: FaultyProxy) -> type[BaseHTTPRequestHandler]:
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = serve
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing: pytest shows what matters."""
+            """Log nothing."""
 
     return Handler

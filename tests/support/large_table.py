@@ -1,6 +1,6 @@
-"""A table of many rows in few bytes on the disk, and one rank that trains on it: `large_table.py FOLDER ...`.
+"""A table of many rows that is small on disk, and a rank that trains on it: `large_table.py FOLDER ...`.
 
-Every row group holds the same few values, so the Parquet is small and what is decoded from it is not.
+Every row group repeats a few values, so the Parquet files are small and the decoded rows are large.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def write_large(folder: Path, decoded_bytes: int) -> int:
 
 
 def main() -> None:
-    """Train one epoch, and say as JSON how many rows there were and what memory they took."""
+    """Train one epoch, and print the number of rows and the peak memory as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cache", type=Path)

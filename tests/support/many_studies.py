@@ -1,7 +1,7 @@
 """Many studies at once in one process, as in a notebook: `many_studies.py FOLDER COUNT`.
 
-Prints one JSON object: how each study ended, the tags of all jobs, the threads that are left, and the
-descriptors and ports that a study more has left.
+Prints one JSON object: the result of each study, the tags of all jobs, the threads that are left, and the
+descriptors and ports that one more study has left open.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ THREADS_LIMIT_S = 30.0
 
 
 def rows_of(number: int) -> int:
-    """The training rows of a study's own table: every measurement tells by them whose it is."""
+    """Return the number of training rows of a study's own table, which identifies its measurements."""
     return 64 + number
 
 
@@ -54,7 +54,7 @@ def config(folder: Path, number: int) -> StudyConfig:
 
 
 class InterruptAtOnce(Callback):
-    """Ctrl-C, as far as one study of many can meet it."""
+    """Raises KeyboardInterrupt in one of the studies."""
 
     def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         raise KeyboardInterrupt
@@ -101,7 +101,7 @@ def main(folder: Path, count: int) -> None:
 
 
 def held_now() -> Counter[str]:
-    """Open files of this process, and the ports on which it and its children listen."""
+    """Return the open files of this process, and the ports on which it and its children listen."""
     here = psutil.Process()
     files = [file.path for file in here.open_files()]
     ports = [
@@ -114,7 +114,7 @@ def held_now() -> Counter[str]:
 
 
 def ours_among(threads: set[threading.Thread]) -> list[str]:
-    """Py4J keeps a thread for each connection that it has once made, and takes it again."""
+    """Return the threads that are ours. Py4J keeps a thread for each connection, and reuses it."""
     return [thread.name for thread in threads if thread.is_alive() and "py4j" not in thread.name.lower()]
 
 

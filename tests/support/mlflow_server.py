@@ -1,4 +1,4 @@
-"""A real MLflow server for tests, and all that it has of a study."""
+"""A real MLflow server for tests, and a function that reads all of its runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spark_hpo.tracking.study_runs import StudyRuns
 
 
 def runs(tracker: MlflowTracker | StudyRuns) -> dict[str, dict[str, Any]]:
-    """All that MLflow has, by run name, without ids of its own."""
+    """Return all data of the runs in MLflow, by run name, without MLflow's ids."""
     client = tracker.client
     found: dict[str, dict[str, Any]] = {}
     for run in client.search_runs([tracker.experiment_id]):

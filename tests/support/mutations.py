@@ -1,4 +1,4 @@
-"""Records of JSON types with something wrong in them."""
+"""Damaged records of JSON types, as Hypothesis strategies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ODD = st.sampled_from(
 
 @st.composite
 def mutated(draw: st.DrawFn, record: Any) -> Any:
-    """The record with one to three places replaced, taken out, or joined by one that nobody knows."""
+    """Return the record with one to three places replaced, removed, or extended by an unknown key."""
     record = copy.deepcopy(record)
     for _ in range(draw(st.integers(1, 3))):
         inner = record

@@ -1,4 +1,4 @@
-"""Notebooks run as in Jupyter: a kernel of this Python, cell after cell."""
+"""Runs notebooks as Jupyter does, in a kernel of this Python."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LIMIT_S = 240  # of a cell
 
 
 def from_cells(*cells: str) -> nbformat.NotebookNode:
-    """A notebook with these cells of code."""
+    """Return a notebook of these code cells."""
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
-    """Run it from top to bottom with `folder` as its directory; an error in a cell is raised."""
+    """Run a notebook in a folder. Raises the error of a cell."""
     client = NotebookClient(
         notebook, timeout=LIMIT_S, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
@@ -26,10 +26,10 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookN
 
 
 def shown(cell: nbformat.NotebookNode) -> Sequence[Mapping[str, Any]]:
-    """What a cell shows, by MIME type."""
+    """Return the displayed output of a cell, by MIME type."""
     return [output["data"] for output in cell.outputs if "data" in output]
 
 
 def printed(cell: nbformat.NotebookNode) -> str:
-    """What a cell has written to its streams."""
+    """Return the text that a cell has printed."""
     return "".join(output["text"] for output in cell.outputs if output["output_type"] == "stream")

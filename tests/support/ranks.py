@@ -1,4 +1,4 @@
-"""What stands for training in drivers of their own: it says where it ran and what it was given."""
+"""Substitutes for training that report where they ran and which arguments they received."""
 
 from __future__ import annotations
 

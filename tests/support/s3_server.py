@@ -17,7 +17,7 @@ _LIMIT_S = 60.0
 
 @contextmanager
 def s3_server(secret: str = "secret") -> Iterator[dict[str, str]]:
-    """A server, and the variables with which boto's clients find it."""
+    """Yield the environment variables with which boto's clients find a new server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

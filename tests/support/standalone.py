@@ -29,7 +29,7 @@ _ENVIRONMENT = {"SPARK_DAEMON_MEMORY": "256m", "SPARK_LOCAL_IP": "127.0.0.1", "S
 
 
 def _end_with_the_tests() -> None:
-    """However the tests end: Linux then kills this process."""
+    """Make Linux kill this process when the tests end, for whatever reason."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -51,7 +51,7 @@ class Server:
             )
 
     def wait_for(self, pattern: str) -> str:
-        """The first group of a line of the log, as soon as there is one."""
+        """Wait for a line of the log, and return the first group of the match."""
         deadline = time.monotonic() + START_LIMIT_S
         while (found := re.search(pattern, self.log.read_text(errors="replace"))) is None:
             assert self.process.poll() is None, self.log.read_text()[-3000:]
@@ -60,7 +60,7 @@ class Server:
         return found.group(1)
 
     def kill(self) -> None:
-        """Kill the process and all that it has started, and wait until they are gone."""
+        """Kill the process and its children, and wait for their end."""
         family: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             parent = psutil.Process(self.process.pid)
@@ -73,7 +73,7 @@ class Server:
 
 
 class StandaloneCluster:
-    """One master and its workers, each with GPUs that are none: a script says that they are there."""
+    """One master and its workers. Each has fake GPUs, which a discovery script announces."""
 
     def __init__(self, folder: Path, *, cores: int = 2, memory: str = "1g") -> None:
         self._folder = folder
@@ -131,7 +131,7 @@ def standalone_cluster(folder: Path, *, workers: int = 2, cores: int = 2) -> Ite
 
 
 def bare_python(folder: Path) -> Path:
-    """An interpreter with all that is installed here, except for the package itself.
+    """Return an interpreter with all installed packages except for spark_hpo.
 
     Paths in a .pth file are put on the path; the .pth files that lie there, among them the one of an
     editable installation, are not looked at.
@@ -157,7 +157,7 @@ def bare_python(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def connect_server(folder: Path, python: Path, **settings: str) -> Iterator[str]:
-    """A Spark Connect server with two task slots; its address. `python` runs its tasks."""
+    """Start a Spark Connect server with two task slots, and return its address. `python` runs its tasks."""
     if not list((SPARK / "jars").glob("spark-connect_*.jar")):
         pytest.skip("the package of Spark 3.5 has no Connect server in it")
     settings = {

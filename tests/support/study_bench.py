@@ -1,4 +1,4 @@
-"""Studies whose training is a formula: the driver loop without Spark and torch."""
+"""Studies whose training is a formula, for tests of the driver loop without Spark and torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPACE = Space.from_config({"x": {"type": "uniform", "low": -1.0, "high": 1.0}})
 
 
 class Killed(BaseException):
-    """Stands for kill -9: the package does not catch it."""
+    """Simulates kill -9: the package does not catch it."""
 
 
 class NoTracker:
@@ -82,7 +82,7 @@ class Training:
 
 
 class ConcurrentBackend:
-    """Holds several assignments. Each `wait` runs one of them, chosen at random."""
+    """Holds several assignments; each `wait` runs a random one."""
 
     num_slots = 4
 
@@ -111,7 +111,7 @@ RETRY_AT_ONCE = DispatchPolicy(failures=FailurePolicy(max_infra_retries=2))
 
 
 class StudyRunner:
-    """A test bench: studies in one directory, each the work of a new driver."""
+    """Runs studies in one directory, each with a new driver."""
 
     def __init__(self, folder: Path, objective: Objective = LOSS) -> None:
         self.objective = objective

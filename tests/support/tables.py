@@ -23,10 +23,10 @@ CLUSTERS = TableSchema(
 
 
 def clusters_study(folder: Path, **changes: Any) -> StudyConfig:
-    """A small study, in this process, of the table that `write_clusters` writes to `folder/table`.
+    """Return a small inline study of the table that `write_clusters` writes to `folder/table`.
 
     Args:
-        changes: whole sections, in place of these.
+        changes: sections that replace the default ones.
     """
     record: dict[str, Any] = {
         "name": "clusters",
@@ -45,7 +45,7 @@ def clusters_study(folder: Path, **changes: Any) -> StudyConfig:
 
 
 def write_clusters(folder: Path, *, rows: int = 120, row_group_rows: int = 16, noise: float = 0.8) -> Path:
-    """Two overlapping clouds of points, to be told apart: about 90 % accuracy can be reached."""
+    """Write a table of two overlapping clusters of points; about 90 % accuracy can be reached."""
     rng = np.random.default_rng(3)
     for split, count in {"train": rows, "validation": rows // 2, "test": rows // 2}.items():
         side = rng.integers(0, 2, count)

@@ -1,4 +1,4 @@
-"""A task that says with which weights and which rates each of its assignments was trained."""
+"""A task that reports the weights and learning rates of each assignment as metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spark_hpo.train.task import Batch
 
 
 class Traced(ImageTask):
-    """The shipped task at a constant rate. It adds metrics, each the same for all rows:
+    """The built-in task at a constant learning rate. It adds metrics, each the same for all rows:
 
     `weights` and `weights_at_start`, the sum of their absolute values now and before the first step of the
     assignment; `rate` and `decay`, those of the optimizer.

@@ -1,4 +1,4 @@
-"""Studies that look like real ones, on a virtual clock: a study directory in a second, without training."""
+"""Writes study directories that look like real ones, within a second: a virtual clock, and no training."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Accuracies:
 
 
 class _Backend(SimulatedBackend):
-    """Its reports have the metrics of each epoch, as those of ranks have."""
+    """Adds the metrics of each epoch to the reports, as ranks do."""
 
     def __init__(self, curves: Accuracies, slots: int, disturbances: Disturbances | None) -> None:
         super().__init__(curves, slots, disturbances)
@@ -87,7 +87,7 @@ class _Backend(SimulatedBackend):
 
 
 class _StopAfter(Callback):
-    """Ends a driver after so many reports: `error` is what a signal, or a bug, would raise."""
+    """Raises `error` in the driver after a number of reports."""
 
     def __init__(self, reports: int, error: type[BaseException]) -> None:
         self._left = reports
@@ -107,7 +107,7 @@ class _NoTracker:
 
 
 class Killed(BaseException):
-    """No driver sees this coming."""
+    """Simulates kill -9."""
 
 
 def write_study(
@@ -125,10 +125,11 @@ def write_study(
     test: bool = True,
     **changes: Any,
 ) -> Storage:
-    """Run a study, or go on with the one that is there, and leave its directory.
+    """Run or resume a study in a directory.
 
     Args:
-        stop_after: reports, and what ends the driver then; KeyboardInterrupt closes the journal.
+        stop_after: number of reports, and the error that ends the driver then; KeyboardInterrupt closes
+            the journal.
         begin: virtual second at which this driver begins.
         changes: of the study file.
     """

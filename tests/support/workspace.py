@@ -1,4 +1,4 @@
-"""A study as its users run it: a directory, a study file, `jobs/tune.py` in a process of its own."""
+"""A directory with a study file, in which `jobs/tune.py` runs as users run it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Workspace:
 
     @property
     def answer(self) -> dict[str, Any]:
-        """The job's last line. The JVM writes to the same file, and may tell of its own end after it."""
+        """Return the job's last line of JSON. The JVM may write further lines after it."""
         answers = [line for line in self.log.splitlines() if line.startswith('{"study"')]
         return json.loads(answers[-1])
 

@@ -1,4 +1,4 @@
-"""Journals that are written by hand, for reports whose figures are known beforehand."""
+"""Writes journals with known figures, for tests of reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BEGAN = 1_000_000.0
 
 
 class StudyWriter:
-    """Writes a study's journal by hand, with a clock that is set."""
+    """Writes a study's journal event by event, with a clock that the test sets."""
 
     def __init__(
         self, objective: Objective | None = None, *, storage: Storage | None = None, **config: Any
@@ -76,7 +76,7 @@ class StudyWriter:
         return self
 
     def end(self, trial: int, resource: int = 1, value: float | None = 0.5, **changes: Any) -> StudyWriter:
-        """The attempt ends: with a value, or with a failure."""
+        """End an attempt with a value or a failure."""
         self.journal.reported(self._report(trial, resource, value, **changes))
         return self
 
