@@ -81,10 +81,10 @@ bench-data: setup  ## reading, beside pyarrow, Petastorm's and torch's loaders
 # What differs between stacks: all of unit and contract, then each kind of job on a real Spark, once.
 STACK_TESTS := tests/unit tests/repo tests/contract tests/integration/test_distributed.py \
 	tests/integration/test_prepare_data.py::TestDigits \
-	tests/integration/test_tune.py::test_the_last_line_is_the_whole_answer \
-	tests/integration/test_tune.py::test_the_same_command_after_the_end_runs_nothing_again \
-	tests/integration/test_tune.py::test_mlflow_shows_the_study_and_every_trial \
-	tests/integration/test_tune.py::test_the_registered_model_repeats_its_test_metrics_in_a_new_process
+	tests/integration/test_tune.py::test_last_line_of_the_job_is_its_result \
+	tests/integration/test_tune.py::test_job_run_again_after_its_end_does_nothing \
+	tests/integration/test_tune.py::test_mlflow_has_runs_of_the_study_and_every_trial \
+	tests/integration/test_tune.py::test_registered_model_repeats_its_test_metrics_in_a_new_process
 
 test-modern test-spark35: test-%: build/%/installed java  ## the newest Spark and pyarrow; Spark 3.5
 	PYSPARK_PYTHON=$(abspath build/$*/bin/python) PYSPARK_DRIVER_PYTHON=$(abspath build/$*/bin/python) \

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_space_of_hyperopts_is_taken_as_it_is(folder: Path) -> None:
+def test_run_study_accepts_a_hyperopt_space(folder: Path) -> None:
     space = {
         "learning_rate": hp.loguniform("lr", -4, -2),
         "hidden_units": hp.choice("width", [4, 8]),
@@ -43,7 +43,9 @@ def test_a_space_of_hyperopts_is_taken_as_it_is(folder: Path) -> None:
 
 @pytest.mark.parametrize("scheduler", ["full", "successive_halving", "hyperband"])
 @pytest.mark.parametrize("sampler", ["random", "grid", "tpe"])
-def test_every_method_trains_its_best_trial_to_the_end(folder: Path, sampler: str, scheduler: str) -> None:
+def test_run_study_trains_the_best_trial_fully_with_every_method(
+    folder: Path, sampler: str, scheduler: str
+) -> None:
     search = {"sampler": sampler, "scheduler": scheduler, "max_resource": 3}
     result = run_study(clusters_study(folder, search=search))
     assert result.stopped_by == "trials"
@@ -51,7 +53,7 @@ def test_every_method_trains_its_best_trial_to_the_end(folder: Path, sampler: st
     assert result.test["accuracy"] > 0.5
 
 
-def test_rows_as_resource_give_low_rungs_a_share_of_the_table(folder: Path) -> None:
+def test_run_study_with_rows_as_resource_reads_a_share_in_low_rungs(folder: Path) -> None:
     search = {"method": "asha", "resource": "rows", "max_resource": 9, "min_resource": 1}
     result = run_study(clusters_study(folder, search=search, budget={"trials": 9}))
     trials = result.journal.trials.values()
@@ -71,7 +73,9 @@ def test_rows_as_resource_give_low_rungs_a_share_of_the_table(folder: Path) -> N
         ),
     ],
 )
-def test_resource_with_settings_that_do_not_fit_is_refused(folder: Path, changes: Any, key: str) -> None:
+def test_run_study_refuses_settings_that_do_not_fit_the_resource(
+    folder: Path, changes: Any, key: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         clusters_study(folder, **changes)
     assert caught.value.key == key
@@ -82,7 +86,7 @@ def champion(folder: Path) -> str:
     return str(client.get_model_version_by_alias("clusters", "champion").version)
 
 
-def test_champion_is_measured_again_on_other_rows_and_gives_way_to_a_better(folder: Path) -> None:
+def test_champion_is_evaluated_on_the_new_rows_and_replaced_by_a_better_model(folder: Path) -> None:
     write_clusters(folder / "other", rows=160)
 
     def run(study: str, table: str, learning_rate: float) -> Result:
@@ -102,13 +106,13 @@ def test_champion_is_measured_again_on_other_rows_and_gives_way_to_a_better(fold
     assert champion(folder) == "2"
 
 
-def test_a_search_stops_when_it_has_reached_its_target(folder: Path) -> None:
+def test_run_study_stops_at_the_target(folder: Path) -> None:
     result = run_study(clusters_study(folder, stopping={"target": 0.5}, budget={"trials": 40}))
     assert result.stopped_by == "target"
     assert len(result.journal.trials) < 40
 
 
-def test_what_runs_today_runs_first_and_constraints_hold(folder: Path) -> None:
+def test_run_study_runs_enqueued_configurations_first_and_keeps_constraints(folder: Path) -> None:
     width = {"type": "int", "low": 4, "high": 16}
     today = {"learning_rate": 0.05, "first": 8, "second": 4}
     result = run_study(
@@ -123,7 +127,7 @@ def test_what_runs_today_runs_first_and_constraints_hold(folder: Path) -> None:
     assert all(t.params["second"] <= t.params["first"] for t in result.journal.trials.values())
 
 
-def test_a_new_study_starts_from_the_best_of_an_earlier_one(folder: Path) -> None:
+def test_run_study_starts_with_the_best_of_an_earlier_study(folder: Path) -> None:
     earlier = run_study(clusters_study(folder))
     transfer = {"studies": [str(folder / "study")], "num_first": 1}
     changes = {"study_dir": str(folder / "next"), "search": {"max_resource": 3, "transfer": transfer}}
@@ -146,7 +150,7 @@ class Weighed(TabularTask):
 """
 
 
-def test_a_study_with_several_objectives_ends_with_a_front(
+def test_run_study_of_several_objectives_returns_a_pareto_front(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "weighed.py").write_text(WEIGHED)
@@ -214,7 +218,7 @@ def _with_also(changes: dict[str, Any], **also: str) -> dict[str, Any]:
     return {**changes, "objective": {**changes["objective"], "also": also}}
 
 
-def test_rungs_of_a_study_with_several_objectives_are_said_once_to_rank_by_the_first(
+def test_run_study_warns_once_that_rungs_rank_by_the_first_objective(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     objective = {"metric": "accuracy", "mode": "max", "also": {"loss": "min"}}
@@ -226,14 +230,14 @@ def test_rungs_of_a_study_with_several_objectives_are_said_once_to_rank_by_the_f
     assert all(trial.resource == 3 for trial in result.pareto_front)
 
 
-def test_a_study_with_one_objective_has_no_front(folder: Path) -> None:
+def test_pareto_front_of_one_objective_is_empty(folder: Path) -> None:
     result = run_study(clusters_study(folder))
     assert result.pareto_front == []
     assert "pareto_front" not in result.summary()
 
 
 @pytest.mark.parametrize("method", ["default", "bohb", "dehb", "asha", "hyperband", "pbt", "random"])
-def test_a_method_is_chosen_by_its_name(folder: Path, method: str) -> None:
+def test_run_study_finds_a_method_by_name(folder: Path, method: str) -> None:
     space = {"learning_rate": {"type": "loguniform", "low": 0.01, "high": 0.1}, "hidden_units": 8}
     search: dict[str, Any] = {"method": method, "max_resource": 4}
     result = run_study(clusters_study(folder, space=space, search=search, budget={"trials": 8}))

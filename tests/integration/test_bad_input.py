@@ -60,7 +60,7 @@ def rewrite(file: Path, **columns: Any) -> None:
     pq.write_table(pa.table({name: c for name, c in table.items() if c is not None}), file, row_group_size=16)
 
 
-def test_the_input_is_good_when_nothing_is_wrong(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_tune_accepts_the_valid_study(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert tune() == 0
     assert json.loads(capfd.readouterr().out.splitlines()[-1])["trials"]["completed"] >= 1
 
@@ -98,7 +98,7 @@ SETTINGS = [
 @pytest.mark.parametrize(
     ("override", "message"), SETTINGS, ids=[s[0].partition("=")[0] + str(i) for i, s in enumerate(SETTINGS)]
 )
-def test_a_wrong_setting_is_named_before_anything_runs(
+def test_tune_names_a_wrong_setting_before_anything_runs(
     folder: Path, capfd: pytest.CaptureFixture[str], override: str, message: str
 ) -> None:
     code = tune(override)
@@ -127,7 +127,7 @@ def table_of(rows: int) -> dict[str, Any]:
     ],
     ids=["missing", "text", "null", "null label"],
 )
-def test_a_wrong_column_is_named_with_its_split(
+def test_tune_names_a_wrong_column_with_its_split(
     folder: Path, capfd: pytest.CaptureFixture[str], columns: dict[str, Any], message: str, split: str
 ) -> None:
     file = folder / "table" / split / "part-0.parquet"
@@ -141,7 +141,7 @@ def test_a_wrong_column_is_named_with_its_split(
     assert not (folder / "study").exists()
 
 
-def test_nan_in_a_feature_ends_the_study_and_names_file_and_column(
+def test_nan_in_a_feature_ends_the_study_with_file_and_column(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = folder / "table/train/part-0.parquet"
@@ -155,13 +155,13 @@ def test_nan_in_a_feature_ends_the_study_and_names_file_and_column(
     assert "NaN" in error or "finite" in error
 
 
-def test_an_empty_table_is_named(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_tune_refuses_an_empty_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pq.write_table(pa.table(table_of(0)), folder / "table/validation/part-0.parquet")
     assert tune() == 3
     assert "validation" in capfd.readouterr().err
 
 
-def test_a_column_that_changes_its_type_is_named_with_both_files(
+def test_tune_names_both_files_of_a_column_that_changes_its_type(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pq.write_table(pa.table({**table_of(8), "x": np.zeros(8, "i8")}), folder / "table/train/part-1.parquet")
@@ -171,7 +171,7 @@ def test_a_column_that_changes_its_type_is_named_with_both_files(
     assert "part-1.parquet" in error
 
 
-def test_fewer_rows_than_ranks_are_refused_before_a_job(
+def test_tune_refuses_fewer_rows_than_ranks_before_a_job(
     folder: Path, spark: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pq.write_table(pa.table(table_of(1)), folder / "table/test/part-0.parquet")
@@ -179,7 +179,7 @@ def test_fewer_rows_than_ranks_are_refused_before_a_job(
     assert "test" in capfd.readouterr().err
 
 
-def test_more_ranks_than_slots_are_refused_at_once(
+def test_tune_refuses_more_ranks_than_slots_at_once(
     folder: Path, spark: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert tune("backend=spark", "resources.world_size=3") == 2
@@ -188,27 +188,27 @@ def test_more_ranks_than_slots_are_refused_at_once(
     assert "(got 3)" in said
 
 
-def test_gpus_that_spark_does_not_hand_out_are_refused_at_once(
+def test_tune_refuses_gpus_that_spark_does_not_offer_at_once(
     folder: Path, spark: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert tune("backend=spark", "resources.gpus_per_rank=1") == 2
     assert "resources.gpus_per_rank" in capfd.readouterr().err
 
 
-def test_a_table_that_was_copied_is_the_same_table(folder: Path) -> None:
+def test_study_resumes_with_a_copy_of_its_table(folder: Path) -> None:
     assert tune() == 0
     (folder / "table").rename(folder / "old")
     shutil.copytree(folder / "old", folder / "table", copy_function=shutil.copyfile)
     assert tune() == 0
 
 
-def test_no_credential_is_kept_in_the_study_directory(folder: Path) -> None:
+def test_study_directory_contains_no_credentials(folder: Path) -> None:
     assert tune("mlflow.tracking_uri=sqlite:///canary.db", "spark={fs.key: canary}") == 0
     for file in (folder / "study").rglob("*"):
         assert file.is_dir() or b"canary" not in file.read_bytes(), file
 
 
-def test_a_study_that_could_not_start_leaves_one_run_and_goes_on_with_it(
+def test_study_that_could_not_start_keeps_its_run_when_it_is_restarted(
     folder: Path, spark: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert tune("backend=spark", "resources.world_size=3") == 2
@@ -219,12 +219,14 @@ def test_a_study_that_could_not_start_leaves_one_run_and_goes_on_with_it(
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-def test_a_log_file_that_cannot_be_written_is_named(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_tune_names_a_log_file_that_cannot_be_written(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert tune("--log-file", "no/such/folder/log") == 2
     assert "--log-file no/such/folder/log" in capfd.readouterr().err
 
 
-def test_when_every_trial_fails_the_exit_code_says_so(
+def test_exit_code_of_a_study_whose_trials_all_fail_is_4(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "broken.py").write_text("def train(ctx):\n    raise ValueError('no luck')\n")
@@ -232,7 +234,7 @@ def test_when_every_trial_fails_the_exit_code_says_so(
     assert "no luck" in capfd.readouterr().err
 
 
-def test_another_configuration_on_the_same_study_is_refused(
+def test_tune_refuses_another_configuration_in_the_same_directory(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert tune() == 0
@@ -247,7 +249,7 @@ def test_another_configuration_on_the_same_study_is_refused(
     assert "there is no study to resume" in capfd.readouterr().err
 
 
-def test_a_changed_table_is_not_the_same_study(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_tune_refuses_to_resume_with_a_changed_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert tune() == 0
     pq.write_table(pa.table(table_of(8)), folder / "table/train/part-1.parquet")
     assert tune() == 2

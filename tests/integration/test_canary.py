@@ -61,7 +61,7 @@ def server(tmp_path: Path) -> Iterator[int]:
         process.wait(30)
 
 
-def test_a_study_with_credentials_everywhere_keeps_and_shows_none(tmp_path: Path, server: int) -> None:
+def test_study_with_credentials_everywhere_stores_and_shows_none(tmp_path: Path, server: int) -> None:
     secrets = {"HF_TOKEN": NAMED, "AWS_SECRET_ACCESS_KEY": CANARY, "AWS_ACCESS_KEY_ID": CANARY}
     work = Workspace(tmp_path, secrets)
     (tmp_path / "spilling.py").write_text(TASK)

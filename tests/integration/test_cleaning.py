@@ -84,7 +84,7 @@ def remark_on(prepared: Prepared, column: str) -> str:
     return remark
 
 
-def test_numbers_and_dates_are_numbers_however_they_are_written(export: Prepared, wines: Any) -> None:
+def test_csv_numbers_and_dates_become_numbers_in_any_notation(export: Prepared, wines: Any) -> None:
     features = {f.name: f for f in schema_of(export).features if not f.name.endswith("_missing")}
     assert list(features) == ["alcohol", "hue", "proline", "magnesium", "tasted", "price", "share"]
     assert {f.kind for f in features.values()} == {ColumnKind.NUMERIC}
@@ -101,7 +101,7 @@ def test_numbers_and_dates_are_numbers_however_they_are_written(export: Prepared
     assert any("dates, day.month.year: tasted" in r for r in export.remarks)
 
 
-def test_what_tells_nothing_is_left_out_and_said(export: Prepared) -> None:
+def test_csv_columns_without_information_are_dropped_with_a_message(export: Prepared) -> None:
     assert "numbers the rows, from 0 to 177" in remark_on(export, "_c0")
     assert (
         "different values in 178 rows, as ids and free text have (to prevent this: --keep bottle)"
@@ -113,29 +113,29 @@ def test_what_tells_nothing_is_left_out_and_said(export: Prepared) -> None:
     assert "is an id: an integer that differs in every row" in remark_on(export, "wine_id")
 
 
-def test_what_tells_the_label_is_left_out(export: Prepared) -> None:
+def test_csv_columns_that_reveal_the_label_are_dropped(export: Prepared) -> None:
     assert "is an alias of the label 'grape'" in remark_on(export, "code")
 
 
-def test_rows_without_a_label_are_left_out(export: Prepared) -> None:
+def test_csv_rows_without_a_label_are_dropped(export: Prepared) -> None:
     label = schema_of(export).label
     assert label.classes == ("Barbera", "Barolo", "Grünling")
     assert sum(export.rows.values()) == 175
     assert "3 of 178 rows are left out: 'grape' is missing" in export.remarks
 
 
-def test_a_small_table_holds_out_more(export: Prepared) -> None:
+def test_small_table_holds_out_a_larger_share(export: Prepared) -> None:
     assert min(export.rows[split] for split in ("validation", "test")) > 20
 
 
-def test_what_was_done_is_told_again_when_the_table_is_there(spark: Any, export: Prepared) -> None:
+def test_second_prepare_repeats_the_messages_of_the_first(spark: Any, export: Prepared) -> None:
     source = str(Path(export.output).parent / "wines.csv")
     again = prepare.csv(spark, export.output, input=source, label="grape", clean=True)
     assert not again.fresh
     assert list(again.remarks) == list(export.remarks)
 
 
-def test_columns_stay_that_are_to_be_kept(spark: Any, tmp_path: Path) -> None:
+def test_prepare_keeps_the_columns_of_keep(spark: Any, tmp_path: Path) -> None:
     lines = [
         "row|when|amount|word|size|y",
         *(
@@ -156,7 +156,9 @@ def test_columns_stay_that_are_to_be_kept(spark: Any, tmp_path: Path) -> None:
     assert any("thousands separators: amount" in r for r in found.remarks)
 
 
-def test_a_table_without_a_header_and_a_copy_of_its_label(spark: Any, tmp_path: Path) -> None:
+def test_prepare_reads_a_csv_without_a_header_and_drops_a_copy_of_the_label(
+    spark: Any, tmp_path: Path
+) -> None:
     (tmp_path / "t.tsv").write_text(
         "".join(f"{i % 13}\t{i * 0.37:.2f}\t{i * 0.37:.3f}\n" for i in range(200))
     )
@@ -167,7 +169,7 @@ def test_a_table_without_a_header_and_a_copy_of_its_label(spark: Any, tmp_path: 
     assert schema_of(found).label.is_regression
 
 
-def test_in_place_columns_are_left_out_of_the_schema_alone(spark: Any, tmp_path: Path) -> None:
+def test_prepare_in_place_drops_columns_from_the_schema_only(spark: Any, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     columns = {
         "id": pa.array(range(300)),
@@ -184,7 +186,7 @@ def test_in_place_columns_are_left_out_of_the_schema_alone(spark: Any, tmp_path:
     assert sum(table.manifest(split).rows for split in Split) == 300
 
 
-def test_a_label_that_is_always_the_same_is_refused(spark: Any, tmp_path: Path) -> None:
+def test_prepare_refuses_a_constant_label(spark: Any, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{i % 9},yes\n" for i in range(100)))
     with pytest.raises(DataError, match="the label 'y' is 'yes' in every row"):
         prepare.csv(spark, str(tmp_path / "out"), input=str(tmp_path / "t.csv"), label="y", clean=True)

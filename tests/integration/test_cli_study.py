@@ -136,7 +136,7 @@ def elsewhere(tmp_path: Path, answer: Any) -> Path:
     return tmp_path
 
 
-def test_people_are_told_what_was_found_and_programs_get_json(folder: Path, answer: Any) -> None:
+def test_run_prints_the_result_for_people_or_as_json(folder: Path, answer: Any) -> None:
     told = (folder / "told.txt").read_text()
     best = answer["best"]
     epochs = f"{best['resource']} epoch{'s' if best['resource'] > 1 else ''}"
@@ -145,9 +145,7 @@ def test_people_are_told_what_was_found_and_programs_get_json(folder: Path, answ
     assert "{" not in told
 
 
-def test_a_study_goes_on_by_its_directory_as_the_same_study(
-    folder: Path, answer: Any, elsewhere: Path
-) -> None:
+def test_resume_continues_a_study_by_its_directory(folder: Path, answer: Any, elsewhere: Path) -> None:
     assert answer["segments"]["run"] == 0
     assert answer["trials"].keys() <= {"completed", "stopped"}
     assert answer["model"]["version"] == "1"
@@ -158,7 +156,7 @@ def test_a_study_goes_on_by_its_directory_as_the_same_study(
     assert "training.batch_size is 16, but the study was started with 32" in refused.stderr
 
 
-def test_status_of_a_finished_study(folder: Path, answer: Any, elsewhere: Path) -> None:
+def test_status_shows_a_finished_study(folder: Path, answer: Any, elsewhere: Path) -> None:
     study = str(folder / "studies/clusters")
     status = last_json(spark_hpo("status", study, "--json", folder=elsewhere))
     assert (status["state"], status["ended_by"]) == ("finished", "trials")
@@ -172,7 +170,7 @@ def test_status_of_a_finished_study(folder: Path, answer: Any, elsewhere: Path) 
     assert f"trial {answer['best']['trial']} after" in shown
 
 
-def test_the_report_is_written_where_it_is_wanted(folder: Path, elsewhere: Path) -> None:
+def test_report_is_written_to_the_given_file(folder: Path, elsewhere: Path) -> None:
     study = str(folder / "studies/clusters")
     done = spark_hpo("report", study, "--output", "pages/mine.html", folder=elsewhere)
     page = elsewhere / "pages/mine.html"
@@ -186,7 +184,7 @@ def test_the_report_is_written_where_it_is_wanted(folder: Path, elsewhere: Path)
     assert f"opened file://{study}/report.html" in opened.stdout
 
 
-def test_tables_are_exported_by_their_ending(folder: Path, answer: Any, elsewhere: Path) -> None:
+def test_export_chooses_the_format_by_the_suffix(folder: Path, answer: Any, elsewhere: Path) -> None:
     study = str(folder / "studies/clusters")
     for name in ("trials.csv", "trials.parquet", "trials.json"):
         spark_hpo("export", study, "--what", "trials", "--output", name, folder=elsewhere)
@@ -209,13 +207,13 @@ def test_tables_are_exported_by_their_ending(folder: Path, answer: Any, elsewher
     assert ".csv, .parquet, .json" in refused.stderr
 
 
-def test_the_best_parameters_can_be_pasted(folder: Path, answer: Any, elsewhere: Path) -> None:
+def test_export_prints_the_best_parameters_as_yaml(folder: Path, answer: Any, elsewhere: Path) -> None:
     done = spark_hpo("export", str(folder / "studies/clusters"), "--what", "best", folder=elsewhere)
     assert done.stdout.startswith(f"# clusters: trial {answer['best']['trial']} after")
     assert yaml.safe_load(done.stdout) == answer["best"]["params"]
 
 
-def test_the_best_model_is_a_folder_or_a_file_without_mlflow(
+def test_export_writes_the_best_model_as_folder_or_file_without_mlflow(
     folder: Path, answer: Any, elsewhere: Path
 ) -> None:
     study = str(folder / "studies/clusters")
@@ -237,7 +235,7 @@ def test_the_best_model_is_a_folder_or_a_file_without_mlflow(
     assert all(torch.equal(state[name], whole[name]) for name in state)
 
 
-def test_the_journal_is_exported_as_it_counts(folder: Path, elsewhere: Path) -> None:
+def test_export_of_the_journal_has_the_valid_events_only(folder: Path, elsewhere: Path) -> None:
     study = folder / "studies/clusters"
     done = spark_hpo("export", str(study), "--what", "journal", "--output", "all.jsonl", folder=elsewhere)
     events = [json.loads(line) for line in Path(done.stdout.strip()).read_text().splitlines()]
@@ -248,7 +246,7 @@ def test_the_journal_is_exported_as_it_counts(folder: Path, elsewhere: Path) -> 
     assert events[1] == first
 
 
-def test_gc_frees_what_nobody_needs_and_says_how_much(folder: Path, answer: Any, elsewhere: Path) -> None:
+def test_gc_deletes_unneeded_files_and_prints_their_size(folder: Path, answer: Any, elsewhere: Path) -> None:
     study = folder / "studies/clusters"
     rubbish = study / "checkpoints/trial-000000/partial-7.pt"
     rubbish.write_bytes(b"x" * 1000)
@@ -324,7 +322,7 @@ def slow(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
 
 
 @pytest.mark.timeout(600)  # six processes, one after the other, each of which may wait for a busy machine
-def test_watch_follows_a_study_and_says_that_its_driver_was_killed(
+def test_watch_follows_a_study_and_reports_its_killed_driver(
     slow: tuple[Path, subprocess.Popen[bytes]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder, driver = slow

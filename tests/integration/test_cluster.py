@@ -90,7 +90,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bare_python(tmp_path_factory.mktemp("python"))
 
 
-def test_two_ranks_on_two_machines_that_have_the_package_from_py_files_alone(
+def test_two_ranks_on_two_machines_get_the_package_from_py_files(
     tmp_path: Path, cluster: StandaloneCluster, bare: Path
 ) -> None:
     workspace = Submitted(tmp_path, cluster, driver=bare, executors=bare)
@@ -111,7 +111,7 @@ def test_two_ranks_on_two_machines_that_have_the_package_from_py_files_alone(
     assert all(note["preloaded"] for note in workspace.notes), "the daemon was found in the zip"
 
 
-def test_executors_without_the_package_get_it_and_slots_follow_executors(
+def test_executors_receive_the_package_and_slots_follow_executors(
     tmp_path: Path, cluster: StandaloneCluster, bare: Path
 ) -> None:
     workspace = Submitted(tmp_path, cluster, driver=Path(sys.executable), executors=bare)
@@ -195,7 +195,7 @@ spark.stop()
 """
 
 
-def test_dynamic_allocation_runs_trials_of_one_rank_and_refuses_two_in_a_sentence(
+def test_dynamic_allocation_runs_trials_of_one_rank_and_refuses_two_ranks(
     tmp_path: Path, cluster: StandaloneCluster
 ) -> None:
     found = drive(
@@ -247,7 +247,7 @@ spark.stop()
 @pytest.mark.skipif(
     pyspark.__version__.startswith("3."), reason="profiles for mapInArrow came with Spark 4.0"
 )
-def test_ranks_get_the_gpus_that_spark_gives_them(tmp_path: Path, cluster: StandaloneCluster) -> None:
+def test_ranks_use_the_gpus_that_spark_assigns(tmp_path: Path, cluster: StandaloneCluster) -> None:
     found = drive(
         GPUS,
         cluster,

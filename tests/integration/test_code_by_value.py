@@ -32,7 +32,7 @@ def config(folder: Path, **changes: Any) -> StudyConfig:
     return clusters_study(folder, **changes)
 
 
-def test_a_class_of_a_notebook_is_trained_on_executors_and_loaded_in_another_process(
+def test_class_of_a_notebook_is_trained_on_executors_and_loaded_elsewhere(
     spark: object, tmp_path: Path
 ) -> None:
     write_clusters(tmp_path / "table")
@@ -60,7 +60,7 @@ def test_a_class_of_a_notebook_is_trained_on_executors_and_loaded_in_another_pro
     assert "prediction" in done.stdout.split(), done.stderr
 
 
-def test_a_closure_is_trained_on_executors(spark: object, tmp_path: Path) -> None:
+def test_closure_is_trained_on_executors(spark: object, tmp_path: Path) -> None:
     bonus = 0.25
 
     def train(ctx: Any) -> None:
@@ -98,7 +98,7 @@ def test_shipped_file_leaves_no_temporary_folder(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_what_is_no_task_is_refused() -> None:
+def test_code_of_an_object_that_is_not_a_task_is_refused() -> None:
     with pytest.raises(ConfigError, match="must be a function of one argument"):
         Code.of(lambda: None)
 
@@ -114,7 +114,7 @@ def test_module_in_a_file_is_sent_as_its_file(tmp_path: Path, monkeypatch: pytes
     assert Code.of(TabularTask).source is None  # of a package
 
 
-def test_a_fingerprint_follows_what_code_does_and_not_where_it_stands() -> None:
+def test_fingerprint_depends_on_the_code_not_on_its_position() -> None:
     def of(method: str) -> Code:
         names: dict[str, Any] = {"TabularTask": TabularTask, "__name__": "__main__"}
         exec(f"class Mine(TabularTask):\n    {method}", names)

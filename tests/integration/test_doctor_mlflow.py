@@ -28,7 +28,7 @@ def proxy(server: Server) -> Iterator[FaultyProxy]:
         yield proxy
 
 
-def test_a_server_that_takes_all_is_left_as_it_was(server: Server) -> None:
+def test_doctor_leaves_a_working_mlflow_server_unchanged(server: Server) -> None:
     client = MlflowClient(server.uri)
     before = [dict(experiment) for experiment in client.search_experiments()]
     found = check_server(server.uri)
@@ -38,14 +38,14 @@ def test_a_server_that_takes_all_is_left_as_it_was(server: Server) -> None:
     assert not client.search_registered_models()
 
 
-def test_a_server_that_takes_no_experiment_is_a_failure(proxy: FaultyProxy) -> None:
+def test_doctor_fails_if_the_server_refuses_experiments(proxy: FaultyProxy) -> None:
     proxy.fault = lambda method, path: Fault.REFUSE if path.endswith("experiments/create") else Fault.NONE
     with pytest.raises(TrackingError, match=r"it refuses to write: .*MLFLOW_TRACKING_USERNAME"):
         check_server(proxy.uri)
     assert proxy.met
 
 
-def test_a_server_without_a_registry_is_a_doubt(proxy: FaultyProxy) -> None:
+def test_doctor_warns_of_a_server_without_a_model_registry(proxy: FaultyProxy) -> None:
     proxy.fault = lambda method, path: Fault.REFUSE if "registered-models" in path else Fault.NONE
     [doubt] = check_server(proxy.uri).warnings
     assert doubt.startswith("its model registry does not answer: ")

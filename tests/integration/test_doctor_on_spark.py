@@ -26,7 +26,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_study(tmp_path)
 
 
-def test_a_sound_study_of_two_ranks_passes_and_leaves_nothing(spark: Any, study: Path) -> None:
+def test_doctor_passes_a_study_of_two_ranks_and_leaves_no_files(spark: Any, study: Path) -> None:
     before = sorted(study.rglob("*"))
     found = look("resources.world_size=2", spark=spark)
     assert failed(found) == []
@@ -40,7 +40,7 @@ def test_a_sound_study_of_two_ranks_passes_and_leaves_nothing(spark: Any, study:
     assert spark.range(3).count() == 3, "the caller's session is the caller's"
 
 
-def test_more_ranks_than_slots_and_gpus_that_are_not_there_are_failures(spark: Any, study: Path) -> None:
+def test_doctor_fails_on_too_many_ranks_and_missing_gpus(spark: Any, study: Path) -> None:
     found = look("resources.world_size=3", "resources.gpus_per_rank=1", spark=spark)
     assert {"slots", "gpus", "one step"} <= set(failed(found))
     assert "0 trials of 3 ranks: resources.world_size is 3" in found["slots"].message
@@ -50,7 +50,7 @@ def test_more_ranks_than_slots_and_gpus_that_are_not_there_are_failures(spark: A
     assert found["executors"].status is Status.OK
 
 
-def test_too_many_trials_at_once_are_a_warning(spark: Any, study: Path) -> None:
+def test_doctor_warns_of_too_many_concurrent_trials(spark: Any, study: Path) -> None:
     found = look("budget.trials=4", spark=spark)["slots"]
     assert found.status is Status.WARN
     assert "resources.max_concurrent: 1" in found.cure
@@ -71,7 +71,7 @@ class Dynamic:
 
 
 @pytest.mark.parametrize(("idle", "status"), [("60s", Status.OK), ("5s", Status.WARN)])
-def test_dynamic_allocation_is_told(spark: Any, study: Path, idle: str, status: Status) -> None:
+def test_doctor_reports_dynamic_allocation(spark: Any, study: Path, idle: str, status: Status) -> None:
     context = Context(study_file="study.yaml")
     context.config = load_config("study.yaml")
     context.cluster = Dynamic(
@@ -83,7 +83,7 @@ def test_dynamic_allocation_is_told(spark: Any, study: Path, idle: str, status: 
     assert allocation(context).status is status
 
 
-def test_dynamic_allocation_with_two_ranks_is_a_failure(spark: Any, study: Path) -> None:
+def test_doctor_fails_on_dynamic_allocation_with_two_ranks(spark: Any, study: Path) -> None:
     context = Context(study_file="study.yaml")
     context.config = load_config("study.yaml", ["resources.world_size=2"])
     context.cluster = Dynamic(spark, master="yarn", dynamicAllocation_enabled="true")
@@ -92,7 +92,7 @@ def test_dynamic_allocation_with_two_ranks_is_a_failure(spark: Any, study: Path)
     assert (caught.value.key, caught.value.value) == ("resources.world_size", 2)
 
 
-def test_executors_with_other_versions_are_named() -> None:
+def test_doctor_names_packages_of_other_versions_on_executors() -> None:
     here = executor_info(("torch", "pyarrow", "petastorm", "mlflow"), None, False)
     other = {**here, "host": "node7", "python": "3.9.1", "versions": {**here["versions"], "torch": "1.0"}}
     bare = {**here, "host": "node8", "versions": {**here["versions"], "pyarrow": "", "mlflow": ""}}
@@ -104,6 +104,6 @@ def test_executors_with_other_versions_are_named() -> None:
     ]
 
 
-def test_a_driver_that_is_not_reached_is_told() -> None:
+def test_doctor_reports_a_driver_that_executors_cannot_reach() -> None:
     answer = executor_info((), ("127.0.0.1", 9), False)
     assert answer["driver"] == "Connection refused"

@@ -80,7 +80,7 @@ def parsed(jvm: Any, line: str) -> Any:
     return jvm.org.apache.spark.deploy.SparkSubmitArguments(convert.asScala(listed).toSeq(), known)
 
 
-def test_there_are_commands_to_look_at() -> None:
+def test_documents_contain_spark_submit_commands() -> None:
     assert {page for page, _ in COMMANDS} >= {
         "cluster.md",
         "command-line.md",
@@ -90,7 +90,7 @@ def test_there_are_commands_to_look_at() -> None:
 
 
 @pytest.mark.parametrize("line", [pytest.param(line, id=page) for page, line in COMMANDS])
-def test_a_documented_command_is_one(jvm: Any, line: str) -> None:
+def test_documented_spark_submit_command_is_valid(jvm: Any, line: str) -> None:
     arguments = parsed(jvm, line)
     given = dict(jvm.scala.jdk.javaapi.CollectionConverters.asJava(arguments.sparkProperties()))
     assert [key for key in given if not is_known(jvm, key)] == []
@@ -109,13 +109,13 @@ def test_a_documented_command_is_one(jvm: Any, line: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_setting_that_a_page_names_is_one_of_sparks(jvm: Any, page: Path) -> None:
+def test_documented_spark_settings_exist(jvm: Any, page: Path) -> None:
     named = {word.rstrip(".") for word in re.findall(r"(?<![\w./])spark\.[a-z][\w.]*\*?", page.read_text())}
     names = {key for key in named if not key.endswith((".conf", ".md", ".yaml", ".zip", ".py", "*"))}
     assert sorted(key for key in names if not is_known(jvm, key)) == []
 
 
-def test_what_is_no_setting_is_not_known(jvm: Any) -> None:
+def test_unknown_spark_setting_is_detected(jvm: Any) -> None:
     assert is_known(jvm, "spark.kubernetes.executor.podTemplateFile")
     assert not is_known(jvm, "spark.kubernetes.executor.podTemplate")
     assert not is_known(jvm, "spark.executor.resource.gpu.number")

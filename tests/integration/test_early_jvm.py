@@ -50,7 +50,7 @@ def python(*words: str, folder: Path, **environment: str) -> subprocess.Complete
     )
 
 
-def test_it_starts_beside_the_driver_and_ends_with_it(tmp_path: Path) -> None:
+def test_early_jvm_starts_beside_the_driver_and_ends_with_it(tmp_path: Path) -> None:
     assert json.loads(python(_START, "{}", folder=tmp_path).stdout.splitlines()[-1]) == [1, True]
 
 
@@ -64,7 +64,7 @@ def test_it_starts_beside_the_driver_and_ends_with_it(tmp_path: Path) -> None:
         ({}, {"JAVA_HOME": "/nowhere"}),  # who starts the session says so
     ],
 )
-def test_none_is_started_where_the_session_would_not_use_it(
+def test_early_jvm_is_not_started_if_no_session_would_use_it(
     tmp_path: Path, settings: dict[str, str], environment: dict[str, str]
 ) -> None:
     done = python(_START, json.dumps(settings), folder=tmp_path, **environment)
@@ -72,7 +72,7 @@ def test_none_is_started_where_the_session_would_not_use_it(
 
 
 @pytest.mark.parametrize("words", [["run", "tune.yaml"], ["resume", "tune.yaml"]])
-def test_a_study_starts_it_before_its_imports(tmp_path: Path, words: list[str]) -> None:
+def test_run_starts_the_jvm_before_heavy_imports(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "tune.yaml").write_text(CONFIG)
     done = python(_RUN, *words, folder=tmp_path)
     assert (done.returncode, done.stdout) == (7, "local[2] False False\n")

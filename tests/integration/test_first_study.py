@@ -69,7 +69,7 @@ def split(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.timeout(600)
-def test_four_commands_make_a_sound_model_of_an_unknown_csv(
+def test_first_study_commands_produce_a_good_model_of_an_unknown_csv(
     home: Path, begun: tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]
 ) -> None:
     done, started = begun
@@ -91,7 +91,7 @@ def test_four_commands_make_a_sound_model_of_an_unknown_csv(
 
 
 @pytest.mark.usefixtures("begun")
-def test_the_doctor_finds_the_study_sound_and_leaves_nothing(home: Path) -> None:
+def test_doctor_passes_the_first_study_and_leaves_no_files(home: Path) -> None:
     before = sorted(path for path in home.rglob("*") if "studies" not in path.parts)
     done = command("doctor", home, "study_dir=elsewhere/study")
     assert succeeded(done).endswith("no check failed\n")
@@ -101,7 +101,7 @@ def test_the_doctor_finds_the_study_sound_and_leaves_nothing(home: Path) -> None
 
 
 @pytest.mark.usefixtures("begun")
-def test_what_goes_wrong_first_is_said_with_its_cure(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_mistakes_get_a_message_with_a_fix(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*words: str) -> str:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "spark_hpo", *words],

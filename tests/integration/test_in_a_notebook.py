@@ -45,7 +45,7 @@ def plain(text: str) -> str:
     return text.replace("\u2007", " ")  # tqdm's, as wide as a figure
 
 
-def test_a_bar_shows_the_progress(notebook: nbformat.NotebookNode) -> None:
+def test_notebook_shows_a_progress_bar(notebook: nbformat.NotebookNode) -> None:
     widget = "application/vnd.jupyter.widget-view+json"
     (bar,) = [data[widget] for data in shown(notebook.cells[1]) if widget in data]
     state = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
@@ -60,22 +60,22 @@ def test_a_bar_shows_the_progress(notebook: nbformat.NotebookNode) -> None:
     assert "best loss 0.0" in plain(rest["value"])
 
 
-def test_it_ends_with_a_table_and_a_picture(cells: list[nbformat.NotebookNode]) -> None:
+def test_notebook_shows_a_table_and_a_plot_at_the_end(cells: list[nbformat.NotebookNode]) -> None:
     (table,) = tables(cells[1])
     assert table.count("<tr") == 1 + 5
     assert "is the best after 9 epochs" in table
     assert pictures(cells[1]) == 1
 
 
-def test_the_result_shows_itself_again_where_it_is_asked_to(cells: list[nbformat.NotebookNode]) -> None:
+def test_result_is_displayed_again_on_request(cells: list[nbformat.NotebookNode]) -> None:
     assert tables(cells[2]) == tables(cells[1])
     assert pictures(cells[2]) == 1
 
 
-def test_a_call_that_is_the_last_line_of_its_cell_is_shown_once(cells: list[nbformat.NotebookNode]) -> None:
+def test_tune_in_the_last_line_of_a_cell_is_displayed_once(cells: list[nbformat.NotebookNode]) -> None:
     assert len(tables(cells[3])) == pictures(cells[3]) == 1
 
 
-def test_nothing_else_is_printed(cells: list[nbformat.NotebookNode]) -> None:
+def test_notebook_prints_nothing_else(cells: list[nbformat.NotebookNode]) -> None:
     assert printed(cells[1]) == ""
     assert "cdn.plot.ly" in printed(cells[4])

@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_rank_streams_a_table_that_is_larger_than_its_memory(folder: Path, cached: bool) -> None:
+def test_rank_streams_a_table_larger_than_its_memory(folder: Path, cached: bool) -> None:
     program = Path(__file__).parents[1] / "support/large_table.py"
     command = [sys.executable, str(program), str(folder)]
     if cached:

@@ -169,13 +169,13 @@ def finished(request: pytest.FixtureRequest, cluster: Cluster) -> Finished:
     return cluster.study(request.param)
 
 
-def test_every_name_is_among_the_studies() -> None:
+def test_studies_cover_every_method_sampler_and_scheduler() -> None:
     assert METHODS.keys() <= SEARCHES.keys()
     assert {sampler for sampler, _ in PARTS.values()} == set(SAMPLERS)
     assert {scheduler for _, scheduler in PARTS.values()} == set(SCHEDULERS)
 
 
-def test_a_study_runs_as_spark_jobs_to_the_end_of_its_trials(finished: Finished) -> None:
+def test_study_of_each_method_runs_all_trials_as_spark_jobs(finished: Finished) -> None:
     result, trials = finished.result, finished.trials
     assert result.stopped_by == "trials"
     assert len(trials) == finished.config.budget.trials
@@ -204,7 +204,7 @@ def test_a_study_runs_as_spark_jobs_to_the_end_of_its_trials(finished: Finished)
     assert result.test["accuracy"] > 0.5, "a tenth would be luck"
 
 
-def test_decisions_follow_from_the_reports_in_the_order_in_which_they_came(finished: Finished) -> None:
+def test_decisions_follow_from_the_reports_in_their_order(finished: Finished) -> None:
     """Scheduler, sampler and explorer, asked again beside the journal, decide as they did."""
     search = build_search(finished.config, build_space(SPACE))
     objective, slots, params = finished.config.objective.build(), dict[int, Slot](), dict[int, Any]()
@@ -231,7 +231,7 @@ def test_decisions_follow_from_the_reports_in_the_order_in_which_they_came(finis
 
 
 @pytest.mark.parametrize("name", [n for n, (sampler, _) in PARTS.items() if sampler not in LEARN_NOTHING])
-def test_a_sampler_has_learned_from_what_executors_reported(cluster: Cluster, name: str) -> None:
+def test_sampler_learns_from_the_reports_of_executors(cluster: Cluster, name: str) -> None:
     finished = cluster.study(name)
     config = finished.config
     untaught = build_sampler(
@@ -248,7 +248,7 @@ def births(finished: Finished) -> dict[int, tuple[int, Assignment]]:
 
 
 @pytest.mark.parametrize("name", ["pbt", "pb2"])
-def test_a_child_trains_its_parents_weights_with_parameters_of_its_own(cluster: Cluster, name: str) -> None:
+def test_child_trains_the_weights_of_its_parent_with_its_own_parameters(cluster: Cluster, name: str) -> None:
     finished = cluster.study(name)
     trials, born = finished.trials, births(finished)
     assert born, "somebody was replaced"
@@ -272,7 +272,9 @@ def test_a_child_trains_its_parents_weights_with_parameters_of_its_own(cluster: 
 
 
 @pytest.mark.parametrize(("name", "by_step"), [("pbt", True), ("pb2", False)])
-def test_a_child_is_explored_by_a_step_or_by_a_model(cluster: Cluster, name: str, by_step: bool) -> None:
+def test_child_gets_parameters_by_perturbation_or_by_a_model(
+    cluster: Cluster, name: str, by_step: bool
+) -> None:
     finished = cluster.study(name)
     stepping = PerturbationExplorer(build_space(SPACE), finished.config.seed)
     stepped = []

@@ -98,7 +98,7 @@ def open_store(uri: str, card: StudyCard = CARD) -> StudyRuns:
 # A database -----------------------------------------------------------------------------------------------
 
 
-def test_a_trial_is_a_child_run_with_its_curve(uri: str, journal: FakeJournal) -> None:
+def test_trial_is_a_child_run_with_its_curve(uri: str, journal: FakeJournal) -> None:
     tracker = MlflowTracker(uri, "tests", CARD)
     tracker.sync(journal)
     assert tracker.flush(60)
@@ -125,7 +125,7 @@ def test_a_trial_is_a_child_run_with_its_curve(uri: str, journal: FakeJournal) -
     tracker.close(10)
 
 
-def test_the_study_is_a_parent_run_without_secrets(uri: str, tmp_path: Path) -> None:
+def test_study_is_a_parent_run_without_secrets(uri: str, tmp_path: Path) -> None:
     tracker = MlflowTracker(uri, "tests", CARD)
     study = runs(tracker)["digits"]
     assert study["params"] == {"search.sampler": "tpe", "tracking.uri": "http://***@host"}
@@ -136,13 +136,13 @@ def test_the_study_is_a_parent_run_without_secrets(uri: str, tmp_path: Path) -> 
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"canary" in file.read_bytes()]
 
 
-def test_artifacts_lie_beside_the_database(uri: str, tmp_path: Path) -> None:
+def test_artifacts_are_stored_beside_the_database(uri: str, tmp_path: Path) -> None:
     tracker = MlflowTracker(uri, "tests", CARD)
     tracker.close(10)
     assert (tmp_path / "mlartifacts" / tracker.run_id / "artifacts" / "config.yaml").is_file()
 
 
-def test_a_promoted_trial_runs_again_and_keeps_its_points(uri: str, journal: FakeJournal) -> None:
+def test_run_of_a_promoted_trial_is_reopened_and_keeps_its_points(uri: str, journal: FakeJournal) -> None:
     tracker = MlflowTracker(uri, "tests", CARD)
     tracker.sync(journal)
     assert tracker.flush(60)
@@ -159,7 +159,7 @@ def test_a_promoted_trial_runs_again_and_keeps_its_points(uri: str, journal: Fak
     tracker.close(10)
 
 
-def test_the_end_of_a_study_is_on_its_run(uri: str, journal: FakeJournal) -> None:
+def test_study_run_has_the_outcome_of_the_study(uri: str, journal: FakeJournal) -> None:
     tracker = MlflowTracker(uri, "tests", CARD)
     tracker.sync(journal)
     assert tracker.finish(
@@ -185,7 +185,7 @@ def test_the_end_of_a_study_is_on_its_run(uri: str, journal: FakeJournal) -> Non
     assert list(table["trial"]) == [0, 1]
 
 
-def test_the_runs_of_the_front_have_a_tag_which_follows_the_front(uri: str, journal: FakeJournal) -> None:
+def test_runs_on_the_pareto_front_are_tagged(uri: str, journal: FakeJournal) -> None:
     def tagged(front: set[int] | None) -> dict[str, str]:
         tracker = MlflowTracker(uri, "tests", CARD)
         tracker.sync(journal)
@@ -202,7 +202,7 @@ def test_the_runs_of_the_front_have_a_tag_which_follows_the_front(uri: str, jour
     assert tagged({1, 3}) == {"trial 0": "false", "trial 1": "true", "trial 3": "true"}
 
 
-def test_a_resumed_study_has_the_same_runs_once(uri: str, journal: FakeJournal) -> None:
+def test_resumed_study_keeps_its_runs(uri: str, journal: FakeJournal) -> None:
     first = MlflowTracker(uri, "tests", CARD)
     first.sync(journal)
     assert first.finish(RunStatus.KILLED, metrics={"best_accuracy": 0.3})
@@ -216,7 +216,7 @@ def test_a_resumed_study_has_the_same_runs_once(uri: str, journal: FakeJournal) 
     assert runs(second) == before
 
 
-def test_two_studies_share_an_experiment_and_no_run(uri: str, journal: FakeJournal) -> None:
+def test_two_studies_share_an_experiment_but_no_runs(uri: str, journal: FakeJournal) -> None:
     first = open_store(uri)
     second = open_store(uri, StudyCard(study_id="study-2", name="other", objective=CARD.objective))
     assert first.experiment_id == second.experiment_id
@@ -252,7 +252,7 @@ def write_all(store: StudyRuns, journal: FakeJournal, outcome: Outcome) -> None:
 
 
 @pytest.mark.parametrize("is_lost_reply", [False, True])
-def test_death_at_any_write_changes_nothing_in_the_end(
+def test_tracker_killed_at_any_write_ends_with_the_same_runs(
     tmp_path: Path, journal: FakeJournal, is_lost_reply: bool
 ) -> None:
     outcome = Outcome(
@@ -306,7 +306,7 @@ class Late:
         return run
 
 
-def test_a_run_that_a_slow_server_makes_too_late_is_tidied_away(uri: str, journal: FakeJournal) -> None:
+def test_duplicate_run_of_a_slow_server_is_deleted(uri: str, journal: FakeJournal) -> None:
     tracker = MlflowTracker(uri, "tests", CARD)
     tracker._store.client = Late(tracker.client)
     tracker.sync(journal)
@@ -319,7 +319,7 @@ def test_a_run_that_a_slow_server_makes_too_late_is_tidied_away(uri: str, journa
     assert [step for step, *_ in found["trial 0"]["metrics"]["accuracy"]] == [1, 2, 3]
 
 
-def test_a_study_that_a_slow_server_has_started_twice_has_one_run(uri: str, journal: FakeJournal) -> None:
+def test_study_has_one_run_if_a_slow_server_creates_it_twice(uri: str, journal: FakeJournal) -> None:
     first = open_store(uri)
     write_all(first, journal, Outcome(status=RunStatus.FINISHED, time=1_000_100.0))
     expected = runs(first)
@@ -330,7 +330,7 @@ def test_a_study_that_a_slow_server_has_started_twice_has_one_run(uri: str, jour
     assert runs(second) == expected
 
 
-def test_a_trial_that_mlflow_refuses_stops_no_other(
+def test_trial_that_mlflow_refuses_does_not_stop_others(
     uri: str, journal: FakeJournal, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracker = MlflowTracker(uri, "tests", CARD)
@@ -349,7 +349,7 @@ def test_a_trial_that_mlflow_refuses_stops_no_other(
     tracker.close(10)
 
 
-def test_a_first_start_says_nothing(tmp_path: Path) -> None:
+def test_first_start_logs_nothing(tmp_path: Path) -> None:
     code = (
         "from spark_hpo.tracking.mlflow import *; from spark_hpo.tracking.study_runs import *; "
         "from spark_hpo.trial import *; from spark_hpo.objective import *; "
@@ -366,7 +366,7 @@ def test_a_first_start_says_nothing(tmp_path: Path) -> None:
 # Errors at the start ----------------------------------------------------------------------------------------
 
 
-def test_an_unreachable_server_is_an_error_within_seconds() -> None:
+def test_unreachable_server_is_an_error_within_seconds() -> None:
     began = time.monotonic()
     with pytest.raises(TrackingError) as caught:
         MlflowTracker(f"http://ann:s3cret@127.0.0.1:{free_port()}", "tests", CARD)
@@ -376,7 +376,7 @@ def test_an_unreachable_server_is_an_error_within_seconds() -> None:
     assert caught.value.__suppress_context__  # a traceback shows no foreign text either
 
 
-def test_a_silent_server_is_an_error_within_ten_seconds() -> None:
+def test_silent_server_is_an_error_within_ten_seconds() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()  # connects, and never answers
@@ -386,14 +386,14 @@ def test_a_silent_server_is_an_error_within_ten_seconds() -> None:
         assert time.monotonic() - began < 11
 
 
-def test_a_deleted_experiment_is_named(uri: str) -> None:
+def test_deleted_experiment_is_named(uri: str) -> None:
     store = open_store(uri)
     store.client.delete_experiment(store.experiment_id)
     with pytest.raises(TrackingError, match="'tests', which is deleted"):
         open_store(uri)
 
 
-def test_a_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database " * 1000)
     with pytest.raises(TrackingError, match=r"mlflow\.db"):
         MlflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "tests", CARD)
@@ -410,7 +410,7 @@ def server(uri: str, tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
-def test_a_server_that_was_gone_has_everything_once_when_it_is_back(
+def test_server_gets_everything_once_after_an_outage(
     server: Server, journal: FakeJournal, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO, "spark_hpo")
@@ -442,7 +442,7 @@ def test_a_server_that_was_gone_has_everything_once_when_it_is_back(
     assert capfd.readouterr().out == ""
 
 
-def test_a_model_goes_through_a_server(
+def test_model_is_registered_through_a_server(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -478,7 +478,7 @@ def test_a_model_goes_through_a_server(
 FLAPS = 20
 
 
-def test_a_flapping_server_gets_every_trial_once(server: Server) -> None:
+def test_flapping_server_gets_every_trial_once(server: Server) -> None:
     tracker = MlflowTracker(server.uri, "tests", CARD)
     journal = FakeJournal()
     stop = threading.Event()

@@ -30,7 +30,7 @@ def spark_home(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
-def test_a_notebook_runs(
+def test_notebook_runs(
     file: Path, tmp_path: Path, spark_home: Path, monkeypatch: pytest.MonkeyPatch, mlflow_uri: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
@@ -46,6 +46,6 @@ def test_a_notebook_runs(
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
-def test_a_notebook_is_kept_without_what_it_showed(file: Path) -> None:
+def test_notebook_is_stored_without_outputs(file: Path) -> None:
     for cell in nbformat.read(file, as_version=4).cells:
         assert cell.cell_type == "markdown" or (not cell.outputs and cell.execution_count is None)

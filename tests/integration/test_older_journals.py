@@ -35,7 +35,7 @@ def resume(kept: Path, work: Path, **changes: Any) -> Result:
 
 
 @pytest.mark.parametrize("kept", STUDIES, ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_studies_of_older_versions_go_on(kept: Path, tmp_path: Path) -> None:
+def test_studies_of_older_versions_resume(kept: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for file in (kept / "journal").iterdir() for line in file.open()]
     reported = [line for line in lines if line["event"] == "reported" and line["split"] == "validation"]
     result = resume(kept, tmp_path)
@@ -55,11 +55,11 @@ def test_study_of_an_older_version_continues_with_more_trials(name: str, tmp_pat
     assert len(resume(kept, tmp_path, budget={"trials": 22}).journal.trials) == 22
 
 
-def test_there_are_some() -> None:
+def test_journals_of_older_versions_exist() -> None:
     assert len(STUDIES) >= 16
 
 
-def test_what_has_changed_since_is_told_still(tmp_path: Path) -> None:
+def test_resume_of_an_older_study_still_refuses_changed_settings(tmp_path: Path) -> None:
     kept = next(path for path in STUDIES if path.name == "default-killed")
     with pytest.raises(ConfigError, match="seed is 1, but the study was started with 0"):
         resume(kept, tmp_path, seed=1)

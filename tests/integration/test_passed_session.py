@@ -15,13 +15,13 @@ from tests.support.mlflow_database import write_database
 pytestmark = pytest.mark.spark
 
 
-def test_the_session_that_is_passed_is_used_and_not_the_active_one(spark: Any) -> None:
+def test_passed_session_takes_precedence_over_the_active_one(spark: Any) -> None:
     other = spark.newSession()
     assert start_session("mine", {}, spark=other) is other
     assert start_session("mine", {}) is not other
 
 
-def test_a_study_leaves_the_settings_of_a_session_as_they_were(spark: Any, tmp_path: Path) -> None:
+def test_study_leaves_the_settings_of_a_session_unchanged(spark: Any, tmp_path: Path) -> None:
     def train(ctx: Any) -> None:
         ctx.report({"score": 1.0}, resource=ctx.resource.stop)
 

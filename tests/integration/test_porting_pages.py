@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("page", ["docs/from-sparktrials.md", "docs/scikit-learn.md"])
-def test_every_block_of_a_page_runs(
+def test_every_block_of_a_porting_page_runs(
     page: str, spark: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if page == "docs/from-sparktrials.md":

@@ -111,7 +111,7 @@ def table(spark: Any, people: list[list[object]], tmp_path_factory: pytest.TempP
 
 
 class TestDigits:
-    def test_every_digit_is_in_one_split(self, digits: Path) -> None:
+    def test_digits_are_each_in_one_split(self, digits: Path) -> None:
         from sklearn.datasets import load_digits
 
         written = Counter(
@@ -125,20 +125,20 @@ class TestDigits:
             for pixels, digit in zip(source.data, source.target, strict=True)
         )
 
-    def test_row_groups_have_the_rows_asked_for(self, digits: Path) -> None:
+    def test_digits_have_the_requested_row_group_size(self, digits: Path) -> None:
         for path in (digits / "train").glob("*.parquet"):
             *whole, rest = row_groups(path)
             assert set(whole) == {100}
             assert 0 < rest <= 100
 
-    def test_the_loader_delivers_images(self, digits: Path) -> None:
+    def test_loader_returns_images(self, digits: Path) -> None:
         table = open_table(str(digits))
         loader = Loader(table, Split.TRAIN, rank=1, world_size=2, batch_size=64, seed=0, shuffle_window=1000)
         batch = next(iter(next(loader.passes(0, 1))))
         assert batch["pixels"].shape[1:] == (1, 8, 8)
         assert 0 <= float(batch["pixels"].min()) < float(batch["pixels"].max()) <= 1
 
-    def test_the_split_never_moves(self, spark: Any, digits: Path, tmp_path: Path) -> None:
+    def test_split_of_the_digits_never_changes(self, spark: Any, digits: Path, tmp_path: Path) -> None:
         prepare.digits(spark, str(tmp_path / "again"), row_group_rows=100)
         assert content(tmp_path / "again") == content(digits)
         prepare.digits(spark, str(tmp_path / "coarse"), row_group_rows=1000)
@@ -147,14 +147,14 @@ class TestDigits:
         prepare.digits(spark, str(tmp_path / "seed"), row_group_rows=100, seed=1)
         assert content(tmp_path / "seed") != content(digits)
 
-    def test_a_second_run_does_nothing(self, spark: Any, digits: Path) -> None:
+    def test_second_prepare_does_nothing(self, spark: Any, digits: Path) -> None:
         before = {path: path.stat().st_mtime_ns for path in digits.rglob("*")}
         assert not prepare.digits(spark, str(digits), row_group_rows=100).fresh
         assert {path: path.stat().st_mtime_ns for path in digits.rglob("*")} == before
         with pytest.raises(ConfigError, match="another seed"):
             prepare.digits(spark, str(digits), row_group_rows=100, seed=9)
 
-    def test_the_command_line_says_what_is_there(self, digits: Path) -> None:
+    def test_prepare_command_prints_the_existing_table(self, digits: Path) -> None:
         arguments = ["prepare", "digits", "--output", str(digits), "--row-group-rows", "100"]
         # A process of its own: it needs no Spark, because the table is there.
         done = subprocess.run(
@@ -171,7 +171,7 @@ class TestDigits:
 
 
 class TestCsv:
-    def test_columns_get_the_kinds_of_their_values(self, table: Path) -> None:
+    def test_columns_get_kinds_from_their_values(self, table: Path) -> None:
         schema = open_table(str(table)).schema
         assert [(f.name, f.kind) for f in schema.features] == [
             ("age", ColumnKind.NUMERIC),
@@ -182,11 +182,11 @@ class TestCsv:
         assert schema.label.classes == ("<=50K", ">50K")
         assert schema.features[1].source == "age"
 
-    def test_vocabularies_are_in_order_of_frequency_and_missing_is_a_category(self, table: Path) -> None:
+    def test_vocabularies_are_ordered_by_frequency_and_contain_missing(self, table: Path) -> None:
         [job] = open_table(str(table)).schema.of_kind(ColumnKind.CATEGORICAL)
         assert job.vocabulary[:3] == ("cook", "smith", "")
 
-    def test_numbers_are_standardised_by_the_training_split_and_missing_is_the_mean(
+    def test_numbers_are_standardised_on_the_training_split_with_missing_as_mean(
         self, table: Path, people: list[list[object]]
     ) -> None:
         age, _, pay, _ = open_table(str(table)).schema.features
@@ -202,9 +202,7 @@ class TestCsv:
         np.testing.assert_allclose(written * pay.deviation + pay.mean, given, rtol=1e-4)
         assert 18 < age.mean < 70
 
-    def test_labels_and_codes_still_belong_to_their_rows(
-        self, table: Path, people: list[list[object]]
-    ) -> None:
+    def test_labels_and_codes_stay_with_their_rows(self, table: Path, people: list[list[object]]) -> None:
         schema = open_table(str(table)).schema
         pay, job = schema.features[2], schema.features[3]
         source = {str(row[1]): (str(row[2]).strip().replace("?", ""), row[4]) for row in people}
@@ -217,7 +215,7 @@ class TestCsv:
                 assert schema.label.classes[label] == income
                 assert (job.vocabulary[code - 1] if code else "astronaut") == title
 
-    def test_a_model_refuses_the_original_rows_and_takes_the_prepared_ones(
+    def test_model_refuses_original_rows_and_accepts_prepared_ones(
         self, table: Path, people: list[list[object]]
     ) -> None:
         opened = open_table(str(table))
@@ -232,7 +230,7 @@ class TestCsv:
             with pytest.raises(DataError, match=f"column {name!r}: {value!r} is not a".replace("$", r"\$")):
                 model.predict(example.assign(**{name: [value]}))
 
-    def test_equal_rows_fall_into_one_split(self, spark: Any, tmp_path: Path) -> None:
+    def test_equal_rows_are_in_one_split(self, spark: Any, tmp_path: Path) -> None:
         rows: list[list[object]] = [[f"v{i % 60}", i % 2] for i in range(600)]
         source = write_csv(tmp_path / "t.csv", [["v", "y"], *rows])
         prepare.csv(spark, str(tmp_path / "out"), input=source, label="y")
@@ -251,7 +249,7 @@ class TestCsv:
         assert set(codes) == {0, 1, 2, 3}
         assert codes[1] >= codes[2] >= codes[3]
 
-    def test_a_float_label_is_a_regression_in_its_own_units(self, spark: Any, tmp_path: Path) -> None:
+    def test_float_label_is_a_regression_in_its_own_units(self, spark: Any, tmp_path: Path) -> None:
         rows: list[list[object]] = [[i, i / 7] for i in range(300)]
         source = write_csv(tmp_path / "t.csv", [["x", "y"], *rows])
         prepare.csv(spark, str(tmp_path / "out"), input=source, label="y")
@@ -261,7 +259,7 @@ class TestCsv:
         np.testing.assert_allclose([train["y"].mean(), train["y"].std()], [label.mean, label.deviation], 1e-4)
         assert train["y"].max() > 40
 
-    def test_parquet_is_prepared_like_csv(self, spark: Any, tmp_path: Path) -> None:
+    def test_prepare_treats_parquet_like_csv(self, spark: Any, tmp_path: Path) -> None:
         rng = np.random.default_rng(1)
         columns = {
             "x": pa.array([None if i % 50 == 0 else float(v) for i, v in enumerate(rng.normal(size=300))]),
@@ -288,7 +286,7 @@ class TestCsv:
         ],
         ids=["unknown label", "missing labels", "no rows", "a row of three"],
     )
-    def test_bad_input_is_one_clear_message(
+    def test_prepare_refuses_bad_input_with_one_message(
         self, spark: Any, tmp_path: Path, rows: list[list[object]], label: str, message: str
     ) -> None:
         source = write_csv(tmp_path / "t.csv", rows)
@@ -297,7 +295,7 @@ class TestCsv:
         assert os.listdir(tmp_path) == ["t.csv"]
 
     @pytest.mark.skipif(not ADULT.parent.is_dir(), reason="the Adult table is not beside the checkout")
-    def test_the_adult_table(self, spark: Any, tmp_path: Path) -> None:
+    def test_prepare_encodes_the_adult_table(self, spark: Any, tmp_path: Path) -> None:
         options = {"input": str(ADULT), "label": "income-per-year", "null_values": ["?"]}
         prepared = prepare.csv(spark, str(tmp_path / "out"), **options)
         table = open_table(str(tmp_path / "out"))
@@ -348,7 +346,7 @@ class TestLists:
         prepare.csv(spark, str(folder / "out"), input=source, label="y")
         return folder / "out"
 
-    def test_arrays_sequences_and_bytes_are_told_apart(self, out: Path) -> None:
+    def test_lists_become_arrays_sequences_or_bytes(self, out: Path) -> None:
         features = {f.name: f for f in schema_at(out).features}
         assert {name: (f.kind, f.shape) for name, f in features.items() if name != "id"} == {
             "embedding": (ColumnKind.ARRAY, (3,)),
@@ -403,7 +401,7 @@ class TestLists:
         ],
         ids=["null", "infinite", "null text", "null array", "null bytes", "empty", "struct", "nested"],
     )
-    def test_what_has_no_meaning_is_one_clear_message(
+    def test_prepare_refuses_unusable_lists_with_one_message(
         self, spark: Any, tmp_path: Path, column: list[Any], message: str
     ) -> None:
         source = write_parquet(tmp_path / "in", id=pa.array(range(300)), v=pa.array(column))
@@ -412,13 +410,13 @@ class TestLists:
                 prepare.csv(spark, str(tmp_path / "out"), input=source, label="y", **options)
         assert os.listdir(tmp_path) == ["in"]
 
-    def test_lists_of_decimals_are_for_copies(self, spark: Any, tmp_path: Path) -> None:
+    def test_lists_of_decimals_need_a_copy(self, spark: Any, tmp_path: Path) -> None:
         lists = pa.array([[Decimal(1)]] * 300, pa.list_(pa.decimal128(9, 2)))
         source = write_parquet(tmp_path / "in", v=lists)
         with pytest.raises(DataError, match=r"'v' is array<decimal\(9,2\)>"):
             prepare.csv(spark, str(tmp_path / "out"), input=source, label="y", in_place=True)
 
-    def test_maps_can_be_left_out(self, spark: Any, tmp_path: Path) -> None:
+    def test_maps_can_be_dropped(self, spark: Any, tmp_path: Path) -> None:
         maps = pa.array([[("k", i)] for i in range(300)], pa.map_(pa.string(), pa.int64()))
         source = write_parquet(tmp_path / "in", x=pa.array(range(300)), m=maps)
         with pytest.raises(DataError, match=r"column 'm' is map<string,bigint>.*--drop m"):
@@ -426,12 +424,12 @@ class TestLists:
         prepare.csv(spark, str(tmp_path / "out"), input=source, label="y", drop=["m"])
         assert [f.name for f in schema_at(tmp_path / "out").features] == ["x"]
 
-    def test_a_list_is_no_label(self, spark: Any, tmp_path: Path) -> None:
+    def test_list_as_label_is_refused(self, spark: Any, tmp_path: Path) -> None:
         source = write_parquet(tmp_path / "in", v=pa.array([[1.0]] * 300))
         with pytest.raises(DataError, match="label 'v' is array<double>; it must be text or a number"):
             prepare.csv(spark, str(tmp_path / "out"), input=source, label="v")
 
-    def test_the_name_of_a_length_is_taken(self, spark: Any, tmp_path: Path) -> None:
+    def test_column_with_the_name_of_a_length_is_refused(self, spark: Any, tmp_path: Path) -> None:
         columns = {"v": pa.array([["a"]] * 300), "v.length": pa.array(range(300))}
         with pytest.raises(DataError, match=r"column 'v\.length' has the name of the length of the lists"):
             prepare.csv(
@@ -449,7 +447,7 @@ BY_DAY = {
 
 
 class TestInPlace:
-    def test_nothing_is_copied_and_nothing_is_made_twice(self, spark: Any, tmp_path: Path) -> None:
+    def test_in_place_copies_nothing_and_runs_once(self, spark: Any, tmp_path: Path) -> None:
         options = {**IN_PLACE, "input": write_parquet(tmp_path / "in", id=pa.array(range(300)))}
         out = str(tmp_path / "out")
         prepared = prepare.csv(spark, out, **options)
@@ -465,7 +463,7 @@ class TestInPlace:
         with pytest.raises(ConfigError, match="another null_values, row_group_rows, separator"):
             prepare.csv(spark, out, **{**options, "in_place": False})
 
-    def test_features_say_how_raw_values_are_encoded(self, spark: Any, tmp_path: Path) -> None:
+    def test_in_place_features_describe_the_encoding(self, spark: Any, tmp_path: Path) -> None:
         source = write_parquet(
             tmp_path / "in",
             id=pa.array(range(300)),
@@ -500,9 +498,7 @@ class TestInPlace:
         assert schema.label.classes == ("0", "1")
 
     @pytest.mark.parametrize("in_place", [False, True])
-    def test_the_loader_delivers_what_it_delivers_of_a_copy(
-        self, spark: Any, tmp_path: Path, in_place: bool
-    ) -> None:
+    def test_in_place_batches_equal_those_of_a_copy(self, spark: Any, tmp_path: Path, in_place: bool) -> None:
         number = [i / 2 if i % 7 > 1 else (None, math.nan)[i % 7] for i in range(300)]
         job = [None if i % 10 == 0 else f"{'  cook' if i % 3 else 'smith'}\t" for i in range(300)]
         source = write_parquet(
@@ -558,9 +554,7 @@ class TestInPlace:
             np.testing.assert_array_equal(batch["tags"], codes)
         assert seen == 300
 
-    def test_statistics_are_of_the_row_groups_that_are_dealt_to_training(
-        self, spark: Any, tmp_path: Path
-    ) -> None:
+    def test_in_place_statistics_come_from_the_training_row_groups(self, spark: Any, tmp_path: Path) -> None:
         folder = tmp_path / "a +%20 ä"  # of each, Spark writes another form
         rng = np.random.default_rng(0)
         for country in ("D E", "F+R", "x%y"):
@@ -588,7 +582,7 @@ class TestInPlace:
         manifests = {s: read_manifest(v.url, share=v.share, seed=v.seed) for s, v in schema.sources.items()}
         assert {split: manifest.rows for split, manifest in manifests.items()} == prepared.rows
 
-    def test_splits_by_conditions(self, spark: Any, tmp_path: Path) -> None:
+    def test_in_place_splits_by_conditions(self, spark: Any, tmp_path: Path) -> None:
         words = pa.array([f"w{day.month}" for day in DAYS])
         source = write_parquet(
             tmp_path / "in", id=pa.array([None, *range(1, 299), None]), day=pa.array(DAYS), word=words
@@ -620,7 +614,7 @@ class TestInPlace:
             ({"where_test": "id > 999"}, r"no row meets the condition of test \(id > 999\)"),
         ],
     )
-    def test_conditions_that_do_not_split_are_refused(
+    def test_in_place_refuses_conditions_that_do_not_split(
         self, spark: Any, tmp_path: Path, where: dict[str, str], message: str
     ) -> None:
         source = write_parquet(tmp_path / "in", id=pa.array(range(300)))
@@ -629,12 +623,12 @@ class TestInPlace:
             prepare.csv(spark, str(tmp_path / "out"), **IN_PLACE, input=source, **{**splits, **where})
         assert os.listdir(tmp_path) == ["in"]
 
-    def test_too_few_row_groups_are_refused(self, spark: Any, tmp_path: Path) -> None:
+    def test_in_place_refuses_too_few_row_groups(self, spark: Any, tmp_path: Path) -> None:
         source = write_parquet(tmp_path / "in", rows=5, id=pa.array(range(5)))
         with pytest.raises(DataError, match=r"none of its 1 row groups is assigned to .*, test"):
             prepare.csv(spark, str(tmp_path / "out"), **IN_PLACE, input=source)
 
-    def test_classes_are_looked_up_as_they_are(self, spark: Any, tmp_path: Path) -> None:
+    def test_in_place_classes_are_encoded_without_conversion(self, spark: Any, tmp_path: Path) -> None:
         source = write_parquet(
             tmp_path / "in",
             grade=pa.array(["1.0", "1", "2"] * 100),
@@ -652,7 +646,7 @@ class TestInPlace:
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_dates_are_seconds_in_utc_wherever_the_session_is(spark: Any, tmp_path: Path, in_place: bool) -> None:
+def test_dates_are_utc_seconds_in_any_session_time_zone(spark: Any, tmp_path: Path, in_place: bool) -> None:
     noon = [datetime(2026, 7, 1, 12)] * 300
     source = write_parquet(
         tmp_path / "in" / "part=2026-07-01",
@@ -690,7 +684,7 @@ def test_dates_are_seconds_in_utc_wherever_the_session_is(spark: Any, tmp_path: 
     }
 
 
-def test_partitions_and_decimals_are_features_of_a_copy(spark: Any, tmp_path: Path) -> None:
+def test_partitions_and_decimals_become_features_of_a_copy(spark: Any, tmp_path: Path) -> None:
     for country in ("DE", "FR", "__HIVE_DEFAULT_PARTITION__"):
         prices = [Decimal(i) / 4 for i in range(300)]
         folder = tmp_path / "in" / f"country={country}"
@@ -717,7 +711,7 @@ class TestSynthetic:
         return best, x, train["label"]
 
     @pytest.mark.parametrize("shape", ["linear", "product"])
-    def test_the_teacher_reaches_the_accuracy_that_is_promised(
+    def test_synthetic_classes_have_the_documented_accuracy(
         self, spark: Any, tmp_path: Path, shape: str
     ) -> None:
         best, x, label = self.make(spark, tmp_path / "out", teacher=shape, noise=0.2)
@@ -727,13 +721,13 @@ class TestSynthetic:
         assert abs(((value > 0) == label).mean() - 0.8) < 0.03
         open_table(str(tmp_path / "out"))
 
-    def test_the_teacher_leaves_the_error_that_is_promised(self, spark: Any, tmp_path: Path) -> None:
+    def test_synthetic_regression_has_the_documented_error(self, spark: Any, tmp_path: Path) -> None:
         best, x, label = self.make(spark, tmp_path / "out", label_type="number", noise=0.5)
         assert best == {"mean_squared_error": 0.25}
         assert abs(((x @ teacher(6, 2)[0] - label) ** 2).mean() - 0.25) < 0.03
         assert abs(label.std() - open_table(str(tmp_path / "out")).schema.label.deviation) < 0.05
 
-    def test_row_groups_have_the_rows_asked_for_and_none_is_like_another(
+    def test_synthetic_row_groups_have_the_requested_size_and_differ(
         self, spark: Any, tmp_path: Path
     ) -> None:
         _, x, _ = self.make(spark, tmp_path / "out")
@@ -742,7 +736,7 @@ class TestSynthetic:
         assert [row_groups(path) for path in files[Split.TEST]] == [[150, 150, 100]]
         assert len(np.unique(x)) > 0.99 * x.size
 
-    def test_the_rows_are_those_of_the_seed(self, spark: Any, tmp_path: Path) -> None:
+    def test_synthetic_rows_depend_on_the_seed_only(self, spark: Any, tmp_path: Path) -> None:
         self.make(spark, tmp_path / "a")
         self.make(spark, tmp_path / "b")
         self.make(spark, tmp_path / "c", seed=3)
@@ -750,7 +744,7 @@ class TestSynthetic:
         assert content(tmp_path / "a") != content(tmp_path / "c")
 
 
-def test_a_session_that_runs_is_used_and_left_as_it_was(spark: Any, tmp_path: Path) -> None:
+def test_prepare_leaves_a_running_session_unchanged(spark: Any, tmp_path: Path) -> None:
     """As in a notebook, and on a Databricks cluster, whose tasks share one."""
     with own_session() as found:
         assert prepare.digits(found, str(tmp_path / "digits")).fresh
@@ -758,7 +752,7 @@ def test_a_session_that_runs_is_used_and_left_as_it_was(spark: Any, tmp_path: Pa
     assert (tmp_path / "digits/schema.json").is_file()
 
 
-def test_the_job_prepares_the_digits_and_says_so_in_one_line(tmp_path: Path) -> None:
+def test_prepare_job_prints_one_line_of_json(tmp_path: Path) -> None:
     def job() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, ROOT / "jobs" / "prepare_data.py", "digits", "--output", tmp_path / "digits"],
@@ -773,7 +767,7 @@ def test_the_job_prepares_the_digits_and_says_so_in_one_line(tmp_path: Path) -> 
     assert job().stdout.endswith("rows (existed already)\n")
 
 
-def test_an_interrupted_job_exits_with_130_and_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupted_prepare_job_exits_with_130_and_leaves_no_files(tmp_path: Path) -> None:
     options = ["--rows", "900000000", "--columns", "40", "--output", tmp_path / "tables" / "out"]
     job = subprocess.Popen(
         [sys.executable, ROOT / "jobs" / "prepare_data.py", "synthetic", *options],

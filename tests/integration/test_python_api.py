@@ -54,7 +54,7 @@ def result(folder: Path) -> Result:
     return search(folder)
 
 
-def test_the_result_has_the_best_trial_and_all_others(result: Result) -> None:
+def test_result_has_the_best_trial_and_all_others(result: Result) -> None:
     trials = result.trials
     assert len(trials) == 8
     assert trials["value"].max() == result.best_trial.metrics["accuracy"] > 0.7
@@ -63,7 +63,7 @@ def test_the_result_has_the_best_trial_and_all_others(result: Result) -> None:
     assert result.summary()["best"]["params"] == result.best_params
 
 
-def test_the_best_model_answers_as_it_was_tested(folder: Path, result: Result) -> None:
+def test_best_model_predicts_as_in_its_test(folder: Path, result: Result) -> None:
     rows = pd.read_parquet(folder / "table/test")
     model = result.best_model()
     answers = model.predict(rows.drop(columns="side"))["prediction"]
@@ -73,23 +73,23 @@ def test_the_best_model_answers_as_it_was_tested(folder: Path, result: Result) -
 
 
 @pytest.mark.parametrize("name", ["history", "parallel", "importance", "rungs", "curves", "slots"])
-def test_every_picture_is_a_plotly_figure(result: Result, name: str) -> None:
+def test_plots_are_plotly_figures(result: Result, name: str) -> None:
     figure = getattr(result.plot, name)()
     assert isinstance(figure, go.Figure)
     assert len(figure.data) > 0 or name == "importance"  # of which eight trials may say nothing
 
 
-def test_history_over_resource_is_another_picture(result: Result) -> None:
+def test_plot_of_history_over_resource_differs(result: Result) -> None:
     assert result.plot.history(over="resource").layout.xaxis.title.text.startswith("epochs")
 
 
-def test_the_report_is_a_page(result: Result) -> None:
+def test_report_is_an_html_page(result: Result) -> None:
     page = Path(result.report())
     assert page == Path(result.config.study_dir, "report.html")
     assert page.read_text().startswith("<!DOCTYPE html>")
 
 
-def test_a_study_of_the_past_is_looked_at_by_its_directory(folder: Path, result: Result) -> None:
+def test_load_study_opens_a_finished_study(folder: Path, result: Result) -> None:
     study = load_study(folder / "study")
     assert study.best_params == result.best_params
     pd.testing.assert_frame_equal(study.trials, result.trials)
@@ -98,7 +98,7 @@ def test_a_study_of_the_past_is_looked_at_by_its_directory(folder: Path, result:
         load_study(folder / "table")
 
 
-def test_it_shows_itself_as_a_table_and_a_picture(result: Result) -> None:
+def test_result_displays_a_table_and_a_plot(result: Result) -> None:
     html = result._repr_html_()
     assert html.count("<tr") == 1 + 8
     assert "plotly" in html
@@ -107,13 +107,13 @@ def test_it_shows_itself_as_a_table_and_a_picture(result: Result) -> None:
     assert accuracy in repr(result)
 
 
-def test_the_same_call_again_runs_nothing(folder: Path, result: Result) -> None:
+def test_tune_called_again_runs_nothing(folder: Path, result: Result) -> None:
     again = search(folder)
     assert again.study.progress.run == 0
     assert again.summary()["best"] == result.summary()["best"]
 
 
-def test_another_space_needs_another_storage(folder: Path, result: Result) -> None:
+def test_tune_refuses_another_space_in_the_same_storage(folder: Path, result: Result) -> None:
     with pytest.raises(ConfigError, match=r"space.*started with.*\n.*storage="):
         search(folder, space={**SPACE, "dropout": {"type": "uniform", "low": 0, "high": 0.5}})
     with pytest.raises(ConfigError, match=r"there is a study already.*storage="):
@@ -122,7 +122,7 @@ def test_another_space_needs_another_storage(folder: Path, result: Result) -> No
         search(folder, resume="must", storage=folder / "none")
 
 
-def test_runs_go_beside_the_study_unless_mlflow_knows_better(
+def test_tune_writes_runs_beside_the_study_unless_mlflow_has_a_uri(
     folder: Path, result: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert result.config.mlflow.tracking_uri == f"sqlite:///{folder}/mlflow.db"
@@ -155,9 +155,7 @@ def test_runs_go_beside_the_study_unless_mlflow_knows_better(
         ({"method": "wonder"}, "tune(): search.method is not a valid method (got 'wonder')"),
     ],
 )
-def test_what_is_wrong_is_told_by_the_name_of_the_argument(
-    folder: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_tune_names_the_wrong_argument(folder: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         search(folder, **{"storage": folder / "wrong", **changes})
     assert message in str(error.value)
@@ -172,7 +170,7 @@ def square(ctx: Any) -> None:
 LINE = {"x": {"type": "uniform", "low": -1, "high": 1}}
 
 
-def test_a_function_needs_little_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_of_a_function_needs_few_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = tune(square, LINE, metric="loss", mode="min", trials=3, backend="inline")
     assert result.storage.url == str(tmp_path / "studies/square")
@@ -183,7 +181,7 @@ def test_a_function_needs_little_else(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("kind", ["hyperopt", "Space", "file"])
-def test_spaces_and_tasks_come_in_every_form(
+def test_tune_accepts_all_forms_of_spaces_and_tasks(
     folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = {"hyperopt": {"x": hp.uniform("x", -1, 1)}, "Space": Space.from_config(LINE)}.get(kind, LINE)
@@ -206,7 +204,9 @@ def test_spaces_and_tasks_come_in_every_form(
     assert result.plot.pareto_front().data
 
 
-def test_other_code_in_the_same_storage_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_tune_warns_of_changed_code_in_the_same_storage(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As in a notebook, where a cell is changed and run again."""
 
     def run(source: str) -> None:
@@ -223,7 +223,7 @@ def test_other_code_in_the_same_storage_is_told(folder: Path, caplog: pytest.Log
     assert record.levelname == "WARNING"
 
 
-def test_a_function_without_a_checkpoint_has_no_model(folder: Path) -> None:
+def test_function_without_a_checkpoint_has_no_model(folder: Path) -> None:
     told: list[str] = []
 
     class Ends(Callback):
@@ -246,7 +246,7 @@ def test_a_function_without_a_checkpoint_has_no_model(folder: Path) -> None:
         result.best_model()
 
 
-def test_a_study_without_a_success_has_no_best_trial(folder: Path) -> None:
+def test_tune_raises_if_every_trial_fails(folder: Path) -> None:
     def fail(ctx: Any) -> None:
         raise ValueError("mine")
 
@@ -260,5 +260,5 @@ def test_a_study_without_a_success_has_no_best_trial(folder: Path) -> None:
 
 
 @given(st.text())
-def test_any_name_of_a_task_makes_a_name_of_a_study(text: str) -> None:
+def test_tune_derives_the_study_name_from_any_task_name(text: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", _name_of(text))

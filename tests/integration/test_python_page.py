@@ -14,7 +14,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 pytestmark = pytest.mark.spark
 
 
-def test_every_block_runs(
+def test_blocks_of_the_python_page_run(
     spark: object,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -34,7 +34,7 @@ def test_every_block_runs(
     assert (tmp_path / "studies/longer/journal").is_dir()
 
 
-def test_the_table_has_every_argument_of_tune() -> None:
+def test_python_page_lists_every_argument_of_tune() -> None:
     import inspect
 
     from spark_hpo import tune

@@ -92,7 +92,7 @@ def test_make_tune_finds_a_good_model_of_adult(checkout: Path) -> None:
     assert answer(run("make tune CONFIG=conf/adult.yaml", checkout))["test"]["accuracy"] >= 0.845
 
 
-def test_mlflow_shows_its_pages(checkout: Path) -> None:
+def test_mlflow_ui_command_serves_pages(checkout: Path) -> None:
     command = next(command for command in COMMANDS if "mlflow ui" in command)
     (checkout / "studies").mkdir(exist_ok=True)
     with socket.socket() as probe:
@@ -118,7 +118,7 @@ def test_mlflow_shows_its_pages(checkout: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ones_own_table_and_model(checkout: Path) -> None:
+def test_readme_commands_tune_an_own_task_on_an_own_table(checkout: Path) -> None:
     rng = np.random.default_rng(0)
     size, age = rng.uniform(30, 200, 600), rng.uniform(0, 90, 600)
     price = 3000.0 * size - 2000.0 * age + rng.normal(0, 10_000, 600)
@@ -150,7 +150,7 @@ def test_ones_own_table_and_model(checkout: Path) -> None:
     assert float(found[1]) < 40_000
 
 
-def test_the_function_of_the_readme_trains(tmp_path: Path) -> None:
+def test_function_of_the_readme_trains(tmp_path: Path) -> None:
     helpers = """
 import torch
 def make_model(params):
@@ -196,7 +196,7 @@ def measure(model, batches):
     assert found["model"] is None
 
 
-def test_no_command_of_the_readme_is_left_out() -> None:
+def test_every_command_of_the_readme_is_run() -> None:
     """`make test` runs this; every other command is run above."""
     source = Path(__file__).read_text()
     for command in COMMANDS:

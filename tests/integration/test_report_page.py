@@ -102,7 +102,7 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("name", ["report", "hostile"])
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_every_picture_is_drawn_quietly_and_within_the_window(
+def test_plots_are_drawn_without_errors_within_the_window(
     browser: Browser, name: str, viewport: dict[str, int], request: pytest.FixtureRequest
 ) -> None:
     file = request.getfixturevalue(name)
@@ -130,7 +130,7 @@ def test_every_picture_is_drawn_quietly_and_within_the_window(
         assert page.locator("#parallel .xtick text").count() == axes, "each has its name"
 
 
-def test_names_of_the_users_are_read_as_they_are(browser: Browser, hostile: Path) -> None:
+def test_names_of_users_are_shown_as_text(browser: Browser, hostile: Path) -> None:
     with opened(browser, hostile) as shown:
         assert ATTACK in shown.page.inner_text("#parameters")
         ticks = shown.page.evaluate(
@@ -140,7 +140,7 @@ def test_names_of_the_users_are_read_as_they_are(browser: Browser, hostile: Path
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_and_pictures_can_be_read_in_light_and_dark(browser: Browser, report: Path, scheme: Any) -> None:
+def test_text_and_plots_have_contrast_in_light_and_dark(browser: Browser, report: Path, scheme: Any) -> None:
     with opened(browser, report, color_scheme=scheme) as shown:
         card = shown.style("section", "backgroundColor")
         assert (luminance(card) > 0.5) == (scheme == "light")
@@ -152,7 +152,7 @@ def test_text_and_pictures_can_be_read_in_light_and_dark(browser: Browser, repor
         assert shown.style("#history .main-svg", "backgroundColor") == "rgba(0, 0, 0, 0)"
 
 
-def test_pictures_follow_when_the_reader_turns_the_light_off(browser: Browser, report: Path) -> None:
+def test_plots_follow_a_change_of_the_colour_scheme(browser: Browser, report: Path) -> None:
     with opened(browser, report, color_scheme="light") as shown:
         before = shown.style("#history .xtick text", "fill")
         shown.page.emulate_media(color_scheme="dark")
@@ -165,7 +165,7 @@ def test_pictures_follow_when_the_reader_turns_the_light_off(browser: Browser, r
         assert contrast(card, shown.style("#history .xtick text", "fill")) >= 4.5
 
 
-def test_without_scripts_the_answer_and_all_words_are_there(browser: Browser, report: Path) -> None:
+def test_page_without_scripts_has_the_answer_and_all_text(browser: Browser, report: Path) -> None:
     with opened(browser, report, java_script_enabled=False) as shown:
         text = shown.page.inner_text("body")
         assert "scripts are turned off" in text
@@ -175,9 +175,7 @@ def test_without_scripts_the_answer_and_all_words_are_there(browser: Browser, re
         assert shown.said == []
 
 
-def test_a_script_that_came_into_the_page_does_not_run(
-    browser: Browser, report: Path, tmp_path: Path
-) -> None:
+def test_injected_script_does_not_run(browser: Browser, report: Path, tmp_path: Path) -> None:
     file = tmp_path / "changed.html"
     file.write_text(report.read_text().replace("<main>", "<main><script>window.attacked = 1</script>"))
     with opened(browser, file) as shown:
@@ -185,7 +183,7 @@ def test_a_script_that_came_into_the_page_does_not_run(
         assert any("Content Security Policy" in line for line in shown.said)
 
 
-def test_sections_are_reached_by_keyboard_and_links(browser: Browser, report: Path) -> None:
+def test_sections_are_reachable_by_keyboard_and_links(browser: Browser, report: Path) -> None:
     with opened(browser, report) as shown:
         links = shown.page.evaluate("Array.from(document.querySelectorAll('nav a')).map(a => a.hash)")
         assert len(links) == 7
@@ -195,7 +193,7 @@ def test_sections_are_reached_by_keyboard_and_links(browser: Browser, report: Pa
         assert shown.page.evaluate("document.activeElement.textContent") == "Answer"
 
 
-def test_a_study_that_runs_has_pictures_already(browser: Browser, tmp_path: Path) -> None:
+def test_page_of_a_running_study_has_plots(browser: Browser, tmp_path: Path) -> None:
     storage = write_study(
         tmp_path / "study",
         stop_after=(6, Killed),

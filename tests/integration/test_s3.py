@@ -47,7 +47,7 @@ def store(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.mark.parametrize("reader", [ReaderName.ARROW, ReaderName.PETASTORM])
-def test_both_readers_read_from_s3(store: Any, reader: ReaderName) -> None:
+def test_readers_read_from_s3(store: Any, reader: ReaderName) -> None:
     if reader is ReaderName.PETASTORM:
         pytest.importorskip("petastorm")
     table = open_table("s3://lake/table")
@@ -57,7 +57,7 @@ def test_both_readers_read_from_s3(store: Any, reader: ReaderName) -> None:
     assert sum(len(piece["side"]) for piece in pieces) == manifest.rows == 120
 
 
-def test_a_log_on_s3_becomes_segments_and_is_read_in_order(store: Any) -> None:
+def test_log_on_s3_is_written_in_segments_and_read_in_order(store: Any) -> None:
     log = Storage("s3://lake/[brackets]").log("journal/000001")
     for number in range(260):
         log.append(f"line {number}")
@@ -70,7 +70,7 @@ def test_a_log_on_s3_becomes_segments_and_is_read_in_order(store: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_study_on_s3_goes_on_and_its_keys_are_written_nowhere(
+def test_killed_study_on_s3_resumes_and_stores_no_keys(
     store: Any, environment: dict[str, str], tmp_path: Path
 ) -> None:
     workspace = Workspace(tmp_path, environment)

@@ -39,7 +39,7 @@ def client(folder: Path, server: str) -> Workspace:
 
 
 @pytest.mark.slow
-def test_a_study_of_two_ranks_runs_on_a_connect_server(tmp_path: Path, server: str) -> None:
+def test_study_of_two_ranks_runs_on_a_connect_server(tmp_path: Path, server: str) -> None:
     workspace = client(tmp_path, server)
     (tmp_path / "noted.py").write_text(TASK)
     answer = workspace.run(
@@ -54,14 +54,14 @@ def test_a_study_of_two_ranks_runs_on_a_connect_server(tmp_path: Path, server: s
     assert not (tmp_path / "imported").exists(), "the module came to the server as an artifact"
 
 
-def test_a_store_on_the_driver_is_refused_with_the_cure(tmp_path: Path, server: str) -> None:
+def test_connect_refuses_a_rendezvous_on_the_driver(tmp_path: Path, server: str) -> None:
     workspace = client(tmp_path, server)
     workspace.run("spark={}", "resources.rendezvous=driver", code=2)
     assert "resources.rendezvous" in workspace.log
     assert "(got 'driver')" in workspace.log
 
 
-def test_a_server_that_is_not_there_gets_one_line(tmp_path: Path) -> None:
+def test_missing_connect_server_gets_a_message_of_one_line(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, {"JAVA_HOME": "/nonexistent"})
     workspace.run('spark={spark.remote: "sc://127.0.0.1:1"}', "resources.slot_timeout_s=2", code=1)
     assert "sc://127.0.0.1:1: " in workspace.log

@@ -60,7 +60,7 @@ class InterruptAt(Callback):
             raise KeyboardInterrupt
 
 
-def test_a_database_that_has_nothing_gets_what_the_driver_would_have_written(folder: Path) -> None:
+def test_sync_writes_what_the_driver_would_have_written(folder: Path) -> None:
     result = run_study(config(folder))
     there, elsewhere = config(folder), config(folder, "other")
     synced = sync_study(elsewhere)
@@ -81,7 +81,7 @@ def test_a_database_that_has_nothing_gets_what_the_driver_would_have_written(fol
     assert len(MlflowClient(elsewhere.mlflow.tracking_uri).search_model_versions("name = 'clusters'")) == 1
 
 
-def test_a_model_that_was_not_promoted_is_when_a_sync_says_so(folder: Path) -> None:
+def test_sync_registers_the_model_as_champion(folder: Path) -> None:
     def with_promotion(promote: str) -> StudyConfig:
         uri = config(folder).mlflow.tracking_uri
         return config(folder, mlflow={"tracking_uri": uri, "promote": promote})
@@ -99,7 +99,7 @@ def test_a_model_that_was_not_promoted_is_when_a_sync_says_so(folder: Path) -> N
     assert {name: str(version) for name, version in aliases().items()} == {"champion": "1"}
 
 
-def test_a_living_driver_keeps_its_study(folder: Path) -> None:
+def test_sync_is_refused_while_a_driver_runs(folder: Path) -> None:
     run_study(config(folder))
     driver = Journal.open(Storage(folder / "study"), ACCURACY)
     with pytest.raises(LeaseError, match="study is locked"):
@@ -111,7 +111,7 @@ def test_a_living_driver_keeps_its_study(folder: Path) -> None:
     assert synced.status is RunStatus.FINISHED, "a driver that has done nothing has changed nothing"
 
 
-def test_an_interrupted_study_is_shown_as_that_and_can_go_on(folder: Path) -> None:
+def test_sync_shows_an_interrupted_study_which_can_resume(folder: Path) -> None:
     with pytest.raises(StudyInterrupted):
         run_study(config(folder), callbacks=[InterruptAt(2)])
     synced = sync_study(config(folder, "other"))
@@ -124,7 +124,7 @@ def test_an_interrupted_study_is_shown_as_that_and_can_go_on(folder: Path) -> No
     assert {run["status"] for run in found.values()} == {"FINISHED"}
 
 
-def test_a_study_whose_driver_was_killed_is_shown_as_failed(folder: Path) -> None:
+def test_sync_shows_a_study_with_a_killed_driver_as_failed(folder: Path) -> None:
     run_study(config(folder))
     log = folder / "study/journal/000001.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
@@ -135,14 +135,14 @@ def test_a_study_whose_driver_was_killed_is_shown_as_failed(folder: Path) -> Non
     assert shown(config(folder, "other"))["clusters"]["status"] == "FAILED"
 
 
-def test_where_there_is_no_study_nothing_is_written(folder: Path) -> None:
+def test_sync_without_a_study_writes_nothing(folder: Path) -> None:
     (folder / "mlflow.db").unlink()
     with pytest.raises(ConfigError, match="there is no study here"):
         sync_study(config(folder))
     assert not (folder / "mlflow.db").exists()
 
 
-def test_another_study_file_is_refused(folder: Path) -> None:
+def test_sync_refuses_another_study_file(folder: Path) -> None:
     run_study(config(folder))
     with pytest.raises(ConfigError, match="the study was started with"):
         sync_study(config(folder, seed=9))

@@ -91,7 +91,7 @@ def runs(folder: Path) -> dict[int, EventAccumulator]:
     }
 
 
-def test_files_of_one_second_are_read_in_the_order_of_writing(tmp_path: Path) -> None:
+def test_event_files_of_one_second_are_read_in_order(tmp_path: Path) -> None:
     trial = Trial(trial_id=0, params={"rate": 0.1}, state=TrialState.RUNNING, bracket=0, rung=0)
     for resource in range(1, 13):  # SummaryWriter would name the ninth after the tenth
         measured = Measurement(resource=resource, metrics={"loss": 0.5}, time=0.0, seconds=1.0, rows=1)
@@ -114,7 +114,7 @@ def test_each_trial_is_a_run_with_its_curves(folder: Path, result: Result) -> No
     assert len({trial.resource for trial in trials.values()}) > 1, "some were stopped at a lower rung"
 
 
-def test_a_resume_writes_nothing_twice(folder: Path, result: Result, mlflow_uri: str) -> None:
+def test_resume_writes_no_event_twice(folder: Path, result: Result, mlflow_uri: str) -> None:
     for trial_id in result.study.trials:
         files = list((folder / f"tb/trial-{trial_id:06d}").iterdir())
         tags = Counter(
@@ -136,7 +136,7 @@ def _events(file: Path) -> Any:
     return EventFileLoader(str(file)).Load()
 
 
-def test_the_hparams_page_has_all_parameters_with_the_last_metrics(folder: Path, result: Result) -> None:
+def test_hparams_page_has_all_parameters_and_last_metrics(folder: Path, result: Result) -> None:
     """As the plugin answers its page."""
     groups = _hparams_page(folder / "tb")
     trials = result.study.trials

@@ -27,7 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[
     return workspace, workspace.run()
 
 
-def test_the_last_line_is_the_whole_answer(finished: tuple[Workspace, dict[str, Any]]) -> None:
+def test_last_line_of_the_job_is_its_result(finished: tuple[Workspace, dict[str, Any]]) -> None:
     workspace, answer = finished
     assert set(answer) == {
         *("study", "study_dir", "metric", "mode", "best", "test", "trials", "segments"),
@@ -52,7 +52,7 @@ def test_the_last_line_is_the_whole_answer(finished: tuple[Workspace, dict[str, 
     assert f"best: trial {answer['best']['trial']} after" in workspace.log
 
 
-def test_the_same_command_after_the_end_runs_nothing_again(
+def test_job_run_again_after_its_end_does_nothing(
     finished: tuple[Workspace, dict[str, Any]], spark: Any
 ) -> None:
     workspace, answer = finished
@@ -63,7 +63,7 @@ def test_the_same_command_after_the_end_runs_nothing_again(
     }
 
 
-def test_mlflow_shows_the_study_and_every_trial(finished: tuple[Workspace, dict[str, Any]]) -> None:
+def test_mlflow_has_runs_of_the_study_and_every_trial(finished: tuple[Workspace, dict[str, Any]]) -> None:
     from mlflow import MlflowClient
 
     workspace, answer = finished
@@ -88,7 +88,7 @@ def test_mlflow_shows_the_study_and_every_trial(finished: tuple[Workspace, dict[
     assert best.data.metrics["rows_per_second"] > 0
 
 
-def test_the_registered_model_repeats_its_test_metrics_in_a_new_process(
+def test_registered_model_repeats_its_test_metrics_in_a_new_process(
     finished: tuple[Workspace, dict[str, Any]],
 ) -> None:
     workspace, answer = finished
@@ -120,7 +120,7 @@ print((answers["prediction"].to_numpy() == rows["side"].to_numpy()).mean())
     assert float(done.stdout.splitlines()[-1]) == pytest.approx(answer["test"]["accuracy"], abs=1e-9)
 
 
-def test_a_second_study_of_the_same_seed_measures_the_same_digit_for_digit(
+def test_second_study_of_the_same_seed_has_identical_results(
     finished: tuple[Workspace, dict[str, Any]], spark: Any
 ) -> None:
     workspace, _ = finished
@@ -140,7 +140,7 @@ def test_a_second_study_of_the_same_seed_measures_the_same_digit_for_digit(
 
 
 @pytest.mark.slow
-def test_a_driver_killed_half_way_loses_nothing_that_was_reported(tmp_path: Path, spark: Any) -> None:
+def test_driver_killed_halfway_loses_no_reports(tmp_path: Path, spark: Any) -> None:
     workspace = Workspace(tmp_path)
     process = workspace.start()
     wait_for(lambda: len(workspace.reported()) >= 6, "six reports")
@@ -157,7 +157,7 @@ def test_a_driver_killed_half_way_loses_nothing_that_was_reported(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_sigterm_pauses_the_study_and_says_how_to_go_on(tmp_path: Path, spark: Any) -> None:
+def test_sigterm_pauses_the_study_and_prints_how_to_resume(tmp_path: Path, spark: Any) -> None:
     workspace = Workspace(tmp_path)
     process = workspace.start("--log-file", "events.log")
     wait_for(lambda: len(workspace.reported()) >= 3, "three reports")
@@ -176,7 +176,7 @@ def test_sigterm_pauses_the_study_and_says_how_to_go_on(tmp_path: Path, spark: A
 
 
 @pytest.mark.slow
-def test_a_task_of_ones_own_is_shipped_and_its_failures_are_kept(tmp_path: Path) -> None:
+def test_own_task_is_shipped_and_its_failures_are_recorded(tmp_path: Path) -> None:
     """A file beside the study file; a grid of four trials, of which three fail in ways of their own."""
     workspace = Workspace(tmp_path)
     (tmp_path / "my_task.py").write_text(
@@ -228,13 +228,13 @@ def test_a_task_of_ones_own_is_shipped_and_its_failures_are_kept(tmp_path: Path)
     )
 
 
-def test_the_checkpoint_that_is_left_is_the_best_trials(finished: tuple[Workspace, dict[str, Any]]) -> None:
+def test_last_checkpoint_is_that_of_the_best_trial(finished: tuple[Workspace, dict[str, Any]]) -> None:
     workspace, answer = finished
     left = [str(p.parent.name) for p in (workspace.folder / "study/checkpoints").rglob("*.pt")]
     assert left == [f"trial-{answer['best']['trial']:06d}"]
 
 
-def test_the_test_split_is_read_once(finished: tuple[Workspace, dict[str, Any]]) -> None:
+def test_test_split_is_read_once(finished: tuple[Workspace, dict[str, Any]]) -> None:
     workspace, _ = finished
     tested = [e for e in workspace.events() if e["event"] == "assigned" and e["split"] == Split.TEST]
     assert len(tested) == 1

@@ -57,7 +57,9 @@ def state_of(spark: SparkSession) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("passed", [True, False], ids=["passed", "found"])
-def test_the_session_is_as_it_was(spark: SparkSession, tmp_path: Path, mlflow_uri: str, passed: bool) -> None:
+def test_tune_leaves_a_session_unchanged(
+    spark: SparkSession, tmp_path: Path, mlflow_uri: str, passed: bool
+) -> None:
     def train(ctx: Any) -> None:
         ctx.report({"loss": ctx.params["x"] ** 2}, resource=ctx.resource.stop)
 
@@ -96,7 +98,7 @@ def test_the_session_is_as_it_was(spark: SparkSession, tmp_path: Path, mlflow_ur
 
 
 @pytest.mark.cluster
-def test_a_connect_session_is_as_it_was(connect: Any, tmp_path: Path, mlflow_uri: str) -> None:
+def test_tune_leaves_a_connect_session_unchanged(connect: Any, tmp_path: Path, mlflow_uri: str) -> None:
     def state() -> Any:
         return {row.key: row.value for row in connect.sql("SET").collect()}, connect.getTags()
 
@@ -118,7 +120,7 @@ def test_a_connect_session_is_as_it_was(connect: Any, tmp_path: Path, mlflow_uri
     connect.removeTag("mine")
 
 
-def test_a_task_of_this_process_trains_and_its_best_model_answers(
+def test_tune_trains_a_task_of_this_process_and_loads_its_model(
     spark: SparkSession, tmp_path: Path, mlflow_uri: str
 ) -> None:
     import pandas as pd
@@ -148,7 +150,7 @@ def test_a_task_of_this_process_trains_and_its_best_model_answers(
     assert (answers == rows["side"]).mean() == pytest.approx(result.test["accuracy"])
 
 
-def test_the_example_in_the_docstring(
+def test_example_in_the_docstring_of_tune_runs(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_uri: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -161,7 +163,7 @@ def test_the_example_in_the_docstring(
     assert runner.failures == 0
 
 
-def test_executors_elsewhere_need_a_storage_that_they_reach(
+def test_tune_needs_a_storage_that_executors_elsewhere_can_reach(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search: Callable[..., Any] = tune
