@@ -39,6 +39,17 @@ def as_reported(trial: Trial, report: Report, score: Score) -> Trial:
     )
 
 
+def with_final(trial: Trial, finals: Mapping[int, Report]) -> Trial:
+    """Return a trial with the checkpoint of its final model, if one was trained after its folds.
+
+    Args:
+        finals: the reports of final models, by trial.
+    """
+    final = finals.get(trial.trial_id)
+    is_of_it = final is not None and final.resource == trial.resource
+    return replace(trial, checkpoint=final.checkpoint) if final is not None and is_of_it else trial
+
+
 def best_reported(
     trials: Mapping[int, Trial], reports: Iterable[Report], objective: Objective
 ) -> Trial | None:

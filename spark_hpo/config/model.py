@@ -146,15 +146,17 @@ class SearchConfig(Section):
     plugin."""
     scheduler_settings: dict[str, Any] = {}
     """Settings of the scheduler."""
-    resource: Literal["epochs", "rows"] = "epochs"
+    resource: Literal["epochs", "rows", "folds"] = "epochs"
     """What a trial gets more of at a higher rung: `epochs`, or `rows`, equal parts of the training rows. With
-    `rows`, each part continues where the one before ended, and metrics are measured at rungs only."""
+    `rows`, each part continues where the one before ended, and metrics are measured at rungs only. With
+    `folds`, a trial is cross-validated: its value is the mean over the folds that it has been trained on."""
     max_resource: PositiveInt
-    """Epochs, or parts with `resource: rows`, of a fully trained trial."""
+    """Epochs, or parts with `resource: rows`, of a fully trained trial; with `folds`, the number of folds."""
     epochs: PositiveInt = 1
-    """With `resource: rows`: passes over the table in a fully trained trial."""
+    """With `resource: rows`: passes over the table in a fully trained trial. With `folds`: epochs of training
+    in each fold, and for the final model."""
     min_resource: PositiveInt | None = None
-    """Epochs or parts at the lowest rung. Default: the scheduler's."""
+    """Epochs, parts or folds at the lowest rung. Default: the scheduler's."""
     reduction_factor: Annotated[int, Field(ge=2)] | None = None
     """Eta: one in this many trials is promoted to the next rung. Default: the scheduler's."""
     enqueue: Annotated[tuple[dict[str, Any], ...], FromList] = ()
@@ -171,7 +173,11 @@ class SearchConfig(Section):
     @property
     def unit(self) -> str:
         """The unit of a resource, in the plural."""
-        return "epochs" if self.resource == "epochs" else "parts"
+        return "parts" if self.resource == "rows" else self.resource
+
+    @property
+    def has_folds(self) -> bool:
+        return self.resource == "folds"
 
     def amount(self, resource: int) -> str:
         """Return a resource with its unit: `1 epoch`, `27 parts`."""
@@ -194,12 +200,14 @@ class SearchConfig(Section):
     def _epochs_divide_max_resource(self) -> SearchConfig:
         if self.resource == "epochs" and self.epochs != 1:
             raise mistake(
-                "applies to resource: rows only",
+                "applies to resource: rows and folds only",
                 key="epochs",
                 value=self.epochs,
                 cure="Set max_resource to the number of epochs instead",
             )
-        if self.max_resource % self.epochs:
+        if self.has_folds and self.max_resource == 1:
+            raise mistake("must be at least 2 with resource: folds", key="max_resource", value=1)
+        if self.resource == "rows" and self.max_resource % self.epochs:
             raise mistake(
                 f"must be a multiple of search.epochs, {self.epochs}, because every epoch has equally many "
                 "parts",
@@ -256,7 +264,7 @@ class BudgetConfig(Section):
     trials: PositiveInt | None = None
     """Number of trials to start. The best of them are then trained to the end of their rungs."""
     resource: PositiveInt | None = None
-    """Epochs, or parts with `search.resource: rows`, over all trials."""
+    """Epochs, or parts or folds with `search.resource: rows` or `folds`, over all trials."""
     seconds: PositiveNumber | None = None
     """Running time of the study, over all runs of its driver."""
 
@@ -439,9 +447,10 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _patience_needs_epochs(self) -> StudyConfig:
-        if self.search.resource == "rows" and self.training.patience is not None:
+        if self.search.resource != "epochs" and self.training.patience is not None:
             raise mistake(
-                "counts epochs, but with search.resource: rows metrics are measured at rungs only",
+                f"counts epochs, but with search.resource: {self.search.resource} metrics are not measured "
+                "after each epoch",
                 key="training.patience",
                 value=self.training.patience,
                 cure="Remove it",

@@ -15,7 +15,7 @@ from spark_hpo.data.cache.cache_folder import CacheSettings
 from spark_hpo.data.cache.node_cache import open_node_cache
 from spark_hpo.data.decode import bytes_per_row, delivered
 from spark_hpo.data.files import changed
-from spark_hpo.data.plan.shards import Segment, Shard, StepPlan, plan_shards
+from spark_hpo.data.plan.shards import Segment, Shard, StepPlan, plan_shards, runs
 from spark_hpo.data.readers import KeepsBlocks, Reader, open_reader
 from spark_hpo.data.readers.memory import InMemory
 from spark_hpo.data.table import Table
@@ -162,7 +162,8 @@ class Pass:
             return self._batches(self._pieces(segments), 0, None)
         generator = torch.Generator()
         generator.manual_seed(int(np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0]))
-        shuffled = [segments[i] for i in torch.randperm(len(segments), generator=generator)]
+        whole = list(runs(segments))
+        shuffled = [segment for i in torch.randperm(len(whole), generator=generator) for segment in whole[i]]
         return self._batches(self._pieces(shuffled), self.window, generator)
 
     def _pieces(self, segments: Sequence[Segment]) -> Iterator[Blocks]:

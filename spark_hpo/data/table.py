@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from spark_hpo.data import encoders, files
 from spark_hpo.data.lake.formats import table_format
 from spark_hpo.data.plan import partitions
+from spark_hpo.data.plan.folds import FoldRows
 from spark_hpo.data.plan.footers import Footers, read_footers
 from spark_hpo.data.plan.manifest import Manifest, RowGroup, manifest_of
 from spark_hpo.data.plan.rules import with_rules
@@ -63,6 +65,38 @@ class Table:
         manifests = {split: manifest.without(paths) for split, manifest in self.manifests.items()}
         return replace(self, manifests=manifests)
 
+    def fold(self, number: int, count: int, seed: int) -> Table:
+        """Return one fold of a cross-validation over the training and the validation split together.
+
+        The fold is the validation split, and all other rows are the training split; the test split stays.
+
+        Args:
+            number: 1 to `count`.
+            seed: the seed of the division into folds.
+
+        Raises:
+            DataError: the splits cannot be divided.
+        """
+        whole = self._training_rows
+        side = partial(FoldRows, number=number, count=count, seed=seed)
+        return self._with(
+            {
+                Split.TRAIN: whole.of_fold(side(is_held_out=False)),
+                Split.VALIDATION: whole.of_fold(side(is_held_out=True)),
+            }
+        )
+
+    def for_final(self) -> Table:
+        """Return the table whose training split has the validation rows too, for a final model."""
+        return self._with({Split.TRAIN: self._training_rows})
+
+    @property
+    def _training_rows(self) -> Manifest:
+        return self.manifests[Split.TRAIN].joined(self.manifests[Split.VALIDATION], self.url)
+
+    def _with(self, manifests: Mapping[Split, Manifest]) -> Table:
+        return replace(self, manifests={**self.manifests, **manifests})
+
     def for_one_batch(self, world_size: int) -> Table:
         """Return the table with only as many validation row groups as one batch on all ranks needs."""
         whole = self.manifest(Split.VALIDATION)
@@ -71,7 +105,7 @@ class Table:
             groups.append(whole.row_groups[len(groups)])
         rows = sum(group.rows for group in groups)
         few = replace(whole, row_groups=tuple(groups), rows=rows)
-        return replace(self, manifests={**self.manifests, Split.VALIDATION: few})
+        return self._with({Split.VALIDATION: few})
 
     def to_json(self) -> dict[str, Any]:
         return {

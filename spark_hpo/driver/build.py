@@ -30,7 +30,7 @@ from spark_hpo.study.supervision import Supervisor
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.study_runs import StudyCard
-from spark_hpo.train.rank import RankSpec
+from spark_hpo.train.rank import CrossValidation, RankSpec
 from spark_hpo.train.rendezvous.world import Rendezvous, RendezvousServer
 from spark_hpo.train.training_settings import Precision, TrainingSettings
 from spark_hpo.train.worker import run_rank
@@ -105,6 +105,7 @@ def build_table(config: StudyConfig, transforms: Mapping[str, str]) -> Table | N
         transforms: `module:function` by column, as `load_transforms` returns them.
 
     Raises:
+        ConfigError: there are more folds than rows.
         DataError: the table is missing or malformed, or a split has fewer rows than there are ranks.
     """
     data = config.data
@@ -120,7 +121,26 @@ def build_table(config: StudyConfig, transforms: Mapping[str, str]) -> Table | N
     )
     for split in Split:
         plan_shards(table.manifest(split), config.resources.world_size, seed=None)
+    if config.search.has_folds:
+        check_folds(table, config.search.max_resource, config.resources.world_size)
     return table
+
+
+def check_folds(table: Table, folds: int, world_size: int) -> None:
+    """Check that each rank gets a row of each fold.
+
+    Raises:
+        ConfigError: there are too many folds.
+    """
+    rows = table.manifest(Split.TRAIN).rows + table.manifest(Split.VALIDATION).rows
+    if rows // folds < world_size:
+        ranks = f" and {world_size} ranks" if world_size > 1 else ""
+        raise ConfigError(
+            f"must be at most {rows // world_size} folds, because there are {rows} training and validation "
+            f"rows{ranks}",
+            key="search.max_resource",
+            value=folds,
+        )
 
 
 def open_tracker(plan: StudyPlan, study_id: str) -> MlflowTracker:
@@ -159,6 +179,7 @@ def build_rank_spec(plan: StudyPlan, table: Table | None, storage: Storage, stud
         reader=data.reader if data else "auto",
         shuffle_window=data.shuffle_window if data else 1,
         parts=search.parts,
+        folds=CrossValidation(folds=search.max_resource, epochs=search.epochs) if search.has_folds else None,
         node_cache=node_cache(config),
         rank_timeout_s=None if config.backend == "inline" else config.resources.rank_timeout_s,
     )
@@ -252,7 +273,7 @@ def training_settings(config: StudyConfig) -> TrainingSettings:
         **{**fields, "precision": Precision(config.training.precision)},
         checkpoint_epochs=config.training.checkpoint_every.epochs,
         checkpoint_seconds=config.training.checkpoint_every.seconds,
-        evaluate_each_pass=config.search.resource == "epochs",
+        evaluate_each_pass=config.search.resource == "epochs",  # with folds, only the last one counts
     )
 
 

@@ -89,6 +89,8 @@ def _build_search(
     scheduler = StagedScheduler(
         lambda trials: build_scheduler(scheduler_name, max_trials=trials, **settings), first_max_trials
     )
+    if search.has_folds:
+        _check_folds(scheduler_name, scheduler, sampler)
     return Search(
         sampler=sampler,
         scheduler=scheduler,
@@ -96,6 +98,7 @@ def _build_search(
         stopping=_stopping_rules(config),
         first_max_trials=first_max_trials,
         max_trials=max_trials,
+        has_folds=search.has_folds,
         seed=config.seed,
         warning=_warning(config, scheduler_name, scheduler),
     )
@@ -133,6 +136,24 @@ def _scheduler_name(config: StudyConfig, method: Method) -> str:
                 cure=f"Remove it, or set search.scheduler, for example to {method.scheduler}",
             )
     return _FULL_TRAINING
+
+
+def _check_folds(scheduler_name: str, scheduler: Scheduler, sampler: Sampler) -> None:
+    if scheduler.has_parents:
+        raise ConfigError(
+            "continues the training of other trials, but with search.resource: folds each fold is trained "
+            "from scratch",
+            key="scheduler",
+            value=scheduler_name,
+            cure="Use another scheduler, or resource: epochs",
+        )
+    if sampler.is_define_by_run:
+        raise ConfigError(
+            "must not be folds, because each fold would choose its own parameters",
+            key="resource",
+            value="folds",
+            cure="Use epochs",
+        )
 
 
 def _warning(config: StudyConfig, scheduler_name: str, scheduler: Scheduler) -> str | None:

@@ -83,8 +83,10 @@ def _needed(status: StudyStatus, ended_for_s: float | None) -> set[str]:
     for trial in trials:
         if trial.state in _UNFINISHED and trial.checkpoint is not None:
             needed.add(trial.checkpoint)
-        if trial.state is TrialState.RUNNING:  # it continues from its partial checkpoint
-            needed.add(layout.checkpoints(trial.trial_id))
+    for assignment in (attempt.assignment for attempt in record.attempts):
+        is_training = record.trials[assignment.trial_id].state is TrialState.RUNNING
+        if (assignment.is_final and assignment.trial_id not in record.finals) or is_training:
+            needed.add(layout.checkpoints(*assignment.key))  # it continues from its partial checkpoint
     # A new trial may start from its parent's checkpoint.
     begun = [attempt.assignment for attempt in record.attempts if attempt.ended is None]
     return needed | {assignment.checkpoint for assignment in begun if assignment.checkpoint is not None}

@@ -59,6 +59,9 @@ def finish_runs(
     metrics = {f"test_{name}": value for name, value in (test or {}).items()}
     if best is not None:
         metrics[f"best_{objective.metric}"] = best.metrics[objective.metric]
+        metrics |= {
+            f"best_{name}_std": spread for name, spread in best.spread.items() if name == objective.metric
+        }
     return tracker.finish(
         status,
         metrics=metrics,

@@ -62,7 +62,7 @@ def run_first_step(
     spec = build_rank_spec(plan, table.for_one_batch(config.resources.world_size), scratch, "doctor")
     # With as many parts as batches, a part has one step; nothing is cached on the machines.
     parts = max(1, table.manifest(Split.TRAIN).rows // max(batch_size, config.resources.world_size))
-    spec = replace(spec, parts=parts, max_resource=1, node_cache=None)
+    spec = replace(spec, parts=parts, folds=None, max_resource=1, node_cache=None)
     first = Assignment(
         trial_id=0,
         attempt=1,

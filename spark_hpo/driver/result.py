@@ -73,6 +73,7 @@ class Result(StudyFindings):
                 "trial": self.best.trial_id,
                 "params": dict(self.best.params),
                 "value": self.best.metrics[objective.metric],
+                **({"spread": self.best.spread.get(objective.metric)} if self.best.has_folds else {}),
                 "resource": self.best.resource,
             },
             **({"pareto_front": self._front_records()} if objective.extra_objectives else {}),

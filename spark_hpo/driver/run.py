@@ -133,7 +133,7 @@ def run_study(
             best = study.best
             assert best is not None, "run raises when no trial has succeeded"
             record_constant_answer(plan, table, best, study.excluded_files)
-            tested, test_error = _test(study, best) if test else ({}, None)
+            best, tested, test_error = _complete_best(study, best, test=test)
             model, is_published = _publish(plan, table, tracker, best, tested, test_error)
             journal.closed(stopped_by)
         is_complete = finish_runs(tracker, journal, RunStatus.FINISHED, best=best, test=tested)
@@ -213,13 +213,18 @@ def _build_study(
     )
 
 
-def _test(study: Study, best: Trial) -> tuple[dict[str, float], str | None]:
-    """Evaluate the best trial on the test split. Return its metrics, or none and the error."""
+def _complete_best(study: Study, best: Trial, *, test: bool) -> tuple[Trial, dict[str, float], str | None]:
+    """Train the final model, after a cross-validation, and evaluate the model on the test split.
+
+    Returns:
+        The best trial with its model; its metrics on the test split, or none and the error.
+    """
     try:
-        return study.test(best), None
+        best = study.train_final(best)
+        return best, study.test(best) if test else {}, None
     except (TrialError, DataError) as exc:
         logger.warning("trial %d could not be evaluated on the test split: %s", best.trial_id, exc)
-        return {}, str(exc).partition("\n")[0]
+        return best, {}, str(exc).partition("\n")[0]
 
 
 def _publish(
@@ -231,7 +236,7 @@ def _publish(
     test_error: str | None,
 ) -> tuple[RegisteredModel | None, bool]:
     """Register the best trial's model. Return it, and whether MLflow has all of it."""
-    if not plan.has_task or table is None:
+    if not plan.has_task or table is None or best.checkpoint is None:
         if best.checkpoint is not None:
             logger.warning("the best model is in %s/%s", Storage(plan.config.study_dir).url, best.checkpoint)
         return None, True

@@ -14,7 +14,7 @@ from spark_hpo.driver.plan import StudyPlan, plan_study
 from spark_hpo.driver.publish import finish_runs, publish_model
 from spark_hpo.errors import located
 from spark_hpo.objective import Objective
-from spark_hpo.ranking import best_reported
+from spark_hpo.ranking import best_reported, with_final
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.journal import EventKind, Journal, Outcome, ending_of
 from spark_hpo.study_dir.lease import Lease
@@ -110,9 +110,10 @@ def _write_missing(
             break
         logger.info("%d runs are still to be written", left)
     is_complete = finish_runs(tracker, journal, status, best=best, test=metrics)
+    best = None if best is None else with_final(best, journal.finals)
     model = None
     table = None if best is None else build_table(plan.config, plan.transforms)
-    if best is not None and table is not None and plan.has_task:
+    if best is not None and best.checkpoint is not None and table is not None and plan.has_task:
         definition.check_table(table.fingerprint)
         model = publish_model(tracker, plan, table, best, metrics)
     return Synced(

@@ -40,7 +40,8 @@ class Answer:
     """The findings of a study."""
 
     best: Trial | None  # as it was reported; None: no trial has succeeded yet
-    value: float | None  # its metric on the validation split
+    value: float | None  # its metric on the validation split, or the mean over its folds
+    spread: float | None  # standard deviation of that metric over the folds; None: there is one fold or none
     peak: Peak | None  # None: no other epoch of the best trial was better
     test: dict[str, float] | None  # all its metrics on the test split; None: not tested
     first: Baseline | None  # the first trial; None: there is none, or it is the default
@@ -65,6 +66,7 @@ def answer_of(record: StudyRecord) -> Answer:
     return Answer(
         best=best,
         value=None if best is None else best.metrics[metric],
+        spread=None if best is None else best.spread.get(metric),
         peak=None if best is None else _peak(record, best),
         test=None if tested is None else dict(tested.metrics),
         first=None if first is default else _baseline(record, first, best),
@@ -114,6 +116,8 @@ def _broken_limits(objective: Objective, trial: Trial) -> str:
 
 def _peak(record: StudyRecord, best: Trial) -> Peak | None:
     objective, metric = record.objective, record.objective.metric
+    if best.has_folds:  # means over fewer folds do not compare
+        return None
     curve = [m for m in record.trials[best.trial_id].curve if metric in m.metrics]
     peak = min(curve, key=lambda measured: objective.score(measured.metrics), default=None)
     if peak is None or not objective.score(peak.metrics) < best.score:

@@ -93,6 +93,8 @@ def _facts(status: StudyStatus) -> Table:
     best = Text("no trial has succeeded yet" if answer.best is None else "")
     if answer.best is not None and answer.value is not None:
         best = Text(f"{metric} {answer.value:.5g}", "bold green")
+        if answer.spread is not None:
+            best.append(f" ± {answer.spread:.2g}", "not bold")
         best.append(f"  trial {answer.best.trial_id} after {record.amount(answer.best.resource)}", "not bold")
         if answer.peak is not None:
             best.append(

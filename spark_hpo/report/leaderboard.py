@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,7 @@ from spark_hpo.trial import Params, Trial, TrialState, flatten
 
 COLUMNS = ("trial", "state", "rung", "resource", "value", "seconds")
 FEASIBLE = "feasible"  # with limits
+SPREAD = "spread"  # with folds
 FRONT = "pareto_front"  # with several objectives
 _CURVE_COLUMNS = ("trial", "resource", "time", "seconds", "rows")
 
@@ -27,15 +28,17 @@ def leaderboard(trials: Iterable[Trial], objective: Objective, front: Collection
     NaN if it was not measured), seconds, and each parameter by its dotted name (missing if a trial does not
     have it). A parameter named like a column is called `params.<name>`.
 
-    With limits there is also the column feasible, which is True if the trial keeps all of them; feasible
-    trials come first. With several objectives the trials are ranked by the first one, and there are columns
-    for the other metrics (`metrics.<name>` if the name is taken) and pareto_front.
+    With folds there is also the column spread: the standard deviation of the metric over the folds; trials
+    with more folds come first. With limits there is also the column feasible, which is True if the trial
+    keeps all of them; feasible trials come first. With several objectives the trials are ranked by the first
+    one, and there are columns for the other metrics (`metrics.<name>` if the name is taken) and pareto_front.
 
     Args:
         front: ids of the trials on the Pareto front.
     """
-    columns = _columns(objective)
-    rows = [_row(trial, objective, front) for trial in ranked(trials)]
+    best_first = ranked(trials)
+    columns = _columns(objective, best_first)
+    rows = [_row(trial, columns, objective, front) for trial in best_first]
     names = list(columns) + sorted({key for row in rows for key in row} - set(columns))
     return pd.DataFrame(rows, columns=names)
 
@@ -64,6 +67,7 @@ def render(
     """Return the `top` best trials as a table for a terminal. A star marks the Pareto front."""
     everything = list(trials)
     best = ranked(everything)[:top]
+    columns = _columns(objective, everything)
     hidden = len(everything) - len(best)
     table = Table(
         title=f"best by {objective.metric} ({objective.mode})",
@@ -72,15 +76,14 @@ def render(
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    columns = _columns(objective)
-    headers = {"value": objective.metric, FRONT: "front"}
+    headers = {"value": objective.metric, SPREAD: "±", FRONT: "front"}
     for name in columns:
         header = headers.get(name, name)
         table.add_column(header, justify="left" if name == "state" else "right", no_wrap=True)
     # All parameters share one column, so that a large space still fits on a screen.
     table.add_column("parameters", overflow="fold")
     for trial in best:
-        row = _row(trial, objective, front)
+        row = _row(trial, columns, objective, front)
         row |= {FRONT: "*" if row.get(FRONT) else "", FEASIBLE: "yes" if row.get(FEASIBLE) else "no"}
         params = "  ".join(f"{name}={_cell(item)}" for name, item in flat_params(trial.params).items())
         table.add_row(*(_cell(row[name]) for name in columns), params)
@@ -109,19 +112,22 @@ def curves(trials: Iterable[Trial]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*_CURVE_COLUMNS, *metrics])
 
 
-def _columns(objective: Objective) -> tuple[str, ...]:
+def _columns(objective: Objective, trials: Iterable[Trial]) -> tuple[str, ...]:
     *first, seconds = COLUMNS
+    first += [SPREAD] if any(trial.has_folds for trial in trials) else []
     extra = [_column_of(name) for name, _ in objective.extra_objectives]
     feasible = (FEASIBLE,) if objective.limits else ()
     return (*first, *extra, *((FRONT,) if extra else ()), *feasible, seconds)
 
 
 def _column_of(metric: str) -> str:
-    return f"metrics.{metric}" if metric in (*COLUMNS, FRONT, FEASIBLE) else metric
+    return f"metrics.{metric}" if metric in (*COLUMNS, SPREAD, FRONT, FEASIBLE) else metric
 
 
-def _row(trial: Trial, objective: Objective, front: Collection[int]) -> dict[str, Any]:
-    columns, params = _columns(objective), flat_params(trial.params)
+def _row(
+    trial: Trial, columns: Sequence[str], objective: Objective, front: Collection[int]
+) -> dict[str, Any]:
+    params = flat_params(trial.params)
     metrics = trial.metrics if math.isfinite(trial.loss) else {}
     found = {
         "trial": trial.trial_id,
@@ -129,6 +135,7 @@ def _row(trial: Trial, objective: Objective, front: Collection[int]) -> dict[str
         "rung": trial.rung,
         "resource": trial.resource,
         "value": value(trial, objective),
+        SPREAD: trial.spread.get(objective.metric, math.nan),
         FRONT: trial.trial_id in front,
         FEASIBLE: trial.score.is_finite and not trial.violation,
         "seconds": round(trial.seconds, 3),

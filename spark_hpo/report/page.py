@@ -189,6 +189,7 @@ def _row(record: StudyRecord, trial: Trial) -> dict[str, Any]:
     return {
         "trial": trial,
         "value": None if math.isnan(found) else found,
+        "spread": trial.spread.get(record.objective.metric),
         "params": [(name, _shown(item)) for name, item in flat_params(trial.params).items()],
     }
 

@@ -163,6 +163,7 @@ class StudyStatus:
                 "trial": answer.best.trial_id,
                 "params": dict(answer.best.params),
                 "value": answer.value,
+                **({} if answer.spread is None else {"spread": answer.spread}),
                 "resource": answer.best.resource,
                 "peak": answer.peak and {"value": answer.peak.value, "resource": answer.peak.resource},
             },

@@ -10,7 +10,7 @@ from functools import cached_property
 from spark_hpo.config import ObjectiveConfig, SearchConfig, StoppingConfig
 from spark_hpo.errors import JournalError
 from spark_hpo.objective import Objective
-from spark_hpo.ranking import each_at_its_best
+from spark_hpo.ranking import each_at_its_best, with_final
 from spark_hpo.redact import redact
 from spark_hpo.search.space import Space
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
@@ -163,7 +163,8 @@ class StudyRecord:
     def ranking(self) -> tuple[Trial, ...]:
         """Each trial as it was when it was best (a promotion may make it worse), the best trial first."""
         reports = [attempt.report for attempt in self.reported if attempt.report is not None]
-        return tuple(each_at_its_best(self.trials, reports, self.objective))
+        at_best = each_at_its_best(self.trials, reports, self.objective)
+        return tuple(with_final(trial, self.finals) for trial in at_best)
 
     @cached_property
     def at_best(self) -> tuple[Trial, ...]:

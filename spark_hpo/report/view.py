@@ -140,7 +140,8 @@ class StudyFindings(ABC):
             return f"{record.name}: no trial has succeeded yet"
         metric = record.objective.metric
         line = f"{record.name}: trial {best.trial_id} is the best after {record.amount(best.resource)}, "
-        line += f"{metric} {best.metrics[metric]:.5g} on validation"
+        spread = "" if self._answer.spread is None else f" ± {self._answer.spread:.2g}"
+        line += f"{metric} {best.metrics[metric]:.5g}{spread} on validation"
         if (peak := self._answer.peak) is not None:
             line += f" (peak: {peak.value:.5g} after {record.amount(peak.resource)})"
         test = self._answer.test or {}

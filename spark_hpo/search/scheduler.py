@@ -46,6 +46,9 @@ class Scheduler(Protocol):
     handles_limits: bool = False
     """Uses `violation`. Other schedulers are told that a trial that violates a limit has failed."""
 
+    has_parents: bool = False
+    """Opens slots of new trials that start from the checkpoint of another trial."""
+
     max_resource: int
     """Epochs of a fully trained trial."""
 

@@ -96,7 +96,7 @@ class Folds:
         if found.is_broken:
             return replace(merged, resource=found.slot.resource_from, metrics={}, is_pruned=True)
         scores = [*self._metrics.get(trial_id, ()), *(report.metrics for report in reports)]
-        curve = [_measurement(report, mean_and_spread(scores[: report.resource])[0]) for report in reports]
+        curve = [_measurement(report, mean_and_spread(scores[: report.fold])[0]) for report in reports]
         metrics, spread = mean_and_spread(scores)
         return replace(
             merged, resource=found.slot.resource_to, metrics=metrics, spread=spread, curve=tuple(curve)
@@ -125,7 +125,7 @@ def mean_and_spread(scores: Sequence[Mapping[str, float]]) -> tuple[dict[str, fl
 def _measurement(report: Report, metrics: Mapping[str, float]) -> Measurement:
     """The means over the folds up to this one, with the time and the rows of this fold."""
     return Measurement(
-        resource=report.resource,
+        resource=report.fold or 0,
         metrics=metrics,
         time=max((measured.time for measured in report.curve), default=0.0),
         seconds=report.seconds,

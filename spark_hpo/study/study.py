@@ -12,6 +12,7 @@ import numpy as np
 from spark_hpo.backend.base import Backend
 from spark_hpo.errors import CapacityError, NoTrialSucceeded, TrialError
 from spark_hpo.objective import Objective
+from spark_hpo.ranking import with_final
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.study.attempts import Attempts
 from spark_hpo.study.callback import Callback, call_each
@@ -162,13 +163,13 @@ class Study:
             DataError: the table is damaged.
             TrialError: the training failed.
         """
-        if trial.has_folds and self._journal.with_final(trial) is trial:
+        if trial.has_folds and with_final(trial, self._journal.finals) is trial:
             assignment = self._after_search(trial, Split.TRAIN, 0)
             begun = self._finals.pop(trial.trial_id, None)
             if begun is not None:
                 assignment = replace(assignment, attempt=begun.attempt + 1)
             self._run_alone(assignment)
-        return self._journal.with_final(trial)
+        return with_final(trial, self._journal.finals)
 
     def _after_search(self, trial: Trial, split: Split, resource_from: int) -> Assignment:
         slot = Slot(

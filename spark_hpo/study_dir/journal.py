@@ -261,12 +261,6 @@ class Journal:
         """The number of trials in each state, in constant time."""
         return MappingProxyType(self._states)
 
-    def with_final(self, trial: Trial) -> Trial:
-        """Return a trial with the checkpoint of its final model, if one was trained after its folds."""
-        final = self.finals.get(trial.trial_id)
-        is_final = final is not None and final.resource == trial.resource
-        return replace(trial, checkpoint=final.checkpoint) if final is not None and is_final else trial
-
     def changed_since(self, sequence: int) -> Iterable[Trial]:
         """The trials that an event after this one has changed, in the order of their ids."""
         latest_first = (self._trials[trial_id] for trial_id in reversed(self._changed))

@@ -145,10 +145,14 @@ def _curve(curve: Sequence[Measurement]) -> Iterator[Point]:
 
 
 def _summary(trial: Trial) -> Iterator[Point]:
-    """Yield sums as metrics, for sorting in MLflow, once the trial has ended."""
-    if trial.state.is_out and trial.ended_at is not None:
-        for key, value in (("trial_seconds", trial.seconds), ("rung", float(trial.rung))):
-            yield Point(key=key, value=value, time_ms=int(trial.ended_at * 1000), step=trial.resource)
+    """Yield the spread over the folds and, once the trial has ended, sums, for sorting in MLflow."""
+    if trial.ended_at is None:
+        return
+    found = {f"{key}_std": value for key, value in trial.spread.items()}
+    if trial.state.is_out:
+        found |= {"trial_seconds": trial.seconds, "rung": float(trial.rung)}
+    for key, value in found.items():
+        yield Point(key=name(key), value=value, time_ms=int(trial.ended_at * 1000), step=trial.resource)
 
 
 def _chunks(items: list[_T], size: int) -> list[list[_T]]:

@@ -52,6 +52,9 @@ class TrainContext:
         devices: all devices of this rank; `device` is the first.
         resource: the epochs to train, `(start, stop)`; equal in an evaluation.
         split: the split on which to measure: validation, or test in the final evaluation.
+        fold: of a cross-validation, 1 to `num_folds`: "validation" is the fold, and "train" the other rows.
+            None: there are no folds, or this is the final model, whose "train" is all of these rows.
+        num_folds: None: there are no folds.
         schema: the columns of the table; None: the study has no table.
         seed: of the trial. torch, numpy and random are seeded from it before the function is called.
         trial_id: of the trial.
@@ -75,6 +78,8 @@ class TrainContext:
         trial_id: int,
         coordinator: StepCoordinator,
         save: Callable[[TrainContext], None],
+        fold: int | None = None,
+        num_folds: int | None = None,
         curve: Sequence[Measurement] = (),
     ) -> None:
         self.params = params
@@ -84,6 +89,8 @@ class TrainContext:
         self.devices = tuple(devices)
         self.resource = resource
         self.split = split
+        self.fold = fold
+        self.num_folds = num_folds
         self.schema = schema
         self.seed = seed
         self.trial_id = trial_id

@@ -51,17 +51,19 @@ class FunctionRank:
         resumed: dict[str, Any] = {}  # what an earlier attempt saved
         setup.checkpoints.resume(resumed.update)
         curve = tuple(Measurement(**measurement) for measurement in resumed.get("curve", ()))
-        if curve:
-            start = curve[-1].resource
-        else:  # without a checkpoint the function starts from scratch at each rung
-            start = assignment.resource_from if resumed or assignment.checkpoint is not None else 0
-        generators.seed(assignment.seed, start or assignment.resource_from, setup.world.rank)
+        begin, stop = setup.passes
+        # Without a checkpoint the function starts from scratch at each rung.
+        start = begin if resumed or assignment.checkpoint is not None else 0
+        start = curve[-1].resource if curve else start
+        generators.seed(assignment.seed, start or begin, setup.world.rank)
         return TrainContext(
             params=assignment.params,
             world=setup.world,
             devices=setup.devices,
-            resource=ResourceRange(start, assignment.resource_to),
-            split=assignment.split,
+            resource=ResourceRange(start, stop),
+            split=setup.measured_split,
+            fold=assignment.fold,
+            num_folds=None if setup.spec.folds is None else setup.spec.folds.folds,
             schema=setup.table.schema if setup.table is not None else None,
             open_loader=setup.open_loader,
             load_checkpoint=partial(self._load_checkpoint, resumed),
@@ -79,7 +81,7 @@ class FunctionRank:
         except TrialPruned:
             return self._finish(context, replace(report, is_pruned=True), None)
         if isinstance(returned, Mapping) and not context.measurements:
-            context.report(returned, resource=assignment.resource_to)
+            context.report(returned, resource=context.resource.stop)
         if context.is_evaluation:
             metrics = context.measurements[-1].metrics if context.measurements else {}
             metrics = setup.checked_metrics(metrics)
@@ -96,20 +98,20 @@ class FunctionRank:
             raise TrialError(f"{missing}; the function has reported finite values of {names}")
         path = None  # not the checkpoint before: it is not of the model that was just trained
         if context.checkpoint is not None:
-            path = setup.checkpoints.save(context.measurements[-1].resource, {"function": context.checkpoint})
+            path = setup.save(context.measurements[-1].resource, {"function": context.checkpoint})
         return self._finish(context, report, path)
 
     def _finish(self, context: TrainContext, report: Report, path: str | None) -> Report:
         """Return the report of a function that has ended or was pruned."""
-        assignment, measurements = self._setup.assignment, context.measurements
+        setup, assignment, measurements = self._setup, self._setup.assignment, context.measurements
         if not measurements:
             return replace(report, checkpoint=assignment.checkpoint)
         return replace(
             report,
-            resource=measurements[-1].resource,
+            resource=setup.resource_after(measurements[-1].resource),
             metrics=measurements[-1].metrics,
             # A function without checkpoints measures the resources of lower rungs again.
-            curve=tuple(m for m in measurements if m.resource > assignment.resource_from),
+            curve=tuple(m for m in measurements if m.resource > setup.passes[0]),
             checkpoint=path,
         )
 

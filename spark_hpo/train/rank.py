@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -22,6 +23,14 @@ from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.trial import Assignment, Split
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossValidation:
+    """The folds whose number the resource counts."""
+
+    folds: int
+    epochs: int  # of training, in each fold and for the final model
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankSpec:
     """The inputs that all assignments of a study share. Sent to the executors with each assignment."""
@@ -37,6 +46,7 @@ class RankSpec:
     reader: str
     shuffle_window: int  # rows
     parts: int = 1  # passes that make an epoch of the training split
+    folds: CrossValidation | None = None  # None: the resource counts passes
     node_cache: CacheSettings | None = None
     rendezvous: Rendezvous | None = None  # None: every assignment has one rank
     rank_timeout_s: float | None = None  # for a step; None: not watched, as in the driver's own process
@@ -57,6 +67,11 @@ class RankSetup:
         self.table = spec.table
         if spec.table is not None and assignment.excluded_files:
             self.table = spec.table.without(assignment.excluded_files)
+        if self.table is not None and spec.folds is not None:
+            if assignment.fold is not None:
+                self.table = self.table.fold(assignment.fold, spec.folds.folds, spec.seed)
+            else:
+                self.table = self.table.for_final()
         self.checkpoints = AttemptCheckpoints(spec.storage, assignment, world)
         self.coordinator = StepCoordinator(
             world,
@@ -64,6 +79,35 @@ class RankSetup:
             epochs=spec.settings.checkpoint_epochs,
             seconds=spec.settings.checkpoint_seconds,
         )
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Passes that are completed at the begin and at the end of the assignment."""
+        assignment, folds = self.assignment, self.spec.folds
+        if folds is None:
+            return assignment.resource_from, assignment.resource_to
+        return (folds.epochs if assignment.is_evaluation else 0), folds.epochs
+
+    @property
+    def max_passes(self) -> int:
+        """Passes of a fully trained model."""
+        return self.spec.max_resource if self.spec.folds is None else self.spec.folds.epochs
+
+    @property
+    def measured_split(self) -> Split:
+        """The split on which the assignment measures. A final model is measured on rows that it has seen."""
+        return Split.VALIDATION if self.assignment.is_final else self.assignment.split
+
+    def resource_after(self, passes: int) -> int:
+        """Return the resource that is completed after these passes."""
+        return passes if self.spec.folds is None else self.assignment.resource_to
+
+    def save(self, passes: int, state: Mapping[str, Any]) -> str | None:
+        """Save a trained model, and return its path; None: nobody needs the model of a fold."""
+        if self.assignment.fold is None:
+            return self.checkpoints.save(passes, state)
+        self.checkpoints.delete_partial()
+        return None
 
     def open_loader(self, split: Split, batch_size: int | None = None) -> Loader:
         """This rank's share of a split.

@@ -38,12 +38,13 @@ class TaskRank:
             setup.world,
             setup.settings,
             seed=assignment.seed,
-            total_steps=train.num_steps(0, setup.spec.max_resource),
+            total_steps=train.num_steps(0, setup.max_passes),
         )
         self._restore(trainer)
-        if trainer.resource < assignment.resource_to and not trainer.is_on_plateau:
+        _, stop = setup.passes
+        if trainer.resource < stop and not trainer.is_on_plateau:
             trainer.fit(
-                assignment.resource_to,
+                stop,
                 train=train,
                 validation=setup.open_loader(Split.VALIDATION),
                 objective=setup.spec.objective,
@@ -52,14 +53,14 @@ class TaskRank:
             )
         if trainer.curve:
             metrics = setup.checked_metrics(trainer.curve[-1].metrics)
-            path: str | None = setup.checkpoints.save(trainer.resource, trainer.state())
+            path = setup.save(trainer.resource, trainer.state())
         else:  # an evaluation, or a trial that has been on its plateau since a lower rung
             loader = setup.open_loader(assignment.split)
             metrics = setup.checked_metrics(trainer.evaluate(loader, setup.coordinator))
             path = assignment.checkpoint
         return replace(
             report,
-            resource=trainer.resource,
+            resource=setup.resource_after(trainer.resource),
             metrics=metrics,
             curve=tuple(trainer.curve),
             checkpoint=path,

@@ -15,6 +15,7 @@ from spark_hpo.data.files import File
 from spark_hpo.data.filter.condition import Condition
 from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.column_use import check_use
+from spark_hpo.data.plan.folds import FoldRows, Range
 from spark_hpo.data.plan.footers import Footers, read_footers
 from spark_hpo.data.plan.listing import relative
 from spark_hpo.data.plan.nulls import check_nulls
@@ -51,6 +52,58 @@ class Manifest:
     absent: Mapping[str, str] = field(default_factory=dict)  # the same of columns that some files lack
     where: str = ""  # the filter
     where_columns: tuple[str, ...] = ()  # stored columns that the filter refers to
+    fold: FoldRows | None = None  # of a cross-validation: the rows to read; None: all matching rows
+
+    def of_fold(self, fold: FoldRows) -> Manifest:
+        """Return one side of a fold. All sides have the same row groups, and share a node cache."""
+        chosen = fold.ranges([group.rows for group in self.row_groups])
+        rows = sum(stop - start for ranges in chosen for start, stop in ranges)
+        return replace(self, fold=fold, rows=rows)
+
+    @property
+    def ranges(self) -> list[list[Range]]:
+        """The rows to read of each row group, as ascending ranges of its matching rows."""
+        rows = [group.rows for group in self.row_groups]
+        return [[(0, count)] for count in rows] if self.fold is None else self.fold.ranges(rows)
+
+    def joined(self, other: Manifest, url: str) -> Manifest:
+        """Return the rows of two disjoint splits as one.
+
+        Args:
+            url: of the table.
+
+        Raises:
+            DataError: the splits have different filters, and are in different folders.
+        """
+        where = self.where
+        if where != other.where:
+            if self.url != other.url:
+                raise DataError(
+                    f"{url}: the training and the validation split have different conditions and different "
+                    "folders, so they cannot be divided into folds. Use one folder"
+                )
+            where = f"({self.where}) or ({other.where})"
+        numbers = {file.path: number for number, file in enumerate(self.files)}
+        found = list(self.files)
+        groups = {(group.file, group.index): group for group in self.row_groups}
+        for group in other.row_groups:
+            file = other.files[group.file]
+            if (number := numbers.setdefault(file.path, len(found))) == len(found):
+                found.append(file)
+            same = groups.get((number, group.index))
+            rows = group.rows + (same.rows if same else 0)
+            groups[number, group.index] = replace(group, file=number, rows=rows)
+        return replace(
+            self,
+            url=url,
+            files=tuple(found),
+            row_groups=tuple(groups[key] for key in sorted(groups)),
+            rows=self.rows + other.rows,
+            fingerprint=hashlib.sha256(f"{self.fingerprint} {other.fingerprint}".encode()).hexdigest()[:32],
+            absent={**self.absent, **other.absent},
+            where=where,
+            where_columns=tuple(dict.fromkeys((*self.where_columns, *other.where_columns))),
+        )
 
     def without(self, paths: Collection[str]) -> Manifest:
         """Return the split without these files. Unknown paths are ignored.
@@ -101,6 +154,7 @@ class Manifest:
                 "files": tuple(File(**f) for f in record["files"]),
                 "row_groups": tuple(RowGroup(**g) for g in record["row_groups"]),
                 "where_columns": tuple(record["where_columns"]),
+                "fold": record.get("fold") and FoldRows(**record["fold"]),
             }
         )
 

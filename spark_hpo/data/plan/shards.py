@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
 
 import numpy as np
 
@@ -28,6 +28,12 @@ class Segment:
         return self.stop - self.start
 
 
+def runs(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
+    """Yield neighbours of one row group together, so that the row group is read once."""
+    for _, run in groupby(segments, key=lambda segment: (segment.file, segment.row_group)):
+        yield list(run)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
     """The rows that one rank reads in every epoch. Never empty."""
@@ -43,7 +49,8 @@ def plan_shards(
     """Divide the rows of one part of a split among the ranks: disjoint, complete, equal to within one row.
 
     The row groups are permuted, concatenated and cut into parts of equal length, and each part is cut into
-    one shard per rank. At most `parts * world_size - 1` row groups are therefore read by more than one shard.
+    one shard per rank. Without folds, at most `parts * world_size - 1` row groups are therefore read by more
+    than one shard.
 
     Args:
         seed: the seed of the permutation; None keeps the order of the files.
@@ -65,17 +72,20 @@ def plan_shards(
     order = np.arange(len(manifest.row_groups))
     if seed is not None:
         order = np.random.default_rng(seed).permutation(order)
-    groups = [manifest.row_groups[i] for i in order]
-    ends = list(accumulate(group.rows for group in groups))
+    groups, ranges = manifest.row_groups, manifest.ranges
+    pieces = [
+        Segment(groups[i].file, groups[i].index, start, stop) for i in order for start, stop in ranges[i]
+    ]
+    ends = list(accumulate(piece.rows for piece in pieces))
     shards = []
-    first = bisect_right(ends, first_row)  # the first row group that has rows left
+    first = bisect_right(ends, first_row)  # the first piece that has rows left
     for rank in range(world_size):
         start, stop = (first_row + bound for bound in split_range(rows, world_size, rank))
         segments = []
         while start < stop:
-            group, end = groups[first], ends[first]
-            begin, cut = end - group.rows, min(end, stop)
-            segments.append(Segment(group.file, group.index, start - begin, cut - begin))
+            piece, end = pieces[first], ends[first]
+            cut = min(end, stop)
+            segments.append(replace(piece, start=piece.stop - (end - start), stop=piece.stop - (end - cut)))
             start = cut
             first += cut == end
         shards.append(

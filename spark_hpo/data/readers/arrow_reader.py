@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Generator, Sequence
 
@@ -11,7 +12,7 @@ from spark_hpo.data import files
 from spark_hpo.data.decode import Columns, Decoder
 from spark_hpo.data.plan.footers import check_unchanged
 from spark_hpo.data.plan.manifest import Manifest
-from spark_hpo.data.plan.shards import Segment
+from spark_hpo.data.plan.shards import Segment, runs
 from spark_hpo.data.readers.prefetch import ahead
 from spark_hpo.data.schema import TableSchema
 
@@ -30,9 +31,13 @@ class ArrowReader:
         self._checked: set[int] = set()  # file numbers
 
     def read(self, segments: Sequence[Segment]) -> Generator[Columns, None, None]:
-        return ahead(self._read_segment, segments)
+        with contextlib.closing(ahead(self._read_run, runs(segments))) as pieces:
+            for some in pieces:
+                yield from some
 
-    def _read_segment(self, segment: Segment) -> Columns:
+    def _read_run(self, run: Sequence[Segment]) -> list[Columns]:
+        """Read neighbours of one row group."""
+        segment = run[0]
         planned = self._manifest.files[segment.file]
         path = planned.path
         if segment.file not in self._checked:
@@ -46,4 +51,4 @@ class ArrowReader:
             if segment.row_group >= file.num_row_groups:
                 raise files.changed(path, f"row group {segment.row_group} no longer exists")
             table = file.read_row_group(segment.row_group, columns=self._decoder.columns)
-        return self._decoder.decode(table, segment)
+        return [self._decoder.decode(table, segment) for segment in run]

@@ -21,7 +21,7 @@ from spark_hpo.data import files
 from spark_hpo.data.decode import Columns, Decoder
 from spark_hpo.data.plan.footers import check_unchanged
 from spark_hpo.data.plan.manifest import Manifest
-from spark_hpo.data.plan.shards import Segment
+from spark_hpo.data.plan.shards import Segment, runs
 from spark_hpo.data.readers.prefetch import ahead
 from spark_hpo.data.schema import TableSchema
 
@@ -37,9 +37,11 @@ class PetastormReader:
     def read(self, segments: Sequence[Segment]) -> Generator[Columns, None, None]:
         if not segments:
             return
-        with self._open(segments) as reader:
-            for segment, table in zip(segments, reader, strict=True):
-                yield self._decoder.decode(table, segment)
+        grouped = list(runs(segments))
+        with self._open([run[0] for run in grouped]) as reader:
+            for run, table in zip(grouped, reader, strict=True):
+                for segment in run:
+                    yield self._decoder.decode(table, segment)
 
     def _open(self, segments: Sequence[Segment]) -> _PlannedReader:
         fs, _ = files.filesystem(self._manifest.url)

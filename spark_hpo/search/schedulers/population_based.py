@@ -51,6 +51,7 @@ class PopulationBasedScheduler(Scheduler):
     """
 
     handles_limits = True
+    has_parents = True
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class StagedScheduler(Scheduler):
         self._out: list[int] = []  # since a stage was closed; returned with the next report
         self.max_resource = self._unused.max_resource
         self.stops_early = getattr(self._unused, "stops_early", Scheduler.stops_early)
+        self.has_parents = getattr(self._unused, "has_parents", Scheduler.has_parents)
         self.handles_limits = getattr(self._unused, "handles_limits", Scheduler.handles_limits)
 
     @property
