@@ -13,10 +13,9 @@ import torch
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.errors import TrialError
-from spark_hpo.train.rendezvous.world import World
-from spark_hpo.train.step_coordinator import StepCoordinator
+from spark_hpo.train.rank import RankSetup
 from spark_hpo.train.task import Batch
-from spark_hpo.trial import Measurement, Params, Split
+from spark_hpo.trial import Measurement, Split
 
 
 class ResourceRange(NamedTuple):
@@ -65,43 +64,32 @@ class TrainContext:
 
     def __init__(
         self,
-        *,
-        params: Params,
-        world: World,
-        devices: Sequence[torch.device],
+        setup: RankSetup,
         resource: ResourceRange,
-        split: Split,
-        schema: TableSchema | None,
-        open_loader: Callable[[Split, int | None], Loader],
+        *,
         load_checkpoint: Callable[[], Any],
-        seed: int,
-        trial_id: int,
-        coordinator: StepCoordinator,
         save: Callable[[TrainContext], None],
-        fold: int | None = None,
-        num_folds: int | None = None,
         curve: Sequence[Measurement] = (),
     ) -> None:
-        self.params = params
+        assignment, world = setup.assignment, setup.world
+        self.params = assignment.params
         self.rank = world.rank
         self.world_size = world.size
         self.device: torch.device = world.device
-        self.devices = tuple(devices)
+        self.devices = tuple(setup.devices)
         self.resource = resource
-        self.split = split
-        self.fold = fold
-        self.num_folds = num_folds
-        self.schema = schema
-        self.seed = seed
-        self.trial_id = trial_id
-        self._world = world
-        self._open_loader = open_loader
+        self.split = setup.measured_split
+        self.fold = assignment.fold
+        self.num_folds = None if setup.spec.folds is None else setup.spec.folds.folds
+        self.schema: TableSchema | None = None if setup.table is None else setup.table.schema
+        self.seed = assignment.seed
+        self.trial_id = assignment.trial_id
+        self._setup = setup
         self._load_checkpoint = load_checkpoint
+        self._save = save
         self._loaders: dict[tuple[Split, int | None], Loader] = {}
         self._began = time.perf_counter()
         self._rows_trained = 0
-        self._coordinator = coordinator
-        self._save = save
         self.measurements = list(curve)
         self.checkpoint: Any = None
         self.notes: dict[str, Any] = {}
@@ -133,7 +121,7 @@ class TrainContext:
         """
         key = Split(split), batch_size
         if key not in self._loaders:
-            self._loaders[key] = self._open_loader(*key)
+            self._loaders[key] = self._setup.open_loader(*key)
         loader = self._loaders[key]
         done = self.measurements[-1].resource if self.measurements else self.resource.start
         batches = next(loader.passes(done, done + 1))
@@ -147,12 +135,12 @@ class TrainContext:
         A function that does neither is not watched for stalls. Once it has done so, a rank that signals no
         progress for `resources.rank_timeout_s` is killed, and its trial is retried.
         """
-        self._coordinator.note_progress()
+        self._setup.coordinator.note_progress()
 
     def _counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
             yield batch
-            self._coordinator.note_progress()
+            self._setup.coordinator.note_progress()
 
     def load_checkpoint(self) -> Any:
         """Return the last reported checkpoint, on the CPU; None for a trial that starts from scratch.
@@ -197,7 +185,7 @@ class TrainContext:
             values = [float(value) * rows for value in metrics.values()]
         except (AttributeError, TypeError, ValueError) as exc:
             raise TrialError(f"ctx.report: metrics must be numbers by name (got {metrics!r:.100})") from exc
-        *sums, weight = self._world.sum([*values, rows])
+        *sums, weight = self._setup.world.sum([*values, rows])
         means = {name: value / weight for name, value in zip(metrics, sums, strict=True)}
         now = time.perf_counter()
         self.measurements.append(
@@ -212,8 +200,8 @@ class TrainContext:
         self._began, self._rows_trained = now, 0
         self.checkpoint = checkpoint
         if not self.is_evaluation and reached < self.resource.stop:
-            self._coordinator.step(self._save_this)
-            self._coordinator.end_of_pass(reached, self._save_this)
+            self._setup.coordinator.step(self._save_this)
+            self._setup.coordinator.end_of_pass(reached, self._save_this)
 
     def note(self, name: str, value: Any) -> None:
         """Record a JSON value with the trial, in `trial.notes` and in the journal. That of rank 0 is kept.

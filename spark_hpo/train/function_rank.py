@@ -57,19 +57,9 @@ class FunctionRank:
         start = curve[-1].resource if curve else start
         generators.seed(assignment.seed, start or begin, setup.world.rank)
         return TrainContext(
-            params=assignment.params,
-            world=setup.world,
-            devices=setup.devices,
-            resource=ResourceRange(start, stop),
-            split=setup.measured_split,
-            fold=assignment.fold,
-            num_folds=None if setup.spec.folds is None else setup.spec.folds.folds,
-            schema=setup.table.schema if setup.table is not None else None,
-            open_loader=setup.open_loader,
+            setup,
+            ResourceRange(start, stop),
             load_checkpoint=partial(self._load_checkpoint, resumed),
-            seed=assignment.seed,
-            trial_id=assignment.trial_id,
-            coordinator=setup.coordinator,
             save=self._save_partial,
             curve=curve,
         )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from spark_hpo.objective import Score
 from spark_hpo.search.agreement import MIN_PAIRS, rank_agreement
-from spark_hpo.search.scheduler import Scheduler, Slot
-from spark_hpo.search.schedulers.asha import AsyncBracket
-from spark_hpo.search.schedulers.bracket import check_resources
+from spark_hpo.search.scheduler import Slot
+from spark_hpo.search.schedulers.asha import AsyncBracket, AsyncScheduler
 from spark_hpo.search.schedulers.controls import ControlBracket
-from spark_hpo.search.schedulers.rungs import resource_levels
 from spark_hpo.search.settings import require_integer, require_number
 
 
@@ -133,7 +131,7 @@ class AdaptiveBracket(AsyncBracket):
         return super()._is_complete(number) and not self._queue
 
 
-class AdaptiveAshaScheduler(Scheduler):
+class AdaptiveAshaScheduler(AsyncScheduler):
     """ASHA that starts its trials at the lowest rung with an informative ranking.
 
     How much training is needed to rank two configurations differs between tables. One epoch is often mostly
@@ -165,8 +163,6 @@ class AdaptiveAshaScheduler(Scheduler):
         max_trials: number of trials to start; None: until `close`.
     """
 
-    handles_limits = True
-
     def __init__(
         self,
         max_resource: int,
@@ -179,21 +175,17 @@ class AdaptiveAshaScheduler(Scheduler):
         least_final_agreement: float = -0.2,
         max_trials: int | None = None,
     ) -> None:
-        check_resources(min_resource, max_resource, reduction_factor)
+        super().__init__(max_resource, min_resource, reduction_factor, max_trials)
         require_integer("num_probes", num_probes, MIN_PAIRS)
         if num_controls != 0:
             require_integer("num_controls", num_controls, MIN_PAIRS)
         if max_trials is not None:
-            require_integer("max_trials", max_trials, 1)
             num_probes = min(num_probes, max_trials // reduction_factor)
             num_controls = min(num_controls, max_trials // reduction_factor)
         require_number("least_agreement", least_agreement, low=-1, high=1)
         require_number("control_share", control_share, low=0, high=1)
         require_number("least_final_agreement", least_final_agreement, low=-1, high=1)
-        self.max_resource = max_resource
-        self.max_trials = max_trials
-        levels = resource_levels(min_resource, max_resource, reduction_factor)
-        self.levels = levels
+        levels = self.levels
         self._num_controls = num_controls if num_controls >= MIN_PAIRS and len(levels) > 1 else 0
         self.bracket = AdaptiveBracket(
             levels,
@@ -204,47 +196,24 @@ class AdaptiveAshaScheduler(Scheduler):
             may_rise=num_probes >= MIN_PAIRS or self._num_controls > 0,
         )
         self.controls = ControlBracket(1, levels)
+        self.brackets = (self.controls, self.bracket)
         self._control_share = control_share
         self._least_final_agreement = least_final_agreement
-        self._num_trials = 0
-        self._closed = False
-        self._out: list[int] = []  # trials that are out since it closed itself, returned with the next report
-
-    def next_slot(self) -> Slot | None:
-        if slot := self.controls.promote() or self.bracket.promote():
-            return slot
-        if self._closed:
-            return None
-        slot = (self.controls if self._wants_control else self.bracket).start(self._num_trials)
-        self._num_trials += 1
-        if self._num_trials == self.max_trials:
-            self._out = self.close()
-        return slot
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
-        out, self._out = self._out, []
-        if slot.bracket == self.bracket.number:
-            out += self.bracket.report(slot, Score.of(loss, violation))
-        else:
-            out += self.controls.report(slot, Score.of(loss, violation))
-            if slot.resource_to == self.max_resource and not self._closed:
-                out += self._judge()
+        out = super().report(slot, loss, violation=violation)
+        is_control = slot.bracket == self.controls.number
+        if is_control and slot.resource_to == self.max_resource and not self._closed:
+            out += self._judge()
         return sorted(out)
 
-    def close(self) -> list[int]:
-        self._closed = True
-        return sorted(self.bracket.close())
-
-    def is_done(self) -> bool:
-        return self._closed and self.bracket.is_done and self.controls.is_done
-
-    @property
-    def _wants_control(self) -> bool:
+    def _bracket_for_new_trial(self) -> AsyncBracket | ControlBracket:
         spent = self.controls.committed + self.bracket.committed
-        return (
+        wants_control = (
             self.controls.started < self._num_controls
             and self.controls.committed <= self._control_share * spent
         )
+        return self.controls if wants_control else self.bracket
 
     def _judge(self) -> list[int]:
         """Skip the highest rung whose ranking contradicts the end, and all rungs below it."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Score
 from spark_hpo.search.scheduler import Scheduler, Slot
-from spark_hpo.search.schedulers.bracket import check_resources
+from spark_hpo.search.schedulers.bracket import check_max_trials, check_resources
+from spark_hpo.search.schedulers.controls import ControlBracket
 from spark_hpo.search.schedulers.rungs import resource_levels
 from spark_hpo.search.settings import require_integer
 
@@ -156,52 +157,24 @@ class AsyncBracket:
         return out
 
 
-class AsyncHyperbandScheduler(Scheduler):
-    """Brackets of ASHA that start at different rungs and run at the same time.
+class AsyncScheduler(Scheduler):
+    """Runs brackets that do not wait for each other, and closes itself after `max_trials` trials.
 
-    A bracket that starts at a higher rung trains its trials longer before it ranks them, and the last one
-    trains all of its trials fully, which is robust if low rungs are misleading. A new trial goes to the
-    bracket with the least resource so far, so all brackets get the same share of the budget, as in Hyperband
-    (Li et al. 2018, arXiv:1603.06560). Within a bracket, trials are promoted as in ASHA.
-
-    Args:
-        max_resource: epochs of a fully trained trial.
-        min_resource: lower bound of the epochs at the lowest rung; see `rungs.resource_levels`.
-        reduction_factor: a rung promotes 1 / reduction_factor of its trials.
-        num_brackets: number of brackets, the one with the lowest rung first; None: one per level.
-        max_trials: number of trials to start; None: until `close`. With a number, trials that can no
-            longer be promoted are out early; without one, all paused trials are kept.
+    A subclass sets `brackets`, whose promotions take precedence in this order.
     """
 
     handles_limits = True
 
+    brackets: tuple[AsyncBracket | ControlBracket, ...]
+
     def __init__(
-        self,
-        max_resource: int,
-        min_resource: int = 1,
-        reduction_factor: int = 3,
-        num_brackets: int | None = None,
-        max_trials: int | None = None,
+        self, max_resource: int, min_resource: int, reduction_factor: int, max_trials: int | None
     ) -> None:
         check_resources(min_resource, max_resource, reduction_factor)
-        if max_trials is not None:
-            require_integer("max_trials", max_trials, 1)
-        levels = resource_levels(min_resource, max_resource, reduction_factor)
-        if num_brackets is not None:
-            require_integer("num_brackets", num_brackets, 1)
-            if num_brackets > len(levels):
-                raise ConfigError(
-                    f"must be <= {len(levels)}, one per resource level ({', '.join(map(str, levels))})",
-                    key="num_brackets",
-                    value=num_brackets,
-                )
+        check_max_trials(max_trials)
         self.max_resource = max_resource
-        self.levels = levels
         self.max_trials = max_trials
-        self.brackets = tuple(
-            AsyncBracket(s, levels[s:], reduction_factor, max_trials)
-            for s in range(num_brackets or len(levels))
-        )
+        self.levels = resource_levels(min_resource, max_resource, reduction_factor)
         self._num_trials = 0
         self._closed = False
         self._out: list[int] = []  # trials that are out since it closed itself, returned with the next report
@@ -219,7 +192,8 @@ class AsyncHyperbandScheduler(Scheduler):
         return slot
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
-        out = [*self._out, *self.brackets[slot.bracket].report(slot, Score.of(loss, violation))]
+        bracket = next(bracket for bracket in self.brackets if bracket.number == slot.bracket)
+        out = [*self._out, *bracket.report(slot, Score.of(loss, violation))]
         self._out = []
         return sorted(out)
 
@@ -228,10 +202,52 @@ class AsyncHyperbandScheduler(Scheduler):
         return sorted(trial_id for bracket in self.brackets for trial_id in bracket.close())
 
     def is_done(self) -> bool:
-        return all(bracket.is_done for bracket in self.brackets)
+        return self._closed and all(bracket.is_done for bracket in self.brackets)
 
-    def _bracket_for_new_trial(self) -> AsyncBracket:
+    def _bracket_for_new_trial(self) -> AsyncBracket | ControlBracket:
+        """Return the bracket with the least resource so far."""
         return min(self.brackets, key=lambda bracket: (bracket.committed, bracket.number))
+
+
+class AsyncHyperbandScheduler(AsyncScheduler):
+    """Brackets of ASHA that start at different rungs and run at the same time.
+
+    A bracket that starts at a higher rung trains its trials longer before it ranks them, and the last one
+    trains all of its trials fully, which is robust if low rungs are misleading. A new trial goes to the
+    bracket with the least resource so far, so all brackets get the same share of the budget, as in Hyperband
+    (Li et al. 2018, arXiv:1603.06560). Within a bracket, trials are promoted as in ASHA.
+
+    Args:
+        max_resource: epochs of a fully trained trial.
+        min_resource: lower bound of the epochs at the lowest rung; see `rungs.resource_levels`.
+        reduction_factor: a rung promotes 1 / reduction_factor of its trials.
+        num_brackets: number of brackets, the one with the lowest rung first; None: one per level.
+        max_trials: number of trials to start; None: until `close`. With a number, trials that can no
+            longer be promoted are out early; without one, all paused trials are kept.
+    """
+
+    def __init__(
+        self,
+        max_resource: int,
+        min_resource: int = 1,
+        reduction_factor: int = 3,
+        num_brackets: int | None = None,
+        max_trials: int | None = None,
+    ) -> None:
+        super().__init__(max_resource, min_resource, reduction_factor, max_trials)
+        if num_brackets is not None:
+            require_integer("num_brackets", num_brackets, 1)
+            if num_brackets > len(self.levels):
+                raise ConfigError(
+                    f"must be <= {len(self.levels)}, one per resource level "
+                    f"({', '.join(map(str, self.levels))})",
+                    key="num_brackets",
+                    value=num_brackets,
+                )
+        self.brackets = tuple(
+            AsyncBracket(s, self.levels[s:], reduction_factor, max_trials)
+            for s in range(num_brackets or len(self.levels))
+        )
 
 
 class AshaScheduler(AsyncHyperbandScheduler):

@@ -139,8 +139,7 @@ class BracketScheduler(Scheduler):
         reduction_factor: int,
         max_trials: int | None,
     ) -> None:
-        if max_trials is not None:
-            require_integer("max_trials", max_trials, 1)
+        check_max_trials(max_trials)
         self.max_resource = max_resource
         self.reduction_factor = reduction_factor
         self.max_trials = max_trials
@@ -192,6 +191,12 @@ class BracketScheduler(Scheduler):
     def _forget_done(self) -> None:
         for number in [n for n, bracket in self._open.items() if bracket.is_done]:
             del self._open[number]
+
+
+def check_max_trials(max_trials: int | None) -> None:
+    """Raise ConfigError unless it is None, for no limit, or a number of trials."""
+    if max_trials is not None:
+        require_integer("max_trials", max_trials, 1)
 
 
 def check_resources(min_resource: int, max_resource: int, reduction_factor: int) -> None:

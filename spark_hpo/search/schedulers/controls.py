@@ -61,6 +61,10 @@ class ControlBracket:
             self.finished.append(self._running.pop(slot.trial_id))
         return []
 
+    def close(self) -> list[int]:
+        """Every trial that was started is still trained to the end."""
+        return []
+
     def agreement(self, rung: int) -> float | None:
         """Return the rank correlation of a rung with the last one, -1..1; None with too few trials."""
         last = len(self._levels) - 1

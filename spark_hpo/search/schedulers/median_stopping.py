@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from spark_hpo.objective import Score
 from spark_hpo.search.scheduler import Scheduler, Slot
-from spark_hpo.search.schedulers.bracket import check_resources
+from spark_hpo.search.schedulers.bracket import check_max_trials, check_resources
 from spark_hpo.search.schedulers.rungs import interval_levels
 from spark_hpo.search.settings import require_integer
 
@@ -44,8 +44,7 @@ class MedianStoppingScheduler(Scheduler):
     ) -> None:
         check_resources(min_resource, max_resource, 2)
         require_integer("num_startup_trials", num_startup_trials, 1)
-        if max_trials is not None:
-            require_integer("max_trials", max_trials, 1)
+        check_max_trials(max_trials)
         self.max_resource = max_resource
         self.max_trials = max_trials
         self.num_startup_trials = num_startup_trials

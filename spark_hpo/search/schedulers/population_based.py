@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from spark_hpo.objective import NO_SCORE, Score
 from spark_hpo.search.scheduler import Scheduler, Slot
-from spark_hpo.search.schedulers.bracket import check_resources
+from spark_hpo.search.schedulers.bracket import check_max_trials, check_resources
 from spark_hpo.search.schedulers.rungs import interval_levels
 from spark_hpo.search.settings import require_integer, require_number
 
@@ -64,8 +64,7 @@ class PopulationBasedScheduler(Scheduler):
     ) -> None:
         check_resources(min_resource, max_resource, 2)
         require_integer("population_size", population_size, 2)
-        if max_trials is not None:
-            require_integer("max_trials", max_trials, 1)
+        check_max_trials(max_trials)
         require_number("quantile", quantile, above=0, high=0.5)
         self.max_resource = max_resource
         self.max_trials = max_trials
