@@ -132,12 +132,10 @@ def fmin(
         storage=storage,
         seed=_seed(rstate),
         parallelism=parallelism,
-        record={
-            "objective": {"metric": "loss", "mode": "min"},
-            "space": {"hyperopt": _space_text(space)},  # a study is not resumed with another space
-            "search": {"sampler": "random", "scheduler": "full", "max_resource": 1},
-            "budget": {"resource": MANY, "seconds": timeout},
-        },
+        timeout=timeout,
+        objective={"metric": "loss", "mode": "min"},
+        # A study is not resumed with another space. Addresses differ between processes.
+        space={"hyperopt": re.sub(r" at 0x[0-9a-f]+", "", str(as_apply(space)))},
         sections=sections,
     )
     earlier = earlier_documents(trials, config.study_dir)
@@ -151,9 +149,11 @@ def fmin(
         TrialsCallback(trials, sampler.labels, config.study_dir),
         TrialLimit(limit),
         StopsCallback(sampler.labels, loss_threshold=loss_threshold, early_stop_fn=early_stop_fn),
-        *_progress(show_progressbar if verbose else False, None if limit == MANY else limit),
-        *callbacks,
     ]
+    if verbose and show_progressbar:
+        bar = default_callback if show_progressbar is True else show_progressbar
+        all_callbacks.append(ProgressCallback(bar, None if limit == MANY else limit))
+    all_callbacks += callbacks
     logger.info("study directory: %s; pass it as `storage` to resume", config.study_dir)
     try:
         run_study(
@@ -187,11 +187,6 @@ def _seed(rstate: Any) -> int | None:
     return int(draw(2**31 - 1))
 
 
-def _space_text(space: Any) -> str:
-    """Return a text that describes a space, equal in every process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", str(as_apply(space)))
-
-
 class _NamedArguments:
     """Calls a function with the entries of a mapping as named arguments."""
 
@@ -214,7 +209,3 @@ def _annotated(fn: Callable[..., Any]) -> tuple[Callable[[Any], Any], dict[str, 
                 f"{label} must be annotated with an expression of hp.* (got {expression!r})"
             )
     return _NamedArguments(fn), space
-
-
-def _progress(bar: bool | Callable[..., Any], total: int | None) -> list[Callback]:
-    return [ProgressCallback(default_callback if bar is True else bar, total)] if bar else []

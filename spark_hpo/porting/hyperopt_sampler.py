@@ -121,7 +121,6 @@ def document_of(
     trial_id: int, params: Params, labels: Sequence[str], *, state: int, result: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a trial as a document of hyperopt's `Trials.trials`."""
-    active = [label for label in labels if label in params]
     return {
         "state": state,
         "tid": trial_id,
@@ -131,8 +130,8 @@ def document_of(
             "tid": trial_id,
             "cmd": ("domain_attachment", "FMinIter_Domain"),
             "workdir": None,
-            "idxs": {label: [trial_id] if label in active else [] for label in labels},
-            "vals": {label: [params[label]] if label in active else [] for label in labels},
+            "idxs": {label: [trial_id] if label in params else [] for label in labels},
+            "vals": {label: [params[label]] if label in params else [] for label in labels},
         },
         "exp_key": None,
         "owner": None,
@@ -145,7 +144,8 @@ def document_of(
 def values_by_label(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of the active labels in a hyperopt document."""
     values = document["misc"]["vals"]
-    return {label: _plain(value[0]) for label, value in values.items() if len(value)}
+    found = {label: value[0] for label, value in values.items() if len(value)}
+    return {label: value.item() if isinstance(value, np.generic) else value for label, value in found.items()}
 
 
 def check_labels(params: Mapping[str, Any], labels: Sequence[str]) -> None:
@@ -157,11 +157,6 @@ def check_labels(params: Mapping[str, Any], labels: Sequence[str]) -> None:
     for label in params:
         if label not in labels:
             raise SpaceError(f"is not a label of the space, which has {', '.join(labels)}", key=label)
-
-
-def _plain(value: Any) -> Any:
-    """Return a numpy scalar as a Python value."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _renumbered(misc: Mapping[str, Any], tid: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hyperopt import Trials
@@ -30,31 +30,29 @@ class TrialsCallback(Callback):
         self.trials = trials
         self._labels = tuple(labels)
         self._url = url
-        ours, self.earlier = _split_documents(trials, url)
+        ours = [document for document in trials._dynamic_trials if _is_of(document, url)]
         self._documents = {int(document["owner"][1]): document for document in ours}
 
     def on_study_start(self, study: RunningStudy) -> None:
-        for trial in study.trials.values():
-            self._write(trial)
-        self.trials.refresh()
+        self._write(*study.trials.values())
 
     def on_trial_start(self, study: RunningStudy, trial: Trial) -> None:
         self._write(trial)
-        self.trials.refresh()
 
     def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         self._write(trial)
-        self.trials.refresh()
 
-    def _write(self, trial: Trial) -> None:
-        document = self._documents.get(trial.trial_id)
-        if document is None:
-            tids = [other["tid"] for other in self.trials._dynamic_trials]
-            document = {"tid": max(tids, default=-1) + 1}
-            self._documents[trial.trial_id] = document
-            self.trials._insert_trial_docs([document])
-        written = hyperopt_document(trial, document["tid"], self._labels)
-        document.update(written, owner=[self._url, trial.trial_id])
+    def _write(self, *trials: Trial) -> None:
+        for trial in trials:
+            document = self._documents.get(trial.trial_id)
+            if document is None:
+                tids = [other["tid"] for other in self.trials._dynamic_trials]
+                document = {"tid": max(tids, default=-1) + 1}
+                self._documents[trial.trial_id] = document
+                self.trials._insert_trial_docs([document])
+            written = hyperopt_document(trial, document["tid"], self._labels)
+            document.update(written, owner=[self._url, trial.trial_id])
+        self.trials.refresh()
 
 
 class StopsCallback(Callback):
@@ -141,27 +139,21 @@ def hyperopt_document(trial: Trial, tid: int, labels: Sequence[str]) -> dict[str
     document = document_of(tid, trial.params, labels, state=state, result=result)
     if state == JOB_STATE_ERROR and trial.failure is not None:
         document["misc"]["error"] = (trial.failure.message.partition(":")[0], trial.failure.traceback)
-    document["book_time"] = _utc(trial.started_at)
-    document["refresh_time"] = _utc(trial.ended_at or trial.started_at)
+    for key, seconds in (
+        ("book_time", trial.started_at),
+        ("refresh_time", trial.ended_at or trial.started_at),
+    ):
+        # As hyperopt writes it: in UTC, without a time zone.
+        document[key] = datetime.datetime.fromtimestamp(seconds, datetime.UTC).replace(tzinfo=None)
     return document
 
 
 def earlier_documents(trials: Trials, url: str) -> list[dict[str, Any]]:
     """Return the documents in `trials` of trials that are not of this study and have a result."""
-    return [document for document in _split_documents(trials, url)[1] if document["state"] == JOB_STATE_DONE]
+    others = [document for document in trials._dynamic_trials if not _is_of(document, url)]
+    return [document for document in others if document["state"] == JOB_STATE_DONE]
 
 
-def _split_documents(trials: Trials, url: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the documents of this study's trials, and all other documents."""
-    ours: list[dict[str, Any]] = []
-    others: list[dict[str, Any]] = []
-    for document in trials._dynamic_trials:
-        owner = document["owner"]
-        is_ours = isinstance(owner, list) and len(owner) == 2 and owner[0] == url
-        (ours if is_ours else others).append(document)
-    return ours, others
-
-
-def _utc(seconds: float) -> datetime.datetime:
-    """Return a time as hyperopt writes it: in UTC, without a time zone."""
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).replace(tzinfo=None)
+def _is_of(document: Mapping[str, Any], url: str) -> bool:
+    owner = document["owner"]
+    return isinstance(owner, list) and len(owner) == 2 and owner[0] == url

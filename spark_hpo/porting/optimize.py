@@ -133,12 +133,9 @@ def optimize(
         storage=storage,
         seed=seed,
         parallelism=parallelism,
-        record={
-            "objective": {"metric": metric, "mode": mode, "also": dict(also)},
-            "space": {"optuna": "chosen by each trial as it runs"},
-            "search": {"sampler": "random", "scheduler": "full", "max_resource": 1},
-            "budget": {"resource": MANY, "seconds": timeout},
-        },
+        timeout=timeout,
+        objective={"metric": metric, "mode": mode, "also": dict(also)},
+        space={"optuna": "chosen by each trial as it runs"},
         sections=sections,
     )
     study_dir = Storage(config.study_dir)

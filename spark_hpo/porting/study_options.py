@@ -30,7 +30,9 @@ def study_config(
     storage: str | os.PathLike[str] | None,
     seed: int | None,
     parallelism: int | None,
-    record: Mapping[str, Any],
+    timeout: float | None,
+    objective: Mapping[str, Any],
+    space: Mapping[str, Any],
     sections: Mapping[str, Any],
 ) -> StudyConfig:
     """Return the configuration of a study each of whose trials is one call of a function.
@@ -39,8 +41,10 @@ def study_config(
         place: the name of the caller, for messages.
         storage: the study directory; None: a new one in `studies/`.
         seed: None: a random one. A study that exists keeps its seed.
-        record: sections of a study file that the caller sets.
-        sections: sections of a study file that override `record`.
+        timeout: seconds after which no new trial starts.
+        objective: the section of a study file.
+        space: a description of it; a study is not resumed with another one.
+        sections: of a study file, which override the others.
 
     Raises:
         ConfigError: with one line per mistake.
@@ -54,18 +58,21 @@ def study_config(
         seed = int(known.config["seed"])
     if parallelism is not None and (isinstance(parallelism, bool) or not isinstance(parallelism, int)):
         raise ConfigError("must be an integer", key="parallelism", value=parallelism)
-    base: dict[str, Any] = {
+    record: dict[str, Any] = {
         "name": name,
         "study_dir": study_dir,
         "seed": int.from_bytes(os.urandom(4)) if seed is None else seed,
         "task": name,
-        "budget": {},
+        "objective": objective,
+        "space": space,
+        "search": {"sampler": "random", "scheduler": "full", "max_resource": 1},
+        "budget": {"resource": MANY, "seconds": timeout},
         # hyperopt and Optuna continue however many objectives fail.
         "stopping": {"max_failed_share": None},
         "resources": {"max_concurrent": parallelism if parallelism and parallelism > 0 else None},
         "mlflow": {"tracking_uri": usual_uri(study_dir)},
     }
-    return build_config(_merged(_merged(base, record), sections), place=place)
+    return build_config(_merged(record, sections), place=place)
 
 
 def _name_of(function: Any) -> str:

@@ -29,9 +29,8 @@ from spark_hpo.report.live_line import duration
 from spark_hpo.report.pictures.curves import curves
 from spark_hpo.report.pictures.front import front
 from spark_hpo.report.pictures.history import history, history_by_resource
-from spark_hpo.report.pictures.importance import importance
 from spark_hpo.report.pictures.parallel import parallel
-from spark_hpo.report.pictures.parameters import parameters
+from spark_hpo.report.pictures.parameters import importance, parameters
 from spark_hpo.report.pictures.rungs import rungs
 from spark_hpo.report.pictures.slots import COLOURS, slots
 from spark_hpo.report.pictures.theme import Picture, count, number

@@ -31,11 +31,6 @@ class StudyState(StrEnum):
     FAILED = "failed"  # an error has ended its driver
     DEAD = "dead"  # its driver is gone without a word: killed, or its machine is
 
-    @property
-    def can_go_on(self) -> bool:
-        """True if `spark-hpo resume` can continue it."""
-        return self not in (StudyState.RUNNING, StudyState.FINISHED)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:

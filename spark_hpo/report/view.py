@@ -12,7 +12,7 @@ from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.leaderboard import leaderboard
 from spark_hpo.report.notebook import first_show_in_cell, in_notebook
 from spark_hpo.report.page import FILE, html_of
-from spark_hpo.report.pictures import curves, front, history, importance, parallel, rungs, slots
+from spark_hpo.report.pictures import curves, front, history, parallel, parameters, rungs, slots
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Trial
@@ -52,7 +52,7 @@ class Plots:
 
     def importance(self) -> go.Figure:
         """Draw how much each parameter matters (PED-ANOVA)."""
-        return importance.importance(self._record).figure
+        return parameters.importance(self._record).figure
 
     def rungs(self) -> go.Figure:
         """Draw how many trials reached each rung, and what happened to them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -34,32 +35,22 @@ def rank_agreement(pairs: Sequence[tuple[T, T]], field: Sequence[T] | None = Non
         return None
     here: list[Any] = [first for first, _ in pairs]
     there: list[Any] = [second for _, second in pairs]
-    x, y = _ranks(_numbered(here, here)), _ranks(_numbered(there, there))
+    x, y = _mean_ranks(here, here), _mean_ranks(there, there)
     if not (x.std() > 0 and y.std() > 0):
         return None
     r = float(np.corrcoef(x, y)[0, 1])
     if field is None or len(field) <= len(pairs):
         return r
-    everything = set(here).union(field)
-    selected, ordered = _numbered(here, everything), np.sort(_numbered(field, everything))
     # Quantiles of the pairs in the field, 0..1. The deviation of uniform quantiles is sqrt(1/12).
-    positions = (np.searchsorted(ordered, selected) + np.searchsorted(ordered, selected, side="right")) / 2
-    spread = float((positions / len(ordered)).std()) * math.sqrt(12)
+    spread = float(((_mean_ranks(here, field) + 0.5) / len(field)).std()) * math.sqrt(12)
     if spread <= 0:
         return None
     ratio = r / min(spread, 1.0)
     return ratio / math.sqrt(1 - r * r + ratio * ratio)
 
 
-def _numbered(values: Iterable[Any], among: Iterable[Any]) -> Array:
-    """Return each value's index among the sorted distinct values; ranks depend on nothing else."""
-    numbers = {value: number for number, value in enumerate(sorted(set(among)))}
-    return np.array([numbers[value] for value in values], dtype=float)
-
-
-def _ranks(values: Array) -> Array:
-    """Return ranks from 0; equal values share their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    mean: Array = (last - (counts + 1) / 2)[inverse.reshape(-1)]
-    return mean
+def _mean_ranks(values: Iterable[Any], among: Iterable[Any]) -> Array:
+    """Return the rank from 0 of each value among others; equal values share their mean rank."""
+    ordered = sorted(among)
+    ranks = [(bisect_left(ordered, value) + bisect_right(ordered, value) - 1) / 2 for value in values]
+    return np.array(ranks)

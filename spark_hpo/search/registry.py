@@ -21,8 +21,7 @@ from spark_hpo.search.samplers.optuna_samplers import (
     Nsga2Sampler,
     OptunaTpeSampler,
 )
-from spark_hpo.search.samplers.random import RandomSampler
-from spark_hpo.search.samplers.sobol import SobolSampler
+from spark_hpo.search.samplers.random import RandomSampler, SobolSampler
 from spark_hpo.search.samplers.tpe import TpeSampler
 from spark_hpo.search.samplers.transfer import Knowledge
 from spark_hpo.search.samplers.wrappers import (
@@ -34,11 +33,13 @@ from spark_hpo.search.samplers.wrappers import (
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.schedulers.asha import AshaScheduler, AsyncHyperbandScheduler
-from spark_hpo.search.schedulers.full import FullScheduler
-from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
 from spark_hpo.search.schedulers.median_stopping import MedianStoppingScheduler
 from spark_hpo.search.schedulers.population_based import PopulationBasedScheduler
-from spark_hpo.search.schedulers.successive_halving import SuccessiveHalvingScheduler
+from spark_hpo.search.schedulers.synchronous import (
+    FullScheduler,
+    HyperbandScheduler,
+    SuccessiveHalvingScheduler,
+)
 from spark_hpo.search.settings import require_integer
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.hyperopt_space import from_hyperopt, is_hyperopt

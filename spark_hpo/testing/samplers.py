@@ -79,6 +79,12 @@ class SamplerContract:
                     events.append(("tell", reported, (resource, loss, others)))
         return sampler, events
 
+    def play(self, sampler: Sampler, trial_id: int, params: Params, *losses: float) -> None:
+        """Start a trial and report these losses, or its own."""
+        sampler.start(trial_id, params)
+        loss, *others = losses or self.losses(params, trial_id)
+        sampler.tell(trial_id, resource=1, loss=loss, others=tuple(others))
+
     def test_ask_returns_plain_json_that_fits_the_space(self) -> None:
         _, events = self.run()
         for params in [what for event, _, what in events if event == "start"]:
@@ -116,9 +122,8 @@ class SamplerContract:
         for trial_id in range(30):
             params = sampler.ask(trial_id)
             SPACE.validate(params)
-            sampler.start(trial_id, params)
-            loss, others = math.nan if trial_id % 2 else math.inf, (math.inf,) * (self.num_objectives - 1)
-            sampler.tell(trial_id, resource=1, loss=loss, others=others)
+            further = (math.inf,) * (self.num_objectives - 1)
+            self.play(sampler, trial_id, params, math.nan if trial_id % 2 else math.inf, *further)
         SPACE.validate(sampler.ask(30))
 
     def test_proposals_differ_while_no_trial_reports(self) -> None:
@@ -133,19 +138,15 @@ class SamplerContract:
         sampler = self.build(SPACE, 1)
         rng = np.random.default_rng(5)
         for trial_id in range(30):
-            params = SPACE.sample(rng)
-            sampler.start(trial_id, params)
-            loss, *others = self.losses(params, trial_id)
-            sampler.tell(trial_id, resource=1, loss=loss, others=tuple(others))
+            self.play(sampler, trial_id, SPACE.sample(rng))
         SPACE.validate(sampler.ask(30))
 
     def test_tell_accepts_losses_of_further_objectives(self) -> None:
         sampler = self.build(SPACE, 1)
         for trial_id in range(30):
             params = sampler.ask(trial_id)
-            sampler.start(trial_id, params)
-            others = (-math.log(params["lr"]), 1.0)
-            sampler.tell(trial_id, resource=1, loss=self.losses(params, trial_id)[0], others=others)
+            first, further = self.losses(params, trial_id)[0], (-math.log(params["lr"]), 1.0)
+            self.play(sampler, trial_id, params, first, *further)
         SPACE.validate(sampler.ask(30))
 
     def test_constraints_hold_if_it_handles_them(self) -> None:
@@ -156,9 +157,7 @@ class SamplerContract:
         for trial_id in range(30):
             params = sampler.ask(trial_id)
             assert space.allows(params)
-            sampler.start(trial_id, params)
-            loss, *others = self.losses(params, trial_id)
-            sampler.tell(trial_id, resource=1, loss=loss, others=tuple(others))
+            self.play(sampler, trial_id, params)
 
     def test_global_random_generator_is_not_used(self) -> None:
         np.random.seed(0)
@@ -178,8 +177,7 @@ class SamplerContract:
         space = Space.from_config(config)
         sampler = self.build(space, 1)
         for trial_id in range(1 if space.grid_size(1) == 1 else 2):
-            sampler.start(trial_id, space.validate(sampler.ask(trial_id)))
-            sampler.tell(trial_id, resource=1, loss=1.0, others=(1.0,))
+            self.play(sampler, trial_id, space.validate(sampler.ask(trial_id)), 1.0, 1.0)
 
 
 def is_plain_json(value: Any) -> bool:

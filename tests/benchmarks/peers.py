@@ -24,7 +24,7 @@ from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.explorers.perturbation import PerturbationExplorer
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
-from spark_hpo.search.schedulers.full import FullScheduler
+from spark_hpo.search.schedulers.synchronous import FullScheduler
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.parameter import Choice, Uniform
 from spark_hpo.trial import Params

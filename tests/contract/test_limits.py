@@ -16,7 +16,7 @@ from spark_hpo.search.pareto import Penalty, pareto_ranks
 from spark_hpo.search.registry import SAMPLERS, SCHEDULERS, build_sampler, build_scheduler
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Slot
-from spark_hpo.search.schedulers.full import FullScheduler
+from spark_hpo.search.schedulers.synchronous import FullScheduler
 from spark_hpo.search.space import Space
 from spark_hpo.search.stopping import NoImprovement, RegretBound, TargetReached
 from spark_hpo.study_dir.journal import EventKind, Journal

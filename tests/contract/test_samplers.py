@@ -21,8 +21,7 @@ from spark_hpo.search.samplers.optuna_samplers import (
     Nsga2Sampler,
     OptunaTpeSampler,
 )
-from spark_hpo.search.samplers.random import RandomSampler
-from spark_hpo.search.samplers.sobol import SobolSampler
+from spark_hpo.search.samplers.random import RandomSampler, SobolSampler
 from spark_hpo.search.samplers.tpe import TpeSampler
 from spark_hpo.search.samplers.wrappers import ConstrainedSampler, EnqueuedSampler
 from spark_hpo.search.space import Space

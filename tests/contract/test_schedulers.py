@@ -5,12 +5,14 @@ from __future__ import annotations
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.schedulers.asha import AshaScheduler, AsyncHyperbandScheduler
-from spark_hpo.search.schedulers.full import FullScheduler
-from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
 from spark_hpo.search.schedulers.median_stopping import MedianStoppingScheduler
 from spark_hpo.search.schedulers.population_based import PopulationBasedScheduler
 from spark_hpo.search.schedulers.staged import StagedScheduler
-from spark_hpo.search.schedulers.successive_halving import SuccessiveHalvingScheduler
+from spark_hpo.search.schedulers.synchronous import (
+    FullScheduler,
+    HyperbandScheduler,
+    SuccessiveHalvingScheduler,
+)
 from spark_hpo.testing import SchedulerContract
 
 

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from threading import Thread
-from types import TracebackType
 from typing import Any
 
 from py4j.protocol import Py4JError
@@ -55,9 +54,7 @@ class ShutdownHold:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._is_ending:
             atexit.register(self._release)  # output that is still to come passes through the JVM
         else:

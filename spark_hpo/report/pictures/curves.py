@@ -17,6 +17,7 @@ from spark_hpo.report.pictures.theme import (
     Picture,
     count,
     draw,
+    joined,
     number,
     outliers,
     plain,
@@ -97,26 +98,19 @@ def _choice(trials: Sequence[Trial]) -> list[Trial]:
 def _lines(
     trials: Sequence[Trial], metric: str, name: str, colour: str, opacity: float, unit: str
 ) -> dict[str, Any]:
-    """Return many curves as one trace, with a gap after each. A curve of one point is a dot."""
-    x: list[int | None] = []
-    y: list[float | None] = []
-    labels: list[str] = []
-    for trial in trials:
-        points = thinned(_points(trial, metric), MAX_POINTS)
-        x += [*(resource for resource, _ in points), None]
-        y += [*(float(f"{value:.5g}") for _, value in points), None]
-        labels += [f"trial {trial.trial_id}"] * (len(points) + 1)
-    is_dotted = any(len(_points(trial, metric)) == 1 for trial in trials)
+    """Return many curves as one trace. A curve of one point is a dot."""
+    points = {trial.trial_id: thinned(_points(trial, metric), MAX_POINTS) for trial in trials}
+    is_dotted = any(len(some) == 1 for some in points.values())
     return {
-        "x": x,
-        "y": y,
-        "text": labels,
+        **joined(
+            (f"trial {i}", [resource for resource, _ in some], [float(f"{value:.5g}") for _, value in some])
+            for i, some in points.items()
+        ),
         "mode": "lines+markers" if is_dotted else "lines",
         "name": name,
         "opacity": opacity,
         "line": _line(colour, 1.3),
         "marker": {"size": 4, "color": colour},
-        "connectgaps": False,
         "hovertemplate": f"%{{text}}, %{{x}} {unit}: %{{y:.5g}}<extra></extra>",
     }
 

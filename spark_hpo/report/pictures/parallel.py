@@ -10,7 +10,17 @@ from typing import Any
 
 from spark_hpo.report.leaderboard import value
 from spark_hpo.report.pictures.columns import Column, by_importance, columns_of, measured
-from spark_hpo.report.pictures.theme import ACCENT, Picture, colours, count, draw, number, plain, thinned
+from spark_hpo.report.pictures.theme import (
+    ACCENT,
+    Picture,
+    colours,
+    count,
+    draw,
+    joined,
+    number,
+    plain,
+    thinned,
+)
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.trial import Trial
 
@@ -105,22 +115,14 @@ def _lines(
     opacity: float,
     width: float = 1.2,
 ) -> dict[str, Any]:
-    x: list[int | None] = []
-    y: list[float | None] = []
-    labels: list[str] = []
-    for trial in trials:
-        x += [*range(len(scales)), None]
-        y += [*(round(scale.places.get(trial.trial_id, _MISSING), 4) for scale in scales), None]
-        labels += [f"trial {trial.trial_id}"] * (len(scales) + 1)
+    axes = range(len(scales))
+    places = {i: [round(s.places.get(i, _MISSING), 4) for s in scales] for i in (t.trial_id for t in trials)}
     return {
-        "x": x,
-        "y": y,
-        "text": labels,
+        **joined((f"trial {i}", axes, y) for i, y in places.items()),
         "mode": "lines",
         "name": name,
         "line": {"color": colour, "width": width},
         "opacity": opacity,
-        "connectgaps": False,
         "hovertemplate": "%{text}<extra></extra>",
     }
 

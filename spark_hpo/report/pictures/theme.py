@@ -120,6 +120,18 @@ def outliers(how_many: int) -> str:
     return f" {count(how_many, 'outlier')} outside of the initial view." if how_many else ""
 
 
+def joined(curves: Iterable[tuple[str, Sequence[float], Sequence[float]]]) -> dict[str, Any]:
+    """Return many curves, (label, x, y), as one trace, with a gap after each."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    labels: list[str] = []
+    for label, some_x, some_y in curves:
+        x += [*some_x, None]
+        y += [*some_y, None]
+        labels += [label] * (len(some_x) + 1)
+    return {"x": x, "y": y, "text": labels, "connectgaps": False}
+
+
 def thinned(items: Sequence[T], most: int) -> list[T]:
     """Return at most `most` of the items, evenly spread, including the first and the last."""
     if len(items) <= most:

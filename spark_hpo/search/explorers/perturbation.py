@@ -29,8 +29,6 @@ class PerturbationExplorer(Explorer):
     resampled or kept.
 
     Args:
-        space: the search space.
-        seed: of the study.
         parameters: names of those that may change, like `optimizer.momentum`; None: all continuous numbers.
         perturbation: step, as a share of the range, > 0 and <= 0.5.
         resample_probability: 0..1.

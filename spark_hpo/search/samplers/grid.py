@@ -24,7 +24,6 @@ class GridSampler(Sampler):
         size -> 6;  ask(0) -> point 0; start(0, point 0);  ask(1) -> point 1; ...;  ask(6) -> SpaceError
 
     Args:
-        space: the search space.
         seed: ignored; a grid has no randomness.
         resolution: maximum number of values per number; see `Uniform.grid` and `Normal.grid`. All options
             of a choice are used.

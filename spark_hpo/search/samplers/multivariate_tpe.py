@@ -64,8 +64,6 @@ class MultivariateTpeSampler(Sampler):
     - **Valid.** Candidates that violate a constraint of the space, or were tried before, are skipped.
 
     Args:
-        space: the search space.
-        seed: of the study.
         num_startup_trials: trials that have to report before the first proposal of the model.
         num_candidates: draws from l(x); the best one is proposed.
         enough: results that a level needs before it is used.

@@ -50,8 +50,6 @@ class OptunaSampler(Sampler, ABC):
       (`Nsga2Sampler`, `OptunaTpeSampler`).
 
     Args:
-        space: the search space.
-        seed: of the study.
         enough: results that a level needs before it is used.
         num_objectives: number of losses to learn from.
     """
@@ -67,7 +65,10 @@ class OptunaSampler(Sampler, ABC):
 
     def __post_init__(self) -> None:
         require_integer("enough", self.enough, 2)
-        self._optuna = import_optuna()
+        _require("optuna")
+        import optuna  # takes half a second
+
+        self._optuna: Any = optuna
         self._axes = Axes(self.space)
         self._history = History()
         self._rows: dict[int, Array] = {}
@@ -304,14 +305,6 @@ def parameters_of(optuna: Any, axes: Axes, row: Array) -> tuple[dict[str, Any], 
             distributions[str(i)] = optuna.distributions.FloatDistribution(0.0, 1.0)
             values[str(i)] = float(row[i])
     return distributions, values
-
-
-def import_optuna() -> Any:
-    """Import Optuna, which takes half a second."""
-    _require("optuna")
-    import optuna
-
-    return optuna
 
 
 def _require(package: str) -> None:

@@ -41,8 +41,6 @@ class TpeSampler(Sampler):
       weight to older ones.
 
     Args:
-        space: the search space.
-        seed: of the study.
         num_startup_trials: trials that have to report before the first proposal of the model.
         num_candidates: draws from l(x); the best one is proposed.
     """

@@ -13,9 +13,8 @@ from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Mode
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
-from spark_hpo.search.schedulers.full import FullScheduler
-from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
 from spark_hpo.search.schedulers.staged import StagedScheduler
+from spark_hpo.search.schedulers.synchronous import FullScheduler, HyperbandScheduler
 from spark_hpo.search.space import Space
 from spark_hpo.study import Search
 from spark_hpo.study_dir.definition import Definition

@@ -11,9 +11,8 @@ from spark_hpo.report.pictures import parallel as parallel_module
 from spark_hpo.report.pictures.curves import curves
 from spark_hpo.report.pictures.front import front
 from spark_hpo.report.pictures.history import history, history_by_resource
-from spark_hpo.report.pictures.importance import importance
 from spark_hpo.report.pictures.parallel import parallel
-from spark_hpo.report.pictures.parameters import MAX_PARAMETERS, parameters
+from spark_hpo.report.pictures.parameters import MAX_PARAMETERS, importance, parameters
 from spark_hpo.report.pictures.rungs import rungs
 from spark_hpo.report.pictures.slots import slots
 from spark_hpo.report.pictures.theme import Picture, thinned, view

@@ -14,7 +14,7 @@ from spark_hpo.errors import ConfigError
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.explorers.bandit import BanditExplorer
 from spark_hpo.search.explorers.perturbation import PerturbationExplorer
-from spark_hpo.search.samplers.sobol import SobolSampler
+from spark_hpo.search.samplers.random import SobolSampler
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.schedulers.population_based import PopulationBasedScheduler
 from spark_hpo.search.space import Space

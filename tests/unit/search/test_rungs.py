@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from spark_hpo.objective import NO_SCORE, Score
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.schedulers.bracket import Bracket
-from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
 from spark_hpo.search.schedulers.rungs import (
     Rounding,
     Rung,
@@ -20,7 +19,7 @@ from spark_hpo.search.schedulers.rungs import (
     planned_resource,
     resource_levels,
 )
-from spark_hpo.search.schedulers.successive_halving import SuccessiveHalvingScheduler
+from spark_hpo.search.schedulers.synchronous import HyperbandScheduler, SuccessiveHalvingScheduler
 
 
 def sizes(brackets: tuple[tuple[Rung, ...], ...]) -> list[list[int]]:

@@ -14,8 +14,7 @@ from spark_hpo.search.registry import SCHEDULERS, build_sampler, build_scheduler
 from spark_hpo.search.samplers.grid import GridSampler
 from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.samplers.tpe import TpeSampler
-from spark_hpo.search.schedulers.full import FullScheduler
-from spark_hpo.search.schedulers.hyperband import HyperbandScheduler
+from spark_hpo.search.schedulers.synchronous import FullScheduler, HyperbandScheduler
 from spark_hpo.search.space import Space
 
 CONFIG = {"x": {"type": "uniform", "low": 0, "high": 1}}

@@ -23,7 +23,7 @@ from spark_hpo.errors import (
 )
 from spark_hpo.search.registry import build_explorer
 from spark_hpo.search.scheduler import Slot
-from spark_hpo.search.schedulers.full import FullScheduler
+from spark_hpo.search.schedulers.synchronous import FullScheduler
 from spark_hpo.search.stopping import TargetReached
 from spark_hpo.study import Budget, Study
 from spark_hpo.study.dispatch import DispatchPolicy
