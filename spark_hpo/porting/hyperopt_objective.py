@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 RESULT = "result"  # the note that holds the returned mapping
 
 
+@dataclass(eq=False)
 class HyperoptObjective:
     """Calls an objective with the point of the space that the trial's values select, as hyperopt does."""
 
-    def __init__(self, function: Callable[[Any], Any], space: Any) -> None:
-        self.wrapped_function = function
-        self.space = space
+    wrapped_function: Callable[[Any], Any]
+    space: Any
 
     def __call__(self, ctx: TrainContext) -> None:
         domain = domain_of(self.space, self.wrapped_function)

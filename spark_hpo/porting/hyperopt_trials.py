@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hyperopt import Trials
@@ -17,20 +18,16 @@ from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Report, Trial, TrialState
 
 
+@dataclass(eq=False)
 class TrialsCallback(Callback):
-    """Writes the study's trials into a hyperopt Trials object.
+    """Writes the study's trials into a hyperopt Trials object, after those of an earlier search."""
 
-    Args:
-        trials: the object; trials of an earlier search stay in it, before the study's.
-        labels: of the space.
-        url: of the study; marks its trials, so that a resumed search recognises them.
-    """
+    trials: Trials
+    labels: Sequence[str]  # of the space
+    url: str  # of the study; marks its trials, so that a resumed search recognises them
 
-    def __init__(self, trials: Trials, labels: Sequence[str], url: str) -> None:
-        self.trials = trials
-        self._labels = tuple(labels)
-        self._url = url
-        ours = [document for document in trials._dynamic_trials if _is_of(document, url)]
+    def __post_init__(self) -> None:
+        ours = [document for document in self.trials._dynamic_trials if _is_of(document, self.url)]
         self._documents = {int(document["owner"][1]): document for document in ours}
 
     def on_study_start(self, study: RunningStudy) -> None:
@@ -50,30 +47,22 @@ class TrialsCallback(Callback):
                 document = {"tid": max(tids, default=-1) + 1}
                 self._documents[trial.trial_id] = document
                 self.trials._insert_trial_docs([document])
-            written = hyperopt_document(trial, document["tid"], self._labels)
-            document.update(written, owner=[self._url, trial.trial_id])
+            written = hyperopt_document(trial, document["tid"], self.labels)
+            document.update(written, owner=[self.url, trial.trial_id])
         self.trials.refresh()
 
 
+@dataclass(eq=False)
 class StopsCallback(Callback):
-    """Stops a study as hyperopt's `fmin` does: at a loss, or by the user's rule.
+    """Stops a study as hyperopt's `fmin` does: at a loss, or by the user's rule."""
 
-    Args:
-        loss_threshold: the study stops when a trial has a loss below this.
-        early_stop_fn: `(trials, *state) -> (stop, state)`, called after each trial that has a loss, with all
-            trials that have ended, in the order in which they ended.
-    """
+    labels: Sequence[str]  # of the space
+    loss_threshold: float | None = None  # the study stops when a trial has a loss below this
+    early_stop_fn: Callable[..., tuple[bool, Sequence[Any]]] | None = None
+    """`(trials, *state) -> (stop, state)`, called after each trial that has a loss, with all trials that have
+    ended, in the order in which they ended."""
 
-    def __init__(
-        self,
-        labels: Sequence[str],
-        *,
-        loss_threshold: float | None = None,
-        early_stop_fn: Callable[..., tuple[bool, Sequence[Any]]] | None = None,
-    ) -> None:
-        self._labels = tuple(labels)
-        self._loss_threshold = loss_threshold
-        self._early_stop_fn = early_stop_fn
+    def __post_init__(self) -> None:
         self._state: Sequence[Any] = []
         self._ended = Trials()
 
@@ -88,33 +77,30 @@ class StopsCallback(Callback):
     def _check(self, study: RunningStudy, trial: Trial) -> None:
         if trial.failure is not None:
             return
-        if self._loss_threshold is not None and trial.loss < self._loss_threshold:
+        if self.loss_threshold is not None and trial.loss < self.loss_threshold:
             study.stop("loss_threshold")
-        if self._early_stop_fn is not None:
-            self._ended._insert_trial_docs([hyperopt_document(trial, trial.trial_id, self._labels)])
+        if self.early_stop_fn is not None:
+            self._ended._insert_trial_docs([hyperopt_document(trial, trial.trial_id, self.labels)])
             self._ended.refresh()
-            should_stop, self._state = self._early_stop_fn(self._ended, *self._state)
+            should_stop, self._state = self.early_stop_fn(self._ended, *self._state)
             if should_stop:
                 study.stop("early_stop_fn")
 
 
+@dataclass(eq=False)
 class ProgressCallback(Callback):
-    """Shows hyperopt's progress bar, or the user's.
+    """Shows hyperopt's progress bar, or the user's."""
 
-    Args:
-        bar: `(initial, total) -> context manager`, as for hyperopt's `show_progressbar`.
-        total: trials of the search; None: no limit.
-    """
+    bar: Callable[..., Any]  # `(initial, total) -> context manager`, as for hyperopt's `show_progressbar`
+    total: int | None  # trials of the search; None: no limit
 
-    def __init__(self, bar: Callable[..., Any], total: int | None) -> None:
-        self._bar = bar
-        self._total = total
+    def __post_init__(self) -> None:
         self._open: Any = None
         self._progress: Any = None
 
     def on_study_start(self, study: RunningStudy) -> None:
         ended = sum(trial.ended_at is not None for trial in study.trials.values())
-        self._open = self._bar(initial=ended, total=self._total)
+        self._open = self.bar(initial=ended, total=self.total)
         self._progress = self._open.__enter__()
 
     def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:

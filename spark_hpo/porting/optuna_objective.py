@@ -6,6 +6,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -25,33 +26,19 @@ if TYPE_CHECKING:
     from spark_hpo.train.context import TrainContext
 
 
+@dataclass(eq=False)
 class OptunaObjective:
     """Calls an objective, `suggest_*` of whose trial return the parameters that the driver has proposed.
 
     The parameters that the objective has asked for, its intermediate values and its user attributes become
     the trial's parameters, learning curve and notes.
-
-    Args:
-        function: `objective(trial)`, as for Optuna's `study.optimize`.
-        directions: "minimize" or "maximize", for each value.
-        pruner: decides on the executor, from this trial and the trials that have ended.
-        storage: of the study directory.
-        name: of the study; Optuna's HyperbandPruner derives brackets from it.
     """
 
-    def __init__(
-        self,
-        function: Callable[[optuna.Trial], float | Sequence[float]],
-        directions: Sequence[str],
-        pruner: BasePruner,
-        storage: Storage,
-        name: str,
-    ) -> None:
-        self.wrapped_function = function
-        self.directions = tuple(directions)
-        self.pruner = pruner
-        self.storage = storage
-        self.name = name
+    wrapped_function: Callable[[optuna.Trial], float | Sequence[float]]  # as for Optuna's `study.optimize`
+    directions: tuple[str, ...]  # "minimize" or "maximize", for each value
+    pruner: BasePruner  # decides on the executor, from this trial and the trials that have ended
+    storage: Storage  # of the study directory
+    name: str  # of the study; Optuna's HyperbandPruner derives brackets from it
 
     def __call__(self, ctx: TrainContext) -> None:
         study = quiet_study(
@@ -111,12 +98,12 @@ def metrics_of(directions: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"value_{i}" for i in range(len(directions)))
 
 
+@dataclass(eq=False)
 class _ProposalSampler(BaseSampler):
     """Returns the driver's proposals, and a random value where there is none or it does not fit."""
 
-    def __init__(self, params: Mapping[str, Any], seed: int) -> None:
-        self._params = params
-        self._seed = seed
+    params: Mapping[str, Any]
+    seed: int
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
@@ -129,9 +116,9 @@ class _ProposalSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        if param_name in self._params and _is_valid(self._params[param_name], param_distribution):
-            return self._params[param_name]
-        random = RandomSampler(seed=zlib.crc32(param_name.encode(), self._seed))
+        if param_name in self.params and _is_valid(self.params[param_name], param_distribution):
+            return self.params[param_name]
+        random = RandomSampler(seed=zlib.crc32(param_name.encode(), self.seed))
         return random.sample_independent(study, trial, param_name, param_distribution)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optuna.pruners import BasePruner
@@ -117,13 +118,13 @@ class Peers:
         self._study._storage.create_new_trial(self._study._study_id)
 
 
+@dataclass(eq=False)
 class PeersPruner(BasePruner):
     """A pruner that sees the ended trials before it decides."""
 
-    def __init__(self, pruner: BasePruner, peers: Peers) -> None:
-        self._pruner = pruner
-        self._peers = peers
+    pruner: BasePruner
+    peers: Peers
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        self._peers.refresh()
-        return self._pruner.prune(study, trial)
+        self.peers.refresh()
+        return self.pruner.prune(study, trial)

@@ -7,6 +7,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ USER_ATTRS, SYSTEM_ATTRS, STATE = "user_attrs", "system_attrs", "state"
 """Names of the notes in which a trial records its Optuna trial: see `frozen_trial`."""
 
 
+@dataclass(eq=False)
 class OptunaDefineByRunSampler(Sampler):
     """Proposes a value for each parameter that an earlier trial has asked for.
 
@@ -35,28 +37,17 @@ class OptunaDefineByRunSampler(Sampler):
     - **Running** trials are running trials for Optuna too, with their proposals as parameters.
     - **When a study is resumed**, Optuna's sampler proposes for each started trial again, with the same seed,
       which restores the state that samplers such as CMA-ES and NSGA-II keep in their trials.
-
-    Args:
-        sampler: Optuna's. Its random generators are reseeded for each proposal.
-        seed: of the study.
-        directions: "minimize" or "maximize", for each objective.
-        enqueue: parameters of trials that run before all others; a trial may have only some of them.
     """
 
     is_define_by_run = True
 
-    def __init__(
-        self,
-        sampler: BaseSampler,
-        seed: int,
-        *,
-        directions: Sequence[str] = ("minimize",),
-        enqueue: Sequence[Params] = (),
-    ) -> None:
-        self._sampler = sampler
-        self.seed = seed
-        self._enqueued = tuple(enqueue)
-        self._study = quiet_study(directions=directions)
+    sampler: BaseSampler  # its random generators are reseeded for each proposal
+    seed: int
+    directions: Sequence[str] = ("minimize",)  # or "maximize", for each objective
+    enqueue: Sequence[Params] = ()  # of trials that run before all others; a trial may have only some of them
+
+    def __post_init__(self) -> None:
+        self._study = quiet_study(directions=self.directions)
         self._distributions: dict[str, Any] = {}  # by name, of all parameters so far
         self._asked: tuple[int, Trial] | None = None  # proposed, but not started
         self._running: dict[int, Trial] = {}
@@ -67,7 +58,7 @@ class OptunaDefineByRunSampler(Sampler):
         if self._asked is None or self._asked[0] != trial_id:
             self._forget_asked()
             self._asked = trial_id, self._ask_optuna(trial_id)
-        given = self._enqueued[trial_id] if trial_id < len(self._enqueued) else {}
+        given = self.enqueue[trial_id] if trial_id < len(self.enqueue) else {}
         return {**self._asked[1].params, **given}
 
     def start(self, trial_id: int, params: Params) -> None:
@@ -99,7 +90,7 @@ class OptunaDefineByRunSampler(Sampler):
 
     def _ask_optuna(self, trial_id: int) -> Trial:
         seed = int(np.random.SeedSequence((self.seed, trial_id)).generate_state(1)[0])
-        self._study.sampler = reseeded(self._sampler, seed)
+        self._study.sampler = reseeded(self.sampler, seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about Optuna's experimental features
             return self._study.ask(fixed_distributions=self._distributions)

@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,11 @@ def _merged(record: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
+@dataclass(eq=False)
 class TrialLimit(Callback):
     """Stops a study once it has this many trials, in whatever state, as `max_evals` and `n_trials` do."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    limit: int
 
     def on_study_start(self, study: RunningStudy) -> None:
         self._count(study)
@@ -102,5 +103,5 @@ class TrialLimit(Callback):
         self._count(study)
 
     def _count(self, study: RunningStudy) -> None:
-        if len(study.trials) >= self._limit:
+        if len(study.trials) >= self.limit:
             study.stop("trials")

@@ -35,13 +35,9 @@ class StoppingRule(Protocol):
 
 @dataclass(eq=False)
 class TargetReached(StoppingRule):
-    """Ends the search when a feasible trial reaches a loss.
+    """Ends the search when a feasible trial reaches a loss."""
 
-    Args:
-        loss: to reach, at any resource; the negative of a metric that is maximised.
-    """
-
-    loss: float
+    loss: float  # to reach, at any resource; the negative of a metric that is maximised
 
     def __post_init__(self) -> None:
         require_number("target", self.loss)
@@ -59,16 +55,11 @@ class NoImprovement(StoppingRule):
     """Ends the search after a number of fully trained trials without an improvement.
 
     Trials that were stopped early do not count, because most schedulers stop most trials.
-
-    Args:
-        max_resource: epochs of a fully trained trial.
-        num_trials: fully trained trials without an improvement.
-        min_improvement: by which a loss must be lower to count as an improvement.
     """
 
-    max_resource: int
-    num_trials: int
-    min_improvement: float = 0.0
+    max_resource: int  # epochs of a fully trained trial
+    num_trials: int  # fully trained trials without an improvement
+    min_improvement: float = 0.0  # by which a loss must be lower to count as an improvement
 
     def __post_init__(self) -> None:
         require_integer("no_improvement", self.num_trials, 1)
@@ -91,15 +82,10 @@ class NoImprovement(StoppingRule):
 
 @dataclass(eq=False)
 class CostSpent(StoppingRule):
-    """Ends the search when busy slots have cost an amount of money. Idle slots do not count.
+    """Ends the search when busy slots have cost an amount of money. Idle slots do not count."""
 
-    Args:
-        limit: in the currency of the price.
-        price_per_slot_hour: of one slot: of all ranks of a trial together.
-    """
-
-    limit: float
-    price_per_slot_hour: float
+    limit: float  # in the currency of the price
+    price_per_slot_hour: float  # of one slot: of all ranks of a trial together
 
     def __post_init__(self) -> None:
         require_number("cost", self.limit, above=0)
@@ -122,16 +108,11 @@ class RegretBound(StoppingRule):
     draws from such a tail, the expected minimum improves by scale x ln 2. This is what random draws from the
     current distribution of proposals would gain; a sampler that still learns gains more, and one that has
     converged gains less. It is a heuristic, not a guarantee.
-
-    Args:
-        max_resource: epochs of a fully trained trial.
-        bound: of the expected gain, in units of the loss, > 0.
-        num_trials: fully trained trials before the rule can end the search, >= 10.
     """
 
-    max_resource: int
-    bound: float
-    num_trials: int = 20
+    max_resource: int  # epochs of a fully trained trial
+    bound: float  # of the expected gain, in units of the loss, > 0
+    num_trials: int = 20  # fully trained trials before the rule can end the search, >= 10
 
     def __post_init__(self) -> None:
         require_integer("num_trials", self.num_trials, 10)

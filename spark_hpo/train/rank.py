@@ -52,16 +52,17 @@ class RankSpec:
     rank_timeout_s: float | None = None  # for a step; None: not watched, as in the driver's own process
 
 
+@dataclass(eq=False)
 class RankSetup:
     """One rank of one assignment: its peers, its data, its settings and its checkpoints."""
 
-    def __init__(
-        self, spec: RankSpec, assignment: Assignment, world: World, devices: Sequence[torch.device]
-    ) -> None:
-        self.spec = spec
-        self.assignment = assignment
-        self.world = world
-        self.devices = devices
+    spec: RankSpec
+    assignment: Assignment
+    world: World
+    devices: Sequence[torch.device]
+
+    def __post_init__(self) -> None:
+        spec, assignment = self.spec, self.assignment
         batch_size = assignment.params.get("batch_size", spec.settings.batch_size)
         self.settings = replace(spec.settings, batch_size=int(batch_size))
         self.table = spec.table
@@ -72,9 +73,9 @@ class RankSetup:
                 self.table = self.table.fold(assignment.fold, spec.folds.folds, spec.seed)
             else:
                 self.table = self.table.for_final()
-        self.checkpoints = AttemptCheckpoints(spec.storage, assignment, world)
+        self.checkpoints = AttemptCheckpoints(spec.storage, assignment, self.world)
         self.coordinator = StepCoordinator(
-            world,
+            self.world,
             spec.storage,
             epochs=spec.settings.checkpoint_epochs,
             seconds=spec.settings.checkpoint_seconds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 
@@ -23,6 +24,7 @@ class Stopped(BaseException):
     """The driver has asked the ranks to stop. Not an Exception: a training function must not catch it."""
 
 
+@dataclass(eq=False)
 class StepCoordinator:
     """Counts the steps of a rank, and saves the state between two steps when the ranks agree to.
 
@@ -34,31 +36,20 @@ class StepCoordinator:
     that 60 s are over -> all ranks save
     """
 
-    def __init__(
-        self,
-        world: World,
-        storage: Storage,
-        *,
-        epochs: int | None = None,
-        seconds: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """
-        Args:
-            epochs: save after this many units of the resource; None: do not.
-            seconds: save after this time, at the end of a step; None: do not.
-        """
+    world: World
+    storage: Storage
+    _: KW_ONLY
+    epochs: int | None = None  # save after this many units of the resource; None: do not
+    seconds: float | None = None  # save after this time, at the end of a step; None: do not
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self.progress = 0  # grows with everything that shows that the rank is at work
-        self._world = world
-        self._storage = storage
-        self._epochs = epochs
-        self._seconds = seconds
-        self._clock = clock
         self._steps = 0
         self._decided_at_step = 0
         self._next_decision_step = 1
-        self._decided_at = self._saved_at = clock()
-        self._checked_stop_at = clock() - _STOP_CHECK_INTERVAL_S
+        self._decided_at = self._saved_at = self.clock()
+        self._checked_stop_at = self.clock() - _STOP_CHECK_INTERVAL_S
 
     def note_progress(self) -> None:
         """Count progress that is less than a step."""
@@ -78,37 +69,37 @@ class StepCoordinator:
     def end_of_pass(self, done: int, save: Callable[[], None]) -> None:
         """Count a unit of the resource, the `done`-th. Every rank must call it."""
         self.progress += 1
-        if self._epochs is not None and done % self._epochs == 0:
+        if self.epochs is not None and done % self.epochs == 0:
             self._carry_out(_SAVE, save)
 
     def _carry_out(self, decision: int, save: Callable[[], None]) -> None:
         if decision != _CONTINUE:
             save()
-            self._saved_at = self._clock()
+            self._saved_at = self.clock()
         if decision == _STOP:
             raise Stopped
 
     def _agree(self) -> int:
         """Return rank 0's decision, and set the step of the next one."""
-        now = self._clock()
+        now = self.clock()
         step_s = (now - self._decided_at) / max(self._steps - self._decided_at_step, 1)
         ahead = _MAX_STEPS_AHEAD
         if step_s > 0:
             ahead = min(max(int(_DECISION_INTERVAL_S / step_s), 1), _MAX_STEPS_AHEAD)
-        message = torch.tensor([self._decide(now), ahead], dtype=torch.int64, device=self._world.device)
-        self._world.broadcast([message])
+        message = torch.tensor([self._decide(now), ahead], dtype=torch.int64, device=self.world.device)
+        self.world.broadcast([message])
         decision, ahead = message.tolist()
         self._decided_at, self._decided_at_step = now, self._steps
         self._next_decision_step = self._steps + ahead
         return int(decision)
 
     def _decide(self, now: float) -> int:
-        if self._world.rank != 0:
+        if self.world.rank != 0:
             return _CONTINUE  # overwritten by rank 0's decision
         if now - self._checked_stop_at >= _STOP_CHECK_INTERVAL_S:
             self._checked_stop_at = now
             with contextlib.suppress(StorageError):  # the next write reports an outage
-                if self._storage.read(layout.STOP) is not None:
+                if self.storage.read(layout.STOP) is not None:
                     return _STOP
-        is_due = self._seconds is not None and now - self._saved_at >= self._seconds
+        is_due = self.seconds is not None and now - self._saved_at >= self.seconds
         return _SAVE if is_due else _CONTINUE

@@ -62,16 +62,12 @@ class BanditExplorer(PerturbationExplorer):
 
     The method is greedy. It does not anticipate parameters that pay off only later, such as a low learning
     rate at the end of a schedule.
-
-    Args:
-        num_startup_segments: improvements before the model is used, >= 2.
-        max_segments: number of the latest improvements to use. The time of a fit grows with its cube.
     """
 
     handles_limits = True
 
-    num_startup_segments: int = 8
-    max_segments: int = 300
+    num_startup_segments: int = 8  # improvements before the model is used, >= 2
+    max_segments: int = 300  # latest improvements to use; the time of a fit grows with its cube
 
     def __post_init__(self) -> None:
         require_integer("num_startup_segments", self.num_startup_segments, 2)

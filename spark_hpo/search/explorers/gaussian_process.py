@@ -40,6 +40,7 @@ class Points:
         )
 
 
+@dataclass(eq=False)
 class TimeVaryingProcess:
     """Exact Gaussian process regression with maximum a posteriori parameters.
 
@@ -47,21 +48,18 @@ class TimeVaryingProcess:
         k((x, t), (x', t')) = variance * exp(-|x - x'|^2 / (2 length^2)) * (1 - omega)^(|t - t'| / 2)
     so older observations count less. Here omega is 1 - exp(-2 forgetting). Columns of a group share a length.
     The cost is n^3: a few milliseconds for a few hundred points.
-
-    Args:
-        points: of the observations.
-        targets: observed values, [points], with mean 0 and deviation 1.
-        groups: 0, 1, ... for each column.
     """
 
-    def __init__(self, points: Points, targets: Array, groups: tuple[int, ...]) -> None:
+    points: Points  # of the observations
+    targets: Array  # observed values, [points], with mean 0 and deviation 1
+    groups: tuple[int, ...]  # 0, 1, ... for each column
+
+    def __post_init__(self) -> None:
         from scipy.optimize import minimize  # slow to import
 
-        self._points = points
-        self._targets = targets
-        self._groups = np.asarray(groups)
+        self._groups = np.asarray(self.groups)
         self._num_lengths = int(self._groups.max(initial=-1)) + 1
-        self._distances = self._distances_of(points, points)
+        self._distances = self._distances_of(self.points, self.points)
         priors = np.array([_VARIANCE, *[_LENGTH] * self._num_lengths, _FORGETTING, _NOISE])
         self._mean, self._deviation = priors.T
         reach = _MAX_DEVIATIONS * self._deviation
@@ -75,7 +73,7 @@ class TimeVaryingProcess:
         )
         self.parameters: Array = fitted.x  # logarithms of variance, lengths, forgetting and noise
         self._factor = self._factor_of(self._covariance(self._distances, self.parameters))
-        self._weights = cho_solve((self._factor, True), targets)
+        self._weights = cho_solve((self._factor, True), self.targets)
 
     def predict(self, points: Points, pending: Points | None = None) -> tuple[Array, Array]:
         """Return mean and standard deviation of the function, without noise.
@@ -83,11 +81,11 @@ class TimeVaryingProcess:
         Args:
             pending: points that are being evaluated. They reduce the deviation, and keep the mean.
         """
-        covariance = self._covariance(self._distances_of(points, self._points), self.parameters)
+        covariance = self._covariance(self._distances_of(points, self.points), self.parameters)
         mean = covariance @ self._weights
         factor = self._factor
         if pending is not None and len(pending):
-            known = self._points.extended(pending)
+            known = self.points.extended(pending)
             factor = self._factor_of(self._covariance(self._distances_of(known, known), self.parameters))
             covariance = self._covariance(self._distances_of(points, known), self.parameters)
         explained = solve_triangular(factor, covariance.T, lower=True)
@@ -98,7 +96,7 @@ class TimeVaryingProcess:
         """Return the negative log posterior of the parameters, which the fit minimises, and its gradient."""
         covariance = self._covariance(self._distances, parameters)
         factor = cholesky(_with_noise(covariance, parameters), lower=True)
-        weights = cho_solve((factor, True), self._targets)
+        weights = cho_solve((factor, True), self.targets)
         # d loss / d p = trace(slope @ dK/dp) / 2; both matrices are symmetric.
         slope = cho_solve((factor, True), np.eye(len(weights))) - np.outer(weights, weights)
         by_covariance = slope * covariance / 2
@@ -109,7 +107,7 @@ class TimeVaryingProcess:
         gradient[-2] = -(by_covariance * self._distances[-1]).sum() * math.exp(parameters[-2])
         gradient[-1] = np.trace(slope) / 2 * math.exp(parameters[-1])
         off = (parameters - self._mean) / self._deviation
-        loss = self._targets @ weights / 2 + np.log(np.diag(factor)).sum() + off @ off / 2
+        loss = self.targets @ weights / 2 + np.log(np.diag(factor)).sum() + off @ off / 2
         return float(loss), gradient + off / self._deviation
 
     def _distances_of(self, a: Points, b: Points) -> list[Array]:

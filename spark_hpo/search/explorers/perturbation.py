@@ -27,19 +27,16 @@ class PerturbationExplorer(Explorer):
     Jaderberg et al. 2017, arXiv:1711.09846. A number is moved up or down by `perturbation` of its range, on
     its logarithmic scale if it has one, or resampled from the space with `resample_probability`. A choice is
     resampled or kept.
-
-    Args:
-        parameters: names of those that may change, like `optimizer.momentum`; None: all continuous numbers.
-        perturbation: step, as a share of the range, > 0 and <= 0.5.
-        resample_probability: 0..1.
     """
 
     space: Space
     seed: int
     _: KW_ONLY
-    parameters: Sequence[str] | None = None
-    perturbation: float = 0.1
-    resample_probability: float = 0.25
+    parameters: Sequence[str] | None = (
+        None  # that may change, such as `optimizer.lr`; None: all continuous ones
+    )
+    perturbation: float = 0.1  # step, as a share of the range, > 0 and <= 0.5
+    resample_probability: float = 0.25  # 0..1
 
     def __post_init__(self) -> None:
         require_number("perturbation", self.perturbation, above=0, high=0.5)

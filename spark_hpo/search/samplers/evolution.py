@@ -32,7 +32,7 @@ class _PopulationSampler(Sampler, ABC):
     space: Space
     seed: int
     _: KW_ONLY
-    population_size: int = 20
+    population_size: int = 20  # number of members, >= 4
 
     def __post_init__(self) -> None:
         require_integer("population_size", self.population_size, _MIN_PARENTS)
@@ -110,15 +110,10 @@ class DifferentialEvolutionSampler(_PopulationSampler):
 
     More robust than a model under noise, with many categories or with more than twenty parameters; otherwise
     slower than TPE.
-
-    Args:
-        population_size: number of members, >= 4.
-        mutation: F, > 0 and <= 2.
-        crossover: probability that a parameter comes from the mutant, 0..1.
     """
 
-    mutation: float = 0.5
-    crossover: float = 0.5
+    mutation: float = 0.5  # F, > 0 and <= 2
+    crossover: float = 0.5  # probability that a parameter comes from the mutant, 0..1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,15 +139,10 @@ class ParticleSwarmSampler(_PopulationSampler):
 
     Kennedy and Eberhart 1995; the defaults are the constriction coefficients of Clerc and Kennedy 2002. The
     velocity of a member is its last step. Positions are clipped to the unit interval.
-
-    Args:
-        population_size: number of members, >= 4.
-        inertia: weight of the last step, 0..1.
-        attraction: weight of either best position, > 0 and <= 4.
     """
 
-    inertia: float = 0.7298
-    attraction: float = 1.4962
+    inertia: float = 0.7298  # weight of the last step, 0..1
+    attraction: float = 1.4962  # weight of either best position, > 0 and <= 4
 
     def __post_init__(self) -> None:
         super().__post_init__()

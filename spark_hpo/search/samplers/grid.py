@@ -22,20 +22,15 @@ class GridSampler(Sampler):
 
     A trace, two options and three values:
         size -> 6;  ask(0) -> point 0; start(0, point 0);  ask(1) -> point 1; ...;  ask(6) -> SpaceError
-
-    Args:
-        seed: ignored; a grid has no randomness.
-        resolution: maximum number of values per number; see `Uniform.grid` and `Normal.grid`. All options
-            of a choice are used.
     """
 
     supports_multiple_objectives = True
     handles_constraints = True
 
     space: Space
-    seed: int = 0
+    seed: int = 0  # ignored; a grid has no randomness
     _: KW_ONLY
-    resolution: int = 5
+    resolution: int = 5  # maximum number of values per number; see `Uniform.grid` and `Normal.grid`
 
     def __post_init__(self) -> None:
         require_integer("resolution", self.resolution, 1)

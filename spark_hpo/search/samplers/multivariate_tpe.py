@@ -62,13 +62,6 @@ class MultivariateTpeSampler(Sampler):
     - **Defaults** of the space are a kernel of weight 2 in l(x), and half of the start-up trials are drawn
       around them. Results soon outweigh this initial guess.
     - **Valid.** Candidates that violate a constraint of the space, or were tried before, are skipped.
-
-    Args:
-        num_startup_trials: trials that have to report before the first proposal of the model.
-        num_candidates: draws from l(x); the best one is proposed.
-        enough: results that a level needs before it is used.
-        gamma: share of trials that are good, > 0 and <= 0.5.
-        random_fraction: share of proposals that ignore the model, 0..1.
     """
 
     supports_multiple_objectives = True
@@ -78,11 +71,11 @@ class MultivariateTpeSampler(Sampler):
     space: Space
     seed: int
     _: KW_ONLY
-    num_startup_trials: int = 10
-    num_candidates: int = 128
-    enough: int = 20
-    gamma: float = 0.15
-    random_fraction: float = 0.1
+    num_startup_trials: int = 10  # that have to report before the first proposal of the model
+    num_candidates: int = 128  # draws from l(x); the best one is proposed
+    enough: int = 20  # results that a level needs before it is used
+    gamma: float = 0.15  # share of trials that are good, > 0 and <= 0.5
+    random_fraction: float = 0.1  # share of proposals that ignore the model, 0..1
 
     def __post_init__(self) -> None:
         require_integer("num_startup_trials", self.num_startup_trials, 0)

@@ -48,10 +48,6 @@ class OptunaSampler(Sampler, ABC):
       study is created, too.
     - **Several objectives** become directions of the Optuna study in the samplers that support them
       (`Nsga2Sampler`, `OptunaTpeSampler`).
-
-    Args:
-        enough: results that a level needs before it is used.
-        num_objectives: number of losses to learn from.
     """
 
     keeps_state: ClassVar[bool] = False  # whether Optuna's sampler stores state with its trials
@@ -60,8 +56,8 @@ class OptunaSampler(Sampler, ABC):
     space: Space
     seed: int
     _: KW_ONLY
-    enough: int = 10
-    num_objectives: int = 1
+    enough: int = 10  # results that a level needs before it is used
+    num_objectives: int = 1  # number of losses to learn from
 
     def __post_init__(self) -> None:
         require_integer("enough", self.enough, 2)
@@ -229,12 +225,9 @@ class GaussianProcessSampler(OptunaSampler):
 
     A proposal takes a second or more, and its time grows with the cube of the number of trials. Conditional
     parameters are drawn independently. Needs torch.
-
-    Args:
-        num_startup_trials: trials that are drawn before the model is used.
     """
 
-    num_startup_trials: int = 10
+    num_startup_trials: int = 10  # that are drawn before the model is used
 
     def __post_init__(self) -> None:
         require_integer("num_startup_trials", self.num_startup_trials, 1)
@@ -268,16 +261,12 @@ class CmaEsSampler(OptunaSampler):
 
 @dataclass(eq=False, kw_only=True)
 class Nsga2Sampler(OptunaSampler):
-    """NSGA-II (Deb et al. 2002), an evolutionary algorithm for several objectives.
-
-    Args:
-        population_size: trials per generation.
-    """
+    """NSGA-II (Deb et al. 2002), an evolutionary algorithm for several objectives."""
 
     supports_multiple_objectives = True
     keeps_state = True
 
-    population_size: int = 20
+    population_size: int = 20  # trials per generation
 
     def __post_init__(self) -> None:
         require_integer("population_size", self.population_size, 2)

@@ -27,6 +27,7 @@ class Bandwidth:
         return max(scott, clip, self.floor)
 
 
+@dataclass(eq=False)
 class ParzenEstimator:
     """A mixture of product kernels, one for each configuration, and one for the prior.
 
@@ -34,31 +35,20 @@ class ParzenEstimator:
     integrated over their cells. On a choice, it is the option that was taken, with some weight on the other
     options. Where a parameter of a configuration is inactive, its kernel is the prior. So one density covers
     a conditional space, and a good momentum of one optimizer counts in favour of that optimizer.
-
-    Args:
-        axes: of the space.
-        rows: one configuration per kernel, [kernels, axes]; NaN where inactive.
-        bandwidth: for all numbers.
-        prior_weight: weight of the prior; a kernel has 1.
-        weights: of the kernels; None: 1 each.
     """
 
-    def __init__(
-        self,
-        axes: Axes,
-        rows: Array,
-        bandwidth: Bandwidth,
-        *,
-        prior_weight: float = 1.0,
-        weights: Array | None = None,
-    ) -> None:
-        self._axes = axes
-        self._rows = rows
-        weights = np.ones(len(rows)) if weights is None else weights
-        total = float(weights.sum()) + prior_weight
-        self._weights = np.append(weights, prior_weight) / total
-        numbers = sum(not axis.options for axis in axes.axes)
-        self._width = bandwidth.of(len(rows), numbers)
+    axes: Axes
+    rows: Array  # one configuration per kernel, [kernels, axes]; NaN where inactive
+    bandwidth: Bandwidth  # for all numbers
+    prior_weight: float = 1.0  # a kernel has 1
+    weights: Array | None = None  # of the kernels; None: 1 each
+
+    def __post_init__(self) -> None:
+        weights = np.ones(len(self.rows)) if self.weights is None else self.weights
+        total = float(weights.sum()) + self.prior_weight
+        self._weights = np.append(weights, self.prior_weight) / total
+        numbers = sum(not axis.options for axis in self.axes.axes)
+        self._width = self.bandwidth.of(len(self.rows), numbers)
         with np.errstate(divide="ignore"):  # the prior may have weight 0
             self._log_weights = np.log(self._weights)
 
@@ -70,10 +60,10 @@ class ParzenEstimator:
     def sample(self, rng: np.random.Generator, num: int) -> Array:
         """Draw configurations, [num, axes]."""
         kernels = rng.choice(len(self._weights), size=num, p=self._weights)
-        prior = np.full((1, len(self._axes)), math.nan)
-        centres = np.concatenate([self._rows, prior])[kernels]
-        drawn = np.full((num, len(self._axes)), math.nan)
-        for i, axis in enumerate(self._axes.axes):  # choices before the parameters that they activate
+        prior = np.full((1, len(self.axes)), math.nan)
+        centres = np.concatenate([self.rows, prior])[kernels]
+        drawn = np.full((num, len(self.axes)), math.nan)
+        for i, axis in enumerate(self.axes.axes):  # choices before the parameters that they activate
             uniform = rng.random(num)
             centre = centres[:, i]
             known = ~np.isnan(centre)
@@ -88,20 +78,20 @@ class ParzenEstimator:
                 positions = np.clip(np.where(known, inner, uniform), 0.0, 1.0)
                 if axis.edges is not None:
                     positions = axis.centres(positions)
-            active = self._axes.active(drawn, i)
+            active = self.axes.active(drawn, i)
             drawn[active, i] = positions[active]
         return drawn
 
     def log_density(self, rows: Array) -> Array:
         """Return the log density at configurations, relative to uniform numbers, [rows]."""
-        total = np.zeros((len(rows), len(self._rows) + 1))
-        for i, axis in enumerate(self._axes.axes):
+        total = np.zeros((len(rows), len(self.rows) + 1))
+        for i, axis in enumerate(self.axes.axes):
             here = np.flatnonzero(~np.isnan(rows[:, i]))
             if not len(here):
                 continue
-            positions, centres = rows[here, i], self._rows[:, i]
+            positions, centres = rows[here, i], self.rows[:, i]
             known = ~np.isnan(centres)
-            factor = np.zeros((len(here), len(self._rows) + 1))
+            factor = np.zeros((len(here), len(self.rows) + 1))
             if axis.options:
                 with np.errstate(divide="ignore"):  # an option may have weight 0
                     prior = np.log(axis.prior)[positions.astype(int)]
@@ -121,7 +111,7 @@ class ParzenEstimator:
 
     def _log_kernel(self, number: int, positions: Array, centres: Array) -> Array:
         """Return the log of each kernel on the axis of a number, [positions, kernels]."""
-        axis, width = self._axes.axes[number], self._width
+        axis, width = self.axes.axes[number], self._width
         inside = np.log(ndtr((1 - centres) / width) - ndtr(-centres / width))
         if axis.edges is None:
             z = (positions[:, None] - centres) / width
@@ -137,7 +127,7 @@ class ParzenEstimator:
 
     def _smoothing(self, options: int) -> float:
         """Return the weight of the prior in a kernel on a choice, as if each option had been seen once."""
-        return options / (options + max(len(self._rows), 1))
+        return options / (options + max(len(self.rows), 1))
 
 
 def _pick(probabilities: Array, uniform: Array) -> Array:

@@ -39,10 +39,6 @@ class TpeSampler(Sampler):
     - **Failed** trials are part of the rest at every level.
     - **Bounded.** The latest trials of the rest are kept, up to 200 trials in total. hyperopt gives almost no
       weight to older ones.
-
-    Args:
-        num_startup_trials: trials that have to report before the first proposal of the model.
-        num_candidates: draws from l(x); the best one is proposed.
     """
 
     handles_limits = True
@@ -50,8 +46,8 @@ class TpeSampler(Sampler):
     space: Space
     seed: int
     _: KW_ONLY
-    num_startup_trials: int = 10
-    num_candidates: int = 24
+    num_startup_trials: int = 10  # that have to report before the first proposal of the model
+    num_candidates: int = 24  # draws from l(x); the best one is proposed
 
     def __post_init__(self) -> None:
         require_integer("num_startup_trials", self.num_startup_trials, 0)

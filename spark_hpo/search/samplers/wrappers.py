@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,13 @@ from spark_hpo.trial import Params
 _TRIES = 20
 
 
+@dataclass(eq=False)
 class WrappedSampler(Sampler):
-    """Delegates to a sampler and declares the same; what that sampler does not declare has its default.
+    """Delegates to a sampler and declares the same; what that sampler does not declare has its default."""
 
-    Args:
-        sampler: any object with `ask`, `start` and `tell`.
-    """
+    sampler: Sampler  # any object with `ask`, `start` and `tell`
 
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
+    def __post_init__(self) -> None:
         for name in (
             "supports_multiple_objectives",
             "handles_constraints",
@@ -32,7 +31,7 @@ class WrappedSampler(Sampler):
             "is_define_by_run",
             "size",
         ):
-            setattr(self, name, getattr(sampler, name, getattr(Sampler, name)))
+            setattr(self, name, getattr(self.sampler, name, getattr(Sampler, name)))
 
     def ask(self, trial_id: int) -> Params:
         return self.sampler.ask(trial_id)
@@ -51,24 +50,21 @@ class WrappedSampler(Sampler):
         self.sampler.resolve_params(trial_id, params, notes)
 
 
+@dataclass(eq=False)
 class EnqueuedSampler(WrappedSampler):
     """Proposes given configurations for the first trials, in their order: "start from what we run today".
 
     Trial i of the study gets configuration i. The wrapped sampler proposes all later ones, and learns from
     the enqueued ones like from any other trial.
-
-    Args:
-        enqueued: complete configurations in the space's own types; see `Space.validate`.
     """
 
-    def __init__(self, sampler: Sampler, enqueued: Sequence[Params]) -> None:
-        super().__init__(sampler)
-        self.enqueued = tuple(enqueued)
+    enqueued: Sequence[Params]  # complete configurations in the space's own types; see `Space.validate`
 
     def ask(self, trial_id: int) -> Params:
         return self.enqueued[trial_id] if trial_id < len(self.enqueued) else self.sampler.ask(trial_id)
 
 
+@dataclass(eq=False)
 class ConstrainedSampler(WrappedSampler):
     """Repairs proposals that violate a constraint of the space, for samplers that ignore constraints.
 
@@ -77,11 +73,12 @@ class ConstrainedSampler(WrappedSampler):
     the draw itself is proposed.
     """
 
-    def __init__(self, sampler: Sampler, space: Space, seed: int) -> None:
-        super().__init__(sampler)
+    space: Space
+    seed: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.handles_constraints = True
-        self.space = space
-        self.seed = seed
 
     def ask(self, trial_id: int) -> Params:
         proposal = self.sampler.ask(trial_id)

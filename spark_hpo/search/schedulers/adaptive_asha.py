@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from spark_hpo.objective import Score
 from spark_hpo.search.agreement import MIN_PAIRS, rank_agreement
 from spark_hpo.search.scheduler import Slot
@@ -131,6 +134,7 @@ class AdaptiveBracket(AsyncBracket):
         return super()._is_complete(number) and not self._queue
 
 
+@dataclass(eq=False, kw_only=True)
 class AdaptiveAshaScheduler(AsyncScheduler):
     """ASHA that starts its trials at the lowest rung with an informative ranking.
 
@@ -146,59 +150,41 @@ class AdaptiveAshaScheduler(AsyncScheduler):
       the first trials are fully trained whatever their losses are (`ControlBracket`). If their ranking at a
       rung contradicts the ranking at the end, new trials start above that rung from then on, in the extreme
       with full training. Hyper-Tune (Li et al. 2022, arXiv:2201.06834) weights brackets for a similar reason.
-
-    Args:
-        max_resource: epochs of a fully trained trial.
-        min_resource: epochs at the lowest rung that is considered; see `rungs.resource_levels`.
-        reduction_factor: a rung promotes 1 / reduction_factor of its trials.
-        num_probes: probes per rung, >= 5. At most max_trials / reduction_factor; if that is below 5, there
-            are no probes, and the lowest rung is trusted.
-        least_agreement: minimum rank correlation with the next rung, -1..1; below, a rung is skipped.
-        num_controls: number of controls, >= 5 or 0. At most max_trials / reduction_factor; if that is below
-            5, there are none.
-        control_share: maximum share of the resource that controls use while they start, 0..1.
-        least_final_agreement: minimum rank correlation of the controls with the end, -1..1; below, a rung
-            and those below it are skipped. With six controls, about one sample in ten is below -0.2 if the
-            true correlation is 0.4, and almost all are if it is -0.8.
-        max_trials: number of trials to start; None: until `close`.
     """
 
-    def __init__(
-        self,
-        max_resource: int,
-        min_resource: int = 1,
-        reduction_factor: int = 3,
-        num_probes: int = 12,
-        least_agreement: float = 0.5,
-        num_controls: int = 6,
-        control_share: float = 0.25,
-        least_final_agreement: float = -0.2,
-        max_trials: int | None = None,
-    ) -> None:
-        super().__init__(max_resource, min_resource, reduction_factor, max_trials)
-        require_integer("num_probes", num_probes, MIN_PAIRS)
-        if num_controls != 0:
-            require_integer("num_controls", num_controls, MIN_PAIRS)
-        if max_trials is not None:
-            num_probes = min(num_probes, max_trials // reduction_factor)
-            num_controls = min(num_controls, max_trials // reduction_factor)
-        require_number("least_agreement", least_agreement, low=-1, high=1)
-        require_number("control_share", control_share, low=0, high=1)
-        require_number("least_final_agreement", least_final_agreement, low=-1, high=1)
-        levels = self.levels
-        self._num_controls = num_controls if num_controls >= MIN_PAIRS and len(levels) > 1 else 0
+    num_probes: int = 12
+    """Probes per rung, >= 5. At most max_trials / reduction_factor; if that is below 5, there are no probes,
+    and the lowest rung is trusted."""
+    least_agreement: float = 0.5  # minimum rank correlation with the next rung; below, a rung is skipped
+    num_controls: int = 6  # >= 5 or 0. At most max_trials / reduction_factor; none if that is below 5
+    control_share: float = 0.25  # maximum share of the resource that controls use while they start
+    least_final_agreement: float = -0.2
+    """Minimum rank correlation of the controls with the end; below, a rung and those below it are skipped.
+    With six controls, about one sample in ten is below -0.2 if the true correlation is 0.4, and almost all
+    are if it is -0.8."""
+
+    def _open_brackets(self) -> Sequence[AsyncBracket | ControlBracket]:
+        require_integer("num_probes", self.num_probes, MIN_PAIRS)
+        if self.num_controls != 0:
+            require_integer("num_controls", self.num_controls, MIN_PAIRS)
+        require_number("least_agreement", self.least_agreement, low=-1, high=1)
+        require_number("control_share", self.control_share, low=0, high=1)
+        require_number("least_final_agreement", self.least_final_agreement, low=-1, high=1)
+        num_probes, num_controls = self.num_probes, self.num_controls if len(self.levels) > 1 else 0
+        if self.max_trials is not None:
+            num_probes = min(num_probes, self.max_trials // self.reduction_factor)
+            num_controls = min(num_controls, self.max_trials // self.reduction_factor)
+        self._num_controls = num_controls if num_controls >= MIN_PAIRS else 0
         self.bracket = AdaptiveBracket(
-            levels,
-            reduction_factor,
-            max_trials,
+            self.levels,
+            self.reduction_factor,
+            self.max_trials,
             num_probes=num_probes,
-            least_agreement=least_agreement,
+            least_agreement=self.least_agreement,
             may_rise=num_probes >= MIN_PAIRS or self._num_controls > 0,
         )
-        self.controls = ControlBracket(1, levels)
-        self.brackets = (self.controls, self.bracket)
-        self._control_share = control_share
-        self._least_final_agreement = least_final_agreement
+        self.controls = ControlBracket(1, self.levels)
+        return self.controls, self.bracket
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
         out = super().report(slot, loss, violation=violation)
@@ -211,7 +197,7 @@ class AdaptiveAshaScheduler(AsyncScheduler):
         spent = self.controls.committed + self.bracket.committed
         wants_control = (
             self.controls.started < self._num_controls
-            and self.controls.committed <= self._control_share * spent
+            and self.controls.committed <= self.control_share * spent
         )
         return self.controls if wants_control else self.bracket
 
@@ -219,6 +205,6 @@ class AdaptiveAshaScheduler(AsyncScheduler):
         """Skip the highest rung whose ranking contradicts the end, and all rungs below it."""
         for rung in reversed(range(self.bracket.entry, len(self.levels) - 1)):
             agreement = self.controls.agreement(rung)
-            if agreement is not None and agreement < self._least_final_agreement:
+            if agreement is not None and agreement < self.least_final_agreement:
                 return self.bracket.raise_entry(rung + 1)
         return []

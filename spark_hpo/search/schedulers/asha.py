@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Score
 from spark_hpo.search.scheduler import Scheduler, Slot
-from spark_hpo.search.schedulers.bracket import check_max_trials, check_resources
+from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.controls import ControlBracket
 from spark_hpo.search.schedulers.rungs import resource_levels
 from spark_hpo.search.settings import require_integer
@@ -157,27 +159,30 @@ class AsyncBracket:
         return out
 
 
-class AsyncScheduler(Scheduler):
+@dataclass(eq=False)
+class AsyncScheduler(Scheduler, ABC):
     """Runs brackets that do not wait for each other, and closes itself after `max_trials` trials.
 
-    A subclass sets `brackets`, whose promotions take precedence in this order.
+    Promotions of the first of `brackets` take precedence.
     """
 
     handles_limits = True
 
-    brackets: tuple[AsyncBracket | ControlBracket, ...]
+    max_resource: int  # epochs of a fully trained trial
+    min_resource: int = 1  # lower bound of the epochs at the lowest rung; see `rungs.resource_levels`
+    reduction_factor: int = 3  # a rung promotes 1 / reduction_factor of its trials
+    max_trials: int | None = None  # number of trials to start; None: until `close`
 
-    def __init__(
-        self, max_resource: int, min_resource: int, reduction_factor: int, max_trials: int | None
-    ) -> None:
-        check_resources(min_resource, max_resource, reduction_factor)
-        check_max_trials(max_trials)
-        self.max_resource = max_resource
-        self.max_trials = max_trials
-        self.levels = resource_levels(min_resource, max_resource, reduction_factor)
+    def __post_init__(self) -> None:
+        check_resources(self.min_resource, self.max_resource, self.reduction_factor, self.max_trials)
+        self.levels = resource_levels(self.min_resource, self.max_resource, self.reduction_factor)
+        self.brackets = self._open_brackets()
         self._num_trials = 0
         self._closed = False
         self._out: list[int] = []  # trials that are out since it closed itself, returned with the next report
+
+    @abstractmethod
+    def _open_brackets(self) -> Sequence[AsyncBracket | ControlBracket]: ...
 
     def next_slot(self) -> Slot | None:
         for bracket in self.brackets:
@@ -209,6 +214,7 @@ class AsyncScheduler(Scheduler):
         return min(self.brackets, key=lambda bracket: (bracket.committed, bracket.number))
 
 
+@dataclass(eq=False, kw_only=True)
 class AsyncHyperbandScheduler(AsyncScheduler):
     """Brackets of ASHA that start at different rungs and run at the same time.
 
@@ -217,39 +223,29 @@ class AsyncHyperbandScheduler(AsyncScheduler):
     bracket with the least resource so far, so all brackets get the same share of the budget, as in Hyperband
     (Li et al. 2018, arXiv:1603.06560). Within a bracket, trials are promoted as in ASHA.
 
-    Args:
-        max_resource: epochs of a fully trained trial.
-        min_resource: lower bound of the epochs at the lowest rung; see `rungs.resource_levels`.
-        reduction_factor: a rung promotes 1 / reduction_factor of its trials.
-        num_brackets: number of brackets, the one with the lowest rung first; None: one per level.
-        max_trials: number of trials to start; None: until `close`. With a number, trials that can no
-            longer be promoted are out early; without one, all paused trials are kept.
+    With `max_trials`, trials that can no longer be promoted are out early; without it, all paused trials are
+    kept.
     """
 
-    def __init__(
-        self,
-        max_resource: int,
-        min_resource: int = 1,
-        reduction_factor: int = 3,
-        num_brackets: int | None = None,
-        max_trials: int | None = None,
-    ) -> None:
-        super().__init__(max_resource, min_resource, reduction_factor, max_trials)
-        if num_brackets is not None:
-            require_integer("num_brackets", num_brackets, 1)
-            if num_brackets > len(self.levels):
+    num_brackets: int | None = None  # the one with the lowest rung first; None: one per level
+
+    def _open_brackets(self) -> Sequence[AsyncBracket]:
+        if self.num_brackets is not None:
+            require_integer("num_brackets", self.num_brackets, 1)
+            if self.num_brackets > len(self.levels):
                 raise ConfigError(
                     f"must be <= {len(self.levels)}, one per resource level "
                     f"({', '.join(map(str, self.levels))})",
                     key="num_brackets",
-                    value=num_brackets,
+                    value=self.num_brackets,
                 )
-        self.brackets = tuple(
-            AsyncBracket(s, self.levels[s:], reduction_factor, max_trials)
-            for s in range(num_brackets or len(self.levels))
-        )
+        return [
+            AsyncBracket(s, self.levels[s:], self.reduction_factor, self.max_trials)
+            for s in range(self.num_brackets or len(self.levels))
+        ]
 
 
+@dataclass(eq=False, kw_only=True)
 class AshaScheduler(AsyncHyperbandScheduler):
     """Asynchronous successive halving: no slot waits for the slowest trial of a rung.
 
@@ -258,19 +254,6 @@ class AshaScheduler(AsyncHyperbandScheduler):
     arXiv:1810.05934, Algorithm 2). Two things differ from the paper: a rung never promotes more than
     1 / reduction_factor of its trials, even if a trial that was promoted early has been overtaken since; and
     at the end every rung is completed, so that the best trial is fully trained however few trials there are.
-
-    Args:
-        max_resource: epochs of a fully trained trial.
-        min_resource: lower bound of the epochs at the lowest rung; see `rungs.resource_levels`.
-        reduction_factor: a rung promotes 1 / reduction_factor of its trials.
-        max_trials: number of trials to start; None: until `close`.
     """
 
-    def __init__(
-        self,
-        max_resource: int,
-        min_resource: int = 1,
-        reduction_factor: int = 3,
-        max_trials: int | None = None,
-    ) -> None:
-        super().__init__(max_resource, min_resource, reduction_factor, 1, max_trials)
+    num_brackets: int | None = field(default=1, init=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -112,7 +113,8 @@ class Bracket:
         return [trial_id for _, trial_id in ranking[num_promoted:]]
 
 
-class BracketScheduler(Scheduler):
+@dataclass(eq=False)
+class BracketScheduler(Scheduler, ABC):
     """Runs brackets from a plan, overlapping: the oldest bracket with work is served first.
 
     A new bracket opens when no open bracket can fill a slot, so no slot of the cluster waits for the
@@ -121,33 +123,26 @@ class BracketScheduler(Scheduler):
 
     At `max_trials` the scheduler closes itself. A closed scheduler opens no new trials, and the last bracket
     completes with the trials that it has, so that the budget still ends with fully trained trials.
-
-    Args:
-        plan: the rungs of each bracket, in the order of opening; may be infinite.
-        max_resource: epochs of a fully trained trial: the resource of every bracket's last rung.
-        reduction_factor: a rung promotes 1 / reduction_factor of its trials.
-        max_trials: number of trials to start; None: until `close`, or until the plan ends.
     """
 
     handles_limits = True
 
-    def __init__(
-        self,
-        plan: Iterator[tuple[Rung, ...]],
-        *,
-        max_resource: int,
-        reduction_factor: int,
-        max_trials: int | None,
-    ) -> None:
-        check_max_trials(max_trials)
-        self.max_resource = max_resource
-        self.reduction_factor = reduction_factor
-        self.max_trials = max_trials
-        self._plan = plan
+    max_resource: int  # epochs of a fully trained trial: the resource of every bracket's last rung
+    min_resource: int = 1  # lower bound of the epochs at the lowest rung; see `rungs.resource_levels`
+    reduction_factor: int = 3  # a rung promotes 1 / reduction_factor of its trials
+    max_trials: int | None = None  # number of trials to start; None: until `close`, or until the plan ends
+
+    def __post_init__(self) -> None:
+        check_resources(self.min_resource, self.max_resource, self.reduction_factor, self.max_trials)
+        self._rungs = self._plan()
         self._open: dict[int, Bracket] = {}  # by number, so in the order of opening
         self._num_brackets = 0
         self._num_trials = 0
         self._closed = False
+
+    @abstractmethod
+    def _plan(self) -> Iterator[tuple[Rung, ...]]:
+        """Return the rungs of each bracket, in the order of opening; may be infinite."""
 
     def next_slot(self) -> Slot | None:
         for bracket in self._open.values():
@@ -179,7 +174,7 @@ class BracketScheduler(Scheduler):
         return slot
 
     def _open_bracket(self) -> Bracket | None:
-        rungs = next(self._plan, None)
+        rungs = next(self._rungs, None)
         if rungs is None:
             self._closed = True
             return None
@@ -193,16 +188,14 @@ class BracketScheduler(Scheduler):
             del self._open[number]
 
 
-def check_max_trials(max_trials: int | None) -> None:
-    """Raise ConfigError unless it is None, for no limit, or a number of trials."""
-    if max_trials is not None:
-        require_integer("max_trials", max_trials, 1)
-
-
-def check_resources(min_resource: int, max_resource: int, reduction_factor: int) -> None:
-    """Raise ConfigError unless the three are integers that fit together."""
+def check_resources(
+    min_resource: int, max_resource: int, reduction_factor: int, max_trials: int | None
+) -> None:
+    """Raise ConfigError unless these are integers that fit together; `max_trials` may be None."""
     require_integer("max_resource", max_resource, 1)
     require_integer("min_resource", min_resource, 1)
     require_integer("reduction_factor", reduction_factor, 2)
     if min_resource > max_resource:
         raise ConfigError(f"must be <= max_resource, {max_resource}", key="min_resource", value=min_resource)
+    if max_trials is not None:
+        require_integer("max_trials", max_trials, 1)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from spark_hpo.objective import Score
 from spark_hpo.search.scheduler import Scheduler, Slot
-from spark_hpo.search.schedulers.bracket import check_max_trials, check_resources
+from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.rungs import interval_levels
 from spark_hpo.search.settings import require_integer
 
 
+@dataclass(eq=False)
 class MedianStoppingScheduler(Scheduler):
     """Trains trials in steps, and stops a trial whose best loss is worse than the median of the others.
 
@@ -23,32 +25,20 @@ class MedianStoppingScheduler(Scheduler):
 
     A trace, interval 3, max_resource 9:
         next_slot() -> trial 0: 0 -> 3; report -> []; next_slot() -> trial 0: 3 -> 6
-
-    Args:
-        max_resource: epochs of a fully trained trial.
-        interval: epochs per step; None: a tenth of max_resource, at least 1.
-        min_resource: epochs before the first decision.
-        num_startup_trials: reports that a step needs before it stops a trial.
-        max_trials: number of trials to start; None: until `close`.
     """
 
     handles_limits = True
 
-    def __init__(
-        self,
-        max_resource: int,
-        interval: int | None = None,
-        min_resource: int = 1,
-        num_startup_trials: int = 5,
-        max_trials: int | None = None,
-    ) -> None:
-        check_resources(min_resource, max_resource, 2)
-        require_integer("num_startup_trials", num_startup_trials, 1)
-        check_max_trials(max_trials)
-        self.max_resource = max_resource
-        self.max_trials = max_trials
-        self.num_startup_trials = num_startup_trials
-        self.levels = interval_levels(interval, min_resource, max_resource)
+    max_resource: int  # epochs of a fully trained trial
+    interval: int | None = None  # epochs per step; None: a tenth of max_resource, at least 1
+    min_resource: int = 1  # epochs before the first decision
+    num_startup_trials: int = 5  # reports that a step needs before it stops a trial
+    max_trials: int | None = None  # number of trials to start; None: until `close`
+
+    def __post_init__(self) -> None:
+        check_resources(self.min_resource, self.max_resource, 2, self.max_trials)
+        require_integer("num_startup_trials", self.num_startup_trials, 1)
+        self.levels = interval_levels(self.interval, self.min_resource, self.max_resource)
         self._means: list[list[Score]] = [[] for _ in self.levels]  # by step, ascending
         self._scores: dict[int, list[Score]] = {}  # of trials that may continue
         self._ready: list[tuple[int, int]] = []  # (trial, its next step)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from spark_hpo.objective import NO_SCORE, Score
 from spark_hpo.search.scheduler import Scheduler, Slot
-from spark_hpo.search.schedulers.bracket import check_max_trials, check_resources
+from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.rungs import interval_levels
 from spark_hpo.search.settings import require_integer, require_number
 
@@ -22,6 +22,7 @@ class _Member:
     children: int = 0
 
 
+@dataclass(eq=False)
 class PopulationBasedScheduler(Scheduler):
     """Replaces bad members of a population by children of good ones.
 
@@ -40,37 +41,23 @@ class PopulationBasedScheduler(Scheduler):
     A trace, population_size 4, interval 3:
         next_slot() x 4 -> trials 0..3: 0 -> 3; report(3, worst of 4) -> [3]
         next_slot() -> trial 4, parent 1: 3 -> 6
-
-    Args:
-        max_resource: epochs of a fully trained trial, including those of its ancestors.
-        interval: epochs per step; None: a tenth of max_resource, at least 1.
-        min_resource: epochs before the first decision.
-        population_size: number of members, >= 2.
-        quantile: share of the worst members to replace, and of the best ones to copy, > 0 and <= 0.5.
-        max_trials: number of trials to start, including children; None: until `close`.
     """
 
     handles_limits = True
     has_parents = True
 
-    def __init__(
-        self,
-        max_resource: int,
-        interval: int | None = None,
-        min_resource: int = 1,
-        population_size: int = 10,
-        quantile: float = 0.25,
-        max_trials: int | None = None,
-    ) -> None:
-        check_resources(min_resource, max_resource, 2)
-        require_integer("population_size", population_size, 2)
-        check_max_trials(max_trials)
-        require_number("quantile", quantile, above=0, high=0.5)
-        self.max_resource = max_resource
-        self.max_trials = max_trials
-        self.population_size = population_size
-        self.quantile = quantile
-        self.levels = interval_levels(interval, min_resource, max_resource)
+    max_resource: int  # epochs of a fully trained trial, including those of its ancestors
+    interval: int | None = None  # epochs per step; None: a tenth of max_resource, at least 1
+    min_resource: int = 1  # epochs before the first decision
+    population_size: int = 10  # number of members, >= 2
+    quantile: float = 0.25  # share of the worst members to replace, and of the best ones to copy, <= 0.5
+    max_trials: int | None = None  # number of trials to start, including children; None: until `close`
+
+    def __post_init__(self) -> None:
+        check_resources(self.min_resource, self.max_resource, 2, self.max_trials)
+        require_integer("population_size", self.population_size, 2)
+        require_number("quantile", self.quantile, above=0, high=0.5)
+        self.levels = interval_levels(self.interval, self.min_resource, self.max_resource)
         self._scores: list[list[Score]] = [[] for _ in self.levels]  # by step, ascending
         self._members: dict[int, _Member] = {}
         self._running: set[int] = set()

@@ -23,6 +23,7 @@ class _Stage:
         return self.is_closed or self.started == self.max_trials
 
 
+@dataclass(eq=False)
 class StagedScheduler(Scheduler):
     """Gives a scheduler its trials in stages: each stage is a new scheduler for the trials that were added.
 
@@ -33,17 +34,14 @@ class StagedScheduler(Scheduler):
     A trace, make = successive halving, 3 trials, eta = 3:
         limit_trials(3); 3 x next_slot() -> trials 0, 1, 2; ...; is_done() -> True
         limit_trials(6); is_done() -> False; next_slot() -> trial 3, in bracket 1
-
-    Args:
-        make: makes a scheduler for a number of trials; None: no limit.
-        max_trials: how many trials may start; None: until `close`.
     """
 
-    def __init__(self, make: Callable[[int | None], Scheduler], max_trials: int | None = None) -> None:
-        self._make = make
-        self._max_trials = max_trials
+    make: Callable[[int | None], Scheduler]  # makes a scheduler for a number of trials; None: no limit
+    max_trials: int | None = None  # how many trials may start; None: until `close`
+
+    def __post_init__(self) -> None:
         self._stages: list[_Stage] = []
-        self._unused: Scheduler | None = make(max_trials)  # also to check the settings
+        self._unused: Scheduler | None = self.make(self.max_trials)  # also to check the settings
         self._num_trials = 0
         self._num_brackets = 0
         self._is_closed = False
@@ -62,11 +60,11 @@ class StagedScheduler(Scheduler):
 
     def limit_trials(self, max_trials: int | None) -> None:
         """Change how many trials may start. Below the number of started trials, their rungs are completed."""
-        if max_trials == self._max_trials:
+        if max_trials == self.max_trials:
             return
-        self._max_trials = max_trials
+        self.max_trials = max_trials
         if not self._stages:
-            self._unused = self._make(max_trials)
+            self._unused = self.make(max_trials)
         elif not self._may_start and not self._stages[-1].is_full:
             self._close_stages()
 
@@ -104,7 +102,7 @@ class StagedScheduler(Scheduler):
 
     @property
     def _may_start(self) -> bool:
-        return self._max_trials is None or self._num_trials < self._max_trials
+        return self.max_trials is None or self._num_trials < self.max_trials
 
     def _close_stages(self) -> None:
         for stage in self._stages:
@@ -112,8 +110,8 @@ class StagedScheduler(Scheduler):
             self._out += [trial_id + stage.first_trial for trial_id in stage.scheduler.close()]
 
     def _new_stage(self) -> _Stage:
-        left = None if self._max_trials is None else self._max_trials - self._num_trials
-        scheduler, self._unused = self._unused or self._make(left), None
+        left = None if self.max_trials is None else self.max_trials - self._num_trials
+        scheduler, self._unused = self._unused or self.make(left), None
         stage = _Stage(scheduler, self._num_trials, self._num_brackets, left)
         self._stages.append(stage)
         return stage
