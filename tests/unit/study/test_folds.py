@@ -14,7 +14,7 @@ import pytest
 from spark_hpo.backend.inline import InlineBackend
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.schedulers.asha import AshaScheduler
-from spark_hpo.search.schedulers.full import FullScheduler
+from spark_hpo.search.schedulers.synchronous import FullScheduler
 from spark_hpo.study import Budget, Study
 from spark_hpo.study.folds import Folds
 from spark_hpo.study_dir import layout
