@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.prepared_rows import Range, check_prepared
+from spark_hpo.data.raw_rows import RawColumn, raw_columns
 from spark_hpo.data.schema import LENGTH_SUFFIX, ColumnKind, Encoding, Feature, TableSchema
 from spark_hpo.errors import DataError
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 Columns = dict[str, Column]
 """Columns by name: float32 [rows] or [rows, *shape], codes and class labels int64 [rows]."""
 
+
+_UNFIT = (BadColumn, pa.ArrowException, ValueError, TypeError)  # raised for values that cannot be encoded
 
 Encoder = tuple[str, Callable[[pa.Array], Columns]]
 """The name of a stored column, and a function that decodes it into one or more delivered columns."""
@@ -112,18 +115,20 @@ class Decoder:
 
 
 def encode_rows(rows: pd.DataFrame, schema: TableSchema, ranges: Mapping[str, Range]) -> Columns:
-    """Decode the features of rows in the format of the table's files.
+    """Encode the features of rows of the original table.
+
+    If the schema does not describe the original table, the rows must be in the format of the table's files.
 
     Args:
         ranges: of standardised columns, as `stored_ranges` gives them.
 
     Raises:
-        DataError: a column is missing, or a value cannot occur in the table's files.
+        DataError: a column is missing, or a value cannot be encoded.
     """
+    if schema.takes_raw_rows:
+        return _encode_raw_rows(rows, schema)
     wanted = list(dict.fromkeys(name for name, _ in _feature_encoders(schema)))
-    missing = [name for name in wanted if name not in rows.columns]
-    if missing:
-        raise DataError(f"the rows to predict have no column {', '.join(missing)}")
+    _check_columns(rows, wanted)
     columns: Columns = {}
     for feature, (name, encode) in zip(schema.features, _feature_encoders(schema), strict=True):
         try:
@@ -131,9 +136,41 @@ def encode_rows(rows: pd.DataFrame, schema: TableSchema, ranges: Mapping[str, Ra
             if schema.encoding is Encoding.PREPARED:
                 check_prepared(values, feature, ranges.get(feature.name))
             columns.update(encode(values))
-        except (BadColumn, pa.ArrowException, ValueError, TypeError) as exc:
+        except _UNFIT as exc:
             raise DataError(f"column {name!r}: {exc}") from exc
     return columns
+
+
+def _encode_raw_rows(rows: pd.DataFrame, schema: TableSchema) -> Columns:
+    raw = list(raw_columns(schema))
+    _check_columns(rows, [c.original.name for c in raw if not c.original.is_optional])
+    columns: Columns = {}
+    for column in raw:
+        name = column.original.name
+        given = rows[name] if name in rows else [None] * len(rows)
+        try:
+            columns.update(_encoded_raw(column, given))
+        except _UNFIT:
+            for row, value in zip(rows.index, given, strict=True):  # to say which one it is
+                try:
+                    _encoded_raw(column, [value])
+                except _UNFIT as exc:
+                    raise DataError(f"row {row}, column {name!r}: {exc}") from exc
+            raise
+    return columns
+
+
+def _encoded_raw(column: RawColumn, given: pd.Series[Any] | Sequence[Any]) -> Columns:
+    columns: Columns = {}
+    for feature, values in column.stored(given):
+        columns.update(_encoded(feature, not column.is_copied, values))
+    return columns
+
+
+def _check_columns(rows: pd.DataFrame, wanted: Sequence[str]) -> None:
+    missing = [name for name in wanted if name not in rows.columns]
+    if missing:
+        raise DataError(f"the rows to predict have no column {', '.join(missing)}")
 
 
 def _feature_encoders(schema: TableSchema) -> Iterator[Encoder]:

@@ -75,7 +75,11 @@ def missing_marks(values: pa.Array) -> Column:
 
 def looked_up(values: pa.Array, feature: Feature) -> Column:
     """Return int64 [rows]: the 1-based index in the vocabulary, or 0 for unknown values."""
-    texts = as_texts(values)
+    return codes_of(as_texts(values), feature)
+
+
+def codes_of(texts: pa.Array, feature: Feature) -> Column:
+    """Return int64 [rows], as `looked_up`, of texts whose missing values are null."""
     if texts.null_count:
         refuse_nulls(texts, feature)
         texts = pc.fill_null(texts, "")

@@ -1,7 +1,8 @@
-"""Tells rows of a prepared table from rows of the table that it was made from.
+"""Tells rows of a prepared table from rows of the table that it was made from, if that is not described.
 
-A model of a prepared table takes standardised numbers and codes. Original values would give nonsense, so a
-value that cannot be a prepared one is refused.
+Older versions did not record in schema.json how the columns of the original table were read. The model of
+such a table takes standardised numbers and codes. Original values would give nonsense, so a value that cannot
+be a prepared one is refused.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ _THREADS = 16
 def stored_ranges(table: Table) -> dict[str, Range]:
     """The lowest and highest stored value of each standardised column, over all splits, from the footers.
 
-    Columns whose statistics are incomplete are left out, as is every column of a table that is read in place:
-    its model takes original values.
+    Columns whose statistics are incomplete are left out, as is every column of a table whose model takes
+    original values.
 
     Raises:
         DataError: a file cannot be read.
     """
     names = [feature.name for feature in table.schema.features if _is_standardised(feature)]
-    if table.schema.encoding is Encoding.RAW or not names:
+    if table.schema.encoding is Encoding.RAW or table.schema.takes_raw_rows or not names:
         return {}
     footers: list[Footer] = []
     for manifest in table.manifests.values():

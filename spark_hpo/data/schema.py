@@ -8,6 +8,8 @@ from enum import StrEnum
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from spark_hpo.data.text_forms import TextForm
+
 LENGTH_SUFFIX = ".length"
 VERSION = 1
 
@@ -95,6 +97,17 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OriginalColumn:
+    """A column of the original table, and how `prepare` read it. A model encodes raw rows by it."""
+
+    name: str
+    type: str  # in SQL: bigint, double, decimal(10,2), string, boolean, date, timestamp, array<string>, ...
+    form: TextForm = TextForm.NONE
+    is_optional: bool = False  # values were missing, or texts that count as missing
+    dropped: str = ""  # why the column is not used
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TableSchema:
     """The columns of a table. Delivered values are int64 codes and float32 numbers, never null."""
 
@@ -104,6 +117,8 @@ class TableSchema:
     sources: Mapping[str, Source] = field(
         default_factory=dict
     )  # by split; empty for train/, validation/, test/
+    original: tuple[OriginalColumn, ...] = ()  # with the label; empty: unknown, as in older tables
+    null_values: tuple[str, ...] = ()  # texts of the original table that mean missing, besides ""
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -115,11 +130,21 @@ class TableSchema:
         """Return the name of the stored column of a feature."""
         return feature.source if self.encoding is Encoding.RAW and feature.source else feature.name
 
+    @property
+    def takes_raw_rows(self) -> bool:
+        """Whether rows of the original table can be encoded."""
+        return bool(self.original)
+
     def of_kind(self, *kinds: ColumnKind) -> tuple[Feature, ...]:
         return tuple(f for f in self.features if f.kind in kinds)
 
     def to_json(self) -> dict[str, Any]:
-        return {"version": VERSION, **asdict(self)}
+        record = {"version": VERSION, **asdict(self)}
+        # Fingerprints of tables that older versions prepared must not change.
+        for name in ("original", "null_values"):
+            if not record[name]:
+                del record[name]
+        return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> TableSchema:
@@ -160,6 +185,11 @@ class TableSchema:
                 )
                 for name, s in sources.items()
             },
+            original=tuple(
+                _checked(OriginalColumn(**{**c, "form": TextForm(c["form"])}))
+                for c in record.get("original", ())
+            ),
+            null_values=tuple(record.get("null_values", ())),
         )
 
 

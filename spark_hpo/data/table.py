@@ -20,8 +20,9 @@ from spark_hpo.data.plan.folds import FoldRows
 from spark_hpo.data.plan.footers import Footers, read_footers
 from spark_hpo.data.plan.manifest import Manifest, RowGroup, manifest_of
 from spark_hpo.data.plan.rules import with_rules
+from spark_hpo.data.raw_rows import example_rows
 from spark_hpo.data.readers import petastorm_codecs
-from spark_hpo.data.schema import ColumnKind, Feature, Source, TableFormat, TableSchema
+from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Source, TableFormat, TableSchema
 from spark_hpo.errors import DataError
 from spark_hpo.source_file import without_digest
 from spark_hpo.trial import Split
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_FILE = "schema.json"
+EXAMPLE_FILE = "example.json"  # a few original rows of a prepared copy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +164,7 @@ def open_table(
     codecs = dict(transforms or {})
     if trust_petastorm_metadata:
         codecs = {**petastorm_codecs.trusted_codecs(training.url), **codecs}
-    schema = _with_transforms(schema, training, codecs)
+    schema = _with_units(_with_transforms(schema, training, codecs), training)
     manifests = {}
     for split, source in sources.items():
         manifests[split] = manifest_of(
@@ -179,11 +181,21 @@ def _place(source: Source) -> tuple[str, TableFormat, int | None]:
     return source.url, source.format, source.version
 
 
-def first_rows(table: Table, split: Split, rows: int) -> pd.DataFrame:
-    """Return the first rows of a split as stored, without the label: an input example for the model.
+def first_rows(table: Table, split: Split, rows: int) -> pd.DataFrame | None:
+    """Return rows that a model of the table takes, without the label: an input example for the model.
 
-    Decimals become floats and dates become timestamps, because model signatures support neither.
+    These are the first rows of a split as stored or, for a copy whose schema describes the original table,
+    original rows. Decimals become floats and dates become timestamps, because model signatures support
+    neither.
+
+    Returns:
+        None: the original rows of a copy are not known.
     """
+    if table.schema.takes_raw_rows and table.schema.encoding is Encoding.PREPARED:
+        fs, path = files.filesystem(files.join(table.url, EXAMPLE_FILE))
+        with files.accessing(table.url):
+            records = json.loads(fs.cat_file(path)) if fs.exists(path) else []
+        return example_rows(records[:rows], table.schema) if records else None
     manifest = table.manifest(split)
     group = manifest.row_groups[0]
     file = manifest.files[group.file]
@@ -227,6 +239,20 @@ def _with_transforms(schema: TableSchema, found: Footers, transforms: Mapping[st
             ) from exc
         changed[binary[name].name] = replace(binary[name], transform=transform, shape=shape)
     return replace(schema, features=tuple(changed.get(f.name, f) for f in schema.features))
+
+
+def _with_units(schema: TableSchema, found: Footers) -> TableSchema:
+    """Mark the timestamps that a table read in place stores in nanoseconds, which Spark does not tell."""
+    if schema.encoding is not Encoding.RAW:
+        return schema
+    types = {column.name: column.type for column in found.schemas[0]}
+    original = tuple(
+        replace(column, type="timestamp_ns")
+        if pa.types.is_timestamp(kind := types.get(column.name, pa.null())) and kind.unit == "ns"
+        else column
+        for column in schema.original
+    )
+    return replace(schema, original=original)
 
 
 def _first_value(found: Footers, column: str) -> bytes:

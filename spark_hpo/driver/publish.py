@@ -13,6 +13,7 @@ from typing import Any
 
 from spark_hpo.backend.spark import package
 from spark_hpo.data.prepared_rows import stored_ranges
+from spark_hpo.data.raw_rows import EXAMPLE_ROWS, inputs_of
 from spark_hpo.data.table import Table, first_rows
 from spark_hpo.driver.plan import StudyPlan
 from spark_hpo.errors import CheckpointError, SparkHpoError
@@ -71,9 +72,6 @@ def finish_runs(
     )
 
 
-_EXAMPLE_ROWS = 5
-
-
 def record_constant_answer(
     plan: StudyPlan, table: Table | None, best: Trial, excluded_files: Collection[str]
 ) -> None:
@@ -130,7 +128,8 @@ def publish_model(
         files = ModelFiles(
             model_dir=Path(folder),
             loader_module=predictor.__name__,
-            input_example=first_rows(table, Split.TEST, _EXAMPLE_ROWS),
+            input_example=first_rows(table, Split.TEST, EXAMPLE_ROWS),
+            inputs=inputs_of(table.schema),
             predict=predictor.Predictor.load(folder).predict,
             pip_requirements=[f"{name}=={version(name)}" for name in _requirements(plan.code)],
             code_paths=[package.as_folder(Path(code_folder)), *_code_paths(plan, Path(code_folder))],

@@ -11,6 +11,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from spark_hpo.data.text_forms import DATES, IGNORED, PATTERNS, TextForm
 from spark_hpo.errors import DataError
 from spark_hpo.prepare.columns import MAX_INTEGER_CLASSES, number
 from spark_hpo.prepare.splits import column
@@ -23,14 +24,6 @@ _MAX_STRAY_SHARE = 0.1  # of values that are not numbers, in a column that is st
 _MAX_CLASSES = 100  # of a column that may be an alias of the label
 _MIN_ROWS_PER_CLASS = 10  # of such a column: with fewer, two columns may match by chance
 _ID_NAME = re.compile(r"(^|[^a-z0-9])(id|uuid|guid|index|idx|key|rowid|row_?n(um(ber)?)?)$", re.IGNORECASE)
-_ISO = r"^\d{4}-\d{1,2}-\d{1,2}([ T]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?(Z|[+-]\d{2}:?\d{2})?$"
-_DATES = {  # form: regular expression, Spark's format, readable format
-    "day_month_year": (r"^\d{1,2}\.\d{1,2}\.\d{4}$", "d.M.yyyy", "day.month.year"),
-    "month_day_year": (r"^\d{1,2}/\d{1,2}/\d{4}$", "M/d/yyyy", "month/day/year"),
-    "day_slash_month": (r"^\d{1,2}/\d{1,2}/\d{4}$", "d/M/yyyy", "day/month/year"),
-}
-_WITH_SIGNS = r"^[+-]?[$€£]?\s?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?\s?[%$€£]?$"  # $1,200.50  12 %
-_WITH_COMMA = r"^[+-]?[€]?\s?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?\s?[%€]?$"  # 1.200,50 €
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +33,8 @@ class Cleaned:
     frame: DataFrame
     remarks: tuple[str, ...]
     rows: int = 0  # 0: not counted
+    forms: Mapping[str, TextForm] = field(default_factory=dict)  # of the columns that were parsed
+    dropped: Mapping[str, str] = field(default_factory=dict)  # reasons, as the end of a sentence
 
 
 @dataclass
@@ -47,6 +42,7 @@ class _Changes:
     """The changes to make, by column."""
 
     replaced: dict[str, Column] = field(default_factory=dict)
+    forms: dict[str, TextForm] = field(default_factory=dict)  # of the replaced columns
     parsed_as: dict[str, list[str]] = field(default_factory=dict)  # names of columns, by the format
     dropped: dict[str, str] = field(default_factory=dict)  # reasons
     remarks: list[str] = field(default_factory=list)
@@ -106,7 +102,7 @@ def clean(
     cleaned = _drop_useless_columns(
         frame, names, facts, label=label, keep=keep, max_vocabulary=max_vocabulary, may_drop_rows=not in_place
     )
-    return replace(cleaned, remarks=(*remarks, *cleaned.remarks))
+    return replace(cleaned, remarks=(*remarks, *cleaned.remarks), forms=changes.forms)
 
 
 def _drop_useless_columns(
@@ -162,19 +158,24 @@ def _drop_useless_columns(
         for name, reason in changes.dropped.items()
     ]
     kept = frame.drop(*(column(name) for name in changes.dropped))
-    return Cleaned(kept, (*remarks, *changes.remarks), labelled if may_drop_rows else rows)
+    return Cleaned(
+        kept,
+        (*remarks, *changes.remarks),
+        rows=labelled if may_drop_rows else rows,
+        dropped=changes.dropped,
+    )
 
 
-_PATTERNS = {  # of texts without surrounding space; the same to Java and, with re.ASCII, to Python
-    "iso": _ISO,
-    **{form: pattern for form, (pattern, *_) in _DATES.items()},
-    "signs": _WITH_SIGNS,
-    "comma": _WITH_COMMA,
+_TEXT_FORMS = {  # patterns of texts without surrounding space
+    TextForm.ISO: PATTERNS[TextForm.ISO],
+    **{form: date.pattern for form, date in DATES.items()},
+    TextForm.SIGNS: PATTERNS[TextForm.SIGNS],
+    TextForm.COMMA: PATTERNS[TextForm.COMMA],
 }
 _SCALAR_FACTS = ("present", "numbers", "distinct", "first", "last", "whole", "low", "high", "same")
 
 
-def _possible_forms(frame: DataFrame, texts: Sequence[str]) -> dict[str, list[str]]:
+def _possible_forms(frame: DataFrame, texts: Sequence[str]) -> dict[str, list[TextForm]]:
     """The forms that all values of a text column may have, as far as its first values show.
 
     All values must have a form, so one value that has not rules it out. This spares nearly all of the
@@ -187,7 +188,7 @@ def _possible_forms(frame: DataFrame, texts: Sequence[str]) -> dict[str, list[st
     return {
         name: [
             form
-            for form, pattern in _PATTERNS.items()
+            for form, pattern in _TEXT_FORMS.items()
             if all(row[i] is None or re.search(pattern, row[i], re.ASCII) for row in rows)
         ]
         for i, name in enumerate(texts)
@@ -199,7 +200,7 @@ def _facts(
     names: Sequence[str],
     wanted: Collection[str],
     label: str,
-    forms: Mapping[str, Sequence[str]],
+    forms: Mapping[str, Sequence[TextForm]],
     *,
     is_small: bool,
 ) -> dict[str, Any]:
@@ -236,21 +237,20 @@ def _scalar_facts(i: int, *, is_small: bool) -> Iterator[Column]:
     yield F.count(F.when(numbers == F.col("label"), 1)).alias(f"same_{i}")
 
 
-def _text_facts(i: int, forms: Sequence[str]) -> Iterator[Column]:
+def _text_facts(i: int, forms: Sequence[TextForm]) -> Iterator[Column]:
     value = F.col(f"v{i}")
     yield F.min(F.when(F.col(f"n{i}").isNull(), value)).alias(f"stray_{i}")
     for form in forms:
-        is_date = form == "iso" or form in _DATES
-        matches = _instant(value, form).isNotNull() if is_date else value.rlike(_PATTERNS[form])
+        matches = _instant(value, form).isNotNull() if form.is_date else value.rlike(PATTERNS[form])
         yield F.count(F.when(matches, 1)).alias(f"{form}_{i}")
 
 
-def _instant(value: Column, form: str) -> Column:
+def _instant(value: Column, form: TextForm) -> Column:
     """The timestamp in a text; null if the text does not have this form."""
-    if form == "iso":
-        return F.when(value.rlike(_ISO), F.try_to_timestamp(value))
-    pattern, spark_format, _ = _DATES[form]
-    return F.when(value.rlike(pattern), F.try_to_timestamp(value, F.lit(spark_format)))
+    if form is TextForm.ISO:
+        return F.when(value.rlike(PATTERNS[form]), F.try_to_timestamp(value))
+    date = DATES[form]
+    return F.when(value.rlike(date.pattern), F.try_to_timestamp(value, F.lit(date.spark)))
 
 
 def _parse_text(
@@ -259,7 +259,7 @@ def _parse_text(
     name: str,
     i: int,
     facts: Mapping[str, Any],
-    possible: Sequence[str],
+    possible: Sequence[TextForm],
     label: str,
     *,
     comma_is_decimal: bool,
@@ -275,31 +275,35 @@ def _parse_text(
     if name in changes.replaced or name == label or not has_many_values:
         return
     if strays <= _MAX_STRAY_SHARE * present:
-        changes.replaced[name] = number(frame, name)
+        changes.replaced[name], changes.forms[name] = number(frame, name), TextForm.NUMBER_OR_WORD
         changes.remarks.append(
             f"column {name!r} is read as numbers: {strays} of {present} values are not numbers, such "
             f"as {facts[f'stray_{i}'][:40]!r}, and count as missing (to prevent this: --keep {name})"
         )
 
 
-def _parse(changes: _Changes, name: str, forms: Sequence[str], label: str, *, comma_is_decimal: bool) -> None:
+def _parse(
+    changes: _Changes, name: str, forms: Sequence[TextForm], label: str, *, comma_is_decimal: bool
+) -> None:
     """Parse a column by the first of the forms that all its values have."""
     value = column(name)
-    dates = [form for form in forms if form == "iso" or form in _DATES]
+    dates = [form for form in forms if form.is_date]
     if dates and name != label:
         form = dates[0]
-        readable = "year-month-day" if form == "iso" else _DATES[form][2]
-        changes.replaced[name] = _instant(value, form).cast("double")
+        readable = "year-month-day" if form is TextForm.ISO else DATES[form].readable
+        changes.replaced[name], changes.forms[name] = _instant(value, form).cast("double"), form
         ambiguous = " (day/month/year is possible, too)" if len(dates) > 1 else ""
         changes.parsed_as.setdefault(f"dates, {readable}{ambiguous}", []).append(name)
         return
-    for form in ("comma", "signs") if comma_is_decimal else ("signs", "comma"):
+    both = (TextForm.SIGNS, TextForm.COMMA)
+    for form in reversed(both) if comma_is_decimal else both:
         if form not in forms:
             continue
-        pattern = r"[€%\s.]" if form == "comma" else r"[$€£%,\s]"
-        plain = F.regexp_replace(value, pattern, "")
+        plain = F.regexp_replace(value, IGNORED[form], "")
         changes.replaced[name] = F.regexp_replace(plain, ",", ".").cast("double")
-        readable = "a decimal comma" if form == "comma" else "currency signs or thousands separators"
+        changes.forms[name] = form
+        is_comma = form is TextForm.COMMA
+        readable = "a decimal comma" if is_comma else "currency signs or thousands separators"
         changes.parsed_as.setdefault(f"numbers with {readable}", []).append(name)
         return
 

@@ -50,3 +50,4 @@ class Analysis:
     features: tuple[FeatureFacts, ...]
     label: NumberFacts | TextFacts
     total_rows: int
+    optional: frozenset[str] = frozenset()  # the columns with missing values, in any split

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_hpo.data.schema import ColumnKind
+from spark_hpo.data.text_forms import PATTERNS, TextForm
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare.column_facts import (
     Analysis,
@@ -27,7 +28,6 @@ from spark_hpo.trial import Split
 
 MAX_CLASSES = 1000
 MAX_INTEGER_CLASSES = 20  # label_type auto: integers with more values are a regression
-_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 
 def number(frame: DataFrame, name: str) -> Column:
@@ -35,7 +35,7 @@ def number(frame: DataFrame, name: str) -> Column:
     value = column(name)
     if isinstance(frame.schema[name].dataType, T.StringType):
         cast = F.expr("try_cast(`{}` as double)".format(name.replace("`", "``")))
-        return F.when(value.rlike(_NUMBER), cast)
+        return F.when(value.rlike(PATTERNS[TextForm.NUMBER]), cast)
     value = value.cast("double")
     return F.when(~F.isnan(value), value)
 
@@ -125,6 +125,7 @@ def analyse(
         features=tuple(feature(i, name) for i, name in enumerate(names) if name != label),
         label=TextFacts(name=label, values=classes) if classes else _number_facts(facts, at, label),
         total_rows=total,
+        optional=frozenset(name for i, name in enumerate(names) if facts[f"present_{i}"] < total),
     )
 
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_hpo.data.schema import LENGTH_SUFFIX, ColumnKind, Encoding, Feature, Label, NullRule, TableSchema
+from spark_hpo.data.schema import (
+    LENGTH_SUFFIX,
+    ColumnKind,
+    Encoding,
+    Feature,
+    Label,
+    NullRule,
+    OriginalColumn,
+    TableSchema,
+)
+from spark_hpo.data.text_forms import WHITESPACE, TextForm
 from spark_hpo.errors import DataError
+from spark_hpo.prepare.cleaning import Cleaned
 from spark_hpo.prepare.column_facts import (
     Analysis,
     BytesFacts,
@@ -22,7 +34,7 @@ from spark_hpo.prepare.columns import class_name, number
 from spark_hpo.prepare.splits import ORDER, SPLIT, column
 
 MISSING_SUFFIX = "_missing"
-_WHITESPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))  # all that Arrow trims, too
+_WHOLE = re.compile(r"-?(0|[1-9]\d*)$")
 
 
 def original(frame: DataFrame, null_values: Sequence[str]) -> DataFrame:
@@ -33,7 +45,7 @@ def original(frame: DataFrame, null_values: Sequence[str]) -> DataFrame:
     """
 
     def trimmed(text: Column) -> Column:
-        return F.btrim(text, F.lit(_WHITESPACE))
+        return F.btrim(text, F.lit(WHITESPACE))
 
     def element(text: Column) -> Column:
         return F.when(trimmed(text).isin(*null_values), "").otherwise(trimmed(text))
@@ -123,6 +135,34 @@ def schema_of(analysis: Analysis, encoding: Encoding = Encoding.PREPARED) -> Tab
         else Label(name=label.name, mean=label.mean, deviation=label.deviation),
         encoding=encoding,
     )
+
+
+def original_columns(
+    frame: DataFrame, cleaned: Cleaned, analysis: Analysis, *, is_typed: bool
+) -> tuple[OriginalColumn, ...]:
+    """Describe the columns of the original table, for models that encode its rows.
+
+    Args:
+        frame: the table as Spark read it.
+        is_typed: False for a CSV, whose columns all are text: they get the types of what they spell.
+    """
+    used = {facts.name: facts for facts in (*analysis.features, analysis.label)}
+    classes = analysis.label.values if isinstance(analysis.label, TextFacts) else ()
+
+    def described(field: T.StructField) -> OriginalColumn:
+        name, kind = field.name, field.dataType.simpleString()
+        form = cleaned.forms.get(name, TextForm.NONE)
+        if name not in used:
+            return OriginalColumn(name=name, type=kind, dropped=cleaned.dropped.get(name, "was left out"))
+        if form is TextForm.NONE and kind == "string" and not is_typed:
+            facts = used[name]
+            if isinstance(facts, NumberFacts):
+                form, kind = TextForm.NUMBER, "double"
+            elif name == analysis.label.name and all(map(_WHOLE.match, classes)):
+                kind = "bigint"
+        return OriginalColumn(name=name, type=kind, form=form, is_optional=name in analysis.optional)
+
+    return tuple(map(described, frame.schema))
 
 
 def _feature(facts: FeatureFacts, filled: NullRule) -> Feature:

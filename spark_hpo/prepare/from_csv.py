@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,16 +11,18 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from spark_hpo.data import files
-from spark_hpo.data.schema import Encoding
+from spark_hpo.data.raw_rows import EXAMPLE_ROWS
+from spark_hpo.data.schema import Encoding, TableSchema
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare import in_place, splits
 from spark_hpo.prepare.cleaning import Cleaned, clean
 from spark_hpo.prepare.column_facts import Analysis
 from spark_hpo.prepare.columns import analyse
 from spark_hpo.prepare.dialect import UTF_8, Dialect, find_dialect
-from spark_hpo.prepare.encode import encode, original, schema_of
+from spark_hpo.prepare.encode import encode, original, original_columns, schema_of
 from spark_hpo.prepare.output import Prepared, Request, fingerprint
 from spark_hpo.prepare.phases import announce
 from spark_hpo.prepare.reading import cause_of, columns_of, is_small, read, settings
@@ -224,12 +227,12 @@ def write(spark: SparkSession, request: Request) -> Prepared:
 
 def _copy(frame: DataFrame, request: Request) -> Prepared:
     arguments = request.arguments
-    remarks: tuple[str, ...] = ()
-    frame = original(frame, arguments["null_values"])
+    cleaned = Cleaned(frame, ())
+    read, frame = frame, original(frame, arguments["null_values"])
     if arguments.get("clean"):
         # Before rows are assigned to splits: rows that differ only in a row number belong into one split.
         cleaned = _clean(_without(frame, arguments["drop"]), arguments)
-        frame, remarks = cleaned.frame, cleaned.remarks
+        frame = cleaned.frame
         is_small = cleaned.rows < splits.FEW_ROWS
         fractions = splits.FRACTIONS_OF_FEW if is_small else splits.DEFAULT_FRACTIONS
         frame = splits.with_split(frame, arguments["fractions"] or fractions, arguments["seed"])
@@ -237,7 +240,12 @@ def _copy(frame: DataFrame, request: Request) -> Prepared:
         frame = splits.with_split(frame, arguments["fractions"], arguments["seed"])
         frame = _without(frame, arguments["drop"])
     analysis = _analyse(frame, arguments)
-    schema = schema_of(analysis)
+    schema = replace(
+        schema_of(analysis),
+        original=original_columns(read, cleaned, analysis, is_typed=arguments["format"] != "csv"),
+        null_values=tuple(arguments["null_values"]),
+    )
+    example = _example(read, schema)
     with request.writing() as folder:
         counts = splits.write(
             encode(frame, analysis),
@@ -245,7 +253,14 @@ def _copy(frame: DataFrame, request: Request) -> Prepared:
             total_rows=analysis.total_rows,
             row_group_rows=arguments["row_group_rows"],
         )
-        return request.finish(folder, schema, counts, remarks=remarks)
+        return request.finish(folder, schema, counts, remarks=cleaned.remarks, example=example)
+
+
+def _example(frame: DataFrame, schema: TableSchema) -> list[Any]:
+    """Return the first rows of the original table, without the label, as JSON objects."""
+    used = [splits.column(c.name) for c in schema.original if not c.dropped and c.name != schema.label.name]
+    row = F.to_json(F.struct(*used), {"ignoreNullFields": "false"})
+    return [json.loads(found[0]) for found in frame.select(row).limit(EXAMPLE_ROWS).collect()]
 
 
 def _describe(frame: DataFrame, request: Request) -> Prepared:
@@ -256,14 +271,17 @@ def _describe(frame: DataFrame, request: Request) -> Prepared:
         split = in_place.by_conditions(frame, url, arguments["where"])
     else:
         split = in_place.by_row_groups(frame, url, arguments["fractions"], arguments["seed"])
-    remarks: tuple[str, ...] = ()
-    frame = _without(original(split.frame, DEFAULT_NULL_VALUES), arguments["drop"])
+    cleaned = Cleaned(_without(original(split.frame, DEFAULT_NULL_VALUES), arguments["drop"]), ())
     if arguments.get("clean"):
-        cleaned = _clean(frame, arguments)
-        frame, remarks = cleaned.frame, cleaned.remarks
-    schema = schema_of(_analyse(frame, arguments), Encoding.RAW)
+        cleaned = _clean(cleaned.frame, arguments)
+    analysis = _analyse(cleaned.frame, arguments)
+    schema = replace(
+        schema_of(analysis, Encoding.RAW),
+        sources=split.sources,
+        original=original_columns(frame, cleaned, analysis, is_typed=True),
+    )
     with request.writing() as folder:
-        return request.finish(folder, replace(schema, sources=split.sources), split.rows, remarks=remarks)
+        return request.finish(folder, schema, split.rows, remarks=cleaned.remarks)
 
 
 def _clean(frame: DataFrame, arguments: Mapping[str, Any]) -> Cleaned:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from spark_hpo.data import files
 from spark_hpo.data.lake.formats import table_format
 from spark_hpo.data.schema import TableSchema
-from spark_hpo.data.table import SCHEMA_FILE
+from spark_hpo.data.table import EXAMPLE_FILE, SCHEMA_FILE
 from spark_hpo.errors import ConfigError, DataError, cause
 from spark_hpo.trial import Split
 
@@ -127,8 +127,9 @@ class Request:
         rows: Mapping[str, int],
         answer: Mapping[str, Any] | None = None,
         remarks: Sequence[str] = (),
+        example: Sequence[Any] = (),
     ) -> Prepared:
-        """Write `prepared.json` and `schema.json` beside the splits.
+        """Write `prepared.json` and `schema.json` beside the splits, and a few original rows.
 
         Raises:
             DataError: a split has no rows.
@@ -143,7 +144,8 @@ class Request:
         answer = dict(answer or {})
         record = {"version": 1, "arguments": self.arguments, "rows": counts, "answer": answer}
         record |= {"remarks": list(remarks)} if remarks else {}
-        for name, content in ((PREPARED_FILE, record), (SCHEMA_FILE, schema.to_json())):
+        contents: dict[str, Any] = {EXAMPLE_FILE: list(example)} if example else {}
+        for name, content in {**contents, PREPARED_FILE: record, SCHEMA_FILE: schema.to_json()}.items():
             fs, path = files.filesystem(files.join(folder, name))
             fs.pipe_file(path, json.dumps(content, indent=1).encode())
         output = files.absolute(self.output)

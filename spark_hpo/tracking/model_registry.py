@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import ModelSignature
+
+    from spark_hpo.data.raw_rows import Input
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +47,10 @@ class ModelFiles:
 
     model_dir: Path  # handed to the loader
     loader_module: str  # has `_load_pyfunc(data_path)`, which returns an object with `predict(DataFrame)`
-    input_example: pd.DataFrame  # a few rows
+    input_example: pd.DataFrame | None  # a few rows; None: there are none
     predict: Callable[[Any], Any]  # for the signature: what the loaded model returns for the example
     pip_requirements: Sequence[str]
+    inputs: Sequence[Input] = ()  # of the signature; empty: those of the example
     code_paths: Sequence[Path] = ()  # packages that the loader imports, where they are not installed
 
 
@@ -195,7 +199,7 @@ class _Registry:
         """Log the model to the study's run, if it is not there."""
         import mlflow
         from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model, infer_signature
+        from mlflow.models import Model
 
         model = self._logged()
         if model is not None and str(model.status) == "READY":
@@ -204,7 +208,7 @@ class _Registry:
             model = self._client.create_logged_model(
                 self._tracker.experiment_id, "model", self._tracker.run_id, tags=self._tags
             )
-        signature = infer_signature(_widened(files.input_example), files.predict(files.input_example))
+        signature = _signature(files)
         # Not log_model: it writes through the process's global tracking URI and active run, prints, and
         # serves the example once. These are its own steps.
         with tempfile.TemporaryDirectory(prefix="spark_hpo-model-") as directory:
@@ -321,6 +325,31 @@ class _Registry:
             registry_uri=self._tracker.registry_uri,
         )
         return Path(path, Model.load(path).flavors["python_function"]["data"])
+
+
+def _signature(files: ModelFiles) -> ModelSignature:
+    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types import ColSpec, Schema
+
+    example = files.input_example
+    answers: Any = None if example is None else files.predict(example)
+    if not files.inputs:
+        assert example is not None, "without inputs, the example gives the signature"
+        return infer_signature(_widened(example), answers)
+    columns: Any = [ColSpec(_mlflow_type(c.type), c.name, required=c.is_required) for c in files.inputs]
+    outputs = None if answers is None else infer_signature(model_output=answers).outputs
+    return ModelSignature(Schema(columns), outputs)
+
+
+def _mlflow_type(kind: str) -> Any:
+    from mlflow.types import DataType
+    from mlflow.types.schema import AnyType, Array
+
+    if kind.startswith("array<"):
+        return Array(_mlflow_type(kind[len("array<") : -1]))
+    # MLflow refuses integers where it expects doubles, so it leaves the check of numbers to the model.
+    any_type: Any = AnyType
+    return any_type() if kind in ("any", "number") else DataType[kind]
 
 
 def _widened(frame: pd.DataFrame) -> pd.DataFrame:

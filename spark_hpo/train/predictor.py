@@ -20,6 +20,7 @@ import torch
 from spark_hpo.data.decode import encode_rows
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.prepared_rows import Range, stored_ranges
+from spark_hpo.data.raw_rows import class_values
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import Table
 from spark_hpo.errors import CheckpointError
@@ -36,9 +37,10 @@ _BATCH_ROWS = 4096
 
 
 class Predictor:
-    """A trained model that predicts for rows with the columns of the table's files; the label is not needed.
+    """A trained model that predicts for rows of the original table; the label is not needed.
 
-    The files of a prepared table hold encoded values; rows of the original table are refused.
+    If schema.json does not describe the original table, because an older version prepared it, the model takes
+    rows of the prepared table and refuses others.
     """
 
     def __init__(
@@ -80,21 +82,22 @@ class Predictor:
     def predict(self, rows: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Return the task's `predictions` as columns, with one row per row of `rows`, in the same order.
 
-        A tensor of shape [rows] becomes a column of numbers, one of more dimensions a column of lists.
+        A tensor of shape [rows] becomes a column of numbers, one of more dimensions a column of lists. A
+        model of original rows gives class codes in `prediction` as the label's own values, and `probability`
+        as a column for each class, such as `probability_yes`.
 
         Args:
             params: not used; MLflow passes it.
 
         Raises:
-            DataError: a column is missing or has the wrong shape, or holds original values where the model
-                needs prepared ones.
+            DataError: a column is missing, or a value cannot be encoded.
         """
         with torch.inference_mode():
             predictions = [self._predictions(batch) for batch in self._batches(rows)]
         columns: dict[str, Any] = {}
         for name in predictions[0]:
             values = torch.cat([prediction[name] for prediction in predictions]).numpy()
-            columns[name] = values if values.ndim == 1 else values.tolist()
+            columns |= self._columns(name, values)
         return pd.DataFrame(columns, index=rows.index)
 
     def evaluate(self, table: Table, split: Split, *, reader: str = "auto") -> dict[str, float]:
@@ -113,6 +116,14 @@ class Predictor:
             shuffle_window=None,
         )
         return trainer.evaluate(loader)
+
+    def _columns(self, name: str, values: np.ndarray[Any, Any]) -> dict[str, Any]:
+        classes = class_values(self.schema) if self.schema.takes_raw_rows else []
+        if classes and name == "prediction" and values.ndim == 1 and values.dtype.kind == "i":
+            return {name: np.array(classes)[values].astype(object if isinstance(classes[0], str) else None)}
+        if classes and name == "probability" and values.shape[1:] == (len(classes),):
+            return {f"{name}_{text}": values[:, i] for i, text in enumerate(self.schema.label.classes)}
+        return {name: values if values.ndim == 1 else values.tolist()}
 
     def _predictions(self, batch: Batch) -> Mapping[str, torch.Tensor]:
         return self.task.predictions(self.task.forward(self.model, batch))

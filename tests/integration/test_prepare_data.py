@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -27,7 +28,6 @@ from spark_hpo import prepare
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.plan.manifest import read_manifest
 from spark_hpo.data.plan.row_group_split import in_share
-from spark_hpo.data.prepared_rows import stored_ranges
 from spark_hpo.data.schema import ColumnKind, Encoding, NullRule, TableSchema
 from spark_hpo.data.table import open_table
 from spark_hpo.errors import ConfigError, DataError
@@ -215,20 +215,17 @@ class TestCsv:
                 assert schema.label.classes[label] == income
                 assert (job.vocabulary[code - 1] if code else "astronaut") == title
 
-    def test_model_refuses_original_rows_and_accepts_prepared_ones(
+    def test_model_takes_original_rows_and_names_a_bad_one(
         self, table: Path, people: list[list[object]]
     ) -> None:
-        opened = open_table(str(table))
-        task = TabularTask({"hidden_units": 4}, opened.schema)
-        model = Predictor(task, task.build_model(), stored_ranges(opened))
-        for split in Split:
-            prepared = pq.read_table(table / split).to_pandas()
-            assert len(model.predict(prepared)) == len(prepared)
-        example = pq.read_table(table / "test").slice(0, 1).to_pandas()
-        pay, job = people[0][1:3]
-        for name, value in {"pay.in $": float(str(pay)), "job title": str(job).strip()}.items():
-            with pytest.raises(DataError, match=f"column {name!r}: {value!r} is not a".replace("$", r"\$")):
-                model.predict(example.assign(**{name: [value]}))
+        task = TabularTask({"hidden_units": 4}, open_table(str(table)).schema)
+        model = Predictor(task, task.build_model())
+        rows = pd.DataFrame(people, columns=["age", "pay.in $", "job title", "id", "income-per-year"])
+        answers = model.predict(rows)
+        assert list(answers) == ["prediction", "probability_<=50K", "probability_>50K"]
+        assert set(answers["prediction"]) <= {"<=50K", ">50K"}
+        with pytest.raises(DataError, match="row 7, column 'age': 'old' is not a number"):
+            model.predict(rows.assign(age=rows["age"].where(rows.index != 7, "old")))
 
     def test_equal_rows_are_in_one_split(self, spark: Any, tmp_path: Path) -> None:
         rows: list[list[object]] = [[f"v{i % 60}", i % 2] for i in range(600)]

@@ -1,0 +1,391 @@
+"""Encodes rows of the original table as `prepare` encoded them, to the last bit.
+
+`prepare` writes into schema.json how it read each column of the original table (`TableSchema.original`). A
+model repeats this for the rows that it predicts for.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as t
+
+from spark_hpo.data import encoders
+from spark_hpo.data.encoders import BadColumn
+from spark_hpo.data.schema import ColumnKind, Encoding, Feature, NullRule, OriginalColumn, TableSchema
+from spark_hpo.data.text_forms import DATES, IGNORED, PATTERNS, WHITESPACE, TextForm
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXAMPLE_ROWS = 5  # of the input example of a model
+_INTEGERS = ("tinyint", "smallint", "int", "bigint")
+_FRACTIONS = ("float", "double")
+_TIMES = ("timestamp", "timestamp_ntz", "timestamp_ns")
+_FIELDS_OF_TIME = (
+    r"^(?P<year>\d{4})-(?P<month>\d{1,2})-(?P<day>\d{1,2})"
+    r"(?:[ T](?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:\.(?P<fraction>\d+))?)?"
+    r"(?P<zone>Z|[+-]\d{2}:?\d{2})?)?$"
+)
+_MAX_ZONE_S = 18 * 3600  # Java's limit
+_SHOWN = 40  # characters of a value, in a message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """A column that a model takes."""
+
+    name: str
+    type: str  # long, number, string, boolean, datetime, binary, any, or an array such as array<number>
+    is_required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RawColumn:
+    """A column of the original table that features are made of."""
+
+    original: OriginalColumn
+    features: tuple[Feature, ...]
+    is_copied: bool  # the table is a prepared copy, whose columns `prepare` has cleaned
+    null_values: tuple[str, ...]
+
+    def stored(self, given: pd.Series[Any] | Sequence[Any]) -> Iterator[tuple[Feature, pa.Array]]:
+        """Yield each feature with the values that the files of the table would hold.
+
+        Raises:
+            BadColumn: a value has another form than those of the original column.
+        """
+        values = self._read(self._values(given))
+        for feature in self.features:
+            filled = replace(feature, nulls=NullRule.FILL)
+            match feature.kind:
+                case _ if not self.is_copied:
+                    yield feature, values
+                case ColumnKind.NUMERIC if feature.name != self.original.name:
+                    yield feature, pa.array(encoders.missing_marks(values))
+                case ColumnKind.NUMERIC:
+                    yield feature, pa.array(encoders.standardised(values, filled))
+                case ColumnKind.CATEGORICAL:
+                    yield feature, pa.array(encoders.codes_of(values, filled))
+                case ColumnKind.SEQUENCE:
+                    flat = values.flatten()
+                    elements = pa.array(encoders.codes_of(flat, filled)) if feature.vocabulary else flat
+                    yield feature, _lists(values, elements)
+                case _:
+                    yield feature, values
+
+    def numbers(self, given: Sequence[Any]) -> npt.NDArray[np.float64]:
+        """Return given values as numbers, NaN where they are missing."""
+        values = self._read(self._values(given)).cast(pa.float64())
+        numbers: npt.NDArray[np.float64] = values.to_numpy(zero_copy_only=False)
+        return numbers
+
+    def _values(self, given: pd.Series[Any] | Sequence[Any]) -> pa.Array:
+        """Return given values as an Arrow array of any type."""
+        try:
+            values = pa.Array.from_pandas(given)
+        except (pa.ArrowException, ValueError, TypeError) as exc:
+            if not self._is_text:
+                raise BadColumn(str(exc)) from exc
+            values = pa.array([_as_text(value) for value in given], pa.string())
+        if isinstance(values, pa.ChunkedArray):
+            values = pa.concat_arrays(values.chunks)
+        return values.dictionary_decode() if t.is_dictionary(values.type) else values
+
+    def _read(self, values: pa.Array) -> pa.Array:
+        """Return what `prepare` read: doubles, trimmed texts, lists or bytes. Missing values are null."""
+        kind = self.original.type
+        if t.is_null(values.type):
+            return values.cast(self._null_type)
+        if kind == "binary" and not _is_bytes(values.type):
+            return pa.array([_decoded(value) for value in values.to_pylist()], pa.binary())
+        if kind == "date" or kind in _TIMES or self.original.form.is_date:
+            return self._instants(values)
+        if kind == "float" and t.is_float64(values.type):
+            values = values.cast(pa.float32())
+        if not self.is_copied:
+            return values
+        if kind == "array<string>":
+            return self._lists_of_texts(values)
+        if kind.startswith("array<decimal") and t.is_decimal(values.type.value_type):
+            # Through text, because Arrow does not round decimals to the nearest float.
+            return _lists(values, values.flatten().cast(pa.string()).cast(pa.float32()))
+        if kind.startswith("array") or kind == "binary":
+            return values
+        return self._numbers(values) if self._is_number else self._texts(values)
+
+    @property
+    def _null_type(self) -> pa.DataType:
+        kind = self.original.type
+        if kind.startswith("array"):
+            return pa.list_(pa.string() if kind == "array<string>" else pa.float64())
+        if kind == "binary":
+            return pa.binary()
+        return pa.float64() if self._is_number else pa.string()
+
+    @property
+    def _is_number(self) -> bool:
+        return any(feature.kind is ColumnKind.NUMERIC for feature in self.features)
+
+    @property
+    def _is_text(self) -> bool:
+        return self.original.type == "string"
+
+    def _texts(self, values: pa.Array) -> pa.Array:
+        if t.is_boolean(values.type):
+            # The names that prepare gives, or those in a CSV that pandas reads as booleans.
+            of = {text.lower(): text for text in self.features[0].vocabulary}
+            named = [value if value is None else str(value).lower() for value in values.to_pylist()]
+            values = pa.array([of.get(name, name) if name else None for name in named], pa.string())
+        elif not (t.is_string(values.type) or t.is_large_string(values.type)):
+            if not (t.is_integer(values.type) or t.is_floating(values.type) or t.is_decimal(values.type)):
+                raise _unfit(values, "text")
+            values = encoders.as_texts(values)
+        return self._present(values)
+
+    def _present(self, texts: pa.Array) -> pa.Array:
+        """Trim texts, and make those null that mean missing."""
+        trimmed = pc.utf8_trim(texts.cast(pa.string()), characters=WHITESPACE)
+        missing = pa.array(["", *self.null_values], pa.string())
+        return pc.if_else(pc.is_in(trimmed, value_set=missing), pa.scalar(None, pa.string()), trimmed)
+
+    def _numbers(self, values: pa.Array) -> pa.Array:
+        kind = values.type
+        if t.is_string(kind) or t.is_large_string(kind):
+            return self._parsed(self._present(values))
+        if t.is_decimal(kind):
+            values = values.cast(pa.string())  # Arrow does not round decimals to the nearest double
+        elif not (t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind)):
+            raise _unfit(values, "a number")
+        return encoders.as_numbers(values)
+
+    def _parsed(self, texts: pa.Array) -> pa.Array:
+        form = self.original.form if self.original.form in PATTERNS else TextForm.NUMBER
+        pattern = PATTERNS.get(form, PATTERNS[TextForm.NUMBER])
+        fits = pc.match_substring_regex(texts, pattern)
+        if self.original.form is TextForm.NUMBER_OR_WORD:
+            texts = pc.if_else(fits, texts, pa.scalar(None, pa.string()))
+        elif (bad := _first(texts, pc.invert(fits))) is not None:
+            raise BadColumn(f"{_shown(bad)} is not a number{_READABLE.get(form, '')}")
+        if form in IGNORED:
+            texts = pc.replace_substring_regex(texts, IGNORED[form], "")
+            texts = pc.replace_substring(texts, ",", ".")
+        # Arrow takes no plus sign.
+        return pc.cast(pc.replace_substring_regex(texts, r"^\+", ""), pa.float64())
+
+    def _lists_of_texts(self, values: pa.Array) -> pa.Array:
+        flat = values.flatten()
+        if not (t.is_string(flat.type) or t.is_large_string(flat.type)):
+            flat = encoders.as_texts(flat)
+        encoders.refuse_nulls(flat)
+        return _lists(values, pc.fill_null(self._present(flat), ""))
+
+    def _instants(self, values: pa.Array) -> pa.Array:
+        """Return dates and times as seconds since 1970, in double precision as Spark computes them."""
+        kind = values.type
+        if t.is_timestamp(kind):
+            if self.original.type == "timestamp_ns":
+                return values.cast(pa.timestamp("ns", kind.tz))
+            counts = values.cast(pa.int64())
+            if kind.unit == "ns":
+                floored = pc.fill_null(counts, 0).to_numpy() // 1000
+                return _seconds(floored, values.is_null())
+            return encoders.as_numbers(values)
+        if t.is_date(kind):
+            return encoders.as_numbers(values)
+        if not (t.is_string(kind) or t.is_large_string(kind)):
+            raise _unfit(values, "a date")
+        texts = self._present(values)
+        form = self.original.form
+        micros, is_valid = _dates(texts, form) if form in DATES else _times(texts)
+        if (bad := _first(texts, pa.array(~is_valid))) is not None:
+            readable = f" such as {DATES[form].readable}" if form in DATES else " such as 2024-01-31 12:00"
+            raise BadColumn(f"{_shown(bad)} is not a date{readable}")
+        return _seconds(micros, texts.is_null())
+
+
+_READABLE = {
+    TextForm.SIGNS: " such as 1,200.50, $5 or 12 %",
+    TextForm.COMMA: " with a decimal comma, such as 1.200,50",
+}
+
+
+def raw_columns(schema: TableSchema) -> Iterator[RawColumn]:
+    """Yield the columns of the original table that features are made of."""
+    is_copied = schema.encoding is Encoding.PREPARED
+    features: dict[str, list[Feature]] = {}
+    for feature in schema.features:
+        features.setdefault(feature.source or feature.name, []).append(feature)
+    for column in schema.original:
+        if column.name in features:
+            yield RawColumn(column, tuple(features[column.name]), is_copied, schema.null_values)
+
+
+def inputs_of(schema: TableSchema) -> tuple[Input, ...]:
+    """Return the columns that a model with this schema takes: those of the original table that it uses."""
+    return tuple(
+        Input(
+            name=column.original.name,
+            type=_input_type(column),
+            is_required=not column.original.is_optional,
+        )
+        for column in raw_columns(schema)
+    )
+
+
+def example_rows(records: Sequence[Mapping[str, Any]], schema: TableSchema) -> pd.DataFrame:
+    """Return rows of the original table, as JSON holds them, with the columns that the model takes."""
+    import pandas as pd
+
+    rows = pd.DataFrame(index=range(len(records)))
+    for column in raw_columns(schema):
+        name, kind = column.original.name, _input_type(column)
+        values = [record.get(name) for record in records]
+        if kind == "number":
+            rows[name] = column.numbers(values)
+        elif kind == "datetime":
+            rows[name] = pd.to_datetime(pd.Series(values), utc=True).dt.tz_localize(None)
+        else:
+            rows[name] = pd.Series([_decoded(v) for v in values] if kind == "binary" else values)
+    return rows
+
+
+def class_values(schema: TableSchema) -> list[Any]:
+    """Return the classes as the values that the label has in the original table."""
+    label = schema.label
+    stored = next((column.type for column in schema.original if column.name == label.name), "string")
+    if stored in _INTEGERS:
+        return [int(name) for name in label.classes]
+    if stored in _FRACTIONS or stored.startswith("decimal"):
+        return [float(name) for name in label.classes]
+    if stored == "boolean":
+        return [name == "true" for name in label.classes]
+    return list(label.classes)
+
+
+def _input_type(column: RawColumn) -> str:
+    original = column.original
+    kind, form = original.type, original.form
+    if kind.startswith("array<"):
+        element = kind.removeprefix("array<").removesuffix(">")
+        return f"array<{'string' if element == 'string' else 'long' if element in _INTEGERS else 'number'}>"
+    if kind in _INTEGERS:
+        return "number" if original.is_optional else "long"
+    if kind in _FRACTIONS or kind.startswith("decimal"):
+        return "number"
+    if kind == "date" or kind in _TIMES:
+        return "datetime"
+    if kind == "string":
+        [first, *_] = column.features
+        is_flag = {text.lower() for text in first.vocabulary} <= {"true", "false", ""}
+        is_mixed = form is TextForm.NUMBER_OR_WORD or (first.kind is ColumnKind.CATEGORICAL and is_flag)
+        return "any" if is_mixed else "string"
+    return kind  # boolean, binary
+
+
+def _dates(texts: pa.Array, form: TextForm) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return microseconds since 1970, and which texts are null or dates of this form."""
+    date = DATES[form]
+    fits = pc.match_substring_regex(texts, date.pattern)
+    names = {"d": "day", "m": "month", "y": "year"}
+    groups = r"\D".join(rf"(?P<{names[part]}>\d+)" for part in date.order)
+    parts = pc.extract_regex(pc.if_else(fits, texts, pa.scalar(None, pa.string())), f"^{groups}$")
+    days, is_valid = _days(parts)
+    is_valid &= _integers(parts, "year") > 0  # Spark reads the year of an era
+    return days * 86_400_000_000, is_valid & pc.fill_null(fits, False).to_numpy(zero_copy_only=False) | (
+        texts.is_null().to_numpy(zero_copy_only=False)
+    )
+
+
+def _times(texts: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return microseconds since 1970 of ISO dates with or without a time, and which texts are valid."""
+    parts = pc.extract_regex(texts, _FIELDS_OF_TIME)
+    days, is_valid = _days(parts)
+    hour, minute, second = (_integers(parts, name) for name in ("hour", "minute", "second"))
+    fraction = pc.utf8_rpad(pc.utf8_slice_codeunits(_part(parts, "fraction"), 0, 6), 6, "0")
+    zone = pc.replace_substring(_part(parts, "zone"), ":", "")
+    offset = pc.utf8_slice_codeunits(zone, 1, 5)  # empty for Z
+    sign = np.where(pc.starts_with(zone, "-").to_numpy(zero_copy_only=False), -1, 1)
+    zone_hour, zone_minute = (_whole(pc.utf8_slice_codeunits(offset, i, i + 2)) for i in (0, 2))
+    shift = zone_hour * 3600 + zone_minute * 60
+    is_valid &= (hour < 24) & (minute < 60) & (second < 60) & (zone_minute < 60) & (shift <= _MAX_ZONE_S)
+    seconds = days * 86_400 + hour * 3600 + minute * 60 + second - sign * shift
+    is_null = texts.is_null().to_numpy(zero_copy_only=False)
+    fits = parts.is_valid().to_numpy(zero_copy_only=False)
+    return seconds * 1_000_000 + _whole(fraction), (is_valid & fits) | is_null
+
+
+def _days(parts: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    year, month, day = (_integers(parts, name) for name in ("year", "month", "day"))
+    first = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+    date = first.astype("datetime64[D]") + (day - 1)
+    is_valid = (month >= 1) & (month <= 12) & (day >= 1) & (date.astype("datetime64[M]") == first)
+    return date.astype(np.int64), is_valid
+
+
+def _part(parts: pa.Array, name: str) -> pa.Array:
+    return pc.fill_null(pc.struct_field(parts, name), "")
+
+
+def _integers(parts: pa.Array, name: str) -> npt.NDArray[np.int64]:
+    return _whole(_part(parts, name))
+
+
+def _whole(texts: pa.Array) -> npt.NDArray[np.int64]:
+    """Return integers; an empty text is 0."""
+    numbers = pc.cast(pc.if_else(pc.equal(texts, ""), "0", texts), pa.int64())
+    whole: npt.NDArray[np.int64] = numbers.to_numpy(zero_copy_only=False)
+    return whole
+
+
+def _seconds(micros: npt.NDArray[np.int64], is_null: pa.Array) -> pa.Array:
+    return pa.array(micros / 1e6, mask=is_null.to_numpy(zero_copy_only=False))
+
+
+def _lists(values: pa.Array, elements: pa.Array) -> pa.Array:
+    """Return lists of the lengths of others, with these elements; null lists become empty."""
+    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), elements)
+
+
+def _first(values: pa.Array, is_bad: pa.Array) -> Any:
+    """Return the first of the bad values; None: there is none."""
+    bad = values.filter(pc.fill_null(is_bad, False)).drop_null()
+    return bad[0].as_py() if len(bad) else None
+
+
+def _unfit(values: pa.Array, rule: str) -> BadColumn:
+    present = values.drop_null()
+    return BadColumn(f"{_shown(present[0].as_py()) if len(present) else values.type} is not {rule}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind))
+
+
+def _decoded(value: Any) -> bytes | None:
+    """Return bytes from base64, which JSON holds."""
+    if value is None or isinstance(value, bytes):
+        return value
+    if not isinstance(value, str) or re.search(r"[^A-Za-z0-9+/=\s]", value):
+        raise BadColumn(f"{_shown(value)} is neither bytes nor base64")
+    return base64.b64decode(value)
