@@ -2,7 +2,8 @@
 
 The folder holds `model.json` (task, parameters, schema), `weights.pt` and, if the class of the task cannot be
 imported because it was written in a notebook, `task.pkl`. MLflow loads the folder through `_load_pyfunc`.
-Only tensors are unpickled, and the class in `task.pkl`.
+Only tensors are unpickled, and the class in `task.pkl`. `network.pt2` and `network.json` are for programs
+without this package.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from spark_hpo.errors import CheckpointError
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint
 from spark_hpo.train.loop import Trainer
+from spark_hpo.train.network import export_network
 from spark_hpo.train.reference import Code, find_trainable
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.task import Batch, TrainTask
@@ -137,7 +139,7 @@ class Predictor:
 def export(
     folder: Path, *, code: Code, params: Params, table: Table, load_checkpoint: Callable[[], Any]
 ) -> None:
-    """Write a trial's model to a folder that `Predictor.load` reads.
+    """Write a trial's model to a folder that `Predictor.load` reads, and its network for other programs.
 
     Args:
         code: of the task.
@@ -151,6 +153,8 @@ def export(
     record = {"version": 1, "task": code.reference, "params": dict(params)}
     record |= {"schema": table.schema.to_json(), "ranges": stored_ranges(table)}
     storage.write("model.json", json.dumps(record, indent=2).encode())
+    loaded = Predictor.load(folder)
+    export_network(folder, loaded.task, loaded.model)
 
 
 def _load_pyfunc(data_path: str) -> Predictor:

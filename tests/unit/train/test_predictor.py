@@ -1,5 +1,6 @@
 """A trained model is exported, loaded and used for predictions, in this process and in a new one."""
 
+import json
 import subprocess
 import sys
 from functools import partial
@@ -9,14 +10,18 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from spark_hpo.data.table import Table, first_rows, open_table
 from spark_hpo.errors import CheckpointError, DataError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint, predictor
+from spark_hpo.train.network import export_network
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.reference import Code
+from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.task import Batch
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, Split
@@ -130,3 +135,43 @@ def test_first_rows_have_the_features_without_the_label(table: Table) -> None:
     example = first_rows(table, Split.TEST, 4)
     assert list(example.columns) == ["x", "y"]
     assert len(example) == 4
+
+
+def test_exported_network_gives_the_same_without_this_package(
+    table: Table, exported: tuple[Path, dict[str, float]]
+) -> None:
+    rows = rows_of_test_split(table)[["x", "y"]]
+    program = (
+        "import json, sys; sys.modules['spark_hpo'] = None; import torch;"
+        "columns = json.loads(sys.argv[2]);"
+        "network = torch.export.load(sys.argv[1] + '/network.pt2').module();"
+        "note = json.load(open(sys.argv[1] + '/network.json'));"
+        "batch = {i['name']: torch.tensor(columns[i['name']], dtype=getattr(torch, i['dtype'])) "
+        "for i in note['inputs']};"
+        "print(json.dumps({name: values.tolist() for name, values in network(batch).items()}))"
+    )
+    columns = {name: rows[name].astype("float32").tolist() for name in rows}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, str(exported[0]), json.dumps(columns)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    answers = json.loads(done.stdout or "{}")
+    expected = predictor.Predictor.load(exported[0]).predict(rows)
+    assert answers == {name: expected[name].tolist() for name in expected}, done.stderr
+
+
+class ValueDependent(TabularTask):
+    """A task whose code depends on the values of a tensor, which torch.export cannot express."""
+
+    def forward(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        outputs = super().forward(model, batch)
+        return outputs * 2 if outputs.sum() > 0 else outputs
+
+
+def test_export_network_leaves_out_what_torch_cannot_export(table: Table, tmp_path: Path) -> None:
+    task = ValueDependent(PARAMS, table.schema)
+    assert not export_network(tmp_path, task, task.build_model())
+    assert list(tmp_path.iterdir()) == []
