@@ -24,7 +24,13 @@ from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.model_registry import ModelFiles, RegisteredModel, TestResult, register_model
+from spark_hpo.tracking.model_registry import (
+    ModelFiles,
+    ModelInput,
+    RegisteredModel,
+    TestResult,
+    register_model,
+)
 from spark_hpo.tracking.study_runs import RunStatus
 from spark_hpo.train import checkpoint, predictor
 from spark_hpo.train.constant import constant_answer
@@ -129,7 +135,10 @@ def publish_model(
             model_dir=Path(folder),
             loader_module=predictor.__name__,
             input_example=first_rows(table, Split.TEST, EXAMPLE_ROWS),
-            inputs=inputs_of(table.schema),
+            inputs=[
+                ModelInput(name=i.name, type=i.type, is_required=i.is_required)
+                for i in inputs_of(table.schema)
+            ],
             predict=predictor.Predictor.load(folder).predict,
             pip_requirements=[f"{name}=={version(name)}" for name in _requirements(plan.code)],
             code_paths=[package.as_folder(Path(code_folder)), *_code_paths(plan, Path(code_folder))],

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
-    from spark_hpo.data.raw_rows import Input
-
 log = logging.getLogger(__name__)
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -42,6 +40,15 @@ _MAX_TAG = 500  # characters; Unity Catalog takes few more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInput:
+    """A column that a model takes."""
+
+    name: str
+    type: str  # a type of MLflow, or number, any, or an array such as array<number>
+    is_required: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
     """The files and facts of a trained model that MLflow needs."""
 
@@ -50,7 +57,7 @@ class ModelFiles:
     input_example: pd.DataFrame | None  # a few rows; None: there are none
     predict: Callable[[Any], Any]  # for the signature: what the loaded model returns for the example
     pip_requirements: Sequence[str]
-    inputs: Sequence[Input] = ()  # of the signature; empty: those of the example
+    inputs: Sequence[ModelInput] = ()  # of the signature; empty: those of the example
     code_paths: Sequence[Path] = ()  # packages that the loader imports, where they are not installed
 
 
