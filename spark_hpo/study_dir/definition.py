@@ -132,7 +132,7 @@ class Definition:
         """
         before, now = self._both(config, defaults or {})
         changed = [
-            ConfigError(f"is {now.get(key)!r}, but the study was started with {before.get(key)!r}", key=key)
+            ConfigError(f"must stay {before.get(key)!r} in this study", key=key, value=now.get(key))
             for key in sorted(before.keys() | now.keys())
             if before.get(key) != now.get(key)
         ]

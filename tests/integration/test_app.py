@@ -37,7 +37,7 @@ def test_run_study_accepts_a_hyperopt_space(folder: Path) -> None:
     assert 0.018 < result.best.params["learning_rate"] < 0.136
     again = run_study(clusters_study(folder, space={}), space=space)
     assert again.study.progress.run == 0
-    with pytest.raises(ConfigError, match="the study was started with"):
+    with pytest.raises(ConfigError, match="space"):
         run_study(clusters_study(folder, space={}), space={**space, "dropout": hp.uniform("dropout", 0, 0.9)})
 
 
@@ -210,8 +210,9 @@ def test_run_study_of_several_objectives_returns_a_pareto_front(
     again = run_study(clusters_study(folder, **changes).with_source(place))
     assert again.study.progress.run == 0
     assert [trial.trial_id for trial in again.pareto_front] == front
-    with pytest.raises(ConfigError, match=r"objective\.also\.units is 'max', but the study was started with"):
+    with pytest.raises(ConfigError) as caught:
         run_study(clusters_study(folder, **_with_also(changes, units="max")).with_source(place))
+    assert [(e.key, e.value) for e in caught.value.errors] == [("objective.also.units", "max")]
 
 
 def _with_also(changes: dict[str, Any], **also: str) -> dict[str, Any]:

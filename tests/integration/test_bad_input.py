@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -65,45 +66,46 @@ def test_tune_accepts_the_valid_study(folder: Path, capfd: pytest.CaptureFixture
     assert json.loads(capfd.readouterr().out.splitlines()[-1])["trials"]["completed"] >= 1
 
 
+# An override, and the key, the value or the name that its message must have.
 SETTINGS = [
-    (
-        "search.shceduler=full",
-        r"tune.yaml: search.shceduler is not a setting. Did you mean 'scheduler'?",
-    ),
-    ("budget.trials=many", "tune.yaml: budget.trials must be an integer (got 'many')"),
+    ("search.shceduler=full", "search.shceduler", "'scheduler'"),
+    ("budget.trials=many", "budget.trials", "'many'"),
     ("space.learning_rate.low=1", "space.learning_rate"),
     ("space.learning_rate.low=-1", "space.learning_rate"),
-    ("space.learning_rate.type=logunifrom", "loguniform"),
-    ("search.sampler=tpee", "Did you mean 'tpe'"),
-    ("search.scheduler=hyperbnad", "Did you mean 'hyperband'"),
-    ("data.reader=parquet", "data.reader is not a valid reader (got 'parquet')"),
-    ("data.path=nowhere", "nowhere does not exist"),
-    ("task=tabula", "Did you mean 'tabular'"),
-    ("task=my_tasks:Mine", "tune.yaml: task cannot be imported"),
-    ("task=mine.py:Mine", "does not exist"),
-    ("objective.metric=acuracy", "tune.yaml: objective.metric"),
-    ("objective.also={los: min}", "Did you mean 'loss'"),
-    ("space={learning_rate: [0.1, 1]}", "tune.yaml: space.learning_rate has nothing to tune"),
-    ("study_dir=tune.yaml", "tune.yaml: study_dir is a file"),
-    ("data.path=tune.yaml", "data.path must be a prepared table, Parquet or a CSV"),
-    ("data={path: new, prepare: {source: digits, row_group_rows: x}}", "data.prepare.row_group_rows"),
-    ("data={path: new, prepare: {source: digitz}}", "data.prepare.source"),
-    ("data={path: new, prepare: [digits, --row-group-rows, x]}", "data.prepare.row_group_rows"),
-    ("resources.world_size=2", "resources.world_size must be 1 with backend: inline"),
-    ("mlflow.tracking_uri=http://user:canary@127.0.0.1:9", "127.0.0.1:9"),
-    ("mlflow.tracking_uri=./mlruns", "sqlite:///"),
+    ("space.learning_rate.type=logunifrom", "space.learning_rate", "loguniform"),
+    ("search.sampler=tpee", "search.sampler", "'tpe'"),
+    ("search.scheduler=hyperbnad", "search.scheduler", "'hyperband'"),
+    ("data.reader=parquet", "data.reader", "'parquet'"),
+    ("data.path=nowhere", "nowhere"),
+    ("task=tabula", "task", "'tabular'"),
+    ("task=my_tasks:Mine", "task", "my_tasks"),
+    ("task=mine.py:Mine", "task", "mine.py"),
+    ("objective.metric=acuracy", "objective.metric", "'accuracy'"),
+    ("objective.also={los: min}", "objective.also", "'loss'"),
+    ("space={learning_rate: [0.1, 1]}", "space.learning_rate", "[0.1, 1]"),
+    ("study_dir=tune.yaml", "study_dir", "'tune.yaml'"),
+    ("data.path=tune.yaml", "data.path", "'tune.yaml'"),
+    ("data={path: new, prepare: {source: digits, row_group_rows: x}}", "data.prepare.row_group_rows", "'x'"),
+    ("data={path: new, prepare: {source: digitz}}", "data.prepare.source", "'digitz'"),
+    ("data={path: new, prepare: [digits, --row-group-rows, x]}", "data.prepare.row_group_rows", "'x'"),
+    ("resources.world_size=2", "resources.world_size", "2", "backend: inline"),
+    ("mlflow.tracking_uri=http://user:canary@127.0.0.1:9", "mlflow.tracking_uri", "127.0.0.1:9"),
+    ("mlflow.tracking_uri=./mlruns", "mlflow.tracking_uri", "sqlite:///"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("override", "message"), SETTINGS, ids=[s[0].partition("=")[0] + str(i) for i, s in enumerate(SETTINGS)]
+    ("override", "named"),
+    [(override, named) for override, *named in SETTINGS],
+    ids=[f"{setting[0].partition('=')[0]}{i}" for i, setting in enumerate(SETTINGS)],
 )
 def test_tune_names_a_wrong_setting_before_anything_runs(
-    folder: Path, capfd: pytest.CaptureFixture[str], override: str, message: str
+    folder: Path, capfd: pytest.CaptureFixture[str], override: str, named: list[str]
 ) -> None:
     code = tune(override)
     captured = capfd.readouterr()
-    assert message in captured.err
+    [message] = [line for line in captured.err.splitlines() if named[0] in line]
+    assert all(word in message for word in named)
     assert code == (3 if override == "data.path=nowhere" else 2)
     assert "Traceback" not in captured.err
     assert "canary" not in captured.err + captured.out
@@ -241,8 +243,8 @@ def test_tune_refuses_another_configuration_in_the_same_directory(
     capfd.readouterr()
     assert tune("seed=5", "training.batch_size=8") == 2
     error = capfd.readouterr().err
-    assert "seed is 5, but the study was started with 0" in error
-    assert "training.batch_size is 8, but the study was started with 16" in error
+    assert re.search(r"\bseed .*\b0\b.*\(got 5\)", error)
+    assert re.search(r"training\.batch_size .*\b16\b.*\(got 8\)", error)
     assert tune("--resume", "never") == 2
     assert "there is a study already" in capfd.readouterr().err
     assert tune("--resume", "must", "study_dir=other") == 2
