@@ -96,6 +96,28 @@ class Source:
     seed: int = 0  # seed of that hash
 
 
+class FoldOrder(StrEnum):
+    """How the folds of a cross-validation follow the split."""
+
+    GROUP = "group"  # rows with the same hash stay together
+    TIME = "time"  # each fold is later than the rows that are trained on
+    STRATUM = "stratum"  # equal shares of each stratum, in the order of a hash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldBy:
+    """The columns that divide the training and validation rows into folds."""
+
+    order: FoldOrder
+    term: str  # in SQL: `xxhash64(...)` or one quoted column
+    columns: tuple[str, ...]  # stored columns of the term and the stratum; that of a column term is the first
+    stratum: str = ""
+
+    @property
+    def is_hash(self) -> bool:
+        return self.term.startswith("xxhash64(")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OriginalColumn:
     """A column of the original table, and how `prepare` read it. A model encodes raw rows by it."""
@@ -119,6 +141,7 @@ class TableSchema:
     )  # by split; empty for train/, validation/, test/
     original: tuple[OriginalColumn, ...] = ()  # with the label; empty: unknown, as in older tables
     null_values: tuple[str, ...] = ()  # texts of the original table that mean missing, besides ""
+    fold_by: FoldBy | None = None  # None: any rows may be in one fold
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -141,7 +164,7 @@ class TableSchema:
     def to_json(self) -> dict[str, Any]:
         record = {"version": VERSION, **asdict(self)}
         # Fingerprints of tables that older versions prepared must not change.
-        for name in ("original", "null_values"):
+        for name in ("original", "null_values", "fold_by"):
             if not record[name]:
                 del record[name]
         return record
@@ -155,7 +178,7 @@ class TableSchema:
         version = record.get("version", VERSION)
         if version != VERSION:
             raise ValueError(f"version is {version!r}; this spark_hpo reads version {VERSION}")
-        sources = record.get("sources", {})
+        sources, fold_by = record.get("sources", {}), record.get("fold_by")
         return cls(
             features=tuple(
                 _checked(
@@ -190,6 +213,16 @@ class TableSchema:
                 for c in record.get("original", ())
             ),
             null_values=tuple(record.get("null_values", ())),
+            fold_by=fold_by
+            and _checked(
+                FoldBy(
+                    **{
+                        **fold_by,
+                        "order": FoldOrder(fold_by["order"]),
+                        "columns": tuple(fold_by["columns"]),
+                    }
+                )
+            ),
         )
 
 

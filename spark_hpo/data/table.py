@@ -41,6 +41,8 @@ class Table:
     url: str
     schema: TableSchema
     manifests: Mapping[Split, Manifest]
+    folds: tuple[tuple[Manifest, Manifest], ...] = ()
+    """The training and the held-out rows of each fold, where columns decide (`TableSchema.fold_by`)."""
 
     def manifest(self, split: Split) -> Manifest:
         return self.manifests[split]
@@ -65,7 +67,22 @@ class Table:
             DataError: a split has no rows left.
         """
         manifests = {split: manifest.without(paths) for split, manifest in self.manifests.items()}
-        return replace(self, manifests=manifests)
+        folds = tuple((training.without(paths), out.without(paths)) for training, out in self.folds)
+        return replace(self, manifests=manifests, folds=folds)
+
+    def divided(self, count: int) -> Table:
+        """Return the table with its folds, where columns decide on them; else the same table.
+
+        Raises:
+            ConfigError: there are fewer groups or times than the folds need.
+            DataError: the deciding columns cannot be read, or do not decide.
+        """
+        if self.schema.fold_by is None:
+            return self
+        # It parses conditions in SQL, which most tables do not need.
+        from spark_hpo.data.plan.fold_conditions import divide
+
+        return replace(self, folds=divide(self._training_rows, self.schema, count))
 
     def fold(self, number: int, count: int, seed: int) -> Table:
         """Return one fold of a cross-validation over the training and the validation split together.
@@ -79,6 +96,9 @@ class Table:
         Raises:
             DataError: the splits cannot be divided.
         """
+        if self.folds:
+            training, held_out = self.folds[number - 1]
+            return self._with({Split.TRAIN: training, Split.VALIDATION: held_out})
         whole = self._training_rows
         side = partial(FoldRows, number=number, count=count, seed=seed)
         return self._with(
@@ -97,7 +117,7 @@ class Table:
         return self.manifests[Split.TRAIN].joined(self.manifests[Split.VALIDATION], self.url)
 
     def _with(self, manifests: Mapping[Split, Manifest]) -> Table:
-        return replace(self, manifests={**self.manifests, **manifests})
+        return replace(self, manifests={**self.manifests, **manifests}, folds=())
 
     def for_one_batch(self, world_size: int) -> Table:
         """Return the table with only as many validation row groups as one batch on all ranks needs."""
@@ -114,6 +134,7 @@ class Table:
             "url": self.url,
             "schema": self.schema.to_json(),
             "manifests": {str(split): manifest.to_json() for split, manifest in self.manifests.items()},
+            "folds": [[manifest.to_json() for manifest in fold] for fold in self.folds],
         }
 
     @classmethod
@@ -122,6 +143,9 @@ class Table:
             url=record["url"],
             schema=TableSchema.from_json(record["schema"]),
             manifests={Split(name): Manifest.from_json(m) for name, m in record["manifests"].items()},
+            folds=tuple(
+                (Manifest.from_json(training), Manifest.from_json(out)) for training, out in record["folds"]
+            ),
         )
 
 

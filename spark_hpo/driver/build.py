@@ -122,16 +122,17 @@ def build_table(config: StudyConfig, transforms: Mapping[str, str]) -> Table | N
     for split in Split:
         plan_shards(table.manifest(split), config.resources.world_size, seed=None)
     if config.search.has_folds:
-        check_folds(table, config.search.max_resource, config.resources.world_size)
+        table = _with_folds(table, config.search.max_resource, config.resources.world_size)
     return table
 
 
-def check_folds(table: Table, folds: int, world_size: int) -> None:
-    """Check that each rank gets a row of each fold.
+def _with_folds(table: Table, folds: int, world_size: int) -> Table:
+    """Divide a table into folds, so that each rank gets a row of each of them.
 
     Raises:
         ConfigError: there are too many folds.
     """
+    table = table.divided(folds)
     rows = table.manifest(Split.TRAIN).rows + table.manifest(Split.VALIDATION).rows
     if rows // folds < world_size:
         ranks = f" and {world_size} ranks" if world_size > 1 else ""
@@ -141,6 +142,10 @@ def check_folds(table: Table, folds: int, world_size: int) -> None:
             key="search.max_resource",
             value=folds,
         )
+    for manifests in table.folds:
+        for manifest in manifests:
+            plan_shards(manifest, world_size, seed=None)
+    return table
 
 
 def open_tracker(plan: StudyPlan, study_id: str) -> MlflowTracker:
