@@ -184,6 +184,8 @@ def _interruptible(
 
 
 def _prepare(source: str, options: dict[str, Any]) -> None:
+    from spark_hpo.data.table import open_table
+    from spark_hpo.pitfalls import find_pitfalls
     from spark_hpo.prepare.sources import own_session, prepare, with_keys  # loads Spark
 
     output, as_json = options.pop("output"), options.pop("as_json")
@@ -198,9 +200,12 @@ def _prepare(source: str, options: dict[str, Any]) -> None:
         )
     for remark in prepared.remarks:
         say(f"note: {remark}", diagnostics())
+    warnings = [str(pitfall) for pitfall in find_pitfalls(open_table(prepared.output))]
+    for warning in warnings:
+        say(f"warning: {warning}", diagnostics())
     if as_json:
         answer = {"output": prepared.output, "rows": dict(prepared.rows), "fresh": prepared.fresh}
-        say_json({**answer, "remarks": list(prepared.remarks)})
+        say_json({**answer, "remarks": list(prepared.remarks), "warnings": warnings})
         return
     counts = ", ".join(f"{split} {rows:,}" for split, rows in prepared.rows.items())
     say(f"{prepared.output}: {counts} rows{'' if prepared.fresh else ' (existed already)'}")

@@ -54,7 +54,7 @@ class TableProfile:
     bytes: int
     row_groups: int
     columns: tuple[ColumnProfile, ...]
-    sampled_rows: int
+    sample: pa.Table
     is_petastorm: bool
 
     def column(self, name: str) -> ColumnProfile | None:
@@ -81,7 +81,7 @@ def profile(url: str, *, trust_petastorm_metadata: bool = False) -> TableProfile
         bytes=sum(file.size for file in found.files),
         row_groups=len(groups),
         columns=tuple(columns),
-        sampled_rows=sample.num_rows,
+        sample=sample,
         is_petastorm=petastorm_codecs.has_metadata(found.url),
     )
 

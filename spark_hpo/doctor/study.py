@@ -19,6 +19,7 @@ from spark_hpo.driver.plan import load_transforms, plan_study
 from spark_hpo.driver.rehearsal import measure_shipment, run_first_step
 from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
 from spark_hpo.errors import StorageError, located
+from spark_hpo.pitfalls import find_pitfalls
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.server_check import check_server
@@ -80,6 +81,16 @@ def table(context: Context) -> Verdict:
             "use more rows for validation (--fractions of prepare)",
         )
     return ok(message)
+
+
+def pitfalls(context: Context) -> Verdict:
+    """Look for what spoils the result: columns that give the label away, splits that share rows."""
+    if context.table is None:
+        return skip("there is no table yet")
+    found = find_pitfalls(context.table)
+    if found:
+        return warn(" | ".join(map(str, found)))
+    return ok("nothing in a sample of the rows spoils the result")
 
 
 def storage(context: Context) -> Verdict:

@@ -11,6 +11,7 @@ from spark_hpo.data.profile import ColumnProfile, TableProfile, label_counts, pr
 from spark_hpo.data.schema import ColumnKind
 from spark_hpo.data.table import SCHEMA_FILE, Table, open_table
 from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.pitfalls import find_pitfalls, find_pitfalls_of_rows
 from spark_hpo.suggest import suggestion
 from spark_hpo.trial import Split
 
@@ -101,6 +102,7 @@ def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
             cure=f"Prepare the table again with --drop {','.join(undecoded)}, or write a study file with "
             "data.transforms (docs/data.md)",
         )
+    pitfalls = find_pitfalls(table)
     counts = label_counts(table) if schema.label.classes else ()
     return TableFacts(
         path=path,
@@ -119,6 +121,7 @@ def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
             largest_share=counts[0] / sum(counts) if counts else 0.0,
             deviation=schema.label.deviation if schema.label.is_regression else None,
         ),
+        remarks=tuple(map(str, pitfalls)),
     )
 
 
@@ -146,6 +149,7 @@ def _of_raw(path: str, table: TableProfile, label: str | None, data_path: str) -
     if not used:
         raise DataError(f"{path}: only the label {label!r} can be used: {'; '.join(remarks)}")
     facts = _raw_label(path, column)
+    remarks += map(str, find_pitfalls_of_rows(table.sample, label))
     in_place = table.bytes > _COPIED_BYTES and table.row_groups >= _MIN_ROW_GROUPS
     remarks.append(
         f"{path} is not prepared: run "
