@@ -76,5 +76,7 @@ def _print(result: Result, console: Console) -> None:
     console.print(line)
     for warning in result.warnings:
         console.print(f"note: {warning}")
+    if result.outlook is not None:
+        console.print(result.outlook)
     words = [program_of_environment("spark-hpo"), "report", result.config.study_dir, "--open"]
     say(f"for the full report: {shlex.join(words)}", console)

@@ -80,6 +80,7 @@ class Result(StudyFindings):
             "test": self.test,
             **({} if self.test_error is None else {"test_error": self.test_error}),
             **({"warnings": list(self.warnings)} if self.warnings else {}),
+            **({} if self.outlook is None else {"outlook": self.outlook}),
             "trials": dict(sorted(states.items())),
             "segments": {"run": progress.run, "replayed": progress.replayed, "failed": progress.failed},
             "resource_spent": progress.resource_spent,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from spark_hpo.errors import SpaceError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.ranking import pareto_front
+from spark_hpo.report.advice import narrow_ranges, outlook
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.trial import Trial, TrialState
@@ -52,6 +53,7 @@ class Answer:
     constant: ConstantAnswer | None  # None: not known
     front: tuple[Trial, ...]  # with several objectives
     warnings: tuple[str, ...]  # what to know before using the best trial, one sentence or two each
+    outlook: str | None  # whether more trials would help; None: not known, or no budget ended the search
 
 
 def answer_of(record: StudyRecord) -> Answer:
@@ -74,7 +76,8 @@ def answer_of(record: StudyRecord) -> Answer:
         has_default=bool(record.search.enqueue),
         constant=record.constant,
         front=tuple(pareto_front(record.trials.values(), record.objective)),
-        warnings=() if best is None else tuple(_warnings(record, best)),
+        warnings=() if best is None else (*_warnings(record, best), *narrow_ranges(record)),
+        outlook=outlook(record),
     )
 
 

@@ -108,6 +108,8 @@ def _facts(status: StudyStatus) -> Table:
         table.add_row("parameters", Text(shown))
     for warning in answer.warnings:
         table.add_row("note", Text(warning, "yellow"))
+    if answer.outlook is not None:
+        table.add_row("outlook", Text(answer.outlook))
     trials = "  ".join(f"{count} {state}" for state, count in status.trials.items())
     table.add_row("trials", Text(trials or "none yet"))
     for spent in status.budget:

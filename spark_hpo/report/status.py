@@ -164,6 +164,7 @@ class StudyStatus:
             },
             "test": answer.test,
             "warnings": list(answer.warnings),
+            "outlook": answer.outlook,
             "trials": self.trials,
             "running": [
                 {

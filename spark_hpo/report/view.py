@@ -117,6 +117,11 @@ class StudyFindings(ABC):
         return self._answer.warnings
 
     @property
+    def outlook(self) -> str | None:
+        """Whether more trials would help, in one sentence; None: not known, or no budget ended the search."""
+        return self._answer.outlook
+
+    @property
     def plot(self) -> Plots:
         """The figures of the study."""
         return Plots(self.record)
@@ -147,6 +152,10 @@ class StudyFindings(ABC):
         test = self._answer.test or {}
         return line + (f", {test[metric]:.5g} on test" if metric in test else "")
 
+    @property
+    def _notes(self) -> tuple[str, ...]:
+        return (*self.warnings, *([self.outlook] if self.outlook else []))
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._headline()}>"
 
@@ -159,7 +168,7 @@ class StudyFindings(ABC):
         )
         hidden = len(table) - _SHOWN_TRIALS
         rest = f"<p>and {hidden} more in <code>.trials</code></p>" if hidden > 0 else ""
-        notes = "".join(f"<p>{escape(warning)}</p>" for warning in self.warnings)
+        notes = "".join(f"<p>{escape(warning)}</p>" for warning in self._notes)
         return f"<p><b>{escape(self._headline())}</b></p>{notes}{shown}{rest}"
 
     def _repr_html_(self) -> str:
