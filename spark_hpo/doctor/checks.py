@@ -32,7 +32,7 @@ CHECKS = (
     Check(name="packages", run=machine.packages),
     Check(name="code", run=study.code, needs=("study file",), limit_s=120.0),
     Check(name="table", run=study.table, needs=("study file",), limit_s=300.0),
-    Check(name="pitfalls", run=study.pitfalls, needs=("table",), limit_s=120.0),
+    Check(name="pitfalls", run=study.pitfalls, needs=("study file",), limit_s=120.0),
     Check(name="storage", run=study.storage, needs=("study file",), limit_s=60.0),
     Check(name="mlflow", run=study.mlflow, needs=("study file",), limit_s=60.0),
     Check(name="spark", run=cluster.session, needs=("study file", "java"), limit_s=180.0),

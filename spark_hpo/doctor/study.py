@@ -10,6 +10,7 @@ from pathlib import Path
 
 from spark_hpo.config import load_config
 from spark_hpo.data import files
+from spark_hpo.data.profile import profile
 from spark_hpo.data.table import SCHEMA_FILE
 from spark_hpo.doctor.context import Context
 from spark_hpo.doctor.finding import Verdict, fail, ok, skip, warn
@@ -18,8 +19,8 @@ from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.plan import load_transforms, plan_study
 from spark_hpo.driver.rehearsal import measure_shipment, run_first_step
 from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
-from spark_hpo.errors import StorageError, located
-from spark_hpo.pitfalls import find_pitfalls
+from spark_hpo.errors import DataError, StorageError, located
+from spark_hpo.pitfalls import find_pitfalls, find_pitfalls_of_rows
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.server_check import check_server
@@ -53,7 +54,9 @@ def table(context: Context) -> Verdict:
     config = context.config
     if config.data is None:
         return skip("the study has no table")
-    data, known = config.data, Definition.load(Storage(config.study_dir))
+    data, known = config.data, None
+    with contextlib.suppress(StorageError):  # the check of the storage names it
+        known = Definition.load(Storage(config.study_dir))
     with located(context.study_file):
         check_source(config, known)
         if data.prepare is not None and not files.exists(files.join(schema_folder(config), SCHEMA_FILE)):
@@ -85,9 +88,16 @@ def table(context: Context) -> Verdict:
 
 def pitfalls(context: Context) -> Verdict:
     """Look for what spoils the result: columns that give the label away, splits that share rows."""
-    if context.table is None:
+    data = context.config.data
+    if context.table is not None:
+        found = find_pitfalls(context.table)
+    elif data is not None and data.prepare is None and data.path is not None and data.label is not None:
+        try:
+            found = find_pitfalls_of_rows(profile(data.path).sample, data.label)
+        except DataError:
+            return skip("'table' failed")
+    else:
         return skip("there is no table yet")
-    found = find_pitfalls(context.table)
     if found:
         return warn(" | ".join(map(str, found)))
     return ok("nothing in a sample of the rows spoils the result")

@@ -32,6 +32,8 @@ from spark_hpo.trial import Split
 DEFAULT_NULL_VALUES = ("NaN", "nan", "NULL", "null")  # and the empty text; in place, readers use the same
 WRITTEN_NULL_VALUES = ("NA", "N/A", "n/a", "#N/A", "<NA>", "None", "?")  # of a CSV that is cleaned, as well
 
+_MANY_FILES = 100
+
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "label_type": ("auto", "class", "number"),
     "format": (None, "csv", "parquet"),
@@ -220,7 +222,10 @@ def write(spark: SparkSession, request: Request) -> Prepared:
                     f"{arguments['input']} has no column {unknown[0]!r}. "
                     + suggestion(unknown[0], frame.columns)
                 )
-            return _describe(frame, request) if arguments.get("in_place") else _copy(frame, request)
+            if arguments.get("in_place"):
+                return _describe(frame, request)
+            with _kept(frame, arguments) as kept:
+                return _copy(kept, request)
     except (PySparkException, Py4JJavaError) as exc:
         raise DataError(f"{arguments['input']}: Spark cannot prepare it: {cause_of(exc)}") from exc
 
@@ -271,17 +276,31 @@ def _describe(frame: DataFrame, request: Request) -> Prepared:
         split = in_place.by_conditions(frame, url, arguments["where"])
     else:
         split = in_place.by_row_groups(frame, url, arguments["fractions"], arguments["seed"])
-    cleaned = Cleaned(_without(original(split.frame, DEFAULT_NULL_VALUES), arguments["drop"]), ())
-    if arguments.get("clean"):
-        cleaned = _clean(cleaned.frame, arguments)
-    analysis = _analyse(cleaned.frame, arguments)
-    schema = replace(
-        schema_of(analysis, Encoding.RAW),
-        sources=split.sources,
-        original=original_columns(frame, cleaned, analysis, is_typed=True),
-    )
+    with _kept(split.frame, arguments) as kept:
+        cleaned = Cleaned(_without(original(kept, DEFAULT_NULL_VALUES), arguments["drop"]), ())
+        if arguments.get("clean"):
+            cleaned = _clean(cleaned.frame, arguments)
+        analysis = _analyse(cleaned.frame, arguments)
+        schema = replace(
+            schema_of(analysis, Encoding.RAW),
+            sources=split.sources,
+            original=original_columns(frame, cleaned, analysis, is_typed=True),
+        )
     with request.writing() as folder:
         return request.finish(folder, schema, split.rows, remarks=cleaned.remarks)
+
+
+@contextlib.contextmanager
+def _kept(frame: DataFrame, arguments: Mapping[str, Any]) -> Iterator[DataFrame]:
+    """Keep a small table of many files in memory, because each of the jobs would open all of them."""
+    if len(arguments["input_files"]) <= _MANY_FILES or not is_small(arguments):
+        yield frame
+        return
+    frame = frame.persist()
+    try:
+        yield frame
+    finally:
+        frame.unpersist()
 
 
 def _clean(frame: DataFrame, arguments: Mapping[str, Any]) -> Cleaned:

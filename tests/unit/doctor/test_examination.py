@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -102,7 +103,7 @@ def test_a_column_that_a_footer_lacks_is_named(study: Path) -> None:
 
 
 def test_a_table_that_is_not_there_is_a_failure_unless_the_study_prepares_it(study: Path) -> None:
-    assert "the table does not exist" in look("data.path=nothing")["table"].message
+    assert "nothing does not exist" in look("data.path=nothing")["table"].message
     (study / "my.csv").write_text("a,y\n1,0\n")
     prepare = "data.prepare={source: csv, input: my.csv, label: y}"
     found = look("data.path=made", prepare)["table"]
@@ -199,3 +200,13 @@ def test_a_check_that_raises_says_what_without_secrets(study: Path) -> None:
     [found] = examine("study.yaml", checks=[Check(name="leaky", run=leak)])  # type: ignore[arg-type]
     assert found.status is Status.FAIL
     assert "hunter2" not in str(found)
+
+
+def test_pitfalls_are_warnings_of_prepared_tables_and_others(study: Path, tmp_path: Path) -> None:
+    assert "test has 120 rows" in look()["pitfalls"].message
+    side = [i % 2 for i in range(600)]
+    rows = pa.table({"side": side, "after": [value * 3.5 for value in side], "x": list(range(600))})
+    pq.write_table(rows, tmp_path / "raw.parquet")
+    found = look("data.path=raw.parquet", "data.label=side")["pitfalls"]
+    assert found.status is Status.WARN
+    assert "column 'after' alone predicts the label 'side'" in found.message
