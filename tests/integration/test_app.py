@@ -1,4 +1,4 @@
-"""Python callers: `run_study` with a space of hyperopt's, and the champion over several studies."""
+"""`run_study` called from Python, and the champion over several studies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users get wrong: one clear message, the right exit code, nothing started and nothing lost."""
+"""Wrong input: one message, the right exit code, nothing started and nothing lost."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ mlflow: {tracking_uri: "sqlite:///mlflow.db"}
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working directory with a table and a study file. What `main` sets for a process is put back."""
+    """The working directory, with a table and a study file. Restores what `main` sets for the process."""
     write_clusters(tmp_path / "table")
     write_database(tmp_path)
     (tmp_path / "tune.yaml").write_text(CONFIG)

@@ -1,4 +1,4 @@
-"""A whole study with a credential wherever one can stand, and a task that spills it: nothing keeps it."""
+"""A study with credentials in every place that can have one, and a task that prints them: none is stored."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Spilling(TabularTask):
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[int]:
-    """An MLflow server; whom it answers is the affair of a proxy before it, which is left out here."""
+    """An MLflow server without authentication, which a proxy would add."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     folder = tmp_path / "served"

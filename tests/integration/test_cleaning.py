@@ -1,4 +1,4 @@
-"""CSVs as people have them, prepared on a real Spark: what is read otherwise, and what is left out."""
+"""Cleaning of untidy CSV files on a real Spark: conversions, and columns that are dropped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DAYS = [date(2020, 1, 1) + timedelta(days=7 * i % 600) for i in range(178)]
 
 @pytest.fixture(scope="module")
 def wines() -> Any:
-    """The 178 wines of scikit-learn's, by chemistry."""
+    """Return the 178 wines of scikit-learn."""
     from sklearn.datasets import load_wine
 
     return load_wine(as_frame=True).frame
@@ -35,7 +35,7 @@ def wines() -> Any:
 
 @pytest.fixture(scope="module")
 def export(spark: Any, wines: Any, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """As a German Excel exports them: semicolons, commas before decimals, windows-1252, an index."""
+    """Write them as a German Excel does: semicolons, decimal commas, windows-1252, an index."""
     folder = tmp_path_factory.mktemp("export")
     names = ["alcohol", "hue", "proline", "magnesium"]
     grapes = ["Barolo", "Grünling", "Barbera"]

@@ -91,7 +91,7 @@ def spark_hpo(*arguments: str, folder: Path, code: int = 0) -> Done:
 
 
 def spark_hpo_process(*arguments: str, folder: Path, code: int = 0, **environment: str) -> Done:
-    """Run a command in a process of its own."""
+    """Run a command in a new process."""
     done = subprocess.run(
         [*SPARK_HPO, *arguments],
         cwd=folder,
@@ -111,7 +111,7 @@ def last_json(done: Done) -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a study of the clusters has been run, for a person."""
+    """A folder in which a study of the clusters has run."""
     folder = tmp_path_factory.mktemp("command_line")
     write_clusters(folder / "table")
     write_database(folder)
@@ -124,7 +124,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answer(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The study's answer again, for a program, by its directory and from elsewhere."""
+    """The result of the study as JSON, by its directory and from another folder."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     answer = last_json(spark_hpo("resume", str(folder / "studies/clusters"), "--json", folder=elsewhere))
     assert list(elsewhere.iterdir()) == [], "the study's paths begin where it was started"
@@ -133,7 +133,7 @@ def answer(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, answer: Any) -> Path:
-    """Another working directory: the study is known by its own alone."""
+    """Another working directory."""
     return tmp_path
 
 
@@ -261,7 +261,7 @@ def test_gc_deletes_unneeded_files_and_prints_their_size(folder: Path, answer: A
 
 
 class Terminal:
-    """A command with a terminal of its own."""
+    """A command in its own terminal."""
 
     def __init__(self, *arguments: str, folder: Path) -> None:
         self._master, slave = pty.openpty()
@@ -274,7 +274,7 @@ class Terminal:
         self.text = ""
 
     def read(self) -> str:
-        """All that has been shown so far."""
+        """Return all output so far."""
         with contextlib.suppress(OSError):  # there is no more when the command has ended
             while select.select([self._master], [], [], 0.05)[0]:
                 if not (data := os.read(self._master, 65536)):
@@ -293,7 +293,7 @@ class Terminal:
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
-    """A study under way: two of its trials are done, and the next one takes for ever."""
+    """A running study: two trials have ended, and the next one never ends."""
     write_database(tmp_path)
     (tmp_path / "slow.py").write_text(SLOW_LOOP)
     (tmp_path / "slow.yaml").write_text(SLOW + COMMON)

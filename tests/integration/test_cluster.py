@@ -1,4 +1,4 @@
-"""A standalone cluster of real processes: what a study does on machines that are not the driver's."""
+"""Studies on a standalone cluster of real processes, as on machines other than the driver's."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Noted(TabularTask):
 
 
 class Submitted(Workspace):
-    """A study that spark-submit runs on a cluster."""
+    """A study run by spark-submit on a cluster."""
 
     def __init__(self, folder: Path, cluster: StandaloneCluster, *, driver: Path, executors: Path) -> None:
         super().__init__(
@@ -139,7 +139,7 @@ def test_executors_receive_the_package_and_slots_follow_executors(
 
 
 def drive(program: str, cluster: StandaloneCluster, folder: Path, **settings: str) -> dict[str, Any]:
-    """Run a driver of its own: what it prints last, as JSON."""
+    """Run a driver process, and return its last line as JSON."""
     settings = {
         **EXECUTORS,
         "spark.master": cluster.url,

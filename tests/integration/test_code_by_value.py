@@ -1,4 +1,4 @@
-"""Tasks and functions that only this process knows: written in a notebook, or inside of a function."""
+"""Tasks and functions that only this process has: from a notebook, or from inside a function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doctor's look at a real MLflow server: it answers, takes runs and models, and stays as it was."""
+"""The doctor's checks of a real MLflow server, which leave it unchanged."""
 
 from __future__ import annotations
 

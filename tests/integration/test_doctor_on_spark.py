@@ -1,4 +1,4 @@
-"""The doctor's look at a real Spark: what it offers, what executors have, and a trial's first step."""
+"""The doctor's checks on a real Spark: slots, packages on executors, and the first training step."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_doctor_warns_of_too_many_concurrent_trials(spark: Any, study: Path) -> 
 
 
 class Dynamic:
-    """The settings of another cluster than the session's: dynamic allocation does not go with local mode."""
+    """A cluster with other settings than the session's, because local mode has no dynamic allocation."""
 
     def __init__(self, spark: Any, **settings: str) -> None:
         self._cluster = cluster_of(spark)

@@ -1,4 +1,4 @@
-"""Every spark-submit that the documents show: its options, Spark's settings, and the study that it runs."""
+"""Checks every spark-submit in the documentation: its options, Spark settings and study."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ELSEWHERE = ("spark.remote",)
 
 
 def commands() -> list[tuple[str, str]]:
-    """Each `spark-submit ...` of a block of shell, in one line, and where it stands."""
+    """Yield each `spark-submit ...` of a shell block as one line, with its place."""
     found = []
     for page in PAGES:
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
@@ -68,7 +68,7 @@ def is_known(jvm: Any, key: str) -> bool:
 
 
 def parsed(jvm: Any, line: str) -> Any:
-    """By the parser of spark-submit itself."""
+    """Parse a command with spark-submit's own parser."""
     line = line.replace("...", "local").replace("/opt/spark_hpo/", f"{ROOT}/")
     listed = jvm.java.util.ArrayList()
     for word in shlex.split(line)[1:]:

@@ -1,4 +1,4 @@
-"""Spark's JVM starts while a driver still imports what it needs."""
+"""Spark's JVM starts while the driver imports its modules."""
 
 from __future__ import annotations
 

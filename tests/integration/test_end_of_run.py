@@ -1,4 +1,4 @@
-"""What `spark-hpo run` prints at its end, of studies in this process."""
+"""The output of `spark-hpo run` at the end of a study."""
 
 from __future__ import annotations
 

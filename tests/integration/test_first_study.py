@@ -1,4 +1,4 @@
-"""A first study as a new user makes it: the commands of docs/first-study.md, on an unknown table."""
+"""The commands of docs/first-study.md on a new table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIMIT_S = 280.0
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a CSV: scikit-learn's 442 patients, with an index as pandas writes it, and a name."""
+    """A folder with a CSV: the 442 patients of scikit-learn, with pandas' index and a text column."""
     from sklearn.datasets import load_diabetes
 
     folder = tmp_path_factory.mktemp("user")
@@ -36,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(name: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """The command of the page that is called so."""
+    """Return the command of the page with this subcommand."""
     [line] = [line for line in COMMANDS.splitlines() if line.startswith(f"spark-hpo {name} ")]
     _, *words = shlex.split(line)
     return subprocess.run(
@@ -57,12 +57,12 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.fixture(scope="module")
 def begun(home: Path) -> tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]:
-    """What `prepare` and `init` have said."""
+    """The output of `prepare` and `init`."""
     return command("prepare", home), command("init", home)
 
 
 def split(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers and the label of a split."""
+    """Return the numbers and the label of a split."""
     table = pq.read_table(folder / "data" / "my" / name)
     label = np.asarray(table["price"])
     return np.stack([np.asarray(table[c]) for c in table.column_names if c != "price"], axis=1), label

@@ -1,4 +1,4 @@
-"""What a notebook shows of a study: a bar while it runs, a table and a picture when it is done."""
+"""The display of a study in a notebook: a progress bar, then a table and a plot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every method, sampler and scheduler by its name: whole studies of the digits on Spark's executors."""
+"""Studies of the digits on Spark with every method, sampler and scheduler."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ NEED_OPTUNA = {"gp", "cmaes", "nsga2", "optuna_tpe"}
 
 
 def searches() -> dict[str, dict[str, str]]:
-    """By name of the study: every method, and in pairs what is in none of them."""
+    """Return the section `search` by study: every method, then pairs of the other samplers and schedulers."""
     found = {name: {"method": name} for name in METHODS}
     samplers = [name for name in SAMPLERS if name not in {m.sampler for m in METHODS.values()}]
     schedulers = [name for name in SCHEDULERS if name not in {m.scheduler for m in METHODS.values()}]
@@ -78,7 +78,7 @@ PARTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A study that ran to its end, and what Spark remembers of it."""
+    """A finished study and its Spark jobs."""
 
     config: StudyConfig
     sampler: str
@@ -100,7 +100,7 @@ class Finished:
 
 
 class Cluster:
-    """One Spark session and one table, on which studies run one after another, each once."""
+    """A Spark session and a table for sequential studies, each of which runs once."""
 
     def __init__(self, spark: Any, folder: Path) -> None:
         self.spark = spark
@@ -147,7 +147,7 @@ class Cluster:
         return build_config(record, place="test")
 
     def _jobs(self) -> dict[int, tuple[str, str]]:
-        """The jobs that Spark remembers, by number: description and status."""
+        """Return description and status of the jobs that Spark remembers, by id."""
         known = self.spark.sparkContext._jsc.sc().statusStore().jobsList(None)
         jobs = [known.apply(i) for i in range(known.length())]
         return {
@@ -205,7 +205,7 @@ def test_study_of_each_method_runs_all_trials_as_spark_jobs(finished: Finished) 
 
 
 def test_decisions_follow_from_the_reports_in_their_order(finished: Finished) -> None:
-    """Scheduler, sampler and explorer, asked again beside the journal, decide as they did."""
+    """A replay of the journal asks scheduler, sampler and explorer again, and gets the same decisions."""
     search = build_search(finished.config, build_space(SPACE))
     objective, slots, params = finished.config.objective.build(), dict[int, Slot](), dict[int, Any]()
     for event in finished.events:
@@ -241,7 +241,7 @@ def test_sampler_learns_from_the_reports_of_executors(cluster: Cluster, name: st
 
 
 def births(finished: Finished) -> dict[int, tuple[int, Assignment]]:
-    """The parent and the first assignment of each child."""
+    """Return the parent and the first assignment of each child."""
     first = {a.trial_id: a for a in reversed(finished.assigned) if a.split is Split.VALIDATION}
     sources = {i: a.checkpoint.split("/")[1] for i, a in first.items() if a.checkpoint is not None}
     return {i: (int(source.removeprefix("trial-")), first[i]) for i, source in sources.items()}

@@ -1,4 +1,4 @@
-"""MLflow as a projection: a real database, a real server, and what happens when they fail."""
+"""The projection of studies to MLflow: a real database, a real server, and their failures."""
 
 import logging
 import signal
@@ -35,7 +35,7 @@ CARD = StudyCard(
 
 
 class FakeJournal:
-    """What a tracker sees of a journal."""
+    """The part of a journal that a tracker reads."""
 
     def __init__(self) -> None:
         self.sequence = 0
@@ -224,7 +224,7 @@ def test_two_studies_share_an_experiment_but_no_runs(uri: str, journal: FakeJour
 
 
 class Lossy:
-    """A client whose `n`-th write fails: before it is done, or after, when only the reply is lost."""
+    """A client whose `n`-th write fails: before the write, or after it, so that only the reply is lost."""
 
     def __init__(self, client: Any, n: int, *, is_lost_reply: bool) -> None:
         self._client, self._left, self._is_lost_reply = client, n, is_lost_reply
@@ -285,7 +285,7 @@ def test_tracker_killed_at_any_write_ends_with_the_same_runs(
 
 
 class Late:
-    """A client whose first `create_run` fails, and is done by the server after the second one."""
+    """A client whose first `create_run` fails, but is executed by the server after the second one."""
 
     def __init__(self, client: Any) -> None:
         self._client = client

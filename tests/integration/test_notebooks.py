@@ -1,4 +1,4 @@
-"""The notebooks, executed from top to bottom as they lie there."""
+"""Executes the notebooks of the repository from top to bottom."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture
 def spark_home(tmp_path: Path) -> Path:
-    """Spark with a folder of its own for what executors write, which `local-cluster` puts beside the jars."""
+    """A Spark home whose executors write to a temporary folder."""
     home = tmp_path / "spark"
     home.mkdir()
     for path in SPARK.iterdir():

@@ -1,4 +1,4 @@
-"""Studies that older versions have written go on: an upgrade orphans none."""
+"""Studies of older versions resume after an upgrade."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STUDIES = sorted(path for path in DATA.glob("journals/*/*") if path.is_dir() and
 
 
 def resume(kept: Path, work: Path, **changes: Any) -> Result:
-    """Resume a copy of a study; the one of an earlier call if there is one."""
+    """Resume a copy of a study, or the copy of an earlier call."""
     if not (work / "study").exists():
         shutil.copytree(kept, work / "study")
         shutil.copy(DATA / "journals" / "task.py", work / "task.py")

@@ -1,4 +1,4 @@
-"""The session of a study, where the caller has one."""
+"""Studies that use a session of the caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages on ported programs: every block is run, from top to bottom."""
+"""Runs every block of the pages on porting, from top to bottom."""
 
 from __future__ import annotations
 

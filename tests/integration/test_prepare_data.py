@@ -1,4 +1,4 @@
-"""Preparing tables on a real Spark, read back by a real loader."""
+"""Preparing tables on a real Spark, and reading them with the loader."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ADULT = ROOT / ".." / "shared" / "data" / "adult" / "adult.csv"
 
 
 def frame(folder: Path, split: str) -> dict[str, np.ndarray]:
-    """All columns of a split, in the order of the files."""
+    """Return all columns of a split in the order of the files."""
     table = pq.read_table(sorted((folder / split).glob("*.parquet")))
     return {name: np.array(table.column(name).to_pylist()) for name in table.column_names}
 
@@ -55,7 +55,7 @@ def row_groups(path: Path) -> list[int]:
 
 
 def content(folder: Path) -> dict[str, str]:
-    """Hashes of the data, by file."""
+    """Return the hashes of the data by file."""
     files = sorted(folder.glob("*/*.parquet"))
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
@@ -315,7 +315,7 @@ class TestCsv:
 
 
 def write_parquet(folder: Path, rows: int = 300, **columns: Any) -> str:
-    """A table of these columns and a label y, 0 or 1, in row groups of 5 rows."""
+    """Write a table of these columns and a label y, 0 or 1, in row groups of 5 rows."""
     folder.mkdir(parents=True, exist_ok=True)
     table = pa.table({**columns, "y": pa.array([i % 2 for i in range(rows)])})
     pq.write_table(table, folder / "a.parquet", row_group_size=5)
@@ -742,7 +742,7 @@ class TestSynthetic:
 
 
 def test_prepare_leaves_a_running_session_unchanged(spark: Any, tmp_path: Path) -> None:
-    """As in a notebook, and on a Databricks cluster, whose tasks share one."""
+    """As in a notebook, or on a Databricks cluster whose tasks share a session."""
     with own_session() as found:
         assert prepare.digits(found, str(tmp_path / "digits")).fresh
     assert spark.range(3).count() == 3

@@ -1,4 +1,4 @@
-"""`tune` and its result, as a program uses them; one process, without Spark."""
+"""`tune` and its result in a program, without Spark."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_tune_accepts_all_forms_of_spaces_and_tasks(
 def test_tune_warns_of_changed_code_in_the_same_storage(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As in a notebook, where a cell is changed and run again."""
+    """As in a notebook in which a cell is changed and run again."""
 
     def run(source: str) -> None:
         names: dict[str, Any] = {"__name__": "__main__"}

@@ -1,4 +1,4 @@
-"""docs/python.md as its reader types it: every block, one after another, in one program."""
+"""Runs all blocks of docs/python.md in one program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README as a new user follows it: every command in it is run, and its code too."""
+"""Runs every command and code block of the README."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shell(command: str, **more: Any) -> dict[str, Any]:
-    """How a user's shell runs it: no environment is active, nothing is set for Spark."""
+    """Return process arguments that run a command as in a user's shell, without an active environment."""
     assert command in COMMANDS, f"the README does not say {command!r}"
     hidden = ("PYSPARK", "SPARK", "VIRTUAL_ENV", "PYTHONPATH", "MAKE", "MFLAGS")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}

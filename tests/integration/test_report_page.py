@@ -1,4 +1,4 @@
-"""The report in a real browser: drawn, quiet, without a network; on a phone, in the dark, without scripts."""
+"""The report in a real browser: without a network, on a phone, in dark mode, without scripts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a study that was killed and resumed, with lost attempts and failures, and names that attack."""
+    """The report of a study that was killed and resumed, with lost attempts, failures and malicious names."""
     folder = tmp_path_factory.mktemp("report") / "study"
     common: dict[str, Any] = {
         "disturbances": Disturbances(loss_share=0.06, failure_share=0.06, launch_s=2.0),
@@ -59,7 +59,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Opened:
-    """A page, and all that it has said and asked for."""
+    """A page with its console messages and requests."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -89,7 +89,7 @@ def opened(browser: Browser, file: Path, **options: Any) -> Iterator[Opened]:
 
 
 def luminance(colour: str) -> float:
-    """Relative luminance as the WCAG have it, of `rgb(1, 2, 3)`."""
+    """Return the relative luminance (WCAG) of `rgb(1, 2, 3)`."""
     parts = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
     red, green, blue = ((p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4) for p in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -1,4 +1,4 @@
-"""Table and study directory on S3: a real server on loopback, keys from the environment alone."""
+"""Table and study directory on S3: a real server on loopback, with keys from the environment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def store(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The file system, with a table in s3://lake/table."""
+    """A file system with a table in s3://lake/table."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)

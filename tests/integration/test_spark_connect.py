@@ -1,4 +1,4 @@
-"""A study against a Spark Connect server: no JVM, no SparkContext, no way from executors to the driver."""
+"""A study on a Spark Connect server: no JVM, no SparkContext, and executors that cannot reach the driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Syncing: what MLflow lacks of a study is written from its journal, and its model registered."""
+"""`sync_study` writes what MLflow is missing from the journal, and registers the model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def shown(config: StudyConfig) -> dict[str, dict[str, Any]]:
-    """All that MLflow has of the study."""
+    """Return all data of the study in MLflow."""
     client = MlflowClient(config.mlflow.tracking_uri)
     experiment = client.get_experiment_by_name("clusters")
     [parent] = client.search_runs([experiment.experiment_id], "tags.`spark_hpo.kind` = 'study'")
@@ -49,7 +49,7 @@ def shown(config: StudyConfig) -> dict[str, dict[str, Any]]:
 
 
 class InterruptAt(Callback):
-    """Ctrl-C when so many reports have come."""
+    """Raises KeyboardInterrupt after a number of reports."""
 
     def __init__(self, reports: int) -> None:
         self._left = reports

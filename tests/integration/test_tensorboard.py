@@ -1,4 +1,4 @@
-"""TensorBoard reads back what the callback has written: curves, parameters, after a resume too."""
+"""TensorBoard reads the curves and parameters that the callback has written, also after a resume."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _events(file: Path) -> Any:
 
 
 def test_hparams_page_has_all_parameters_and_last_metrics(folder: Path, result: Result) -> None:
-    """As the plugin answers its page."""
+    """Reads them from the plugin, as its page does."""
     groups = _hparams_page(folder / "tb")
     trials = result.study.trials
     assert groups.keys() == trials.keys()

@@ -1,4 +1,4 @@
-"""`jobs/tune.py` as its users run it: real Spark, real MLflow, real kills."""
+"""`jobs/tune.py` with real Spark, MLflow and killed processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[str, Any]]:
-    """A study that ran to its end, on Spark with two ranks a trial."""
+    """A finished study on Spark with two ranks per trial."""
     workspace = Workspace(tmp_path_factory.mktemp("finished"))
     return workspace, workspace.run()
 
@@ -177,7 +177,7 @@ def test_sigterm_pauses_the_study_and_prints_how_to_resume(tmp_path: Path, spark
 
 @pytest.mark.slow
 def test_own_task_is_shipped_and_its_failures_are_recorded(tmp_path: Path) -> None:
-    """A file beside the study file; a grid of four trials, of which three fail in ways of their own."""
+    """The task is in a file beside the study file. Three of four trials fail, each in another way."""
     workspace = Workspace(tmp_path)
     (tmp_path / "my_task.py").write_text(
         "from spark_hpo.train.tabular import TabularTask\n"

@@ -1,4 +1,4 @@
-"""`tune` in a Spark session that is somebody else's: it stays as it was."""
+"""`tune` in a Spark session of the caller, which it leaves unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def type_of(java_object: Any) -> str:
 
 
 def state_of(spark: SparkSession) -> dict[str, Any]:
-    """All of a session, and of its process, that a study could leave changed."""
+    """Return the state of a session and its process that a study could change."""
     context = spark.sparkContext
     jvm_context = context._jsc.sc()
     log4j = context._jvm.org.apache.logging.log4j.LogManager
