@@ -54,7 +54,7 @@ def test_its_files_are_jobs_and_it_needs_nothing_of_ours() -> None:
 
 
 @pytest.mark.parametrize("task_id", ["tune", "check", "promote"])
-def test_the_command_line_takes_what_a_task_says(
+def test_commands_of_the_dag_are_valid(
     task_id: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # The one mistake is ours: a message about it alone says that all else is as it must be.
@@ -69,13 +69,13 @@ def test_the_command_line_takes_what_a_task_says(
     assert "study_dir=/nowhere/manual__2026-01-01T00-00-00-00-00/study" in arguments
 
 
-def test_the_table_is_prepared_where_the_study_looks_for_it() -> None:
+def test_dag_prepares_the_table_where_the_study_reads_it() -> None:
     parse(load_command("prepare"), words("prepare"))
     [path] = [word.removeprefix("data.path=") for word in words("tune") if word.startswith("data.path=")]
     assert words("prepare")[-2:] == ["--output", path]
 
 
-def test_the_line_that_becomes_a_result_is_known_by_its_beginning() -> None:
+def test_dag_finds_the_line_of_the_result_by_its_beginning() -> None:
     """The DAG looks for `{"study"`; the command line puts that first."""
     assert """line.startswith('{"study"')""" in DAG.read_text()
     synced = Synced(status=RunStatus.FINISHED, trials=1, written=0, model=None, is_complete=True)

@@ -242,7 +242,7 @@ def test_modules_have_no_import_circle() -> None:
     TopologicalSorter(below).prepare()  # raises CycleError, which names the circle
 
 
-def test_the_top_is_small_and_on_the_map() -> None:
+def test_top_level_is_small_and_documented() -> None:
     top = {package(file) for file in FILES} - {"__init__"}
     assert top == set(ALLOWED)
     assert len(top) <= MOST_AT_THE_TOP
@@ -288,6 +288,6 @@ def test_importing_starts_nothing_and_loads_nothing_heavy(module: str) -> None:
 
 
 @pytest.mark.medium
-def test_the_training_half_runs_without_spark() -> None:
+def test_training_runs_without_spark() -> None:
     program = "import sys, spark_hpo.train.worker; assert 'pyspark' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=120)

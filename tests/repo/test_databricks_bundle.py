@@ -55,7 +55,7 @@ def test_databricks_own_classes_take_the_volume() -> None:
     Volume.from_dict(BUNDLE["resources"]["volumes"]["studies"])
 
 
-def test_the_rest_has_the_documented_shape() -> None:
+def test_bundle_has_the_documented_shape() -> None:
     """These have no classes in Databricks' package: keys as its reference lists them."""
     assert set(BUNDLE) == {"bundle", "sync", "variables", "targets", "resources"}
     assert set(BUNDLE["bundle"]) <= {"name", "uuid", "databricks_cli_version", "git", "deployment"}
@@ -67,7 +67,7 @@ def test_the_rest_has_the_documented_shape() -> None:
     assert set(BUNDLE["resources"]) == {"jobs", "volumes"}
 
 
-def test_what_is_referred_to_is_there() -> None:
+def test_references_of_the_bundle_exist() -> None:
     assert set(re.findall(r"\$\{var\.(\w+)\}", TEXT)) == set(BUNDLE["variables"])
     assert {match for match in re.findall(r"\$\{(\w+)\.", TEXT)} == {"var", "workspace", "bundle"}
     for job in JOBS.values():
@@ -80,7 +80,7 @@ def test_what_is_referred_to_is_there() -> None:
             assert (CONF / task["spark_python_task"]["python_file"]).is_file()
 
 
-def test_one_cluster_has_gpus_and_the_ranks_ask_for_them() -> None:
+def test_gpu_cluster_has_the_gpus_that_its_ranks_request() -> None:
     for job, gpus in (("tune", 0), ("tune_gpu", 1)):
         [task] = [task for task in JOBS[job]["tasks"] if task["task_key"] == "tune"]
         [cluster] = [c for c in JOBS[job]["job_clusters"] if c["job_cluster_key"] == task["job_cluster_key"]]
@@ -97,7 +97,7 @@ def test_one_cluster_has_gpus_and_the_ranks_ask_for_them() -> None:
 
 
 @pytest.mark.parametrize("job", list(JOBS))
-def test_the_command_line_takes_the_parameters(
+def test_parameters_of_the_bundle_are_valid(
     job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["tune.py", *parameters(job, "tune"), "budget.trials=0"])
@@ -109,7 +109,7 @@ def test_the_command_line_takes_the_parameters(
 
 
 @pytest.mark.parametrize(("code", "is_exit"), [(0, False), (3, True)])
-def test_a_job_that_has_succeeded_does_not_exit(
+def test_job_that_succeeds_does_not_call_exit(
     code: int, is_exit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Databricks runs the file in a process that goes on, and takes `sys.exit(0)` for an error."""
@@ -124,7 +124,7 @@ def test_a_job_that_has_succeeded_does_not_exit(
             runpy.run_path(str(ROOT / f"jobs/{name}.py"), run_name="__main__")
 
 
-def test_the_init_script_adds_what_is_missing_and_changes_nothing(tmp_path: Path) -> None:
+def test_init_script_installs_missing_packages_only(tmp_path: Path) -> None:
     """With a pip that notes what it is asked for: what it would install needs a network."""
     python = tmp_path / "python"
     python.write_text(

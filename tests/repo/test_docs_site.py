@@ -39,7 +39,7 @@ def text_of(page: Path) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "", page.read_text()))
 
 
-def test_every_page_is_on_it_and_in_the_contents(site: Path) -> None:
+def test_site_has_every_page_in_its_contents(site: Path) -> None:
     contents = (site / "README.html").read_text()
     for page in PAGES:
         name = page.removesuffix(".md") + ".html"
@@ -47,14 +47,14 @@ def test_every_page_is_on_it_and_in_the_contents(site: Path) -> None:
         assert f'href="{name}"' in contents or page == "README.md"
 
 
-def test_every_link_within_it_leads_somewhere(site: Path) -> None:
+def test_site_has_no_broken_internal_links(site: Path) -> None:
     for page in site.rglob("*.html"):
         for target in re.findall(r'(?:href|src)="([^"#?]+)', page.read_text()):
             if not re.match(r"[a-z]+:", target):
                 assert (page.parent / unquote(target)).exists(), f"{page.relative_to(site)}: {target}"
 
 
-def test_the_reference_has_every_public_name_with_its_docstring(site: Path) -> None:
+def test_site_documents_every_public_name(site: Path) -> None:
     page = site / "docs/api.html"
     for name in spark_hpo.__all__:
         assert f'id="spark_hpo.{name}"' in page.read_text(), name
@@ -64,7 +64,7 @@ def test_the_reference_has_every_public_name_with_its_docstring(site: Path) -> N
         assert first_line in text_of(page)
 
 
-def test_every_setting_of_a_study_file_has_a_row(site: Path) -> None:
+def test_site_lists_every_setting_of_a_study_file(site: Path) -> None:
     rows = re.findall(r"<tr.*?</tr>", (site / "docs/study-file.html").read_text(), re.DOTALL)
     cells = {}
     for row in rows:

@@ -52,7 +52,7 @@ def of(*languages: str) -> list[Block]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_somewhere(page: str) -> None:
+def test_links_of_a_page_lead_somewhere(page: str) -> None:
     for line, target in targets(page):
         if re.match(r"[a-z]+:", target):
             assert target.startswith(("https://", "http://localhost")), f"{page}:{line}: {target}"
@@ -66,7 +66,7 @@ def test_every_link_leads_somewhere(page: str) -> None:
             assert anchor in known, f"{page}:{line}: {path or page} has no heading #{anchor}, but {known}"
 
 
-def test_the_pages_that_are_linked_are_kept_by_git() -> None:
+def test_linked_pages_are_tracked_by_git() -> None:
     kept = set(subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split())
     if not kept:
         pytest.skip("this is no checkout")
@@ -108,14 +108,14 @@ def unknown_setting(dotted: str) -> str | None:
     return None
 
 
-def test_a_setting_that_does_not_exist_is_noticed() -> None:
+def test_unknown_setting_is_detected() -> None:
     assert unknown_setting("budget.trials") is unknown_setting("spark.spark.master") is None
     assert unknown_setting("budget.trails") == "trails"
     assert unknown_setting("data.cache.gb") == "gb"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
-def test_every_setting_that_is_named_exists(page: str) -> None:
+def test_settings_on_a_page_exist(page: str) -> None:
     sections = "|".join(name for name, inner in FIELDS.items() if inner)
     for line, text in code(page):
         if found := re.match(rf"((?:{sections})(?:\.[a-z_]+)+)(?![\w/*(.])", text):
@@ -129,7 +129,7 @@ LANGUAGES = ("python", "sh", "yaml", "toml", "json", "text", "properties", "dock
 
 
 @pytest.mark.parametrize("block", ALL, ids=str)
-def test_every_block_is_tested_or_says_why_not(block: Block) -> None:
+def test_code_blocks_are_tested_or_have_a_reason(block: Block) -> None:
     assert block.language in LANGUAGES, f"{block}: language {block.language!r}; it must be one of {LANGUAGES}"
     said = block.note.startswith(("<!-- not run", "<!-- run"))
     assert block.is_excused or not said, f"{block}: {block.note}: {CURE}"
@@ -297,6 +297,6 @@ def test_commands_call_what_there_is(block: Block) -> None:
         "conda install spark_hpo",
     ],
 )
-def test_a_command_that_calls_nothing_is_noticed(command: str) -> None:
+def test_unknown_command_is_detected(command: str) -> None:
     with pytest.raises(AssertionError):
         check(Block("page.md", 1, "sh", command, ""))

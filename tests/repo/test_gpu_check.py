@@ -27,7 +27,7 @@ def measurement(loss: float, accuracy: float = 0.9) -> Measurement:
     return Measurement(resource=1, metrics=metrics, time=0.0, seconds=1.0, rows=10)
 
 
-def test_the_cpu_in_the_gpus_place_agrees_with_itself(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_check_on_the_cpu_agrees_with_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--rehearse", "--rows", "1200"]) == 0
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert answer["agrees"] is True
@@ -40,7 +40,7 @@ def test_the_cpu_in_the_gpus_place_agrees_with_itself(capsys: pytest.CaptureFixt
         assert bf16["rows_per_s"] > 0
 
 
-def test_a_place_that_trains_something_else_is_found(
+def test_gpu_check_finds_a_place_with_other_results(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.gpu_check.places", lambda *_: [replace(CPU, name="far", gpus=(), loss=0.0)])
@@ -51,7 +51,7 @@ def test_a_place_that_trains_something_else_is_found(
     assert "tabular on far, epoch 1: loss is 2" in captured.err
 
 
-def test_what_is_further_off_than_its_place_allows_is_named() -> None:
+def test_differences_names_curves_beyond_the_tolerance() -> None:
     fp32, bf16 = places((0,), "gpu")
     assert differences(fp32, [measurement(1.0)], [measurement(1.04, 0.905)]) == []
     assert differences(bf16, [measurement(1.0)], [measurement(1.06)]) == []
@@ -64,12 +64,12 @@ def test_what_is_further_off_than_its_place_allows_is_named() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_it_says_so_and_stops(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_check_without_a_gpu_stops_with_a_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert capsys.readouterr().out == "no GPU\n"
 
 
-def test_it_needs_torch_pyarrow_and_this_package_only() -> None:
+def test_gpu_check_imports_torch_pyarrow_and_this_package_only() -> None:
     program = f"""
 import runpy, sys
 

@@ -24,7 +24,7 @@ def test_kubernetes_knows_every_key(manifest: dict[str, Any], version: str) -> N
     kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_the_executors_template_is_a_pod_that_lacks_what_spark_fills_in() -> None:
+def test_executor_template_is_a_pod_without_what_spark_adds() -> None:
     [container] = EXECUTOR["spec"]["containers"]
     assert "image" not in container
     spec = {**EXECUTOR["spec"], "containers": [{**container, "image": "spark"}]}
@@ -33,12 +33,12 @@ def test_the_executors_template_is_a_pod_that_lacks_what_spark_fills_in() -> Non
         kubernetes_validate.validate({**EXECUTOR, "spec": {**spec, "tolerate": []}}, "1.31", strict=True)
 
 
-def test_a_driver_has_the_time_to_pause_its_study() -> None:
+def test_driver_pod_has_time_to_pause_its_study() -> None:
     grace_s = ResourcesConfig().grace_s + 15  # for journal and MLflow
     assert POD["terminationGracePeriodSeconds"] > grace_s
 
 
-def test_the_signal_reaches_spark_submit_and_the_job_starts_it_again() -> None:
+def test_job_forwards_signals_and_restarts_the_driver() -> None:
     [driver] = POD["containers"]
     assert driver["args"][0].startswith("exec spark-submit"), "a shell would keep the signal to itself"
     assert POD["restartPolicy"] == "Never", "another pod, on another machine"
@@ -49,7 +49,7 @@ def test_the_signal_reaches_spark_submit_and_the_job_starts_it_again() -> None:
     assert ignore == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
 
 
-def test_names_refer_to_each_other() -> None:
+def test_names_in_the_manifests_match() -> None:
     names = {manifest["kind"]: manifest["metadata"]["name"] for manifest in MANIFESTS}
     binding = next(manifest for manifest in MANIFESTS if manifest["kind"] == "RoleBinding")
     assert binding["roleRef"]["name"] == names["Role"]

@@ -30,14 +30,14 @@ def java_of_version(folder: Path, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["17.0.15", "21.0.1"])
-def test_a_java_that_spark_runs_on_is_taken(tmp_path: Path, version: str) -> None:
+def test_make_accepts_supported_java(tmp_path: Path, version: str) -> None:
     java_of_version(tmp_path, version)
     done = make("java", tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("version", ["11.0.2", "1.8.0_392", "25"])
-def test_a_wrong_java_gets_one_line_that_says_what_to_install(tmp_path: Path, version: str) -> None:
+def test_make_with_unsupported_java_prints_what_to_install(tmp_path: Path, version: str) -> None:
     java_of_version(tmp_path, version)
     done = make("java", tmp_path)
     assert done.returncode != 0
@@ -45,7 +45,7 @@ def test_a_wrong_java_gets_one_line_that_says_what_to_install(tmp_path: Path, ve
     assert "apt-get install openjdk-17" in done.stderr.splitlines()[0]
 
 
-def test_no_java_gets_the_same_line(tmp_path: Path) -> None:
+def test_make_without_java_prints_what_to_install(tmp_path: Path) -> None:
     file = tmp_path / "java"
     file.write_text("#!/bin/sh\nexit 127\n")
     file.chmod(0o755)
@@ -53,7 +53,7 @@ def test_no_java_gets_the_same_line(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[0].startswith("Java 17 or 21 is needed, found none")
 
 
-def test_no_python_3_11_gets_one_line(tmp_path: Path) -> None:
+def test_make_without_python_3_11_prints_what_to_install(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).touch()
     done = make("setup", tmp_path, "PYTHON=python3.11-that-is-not-there")
@@ -61,7 +61,7 @@ def test_no_python_3_11_gets_one_line(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[0].startswith("Python 3.11 is needed")
 
 
-def test_a_second_setup_installs_nothing(tmp_path: Path) -> None:
+def test_make_setup_installs_nothing_the_second_time(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "constraints.txt", ".venv/installed"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -93,7 +93,7 @@ def test_tune_downloads_the_adult_table_for_its_study_only(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("stack", ["modern", "spark35"])
-def test_a_stacks_own_versions_win_over_the_canonical_ones(tmp_path: Path, stack: str) -> None:
+def test_constraints_of_a_stack_override_the_canonical_ones(tmp_path: Path, stack: str) -> None:
     own, canonical = tmp_path / f"constraints-{stack}.txt", tmp_path / "constraints.txt"
     own.write_text("# of the stack\npyspark==9.0\n")
     canonical.write_text("# of all\nnumpy==1.26.4\npyspark==4.0.5\npyspark-client==4.0.5\n")
@@ -107,7 +107,7 @@ def test_a_stacks_own_versions_win_over_the_canonical_ones(tmp_path: Path, stack
 
 
 @pytest.mark.parametrize("stack", ["modern", "spark35"])
-def test_a_stack_differs_from_the_canonical_one_in_exact_versions(stack: str) -> None:
+def test_constraints_of_a_stack_differ_from_the_canonical_ones(stack: str) -> None:
     def exact(file: str) -> dict[str, str]:
         lines = (ROOT / file).read_text().splitlines()
         return dict(line.split("==") for line in lines if not line.startswith("#"))
@@ -132,10 +132,10 @@ class TestAudit:
         (tmp_path / "build/audit/installed").touch()
         return tmp_path
 
-    def test_what_is_vulnerable_fails_it(self, folder: Path) -> None:
+    def test_audit_fails_on_a_vulnerable_package(self, folder: Path) -> None:
         assert make("audit", folder).returncode != 0
 
-    def test_every_stack_is_audited_and_what_is_accepted_is_left_out(self, folder: Path) -> None:
+    def test_audit_checks_every_stack_except_for_accepted_entries(self, folder: Path) -> None:
         (folder / "constraints.txt").write_text("safe==1\nwrong==2\n")
         done = make("audit", folder)
         assert done.returncode == 0, done.stderr
@@ -150,7 +150,7 @@ class TestAudit:
             assert "--ignore-vuln CVE-1 --ignore-vuln PYSEC-2-b -r" in call
 
 
-def test_every_accepted_vulnerability_is_explained() -> None:
+def test_accepted_vulnerabilities_have_a_reason() -> None:
     for line in (ROOT / "audit.txt").read_text().splitlines():
         if line and not line.startswith("#"):
             assert re.fullmatch(r"(CVE|PYSEC|GHSA)-[\w-]+: [\w-]+, .{40,}", line), line

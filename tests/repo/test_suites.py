@@ -25,7 +25,7 @@ def selects(target: str, markers: set[str]) -> bool:
 
 
 @pytest.mark.parametrize("markers", MARKER_SETS, ids=lambda markers: "-".join(sorted(markers)))
-def test_each_test_is_in_test_or_test_slow_and_not_in_both(markers: set[str]) -> None:
+def test_make_test_and_test_slow_run_each_test_once(markers: set[str]) -> None:
     assert selects("test", markers) != selects("test-slow", markers)
     assert selects("test", markers) or not selects("test-fast", markers)
 
@@ -38,7 +38,7 @@ def test_testpaths_have_all_files_of_the_main_suites() -> None:
         assert ROOT / "tests" / folder in paths
 
 
-def test_no_test_module_is_imported_by_another() -> None:
+def test_modules_of_tests_do_not_import_each_other() -> None:
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text())):
             module = node.module if isinstance(node, ast.ImportFrom) else None

@@ -45,7 +45,7 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
     return email.message_from_bytes(wheel.read(name))
 
 
-def test_every_file_of_the_package_is_in_it_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+def test_wheel_contains_the_files_of_the_package_only(wheel: zipfile.ZipFile) -> None:
     files = {
         str(file.relative_to(ROOT))
         for file in (ROOT / "spark_hpo").rglob("*")
@@ -58,7 +58,7 @@ def test_every_file_of_the_package_is_in_it_and_nothing_else(wheel: zipfile.ZipF
     )
 
 
-def test_it_says_what_it_is(metadata: Message) -> None:
+def test_wheel_has_its_metadata(metadata: Message) -> None:
     assert metadata["Version"] == spark_hpo.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["License-File"] == "LICENSE"
@@ -69,25 +69,25 @@ def test_it_says_what_it_is(metadata: Message) -> None:
     assert metadata.get_payload().startswith("# spark_hpo\n")
 
 
-def test_it_asks_for_no_index_of_its_own(metadata: Message) -> None:
+def test_wheel_needs_no_extra_index(metadata: Message) -> None:
     """`pip install` finds everything on PyPI: no direct addresses, no local versions such as +cpu."""
     required = metadata.get_all("Requires-Dist", [])
     assert any(line.startswith("torch") for line in required)
     assert not [line for line in required if "@" in line or "+" in line]
 
 
-def test_the_extras_of_the_documentation_are_there(metadata: Message) -> None:
+def test_wheel_has_the_documented_extras(metadata: Message) -> None:
     assert {"petastorm", "s3", "optuna", "connect"} <= set(metadata.get_all("Provides-Extra", []))
 
 
-def test_the_license_is_there_in_full(wheel: zipfile.ZipFile) -> None:
+def test_wheel_contains_the_license(wheel: zipfile.ZipFile) -> None:
     [name] = [name for name in wheel.namelist() if name.endswith("licenses/LICENSE")]
     text = wheel.read(name).decode()
     assert "Apache License" in text
     assert "END OF TERMS AND CONDITIONS" in text
 
 
-def test_what_everybody_installs_is_pinned() -> None:
+def test_constraints_pin_every_requirement() -> None:
     """The extras that `make setup` takes, each in one exact version of constraints.txt."""
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines(ROOT / "constraints.txt")}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -78,19 +78,19 @@ def outcome(data: bytes) -> str | None:
 @example("a: !!bool x")
 @example("? !!set {a}\n: 1")
 @example("a:\tb\n\tc: d")
-def test_a_broken_study_file_is_told_with_its_place(text: str) -> None:
+def test_broken_study_file_is_named(text: str) -> None:
     message = outcome(text.encode(errors="surrogatepass"))
     assert message is None or message.startswith("broken.yaml")
 
 
 @given(st.binary(max_size=60))
-def test_a_file_of_anything_is_no_traceback(data: bytes) -> None:
+def test_study_file_of_any_bytes_is_read_or_named(data: bytes) -> None:
     message = outcome(data)
     assert message is not None
     assert message.startswith("broken.yaml")
 
 
-def test_a_value_that_is_wrong_in_itself_is_told_with_its_line() -> None:
+def test_invalid_yaml_value_is_reported_with_its_line() -> None:
     for value in ("!!timestamp x", "!!int ''", "!!bool x", "2020-99-99", "0x" + "f" * 5_000, str(2**63)):
         message = outcome(f"name: a\nseed: {value}\n".encode())
         assert message is not None
@@ -140,7 +140,7 @@ def test_build_space_returns_a_space_or_names_the_key(record: dict[str, Any]) ->
 @example("null")
 @example("[" * 5_000)
 @example('{"study_id": "a", "created_at": 0, "config": 1}')
-def test_a_broken_definition_is_named(text: str) -> None:
+def test_broken_definition_is_named(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)
         storage.write("study.json", text.encode(errors="surrogatepass"))
@@ -149,7 +149,7 @@ def test_a_broken_definition_is_named(text: str) -> None:
 
 
 @given(broken((KEPT / "default-killed" / "journal" / "000001.jsonl").read_text()))
-def test_a_broken_journal_is_told_with_its_place(text: str) -> None:
+def test_broken_journal_is_named(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)
         storage.write("journal/000001.jsonl", text.encode(errors="surrogatepass"))
@@ -171,18 +171,18 @@ def journal_of(folder: str, records: list[Any], epoch: int = 1) -> Journal:
 
 
 @given(mutated(RECORDS[:6]))
-def test_records_that_are_not_what_they_were_are_told_with_their_place(records: list[Any]) -> None:
+def test_damaged_journal_records_are_named(records: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         message = refusal(JournalError, lambda: journal_of(folder, [*records, *RECORDS[-1:]]))
         assert message is None or f"{folder}/journal" in message
 
 
-def test_a_log_that_does_not_say_what_came_before_it_is_refused(tmp_path: Path) -> None:
+def test_log_without_the_counts_of_earlier_logs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="000001: line 1 is damaged"):
         journal_of(str(tmp_path), RECORDS[1:])
 
 
-def test_results_that_were_counted_and_are_gone_are_missed(tmp_path: Path) -> None:
+def test_missing_events_of_an_earlier_log_are_detected(tmp_path: Path) -> None:
     """The next driver says how many events it has seen: fewer of them are no smaller study."""
     opened = {**RECORDS[0], "sequence": len(RECORDS) + 1, "after": {"1": len(RECORDS)}}
     journal_of(str(tmp_path), RECORDS)
@@ -195,7 +195,7 @@ def test_results_that_were_counted_and_are_gone_are_missed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("wrong", ['{"a": 1}', "[" * 5_000, '[[{"params": {}}]]', '[[{"loss": "x"}]]', "["])
-def test_a_broken_transfer_file_is_named(tmp_path: Path, wrong: str) -> None:
+def test_broken_transfer_file_is_named(tmp_path: Path, wrong: str) -> None:
     Storage(tmp_path).write("transfer.json", wrong.encode())
     record = {**yaml.safe_load(QUICKSTART), "study_dir": str(tmp_path)}
     record["search"]["transfer"] = {"studies": ["earlier"]}
@@ -204,7 +204,7 @@ def test_a_broken_transfer_file_is_named(tmp_path: Path, wrong: str) -> None:
         read_earlier_trials(config, Storage(tmp_path))
 
 
-def test_a_definition_of_a_newer_version_is_refused_with_the_cure(tmp_path: Path) -> None:
+def test_definition_of_a_newer_version_is_refused_with_a_fix(tmp_path: Path) -> None:
     record = json.loads((KEPT / "default-killed" / "study.json").read_text())
     Storage(tmp_path).write("study.json", json.dumps({**record, "version": 2}).encode())
     with pytest.raises(JournalError, match=r"newer spark_hpo \(version 2\)"):

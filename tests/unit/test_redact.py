@@ -16,7 +16,7 @@ def _nothing_else_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 URI = "https://ann:Sup3r%40Secret@mlflow.example.com:5000/path"
 
 
-def test_the_uri_itself_loses_user_and_password() -> None:
+def test_redact_removes_user_and_password_of_a_uri() -> None:
     assert redact(URI) == "https://***@mlflow.example.com:5000/path"
 
 
@@ -30,7 +30,7 @@ def test_the_uri_itself_loses_user_and_password() -> None:
         "(url=https://ann:Sup3r%40Secret@mlflow.example.com)",
     ],
 )
-def test_a_foreign_text_loses_the_password_in_every_form(text: str) -> None:
+def test_redact_removes_a_password_in_every_form(text: str) -> None:
     assert "Secret" not in redact(text)
 
 
@@ -52,7 +52,7 @@ def test_urls_of_others_are_cleaned_too(text: str) -> None:
     assert "abc" not in cleaned
 
 
-def test_a_text_without_secrets_is_unchanged() -> None:
+def test_redact_keeps_a_text_without_secrets() -> None:
     text = "sqlite:////tmp/x.db: ann@example.com asks: is 3 @ 4 fine? http://h:5000/#/experiments/1"
     assert redact(text) == text
 
@@ -63,7 +63,7 @@ def test_a_text_without_secrets_is_unchanged() -> None:
     password=st.text("abcXYZ019-_$!%+", min_size=3, max_size=20),
     around=st.text(max_size=30),
 )
-def test_no_password_of_a_uri_survives(user: str, password: str, around: str) -> None:
+def test_redact_removes_any_password_of_a_uri(user: str, password: str, around: str) -> None:
     uri = f"http://{user}:{password}@host.example"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("spark_hpo.redact._hidden", frozenset())
@@ -92,7 +92,7 @@ def test_nested_configurations_are_cleaned_and_secret_keys_masked() -> None:
     }
 
 
-def test_an_error_is_one_line_without_secrets() -> None:
+def test_redacted_error_is_one_line_without_secrets() -> None:
     assert one_line(ValueError(f"no way to {URI}.\nselect * from runs")) == (
         "no way to https://***@mlflow.example.com:5000/path"
     )
@@ -110,11 +110,11 @@ def test_an_error_is_one_line_without_secrets() -> None:
         "sc://host:15002/;token=hunter22",
     ],
 )
-def test_what_a_secret_name_holds_is_masked(text: str) -> None:
+def test_redact_masks_values_of_secret_names(text: str) -> None:
     assert "hunter22" not in redact(text)
 
 
-def test_what_only_looks_like_one_is_not_masked() -> None:
+def test_redact_keeps_values_of_similar_names() -> None:
     for text in ("max_tokens=512", "tokenizer='bert'", "significant=0.05", "abfss://box@acc.dfs.core/x"):
         assert redact(text) == text
 

@@ -84,7 +84,7 @@ def told(error: BaseException) -> str:
         {"name": URI},
     ],
 )
-def test_a_mistake_in_the_configuration_is_told_without(wrong: Any) -> None:
+def test_error_about_a_setting_shows_no_secret(wrong: Any) -> None:
     with pytest.raises(SparkHpoError) as caught:
         build_config({**RECORD, **wrong}, place="tune.yaml")
     assert CANARY not in told(caught.value)
@@ -99,27 +99,27 @@ def test_a_mistake_in_the_configuration_is_told_without(wrong: Any) -> None:
         f"mlflow.password={CANARY}",
     ],
 )
-def test_a_mistake_in_an_override_is_told_without(tmp_path: Path, override: str) -> None:
+def test_error_about_an_override_shows_no_secret(tmp_path: Path, override: str) -> None:
     (tmp_path / "tune.yaml").write_text(json.dumps(RECORD))
     with pytest.raises(SparkHpoError) as caught:
         load_config(tmp_path / "tune.yaml", [override])
     assert CANARY not in told(caught.value)
 
 
-def test_a_mistake_in_yaml_is_told_without_its_line(tmp_path: Path) -> None:
+def test_error_about_yaml_shows_no_line(tmp_path: Path) -> None:
     (tmp_path / "tune.yaml").write_text(f"spark:\n  spark.ssl.keyPassword: {CANARY}: 1\n")
     with pytest.raises(SparkHpoError, match="line 2: not valid YAML") as caught:
         load_config(tmp_path / "tune.yaml")
     assert CANARY not in told(caught.value)
 
 
-def test_what_the_study_directory_keeps_of_the_configuration_is_without(config: StudyConfig) -> None:
+def test_study_directory_contains_no_secret_of_the_configuration(config: StudyConfig) -> None:
     definition = Definition.create({**config.model_dump(mode="json"), "space": {}})
     assert CANARY not in json.dumps(definition.config)
     assert CANARY not in repr(definition)
 
 
-def test_no_representation_shows_it(config: StudyConfig) -> None:
+def test_repr_shows_no_secret(config: StudyConfig) -> None:
     objective = Objective(metric="accuracy", mode=Mode.MAX)
     rendezvous = Rendezvous(host="driver", timeout_s=1.0)
     spec = RankSpec(
@@ -144,7 +144,7 @@ def test_no_representation_shows_it(config: StudyConfig) -> None:
     assert "local[2]" in repr(config)
 
 
-def test_a_failure_is_kept_without_it(config: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_contains_no_secret(config: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "only-the-executor-knows")
     try:
         raise OSError(f"GET {URI}/x?X-Amz-Signature=abcdef: {CANARY} and only-the-executor-knows")
@@ -162,7 +162,7 @@ def test_a_failure_is_kept_without_it(config: StudyConfig, monkeypatch: pytest.M
     assert CANARY not in repr(replace(failure, traceback=CANARY))
 
 
-def test_every_error_of_ours_is_without(config: StudyConfig) -> None:
+def test_errors_of_the_package_contain_no_secret(config: StudyConfig) -> None:
     def all_below(kind: type[SparkHpoError]) -> list[type[SparkHpoError]]:
         return [kind, *(below for one in kind.__subclasses__() for below in all_below(one))]
 
@@ -190,13 +190,13 @@ def in_the_tracking_server() -> None:
 
 
 @pytest.mark.parametrize("fail", [in_storage, in_a_table, in_an_unknown_protocol, in_the_tracking_server])
-def test_a_service_that_fails_is_told_of_without(config: StudyConfig, fail: Callable[[], None]) -> None:
+def test_error_of_a_service_contains_no_secret(config: StudyConfig, fail: Callable[[], None]) -> None:
     with pytest.raises(SparkHpoError) as caught:
         fail()
     assert CANARY not in told(caught.value)
 
 
-def test_a_foreign_error_with_a_signed_url_is_translated_without(
+def test_translated_error_contains_no_signed_url(
     config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = Storage("memory://secrets")

@@ -32,7 +32,7 @@ def bench(tmp_path: Path) -> StudyRunner:
     return StudyRunner(tmp_path / "study")
 
 
-def test_the_line_is_there_from_the_start_to_the_end_of_the_search(bench: StudyRunner) -> None:
+def test_terminal_line_is_shown_during_the_search(bench: StudyRunner) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, _environ={"TERM": "xterm"})
     line = ProgressLine("digits", "loss", console=console)
     study = bench.study(callbacks=[TerminalLine(line)])
@@ -44,7 +44,7 @@ def test_the_line_is_there_from_the_start_to_the_end_of_the_search(bench: StudyR
     assert console.file.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K"), "it is gone, and the cursor is back"
 
 
-def test_the_bar_counts_trials_and_goes_on_where_the_study_stood(
+def test_progress_bar_counts_trials_and_continues_after_a_resume(
     bench: StudyRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(KeyboardInterrupt):

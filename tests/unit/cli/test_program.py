@@ -37,17 +37,17 @@ def command(request: pytest.FixtureRequest) -> Command:
     return found
 
 
-def test_the_page_of_the_command_line_has_the_help_of_today() -> None:
+def test_command_line_page_has_the_current_help() -> None:
     page = PAGE.read_text()
     assert commands_of(page) == names()
     assert with_help(page) == page, "python -m tests.support.command_line_page puts it there"
 
 
-def test_the_summary_of_a_command_is_the_same_in_both_helps(command: Command) -> None:
+def test_summary_of_a_command_is_the_same_in_both_helps(command: Command) -> None:
     assert command.get_short_help_str(limit=200) == COMMANDS[str(command.name)]
 
 
-def test_every_command_has_examples_that_it_understands(command: Command) -> None:
+def test_examples_of_every_command_are_valid(command: Command) -> None:
     assert command.examples
     for example in command.examples:
         words = example.split()
@@ -58,7 +58,7 @@ def test_every_command_has_examples_that_it_understands(command: Command) -> Non
             parse(command, [word.strip("'") for word in words[2:end]])
 
 
-def test_the_help_loads_neither_torch_nor_spark() -> None:
+def test_help_imports_neither_torch_nor_spark() -> None:
     program = (
         "import sys\n"
         "from spark_hpo.cli import main\n"
@@ -76,7 +76,7 @@ def test_the_help_loads_neither_torch_nor_spark() -> None:
         assert summary in " ".join(done.stdout.split())
 
 
-def test_what_is_no_command_is_refused_in_a_few_lines(capfd: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command_is_refused_in_a_few_lines(capfd: pytest.CaptureFixture[str]) -> None:
     assert run("rnu", "conf/quickstart.yaml") == 2
     out, err = capfd.readouterr()
     assert out == ""
@@ -117,7 +117,7 @@ def test_bad_input_is_a_configuration_error_with_one_message(
     assert os.listdir(tmp_path) == [], "looking makes nothing"
 
 
-def test_no_message_shows_a_password(capfd: pytest.CaptureFixture[str]) -> None:
+def test_messages_show_no_password(capfd: pytest.CaptureFixture[str]) -> None:
     assert run("status", "s3://me:hunter22@bucket/study") != 0
     assert run("run", "a.yaml", "--resume", "http://me:hunter22@host") == 2
     assert "hunter22" not in "".join(capfd.readouterr())
@@ -137,11 +137,11 @@ def test_no_message_shows_a_password(capfd: pytest.CaptureFixture[str]) -> None:
         ([], []),
     ],
 )
-def test_the_form_without_commands_means_run(words: list[str], meant: list[str]) -> None:
+def test_job_without_a_command_means_run(words: list[str], meant: list[str]) -> None:
     assert _with_command(words) == meant
 
 
-def test_only_the_job_knows_the_form_without_commands(capfd: pytest.CaptureFixture[str]) -> None:
+def test_program_without_a_command_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     assert run("--config", "nowhere.yaml", program="tune") == 2
     assert "nowhere.yaml: the study file cannot be read" in capfd.readouterr().err
     assert run("--config", "nowhere.yaml") == 2
@@ -149,7 +149,7 @@ def test_only_the_job_knows_the_form_without_commands(capfd: pytest.CaptureFixtu
 
 
 @pytest.mark.medium
-def test_a_shell_can_complete_commands() -> None:
+def test_shell_completes_commands() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from spark_hpo.cli import main; main()"],
         env={

@@ -280,7 +280,7 @@ class TestPrepare:
             ),
         ],
     )
-    def test_the_old_form_is_read_as_a_section_with_a_warning(
+    def test_prepare_as_a_command_line_is_read_with_a_warning(
         self,
         words: Any,
         section: dict[str, Any],
@@ -311,7 +311,7 @@ class TestPrepare:
             ([], "source"),
         ],
     )
-    def test_a_mistake_is_named(self, prepare: Any, key: str) -> None:
+    def test_prepare_names_a_wrong_option(self, prepare: Any, key: str) -> None:
         record = {**yaml.safe_load(SMALL), "data": {"path": "t", "prepare": prepare}}
         with pytest.raises(ConfigError) as refused:
             build_config(record, place="test")

@@ -51,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=200)
 @given(record=st.data())
-def test_a_schema_is_one_or_a_fault_of_the_data(data: Path, record: st.DataObject) -> None:
+def test_any_schema_file_is_read_or_a_data_error(data: Path, record: st.DataObject) -> None:
     source = {"url": str(data), "where": "", "share": [0.0, 1.0], "seed": 0}
     whole = {**RECORD, "sources": dict.fromkeys(Split, source)}
     broken = record.draw(mutated(whole))
@@ -78,7 +78,7 @@ WRONG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_field_of_another_type_is_found_before_anything_is_read(tmp_path: Path, name: str) -> None:
+def test_field_of_a_wrong_type_is_found_before_reading(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=r"schema\.json is not a valid"):
         open_table(folder_with(json.dumps(WRONG[name]), tmp_path))
 
@@ -89,7 +89,7 @@ def test_text_that_is_no_schema_is_named(tmp_path: Path, text: str) -> None:
         open_table(folder_with(text, tmp_path))
 
 
-def test_what_is_written_is_read() -> None:
+def test_schema_survives_json() -> None:
     source = Source(url="somewhere", where="x > 1", share=(0.0, 0.5), seed=3)
     schema = replace(SCHEMA, sources={"train": source})
     assert TableSchema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
@@ -122,7 +122,9 @@ def rows_without(gone: Collection[int]) -> list[float]:
 
 @settings(max_examples=25)
 @given(gone=st.sets(st.integers(0, len(SIZES) - 1)), world_size=st.integers(1, 2))
-def test_what_is_left_is_planned_and_read_once(folder: Path, gone: set[int], world_size: int) -> None:
+def test_table_without_some_files_is_planned_and_read_once(
+    folder: Path, gone: set[int], world_size: int
+) -> None:
     schema = TableSchema(features=(Feature(name="x", kind=ColumnKind.NUMERIC),), label=Label(name="y"))
     manifest = read_manifest(str(folder), schema)
     table = Table(url=str(folder), schema=schema, manifests=dict.fromkeys(Split, manifest))

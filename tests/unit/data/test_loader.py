@@ -86,7 +86,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     window=st.none() | st.integers(1, 40),
     cached=st.booleans(),
 )
-def test_each_row_is_seen_once_an_epoch_over_all_ranks(
+def test_loader_returns_each_row_once_per_epoch_over_all_ranks(
     tmp_path_factory: pytest.TempPathFactory,
     rows: int,
     row_group_rows: int,
@@ -131,12 +131,12 @@ def test_any_split_of_the_epochs_sees_the_same_batches(
     assert [epoch for piece in in_pieces for epoch in piece] == at_once
 
 
-def test_every_epoch_and_every_seed_has_its_own_order(table: Table) -> None:
+def test_loader_shuffles_by_epoch_and_seed(table: Table) -> None:
     orders = [*epochs(loader(table), 0, 3), *epochs(loader(table, seed=6), 0, 1)]
     assert len(set(map(tuple, orders))) == 4
 
 
-def test_rows_are_shuffled_across_row_groups_within_the_window(table: Table) -> None:
+def test_loader_shuffles_across_row_groups_within_the_window(table: Table) -> None:
     [order] = epochs(loader(table, shuffle_window=100), 0, 1)
     groups_in_first_batch = {i // 16 for i in order[:10]}
     assert len(groups_in_first_batch) > 2
@@ -144,12 +144,12 @@ def test_rows_are_shuffled_across_row_groups_within_the_window(table: Table) -> 
     assert len({i // 16 for i in narrow[:10]}) <= 2
 
 
-def test_without_a_window_rows_come_in_the_order_of_the_files(table: Table) -> None:
+def test_loader_without_a_window_keeps_the_order_of_the_files(table: Table) -> None:
     evaluation = loader(table, Split.VALIDATION, shuffle_window=None)
     assert epochs(evaluation, 0, 2) == [list(range(100))] * 2
 
 
-def test_a_cached_shard_is_decoded_once(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_shard_is_decoded_once(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     of = loader(table)
     assert isinstance(of._reader, InMemory)
@@ -160,7 +160,7 @@ def test_a_cached_shard_is_decoded_once(table: Table, monkeypatch: pytest.Monkey
     assert reads == [8, 0, 0]
 
 
-def test_a_shard_beyond_the_cache_streams(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_larger_than_the_cache_is_streamed(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     of = loader(table, kept_bytes=100 * 16 - 1)
     read = of._reader.read
@@ -211,14 +211,14 @@ def test_more_parts_than_rows_are_refused(table: Table) -> None:
         loader(table, parts=80, world_size=2)
 
 
-def test_an_epoch_left_half_way_spoils_nothing(table: Table) -> None:
+def test_epoch_that_is_left_halfway_does_not_affect_the_next(table: Table) -> None:
     of = loader(table)
     next(iter(next(of.passes(0, 1))))
     assert epochs(of, 0, 2) == epochs(loader(table), 0, 2)
 
 
 @pytest.mark.parametrize("window", [None, 4])
-def test_what_a_task_does_to_a_batch_stays_in_the_batch(table: Table, window: int | None) -> None:
+def test_changes_of_a_batch_do_not_reach_the_cache(table: Table, window: int | None) -> None:
     of = loader(table, shuffle_window=window)
     for batch in next(of.passes(0, 1)):
         batch["id"].zero_()
@@ -234,7 +234,7 @@ def test_what_a_task_does_to_a_batch_stays_in_the_batch(table: Table, window: in
     ],
 )
 @pytest.mark.parametrize("reader", READERS)
-def test_a_value_that_cannot_be_trained_on_is_named(
+def test_loader_names_an_unusable_value(
     tmp_path: Path, reader: str, column: str, values: pa.Array, message: str
 ) -> None:
     write(tmp_path)
@@ -260,7 +260,7 @@ def test_nulls_that_no_statistics_told_are_found_while_reading(tmp_path: Path) -
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("change", ["fewer rows", "fewer row groups", "gone", "damaged", "other columns"])
-def test_a_table_that_changes_under_the_study_is_noticed(tmp_path: Path, reader: str, change: str) -> None:
+def test_loader_detects_a_table_that_changes(tmp_path: Path, reader: str, change: str) -> None:
     table = write(tmp_path)
     path = tmp_path / "train" / "part-1.parquet"
     content = pq.read_table(path)

@@ -36,7 +36,7 @@ def write(folder: Path, name: str = "a.parquet", **columns: pa.Array) -> Path:
     return folder
 
 
-def test_it_lists_files_row_groups_and_rows_in_order(tmp_path: Path) -> None:
+def test_manifest_lists_files_row_groups_and_rows_in_order(tmp_path: Path) -> None:
     for name, rows in {"b": 5, "a": 4, "_common_metadata": 9, ".hidden": 9}.items():
         pq.write_table(pa.table({"x": np.arange(rows)}), tmp_path / name, row_group_size=3)
     manifest = read_manifest(str(tmp_path))
@@ -51,11 +51,11 @@ def test_it_lists_files_row_groups_and_rows_in_order(tmp_path: Path) -> None:
     assert manifest.columns == {"x": "int64"}
 
 
-def test_a_single_file_is_a_split_too(tmp_path: Path) -> None:
+def test_manifest_of_a_single_file(tmp_path: Path) -> None:
     assert read_manifest(str(write(tmp_path) / "a.parquet"), SCHEMA).rows == 2
 
 
-def test_it_survives_json_and_pickle(tmp_path: Path) -> None:
+def test_manifest_survives_json_and_pickle(tmp_path: Path) -> None:
     manifest = read_manifest(str(write(tmp_path)), SCHEMA)
     assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
     assert pickle.loads(pickle.dumps(manifest)) == manifest
@@ -76,7 +76,7 @@ def test_row_groups_without_rows_are_skipped(tmp_path: Path) -> None:
     assert [manifest.files[g.file].path for g in manifest.row_groups] == [str(tmp_path / "a.parquet")]
 
 
-def test_the_fingerprint_changes_with_content_and_with_nothing_else(tmp_path: Path) -> None:
+def test_fingerprint_of_a_manifest_depends_on_content_only(tmp_path: Path) -> None:
     first = read_manifest(str(write(tmp_path)), SCHEMA).fingerprint
     assert read_manifest(str(tmp_path)).fingerprint == first
     os.utime(tmp_path / "a.parquet", (1, 1))
@@ -86,21 +86,21 @@ def test_the_fingerprint_changes_with_content_and_with_nothing_else(tmp_path: Pa
     assert read_manifest(str(tmp_path)).fingerprint != first
 
 
-def test_a_missing_path_and_an_empty_folder_are_named(tmp_path: Path) -> None:
+def test_manifest_of_a_missing_or_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere does not exist"):
         read_manifest(str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="has no Parquet files"):
         read_manifest(str(tmp_path))
 
 
-def test_a_table_of_no_rows_is_refused(tmp_path: Path) -> None:
+def test_manifest_without_rows_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table(GOOD).slice(0, 0), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="1 Parquet files, but no rows"):
         read_manifest(str(tmp_path), SCHEMA)
 
 
 @pytest.mark.parametrize("damage", ["text", "truncated", "nothing"])
-def test_a_file_that_is_not_parquet_is_named(tmp_path: Path, damage: str) -> None:
+def test_manifest_names_a_file_that_is_not_parquet(tmp_path: Path, damage: str) -> None:
     whole = (write(tmp_path, "good.parquet") / "good.parquet").read_bytes()
     content = {"text": b"age,sex\n1,2\n", "truncated": whole[:-20], "nothing": b""}[damage]
     (tmp_path / "bad.parquet").write_bytes(content)
@@ -108,7 +108,7 @@ def test_a_file_that_is_not_parquet_is_named(tmp_path: Path, damage: str) -> Non
         read_manifest(str(tmp_path))
 
 
-def test_a_column_that_changes_its_type_is_named_with_both_files(tmp_path: Path) -> None:
+def test_manifest_names_both_files_of_a_column_with_two_types(tmp_path: Path) -> None:
     write(tmp_path, "a.parquet")
     write(tmp_path, "b.parquet", x=pa.array(["1", "2"]))
     with pytest.raises(DataError, match=r"'x' is float in .*a.parquet, but string in .*b.parquet"):
@@ -117,12 +117,12 @@ def test_a_column_that_changes_its_type_is_named_with_both_files(tmp_path: Path)
         read_manifest(str(tmp_path))
 
 
-def test_a_missing_column_is_named_with_those_that_there_are(tmp_path: Path) -> None:
+def test_manifest_names_a_missing_column_and_the_existing_ones(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"column 'code' is missing \(it has x, image, y\)"):
         read_manifest(str(write(tmp_path, code=None)), SCHEMA)
 
 
-def test_a_column_missing_from_a_later_file_is_found(tmp_path: Path) -> None:
+def test_manifest_finds_a_column_missing_from_a_later_file(tmp_path: Path) -> None:
     write(tmp_path, "a.parquet")
     write(tmp_path, "b.parquet", y=None)
     with pytest.raises(DataError, match=r"b\.parquet: column 'y' is missing"):
@@ -163,7 +163,7 @@ def test_nulls_in_a_column_that_nobody_reads_do_no_harm(tmp_path: Path) -> None:
     assert read_manifest(str(write(tmp_path, note=pa.array([None, "n"]))), SCHEMA).rows == 2
 
 
-def test_the_null_of_a_column_behind_a_nested_one_is_found(tmp_path: Path) -> None:
+def test_manifest_finds_nulls_of_a_column_after_a_nested_one(tmp_path: Path) -> None:
     nested = pa.array([{"p": 1, "q": [1]}, {"p": 2, "q": [2]}])
     table = {"nested": nested, **GOOD, "y": pa.array([1, None], pa.int64())}
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
@@ -171,11 +171,11 @@ def test_the_null_of_a_column_behind_a_nested_one_is_found(tmp_path: Path) -> No
         read_manifest(str(tmp_path), SCHEMA)
 
 
-def test_an_unknown_protocol_is_a_data_error() -> None:
+def test_manifest_of_an_unknown_protocol_is_refused() -> None:
     with pytest.raises(DataError, match="nosuch://bucket/t cannot be opened"):
         read_manifest("nosuch://bucket/t")
 
 
-def test_a_good_table_passes(tmp_path: Path) -> None:
+def test_manifest_of_a_valid_table_is_accepted(tmp_path: Path) -> None:
     folder = write_clusters(tmp_path / "t")
     assert read_manifest(str(folder / "train"), CLUSTERS).rows == 120

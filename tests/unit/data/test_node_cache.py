@@ -97,7 +97,7 @@ def rows_of(*groups: int) -> list[int]:
 
 
 @pytest.mark.parametrize("mapped", [True, False])
-def test_each_row_group_is_decoded_once_whoever_reads_it(
+def test_cache_decodes_each_row_group_once_for_all_readers(
     manifest: Manifest, tmp_path: Path, mapped: bool
 ) -> None:
     first, reader = opened(manifest, tmp_path, mapped=mapped)
@@ -112,7 +112,7 @@ def test_each_row_group_is_decoded_once_whoever_reads_it(
     assert other.read_groups == [3]
 
 
-def test_what_is_read_is_a_map_of_the_file_and_cannot_be_changed(manifest: Manifest, tmp_path: Path) -> None:
+def test_cache_returns_read_only_maps_of_its_files(manifest: Manifest, tmp_path: Path) -> None:
     cache, _ = opened(manifest, tmp_path)
     assert cache is not None
     [piece] = cache.read(segments(0))
@@ -181,7 +181,7 @@ def _hang_while_decoding(manifest: Manifest, folder: Path, reached: Any) -> None
     list(cache.read(segments(1, 3, 5)))
 
 
-def test_one_that_is_killed_while_it_decodes_leaves_no_harm(manifest: Manifest, tmp_path: Path) -> None:
+def test_process_killed_while_it_decodes_leaves_the_cache_valid(manifest: Manifest, tmp_path: Path) -> None:
     context = mp.get_context("fork")
     reached = context.Event()
     process = context.Process(target=_hang_while_decoding, args=(manifest, tmp_path, reached))
@@ -198,7 +198,7 @@ def test_one_that_is_killed_while_it_decodes_leaves_no_harm(manifest: Manifest, 
     process.join(LIMIT_S)
 
 
-def test_one_that_stands_still_is_not_waited_for_for_ever(
+def test_cache_stops_waiting_for_a_stalled_process(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("spark_hpo.data.cache.node_cache._LIMIT_S", 0.1)
@@ -216,7 +216,7 @@ def test_one_that_stands_still_is_not_waited_for_for_ever(
         process.join(LIMIT_S)
 
 
-def test_a_full_disk_while_decoding_turns_the_cache_off(
+def test_full_disk_turns_the_cache_off(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache, reader = opened(manifest, tmp_path)
@@ -235,7 +235,7 @@ def test_a_full_disk_while_decoding_turns_the_cache_off(
     assert reader.read_groups == [0, 1], "what was not written whole is not marked"
 
 
-def test_without_room_there_is_no_cache_and_a_warning(
+def test_cache_without_room_is_off_with_a_warning(
     manifest: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache, _ = opened(manifest, tmp_path, max_bytes=10_000)
@@ -243,7 +243,7 @@ def test_without_room_there_is_no_cache_and_a_warning(
     assert "reading without the node cache: 0 MiB do not fit" in caplog.text
 
 
-def test_what_cannot_be_decoded_is_raised_where_it_is_asked_for(manifest: Manifest, tmp_path: Path) -> None:
+def test_cache_raises_decoding_errors_in_the_reader(manifest: Manifest, tmp_path: Path) -> None:
     def fail(segment: Segment) -> None:
         if segment.row_group == 2:
             raise DataError("row group 2 is damaged")
@@ -279,7 +279,7 @@ def used_at(folder: CacheFolder, key: str, seconds: float) -> None:
     os.utime(folder.path / key / "in_use", (seconds, seconds))
 
 
-def test_the_entry_that_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
+def test_cache_evicts_the_least_recently_used_entry(tmp_path: Path) -> None:
     folder = CacheFolder(CacheSettings(folder=str(tmp_path), max_bytes=300_000))
     for key in ("a", "b"):
         fill(folder, key, 100_000).close()
@@ -289,7 +289,7 @@ def test_the_entry_that_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.path.iterdir()) == ["a", "c"]
 
 
-def test_an_entry_in_use_is_never_evicted(tmp_path: Path) -> None:
+def test_cache_never_evicts_an_entry_in_use(tmp_path: Path) -> None:
     folder = CacheFolder(CacheSettings(folder=str(tmp_path), max_bytes=300_000))
     held = fill(folder, "a", 200_000)
     assert folder.open("b", {"data": 200_000}, needed=200_000) is None
@@ -315,7 +315,7 @@ def test_entries_that_nobody_uses_can_be_deleted(tmp_path: Path) -> None:
     assert list(folder.path.iterdir()) == []
 
 
-def test_the_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_cache_folder_is_private(tmp_path: Path) -> None:
     folder = CacheFolder(CacheSettings(folder=str(tmp_path)))
     assert folder.path.stat().st_mode & 0o777 == 0o700
     folder.path.chmod(0o755)
@@ -329,7 +329,7 @@ def test_the_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "ready", "locks", "block-0", "in_use"])
-def test_a_link_in_the_cache_is_refused_and_the_table_read_without_it(
+def test_cache_refuses_symbolic_links_and_reads_the_table(
     manifest: Manifest, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, _ = opened(manifest, tmp_path)
@@ -343,7 +343,7 @@ def test_a_link_in_the_cache_is_refused_and_the_table_read_without_it(
     assert "is a symbolic link" in caplog.text
 
 
-def test_what_the_cache_writes_is_its_owners_alone(manifest: Manifest, tmp_path: Path) -> None:
+def test_cache_files_are_private(manifest: Manifest, tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         cache, _ = opened(manifest, tmp_path)
@@ -357,7 +357,7 @@ def test_what_the_cache_writes_is_its_owners_alone(manifest: Manifest, tmp_path:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
-def test_what_killed_processes_have_left_is_swept(tmp_path: Path) -> None:
+def test_cache_deletes_files_of_killed_processes(tmp_path: Path) -> None:
     folder = CacheFolder(CacheSettings(folder=str(tmp_path)))
     for name in (".new-old", ".new-young", ".old-old"):
         (folder.path / name).mkdir()
@@ -375,7 +375,7 @@ def test_after_a_restart_of_the_machine_nothing_is_trusted(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("variable", ["SPARK_HPO_CACHE_DIR", "SPARK_LOCAL_DIRS", "LOCAL_DIRS"])
-def test_the_cluster_names_the_disk(variable: str, tmp_path: Path) -> None:
+def test_cache_uses_the_disk_of_the_cluster(variable: str, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in ("SPARK_HPO_CACHE_DIR",)}
     program = (
         "from spark_hpo.data.cache.cache_folder import *;print(CacheFolder(CacheSettings()).path.parent)"

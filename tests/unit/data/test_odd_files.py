@@ -124,7 +124,7 @@ ODD_NAMES = [
 ]
 
 
-def test_names_may_be_anything(tmp_path: Path, reader: str) -> None:
+def test_column_names_of_any_text_are_read(tmp_path: Path, reader: str) -> None:
     columns = {name: [float(i)] * ROWS for i, name in enumerate(ODD_NAMES)}
     pq.write_table(pa.table({**columns, "y": VALUES}), tmp_path / "ä b;c😀.parquet")
     features = tuple(Feature(name=name, kind=ColumnKind.NUMERIC) for name in ODD_NAMES)
@@ -261,7 +261,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, reader: str, name: 
         read(tmp_path, reader)
 
 
-def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
+def test_table_without_rows_is_refused(tmp_path: Path) -> None:
     pq.write_table(PLAIN.slice(0, 0), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="rows"):
         read(tmp_path, "arrow")
@@ -341,7 +341,7 @@ def test_files_that_change_are_named(tmp_path: Path, reader: str, name: str, cac
     assert smaller.manifest(Split.TRAIN).rows == ROWS == epoch(smaller, reader, cache)
 
 
-def test_what_was_decoded_before_goes_on_being_used(tmp_path: Path, reader: str) -> None:
+def test_decoded_rows_stay_in_use_after_the_file_has_changed(tmp_path: Path, reader: str) -> None:
     folder = tmp_path / "table"
     folder.mkdir()
     table, cache = opened(folder), CacheSettings(folder=str(tmp_path / "cache"))
@@ -350,13 +350,13 @@ def test_what_was_decoded_before_goes_on_being_used(tmp_path: Path, reader: str)
     assert epoch(table, reader, cache) == 2 * ROWS
 
 
-def test_a_copy_with_another_time_is_the_same_file(tmp_path: Path, reader: str) -> None:
+def test_copy_with_another_modification_time_is_the_same_file(tmp_path: Path, reader: str) -> None:
     table = opened(tmp_path)
     os.utime(tmp_path / "b.parquet", (1.0, 1.0))
     assert epoch(table, reader, None) == 2 * ROWS
 
 
-def test_the_last_file_cannot_be_left_out(tmp_path: Path) -> None:
+def test_last_file_of_a_split_cannot_be_excluded(tmp_path: Path) -> None:
     table = opened(tmp_path)
     assert table.without(["/somewhere/else.parquet"]) == table
     with pytest.raises(DataError, match="no rows are left"):

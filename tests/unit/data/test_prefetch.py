@@ -10,7 +10,7 @@ def test_results_come_in_the_order_of_the_items() -> None:
     assert list(ahead(lambda n: n * n, range(50))) == [n * n for n in range(50)]
 
 
-def test_one_result_is_computed_ahead_and_no_more() -> None:
+def test_prefetch_computes_one_result_ahead() -> None:
     started: list[int] = []
     second = threading.Event()
 
@@ -27,7 +27,7 @@ def test_one_result_is_computed_ahead_and_no_more() -> None:
     assert started == [0, 1]
 
 
-def test_an_error_comes_in_its_turn_and_ends_the_thread() -> None:
+def test_prefetch_raises_errors_in_order_and_ends_its_thread() -> None:
     def work(n: int) -> int:
         if n == 2:
             raise ValueError("two")

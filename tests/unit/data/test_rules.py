@@ -106,12 +106,12 @@ def test_nulls_are_refused_until_a_rule_fills_them(folder: Path, reader: str) ->
         ({"truncate": {"age": 3}}, r"data\.truncate names 'age'; .* lists of any length are: words"),
     ],
 )
-def test_a_rule_for_what_there_is_not_is_refused(rules: Mapping[str, Any], message: str) -> None:
+def test_rules_for_unknown_columns_are_refused(rules: Mapping[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         with_rules(SCHEMA, **{"nulls": {}, "truncate": {}, **rules})
 
 
-def test_a_schema_keeps_its_rules_in_json() -> None:
+def test_rules_survive_json() -> None:
     ruled = with_rules(SCHEMA, {"age": "fill"}, {"words": 7})
     assert ruled.features[0].nulls is NullRule.FILL
     assert TableSchema.from_json(json.loads(json.dumps(ruled.to_json()))) == ruled

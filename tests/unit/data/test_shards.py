@@ -34,7 +34,7 @@ seeds = st.none() | st.integers(0, 2**40)
 
 
 @given(sizes=row_group_sizes, world_size=st.integers(1, 9), seed=seeds)
-def test_every_row_goes_to_exactly_one_rank_and_ranks_differ_by_one_row_at_most(
+def test_shards_cover_each_row_once_and_differ_by_at_most_one_row(
     sizes: list[int], world_size: int, seed: int | None
 ) -> None:
     manifest = manifest_of(*sizes)
@@ -53,7 +53,7 @@ def test_every_row_goes_to_exactly_one_rank_and_ranks_differ_by_one_row_at_most(
 
 
 @given(sizes=row_group_sizes, world_size=st.integers(1, 9), batch_size=st.integers(1, 60), seed=seeds)
-def test_every_rank_makes_the_same_steps_and_knows_the_rows_of_the_others(
+def test_shards_have_equal_steps_and_know_the_rows_of_other_ranks(
     sizes: list[int], world_size: int, batch_size: int, seed: int | None
 ) -> None:
     sizes = [*sizes, world_size]
@@ -71,25 +71,25 @@ def test_every_rank_makes_the_same_steps_and_knows_the_rows_of_the_others(
         assert max(together) < batch_size + world_size
 
 
-def test_one_rank_gets_steps_of_the_batch_size_at_most() -> None:
+def test_steps_of_one_rank_have_at_most_batch_size_rows() -> None:
     plan = StepPlan.of(plan_shards(manifest_of(100), 1, None), 32)
     assert [plan.global_rows(step) for step in range(plan.steps)] == [25, 25, 25, 25]
 
 
-def test_without_a_seed_the_order_is_that_of_the_files() -> None:
+def test_shards_without_a_seed_keep_the_order_of_the_files() -> None:
     shards = plan_shards(manifest_of(4, 4, 4), 2, None)
     assert shards[0].segments == (Segment(0, 0, 0, 4), Segment(0, 1, 0, 2))
     assert shards[1].segments == (Segment(0, 1, 2, 4), Segment(1, 0, 0, 4))
 
 
-def test_the_seed_decides_which_rank_reads_which_rows() -> None:
+def test_shards_depend_on_the_seed() -> None:
     manifest = manifest_of(*[5] * 20)
     plans = {seed: plan_shards(manifest, 2, seed) for seed in range(4)}
     assert plans[3] == plan_shards(manifest, 2, 3)
     assert len({plan[0].segments for plan in plans.values()}) == 4
 
 
-def test_one_row_group_feeds_many_ranks() -> None:
+def test_shards_divide_a_row_group_between_ranks() -> None:
     shards = plan_shards(manifest_of(10), 4, 0)
     assert [shard.rows for shard in shards] == [2, 3, 2, 3]
 

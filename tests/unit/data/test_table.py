@@ -17,25 +17,25 @@ def folder(tmp_path: Path) -> Path:
     return write_clusters(tmp_path / "clusters")
 
 
-def test_a_table_is_its_schema_and_the_manifests_of_its_splits(folder: Path) -> None:
+def test_open_table_reads_the_schema_and_the_manifests(folder: Path) -> None:
     table = open_table(str(folder))
     assert table.schema == CLUSTERS
     assert [table.manifest(split).rows for split in Split] == [120, 60, 60]
 
 
-def test_a_table_reaches_an_executor_as_it_is(folder: Path) -> None:
+def test_table_survives_json_and_pickle(folder: Path) -> None:
     table = open_table(str(folder))
     assert pickle.loads(pickle.dumps(table)) == table
     assert Table.from_json(json.loads(json.dumps(table.to_json()))) == table
 
 
-def test_a_relative_path_is_made_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_table_makes_paths_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     assert open_table("clusters").url == str(folder)
     assert all(os.path.isabs(f.path) for f in open_table("clusters").manifest(Split.TEST).files)
 
 
-def test_a_table_without_schema_says_how_to_make_one(folder: Path, tmp_path: Path) -> None:
+def test_open_table_without_a_schema_names_the_fix(folder: Path, tmp_path: Path) -> None:
     (folder / "schema.json").unlink()
     with pytest.raises(DataError, match=r"has no schema\.json.*--output <another folder>"):
         open_table(str(folder))
@@ -49,27 +49,27 @@ def test_open_table_names_the_format_of_a_delta_table(tmp_path: Path) -> None:
         open_table(str(tmp_path))
 
 
-def test_a_damaged_schema_is_named(folder: Path) -> None:
+def test_open_table_names_a_damaged_schema(folder: Path) -> None:
     (folder / "schema.json").write_text('{"features": 3')
     with pytest.raises(DataError, match=r"schema\.json is not a valid"):
         open_table(str(folder))
 
 
-def test_a_missing_split_is_named(folder: Path) -> None:
+def test_open_table_names_a_missing_split(folder: Path) -> None:
     (folder / "test" / "part-0.parquet").unlink()
     (folder / "test").rmdir()
     with pytest.raises(DataError, match="clusters/test does not exist"):
         open_table(str(folder))
 
 
-def test_the_fingerprint_follows_every_split(folder: Path) -> None:
+def test_fingerprint_of_a_table_depends_on_every_split(folder: Path) -> None:
     before = open_table(str(folder)).fingerprint
     assert open_table(str(folder)).fingerprint == before
     shutil.copyfile(folder / "train" / "part-0.parquet", folder / "test" / "part-0.parquet")
     assert open_table(str(folder)).fingerprint != before
 
 
-def test_a_table_names_no_code_to_be_run(tmp_path: Path) -> None:
+def test_open_table_refuses_a_schema_that_names_code(tmp_path: Path) -> None:
     table = write_clusters(tmp_path / "table")
     schema = json.loads((table / "schema.json").read_text())
     ran = tmp_path / "ran"

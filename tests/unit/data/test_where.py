@@ -90,7 +90,7 @@ def matching(text: str, table: pa.Table = TABLE) -> list[int]:
         ("(i = 1 or i is null) and (s is null or d = '2026-01-01')", [0, 2]),
     ],
 )
-def test_a_condition_means_what_it_means_in_sql(text: str, rows: list[int]) -> None:
+def test_where_has_the_semantics_of_sql(text: str, rows: list[int]) -> None:
     assert matching(text) == rows
 
 
@@ -111,7 +111,7 @@ def test_a_condition_means_what_it_means_in_sql(text: str, rows: list[int]) -> N
         ("i = 1e999", "cannot convert float infinity"),
     ],
 )
-def test_what_is_no_condition_is_refused_with_the_rule(text: str, message: str) -> None:
+def test_where_refuses_an_invalid_condition(text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         parse_where(text, None, TYPES)
 
@@ -199,7 +199,7 @@ SCHEMA = TableSchema(
     group_rows=st.integers(1, 5),
     statistics=st.booleans(),
 )
-def test_rows_are_counted_and_read_as_planned(
+def test_where_counts_and_reads_the_same_rows(
     tmp_path_factory: pytest.TempPathFactory,
     condition: tuple[str, Oracle],
     rows: list[Row],
@@ -248,7 +248,7 @@ def test_statistics_spare_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ]
 
 
-def test_a_pruned_row_group_is_never_read(tmp_path: Path) -> None:
+def test_where_reads_no_pruned_row_group(tmp_path: Path) -> None:
     table = pa.table({"i": np.arange(100), "row": np.arange(100, dtype="float32")})
     path = tmp_path / "a.parquet"
     pq.write_table(table, path, row_group_size=50, compression="none", use_dictionary=False)
@@ -303,7 +303,7 @@ def prepared(folder: Path) -> tuple[Manifest, TableSchema]:
         ("rich = 'yes' and land in ('DE', 'FR')", [0, 2]),
     ],
 )
-def test_a_prepared_table_is_filtered_by_its_original_values(
+def test_where_compares_original_values_of_a_prepared_table(
     tmp_path: Path, text: str, ages: list[float]
 ) -> None:
     _, schema = prepared(tmp_path)
@@ -322,7 +322,7 @@ def test_a_prepared_table_is_filtered_by_its_original_values(
         ("age = 'old'", "column 'age' holds numbers"),
     ],
 )
-def test_a_code_that_does_not_exist_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_where_reports_an_unknown_category_code(tmp_path: Path, text: str, message: str) -> None:
     _, schema = prepared(tmp_path)
     with pytest.raises(DataError, match=message):
         read_manifest(str(tmp_path), schema, where=text)
@@ -340,7 +340,7 @@ def test_nulls_that_are_filled_are_counted(tmp_path: Path, caplog: pytest.LogCap
     assert piece["x"].tolist() == [-3.0, 0.0, 0.0]
 
 
-def test_a_name_with_a_dot_is_one_name() -> None:
+def test_where_reads_a_name_with_a_dot_as_one_name() -> None:
     table = pa.table({"a.b": [1, 2, 3], "b": [2, 2, 2]})
     assert matching("a.b = 2", table) == matching("`a.b` = 2", table) == [1]
 

@@ -17,7 +17,7 @@ def batch(start: int, stop: int) -> pa.RecordBatch:
 
 @settings(max_examples=30, deadline=None)
 @given(sizes=st.lists(st.integers(0, 20), min_size=1, max_size=8), row_group_rows=st.integers(1, 9))
-def test_every_row_group_but_the_last_has_the_rows_asked_for(
+def test_writer_fills_every_row_group_except_for_the_last(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], row_group_rows: int
 ) -> None:
     path = tmp_path_factory.mktemp("w") / "a.parquet"
@@ -35,7 +35,7 @@ def test_every_row_group_but_the_last_has_the_rows_asked_for(
         assert pq.read_table(path).column("x").to_pylist() == list(range(total))
 
 
-def test_a_file_that_was_not_finished_never_appears(tmp_path: Path) -> None:
+def test_writer_publishes_finished_files_only(tmp_path: Path) -> None:
     def interrupted() -> None:
         with RowGroupWriter(str(tmp_path / "a.parquet"), 2) as writer:
             writer.write(batch(0, 5))
@@ -46,7 +46,7 @@ def test_a_file_that_was_not_finished_never_appears(tmp_path: Path) -> None:
     assert [name for name in os.listdir(tmp_path) if not name.startswith(".")] == []
 
 
-def test_rows_go_to_the_folder_of_their_split(tmp_path: Path) -> None:
+def test_writer_puts_rows_into_the_folder_of_their_split(tmp_path: Path) -> None:
     def of(splits: list[str], first: int) -> pa.RecordBatch:
         return record_batch({"split": splits, "c0": np.arange(first, first + len(splits))})
 

@@ -36,7 +36,7 @@ def content(folder: Path) -> Sequence[str]:
     )
 
 
-def test_a_sound_study_passes_and_nothing_is_left_behind(study: Path) -> None:
+def test_doctor_passes_a_valid_study_and_leaves_no_files(study: Path) -> None:
     before = content(study)
     found = look()
     assert failed(found) == []
@@ -51,7 +51,7 @@ def test_a_sound_study_passes_and_nothing_is_left_behind(study: Path) -> None:
     assert content(study) == before
 
 
-def test_a_study_that_is_there_stays_as_it_is(study: Path) -> None:
+def test_doctor_leaves_an_existing_study_unchanged(study: Path) -> None:
     (study / "studies" / "clusters").mkdir(parents=True)
     (study / "studies" / "clusters" / "notes.txt").write_text("mine")
     before = content(study)
@@ -59,7 +59,7 @@ def test_a_study_that_is_there_stays_as_it_is(study: Path) -> None:
     assert content(study) == before
 
 
-def test_a_study_file_that_is_wrong_hides_no_other_check(study: Path) -> None:
+def test_doctor_runs_other_checks_after_an_invalid_study_file(study: Path) -> None:
     found = look("search.max_resource=0")
     assert failed(found) == ["study file"]
     assert "search.max_resource must be at least 1" in found["study file"].message
@@ -68,7 +68,7 @@ def test_a_study_file_that_is_wrong_hides_no_other_check(study: Path) -> None:
     assert found["table"].message == "'study file' failed"
 
 
-def test_a_place_that_cannot_be_written_to_is_a_failure(study: Path) -> None:
+def test_doctor_fails_on_a_study_dir_that_is_not_writable(study: Path) -> None:
     (study / "file").touch()
     found = look("study_dir=file/study")
     assert failed(found) == ["storage"]
@@ -78,7 +78,7 @@ def test_a_place_that_cannot_be_written_to_is_a_failure(study: Path) -> None:
     assert found["shipment"].status is Status.OK
 
 
-def test_an_mlflow_that_does_not_answer_is_a_failure_and_no_password_is_shown(study: Path) -> None:
+def test_doctor_fails_on_a_silent_mlflow_without_showing_passwords(study: Path) -> None:
     uri = f"http://ann:my-password@127.0.0.1:{free_port()}"
     found = look(f"mlflow.tracking_uri={uri}")
     assert failed(found) == ["mlflow"]
@@ -87,13 +87,13 @@ def test_an_mlflow_that_does_not_answer_is_a_failure_and_no_password_is_shown(st
     assert found["one step"].status is Status.OK
 
 
-def test_an_mlflow_database_that_cannot_be_written_to_is_a_failure(study: Path) -> None:
+def test_doctor_fails_on_a_read_only_mlflow_database(study: Path) -> None:
     (study / "file").touch()
     found = look("mlflow.tracking_uri=sqlite:///file/mlflow.db")
     assert failed(found) == ["mlflow"]
 
 
-def test_a_column_that_a_footer_lacks_is_named(study: Path) -> None:
+def test_doctor_names_a_column_that_a_file_does_not_have(study: Path) -> None:
     [path] = (study / "table" / "validation").glob("*.parquet")
     pq.write_table(pq.read_table(path).drop_columns(["y"]), path)
     found = look()
@@ -102,7 +102,7 @@ def test_a_column_that_a_footer_lacks_is_named(study: Path) -> None:
     assert {found[name].status for name in ("shipment", "one step")} == {Status.SKIP}
 
 
-def test_a_table_that_is_not_there_is_a_failure_unless_the_study_prepares_it(study: Path) -> None:
+def test_doctor_fails_on_a_missing_table_unless_the_study_prepares_it(study: Path) -> None:
     assert "nothing does not exist" in look("data.path=nothing")["table"].message
     (study / "my.csv").write_text("a,y\n1,0\n")
     prepare = "data.prepare={source: csv, input: my.csv, label: y}"
@@ -113,19 +113,19 @@ def test_a_table_that_is_not_there_is_a_failure_unless_the_study_prepares_it(stu
     assert "his.csv: no such file" in found.message
 
 
-def test_a_task_that_cannot_be_imported_is_a_failure(study: Path) -> None:
+def test_doctor_fails_on_a_task_that_cannot_be_imported(study: Path) -> None:
     found = look("task=my_task.py:Net")
     assert failed(found) == ["code"]
     assert "does not exist" in found["code"].message
 
 
-def test_a_metric_that_the_task_does_not_report_is_found_by_one_step(study: Path) -> None:
+def test_doctor_finds_an_unknown_metric_with_one_step(study: Path) -> None:
     found = look("objective.metric=auc")
     assert failed(found) == ["one step"]
     assert "objective.metric is 'auc', but the task reports accuracy" in found["one step"].message
 
 
-def test_a_task_that_raises_is_found_by_one_step_and_its_file_is_counted(study: Path) -> None:
+def test_doctor_finds_a_failing_task_with_one_step(study: Path) -> None:
     (study / "broken_net.py").write_text(
         "from spark_hpo.train.tabular import TabularTask\n"
         "class Net(TabularTask):\n"
@@ -138,7 +138,7 @@ def test_a_task_that_raises_is_found_by_one_step_and_its_file_is_counted(study: 
     assert "broken_net.py (" in found["shipment"].message
 
 
-def test_a_wrong_java_home_is_found_before_spark_is_started(
+def test_doctor_finds_a_wrong_java_home_before_it_starts_spark(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JAVA_HOME", str(study / "jdk"))
@@ -149,7 +149,7 @@ def test_a_wrong_java_home_is_found_before_spark_is_started(
     assert found["one step"].message == "'spark' failed"
 
 
-def test_the_command_says_each_check_and_exits_2_when_one_fails(study: Path) -> None:
+def test_doctor_command_prints_each_check_and_exits_with_2(study: Path) -> None:
     def doctor(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "spark_hpo", "doctor", "study.yaml", *words],
@@ -174,7 +174,7 @@ def test_the_command_says_each_check_and_exits_2_when_one_fails(study: Path) -> 
     assert "spark-hpo prepare" in table["message"]
 
 
-def test_a_check_that_hangs_is_left_alone(study: Path) -> None:
+def test_doctor_gives_up_a_check_that_hangs(study: Path) -> None:
     end = threading.Event()
 
     def hang(case: object) -> object:
@@ -193,7 +193,7 @@ def test_a_check_that_hangs_is_left_alone(study: Path) -> None:
     assert found[0].message == "no answer within 0 s"
 
 
-def test_a_check_that_raises_says_what_without_secrets(study: Path) -> None:
+def test_doctor_reports_a_check_that_raises_without_secrets(study: Path) -> None:
     def leak(case: object) -> object:
         raise KeyError("password=hunter2hunter2 was refused")
 

@@ -40,7 +40,7 @@ def test_java_is_held_against_the_version_of_spark(
     assert ("install Java" in found.cure) is (status is not Status.OK)
 
 
-def test_a_java_home_that_is_none_is_named_with_the_cure(tmp_path: Path) -> None:
+def test_java_home_without_java_gets_a_fix(tmp_path: Path) -> None:
     found = judge_java(str(tmp_path / "jdk"), "4.0.5")
     assert found.status is Status.FAIL
     assert f"JAVA_HOME is {tmp_path}/jdk, and" in found.message
@@ -73,7 +73,7 @@ def test_known_bad_pairs_are_named_with_their_versions(changed: dict[str, str], 
     assert next(iter(changed.values())) in what
 
 
-def test_what_a_package_requires_is_held_against_what_is_there() -> None:
+def test_versions_are_compared_with_the_requirements() -> None:
     requirements = {
         "pyspark": ['pyarrow>=15; extra == "sql"', 'googleapis>=9; extra == "ml"', "py4j==0.10.9"]
     }

@@ -46,14 +46,14 @@ def scheduler_of(search: Search) -> Scheduler:
     return search.scheduler.current
 
 
-def test_the_objectives_are_those_of_the_study_file_in_their_order() -> None:
+def test_objective_has_the_metrics_of_the_study_file_in_order() -> None:
     objective = config().objective.build()
     assert objective.metrics == ("accuracy", "latency_ms", "recall")
     assert objective.extra_objectives == (("latency_ms", Mode.MIN), ("recall", Mode.MAX))
 
 
 @pytest.mark.parametrize("search", [{}, {"sampler": "random"}, {"method": "default"}])
-def test_with_several_objectives_the_default_trains_every_trial_to_the_end(search: dict[str, Any]) -> None:
+def test_default_method_for_several_objectives_trains_every_trial_fully(search: dict[str, Any]) -> None:
     built = search_of(config(**search))
     assert isinstance(scheduler_of(built), FullScheduler)
     assert built.warning is None
@@ -61,7 +61,7 @@ def test_with_several_objectives_the_default_trains_every_trial_to_the_end(searc
 
 
 @pytest.mark.parametrize("search", [{"scheduler": "hyperband"}, {"method": "bohb"}])
-def test_a_scheduler_with_rungs_is_allowed_and_said_to_look_at_one_metric(search: dict[str, Any]) -> None:
+def test_scheduler_with_rungs_for_several_objectives_gets_a_warning(search: dict[str, Any]) -> None:
     built = search_of(config(**search))
     assert isinstance(scheduler_of(built), HyperbandScheduler)
     assert built.warning is not None
@@ -103,7 +103,7 @@ def test_sampler_for_one_objective_is_refused_with_those_for_several(sampler: st
 
 
 @pytest.mark.parametrize("sampler", ["random", "grid", "tpe", "sobol"])
-def test_the_others_take_several_objectives(sampler: str) -> None:
+def test_other_samplers_accept_several_objectives(sampler: str) -> None:
     search_of(config(sampler=sampler))
 
 

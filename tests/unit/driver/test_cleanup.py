@@ -51,7 +51,7 @@ def write(pen: StudyWriter, files: Files) -> dict[int, str]:
     return saved
 
 
-def test_an_interrupted_study_keeps_all_that_it_goes_on_from(files: Files) -> None:
+def test_clean_keeps_what_an_interrupted_study_resumes_from(files: Files) -> None:
     pen = StudyWriter(storage=files.storage)
     saved = write(pen, files)
     files.save("checkpoints/trial-000001/.tmp-0123")
@@ -66,7 +66,7 @@ def test_an_interrupted_study_keeps_all_that_it_goes_on_from(files: Files) -> No
     assert clean_study(files.storage).files == 0
 
 
-def test_a_finished_study_keeps_what_a_larger_budget_would_need_unless_it_is_old(files: Files) -> None:
+def test_clean_keeps_what_a_larger_budget_needs_unless_the_study_is_old(files: Files) -> None:
     pen = StudyWriter(storage=files.storage)
     saved = write(pen, files)
     pen.end(4, value=0.5, checkpoint=files.checkpoint(4, 1)).settle(TrialState.STOPPED, 4).close()
@@ -78,7 +78,7 @@ def test_a_finished_study_keeps_what_a_larger_budget_would_need_unless_it_is_old
     assert files.left == {saved[0]}
 
 
-def test_the_best_stays_as_it_was_when_it_was_best(files: Files) -> None:
+def test_clean_keeps_the_best_checkpoint_of_the_best_trial(files: Files) -> None:
     pen = StudyWriter(storage=files.storage)
     early, late = files.checkpoint(0, 1), files.checkpoint(0, 3)
     pen.start(0).end(0, value=0.9, checkpoint=early)
@@ -88,7 +88,7 @@ def test_the_best_stays_as_it_was_when_it_was_best(files: Files) -> None:
     assert files.left == {early}
 
 
-def test_the_pareto_front_stays(files: Files) -> None:
+def test_clean_keeps_the_pareto_front(files: Files) -> None:
     objective = Objective(metric="accuracy", mode=Mode.MAX, extra_objectives=(("ms", Mode.MIN),))
     pen = StudyWriter(objective, storage=files.storage)
     saved = {trial: files.checkpoint(trial, 9) for trial in range(3)}
@@ -100,7 +100,7 @@ def test_the_pareto_front_stays(files: Files) -> None:
     assert files.left == {saved[0], saved[1]}
 
 
-def test_what_a_new_trial_begins_with_stays(files: Files) -> None:
+def test_clean_keeps_the_checkpoint_of_a_parent(files: Files) -> None:
     """In population based training a child takes over its parent's weights."""
     pen = StudyWriter(storage=files.storage)
     parent, best = files.checkpoint(0, 1), files.checkpoint(1, 1)
@@ -112,7 +112,7 @@ def test_what_a_new_trial_begins_with_stays(files: Files) -> None:
     assert files.left == {parent, best}
 
 
-def test_a_study_that_a_driver_works_on_is_left_alone(files: Files) -> None:
+def test_clean_skips_a_running_study(files: Files) -> None:
     pen = StudyWriter(storage=files.storage)
     saved = write(pen, files)
     for dry_run in (True, False):
@@ -135,7 +135,7 @@ def test_cleaning_leaves_lease_and_journal_as_they_were(files: Files, tmp_path: 
     assert after == before
 
 
-def test_where_no_study_is_nothing_is_made(tmp_path: Path) -> None:
+def test_clean_without_a_study_creates_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no study here"):
         clean_study(Storage(tmp_path / "study"))
     assert list(tmp_path.iterdir()) == []

@@ -47,7 +47,9 @@ def venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [("{venv}:/usr/bin", ""), ("/usr/bin:/bin", ".venv/bin/")],
     ids=["activated", "not activated"],
 )
-def test_a_command_can_be_pasted(venv: Path, path: str, before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line_can_be_pasted(
+    venv: Path, path: str, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", path.format(venv=venv))
     argv = [str(Path.cwd() / "jobs/tune.py"), "--config", "my study.yaml", "budget.trials=3"]
     expected = f"{before}python jobs/tune.py --config 'my study.yaml' budget.trials=3"
@@ -74,7 +76,7 @@ def test_another_program_of_the_same_name_is_not_taken_for_ours(
 @pytest.mark.parametrize(
     "argv", [[], ["-c"], [""], ["/venv/lib/python3.11/site-packages/ipykernel_launcher.py", "-f", "x.json"]]
 )
-def test_a_notebook_has_no_command(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line_of_a_notebook_is_none(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert command(argv, monkeypatch) is None
 
 

@@ -29,16 +29,18 @@ def look(path: Path, content: bytes | str, *, separator: str | None = None, head
         ('name,y\n"Smith; John; Paul",1\n"Fox; Ann; Mary",2\n', ","),
     ],
 )
-def test_the_separator_is_the_one_that_gives_equal_lines(tmp_path: Path, text: str, separator: str) -> None:
+def test_separator_is_the_one_that_gives_lines_of_equal_length(
+    tmp_path: Path, text: str, separator: str
+) -> None:
     assert look(tmp_path / "t.csv", text).separator == separator
 
 
-def test_a_separator_that_is_given_holds(tmp_path: Path) -> None:
+def test_given_separator_is_used(tmp_path: Path) -> None:
     found = look(tmp_path / "t.csv", "a;b,c\n1;2,3\n", separator=";")
     assert (found.separator, found.columns) == (";", ("a", "b,c"))
 
 
-def test_a_byte_order_mark_and_spaces_are_no_part_of_a_name(tmp_path: Path) -> None:
+def test_byte_order_mark_and_spaces_are_removed_from_names(tmp_path: Path) -> None:
     assert look(tmp_path / "t.csv", "\ufeff a , y\n1,2\n").columns == ("a", "y")
 
 
@@ -53,7 +55,7 @@ def test_columns_without_a_name_are_not_duplicates(tmp_path: Path) -> None:
     assert look(tmp_path / "t.csv", ",y,\n1,2,3\n").columns == ("", "y", "")
 
 
-def test_what_is_not_utf_8_is_taken_for_excel_s(tmp_path: Path) -> None:
+def test_text_that_is_not_utf_8_is_read_as_windows_1252(tmp_path: Path) -> None:
     assert look(tmp_path / "t.csv", "größe,y\n1,2\n").encoding == "UTF-8"
     assert look(tmp_path / "t.csv", "größe,y\n1,2\n".encode("windows-1252")).encoding == "windows-1252"
     # A character that is cut off at the end of the first megabyte is whole.
@@ -83,16 +85,18 @@ def test_compressed_files_are_looked_into(tmp_path: Path) -> None:
     ],
     ids=["no header", "UTF-16", "Excel", "empty"],
 )
-def test_what_is_no_csv_is_one_clear_message(tmp_path: Path, content: bytes, message: str) -> None:
+def test_file_that_is_not_a_csv_is_refused_with_one_message(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         look(tmp_path / "t.csv", content)
 
 
-def test_without_a_header_the_first_line_is_a_row(tmp_path: Path) -> None:
+def test_first_line_without_a_header_is_a_row(tmp_path: Path) -> None:
     assert look(tmp_path / "t.csv", "5.1,3.5\n", header=False).columns == ("5.1", "3.5")
 
 
-def test_without_a_label_the_columns_are_listed(tmp_path: Path) -> None:
+def test_missing_label_lists_the_columns(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("size;rooms;price\n1;2;3\n")
     with pytest.raises(ConfigError, match=r"t\.csv has size, rooms, price"):
         request(str(tmp_path / "out"), input=str(tmp_path / "t.csv"))

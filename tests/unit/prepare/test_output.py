@@ -22,7 +22,7 @@ def make(request: Request, mark: str = "first") -> None:
         request.finish(folder, CLUSTERS, ROWS)
 
 
-def test_an_equal_request_finds_what_was_made(tmp_path: Path) -> None:
+def test_equal_request_finds_the_existing_table(tmp_path: Path) -> None:
     request = ask(tmp_path / "out", fractions=(0.8, 0.1, 0.1))
     assert request.find() is None
     make(request)
@@ -39,7 +39,7 @@ def test_another_request_is_refused_with_what_differs(tmp_path: Path) -> None:
     assert refused.value.key == "output"
 
 
-def test_a_folder_that_holds_something_else_is_not_touched(tmp_path: Path) -> None:
+def test_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     for overwrite in (False, True):
         with pytest.raises(ConfigError) as refused:
@@ -56,7 +56,7 @@ def test_overwrite_replaces_the_whole_folder(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_what_is_interrupted_leaves_nothing_and_keeps_the_old(tmp_path: Path) -> None:
+def test_interrupted_request_keeps_the_old_table_only(tmp_path: Path) -> None:
     def interrupted(request: Request) -> None:
         with request.writing() as folder:
             (Path(folder) / "half").touch()
@@ -72,20 +72,20 @@ def test_what_is_interrupted_leaves_nothing_and_keeps_the_old(tmp_path: Path) ->
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_an_empty_split_is_refused(tmp_path: Path) -> None:
+def test_empty_split_is_refused(tmp_path: Path) -> None:
     request = ask(tmp_path / "out")
     with pytest.raises(DataError, match=r"no rows.* validation, test \(3 rows"):
         request.finish(str(tmp_path), CLUSTERS, {"train": 3})
 
 
-def test_what_was_prepared_is_written_beside_the_splits(tmp_path: Path) -> None:
+def test_request_is_written_beside_the_splits(tmp_path: Path) -> None:
     make(ask(tmp_path / "out", seed=7))
     record = json.loads((tmp_path / "out" / "prepared.json").read_text())
     assert record["arguments"] == {"table": "digits", "seed": 7}
     assert record["rows"] == ROWS
 
 
-def test_the_fingerprint_of_the_input_follows_its_files(tmp_path: Path) -> None:
+def test_fingerprint_of_the_input_depends_on_its_files(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a\n1\n")
     before = fingerprint(str(tmp_path / "t.csv"))
     assert fingerprint(str(tmp_path / "t.csv")) == before

@@ -17,12 +17,12 @@ CURVES = Path(__file__).parents[4] / "shared" / "curves"
 needs_curves = pytest.mark.skipif(not CURVES.is_dir(), reason="the real learning curves are not here")
 
 
-def test_a_folder_has_a_benchmark_for_each_task(folder: Path) -> None:
+def test_folder_has_a_benchmark_for_each_task(folder: Path) -> None:
     assert [benchmark.task for benchmark in open_benchmarks(folder)] == ["a", "b"]
     assert [benchmark.task for benchmark in open_benchmarks(folder, ["b"])] == ["b"]
 
 
-def test_a_table_answers_for_its_own_configurations(folder: Path) -> None:
+def test_table_returns_the_curves_of_its_configurations(folder: Path) -> None:
     benchmark = open_benchmarks(folder)[0]
     assert benchmark.pool is not None
     params = benchmark.pool.configurations[0]
@@ -32,7 +32,7 @@ def test_a_table_answers_for_its_own_configurations(folder: Path) -> None:
     np.testing.assert_allclose(curve.elapsed_s, [10, 20, 30, 40])
 
 
-def test_where_a_run_has_diverged_time_stands_still(folder: Path) -> None:
+def test_diverged_run_takes_no_further_time(folder: Path) -> None:
     benchmark = open_benchmarks(folder)[0]
     assert benchmark.pool is not None
     curve = benchmark.curve(0, benchmark.pool.configurations[-1])
@@ -51,7 +51,7 @@ def test_regret_is_0_at_the_best_of_the_table_and_1_at_the_median(folder: Path) 
     assert benchmark.reference == reference_of(benchmark.objective, curves)
 
 
-def test_a_space_that_is_not_written_down_is_read_off_the_configurations() -> None:
+def test_missing_space_is_derived_from_the_configurations() -> None:
     rng = np.random.default_rng(0)
     table = pd.DataFrame(
         {
@@ -70,18 +70,18 @@ def test_a_space_that_is_not_written_down_is_read_off_the_configurations() -> No
         space.validate(row)
 
 
-def test_an_unknown_task_is_refused_with_those_that_there_are(folder: Path) -> None:
+def test_unknown_task_is_refused_with_the_known_ones(folder: Path) -> None:
     with pytest.raises(ConfigError, match="no task 'c'; it has a, b"):
         open_benchmarks(folder, ["c"])
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder of learning curves"):
         open_benchmarks(tmp_path)
 
 
 @needs_curves
-def test_the_surrogate_answers_as_the_table_that_was_made_from_it() -> None:
+def test_surrogate_agrees_with_the_table_made_from_it() -> None:
     pytest.importorskip("onnxruntime")
     (benchmark,) = open_benchmarks(CURVES / "lcbench", ["3945"])
     configs = pd.read_parquet(CURVES / "lcbench" / "configs.parquet").set_index("config_id")

@@ -25,13 +25,13 @@ def test_hartmann_has_its_known_minimum_at_the_last_resource(dimensions: int, mi
 
 
 @pytest.mark.parametrize("dimensions", [3, 6])
-def test_no_place_is_below_the_minimum_of_hartmann(dimensions: int) -> None:
+def test_hartmann_is_nowhere_below_its_minimum(dimensions: int) -> None:
     function = Hartmann(dimensions=dimensions)
     assert function.reference.best >= function.optimum
     assert function.reference.median > function.reference.best
 
 
-def test_each_well_of_hartmann_loses_the_bias_at_fidelity_0() -> None:
+def test_hartmann_wells_lose_the_bias_at_fidelity_0() -> None:
     x, fidelities = np.array([0.2, 0.4, 0.6]), np.array([0.0, 1.0])
     imitation, exact = Hartmann(dimensions=3, bias=0.1).values(x, fidelities)
     halved, _ = Hartmann(dimensions=3, bias=0.05).values(x, fidelities)
@@ -39,7 +39,7 @@ def test_each_well_of_hartmann_loses_the_bias_at_fidelity_0() -> None:
     assert imitation - halved == pytest.approx(halved - exact)
 
 
-def test_a_large_bias_misleads_the_low_rungs_and_a_small_one_does_not() -> None:
+def test_only_a_large_bias_misleads_the_low_rungs() -> None:
     def correlation(bias: float) -> float:
         function = Hartmann(dimensions=6, bias=bias)
         draws = [function.space.sample(np.random.default_rng(i)) for i in range(300)]
@@ -75,7 +75,7 @@ def test_counting_ones_estimates_with_as_many_tosses_as_its_resource_buys() -> N
     np.testing.assert_allclose(losses.std(axis=0)[[0, -1]], 0.5 / np.sqrt([27, 729]), rtol=0.15)
 
 
-def test_a_curve_is_the_same_whenever_it_is_asked_for() -> None:
+def test_curve_is_repeatable() -> None:
     for function in (CountingOnes(), Hartmann(dimensions=3, noise=1.0)):
         params = function.space.sample(np.random.default_rng(0))
         first, second = (function.curve(7, params).metrics["loss"] for _ in range(2))

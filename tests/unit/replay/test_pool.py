@@ -37,7 +37,7 @@ def test_another_option_is_as_far_as_the_whole_range() -> None:
     assert pool.nearest(params(0.01, 0.0, "a"), set()) == 1
 
 
-def test_each_configuration_is_drawn_once_until_none_is_left() -> None:
+def test_pool_draws_each_configuration_once() -> None:
     rng = np.random.default_rng(0)
     pool = Pool(SPACE, [SPACE.sample(rng) for _ in range(12)])
     sampler = PoolSampler(RandomSampler(SPACE, 0), pool)
@@ -50,7 +50,7 @@ def test_each_configuration_is_drawn_once_until_none_is_left() -> None:
     assert set(drawn[12:]) <= set(range(12))
 
 
-def test_the_sampler_learns_of_what_is_run_not_of_what_it_proposed() -> None:
+def test_sampler_learns_the_configuration_that_ran() -> None:
     class Stubborn:
         """Proposes the same again and again."""
 

@@ -17,7 +17,7 @@ def run(*arguments: str) -> int:
     return exit_.value.code
 
 
-def test_rows_and_a_picture_are_written(
+def test_replay_command_writes_rows_and_a_plot(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
@@ -52,12 +52,12 @@ def test_rows_and_a_picture_are_written(
     assert "average rank" in printed
 
 
-def test_the_default_is_the_main_jobs_method(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_command_uses_the_default_method(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--curves", str(folder), "--task", "a", "--slots", "2", "--seeds", "1", "--budget", "1") == 0
     assert "| a | 2 | default |" in capsys.readouterr().out
 
 
-def test_what_is_wrong_is_said_and_nothing_is_run(
+def test_replay_command_refuses_wrong_options(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--curves", str(tmp_path / "none")) == 3

@@ -37,7 +37,7 @@ def test_before_the_first_full_training_regret_is_that_of_the_median() -> None:
     assert one.regret(0.26) != 1.0
 
 
-def test_what_ends_after_the_budget_does_not_count() -> None:
+def test_replay_ignores_what_ends_after_the_budget() -> None:
     one = replay(FUNCTION, parse_method("random"), slots=4, seed=3, budget=1.5)
     assert [when for when, _ in one.incumbents] == pytest.approx([1 / 1.5] * len(one.incumbents))
     assert one.trials == 4 + 4
@@ -49,12 +49,12 @@ def test_brackets_that_overlap_keep_the_slots_busy(method: str) -> None:
     assert one.busy >= 0.98
 
 
-def test_a_thousand_slots_are_kept_busy() -> None:
+def test_replay_keeps_a_thousand_slots_busy() -> None:
     one = replay(FUNCTION, parse_method("random+hyperband"), slots=1000, seed=0, budget=1.5)
     assert one.busy >= 0.95
 
 
-def test_the_same_seed_gives_the_same_replay() -> None:
+def test_replay_depends_on_the_seed_only() -> None:
     def run(seed: int) -> Replay:
         disturbances = Disturbances(seed=1, straggler_share=0.1, failure_share=0.1, loss_share=0.1)
         method = parse_method("tpe+hyperband")
@@ -84,14 +84,14 @@ def test_searches_survive_all_that_can_go_wrong() -> None:
     assert 0.5 < one.busy <= 1.0
 
 
-def test_when_every_trial_fails_regret_stays_that_of_the_median() -> None:
+def test_regret_of_failed_trials_is_that_of_the_median() -> None:
     always = Disturbances(failure_share=1.0)
     one = replay(FUNCTION, parse_method("random"), slots=2, seed=0, budget=2, disturbances=always)
     assert one.incumbents == ()
     assert one.regret(1.0) == 1.0
 
 
-def test_a_pool_that_runs_low_is_marked(folder: Path) -> None:
+def test_replay_marks_a_pool_that_runs_low(folder: Path) -> None:
     benchmark = open_benchmarks(folder)[0]
     short = replay(benchmark, parse_method("random"), slots=2, seed=0, budget=5)
     assert short.pool_low_at is None
@@ -102,7 +102,7 @@ def test_a_pool_that_runs_low_is_marked(folder: Path) -> None:
     assert long.regret(1.0) == 0.0  # all that there are have been trained
 
 
-def test_a_method_is_a_pair_with_settings() -> None:
+def test_parse_method_reads_a_pair_with_settings() -> None:
     method = parse_method("tpe:num_candidates=64+hyperband:min_resource=3,reduction_factor=2")
     assert (method.sampler, method.sampler_settings) == ("tpe", {"num_candidates": 64})
     assert method.scheduler_settings == {"min_resource": 3, "reduction_factor": 2}
@@ -110,7 +110,7 @@ def test_a_method_is_a_pair_with_settings() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_every_method_that_has_a_name_can_be_replayed(name: str) -> None:
+def test_replay_runs_every_method(name: str) -> None:
     method = parse_method(name)
     if method.sampler in {"gp", "cmaes", "nsga2", "optuna_tpe"}:
         pytest.importorskip("optuna")
@@ -129,7 +129,7 @@ def test_every_method_that_has_a_name_can_be_replayed(name: str) -> None:
         ("tpe:64", "'64' must be name=value"),
     ],
 )
-def test_a_method_that_is_not_there_is_refused_with_the_cure(text: str, message: str) -> None:
+def test_parse_method_refuses_an_unknown_method(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_method(text)
 
@@ -150,7 +150,7 @@ def test_memory_grows_no_faster_than_the_trials() -> None:
     assert large / small < 1.2 * many / few
 
 
-def test_a_study_directory_in_memory_is_one_like_any_other() -> None:
+def test_storage_in_memory_behaves_like_a_local_one() -> None:
     storage = MemoryStorage()
     assert storage.create("epochs/1", b"a")
     assert not storage.create("epochs/1", b"b")

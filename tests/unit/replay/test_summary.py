@@ -34,7 +34,7 @@ def test_regret_is_the_lowest_of_the_incumbents_by_then() -> None:
     assert [search.regret(at) for at in (0.05, 0.1, 0.55, 1.0)] == [1.0, 0.7, 0.7, -0.1]
 
 
-def test_a_row_has_the_medians_of_its_seeds_and_the_least_busy() -> None:
+def test_summary_row_has_medians_and_the_least_busy_share() -> None:
     rows = summarise([one("m", seed, regret) for seed, regret in enumerate((0.5, 0.1, 0.2))])
     (row,) = rows
     assert set(row.regret.values()) == {0.2}
@@ -62,12 +62,12 @@ def test_ranks_are_averaged_over_tasks_and_ties_are_shared() -> None:
     assert average_ranks(rows) == {"best": 1.25, "half": 1.75, "last": 3.0}
 
 
-def test_a_method_that_did_not_run_everywhere_has_no_rank() -> None:
+def test_method_that_skipped_a_task_has_no_rank() -> None:
     rows = summarise([one("m", 0, 0.1, task="a"), one("m", 0, 0.1, task="b"), one("n", 0, 0.0, task="a")])
     assert set(average_ranks(rows)) == {"m"}
 
 
-def test_the_table_marks_where_a_pool_ran_low() -> None:
+def test_summary_table_marks_pools_that_ran_low() -> None:
     table = to_markdown(summarise([one("m", 0, 0.25, low=0.3)]))
     assert "| t | 8 | m | 1 | 0.250 | 0.250 | 0.250* | 0.250* | 100.0% | 100 |" in table
     assert "half of the pool" in table

@@ -22,7 +22,7 @@ FLOWERS = TableFacts(
 
 @pytest.mark.parametrize("rows", [100, 3_000, 20_000, 90_000, 700_000, 5_000_000, 200_000_000])
 @pytest.mark.parametrize("image", [(), (1, 8, 8), (3, 64, 64)])
-def test_the_default_configuration_lies_in_the_space(rows: int, image: tuple[int, ...]) -> None:
+def test_default_configuration_is_in_the_space(rows: int, image: tuple[int, ...]) -> None:
     chosen = choose(replace(FLOWERS, train_rows=rows, image=image))
     space = build_space(dict(chosen.space))
     assert space.validate(dict(chosen.first)) == chosen.first
@@ -39,17 +39,17 @@ def test_the_default_configuration_lies_in_the_space(rows: int, image: tuple[int
     ],
     ids=["even", "very uneven", "number", "number that nobody has looked at"],
 )
-def test_the_metric_follows_from_the_label(label: LabelFacts, metric: str, mode: str) -> None:
+def test_metric_follows_from_the_label(label: LabelFacts, metric: str, mode: str) -> None:
     chosen = choose(replace(FLOWERS, label=label))
     assert (chosen.metric, chosen.mode) == (metric, mode)
 
 
-def test_what_to_beat_is_said() -> None:
+def test_draft_names_the_score_to_beat() -> None:
     assert "0.400" in choose(FLOWERS).metric_reason
     assert "9" in choose(replace(FLOWERS, label=LabelFacts(name="y", deviation=3.0))).metric_reason
 
 
-def test_the_larger_the_table_the_fewer_epochs_and_then_shares_of_the_rows() -> None:
+def test_larger_tables_get_fewer_epochs_and_then_shares_of_the_rows() -> None:
     sizes = [500, 20_000, 500_000, 10_000_000, 10**9]
     searches = [choose(replace(FLOWERS, train_rows=rows)).search for rows in sizes]
     assert [search["max_resource"] for search in searches[:3]] == [81, 27, 9]
@@ -57,7 +57,7 @@ def test_the_larger_the_table_the_fewer_epochs_and_then_shares_of_the_rows() -> 
     assert [search.get("epochs") for search in searches[3:]] == [3, 1]
 
 
-def test_a_small_table_may_get_a_linear_model() -> None:
+def test_small_table_may_get_a_linear_model() -> None:
     assert choose(replace(FLOWERS, train_rows=400)).space["hidden_layers"]["low"] == 0
     assert choose(FLOWERS).space["hidden_layers"]["low"] == 1
 

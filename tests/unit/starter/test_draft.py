@@ -69,7 +69,7 @@ def record(start: Start) -> dict[str, object]:
 
 
 class TestRawParquet:
-    def test_the_study_prepares_its_table_itself(self, raw: Path) -> None:
+    def test_draft_prepares_its_table(self, raw: Path) -> None:
         start = start_study(str(raw), label="ok")
         assert start.config.name == "my-people"
         assert start.config.data is not None
@@ -103,14 +103,16 @@ class TestRawParquet:
         if label is not None:
             assert refused.value.value == label
 
-    def test_a_small_table_holds_out_more(self, tmp_path: Path) -> None:
+    def test_draft_of_a_small_table_holds_out_a_larger_share(self, tmp_path: Path) -> None:
         pq.write_table(people(500), tmp_path / "few.parquet")
         data = start_study(str(tmp_path / "few.parquet"), label="ok").config.data
         assert data is not None
         assert data.prepare is not None
         assert data.prepare.fractions == (0.6, 0.2, 0.2)
 
-    def test_a_large_table_is_read_in_place(self, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_draft_of_a_large_table_reads_it_in_place(
+        self, raw: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("spark_hpo.starter.table_facts._COPIED_BYTES", 1000)
         start = start_study(str(raw), label="ok")
         assert start.config.data is not None
@@ -124,20 +126,20 @@ class TestRawParquet:
             pq.write_table(people(300), tmp_path / "t" / f"country={country}" / "a.parquet")
         assert start_study(str(tmp_path / "t"), label="country").config.objective.metric == "accuracy"
 
-    def test_a_csv_is_sent_to_prepare(self, tmp_path: Path) -> None:
+    def test_draft_of_a_csv_refers_to_prepare(self, tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_text("x,y\n1,2\n")
         with pytest.raises(
             ConfigError, match=r"spark-hpo prepare csv --input .*a\.csv --label y --output data/a"
         ):
             start_study(str(tmp_path / "a.csv"), label="y")
 
-    def test_no_table_is_said_with_what_would_be_one(self, tmp_path: Path) -> None:
+    def test_draft_without_a_table_names_valid_ones(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"does not exist.*spark-hpo prepare csv"):
             start_study(str(tmp_path / "nothing"), label="y")
 
 
 class TestPreparedTable:
-    def test_the_study_reads_it_as_it_is(self, tmp_path: Path) -> None:
+    def test_draft_reads_a_prepared_table_unchanged(self, tmp_path: Path) -> None:
         table = prepared(tmp_path / "flowers", Label(name="y", classes=("a", "b", "c")), np.arange(300) % 3)
         start = start_study(str(table), world_size=2, study_dir="/mnt/s", tracking_uri="http://mlflow:5000")
         found = record(start)
@@ -148,12 +150,12 @@ class TestPreparedTable:
         assert "33% of the rows are of one class" in start.text
         assert start.config.space["embedding_units"] == {"type": "choice", "options": [4, 8, 16]}
 
-    def test_an_uneven_label_is_seen(self, tmp_path: Path) -> None:
+    def test_draft_reports_an_unbalanced_label(self, tmp_path: Path) -> None:
         label = Label(name="y", classes=("no", "yes"))
         table = prepared(tmp_path / "t", label, (np.arange(1000) % 20 == 0).astype(np.int64))
         assert start_study(str(table)).config.objective.metric == "loss"
 
-    def test_a_number_is_a_regression_and_what_to_beat_is_said(self, tmp_path: Path) -> None:
+    def test_draft_of_a_number_is_a_regression_with_the_score_to_beat(self, tmp_path: Path) -> None:
         label = Label(name="y", mean=5.0, deviation=4.0)
         table = prepared(tmp_path / "t", label, np.arange(300, dtype=np.float32))
         start = start_study(str(table))
@@ -170,7 +172,7 @@ class TestPreparedTable:
         assert any("validation has 50 rows" in remark for remark in start_study(str(table)).remarks)
 
 
-def test_a_password_never_gets_into_a_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draft_contains_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = prepared(tmp_path / "t", Label(name="y", classes=("a", "b")), np.arange(300) % 2)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:secret-word@mlflow")
     with pytest.raises(ConfigError, match="contains a password") as caught:

@@ -25,7 +25,7 @@ def test_environment_keeps_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch
     assert os.environ[NAME] == "mine"
 
 
-def test_two_that_overlap_without_nesting_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlapping_environments_restore_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(NAME, raising=False)
     first, second = environment({NAME: "1"}), environment({NAME: "2"})
     first.__enter__()
@@ -46,7 +46,7 @@ def test_loggers_are_quiet_inside_only() -> None:
     assert logger.level == before
 
 
-def test_two_studies_that_are_quiet_at_once_leave_the_loggers_as_they_were() -> None:
+def test_overlapping_quiet_loggers_are_restored() -> None:
     logger, filters = logging.getLogger("alembic"), list(warnings.filters)
     before = logger.level
     first, second = quiet(), quiet()
