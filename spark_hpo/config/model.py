@@ -404,6 +404,24 @@ class StudyConfig(Section):
         hide(record)
         return record
 
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form_of_folds(cls, record: Any) -> Any:
+        """Accept `data.folds`, which cross-validates a study that is written for epochs."""
+        data, search = record.get("data"), record.get("search")
+        if not (isinstance(data, Mapping) and isinstance(search, Mapping) and "folds" in data):
+            return record
+        if "resource" in search:
+            raise mistake(
+                "and search.resource exclude each other",
+                key="data.folds",
+                cure="Remove it, or write search: {resource: folds, max_resource: FOLDS, epochs: EPOCHS}",
+            )
+        epochs = {"epochs": search["max_resource"]} if "max_resource" in search else {}
+        folds = {**search, "resource": "folds", **epochs, "max_resource": data["folds"]}
+        left = {key: value for key, value in data.items() if key != "folds"}
+        return {**record, "data": left, "search": folds}
+
     def __eq__(self, other: object) -> bool:
         """Compare settings; where they were written does not matter."""
         return isinstance(other, StudyConfig) and self.model_dump() == other.model_dump()

@@ -171,7 +171,9 @@ def _stopping_rules(config: StudyConfig) -> list[StoppingRule]:
     rules: list[Any] = []
     if stopping.target is not None:
         sign = -1 if config.objective.mode == "max" else 1
-        rules.append(TargetReached(sign * stopping.target))
+        # A trial may be lucky in its first fold.
+        least = max_resource if config.search.has_folds else 0
+        rules.append(TargetReached(sign * stopping.target, least))
     if stopping.no_improvement is not None:
         rules.append(NoImprovement(max_resource, stopping.no_improvement, stopping.min_improvement))
     if stopping.cost is not None and stopping.price_per_slot_hour is not None:

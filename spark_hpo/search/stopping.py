@@ -37,14 +37,15 @@ class StoppingRule(Protocol):
 class TargetReached(StoppingRule):
     """Ends the search when a feasible trial reaches a loss."""
 
-    loss: float  # to reach, at any resource; the negative of a metric that is maximised
+    loss: float  # to reach; the negative of a metric that is maximised
+    least_resource: int = 0  # at which it counts
 
     def __post_init__(self) -> None:
         require_number("target", self.loss)
         self._is_reached = False
 
     def observe(self, *, resource: int, loss: float, seconds: float, violation: float = 0.0) -> None:
-        self._is_reached |= not violation and loss <= self.loss
+        self._is_reached |= resource >= self.least_resource and not violation and loss <= self.loss
 
     def reason(self) -> str | None:
         return "target" if self._is_reached else None

@@ -47,7 +47,7 @@ def _history(record: StudyRecord, places: list[float], title: str, axis: str) ->
     objective = record.objective
     points: list[tuple[float, float, Attempt]] = []  # (place, value, attempt)
     steps: list[tuple[float, float]] = []  # (place, best value) at each improvement
-    best = NO_SCORE
+    best = (0, NO_SCORE)
     others, infeasible = [], []
     for place, attempt in zip(places, record.reported, strict=True):
         assert attempt.report is not None
@@ -55,10 +55,12 @@ def _history(record: StudyRecord, places: list[float], title: str, axis: str) ->
         if not score.is_finite:
             continue
         value = objective.value(score.loss)
+        # As in `ranking`: a mean over more folds replaces one over fewer.
+        rank = (-attempt.report.resource if record.search.has_folds else 0, score)
         if score.violation:
             infeasible.append((place, value, attempt))
-        elif score < best:
-            best = score
+        elif rank < best:
+            best = rank
             steps.append((place, value))
             points.append((place, value, attempt))
         else:

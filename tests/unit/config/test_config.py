@@ -41,6 +41,29 @@ def test_load_config_fills_in_defaults(tmp_path: Path) -> None:
     assert config.data.reader == "auto"
 
 
+def test_folds_of_the_data_cross_validate_for_the_epochs_of_the_search(tmp_path: Path) -> None:
+    short = load(tmp_path, SMALL, "data.folds=5")
+    long = load(tmp_path, SMALL, "search={resource: folds, max_resource: 5, epochs: 9}")
+    assert short == long
+    assert short.search.has_folds
+    assert (short.search.parts, short.search.amount(1), short.search.amount(5)) == (1, "1 fold", "5 folds")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["data.folds=1"], "search.max_resource"),
+        (["data.folds=many"], "search.max_resource"),
+        (["data.folds=5", "search.resource=rows"], "data.folds"),
+        (["search.epochs=2"], "search.epochs"),
+    ],
+)
+def test_folds_that_do_not_fit_are_refused(tmp_path: Path, overrides: list[str], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, SMALL, *overrides)
+    assert caught.value.key == key
+
+
 def test_override_replaces_and_adds_settings(tmp_path: Path) -> None:
     config = load(tmp_path, SMALL, "budget.trials=20", "resources.world_size=2", "training={clip_norm: 1e-1}")
     assert config.budget.trials == 20

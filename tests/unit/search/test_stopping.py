@@ -24,6 +24,12 @@ def test_target_ends_the_search_at_any_resource() -> None:
     assert watch(rule, [0.1], resource=1) == "target"
 
 
+def test_target_may_count_only_from_a_resource_on() -> None:
+    rule = TargetReached(0.1, least_resource=5)
+    assert watch(rule, [0.05], resource=4) is None
+    assert watch(rule, [0.05], resource=5) == "target"
+
+
 def test_no_improvement_counts_fully_trained_trials() -> None:
     rule = NoImprovement(9, 3, min_improvement=0.01)
     assert watch(rule, [0.5, 0.4, 0.6, 0.395]) is None
