@@ -110,8 +110,9 @@ class FoldBy:
 
     order: FoldOrder
     term: str  # in SQL: `xxhash64(...)` or one quoted column
-    columns: tuple[str, ...]  # stored columns of the term and the stratum; that of a column term is the first
-    stratum: str = ""
+    columns: tuple[str, ...]  # all stored columns to read; that of a column term is the first
+    stratum: str = ""  # column; with STRATUM
+    time: str = ""  # column; with GROUP: each fold also has only rows later than those that are trained on
 
     @property
     def is_hash(self) -> bool:

@@ -34,6 +34,10 @@ class _Side:
     rows: Mask  # [rows of the table]
 
 
+_Sides = tuple[_Side, _Side]
+"""Training rows and held-out rows."""
+
+
 def divide(manifest: Manifest, schema: TableSchema, count: int) -> tuple[tuple[Manifest, Manifest], ...]:
     """Return the training rows and the held-out rows of each fold.
 
@@ -50,9 +54,19 @@ def divide(manifest: Manifest, schema: TableSchema, count: int) -> tuple[tuple[M
     by = schema.fold_by
     assert by is not None, "the caller has checked it"
     tables = [_deciding_columns(manifest, schema, by, number) for number in range(len(manifest.row_groups))]
+    sides: Iterator[_Sides]
     starts = np.cumsum([0, *(len(table) for table in tables)])
     whole = pa.concat_tables(tables).combine_chunks()
-    sides = _by_stratum(whole, by, count) if by.order is FoldOrder.STRATUM else _by_values(whole, by, count)
+    match by.order:
+        case FoldOrder.STRATUM:
+            sides = _by_stratum(whole, by, count)
+        case FoldOrder.TIME:
+            sides = _by_values(whole.column(_KEY), by.term, count, is_time=True)
+        case FoldOrder.GROUP:
+            sides = _by_values(whole.column(_KEY), by.term, count, is_time=False)
+            if by.time:
+                later = _by_values(whole.column(by.time), quoted(by.time), count, is_time=True)
+                sides = map(_both, sides, later)
     return tuple(
         (_restricted(manifest, by, starts, training), _restricted(manifest, by, starts, held_out))
         for training, held_out in sides
@@ -97,25 +111,31 @@ def _deciding_columns(manifest: Manifest, schema: TableSchema, by: FoldBy, numbe
         key = comparison.row_hash.of(table)
     else:
         key = table.column(by.columns[0])
-    return pa.table({_KEY: key} | ({by.stratum: table.column(by.stratum)} if by.stratum else {}))
+    return pa.table({_KEY: key} | {name: table.column(name) for name in (by.stratum, by.time) if name})
 
 
-def _by_values(table: pa.Table, by: FoldBy, count: int) -> Iterator[tuple[_Side, _Side]]:
+def _both(first: _Sides, second: _Sides) -> _Sides:
+    """Return the rows that are on the same side of two folds; the others are left out of both sides."""
+    training, held_out = (
+        _Side(f"({a.where}) and ({b.where})", a.rows & b.rows) for a, b in zip(first, second, strict=True)
+    )
+    return training, held_out
+
+
+def _by_values(key: pa.ChunkedArray, term: str, count: int, *, is_time: bool) -> Iterator[_Sides]:
     """Yield the sides of folds that are ranges of the key: of hashes of groups, or of time."""
-    key = table.column(_KEY)
     if key.null_count:
-        raise DataError(f"{by.term} is missing in {key.null_count:,} rows, so they cannot be divided by time")
+        raise DataError(f"{term} is missing in {key.null_count:,} rows, so they cannot be divided by time")
     values = _comparable(key)
     found, first, position, rows = np.unique(
         values, return_index=True, return_inverse=True, return_counts=True
     )
-    is_time = by.order is FoldOrder.TIME
     parts = count + is_time  # the first period is only trained on
     if len(found) < parts:
         noun = "different times" if is_time else "groups"
         raise ConfigError(
-            f"must be at most {len(found) - is_time} folds, because {', '.join(by.columns)} has "
-            f"{len(found)} {noun} in the training and validation rows",
+            f"must be at most {len(found) - is_time} folds, because {term} has {len(found)} "
+            f"{noun} in the training and validation rows",
             key="search.max_resource",
             value=count,
         )
@@ -123,15 +143,15 @@ def _by_values(table: pa.Table, by: FoldBy, count: int) -> Iterator[tuple[_Side,
     texts = [literal(key[int(first[cut])].as_py()) for cut in cuts]
     part_of = np.searchsorted(cuts, position, side="right")
     for part in range(is_time, parts):
-        low = [f"{by.term} < {texts[part - 1]}"] if part else []
-        high = [f"{by.term} >= {texts[part]}"] if part < parts - 1 and not is_time else []
-        inside = [f"{by.term} >= {texts[part - 1]}"] if part else []
-        inside += [f"{by.term} < {texts[part]}"] if part < parts - 1 else []
+        low = [f"{term} < {texts[part - 1]}"] if part else []
+        high = [f"{term} >= {texts[part]}"] if part < parts - 1 and not is_time else []
+        inside = [f"{term} >= {texts[part - 1]}"] if part else []
+        inside += [f"{term} < {texts[part]}"] if part < parts - 1 else []
         training = part_of < part if is_time else part_of != part
         yield _Side(any_of([*low, *high]), training), _Side(" and ".join(inside), part_of == part)
 
 
-def _by_stratum(table: pa.Table, by: FoldBy, count: int) -> Iterator[tuple[_Side, _Side]]:
+def _by_stratum(table: pa.Table, by: FoldBy, count: int) -> Iterator[_Sides]:
     """Yield the sides of folds with equal shares of each stratum, in the order of the hashes in it."""
     hashes = table.column(_KEY).to_numpy()
     encoded = table.column(by.stratum).combine_chunks().dictionary_encode("encode")

@@ -123,6 +123,18 @@ def test_each_stratum_is_divided_to_within_one_row(
     assert held_out == Counter(range(len(strata)))
 
 
+def test_groups_and_time_together_leave_rows_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    groups, days = rng.integers(0, 20, 200), rng.integers(0, 50, 200)
+    by = replace(BY_GROUP, columns=("g", "t"), time="t")
+    table = write(tmp_path / "table", by, g=pa.array(groups, pa.int32()), t=days)
+    for training, out in folds_of(table, 3):
+        assert training
+        assert out
+        assert {groups[i] for i in training}.isdisjoint(groups[i] for i in out)
+        assert max(days[i] for i in training) < min(days[i] for i in out)
+
+
 @pytest.mark.parametrize(
     "times",
     [
