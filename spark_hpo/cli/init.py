@@ -74,6 +74,7 @@ def command(
         tracking_uri=tracking_uri,
         world_size=world_size,
         trust_petastorm_metadata=trust_petastorm_metadata,
+        measure=True,
     )
     try:
         file.write_text(start.text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from spark_hpo.trial import Assignment, Report, Split
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_MEASURED_STEPS = 33
 _SCRATCH_PREFIX = ".doctor-"  # of a temporary folder in the study directory
 
 
@@ -41,10 +43,53 @@ def measure_shipment(plan: StudyPlan, table: Table | None) -> Shipment:
     return Shipment(assignment_bytes=len(cloudpickle.dumps(partial(run_rank, spec))), file_bytes=files)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast a trial trains, as measured in this process."""
+
+    step_s: float  # seconds per batch
+    start_s: float  # seconds of an assignment of one batch
+
+
+def measure_pace(plan: StudyPlan, search: Search, table: Table, *, timeout_s: float) -> Pace | None:
+    """Train the first trial for one batch and for several, in this process. Leaves nothing behind.
+
+    Args:
+        plan: of a study whose backend is `inline`.
+
+    Returns:
+        None if the trial fails, or if it is too slow.
+
+    Raises:
+        SparkHpoError: as `run_study`.
+    """
+    seconds = []
+    for steps in (1, 1, _MEASURED_STEPS):  # the first one imports and warms up
+        began = time.monotonic()
+        try:
+            report = run_first_step(plan, search, table, spark=None, timeout_s=timeout_s, steps=steps)
+        except BackendError:
+            return None
+        if report is None or report.failure is not None:
+            return None
+        seconds.append(time.monotonic() - began)
+    _, start_s, several_s = seconds
+    return Pace(step_s=max(0.0, several_s - start_s) / (_MEASURED_STEPS - 1), start_s=start_s)
+
+
 def run_first_step(
-    plan: StudyPlan, search: Search, table: Table | None, *, spark: SparkSession | None, timeout_s: float
+    plan: StudyPlan,
+    search: Search,
+    table: Table | None,
+    *,
+    spark: SparkSession | None,
+    timeout_s: float,
+    steps: int = 1,
 ) -> Report | None:
     """Train one batch of the first trial, where and as the study would. Leaves nothing behind.
+
+    Args:
+        steps: the number of batches to train, if the table has as many.
 
     Returns:
         The report; None for a training function, which has no step that could be run alone.
@@ -61,7 +106,7 @@ def run_first_step(
     scratch = Storage(f"{config.study_dir.rstrip('/')}/{_SCRATCH_PREFIX}{uuid.uuid4().hex[:8]}")
     spec = build_rank_spec(plan, table.for_one_batch(config.resources.world_size), scratch, "doctor")
     # With as many parts as batches, a part has one step; nothing is cached on the machines.
-    parts = max(1, table.manifest(Split.TRAIN).rows // max(batch_size, config.resources.world_size))
+    parts = max(1, table.manifest(Split.TRAIN).rows // (max(batch_size, config.resources.world_size) * steps))
     spec = replace(spec, parts=parts, folds=None, max_resource=1, node_cache=None)
     first = Assignment(
         trial_id=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 from spark_hpo.starter.table_facts import TableFacts
 
 UNEVEN = 0.85  # share of a class above which accuracy hardly differs between models
-TRIALS = 40
+MIN_TRIALS, TRIALS, MAX_TRIALS = 20, 200, 500  # TRIALS: unless the pace is known, or they take too long
 HOUR_S = 3600
+_SOON_S = 600  # a small table gets as many trials as fit
+_REDUCTION = 3  # of the trials, from rung to rung
+_JOB_S = 0.3  # that Spark takes to start an assignment
 _LINEAR_ROWS = 5_000  # below, a model without a hidden layer may be the best
 
 
@@ -28,13 +32,28 @@ class Choices:
     search_reason: str
     trials: int
     seconds: int
+    budget_reason: str
 
 
-def choose(facts: TableFacts) -> Choices:
-    """Choose a study that ends in a reasonable time."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """How fast trials are, as measured."""
+
+    step_s: float  # seconds per batch
+    start_s: float  # seconds to start an assignment
+    slots: int  # trials that run at once
+
+
+def choose(facts: TableFacts, speed: Speed | None = None) -> Choices:
+    """Choose a study that ends in a reasonable time.
+
+    Args:
+        speed: None: not measured.
+    """
     metric, mode, metric_reason = _objective(facts)
     space, first = _image_space(facts) if facts.image else _tabular_space(facts)
     search, search_reason = _resource(facts)
+    trials, seconds, budget_reason = _budget(facts, search, int(first["batch_size"]), speed)
     return Choices(
         task="image" if facts.image else "tabular",
         metric=metric,
@@ -44,9 +63,45 @@ def choose(facts: TableFacts) -> Choices:
         first=first,
         search=search,
         search_reason=search_reason,
-        trials=TRIALS,
-        seconds=HOUR_S,
+        trials=trials,
+        seconds=seconds,
+        budget_reason=budget_reason,
     )
+
+
+def _budget(
+    facts: TableFacts, search: Mapping[str, Any], batch_size: int, speed: Speed | None
+) -> tuple[int, int, str]:
+    """As many trials as fit into ten minutes, or TRIALS if these fit into an hour."""
+    if speed is None:
+        return TRIALS, HOUR_S, "whichever is reached first; the time of a trial is not measured yet"
+    trial_s = seconds_per_trial(facts, search, batch_size, speed)
+    fits_soon = int(_SOON_S * speed.slots / trial_s)
+    fits = int(HOUR_S * speed.slots / trial_s)
+    trials = min(MAX_TRIALS, max(fits_soon, min(fits, TRIALS), MIN_TRIALS))
+    expected_s = trials * trial_s / speed.slots
+    # Half as long again, because other trials are larger than the one that was measured.
+    seconds = min(HOUR_S, max(60, math.ceil(1.5 * expected_s / 60) * 60))
+    per_trial = f"{trial_s:.2g} s" if trial_s < 100 else f"{trial_s / 60:.3g} min"
+    slots = f"{speed.slots} at once" if speed.slots > 1 else "one at a time"
+    return trials, seconds, f"about {per_trial} per trial, as measured here, {slots}; the first limit counts"
+
+
+def seconds_per_trial(facts: TableFacts, search: Mapping[str, Any], batch_size: int, speed: Speed) -> float:
+    """Estimate the mean time of a trial, most of which are stopped early.
+
+    A third of the trials is promoted from each rung to the next, which has three times its resource. So a
+    trial uses 1 + 2/3 per rung of the smallest resource on average, in 1 + 1/3 + 1/9 + ... assignments.
+    """
+    max_resource = int(search["max_resource"])
+    resource = 1 + (1 - 1 / _REDUCTION) * math.log(max_resource, _REDUCTION)
+    rows = facts.train_rows * int(search.get("epochs", 1))
+    if search.get("resource") == "rows":
+        rows = math.ceil(rows / max_resource)
+    evaluation = facts.validation_rows / 3  # without gradients
+    steps = (rows + evaluation) / batch_size
+    assignments = _REDUCTION / (_REDUCTION - 1)
+    return resource * steps * speed.step_s + assignments * (speed.start_s + _JOB_S)
 
 
 def _objective(facts: TableFacts) -> tuple[str, str, str]:

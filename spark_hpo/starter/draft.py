@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,17 @@ import yaml
 from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.data import files
 from spark_hpo.data.readers import resolve_reader
+from spark_hpo.driver.build import build_table
 from spark_hpo.driver.build_search import build_search
-from spark_hpo.errors import ConfigError
+from spark_hpo.driver.plan import plan_study
+from spark_hpo.driver.rehearsal import measure_pace
+from spark_hpo.errors import ConfigError, SparkHpoError
 from spark_hpo.redact import has_credentials
 from spark_hpo.search.registry import build_space
-from spark_hpo.starter.choices import Choices, choose
+from spark_hpo.starter.choices import Choices, Speed, choose
 from spark_hpo.starter.table_facts import FEW_ROWS, TableFacts, look
 
+_MEASURE_LIMIT_S = 60.0
 _LOCAL_MLFLOW = "sqlite:///studies/mlflow.db"
 
 
@@ -41,6 +46,7 @@ def start_study(
     tracking_uri: str | None = None,
     world_size: int = 1,
     trust_petastorm_metadata: bool = False,
+    measure: bool = False,
 ) -> Start:
     """Draft a study of a table that runs as it is.
 
@@ -52,6 +58,8 @@ def start_study(
         tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, or a database beside the studies.
         world_size: ranks that train one trial together.
         trust_petastorm_metadata: whether to unpickle what Petastorm wrote about the columns.
+        measure: train the first trial of a prepared table for some batches, and choose the budget by its
+            pace. Takes some seconds, mostly to import torch.
 
     Raises:
         ConfigError: the label is missing or invalid.
@@ -64,20 +72,37 @@ def start_study(
         data_path=f"data/{name}-prepared",
         trust_petastorm_metadata=trust_petastorm_metadata,
     )
-    choices = choose(facts)
-    text = "\n".join(
-        _lines(
-            facts,
-            choices,
-            name=name,
-            study_dir=study_dir or f"studies/{name}",
-            tracking_uri=tracking_uri or _tracking_uri(),
-            world_size=world_size,
-        )
-    )
+    places = {"study_dir": study_dir or f"studies/{name}", "tracking_uri": tracking_uri or _tracking_uri()}
+
+    def draft(speed: Speed | None) -> str:
+        lines = _lines(facts, choose(facts, speed), name=name, world_size=world_size, **places)
+        return "\n".join(lines)
+
+    text = draft(None)
+    if measure and not facts.prepare:
+        text = draft(_speed(yaml.safe_load(text)))
     config = build_config(yaml.safe_load(text), place="the study file")
     build_search(config, build_space(config.space))
     return Start(text=text + "\n", config=config, remarks=(*facts.remarks, *_remarks(facts, world_size)))
+
+
+def _speed(record: Mapping[str, Any]) -> Speed | None:
+    """Measure how fast the first trial of a study trains, in this process; None: it could not be measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        here = {**record, "backend": "inline", "study_dir": folder, "resources": {"world_size": 1}}
+        config = build_config(here, place="the study file")
+        try:
+            plan = plan_study(config)
+            table = build_table(config, {})
+            assert table is not None, "a study of a table"
+            search = build_search(config, plan.space)
+            pace = measure_pace(plan, search, table, timeout_s=_MEASURE_LIMIT_S)
+        except SparkHpoError:  # doctor and run say what is wrong
+            return None
+    if pace is None:
+        return None
+    slots = max(1, (os.cpu_count() or 1) // int(record["resources"]["world_size"]))
+    return Speed(step_s=pace.step_s, start_s=pace.start_s, slots=slots)
 
 
 def _lines(
@@ -115,7 +140,8 @@ def _lines(
     yield "  enqueue:  # tried first: add the configuration that you use today"
     yield f"    - {_flow(choices.first)}"
     yield ""
-    yield f"budget: {{trials: {choices.trials}, seconds: {choices.seconds}}}  # whichever is reached first"
+    yield f"# {choices.budget_reason[0].upper()}{choices.budget_reason[1:]}."
+    yield f"budget: {{trials: {choices.trials}, seconds: {choices.seconds}}}"
     yield "training: {clip_norm: 1.0}"
     yield f"resources: {{world_size: {world_size}}}  # ranks per trial; with GPUs, add gpus_per_rank: 1"
     yield f"mlflow: {{tracking_uri: {_flow(tracking_uri)}}}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from spark_hpo.search.registry import build_space
-from spark_hpo.starter.choices import choose
+from spark_hpo.starter.choices import HOUR_S, MAX_TRIALS, MIN_TRIALS, TRIALS, Speed, choose, seconds_per_trial
 from spark_hpo.starter.table_facts import LabelFacts, TableFacts
 
 FLOWERS = TableFacts(
@@ -69,3 +69,29 @@ def test_small_table_may_get_a_linear_model() -> None:
 def test_embeddings_grow_with_the_categories(categories: tuple[int, ...], options: list[int] | None) -> None:
     space = choose(replace(FLOWERS, categories=categories)).space
     assert space.get("embedding_units", {}).get("options") == options
+
+
+@pytest.mark.parametrize(("step_s", "slots"), [(1e-6, 8), (0.001, 2), (0.01, 4), (0.2, 1), (30.0, 1)])
+def test_the_budget_is_filled_by_trials_of_the_measured_time(step_s: float, slots: int) -> None:
+    speed = Speed(step_s=step_s, start_s=0.1, slots=slots)
+    chosen = choose(FLOWERS, speed)
+    batch_size = int(chosen.first["batch_size"])
+    expected_s = chosen.trials * seconds_per_trial(FLOWERS, chosen.search, batch_size, speed) / slots
+    assert MIN_TRIALS <= chosen.trials <= MAX_TRIALS
+    assert chosen.seconds <= HOUR_S
+    if MIN_TRIALS < chosen.trials < MAX_TRIALS:
+        assert 0.5 * chosen.seconds <= expected_s <= chosen.seconds
+    assert f"{slots} at once" in chosen.budget_reason or slots == 1
+
+
+def test_the_time_of_a_trial_counts_rows_epochs_and_rungs() -> None:
+    speed = Speed(step_s=0.01, start_s=0.0, slots=1)
+    once = seconds_per_trial(FLOWERS, {"max_resource": 1}, 100, speed)
+    assert once == pytest.approx((20_000 + 2_000 / 3) / 100 * 0.01, abs=0.5)
+    assert seconds_per_trial(FLOWERS, {"max_resource": 27}, 100, speed) == pytest.approx(3 * once, rel=0.2)
+    parts = {"resource": "rows", "max_resource": 27, "epochs": 1}
+    assert seconds_per_trial(FLOWERS, parts, 100, speed) < once
+
+
+def test_the_budget_of_a_table_that_is_not_measured_has_many_trials() -> None:
+    assert (choose(FLOWERS).trials, choose(FLOWERS).seconds) == (TRIALS, HOUR_S)

@@ -18,6 +18,7 @@ from spark_hpo.config.prepare import PrepareConfig
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.starter import Start, start_study
+from tests.support.tables import write_clusters
 
 
 def people(rows: int = 3000) -> pa.Table:
@@ -202,3 +203,15 @@ def test_petastorm_s_images_are_decoded_where_their_source_is_trusted(tmp_path: 
     assert trusted.config.task == "image"
     assert trusted.config.data is not None
     assert trusted.config.data.transforms == {"pixels": "petastorm:NdarrayCodec"}
+
+
+def test_the_budget_of_a_prepared_table_follows_the_measured_time_of_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clusters(tmp_path / "clusters", rows=600)
+    start = start_study("clusters", measure=True)
+    assert "as measured here" in start.text
+    assert start.config.budget.seconds is not None
+    assert start.config.budget.seconds < 3600  # a small table is fast
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clusters"]  # the rehearsal left nothing
