@@ -24,7 +24,7 @@ from spark_hpo.data.readers import Reader, open_reader
 from spark_hpo.data.schema import ColumnKind, Feature, Label, Source, TableSchema
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.trial import Split
-from tests.unit.data.test_shards import manifest_of, rows_of
+from tests.support.manifests import manifest_of, rows_of
 
 SIZES = {Split.TRAIN: 80, Split.VALIDATION: 25, Split.TEST: 15}
 SCHEMA = TableSchema(

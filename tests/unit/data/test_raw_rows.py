@@ -215,7 +215,7 @@ def test_encode_rows_of_a_table_in_place_reads_dates_in_json() -> None:
     assert encode_rows(pd.DataFrame({"x": ["1970-01-02", None]}), schema, {})["x"].tolist() == [DAY_S, 0.0]
 
 
-def test_inputs_of_have_the_types_of_the_original_table_without_label_and_dropped_columns() -> None:
+def test_inputs_of_have_original_types_without_label_and_dropped_columns() -> None:
     pairs = {
         "whole": ("bigint", TextForm.NONE, "long"),
         "price": ("decimal(10,2)", TextForm.NONE, "number"),

@@ -4,30 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_hpo.data.files import File
-from spark_hpo.data.plan.manifest import Manifest, RowGroup
 from spark_hpo.data.plan.shards import Segment, StepPlan, plan_shards
 from spark_hpo.errors import DataError
-
-
-def manifest_of(*sizes: int) -> Manifest:
-    """Row groups of these sizes, two to a file."""
-    return Manifest(
-        url="table/train",
-        files=tuple(File(path=f"part-{i}", size=1, modified=None) for i in range(len(sizes) // 2 + 1)),
-        row_groups=tuple(
-            RowGroup(file=i // 2, index=i % 2, rows=rows, stored_rows=rows, bytes=rows)
-            for i, rows in enumerate(sizes)
-        ),
-        columns={},
-        rows=sum(sizes),
-        fingerprint="",
-    )
-
-
-def rows_of(segments: tuple[Segment, ...]) -> list[tuple[int, int, int]]:
-    return [(s.file, s.row_group, row) for s in segments for row in range(s.start, s.stop)]
-
+from tests.support.manifests import manifest_of, rows_of
 
 row_group_sizes = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 seeds = st.none() | st.integers(0, 2**40)
