@@ -15,13 +15,15 @@ from spark_hpo.driver.result import Result
 from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError
 from spark_hpo.report.notebook import in_notebook
+from spark_hpo.snapshots.frames import is_pandas, is_spark
 from spark_hpo.study.callback import Callback
 from spark_hpo.suggest import suggestion
 from spark_hpo.tracking.connection import usual_uri
 from spark_hpo.train.reference import Code, Trainable
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    import pandas as pd
+    from pyspark.sql import DataFrame, SparkSession
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ _ARGUMENTS = {
     "name": "name",
     "study_dir": "storage",
     "seed": "seed",
+    "data.label": "label",
     "objective.metric": "metric",
     "objective.mode": "mode",
     "search.method": "method",
@@ -51,7 +54,8 @@ def tune(
     *,
     metric: str,
     mode: Literal["min", "max"],
-    data: str | Path | Mapping[str, Any] | None = None,
+    data: str | Path | Mapping[str, Any] | DataFrame | pd.DataFrame | None = None,
+    label: str | None = None,
     trials: int | None = None,
     seconds: float | None = None,
     max_resource: int | None = None,
@@ -92,8 +96,10 @@ def tune(
         space: a mapping as in a study file, a hyperopt `hp.*` space, or a Space.
         metric: the metric to optimise, on the validation split.
         mode: "max" if larger values are better, else "min".
-        data: path or URL of a prepared table, or the section `data` of a study file. None if a training
-            function loads its own data.
+        data: path or URL of a table; a Spark or pandas DataFrame; or the section `data` of a study file, in
+            which `dataframe` may be a DataFrame. The rows of a DataFrame are written once, to a snapshot that
+            a resumed study reads again. None if a training function loads its own data.
+        label: the column to predict, of a table that is not prepared.
         trials: number of trials to start. None: 30, unless `seconds` or `budget` limits the search.
         seconds: time limit of the search.
         max_resource: epochs of a fully trained trial. None: 9.
@@ -121,12 +127,10 @@ def tune(
     """
     for section in settings:
         _check_section(section)
-    if not isinstance(data, str | Path | Mapping | None):
-        raise ConfigError(
-            f"{PLACE}: data must be the path of a prepared table, not a {type(data).__name__}",
-            cure="Write it as Parquet: spark-hpo prepare csv --input FILE --label COLUMN --output FOLDER",
-        )
+    data_section, frame = _data_section(data)
     session = None if isinstance(spark, Mapping) else spark
+    if session is None and is_spark(frame):
+        session = frame.sparkSession
     if isinstance(spark, Mapping):
         settings["spark"] = dict(spark)
     name = name or _name_of(task)
@@ -140,6 +144,7 @@ def tune(
         "name": name,
         "study_dir": str(storage or Path("studies", name)),
         "seed": seed,
+        "data.label": label,
         "task": task if isinstance(task, str) else Code.of(task).reference,
         "objective.metric": metric,
         "objective.mode": mode,
@@ -150,8 +155,8 @@ def tune(
         "resources.world_size": world_size,
     }
     sections = {**settings, "resources": resources or {}, "space": {}}
-    if data is not None:
-        sections["data"] = data if isinstance(data, Mapping) else {"path": str(data)}
+    if data_section is not None or label is not None:
+        sections["data"] = data_section or {}
     record = _with_defaults(_merged(arguments, sections))
     config = build_config(record, place=PLACE, names=_ARGUMENTS)
     result = run_study(
@@ -159,6 +164,7 @@ def tune(
         resume=resume,
         task=None if isinstance(task, str) else task,
         space=space,
+        frame=frame,
         spark=session,
         callbacks=[*callbacks, progress_callback(config.name, config.objective.metric, config.search.unit)],
     )
@@ -168,6 +174,21 @@ def tune(
         except Exception:  # a display problem must not lose the result
             logger.warning("cannot display the result", exc_info=True)
     return result
+
+
+def _data_section(data: Any) -> tuple[dict[str, Any] | None, Any]:
+    """Return the section `data` of a study file, and the DataFrame; None where there is none."""
+    section, frame = (dict(data), data.get("dataframe")) if isinstance(data, Mapping) else ({}, data)
+    if isinstance(frame, bool) or (frame is None and data is not None):
+        return section, None
+    if data is None or isinstance(data, str | Path):
+        return (None if data is None else {"path": str(data)}), None
+    if not (is_spark(frame) or is_pandas(frame)):
+        raise ConfigError(
+            f"{PLACE}: data must be a path, a Spark or pandas DataFrame, or the section data of a study "
+            f"file, not a {type(frame).__name__}"
+        )
+    return {**section, "dataframe": True}, frame
 
 
 def _check_section(key: str) -> None:

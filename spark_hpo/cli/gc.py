@@ -10,7 +10,7 @@ import click
 from spark_hpo.cli.command import Command, json_option
 from spark_hpo.cli.console import say, say_json
 from spark_hpo.data.cache.cache_folder import CacheFolder, CacheSettings
-from spark_hpo.driver.cleanup import clean_study
+from spark_hpo.driver.cleanup import clean_snapshots, clean_study
 from spark_hpo.errors import ConfigError, LeaseError
 from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.storage import Storage
@@ -33,6 +33,7 @@ def _age(text: str) -> float:
         "spark-hpo gc studies/quickstart --dry-run",
         "spark-hpo gc studies/* --older-than 30d",
         "spark-hpo gc --cache --older-than 7d",
+        "spark-hpo gc --snapshots studies/.snapshots",
     ],
 )
 @click.argument("studies", metavar="[DIR]...", nargs=-1)
@@ -44,19 +45,35 @@ def _age(text: str) -> float:
     "they cannot resume with a larger budget then. Of the cache, delete only what was unused for this long.",
 )
 @click.option("--cache", is_flag=True, help="Also delete decoded tables on this machine that are not in use.")
+@click.option(
+    "--snapshots",
+    metavar="URL",
+    help="Also delete the snapshots in this folder that no study needs. gc always looks at the folders where "
+    "the studies DIR have theirs.",
+)
 @click.option("--dry-run", is_flag=True, help="Delete nothing, and print what would be deleted.")
 @json_option
 def command(
-    studies: tuple[str, ...], older_than: float | None, cache: bool, dry_run: bool, as_json: bool
+    studies: tuple[str, ...],
+    older_than: float | None,
+    cache: bool,
+    snapshots: str | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Delete files that studies no longer need.
 
     In each study directory DIR: checkpoints of trials that are out, and leftovers of killed attempts. What a
-    resumed study needs stays, the best model always does, and a study that is running is skipped.
+    resumed study needs stays, the best model always does, and a study that is running is skipped. Beside
+    them: snapshots of tables whose studies have all been deleted, or have ended (--older-than).
     """
-    if not studies and not cache:
-        raise click.UsageError("pass a study directory, or --cache")
+    if not studies and not cache and snapshots is None:
+        raise click.UsageError("pass a study directory, --snapshots or --cache")
     freed = [_clean(Storage(study), older_than, dry_run=dry_run) for study in studies]
+    found = clean_snapshots(
+        [Storage(study) for study in studies], snapshots, ended_for_s=older_than, dry_run=dry_run
+    )
+    freed += [_Freed(place=url, files=one.files, bytes=one.bytes) for url, one in found.items()]
     if cache:
         freed += [_clean_cache(folder, older_than or 0.0, dry_run=dry_run) for folder in _caches(studies)]
     if as_json:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from spark_hpo.backend.spark.cluster import Cluster
+    from spark_hpo.snapshots.frames import Frame
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +59,15 @@ def start_spark(config: StudyConfig, spark: SparkSession | None = None) -> Spark
     return start_session(config.name, config.spark, timeout_s=config.resources.slot_timeout_s, spark=spark)
 
 
-def prepare_table(config: StudyConfig, spark: SparkSession | None = None) -> SparkSession | None:
+def prepare_table(
+    config: StudyConfig, spark: SparkSession | None = None, frame: Frame | None = None
+) -> SparkSession | None:
     """Create the table with `data.prepare` if it does not exist, or describe a table that is not prepared.
 
     Args:
         config: the study, with a table.
         spark: the caller's session.
+        frame: the DataFrame that was passed to `tune`.
 
     Returns:
         The Spark session if one was needed that the study goes on using.
@@ -80,6 +84,8 @@ def prepare_table(config: StudyConfig, spark: SparkSession | None = None) -> Spa
         sessions: list[SparkSession] = []
 
         def start() -> SparkSession:
+            if sessions:
+                return sessions[0]
             logger.info("%s: preparing the table", data.place)
             is_inline = config.backend == "inline"
             session = spark or stack.enter_context(own_session()) if is_inline else start_spark(config, spark)
@@ -87,7 +93,7 @@ def prepare_table(config: StudyConfig, spark: SparkSession | None = None) -> Spa
             return session
 
         if data.prepare is None:
-            describe(config, start)
+            describe(config, start, frame)
         else:
             assert data.path is not None, "the configuration has checked it"
             with with_keys(key_of_study):

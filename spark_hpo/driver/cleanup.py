@@ -1,13 +1,14 @@
-"""Deletes what a study no longer needs: old checkpoints, and files left behind by killed attempts."""
+"""Deletes what studies no longer need: old checkpoints, what killed attempts left behind, and snapshots."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spark_hpo.errors import LeaseError
 from spark_hpo.ranking import pareto_front
 from spark_hpo.report.status import StudyState, StudyStatus
+from spark_hpo.snapshots.snapshot_folder import Snapshot, SnapshotFolder
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.lease import is_held
@@ -72,13 +73,12 @@ def _files(storage: Storage) -> Iterator[str]:
 
 def _needed(status: StudyStatus, ended_for_s: float | None) -> set[str]:
     """Return the files and folders to keep."""
-    record, event = status.record, status.last_event
+    record = status.record
     trials = record.trials.values()
     keepers = [*pareto_front(trials, record.objective)]
     keepers += [] if status.answer.best is None else [status.answer.best]
     needed = {trial.checkpoint for trial in keepers if trial.checkpoint is not None}
-    has_ended = status.state is StudyState.FINISHED and event is not None
-    if has_ended and ended_for_s is not None and event is not None and status.now - event.time >= ended_for_s:
+    if _has_ended(status, ended_for_s):
         return needed
     for trial in trials:
         if trial.state in _UNFINISHED and trial.checkpoint is not None:
@@ -90,3 +90,35 @@ def _needed(status: StudyStatus, ended_for_s: float | None) -> set[str]:
     # A new trial may start from its parent's checkpoint.
     begun = [attempt.assignment for attempt in record.attempts if attempt.ended is None]
     return needed | {assignment.checkpoint for assignment in begun if assignment.checkpoint is not None}
+
+
+def _has_ended(status: StudyStatus, for_s: float | None) -> bool:
+    """Return True if the study ended at least so many seconds ago."""
+    event = status.last_event
+    if for_s is None or event is None or status.state is not StudyState.FINISHED:
+        return False
+    return status.now - event.time >= for_s
+
+
+def clean_snapshots(
+    studies: Sequence[Storage], folder: str | None, *, ended_for_s: float | None = None, dry_run: bool = False
+) -> dict[str, Cleaned]:
+    """Delete the snapshots that no study needs, in the folders where these studies have theirs.
+
+    Args:
+        folder: another folder of snapshots.
+        ended_for_s: a study that ended at least this long ago needs its snapshot no longer, if it is one of
+            `studies`. None: a study needs it as long as its directory exists.
+        dry_run: only count.
+
+    Returns:
+        The amounts, by folder.
+    """
+    taken = {study.url: Snapshot.of_study(study) for study in studies}
+    folders = [snapshot.folder for snapshot in taken.values() if snapshot is not None]
+    ended = [study.url for study in studies if _has_ended(StudyStatus.read(study), ended_for_s)]
+    found = {}
+    for url in dict.fromkeys([*folders, *([] if folder is None else [SnapshotFolder(folder).url])]):
+        count, size = SnapshotFolder(url).collect(ended=ended, dry_run=dry_run)
+        found[url] = Cleaned(count, size)
+    return found

@@ -29,6 +29,7 @@ from spark_hpo.driver.plan import StudyPlan, check_table, plan_study
 from spark_hpo.driver.provenance import provenance
 from spark_hpo.driver.publish import finish_runs, load_best, publish_model, record_constant_answer
 from spark_hpo.driver.result import Result
+from spark_hpo.driver.table_snapshot import keep_snapshot
 from spark_hpo.driver.table_source import check_source, is_ready
 from spark_hpo.errors import (
     ConfigError,
@@ -55,6 +56,8 @@ from spark_hpo.trial import Trial
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from spark_hpo.snapshots.frames import Frame
+
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +72,7 @@ def run_study(
     task: Trainable | None = None,
     space: object = None,
     sampler: Sampler | None = None,
+    frame: Frame | None = None,
     spark: SparkSession | None = None,
     callbacks: Sequence[Callback] = (),
     test: bool = True,
@@ -83,6 +87,7 @@ def run_study(
             model, as it is.
         space: replaces the configuration's space: a mapping as in YAML, a hyperopt `hp.*` space, or a Space.
         sampler: replaces the configuration's sampler.
+        frame: the Spark or pandas DataFrame of a study with `data.dataframe`; not needed to resume one.
         spark: the session to use; None: the active one, or a new one.
         callbacks: called on the driver as the study progresses.
         test: whether to evaluate the best trial on the test split at the end.
@@ -115,12 +120,14 @@ def run_study(
         keep_earlier_trials(config, storage, earlier)
         session = None
         if not has_table:
-            session = prepare_table(config, spark)
+            session = prepare_table(config, spark, frame)
             table = build_table(config, plan.transforms)
             check_table(plan, table)
         definition = _complete(definition, plan, journal, table)
         if config.backend == "spark":
             session = session or start_spark(config, spark)  # executors warm up while MLflow is contacted
+        if has_table and config.data is not None:
+            keep_snapshot(config, session or spark, frame)
         tracker = open_tracker(plan, definition.study_id)
         stack.callback(tracker.close, _MLFLOW_CLOSE_S)
         with _ending_in_mlflow(journal, tracker):

@@ -7,27 +7,29 @@ encoding of its columns and the rows of each split. Later drivers read that file
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from spark_hpo.config import DataConfig, StudyConfig, defaults
 from spark_hpo.data import files
 from spark_hpo.data.plan.footers import read_footers
 from spark_hpo.data.table import SCHEMA_FILE, read_schema
+from spark_hpo.driver.table_columns import COLUMN_LISTS, check_columns, listed
+from spark_hpo.driver.table_snapshot import check_snapshot, take_snapshot
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.definition import Definition
-from spark_hpo.suggest import suggestion
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from spark_hpo.snapshots.frames import Frame
 
 logger = logging.getLogger(__name__)
 
 _CSV_ENDINGS = (".csv", ".csv.gz", ".tsv", ".txt")
 _PARQUET, _JSON = b"PAR1", ".json"  # the first bytes of Parquet; the ending of Iceberg's metadata
-_COLUMN_LISTS = ("drop", "categorical", "numeric", "time")
-_MOST_NAMES = 50  # in a message
+_MIN_ROW_GROUPS = 20  # to divide a table into splits by row groups
 
 
 def schema_folder(config: StudyConfig) -> str:
@@ -64,7 +66,10 @@ def check_source(config: StudyConfig, known: Definition | None) -> None:
         DataError: the table does not exist, or cannot be read.
     """
     data = _data(config)
-    if data.path is None or data.prepare is not None:
+    if data.path is None:
+        check_snapshot(config)
+        return
+    if data.prepare is not None:
         return
     if is_ready(config, known):
         if schema_folder(config) != _description(config):
@@ -84,33 +89,20 @@ def check_source(config: StudyConfig, known: Definition | None) -> None:
         raise ConfigError(
             f"is missing, because {data.path} is not a prepared table",
             key="data.label",
-            cure=f"Name the column to predict: {_listed(names)}",
+            cure=f"Name the column to predict: {listed(names)}",
         )
     check_columns(data, names)
 
 
-def check_columns(data: DataConfig, names: Sequence[str]) -> None:
-    """Check that the columns that the settings name exist.
+def describe(config: StudyConfig, start: Callable[[], SparkSession], frame: Frame | None = None) -> None:
+    """Describe a table in the study directory.
 
-    Raises:
-        ConfigError: a column does not exist.
-    """
-    named = [("label", data.label), *((key, name) for key in _COLUMN_LISTS for name in getattr(data, key))]
-    for key, name in named:
-        if name is not None and name not in names:
-            raise ConfigError(
-                f"is not a column of {data.place}",
-                key=f"data.{key}",
-                value=name,
-                cure=suggestion(name, names) or f"Its columns: {_listed(names)}",
-            )
-
-
-def describe(config: StudyConfig, start: Callable[[], SparkSession]) -> None:
-    """Describe a table in the study directory: in place if it is Parquet; a CSV is copied.
+    Parquet is described in place, and so is the snapshot of a catalog table, a query or a DataFrame. A CSV is
+    copied, and so is a table with so few row groups that they cannot be divided into splits.
 
     Args:
         start: returns a Spark session.
+        frame: the DataFrame that was passed to `tune`.
 
     Raises:
         ConfigError: a setting does not fit the table.
@@ -119,8 +111,9 @@ def describe(config: StudyConfig, start: Callable[[], SparkSession]) -> None:
     from spark_hpo.prepare.sources import prepare, with_keys
 
     data = _data(config)
-    assert data.path is not None
-    options = {"input": data.path, "in_place": not _is_csv(data.path), "overwrite": True, **_options(data)}
+    path = take_snapshot(config, start, frame).url if data.path is None else data.path
+    in_place = not _is_csv(path) and _num_row_groups(path) >= _MIN_ROW_GROUPS
+    options = {"input": path, "in_place": in_place, "overwrite": True, **_options(data)}
     with with_keys(lambda option: f"data.{'path' if option in ('input', 'output') else option}"):
         prepared = prepare("csv", _description(config), options, start)
     logger.info("%s: described %d rows", data.place, sum(prepared.rows.values()))
@@ -128,10 +121,14 @@ def describe(config: StudyConfig, start: Callable[[], SparkSession]) -> None:
         logger.info("%s: %s", data.place, remark)
 
 
+def _num_row_groups(path: str) -> int:
+    return sum(len(footer.row_groups) for footer in read_footers(path).footers)
+
+
 def _options(data: DataConfig) -> dict[str, Any]:
     """Return the settings that describe the columns, without defaults, as options of `prepare`."""
     fields = type(data).model_fields
-    names = ("version", "label", "label_type", *_COLUMN_LISTS)
+    names = (*(() if data.is_snapshot else ("version",)), "label", "label_type", *COLUMN_LISTS)
     chosen = {name: getattr(data, name) for name in names if getattr(data, name) != fields[name].default}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
 
@@ -168,11 +165,6 @@ def _check_is_parquet(path: str) -> None:
     with files.accessing(path):
         if fs.isfile(file) and not file.endswith(_JSON) and fs.cat_file(file, 0, len(_PARQUET)) != _PARQUET:
             raise ConfigError("must be a prepared table, Parquet or a CSV", key="data.path", value=path)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _description(config: StudyConfig) -> str:

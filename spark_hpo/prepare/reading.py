@@ -31,7 +31,7 @@ _MALFORMED = ("MALFORMED_RECORD", "Malformed records")
 
 def read(spark: SparkSession, arguments: Mapping[str, Any]) -> DataFrame:
     """Return the input of a request. Only its columns are read yet."""
-    url = _for_spark(arguments["input"])
+    url = for_spark(arguments["input"])
     if arguments["format"] == "parquet":
         return _with_timestamps(spark.read.parquet(url), arguments["input"])
     has_header = arguments.get("header", True)
@@ -66,7 +66,7 @@ def _with_timestamps(frame: DataFrame, url: str) -> DataFrame:
     return frame
 
 
-def _for_spark(path: str) -> str:
+def for_spark(path: str) -> str:
     """The path as Spark's JVM knows it."""
     if not files.is_local(path):
         return path
@@ -93,6 +93,13 @@ def settings(spark: SparkSession, arguments: Mapping[str, Any]) -> Iterator[None
         wanted |= _FEW_TASKS
     if arguments.get("encoding", UTF_8) != UTF_8:
         wanted[_CHARSETS] = "true"
+    with changed_settings(spark, wanted):
+        yield
+
+
+@contextlib.contextmanager
+def changed_settings(spark: SparkSession, wanted: Mapping[str, str]) -> Iterator[None]:
+    """Change settings of the session, and restore them afterwards."""
     before = {key: spark.conf.get(key, None) for key in wanted}
     for key, value in wanted.items():
         spark.conf.set(key, value)

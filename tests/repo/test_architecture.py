@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "study_dir": {"config", "errors", "objective", "redact", "trial"},
     "pitfalls": {"data", "trial"},
     "prepare": {"backend", "data", "errors", "suggest", "trial"},
+    "snapshots": {"data", "errors", "prepare", "study_dir"},
     "ranking": {"objective", "search", "trial"},
     "train": {"backend", "data", "errors", "objective", "source_file", "study_dir", "suggest", "trial"},
     "daemon": {"backend", "train"},
@@ -58,6 +59,7 @@ ALLOWED: dict[str, set[str]] = {
         "redact",
         "report",
         "search",
+        "snapshots",
         "source_file",
         "study",
         "study_dir",
@@ -101,6 +103,7 @@ ALLOWED: dict[str, set[str]] = {
         "driver",
         "errors",
         "report",
+        "snapshots",
         "study",
         "suggest",
         "tracking",
@@ -138,11 +141,11 @@ SEAMS = {
 }
 # A third-party package, and the packages of ours that may import it. Annotations may name its types anywhere.
 FENCES = {
-    "pyspark": {"backend", "prepare", "daemon"},
-    "py4j": {"backend", "prepare"},
+    "pyspark": {"backend", "prepare", "daemon", "snapshots"},
+    "py4j": {"backend", "prepare", "snapshots"},
     "torch": {"train", "data", "daemon"},
     "petastorm": {"data", "daemon"},
-    "pyarrow": {"data", "backend", "pitfalls", "prepare", "testing"},
+    "pyarrow": {"data", "backend", "pitfalls", "prepare", "snapshots", "testing"},
     "hyperopt": {"search", "porting"},
     "optuna": {"search", "porting"},
     "scipy": {"search"},

@@ -96,7 +96,7 @@ def test_unknown_command_is_refused_in_a_few_lines(capfd: pytest.CaptureFixture[
         (["resume", "nowhere"], "there is no study here"),
         (["gc", "nowhere"], "there is no study here"),
         (["gc", "nowhere", "--older-than", "soon"], "'soon' is not a valid age; use 12h, 30d or 4w"),
-        (["gc"], "pass a study directory, or --cache"),
+        (["gc"], "pass a study directory, --snapshots or --cache"),
         (["watch", "nowhere", "--interval", "0"], "not in the range"),
         (["prepare", "csv", "--input", "x"], "--output"),
     ],

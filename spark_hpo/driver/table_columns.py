@@ -1,0 +1,34 @@
+"""Checks the columns that the section `data` names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spark_hpo.config import DataConfig
+from spark_hpo.errors import ConfigError
+from spark_hpo.suggest import suggestion
+
+COLUMN_LISTS = ("drop", "categorical", "numeric", "time")
+_MOST_NAMES = 50  # in a message
+
+
+def check_columns(data: DataConfig, names: Sequence[str]) -> None:
+    """Check that the columns that the settings name exist.
+
+    Raises:
+        ConfigError: a column does not exist.
+    """
+    named = [("label", data.label), *((key, name) for key in COLUMN_LISTS for name in getattr(data, key))]
+    for key, name in named:
+        if name is not None and name not in names:
+            raise ConfigError(
+                f"is not a column of {data.place}",
+                key=f"data.{key}",
+                value=name,
+                cure=suggestion(name, names) or f"Its columns: {listed(names)}",
+            )
+
+
+def listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
