@@ -8,16 +8,18 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from spark_hpo.config import load_config
+from spark_hpo.config import DataConfig, load_config
 from spark_hpo.data import files
 from spark_hpo.data.profile import profile
 from spark_hpo.data.table import SCHEMA_FILE
+from spark_hpo.doctor import cluster
 from spark_hpo.doctor.context import Context
 from spark_hpo.doctor.finding import Verdict, fail, ok, skip, warn
 from spark_hpo.driver.build import build_table
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.plan import load_transforms, plan_study
 from spark_hpo.driver.rehearsal import measure_shipment, run_first_step
+from spark_hpo.driver.table_snapshot import check_frame
 from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
 from spark_hpo.errors import DataError, StorageError, located
 from spark_hpo.pitfalls import find_pitfalls, find_pitfalls_of_rows
@@ -67,6 +69,8 @@ def table(context: Context) -> Verdict:
                 find(data.prepare.source, data.path, data.prepare.options())
             return skip(f"{data.path} does not exist yet; run creates it (data.prepare)")
         if data.prepare is None and not is_ready(config, known):
+            if data.is_snapshot:
+                return _source(context, data)
             return skip(f"{data.place} is not prepared; run derives the encoding of its columns")
         table = build_table(config, load_transforms(config)[0])
     assert table is not None, "there is a data section"
@@ -101,6 +105,22 @@ def pitfalls(context: Context) -> Verdict:
     if found:
         return warn(" | ".join(map(str, found)))
     return ok("nothing in a sample of the rows spoils the result")
+
+
+def _source(context: Context, data: DataConfig) -> Verdict:
+    """Look at a catalog table or a query, whose rows the study will write to a snapshot."""
+    if data.dataframe:
+        return skip("the study reads a DataFrame, which is passed to tune")
+    cluster.session(context)
+    if context.spark is None:
+        return skip("backend: inline does not use Spark; run writes a snapshot")
+    changing = check_frame(data, context.spark)
+    message = f"Spark reads {data.place}; run writes its rows to a snapshot"
+    if changing:
+        return warn(
+            f"{message}, which no other study shares, because {changing}", "nothing, or change the query"
+        )
+    return ok(message)
 
 
 def storage(context: Context) -> Verdict:

@@ -83,6 +83,17 @@ def check_snapshot(config: StudyConfig) -> None:
         )
 
 
+def check_frame(data: DataConfig, spark: SparkSession) -> str:
+    """Check a catalog table or a query without reading its rows. Return why the rows may change, or "".
+
+    Raises:
+        ConfigError: there is no such table, the query is wrong, or a column is missing.
+    """
+    source, identity = _identified(data, lambda: spark, None)
+    check_columns(data, [str(name) for name in source.columns])
+    return identity.changing
+
+
 def keep_snapshot(config: StudyConfig, session: SparkSession | None, frame: Frame | None) -> None:
     """Note that the study uses its snapshot, and log how the source has changed since.
 
