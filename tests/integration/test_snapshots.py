@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from spark_hpo.prepare.catalog import open_frame
 from spark_hpo.snapshots.frame_identity import identify
 from spark_hpo.snapshots.snapshot_folder import Snapshot
 from spark_hpo.study_dir.storage import Storage
+from tests.support.standalone import connect_server
 from tests.support.tables import clusters_study
 
 pytestmark = pytest.mark.spark
@@ -161,6 +165,12 @@ def test_tune_takes_a_pandas_dataframe(spark: SparkSession, tmp_path: Path, mlfl
     assert identify(frame.copy(), "frame").key == key
     frame.loc[3, "x"] = 100.0
     assert identify(frame, "frame").key != key
+
+
+@pytest.fixture(scope="module")
+def connect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with connect_server(tmp_path_factory.mktemp("connect"), Path(sys.executable)) as url:
+        yield url
 
 
 def changing(spark: SparkSession) -> dict[str, Callable[[], DataFrame]]:
@@ -308,32 +318,42 @@ def test_open_frame_reads_tables_and_queries(spark: SparkSession, lake: str) -> 
     assert open_frame(spark, query="SELECT 1 AS one").columns == ["one"]
 
 
-def test_tune_takes_a_dataframe_of_spark_connect(connect: Any, tmp_path: Path, mlflow_uri: str) -> None:
-    clouds().drop(columns="day").to_parquet(tmp_path / "clouds.parquet")
+CONNECT_PROGRAM = """
+import sys
+from pyspark.sql import SparkSession
+from spark_hpo import tune
+from spark_hpo.snapshots.frame_identity import identify
 
-    def frame() -> Any:
-        return connect.read.parquet(str(tmp_path / "clouds.parquet")).where("y < 3")
+spark = SparkSession.builder.getOrCreate()
 
-    def run(trials: int) -> Any:
-        return tune(
-            *("tabular", SPACE),
-            metric="accuracy",
-            mode="max",
-            data=frame(),
-            label="side",
-            trials=trials,
-            max_resource=1,
-            storage=tmp_path / "studies/connected",
-            mlflow={"tracking_uri": mlflow_uri, "promote": "never"},
-        )
+def run(trials):
+    frame = spark.read.parquet(sys.argv[1]).where("y < 3")
+    result = tune(
+        *("tabular", {"learning_rate": {"type": "loguniform", "low": 0.01, "high": 0.1}}),
+        metric="accuracy", mode="max", data=frame, label="side", trials=trials, max_resource=1,
+        storage=sys.argv[2], mlflow={"tracking_uri": sys.argv[3], "promote": "never"},
+    )
+    return frame, result
 
-    first, second = identify(frame(), "frame"), identify(frame(), "frame")
-    assert (first.key, first.changing) == (second.key, "")
-    assert identify(connect.createDataFrame([(1, 2)], "a int, b int"), "frame").changing
-    snapshot = snapshot_of(run(1).config)
-    assert snapshot.key == first.key
-    assert run(2).study.progress.replayed == 1
-    query = study(tmp_path, "query", mlflow_uri, query="SELECT no_such_column")
-    with pytest.raises(ConfigError) as caught:
-        run_study(query, spark=connect)
-    assert caught.value.key == "data.query"
+frame, _ = run(1)
+assert identify(frame, "frame").key == identify(spark.read.parquet(sys.argv[1]).where("y < 3"), "frame").key
+assert identify(spark.createDataFrame([(1, 2)], "a int, b int"), "frame").changing
+_, result = run(2)
+assert result.study.progress.replayed == 1
+"""
+
+
+def test_tune_takes_a_dataframe_of_spark_connect(tmp_path: Path, mlflow_uri: str, connect_url: str) -> None:
+    table = pa.Table.from_pandas(clouds().drop(columns="day"), preserve_index=False)
+    pq.write_table(table, tmp_path / "clouds.parquet")
+    arguments = [tmp_path / "clouds.parquet", tmp_path / "studies/connected", mlflow_uri]
+    # Without Java: a study that reached for a JVM could not start one.
+    environment = {**os.environ, "SPARK_REMOTE": connect_url, "JAVA_HOME": "/nonexistent"}
+    command = [sys.executable, "-c", CONNECT_PROGRAM, *map(str, arguments)]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    snapshot = Snapshot.of_study(Storage(tmp_path / "studies/connected"))
+    assert snapshot is not None
+    assert snapshot.rows == 600
