@@ -89,8 +89,12 @@ def test_interruptible_stops_the_work_and_waits_for_it() -> None:
         stopped.wait(10)
         ended.set()
 
-    with pytest.raises(KeyboardInterrupt):
-        _interruptible(work, stopped.set)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _interruptible(work, stopped.set)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.is_set()
 
 
