@@ -60,8 +60,8 @@ def command(
 ) -> int:
     """Write a study file for a table, with a search space that fits it.
 
-    TABLE is a table that `spark-hpo prepare` wrote, or any Parquet (also Petastorm's). The file explains each
-    choice in comments, and `spark-hpo run` accepts it as it is.
+    TABLE is a table that `spark-hpo prepare` wrote, any Parquet (also Petastorm's), a Delta or Iceberg table,
+    or a CSV with a header. The file explains each choice in comments, and `spark-hpo run` takes it as it is.
     """
     file = Path(output)
     if file.exists() and not overwrite:

@@ -18,6 +18,8 @@ from fsspec.implementations.local import LocalFileSystem
 from spark_hpo.errors import DataError, access_cure, cause
 from spark_hpo.redact import has_credentials
 
+_CSV_ENDINGS = (".csv", ".csv.gz", ".tsv", ".txt")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
@@ -86,6 +88,15 @@ def exists(url: str) -> bool:
     fs, path = filesystem(url)
     with accessing(url):
         return bool(fs.exists(path))
+
+
+def is_csv(path: str) -> bool:
+    """Return True if the path is a CSV, or a folder of them."""
+    if path.lower().endswith(_CSV_ENDINGS):
+        return True
+    fs, folder = filesystem(absolute(path))
+    with accessing(path):
+        return fs.isdir(folder) and any(name.lower().endswith(_CSV_ENDINGS) for name in fs.ls(folder, False))
 
 
 @contextlib.contextmanager

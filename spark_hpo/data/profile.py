@@ -86,6 +86,24 @@ def profile(url: str, *, trust_petastorm_metadata: bool = False) -> TableProfile
     )
 
 
+def profile_sample(url: str, sample: pa.Table, *, rows: int, size: int) -> TableProfile:
+    """Profile a table without Parquet files from a sample of its rows.
+
+    Args:
+        rows: of the whole table.
+        size: of the whole table, in bytes.
+    """
+    return TableProfile(
+        url=url,
+        rows=rows,
+        bytes=size,
+        row_groups=0,
+        columns=tuple(_profile(name, sample.column(name), "") for name in sample.column_names),
+        sample=sample,
+        is_petastorm=False,
+    )
+
+
 def label_counts(table: Table) -> tuple[int, ...]:
     """Return the frequency of each label value in a sample of the training split, in descending order."""
     manifest, name = table.manifest(Split.TRAIN), table.schema.label.name

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CSV_ENDINGS = (".csv", ".csv.gz", ".tsv", ".txt")
 _PARQUET, _JSON = b"PAR1", ".json"  # the first bytes of Parquet; the ending of Iceberg's metadata
 _MIN_ROW_GROUPS = 20  # to divide a table into splits by row groups
 
@@ -79,7 +78,7 @@ def check_source(config: StudyConfig, known: Definition | None) -> None:
         raise DataError(
             f"{data.path} does not exist. Check data.path, or create the table: spark-hpo prepare"
         )
-    if _is_csv(data.path):
+    if files.is_csv(data.path):
         if data.label is None:
             raise ConfigError("is missing", key="data.label", cure="Name the column to predict")
         return
@@ -112,7 +111,7 @@ def describe(config: StudyConfig, start: Callable[[], SparkSession], frame: Fram
 
     data = _data(config)
     path = take_snapshot(config, start, frame).url if data.path is None else data.path
-    in_place = not _is_csv(path) and _num_row_groups(path) >= _MIN_ROW_GROUPS
+    in_place = not files.is_csv(path) and _num_row_groups(path) >= _MIN_ROW_GROUPS
     options = {"input": path, "in_place": in_place, "overwrite": True, **_options(data)}
     with with_keys(lambda option: f"data.{'path' if option in ('input', 'output') else option}"):
         prepared = prepare("csv", _description(config), options, start)
@@ -148,15 +147,6 @@ def _check_prepared(data: DataConfig) -> None:
 
 def _has_schema(folder: str) -> bool:
     return files.exists(files.join(folder, SCHEMA_FILE))
-
-
-def _is_csv(path: str) -> bool:
-    """Return True if the path is a CSV, or a folder of them."""
-    if path.lower().endswith(_CSV_ENDINGS):
-        return True
-    fs, folder = files.filesystem(files.absolute(path))
-    with files.accessing(path):
-        return fs.isdir(folder) and any(name.lower().endswith(_CSV_ENDINGS) for name in fs.ls(folder, False))
 
 
 def _check_is_parquet(path: str) -> None:

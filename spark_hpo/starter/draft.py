@@ -51,7 +51,7 @@ def start_study(
     """Draft a study of a table that runs as it is.
 
     Args:
-        table: a path or fsspec URL of a prepared table or of other Parquet.
+        table: a path or fsspec URL of a prepared table, other Parquet, a Delta or Iceberg table, or a CSV.
         label: the column to predict; not needed for a prepared table.
         name: the name of the study; None: that of the table.
         study_dir: None: `studies/<name>`.
@@ -79,7 +79,7 @@ def start_study(
         return "\n".join(lines)
 
     text = draft(None)
-    if measure and not facts.prepare:
+    if measure and not facts.settings:
         text = draft(_speed(yaml.safe_load(text)))
     config = build_config(yaml.safe_load(text), place="the study file")
     build_search(config, build_space(config.space))
@@ -111,7 +111,7 @@ def _lines(
     label = facts.label
     kind = "a number" if label.is_number else f"{label.classes} classes"
     about = f"{facts.train_rows:,} rows for training, {facts.validation_rows:,} for validation"
-    yield f"# {_comment(name)}: {_comment(label.name)} ({kind}); {'about ' if facts.prepare else ''}{about}."
+    yield f"# {_comment(name)}: {_comment(label.name)} ({kind}); {'about ' if facts.settings else ''}{about}."
     yield f"name: {_flow(name)}"
     yield f"study_dir: {_flow(study_dir)}  # the state of the study; the same command resumes it"
     yield "seed: 1"
@@ -120,8 +120,9 @@ def _lines(
     yield ""
     yield "data:"
     yield f"  path: {_flow(facts.path)}"
-    if facts.prepare:
-        yield f"  prepare: {_flow(facts.prepare)}  # creates it if it does not exist"
+    for key, value in facts.settings.items():
+        comment = "  # creates it if it does not exist" if key == "prepare" else ""
+        yield f"  {key}: {_flow(value)}{comment}"
     if facts.transforms:
         yield f"  transforms: {_flow(dict(facts.transforms))}  # decode bytes"
     yield f"  reader: auto  # {resolve_reader('auto')} here"
@@ -148,7 +149,7 @@ def _lines(
 
 
 def _remarks(facts: TableFacts, world_size: int) -> Iterator[str]:
-    if facts.validation_rows < FEW_ROWS and not facts.prepare:
+    if facts.validation_rows < FEW_ROWS and not facts.settings:
         yield (
             f"validation has {facts.validation_rows} rows, so its metric is noisy; prepare the table with "
             "--fractions 0.6,0.2,0.2 for more"
@@ -164,7 +165,7 @@ def _remarks(facts: TableFacts, world_size: int) -> Iterator[str]:
 def _name(table: str) -> str:
     """The name of the table, made valid for a study."""
     last = files.absolute(table).rstrip("/").rpartition("/")[2]
-    stem = re.sub(r"\.(parquet|pq)$", "", last)
+    stem = re.sub(r"\.(parquet|pq|csv|tsv|txt)(\.gz)?$", "", last)
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-_.")[:80] or "study"
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spark_hpo.data import files
+from spark_hpo.data.lake.formats import table_format
 from spark_hpo.data.profile import ColumnProfile, TableProfile, label_counts, profile
-from spark_hpo.data.schema import ColumnKind
+from spark_hpo.data.schema import ColumnKind, TableFormat
 from spark_hpo.data.table import SCHEMA_FILE, Table, open_table
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.pitfalls import find_pitfalls, find_pitfalls_of_rows
@@ -51,13 +52,13 @@ class TableFacts:
     categories: tuple[int, ...]  # number of codes of each categorical column
     image: tuple[int, ...] = ()  # channels, height, width; empty: not an image table
     label: LabelFacts
-    prepare: Mapping[str, Any] = field(default_factory=dict)  # data.prepare; empty: the table is prepared
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of data; empty: the table is prepared
     transforms: tuple[tuple[str, str], ...] = ()  # functions for columns of bytes
     remarks: tuple[str, ...] = ()  # notes for the user
 
 
 def look(table: str, *, label: str | None, data_path: str, trust_petastorm_metadata: bool) -> TableFacts:
-    """Inspect a prepared table, or other Parquet.
+    """Inspect a prepared table, other Parquet, a Delta or Iceberg table, or a CSV.
 
     Args:
         label: None: that of the prepared table.
@@ -71,19 +72,12 @@ def look(table: str, *, label: str | None, data_path: str, trust_petastorm_metad
     url = files.absolute(table)
     if files.exists(files.join(url, SCHEMA_FILE)):
         return _of_prepared(table, open_table(url), label)
-    if url.lower().endswith((".csv", ".tsv", ".csv.gz", ".txt")):
-        raise ConfigError(
-            f"{table} is a CSV. Prepare it first: spark-hpo prepare csv --input {table} "
-            f"--label {label or 'COLUMN'} --output {data_path}"
-        )
-    try:
-        found = profile(url, trust_petastorm_metadata=trust_petastorm_metadata)
-    except DataError as exc:
-        raise DataError(
-            f"{exc}. init needs Parquet, or a table that `spark-hpo prepare csv --input <file> --label "
-            "<column> --output <folder>` made from a CSV"
-        ) from exc
-    return _of_raw(table, found, label, data_path)
+    if files.is_csv(url):
+        from spark_hpo.prepare.csv_profile import profile_csv  # imports pyspark
+
+        return _of_raw(table, profile_csv(url), label, data_path, format="csv")
+    found = profile(url, trust_petastorm_metadata=trust_petastorm_metadata)
+    return _of_raw(table, found, label, data_path, format=str(table_format(url)))
 
 
 def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
@@ -125,7 +119,7 @@ def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
     )
 
 
-def _of_raw(path: str, table: TableProfile, label: str | None, data_path: str) -> TableFacts:
+def _of_raw(path: str, table: TableProfile, label: str | None, data_path: str, *, format: str) -> TableFacts:
     named = [column.name for column in table.columns]
     if label is None:
         raise ConfigError("is missing", key="--label", cure=f"{path} has the columns {_names(named)}")
@@ -150,26 +144,23 @@ def _of_raw(path: str, table: TableProfile, label: str | None, data_path: str) -
         raise DataError(f"{path}: only the label {label!r} can be used: {'; '.join(remarks)}")
     facts = _raw_label(path, column)
     remarks += map(str, find_pitfalls_of_rows(table.sample, label))
-    in_place = table.bytes > _COPIED_BYTES and table.row_groups >= _MIN_ROW_GROUPS
+    is_lake = format in (TableFormat.DELTA, TableFormat.ICEBERG)
+    is_large = table.bytes > _COPIED_BYTES and table.row_groups >= _MIN_ROW_GROUPS
+    in_place = is_lake or (is_large and format == TableFormat.PARQUET)
     remarks.append(
         f"{path} is not prepared: run "
-        + (
-            f"reads it in place, with its schema in {data_path}"
-            if in_place
-            else f"writes a copy to {data_path}"
-        )
+        + ("reads it in place" if in_place else f"writes a copy to {data_path}")
     )
-    prepare: dict[str, Any] = {"source": "csv", "input": path, "format": "parquet", "label": label}
-    prepare["label_type"] = "class" if facts.classes else "number"
+    settings: dict[str, Any] = {"label": label, "label_type": "class" if facts.classes else "number"}
     if dropped:
-        prepare["drop"] = [c.name for c in dropped]
+        settings["drop"] = [c.name for c in dropped]
     fractions = _SMALL if table.rows * _DEFAULT[1] < FEW_ROWS and not in_place else _DEFAULT
-    if in_place:
-        prepare["in_place"] = True
-    elif fractions is _SMALL:
-        prepare["fractions"] = list(fractions)
+    if not in_place:
+        settings = {"source": "csv", "input": path, "format": format, **settings}
+        if fractions is _SMALL:
+            settings["fractions"] = list(fractions)
     return TableFacts(
-        path=data_path,
+        path=path if in_place else data_path,
         train_rows=round(table.rows * fractions[0]),
         validation_rows=round(table.rows * fractions[1]),
         numbers=sum(_size(c.shape) for c in used if c.kind is not ColumnKind.CATEGORICAL),
@@ -178,7 +169,7 @@ def _of_raw(path: str, table: TableProfile, label: str | None, data_path: str) -
         ),
         image=_image([c.shape for c in used if c.kind in (ColumnKind.ARRAY, ColumnKind.BINARY)]),
         label=facts,
-        prepare=prepare,
+        settings=settings if in_place else {"prepare": settings},
         transforms=tuple((c.name, c.transform) for c in used if c.transform),
         remarks=tuple(remarks),
     )

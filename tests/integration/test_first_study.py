@@ -120,7 +120,7 @@ def test_first_mistakes_get_a_message_with_a_fix(home: Path, monkeypatch: pytest
     assert "no such file or folder" in fails(
         "prepare", "csv", "--input", "no.csv", "--label", "y", "--output", "x"
     )
-    assert "spark-hpo prepare csv --input my.csv" in fails("init", "my.csv", "--output", "other.yaml")
+    assert "my.csv has the columns" in fails("init", "my.csv", "--output", "other.yaml")
     assert "the study file cannot be read" in fails("run", "no.yaml")
     monkeypatch.setenv("JAVA_HOME", str(home / "jdk"))
     said = fails("prepare", "csv", "--input", "my.csv", "--label", "price", "--output", "x")

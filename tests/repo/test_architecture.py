@@ -91,6 +91,7 @@ ALLOWED: dict[str, set[str]] = {
         "driver",
         "errors",
         "pitfalls",
+        "prepare",
         "redact",
         "search",
         "suggest",

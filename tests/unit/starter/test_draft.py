@@ -117,8 +117,9 @@ class TestRawParquet:
         monkeypatch.setattr("spark_hpo.starter.table_facts._COPIED_BYTES", 1000)
         start = start_study(str(raw), label="ok")
         assert start.config.data is not None
-        assert start.config.data.prepare is not None
-        assert start.config.data.prepare.in_place
+        assert start.config.data.prepare is None
+        assert (start.config.data.path, start.config.data.label) == (str(raw), "ok")
+        assert start.config.data.drop == ("photo", "place")
         assert any("run reads it in place" in remark for remark in start.remarks)
 
     def test_partitions_are_columns(self, tmp_path: Path) -> None:
@@ -127,15 +128,34 @@ class TestRawParquet:
             pq.write_table(people(300), tmp_path / "t" / f"country={country}" / "a.parquet")
         assert start_study(str(tmp_path / "t"), label="country").config.objective.metric == "accuracy"
 
-    def test_draft_of_a_csv_refers_to_prepare(self, tmp_path: Path) -> None:
-        (tmp_path / "a.csv").write_text("x,y\n1,2\n")
-        with pytest.raises(
-            ConfigError, match=r"spark-hpo prepare csv --input .*a\.csv --label y --output data/a"
-        ):
-            start_study(str(tmp_path / "a.csv"), label="y")
+    def test_draft_of_a_csv_prepares_it(self, tmp_path: Path) -> None:
+        rows = [f"{i};{i * 0.5};{'x' if i % 3 else '?'};{['no', 'yes'][i % 2]}" for i in range(5000)]
+        (tmp_path / "a.csv").write_text("\n".join(["id;x;c;y", *rows]))
+        start = start_study(str(tmp_path / "a.csv"), label="y")
+        assert (start.config.name, start.config.objective.metric) == ("a", "accuracy")
+        assert start.config.data is not None
+        assert start.config.data.prepare == PrepareConfig(
+            source="csv", input=str(tmp_path / "a.csv"), format="csv", label="y", label_type="class"
+        )
+        assert "about 4,000 rows for training" in start.text
+        assert "2 numbers, 1 columns of categories" in start.text
+
+    def test_draft_of_a_delta_table_reads_it_in_place(self, tmp_path: Path) -> None:
+        deltalake = pytest.importorskip("deltalake")
+        deltalake.write_deltalake(str(tmp_path / "lake"), people().drop(["photo", "place"]))
+        start = start_study(str(tmp_path / "lake"), label="ok")
+        assert start.config.data is not None
+        assert (start.config.data.path, start.config.data.label) == (str(tmp_path / "lake"), "ok")
+        assert start.config.data.prepare is None
+
+    def test_draft_warns_of_a_column_that_gives_the_label_away(self, tmp_path: Path) -> None:
+        rows = people().append_column("since", pa.array([i % 3 * 1.5 for i in range(3000)]))
+        pq.write_table(rows, tmp_path / "leaky.parquet")
+        remarks = start_study(str(tmp_path / "leaky.parquet"), label="ok").remarks
+        assert any("column 'since' alone predicts the label 'ok'" in remark for remark in remarks)
 
     def test_draft_without_a_table_names_valid_ones(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"does not exist.*spark-hpo prepare csv"):
+        with pytest.raises(DataError, match="does not exist"):
             start_study(str(tmp_path / "nothing"), label="y")
 
 
