@@ -16,6 +16,7 @@ from spark_hpo.config import ObjectiveConfig, StudyConfig
 from spark_hpo.data import files
 from spark_hpo.data.plan.rules import with_rules
 from spark_hpo.data.readers.reader import ReaderName, resolve_reader
+from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import read_schema
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
@@ -43,7 +44,9 @@ def check_study(config: StudyConfig, *, space: object = None) -> None:
     with located(config.source):
         build_search(config, check_settings(config, space))
         _check_code(config)
-        _check_table(config)
+        schema = _known_schema(config)
+        if config.task in BUILT_IN_TASKS:
+            check_metrics(config.objective, labelled_metrics(schema))
 
 
 def check_settings(config: StudyConfig, space: object = None) -> Space:
@@ -147,15 +150,13 @@ def _check_package(package: str, key: str, value: str) -> None:
         )
 
 
-def _check_table(config: StudyConfig) -> None:
-    """Check a local table and its schema; tables elsewhere and tables still to be prepared come later."""
+def _known_schema(config: StudyConfig) -> TableSchema | None:
+    """Check a local table, and return its schema. None: it is elsewhere, or is still to be prepared."""
     data = config.data
     if data is None or data.prepare is not None or data.path is None or not files.is_local(data.path):
-        return
+        return None
     known = Definition.load(Storage(config.study_dir))
     check_source(config, known)
     if not is_ready(config, known):
-        return
-    schema = with_rules(read_schema(schema_folder(config)), data.nulls, data.truncate)
-    if config.task in BUILT_IN_TASKS:
-        check_metrics(config.objective, labelled_metrics(schema))
+        return None
+    return with_rules(read_schema(schema_folder(config)), data.nulls, data.truncate)

@@ -13,7 +13,16 @@ BUILT_IN_TASKS: Mapping[str, str] = {
 """`module:class` by the name that a study file uses."""
 
 
-def labelled_metrics(schema: TableSchema) -> tuple[str, ...]:
-    """Return the metrics of a `LabelledTask` that defines none of its own."""
-    is_number = schema.label.is_regression
-    return ("loss", "squared_error", "absolute_error") if is_number else ("loss", "accuracy")
+_OF_CLASSES = ("loss", "accuracy")
+_OF_NUMBERS = ("loss", "squared_error", "absolute_error")
+
+
+def labelled_metrics(schema: TableSchema | None) -> tuple[str, ...]:
+    """Return the metrics of a `LabelledTask` that defines none of its own.
+
+    Args:
+        schema: of the table; None: not known yet, so those of all labels.
+    """
+    if schema is None:
+        return tuple(dict.fromkeys(_OF_CLASSES + _OF_NUMBERS))
+    return _OF_NUMBERS if schema.label.is_regression else _OF_CLASSES

@@ -69,6 +69,14 @@ def test_check_study_names_the_setting(folder: Path, override: str, key: str, va
     assert caught.value.place == "study.yaml"
 
 
+def test_check_study_names_a_metric_of_no_table_before_the_table_is_prepared(folder: Path) -> None:
+    prepared_later = "data={path: new, prepare: {source: digits}}"
+    check_study(load_config("study.yaml", [prepared_later]))
+    with pytest.raises(ConfigError) as caught:
+        check_study(load_config("study.yaml", [prepared_later, "objective.metric=acuracy"]))
+    assert (caught.value.key, caught.value.value) == ("objective.metric", "acuracy")
+
+
 @pytest.mark.parametrize(("override", "named"), [("data.path=gone", "gone"), ("data.nulls={z: fill}", "'z'")])
 def test_check_study_names_what_the_table_lacks(folder: Path, override: str, named: str) -> None:
     with pytest.raises(DataError, match=named):
