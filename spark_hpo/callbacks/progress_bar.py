@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spark_hpo.report.live_line import LiveStatus, ProgressLine
@@ -42,27 +43,37 @@ def live_status_of(study: RunningStudy) -> LiveStatus:
     )
 
 
-class TerminalLine(Callback):
-    """Shows the live line during the search."""
+class _Display(Callback):
+    """Shows the study after each event."""
 
-    def __init__(self, line: ProgressLine) -> None:
-        self._line = line
-
-    def on_study_start(self, study: RunningStudy) -> None:
-        self._line.__enter__()
-        self._line.update(live_status_of(study))
+    def show(self, study: RunningStudy) -> None:
+        raise NotImplementedError
 
     def on_assigned(self, study: RunningStudy, assignment: Assignment) -> None:
-        self._line.update(live_status_of(study))
+        self.show(study)
 
     def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
-        self._line.update(live_status_of(study))
+        self.show(study)
+
+
+@dataclass(eq=False)
+class TerminalLine(_Display):
+    """Shows the live line during the search."""
+
+    line: ProgressLine
+
+    def on_study_start(self, study: RunningStudy) -> None:
+        self.line.__enter__()
+        self.show(study)
 
     def on_study_end(self, study: RunningStudy) -> None:
-        self._line.__exit__(None, None, None)
+        self.line.__exit__(None, None, None)
+
+    def show(self, study: RunningStudy) -> None:
+        self.line.update(live_status_of(study))
 
 
-class NotebookBar(Callback):
+class NotebookBar(_Display):
     """A tqdm bar of the trials or the resource in the budget, with the best value and the slots.
 
     In a resumed study the bar begins at what was spent. It remains visible at the end.
@@ -81,17 +92,11 @@ class NotebookBar(Callback):
         unit = "trial" if study.budget.trials is not None else self._unit
         self._bar = tqdm(desc=self._name, total=status.budget, initial=int(status.spent), unit=unit)
 
-    def on_assigned(self, study: RunningStudy, assignment: Assignment) -> None:
-        self._show(study)
-
-    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
-        self._show(study)
-
     def on_study_end(self, study: RunningStudy) -> None:
-        self._show(study)
+        self.show(study)
         self._bar.close()
 
-    def _show(self, study: RunningStudy) -> None:
+    def show(self, study: RunningStudy) -> None:
         status = live_status_of(study)
         parts = [] if status.best is None else [f"best {self._metric} {status.best:.5g}"]
         if failed := status.states.get(TrialState.FAILED, 0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ Suggest = Callable[..., list[dict[str, Any]]]
 _NEW, _RUNNING, _DONE = 0, 1, 2  # hyperopt's JOB_STATE_*
 
 
+@dataclass(eq=False)
 class HyperoptSampler(Sampler):
     """Proposes parameters with one of hyperopt's algorithms.
 
@@ -31,27 +33,22 @@ class HyperoptSampler(Sampler):
       have ended, because hyperopt counts started trials, not ended ones.
     - **Failed** trials have no loss, so hyperopt treats them as worse than all others.
 
-    Args:
-        expression: the space, built from `hp.*`.
-        suggest: `tpe.suggest`, `anneal.suggest`, ..., or `functools.partial` of one.
-        seed: of the study.
-        earlier: documents, as in `Trials.trials`, of trials that ended before this study.
-
     Raises:
         SpaceError: `expression` is not a hyperopt space.
     """
 
-    def __init__(
-        self, expression: Any, suggest: Suggest, seed: int, *, earlier: Sequence[Mapping[str, Any]] = ()
-    ) -> None:
-        self._suggest = suggest
-        self._domain = domain_of(expression)
+    expression: Any  # the space, built from `hp.*`
+    suggest: Suggest  # `tpe.suggest`, `anneal.suggest`, ..., or `functools.partial` of one
+    seed: int
+    earlier: Sequence[Mapping[str, Any]] = ()  # as in `Trials.trials`, of trials that ended before this study
+
+    def __post_init__(self) -> None:
+        self._domain = domain_of(self.expression)
         self.labels = tuple(self._domain.params)
-        self.seed = seed
-        self.num_startup_trials = _startup_trials(suggest)
+        self.num_startup_trials = _startup_trials(self.suggest)
         self._earlier = [
             {**document, "tid": tid, "misc": _renumbered(document["misc"], tid)}
-            for tid, document in enumerate(earlier, start=-len(earlier))
+            for tid, document in enumerate(self.earlier, start=-len(self.earlier))
         ]
         self._params: dict[int, Params] = {}
         self._losses: dict[int, float] = {}  # infinite for a failure
@@ -67,7 +64,7 @@ class HyperoptSampler(Sampler):
         rng = np.random.default_rng((self.seed, trial_id))
         trials = trials_from_docs([*self._earlier, *self._documents()], validate=False)
         with np.errstate(all="ignore"):  # the log of a density that underflows is -inf, as it should be
-            proposals = self._suggest([trial_id], self._domain, trials, int(rng.integers(2**31 - 1)))
+            proposals = self.suggest([trial_id], self._domain, trials, int(rng.integers(2**31 - 1)))
         if not proposals:
             raise ConfigError("has nothing more to propose", key="algo", cure="Lower max_evals")
         return values_by_label(proposals[0])

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from spark_hpo.report.events import line_of
 from spark_hpo.report.ladder import Fate, ladder_of
-from spark_hpo.report.leaderboard import flat_params
+from spark_hpo.report.leaderboard import params_in_words
 from spark_hpo.report.live_line import duration
 from spark_hpo.report.status import Spent, StudyState, StudyStatus
 
@@ -43,7 +43,8 @@ def board(status: StudyStatus, *, events: bool = False) -> RenderableType:
     Args:
         events: append the last events of the journal.
     """
-    parts: list[RenderableType] = [_title(status), _facts(status)]
+    title = Text(f"{status.record.name}  ", "bold").append(f"{status.state}  ", _STYLES[status.state])
+    parts: list[RenderableType] = [title.append(state_in_words(status), "not bold"), _facts(status)]
     parts += _section("rungs", _rungs(status))
     parts += _section("running", _running(status))
     parts += _section("failures", _causes(status))
@@ -55,7 +56,7 @@ def board(status: StudyStatus, *, events: bool = False) -> RenderableType:
 
 
 def state_in_words(status: StudyStatus) -> str:
-    """Return True if it runs, or how it has ended: in one line, with what to do."""
+    """Return that the study runs, or how it has ended and what to do: in one line."""
     record, driver = status.record, status.driver
     who = f"the driver with pid {driver.pid} on {driver.host}" if driver else "its driver"
     again = f"resume it with: spark-hpo resume {record.url}"
@@ -78,12 +79,6 @@ def _section(title: str, content: RenderableType | None) -> list[RenderableType]
     return [] if content is None else [Text(f"\n{title}", "bold"), content]
 
 
-def _title(status: StudyStatus) -> Text:
-    line = Text(f"{status.record.name}  ", "bold")
-    line.append(f"{status.state}  ", _STYLES[status.state])
-    return line.append(state_in_words(status), "not bold")
-
-
 def _facts(status: StudyStatus) -> Table:
     record, answer = status.record, status.answer
     table = Table.grid(padding=(0, 2))
@@ -104,8 +99,7 @@ def _facts(status: StudyStatus) -> Table:
             best.append(f", {answer.test[metric]:.5g} on test", "not bold")
     table.add_row("best", best)
     if answer.best is not None:
-        shown = "  ".join(f"{name}={_cell(item)}" for name, item in flat_params(answer.best.params).items())
-        table.add_row("parameters", Text(shown))
+        table.add_row("parameters", Text(params_in_words(answer.best.params)))
     for warning in answer.warnings:
         table.add_row("note", Text(warning, "yellow"))
     if answer.outlook is not None:
@@ -182,7 +176,3 @@ def _causes(status: StudyStatus) -> Group | None:
 def _more(hidden: int) -> Iterator[Text]:
     if hidden > 0:
         yield Text(f"and {hidden} more", "bright_black")
-
-
-def _cell(item: object) -> str:
-    return f"{item:.5g}" if isinstance(item, float) else str(item)

@@ -61,6 +61,11 @@ def flat_params(params: Params) -> dict[str, Any]:
     return {name: item if _is_scalar(item) else str(item) for name, item in flatten(params)}
 
 
+def params_in_words(params: Params) -> str:
+    """Return parameters in one line: `lr=0.1  optimizer.name=sgd`."""
+    return "  ".join(f"{name}={_cell(item)}" for name, item in flat_params(params).items())
+
+
 def render(
     trials: Iterable[Trial], objective: Objective, front: Collection[int] = (), *, top: int = 10
 ) -> Table:
@@ -85,8 +90,7 @@ def render(
     for trial in best:
         row = _row(trial, columns, objective, front)
         row |= {FRONT: "*" if row.get(FRONT) else "", FEASIBLE: "yes" if row.get(FEASIBLE) else "no"}
-        params = "  ".join(f"{name}={_cell(item)}" for name, item in flat_params(trial.params).items())
-        table.add_row(*(_cell(row[name]) for name in columns), params)
+        table.add_row(*(_cell(row[name]) for name in columns), params_in_words(trial.params))
     return table
 
 

@@ -152,13 +152,7 @@ class MlflowTracker:
         """Write pending trials and the outcome of the study, then close.
 
         Args:
-            status: of the study's run. Children that still run are KILLED.
-            metrics: of the study's run, e.g. {"best_accuracy": 0.97, "test_accuracy": 0.96}.
-            leaderboard: logged as a table, leaderboard.json, and as leaderboard.csv.
-            artifacts: texts by path, e.g. {"report.html": "<html>..."}.
-            tags: of the study's run.
-            front: the trials on the Pareto front, whose runs get a tag; None: a study with one objective.
-            timeout_s: seconds to wait.
+            timeout_s: seconds to wait. All other arguments are fields of `Outcome`.
 
         Returns:
             Whether everything is in MLflow. Never raises for an outage.

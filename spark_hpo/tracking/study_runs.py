@@ -53,12 +53,12 @@ class StudyCard:
 class Outcome:
     """The final content of the study's run."""
 
-    status: RunStatus
+    status: RunStatus  # children that still run are KILLED
     time: float  # seconds since 1970
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)  # e.g. {"best_accuracy": 0.97}
     tags: Mapping[str, str] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)  # text by path, e.g. "report.html"
-    leaderboard: pd.DataFrame | None = None
+    leaderboard: pd.DataFrame | None = None  # logged as a table, leaderboard.json, and as leaderboard.csv
     front: Collection[int] | None = None  # trials on the Pareto front; None: only one objective
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from spark_hpo.train.rank_failure import failure_of
 from spark_hpo.trial import Measurement, Report
 
 
+@dataclass(eq=False)
 class FunctionRank:
     """Calls `train(ctx)` and reports the metrics, the checkpoint and the notes of the function.
 
@@ -23,14 +24,13 @@ class FunctionRank:
     of epoch 3, a curve of 3 measurements and the note
     """
 
-    def __init__(self, setup: RankSetup, function: Callable[[TrainContext], Any]) -> None:
-        self._setup = setup
-        self._function = function
+    setup: RankSetup
+    function: Callable[[TrainContext], Any]
 
     @property
     def progress(self) -> int | None:
         """A count that grows while this rank is at work; None: the function has not counted anything yet."""
-        return self._setup.coordinator.progress or None
+        return self.setup.coordinator.progress or None
 
     def run(self, report: Report) -> Report:
         """Complete the report of the assignment. It includes the notes of a function that fails."""
@@ -38,16 +38,16 @@ class FunctionRank:
         try:
             report = self._call(context, report)
         except (Exception, SystemExit) as exc:  # the user's code may raise anything
-            report = replace(report, failure=failure_of(exc, self._setup.world.size))
+            report = replace(report, failure=failure_of(exc, self.setup.world.size))
         return replace(
             report,
-            params=None if context.params is self._setup.assignment.params else context.params,
+            params=None if context.params is self.setup.assignment.params else context.params,
             notes=context.notes,
             curve=context.trace or report.curve,
         )
 
     def _open_context(self) -> TrainContext:
-        setup, assignment = self._setup, self._setup.assignment
+        setup, assignment = self.setup, self.setup.assignment
         resumed: dict[str, Any] = {}  # what an earlier attempt saved
         setup.checkpoints.resume(resumed.update)
         curve = tuple(Measurement(**measurement) for measurement in resumed.get("curve", ()))
@@ -65,9 +65,9 @@ class FunctionRank:
         )
 
     def _call(self, context: TrainContext, report: Report) -> Report:
-        setup, assignment = self._setup, self._setup.assignment
+        setup, assignment = self.setup, self.setup.assignment
         try:
-            returned = self._function(context)
+            returned = self.function(context)
         except TrialPruned:
             return self._finish(context, replace(report, is_pruned=True), None)
         if isinstance(returned, Mapping) and not context.measurements:
@@ -93,7 +93,7 @@ class FunctionRank:
 
     def _finish(self, context: TrainContext, report: Report, path: str | None) -> Report:
         """Return the report of a function that has ended or was pruned."""
-        setup, assignment, measurements = self._setup, self._setup.assignment, context.measurements
+        setup, assignment, measurements = self.setup, self.setup.assignment, context.measurements
         if not measurements:
             return replace(report, checkpoint=assignment.checkpoint)
         return replace(
@@ -107,11 +107,11 @@ class FunctionRank:
 
     def _save_partial(self, context: TrainContext) -> None:
         curve = [asdict(measurement) for measurement in context.measurements]
-        self._setup.checkpoints.save_partial({"function": context.checkpoint, "curve": curve})
+        self.setup.checkpoints.save_partial({"function": context.checkpoint, "curve": curve})
 
     def _load_checkpoint(self, resumed: Mapping[str, Any]) -> Any:
         if resumed:
             return resumed["function"]
-        if self._setup.assignment.checkpoint is None:
+        if self.setup.assignment.checkpoint is None:
             return None
-        return checkpoint.load(self._setup.spec.storage, self._setup.assignment.checkpoint)["function"]
+        return checkpoint.load(self.setup.spec.storage, self.setup.assignment.checkpoint)["function"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from spark_hpo.errors import CheckpointError
 from spark_hpo.train import checkpoint
@@ -12,6 +12,7 @@ from spark_hpo.train.task import TrainTask
 from spark_hpo.trial import Report, Split
 
 
+@dataclass(eq=False)
 class TaskRank:
     """Trains a `TrainTask` to the assignment's resource and saves a checkpoint, or evaluates it.
 
@@ -19,22 +20,21 @@ class TaskRank:
     after each epoch; save checkpoints/trial-000004/000009-1.pt; report resource 9
     """
 
-    def __init__(self, setup: RankSetup, task_class: type[TrainTask]) -> None:
-        self._setup = setup
-        self._task_class = task_class
+    setup: RankSetup
+    task_class: type[TrainTask]
 
     @property
     def progress(self) -> int:
         """A count that grows while this rank is at work."""
-        return self._setup.coordinator.progress
+        return self.setup.coordinator.progress
 
     def run(self, report: Report) -> Report:
         """Complete the report of the assignment. Metrics and checkpoint are the same on every rank."""
-        setup, assignment = self._setup, self._setup.assignment
+        setup, assignment = self.setup, self.setup.assignment
         assert setup.table is not None, "a task needs a table"
         train = setup.open_loader(Split.TRAIN)
         trainer = Trainer(
-            self._task_class(assignment.params, setup.table.schema),
+            self.task_class(assignment.params, setup.table.schema),
             setup.world,
             setup.settings,
             seed=assignment.seed,
@@ -68,8 +68,8 @@ class TaskRank:
 
     def _restore(self, trainer: Trainer) -> None:
         """Load what an earlier attempt saved, else the checkpoint that the assignment starts from."""
-        storage, path = self._setup.spec.storage, self._setup.assignment.checkpoint
-        if self._setup.checkpoints.resume(trainer.load_partial) or path is None:
+        storage, path = self.setup.spec.storage, self.setup.assignment.checkpoint
+        if self.setup.checkpoints.resume(trainer.load_partial) or path is None:
             return
         state = checkpoint.load(storage, path)
         try:

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 _FIRST, _SECOND = 101, 100  # priorities; Spark's own hooks, which stop executors, have 40 and 50
 
 
+@dataclass(eq=False)
 class ShutdownHold:
     """A context in which a JVM that exits calls `notice`, and waits until the context ends.
 
@@ -26,14 +28,11 @@ class ShutdownHold:
     closes the pipe or dies.
     """
 
-    def __init__(self, jvm: Any, notice: Callable[[], None], *, limit_s: float) -> None:
-        """
-        Args:
-            limit_s: the longest time that the JVM waits.
-        """
-        self._jvm = jvm
-        self._notice = notice
-        self._limit_s = limit_s
+    jvm: Any
+    notice: Callable[[], None]
+    limit_s: float  # the longest time that the JVM waits
+
+    def __post_init__(self) -> None:
         self._hooks: list[Any] = []
         self._is_ending = False
         self._is_released = False
@@ -61,7 +60,7 @@ class ShutdownHold:
             self._release()
 
     def _install(self, notice: str, hold: str) -> None:
-        jvm = self._jvm
+        jvm = self.jvm
         copy, seconds = jvm.org.apache.spark.util.RedirectThread, jvm.java.util.concurrent.TimeUnit.SECONDS
         notify = copy(
             jvm.java.io.ByteArrayInputStream(b"x"), jvm.java.io.FileOutputStream(notice), "spark_hpo", False
@@ -71,18 +70,18 @@ class ShutdownHold:
         )
         manager = jvm.org.apache.hadoop.util.ShutdownHookManager.get()
         for hook, priority in ((notify, _FIRST), (wait, _SECOND)):
-            manager.addShutdownHook(hook, priority, int(self._limit_s) + 1, seconds)
+            manager.addShutdownHook(hook, priority, int(self.limit_s) + 1, seconds)
             self._hooks.append(hook)
 
     def _listen(self) -> None:
         if os.read(self._notice_pipe, 1) == b"x" and not self._is_released:
             self._is_ending = True
-            self._notice()
+            self.notice()
 
     def _release(self) -> None:
         self._is_released = True
         try:
-            manager = self._jvm.org.apache.hadoop.util.ShutdownHookManager.get()
+            manager = self.jvm.org.apache.hadoop.util.ShutdownHookManager.get()
             for hook in self._hooks:
                 manager.removeShutdownHook(hook)
         except Exception:  # the JVM is exiting: its hooks end with the pipe
