@@ -53,7 +53,11 @@ class TensorBoard(Callback):
     def on_study_start(self, study: RunningStudy) -> None:
         for trial in study.trials.values():  # of earlier drivers
             if trial.curve or trial.state.is_out:
-                self._bring_up_to_date(trial, self._written(trial.trial_id))
+                written = self._written(trial.trial_id)
+                missing = [m for m in trial.curve if m.resource > written.resource]
+                has_ended = trial.state.is_out and not written.is_ended
+                if missing or has_ended or not written.is_begun:
+                    self._write(trial, missing, is_new=not written.is_begun, has_ended=has_ended)
 
     def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         is_new = len(trial.curve) == len(report.curve)
@@ -61,12 +65,6 @@ class TensorBoard(Callback):
 
     def on_trial_end(self, study: RunningStudy, trial: Trial) -> None:
         self._write(trial, (), is_new=False, has_ended=True)
-
-    def _bring_up_to_date(self, trial: Trial, written: _Written) -> None:
-        missing = [m for m in trial.curve if m.resource > written.resource]
-        has_ended = trial.state.is_out and not written.is_ended
-        if missing or has_ended or not written.is_begun:
-            self._write(trial, missing, is_new=not written.is_begun, has_ended=has_ended)
 
     def _write(self, trial: Trial, curve: Iterable[Measurement], *, is_new: bool, has_ended: bool) -> None:
         from tensorboard.compat.proto.event_pb2 import Event

@@ -54,11 +54,6 @@ class HyperoptSampler(Sampler):
         self._losses: dict[int, float] = {}  # infinite for a failure
 
     def ask(self, trial_id: int) -> Params:
-        """Propose values by label. Does not change the sampler's state.
-
-        Raises:
-            ConfigError: the algorithm has nothing more to propose.
-        """
         from hyperopt import trials_from_docs
 
         rng = np.random.default_rng((self.seed, trial_id))
@@ -70,18 +65,12 @@ class HyperoptSampler(Sampler):
         return values_by_label(proposals[0])
 
     def start(self, trial_id: int, params: Params) -> None:
-        """Record that the trial runs with these values.
-
-        Raises:
-            SpaceError: the space does not have one of the labels.
-        """
         check_labels(params, self.labels)
         self._params[trial_id] = params
 
     def tell(
         self, trial_id: int, *, resource: int, loss: float, others: Losses = (), violation: float = 0.0
     ) -> None:
-        """Record the loss of a trial; infinite or NaN for a failed one."""
         assert trial_id in self._params, f"trial {trial_id} has not been started"
         self._losses[trial_id] = loss
 
@@ -146,11 +135,7 @@ def values_by_label(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_labels(params: Mapping[str, Any], labels: Sequence[str]) -> None:
-    """Check that all parameters are labels of the space.
-
-    Raises:
-        SpaceError: one is not.
-    """
+    """Raise SpaceError unless all parameters are labels of the space."""
     for label in params:
         if label not in labels:
             raise SpaceError(f"is not a label of the space, which has {', '.join(labels)}", key=label)

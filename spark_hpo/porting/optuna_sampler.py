@@ -54,7 +54,6 @@ class OptunaDefineByRunSampler(Sampler):
         self._resolved: dict[int, tuple[Params, Mapping[str, Any]]] = {}
 
     def ask(self, trial_id: int) -> Params:
-        """Propose values for the parameters known so far. Does not change what the sampler has learned."""
         if self._asked is None or self._asked[0] != trial_id:
             self._forget_asked()
             self._asked = trial_id, self._ask_optuna(trial_id)
@@ -62,19 +61,16 @@ class OptunaDefineByRunSampler(Sampler):
         return {**self._asked[1].params, **given}
 
     def start(self, trial_id: int, params: Params) -> None:
-        """Record that the trial runs with this proposal."""
         self.ask(trial_id)
         assert self._asked is not None
         self._running[trial_id], self._asked = self._asked[1], None
 
     def resolve_params(self, trial_id: int, params: Params, notes: Mapping[str, Any]) -> None:
-        """Record the parameters that the trial has asked for, and its notes."""
         self._resolved[trial_id] = params, notes
 
     def tell(
         self, trial_id: int, *, resource: int, loss: float, others: Losses = (), violation: float = 0.0
     ) -> None:
-        """Record that a trial has ended, with the values in the notes of `resolve_params`."""
         self._forget_asked()
         trial = self._running.pop(trial_id)
         system_attrs = self._study._storage.get_trial(trial._trial_id).system_attrs

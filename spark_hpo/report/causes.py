@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from spark_hpo.report.study_record import Attempt, StudyRecord
-from spark_hpo.trial import FailureKind
+from spark_hpo.trial import Failure, FailureKind
 
 # Text that varies between failures of one cause. Addresses and ids come first, because they contain digits.
 _VARYING = re.compile(
@@ -36,31 +35,27 @@ class Cause:
 
 def causes_of(record: StudyRecord) -> list[Cause]:
     """Return the causes of all failures but interrupts, the one that failed most trials first."""
-    groups: dict[tuple[FailureKind, str], list[Attempt]] = {}
+    groups: dict[tuple[FailureKind, str], list[tuple[Attempt, Failure]]] = {}
     for attempt in record.attempts:
         failure = None if attempt.report is None else attempt.report.failure
         if failure is not None and failure.kind is not FailureKind.INTERRUPTED:
-            groups.setdefault((failure.kind, normalised(failure.message)), []).append(attempt)
-    causes = [_cause(kind, message, attempts) for (kind, message), attempts in groups.items()]
+            key = failure.kind, normalised(failure.message)
+            groups.setdefault(key, []).append((attempt, failure))
+    causes = [
+        Cause(
+            kind=kind,
+            message=message,
+            example=some[0][1].message,
+            traceback=some[0][1].traceback,
+            failed=sum(not attempt.is_lost for attempt, _ in some),
+            retried=sum(attempt.is_lost for attempt, _ in some),
+            trials=tuple(sorted({attempt.assignment.trial_id for attempt, _ in some})),
+        )
+        for (kind, message), some in groups.items()
+    ]
     return sorted(causes, key=lambda cause: (-cause.failed, -cause.retried, cause.message))
 
 
 def normalised(message: str) -> str:
     """Replace each number, address and id: `rank 3 died at 0x7f1` -> `rank # died at #`."""
     return _VARYING.sub("#", message)
-
-
-def _cause(kind: FailureKind, message: str, attempts: Iterable[Attempt]) -> Cause:
-    some = list(attempts)
-    first = some[0].report
-    assert first is not None
-    assert first.failure is not None, "it is grouped by its failure"
-    return Cause(
-        kind=kind,
-        message=message,
-        example=first.failure.message,
-        traceback=first.failure.traceback,
-        failed=sum(not attempt.is_lost for attempt in some),
-        retried=sum(attempt.is_lost for attempt in some),
-        trials=tuple(sorted({attempt.assignment.trial_id for attempt in some})),
-    )

@@ -72,10 +72,7 @@ _PICTURES: Mapping[str, Callable[[StudyRecord], Picture]] = {
 
 
 def write_report(storage: Storage, *, is_running: bool | None = None) -> tuple[StudyRecord, str] | None:
-    """Write the page into the study directory.
-
-    Args:
-        is_running: whether a driver is running; None: read the lease.
+    """Write the page of `StudyRecord.read` into the study directory.
 
     Returns:
         What the page was made from, and its text. None if it could not be written, which is logged: a study

@@ -68,11 +68,7 @@ def importance(space: Space, results: Sequence[tuple[Params, Score]]) -> dict[st
 def _divergence(
     axis: Axis, positions: Array, is_top: npt.NDArray[np.bool_], is_active: npt.NDArray[np.bool_]
 ) -> float:
-    """Theorem 4.2 of conditional PED-ANOVA, without the factor that all parameters share.
-
-    Args:
-        positions: on the axis, of the trials in which it is active.
-    """
+    """Theorem 4.2 of conditional PED-ANOVA, without the factor that all parameters share."""
     top = positions[is_top[is_active]]
     if axis.options == 1 or len(positions) < _MIN_ACTIVE or not len(top):
         return 0.0

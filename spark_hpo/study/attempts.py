@@ -12,7 +12,7 @@ from spark_hpo.study.incumbents import Incumbents
 from spark_hpo.study.progress import Progress
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.journal import Journal
-from spark_hpo.study_dir.retention import BEST, Owner, Retention
+from spark_hpo.study_dir.retention import BEST, Owner, Retention, Role
 from spark_hpo.trial import Assignment, AssignmentKey, Report, Split, Trial, TrialState
 
 
@@ -53,7 +53,7 @@ class Attempts:
     def begin(self, assignment: Assignment) -> None:
         if assignment.split is Split.VALIDATION:
             # A new trial may start from its parent's checkpoint, and needs it until it has its own.
-            self._retention.keep(Owner.trial(assignment.trial_id), assignment.checkpoint)
+            self._retention.keep(Owner(Role.TRIAL, assignment.trial_id), assignment.checkpoint)
         self._journal.assigned(assignment)
         if assignment.attempt > 1:
             # From now on only this attempt may save checkpoints of the trial.
@@ -97,7 +97,7 @@ class Attempts:
             self._retention.tidy(report.trial_id)
 
     def replay_begin(self, assignment: Assignment) -> Slot:
-        self._retention.keep(Owner.trial(assignment.trial_id), assignment.checkpoint)
+        self._retention.keep(Owner(Role.TRIAL, assignment.trial_id), assignment.checkpoint)
         return self._decider.restart(assignment)
 
     def replay_finish(self, report: Report) -> None:
@@ -131,9 +131,9 @@ class Attempts:
         # The trial as of this report: in a replay the journal has its last state.
         trial = as_reported(self._journal.trials[report.trial_id], report, decision.score)
         self._incumbents.note(trial, is_complete=decision.is_complete)
-        self._retention.keep(Owner.trial(report.trial_id), report.checkpoint)
+        self._retention.keep(Owner(Role.TRIAL, report.trial_id), report.checkpoint)
         for trial_id in decision.ended:
-            self._retention.release(Owner.trial(trial_id))
+            self._retention.keep(Owner(Role.TRIAL, trial_id), None)
         if report.attempt > 1 or report.failure is not None:
             self._retention.tidy(report.trial_id)
         self._progress.resource_spent += decision.resource_spent

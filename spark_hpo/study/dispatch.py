@@ -40,6 +40,7 @@ class _Waiting:
     not_before: float  # on the study's clock
 
 
+@dataclass(eq=False)
 class Dispatcher:
     """Starts attempts on the backend, gives up stalled ones, and retries those that were lost.
 
@@ -49,21 +50,14 @@ class Dispatcher:
         wait(1) -> a and its report, for the study to record
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        attempts: Attempts,
-        failures: Failures,
-        storage: Storage,
-        policy: DispatchPolicy,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._backend = backend
-        self._attempts = attempts
-        self._failures = failures
-        self._storage = storage
-        self._policy = policy
-        self._clock = clock
+    backend: Backend
+    attempts: Attempts
+    failures: Failures
+    storage: Storage
+    policy: DispatchPolicy
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self._waiting: list[_Waiting] = []
         self._given_up: deque[Report] = deque()  # reports of stalled assignments
 
@@ -74,13 +68,13 @@ class Dispatcher:
 
     @property
     def is_interrupted(self) -> bool:
-        return self._policy.interrupted()
+        return self.policy.interrupted()
 
     def delete_signals(self) -> None:
         """Delete the stop signal of a killed driver, and progress files that ranks wrote after their end."""
-        self._storage.delete(layout.STOP)
-        for name in self._storage.names(layout.PROGRESS, hidden=True):
-            self._storage.delete(f"{layout.PROGRESS}/{name}")
+        self.storage.delete(layout.STOP)
+        for name in self.storage.names(layout.PROGRESS, hidden=True):
+            self.storage.delete(f"{layout.PROGRESS}/{name}")
 
     def resume(self, assignments: Sequence[Assignment]) -> None:
         """Retry the assignments that were in flight when an earlier driver ended."""
@@ -88,7 +82,7 @@ class Dispatcher:
 
     def enqueue(self, assignments: Iterable[Assignment]) -> None:
         """Let assignments wait until there are slots for them."""
-        self._waiting += [_Waiting(assignment, self._clock()) for assignment in assignments]
+        self._waiting += [_Waiting(assignment, self.clock()) for assignment in assignments]
 
     def drop(self, trial_id: int) -> None:
         """Drop the waiting folds of a trial that have not begun."""
@@ -97,12 +91,12 @@ class Dispatcher:
         ]
 
     def start(self, assignment: Assignment) -> None:
-        self._attempts.begin(assignment)
-        self._backend.submit(assignment)
+        self.attempts.begin(assignment)
+        self.backend.submit(assignment)
 
     def start_waiting(self) -> Assignment | None:
         """Start one of the waiting assignments, if one is due."""
-        now = self._clock()
+        now = self.clock()
         due = next((waiting for waiting in self._waiting if waiting.not_before <= now), None)
         if due is None:
             return None
@@ -120,22 +114,22 @@ class Dispatcher:
             DataError: the table is damaged.
             StorageError: the study directory cannot be written, after all retries.
         """
-        report = self._given_up.popleft() if self._given_up else self._backend.wait(timeout)
+        report = self._given_up.popleft() if self._given_up else self.backend.wait(timeout)
         if not self._given_up:
             self._give_up_stalled(report)
         if report is None and self._given_up:
             report = self._given_up.popleft()
         if report is None:
             return None
-        assignment = self._attempts.running[report.key]
+        assignment = self.attempts.running[report.key]
         if report.failure is not None:
             self._log_stacks(assignment)
         delay = self._retry_delay(assignment, report)
         if delay is None:
-            self._failures.ended(report)
+            self.failures.ended(report)
             return assignment, report
-        self._attempts.lose(report)
-        self._waiting.append(_Waiting(self._next_attempt(assignment), self._clock() + delay))
+        self.attempts.lose(report)
+        self._waiting.append(_Waiting(self._next_attempt(assignment), self.clock() + delay))
         return None
 
     def run_alone(self, assignment: Assignment) -> Report:
@@ -144,7 +138,7 @@ class Dispatcher:
         Raises:
             KeyboardInterrupt: an interrupt was requested.
         """
-        assert not self._attempts.running, "nothing else runs"
+        assert not self.attempts.running, "nothing else runs"
         self.start(assignment)
         while True:
             done = self.wait()
@@ -155,24 +149,24 @@ class Dispatcher:
                     for _, report in self.drain():
                         return report
                 raise KeyboardInterrupt
-            if not self._attempts.running:
+            if not self.attempts.running:
                 self.start_waiting()
 
     def drain(self) -> Iterator[tuple[Assignment, Report]]:
         """Ask running trials to save their state and stop. Yields those that end for good meanwhile."""
-        grace = self._policy.grace_s
+        grace = self.policy.grace_s
         logger.warning(
             "interrupted: saving running trials (up to %.0f s); press Ctrl-C again to quit immediately", grace
         )
-        self._storage.write(layout.STOP, b"")
+        self.storage.write(layout.STOP, b"")
         try:
-            deadline = self._clock() + grace
-            while self._attempts.running and self._clock() < deadline:
+            deadline = self.clock() + grace
+            while self.attempts.running and self.clock() < deadline:
                 if (done := self.wait()) is not None:
                     yield done
         finally:
-            self._backend.close()
-            self._storage.delete(layout.STOP)
+            self.backend.close()
+            self.storage.delete(layout.STOP)
 
     def _retry_delay(self, assignment: Assignment, report: Report) -> float | None:
         """Seconds until another attempt; None: there is none."""
@@ -182,14 +176,14 @@ class Dispatcher:
         if failure.kind is FailureKind.INTERRUPTED:
             logger.info("%s has saved its state", assignment)
             return 0.0
-        delay = self._failures.retry_delay(report, failure, excluded=assignment.excluded_files)
+        delay = self.failures.retry_delay(report, failure, excluded=assignment.excluded_files)
         if delay is not None:
             when = f"in {delay:.3g} s" if delay else "now"
             logger.warning("%s was lost (%s); retrying %s", assignment, failure.message, when)
         return delay
 
     def _log_stacks(self, assignment: Assignment) -> None:
-        supervisor = self._policy.supervisor
+        supervisor = self.policy.supervisor
         if supervisor is not None and (stacks := supervisor.take_stacks(assignment)):
             logger.warning("%s: stack traces of its ranks:\n%s", assignment, stacks)
 
@@ -199,17 +193,17 @@ class Dispatcher:
         Args:
             report: that has just come; its assignment is not in flight any more.
         """
-        supervisor = self._policy.supervisor
+        supervisor = self.policy.supervisor
         if supervisor is None:
             return
         ended = None if report is None else report.key
-        running = [a for a in self._attempts.running.values() if a.key != ended]
+        running = [a for a in self.attempts.running.values() if a.key != ended]
         for assignment, reason in supervisor.stalled(running):
-            self._backend.cancel(*assignment.key)
+            self.backend.cancel(*assignment.key)
             failure = Failure(kind=FailureKind.INFRASTRUCTURE, message=reason)
             self._given_up.append(Report.failed(assignment, failure))
 
     def _next_attempt(self, assignment: Assignment) -> Assignment:
         return replace(
-            assignment, attempt=assignment.attempt + 1, excluded_files=self._failures.excluded_files
+            assignment, attempt=assignment.attempt + 1, excluded_files=self.failures.excluded_files
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from spark_hpo.objective import Objective
 from spark_hpo.ranking import by_score, pareto_front
-from spark_hpo.study_dir.retention import BEST, Owner, Retention
+from spark_hpo.study_dir.retention import BEST, Owner, Retention, Role
 from spark_hpo.trial import Trial
 
 
+@dataclass(eq=False)
 class Incumbents:
     """Tracks the best trial and the Pareto front as reports come in, and keeps their checkpoints.
 
@@ -15,9 +18,10 @@ class Incumbents:
     nothing; note(2, better than 0 in one of two) -> those of 0 and 2; note(3, beats 0) -> those of 2 and 3
     """
 
-    def __init__(self, objective: Objective, retention: Retention) -> None:
-        self._objective = objective
-        self._retention = retention
+    objective: Objective
+    retention: Retention
+
+    def __post_init__(self) -> None:
         self._best: Trial | None = None
         self._front: list[Trial] = []
 
@@ -34,12 +38,12 @@ class Incumbents:
         """
         if trial.score.is_finite and (self._best is None or by_score(trial) < by_score(self._best)):
             self._best = trial
-            self._retention.keep(BEST, trial.checkpoint)
+            self.retention.keep(BEST, trial.checkpoint)
         if not is_complete:
             return
         # Dominance is transitive: trials that have left the front need not be compared again.
-        before, self._front = self._front, pareto_front([*self._front, trial], self._objective)
+        before, self._front = self._front, pareto_front([*self._front, trial], self.objective)
         for member in self._front:
-            self._retention.keep(Owner.front(member.trial_id), member.checkpoint)
+            self.retention.keep(Owner(Role.FRONT, member.trial_id), member.checkpoint)
         for trial_id in {t.trial_id for t in before} - {t.trial_id for t in self._front}:
-            self._retention.release(Owner.front(trial_id))
+            self.retention.keep(Owner(Role.FRONT, trial_id), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from spark_hpo.errors import StorageError
 from spark_hpo.study_dir import layout
@@ -28,6 +28,7 @@ class _Heartbeat:
     has_begun: bool = False
 
 
+@dataclass(eq=False)
 class Supervisor:
     """Reads the progress files of the ranks in flight, a few times per timeout.
 
@@ -35,30 +36,20 @@ class Supervisor:
     off: those are left to the supervisor.
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        *,
-        rank_timeout_s: float,
-        start_timeout_s: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """
-        Args:
-            rank_timeout_s: for one training step.
-            start_timeout_s: from submission to the first progress.
-        """
-        self._storage = storage
-        self._rank_timeout_s = rank_timeout_s
-        self._start_timeout_s = start_timeout_s
-        self._clock = clock
-        self._interval = min(max(rank_timeout_s / _CHECKS, _SHORTEST_S), _LONGEST_S)
-        self._checked = clock()
+    storage: Storage
+    _: KW_ONLY
+    rank_timeout_s: float  # for one training step
+    start_timeout_s: float  # from submission to the first progress
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._interval = min(max(self.rank_timeout_s / _CHECKS, _SHORTEST_S), _LONGEST_S)
+        self._checked = self.clock()
         self._heartbeats: dict[tuple[AssignmentKey, int], _Heartbeat] = {}  # by key and attempt
 
     def stalled(self, running: Iterable[Assignment]) -> Iterator[tuple[Assignment, str]]:
         """The assignments to give up, each with the reason. Reads files only when a check is due."""
-        now = self._clock()
+        now = self.clock()
         assignments = {(a.key, a.attempt): a for a in running}
         self._heartbeats = {key: beat for key, beat in self._heartbeats.items() if key in assignments}
         for key in assignments:
@@ -66,11 +57,11 @@ class Supervisor:
         if now - self._checked < self._interval:
             return
         self._checked = now
-        limit = self._rank_timeout_s * (1 + _GRACE) + _GRACE_S
+        limit = self.rank_timeout_s * (1 + _GRACE) + _GRACE_S
         for key, assignment in assignments.items():
             beat = self._heartbeats[key]
             try:
-                value = self._storage.read(_progress(assignment))
+                value = self.storage.read(_progress(assignment))
             except StorageError as exc:
                 logger.warning("cannot read the progress of %s: %s", assignment, exc)
                 value, beat.since = beat.value, now  # an outage of the storage must not end assignments
@@ -82,20 +73,20 @@ class Supervisor:
                     assignment,
                     f"its ranks have made no step for {silence:.0f} s (resources.rank_timeout_s)",
                 )
-            elif not beat.has_begun and silence > self._start_timeout_s + limit:
+            elif not beat.has_begun and silence > self.start_timeout_s + limit:
                 yield assignment, f"its ranks did not start within {silence:.0f} s (resources.slot_timeout_s)"
 
     def take_stacks(self, assignment: Assignment) -> str:
         """Read and delete the stack traces that the ranks of an ended assignment have left."""
         prefix = _progress(assignment).removeprefix(f"{layout.PROGRESS}/")
         stacks = []
-        for name in self._storage.names(layout.PROGRESS):
+        for name in self.storage.names(layout.PROGRESS):
             path = f"{layout.PROGRESS}/{name}"
             if name.startswith(f"{prefix}-rank-"):
-                text = (self._storage.read(path) or b"").decode(errors="replace")
+                text = (self.storage.read(path) or b"").decode(errors="replace")
                 stacks.append(f"rank {name.rpartition('-')[2]}: {text}")
             if name == prefix or name.startswith(f"{prefix}-"):
-                self._storage.delete(path)
+                self.storage.delete(path)
         return "\n".join(stacks)
 
 

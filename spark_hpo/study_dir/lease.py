@@ -83,6 +83,7 @@ def is_held(storage: Storage) -> bool:
     return holder is not None and holder.is_alive(time.time())
 
 
+@dataclass(eq=False)
 class Lease:
     """The right to write a study, held from `acquire` to `release`.
 
@@ -91,20 +92,19 @@ class Lease:
     the meantime is ignored, because it carries the old epoch.
     """
 
-    def __init__(
-        self, storage: Storage, holder: Holder, duration_s: float, clock: Callable[[], float]
-    ) -> None:
-        self._storage = storage
-        self._holder = holder
-        self._duration_s = duration_s
-        self._clock = clock
+    storage: Storage
+    holder: Holder
+    duration_s: float
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
         self._writing = threading.Lock()  # a renewal in flight must not undo the release
         self._released = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def epoch(self) -> int:
-        return self._holder.epoch
+        return self.holder.epoch
 
     @classmethod
     def acquire(
@@ -164,7 +164,7 @@ class Lease:
         self._thread.start()
 
     def _keep_renewing(self) -> None:
-        while not self._released.wait(self._duration_s / 6):
+        while not self._released.wait(self.duration_s / 6):
             try:
                 self.renew()
             except LeaseError:
@@ -177,9 +177,9 @@ class Lease:
         with self._writing:
             if self._released.is_set():
                 return
-            if self._holder.expires_at - self._clock() < self._duration_s * 2 / 3:
+            if self.holder.expires_at - self.clock() < self.duration_s * 2 / 3:
                 self.check()
-                self._holder = replace(self._holder, expires_at=self._clock() + self._duration_s)
+                self.holder = replace(self.holder, expires_at=self.clock() + self.duration_s)
                 self._write()
 
     def check(self) -> None:
@@ -188,22 +188,22 @@ class Lease:
         Raises:
             LeaseError: another driver has.
         """
-        current = Holder.read(self._storage)
-        if current is None or current.epoch != self.epoch or current.pid != self._holder.pid:
+        current = Holder.read(self.storage)
+        if current is None or current.epoch != self.epoch or current.pid != self.holder.pid:
             other = f"pid {current.pid} on {current.host}" if current else "a process that removed lease.json"
-            raise LeaseError(f"{self._storage.url}: this driver has lost the study to {other} and stops")
+            raise LeaseError(f"{self.storage.url}: this driver has lost the study to {other} and stops")
 
     def release(self) -> None:
         """Let the next driver start at once. Does nothing if the lease is lost already."""
         self._released.set()
         with self._writing:
-            current = Holder.read(self._storage)
+            current = Holder.read(self.storage)
             if current is not None and current.epoch == self.epoch:
-                self._holder = replace(self._holder, released=True)
+                self.holder = replace(self.holder, released=True)
                 self._write()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def _write(self) -> None:
-        self._storage.write(_NAME, json.dumps(asdict(self._holder)).encode())
+        self.storage.write(_NAME, json.dumps(asdict(self.holder)).encode())

@@ -27,14 +27,6 @@ class Owner:
     role: Role
     trial_id: int | None = None  # None: the best trial, whichever it is
 
-    @classmethod
-    def trial(cls, trial_id: int) -> Owner:
-        return cls(Role.TRIAL, trial_id)
-
-    @classmethod
-    def front(cls, trial_id: int) -> Owner:
-        return cls(Role.FRONT, trial_id)
-
 
 BEST = Owner(Role.BEST)
 
@@ -64,10 +56,6 @@ class Retention:
                 del self._owners[before]
                 if self._is_live:
                     self._storage.delete(before)
-
-    def release(self, owner: Owner) -> None:
-        """Note that the owner needs no checkpoint any more."""
-        self.keep(owner, None)
 
     def tidy(self, trial_id: int, fold: int | None = None) -> None:
         """Delete what lost attempts of a trial, or of one of its folds, have saved."""

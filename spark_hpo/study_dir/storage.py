@@ -180,11 +180,7 @@ class Storage:
 
 
 def _checked(name: str) -> str:
-    """Check a path, which may come from a journal that another user has written.
-
-    Raises:
-        StorageError: it is not a relative path inside the directory.
-    """
+    """Refuse a path outside the directory: it may come from a journal that another user has written."""
     parts = name.split("/") if isinstance(name, str) else [""]
     if any(part in ("", ".", "..") or not part.isprintable() for part in parts):
         raise StorageError(f"{name!r}: must be a relative path inside the study directory")

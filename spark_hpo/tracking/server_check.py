@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from spark_hpo.errors import TrackingError
 from spark_hpo.redact import hide, one_line, redact
@@ -62,23 +63,18 @@ def check_server(uri: str) -> ServerCheck:
     return ServerCheck(message=f"{shown} answers and accepts runs and models", warnings=tuple(warnings))
 
 
-def _of_file(shown: str, database: os.PathLike[str]) -> ServerCheck:
+def _of_file(shown: str, database: Path) -> ServerCheck:
     """Check the path only: connecting would create the file and run all its migrations."""
-    path = os.fspath(database)
-    folder = os.path.dirname(path)
-    if os.path.exists(path):
-        if not os.access(path, os.W_OK) or not os.access(folder, os.W_OK):
-            raise TrackingError(
-                f"mlflow.tracking_uri is {shown}: {path} cannot be written to: choose another"
-            )
-        return ServerCheck(message=f"{shown} exists")
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+    folder = next(folder for folder in database.parents if folder.exists())
+    is_there = database.exists()
+    needed = [database, folder] if is_there else [folder]
+    refused = [path for path in needed if not os.access(path, os.W_OK)]
+    if refused or not folder.is_dir() or not os.access(folder, os.X_OK):
+        place = next(iter(refused), folder)
         raise TrackingError(
-            f"mlflow.tracking_uri is {shown}: {folder} cannot be written to: choose a writable place"
+            f"mlflow.tracking_uri is {shown}: {place} cannot be written to: choose a writable place"
         )
-    return ServerCheck(message=f"{shown} will be created by the first study")
+    return ServerCheck(message=f"{shown} {'exists' if is_there else 'will be created by the first study'}")
 
 
 def _refusal(call: Callable[[], object], *allowed: str) -> str | None:

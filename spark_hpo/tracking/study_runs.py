@@ -73,13 +73,15 @@ class _Child:
     is_on_front: bool = False
 
 
+@dataclass(eq=False)
 class StudyRuns:
     """One parent run and its children. Not thread-safe: one thread at a time."""
 
-    def __init__(self, client: MlflowClient, experiment_id: str, card: StudyCard) -> None:
-        self.client = client
-        self.experiment_id = experiment_id
-        self.card = card
+    client: MlflowClient
+    experiment_id: str
+    card: StudyCard
+
+    def __post_init__(self) -> None:
         self._children: dict[int, _Child] | None = None  # None: ask MLflow
         self.run_id = self._parent()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 _ASSIGNMENT = "assignment"  # the key, in a partial checkpoint, of the assignment that it belongs to
 
 
+@dataclass(eq=False)
 class AttemptCheckpoints:
     """Loads and saves the checkpoints of one attempt.
 
@@ -31,11 +33,12 @@ class AttemptCheckpoints:
         attempt 2: resume(load) -> load(b); save_partial(c); save(9, d) -> "checkpoints/.../000009-2.pt"
     """
 
-    def __init__(self, storage: Storage, assignment: Assignment, world: World) -> None:
-        self._storage = storage
-        self._assignment = assignment
-        self._world = world
-        self._partial = self._partial_of(assignment.attempt)
+    storage: Storage
+    assignment: Assignment
+    world: World
+
+    def __post_init__(self) -> None:
+        self._partial = self._partial_of(self.assignment.attempt)
         self._has_partial = False
 
     def resume(self, load: Callable[[Mapping[str, Any]], None]) -> bool:
@@ -49,28 +52,28 @@ class AttemptCheckpoints:
         Raises:
             CheckpointError: from `load`, or because this rank does not see the file that rank 0 has read.
         """
-        number, state = self._newest() if self._world.rank == 0 else (0, None)
-        message = torch.tensor([number], dtype=torch.int64, device=self._world.device)
-        self._world.broadcast([message])
+        number, state = self._newest() if self.world.rank == 0 else (0, None)
+        message = torch.tensor([number], dtype=torch.int64, device=self.world.device)
+        self.world.broadcast([message])
         number = int(message)
         if number == 0:
             return False
         if state is None:
-            state = checkpoint.load(self._storage, self._partial_of(number))
+            state = checkpoint.load(self.storage, self._partial_of(number))
         del state[_ASSIGNMENT]
         load(state)
         return True
 
     def save_partial(self, state: Mapping[str, Any]) -> None:
         """Save a state within the assignment. It replaces the last one of this attempt."""
-        if self._world.rank == 0:  # DDP keeps the parameters of all ranks equal
+        if self.world.rank == 0:  # DDP keeps the parameters of all ranks equal
             self._save(self._partial, {**state, _ASSIGNMENT: self._identity()})
             self._has_partial = True
 
     def save(self, resource: int, state: Mapping[str, Any]) -> str:
         """Save the state at the end of the assignment, and return its path in the study directory."""
-        path = layout.checkpoint(self._assignment.trial_id, resource, self._assignment.attempt)
-        if self._world.rank == 0:
+        path = layout.checkpoint(self.assignment.trial_id, resource, self.assignment.attempt)
+        if self.world.rank == 0:
             self._save(path, state)
             self.delete_partial()
         return path
@@ -79,29 +82,29 @@ class AttemptCheckpoints:
         """Delete what this attempt has saved within the assignment."""
         if self._has_partial:
             with contextlib.suppress(StorageError):  # a file that is left over does no harm
-                self._storage.delete(self._partial)
+                self.storage.delete(self._partial)
 
     def _partial_of(self, attempt: int) -> str:
-        return layout.partial(self._assignment.trial_id, attempt, self._assignment.fold)
+        return layout.partial(self.assignment.trial_id, attempt, self.assignment.fold)
 
     def _save(self, path: str, state: Mapping[str, Any]) -> None:
-        assignment = self._assignment
-        fence = self._storage.read(layout.fence(assignment.trial_id, assignment.rung, assignment.fold))
+        assignment = self.assignment
+        fence = self.storage.read(layout.fence(assignment.trial_id, assignment.rung, assignment.fold))
         if fence is not None and int(fence) > assignment.attempt:
             raise StorageError(
-                f"{self._storage.url}/{path}: not saved, because the driver has given attempt "
+                f"{self.storage.url}/{path}: not saved, because the driver has given attempt "
                 f"{assignment.attempt} up and started attempt {int(fence)}"
             )
-        checkpoint.save(self._storage, path, state)
+        checkpoint.save(self.storage, path, state)
 
     def _newest(self) -> tuple[int, dict[str, Any] | None]:
         """Return the number and the state of the last attempt that saved one; 0 and None: there is none."""
-        for number in range(self._assignment.attempt - 1, 0, -1):
+        for number in range(self.assignment.attempt - 1, 0, -1):
             path = self._partial_of(number)
-            if not self._storage.size(path):
+            if not self.storage.size(path):
                 continue
             try:
-                state = checkpoint.load(self._storage, path)
+                state = checkpoint.load(self.storage, path)
             except CheckpointError as exc:
                 logger.warning("%s; trying an older checkpoint", exc)
                 continue
@@ -111,8 +114,8 @@ class AttemptCheckpoints:
 
     def _identity(self) -> dict[str, int]:
         return {
-            "rung": self._assignment.rung,
-            "resource_from": self._assignment.resource_from,
-            "resource_to": self._assignment.resource_to,
-            "without": len(self._assignment.excluded_files),
+            "rung": self.assignment.rung,
+            "resource_from": self.assignment.resource_from,
+            "resource_to": self.assignment.resource_to,
+            "without": len(self.assignment.excluded_files),
         }

@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -55,6 +55,7 @@ class _SinceMeasurement:
     seconds: float = 0.0  # spent by earlier attempts
 
 
+@dataclass(eq=False)
 class Trainer:
     """Trains one trial on one rank. All ranks have the same weights after every step.
 
@@ -62,26 +63,23 @@ class Trainer:
     curve -> the measurements of epochs 2 and 3
     """
 
-    def __init__(
-        self, task: TrainTask, world: World, settings: TrainingSettings, *, seed: int, total_steps: int
-    ) -> None:
-        """Build model, optimizer and schedule.
+    task: TrainTask
+    world: World
+    settings: TrainingSettings
+    _: KW_ONLY
+    seed: int  # of the trial; equal on all ranks, so that they start from the same weights
+    total_steps: int  # optimizer steps up to the maximum resource, for the schedule
 
-        Args:
-            seed: of the trial; equal on all ranks, so that they start from the same weights.
-            total_steps: optimizer steps up to the maximum resource, for the schedule.
-        """
-        self._task = task
-        self._world = world
-        self._settings = settings
+    def __post_init__(self) -> None:
+        task, world, seed = self.task, self.world, self.seed
         generators.seed(seed)
         self.model = self._checked("build_model", task.build_model(), nn.Module).to(world.device)
         # From here on the ranks draw different numbers: their dropout masks must differ.
         generators.seed(seed, world.rank, 1)
         self._optimizer = self._checked("build_optimizer", task.build_optimizer(self.model), Optimizer)
-        self._schedule = task.build_schedule(self._optimizer, total_steps=total_steps)
+        self._schedule = task.build_schedule(self._optimizer, total_steps=self.total_steps)
         self._built = copy.deepcopy(self._step_settings())
-        self._autocast_type = _autocast_type(settings.precision, world.device)
+        self._autocast_type = _autocast_type(self.settings.precision, world.device)
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._autocast_type is torch.float16)
         self.resource = 0  # completed passes
         self.curve: list[Measurement] = []  # of this assignment, including earlier attempts
@@ -108,7 +106,6 @@ class Trainer:
         """Train until `stop` passes are completed, or until the objective is on a plateau.
 
         Args:
-            train: the training split.
             validation: measured after each pass, or only after the last one, depending on the settings.
             save: called with a state for `load_partial` whenever the coordinator decides to save.
 
@@ -123,7 +120,7 @@ class Trainer:
             loss_sum = self._since.loss_sum + pass_loss * batches.total_rows
             self._since = replace(self._since, rows=rows, loss_sum=loss_sum, step=0, rank_loss_sum=0.0)
             self.resource = done
-            if done == stop or self._settings.evaluate_each_pass:
+            if done == stop or self.settings.evaluate_each_pass:
                 self._measure(validation, objective, coordinator)
             if done == stop or self.is_on_plateau:
                 return
@@ -136,7 +133,7 @@ class Trainer:
         }
         score = _checked_score(metrics, objective, self.resource)
         violation, loss = self._best
-        if score < (violation, loss - self._settings.min_improvement):
+        if score < (violation, loss - self.settings.min_improvement):
             self._best, self._epochs_since_best = score, 0
         else:
             self._epochs_since_best += 1
@@ -155,7 +152,7 @@ class Trainer:
     @property
     def is_on_plateau(self) -> bool:
         """True if the objective has not improved for `patience` measurements. Equal on all ranks."""
-        return self._settings.patience is not None and self._epochs_since_best >= self._settings.patience
+        return self.settings.patience is not None and self._epochs_since_best >= self.settings.patience
 
     def evaluate(self, loader: Loader, coordinator: StepCoordinator | None = None) -> dict[str, float]:
         """Return `loss` and the task's metrics, as means over all rows of all ranks.
@@ -172,11 +169,11 @@ class Trainer:
                 rows = outputs.shape[0]
                 loss = loss.detach().double() * rows
                 sums["loss"] = sums.get("loss", torch.zeros_like(loss)) + loss
-                metrics = self._checked("metrics", self._task.metrics(outputs, batch), Mapping)
+                metrics = self._checked("metrics", self.task.metrics(outputs, batch), Mapping)
                 for name, values in metrics.items():
                     if not isinstance(values, Tensor) or values.shape != (rows,):
                         raise TrialError(
-                            f"{type(self._task).__name__}.metrics: {name!r} must be a tensor of shape "
+                            f"{type(self.task).__name__}.metrics: {name!r} must be a tensor of shape "
                             f"({rows},), one value per row (got {_described(values)})"
                         )
                     total = values.double().sum()
@@ -184,7 +181,7 @@ class Trainer:
                 if coordinator is not None:
                     coordinator.note_progress()
         # The ranks agree on the order of `sums`, because the same code fills it everywhere.
-        *totals, rows_read = self._world.sum([*(float(value) for value in sums.values()), batches.rows])
+        *totals, rows_read = self.world.sum([*(float(value) for value in sums.values()), batches.rows])
         return {name: total / rows_read for name, total in zip(sums, totals, strict=True)}
 
     def state(self) -> dict[str, Any]:
@@ -194,7 +191,7 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict() if self._schedule else {},
             "scaler": self._scaler.state_dict(),
-            "generators": self._world.gather(generators.capture(self._world.device)),
+            "generators": self.world.gather(generators.capture(self.world.device)),
             "built": self._built,
             "resource": self.resource,
             "plateau": {
@@ -207,7 +204,7 @@ class Trainer:
     def partial_state(self) -> dict[str, Any]:
         """Return `state` and the progress within this assignment. Every rank must call this."""
         since = replace(self._since, seconds=self._since.seconds + time.perf_counter() - self._began)
-        sums = self._world.gather({"loss": torch.tensor(since.rank_loss_sum, dtype=torch.float64)})
+        sums = self.world.gather({"loss": torch.tensor(since.rank_loss_sum, dtype=torch.float64)})
         return {
             **self.state(),
             "since": {**asdict(since), "rank_loss_sum": [float(rank["loss"]) for rank in sums]},
@@ -223,9 +220,9 @@ class Trainer:
         self.load_state(state)
         try:
             by_rank = state["since"]["rank_loss_sum"]
-            if len(by_rank) != self._world.size:
-                raise ValueError(f"it was saved by {len(by_rank)} ranks, not by {self._world.size}")
-            self._since = _SinceMeasurement(**{**state["since"], "rank_loss_sum": by_rank[self._world.rank]})
+            if len(by_rank) != self.world.size:
+                raise ValueError(f"it was saved by {len(by_rank)} ranks, not by {self.world.size}")
+            self._since = _SinceMeasurement(**{**state["since"], "rank_loss_sum": by_rank[self.world.rank]})
             self.curve = [Measurement(**measurement) for measurement in state["curve"]]
         except (KeyError, TypeError, ValueError) as exc:
             raise CheckpointError(f"the checkpoint cannot resume this assignment: {exc}") from exc
@@ -251,8 +248,8 @@ class Trainer:
             plateau = state["plateau"]
             self._best = Score.of(plateau["best_loss"], plateau.get("best_violation", 0.0))
             self._epochs_since_best = plateau["epochs_since_best"]
-            if len(state["generators"]) == self._world.size:
-                generators.restore(state["generators"][self._world.rank], self._world.device)
+            if len(state["generators"]) == self.world.size:
+                generators.restore(state["generators"][self.world.rank], self.world.device)
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as exc:
             raise CheckpointError(f"the checkpoint is not of this task and these parameters: {exc}") from exc
 
@@ -266,7 +263,7 @@ class Trainer:
         """Train one pass, or the rest of it, and return the mean loss over the rows of all ranks."""
         self._trained.train()
         first, before = self._since.step, self._since.rank_loss_sum
-        total = torch.full((), before, dtype=torch.float64, device=self._world.device)
+        total = torch.full((), before, dtype=torch.float64, device=self.world.device)
 
         def save_all() -> None:
             self._since = replace(self._since, step=step + 1, rank_loss_sum=float(total))
@@ -279,11 +276,11 @@ class Trainer:
             rows = outputs.shape[0]
             total += loss.detach().double() * rows
             # DDP averages the gradients over ranks; the weight turns that into the mean over rows.
-            weight = rows * self._world.size / batches.global_rows(step)
+            weight = rows * self.world.size / batches.global_rows(step)
             self._scaler.scale(loss * weight).backward()  # type: ignore[no-untyped-call] # missing in torch
-            if self._settings.clip_norm is not None:
+            if self.settings.clip_norm is not None:
                 self._scaler.unscale_(self._optimizer)
-                nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self._optimizer.zero_grad(set_to_none=True)
@@ -291,41 +288,37 @@ class Trainer:
                 self._schedule.step()
             coordinator.step(save_all)
         # Running statistics differ between ranks: use those of rank 0, which the checkpoint holds.
-        self._world.broadcast(self.model.buffers())
-        summed, rows_read = self._world.sum([float(total), batches.rows])
+        self.world.broadcast(self.model.buffers())
+        summed, rows_read = self.world.sum([float(total), batches.rows])
         return summed / rows_read
 
     def _outputs_and_loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        outputs = self._checked("forward", self._task.forward(model, batch), Tensor)
-        loss = self._checked("loss", self._task.loss(outputs, batch), Tensor)
+        outputs = self._checked("forward", self.task.forward(model, batch), Tensor)
+        loss = self._checked("loss", self.task.loss(outputs, batch), Tensor)
         if loss.ndim > 0:
             raise TrialError(
-                f"{type(self._task).__name__}.loss must return a scalar, the mean over the rows of the batch "
+                f"{type(self.task).__name__}.loss must return a scalar, the mean over the rows of the batch "
                 f"(got {_described(loss)})"
             )
         return outputs, loss
 
     def _checked(self, method: str, value: T, kind: type) -> T:
-        """Return what a method of the task has returned.
-
-        Raises:
-            TrialError: the value is of another type.
-        """
+        """Return what a method of the task has returned, if it has the right type."""
         if not isinstance(value, kind):
             name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
             raise TrialError(
-                f"{type(self._task).__name__}.{method} must return a {name} (got {_described(value)})"
+                f"{type(self.task).__name__}.{method} must return a {name} (got {_described(value)})"
             )
         return value
 
     def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            yield {name: tensor.to(self._world.device, non_blocking=True) for name, tensor in batch.items()}
+            yield {name: tensor.to(self.world.device, non_blocking=True) for name, tensor in batch.items()}
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._autocast_type is None:
             return contextlib.nullcontext()
-        return torch.autocast(self._world.device.type, dtype=self._autocast_type)
+        return torch.autocast(self.world.device.type, dtype=self._autocast_type)
 
 
 def _checked_score(metrics: Mapping[str, float], objective: Objective, epoch: int) -> Score:

@@ -85,15 +85,10 @@ class Code:
 
     @classmethod
     def in_file(cls, path: Path, name: str, *, value: str) -> Self:
-        """Import code from a file.
+        """Import a class or function from a file, as `find_trainable` does.
 
         Args:
-            path: of the file.
-            name: of the class or function in it.
             value: the setting `task`, for messages.
-
-        Raises:
-            ConfigError: as `find_trainable`.
         """
         source = SourceFile.load(path, key="task", value=value)
         trainable = _checked(_member(sys.modules[source.module], name, value), value)

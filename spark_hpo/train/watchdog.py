@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
+from dataclasses import KW_ONLY, dataclass
 
 from spark_hpo.errors import StorageError
 from spark_hpo.study_dir import layout
@@ -21,6 +21,7 @@ _LONGEST_INTERVAL_S = 5.0  # between two checks
 _CHECKS_PER_LIMIT = 5  # at least
 
 
+@dataclass(eq=False)
 class Watchdog:
     """A thread beside one rank that kills the process when the rank's progress count stops growing.
 
@@ -30,16 +31,16 @@ class Watchdog:
     A trace, with a limit of 60 s: progress 10 at 0 s; 10 at 55 s; 10 at 65 s -> trace saved, process killed
     """
 
-    def __init__(self, storage: Storage, assignment: Assignment, *, rank: int, limit_s: float | None) -> None:
-        """
-        Args:
-            limit_s: the longest time without progress; None: the rank is not watched.
-        """
-        self._storage = storage
-        self._progress_path = layout.progress(assignment.trial_id, assignment.attempt, assignment.fold)
-        self._stacks_path = layout.stacks(assignment.trial_id, assignment.attempt, rank, assignment.fold)
-        self._reports_progress = rank == 0
-        self._limit_s = limit_s
+    storage: Storage
+    assignment: Assignment
+    _: KW_ONLY
+    rank: int
+    limit_s: float | None  # the longest time without progress; None: the rank is not watched
+
+    def __post_init__(self) -> None:
+        a = self.assignment
+        self._progress_path = layout.progress(a.trial_id, a.attempt, a.fold)
+        self._stacks_path = layout.stacks(a.trial_id, a.attempt, self.rank, a.fold)
         self._progress: Callable[[], int | None] = lambda: 0
         self._ended = threading.Event()
         self._has_reported = False
@@ -50,24 +51,22 @@ class Watchdog:
         self._progress = progress
 
     def __enter__(self) -> Watchdog:
-        if self._limit_s is not None:
-            interval = min(_LONGEST_INTERVAL_S, self._limit_s / _CHECKS_PER_LIMIT)
+        if self.limit_s is not None:
+            interval = min(_LONGEST_INTERVAL_S, self.limit_s / _CHECKS_PER_LIMIT)
             self._thread = threading.Thread(
-                target=self._run, args=(self._limit_s, interval), name="spark_hpo-watchdog", daemon=True
+                target=self._run, args=(self.limit_s, interval), name="spark_hpo-watchdog", daemon=True
             )
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._ended.set()
         if self._thread is not None:
             self._thread.join(_LONGEST_INTERVAL_S)  # it may be writing to a slow storage
             faulthandler.cancel_dump_traceback_later()
         if self._has_reported:
             with contextlib.suppress(StorageError):
-                self._storage.delete(self._progress_path)
+                self.storage.delete(self._progress_path)
 
     def _run(self, limit_s: float, interval: float) -> None:
         seen, since = self._progress(), time.monotonic()
@@ -82,11 +81,11 @@ class Watchdog:
                 self._kill(limit_s)
 
     def _report(self, progress: int | None) -> None:
-        if self._reports_progress:
+        if self.rank == 0:
             # A function that does not count its progress only shows that its process is alive.
             text = f"{time.time():.0f} s" if progress is None else f"progress {progress}"
             with contextlib.suppress(StorageError):  # the driver then sees a stalled rank
-                self._storage.write(self._progress_path, text.encode())
+                self.storage.write(self._progress_path, text.encode())
                 self._has_reported = True
 
     def _kill(self, limit_s: float) -> None:
@@ -94,5 +93,5 @@ class Watchdog:
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
             heading = f"no step for {limit_s:.4g} s (resources.rank_timeout_s)\n"
-            self._storage.write(self._stacks_path, heading.encode() + file.read())
+            self.storage.write(self._stacks_path, heading.encode() + file.read())
         os._exit(EXIT_CODE)  # the main thread cannot be interrupted from here

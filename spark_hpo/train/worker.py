@@ -28,12 +28,7 @@ def run_rank(
     gpus: Sequence[int] = (),
     barrier: BarrierContext | None = None,
 ) -> Report:
-    """Run one rank of an assignment. Never raises: a failure is a report too.
-
-    Args:
-        gpus: N of each `cuda:N` that belongs to this rank; the model is on the first. Empty: the rank runs on
-            the CPU.
-        barrier: how the ranks find each other when `spec.rendezvous` is not on the driver.
+    """Run one rank of an assignment, as a `RankFunction`. The model is on the first of `gpus`.
 
     Returns:
         The same metrics on every rank. Rank 0 has saved the checkpoint that the report names.

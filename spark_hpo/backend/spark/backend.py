@@ -8,7 +8,7 @@ import queue
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from threading import Thread
 
@@ -39,50 +39,41 @@ class _Job:
     thread: Thread
 
 
+@dataclass(eq=False)
 class SparkBackend:
     """Runs each assignment as a Spark job of `world_size` tasks, which can be cancelled by its tag.
 
     Jobs of several ranks run in barrier mode: all their tasks start together or none does. The driver
     submits only while slots are free, because a waiting barrier job starves behind narrower jobs.
+
+    Raises:
+        CapacityError: the cluster has fewer task slots than `world_size`, or too few GPUs.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        run_rank: RankFunction,
-        *,
-        world_size: int = 1,
-        gpus_per_rank: float = 0,
-        slot_timeout_s: float = 0,
-    ) -> None:
-        """
-        Args:
-            gpus_per_rank: a fraction lets several trials share a GPU.
-            slot_timeout_s: how long to wait for executors until the first trial fits.
+    cluster: Cluster
+    run_rank: RankFunction
+    _: KW_ONLY
+    world_size: int = 1
+    gpus_per_rank: float = 0  # a fraction lets several trials share a GPU
+    slot_timeout_s: float = 0  # how long to wait for executors until the first trial fits
 
-        Raises:
-            CapacityError: the cluster has fewer task slots than `world_size`, or too few GPUs.
-        """
-        self._cluster = cluster
+    def __post_init__(self) -> None:
         self._tag = f"spark_hpo-{uuid.uuid4().hex[:8]}"  # of all jobs
-        self._run_rank = run_rank
-        self._world_size = world_size
-        self._gpus_per_rank = gpus_per_rank
-        self._profile = gpu_profile(self._cluster, gpus_per_rank)
+        self._profile = gpu_profile(self.cluster, self.gpus_per_rank)
         self._reports: queue.SimpleQueue[tuple[str, Report]] = queue.SimpleQueue()
         self._in_flight: dict[AssignmentKey, _Job] = {}
-        self._wait_for_slot(slot_timeout_s)
+        self._wait_for_slot()
 
     @property
     def num_slots(self) -> int:
-        slots = self._cluster.num_task_slots(self._profile) // self._world_size
+        slots = self.cluster.num_task_slots(self._profile) // self.world_size
         # Only a waiting task makes Spark ask for another executor, even for the first.
-        return slots + 1 if self._cluster.can_grow() else slots
+        return slots + 1 if self.cluster.can_grow() else slots
 
     def submit(self, assignment: Assignment) -> None:
         tag = f"spark_hpo-{assignment.trial_id}-{uuid.uuid4().hex[:8]}"
         # Tags and descriptions belong to a thread, so each job has its own.
-        thread = self._cluster.thread(self._run, assignment, tag)
+        thread = self.cluster.thread(self._run, assignment, tag)
         self._in_flight[assignment.key] = _Job(tag, thread)
         thread.start()
 
@@ -101,42 +92,42 @@ class SparkBackend:
     def cancel(self, trial_id: int, fold: int | None = None) -> None:
         job = self._in_flight.pop((trial_id, fold), None)
         if job is not None:
-            self._cluster.thread(self._cancel, job.tag, [job.thread]).start()
+            self.cluster.thread(self._cancel, job.tag, [job.thread]).start()
 
     def close(self) -> None:
         threads = [job.thread for job in self._in_flight.values()]
         self._in_flight.clear()
-        running = self._cluster.running_jobs(self._tag) or ()
+        running = self.cluster.running_jobs(self._tag) or ()
         if len(running) < sum(thread.is_alive() for thread in threads):
             self._cancel(self._tag, threads)  # Spark does not know all of these jobs yet
             return
         # The threads themselves take longer, because PySpark translates each job's exception in Python.
         deadline = time.monotonic() + _CANCEL_LIMIT_S
-        self._cluster.cancel(self._tag)
-        while self._cluster.running_jobs(self._tag) and time.monotonic() < deadline:
+        self.cluster.cancel(self._tag)
+        while self.cluster.running_jobs(self._tag) and time.monotonic() < deadline:
             time.sleep(_ENDED_POLL_S)
 
-    def _wait_for_slot(self, timeout_s: float) -> None:
+    def _wait_for_slot(self) -> None:
         """Wait for executors, which register one by one some seconds after the session has started."""
-        deadline = time.monotonic() + (0 if is_local(self._cluster) else timeout_s)
+        deadline = time.monotonic() + (0 if is_local(self.cluster) else self.slot_timeout_s)
         announced = False
         while self.num_slots == 0:
-            tasks = self._cluster.num_task_slots(self._profile)
+            tasks = self.cluster.num_task_slots(self._profile)
             # Spark's own check fails after ten minutes only.
             if time.monotonic() >= deadline:
                 raise CapacityError(
                     f"must be at most {tasks}, the number of tasks that the cluster runs at once",
                     key="resources.world_size",
-                    value=self._world_size,
+                    value=self.world_size,
                     cure="Use fewer ranks, more executors or cores, or a smaller spark.task.cpus",
                 )
             if not announced:
                 logger.warning(
                     "resources.world_size is %d, but the cluster runs %d tasks at once; waiting up to %.0f s "
                     "for executors",
-                    self._world_size,
+                    self.world_size,
                     tasks,
-                    timeout_s,
+                    self.slot_timeout_s,
                 )
                 announced = True
             time.sleep(_SLOT_POLL_S)
@@ -145,7 +136,7 @@ class SparkBackend:
         """Cancel the jobs of a tag until their threads have ended: Spark may not know a new job yet."""
         deadline = time.monotonic() + _CANCEL_LIMIT_S
         while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
-            self._cluster.cancel(tag)
+            self.cluster.cancel(tag)
             retry_at = time.monotonic() + _CANCEL_RETRY_S
             for thread in threads:
                 thread.join(max(0.0, retry_at - time.monotonic()))
@@ -153,12 +144,12 @@ class SparkBackend:
     def _run(self, assignment: Assignment, tag: str) -> None:
         began = time.perf_counter()
         try:
-            self._cluster.tag(tag, self._tag, description=str(assignment))
-            ranks = self._cluster.spark.range(0, self._world_size, 1, self._world_size)
-            task = partial(run_task, self._run_rank, assignment, self._world_size, self._gpus_per_rank > 0)
+            self.cluster.tag(tag, self._tag, description=str(assignment))
+            ranks = self.cluster.spark.range(0, self.world_size, 1, self.world_size)
+            task = partial(run_task, self.run_rank, assignment, self.world_size, self.gpus_per_rank > 0)
             # Spark 3.5 does not know the argument.
             profile = {} if self._profile is None else {"profile": self._profile}
-            rows = ranks.mapInArrow(task, _SCHEMA, barrier=self._world_size > 1, **profile).collect()
+            rows = ranks.mapInArrow(task, _SCHEMA, barrier=self.world_size > 1, **profile).collect()
             by_rank = sorted((json.loads(row.report) for row in rows), key=lambda r: r["rank"])
             reports = [Report.from_json(record["report"]) for record in by_rank]
         except Exception as exc:  # each version and client of Spark raises its own types

@@ -102,7 +102,6 @@ def start_jvm(settings: Mapping[str, str], *, is_databricks: bool = False) -> No
     meets and reports them.
 
     Args:
-        settings: as for `start_session`.
         is_databricks: the process runs on Databricks, which provides a session.
     """
     from pyspark import SparkContext
@@ -154,11 +153,7 @@ def is_connect(spark: SparkSession) -> bool:
 
 
 def is_on_a_cluster(spark: SparkSession | None) -> bool:
-    """Return whether the session that a study would use is running, with executors on other machines.
-
-    Args:
-        spark: the session to use; None: the running one, if there is one.
-    """
+    """Return whether the session that a study would use is running, with executors on other machines."""
     spark = spark or running_session()
     return spark is not None and not is_local(cluster_of(spark))
 
@@ -223,12 +218,7 @@ class _NoDaemonError(BackendError):
 
 
 def _missing_on_executors(cluster: Cluster, timeout_s: float) -> set[str]:
-    """Find which of this package and the packages of `_NEEDED` executors cannot import.
-
-    Raises:
-        BackendError: Python does not start on the executors.
-        CapacityError: no executor registered in time.
-    """
+    """Find which of this package and the packages of `_NEEDED` executors cannot import."""
     try:
         return missing_modules(cluster, (package.NAME, *_NEEDED), timeout_s=timeout_s)
     except CapacityError:
@@ -272,11 +262,7 @@ def _warm_up(cluster: Cluster) -> None:
 
 
 def _equip(cluster: Cluster, missing: Container[str]) -> None:
-    """Send this package to executors that lack it.
-
-    Raises:
-        BackendError: executors lack another package that every rank needs.
-    """
+    """Send this package to executors that lack it; other packages cannot be sent."""
     lacking = [name for name in _NEEDED if name in missing]
     if lacking:
         raise BackendError(

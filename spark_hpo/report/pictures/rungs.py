@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from spark_hpo.report.ladder import Fate, Rung, ladder_of
 from spark_hpo.report.pictures.theme import BLUE, GREEN, GREY, RED, YELLOW, Picture, count, draw
 from spark_hpo.report.study_record import StudyRecord
@@ -19,7 +21,10 @@ _COLOURS = {
 def rungs(record: StudyRecord) -> Picture:
     """Draw a bar of trials for each rung of each bracket."""
     ladder = ladder_of(record)
-    labels = [_label(record, rung, ladder) for rung in ladder]
+    several = len({rung.bracket for rung in ladder}) > 1
+    labels = [
+        (f"bracket {rung.bracket}: " if several else "") + record.amount(rung.resource) for rung in ladder
+    ]
     traces = [
         {
             "type": "bar",
@@ -45,12 +50,6 @@ def rungs(record: StudyRecord) -> Picture:
     )
 
 
-def _label(record: StudyRecord, rung: Rung, ladder: list[Rung]) -> str:
-    brackets = {other.bracket for other in ladder}
-    place = record.amount(rung.resource)
-    return f"bracket {rung.bracket}: {place}" if len(brackets) > 1 else place
-
-
 def _words(record: StudyRecord, ladder: list[Rung]) -> str:
     if not ladder:
         return "No trial has been started yet."
@@ -59,12 +58,10 @@ def _words(record: StudyRecord, ladder: list[Rung]) -> str:
         return (
             f"There are no rungs: all {count(only.trials, 'trial')} train for {record.amount(only.resource)}."
         )
-    promoted = sum(rung.fates.get(Fate.PROMOTED, 0) for rung in ladder)
-    stopped = sum(rung.fates.get(Fate.STOPPED, 0) for rung in ladder)
-    failed = sum(rung.fates.get(Fate.FAILED, 0) for rung in ladder)
-    completed = sum(rung.fates.get(Fate.COMPLETED, 0) for rung in ladder)
+    fates = sum((Counter(rung.fates) for rung in ladder), Counter[Fate]())
     brackets = len({rung.bracket for rung in ladder})
     return (
-        f"{count(len(ladder), 'rung')} in {count(brackets, 'bracket')}: {count(promoted, 'promotion')}, "
-        f"{count(stopped, 'trial')} stopped early, {completed:,} fully trained, {failed:,} failed."
+        f"{count(len(ladder), 'rung')} in {count(brackets, 'bracket')}: "
+        f"{count(fates[Fate.PROMOTED], 'promotion')}, {count(fates[Fate.STOPPED], 'trial')} stopped early, "
+        f"{fates[Fate.COMPLETED]:,} fully trained, {fates[Fate.FAILED]:,} failed."
     )

@@ -42,11 +42,6 @@ class GridSampler(Sampler):
         self._started: set[str] = set()
 
     def ask(self, trial_id: int) -> Params:
-        """Propose the next point. Does not change what was learned.
-
-        Raises:
-            SpaceError: trials have started with all points.
-        """
         if self._next is None:
             raise SpaceError(
                 f"is too small: all {self.size} points of the grid are tried before trial {trial_id}",

@@ -26,8 +26,7 @@ class History:
     def __init__(self) -> None:
         self.num_objectives = 1  # losses of the last result
         self._levels: dict[int, Ranking] = {}
-        self._scores: dict[int, dict[int, Score]] = {}  # by trial, then by resource
-        self._others: dict[int, dict[int, Losses]] = {}  # of the further objectives, by the same keys
+        self._results: dict[int, dict[int, tuple[Score, Losses]]] = {}  # by trial, then by resource
         self._in_flight: dict[int, None] = {}  # an ordered set
         self._failed: dict[int, None] = {}
 
@@ -39,7 +38,7 @@ class History:
     @property
     def num_reported(self) -> int:
         """Number of trials that have reported or failed."""
-        return len(self._scores) + len(self._failed)
+        return len(self._results) + len(self._failed)
 
     @property
     def in_flight(self) -> list[int]:
@@ -61,9 +60,8 @@ class History:
 
     def results(self, resource: int) -> dict[int, Result]:
         """Return losses and violation at a resource by trial, in the order of `ranking`."""
-        others = self._others
         return {
-            trial_id: ((score.loss, *others[trial_id][resource]), score.violation)
+            trial_id: ((score.loss, *self._results[trial_id][resource][1]), score.violation)
             for score, trial_id in self.ranking(resource)
         }
 
@@ -77,7 +75,7 @@ class History:
 
     def scores(self, trial_id: int) -> dict[int, Score]:
         """Return a trial's scores by resource."""
-        return self._scores.get(trial_id, {})
+        return {resource: score for resource, (score, _) in self._results.get(trial_id, {}).items()}
 
     def start(self, trial_id: int) -> None:
         self._in_flight[trial_id] = None
@@ -90,21 +88,19 @@ class History:
         self._in_flight.pop(trial_id, None)
         if trial_id in self._failed:
             return
-        score, scores = Score.of(loss, violation), self._scores.setdefault(trial_id, {})
-        if resource in scores:
+        score, results = Score.of(loss, violation), self._results.setdefault(trial_id, {})
+        if resource in results:
             self._remove(trial_id, resource)
         if score.is_finite and all(map(math.isfinite, others)):
-            scores[resource] = score
-            self._others.setdefault(trial_id, {})[resource] = others
+            results[resource] = score, others
             insort(self._levels.setdefault(resource, []), (score, trial_id))
             return
-        for level in list(scores):
+        for level in list(results):
             self._remove(trial_id, level)
-        del self._scores[trial_id]
-        self._others.pop(trial_id, None)
+        del self._results[trial_id]
         self._failed[trial_id] = None
 
     def _remove(self, trial_id: int, resource: int) -> None:
-        score = self._scores[trial_id].pop(resource)
+        score, _ = self._results[trial_id].pop(resource)
         ranking = self._levels[resource]
         del ranking[bisect_left(ranking, (score, trial_id))]

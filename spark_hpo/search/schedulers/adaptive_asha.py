@@ -49,20 +49,17 @@ class AdaptiveBracket(AsyncBracket):
         self._is_settled = num_probes < MIN_PAIRS or not self._may_be_noise(0)
 
     def start(self, trial_id: int) -> Slot:
-        """Open the first slot of a new trial, at the entry."""
         assert not self._closed
         self.started += 1
         return self._open(trial_id, self.entry)
 
     def promote(self) -> Slot | None:
-        """Open a slot for a probe, or for a trial that can be promoted."""
         if self._queue:
             self._rungs[self.entry].promoted += 1
             return self._open(self._queue.pop(0), self.entry + 1)
         return super().promote()
 
     def report(self, slot: Slot, score: Score) -> list[int]:
-        """Take the score of an open slot. Returns the trials that are out now."""
         if slot.rung < self.entry:  # the entry has moved up in the meantime
             self._rungs[slot.rung].running.remove(slot.trial_id)
             return [slot.trial_id, *self._complete_rungs()]
@@ -83,7 +80,6 @@ class AdaptiveBracket(AsyncBracket):
         return out
 
     def close(self) -> list[int]:
-        """Accept no new trials, and keep the entry. Returns the trials that are out now."""
         self._is_settled = True
         return super().close()
 

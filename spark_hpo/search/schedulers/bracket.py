@@ -32,6 +32,7 @@ class _RungState:
         return len(self.pending) + len(self.running) + len(self.scores)
 
 
+@dataclass(eq=False)
 class Bracket:
     """One bracket of successive halving. A rung opens when all trials of the rung below have reported.
 
@@ -44,12 +45,13 @@ class Bracket:
     trials, or none.
     """
 
-    def __init__(self, number: int, rungs: tuple[Rung, ...], reduction_factor: int) -> None:
-        self.number = number
-        self.rungs = rungs
-        self.reduction_factor = reduction_factor
+    number: int
+    rungs: tuple[Rung, ...]
+    reduction_factor: int
+
+    def __post_init__(self) -> None:
         self._rung = 0
-        self._state = _RungState(rungs[0].size)
+        self._state = _RungState(self.rungs[0].size)
 
     @property
     def wants_new_trial(self) -> bool:

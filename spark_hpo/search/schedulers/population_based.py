@@ -130,9 +130,7 @@ class PopulationBasedScheduler(Scheduler):
     def _is_behind(self, *reports: tuple[int, Score]) -> bool:
         """Return whether a score is in the worst quantile of its step, and not the best one.
 
-        Args:
-            reports: (step, score) of a member, the latest first. The first whose step has enough reports
-                decides.
+        Of a member's reports, the latest first, the first one whose step has enough reports decides.
         """
         for step, score in reports:
             scores = self._scores[step] if step >= 0 else []

@@ -72,12 +72,6 @@ def hyperband_rungs(
     return tuple(brackets)
 
 
-def planned_resource(rungs: tuple[Rung, ...]) -> int:
-    """Return the resource that a bracket spends if no trial fails; trials continue from checkpoints."""
-    below = (0, *(rung.resource for rung in rungs))
-    return sum(rung.size * (rung.resource - start) for rung, start in zip(rungs, below, strict=False))
-
-
 def interval_levels(interval: int | None, min_resource: int, max_resource: int) -> tuple[int, ...]:
     """Return evenly spaced resources, ascending: interval_levels(4, 1, 10) -> (4, 8, 10).
 

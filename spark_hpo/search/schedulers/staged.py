@@ -51,13 +51,6 @@ class StagedScheduler(Scheduler):
         self.has_parents = getattr(self._unused, "has_parents", Scheduler.has_parents)
         self.handles_limits = getattr(self._unused, "handles_limits", Scheduler.handles_limits)
 
-    @property
-    def current(self) -> Scheduler:
-        """The scheduler of the last stage."""
-        if self._unused is not None:
-            return self._unused
-        return self._stages[-1].scheduler
-
     def limit_trials(self, max_trials: int | None) -> None:
         """Change how many trials may start. Below the number of started trials, their rungs are completed."""
         if max_trials == self.max_trials:
@@ -69,7 +62,7 @@ class StagedScheduler(Scheduler):
             self._close_stages()
 
     def next_slot(self) -> Slot | None:
-        """Open the next slot: of the earliest stage that has one, or of a new stage."""
+        # Of the earliest stage that has one, or of a new stage.
         for stage in self._stages:
             if slot := self._slot_of(stage):
                 return slot
@@ -78,7 +71,6 @@ class StagedScheduler(Scheduler):
         return self._slot_of(self._new_stage())
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
-        """Take the loss of a slot. Returns the trials that are now out, in ascending order."""
         stage = next(s for s in reversed(self._stages) if s.first_trial <= slot.trial_id)
         known = {"violation": violation} if self.handles_limits else {}
         out = stage.scheduler.report(_shifted(slot, -stage.first_trial, -stage.first_bracket), loss, **known)
@@ -86,14 +78,12 @@ class StagedScheduler(Scheduler):
         return sorted(out)
 
     def close(self) -> list[int]:
-        """Open no new trials from now on. Returns the trials that are now out, in ascending order."""
         self._is_closed = True
         self._close_stages()
         out, self._out = self._out, []
         return sorted(out)
 
     def is_done(self) -> bool:
-        """True if no slot is open and none will ever open again."""
         if not self._stages:
             return self._is_closed
         if any(not stage.scheduler.is_done() for stage in self._stages):

@@ -18,8 +18,8 @@ from typing import Any
 
 from spark_hpo.errors import SpaceError, within
 from spark_hpo.search.space import Space
-from spark_hpo.search.space.parameter import Choice, Constant, Group, Node, Normal, Number, Sequence, Uniform
-from spark_hpo.search.space.space_config import checked, json_constant
+from spark_hpo.search.space.parameter import Choice, Constant, Group, Node, Number, Sequence, Uniform
+from spark_hpo.search.space.space_config import NUMBERS, checked, json_constant
 
 
 def from_hyperopt(expression: Any) -> Space:
@@ -53,19 +53,6 @@ def is_hyperopt(value: object) -> bool:
     if isinstance(value, list | tuple):
         return any(map(is_hyperopt, value))
     return any(cls.__module__ == "hyperopt.pyll.base" for cls in type(value).__mro__)
-
-
-# By the name of the drawing node: distribution, argument names in order, log.
-_DISTRIBUTIONS: dict[str, tuple[type[Uniform] | type[Normal], tuple[str, ...], bool]] = {
-    "uniform": (Uniform, ("low", "high"), False),
-    "quniform": (Uniform, ("low", "high", "q"), False),
-    "loguniform": (Uniform, ("low", "high"), True),
-    "qloguniform": (Uniform, ("low", "high", "q"), True),
-    "normal": (Normal, ("mu", "sigma"), False),
-    "qnormal": (Normal, ("mu", "sigma", "q"), False),
-    "lognormal": (Normal, ("mu", "sigma"), True),
-    "qlognormal": (Normal, ("mu", "sigma", "q"), True),
-}
 
 
 class _Reader:
@@ -119,21 +106,23 @@ class _Reader:
             drawn = graph.arg["obj"]
             if drawn.name == "randint":
                 return _randint(drawn)
-            if drawn.name not in _DISTRIBUTIONS:
+            kind = NUMBERS.get(drawn.name)
+            if kind is None:
                 raise SpaceError(
                     f"draws from {drawn.name!r}, which a Space does not support",
-                    cure=f"Use one of {', '.join(f'hp.{name}' for name in _DISTRIBUTIONS)}",
+                    cure=f"Use one of {', '.join(f'hp.{name}' for name in NUMBERS if 'int' not in name)}",
                 )
-            distribution, names, log = _DISTRIBUTIONS[drawn.name]
-            fields: dict[str, Any] = {name: _argument(drawn, name) for name in names}
-            if log and distribution is Uniform:  # hp.loguniform takes the logarithms of the bounds
+            fields: dict[str, Any] = {name: _argument(drawn, name) for name in kind.required}
+            if (
+                kind.flags and kind.distribution is Uniform
+            ):  # hp.loguniform takes the logarithms of the bounds
                 fields["low"], fields["high"] = (_exp(fields[name], name) for name in ("low", "high"))
             integer = bool(casts) and casts[0] == "int"  # the outermost cast decides
             if "int" in casts and "q" not in fields:
                 raise SpaceError(
                     "truncates decimals with scope.int", cure="Use hp.uniformint, or scope.int(hp.q...)"
                 )
-            number: Number = distribution(**fields, log=log, integer=integer)
+            number: Number = kind.distribution(**fields, **kind.flags, integer=integer)
             checked(number)
             return number
 

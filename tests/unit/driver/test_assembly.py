@@ -43,7 +43,7 @@ def search_of(config: StudyConfig) -> Search:
 
 def scheduler_of(search: Search) -> Scheduler:
     assert isinstance(search.scheduler, StagedScheduler)
-    return search.scheduler.current
+    return search.scheduler.make(search.max_trials)
 
 
 def test_objective_has_the_metrics_of_the_study_file_in_order() -> None:

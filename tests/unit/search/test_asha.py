@@ -14,7 +14,8 @@ from spark_hpo.errors import ConfigError
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.schedulers.asha import AshaScheduler, AsyncHyperbandScheduler
-from spark_hpo.search.schedulers.rungs import bracket_rungs, planned_resource, resource_levels
+from spark_hpo.search.schedulers.rungs import bracket_rungs, resource_levels
+from tests.support.planned_resource import planned_resource
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 

@@ -16,10 +16,10 @@ from spark_hpo.search.schedulers.rungs import (
     Rung,
     bracket_rungs,
     hyperband_rungs,
-    planned_resource,
     resource_levels,
 )
 from spark_hpo.search.schedulers.synchronous import HyperbandScheduler, SuccessiveHalvingScheduler
+from tests.support.planned_resource import planned_resource
 
 
 def sizes(brackets: tuple[tuple[Rung, ...], ...]) -> list[list[int]]:
