@@ -16,6 +16,7 @@ from spark_hpo.driver.cleanup import clean_study
 from spark_hpo.driver.result import Result
 from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError
+from spark_hpo.report.events import line_of
 from spark_hpo.report.pictures.theme import number
 from spark_hpo.report.status import StudyStatus
 from spark_hpo.report.view import load_study
@@ -149,6 +150,31 @@ def test_function_without_a_table_is_told_its_fold(tmp_path: Path) -> None:
         objective={"metric": "score", "mode": "max"},
     )
     assert run_study(study, task=train).best.metrics["score"] == 2.0
+
+
+def test_easy_first_fold_does_not_count_as_the_best_value(tmp_path: Path) -> None:
+    def train(ctx: TrainContext) -> dict[str, float]:
+        return {"score": 0.9 if ctx.fold == 1 else ctx.params["learning_rate"]}
+
+    result = run_study(
+        clusters_study(
+            tmp_path,
+            data=None,
+            search={"resource": "folds", "max_resource": 3, "scheduler": "asha"},
+            budget={"trials": 6},
+            objective={"metric": "score", "mode": "max"},
+            stopping={"target": 0.8},
+        ),
+        task=train,
+    )
+    assert result.stopped_by == "trials", "the mean over all folds is below the target"
+    assert {trial.resource for trial in result.journal.trials.values()} == {1, 3}
+    [line] = [trace for trace in result.plot.history().data if trace.name == "best so far"]
+    assert line.y[-1] == result.best.metrics["score"] < 0.8
+    assert result.trials["resource"].iloc[0] == 3
+    lines = [line_of(event, result.record) for event in journal(result).past]
+    assert any("fold 1: score 0.9, " in line for line in lines)
+    assert any("±" in line and "after 3 folds" in line for line in lines)
 
 
 def test_damaged_file_is_skipped_in_every_fold(tmp_path: Path) -> None:
