@@ -110,13 +110,18 @@ class FoldBy:
 
     order: FoldOrder
     term: str  # in SQL: `xxhash64(...)` or one quoted column
-    columns: tuple[str, ...]  # all stored columns to read; that of a column term is the first
+    columns: tuple[str, ...]  # stored columns of the term
     stratum: str = ""  # column; with STRATUM
     time: str = ""  # column; with GROUP: each fold also has only rows later than those that are trained on
 
     @property
     def is_hash(self) -> bool:
         return self.term.startswith("xxhash64(")
+
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """The stored columns that decide on the fold of a row."""
+        return tuple(dict.fromkeys((*self.columns, *filter(None, (self.stratum, self.time)))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,7 +94,7 @@ def _deciding_columns(manifest: Manifest, schema: TableSchema, by: FoldBy, numbe
     group = manifest.row_groups[number]
     file = manifest.files[group.file]
     fs, _ = files.filesystem(manifest.url)
-    wanted = [*dict.fromkeys((*by.columns, *manifest.where_columns))]
+    wanted = [*dict.fromkeys((*by.all_columns, *manifest.where_columns))]
     stored = [name for name in wanted if name not in manifest.partitions]
     with files.reading(file.path), files.opened(fs, file.path, file.hidden) as source:
         table = pq.ParquetFile(source).read_row_group(group.index, columns=stored)
@@ -211,6 +211,6 @@ def _restricted(manifest: Manifest, by: FoldBy, starts: npt.NDArray[np.int64], s
         row_groups=groups,
         rows=int(side.rows.sum()),
         where=where,
-        where_columns=tuple(dict.fromkeys((*manifest.where_columns, *by.columns))),
+        where_columns=tuple(dict.fromkeys((*manifest.where_columns, *by.all_columns))),
         fingerprint=hashlib.sha256(f"{manifest.fingerprint} {where}".encode()).hexdigest()[:32],
     )
