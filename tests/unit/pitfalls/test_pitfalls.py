@@ -188,3 +188,13 @@ def test_pitfalls_name_a_table_in_order_of_time_that_is_split_by_row_groups(
 def test_pitfalls_leave_honest_tables_alone(name: str) -> None:
     frame = getattr(datasets, f"load_{name}")(as_frame=True).frame
     assert find_pitfalls_of_rows(pa.Table.from_pandas(frame), "target") == []
+
+
+def test_pitfalls_of_a_table_without_splits_are_those_of_a_random_one(rng: np.random.Generator) -> None:
+    when = pd.date_range("2020-01-01", periods=ROWS, freq="h")
+    found = of_rows(when=when, y=np.cumsum(rng.normal(size=ROWS)))
+    assert kinds(found) == {PitfallKind.TIME_ORDER: ("when",)}
+    assert "time: when" in found[0].cure
+    patient = rng.integers(0, ROWS // 10, ROWS)
+    health = rng.normal(size=ROWS // 10)[patient] + 0.5 * rng.normal(size=ROWS)
+    assert kinds(of_rows(patient_id=patient, y=health)) == {PitfallKind.SHARED_GROUP: ("patient_id",)}
