@@ -4,13 +4,47 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spark_hpo.data.plan.manifest import Manifest
+from spark_hpo.data.plan.shards import plan_shards
+from spark_hpo.data.readers import open_reader
+from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, NullRule, TableSchema
+
 SEASONS = ("spring", "summer", "autumn", "winter")
+
+
+SCHEMA = TableSchema(
+    features=(
+        Feature(name="id", kind=ColumnKind.NUMERIC),
+        Feature(name="season", kind=ColumnKind.CATEGORICAL, vocabulary=SEASONS),
+    ),
+    label=Label(name="label", classes=("no", "yes")),
+    encoding=Encoding.RAW,
+)
+GROWN = TableSchema(
+    features=(
+        *SCHEMA.features,
+        Feature(name="wind", kind=ColumnKind.NUMERIC, mean=4.0, nulls=NullRule.FILL),
+        Feature(name="wind_missing", kind=ColumnKind.NUMERIC, source="wind", marks_missing=True),
+    ),
+    label=SCHEMA.label,
+    encoding=Encoding.RAW,
+)
+
+
+def delivered(manifest: Manifest, schema: TableSchema, reader: str, name: str = "id") -> list[Any]:
+    """The values of a column that two ranks get, in ascending order."""
+    found: list[Any] = []
+    for shard in plan_shards(manifest, 2, 0):
+        for piece in open_reader(reader, Manifest.from_json(manifest.to_json()), schema).read(shard.segments):
+            found += piece[name].tolist()
+    return sorted(found)
 
 
 def rows(first: int, last: int, **more: Any) -> pa.Table:
@@ -48,13 +82,18 @@ def metadata_of(folder: Path) -> dict[str, Any]:
     return found[-1]
 
 
+def _stored(value: Any) -> Any:
+    """A partition value as Iceberg's metadata has it."""
+    return (value - date(1970, 1, 1)).days if isinstance(value, date) else value
+
+
 class IcebergTable:
     """An Iceberg table in a catalog of its own, whose data files pyarrow writes."""
 
     def __init__(self, folder: Path, content: pa.Table, *, partition_by: str | None = None) -> None:
         from pyiceberg.catalog.sql import SqlCatalog
-        from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
-        from pyiceberg.schema import assign_fresh_schema_ids
+        from pyiceberg.schema import Schema
+        from pyiceberg.types import DateType, DoubleType, IntegerType, LongType, NestedField, StringType
 
         folder.mkdir()
         self.catalog = SqlCatalog(
@@ -64,8 +103,18 @@ class IcebergTable:
             **{"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO"},
         )
         self.catalog.create_namespace("lake")
-        schema = assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(content.schema))
-        self.table = self.catalog.create_table("lake.rides", schema)
+        types = {
+            pa.int32(): IntegerType(),
+            pa.int64(): LongType(),
+            pa.float64(): DoubleType(),
+            pa.string(): StringType(),
+            pa.date32(): DateType(),
+        }
+        columns = [
+            NestedField(number, column.name, types[column.type], required=False)
+            for number, column in enumerate(content.schema, 1)
+        ]
+        self.table = self.catalog.create_table("lake.rides", Schema(*columns))
         if partition_by is not None:
             with self.table.update_spec() as update:
                 update.add_identity(partition_by)
@@ -109,7 +158,9 @@ class IcebergTable:
             parquet_column_mapping=parquet_path_to_id_mapping(schema),
         )
         spec = self.table.spec()
-        partition = Record(*(statistics.partition_value(f, schema) for f in spec.fields))
+        first = {name: values[0] for name, values in pq.read_table(file).slice(0, 1).to_pydict().items()}
+        names = [schema.find_column_name(part.source_id) for part in spec.fields]
+        partition = Record(*(_stored(first[name]) for name in names if name is not None))
         data_file = DataFile.from_args(
             content=DataFileContent.DATA,
             file_path=f"file://{file}",
@@ -124,6 +175,44 @@ class IcebergTable:
         )
         with self.table.transaction() as transaction, transaction.update_snapshot().fast_append() as update:
             update.append_data_file(data_file)
+        return self.snapshot
+
+    def delete_rows(self, file: Path, positions: list[int]) -> int:
+        """Delete rows of a file with a delete file, which pyiceberg cannot write, and return the snapshot."""
+        from pyiceberg.manifest import (
+            DataFile,
+            DataFileContent,
+            FileFormat,
+            ManifestContent,
+            ManifestWriterV2,
+        )
+        from pyiceberg.typedef import Record
+
+        class DeletesWriter(ManifestWriterV2):
+            def content(self) -> ManifestContent:
+                return ManifestContent.DELETES
+
+            @property
+            def _meta(self) -> dict[str, str]:
+                return {**super()._meta, "content": "deletes"}
+
+        deletes = self.folder / "data" / "deletes.parquet"
+        content = {"file_path": [f"file://{file}"] * len(positions), "pos": pa.array(positions, pa.int64())}
+        pq.write_table(pa.table(content), deletes)
+        delete_file = DataFile.from_args(
+            content=DataFileContent.POSITION_DELETES,
+            file_path=f"file://{deletes}",
+            file_format=FileFormat.PARQUET,
+            partition=Record(),
+            record_count=len(positions),
+            file_size_in_bytes=deletes.stat().st_size,
+            spec_id=0,
+        )
+        with self.table.transaction() as transaction, transaction.update_snapshot().fast_append() as update:
+            update.new_manifest_writer = lambda spec: DeletesWriter(
+                spec, self.table.schema(), update.new_manifest_output(), update.snapshot_id, "deflate"
+            )
+            update.append_data_file(delete_file)
         return self.snapshot
 
     @property

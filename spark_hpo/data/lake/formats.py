@@ -23,7 +23,7 @@ def table_format(url: str) -> TableFormat:
     from spark_hpo.data.lake import iceberg
 
     url = files.absolute(url)
-    if url.endswith(iceberg.SUFFIX):
+    if url.endswith(iceberg.METADATA_SUFFIX):
         return TableFormat.ICEBERG
     fs, root = files.filesystem(url)
     root = folder = root.rstrip("/")

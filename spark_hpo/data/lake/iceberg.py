@@ -18,7 +18,7 @@ from spark_hpo.errors import DataError, cause
 from spark_hpo.redact import redact
 
 METADATA = "metadata"
-SUFFIX = ".metadata.json"
+METADATA_SUFFIX = ".metadata.json"
 _NEWEST_FORMAT = 2
 _SEQUENCE = re.compile(r"v?(\d+)[-.]")
 _FILE_IO = "pyiceberg.io.fsspec.FsspecFileIO"  # the same file systems and credentials as everywhere here
@@ -92,7 +92,7 @@ def _open(url: str) -> Any:
         raise missing_package(url, TableFormat.ICEBERG, "pyiceberg", exc) from exc
     place = metadata_file(url)
     if place is None:
-        raise DataError(f"{url} has no file *{SUFFIX}. Check the path")
+        raise DataError(f"{url} has no file *{METADATA_SUFFIX}. Check the path")
     with _reading(url):
         return StaticTable.from_metadata(place, properties={"py-io-impl": _FILE_IO})
 
@@ -103,7 +103,7 @@ def metadata_file(url: str) -> str | None:
     Raises:
         DataError: two files claim to be the newest.
     """
-    if url.endswith(SUFFIX):
+    if url.endswith(METADATA_SUFFIX):
         return url
     folder = files.join(url, METADATA)
     fs, path = files.filesystem(folder)
@@ -113,7 +113,9 @@ def metadata_file(url: str) -> str | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
     numbered = [
-        (int(match[1]), name) for name in names if name.endswith(SUFFIX) and (match := _SEQUENCE.match(name))
+        (int(match[1]), name)
+        for name in names
+        if name.endswith(METADATA_SUFFIX) and (match := _SEQUENCE.match(name))
     ]
     if not numbered:
         return None
@@ -227,6 +229,9 @@ def _reading(url: str) -> Iterator[None]:
     """Raise what pyiceberg raises about a table as `DataError` that names it."""
     try:
         yield
-    except (ValueError, OSError, KeyError, TypeError, NotImplementedError) as exc:
-        # pydantic's and pyiceberg's own exceptions are ValueErrors
+    except Exception as exc:
+        # pydantic's exceptions are ValueErrors; those of pyiceberg have no class of their own.
+        known = isinstance(exc, ValueError | OSError | KeyError | TypeError | NotImplementedError)
+        if not known and not type(exc).__module__.startswith("pyiceberg"):
+            raise
         raise DataError(f"{url}: its Iceberg metadata cannot be read: {redact(str(exc))}") from cause(exc)

@@ -16,24 +16,13 @@ import pytest
 
 from spark_hpo.data.lake.formats import find_version, table_format
 from spark_hpo.data.plan import footers
-from spark_hpo.data.plan.manifest import Manifest, read_manifest
-from spark_hpo.data.plan.shards import plan_shards
+from spark_hpo.data.plan.manifest import read_manifest
 from spark_hpo.data.profile import profile
-from spark_hpo.data.readers import open_reader
-from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, NullRule, TableFormat, TableSchema
+from spark_hpo.data.schema import ColumnKind, Encoding, Feature, NullRule, TableFormat, TableSchema
 from spark_hpo.errors import ConfigError, DataError
-from tests.support.lakes import SEASONS, add_commit, metadata_of, rows, write_delta
+from tests.support.lakes import GROWN, SCHEMA, add_commit, delivered, metadata_of, rows, write_delta
 
 DeltaTable = pytest.importorskip("deltalake").DeltaTable
-
-SCHEMA = TableSchema(
-    features=(
-        Feature(name="id", kind=ColumnKind.NUMERIC),
-        Feature(name="season", kind=ColumnKind.CATEGORICAL, vocabulary=SEASONS),
-    ),
-    label=Label(name="label", classes=("no", "yes")),
-    encoding=Encoding.RAW,
-)
 
 
 @pytest.fixture(params=["arrow", "petastorm"])
@@ -52,14 +41,6 @@ def folder(tmp_path: Path) -> Path:
     DeltaTable(str(place)).delete("id < 50")
     write_delta(place, rows(1000, 1050), mode="overwrite")
     return place
-
-
-def delivered(manifest: Manifest, schema: TableSchema, reader: str, name: str = "id") -> list[Any]:
-    found: list[Any] = []
-    for shard in plan_shards(manifest, 2, 0):
-        for piece in open_reader(reader, Manifest.from_json(manifest.to_json()), schema).read(shard.segments):
-            found += piece[name].tolist()
-    return sorted(found)
 
 
 @pytest.mark.parametrize(
@@ -181,16 +162,6 @@ def test_conditions_open_only_files_that_may_match(tmp_path: Path, monkeypatch: 
 
 
 # Schema growth -------------------------------------------------------------------------------------------
-
-GROWN = TableSchema(
-    features=(
-        *SCHEMA.features,
-        Feature(name="wind", kind=ColumnKind.NUMERIC, mean=4.0, nulls=NullRule.FILL),
-        Feature(name="wind_missing", kind=ColumnKind.NUMERIC, source="wind", marks_missing=True),
-    ),
-    label=SCHEMA.label,
-    encoding=Encoding.RAW,
-)
 
 
 @pytest.fixture
