@@ -64,7 +64,7 @@ def _with_output_options(function: _Function) -> _Function:
     ],
 )
 def command() -> None:
-    """Prepare a table for studies from CSV or Parquet.
+    """Prepare a table for studies from CSV, Parquet, Delta or Iceberg.
 
     The output gets train, validation and test as Parquet, and schema.json. A table that an earlier equal
     command wrote is kept.
@@ -87,7 +87,14 @@ def command() -> None:
     help="auto: class for text and for at most 20 integers, else number.  [default: auto]",
 )
 @click.option(
-    "--format", type=click.Choice(["csv", "parquet"]), help="Of the input; otherwise by its ending."
+    "--format",
+    type=click.Choice(["csv", "parquet", "delta", "iceberg"]),
+    help="Of the input; otherwise found out.",
+)
+@click.option(
+    "--version",
+    metavar="N|TIME",
+    help="Version of a Delta table or id of an Iceberg snapshot, or a time.  [default: the newest]",
 )
 @click.option(
     "--null-values",
@@ -121,7 +128,7 @@ def command() -> None:
 @click.option("--where-test", metavar="SQL", help="In place. Without conditions, row groups are split.")
 @_with_output_options
 def csv(as_is: bool, no_header: bool, in_place: bool, **options: Any) -> None:
-    """Prepare any CSV (with a header) or Parquet table.
+    """Prepare any CSV (with a header), Parquet, Delta or Iceberg table.
 
     Text becomes codes, numbers are standardised, missing values are filled and marked.
     """

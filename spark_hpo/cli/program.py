@@ -18,7 +18,7 @@ from spark_hpo.cli.console import complain
 from spark_hpo.errors import SparkHpoError
 
 COMMANDS = {
-    "prepare": "Prepare a table for studies from CSV or Parquet.",
+    "prepare": "Prepare a table for studies from CSV, Parquet, Delta or Iceberg.",
     "init": "Write a study file for a table, with a search space that fits it.",
     "doctor": "Check the requirements of a study, without training.",
     "run": "Run a study file to the end of its budget.",

@@ -18,7 +18,18 @@ _Names = Annotated[tuple[str, ...] | None, FromList]
 
 _CSV_OPTIONS = frozenset(
     (
-        *("input", "label", "label_type", "format", "null_values", "max_vocabulary", "drop", "keep", "clean"),
+        *(
+            "input",
+            "label",
+            "label_type",
+            "format",
+            "version",
+            "null_values",
+            "max_vocabulary",
+            "drop",
+            "keep",
+            "clean",
+        ),
         *("separator", "header", "in_place", "where_train", "where_validation", "where_test"),
     )
 )
@@ -56,8 +67,10 @@ class PrepareConfig(Section):
     """csv: the column to predict."""
     label_type: Literal["auto", "class", "number"] | None = None
     """csv, synthetic: whether the label is a class or a number."""
-    format: Literal["csv", "parquet"] | None = None
-    """csv: the format of the input. Default: by the ending of its files."""
+    format: Literal["csv", "parquet", "delta", "iceberg"] | None = None
+    """csv: the format of the input. Default: found out."""
+    version: int | str | None = None
+    """csv: version of a Delta table, id of an Iceberg snapshot, or a time. Default: the newest at first."""
     null_values: _Names = None
     """csv: texts that mean missing, in addition to the empty text, NaN, nan, NULL and null."""
     max_vocabulary: PositiveInt | None = None

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -14,8 +15,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_hpo.data import files
+from spark_hpo.data.lake.formats import find_version, table_format
+from spark_hpo.data.lake.table_version import parse_version
 from spark_hpo.data.raw_rows import EXAMPLE_ROWS
-from spark_hpo.data.schema import Encoding, TableSchema
+from spark_hpo.data.schema import Encoding, Source, TableFormat, TableSchema
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare import in_place, splits
 from spark_hpo.prepare.cleaning import Cleaned, clean
@@ -26,6 +29,7 @@ from spark_hpo.prepare.encode import encode, original, original_columns, schema_
 from spark_hpo.prepare.output import Prepared, Request, fingerprint
 from spark_hpo.prepare.phases import announce
 from spark_hpo.prepare.reading import cause_of, columns_of, is_small, read, settings
+from spark_hpo.prepare.table_files import source_of
 from spark_hpo.suggest import suggestion
 from spark_hpo.trial import Split
 
@@ -36,7 +40,7 @@ _MANY_FILES = 100
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "label_type": ("auto", "class", "number"),
-    "format": (None, "csv", "parquet"),
+    "format": (None, "csv", *TableFormat),
 }
 
 
@@ -47,6 +51,7 @@ class CsvOptions:
     input: str
     label: str | None = None
     format: str | None = None
+    version: int | str | date | None = None
     label_type: str = "auto"
     null_values: Sequence[str] = DEFAULT_NULL_VALUES
     max_vocabulary: int = 1000
@@ -106,8 +111,12 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
         DataError: the input is missing, or no text.
     """
     wanted = CsvOptions(**options)
-    input_files = fingerprint(wanted.input)
     format = wanted.format
+    if (there := table_format(wanted.input)) is not TableFormat.PARQUET:
+        format = there  # its Parquet files also hold deleted rows
+    is_lake = format in (TableFormat.DELTA, TableFormat.ICEBERG)
+    # A table that has moved on is still the same input: the version of the first call stays.
+    input_files = [] if is_lake else fingerprint(wanted.input)
     if format is None:
         is_parquet = any(name.endswith((".parquet", ".pq")) for name, *_ in input_files)
         format = "parquet" if is_parquet else "csv"
@@ -130,6 +139,11 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
         "max_vocabulary": wanted.max_vocabulary,
         "drop": list(wanted.drop),
     }
+    if wanted.version is not None:
+        if not is_lake:
+            find_version(wanted.input, TableFormat.PARQUET, wanted.version)
+        parse_version(wanted.version)
+        arguments["version"] = wanted.version if isinstance(wanted.version, int) else str(wanted.version)
     arguments |= {"clean": True, "keep": list(wanted.keep)} if wanted.clean else {}
     fractions = list(wanted.fractions or splits.DEFAULT_FRACTIONS)
     if not wanted.in_place:
@@ -142,7 +156,7 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
 
 
 def _check_in_place(output: str, input: str, format: str) -> None:
-    if format != "parquet":
+    if format not in list(TableFormat):
         raise ConfigError(
             "is for Parquet", key="in_place", cure=f"Leave it out: {input} is {format}, and gets copied"
         )
@@ -192,8 +206,9 @@ def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
 
     Args:
         output: the folder to write, a local path or fsspec URL.
-        options: input; label; format (csv or parquet; None: by the ending); label_type (auto: class for
-            text and for at most 20 integers, else number); null_values; max_vocabulary (the most
+        options: input; label; format (csv, parquet, delta or iceberg; None: found out);
+            version (of a Delta or Iceberg table: a number or a time; None: the newest); label_type (auto:
+            class for text and for at most 20 integers, else number); null_values; max_vocabulary (the most
             frequent values of a text column that get a code; others count as unseen); drop (columns to
             leave out); separator (None: detected); header (False: columns are column1, column2, ...);
             clean (leave out useless columns, read dates and numbers that are written as text); keep
@@ -214,7 +229,8 @@ def write(spark: SparkSession, request: Request) -> Prepared:
     try:
         with settings(spark, arguments):
             announce(f"reading {request.arguments['input']}")
-            frame = read(spark, arguments)
+            table = source_of(arguments)
+            frame = read(spark, arguments, table)
             named = (arguments["label"], *arguments["drop"], *arguments.get("keep", ()))
             unknown = [name for name in named if name not in frame.columns]
             if unknown:
@@ -223,7 +239,7 @@ def write(spark: SparkSession, request: Request) -> Prepared:
                     + suggestion(unknown[0], frame.columns)
                 )
             if arguments.get("in_place"):
-                return _describe(frame, request)
+                return _describe(frame, table, request)
             with _kept(frame, arguments) as kept:
                 return _copy(kept, request)
     except (PySparkException, Py4JJavaError) as exc:
@@ -268,14 +284,13 @@ def _example(frame: DataFrame, schema: TableSchema) -> list[Any]:
     return [json.loads(found[0]) for found in frame.select(row).limit(EXAMPLE_ROWS).collect()]
 
 
-def _describe(frame: DataFrame, request: Request) -> Prepared:
+def _describe(frame: DataFrame, table: Source, request: Request) -> Prepared:
     """Write the schema of a table that stays in place."""
     arguments = request.arguments
-    url = arguments["input"]
     if "where" in arguments:
-        split = in_place.by_conditions(frame, url, arguments["where"])
+        split = in_place.by_conditions(frame, table, arguments["where"])
     else:
-        split = in_place.by_row_groups(frame, url, arguments["fractions"], arguments["seed"])
+        split = in_place.by_row_groups(frame, table, arguments["fractions"], arguments["seed"])
     with _kept(split.frame, arguments) as kept:
         cleaned = Cleaned(_without(original(kept, DEFAULT_NULL_VALUES), arguments["drop"]), ())
         if arguments.get("clean"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from pyspark.sql import Column, DataFrame
@@ -11,11 +11,13 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_hpo.data.filter.where import parse_where
+from spark_hpo.data.plan.listing import relative, root_of
 from spark_hpo.data.plan.manifest import Manifest, read_manifest
 from spark_hpo.data.plan.row_group_split import in_share
 from spark_hpo.data.schema import Source
 from spark_hpo.errors import DataError
 from spark_hpo.prepare.splits import SPLIT, column
+from spark_hpo.prepare.table_files import file_column, file_key, folder_of
 from spark_hpo.trial import Split
 
 
@@ -28,17 +30,18 @@ class SplitInPlace:
     sources: Mapping[str, Source]
 
 
-def by_conditions(frame: DataFrame, url: str, where: Mapping[str, str]) -> SplitInPlace:
+def by_conditions(frame: DataFrame, table: Source, where: Mapping[str, str]) -> SplitInPlace:
     """Split rows by a condition for each split. Rows that meet no condition are in no split.
 
     Args:
         frame: the original columns.
-        url: the absolute URL of the table.
+        table: its absolute URL, format and version.
         where: conditions by split, in the language of `data.where`.
 
     Raises:
         DataError: readers cannot parse a condition, no row meets it, or some rows meet two conditions.
     """
+    url = table.url
     types = {field.name: to_arrow_type(field.dataType) for field in frame.schema}
     meets: dict[Split, Column] = {}
     for split in Split:
@@ -65,16 +68,16 @@ def by_conditions(frame: DataFrame, url: str, where: Mapping[str, str]) -> Split
     return SplitInPlace(
         frame=frame.withColumn(SPLIT, cases).where(column(SPLIT).isNotNull()),
         rows={str(split): counted[split] for split in Split},
-        sources={str(split): Source(url=url, where=where[split]) for split in Split},
+        sources={str(split): replace(table, where=where[split]) for split in Split},
     )
 
 
-def by_row_groups(frame: DataFrame, url: str, fractions: Sequence[float], seed: int) -> SplitInPlace:
+def by_row_groups(frame: DataFrame, table: Source, fractions: Sequence[float], seed: int) -> SplitInPlace:
     """Split whole row groups, by a hash of the file's name and the row group's index.
 
     Args:
         frame: the original columns, as Spark's Parquet reader returns them.
-        url: the absolute URL of the table.
+        table: its absolute URL, format and version.
         fractions: shares of the row groups for train, validation and test.
 
     Raises:
@@ -86,9 +89,10 @@ def by_row_groups(frame: DataFrame, url: str, fractions: Sequence[float], seed: 
         Split.VALIDATION: (train, round(train + validation, 12)),
         Split.TEST: (round(train + validation, 12), 1.0),
     }
-    manifest = read_manifest(url)
+    url, folder = table.url, folder_of(table.url)
+    manifest = read_manifest(url, format=table.format, version=table.version)
     assigned = [
-        (name, start, stop, _split_of(name, index, shares, seed))
+        (file_key(folder, name), start, stop, _split_of(name, index, shares, seed))
         for name, index, start, stop in _groups(manifest)
     ]
     rows = {str(s): sum(stop - start for _, start, stop, split in assigned if split is s) for s in Split}
@@ -99,13 +103,10 @@ def by_row_groups(frame: DataFrame, url: str, fractions: Sequence[float], seed: 
             "seed or other fractions, conditions (where_train ...), or smaller row groups"
         )
     # Spark knows the file and the position of each row, so statistics can be limited to the training rows.
-    depth = 1 + len(manifest.files[0].partition)
     names = frame.columns
-    # url_decode would read a plus as a space.
-    encoded = F.replace(F.col("_metadata.file_path"), F.lit("+"), F.lit("%2B"))
     placed = frame.select(
         *map(column, names),
-        F.substring_index(F.url_decode(encoded), "/", -depth).alias("__file"),
+        file_column().alias("__file"),
         F.col("_metadata.row_index").alias("__row"),
     )
     groups = frame.sparkSession.createDataFrame(
@@ -117,18 +118,19 @@ def by_row_groups(frame: DataFrame, url: str, fractions: Sequence[float], seed: 
     return SplitInPlace(
         frame=placed.join(F.broadcast(groups), within).select(*map(column, names), column(SPLIT)),
         rows=rows,
-        sources={str(s): Source(url=url, share=share, seed=seed) for s, share in shares.items()},
+        sources={str(s): replace(table, share=share, seed=seed) for s, share in shares.items()},
     )
 
 
 def _groups(manifest: Manifest) -> Iterator[tuple[str, int, int, int]]:
     """Yield for each row group its file (path below the table), index, first row, and last row + 1."""
+    root = root_of(manifest.url)
     ends: dict[int, int] = {}
     for group in manifest.row_groups:
         file = manifest.files[group.file]
         start = ends.get(group.file, 0)
         ends[group.file] = stop = start + group.stored_rows
-        yield "/".join(file.path.split("/")[-1 - len(file.partition) :]), group.index, start, stop
+        yield relative(file.path, root), group.index, start, stop
 
 
 def _split_of(name: str, index: int, shares: Mapping[Split, tuple[float, float]], seed: int) -> Split:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spark_hpo.data import files
-from spark_hpo.data.lake.formats import table_format
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import EXAMPLE_FILE, SCHEMA_FILE
 from spark_hpo.errors import ConfigError, DataError, cause
@@ -175,11 +174,10 @@ def fingerprint(url: str) -> list[list[Any]]:
     """Names, sizes and modification times of the files at `url`: if they change, the table is another one.
 
     Raises:
-        DataError: there is nothing at `url`, or it is a Delta, Iceberg or Hudi table.
+        DataError: there is nothing at `url`.
     """
     fs, path = files.filesystem(files.absolute(url))
     with files.accessing(url):
-        table_format(url)  # refuses tables whose rows cannot be known
         entries = [fs.info(path)] if fs.isfile(path) else list(fs.find(path, detail=True).values())
     if not entries:
         raise DataError(f"{url}: no such file or folder, or an empty one: check --input")

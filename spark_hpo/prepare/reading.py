@@ -12,9 +12,12 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_hpo.data import files
-from spark_hpo.data.plan.footers import read_footer, read_footers
+from spark_hpo.data.lake.formats import read_version
+from spark_hpo.data.plan.footers import column_names, read_footer
 from spark_hpo.data.plan.listing import list_files
+from spark_hpo.data.schema import Source
 from spark_hpo.prepare.dialect import UTF_8, Dialect
+from spark_hpo.prepare.table_files import for_spark, source_of, version_frame
 
 _MOST_NAMES = 50  # in a message
 _TIME_ZONE = "spark.sql.session.timeZone"
@@ -29,8 +32,14 @@ _FEW_TASKS = {
 _MALFORMED = ("MALFORMED_RECORD", "Malformed records")
 
 
-def read(spark: SparkSession, arguments: Mapping[str, Any]) -> DataFrame:
-    """Return the input of a request. Only its columns are read yet."""
+def read(spark: SparkSession, arguments: Mapping[str, Any], table: Source) -> DataFrame:
+    """Return the input of a request. Only its columns are read yet.
+
+    Args:
+        table: the input as readers will find it.
+    """
+    if table.version is not None:
+        return version_frame(spark, table)
     url = for_spark(arguments["input"])
     if arguments["format"] == "parquet":
         return _with_timestamps(spark.read.parquet(url), arguments["input"])
@@ -66,22 +75,13 @@ def _with_timestamps(frame: DataFrame, url: str) -> DataFrame:
     return frame
 
 
-def for_spark(path: str) -> str:
-    """The path as Spark's JVM knows it."""
-    if not files.is_local(path):
-        return path
-    # Databricks mounts these folders for Python only; its JVM knows the same files by these names.
-    if path.startswith("/Volumes/"):
-        return f"dbfs:{path}"
-    if path.startswith("/dbfs/"):
-        return f"dbfs:{path.removeprefix('/dbfs')}"
-    # A path without a scheme is local, as everywhere here; Spark would use its default file system.
-    return f"file://{path}"
-
-
 def is_small(arguments: Mapping[str, Any]) -> bool:
     """Return True if the input of a request fits into the memory of one task, decoded."""
-    return sum(int(size) for _, size, *_ in arguments["input_files"]) <= _SMALL_BYTES
+    table = source_of(arguments)
+    if table.version is None:
+        return sum(int(size) for _, size, *_ in arguments["input_files"]) <= _SMALL_BYTES
+    lake = read_version(table.url, table.format, table.version)
+    return sum(file.size for file in lake.files) <= _SMALL_BYTES
 
 
 @contextlib.contextmanager
@@ -120,7 +120,7 @@ def columns_of(url: str, dialect: Dialect | None, *, header: bool) -> str:
         dialect: of a CSV; None: it is Parquet.
     """
     if dialect is None:
-        names = list(read_footers(url).schemas[0].names)
+        names = list(column_names(url))
     elif header:
         names = [name or f"_c{i}" for i, name in enumerate(dialect.columns)]
     else:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -20,7 +21,7 @@ from spark_hpo.data.lake.formats import find_version, read_version, table_format
 from spark_hpo.data.lake.table_version import TableVersion
 from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.file_pruning import candidates
-from spark_hpo.data.plan.listing import list_files, relative
+from spark_hpo.data.plan.listing import list_files, relative, root_of
 from spark_hpo.data.schema import TableFormat
 from spark_hpo.errors import DataError
 
@@ -155,7 +156,8 @@ def read_footers(
         DataError: the path does not exist, it has no files, a file is not Parquet, or the version is gone.
     """
     url = files.absolute(url)
-    fs, root = files.filesystem(url)
+    fs, _ = files.filesystem(url)
+    root = root_of(url)
     there = table_format(url)
     if format is TableFormat.PARQUET and there is not format:
         raise DataError(
@@ -174,7 +176,7 @@ def read_footers(
     try:
         return Footers(
             url=url,
-            root=root if format is TableFormat.DELTA else _data_root(fs, root),
+            root=root,
             partition_types=lake.partition_types,
             lake=lake,
             **_with_footers(fs, kept),
@@ -190,11 +192,6 @@ def read_footers(
         raise
 
 
-def _data_root(fs: Any, root: str) -> str:
-    """Return the folder of an Iceberg table, which is two above its metadata file."""
-    return root.rsplit("/", 2)[0] if fs.isfile(root) else root
-
-
 def _with_footers(fs: Any, found: Sequence[File]) -> dict[str, Any]:
     """Read footers in parallel; files with equal columns share one schema."""
     known: list[_Columns] = []
@@ -206,6 +203,23 @@ def _with_footers(fs: Any, found: Sequence[File]) -> dict[str, Any]:
         for file, footer in zip(found, footers, strict=True)
     )
     return {"files": tuple(kept), "footers": footers}
+
+
+def column_names(url: str, version: int | str | date | None = None) -> tuple[str, ...]:
+    """Return the names of a table's columns, from its log or from one footer.
+
+    Raises:
+        DataError: the table does not exist, or cannot be read.
+    """
+    url = files.absolute(url)
+    format = table_format(url)
+    number = find_version(url, format, version)
+    if number is not None:
+        return tuple(read_version(url, format, number).schema.names)
+    fs, _ = files.filesystem(url)
+    first = list_files(url)[0]
+    stored = read_footer(fs, first.path, first.size).schema.names
+    return tuple(dict.fromkeys([*(name for name in stored if name not in first.partition), *first.partition]))
 
 
 def check_unchanged(fs: Any, file: File) -> None:

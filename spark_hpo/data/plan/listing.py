@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spark_hpo.data import files
 from spark_hpo.data.files import File
+from spark_hpo.data.lake.iceberg import METADATA_SUFFIX
 from spark_hpo.data.plan import partitions
 from spark_hpo.errors import DataError
 
@@ -33,6 +34,12 @@ def list_files(url: str) -> list[File]:
     if not found:
         raise DataError(f"{url} has no Parquet files. Check the path, or prepare the table again")
     return sorted(found, key=lambda file: file.path)
+
+
+def root_of(url: str) -> str:
+    """Return the path that the names of a table's files are relative to, on its file system."""
+    _, path = files.filesystem(url)
+    return path.rsplit("/", 2)[0] if path.endswith(METADATA_SUFFIX) else path
 
 
 def relative(path: str, root: str) -> str:
