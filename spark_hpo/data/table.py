@@ -56,6 +56,13 @@ class Table:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
     @property
+    def source(self) -> dict[str, Any]:
+        """What the table was read from, of JSON types: url, format, version, and rows by split."""
+        source = self.schema.sources.get(Split.TRAIN, Source(url=self.url))
+        rows = {str(split): manifest.rows for split, manifest in self.manifests.items()}
+        return {"url": source.url, "format": str(source.format), "version": source.version, "rows": rows}
+
+    @property
     def rows(self) -> int:
         """Rows of all splits together."""
         return sum(manifest.rows for manifest in self.manifests.values())

@@ -27,9 +27,10 @@ from spark_hpo.study import Budget
 from spark_hpo.study.dispatch import DispatchPolicy
 from spark_hpo.study.failures import FailurePolicy
 from spark_hpo.study.supervision import Supervisor
+from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.study_runs import StudyCard
+from spark_hpo.tracking.study_runs import InputTable, StudyCard
 from spark_hpo.train.rank import CrossValidation, RankSpec
 from spark_hpo.train.rendezvous.world import Rendezvous, RendezvousServer
 from spark_hpo.train.training_settings import Precision, TrainingSettings
@@ -154,20 +155,24 @@ def _with_folds(table: Table, folds: int, world_size: int) -> Table:
     return table
 
 
-def open_tracker(plan: StudyPlan, study_id: str) -> MlflowTracker:
+def open_tracker(plan: StudyPlan, definition: Definition) -> MlflowTracker:
     """Find or create the study's run in MLflow.
 
     Raises:
         TrackingError: the server cannot be reached, or refuses.
     """
     config = plan.config
+    table = None
+    if definition.source is not None and definition.table is not None:
+        table = InputTable(digest=definition.table, **definition.source)
     card = StudyCard(
-        study_id=study_id,
+        study_id=definition.study_id,
         name=config.name,
         objective=plan.objective,
         config=config.model_dump(mode="json"),
         space=plan.space.to_json(),
         git_commit=git_commit(),
+        table=table,
     )
     return MlflowTracker(
         config.mlflow.tracking_uri, config.experiment, card, registry_uri=config.registry_uri

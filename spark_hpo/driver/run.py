@@ -128,7 +128,7 @@ def run_study(
             session = session or start_spark(config, spark)  # executors warm up while MLflow is contacted
         if has_table and config.data is not None:
             keep_snapshot(config, session or spark, frame)
-        tracker = open_tracker(plan, definition.study_id)
+        tracker = open_tracker(plan, definition)
         stack.callback(tracker.close, _MLFLOW_CLOSE_S)
         with _ending_in_mlflow(journal, tracker):
             spec = build_rank_spec(plan, table, storage, definition.study_id)
@@ -192,7 +192,15 @@ def _complete(definition: Definition, plan: StudyPlan, journal: Journal, table: 
                 "search with the new code only, use another study_dir (`storage=` in tune)",
                 journal.storage.url,
             )
-    completed = definition.of_table(fingerprint).of_code(plan.code.fingerprint)
+    source = None if table is None else table.source
+    if source is not None and source["version"] is not None:
+        logger.info(
+            "%s: the study reads version %s of this %s table",
+            source["url"],
+            source["version"],
+            source["format"],
+        )
+    completed = definition.of_table(fingerprint, source).of_code(plan.code.fingerprint)
     completed.write(journal.storage)
     return completed
 

@@ -75,7 +75,7 @@ def sync_study(config: StudyConfig, *, task: Trainable | None = None, space: obj
             {**config.model_dump(mode="json"), "space": plan.space.to_json()}, defaults=defaults()
         )
         journal = stack.enter_context(_journal_at_rest(storage, plan.objective))
-        tracker = open_tracker(plan, definition.study_id)
+        tracker = open_tracker(plan, definition)
         stack.callback(tracker.close, _MLFLOW_CLOSE_S)
         return _write_missing(plan, definition, journal, tracker)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from spark_hpo.config import DataConfig, StudyConfig, defaults
 from spark_hpo.data import files
-from spark_hpo.data.plan.footers import read_footers
+from spark_hpo.data.plan.footers import column_names
 from spark_hpo.data.table import SCHEMA_FILE, read_schema
 from spark_hpo.driver.table_columns import COLUMN_LISTS, check_columns, listed
 from spark_hpo.driver.table_snapshot import check_snapshot, take_snapshot
@@ -83,7 +83,7 @@ def check_source(config: StudyConfig, known: Definition | None) -> None:
             raise ConfigError("is missing", key="data.label", cure="Name the column to predict")
         return
     _check_is_parquet(data.path)
-    names = list(read_footers(data.path).schemas[0].names)
+    names = list(column_names(data.path, data.version))
     if data.label is None:
         raise ConfigError(
             f"is missing, because {data.path} is not a prepared table",

@@ -204,5 +204,6 @@ def _again(record: StudyRecord, answer: Answer) -> dict[str, Any]:
         "command": commands[-1] if commands else None,
         "versions": facts.get("versions", {}),
         "git_commit": facts.get("git_commit"),
+        "table": record.definition.source,
         "params": params,
     }

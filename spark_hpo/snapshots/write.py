@@ -12,7 +12,8 @@ from pyspark.errors import PySparkException
 from spark_hpo.data import files
 from spark_hpo.data.plan.footers import read_footers
 from spark_hpo.errors import DataError
-from spark_hpo.prepare.reading import cause_of, changed_settings, for_spark
+from spark_hpo.prepare.reading import cause_of, changed_settings
+from spark_hpo.prepare.table_files import for_spark
 from spark_hpo.snapshots.frames import is_pandas, is_spark
 
 if TYPE_CHECKING:

@@ -60,6 +60,7 @@ class Definition:
     config: Mapping[str, Any]  # without the settings that may change
     table: str | None = None  # fingerprint of the table; None: there is none, or it is not known yet
     code: str | None = None  # fingerprint of a task that was passed as an object; None: it has a name
+    source: Mapping[str, Any] | None = None  # of the table: url, format, version, and rows by split
     version: int = _VERSION
 
     @classmethod
@@ -107,11 +108,11 @@ class Definition:
 
     def redefined(self, config: Mapping[str, Any]) -> Definition:
         """Return the same study with another configuration, for a study without trials."""
-        return replace(self, config=_frozen(config), table=None)
+        return replace(self, config=_frozen(config), table=None, source=None)
 
-    def of_table(self, fingerprint: str | None) -> Definition:
-        """Return the same study with the fingerprint of its table."""
-        return replace(self, table=fingerprint)
+    def of_table(self, fingerprint: str | None, source: Mapping[str, Any] | None) -> Definition:
+        """Return the same study with the fingerprint and the source of its table."""
+        return replace(self, table=fingerprint, source=source)
 
     def of_code(self, fingerprint: str | None) -> Definition:
         """Return the same study with the fingerprint of the code that its trials run from now on."""

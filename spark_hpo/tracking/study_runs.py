@@ -21,9 +21,10 @@ from spark_hpo.trial import Trial
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
 RUNS_PER_PAGE = 1_000
+_MAX_DIGEST = 36  # characters that MLflow takes
 # Not 403 and 404, which a gateway returns while its server restarts or a token is renewed.
 _PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 
@@ -37,6 +38,36 @@ class RunStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputTable:
+    """The table of a study."""
+
+    url: str
+    format: str  # parquet, delta or iceberg
+    version: int | None  # of a Delta or Iceberg table
+    rows: Mapping[str, int]  # by split
+    digest: str
+
+    def to_mlflow(self) -> DatasetInput:
+        """Return the table as an input of a run."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        is_delta = self.format == "delta"
+        url = redact(self.url)
+        source: dict[str, Any] = {"path" if is_delta else "uri": url}
+        if self.version is not None:
+            # The names are those of MLflow's own class for Delta tables.
+            source["delta_table_version" if is_delta else "snapshot_id"] = self.version
+        dataset = Dataset(
+            name=url.rstrip("/").rpartition("/")[2] or url,
+            digest=self.digest[:_MAX_DIGEST],
+            source_type="delta_table" if is_delta else self.format,
+            source=json.dumps(source),
+            profile=json.dumps({"rows": self.rows}),
+        )
+        return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyCard:
     """The facts of a study that its run in MLflow shows."""
 
@@ -47,6 +78,7 @@ class StudyCard:
     space: Mapping[str, Any] = field(default_factory=dict)
     git_commit: str | None = None  # None: unknown
     tags: Mapping[str, str] = field(default_factory=dict)
+    table: InputTable | None = None  # None: the study has none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +133,8 @@ class StudyRuns:
             self.client.log_dict(self.run_id, config, "config.yaml")
         if self.card.space:
             self.client.log_dict(self.run_id, _plain(self.card.space), "space.yaml")
+        if self.card.table is not None:  # MLflow keeps one of several equal inputs
+            self.client.log_inputs(self.run_id, [self.card.table.to_mlflow()])
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Write leaderboard, artifacts, metrics and front; then the status, also of unfinished trials."""

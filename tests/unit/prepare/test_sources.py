@@ -12,8 +12,8 @@ from spark_hpo.data.encoders import MISSING_TEXTS
 from spark_hpo.errors import ConfigError
 from spark_hpo.prepare.from_csv import DEFAULT_NULL_VALUES
 from spark_hpo.prepare.from_synthetic import teacher
-from spark_hpo.prepare.reading import _for_spark
 from spark_hpo.prepare.sources import find, key_of_study, prepare, with_keys
+from spark_hpo.prepare.table_files import for_spark
 
 WHERE = {"where_train": "a < 1", "where_validation": "a = 1", "where_test": "a > 1"}
 
@@ -102,4 +102,4 @@ def test_the_teacher_is_two_orthogonal_unit_vectors_of_the_seed() -> None:
     ],
 )
 def test_spark_gets_the_name_by_which_its_jvm_knows_a_path(path: str, name: str) -> None:
-    assert _for_spark(path) == name
+    assert for_spark(path) == name
