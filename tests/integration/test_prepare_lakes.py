@@ -29,7 +29,7 @@ def schema_at(folder: Path) -> TableSchema:
 def delta(tmp_path: Path) -> Path:
     """Partitions that Spark could take for patterns, deleted rows, and a column that came later."""
     deltalake = pytest.importorskip("deltalake")
-    place = tmp_path / "a +%20 ä"
+    place = tmp_path / "a + ä"
     for number in range(12):
         content = rows(number * 10, number * 10 + 10, place="a b/[c]" if number % 2 else "{ü}*")
         content = content if number < 6 else content.append_column("wind", content.column("x"))
