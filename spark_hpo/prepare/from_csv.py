@@ -28,7 +28,7 @@ from spark_hpo.prepare.dialect import UTF_8, Dialect, find_dialect
 from spark_hpo.prepare.encode import encode, original, original_columns, schema_of
 from spark_hpo.prepare.output import Prepared, Request, fingerprint
 from spark_hpo.prepare.phases import announce
-from spark_hpo.prepare.reading import cause_of, columns_of, is_small, read, settings
+from spark_hpo.prepare.reading import cause_of, columns_of, file_sizes, is_small, read, settings
 from spark_hpo.prepare.table_files import source_of
 from spark_hpo.suggest import suggestion
 from spark_hpo.trial import Split
@@ -308,7 +308,7 @@ def _describe(frame: DataFrame, table: Source, request: Request) -> Prepared:
 @contextlib.contextmanager
 def _kept(frame: DataFrame, arguments: Mapping[str, Any]) -> Iterator[DataFrame]:
     """Keep a small table of many files in memory, because each of the jobs would open all of them."""
-    if len(arguments["input_files"]) <= _MANY_FILES or not is_small(arguments):
+    if len(file_sizes(arguments)) <= _MANY_FILES or not is_small(arguments):
         yield frame
         return
     frame = frame.persist()

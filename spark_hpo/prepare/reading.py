@@ -75,13 +75,17 @@ def _with_timestamps(frame: DataFrame, url: str) -> DataFrame:
     return frame
 
 
-def is_small(arguments: Mapping[str, Any]) -> bool:
-    """Return True if the input of a request fits into the memory of one task, decoded."""
+def file_sizes(arguments: Mapping[str, Any]) -> list[int]:
+    """Return the bytes of each file of the input of a request."""
     table = source_of(arguments)
     if table.version is None:
-        return sum(int(size) for _, size, *_ in arguments["input_files"]) <= _SMALL_BYTES
-    lake = read_version(table.url, table.format, table.version)
-    return sum(file.size for file in lake.files) <= _SMALL_BYTES
+        return [int(size) for _, size, *_ in arguments["input_files"]]
+    return [file.size for file in read_version(table.url, table.format, table.version).files]
+
+
+def is_small(arguments: Mapping[str, Any]) -> bool:
+    """Return True if the input of a request fits into the memory of one task, decoded."""
+    return sum(file_sizes(arguments)) <= _SMALL_BYTES
 
 
 @contextlib.contextmanager
