@@ -154,6 +154,8 @@ FENCES = {
     "click": {"cli"},
     "pydantic": {"config"},
     "sqlglot": {"data"},
+    "deltalake": {"data"},
+    "pyiceberg": {"data"},
     "plotly": {"report"},
     "jinja2": {"report"},
     "packaging": {"doctor"},
