@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from spark_hpo.config import DataConfig, StudyConfig, defaults
 from spark_hpo.data import files
-from spark_hpo.data.plan.footers import column_names
+from spark_hpo.data.lake.formats import find_version, table_format
+from spark_hpo.data.plan.footers import column_names, read_footers
 from spark_hpo.data.table import SCHEMA_FILE, read_schema
 from spark_hpo.driver.table_columns import COLUMN_LISTS, check_columns, listed
 from spark_hpo.driver.table_snapshot import check_snapshot, take_snapshot
@@ -111,7 +112,7 @@ def describe(config: StudyConfig, start: Callable[[], SparkSession], frame: Fram
 
     data = _data(config)
     path = take_snapshot(config, start, frame).url if data.path is None else data.path
-    in_place = not files.is_csv(path) and _num_row_groups(path) >= _MIN_ROW_GROUPS
+    in_place = not files.is_csv(path) and _num_row_groups(path, data) >= _MIN_ROW_GROUPS
     options = {"input": path, "in_place": in_place, "overwrite": True, **_options(data)}
     with with_keys(lambda option: f"data.{'path' if option in ('input', 'output') else option}"):
         prepared = prepare("csv", _description(config), options, start)
@@ -120,8 +121,10 @@ def describe(config: StudyConfig, start: Callable[[], SparkSession], frame: Fram
         logger.info("%s: %s", data.place, remark)
 
 
-def _num_row_groups(path: str) -> int:
-    return sum(len(footer.row_groups) for footer in read_footers(path).footers)
+def _num_row_groups(path: str, data: DataConfig) -> int:
+    format = table_format(path)
+    version = None if data.is_snapshot else find_version(path, format, data.version)
+    return sum(len(footer.row_groups) for footer in read_footers(path, format, version).footers)
 
 
 def _options(data: DataConfig) -> dict[str, Any]:
