@@ -57,7 +57,6 @@ def _build_search(
     # A part that replaces the method's does not get the method's settings for it.
     sampler_settings = method.sampler_settings if search.sampler in (None, method.sampler) else {}
     scheduler_name = _scheduler_name(config, method)
-    scheduler_settings = method.scheduler_settings if scheduler_name == method.scheduler else {}
     shared = {
         "max_resource": search.max_resource,
         "min_resource": search.min_resource,
@@ -80,7 +79,6 @@ def _build_search(
     )
     settings = {
         **{name: value for name, value in shared.items() if value is not None},
-        **scheduler_settings,
         **search.scheduler_settings,
     }
     # A sampler of a finite size, such as a grid, limits the trials too.

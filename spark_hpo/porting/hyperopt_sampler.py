@@ -13,6 +13,7 @@ import numpy as np
 from spark_hpo.errors import ConfigError, SpaceError
 from spark_hpo.search.pareto import Losses
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.samplers.tpe import document_of
 from spark_hpo.trial import Params
 
 Suggest = Callable[..., list[dict[str, Any]]]
@@ -101,30 +102,6 @@ def domain_of(expression: Any, objective: Callable[[Any], Any] | None = None) ->
         return Domain(objective, expression, pass_expr_memo_ctrl=False)
     except Exception as exc:  # hyperopt raises many types
         raise SpaceError(f"is not a hyperopt space: {type(exc).__name__}: {exc}", key="space") from exc
-
-
-def document_of(
-    trial_id: int, params: Params, labels: Sequence[str], *, state: int, result: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return a trial as a document of hyperopt's `Trials.trials`."""
-    return {
-        "state": state,
-        "tid": trial_id,
-        "spec": None,
-        "result": dict(result),
-        "misc": {
-            "tid": trial_id,
-            "cmd": ("domain_attachment", "FMinIter_Domain"),
-            "workdir": None,
-            "idxs": {label: [trial_id] if label in params else [] for label in labels},
-            "vals": {label: [params[label]] if label in params else [] for label in labels},
-        },
-        "exp_key": None,
-        "owner": None,
-        "version": 0,
-        "book_time": None,
-        "refresh_time": None,
-    }
 
 
 def values_by_label(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hyperopt import Trials
 from hyperopt.base import JOB_STATE_DONE, JOB_STATE_ERROR, JOB_STATE_RUNNING, STATUS_NEW
 
 from spark_hpo.porting.hyperopt_objective import RESULT
-from spark_hpo.porting.hyperopt_sampler import document_of
+from spark_hpo.search.samplers.tpe import document_of
 from spark_hpo.study import RunningStudy
 from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Report, Trial, TrialState

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -38,6 +38,7 @@ class LiveStatus:
     deadline_s: float | None = None  # seconds until the budget of time is spent; None: no such budget
 
 
+@dataclass(eq=False)
 class ProgressLine(AbstractContextManager["ProgressLine"]):
     """A line at the bottom of the terminal that disappears when the study ends.
 
@@ -45,29 +46,24 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
     above it: `with ProgressLine("digits", "accuracy") as line: line.update(status)`.
     """
 
-    def __init__(
-        self,
-        study: str,
-        metric: str,
-        *,
-        console: Console | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._study = study
-        self._metric = metric
-        self._console = console or Console(stderr=True)
-        self._clock = clock
+    study: str
+    metric: str
+    _: KW_ONLY
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self._status = LiveStatus()
         self._first: tuple[float, float] | None = None  # time, and spent, of the first update
-        self._updated_at = clock()
+        self._updated_at = self.clock()
         self._live: Live | None = None
         self._streams: list[tuple[logging.StreamHandler[Any], Any]] = []
 
     def __enter__(self) -> ProgressLine:
-        if self._console.is_terminal and not self._console.is_dumb_terminal:
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._live = Live(
                 get_renderable=self.render,
-                console=self._console,
+                console=self.console,
                 refresh_per_second=2,
                 transient=True,
                 redirect_stdout=False,  # the last line of stdout is JSON
@@ -87,7 +83,7 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
 
     def update(self, status: LiveStatus) -> None:
         """Show a new status."""
-        now = self._clock()
+        now = self.clock()
         if self._first is None:
             self._first = (now, status.spent)
         self._updated_at = now
@@ -98,7 +94,7 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
 
         What earlier drivers have spent does not count for the rate.
         """
-        now, status = self._clock(), self._status
+        now, status = self.clock(), self._status
         limits = []
         if status.deadline_s is not None:
             limits.append(status.deadline_s - (now - self._updated_at))
@@ -112,12 +108,12 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
 
     def render(self) -> Text:
         status = self._status
-        line = Text(f"{self._study}  ", no_wrap=True, overflow="ellipsis")
+        line = Text(f"{self.study}  ", no_wrap=True, overflow="ellipsis")
         for state in TrialState:
             if count := status.states.get(state, 0):
                 line.append(f"{count} {state}  ", _STYLES[state])
         if status.best is not None:
-            line.append(f"best {self._metric} {status.best:.5g}  ", "bold")
+            line.append(f"best {self.metric} {status.best:.5g}  ", "bold")
         if status.slots:
             line.append(f"{status.slots_busy}/{status.slots} slots  ")
         if status.budget:
@@ -131,9 +127,9 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
         """Redirect log lines to the console, which draws them above the status line."""
         for name in (None, "spark_hpo"):
             for handler in logging.getLogger(name).handlers:
-                if isinstance(handler, logging.StreamHandler) and handler.stream is self._console.file:
+                if isinstance(handler, logging.StreamHandler) and handler.stream is self.console.file:
                     self._streams.append((handler, handler.stream))
-                    handler.setStream(FileProxy(self._console, handler.stream))
+                    handler.setStream(FileProxy(self.console, handler.stream))
 
 
 def duration(seconds: float) -> str:

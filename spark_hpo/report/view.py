@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,40 +36,40 @@ def load_study(study_dir: str | Path) -> StudyView:
     return StudyView(Storage(study_dir))
 
 
+@dataclass(eq=False)
 class Plots:
     """The figures of a study, made with plotly: `plots.history().show()`."""
 
-    def __init__(self, record: StudyRecord) -> None:
-        self._record = record
+    record: StudyRecord
 
     def history(self, *, over: str = "time") -> go.Figure:
         """Draw all values and the best so far, over time or over the resource (`over="resource"`)."""
         draw = {"time": history.history, "resource": history.history_by_resource}[over]
-        return draw(self._record).figure
+        return draw(self.record).figure
 
     def parallel(self) -> go.Figure:
         """Draw parallel coordinates: a line for each trial across its parameters."""
-        return parallel.parallel(self._record).figure
+        return parallel.parallel(self.record).figure
 
     def importance(self) -> go.Figure:
         """Draw how much each parameter matters (PED-ANOVA)."""
-        return parameters.importance(self._record).figure
+        return parameters.importance(self.record).figure
 
     def rungs(self) -> go.Figure:
         """Draw how many trials reached each rung, and what happened to them."""
-        return rungs.rungs(self._record).figure
+        return rungs.rungs(self.record).figure
 
     def curves(self) -> go.Figure:
         """Draw the learning curves of all trials."""
-        return curves.curves(self._record).figure
+        return curves.curves(self.record).figure
 
     def slots(self) -> go.Figure:
         """Draw the use of slots over time, with the reasons why slots were idle."""
-        return slots.slots(self._record).figure
+        return slots.slots(self.record).figure
 
     def pareto_front(self) -> go.Figure:
         """Draw the Pareto front, for a study with several objectives."""
-        return front.front(self._record).figure
+        return front.front(self.record).figure
 
 
 class StudyFindings(ABC):

@@ -17,7 +17,6 @@ class Method:
     sampler: str
     scheduler: str
     sampler_settings: Mapping[str, Any] = field(default_factory=dict)
-    scheduler_settings: Mapping[str, Any] = field(default_factory=dict)
     explorer: str = "perturbation"  # used only by population based schedulers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.history import History
 from spark_hpo.search.settings import require_integer
 from spark_hpo.search.space import Dimension, Key, Point, Space
-from spark_hpo.search.space.parameter import Choice, Constant, Group, Node, Normal, Sequence, Uniform
+from spark_hpo.search.space.parameter import Choice, Constant, Group, Node, Normal, Uniform
+from spark_hpo.search.space.parameter import Sequence as Items
 from spark_hpo.trial import Params
 
 _MAX_HISTORY = 200  # trials that hyperopt is given; with 10,000 a proposal takes 250 ms
@@ -153,21 +155,9 @@ class _Estimator:
 
     def _document(self, number: int, point: Point, is_good: bool) -> dict[str, Any]:
         """Return what `tpe.suggest` reads of a trial. The losses 0 and 1 encode good and rest."""
-        active = {label: d.key in point for label, d in self._dimensions.items()}
-        return {
-            "tid": number,
-            "state": 2,  # JOB_STATE_DONE
-            "exp_key": None,
-            "result": {"status": "ok", "loss": 0.0 if is_good else 1.0},
-            "misc": {
-                "tid": number,
-                "idxs": {label: [number] if here else [] for label, here in active.items()},
-                "vals": {
-                    label: [point[self._dimensions[label].key]] if here else []
-                    for label, here in active.items()
-                },
-            },
-        }
+        values = {label: point[d.key] for label, d in self._dimensions.items() if d.key in point}
+        result = {"status": "ok", "loss": 0.0 if is_good else 1.0}
+        return document_of(number, values, tuple(self._dimensions), state=2, result=result)  # JOB_STATE_DONE
 
     def _expression(self, node: Node, key: Key) -> Any:
         """Return a hyperopt expression with the parameters below `node`; constants are left out."""
@@ -177,7 +167,7 @@ class _Estimator:
         match node:
             case Group(entries):
                 return {name: self._expression(child, (*key, name)) for name, child in entries}
-            case Sequence(items):
+            case Items(items):
                 return [self._expression(child, (*key, i)) for i, child in enumerate(items)]
             case Choice(options=options, weights=weights):
                 below = [self._expression(option, (*key, i)) for i, option in enumerate(options)]
@@ -190,3 +180,27 @@ class _Estimator:
                 return hp.normal(label, node.mu, node.sigma)
             case Constant():
                 return None
+
+
+def document_of(
+    trial_id: int, params: Params, labels: Sequence[str], *, state: int, result: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a trial as a document of hyperopt's `Trials.trials`."""
+    return {
+        "state": state,
+        "tid": trial_id,
+        "spec": None,
+        "result": dict(result),
+        "misc": {
+            "tid": trial_id,
+            "cmd": ("domain_attachment", "FMinIter_Domain"),
+            "workdir": None,
+            "idxs": {label: [trial_id] if label in params else [] for label in labels},
+            "vals": {label: [params[label]] if label in params else [] for label in labels},
+        },
+        "exp_key": None,
+        "owner": None,
+        "version": 0,
+        "book_time": None,
+        "refresh_time": None,
+    }
