@@ -7,14 +7,17 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
 
 from spark_hpo.config import StudyConfig
 from spark_hpo.driver.cleanup import clean_study
+from spark_hpo.driver.export import export_model
 from spark_hpo.driver.result import Result
 from spark_hpo.driver.run import run_study
+from spark_hpo.driver.sync import sync_study
 from spark_hpo.errors import ConfigError
 from spark_hpo.report.events import line_of
 from spark_hpo.report.pictures.theme import number
@@ -23,6 +26,7 @@ from spark_hpo.report.view import load_study
 from spark_hpo.study_dir.journal import EventKind, Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.context import TrainContext
+from spark_hpo.train.predictor import Predictor
 from spark_hpo.trial import Split
 from tests.support.tables import clusters_study, write_clusters
 
@@ -93,6 +97,19 @@ def test_spread_is_shown_everywhere(finished: Result) -> None:
     assert [r.data.metrics["best_accuracy_std"] for r in runs if "best_accuracy_std" in r.data.metrics] == [
         spread
     ]
+
+
+def test_model_can_be_exported_and_written_to_mlflow_again(finished: Result, tmp_path: Path) -> None:
+    best = load_study(finished.config.study_dir).best_trial
+    export_model(finished.config, best, tmp_path / "model")
+    rows = pd.read_parquet(Path(finished.config.study_dir).parent / "table/test").drop(columns="side")
+    exported = Predictor.load(tmp_path / "model").predict(rows)
+    assert exported.equals(finished.best_model().predict(rows))
+    synced = sync_study(finished.config)
+    assert synced.is_complete
+    assert synced.model is not None
+    assert finished.model is not None
+    assert synced.model.summary() == finished.model.summary()
 
 
 def test_finished_study_repeats_nothing(finished: Result) -> None:

@@ -21,7 +21,7 @@ from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.journal import EventKind, Journal
 from spark_hpo.trial import Failure, FailureKind, Report, Split, TrialState
 from tests.support.simulated import Curve, SimulatedBackend
-from tests.support.study_bench import ConcurrentBackend, Killed, StudyRunner
+from tests.support.study_bench import RETRY_AT_ONCE, ConcurrentBackend, Killed, StudyRunner
 
 FOLDS = 5
 
@@ -162,6 +162,18 @@ def test_resume_repeats_no_fold_that_has_ended(
     assert values(resumed) == values(cross_validate(whole, scheduler=full(3)))
 
 
+def test_interrupted_slot_resumes_with_the_folds_that_are_missing(bench: StudyRunner) -> None:
+    policy = replace(RETRY_AT_ONCE, interrupted=lambda: len(bench.training.asked) >= 3, grace_s=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(bench, policy=policy)
+    assert len(bench.training.asked) == 3
+    study = cross_validate(bench)
+    assert Counter((a.trial_id, a.fold) for a in bench.training.asked) == Counter(
+        (trial, fold) for trial in (0, 1) for fold in range(1, FOLDS + 1)
+    )
+    assert {trial.state for trial in study.trials.values()} == {TrialState.COMPLETED}
+
+
 def test_resume_concludes_a_slot_whose_last_fold_was_recorded_last(bench: StudyRunner) -> None:
     cross_validate(bench, scheduler=full(1))
     log = bench.storage
@@ -220,6 +232,24 @@ def test_final_model_in_flight_resumes_as_a_further_attempt(bench: StudyRunner) 
     again.train_final(again.best)
     assert bench.training.asked[-1].attempt == 2
     assert bench.storage.read(partial) is None
+
+
+def test_interrupted_final_model_has_saved_its_state(bench: StudyRunner) -> None:
+    study = cross_validate(bench)
+    assert study.best is not None
+    failure = Failure(kind=FailureKind.INTERRUPTED, message="stopped because the driver asked")
+    bench.training.fail = lambda a: failure if a.is_final and a.attempt == 1 else None
+    policy = replace(RETRY_AT_ONCE, interrupted=lambda: any(a.is_final for a in bench.training.asked))
+    interrupted = bench.study(scheduler=full(), has_folds=True, policy=policy)
+    interrupted.run()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.train_final(study.best)
+    [lost] = events(bench, EventKind.LOST)
+    assert (lost.report.split, lost.report.attempt) == (Split.TRAIN, 1)
+    again = cross_validate(bench)
+    assert again.best is not None
+    assert again.train_final(again.best).checkpoint is not None
+    assert bench.training.asked[-1].attempt == 2
 
 
 def test_partial_checkpoint_of_a_fold_in_flight_survives_a_resume(bench: StudyRunner) -> None:
