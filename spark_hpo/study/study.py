@@ -108,7 +108,9 @@ class Study:
         unfinished = self._replay()
         self._dispatcher.resume(unfinished)
         self._attempts.sweep([assignment.key for assignment in (*unfinished, *self._finals.values())])
-        self._resume_folds()
+        for trial_id in self._folds:
+            slot, params = self._folds.slot(trial_id), self.trials[trial_id].params
+            self._dispatcher.enqueue(self._fold(slot, params, fold) for fold in self._folds.waiting(trial_id))
         self._is_resumed = True
 
     def run(self) -> str:
@@ -130,6 +132,8 @@ class Study:
         self._dispatcher.delete_signals()
         call_each(self._callbacks, Callback.on_study_start, self)
         try:
+            for trial_id in self._folds:  # the driver before may have died before it could conclude them
+                self._conclude_folds(trial_id)
             self.stopped_by = self._loop()
             self._dispatcher.delete_signals()
         finally:
@@ -414,10 +418,3 @@ class Study:
             else:
                 del in_flight[report.key]
             self._attempts.replay_finish(report)
-
-    def _resume_folds(self) -> None:
-        """Continue the slots of which an earlier driver has run some folds."""
-        for trial_id in self._folds:
-            slot, params = self._folds.slot(trial_id), self.trials[trial_id].params
-            self._dispatcher.enqueue(self._fold(slot, params, fold) for fold in self._folds.waiting(trial_id))
-            self._conclude_folds(trial_id)
