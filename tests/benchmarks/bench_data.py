@@ -33,6 +33,7 @@ from spark_hpo.data.loader import Loader
 from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, Source, TableFormat, TableSchema
 from spark_hpo.data.table import open_table
 from spark_hpo.trial import Split
+from tests.support.lakes import write_many_files
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "data.md"
 COLUMNS = 33  # 32 features and a label, float32
@@ -43,7 +44,6 @@ LIMIT_S = 600
 READERS = ("petastorm", "arrow")
 IN_PLACE = {"parquet-in-place": TableFormat.PARQUET, "delta-in-place": TableFormat.DELTA}
 MANY_ROWS = 1_000  # in each of very many files
-MOST_LINKS = 30_000  # to one file; file systems have limits
 SCHEMA = TableSchema(
     features=tuple(Feature(name=f"x{i}", kind=ColumnKind.NUMERIC) for i in range(COLUMNS - 1)),
     label=Label(name="y"),
@@ -79,45 +79,10 @@ def write_in_place(folder: Path, table: Path) -> None:
         (folder / name / "schema.json").write_text(json.dumps(schema.to_json()))
 
 
-def write_many_files(folder: Path, count: int) -> None:
-    """Make a Delta table of very many files, which are links to few, and a log with their statistics."""
-    (folder / "_delta_log").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    columns = {f"x{i}": rng.normal(size=MANY_ROWS) for i in range(9)}
-    content = pa.table({"id": np.arange(MANY_ROWS), **columns, "y": rng.normal(size=MANY_ROWS)})
-    fields = [
-        {"name": name, "type": "long" if name == "id" else "double", "nullable": True, "metadata": {}}
-        for name in content.column_names
-    ]
-    metadata = {
-        "id": "many",
-        "format": {"provider": "parquet", "options": {}},
-        "schemaString": json.dumps({"type": "struct", "fields": fields}),
-        "partitionColumns": [],
-        "configuration": {},
-    }
-    actions: list[dict[str, Any]] = [
-        {"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}},
-        {"metaData": metadata},
-    ]
-    for number in range(count):
-        path = folder / f"part-{number:06}.parquet"
-        if number % MOST_LINKS:
-            os.link(folder / f"part-{number // MOST_LINKS * MOST_LINKS:06}.parquet", path)
-        else:
-            pq.write_table(content, path)
-        first = number * MANY_ROWS
-        statistics = {
-            "numRecords": MANY_ROWS,
-            "minValues": {"id": first},
-            "maxValues": {"id": first + MANY_ROWS - 1},
-            "nullCount": {"id": 0},
-        }
-        file = {"path": path.name, "size": path.stat().st_size, "partitionValues": {}, "modificationTime": 1}
-        actions.append({"add": {**file, "dataChange": True, "stats": json.dumps(statistics)}})
-    log = "".join(json.dumps(action) + "\n" for action in actions)
-    (folder / "_delta_log" / f"{0:020}.json").write_text(log)
-    features = tuple(Feature(name=name, kind=ColumnKind.NUMERIC) for name in columns)
+def write_many(folder: Path, count: int) -> None:
+    """Make a Delta table of very many files, with splits in place."""
+    write_many_files(folder, count, MANY_ROWS)
+    features = tuple(Feature(name=name, kind=ColumnKind.NUMERIC) for name in (f"x{i}" for i in range(9)))
     shares = {Split.TRAIN: (0.0, 0.8), Split.VALIDATION: (0.8, 0.9), Split.TEST: (0.9, 1.0)}
     schema = TableSchema(
         features=features,
@@ -313,7 +278,7 @@ def main() -> None:
                 shutil.rmtree(Path(scratch) / f"round-{number}")
         cached = {"reader": "arrow", "cache_dir": str(Path(scratch) / "round-0" / "arrow")}
         copies = copies_in_memory(folder, cached, options.rows * COLUMNS * 4)
-        write_many_files(Path(scratch) / "many", options.files)
+        write_many(Path(scratch) / "many", options.files)
         planned = json.loads(start("--plan", "", Path(scratch) / "many", {}).communicate(timeout=LIMIT_S)[0])
         assert planned["rows"] == options.files * MANY_ROWS, planned
         assert planned["rows_of_condition"] == planned["rows"] // 100, planned

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,6 +18,7 @@ from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.readers import open_reader
 from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, NullRule, TableSchema
 
+_MOST_LINKS = 30_000  # to one file; file systems have limits
 SEASONS = ("spring", "summer", "autumn", "winter")
 
 
@@ -82,6 +85,46 @@ def metadata_of(folder: Path) -> dict[str, Any]:
     return found[-1]
 
 
+def write_many_files(folder: Path, count: int, rows_each: int) -> None:
+    """Make a Delta table of very many files, which are links to few, and a log with their statistics."""
+    (folder / "_delta_log").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    columns = {f"x{i}": rng.normal(size=rows_each) for i in range(9)}
+    content = pa.table({"id": np.arange(rows_each), **columns, "y": rng.normal(size=rows_each)})
+    fields = [
+        {"name": name, "type": "long" if name == "id" else "double", "nullable": True, "metadata": {}}
+        for name in content.column_names
+    ]
+    metadata = {
+        "id": "many",
+        "format": {"provider": "parquet", "options": {}},
+        "schemaString": json.dumps({"type": "struct", "fields": fields}),
+        "partitionColumns": [],
+        "configuration": {},
+    }
+    actions: list[dict[str, Any]] = [
+        {"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}},
+        {"metaData": metadata},
+    ]
+    for number in range(count):
+        path = folder / f"part-{number:06}.parquet"
+        if number % _MOST_LINKS:
+            os.link(folder / f"part-{number // _MOST_LINKS * _MOST_LINKS:06}.parquet", path)
+        else:
+            pq.write_table(content, path)
+        first = number * rows_each
+        statistics = {
+            "numRecords": rows_each,
+            "minValues": {"id": first},
+            "maxValues": {"id": first + rows_each - 1},
+            "nullCount": {"id": 0},
+        }
+        file = {"path": path.name, "size": path.stat().st_size, "partitionValues": {}, "modificationTime": 1}
+        actions.append({"add": {**file, "dataChange": True, "stats": json.dumps(statistics)}})
+    log = "".join(json.dumps(action) + "\n" for action in actions)
+    (folder / "_delta_log" / f"{0:020}.json").write_text(log)
+
+
 def _stored(value: Any) -> Any:
     """A partition value as Iceberg's metadata has it."""
     return (value - date(1970, 1, 1)).days if isinstance(value, date) else value
@@ -90,12 +133,20 @@ def _stored(value: Any) -> Any:
 class IcebergTable:
     """An Iceberg table in a catalog of its own, whose data files pyarrow writes."""
 
-    def __init__(self, folder: Path, content: pa.Table, *, partition_by: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        content: pa.Table,
+        *,
+        partition_by: str | None = None,
+        row_group_size: int | None = None,
+    ) -> None:
         from pyiceberg.catalog.sql import SqlCatalog
         from pyiceberg.schema import Schema
         from pyiceberg.types import DateType, DoubleType, IntegerType, LongType, NestedField, StringType
 
         folder.mkdir()
+        self._row_group_size = row_group_size
         self.catalog = SqlCatalog(
             "tests",
             uri=f"sqlite:///{folder}/catalog.db",
@@ -131,7 +182,7 @@ class IcebergTable:
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
         file = data / f"{len(list(data.iterdir())):05}.parquet"
-        pq.write_table(content.cast(pa.schema(fields)), file)
+        pq.write_table(content.cast(pa.schema(fields)), file, row_group_size=self._row_group_size)
         return self._register(file)
 
     def add_file(self, file: Path) -> int:

@@ -17,10 +17,21 @@ import pytest
 from spark_hpo.data.lake.formats import find_version, table_format
 from spark_hpo.data.plan import footers
 from spark_hpo.data.plan.manifest import read_manifest
+from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.profile import profile
-from spark_hpo.data.schema import ColumnKind, Encoding, Feature, NullRule, TableFormat, TableSchema
+from spark_hpo.data.readers import open_reader
+from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, NullRule, TableFormat, TableSchema
 from spark_hpo.errors import ConfigError, DataError
-from tests.support.lakes import GROWN, SCHEMA, add_commit, delivered, metadata_of, rows, write_delta
+from tests.support.lakes import (
+    GROWN,
+    SCHEMA,
+    add_commit,
+    delivered,
+    metadata_of,
+    rows,
+    write_delta,
+    write_many_files,
+)
 
 DeltaTable = pytest.importorskip("deltalake").DeltaTable
 
@@ -159,6 +170,21 @@ def test_conditions_open_only_files_that_may_match(tmp_path: Path, monkeypatch: 
             manifest = read_manifest(str(place), SCHEMA, where=where)
             assert manifest.rows == matching
         assert len(opened) == count
+
+
+@pytest.mark.medium
+def test_ten_thousand_files_of_ten_rows_are_dealt_evenly(tmp_path: Path) -> None:
+    write_many_files(tmp_path / "many", 10_000, 10)
+    features = (Feature(name="x0", kind=ColumnKind.NUMERIC),)
+    schema = TableSchema(features=features, label=Label(name="y"), encoding=Encoding.RAW)
+    manifest = read_manifest(str(tmp_path / "many"), schema)
+    shards = plan_shards(manifest, 3, 0)
+    assert manifest.rows == 100_000
+    assert [shard.rows for shard in shards] == [33_333, 33_333, 33_334]
+    pieces = open_reader("arrow", manifest, schema).read(shards[0].segments[:200])
+    assert sum(len(piece["y"]) for piece in pieces) == sum(s.rows for s in shards[0].segments[:200])
+    few = read_manifest(str(tmp_path / "many"), schema, where="id < 20")
+    assert (few.rows, len(few.files)) == (20, 2)
 
 
 # Schema growth -------------------------------------------------------------------------------------------
