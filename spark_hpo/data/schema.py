@@ -173,6 +173,9 @@ class TableSchema:
         for name in ("original", "null_values", "fold_by"):
             if not record[name]:
                 del record[name]
+        for source in record["sources"].values():
+            if source["version"] is None:
+                del source["format"], source["version"]
         return record
 
     @classmethod

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from spark_hpo.data.plan.manifest import read_manifest
 from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.readers import open_reader
-from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, Source, TableSchema
+from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, Source, TableFormat, TableSchema
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.errors import DataError
 from spark_hpo.trial import Split
@@ -90,9 +90,13 @@ def test_text_that_is_no_schema_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_schema_survives_json() -> None:
-    source = Source(url="somewhere", where="x > 1", share=(0.0, 0.5), seed=3)
-    schema = replace(SCHEMA, sources={"train": source})
-    assert TableSchema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+    parquet = Source(url="somewhere", where="x > 1", share=(0.0, 0.5), seed=3)
+    delta = Source(url="elsewhere", format=TableFormat.DELTA, version=12)
+    schema = replace(SCHEMA, sources={"train": parquet, "test": delta})
+    record = json.loads(json.dumps(schema.to_json()))
+    assert TableSchema.from_json(record) == schema
+    # Studies of earlier versions have the hash of this record.
+    assert record["sources"]["train"].keys() == {"url", "where", "share", "seed"}
 
 
 # Files that are left out ---------------------------------------------------------------------------------
