@@ -77,6 +77,7 @@ bench-load: setup  ## 10,000 trials in one study: journal, memory, resuming, MLf
 
 bench-data: setup  ## reading, beside pyarrow, Petastorm's and torch's loaders
 	$(BIN)/python -W ignore -m tests.benchmarks.bench_data
+	$(BIN)/python -W ignore -m tests.benchmarks.bench_snapshot
 
 # What differs between stacks: all of unit and contract, then each kind of job on a real Spark, once.
 STACK_TESTS := tests/unit tests/repo tests/contract tests/integration/test_distributed.py \
