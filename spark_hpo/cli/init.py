@@ -17,6 +17,7 @@ from spark_hpo.starter import start_study
     "init",
     cls=Command,
     examples=[
+        "spark-hpo init main.sales.orders --label returned",
         "spark-hpo init data/my",
         "spark-hpo init /lake/sales.parquet --label returned --output sales.yaml",
         "spark-hpo init data/my --world-size 2 --name my-two --study-dir /mnt/shared/studies/my-two",
@@ -60,8 +61,9 @@ def command(
 ) -> int:
     """Write a study file for a table, with a search space that fits it.
 
-    TABLE is a table that `spark-hpo prepare` wrote, any Parquet (also Petastorm's), a Delta or Iceberg table,
-    or a CSV with a header. The file explains each choice in comments, and `spark-hpo run` takes it as it is.
+    TABLE is a name in Spark's catalog (main.sales.orders), a query (SELECT ...), a table that `spark-hpo
+    prepare` wrote, any Parquet (also Petastorm's), a Delta or Iceberg table, or a CSV with a header. The file
+    explains each choice in comments, and `spark-hpo run` takes it as it is.
     """
     file = Path(output)
     if file.exists() and not overwrite:

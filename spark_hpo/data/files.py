@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +20,8 @@ from spark_hpo.errors import DataError, access_cure, cause
 from spark_hpo.redact import has_credentials
 
 _CSV_ENDINGS = (".csv", ".csv.gz", ".tsv", ".txt")
+_CATALOG_NAME = re.compile(r"(`[^`]+`|[\w-]+)(\.(`[^`]+`|[\w-]+)){1,2}")
+_FILE_ENDINGS = (".parquet", ".pq", ".csv", ".tsv", ".txt", ".gz", ".json", ".yaml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,19 @@ def is_csv(path: str) -> bool:
     fs, folder = filesystem(absolute(path))
     with accessing(path):
         return fs.isdir(folder) and any(name.lower().endswith(_CSV_ENDINGS) for name in fs.ls(folder, False))
+
+
+def catalog_source(text: str) -> dict[str, str] | None:
+    """Tell a name in Spark's catalog and a query from a path.
+
+    A trace: "main.sales.orders" -> {"table": "main.sales.orders"}
+        "SELECT * FROM orders" -> {"query": "SELECT * FROM orders"}
+        "data/orders", "orders.parquet", "s3://lake/orders" -> None
+    """
+    if re.match(r"\s*(select|with)\s", text, re.IGNORECASE):
+        return {"query": text}
+    is_name = _CATALOG_NAME.fullmatch(text) and not text.lower().endswith(_FILE_ENDINGS)
+    return {"table": text} if is_name and not exists(absolute(text)) else None
 
 
 @contextlib.contextmanager

@@ -51,7 +51,8 @@ def start_study(
     """Draft a study of a table that runs as it is.
 
     Args:
-        table: a path or fsspec URL of a prepared table, other Parquet, a Delta or Iceberg table, or a CSV.
+        table: a path or fsspec URL of a prepared table, other Parquet, a Delta or Iceberg table, or a CSV; a
+            name in Spark's catalog; or a query in SQL.
         label: the column to predict; not needed for a prepared table.
         name: the name of the study; None: that of the table.
         study_dir: None: `studies/<name>`.
@@ -119,7 +120,8 @@ def _lines(
     yield f"task: {choices.task}  # {'images' if facts.image else columns}; or your own: my_task.py:MyTask"
     yield ""
     yield "data:"
-    yield f"  path: {_flow(facts.path)}"
+    if facts.path:
+        yield f"  path: {_flow(facts.path)}"
     for key, value in facts.settings.items():
         comment = "  # creates it if it does not exist" if key == "prepare" else ""
         yield f"  {key}: {_flow(value)}{comment}"
@@ -164,6 +166,8 @@ def _remarks(facts: TableFacts, world_size: int) -> Iterator[str]:
 
 def _name(table: str) -> str:
     """The name of the table, made valid for a study."""
+    if source := files.catalog_source(table):
+        table = "query" if "query" in source else table.rpartition(".")[2]
     last = files.absolute(table).rstrip("/").rpartition("/")[2]
     stem = re.sub(r"\.(parquet|pq|csv|tsv|txt)(\.gz)?$", "", last)
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-_.")[:80] or "study"

@@ -22,6 +22,7 @@ _MIN_ROW_GROUPS = 20  # to split a table by row groups
 _MAX_CLASSES = 1000
 _MAX_INTEGER_CLASSES = 20  # as `prepare` has it
 _MAX_VOCABULARY = 1000
+_CATALOG = "catalog"  # the format of a table that Spark reads
 _DEFAULT = (0.8, 0.1, 0.1)  # fractions of train, validation and test, as in `prepare`
 _SMALL = (0.6, 0.2, 0.2)  # of a small table
 FEW_ROWS = 200  # of validation: below, its metric is noisy
@@ -45,7 +46,7 @@ class LabelFacts:
 class TableFacts:
     """The facts about a table that `choices` uses."""
 
-    path: str  # for the study file
+    path: str  # for the study file; "": `settings` has a table or a query
     train_rows: int  # estimated if the table is not prepared
     validation_rows: int
     numbers: int  # numeric columns and elements of arrays
@@ -58,7 +59,7 @@ class TableFacts:
 
 
 def look(table: str, *, label: str | None, data_path: str, trust_petastorm_metadata: bool) -> TableFacts:
-    """Inspect a prepared table, other Parquet, a Delta or Iceberg table, or a CSV.
+    """Inspect a prepared table, other Parquet, a Delta or Iceberg table, a CSV, or what Spark can read.
 
     Args:
         label: None: that of the prepared table.
@@ -72,6 +73,10 @@ def look(table: str, *, label: str | None, data_path: str, trust_petastorm_metad
     url = files.absolute(table)
     if files.exists(files.join(url, SCHEMA_FILE)):
         return _of_prepared(table, open_table(url), label)
+    if source := files.catalog_source(table):
+        from spark_hpo.prepare.catalog_profile import profile_catalog  # imports pyspark
+
+        return _of_raw(table, profile_catalog(source), label, data_path, format=_CATALOG, source=source)
     if files.is_csv(url):
         from spark_hpo.prepare.csv_profile import profile_csv  # imports pyspark
 
@@ -119,7 +124,15 @@ def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
     )
 
 
-def _of_raw(path: str, table: TableProfile, label: str | None, data_path: str, *, format: str) -> TableFacts:
+def _of_raw(
+    path: str,
+    table: TableProfile,
+    label: str | None,
+    data_path: str,
+    *,
+    format: str,
+    source: Mapping[str, str] | None = None,
+) -> TableFacts:
     named = [column.name for column in table.columns]
     if label is None:
         raise ConfigError("is missing", key="--label", cure=f"{path} has the columns {_names(named)}")
@@ -146,11 +159,9 @@ def _of_raw(path: str, table: TableProfile, label: str | None, data_path: str, *
     remarks += map(str, find_pitfalls_of_rows(table.sample, label))
     is_lake = format in (TableFormat.DELTA, TableFormat.ICEBERG)
     is_large = table.bytes > _COPIED_BYTES and table.row_groups >= _MIN_ROW_GROUPS
-    in_place = is_lake or (is_large and format == TableFormat.PARQUET)
-    remarks.append(
-        f"{path} is not prepared: run "
-        + ("reads it in place" if in_place else f"writes a copy to {data_path}")
-    )
+    in_place = is_lake or source is not None or (is_large and format == TableFormat.PARQUET)
+    how = "writes a snapshot of its rows" if source else "reads it in place"
+    remarks.append(f"{path} is not prepared: run {how if in_place else f'writes a copy to {data_path}'}")
     settings: dict[str, Any] = {"label": label, "label_type": "class" if facts.classes else "number"}
     if dropped:
         settings["drop"] = [c.name for c in dropped]
@@ -160,7 +171,7 @@ def _of_raw(path: str, table: TableProfile, label: str | None, data_path: str, *
         if fractions is _SMALL:
             settings["fractions"] = list(fractions)
     return TableFacts(
-        path=path if in_place else data_path,
+        path="" if source else path if in_place else data_path,
         train_rows=round(table.rows * fractions[0]),
         validation_rows=round(table.rows * fractions[1]),
         numbers=sum(_size(c.shape) for c in used if c.kind is not ColumnKind.CATEGORICAL),
@@ -169,7 +180,7 @@ def _of_raw(path: str, table: TableProfile, label: str | None, data_path: str, *
         ),
         image=_image([c.shape for c in used if c.kind in (ColumnKind.ARRAY, ColumnKind.BINARY)]),
         label=facts,
-        settings=settings if in_place else {"prepare": settings},
+        settings={**(source or {}), **settings} if in_place else {"prepare": settings},
         transforms=tuple((c.name, c.transform) for c in used if c.transform),
         remarks=tuple(remarks),
     )

@@ -20,13 +20,15 @@ from pyspark.sql import functions as F
 
 from spark_hpo import tune
 from spark_hpo.cli import main
-from spark_hpo.config import StudyConfig
+from spark_hpo.config import StudyConfig, load_config
 from spark_hpo.data.table import open_table
+from spark_hpo.doctor import Status, examine
 from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare.catalog import open_frame
 from spark_hpo.snapshots.frame_identity import identify
 from spark_hpo.snapshots.snapshot_folder import Snapshot
+from spark_hpo.starter import start_study
 from spark_hpo.study_dir.storage import Storage
 from tests.support.standalone import connect_server
 from tests.support.tables import clusters_study
@@ -311,6 +313,24 @@ def test_a_snapshot_that_was_deleted_is_named(
     Storage(snapshot.url).remove()
     with pytest.raises(DataError, match=snapshot.key):
         run_study(study(tmp_path, "gone", mlflow_uri, table="clouds"), spark=spark)
+
+
+@pytest.mark.parametrize("table", ["default.clouds", "SELECT * FROM clouds"])
+def test_init_and_doctor_take_what_spark_can_read(
+    spark: SparkSession, tmp_path: Path, lake: str, mlflow_uri: str, table: str
+) -> None:
+    start = start_study(
+        table, label="side", study_dir=str(tmp_path / "studies/begun"), tracking_uri=mlflow_uri
+    )
+    assert start.config.name == ("clouds" if table == "default.clouds" else "query")
+    assert table in (start.config.data.table, start.config.data.query)
+    file = tmp_path / "study.yaml"
+    file.write_text(start.text)
+    [found] = [finding for finding in examine(str(file), spark=spark) if finding.check == "table"]
+    assert found.status is Status.OK, found
+    quick = ["backend=inline", "budget.trials=1", "search={max_resource: 1}", "mlflow.promote=never"]
+    config = load_config(file, [*quick, "search.enqueue=[]"])
+    assert run_study(config, spark=spark).best.metrics["accuracy"] > 0.6
 
 
 def test_open_frame_reads_tables_and_queries(spark: SparkSession, lake: str) -> None:

@@ -1,0 +1,32 @@
+"""Samples a table of Spark's catalog, or the rows of a query."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from spark_hpo.data.profile import TableProfile, profile_sample
+from spark_hpo.errors import DataError
+from spark_hpo.prepare.catalog import open_frame
+from spark_hpo.prepare.sources import own_session
+
+_SAMPLE_ROWS = 20_000
+
+
+def profile_catalog(source: dict[str, str]) -> TableProfile:
+    """Count the rows of a table or a query, and profile it from some of them.
+
+    Args:
+        source: as `files.catalog_source` returns it.
+
+    Raises:
+        ConfigError: there is no such table, or the query is wrong.
+        DataError: there are no rows.
+    """
+    [name] = source.values()
+    with own_session() as spark:
+        frame = open_frame(spark, **source)
+        sample = pa.Table.from_pandas(frame.limit(_SAMPLE_ROWS).toPandas(), preserve_index=False)
+        rows = frame.count()
+    if not sample.num_rows:
+        raise DataError(f"{name} has no rows. Check its conditions")
+    return profile_sample(name, sample, rows=rows, size=rows * sample.nbytes // sample.num_rows)
