@@ -30,6 +30,7 @@ from spark_hpo.snapshots.frame_identity import identify
 from spark_hpo.snapshots.snapshot_folder import Snapshot
 from spark_hpo.starter import start_study
 from spark_hpo.study_dir.storage import Storage
+from tests.support.documents import blocks
 from tests.support.standalone import connect_server
 from tests.support.tables import clusters_study
 
@@ -155,6 +156,18 @@ def test_tune_takes_a_spark_dataframe_and_resumes_without_it(
     stored = pq.read_table(snapshot_of(result.config).url)
     assert stored.schema.field("day").type == pa.timestamp("us", tz="UTC")
     assert stored.num_rows == frame.count()
+
+
+def test_the_first_study_of_a_dataframe_is_as_its_page_says(
+    spark: SparkSession, tmp_path: Path, lake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    [block] = [block for block in blocks("docs/first-study.md") if block.run_by]
+    program = block.text.replace('mode="max",', 'mode="max", trials=1, max_resource=1, backend="inline",')
+    orders = spark.table("clouds").withColumnRenamed("side", "returned")
+    names: dict[str, Any] = {"orders": orders}
+    exec(program, names)
+    assert names["result"].best.metrics["accuracy"] > 0.6
 
 
 def test_tune_takes_a_pandas_dataframe(spark: SparkSession, tmp_path: Path, mlflow_uri: str) -> None:
