@@ -76,10 +76,16 @@ def command() -> None:
     cls=Command,
     examples=[
         "spark-hpo prepare csv --input adult.csv --label income --null-values '?' --output data/adult",
+        "spark-hpo prepare csv --input main.sales.orders --label returned --output data/orders",
         "spark-hpo prepare csv --input s3a://lake/sales --label returned --in-place --output data/sales",
     ],
 )
-@click.option("--input", required=True, metavar="PATH", help="A file, folder or URL.")
+@click.option(
+    "--input",
+    required=True,
+    metavar="PATH",
+    help="A file, folder or URL; a table in Spark's catalog; or a query.",
+)
 @click.option("--label", metavar="COLUMN", help="The column to predict.")
 @click.option(
     "--label-type",

@@ -62,7 +62,7 @@ class PrepareConfig(Section):
     overwrite: bool | None = None
     """Whether to replace another prepared table at `data.path`."""
     input: Url | None = None
-    """csv: a file or folder, as a local path or fsspec URL."""
+    """csv: a file or folder, as a local path or fsspec URL; a name in Spark's catalog; or a query."""
     label: str | None = None
     """csv: the column to predict."""
     label_type: Literal["auto", "class", "number"] | None = None

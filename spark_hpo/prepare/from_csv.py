@@ -21,6 +21,7 @@ from spark_hpo.data.raw_rows import EXAMPLE_ROWS
 from spark_hpo.data.schema import Encoding, Source, TableFormat, TableSchema
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare import in_place, splits
+from spark_hpo.prepare.catalog import open_frame
 from spark_hpo.prepare.cleaning import Cleaned, clean
 from spark_hpo.prepare.column_facts import Analysis
 from spark_hpo.prepare.columns import analyse
@@ -38,6 +39,7 @@ WRITTEN_NULL_VALUES = ("NA", "N/A", "n/a", "#N/A", "<NA>", "None", "?")  # of a 
 
 _MANY_FILES = 100
 
+_CATALOG = ("table", "query")  # formats of inputs that only Spark can read
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "label_type": ("auto", "class", "number"),
     "format": (None, "csv", *TableFormat),
@@ -112,11 +114,14 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
     """
     wanted = CsvOptions(**options)
     format = wanted.format
-    if (there := table_format(wanted.input)) is not TableFormat.PARQUET:
+    source = files.catalog_source(wanted.input)
+    if source:
+        [format] = source
+    elif (there := table_format(wanted.input)) is not TableFormat.PARQUET:
         format = there  # its Parquet files also hold deleted rows
     is_lake = format in (TableFormat.DELTA, TableFormat.ICEBERG)
     # A table that has moved on is still the same input: the version of the first call stays.
-    input_files = [] if is_lake else fingerprint(wanted.input)
+    input_files = [] if is_lake or source else fingerprint(wanted.input)
     if format is None:
         is_parquet = any(name.endswith((".parquet", ".pq")) for name, *_ in input_files)
         format = "parquet" if is_parquet else "csv"
@@ -126,12 +131,14 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
     dialect = None
     if format == "csv":
         dialect = find_dialect(wanted.input, input_files, separator, header=wanted.header)
+    if wanted.label is None and source:
+        raise ConfigError("is missing", key="label", cure="Name the column to predict")
     if wanted.label is None:
         columns = columns_of(wanted.input, dialect, header=wanted.header)
         raise ConfigError("is missing", key="label", cure=f"Name the column to predict: {columns}")
     arguments: dict[str, Any] = {
         "table": "csv",
-        "input": files.absolute(wanted.input),
+        "input": wanted.input if source else files.absolute(wanted.input),
         "input_files": input_files,
         "format": format,
         "label": wanted.label,
@@ -140,7 +147,7 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
         "drop": list(wanted.drop),
     }
     if wanted.version is not None:
-        if not is_lake:
+        if not is_lake and not source:
             find_version(wanted.input, TableFormat.PARQUET, wanted.version)
         parse_version(wanted.version)
         arguments["version"] = wanted.version if isinstance(wanted.version, int) else str(wanted.version)
@@ -206,15 +213,16 @@ def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
 
     Args:
         output: the folder to write, a local path or fsspec URL.
-        options: input; label; format (csv, parquet, delta or iceberg; None: found out);
-            version (of a Delta or Iceberg table: a number or a time; None: the newest); label_type (auto:
-            class for text and for at most 20 integers, else number); null_values; max_vocabulary (the most
-            frequent values of a text column that get a code; others count as unseen); drop (columns to
-            leave out); separator (None: detected); header (False: columns are column1, column2, ...);
-            clean (leave out useless columns, read dates and numbers that are written as text); keep
-            (columns that cleaning leaves alone); fractions (None: 0.8,0.1,0.1; with clean, 0.6,0.2,0.2
-            of fewer than 2,000 rows); seed; row_group_rows; in_place (Parquet only); where_train,
-            where_validation and where_test (in place: SQL conditions; all three, or none); overwrite.
+        options: input (a path or URL, a name in Spark's catalog, or a query); label; format (csv, parquet,
+            delta or iceberg; None: found out); version (of a Delta or Iceberg table: a number or a time;
+            None: the newest); label_type (auto: class for text and for at most 20 integers, else number);
+            null_values; max_vocabulary (the most frequent values of a text column that get a code; others
+            count as unseen); drop (columns to leave out); separator (None: detected); header (False: columns
+            are column1, column2, ...); clean (leave out useless columns, read dates and numbers that are
+            written as text); keep (columns that cleaning leaves alone); fractions (None: 0.8,0.1,0.1; with
+            clean, 0.6,0.2,0.2 of fewer than 2,000 rows); seed; row_group_rows; in_place (Parquet only);
+            where_train, where_validation and where_test (in place: SQL conditions; all three, or none);
+            overwrite.
 
     Raises:
         ConfigError: an argument is invalid, or `output` is another table.
@@ -230,7 +238,7 @@ def write(spark: SparkSession, request: Request) -> Prepared:
         with settings(spark, arguments):
             announce(f"reading {request.arguments['input']}")
             table = source_of(arguments)
-            frame = read(spark, arguments, table)
+            frame = _opened(spark, arguments, table)
             named = (arguments["label"], *arguments["drop"], *arguments.get("keep", ()))
             unknown = [name for name in named if name not in frame.columns]
             if unknown:
@@ -244,6 +252,18 @@ def write(spark: SparkSession, request: Request) -> Prepared:
                 return _copy(kept, request)
     except (PySparkException, Py4JJavaError) as exc:
         raise DataError(f"{arguments['input']}: Spark cannot prepare it: {cause_of(exc)}") from exc
+
+
+def _opened(spark: SparkSession, arguments: Mapping[str, Any], table: Source) -> DataFrame:
+    """Return the input: a path, or a table of Spark's catalog or a query."""
+    kind = arguments["format"]
+    if kind not in _CATALOG:
+        return read(spark, arguments, table)
+    try:
+        return open_frame(spark, **{kind: arguments["input"]}, version=arguments.get("version"))
+    except ConfigError as exc:
+        exc.key = "version" if exc.key == "version" else "input"
+        raise
 
 
 def _copy(frame: DataFrame, request: Request) -> Prepared:

@@ -85,7 +85,8 @@ def file_sizes(arguments: Mapping[str, Any]) -> list[int]:
 
 def is_small(arguments: Mapping[str, Any]) -> bool:
     """Return True if the input of a request fits into the memory of one task, decoded."""
-    return sum(file_sizes(arguments)) <= _SMALL_BYTES
+    sizes = file_sizes(arguments)
+    return bool(sizes) and sum(sizes) <= _SMALL_BYTES  # of a table in the catalog, files are unknown
 
 
 @contextlib.contextmanager

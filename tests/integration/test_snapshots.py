@@ -18,7 +18,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_hpo import tune
+from spark_hpo import prepare, tune
 from spark_hpo.cli import main
 from spark_hpo.config import StudyConfig, load_config
 from spark_hpo.data.table import open_table
@@ -346,6 +346,19 @@ def test_init_and_doctor_take_what_spark_can_read(
     assert run_study(config, spark=spark).best.metrics["accuracy"] > 0.6
 
 
+@pytest.mark.parametrize("source", ["default.clouds", "SELECT * FROM clouds"])
+def test_prepare_takes_what_spark_can_read(
+    spark: SparkSession, tmp_path: Path, lake: str, source: str
+) -> None:
+    prepared = prepare.csv(spark, str(tmp_path / "out"), input=source, label="side", clean=True)
+    assert sum(prepared.rows.values()) == 600
+    assert {f.source for f in open_table(prepared.output).schema.features} == {"x", "y", "day"}
+    assert not prepare.csv(spark, str(tmp_path / "out"), input=source, label="side", clean=True).fresh
+    with pytest.raises(ConfigError) as caught:
+        prepare.csv(spark, str(tmp_path / "other"), input="default.no_such_table", label="side")
+    assert caught.value.key == "input"
+
+
 def test_open_frame_reads_tables_and_queries(spark: SparkSession, lake: str) -> None:
     assert open_frame(spark, table="clouds").columns == ["x", "y", "day", "side"]
     assert open_frame(spark, query="SELECT 1 AS one").columns == ["one"]
@@ -354,7 +367,7 @@ def test_open_frame_reads_tables_and_queries(spark: SparkSession, lake: str) -> 
 CONNECT_PROGRAM = """
 import sys
 from pyspark.sql import SparkSession
-from spark_hpo import tune
+from spark_hpo import prepare, tune
 from spark_hpo.snapshots.frame_identity import identify
 
 spark = SparkSession.builder.getOrCreate()

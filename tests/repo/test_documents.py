@@ -156,7 +156,8 @@ def test_yaml_is_a_part_of_a_study_file(block: Block) -> None:
     for key, value in part.items():
         before = STUDY.get(key)
         if key != "space" and isinstance(before, Mapping) and isinstance(value, Mapping):
-            record[key] = {**before, **value}
+            is_other_table = key == "data" and not value.keys().isdisjoint({"table", "query"})
+            record[key] = value if is_other_table else {**before, **value}
     build_space(build_config(record, place=str(block)).space)
 
 
