@@ -71,17 +71,19 @@ class PeersCallback(Callback):
                 self._number, self._segment = self._number + 1, {}
 
 
+@dataclass(eq=False)
 class Peers:
     """Adds the ended trials of the study to the in-memory Optuna study of one trial."""
 
-    def __init__(self, study: Study, storage: Storage, number: int) -> None:
-        self._study = study
-        self._storage = storage
-        self._number = number
+    study: Study
+    storage: Storage
+    number: int
+
+    def __post_init__(self) -> None:
         self._known: set[int] = set()
         self._full: set[str] = set()  # segments that will not change any more
         self._read_at = -math.inf
-        for _ in range(number):  # so that the trial gets this number
+        for _ in range(self.number):  # so that the trial gets this number
             self._add_running()
 
     def refresh(self) -> None:
@@ -89,8 +91,8 @@ class Peers:
         if time.monotonic() - self._read_at < _REFRESH_S:
             return
         try:
-            names = [name for name in self._storage.names(layout.PEERS) if name not in self._full]
-            segments = self._storage.read_all([f"{layout.PEERS}/{name}" for name in names])
+            names = [name for name in self.storage.names(layout.PEERS) if name not in self._full]
+            segments = self.storage.read_all([f"{layout.PEERS}/{name}" for name in names])
         except StorageError:
             return  # the pruner decides from the trials it knows
         finally:
@@ -98,15 +100,15 @@ class Peers:
         self._full.update(names[:-1])
         for data in segments:
             for key, peer in json.loads(data or b"{}").items():
-                if (number := int(key)) not in self._known and number != self._number:
+                if (number := int(key)) not in self._known and number != self.number:
                     self._known.add(number)
                     self._end(number, peer)
 
     def _end(self, number: int, peer: Mapping[str, Any]) -> None:
-        storage = self._study._storage
-        while len(self._study.get_trials(deepcopy=False)) <= number:
+        storage = self.study._storage
+        while len(self.study.get_trials(deepcopy=False)) <= number:
             self._add_running()
-        trial_id = self._study.get_trials(deepcopy=False)[number]._trial_id
+        trial_id = self.study.get_trials(deepcopy=False)[number]._trial_id
         ended = frozen_trial({}, {**peer, "distributions": {}, "user_attrs": {}})
         for step, value in ended.intermediate_values.items():
             storage.set_trial_intermediate_value(trial_id, step, value)
@@ -115,7 +117,7 @@ class Peers:
         storage.set_trial_state_values(trial_id, ended.state, ended.values)
 
     def _add_running(self) -> None:
-        self._study._storage.create_new_trial(self._study._study_id)
+        self.study._storage.create_new_trial(self.study._study_id)
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.settings import require_number
 from spark_hpo.search.space import Point, Space
-from spark_hpo.search.space.axis import Axes, Axis
+from spark_hpo.search.space.axis import Axes
 from spark_hpo.search.space.parameter import Choice
 from spark_hpo.suggest import suggestion
 from spark_hpo.trial import Params
@@ -80,11 +80,6 @@ def _mutable_axes(axes: Axes, parameters: Sequence[str] | None) -> list[bool]:
             raise ConfigError(
                 f"names an unknown parameter, {name!r}", key="parameters", cure=suggestion(name, names)
             )
-    return [
-        _is_continuous(axis) if parameters is None else name in parameters
-        for name, axis in zip(names, axes.axes, strict=True)
-    ]
-
-
-def _is_continuous(axis: Axis) -> bool:
-    return not isinstance(axis.parameter, Choice) and axis.parameter.q is None
+    if parameters is not None:
+        return [name in parameters for name in names]
+    return [not isinstance(axis.parameter, Choice) and axis.parameter.q is None for axis in axes.axes]
