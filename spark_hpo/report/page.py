@@ -72,7 +72,10 @@ _PICTURES: Mapping[str, Callable[[StudyRecord], Picture]] = {
 
 
 def write_report(storage: Storage, *, is_running: bool | None = None) -> tuple[StudyRecord, str] | None:
-    """Write the page of `StudyRecord.read` into the study directory.
+    """Write the page into the study directory.
+
+    Args:
+        is_running: as for `StudyRecord.read`.
 
     Returns:
         What the page was made from, and its text. None if it could not be written, which is logged: a study

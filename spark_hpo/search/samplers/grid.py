@@ -18,7 +18,7 @@ class GridSampler(Sampler):
     """Proposes the first point of the grid with which no trial has started.
 
     So the whole grid is covered, even if a study has enqueued configurations or resumes. A study must not
-    start more than `size` trials.
+    start more than `size` trials. All options of a choice are used.
 
     A trace, two options and three values:
         size -> 6;  ask(0) -> point 0; start(0, point 0);  ask(1) -> point 1; ...;  ask(6) -> SpaceError

@@ -151,13 +151,13 @@ class AdaptiveAshaScheduler(AsyncScheduler):
     num_probes: int = 12
     """Probes per rung, >= 5. At most max_trials / reduction_factor; if that is below 5, there are no probes,
     and the lowest rung is trusted."""
-    least_agreement: float = 0.5  # minimum rank correlation with the next rung; below, a rung is skipped
+    least_agreement: float = 0.5  # minimum rank correlation with the next rung, -1..1; else a rung is skipped
     num_controls: int = 6  # >= 5 or 0. At most max_trials / reduction_factor; none if that is below 5
-    control_share: float = 0.25  # maximum share of the resource that controls use while they start
+    control_share: float = 0.25  # maximum share of the resource that controls use while they start, 0..1
     least_final_agreement: float = -0.2
-    """Minimum rank correlation of the controls with the end; below, a rung and those below it are skipped.
-    With six controls, about one sample in ten is below -0.2 if the true correlation is 0.4, and almost all
-    are if it is -0.8."""
+    """Minimum rank correlation of the controls with the end, -1..1; below, a rung and those below it are
+    skipped. With six controls, about one sample in ten is below -0.2 if the true correlation is 0.4, and
+    almost all are if it is -0.8."""
 
     def _open_brackets(self) -> Sequence[AsyncBracket | ControlBracket]:
         require_integer("num_probes", self.num_probes, MIN_PAIRS)

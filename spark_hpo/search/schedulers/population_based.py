@@ -50,7 +50,7 @@ class PopulationBasedScheduler(Scheduler):
     interval: int | None = None  # epochs per step; None: a tenth of max_resource, at least 1
     min_resource: int = 1  # epochs before the first decision
     population_size: int = 10  # number of members, >= 2
-    quantile: float = 0.25  # share of the worst members to replace, and of the best ones to copy, <= 0.5
+    quantile: float = 0.25  # share of the worst members to replace, and of the best to copy, 0..0.5
     max_trials: int | None = None  # number of trials to start, including children; None: until `close`
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ class FullScheduler(BracketScheduler):
 
 @dataclass(eq=False, kw_only=True)
 class SuccessiveHalvingScheduler(BracketScheduler):
-    """Repeats one bracket until all trials have started.
+    """Repeats one bracket until `max_trials` have started in all brackets together.
 
     Jamieson and Talwalkar 2016, arXiv:1502.07943: n is num_trials, eta is reduction_factor.
 
