@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.schema import FoldBy, FoldOrder, TableSchema
 from spark_hpo.errors import ConfigError, DataError
 
+_THREADS = 8
 _KEY = "__key"  # column: the value of `FoldBy.term`
 
 Mask = npt.NDArray[np.bool_]
@@ -53,7 +56,9 @@ def divide(manifest: Manifest, schema: TableSchema, count: int) -> tuple[tuple[M
     """
     by = schema.fold_by
     assert by is not None, "the caller has checked it"
-    tables = [_deciding_columns(manifest, schema, by, number) for number in range(len(manifest.row_groups))]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        read = partial(_deciding_columns, manifest, schema, by)
+        tables = list(pool.map(read, range(len(manifest.row_groups))))
     sides: Iterator[_Sides]
     starts = np.cumsum([0, *(len(table) for table in tables)])
     whole = pa.concat_tables(tables).combine_chunks()
