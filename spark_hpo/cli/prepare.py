@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from threading import Thread
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ T = TypeVar("T")
 _Function = Callable[..., Any]
 
 _STOP_LIMIT_S = 20.0
+_SPLIT_KEYS = ("key", "group", "time", "column", "values", "stratify")
 _REFRESH_S = 0.25
 
 
@@ -34,6 +35,36 @@ def _names(context: click.Context, parameter: click.Parameter, text: str | None)
     return None if text is None else [name for name in text.split(",") if name]
 
 
+def _values(context: click.Context, parameter: click.Parameter, text: str | None) -> dict[str, Any] | None:
+    """Parse `train=0,train=1,validation=2,test=3`."""
+    if text is None:
+        return None
+    values: dict[str, Any] = {}
+    for part in text.split(","):
+        side, separator, value = part.partition("=")
+        if not separator:
+            raise click.BadParameter(f"{part!r} is not SPLIT=VALUE, such as train=0,validation=1,test=2")
+        values.setdefault(side.strip(), []).append(int(value) if value.lstrip("-").isdigit() else value)
+    return values
+
+
+_SPLIT_OPTIONS = (
+    click.option(
+        "--split-key", callback=_names, metavar="A,B", help="Split by a hash of these columns alone."
+    ),
+    click.option(
+        "--split-group", callback=_names, metavar="A,B", help="Keep the rows of a group in one split."
+    ),
+    click.option("--split-time", metavar="COLUMN", help="The newest rows are test, those before validation."),
+    click.option("--split-column", metavar="COLUMN", help="It says train, validation or test for each row."),
+    click.option(
+        "--split-values",
+        callback=_values,
+        metavar="SPLIT=VALUE,..",
+        help="Other values of that column, such as train=0,train=1,validation=2,test=3.",
+    ),
+    click.option("--split-stratify", metavar="COLUMN", help="Split each value, as of the label, alike."),
+)
 _OUTPUT_OPTIONS = (
     click.option("--output", required=True, metavar="DIR", help="The folder to write: a path or fsspec URL."),
     click.option(
@@ -50,7 +81,15 @@ _OUTPUT_OPTIONS = (
 
 
 def _with_output_options(function: _Function) -> _Function:
-    for option in reversed(_OUTPUT_OPTIONS):
+    return _with_options(function, _OUTPUT_OPTIONS)
+
+
+def _with_split_options(function: _Function) -> _Function:
+    return _with_options(function, _SPLIT_OPTIONS)
+
+
+def _with_options(function: _Function, options: Sequence[_Function]) -> _Function:
+    for option in reversed(options):
         function = option(function)
     return function
 
@@ -132,6 +171,7 @@ def command() -> None:
 @click.option("--where-train", metavar="SQL", help="In place: the condition of training rows. Set all three.")
 @click.option("--where-validation", metavar="SQL", help="In place: such as \"day >= '2026-01-01'\".")
 @click.option("--where-test", metavar="SQL", help="In place. Without conditions, row groups are split.")
+@_with_split_options
 @_with_output_options
 def csv(as_is: bool, no_header: bool, in_place: bool, **options: Any) -> None:
     """Prepare any CSV (with a header), Parquet, Delta or Iceberg table.
@@ -140,6 +180,8 @@ def csv(as_is: bool, no_header: bool, in_place: bool, **options: Any) -> None:
     """
     options |= {"clean": False} if as_is else {}
     options |= {"header": False} if no_header else {}
+    split = {name: options.pop(f"split_{name}") for name in _SPLIT_KEYS}
+    options["split"] = {name: value for name, value in split.items() if value is not None} or None
     _prepare("csv", {**options, "in_place": in_place})
 
 

@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from spark_hpo.config.messages import mistake
 from spark_hpo.config.section import FromList, NonNegativeNumber, PositiveInt, PositiveNumber, Section, Url
+from spark_hpo.config.split import SplitConfig
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ _CSV_OPTIONS = frozenset(
             "keep",
             "clean",
         ),
-        *("separator", "header", "in_place", "where_train", "where_validation", "where_test"),
+        *("separator", "header", "in_place", "where_train", "where_validation", "where_test", "split"),
     )
 )
 _SYNTHETIC_OPTIONS = frozenset(("rows", "columns", "teacher", "label_type", "noise"))
@@ -93,6 +94,8 @@ class PrepareConfig(Section):
     """csv, in place: a condition for the validation rows."""
     where_test: str | None = None
     """csv, in place: a condition for the test rows."""
+    split: SplitConfig | None = None
+    """csv: the columns that decide the split."""
     rows: PositiveInt | None = None
     """synthetic: the number of rows."""
     columns: PositiveInt | None = None
@@ -104,7 +107,8 @@ class PrepareConfig(Section):
 
     def options(self) -> dict[str, Any]:
         """The options that are set, without the source."""
-        return self.model_dump(exclude_none=True, exclude={"source"})
+        options = self.model_dump(exclude_none=True, exclude={"source"})
+        return options | {"split": self.split.options()} if self.split else options
 
     @model_validator(mode="after")
     def _options_of_the_source(self) -> PrepareConfig:

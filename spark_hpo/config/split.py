@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, ValidationError, model_validator
 
-from spark_hpo.config.messages import mistake
+from spark_hpo.config.messages import as_config_error, mistake
 from spark_hpo.config.section import FromList, PositiveNumber, Section
+from spark_hpo.errors import within
 
 Value = str | int | bool
 
@@ -90,3 +92,16 @@ class SplitConfig(Section):
         """The settings that differ from their defaults, as JSON types."""
         dumped: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
         return dumped
+
+
+def split_config(section: Mapping[str, Any]) -> SplitConfig:
+    """Check a section `split`.
+
+    Raises:
+        ConfigError: a setting is wrong. Its key begins with `split`.
+    """
+    try:
+        return SplitConfig.model_validate(section)
+    except ValidationError as exc:
+        with within("split"):
+            raise as_config_error(exc, SplitConfig) from None

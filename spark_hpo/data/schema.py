@@ -148,6 +148,9 @@ class TableSchema:
     original: tuple[OriginalColumn, ...] = ()  # with the label; empty: unknown, as in older tables
     null_values: tuple[str, ...] = ()  # texts of the original table that mean missing, besides ""
     fold_by: FoldBy | None = None  # None: any rows may be in one fold
+    splits: Mapping[str, str] = field(
+        default_factory=dict
+    )  # in a copy: the conditions on original values that have decided the splits
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -170,7 +173,7 @@ class TableSchema:
     def to_json(self) -> dict[str, Any]:
         record = {"version": VERSION, **asdict(self)}
         # Fingerprints of tables that older versions prepared must not change.
-        for name in ("original", "null_values", "fold_by"):
+        for name in ("original", "null_values", "fold_by", "splits"):
             if not record[name]:
                 del record[name]
         for source in record["sources"].values():
@@ -232,6 +235,7 @@ class TableSchema:
                     }
                 )
             ),
+            splits={str(name): str(text) for name, text in record.get("splits", {}).items()},
         )
 
 

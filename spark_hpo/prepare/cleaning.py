@@ -105,6 +105,19 @@ def clean(
     return replace(cleaned, remarks=(*remarks, *cleaned.remarks), forms=changes.forms)
 
 
+def time_in_text(frame: DataFrame, name: str) -> tuple[TextForm, Column] | None:
+    """Return how a text column spells times in every row with a value, and the times as seconds or numbers.
+
+    None if it holds something else.
+    """
+    readings = {form: _instant(column(name), form).cast("double") for form in (TextForm.ISO, *DATES)}
+    readings[TextForm.NUMBER] = number(frame, name)
+    found = frame.agg(
+        F.count(column(name)).alias("present"), *(F.count(r).alias(form) for form, r in readings.items())
+    ).collect()[0]
+    return next(((form, r) for form, r in readings.items() if found[form] == found["present"]), None)
+
+
 def _drop_useless_columns(
     frame: DataFrame,
     names: Sequence[str],

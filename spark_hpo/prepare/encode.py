@@ -31,7 +31,7 @@ from spark_hpo.prepare.column_facts import (
     TextFacts,
 )
 from spark_hpo.prepare.columns import class_name, number
-from spark_hpo.prepare.splits import ORDER, SPLIT, column
+from spark_hpo.prepare.splits import FOLD, ORDER, SPLIT, column
 
 MISSING_SUFFIX = "_missing"
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)$")
@@ -68,7 +68,7 @@ def original(frame: DataFrame, null_values: Sequence[str]) -> DataFrame:
 
 
 def encode(frame: DataFrame, analysis: Analysis) -> DataFrame:
-    """Return features and label as numbers, lists of numbers or bytes, none null; and `SPLIT` and `ORDER`."""
+    """Return features and label as numbers, lists of numbers or bytes, none null; and the split columns."""
     columns: list[Column] = []
     for facts in analysis.features:
         columns.append(_encoded(frame, facts).alias(facts.name))
@@ -80,7 +80,8 @@ def encode(frame: DataFrame, analysis: Analysis) -> DataFrame:
         code = _position(class_name(frame, label.name), label.values) - 1
     else:
         code = number(frame, label.name).cast("float")
-    return frame.select(*columns, code.alias(label.name), column(SPLIT), column(ORDER))
+    kept = [column(name) for name in (FOLD, SPLIT, ORDER) if name in frame.columns]
+    return frame.select(*columns, code.alias(label.name), *kept)
 
 
 def _encoded(frame: DataFrame, facts: FeatureFacts) -> Column:

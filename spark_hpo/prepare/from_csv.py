@@ -14,6 +14,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from spark_hpo.config.split import SplitConfig, split_config
 from spark_hpo.data import files
 from spark_hpo.data.lake.formats import find_version, table_format
 from spark_hpo.data.lake.table_version import parse_version
@@ -30,6 +31,7 @@ from spark_hpo.prepare.encode import encode, original, original_columns, schema_
 from spark_hpo.prepare.output import Prepared, Request, fingerprint
 from spark_hpo.prepare.phases import announce
 from spark_hpo.prepare.reading import cause_of, columns_of, file_sizes, is_small, read, settings
+from spark_hpo.prepare.split_by_columns import SplitByColumns, split_by_columns
 from spark_hpo.prepare.table_files import source_of
 from spark_hpo.suggest import suggestion
 from spark_hpo.trial import Split
@@ -69,6 +71,7 @@ class CsvOptions:
     where_train: str = ""
     where_validation: str = ""
     where_test: str = ""
+    split: SplitConfig | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for key, choices in _CHOICES.items():
@@ -80,6 +83,7 @@ class CsvOptions:
         splits.check_fractions(self.fractions or splits.DEFAULT_FRACTIONS)
         splits.check_row_group_rows(self.row_group_rows)
         self._check_conditions()
+        self._check_split()
         if self.in_place and tuple(self.null_values) != DEFAULT_NULL_VALUES:
             raise ConfigError(
                 f"is not available in place, where '', {', '.join(DEFAULT_NULL_VALUES)} mean missing",
@@ -99,6 +103,22 @@ class CsvOptions:
             raise ConfigError(f"is set without {missing}", key=key, cure="Set all three conditions, or none")
         if self.fractions is not None and tuple(self.fractions) != splits.DEFAULT_FRACTIONS:
             raise ConfigError("and conditions (where_train ...) exclude each other", key="fractions")
+
+    def _check_split(self) -> None:
+        split = self.split_config
+        if split == SplitConfig():
+            return
+        if any(self.where.values()):
+            raise ConfigError("and conditions (where_train ...) exclude each other", key="split")
+        for key in ("fractions", "seed"):
+            if getattr(split, key) and getattr(self, key):
+                raise ConfigError(f"and split.{key} exclude each other", key=key, cure="Set only one of them")
+        if split.column and self.fractions:
+            raise ConfigError("and split.column exclude each other", key="fractions")
+
+    @property
+    def split_config(self) -> SplitConfig:
+        return self.split if isinstance(self.split, SplitConfig) else split_config(self.split or {})
 
     @property
     def where(self) -> dict[Split, str]:
@@ -152,7 +172,12 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
         parse_version(wanted.version)
         arguments["version"] = wanted.version if isinstance(wanted.version, int) else str(wanted.version)
     arguments |= {"clean": True, "keep": list(wanted.keep)} if wanted.clean else {}
+    split = wanted.split_config
+    wanted = replace(wanted, fractions=wanted.fractions or split.fractions, seed=wanted.seed or split.seed)
     fractions = list(wanted.fractions or splits.DEFAULT_FRACTIONS)
+    if not split.is_default:
+        options = split.model_copy(update={"fractions": None, "seed": wanted.seed}).options()
+        arguments |= {"split": options}
     if not wanted.in_place:
         arguments |= _arguments_of_copy(wanted, fractions, separator, dialect)
     elif wanted.where_train:
@@ -222,7 +247,7 @@ def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
             written as text); keep (columns that cleaning leaves alone); fractions (None: 0.8,0.1,0.1; with
             clean, 0.6,0.2,0.2 of fewer than 2,000 rows); seed; row_group_rows; in_place (Parquet only);
             where_train, where_validation and where_test (in place: SQL conditions; all three, or none);
-            overwrite.
+            split (the section `split` of a study file); overwrite.
 
     Raises:
         ConfigError: an argument is invalid, or `output` is another table.
@@ -266,25 +291,33 @@ def _opened(spark: SparkSession, arguments: Mapping[str, Any], table: Source) ->
         raise
 
 
-def _copy(frame: DataFrame, request: Request) -> Prepared:
+def _copy(read: DataFrame, request: Request) -> Prepared:
     arguments = request.arguments
-    cleaned = Cleaned(frame, ())
-    read, frame = frame, original(frame, arguments["null_values"])
+    assigned = None
+    frame = read
+    if "split" in arguments:
+        # A Parquet table is split by its original values, as in place.
+        is_csv = arguments["format"] == "csv"
+        given = original(read, arguments["null_values"]) if is_csv else read
+        assigned = _by_columns(given, Source(url=arguments["input"]), arguments)
+        frame = assigned.split.frame
+    cleaned = _original(frame, arguments, assigned)
     if arguments.get("clean"):
         # Before rows are assigned to splits: rows that differ only in a row number belong into one split.
-        cleaned = _clean(_without(frame, arguments["drop"]), arguments)
-        frame = cleaned.frame
-        is_small = cleaned.rows < splits.FEW_ROWS
+        cleaned = _clean(cleaned, arguments)
+    frame = cleaned.frame
+    if assigned is None:
+        is_small = 0 < cleaned.rows < splits.FEW_ROWS
         fractions = splits.FRACTIONS_OF_FEW if is_small else splits.DEFAULT_FRACTIONS
         frame = splits.with_split(frame, arguments["fractions"] or fractions, arguments["seed"])
-    else:
-        frame = splits.with_split(frame, arguments["fractions"], arguments["seed"])
         frame = _without(frame, arguments["drop"])
     analysis = _analyse(frame, arguments)
     schema = replace(
         schema_of(analysis),
         original=original_columns(read, cleaned, analysis, is_typed=arguments["format"] != "csv"),
         null_values=tuple(arguments["null_values"]),
+        splits=assigned.where if assigned else {},
+        fold_by=assigned.fold_by if assigned else None,
     )
     example = _example(read, schema)
     with request.writing() as folder:
@@ -297,6 +330,17 @@ def _copy(frame: DataFrame, request: Request) -> Prepared:
         return request.finish(folder, schema, counts, remarks=cleaned.remarks, example=example)
 
 
+def _by_columns(frame: DataFrame, table: Source, arguments: Mapping[str, Any]) -> SplitByColumns:
+    return split_by_columns(
+        frame,
+        table,
+        split_config(arguments["split"]),
+        fractions=arguments["fractions"],
+        keep=[arguments["label"], *arguments.get("keep", ())],
+        is_copy=not arguments.get("in_place"),
+    )
+
+
 def _example(frame: DataFrame, schema: TableSchema) -> list[Any]:
     """Return the first rows of the original table, without the label, as JSON objects."""
     used = [splits.column(c.name) for c in schema.original if not c.dropped and c.name != schema.label.name]
@@ -307,19 +351,24 @@ def _example(frame: DataFrame, schema: TableSchema) -> list[Any]:
 def _describe(frame: DataFrame, table: Source, request: Request) -> Prepared:
     """Write the schema of a table that stays in place."""
     arguments = request.arguments
-    if "where" in arguments:
+    assigned = None
+    if "split" in arguments:
+        assigned = _by_columns(frame, table, arguments)
+        split = assigned.split
+    elif "where" in arguments:
         split = in_place.by_conditions(frame, table, arguments["where"])
     else:
         split = in_place.by_row_groups(frame, table, arguments["fractions"], arguments["seed"])
     with _kept(split.frame, arguments) as kept:
-        cleaned = Cleaned(_without(original(kept, DEFAULT_NULL_VALUES), arguments["drop"]), ())
+        cleaned = _original(kept, arguments, assigned)
         if arguments.get("clean"):
-            cleaned = _clean(cleaned.frame, arguments)
+            cleaned = _clean(cleaned, arguments)
         analysis = _analyse(cleaned.frame, arguments)
         schema = replace(
             schema_of(analysis, Encoding.RAW),
             sources=split.sources,
             original=original_columns(frame, cleaned, analysis, is_typed=True),
+            fold_by=assigned.fold_by if assigned else None,
         )
     with request.writing() as folder:
         return request.finish(folder, schema, split.rows, remarks=cleaned.remarks)
@@ -338,21 +387,42 @@ def _kept(frame: DataFrame, arguments: Mapping[str, Any]) -> Iterator[DataFrame]
         frame.unpersist()
 
 
-def _clean(frame: DataFrame, arguments: Mapping[str, Any]) -> Cleaned:
+def _original(frame: DataFrame, arguments: Mapping[str, Any], assigned: SplitByColumns | None) -> Cleaned:
+    """Return the original values of the columns to use, before they are cleaned."""
+    null_values = arguments.get("null_values", DEFAULT_NULL_VALUES)
+    values = original(frame, null_values)
+    unfit = assigned.unfit if assigned else ()
+    if arguments.get("clean") or arguments.get("in_place") or assigned:
+        values = _without(values, [*arguments["drop"], *unfit])
+    return Cleaned(
+        values,
+        assigned.remarks if assigned else (),
+        dropped=dict.fromkeys(unfit, "decides the split"),
+    )
+
+
+def _clean(given: Cleaned, arguments: Mapping[str, Any]) -> Cleaned:
     """Leave out useless columns; in a copy, also read dates and numbers that are written as text."""
+    frame = given.frame
     label, in_place = arguments["label"], arguments.get("in_place", False)
     announce(f"looking for dates, numbers and useless columns among {len(frame.columns)} columns")
     with _of_table(arguments["input"]):
-        return clean(
+        cleaned = clean(
             frame,
             label=label,
-            keep=[*arguments["keep"], splits.SPLIT, splits.ORDER],
+            keep=[*arguments["keep"], splits.SPLIT, splits.ORDER, splits.FOLD],
             keep_texts=[label] if arguments["label_type"] == "class" else [],
             comma_is_decimal=arguments.get("separator") == ";",
             max_vocabulary=arguments["max_vocabulary"],
             is_small=is_small(arguments),
             in_place=in_place,
         )
+    return replace(
+        cleaned,
+        remarks=(*given.remarks, *cleaned.remarks),
+        forms={**given.forms, **cleaned.forms},
+        dropped={**given.dropped, **cleaned.dropped},
+    )
 
 
 def _without(frame: DataFrame, names: Sequence[str]) -> DataFrame:

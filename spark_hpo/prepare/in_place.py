@@ -28,6 +28,7 @@ class SplitInPlace:
     frame: DataFrame  # the rows of all splits, with `splits.SPLIT`
     rows: Mapping[str, int]
     sources: Mapping[str, Source]
+    left_out: int = 0  # rows in no split
 
 
 def by_conditions(frame: DataFrame, table: Source, where: Mapping[str, str]) -> SplitInPlace:
@@ -49,6 +50,7 @@ def by_conditions(frame: DataFrame, table: Source, where: Mapping[str, str]) -> 
         meets[split] = F.coalesce(F.expr(where[split]), F.lit(False))
     pairs = list(combinations(Split, 2))
     counted = frame.agg(
+        F.count(F.lit(1)).alias("rows"),
         *(F.count_if(meets[split]).alias(split) for split in Split),
         *(F.count_if(meets[a] & meets[b]).alias(f"{a}, {b}") for a, b in pairs),
     ).collect()[0]
@@ -69,6 +71,7 @@ def by_conditions(frame: DataFrame, table: Source, where: Mapping[str, str]) -> 
         frame=frame.withColumn(SPLIT, cases).where(column(SPLIT).isNotNull()),
         rows={str(split): counted[split] for split in Split},
         sources={str(split): replace(table, where=where[split]) for split in Split},
+        left_out=counted["rows"] - sum(counted[split] for split in Split),
     )
 
 

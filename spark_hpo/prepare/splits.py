@@ -19,6 +19,7 @@ from spark_hpo.trial import Split
 
 SPLIT = "__split"  # column: name of the split
 ORDER = "__order"  # column: hash of the row, by which rows are ordered
+FOLD = "__fold"  # column: what `TableSchema.fold_by` divides the rows of a copy by
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 FRACTIONS_OF_FEW = (0.6, 0.2, 0.2)  # of small tables: a tenth is too few rows to measure a metric
 FEW_ROWS = 2_000
@@ -34,12 +35,13 @@ def column(name: str) -> Column:
 def with_split(frame: DataFrame, fractions: Sequence[float], seed: int) -> DataFrame:
     """Add the columns `SPLIT` and `ORDER`, from a hash of the seed and all columns without maps.
 
+    Without one of the columns, rows get other splits.
+
     A row gets the same split in every run, however the table is partitioned, and equal rows get the same
     split. The hash also shuffles: a table that is sorted by its label is not written in that order.
     """
     check_fractions(fractions)
-    hashed = [column(field.name) for field in frame.schema if not _holds_map(field.dataType)]
-    frame = frame.withColumn(ORDER, F.xxhash64(F.lit(seed), *hashed))
+    frame = with_order(frame, seed)
     bucket = F.pmod(column(ORDER), F.lit(_BUCKETS))
     train, validation = (round(sum(fractions[: i + 1]) * _BUCKETS) for i in range(2))
     split = (
@@ -48,6 +50,12 @@ def with_split(frame: DataFrame, fractions: Sequence[float], seed: int) -> DataF
         .otherwise(F.lit(str(Split.TEST)))
     )
     return frame.withColumn(SPLIT, split)
+
+
+def with_order(frame: DataFrame, seed: int) -> DataFrame:
+    """Add the column `ORDER`, which shuffles the rows."""
+    hashed = [column(field.name) for field in frame.schema if not _holds_map(field.dataType)]
+    return frame.withColumn(ORDER, F.xxhash64(F.lit(seed), *hashed))
 
 
 def _holds_map(stored: T.DataType) -> bool:

@@ -12,7 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from spark_hpo import prepare
+from spark_hpo.data.filter.condition import select_rows
 from spark_hpo.data.filter.row_hash import Key, RowHash
+from spark_hpo.data.filter.where import parse_where
+from spark_hpo.data.table import open_table
+from spark_hpo.errors import DataError
+from spark_hpo.trial import Split
 
 pytestmark = pytest.mark.spark
 
@@ -72,3 +78,108 @@ def test_row_hash_equals_that_of_spark(spark: Any, tmp_path: Path) -> None:
     of_spark = frame.selectExpr("row", *sql, f"xxhash64({', '.join(names)}) as all").orderBy("row").toPandas()
     for name, row_hash in calls.items():
         assert row_hash.of(table).to_pylist() == of_spark[name].tolist(), name
+
+
+ROWS = 600
+
+
+@pytest.fixture(scope="module")
+def sales(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, pa.Table]:
+    rng = np.random.default_rng(1)
+    start = datetime(2026, 1, 1, 3, 4, 5, 678901, tzinfo=UTC)
+    table = pa.table(
+        {
+            "row": pa.array(range(ROWS), pa.int32()),
+            "customer_id": pa.array(rng.integers(0, 40, ROWS), pa.int32()),
+            "sold": pa.array(
+                [start + timedelta(hours=int(h)) for h in rng.integers(0, 2000, ROWS)],
+                pa.timestamp("us", "UTC"),
+            ),
+            "fold": pa.array([["train", "validation", "test"][n] for n in rng.integers(0, 3, ROWS)]),
+            "returned": pa.array([["yes", "it's no"][n] for n in rng.random(ROWS) < 0.2]),
+        }
+    )
+    folder = tmp_path_factory.mktemp("sales")
+    pq.write_table(table.sort_by("sold"), folder / "sales.parquet", row_group_size=100)
+    return str(folder), table
+
+
+def rows_of_copy(folder: Path) -> dict[Split, set[int]]:
+    schema = open_table(str(folder)).schema
+    (row,) = (feature for feature in schema.features if feature.name == "row")
+    return {
+        split: {
+            round(value * row.deviation + row.mean)
+            for path in (folder / split).glob("*.parquet")
+            for value in pq.read_table(path)["row"].to_pylist()
+        }
+        for split in Split
+    }
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"key": ["customer_id", "sold"]},
+        {"group": "customer_id", "seed": 5},
+        {"time": "sold"},
+        {"group": "customer_id", "time": "sold"},
+        {"column": "fold"},
+        {"stratify": "returned"},
+    ],
+    ids=lambda section: "+".join(section),
+)
+def test_split_is_the_same_in_a_copy_and_in_place(
+    spark: Any, tmp_path: Path, sales: tuple[str, pa.Table], section: dict[str, Any]
+) -> None:
+    source, table = sales
+    options = {"input": source, "label": "returned", "split": section}
+    copy = prepare.csv(spark, str(tmp_path / "copy"), **options)
+    in_place = prepare.csv(spark, str(tmp_path / "in_place"), in_place=True, **options)
+    assert copy.rows == in_place.rows
+    opened = open_table(str(tmp_path / "in_place"))
+    types = {column.name: column.type for column in table.schema}
+    selected = {
+        split: set(
+            select_rows(table, parse_where(opened.manifest(split).where, None, types))["row"].to_pylist()
+        )
+        for split in Split
+    }
+    assert rows_of_copy(tmp_path / "copy") == selected
+    assert {split: opened.manifest(split).rows for split in Split} == {
+        s: len(rows) for s, rows in selected.items()
+    }
+    names = {feature.name for feature in opened.schema.features}
+    assert names.isdisjoint({section.get("group"), section.get("column")})
+    assert open_table(str(tmp_path / "copy")).schema.splits == {
+        split: source.where for split, source in opened.schema.sources.items()
+    }
+    if section == {"time": "sold"}:  # the table is in the order of time, so statistics rule out row groups
+        assert [len(opened.manifest(split).row_groups) for split in Split] == [5, 2, 1]
+        assert any("2026" in remark for remark in copy.remarks)
+
+
+def test_split_by_time_reads_dates_that_are_text(spark: Any, tmp_path: Path) -> None:
+    days = [(date(2026, 1, 1) + timedelta(i)).strftime("%d.%m.%Y") for i in range(100)]
+    lines = [f"{day},{i % 7},{i * 0.5}" for i, day in enumerate(days)]
+    (tmp_path / "sales.csv").write_text("\n".join(["day,weekday,price", *reversed(lines)]))
+    prepared = prepare.csv(
+        spark,
+        str(tmp_path / "out"),
+        input=str(tmp_path / "sales.csv"),
+        label="price",
+        clean=True,
+        split={"time": "day", "fractions": [0.5, 0.3, 0.2]},
+    )
+    assert prepared.rows == {"train": 50, "validation": 30, "test": 20}
+    prices = {s: pq.read_table(str(tmp_path / "out" / s))["price"].to_pylist() for s in Split}
+    assert max(prices[Split.TRAIN]) < min(prices[Split.VALIDATION])
+    assert max(prices[Split.VALIDATION]) < min(prices[Split.TEST])
+    assert any("2026-02-20" in remark and "2026-03-22" in remark for remark in prepared.remarks)
+
+
+def test_split_by_an_unknown_column_is_an_error(
+    spark: Any, tmp_path: Path, sales: tuple[str, pa.Table]
+) -> None:
+    with pytest.raises(DataError, match="nobody"):
+        prepare.csv(spark, str(tmp_path / "out"), input=sales[0], label="returned", split={"group": "nobody"})

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "search": {"errors", "objective", "plugins", "suggest", "trial"},
     "study_dir": {"config", "errors", "objective", "redact", "trial"},
     "pitfalls": {"data", "trial"},
-    "prepare": {"backend", "data", "errors", "suggest", "trial"},
+    "prepare": {"backend", "config", "data", "errors", "suggest", "trial"},
     "snapshots": {"data", "errors", "prepare", "study_dir"},
     "ranking": {"objective", "search", "trial"},
     "train": {"backend", "data", "errors", "objective", "source_file", "study_dir", "suggest", "trial"},
