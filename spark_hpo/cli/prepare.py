@@ -155,6 +155,9 @@ def command() -> None:
 )
 @click.option("--drop", callback=_names, metavar="A,B", help="Columns to leave out.")
 @click.option("--keep", callback=_names, metavar="A,B", help="Columns to leave as they are.")
+@click.option("--categorical", callback=_names, metavar="A,B", help="Columns of categories, even if numbers.")
+@click.option("--numeric", callback=_names, metavar="A,B", help="Columns of numbers, even if text.")
+@click.option("--time", callback=_names, metavar="A,B", help="Columns of dates or times, even if text.")
 @click.option(
     "--as-is",
     is_flag=True,

@@ -32,6 +32,7 @@ _CSV_OPTIONS = frozenset(
             "clean",
         ),
         *("separator", "header", "in_place", "where_train", "where_validation", "where_test", "split"),
+        *("categorical", "numeric", "time"),
     )
 )
 _SYNTHETIC_OPTIONS = frozenset(("rows", "columns", "teacher", "label_type", "noise"))
@@ -94,6 +95,12 @@ class PrepareConfig(Section):
     """csv, in place: a condition for the validation rows."""
     where_test: str | None = None
     """csv, in place: a condition for the test rows."""
+    categorical: _Names = None
+    """csv: columns whose values are categories, even if they are numbers."""
+    numeric: _Names = None
+    """csv: columns whose values are numbers, even if they are text. Other texts count as missing."""
+    time: _Names = None
+    """csv: columns whose values are dates or times, even if they are text."""
     split: SplitConfig | None = None
     """csv: the columns that decide the split."""
     rows: PositiveInt | None = None

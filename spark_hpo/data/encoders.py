@@ -219,8 +219,18 @@ def as_numbers(values: pa.Array) -> pa.Array:
     try:
         numbers = pc.cast(values, pa.float64(), safe=False)
     except pa.ArrowInvalid as exc:
+        if (moments := _moments(values)) is not None:
+            return as_numbers(moments)
         raise BadColumn(f"{exc}. Fix the value, or prepare the table again") from exc
     return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
+
+
+def _moments(texts: pa.Array) -> pa.Array | None:
+    """Return the times in texts such as `2026-01-31 12:00`, or None if one of them is something else."""
+    try:
+        return pc.cast(texts, pa.timestamp("us"))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
 
 
 def as_texts(values: pa.Array) -> pa.Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Window
@@ -60,12 +60,14 @@ def analyse(
     label: str,
     label_type: str,
     max_vocabulary: int,
+    categorical: Collection[str] = (),
     in_place: bool = False,
 ) -> Analysis:
     """Determine the kinds of columns from all rows, and their contents from the training split.
 
     Args:
         frame: has the column `splits.SPLIT`.
+        categorical: text columns whose values are categories even if all are numbers.
         in_place: whether readers look up the classes in the table itself.
 
     Raises:
@@ -86,7 +88,8 @@ def analyse(
     missing = total - facts[f"present_{at}"]
     if missing:
         raise DataError(f"the label {label!r} is missing in {missing} of {total} rows. Drop these rows first")
-    kinds |= {name: ColumnKind.NUMERIC for i, name in enumerate(names) if _is_number(facts, i)}
+    numbers = [name for i, name in enumerate(names) if _is_number(facts, i) and name not in categorical]
+    kinds |= {name: ColumnKind.NUMERIC for name in numbers}
     is_number = kinds[label] is ColumnKind.NUMERIC
     is_whole = facts[f"whole_{at}"] == total
     maybe_class = label_type == "class" or (label_type == "auto" and (not is_number or is_whole))

@@ -25,6 +25,7 @@ from spark_hpo.prepare import in_place, splits
 from spark_hpo.prepare.catalog import open_frame
 from spark_hpo.prepare.cleaning import Cleaned, clean
 from spark_hpo.prepare.column_facts import Analysis
+from spark_hpo.prepare.column_kinds import KINDS, check_kinds, original_of_kinds
 from spark_hpo.prepare.columns import analyse
 from spark_hpo.prepare.dialect import UTF_8, Dialect, find_dialect
 from spark_hpo.prepare.encode import encode, original, original_columns, schema_of
@@ -64,6 +65,9 @@ class CsvOptions:
     header: bool = True
     clean: bool = False
     keep: Sequence[str] = ()
+    categorical: Sequence[str] = ()
+    numeric: Sequence[str] = ()
+    time: Sequence[str] = ()
     fractions: Sequence[float] | None = None
     seed: int = 0
     row_group_rows: int = 16_384
@@ -84,6 +88,7 @@ class CsvOptions:
         splits.check_row_group_rows(self.row_group_rows)
         self._check_conditions()
         self._check_split()
+        check_kinds(self.kinds, self.label)
         if self.in_place and tuple(self.null_values) != DEFAULT_NULL_VALUES:
             raise ConfigError(
                 f"is not available in place, where '', {', '.join(DEFAULT_NULL_VALUES)} mean missing",
@@ -115,6 +120,11 @@ class CsvOptions:
                 raise ConfigError(f"and split.{key} exclude each other", key=key, cure="Set only one of them")
         if split.column and self.fractions:
             raise ConfigError("and split.column exclude each other", key="fractions")
+
+    @property
+    def kinds(self) -> dict[str, list[str]]:
+        """The columns whose kind is named, by kind."""
+        return {kind: list(getattr(self, kind)) for kind in KINDS if getattr(self, kind)}
 
     @property
     def split_config(self) -> SplitConfig:
@@ -172,6 +182,7 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
         parse_version(wanted.version)
         arguments["version"] = wanted.version if isinstance(wanted.version, int) else str(wanted.version)
     arguments |= {"clean": True, "keep": list(wanted.keep)} if wanted.clean else {}
+    arguments |= {"kinds": wanted.kinds} if wanted.kinds else {}
     split = wanted.split_config
     wanted = replace(wanted, fractions=wanted.fractions or split.fractions, seed=wanted.seed or split.seed)
     fractions = list(wanted.fractions or splits.DEFAULT_FRACTIONS)
@@ -244,8 +255,9 @@ def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
             null_values; max_vocabulary (the most frequent values of a text column that get a code; others
             count as unseen); drop (columns to leave out); separator (None: detected); header (False: columns
             are column1, column2, ...); clean (leave out useless columns, read dates and numbers that are
-            written as text); keep (columns that cleaning leaves alone); fractions (None: 0.8,0.1,0.1; with
-            clean, 0.6,0.2,0.2 of fewer than 2,000 rows); seed; row_group_rows; in_place (Parquet only);
+            written as text); keep (columns that cleaning leaves alone); categorical, numeric and
+            time (columns of this kind, whatever they look like); fractions (None: 0.8,0.1,0.1; with clean,
+            0.6,0.2,0.2 of fewer than 2,000 rows); seed; row_group_rows; in_place (Parquet only);
             where_train, where_validation and where_test (in place: SQL conditions; all three, or none);
             split (the section `split` of a study file); overwrite.
 
@@ -264,7 +276,12 @@ def write(spark: SparkSession, request: Request) -> Prepared:
             announce(f"reading {request.arguments['input']}")
             table = source_of(arguments)
             frame = _opened(spark, arguments, table)
-            named = (arguments["label"], *arguments["drop"], *arguments.get("keep", ()))
+            named = (
+                arguments["label"],
+                *arguments["drop"],
+                *arguments.get("keep", ()),
+                *_of_kinds(arguments),
+            )
             unknown = [name for name in named if name not in frame.columns]
             if unknown:
                 raise DataError(
@@ -330,6 +347,10 @@ def _copy(read: DataFrame, request: Request) -> Prepared:
         return request.finish(folder, schema, counts, remarks=cleaned.remarks, example=example)
 
 
+def _of_kinds(arguments: Mapping[str, Any]) -> list[str]:
+    return [name for names in arguments.get("kinds", {}).values() for name in names]
+
+
 def _by_columns(frame: DataFrame, table: Source, arguments: Mapping[str, Any]) -> SplitByColumns:
     return split_by_columns(
         frame,
@@ -389,14 +410,20 @@ def _kept(frame: DataFrame, arguments: Mapping[str, Any]) -> Iterator[DataFrame]
 
 def _original(frame: DataFrame, arguments: Mapping[str, Any], assigned: SplitByColumns | None) -> Cleaned:
     """Return the original values of the columns to use, before they are cleaned."""
-    null_values = arguments.get("null_values", DEFAULT_NULL_VALUES)
-    values = original(frame, null_values)
+    with _of_table(arguments["input"]):
+        values, forms = original_of_kinds(
+            frame,
+            arguments.get("null_values", DEFAULT_NULL_VALUES),
+            arguments.get("kinds", {}),
+            in_place=arguments.get("in_place", False),
+        )
     unfit = assigned.unfit if assigned else ()
     if arguments.get("clean") or arguments.get("in_place") or assigned:
         values = _without(values, [*arguments["drop"], *unfit])
     return Cleaned(
         values,
         assigned.remarks if assigned else (),
+        forms=forms,
         dropped=dict.fromkeys(unfit, "decides the split"),
     )
 
@@ -410,7 +437,7 @@ def _clean(given: Cleaned, arguments: Mapping[str, Any]) -> Cleaned:
         cleaned = clean(
             frame,
             label=label,
-            keep=[*arguments["keep"], splits.SPLIT, splits.ORDER, splits.FOLD],
+            keep=[*arguments["keep"], *_of_kinds(arguments), splits.SPLIT, splits.ORDER, splits.FOLD],
             keep_texts=[label] if arguments["label_type"] == "class" else [],
             comma_is_decimal=arguments.get("separator") == ";",
             max_vocabulary=arguments["max_vocabulary"],
@@ -436,6 +463,7 @@ def _analyse(frame: DataFrame, arguments: Mapping[str, Any]) -> Analysis:
             label=arguments["label"],
             label_type=arguments["label_type"],
             max_vocabulary=arguments["max_vocabulary"],
+            categorical=arguments.get("kinds", {}).get("categorical", ()),
             in_place=arguments.get("in_place", False),
         )
 
