@@ -18,7 +18,7 @@ from spark_hpo.data.lake.formats import table_format
 from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.folds import FoldRows
 from spark_hpo.data.plan.footers import Footers, read_footers
-from spark_hpo.data.plan.manifest import Manifest, RowGroup, manifest_of
+from spark_hpo.data.plan.manifest import Manifest, RowGroup, manifests_of
 from spark_hpo.data.plan.rules import with_rules
 from spark_hpo.data.raw_rows import example_rows
 from spark_hpo.data.readers import petastorm_codecs
@@ -182,34 +182,28 @@ def open_table(
     url = files.absolute(url)
     schema = with_rules(read_schema(url), nulls or {}, truncate or {})
     sources = {split: schema.sources.get(split) or Source(url=files.join(url, split)) for split in Split}
-    conditions = {
-        split: " and ".join(f"({text})" for text in (source.where, where) if text)
-        for split, source in sources.items()
+    sources = {
+        split: replace(s, where=" and ".join(f"({text})" for text in (s.where, where) if text))
+        for split, s in sources.items()
     }
     # Splits in place share one table, whose footers are read once.
-    wheres: dict[tuple[str, TableFormat, int | None], list[str]] = {}
+    places: dict[tuple[str, TableFormat, int | None], list[Split]] = {}
     for split, source in sources.items():
-        wheres.setdefault(_place(source), []).append(conditions[split])
-    found = {place: read_footers(*place, wheres=texts) for place, texts in wheres.items()}
-    training = found[_place(sources[Split.TRAIN])]
+        places.setdefault((source.url, source.format, source.version), []).append(split)
+    found = {
+        place: read_footers(*place, wheres=[sources[split].where for split in splits])
+        for place, splits in places.items()
+    }
+    training = next(found[place] for place, splits in places.items() if Split.TRAIN in splits)
     codecs = dict(transforms or {})
     if trust_petastorm_metadata:
         codecs = {**petastorm_codecs.trusted_codecs(training.url), **codecs}
     schema = _with_units(_with_transforms(schema, training, codecs), training)
-    manifests = {}
-    for split, source in sources.items():
-        manifests[split] = manifest_of(
-            found[_place(source)],
-            schema,
-            where=conditions[split],
-            share=source.share,
-            seed=source.seed,
-        )
-    return Table(url=url, schema=schema, manifests=manifests)
-
-
-def _place(source: Source) -> tuple[str, TableFormat, int | None]:
-    return source.url, source.format, source.version
+    manifests: dict[Split, Manifest] = {}
+    for place, splits in places.items():
+        read = manifests_of(found[place], schema, [sources[split] for split in splits])
+        manifests |= dict(zip(splits, read, strict=True))
+    return Table(url=url, schema=schema, manifests={split: manifests[split] for split in Split})
 
 
 def first_rows(table: Table, split: Split, rows: int) -> pd.DataFrame | None:

@@ -184,7 +184,9 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
     arguments |= {"clean": True, "keep": list(wanted.keep)} if wanted.clean else {}
     arguments |= {"kinds": wanted.kinds} if wanted.kinds else {}
     split = wanted.split_config
-    wanted = replace(wanted, fractions=wanted.fractions or split.fractions, seed=wanted.seed or split.seed)
+    wanted = replace(
+        wanted, split=None, fractions=wanted.fractions or split.fractions, seed=wanted.seed or split.seed
+    )
     fractions = list(wanted.fractions or splits.DEFAULT_FRACTIONS)
     if not split.is_default:
         options = split.model_copy(update={"fractions": None, "seed": wanted.seed}).options()

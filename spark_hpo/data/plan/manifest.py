@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from spark_hpo.data.plan.listing import relative
 from spark_hpo.data.plan.nulls import check_nulls
 from spark_hpo.data.plan.pruning import Candidate, matching_rows
 from spark_hpo.data.plan.row_group_split import in_share
-from spark_hpo.data.schema import TableFormat, TableSchema
+from spark_hpo.data.schema import Source, TableFormat, TableSchema
 from spark_hpo.errors import DataError, located
 
 _MOST_NAMES = 50  # listed in a message
@@ -179,44 +179,58 @@ def read_manifest(
         format: of the table; None detects it.
         version: of a Delta or Iceberg table; None means the newest.
 
-    The other arguments and the errors are those of `manifest_of`.
+    The other arguments are those of a `Source`, and the errors those of `manifests_of`.
     """
     found = read_footers(url, format, version, wheres=[where])
-    return manifest_of(found, schema, where=where, share=share, seed=seed)
+    [manifest] = manifests_of(found, schema, [Source(url=url, where=where, share=share, seed=seed)])
+    return manifest
 
 
-def manifest_of(
-    found: Footers,
-    schema: TableSchema | None = None,
-    *,
-    where: str = "",
-    share: tuple[float, float] = (0.0, 1.0),
-    seed: int = 0,
-) -> Manifest:
-    """Build the manifest of one split of a table.
+def manifests_of(
+    found: Footers, schema: TableSchema | None, sources: Sequence[Source]
+) -> tuple[Manifest, ...]:
+    """Build the manifests of splits of one table. What statistics do not decide is read once for all of them.
 
     Args:
         schema: the columns to check and their use; None checks all columns.
-        where: a condition on the rows. Where partition values and statistics do not decide, the filter's
-            columns are read and matching rows counted, so that every rank knows the exact counts.
-        share: the share of the row groups that the split gets; see `in_share`.
-        seed: the seed of the share.
+        sources: the condition and the share of each split. Where partition values and statistics do not
+            decide a condition, its columns are read and matching rows counted, so that every rank knows the
+            exact counts.
 
     Raises:
-        DataError: there are no rows, or a column is missing, changes its type between files, has an
+        DataError: a split has no rows, or a column is missing, changes its type between files, has an
             unsupported type, or has nulls that no rule fills.
     """
     types = {column.name: column.type for column in found.schemas[0]}
-    condition = _parsed(where, schema, found.schemas[0]) if where else None
+    conditions = [_parsed(s.where, schema, found.schemas[0]) if s.where else None for s in sources]
     wanted = schema.stored if schema else tuple(types)
-    needed = tuple(dict.fromkeys([*wanted, *(condition.columns if condition else ())]))
-    _check_types(found, needed)
+    for condition in conditions:
+        _check_types(found, _needed(wanted, condition))
     if schema:
         with located(found.files[0].path, DataError):
             check_use(found.schemas[0], schema)
-    row_groups = _row_groups(found, where, schema, share, seed)
+    return tuple(
+        _manifest(found, schema, source, condition, _needed(wanted, condition), row_groups)
+        for source, condition, row_groups in zip(
+            sources, conditions, _row_groups(found, schema, sources), strict=True
+        )
+    )
+
+
+def _needed(wanted: Sequence[str], condition: Condition | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*wanted, *(condition.columns if condition else ())]))
+
+
+def _manifest(
+    found: Footers,
+    schema: TableSchema | None,
+    source: Source,
+    condition: Condition | None,
+    needed: tuple[str, ...],
+    row_groups: tuple[RowGroup, ...],
+) -> Manifest:
     if not row_groups:
-        raise DataError(_no_rows(found, where, share))
+        raise DataError(_no_rows(found, source.where, source.share))
     if schema:
         whole = [(group.file, group.index, group.rows == group.stored_rows) for group in row_groups]
         check_nulls(found, schema, whole)
@@ -227,12 +241,12 @@ def manifest_of(
         url=found.url,
         files=tuple(found.files[number] for number in used),
         row_groups=tuple(replace(group, file=number_of[group.file]) for group in row_groups),
-        columns={name: str(kind) for name, kind in types.items()},
+        columns={column.name: str(column.type) for column in found.schemas[0]},
         rows=sum(group.rows for group in row_groups),
-        fingerprint=_fingerprint(found, [where, share, seed]),
+        fingerprint=_fingerprint(found, [source.where, source.share, source.seed]),
         partitions={name: partitions.type_text(kind) for name, kind in found.partition_types.items()},
         absent=_absent(found, needed),
-        where=where,
+        where=source.where,
         where_columns=condition.columns if condition else (),
     )
 
@@ -255,37 +269,39 @@ def _absent(found: Footers, needed: tuple[str, ...]) -> dict[str, str]:
 
 
 def _row_groups(
-    found: Footers, where: str, schema: TableSchema | None, share: tuple[float, float], seed: int
-) -> tuple[RowGroup, ...]:
-    """Return the row groups that are in the share and have matching rows."""
-    stored = [
-        (number, index, *group)
-        for number, footer in enumerate(found.footers)
-        for index, group in enumerate(footer.row_groups)
-        if in_share(relative(found.files[number].path, found.root), index, share, seed)
-    ]
-    rows = [all_rows for _, _, all_rows, _ in stored]
-    if where:
-        fs, _ = files.filesystem(found.url)
-        # Files of different writers may store a column in different types.
-        conditions = {id(s): s for s in found.schemas}
-        parsed = {number: _parsed(where, schema, columns) for number, columns in conditions.items()}
-        candidates = [
-            Candidate(
-                found.files[number],
-                found.footers[number],
-                index,
-                found.constants(number),
-                parsed[id(found.schemas[number])],
-            )
-            for number, index, *_ in stored
-        ]
-        rows = matching_rows(fs, candidates)
-    return tuple(
-        RowGroup(file=number, index=index, rows=matching, stored_rows=all_rows, bytes=size)
-        for (number, index, all_rows, size), matching in zip(stored, rows, strict=True)
-        if matching
-    )
+    found: Footers, schema: TableSchema | None, sources: Sequence[Source]
+) -> list[tuple[RowGroup, ...]]:
+    """Return, for each source, the row groups that are in its share and have matching rows."""
+    # Files of different writers may store a column in different types.
+    parsed = {
+        (id(columns), source.where): _parsed(source.where, schema, columns)
+        for columns in {id(s): s for s in found.schemas}.values()
+        for source in sources
+        if source.where
+    }
+    stored = []
+    candidates = []
+    for number, (file, footer) in enumerate(zip(found.files, found.footers, strict=True)):
+        name, columns = relative(file.path, found.root), id(found.schemas[number])
+        for index, (rows, size) in enumerate(footer.row_groups):
+            own = [i for i, s in enumerate(sources) if in_share(name, index, s.share, s.seed)]
+            if not own:
+                continue
+            wheres = tuple(dict.fromkeys(sources[i].where for i in own if sources[i].where))
+            conditions = tuple(parsed[columns, where] for where in wheres)
+            if conditions:
+                candidates.append(Candidate(file, footer, index, found.constants(number), conditions))
+            group = RowGroup(file=number, index=index, rows=rows, stored_rows=rows, bytes=size)
+            stored.append((group, own, wheres))
+    fs, _ = files.filesystem(found.url)
+    counts = iter(matching_rows(fs, candidates) if candidates else ())
+    chosen: list[list[RowGroup]] = [[] for _ in sources]
+    for group, own, wheres in stored:
+        matching = dict(zip(wheres, next(counts), strict=True)) if wheres else {}
+        for i in own:
+            if rows := matching.get(sources[i].where, group.stored_rows):
+                chosen[i].append(replace(group, rows=rows))
+    return [tuple(groups) for groups in chosen]
 
 
 def _no_rows(found: Footers, where: str, share: tuple[float, float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -21,13 +22,13 @@ _THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A row group with its footer and the condition on the columns of its file."""
+    """A row group with its footer and the conditions, in terms of the columns of its file."""
 
     file: File
     footer: Footer
     index: int
     constants: Mapping[str, pa.Scalar]  # columns that are the same in all rows of the file
-    condition: Condition
+    conditions: tuple[Condition, ...]
 
     @property
     def rows(self) -> int:
@@ -53,34 +54,38 @@ class Candidate:
         return found
 
 
-def matching_rows(fs: Any, candidates: Sequence[Candidate]) -> list[int]:
-    """Count the matching rows of each row group, reading columns only if statistics do not decide.
+def matching_rows(fs: Any, candidates: Sequence[Candidate]) -> list[tuple[int, ...]]:
+    """Count the rows of each row group that match each of its conditions.
+
+    Columns are read only if statistics do not decide, and once for all conditions.
 
     Raises:
         DataError: a file cannot be read.
     """
-    decided = list(map(_by_statistics, candidates))
-    undecided = [i for i, rows in enumerate(decided) if rows is None]
+    decided = [[_by_statistics(candidate, c) for c in candidate.conditions] for candidate in candidates]
     with ThreadPoolExecutor(_THREADS) as pool:
-        counts = pool.map(lambda i: _by_counting(fs, candidates[i]), undecided)
-        counted = dict(zip(undecided, counts, strict=True))
-    return [counted[i] if rows is None else rows for i, rows in enumerate(decided)]
+        return list(pool.map(partial(_counted, fs), candidates, decided))
 
 
-def _by_statistics(candidate: Candidate) -> int | None:
+def _by_statistics(candidate: Candidate, condition: Condition) -> int | None:
     """Return all rows or 0, or None if the statistics do not decide."""
-    condition = candidate.condition
     outcomes = condition.outcomes(candidate.bounds(condition.columns))
     if outcomes == {True}:
         return candidate.rows
     return None if True in outcomes else 0
 
 
-def _by_counting(fs: Any, candidate: Candidate) -> int:
-    condition = candidate.condition
-    columns = [name for name in condition.columns if name not in candidate.constants]
+def _counted(fs: Any, candidate: Candidate, decided: Sequence[int | None]) -> tuple[int, ...]:
+    known = tuple(rows for rows in decided if rows is not None)
+    return known if len(known) == len(decided) else _by_counting(fs, candidate, decided)
+
+
+def _by_counting(fs: Any, candidate: Candidate, decided: Sequence[int | None]) -> tuple[int, ...]:
+    pairs = list(zip(candidate.conditions, decided, strict=True))
+    needed = dict.fromkeys(name for c, rows in pairs if rows is None for name in c.columns)
+    columns = [name for name in needed if name not in candidate.constants]
     file = candidate.file
     with files.reading(file.path), files.opened(fs, file.path, file.hidden) as source:
         table = pq.ParquetFile(source).read_row_group(candidate.index, columns=columns, use_threads=False)
     table = partitions.add_columns(table, candidate.constants)
-    return int(select_rows(table, condition).num_rows)
+    return tuple(select_rows(table, c).num_rows if rows is None else rows for c, rows in pairs)

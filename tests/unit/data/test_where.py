@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -16,13 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spark_hpo.data.filter.condition import select_rows
 from spark_hpo.data.filter.where import parse_where
 from spark_hpo.data.plan import pruning
 from spark_hpo.data.plan.manifest import Manifest, read_manifest
 from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.readers import open_reader
-from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, NullRule, TableSchema
+from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, NullRule, Source, TableSchema
+from spark_hpo.data.table import open_table
 from spark_hpo.errors import DataError
+from spark_hpo.trial import Split
 
 TYPES = {
     "i": pa.int64(),
@@ -235,7 +239,7 @@ def test_statistics_spare_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         pruning,
         "_by_counting",
-        lambda fs, candidate: counted.append(candidate.index) or count(fs, candidate),
+        lambda fs, candidate, decided: counted.append(candidate.index) or count(fs, candidate, decided),
     )
     manifest = read_manifest(str(tmp_path), SCHEMA, where="day >= '2026-01-06'")
     assert manifest.rows == 50
@@ -379,3 +383,41 @@ def test_nulls_of_row_groups_that_are_not_read_do_no_harm(
     with caplog.at_level("INFO", logger="spark_hpo"):
         read_manifest(str(tmp_path), filling, where="y > 2")
     assert "column 'x': filling at most 1 nulls" in caplog.text
+
+
+def test_table_reads_the_key_of_a_split_once_for_all_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table({"id": np.arange(1000), "row": np.arange(1000, dtype="float32"), "y": ["a", "b"] * 500})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=100)
+    call = "xxhash64(0, cast(id as bigint))"
+    wheres = (
+        f"{call} < 0",
+        f"{call} >= 0 and {call} < 4611686018427387904",
+        f"{call} >= 4611686018427387904",
+    )
+    schema = TableSchema(
+        features=(Feature(name="row", kind=ColumnKind.NUMERIC),),
+        label=Label(name="y", classes=("a", "b")),
+        encoding=Encoding.RAW,
+        sources={
+            split: Source(url=str(tmp_path / "a.parquet"), where=where)
+            for split, where in zip(Split, wheres, strict=True)
+        },
+    )
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "schema.json").write_text(json.dumps(schema.to_json()))
+    read: list[int] = []
+    count = pruning._by_counting
+    monkeypatch.setattr(
+        pruning,
+        "_by_counting",
+        lambda fs, candidate, decided: read.append(candidate.index) or count(fs, candidate, decided),
+    )
+    opened = open_table(str(tmp_path / "out"))
+    assert sorted(read) == list(range(10))
+    types = {column.name: column.type for column in table.schema}
+    for split, where in zip(Split, wheres, strict=True):
+        assert opened.manifest(split).where == f"({where})"
+        assert opened.manifest(split).rows == len(select_rows(table, parse_where(where, None, types)))
+    assert opened.rows == 1000
