@@ -36,14 +36,14 @@ def _names(context: click.Context, parameter: click.Parameter, text: str | None)
 
 
 def _values(context: click.Context, parameter: click.Parameter, text: str | None) -> dict[str, Any] | None:
-    """Parse `train=0,train=1,validation=2,test=3`."""
+    """Parse `train:0,train:1,validation:2,test:3`."""
     if text is None:
         return None
     values: dict[str, Any] = {}
     for part in text.split(","):
-        side, separator, value = part.partition("=")
+        side, separator, value = part.partition(":")
         if not separator:
-            raise click.BadParameter(f"{part!r} is not SPLIT=VALUE, such as train=0,validation=1,test=2")
+            raise click.BadParameter(f"{part!r} is not SPLIT:VALUE, such as train:0,validation:1,test:2")
         values.setdefault(side.strip(), []).append(int(value) if value.lstrip("-").isdigit() else value)
     return values
 
@@ -60,8 +60,8 @@ _SPLIT_OPTIONS = (
     click.option(
         "--split-values",
         callback=_values,
-        metavar="SPLIT=VALUE,..",
-        help="Other values of that column, such as train=0,train=1,validation=2,test=3.",
+        metavar="SPLIT:VALUE,..",
+        help="Other values of that column, such as train:0,train:1,validation:2,test:3.",
     ),
     click.option("--split-stratify", metavar="COLUMN", help="Split each value, as of the label, alike."),
 )
@@ -241,6 +241,10 @@ def _interruptible(
         raise
 
 
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-").replace(".", "-")
+
+
 def _prepare(source: str, options: dict[str, Any]) -> None:
     from spark_hpo.data.table import open_table
     from spark_hpo.pitfalls import find_pitfalls
@@ -249,7 +253,7 @@ def _prepare(source: str, options: dict[str, Any]) -> None:
     output, as_json = options.pop("output"), options.pop("as_json")
     # Options that are not set are not passed on: the functions have the defaults.
     given = {name: value for name, value in options.items() if value is not None}
-    with contextlib.ExitStack() as stack, with_keys(lambda option: f"--{option.replace('_', '-')}"):
+    with contextlib.ExitStack() as stack, with_keys(_flag):
         display = stack.enter_context(PrepareDisplay(None if as_json else diagnostics()))
         prepared = _interruptible(
             lambda: prepare(source, output, given, lambda: display.watch(stack.enter_context(own_session()))),

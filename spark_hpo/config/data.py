@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, model_validator
 from spark_hpo.config.messages import mistake
 from spark_hpo.config.prepare import PrepareConfig, section_of_words
 from spark_hpo.config.section import FromList, PositiveInt, PositiveNumber, Section, Url
+from spark_hpo.config.split import SplitConfig
 
 
 def _as_text(value: Any) -> Any:
@@ -20,7 +21,7 @@ def _as_text(value: Any) -> Any:
 _Names = Annotated[tuple[str, ...], FromList]
 _SOURCES = ("path", "table", "query", "dataframe")
 # Settings that describe the columns and splits of a table that is not prepared.
-DESCRIPTION = ("label", "label_type", "drop", "categorical", "numeric", "time")
+DESCRIPTION = ("label", "label_type", "drop", "categorical", "numeric", "time", "split")
 
 
 class CacheConfig(Section):
@@ -67,6 +68,8 @@ class DataConfig(Section):
     """Columns whose values are numbers, even if they are text."""
     time: _Names = ()
     """Columns whose values are dates or times, even if they are text."""
+    split: SplitConfig = SplitConfig()
+    """How to divide the rows of a table that is not prepared: `{time: day}`, `{group: customer_id}`."""
     prepare: Annotated[PrepareConfig | None, BeforeValidator(section_of_words)] = None
     """How to create the table if it does not exist: `{source: csv, input: sales.csv, label: returned}`."""
     where: str = ""

@@ -19,6 +19,7 @@ def check_columns(data: DataConfig, names: Sequence[str]) -> None:
         ConfigError: a column does not exist.
     """
     named = [("label", data.label), *((key, name) for key in COLUMN_LISTS for name in getattr(data, key))]
+    named += [("split", name) for name in data.split.columns]
     for key, name in named:
         if name is not None and name not in names:
             raise ConfigError(

@@ -98,7 +98,8 @@ def describe(config: StudyConfig, start: Callable[[], SparkSession], frame: Fram
     """Describe a table in the study directory.
 
     Parquet is described in place, and so is the snapshot of a catalog table, a query or a DataFrame. A CSV is
-    copied, and so is a table with so few row groups that they cannot be divided into splits.
+    copied, and so is a table with so few row groups that they cannot be divided into splits, unless its
+    columns decide the split.
 
     Args:
         start: returns a Spark session.
@@ -112,7 +113,9 @@ def describe(config: StudyConfig, start: Callable[[], SparkSession], frame: Fram
 
     data = _data(config)
     path = take_snapshot(config, start, frame).url if data.path is None else data.path
-    in_place = not files.is_csv(path) and _num_row_groups(path, data) >= _MIN_ROW_GROUPS
+    in_place = not files.is_csv(path) and (
+        not data.split.is_default or _num_row_groups(path, data) >= _MIN_ROW_GROUPS
+    )
     options = {"input": path, "in_place": in_place, "overwrite": True, **_options(data)}
     with with_keys(lambda option: f"data.{'path' if option in ('input', 'output') else option}"):
         prepared = prepare("csv", _description(config), options, start)
@@ -130,7 +133,7 @@ def _num_row_groups(path: str, data: DataConfig) -> int:
 def _options(data: DataConfig) -> dict[str, Any]:
     """Return the settings that describe the columns, without defaults, as options of `prepare`."""
     fields = type(data).model_fields
-    names = (*(() if data.is_snapshot else ("version",)), "label", "label_type", *COLUMN_LISTS)
+    names = (*(() if data.is_snapshot else ("version",)), "label", "label_type", "split", *COLUMN_LISTS)
     chosen = {name: getattr(data, name) for name in names if getattr(data, name) != fields[name].default}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
 

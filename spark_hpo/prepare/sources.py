@@ -54,7 +54,7 @@ def with_keys(name_of: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
     except ConfigError as exc:
-        if exc.key.isidentifier():
+        if exc.key.removeprefix("split.").isidentifier():
             exc.key = name_of(exc.key)
         raise
 

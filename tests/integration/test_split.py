@@ -1,4 +1,4 @@
-"""Splits by hash, group, time, column and stratum, on a real Spark."""
+"""Splits by hash, group, time, column and stratum, and kinds of columns, on a real Spark."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from spark_hpo import prepare
 from spark_hpo.data.filter.condition import select_rows
 from spark_hpo.data.filter.row_hash import Key, RowHash
 from spark_hpo.data.filter.where import parse_where
+from spark_hpo.data.loader import Loader
 from spark_hpo.data.table import open_table
 from spark_hpo.errors import DataError
 from spark_hpo.trial import Split
@@ -183,3 +184,84 @@ def test_split_by_an_unknown_column_is_an_error(
 ) -> None:
     with pytest.raises(DataError, match="nobody"):
         prepare.csv(spark, str(tmp_path / "out"), input=sales[0], label="returned", split={"group": "nobody"})
+
+
+def batch_of(folder: Path, split: Split) -> dict[str, np.ndarray[Any, Any]]:
+    """All rows of a split, in the order of the column `row`."""
+    table = open_table(str(folder))
+    loader = Loader(table, split, rank=0, world_size=1, batch_size=1000, seed=0, shuffle_window=None)
+    [batch] = next(loader.passes(0, 1))
+    order = np.argsort(np.asarray(batch["row"]))
+    return {name: np.asarray(values)[order] for name, values in batch.items()}
+
+
+def test_kinds_of_columns_give_the_same_features_in_a_copy_and_in_place(spark: Any, tmp_path: Path) -> None:
+    rows = range(300)
+    table = pa.table(
+        {
+            "row": rows,
+            "season": pa.array([i % 4 + 1 for i in rows], pa.int32()),
+            "zone": pa.array([None if i % 11 == 0 else float(i % 3) for i in rows]),
+            "opened": [date(2026, 1, 1 + i % 28) for i in rows],
+            "amount": [f"{i}.5" if i % 9 else None for i in rows],
+            "on": [i % 2 == 0 for i in rows],
+            "day": [f"2026-01-{i % 28 + 1:02d}" for i in rows],
+            "y": ["a" if i % 3 else "b" for i in rows],
+        }
+    )
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in" / "a.parquet")
+    options = {
+        "input": str(tmp_path / "in"),
+        "label": "y",
+        "categorical": ["season", "zone", "opened"],
+        "numeric": ["amount", "on"],
+        "time": ["day"],
+        "clean": True,
+        "keep": ["row"],
+        "split": {"key": "row", "fractions": [0.6, 0.2, 0.2]},
+    }
+    for name, in_place in (("copy", False), ("in_place", True)):
+        prepare.csv(spark, str(tmp_path / name), in_place=in_place, **options)
+        features = {feature.name: feature for feature in open_table(str(tmp_path / name)).schema.features}
+        assert {name for name, f in features.items() if f.vocabulary} == {"season", "zone", "opened"}
+        assert sorted(features["season"].vocabulary) == ["1", "2", "3", "4"]
+        assert sorted(features["zone"].vocabulary) == ["", "0", "1", "2"]
+        assert features["opened"].vocabulary[0].startswith("2026-01-")
+        assert features["day"].mean > datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    for split in Split:
+        copied, read = (batch_of(tmp_path / name, split) for name in ("copy", "in_place"))
+        assert copied.keys() == read.keys()
+        for name, values in copied.items():
+            np.testing.assert_array_equal(values, read[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "named"),
+    [
+        ({"categorical": ["share"]}, "share"),
+        ({"numeric": ["name"]}, "name"),
+        ({"time": ["name"]}, "name"),
+        ({"time": ["local_day"]}, "local_day"),
+        ({"categorical": ["tags"]}, "tags"),
+        ({"numeric": ["nobody"]}, "nobody"),
+    ],
+)
+def test_kinds_in_place_name_a_column_that_readers_cannot_convert(
+    spark: Any, tmp_path: Path, kinds: dict[str, list[str]], named: str
+) -> None:
+    table = pa.table(
+        {
+            "share": [0.5, 1.0, 2.0],
+            "name": ["a", "1", "2"],
+            "local_day": ["1.2.2026", "2.2.2026", "3.2.2026"],
+            "tags": [["a"], [], []],
+            "y": ["a", "b", "b"],
+        }
+    )
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in" / "a.parquet", row_group_size=1)
+    where = {"where_train": "share=0.5", "where_validation": "share=1", "where_test": "share=2"}
+    options = {"input": str(tmp_path / "in"), "label": "y", "in_place": True, **where, **kinds}
+    with pytest.raises(DataError, match=named):
+        prepare.csv(spark, str(tmp_path / "out"), **options)

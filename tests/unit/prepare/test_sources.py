@@ -40,6 +40,13 @@ def table(tmp_path: Path) -> str:
         ({"format": "json"}, "format"),
         ({"label_type": "text"}, "label_type"),
         ({"max_vocabulary": 0}, "max_vocabulary"),
+        ({"split": {"key": "a", "group": "b"}}, "split.key"),
+        ({"split": {"time": 3}}, "split.time"),
+        ({"split": {"key": "a", "fractions": [0.6, 0.2, 0.2]}, "fractions": [0.8, 0.1, 0.1]}, "fractions"),
+        ({"split": {"column": "a"}, "fractions": [0.8, 0.1, 0.1]}, "fractions"),
+        ({"in_place": True, **WHERE, "split": {"key": "a"}}, "split"),
+        ({"categorical": ["a"], "numeric": ["a"]}, "numeric"),
+        ({"time": ["y"]}, "time"),
         ({"label": None}, "label"),
     ],
 )
