@@ -265,3 +265,28 @@ def test_kinds_in_place_name_a_column_that_readers_cannot_convert(
     options = {"input": str(tmp_path / "in"), "label": "y", "in_place": True, **where, **kinds}
     with pytest.raises(DataError, match=named):
         prepare.csv(spark, str(tmp_path / "out"), **options)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_folds_of_a_split_by_group_have_their_own_groups(
+    spark: Any, tmp_path: Path, sales: tuple[str, pa.Table], in_place: bool
+) -> None:
+    out = str(tmp_path / "out")
+    split = {"group": "customer_id"}
+    prepare.csv(
+        spark, out, input=sales[0], label="returned", keep=["customer_id"], split=split, in_place=in_place
+    )
+    table = open_table(out).divided(4)
+    (customer,) = (f for f in table.schema.features if f.name == "customer_id")
+    held_out = []
+    for number in range(1, 5):
+        groups = []
+        for side in (Split.TRAIN, Split.VALIDATION):
+            fold = table.fold(number, 4, seed=0)
+            loader = Loader(fold, side, rank=0, world_size=1, batch_size=ROWS, seed=0, shuffle_window=None)
+            [batch] = next(loader.passes(0, 1))
+            values = np.asarray(batch["customer_id"]) * customer.deviation + customer.mean
+            groups.append(set(np.round(values).astype(int)))
+        assert groups[0].isdisjoint(groups[1])
+        held_out.append(groups[1])
+    assert sum(map(len, held_out)) == len(set().union(*held_out)) > 20
