@@ -63,7 +63,10 @@ def by_conditions(frame: DataFrame, table: Source, where: Mapping[str, str]) -> 
             )
     for split in Split:
         if not counted[split]:
-            raise DataError(f"{url}: no row meets the condition of {split} ({where[split]})")
+            raise DataError(
+                f"{url}: no row meets the condition of {split} ({where[split]}). Use another condition, "
+                "other fractions or more rows"
+            )
     cases = F.when(meets[Split.TRAIN], F.lit(str(Split.TRAIN)))
     for split in (Split.VALIDATION, Split.TEST):
         cases = cases.when(meets[split], F.lit(str(split)))

@@ -5,7 +5,7 @@ A condition is an Arrow expression, and from the bounds of its columns it tells 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_, eq, ge, gt, le, lt, ne, or_
@@ -177,11 +177,17 @@ class Some:
 
 def select_rows(table: pa.Table, condition: Condition) -> pa.Table:
     """Return the rows that match. The table has the columns of the condition."""
-    names = table.column_names
-    for row_hash in dict.fromkeys(_row_hashes(condition)):
-        table = table.append_column(row_hash.name, row_hash.of(table))
-    selected = table.filter(condition.expression())
-    return selected.select(names) if len(names) < table.num_columns else selected
+    hashed = with_row_hashes(table, [condition])
+    selected = hashed.filter(condition.expression())
+    return selected if hashed is table else selected.select(table.column_names)
+
+
+def with_row_hashes(table: pa.Table, conditions: Sequence[Condition]) -> pa.Table:
+    """Append the hashes that conditions refer to, so that `select_rows` does not compute them again."""
+    for row_hash in (row_hash for condition in conditions for row_hash in _row_hashes(condition)):
+        if row_hash.name not in table.column_names:
+            table = table.append_column(row_hash.name, row_hash.of(table))
+    return table
 
 
 def _row_hashes(condition: Condition) -> Iterator[RowHash]:

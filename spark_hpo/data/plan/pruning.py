@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from spark_hpo.data import files
 from spark_hpo.data.files import File
-from spark_hpo.data.filter.condition import Bounds, Condition, select_rows
+from spark_hpo.data.filter.condition import Bounds, Condition, select_rows, with_row_hashes
 from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.footers import Footer
 
@@ -88,4 +88,5 @@ def _by_counting(fs: Any, candidate: Candidate, decided: Sequence[int | None]) -
     with files.reading(file.path), files.opened(fs, file.path, file.hidden) as source:
         table = pq.ParquetFile(source).read_row_group(candidate.index, columns=columns, use_threads=False)
     table = partitions.add_columns(table, candidate.constants)
+    table = with_row_hashes(table, [c for c, rows in pairs if rows is None])
     return tuple(select_rows(table, c).num_rows if rows is None else rows for c, rows in pairs)
