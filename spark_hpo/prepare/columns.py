@@ -23,7 +23,7 @@ from spark_hpo.prepare.column_facts import (
     TextFacts,
 )
 from spark_hpo.prepare.phases import announce
-from spark_hpo.prepare.splits import FOLD, ORDER, SPLIT, column
+from spark_hpo.prepare.splits import OWN_COLUMNS, SPLIT, column
 from spark_hpo.trial import Split
 
 MAX_CLASSES = 1000
@@ -75,7 +75,7 @@ def analyse(
             has missing elements, or the label is missing in a row.
         ConfigError: `label_type` does not fit the label.
     """
-    names = [name for name in frame.columns if name not in (SPLIT, ORDER, FOLD)]
+    names = [name for name in frame.columns if name not in OWN_COLUMNS]
     kinds = {name: _stored_kind(frame, name, in_place=in_place) for name in names}
     if kinds[label] in (ColumnKind.SEQUENCE, ColumnKind.BINARY):
         stored = frame.schema[label].dataType.simpleString()

@@ -31,7 +31,7 @@ from spark_hpo.prepare.column_facts import (
     TextFacts,
 )
 from spark_hpo.prepare.columns import class_name, number
-from spark_hpo.prepare.splits import FOLD, ORDER, SPLIT, column
+from spark_hpo.prepare.splits import OWN_COLUMNS, column
 
 MISSING_SUFFIX = "_missing"
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)$")
@@ -80,7 +80,7 @@ def encode(frame: DataFrame, analysis: Analysis) -> DataFrame:
         code = _position(class_name(frame, label.name), label.values) - 1
     else:
         code = number(frame, label.name).cast("float")
-    kept = [column(name) for name in (FOLD, SPLIT, ORDER) if name in frame.columns]
+    kept = [column(name) for name in OWN_COLUMNS if name in frame.columns]
     return frame.select(*columns, code.alias(label.name), *kept)
 
 

@@ -439,7 +439,7 @@ def _clean(given: Cleaned, arguments: Mapping[str, Any]) -> Cleaned:
         cleaned = clean(
             frame,
             label=label,
-            keep=[*arguments["keep"], *_of_kinds(arguments), splits.SPLIT, splits.ORDER, splits.FOLD],
+            keep=[*arguments["keep"], *_of_kinds(arguments), *splits.OWN_COLUMNS],
             keep_texts=[label] if arguments["label_type"] == "class" else [],
             comma_is_decimal=arguments.get("separator") == ";",
             max_vocabulary=arguments["max_vocabulary"],

@@ -53,7 +53,7 @@ def split_by_columns(
         table: its absolute URL, format and version.
         fractions: None: they depend on the number of rows.
         keep: columns that may be features even if they decide the split.
-        is_copy: add the columns `ORDER` and, for folds, `FOLD`; parse times that are text.
+        is_copy: add the columns that the rows of a copy are ordered and folded by, and parse times in text.
 
     Raises:
         DataError: a column is missing, or cannot decide a split of three parts.
@@ -86,12 +86,8 @@ def split_by_columns(
         for name in unfit
     ]
     split_frame, fold_by = assigned.frame, conditions.fold_by
-    if is_copy and fold_by is not None:
-        if fold_by.order is FoldOrder.STRATUM:
-            fold_by = None  # the copy has no column of the hash's arguments
-        else:
-            split_frame = split_frame.withColumn(splits.FOLD, F.expr(fold_by.term))
-            fold_by = FoldBy(order=fold_by.order, term=quoted(splits.FOLD), columns=(splits.FOLD,))
+    if is_copy:
+        split_frame, fold_by = _with_fold_columns(split_frame, fold_by)
     return SplitByColumns(
         split=replace(assigned, frame=split_frame.drop(*called)),
         fold_by=fold_by,
@@ -99,6 +95,18 @@ def split_by_columns(
         remarks=tuple(remarks),
         unfit=tuple(unfit),
     )
+
+
+def _with_fold_columns(frame: DataFrame, fold_by: FoldBy | None) -> tuple[DataFrame, FoldBy | None]:
+    """Add the columns by which a copy, which has lost its original values, is divided into folds."""
+    if fold_by is None or fold_by.order is FoldOrder.STRATUM:
+        return frame, None
+    frame = frame.withColumn(splits.FOLD, F.expr(fold_by.term))
+    time = ""
+    if fold_by.time:
+        time = splits.FOLD_TIME
+        frame = frame.withColumn(time, column(fold_by.time))
+    return frame, replace(fold_by, term=quoted(splits.FOLD), columns=(splits.FOLD,), time=time)
 
 
 def _parsed_time(frame: DataFrame, name: str, url: str) -> Column:

@@ -9,7 +9,7 @@ A trace, for `{group: customer_id}` of a table with many customers:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any, Protocol
@@ -313,10 +313,9 @@ class _Planner:
         empty = [split for split, parts in sides.items() if not parts]
         if empty:
             raise DataError(f"no value of {name!r} has enough rows for {', '.join(empty)}. Use more rows")
-        hashed = tuple(dict.fromkeys((*columns, name)))
         return SplitConditions(
             where={split: any_of(parts) for split, parts in sides.items()},
-            fold_by=FoldBy(order=FoldOrder.STRATUM, term=call, columns=hashed, stratum=name),
+            fold_by=FoldBy(order=FoldOrder.STRATUM, term=call, columns=tuple(columns), stratum=name),
         )
 
     def _by_group_and_time(self) -> SplitConditions:
@@ -330,8 +329,9 @@ class _Planner:
         shares = [root / sum(roots) for root in roots]
         by_group = self._by_group(shares)
         by_time = self._by_time(self._split.time, shares)
+        assert by_group.fold_by is not None, "groups decide on folds"
         return SplitConditions(
             where={split: f"{by_group.where[split]} and {by_time.where[split]}" for split in Split},
             remarks=by_time.remarks,
-            fold_by=by_group.fold_by,
+            fold_by=replace(by_group.fold_by, time=self._split.time),
         )
