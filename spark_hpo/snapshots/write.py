@@ -51,12 +51,18 @@ def write_frame(frame: Frame, url: str, place: str) -> int:
             frame.write.options(**options).parquet(for_spark(url))
     except (PySparkException, Py4JJavaError) as exc:
         raise DataError(f"{place}: Spark cannot write its rows to {url}: {cause_of(exc)}") from exc
-    if not files.exists(url):
+    if not _has_files(url):
         raise DataError(
             f"{url}: Spark wrote the rows of {place}, but this process does not see them. Set data.snapshots "
             "to storage that driver and executors share"
         )
     return _count(url, place)
+
+
+def _has_files(url: str) -> bool:
+    fs, path = files.filesystem(url)
+    with files.accessing(url):
+        return fs.exists(path) and any(name.endswith(".parquet") for name in fs.ls(path, detail=False))
 
 
 def _write_pandas(frame: pd.DataFrame, url: str) -> None:
