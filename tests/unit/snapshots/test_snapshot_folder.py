@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
+import fsspec
 import pytest
 
 from spark_hpo.errors import DataError
@@ -165,3 +166,24 @@ def test_collect_deletes_the_snapshot_of_studies_that_have_ended(
     assert Path(snapshot.url).is_dir()
     folder.collect(ended=[storage.url for storage in studies])
     assert not Path(folder.url, KEY).exists()
+
+
+def test_snapshots_live_on_an_object_store(tmp_path: Path) -> None:
+    remote = SnapshotFolder(f"memory://{tmp_path.name}/.snapshots")
+    fs = fsspec.filesystem("memory")
+
+    def write_remote(url: str) -> int:
+        fs.pipe_file(f"{url.removeprefix('memory:/')}/part-0.parquet", b"x" * 10)
+        return 7
+
+    studies = [study(tmp_path, name) for name in "ab"]
+    first, second = (remote.obtain(KEY, {}, storage, write_remote) for storage in studies)
+    assert first == second
+    first.write_record(studies[0])
+    studies[1].remove()
+    fs.pipe_file(f"/{tmp_path.name}/.snapshots/{KEY}/data-left/part-0.parquet", b"x")
+    assert remote.collect() == (1, 1)
+    assert remote.find(KEY) == first
+    studies[0].remove()
+    assert remote.collect()[0] == 4
+    assert remote.find(KEY) is None
