@@ -161,6 +161,8 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
     dialect = None
     if format == "csv":
         dialect = find_dialect(wanted.input, input_files, separator, header=wanted.header)
+    if dialect is not None and wanted.header:
+        _check_columns(wanted, [name or f"_c{i}" for i, name in enumerate(dialect.columns)])
     if wanted.label is None and source:
         raise ConfigError("is missing", key="label", cure="Name the column to predict")
     if wanted.label is None:
@@ -198,6 +200,13 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
     else:
         arguments |= {"in_place": True, "fractions": fractions, "seed": wanted.seed}
     return Request(output=output, arguments=arguments, overwrite=overwrite)
+
+
+def _check_columns(wanted: CsvOptions, columns: Sequence[str]) -> None:
+    """Refuse names of columns that do not exist, before Spark starts."""
+    for name in (wanted.label, *wanted.drop, *wanted.keep):
+        if name is not None and name not in columns:
+            raise DataError(f"{wanted.input} has no column {name!r}. " + suggestion(name, columns))
 
 
 def _check_in_place(output: str, input: str, format: str) -> None:

@@ -102,3 +102,12 @@ def test_missing_label_lists_the_columns(tmp_path: Path) -> None:
         request(str(tmp_path / "out"), input=str(tmp_path / "t.csv"))
     with pytest.raises(ConfigError, match="has column1, column2, column3"):
         request(str(tmp_path / "out"), input=str(tmp_path / "t.csv"), header=False)
+
+
+@pytest.mark.parametrize("options", [{"label": "pirce"}, {"label": "y", "drop": ["pirce"]}])
+def test_a_column_that_does_not_exist_is_refused_before_spark_starts(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    (tmp_path / "t.csv").write_text("price,y\n1,2\n3,4\n")
+    with pytest.raises(DataError, match="no column 'pirce'.*'price'"):
+        request(str(tmp_path / "out"), input=str(tmp_path / "t.csv"), **options)
