@@ -109,5 +109,5 @@ def test_a_column_that_does_not_exist_is_refused_before_spark_starts(
     tmp_path: Path, options: dict[str, object]
 ) -> None:
     (tmp_path / "t.csv").write_text("price,y\n1,2\n3,4\n")
-    with pytest.raises(DataError, match="no column 'pirce'.*'price'"):
+    with pytest.raises(DataError, match=r"no column 'pirce'.*'price'"):
         request(str(tmp_path / "out"), input=str(tmp_path / "t.csv"), **options)
