@@ -22,8 +22,8 @@ from spark_hpo.trial import Split
 _ROWS = 20_000
 _GROUPS = 16
 _MAX_COLUMNS = 500
-_MAX_GROUP_BYTES = 512 * 2**20  # uncompressed; a group is read as a whole
-_MAX_LABELS = 2_000_000  # that are read of a split, to count its classes
+_MAX_BYTES = 512 * 2**20  # uncompressed, of all groups; a group is read as a whole
+_MAX_LABELS, _MAX_LABEL_GROUPS = 2_000_000, 500  # that are read of a split, to count its classes
 _EPOCH_SECONDS = (3e8, 4e9)  # 1979 to 2096: numbers in this range with a small spread are dates
 _DAY_S = 86_400
 
@@ -70,9 +70,10 @@ def sample_of(table: Table, split: Split) -> Sample:
     schema, manifest = table.schema, table.manifest(split)
     scalars = schema.of_kind(ColumnKind.NUMERIC, ColumnKind.CATEGORICAL)[:_MAX_COLUMNS]
     narrow = replace(schema, features=scalars)
-    small = [group for group in manifest.row_groups if group.bytes <= _MAX_GROUP_BYTES]
-    groups = small[:: max(1, len(small) // _GROUPS)][:_GROUPS]
-    if not groups:  # all are too large to read
+    spread = manifest.row_groups[:: max(1, len(manifest.row_groups) // _GROUPS)][:_GROUPS]
+    ends = np.cumsum([group.bytes for group in spread])
+    groups = [group for group, end in zip(spread, ends, strict=True) if end <= _MAX_BYTES]
+    if not groups:  # even the first is too large to read
         return Sample(label_name=schema.label.name, label=np.zeros(0), classes=schema.label.classes)
     per_group = -(-_ROWS // len(groups))
     parts, numbers = [], []
@@ -85,7 +86,8 @@ def sample_of(table: Table, split: Split) -> Sample:
 def class_counts(table: Table, split: Split) -> Codes | None:
     """Count the rows of each class in a split; None: the label is a number, or there are too many rows."""
     schema, manifest = table.schema, table.manifest(split)
-    if schema.label.is_regression or manifest.rows > _MAX_LABELS:
+    is_large = manifest.rows > _MAX_LABELS or len(manifest.row_groups) > _MAX_LABEL_GROUPS
+    if schema.label.is_regression or is_large:
         return None
     narrow = replace(schema, features=())
     counts = np.zeros(len(schema.label.classes), np.int64)
