@@ -213,6 +213,8 @@ def _merged(arguments: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[s
     record = {key: dict(value) if isinstance(value, Mapping) else value for key, value in sections.items()}
     for dotted, value in arguments.items():
         section, _, key = dotted.rpartition(".")
+        if value is None and section == "data":  # a study without a table has no such section
+            continue
         into = record.setdefault(section, {}) if section else record
         if value is None or not isinstance(into, dict):  # an invalid section is reported later
             continue
