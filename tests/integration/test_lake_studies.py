@@ -15,69 +15,19 @@ from spark_hpo.errors import DataError
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.projection import KIND, STUDY_ID
-from tests.support.lakes import IcebergTable, rows, write_delta
+from tests.support.lakes import MovingDelta, MovingIceberg
 from tests.support.tables import clusters_study
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 
-class Delta:
-    """A Delta table in which rows have been deleted."""
-
-    def __init__(self, folder: Path) -> None:
-        pytest.importorskip("deltalake")
-        self.folder = folder / "rides"
-        for first in (0, 300):
-            self.write(rows(first, first + 300), mode="append")
-        self.open().delete("id < 40")
-        self.version = int(self.open().version())
-        self.num_rows = 560
-
-    def write(self, content: Any, **options: Any) -> None:
-        from deltalake import WriterProperties
-
-        properties = WriterProperties(max_row_group_size=8)
-        write_delta(self.folder, content, writer_properties=properties, **options)
-
-    def open(self) -> Any:
-        from deltalake import DeltaTable
-
-        return DeltaTable(str(self.folder))
-
-    def move_on(self) -> None:
-        self.write(rows(5000, 5100, more=1.5), mode="overwrite", schema_mode="overwrite")
-
-    def forget(self) -> None:
-        self.open().vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
-
-
-class Iceberg:
-    """An Iceberg table in which a file has been replaced."""
-
-    def __init__(self, folder: Path) -> None:
-        pytest.importorskip("pyiceberg")
-        self._table = IcebergTable(folder / "lake", rows(900, 950), row_group_size=8)
-        self._table.table.delete("id >= 0")
-        self.version = self._table.append(rows(0, 560))
-        self.folder = self._table.folder
-        self.num_rows = 560
-
-    def move_on(self) -> None:
-        self._table.table.delete("id >= 0")
-        self._table.append(rows(5000, 5100))
-
-    def forget(self) -> None:
-        for file in (self.folder / "data").glob("*.parquet"):
-            file.unlink()
-
-
-@pytest.mark.parametrize("make", [Delta, Iceberg])
+@pytest.mark.parametrize("make", [MovingDelta, MovingIceberg])
 @pytest.mark.parametrize("reader", ["arrow", "petastorm"])
 def test_study_resumes_at_the_version_that_it_began_with(
     spark: SparkSession, tmp_path: Path, mlflow_uri: str, make: Any, reader: str
 ) -> None:
-    if reader == "petastorm":
-        pytest.importorskip("petastorm")
+    for package in ("deltalake", "pyiceberg", *(["petastorm"] if reader == "petastorm" else [])):
+        pytest.importorskip(package)
     table = make(tmp_path)
     config = clusters_study(
         tmp_path,

@@ -271,3 +271,51 @@ class IcebergTable:
         current = self.table.current_snapshot()
         assert current is not None
         return int(current.snapshot_id)
+
+
+class MovingDelta:
+    """A Delta table in which rows have been deleted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "rides"
+        for first in (0, 300):
+            self.write(rows(first, first + 300), mode="append")
+        self.open().delete("id < 40")
+        self.version = int(self.open().version())
+        self.num_rows = 560
+
+    def write(self, content: Any, **options: Any) -> None:
+        from deltalake import WriterProperties
+
+        properties = WriterProperties(max_row_group_size=8)
+        write_delta(self.folder, content, writer_properties=properties, **options)
+
+    def open(self) -> Any:
+        from deltalake import DeltaTable
+
+        return DeltaTable(str(self.folder))
+
+    def move_on(self) -> None:
+        self.write(rows(5000, 5100, more=1.5), mode="overwrite", schema_mode="overwrite")
+
+    def forget(self) -> None:
+        self.open().vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+
+
+class MovingIceberg:
+    """An Iceberg table in which a file has been replaced."""
+
+    def __init__(self, folder: Path) -> None:
+        self._table = IcebergTable(folder / "lake", rows(900, 950), row_group_size=8)
+        self._table.table.delete("id >= 0")
+        self.version = self._table.append(rows(0, 560))
+        self.folder = self._table.folder
+        self.num_rows = 560
+
+    def move_on(self) -> None:
+        self._table.table.delete("id >= 0")
+        self._table.append(rows(5000, 5100))
+
+    def forget(self) -> None:
+        for file in (self.folder / "data").glob("*.parquet"):
+            file.unlink()
