@@ -125,31 +125,49 @@ def _journal(record: StudyRecord) -> bytes:
 def _export_model(storage: Storage, record: StudyRecord, output: str | None) -> None:
     if output is None:
         raise ConfigError("--what model needs --output, such as best.pt or a folder")
-    best = _best(record)
-    if best.checkpoint is None:
-        raise CheckpointError(
-            f"trial {best.trial_id} has no checkpoint: the training function must give its model to "
-            "ctx.report(metrics, checkpoint=model.state_dict())"
-        )
+    best = _best_with_checkpoint(record)
     place = Path(output).absolute()
     if place.suffix:
         if place.suffix not in (".pt", ".pth"):
             raise ConfigError(
                 f"--output {output} must end with .pt for a state dict, or have no ending for a model folder"
             )
+        assert best.checkpoint is not None
         say(write_file(output, checkpoint.weights(storage, best.checkpoint)))
         return
     if place.is_dir() and any(place.iterdir()):
         raise ConfigError(f"--output {output} is not empty. Choose a new folder")
     try:
-        study = load_study(storage, needs_credentials=False)
-        study.change_to_folder()
-        export_model(study.config, best, place, space=study.space)
+        export_best(storage, place)
     except ConfigError as exc:
         exc.cure = " ".join(filter(None, (exc.cure, "Or export only its state dict, with --output model.pt")))
         raise
     say(str(place))
     complain(f"to load it: PYTHONPATH={place}, spark_hpo.train.predictor.Predictor.load({str(place)!r})")
+
+
+def export_best(storage: Storage, folder: Path) -> None:
+    """Write the best model of a study to a folder.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+        ConfigError: the study trained a function, or its directory does not suffice.
+        NoTrialSucceeded: no trial has succeeded yet.
+    """
+    best = _best_with_checkpoint(StudyRecord.read(storage))
+    study = load_study(storage, needs_credentials=False)
+    study.change_to_folder()
+    export_model(study.config, best, folder, space=study.space)
+
+
+def _best_with_checkpoint(record: StudyRecord) -> Trial:
+    best = _best(record)
+    if best.checkpoint is None:
+        raise CheckpointError(
+            f"trial {best.trial_id} has no checkpoint: the training function must give its model to "
+            "ctx.report(metrics, checkpoint=model.state_dict())"
+        )
+    return best
 
 
 def _best(record: StudyRecord) -> Trial:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -30,7 +30,7 @@ Columns = dict[str, Column]
 """Columns by name: float32 [rows] or [rows, *shape], codes and class labels int64 [rows]."""
 
 
-_UNFIT = (BadColumn, pa.ArrowException, ValueError, TypeError)  # raised for values that cannot be encoded
+UNFIT = (BadColumn, pa.ArrowException, ValueError, TypeError)  # raised for values that cannot be encoded
 
 Encoder = tuple[str, Callable[[pa.Array], Columns]]
 """The name of a stored column, and a function that decodes it into one or more delivered columns."""
@@ -127,8 +127,7 @@ def encode_rows(rows: pd.DataFrame, schema: TableSchema, ranges: Mapping[str, Ra
     """
     if schema.takes_raw_rows:
         return _encode_raw_rows(rows, schema)
-    wanted = list(dict.fromkeys(name for name, _ in _feature_encoders(schema)))
-    _check_columns(rows, wanted)
+    check_columns(schema, rows.columns)
     columns: Columns = {}
     for feature, (name, encode) in zip(schema.features, _feature_encoders(schema), strict=True):
         try:
@@ -136,39 +135,77 @@ def encode_rows(rows: pd.DataFrame, schema: TableSchema, ranges: Mapping[str, Ra
             if schema.encoding is Encoding.PREPARED:
                 check_prepared(values, feature, ranges.get(feature.name))
             columns.update(encode(values))
-        except _UNFIT as exc:
+        except UNFIT as exc:
             raise DataError(f"column {name!r}: {exc}") from exc
     return columns
 
 
 def _encode_raw_rows(rows: pd.DataFrame, schema: TableSchema) -> Columns:
-    raw = list(raw_columns(schema))
-    _check_columns(rows, [c.original.name for c in raw if not c.original.is_optional])
+    check_columns(schema, rows.columns)
     columns: Columns = {}
-    for column in raw:
+    for column in raw_columns(schema):
         name = column.original.name
         given = rows[name] if name in rows else [None] * len(rows)
         try:
             columns.update(_encoded_raw(column, given))
-        except _UNFIT:
+        except UNFIT:
             for row, value in zip(rows.index, given, strict=True):  # to say which one it is
                 try:
                     _encoded_raw(column, [value])
-                except _UNFIT as exc:
+                except UNFIT as exc:
                     raise DataError(f"row {row}, column {name!r}: {exc}") from exc
             raise
     return columns
 
 
-def _encoded_raw(column: RawColumn, given: pd.Series[Any] | Sequence[Any]) -> Columns:
+def encode_batch(batch: Mapping[str, pa.Array], schema: TableSchema) -> Columns:
+    """Encode the features of rows, as `encode_rows`, from Arrow arrays by column.
+
+    Raises:
+        DataError: a value cannot be encoded.
+    """
+    columns: Columns = {}
+    rows = len(next(iter(batch.values())))
+    for column in raw_columns(schema):
+        name = column.original.name
+        given = batch[name] if name in batch else pa.nulls(rows)
+        try:
+            columns.update(_encoded_raw(column, given))
+        except UNFIT:
+            for row in range(rows):
+                try:
+                    _encoded_raw(column, given.slice(row, 1))
+                except UNFIT as exc:
+                    raise DataError(f"column {name!r}: {exc}") from exc
+            raise
+    return columns
+
+
+def with_answers(batch: pa.RecordBatch, answers: pd.DataFrame) -> pa.RecordBatch:
+    """Append the columns of a DataFrame to a batch, under numbers."""
+    arrays = [pa.Array.from_pandas(answers[name]) for name in answers]
+    names = [*batch.schema.names, *(f"a{i}" for i in range(len(arrays)))]
+    return pa.RecordBatch.from_arrays([*batch.columns, *arrays], names)
+
+
+def _encoded_raw(column: RawColumn, given: pd.Series[Any] | Sequence[Any] | pa.Array) -> Columns:
     columns: Columns = {}
     for feature, values in column.stored(given):
         columns.update(_encoded(feature, not column.is_copied, values))
     return columns
 
 
-def _check_columns(rows: pd.DataFrame, wanted: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in rows.columns]
+def input_names(schema: TableSchema) -> list[str]:
+    """Return the columns that a model takes."""
+    if schema.takes_raw_rows:
+        return [column.original.name for column in raw_columns(schema)]
+    return list(dict.fromkeys(name for name, _ in _feature_encoders(schema)))
+
+
+def check_columns(schema: TableSchema, given: Iterable[str]) -> None:
+    """Raise DataError unless the columns that a model needs are there."""
+    there = {*given, *(column.name for column in schema.original if column.is_optional)}
+    missing = [name for name in input_names(schema) if name not in there]
     if missing:
         raise DataError(f"the rows to predict have no column {', '.join(missing)}")
 

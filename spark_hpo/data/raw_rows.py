@@ -57,7 +57,7 @@ class RawColumn:
     is_copied: bool  # the table is a prepared copy, whose columns `prepare` has cleaned
     null_values: tuple[str, ...]
 
-    def stored(self, given: pd.Series[Any] | Sequence[Any]) -> Iterator[tuple[Feature, pa.Array]]:
+    def stored(self, given: pd.Series[Any] | Sequence[Any] | pa.Array) -> Iterator[tuple[Feature, pa.Array]]:
         """Yield each feature with the values that the files of the table would hold.
 
         Raises:
@@ -88,10 +88,10 @@ class RawColumn:
         numbers: npt.NDArray[np.float64] = values.to_numpy(zero_copy_only=False)
         return numbers
 
-    def _values(self, given: pd.Series[Any] | Sequence[Any]) -> pa.Array:
+    def _values(self, given: pd.Series[Any] | Sequence[Any] | pa.Array) -> pa.Array:
         """Return given values as an Arrow array of any type."""
         try:
-            values = pa.Array.from_pandas(given)
+            values = given if isinstance(given, pa.Array) else pa.Array.from_pandas(given)
         except (pa.ArrowException, ValueError, TypeError) as exc:
             if not self._is_text:
                 raise BadColumn(str(exc)) from exc

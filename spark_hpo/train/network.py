@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from spark_hpo.data.decode import delivered
 from spark_hpo.data.raw_rows import class_values
+from spark_hpo.data.schema import TableSchema
 from spark_hpo.train.task import Batch, TrainTask
 
 logger = logging.getLogger(__name__)
@@ -33,8 +34,7 @@ def export_network(folder: Path, task: TrainTask, model: nn.Module) -> bool:
     Returns:
         Whether the task allows it: its code must not depend on the values of tensors.
     """
-    columns = [column for column in delivered(task.schema) if column.name != task.schema.label.name]
-    batch = {c.name: torch.from_numpy(np.zeros((_EXAMPLE_ROWS, *c.shape), c.dtype)) for c in columns}
+    batch = blank_batch(task.schema)
     rows = torch.export.Dim("rows")
     network = _Network(task, model.eval())
     try:
@@ -58,6 +58,12 @@ def export_network(folder: Path, task: TrainTask, model: nn.Module) -> bool:
     }
     (folder / NOTE_FILE).write_text(json.dumps(note, indent=1))
     return True
+
+
+def blank_batch(schema: TableSchema) -> Batch:
+    """Return a batch of zeros, without the label."""
+    columns = [column for column in delivered(schema) if column.name != schema.label.name]
+    return {c.name: torch.from_numpy(np.zeros((_EXAMPLE_ROWS, *c.shape), c.dtype)) for c in columns}
 
 
 class _Network(nn.Module):

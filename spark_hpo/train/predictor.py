@@ -9,7 +9,7 @@ without this package.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from spark_hpo.data.decode import encode_rows
+from spark_hpo.data.decode import Columns, encode_batch, encode_rows
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.prepared_rows import Range, stored_ranges
 from spark_hpo.data.raw_rows import class_values
@@ -28,7 +28,7 @@ from spark_hpo.errors import CheckpointError
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint
 from spark_hpo.train.loop import Trainer
-from spark_hpo.train.network import export_network
+from spark_hpo.train.network import blank_batch, export_network
 from spark_hpo.train.reference import Code, find_trainable
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.task import Batch, TrainTask
@@ -94,13 +94,27 @@ class Predictor:
         Raises:
             DataError: a column is missing, or a value cannot be encoded.
         """
-        with torch.inference_mode():
-            predictions = [self._predictions(batch) for batch in self._batches(rows)]
-        columns: dict[str, Any] = {}
-        for name in predictions[0]:
-            values = torch.cat([prediction[name] for prediction in predictions]).numpy()
-            columns |= self._columns(name, values)
-        return pd.DataFrame(columns, index=rows.index)
+        return self._answers(self._batches(rows)).set_index(rows.index)
+
+    def predict_batch(self, batch: Mapping[str, Any]) -> pd.DataFrame:
+        """Return the predictions, as `predict`, for Arrow arrays of one length by column.
+
+        Raises:
+            DataError: a value cannot be encoded.
+        """
+        if not self.schema.takes_raw_rows:
+            return self.predict(pd.DataFrame({name: values.to_pandas() for name, values in batch.items()}))
+        rows = len(next(iter(batch.values())))
+        slices = (
+            {name: values.slice(start, _BATCH_ROWS) for name, values in batch.items()}
+            for start in range(0, max(rows, 1), _BATCH_ROWS)
+        )
+        return self._answers(_tensors(encode_batch(part, self.schema)) for part in slices)
+
+    def answer_types(self) -> dict[str, str]:
+        """Return Spark's types of the columns that `predict` returns."""
+        answers = self._answers([blank_batch(self.schema)])
+        return {str(name): _spark_type(answers[name]) for name in answers}
 
     def evaluate(self, table: Table, split: Split, *, reader: str = "auto") -> dict[str, float]:
         """Return the metrics on a split, computed as in training."""
@@ -119,6 +133,15 @@ class Predictor:
         )
         return trainer.evaluate(loader)
 
+    def _answers(self, batches: Iterable[Batch]) -> pd.DataFrame:
+        with torch.inference_mode():
+            predictions = [self._predictions(batch) for batch in batches]
+        columns: dict[str, Any] = {}
+        for name in predictions[0]:
+            values = torch.cat([prediction[name] for prediction in predictions]).numpy()
+            columns |= self._columns(name, values)
+        return pd.DataFrame(columns)
+
     def _columns(self, name: str, values: np.ndarray[Any, Any]) -> dict[str, Any]:
         classes = class_values(self.schema) if self.schema.takes_raw_rows else []
         if classes and name == "prediction" and values.ndim == 1 and values.dtype.kind == "i":
@@ -132,8 +155,23 @@ class Predictor:
 
     def _batches(self, rows: pd.DataFrame) -> Iterator[Batch]:
         for start in range(0, max(len(rows), 1), _BATCH_ROWS):
-            columns = encode_rows(rows.iloc[start : start + _BATCH_ROWS], self.schema, self._ranges)
-            yield {name: torch.from_numpy(np.array(values)) for name, values in columns.items()}
+            yield _tensors(encode_rows(rows.iloc[start : start + _BATCH_ROWS], self.schema, self._ranges))
+
+
+def _tensors(columns: Columns) -> Batch:
+    return {name: torch.from_numpy(np.array(values)) for name, values in columns.items()}
+
+
+def _spark_type(values: pd.Series[Any]) -> str:
+    first = values.iloc[0]
+    if isinstance(first, list):
+        while isinstance(first, list):
+            first = first[0]
+        depth = np.ndim(values.iloc[0])
+        return "array<" * depth + ("bigint" if isinstance(first, int) else "double") + ">" * depth
+    return {"O": "string", "b": "boolean", "i": "bigint"}.get(
+        values.dtype.kind, "float" if values.dtype == np.float32 else "double"
+    )
 
 
 def export(

@@ -1,0 +1,143 @@
+"""Predicts for a table on Spark with a registered model, the best model of a study, or an exported folder."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spark_hpo.data import files
+from spark_hpo.data.decode import check_columns, input_names
+from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.prepare import scoring as job
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.suggest import suggestion
+from spark_hpo.tracking.downloaded import download_model, loader_folders
+from spark_hpo.train import scoring
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+MODEL_FILE, STUDY_FILE, MLFLOW_FILE = "model.json", "study.json", "MLmodel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFolder:
+    """A model on this machine."""
+
+    model: Path  # what `Predictor.load` reads
+    code: Path | None = None  # further modules that it imports
+
+
+@contextlib.contextmanager
+def fetched(
+    model: str, *, tracking_uri: str | None, export_best: Callable[[Storage, Path], None]
+) -> Iterator[ModelFolder]:
+    """Yield a model as a folder on this machine.
+
+    Args:
+        model: `models:/name/1`, `models:/name@champion` or `runs:/...`; a study directory; the folder of an
+            exported model or of a model of MLflow.
+        tracking_uri: where a registered model is looked up; None: MLflow's own default.
+        export_best: writes the best model of a study to a folder.
+
+    Raises:
+        ConfigError: there is no model, or not one of this package.
+        TrackingError: MLflow does not answer, or has no such model.
+        CheckpointError, NoTrialSucceeded: a study has no model.
+    """
+    with tempfile.TemporaryDirectory(prefix="spark_hpo-model-") as scratch:
+        folder = Path(scratch)
+        if model.startswith(("models:/", "runs:/", "mlflow-artifacts:/")):
+            yield _of_mlflow(download_model(model, folder, tracking_uri=tracking_uri), model)
+            return
+        storage = Storage(model)
+        if storage.read(STUDY_FILE) is not None:
+            export_best(storage, folder / "best")
+            yield ModelFolder(model=folder / "best")
+            return
+        is_mlflow = storage.read(MLFLOW_FILE) is not None
+        if not is_mlflow and storage.read(MODEL_FILE) is None:
+            raise ConfigError(
+                "is neither a study directory nor a model",
+                key="model",
+                value=model,
+                cure="Use models:/NAME/VERSION, the study_dir of a study, or a folder of `spark-hpo export`",
+            )
+        url = files.absolute(model)
+        local = Path(url)
+        if not files.is_local(url):
+            fs, path = files.filesystem(url)
+            local = folder / "copy"
+            fs.get(path.rstrip("/") + "/", str(local), recursive=True)
+        yield _of_mlflow(local, model) if is_mlflow else ModelFolder(model=local)
+
+
+def predict_table(
+    spark: SparkSession,
+    model: ModelFolder,
+    *,
+    input: str,
+    output: str,
+    columns: Sequence[str] | None = None,
+    format: str | None = None,
+    header: bool = True,
+    overwrite: bool = False,
+) -> dict[str, str]:
+    """Predict for each row of a table, and write the rows with the predictions as Parquet.
+
+    Args:
+        columns: of the input, to copy to the output; None: all.
+        format: csv or parquet; None: by the ending of the input.
+        header: whether a CSV has column names.
+        overwrite: replace an output that exists.
+
+    Returns:
+        Spark types of the columns with predictions, by name.
+
+    Raises:
+        ConfigError: the output exists, or has a column twice.
+        DataError: the input cannot be read, lacks a column, or has a row that cannot be encoded.
+    """
+    job.check_output(output, input, overwrite=overwrite)
+    archive = scoring.packed(model.model, model.code)
+    predictor = scoring.unpacked(archive)
+    answers = predictor.answer_types()
+    with job.opened(spark, input, format=format, header=header) as frame:
+        there = frame.columns
+        try:
+            check_columns(predictor.schema, there)
+        except DataError as exc:
+            raise DataError(f"{input}: {exc}") from None
+        copied = there if columns is None else list(columns)
+        for name in copied:
+            if name not in there:
+                raise ConfigError(
+                    "is not a column of the input",
+                    key="columns",
+                    value=name,
+                    cure=suggestion(name, there),
+                )
+            if name in answers:
+                raise ConfigError(
+                    f"{input} has a column {name!r}, as the predictions do",
+                    key="columns",
+                    cure="Name the columns to copy, without this one",
+                )
+        used = dict.fromkeys([*copied, *(name for name in input_names(predictor.schema) if name in there)])
+        score = partial(scoring.score, archive=archive)
+        job.write_scored(frame.select(*map(job.column, used)), score, answers, output, copied=copied)
+    return answers
+
+
+def _of_mlflow(folder: Path, model: str) -> ModelFolder:
+    found = loader_folders(folder)
+    if found is None:
+        raise ConfigError(
+            "is not a model of spark_hpo", key="model", value=model, cure="Use mlflow.pyfunc.spark_udf"
+        )
+    return ModelFolder(model=found[0], code=found[1])

@@ -1,0 +1,52 @@
+"""Downloads registered models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spark_hpo.errors import TrackingError
+from spark_hpo.redact import hide, one_line, redact
+from spark_hpo.tracking.connection import resolve
+from spark_hpo.tracking.environment import STARTING, environment, quiet
+
+LOADER = "spark_hpo.train.predictor"
+
+
+def download_model(uri: str, folder: Path, *, tracking_uri: str | None = None) -> Path:
+    """Download a model of MLflow and return its folder.
+
+    Args:
+        uri: such as `models:/name/1` or `models:/name@champion`.
+        tracking_uri: None: MLflow's own default.
+
+    Raises:
+        TrackingError: there is no such model, or MLflow does not answer.
+    """
+    import mlflow
+
+    hide(tracking_uri)
+    with environment(STARTING), quiet():
+        try:
+            where = None if tracking_uri is None else resolve(tracking_uri)
+            if where is not None:
+                # MLflow looks up models in databases by the URI of the process.
+                mlflow.set_tracking_uri(where)
+            found = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
+        except TrackingError:
+            raise
+        except Exception as exc:  # of MLflow, requests, SQLAlchemy or a driver, and with credentials in it
+            raise TrackingError(
+                f"{uri} cannot be loaded from {redact(str(mlflow.get_tracking_uri()))}: "
+                f"{one_line(redact(str(exc)))}. Check the name and the version, and --tracking-uri"
+            ) from None
+    return Path(found)
+
+
+def loader_folders(folder: Path) -> tuple[Path, Path | None] | None:
+    """Return the folder for our loader and the folder of code in a model of MLflow; None: not our model."""
+    from mlflow.models import Model
+
+    flavor = Model.load(str(folder)).flavors.get("python_function", {})
+    if flavor.get("loader_module") != LOADER:
+        return None
+    return folder / flavor["data"], folder / flavor["code"] if flavor.get("code") else None
