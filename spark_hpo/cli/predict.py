@@ -13,7 +13,7 @@ from spark_hpo.cli.export import export_best
 from spark_hpo.config.databricks import default_tracking_uri
 from spark_hpo.driver.predict import fetched, predict_table
 
-_SETTINGS = {
+SETTINGS = {
     "spark.log.level": "ERROR",
     # Unlike a rank, a task leaves nothing behind, so the next one finds the model loaded.
     "spark.python.worker.reuse": "true",
@@ -65,7 +65,7 @@ def command(
     if tracking_uri is None and "MLFLOW_TRACKING_URI" not in os.environ:
         tracking_uri = default_tracking_uri()
     with fetched(model, tracking_uri=tracking_uri, export_best=export_best) as folder:
-        spark = start_session("spark_hpo predict", _SETTINGS)
+        spark = start_session("spark_hpo predict", SETTINGS)
         answers = predict_table(
             spark,
             folder,
