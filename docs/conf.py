@@ -26,7 +26,7 @@ root_doc = "README"
 include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**.md"]
 CONTENTS = {
     "Using it": [
-        *("docs/command-line", "docs/study-file", "docs/methods", "docs/data", "docs/report"),
+        *("docs/command-line", "docs/study-file", "docs/methods", "docs/data", "docs/models", "docs/report"),
         *(
             "docs/reliability",
             "docs/from-sparktrials",

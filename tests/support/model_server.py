@@ -28,7 +28,12 @@ class ModelServer:
         self._command += ["--env-manager", "local", "--port", str(self.port), "--host", "127.0.0.1"]
         hidden = ("JAVA_HOME", "PYTHONPATH", "SPARK_HOME")
         self._environment = {k: v for k, v in os.environ.items() if k not in hidden}
-        self._environment |= {"MLFLOW_TRACKING_URI": tracking_uri, "JAVA_HOME": str(folder / "no-java")}
+        self._environment |= {
+            "MLFLOW_TRACKING_URI": tracking_uri,
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "JAVA_HOME": str(folder / "no-java"),
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",  # MLflow starts uvicorn
+        }
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
