@@ -26,7 +26,7 @@ COMMANDS = {
     "status": "Print the state of a study.",
     "watch": "Follow a running study from another terminal.",
     "report": "Write report.html, a page with the results and plots of a study.",
-    "predict": "Predict for a table on Spark, with a registered model or the best one of a study.",
+    "predict": "Predict for each row of a table on Spark.",
     "export": "Export trials, parameters, the model or the journal of a study.",
     "gc": "Delete files that studies no longer need.",
 }
