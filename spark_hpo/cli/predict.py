@@ -30,7 +30,8 @@ SETTINGS = {
     ],
 )
 @click.argument("model")
-@click.option("--input", required=True, metavar="TABLE", help="A CSV or Parquet file, folder or URL.")
+@click.option("--input", metavar="TABLE", help="A CSV or Parquet file, folder or URL.")
+@click.option("--table", metavar="NAME", help="A table in Spark's catalog, such as main.sales.orders.")
 @click.option("--output", required=True, metavar="PATH", help="The Parquet folder to write.")
 @click.option(
     "--columns", metavar="A,B", help="The columns to copy from the input to the output.  [default: all]"
@@ -48,7 +49,8 @@ SETTINGS = {
 @json_option
 def command(
     model: str,
-    input: str,
+    input: str | None,
+    table: str | None,
     output: str,
     columns: str | None,
     format: str | None,
@@ -70,6 +72,7 @@ def command(
             spark,
             folder,
             input=input,
+            table=table,
             output=output,
             columns=None if columns is None else [name for name in columns.split(",") if name],
             format=format,

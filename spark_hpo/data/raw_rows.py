@@ -35,6 +35,7 @@ _FIELDS_OF_TIME = (
     r"(?:[ T](?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:\.(?P<fraction>\d+))?)?"
     r"(?P<zone>Z|[+-]\d{2}:?\d{2})?)?$"
 )
+_AMBIGUOUS = re.compile(f"(true|false|)$|{PATTERNS[TextForm.NUMBER]}", re.IGNORECASE)
 _MAX_ZONE_S = 18 * 3600  # Java's limit
 _SHOWN = 40  # characters of a value, in a message
 
@@ -285,9 +286,9 @@ def _input_type(column: RawColumn) -> str:
         return "datetime"
     if kind == "string":
         [first, *_] = column.features
-        is_flag = {text.lower() for text in first.vocabulary} <= {"true", "false", ""}
-        is_mixed = form is TextForm.NUMBER_OR_WORD or (first.kind is ColumnKind.CATEGORICAL and is_flag)
-        return "any" if is_mixed else "string"
+        # pandas reads such texts in a CSV as booleans or numbers.
+        is_ambiguous = first.kind is ColumnKind.CATEGORICAL and all(map(_AMBIGUOUS.match, first.vocabulary))
+        return "any" if form is TextForm.NUMBER_OR_WORD or is_ambiguous else "string"
     return kind  # boolean, binary
 
 

@@ -81,7 +81,8 @@ def predict_table(
     spark: SparkSession,
     model: ModelFolder,
     *,
-    input: str,
+    input: str | None = None,
+    table: str | None = None,
     output: str,
     columns: Sequence[str] | None = None,
     format: str | None = None,
@@ -91,6 +92,8 @@ def predict_table(
     """Predict for each row of a table, and write the rows with the predictions as Parquet.
 
     Args:
+        input: a file, folder or URL; None: `table` is given.
+        table: a name in Spark's catalog.
         columns: of the input, to copy to the output; None: all.
         format: csv or parquet; None: by the ending of the input.
         header: whether a CSV has column names.
@@ -103,16 +106,24 @@ def predict_table(
         ConfigError: the output exists, or has a column twice.
         DataError: the input cannot be read, lacks a column, or has a row that cannot be encoded.
     """
+    if (input is None) == (table is None):
+        raise ConfigError("is needed, or table, but not both", key="input")
     job.check_output(output, input, overwrite=overwrite)
     archive = scoring.packed(model.model, model.code)
     predictor = scoring.unpacked(archive)
     answers = predictor.answer_types()
-    with job.opened(spark, input, format=format, header=header) as frame:
+    opened = (
+        job.opened_name(spark, table)
+        if table is not None
+        else job.opened(spark, str(input), format=format, header=header)
+    )
+    name_of_input = table or input
+    with opened as frame:
         there = frame.columns
         try:
             check_columns(predictor.schema, there)
         except DataError as exc:
-            raise DataError(f"{input}: {exc}") from None
+            raise DataError(f"{name_of_input}: {exc}") from None
         copied = there if columns is None else list(columns)
         for name in copied:
             if name not in there:
@@ -124,7 +135,7 @@ def predict_table(
                 )
             if name in answers:
                 raise ConfigError(
-                    f"{input} has a column {name!r}, as the predictions do",
+                    f"{name_of_input} has a column {name!r}, as the predictions do",
                     key="columns",
                     cure="Name the columns to copy, without this one",
                 )

@@ -155,7 +155,7 @@ def original_columns(
         form = cleaned.forms.get(name, TextForm.NONE)
         if name not in used:
             return OriginalColumn(name=name, type=kind, dropped=cleaned.dropped.get(name, "was left out"))
-        if form is TextForm.NONE and kind == "string" and not is_typed:
+        if form in (TextForm.NONE, TextForm.NUMBER) and kind == "string" and not is_typed:
             facts = used[name]
             if isinstance(facts, NumberFacts):
                 form, kind = TextForm.NUMBER, "double"

@@ -11,9 +11,11 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
 
 from spark_hpo.data import files
 from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.prepare.catalog import open_frame
 from spark_hpo.prepare.dialect import UTF_8, find_dialect
 from spark_hpo.prepare.output import fingerprint
 from spark_hpo.prepare.reading import cause_of, for_spark, read, settings
@@ -22,6 +24,7 @@ from spark_hpo.prepare.splits import column as column
 Score = Callable[[Iterator[Any], Sequence[str]], Iterator[Any]]
 """Takes Arrow batches and the names of their columns; yields batches with the answers as further columns."""
 
+_LARGE = 2**62  # bytes of a table whose size is not known
 _RAISED = re.compile(r"spark_hpo\.errors\.DataError: (.+)")
 
 
@@ -46,23 +49,54 @@ def opened(
         dialect = find_dialect(url, listed, None, header=header)
         arguments |= {"separator": dialect.separator, "many_lines": dialect.many_lines, "header": header}
         arguments |= {"encoding": dialect.encoding} if dialect.encoding != UTF_8 else {}
+    with settings(spark, arguments), _of_table(url):
+        yield read(spark, arguments)
+
+
+@contextlib.contextmanager
+def opened_name(spark: SparkSession, table: str) -> Iterator[DataFrame]:
+    """Yield a table of Spark's catalog.
+
+    Raises:
+        ConfigError: there is no such table.
+        DataError: Spark fails inside the block.
+    """
+    with settings(spark, {"input_files": [["", _LARGE]]}), _of_table(table):
+        yield open_frame(spark, table=table)
+
+
+@contextlib.contextmanager
+def _of_table(name: str) -> Iterator[None]:
     try:
-        with settings(spark, arguments):
-            yield read(spark, arguments)
+        yield
     except (PySparkException, Py4JJavaError) as exc:
         raised = _RAISED.search(str(exc))
-        raise DataError(f"{url}: {raised[1] if raised else cause_of(exc)}") from exc
+        raise DataError(f"{name}: {raised[1] if raised else cause_of(exc)}") from exc
 
 
-def check_output(url: str, input: str, *, overwrite: bool) -> None:
+def check_output(url: str, input: str | None, *, overwrite: bool) -> None:
     """Raise ConfigError if the output exists and must not be replaced, or is part of the input."""
-    there, here = (f"{files.absolute(place).rstrip('/')}/" for place in (url, input))
-    if there.startswith(here) or here.startswith(there):
+    there, here = (f"{files.absolute(place).rstrip('/')}/" for place in (url, input or url))
+    if input is not None and (there.startswith(here) or here.startswith(there)):
         raise ConfigError(
             f"overlaps with the input {input}", key="output", value=url, cure="Choose another folder"
         )
     if files.exists(url) and not overwrite:
         raise ConfigError("exists", key="output", value=url, cure="Choose another folder, or use --overwrite")
+
+
+_TYPES = {
+    "string": T.StringType(),
+    "boolean": T.BooleanType(),
+    "bigint": T.LongType(),
+    "float": T.FloatType(),
+    "double": T.DoubleType(),
+}
+
+
+def _type_of(kind: str) -> T.DataType:
+    element = kind.removeprefix("array<").removesuffix(">")
+    return _TYPES[kind] if element == kind else T.ArrayType(_type_of(element))
 
 
 def write_scored(
@@ -80,7 +114,7 @@ def write_scored(
     numbered = frame.toDF(*(f"c{i}" for i in range(len(names))))
     schema = copy.deepcopy(numbered.schema)
     for i, kind in enumerate(answers.values()):
-        schema.add(f"a{i}", kind)
+        schema.add(f"a{i}", _type_of(kind))
     scored = numbered.mapInArrow(lambda batches: score(iter(batches), names), schema)
     wanted = [*(f"c{names.index(name)}" for name in copied), *(f"a{i}" for i in range(len(answers)))]
     named = scored.select(*wanted).toDF(*copied, *answers)

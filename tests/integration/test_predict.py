@@ -94,6 +94,17 @@ def test_predict_table_keeps_all_columns_of_parquet(spark: Any, model: ModelFold
     assert written["prediction"].iloc[by_row].tolist() == expected["prediction"].tolist()
 
 
+def test_predict_table_takes_the_name_of_a_table(spark: Any, model: ModelFolder, tmp_path: Path) -> None:
+    spark.createDataFrame(rows(6, 9).astype(object).where(lambda f: f.notna(), None)).createOrReplaceTempView(
+        "new_rows"
+    )
+    predict_table(spark, model, table="new_rows", output=str(tmp_path / "out"))
+    assert len(pd.read_parquet(tmp_path / "out")) == 9
+    with pytest.raises(ConfigError) as raised:
+        predict_table(spark, model, table="no_rows", output=str(tmp_path / "none"))
+    assert raised.value.key == "table"
+
+
 def test_predict_table_names_a_value_that_cannot_be_encoded(
     spark: Any, model: ModelFolder, tmp_path: Path
 ) -> None:

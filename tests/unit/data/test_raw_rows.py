@@ -223,17 +223,20 @@ def test_inputs_of_have_original_types_without_label_and_dropped_columns() -> No
         "mixed": ("string", TextForm.NUMBER_OR_WORD, "any"),
         "day": ("date", TextForm.NONE, "datetime"),
     }
+    season = Feature(name="season", kind=ColumnKind.CATEGORICAL, source="season", vocabulary=("1", "2", ""))
     original = [OriginalColumn(name=n, type=kind, form=form) for n, (kind, form, _) in pairs.items()]
     original += [
+        OriginalColumn(name="season", type="string"),
         OriginalColumn(name="y", type="bigint"),
         OriginalColumn(name="row", type="bigint", dropped="numbers the rows"),
     ]
     schema = TableSchema(
-        features=tuple(Feature(name=n, kind=ColumnKind.NUMERIC, source=n) for n in pairs),
+        features=(*(Feature(name=n, kind=ColumnKind.NUMERIC, source=n) for n in pairs), season),
         label=Label(name="y", classes=("0", "1")),
         original=tuple(original),
     )
-    assert {i.name: i.type for i in inputs_of(schema)} == {n: kind for n, (*_, kind) in pairs.items()}
+    types = {i.name: i.type for i in inputs_of(schema)}
+    assert types == {"season": "any", **{n: kind for n, (*_, kind) in pairs.items()}}
     assert TableSchema.from_json(schema.to_json()) == schema
 
 
