@@ -145,7 +145,7 @@ class Predictor:
     def _columns(self, name: str, values: np.ndarray[Any, Any]) -> dict[str, Any]:
         classes = class_values(self.schema) if self.schema.takes_raw_rows else []
         if classes and name == "prediction" and values.ndim == 1 and values.dtype.kind == "i":
-            return {name: np.array(classes)[values].astype(object if isinstance(classes[0], str) else None)}
+            return {name: np.array(classes, object if isinstance(classes[0], str) else None)[values]}
         if classes and name == "probability" and values.shape[1:] == (len(classes),):
             return {f"{name}_{text}": values[:, i] for i, text in enumerate(self.schema.label.classes)}
         return {name: values if values.ndim == 1 else values.tolist()}
