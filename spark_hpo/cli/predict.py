@@ -30,7 +30,9 @@ SETTINGS = {
     ],
 )
 @click.argument("model")
-@click.option("--input", metavar="TABLE", help="A CSV or Parquet file, folder or URL.")
+@click.option(
+    "--input", metavar="TABLE", help="A CSV, Parquet, Delta or Iceberg table: a file, folder or URL."
+)
 @click.option("--table", metavar="NAME", help="A table in Spark's catalog, such as main.sales.orders.")
 @click.option("--output", required=True, metavar="PATH", help="The Parquet folder to write.")
 @click.option(
@@ -38,6 +40,9 @@ SETTINGS = {
 )
 @click.option(
     "--format", type=click.Choice(["csv", "parquet"]), help="Of the input; otherwise by its ending."
+)
+@click.option(
+    "--version", metavar="V", help="Of a Delta or Iceberg table: a number or a time.  [default: the newest]"
 )
 @click.option("--no-header", is_flag=True, help="The CSV has no names: columns are column1, column2, ...")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
@@ -54,6 +59,7 @@ def command(
     output: str,
     columns: str | None,
     format: str | None,
+    version: str | None,
     no_header: bool,
     overwrite: bool,
     tracking_uri: str | None,
@@ -76,6 +82,7 @@ def command(
             output=output,
             columns=None if columns is None else [name for name in columns.split(",") if name],
             format=format,
+            version=version,
             header=not no_header,
             overwrite=overwrite,
         )

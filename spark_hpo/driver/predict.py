@@ -86,6 +86,7 @@ def predict_table(
     output: str,
     columns: Sequence[str] | None = None,
     format: str | None = None,
+    version: str | None = None,
     header: bool = True,
     overwrite: bool = False,
 ) -> dict[str, str]:
@@ -96,6 +97,7 @@ def predict_table(
         table: a name in Spark's catalog.
         columns: of the input, to copy to the output; None: all.
         format: csv or parquet; None: by the ending of the input.
+        version: of a Delta or Iceberg table; None: the newest.
         header: whether a CSV has column names.
         overwrite: replace an output that exists.
 
@@ -113,9 +115,9 @@ def predict_table(
     predictor = scoring.unpacked(archive)
     answers = predictor.answer_types()
     opened = (
-        job.opened_name(spark, table)
+        job.opened_name(spark, table, version)
         if table is not None
-        else job.opened(spark, str(input), format=format, header=header)
+        else job.opened(spark, str(input), format=format, version=version, header=header)
     )
     name_of_input = table or input
     with opened as frame:

@@ -14,12 +14,15 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 from spark_hpo.data import files
+from spark_hpo.data.lake.formats import find_version, table_format
+from spark_hpo.data.schema import TableFormat
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare.catalog import open_frame
 from spark_hpo.prepare.dialect import UTF_8, find_dialect
 from spark_hpo.prepare.output import fingerprint
-from spark_hpo.prepare.reading import cause_of, for_spark, read, settings
+from spark_hpo.prepare.reading import cause_of, read, settings
 from spark_hpo.prepare.splits import column as column
+from spark_hpo.prepare.table_files import for_spark, source_of
 
 Score = Callable[[Iterator[Any], Sequence[str]], Iterator[Any]]
 """Takes Arrow batches and the names of their columns; yields batches with the answers as further columns."""
@@ -30,39 +33,52 @@ _RAISED = re.compile(r"spark_hpo\.errors\.DataError: (.+)")
 
 @contextlib.contextmanager
 def opened(
-    spark: SparkSession, url: str, *, format: str | None = None, header: bool = True
+    spark: SparkSession,
+    url: str,
+    *,
+    format: str | None = None,
+    version: str | None = None,
+    header: bool = True,
 ) -> Iterator[DataFrame]:
-    """Yield a CSV or Parquet table as Spark reads it for `prepare csv`.
+    """Yield a table as Spark reads it for `prepare csv`.
 
     Args:
-        format: csv or parquet; None: by the ending.
+        format: csv or parquet; None: a Delta or Iceberg table, or by the ending.
+        version: of a Delta or Iceberg table; None: the newest.
 
     Raises:
         DataError: the table is missing or malformed, or Spark fails inside the block.
     """
-    listed = fingerprint(url)
+    if (lake := table_format(url)) is not TableFormat.PARQUET:
+        format = lake
+    is_lake = format in (TableFormat.DELTA, TableFormat.ICEBERG)
+    listed = [] if is_lake else fingerprint(url)
+    if version is not None and not is_lake:
+        find_version(url, TableFormat.PARQUET, version)  # raises
     if format is None:
         is_parquet = any(name.endswith((".parquet", ".pq")) for name, *_ in listed)
         format = "parquet" if is_parquet else "csv"
     arguments: dict[str, Any] = {"input": files.absolute(url), "input_files": listed, "format": format}
+    arguments |= {} if version is None else {"version": int(version) if version.isdigit() else version}
     if format == "csv":
         dialect = find_dialect(url, listed, None, header=header)
         arguments |= {"separator": dialect.separator, "many_lines": dialect.many_lines, "header": header}
         arguments |= {"encoding": dialect.encoding} if dialect.encoding != UTF_8 else {}
     with settings(spark, arguments), _of_table(url):
-        yield read(spark, arguments)
+        yield read(spark, arguments, source_of(arguments))
 
 
 @contextlib.contextmanager
-def opened_name(spark: SparkSession, table: str) -> Iterator[DataFrame]:
-    """Yield a table of Spark's catalog.
+def opened_name(spark: SparkSession, table: str, version: str | None) -> Iterator[DataFrame]:
+    """Yield a table of Spark's catalog, at a version or the newest one.
 
     Raises:
         ConfigError: there is no such table.
         DataError: Spark fails inside the block.
     """
-    with settings(spark, {"input_files": [["", _LARGE]]}), _of_table(table):
-        yield open_frame(spark, table=table)
+    arguments = {"input": "", "format": "parquet", "input_files": [["", _LARGE]]}
+    with settings(spark, arguments), _of_table(table):
+        yield open_frame(spark, table=table, version=version)
 
 
 @contextlib.contextmanager

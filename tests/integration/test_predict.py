@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from spark_hpo import prepare
@@ -103,6 +104,24 @@ def test_predict_table_takes_the_name_of_a_table(spark: Any, model: ModelFolder,
     with pytest.raises(ConfigError) as raised:
         predict_table(spark, model, table="no_rows", output=str(tmp_path / "none"))
     assert raised.value.key == "table"
+
+
+def test_predict_table_reads_the_wanted_version_of_a_delta_table(
+    spark: Any, model: ModelFolder, tmp_path: Path
+) -> None:
+    deltalake = pytest.importorskip("deltalake")
+    for seed in (7, 8):
+        given = pa.Table.from_pandas(rows(seed, 10), preserve_index=False)
+        deltalake.write_deltalake(str(tmp_path / "new"), given, mode="append")
+    for version, expected in ((None, 20), ("0", 10)):
+        predict_table(
+            spark,
+            model,
+            input=str(tmp_path / "new"),
+            version=version,
+            output=str(tmp_path / f"out{expected}"),
+        )
+        assert len(pd.read_parquet(tmp_path / f"out{expected}")) == expected
 
 
 def test_predict_table_names_a_value_that_cannot_be_encoded(
