@@ -94,8 +94,9 @@ class RawColumn:
         try:
             values = given if isinstance(given, pa.Array) else pa.Array.from_pandas(given)
         except (pa.ArrowException, ValueError, TypeError) as exc:
-            if not self._is_text:
+            if self.original.type.startswith(("array", "binary")):
                 raise BadColumn(str(exc)) from exc
+            # Values of several types, such as 39 and "?".
             values = pa.array([_as_text(value) for value in given], pa.string())
         if isinstance(values, pa.ChunkedArray):
             values = pa.concat_arrays(values.chunks)

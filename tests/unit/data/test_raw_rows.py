@@ -119,6 +119,10 @@ def test_encode_rows_takes_numbers_of_other_types(kind: str, given: Any) -> None
     assert encoded(number(kind), given) == [2.0]
 
 
+def test_encode_rows_takes_numbers_and_texts_in_one_column() -> None:
+    assert encoded(number("double", TextForm.NUMBER), 3, " 4.5 ", "?", None) == [2.0, 3.5, 0.0, 0.0]
+
+
 def test_encode_rows_rounds_to_the_type_of_the_original_column() -> None:
     mean = number("float")[1]
     column = (
