@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -27,6 +28,7 @@ class Pitfall:
     columns: tuple[str, ...]  # of the original table; empty: the whole table
     message: str
     cure: str
+    split: Mapping[str, str] = field(default_factory=dict)  # settings of a split that avoids it
 
     def __str__(self) -> str:
         return f"{self.message}. {self.cure}"

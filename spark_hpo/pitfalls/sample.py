@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -110,6 +111,7 @@ def sample_of_rows(rows: pa.Table, label: str) -> Sample:
         values = rows.column(name)
         if pa.types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
+        values = _parsed_times(values)
         if _is_time(values.type):
             times.append(name)
             values = values.cast(pa.timestamp("us")).cast(pa.int64())
@@ -203,6 +205,14 @@ def _of_delivered(schema: TableSchema, parts: Sequence[Columns], group: Codes, m
         times=frozenset(times),
         group=group,
     )
+
+
+def _parsed_times(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Parse texts that are all dates or times of ISO 8601; return other columns as they are."""
+    if pa.types.is_string(values.type) and values.null_count < len(values):
+        with contextlib.suppress(pa.ArrowInvalid):
+            return values.cast(pa.timestamp("us"))
+    return values
 
 
 def _is_time(stored: pa.DataType) -> bool:

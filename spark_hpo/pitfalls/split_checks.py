@@ -54,7 +54,7 @@ def absent_classes(label: Label, counts: Mapping[Split, Codes | None]) -> Iterat
             columns=(label.name,),
             message=f"{split} has no row with {label.name!r} = {named} "
             f"({len(absent)} of {len(found)} classes)",
-            cure=f"Split by strata (split: {{stratify: {label.name}}}), or use larger fractions",
+            cure=f"Split each class alike (--split-stratify {label.name}), or use larger fractions",
         )
 
 
@@ -98,7 +98,8 @@ def time_order(train: Sample, validation: Sample, *, by_row_groups: bool) -> Ite
                     columns=(name,),
                     message=f"the table is in the order of {name!r}, and its row groups are split at random, "
                     "so each side has a few periods, between those of the other sides",
-                    cure=f"Split by time (split: {{time: {name}}})",
+                    cure=f"Split by time (--split-time {name}; in a study file, split: {{time: {name}}})",
+                    split={"time": name},
                 )
                 continue
         order = np.flatnonzero(known)[np.argsort(here[known], kind="stable")]
@@ -110,7 +111,8 @@ def time_order(train: Sample, validation: Sample, *, by_row_groups: bool) -> Ite
                 message=f"{mixed:.0%} of the validation rows are older than the newest training row by "
                 f"{name!r}, and neighbours in time have similar labels (correlation {similar:.2f}), so the "
                 "metric is better than it will be on new rows",
-                cure=f"Split by time (split: {{time: {name}}})",
+                cure=f"Split by time (--split-time {name}; in a study file, split: {{time: {name}}})",
+                split={"time": name},
             )
 
 
@@ -132,7 +134,8 @@ def shared_groups(train: Sample, validation: Sample) -> Iterator[Pitfall]:
                 message=f"{shared:.0%} of the validation rows have a {name!r} that is also in training, and "
                 f"rows with the same one have similar labels (correlation {similar:.2f}), so the metric is "
                 "better than it will be on new ones",
-                cure=f"Split by group (split: {{group: {name}}})",
+                cure=f"Split by group (--split-group {name}; in a study file, split: {{group: {name}}})",
+                split={"group": name},
             )
 
 

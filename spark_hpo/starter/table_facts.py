@@ -156,7 +156,10 @@ def _of_raw(
     if not used:
         raise DataError(f"{path}: only the label {label!r} can be used: {'; '.join(remarks)}")
     facts = _raw_label(path, column)
-    remarks += map(str, find_pitfalls_of_rows(table.sample, label))
+    pitfalls = find_pitfalls_of_rows(table.sample, label)
+    remarks += (
+        f"{pitfall}. The study file does so" if pitfall.split else str(pitfall) for pitfall in pitfalls
+    )
     is_lake = format in (TableFormat.DELTA, TableFormat.ICEBERG)
     is_large = table.bytes > _COPIED_BYTES and table.row_groups >= _MIN_ROW_GROUPS
     in_place = is_lake or source is not None or (is_large and format == TableFormat.PARQUET)
@@ -166,6 +169,9 @@ def _of_raw(
     if dropped:
         settings["drop"] = [c.name for c in dropped]
     fractions = _SMALL if table.rows * _DEFAULT[1] < FEW_ROWS and not in_place else _DEFAULT
+    # The first time and the first group.
+    if split := {key: value for pitfall in reversed(pitfalls) for key, value in pitfall.split.items()}:
+        settings["split"] = split
     if not in_place:
         settings = {"source": "csv", "input": path, "format": format, **settings}
         if fractions is _SMALL:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from spark_hpo.config import build_config
 from spark_hpo.config.prepare import PrepareConfig
+from spark_hpo.config.split import SplitConfig
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.starter import Start, start_study
@@ -153,6 +155,19 @@ class TestRawParquet:
         pq.write_table(rows, tmp_path / "leaky.parquet")
         remarks = start_study(str(tmp_path / "leaky.parquet"), label="ok").remarks
         assert any("column 'since' alone predicts the label 'ok'" in remark for remark in remarks)
+
+    @pytest.mark.parametrize("kind", ["csv", "parquet"])
+    def test_draft_splits_by_a_time_whose_neighbours_are_alike(self, tmp_path: Path, kind: str) -> None:
+        rng = np.random.default_rng(1)
+        days = np.datetime64("2020-01-01") + np.arange(4000)
+        rows = pa.table({"day": days, "x": rng.normal(size=4000), "y": np.cumsum(rng.normal(size=4000))})
+        path = str(tmp_path / f"sales.{kind}")
+        pacsv.write_csv(rows, path) if kind == "csv" else pq.write_table(rows, path)
+        start = start_study(path, label="y")
+        assert start.config.data is not None
+        assert start.config.data.prepare is not None
+        assert start.config.data.prepare.split == SplitConfig(time="day")
+        assert any("next" in remark or "neighbours" in remark for remark in start.remarks)
 
     def test_draft_without_a_table_names_valid_ones(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="does not exist"):
