@@ -1,4 +1,4 @@
-"""What reading costs, beside what else one would use: `python -m tests.benchmarks.bench_data`.
+"""Compares the cost of reading with other loaders: `python -m tests.benchmarks.bench_data`.
 
 Every contestant reads the same Parquet in a process of its own, round after round, so that a busy machine
 is busy for all of them; the figures are medians. Prints one table and one JSON line, and writes

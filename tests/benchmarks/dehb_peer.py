@@ -1,4 +1,4 @@
-"""DEHB in the same clock. It needs a pyarrow that petastorm does not bear: an environment of its own."""
+"""DEHB on the same clock, in an environment of its own, because its pyarrow is too new for Petastorm."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _OUTPUTS = (
 
 
 def open_benchmarks(folder: Path, tasks: Sequence[str] = ()) -> list[Benchmark]:
-    """The benchmarks of a folder, one for each task; all tasks of its table when none is named.
+    """Return the benchmarks of a folder, one for each task; without names, those of all tasks.
 
     Raises:
         DataError: the folder is not in the format.

@@ -29,7 +29,7 @@ class Pool:
         return len(self.configurations)
 
     def number(self, params: Params) -> int:
-        """Where a configuration of the pool stands in it."""
+        """Return the index of a configuration in the pool."""
         return self._numbers[_key(params)]
 
     def nearest(self, params: Params, drawn: set[int]) -> int:
