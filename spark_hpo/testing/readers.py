@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from spark_hpo.data.decode import delivered
+from spark_hpo.data.plan.folds import FoldRows
 from spark_hpo.data.plan.manifest import Manifest, read_manifest
 from spark_hpo.data.plan.shards import Segment, plan_shards
 from spark_hpo.data.readers import Reader
@@ -157,9 +158,13 @@ class ReaderContract:
             np.testing.assert_array_equal(read, values)
         assert set(pieces[0]) == {column.name for column in delivered(table.schema)}
 
-    @pytest.mark.parametrize("world_size", [2, 3, 7])
-    def test_read_delivers_segments_in_the_order_given(self, table: WrittenTable, world_size: int) -> None:
+    @pytest.mark.parametrize(("world_size", "has_folds"), [(2, False), (3, False), (7, False), (2, True)])
+    def test_read_delivers_segments_in_the_order_given(
+        self, table: WrittenTable, world_size: int, has_folds: bool
+    ) -> None:
         manifest, columns = table.manifest, table.expected()
+        if has_folds:  # several segments of a row group
+            manifest = manifest.of_fold(FoldRows(number=2, count=4, seed=0, is_held_out=False))
         first_rows: dict[tuple[int, int], int] = {}  # by file and row group
         row = 0
         for group in manifest.row_groups:
