@@ -204,6 +204,31 @@ def test_copy_is_divided_by_its_stored_key(tmp_path: Path) -> None:
         assert {groups[i] for i in training}.isdisjoint(groups[i] for i in out)
 
 
+def test_copy_is_divided_by_its_stored_stratum_and_time(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    strata = np.where(rng.random(90) < 0.2, "yes", "it's no")
+    days = rng.integers(0, 40, 90) * 86_400.0
+    stored = {"__fold": rng.integers(-(2**62), 2**62, 90), "__fold_stratum": strata, "__fold_time": days}
+    schema = TableSchema(
+        features=(Feature(name="id", kind=ColumnKind.NUMERIC),), label=Label(name="class", classes=("a", "b"))
+    )
+    for split, own in {"train": slice(0, 60), "validation": slice(60, 80), "test": slice(80, 90)}.items():
+        (tmp_path / split).mkdir()
+        ids = np.arange(90)[own]
+        content = {"id": ids.astype("float32"), "class": ids % 2} | {k: v[own] for k, v in stored.items()}
+        pq.write_table(pa.table(content), tmp_path / split / "part-0.parquet", row_group_size=9)
+    by = FoldBy(order=FoldOrder.STRATUM, term="`__fold`", columns=("__fold",), stratum="__fold_stratum")
+    (tmp_path / "schema.json").write_text(json.dumps(replace(schema, fold_by=by).to_json()))
+    total = sum(strata[:80] == "yes")
+    for training, out in folds_of(open_table(str(tmp_path)), 4):
+        assert sorted(training + out) == list(range(80))
+        assert abs(sum(strata[i] == "yes" for i in out) - total / 4) <= 1
+    by = replace(by, order=FoldOrder.GROUP, stratum="", time="__fold_time")
+    (tmp_path / "schema.json").write_text(json.dumps(replace(schema, fold_by=by).to_json()))
+    for training, out in folds_of(open_table(str(tmp_path)), 2):
+        assert max(days[i] for i in training) < min(days[i] for i in out)
+
+
 def test_divided_table_survives_json_and_keeps_its_fingerprint(tmp_path: Path) -> None:
     table = write(tmp_path / "table", BY_GROUP, g=[1, 2, 3] * 10)
     divided = table.divided(3)
