@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_hpo import prepare
+from spark_hpo import cli, prepare
 from spark_hpo.data.schema import ColumnKind, TableSchema
 from spark_hpo.data.table import open_table
 from spark_hpo.errors import DataError
@@ -190,3 +190,27 @@ def test_prepare_refuses_a_constant_label(spark: Any, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{i % 9},yes\n" for i in range(100)))
     with pytest.raises(DataError, match="the label 'y' is 'yes' in every row"):
         prepare.csv(spark, str(tmp_path / "out"), input=str(tmp_path / "t.csv"), label="y", clean=True)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_prepare_warns_of_columns_that_give_the_label_away(
+    spark: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], in_place: bool
+) -> None:
+    rng = np.random.default_rng(2)
+    casual, registered = rng.poisson(20, 3000), rng.poisson(90, 3000)
+    rides = {
+        "wind": rng.normal(size=3000),
+        "casual": casual,
+        "registered": registered,
+        "cnt": casual + registered,
+    }
+    pq.write_table(pa.table(rides), tmp_path / "rides.parquet", row_group_size=50)
+    words = ["--input", str(tmp_path / "rides.parquet"), "--label", "cnt", "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["prepare", "csv", *words, "--json", *(["--in-place"] if in_place else [])])
+    assert ended.value.code == 0
+    printed = capfd.readouterr()
+    [warning] = json.loads(printed.out.splitlines()[-1])["warnings"]
+    assert "casual" in warning
+    assert "registered" in warning
+    assert "writing" not in printed.err  # phases are for people

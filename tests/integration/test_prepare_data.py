@@ -760,7 +760,9 @@ def test_prepare_job_prints_one_line_of_json(tmp_path: Path) -> None:
             check=True,
         )
 
-    assert job().stdout == f"{tmp_path}/digits: train 1,440, validation 171, test 186 rows\n"
+    first = job()
+    assert first.stdout == f"{tmp_path}/digits: train 1,440, validation 171, test 186 rows\n"
+    assert first.stderr.index("starting Spark") < first.stderr.index("writing 1,797 rows")
     assert job().stdout.endswith("rows (existed already)\n")
 
 
