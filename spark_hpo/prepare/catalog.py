@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
@@ -52,5 +53,5 @@ def open_frame(
 def _refusing(key: str, value: object, cure: str) -> Iterator[None]:
     try:
         yield
-    except PySparkException as exc:
+    except (PySparkException, Py4JJavaError) as exc:
         raise ConfigError(f"is refused by Spark: {cause_of(exc)}", key=key, value=value, cure=cure) from exc

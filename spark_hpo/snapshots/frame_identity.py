@@ -18,6 +18,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 
@@ -94,7 +95,7 @@ def identify(frame: Frame, place: str) -> FrameIdentity:
     assert is_spark(frame), "there is no third kind"
     try:
         return _identify_spark(frame)
-    except PySparkException as exc:
+    except (PySparkException, Py4JJavaError) as exc:
         raise DataError(f"{place}: Spark cannot plan it: {cause_of(exc)}") from exc
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ def lake(spark: SparkSession, tmp_path: Path) -> Iterator[str]:
     spark.sql(f"CREATE TABLE clouds USING parquet LOCATION '{folder}'")
     spark.read.parquet(folder).createOrReplaceTempView("clouds_view")
     yield folder
-    spark.sql("DROP TABLE clouds")
+    spark.sql("DROP TABLE IF EXISTS clouds")
     spark.catalog.dropTempView("clouds_view")
 
 
@@ -107,6 +108,12 @@ def test_studies_of_one_query_share_a_snapshot_to_which_a_resume_keeps(
     third = study(tmp_path, "third", mlflow_uri, query=query)
     run_study(third, spark=spark)
     assert snapshot_of(third).rows > snapshot.rows
+
+    # Not even the end of the table ends the study.
+    spark.sql("DROP TABLE clouds")
+    shutil.rmtree(lake)
+    result = run_study(study(tmp_path, "first", mlflow_uri, query=query, trials=4), spark=spark)
+    assert result.study.progress.replayed == 3
 
     # Each snapshot goes with its last study.
     Storage(third.study_dir).remove()

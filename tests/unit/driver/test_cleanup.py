@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from spark_hpo.driver.cleanup import clean_study
+from spark_hpo.driver.cleanup import clean_snapshots, clean_study
 from spark_hpo.errors import ConfigError, LeaseError
 from spark_hpo.objective import Mode, Objective
+from spark_hpo.snapshots.snapshot_folder import SnapshotFolder, default_folder
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, TrialState
@@ -148,3 +149,22 @@ def test_objects_of_a_store_go_too() -> None:
     pen.close("interrupted")
     assert clean_study(files.storage).bytes == 20
     assert files.left == {saved[0], saved[1], saved[4]}
+
+
+def test_clean_snapshots_deletes_that_of_a_study_that_has_ended(files: Files, tmp_path: Path) -> None:
+    def write_rows(url: str) -> int:
+        Path(url).mkdir(parents=True)
+        Path(url, "part-0.parquet").write_bytes(b"x" * 10)
+        return 1
+
+    pen = StudyWriter(storage=files.storage)
+    write(pen, files)
+    folder = SnapshotFolder(default_folder(files.storage.url))
+    snapshot = folder.obtain("key", {}, files.storage, write_rows)
+    snapshot.write_record(files.storage)
+    pen.close("finished")
+    for ended_for_s in (None, 1e12):
+        assert clean_snapshots([files.storage], None, ended_for_s=ended_for_s)[folder.url].files == 0
+    assert Path(snapshot.url).is_dir()
+    assert clean_snapshots([files.storage], None, ended_for_s=0)[folder.url].files == 3
+    assert not Path(snapshot.url).exists()
