@@ -192,7 +192,7 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
     fractions = list(wanted.fractions or splits.DEFAULT_FRACTIONS)
     if not split.is_default:
         options = split.model_copy(update={"fractions": None, "seed": wanted.seed}).options()
-        arguments |= {"split": options}
+        arguments |= {"split": options, "keep": list(wanted.keep)}
     if not wanted.in_place:
         arguments |= _arguments_of_copy(wanted, fractions, separator, dialect)
     elif wanted.where_train:

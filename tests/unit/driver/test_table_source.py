@@ -38,6 +38,8 @@ def study(folder: Path, path: str, **settings: Any) -> StudyConfig:
         ("sales.parquet", {"label": "sodl"}, "data.label"),
         ("sales.parquet", {"label": "sold", "drop": ["prize"]}, "data.drop"),
         ("sales.parquet", {"label": "sold", "categorical": ["season"]}, "data.categorical"),
+        ("sales.parquet", {"label": "sold", "split": {"time": "day"}}, "data.split"),
+        ("table", {"split": {"time": "day"}}, "data.split"),
         ("table", {"label": "price"}, "data.label"),
         ("table", {"drop": ["x"]}, "data.drop"),
         ("table", {"version": 3}, "data.version"),

@@ -10,7 +10,7 @@ import pytest
 
 from spark_hpo.data.encoders import MISSING_TEXTS
 from spark_hpo.errors import ConfigError
-from spark_hpo.prepare.from_csv import DEFAULT_NULL_VALUES
+from spark_hpo.prepare.from_csv import DEFAULT_NULL_VALUES, request
 from spark_hpo.prepare.from_synthetic import teacher
 from spark_hpo.prepare.sources import find, key_of_study, prepare, with_keys
 from spark_hpo.prepare.table_files import for_spark
@@ -110,3 +110,31 @@ def test_the_teacher_is_two_orthogonal_unit_vectors_of_the_seed() -> None:
 )
 def test_spark_gets_the_name_by_which_its_jvm_knows_a_path(path: str, name: str) -> None:
     assert for_spark(path) == name
+
+
+def test_request_of_an_earlier_version_stays_valid(tmp_path: Path) -> None:
+    """The arguments that are compared with prepared.json are those of the first version."""
+    (tmp_path / "a.csv").write_text("a,y\n1,2\n")
+    given = request(str(tmp_path / "out"), input=str(tmp_path / "a.csv"), label="y").arguments
+    assert {
+        key: value for key, value in given.items() if key not in ("input", "input_files", "many_lines")
+    } == {
+        "table": "csv",
+        "format": "csv",
+        "label": "y",
+        "label_type": "auto",
+        "max_vocabulary": 1000,
+        "drop": [],
+        "null_values": ["NaN", "nan", "NULL", "null"],
+        "separator": ",",
+        "fractions": [0.8, 0.1, 0.1],
+        "seed": 0,
+        "row_group_rows": 16_384,
+    }
+    same = request(
+        str(tmp_path / "out"),
+        input=str(tmp_path / "a.csv"),
+        label="y",
+        split={"fractions": [0.7, 0.2, 0.1], "seed": 3},
+    )
+    assert same.arguments == {**given, "fractions": [0.7, 0.2, 0.1], "seed": 3}
