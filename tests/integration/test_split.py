@@ -17,9 +17,12 @@ from spark_hpo.data.filter.condition import select_rows
 from spark_hpo.data.filter.row_hash import Key, RowHash
 from spark_hpo.data.filter.where import parse_where
 from spark_hpo.data.loader import Loader
+from spark_hpo.data.schema import Encoding
 from spark_hpo.data.table import open_table
+from spark_hpo.driver.table_source import describe, schema_folder
 from spark_hpo.errors import DataError
 from spark_hpo.trial import Split
+from tests.support.tables import clusters_study
 
 pytestmark = pytest.mark.spark
 
@@ -288,3 +291,15 @@ def test_folds_of_a_split_by_group_have_their_own_groups(
         assert groups[0].isdisjoint(groups[1])
         held_out.append(groups[1])
     assert sum(map(len, held_out)) == len(set().union(*held_out)) > 20
+
+
+def test_split_of_a_study_file_divides_a_table_in_place(
+    spark: Any, tmp_path: Path, sales: tuple[str, pa.Table]
+) -> None:
+    data = {"path": sales[0], "label": "returned", "split": {"time": "sold"}}
+    config = clusters_study(tmp_path, data=data)
+    describe(config, lambda: spark)
+    table = open_table(schema_folder(config))
+    assert table.schema.encoding is Encoding.RAW
+    assert all("`sold`" in source.where for source in table.schema.sources.values())
+    assert table.rows == ROWS

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from spark_hpo.config import SplitConfig
+from spark_hpo.config.prepare import PrepareConfig
 
 
 def refused_key(section: dict[str, Any]) -> str:
@@ -53,3 +54,9 @@ def test_split_config_groups_may_have_a_time() -> None:
     split = SplitConfig.model_validate({"group": "a", "time": "b"})
     assert split.columns == ("a", "b")
     assert not split.is_default
+
+
+def test_prepare_section_passes_its_split_on() -> None:
+    section = {"source": "csv", "input": "a.csv", "split": {"group": "customer"}, "categorical": ["zone"]}
+    options = PrepareConfig.model_validate(section).options()
+    assert options == {"input": "a.csv", "split": {"group": ["customer"]}, "categorical": ("zone",)}
