@@ -95,6 +95,12 @@ class Source:
     share: tuple[float, float] = (0.0, 1.0)  # half-open interval of the row groups, ordered by hash
     seed: int = 0  # seed of that hash
 
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Source:
+        """Raise ValueError, KeyError or TypeError if the record is not a source."""
+        format = TableFormat(record.get("format", TableFormat.PARQUET))
+        return _checked(cls(**{**record, "share": tuple(record["share"]), "format": format}))
+
 
 class FoldOrder(StrEnum):
     """How the folds of a cross-validation follow the split."""
@@ -151,6 +157,7 @@ class TableSchema:
     splits: Mapping[str, str] = field(
         default_factory=dict
     )  # in a copy: the conditions on original values that have decided the splits
+    copied_from: Source | None = None  # in a copy: the version of a Delta or Iceberg table
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -173,7 +180,7 @@ class TableSchema:
     def to_json(self) -> dict[str, Any]:
         record = {"version": VERSION, **asdict(self)}
         # Fingerprints of tables that older versions prepared must not change.
-        for name in ("original", "null_values", "fold_by", "splits"):
+        for name in ("original", "null_values", "fold_by", "splits", "copied_from"):
             if not record[name]:
                 del record[name]
         for source in record["sources"].values():
@@ -191,6 +198,7 @@ class TableSchema:
         if version != VERSION:
             raise ValueError(f"version is {version!r}; this spark_hpo reads version {VERSION}")
         sources, fold_by = record.get("sources", {}), record.get("fold_by")
+        copied_from = record.get("copied_from")
         return cls(
             features=tuple(
                 _checked(
@@ -208,18 +216,8 @@ class TableSchema:
             ),
             label=_checked(Label(**{**record["label"], "classes": tuple(record["label"]["classes"])})),
             encoding=Encoding(record.get("encoding", Encoding.PREPARED)),
-            sources={
-                name: _checked(
-                    Source(
-                        **{
-                            **s,
-                            "share": tuple(s["share"]),
-                            "format": TableFormat(s.get("format", TableFormat.PARQUET)),
-                        }
-                    )
-                )
-                for name, s in sources.items()
-            },
+            sources={name: Source.from_json(s) for name, s in sources.items()},
+            copied_from=copied_from and Source.from_json(copied_from),
             original=tuple(
                 _checked(OriginalColumn(**{**c, "form": TextForm(c["form"])}))
                 for c in record.get("original", ())

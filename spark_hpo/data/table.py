@@ -58,7 +58,7 @@ class Table:
     @property
     def source(self) -> dict[str, Any]:
         """What the table was read from, of JSON types: url, format, version, and rows by split."""
-        source = self.schema.sources.get(Split.TRAIN, Source(url=self.url))
+        source = self.schema.copied_from or self.schema.sources.get(Split.TRAIN, Source(url=self.url))
         rows = {str(split): manifest.rows for split, manifest in self.manifests.items()}
         return {"url": source.url, "format": str(source.format), "version": source.version, "rows": rows}
 

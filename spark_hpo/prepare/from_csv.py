@@ -302,7 +302,7 @@ def write(spark: SparkSession, request: Request) -> Prepared:
             if arguments.get("in_place"):
                 return _describe(frame, table, request)
             with _kept(frame, arguments) as kept:
-                return _copy(kept, request)
+                return _copy(kept, table, request)
     except (PySparkException, Py4JJavaError) as exc:
         raise DataError(f"{arguments['input']}: Spark cannot prepare it: {cause_of(exc)}") from exc
 
@@ -319,7 +319,7 @@ def _opened(spark: SparkSession, arguments: Mapping[str, Any], table: Source) ->
         raise
 
 
-def _copy(read: DataFrame, request: Request) -> Prepared:
+def _copy(read: DataFrame, table: Source, request: Request) -> Prepared:
     arguments = request.arguments
     assigned = None
     frame = read
@@ -346,6 +346,7 @@ def _copy(read: DataFrame, request: Request) -> Prepared:
         null_values=tuple(arguments["null_values"]),
         splits=assigned.where if assigned else {},
         fold_by=assigned.fold_by if assigned else None,
+        copied_from=table if table.version is not None else None,
     )
     example = _example(read, schema)
     with request.writing() as folder:

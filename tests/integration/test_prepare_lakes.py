@@ -55,6 +55,7 @@ def test_prepared_delta_table_keeps_its_version(
     assert (again.fresh, again.rows) == (False, prepared.rows)
     table = open_table(str(tmp_path / "out"))
     assert {split: table.manifest(split).rows for split in Split} == prepared.rows
+    assert (table.source["url"], table.source["version"]) == (str(delta), 12)
     if in_place:
         assert {(s.format, s.version) for s in schema.sources.values()} == {(TableFormat.DELTA, 12)}
         # The statistics are those of the training rows that readers find.

@@ -114,7 +114,7 @@ def missing_package(url: str, format: TableFormat, package: str, exc: ImportErro
     """Return the error for a format whose package is not installed."""
     return DataError(
         f"{url} is a table of format {format}, which needs the package {package} ({exc}). "
-        f"Run `pip install 'spark-hpo[{format}]'`"
+        f"Run `pip install 'spark_hpo[{format}]'`"
     )
 
 

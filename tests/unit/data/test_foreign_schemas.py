@@ -92,7 +92,7 @@ def test_text_that_is_no_schema_is_named(tmp_path: Path, text: str) -> None:
 def test_schema_survives_json() -> None:
     parquet = Source(url="somewhere", where="x > 1", share=(0.0, 0.5), seed=3)
     delta = Source(url="elsewhere", format=TableFormat.DELTA, version=12)
-    schema = replace(SCHEMA, sources={"train": parquet, "test": delta})
+    schema = replace(SCHEMA, sources={"train": parquet, "test": delta}, copied_from=delta)
     record = json.loads(json.dumps(schema.to_json()))
     assert TableSchema.from_json(record) == schema
     # Studies of earlier versions have the hash of this record.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,16 @@ def test_parquet_has_no_versions(folder: Path) -> None:
     with pytest.raises(ConfigError, match="is Parquet") as wrong:
         find_version(str(folder), TableFormat.PARQUET, 3)
     assert wrong.value.key == "version"
+
+
+@pytest.mark.parametrize(
+    ("format", "package"), [(TableFormat.DELTA, "deltalake"), (TableFormat.ICEBERG, "pyiceberg")]
+)
+def test_missing_package_is_named_with_its_extra(
+    folder: Path, format: TableFormat, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(folder, format)
+    for module in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DataError, match=rf"{package}.*spark_hpo\[{format}\]"):
+        find_version(str(folder), format)
