@@ -14,6 +14,8 @@ from spark_hpo.config import DataConfig, StudyConfig, defaults
 from spark_hpo.data import files
 from spark_hpo.data.lake.formats import find_version, table_format
 from spark_hpo.data.plan.footers import column_names, read_footers
+from spark_hpo.data.plan.listing import relative
+from spark_hpo.data.plan.row_group_split import in_share
 from spark_hpo.data.table import SCHEMA_FILE, read_schema
 from spark_hpo.driver.table_columns import COLUMN_LISTS, check_columns, listed
 from spark_hpo.driver.table_snapshot import check_snapshot, take_snapshot
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PARQUET, _JSON = b"PAR1", ".json"  # the first bytes of Parquet; the ending of Iceberg's metadata
-_MIN_ROW_GROUPS = 20  # to divide a table into splits by row groups
+_MIN_ROW_GROUPS = 20  # fewer are copied, because their splits would differ too much from their shares
+_FRACTIONS = (0.8, 0.1, 0.1)  # as in `prepare`
 
 
 def schema_folder(config: StudyConfig) -> str:
@@ -113,9 +116,7 @@ def describe(config: StudyConfig, start: Callable[[], SparkSession], frame: Fram
 
     data = _data(config)
     path = take_snapshot(config, start, frame).url if data.path is None else data.path
-    in_place = not files.is_csv(path) and (
-        not data.split.is_default or _num_row_groups(path, data) >= _MIN_ROW_GROUPS
-    )
+    in_place = not files.is_csv(path) and (not data.split.is_default or row_groups_divide(path, data))
     options = {"input": path, "in_place": in_place, "overwrite": True, **_options(data)}
     with with_keys(lambda option: f"data.{'path' if option in ('input', 'output') else option}"):
         prepared = prepare("csv", _description(config), options, start)
@@ -124,10 +125,21 @@ def describe(config: StudyConfig, start: Callable[[], SparkSession], frame: Fram
         logger.info("%s: %s", data.place, remark)
 
 
-def _num_row_groups(path: str, data: DataConfig) -> int:
+def row_groups_divide(path: str, data: DataConfig) -> bool:
+    """Return True if a split of the table by row groups gives each split some."""
     format = table_format(path)
     version = None if data.is_snapshot else find_version(path, format, data.version)
-    return sum(len(footer.row_groups) for footer in read_footers(path, format, version).footers)
+    found = read_footers(path, format, version)
+    train, validation, _ = data.split.fractions or _FRACTIONS
+    shares = [(0.0, train), (train, round(train + validation, 12)), (round(train + validation, 12), 1.0)]
+    groups = [
+        (relative(file.path, found.root), index)
+        for file, footer in zip(found.files, found.footers, strict=True)
+        for index in range(len(footer.row_groups))
+    ]
+    return len(groups) >= _MIN_ROW_GROUPS and all(
+        any(in_share(name, index, share, data.split.seed) for name, index in groups) for share in shares
+    )
 
 
 def _options(data: DataConfig) -> dict[str, Any]:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from spark_hpo.snapshots.frames import Frame
 
-# Small enough to be dealt evenly to the ranks, and large enough to be read in one go.
-ROW_GROUP_ROWS = 65_536
-_ROW_GROUP_BYTES = 32 * 2**20
+# As in a prepared copy: small enough for splits by row groups, and to be dealt evenly to the ranks.
+ROW_GROUP_ROWS = 16_384
+_ROW_GROUP_BYTES = 16 * 2**20
 # Spark's default is INT96, which has nanoseconds and no statistics.
 _SETTINGS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
 

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_hpo.config import StudyConfig
+from spark_hpo.config import DataConfig, StudyConfig
+from spark_hpo.data.plan.manifest import read_manifest
 from spark_hpo.driver.run import run_study
-from spark_hpo.driver.table_source import check_source
+from spark_hpo.driver.table_source import check_source, row_groups_divide
 from spark_hpo.errors import ConfigError, DataError
 from tests.support.tables import clusters_study, write_clusters
 
@@ -67,3 +68,24 @@ def test_check_source_accepts_what_a_study_can_read(folder: Path) -> None:
     check_source(study(folder, "sales.csv", label="sold"), None)
     check_source(study(folder, "table"), None)
     check_source(study(folder, "table", label="side"), None)
+
+
+def has_rows(path: str, share: tuple[float, float]) -> bool:
+    try:
+        return read_manifest(path, share=share).rows > 0
+    except DataError:
+        return False
+
+
+def test_row_groups_divide_a_table_if_each_split_gets_some(folder: Path) -> None:
+    rows = pa.table({"price": [1.0, 2.0] * 10, "sold": [0, 1] * 10})
+    found = []
+    for number in range(16):
+        path = str(folder / f"sales-{number}.parquet")
+        pq.write_table(rows, path, row_group_size=1)
+        data = DataConfig(path=path, label="sold")
+        found.append(row_groups_divide(path, data))
+        assert found[-1] == all(has_rows(path, share) for share in ((0.0, 0.8), (0.8, 0.9), (0.9, 1.0)))
+    assert set(found) == {True, False}
+    pq.write_table(rows, folder / "few.parquet", row_group_size=2)
+    assert not row_groups_divide(str(folder / "few.parquet"), DataConfig(path="few.parquet", label="sold"))
