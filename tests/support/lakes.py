@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ class IcebergTable:
         self.folder = Path(self.table.location().removeprefix("file://"))
         self.append(content)
 
-    def append(self, content: pa.Table) -> int:
+    def append(self, content: pa.Table, *, without: Sequence[str] = ()) -> int:
         """Add a file whose columns have the ids of the table, and return the new snapshot."""
         from pyiceberg.io.pyarrow import schema_to_pyarrow
 
@@ -182,15 +182,16 @@ class IcebergTable:
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
         file = data / f"{len(list(data.iterdir())):05}.parquet"
-        pq.write_table(content.cast(pa.schema(fields)), file, row_group_size=self._row_group_size)
-        return self._register(file)
+        stored = content.cast(pa.schema(fields)).drop(list(without))
+        pq.write_table(stored, file, row_group_size=self._row_group_size)
+        return self._register(file, content)
 
     def add_file(self, file: Path) -> int:
         """Register a file as it is, and return the new snapshot."""
         self.table.add_files([f"file://{file}"])
         return self.snapshot
 
-    def _register(self, file: Path) -> int:
+    def _register(self, file: Path, content: pa.Table) -> int:
         """Add a file through pyiceberg's own classes: `add_files` refuses files with ids."""
         from pyiceberg.io.pyarrow import (
             compute_statistics_plan,
@@ -209,7 +210,7 @@ class IcebergTable:
             parquet_column_mapping=parquet_path_to_id_mapping(schema),
         )
         spec = self.table.spec()
-        first = {name: values[0] for name, values in pq.read_table(file).slice(0, 1).to_pydict().items()}
+        first = {name: values[0] for name, values in content.slice(0, 1).to_pydict().items()}
         names = [schema.find_column_name(part.source_id) for part in spec.fields]
         partition = Record(*(_stored(first[name]) for name in names if name is not None))
         data_file = DataFile.from_args(

@@ -70,7 +70,7 @@ def read_version(url: str, version: int) -> TableVersion:
             raise DataError(f"{place} has rows that are deleted by delete files. {query}")
         if task.file.file_format.value != "PARQUET":
             raise DataError(f"{place} is of the format {task.file.file_format.value}. {query}")
-    partition_columns = _identities(table, tasks, projection)
+    partition_columns, partly_known = _identities(table, tasks, projection)
     ids = {column.name: column.field_id for column in projection.fields}
     return TableVersion(
         url=url,
@@ -82,6 +82,7 @@ def read_version(url: str, version: int) -> TableVersion:
         bounds=lambda column: _bounds(tasks, projection, column),
         field_ids=ids,
         renamed=frozenset(_renamed(table, ids)),
+        partly_known=partly_known,
     )
 
 
@@ -158,8 +159,8 @@ def _file(fs: Any, url: str, table: Any, task: Any, partition_columns: Sequence[
     )
 
 
-def _identities(table: Any, tasks: Sequence[Any], projection: Any) -> list[str]:
-    """Return the columns whose value the metadata has for every file."""
+def _identities(table: Any, tasks: Sequence[Any], projection: Any) -> tuple[list[str], frozenset[str]]:
+    """Return the columns whose value the metadata has for every file, and for some files only."""
     from pyiceberg.transforms import IdentityTransform
 
     specs = table.specs()
@@ -168,7 +169,10 @@ def _identities(table: Any, tasks: Sequence[Any], projection: Any) -> list[str]:
         for number in {task.file.spec_id for task in tasks}
     ]
     shared = set.intersection(*found) if found else set()
-    return [column.name for column in projection.fields if column.field_id in shared]
+    some = set().union(*found) - shared
+    names = {column.field_id: column.name for column in projection.fields}
+    everywhere = [name for number, name in names.items() if number in shared]
+    return everywhere, frozenset(name for number, name in names.items() if number in some)
 
 
 def _renamed(table: Any, ids: dict[str, int]) -> Iterator[str]:

@@ -33,6 +33,7 @@ class TableVersion:
     bounds: Callable[[str], Sequence[Bounds | None]]  # by column, of each file, as far as the log has them
     field_ids: Mapping[str, int] = field(default_factory=dict)  # Iceberg: by column
     renamed: frozenset[str] = frozenset()  # Iceberg: columns that had other names, or other ids
+    partly_known: frozenset[str] = frozenset()  # Iceberg: partition columns of some files only
 
     @property
     def label(self) -> str:
@@ -63,7 +64,8 @@ class TableVersion:
             if moved:
                 return "was renamed, or dropped and added again, after the file was written"
         if name not in stored.names:
-            return None
+            is_known = name in self.partly_known
+            return "is missing, and a partition column of other files" if is_known else None
         here, there = stored.field(name).type, self.schema.field(name).type
         if not _is_readable(here, there):
             return f"is {here} in the file, but {there} in the table"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -189,6 +190,18 @@ def test_files_without_ids_are_read_by_name(lake: IcebergTable, tmp_path: Path, 
             read_manifest(str(lake.folder), with_feature("y"))
         return
     assert read_manifest(str(lake.folder), with_feature("x")).rows == 210
+
+
+def test_partition_value_of_some_files_only_is_not_taken_for_null(lake: IcebergTable) -> None:
+    """The partition spec has changed, and a file leaves the column to the metadata."""
+    with lake.table.update_spec() as update:
+        update.add_identity("season")
+    content = rows(200, 240).filter(pc.field("season") == "spring")
+    lake.append(content)
+    assert read_manifest(str(lake.folder), SCHEMA).rows == 210
+    lake.append(content, without=["season"])
+    with pytest.raises(DataError, match=r"column 'season' is missing.*data\.query"):
+        read_manifest(str(lake.folder), SCHEMA)
 
 
 def test_wider_type_is_read(lake: IcebergTable, tmp_path: Path, reader: str) -> None:
