@@ -129,6 +129,11 @@ def _sample(found: Footers) -> pa.Table:
         raise DataError(
             f"{found.url} has {len(found.files)} Parquet files, but no rows. Write the table again"
         )
+    names = found.schemas[0].names
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(
+            f"{found.url}: {names.count(twice)} columns are named {twice!r}. Rename or remove all but one"
+        )
     parts = []
     for number, index in _spread(everywhere):
         file, constants = found.files[number], found.constants(number)

@@ -25,6 +25,7 @@ _MAX_VOCABULARY = 1000
 _CATALOG = "catalog"  # the format of a table that Spark reads
 _DEFAULT = (0.8, 0.1, 0.1)  # fractions of train, validation and test, as in `prepare`
 _SMALL = (0.6, 0.2, 0.2)  # of a small table
+_FEWEST_ROWS = 10
 FEW_ROWS = 200  # of validation: below, its metric is noisy
 
 
@@ -141,6 +142,8 @@ def _of_raw(
         raise ConfigError(
             f"is not a column of {path}", key="--label", value=label, cure=suggestion(label, named)
         )
+    if table.rows < _FEWEST_ROWS:
+        raise DataError(f"{path} has {table.rows} rows, which are too few to train, validate and test on")
     remarks: list[str] = []
     features = [c for c in table.columns if c.name != label]
     dropped = [c for c in features if c.kind is None or (c.kind is ColumnKind.BINARY and not c.transform)]

@@ -169,6 +169,15 @@ class TestRawParquet:
         assert start.config.data.prepare.split == SplitConfig(time="day")
         assert any("next" in remark or "neighbours" in remark for remark in start.remarks)
 
+    def test_draft_refuses_two_columns_of_one_name_and_tables_of_few_rows(self, tmp_path: Path) -> None:
+        column = pa.array(range(50))
+        pq.write_table(pa.table([column, column, column], names=["a", "a", "y"]), tmp_path / "twice.parquet")
+        with pytest.raises(DataError, match="2 columns are named 'a'"):
+            start_study(str(tmp_path / "twice.parquet"), label="y")
+        (tmp_path / "few.csv").write_text("a,y\n1,2\n3,4\n")
+        with pytest.raises(DataError, match="2 rows"):
+            start_study(str(tmp_path / "few.csv"), label="y")
+
     def test_draft_without_a_table_names_valid_ones(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="does not exist"):
             start_study(str(tmp_path / "nothing"), label="y")
