@@ -232,7 +232,11 @@ def first_rows(table: Table, split: Split, rows: int) -> pd.DataFrame | None:
     constants = manifest.constants(group.file, content.column_names)
     content = partitions.add_columns(content, constants).select(wanted)
     for i, column in enumerate(content.schema):
-        if pa.types.is_decimal(column.type):
+        if pa.types.is_timestamp(column.type):  # MLflow takes no time zones
+            content = content.set_column(
+                i, column.name, content.column(i).cast(pa.timestamp(column.type.unit))
+            )
+        elif pa.types.is_decimal(column.type):
             content = content.set_column(i, column.name, content.column(i).cast(pa.float64()))
         elif pa.types.is_date(column.type):
             content = content.set_column(i, column.name, content.column(i).cast(pa.timestamp("ms")))

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import random
 from datetime import date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from spark_hpo.data.decode import encode_rows
+from spark_hpo.data.decode import Decoder, encode_rows
+from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.raw_rows import class_values, example_rows, inputs_of
-from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, NullRule, OriginalColumn, TableSchema
+from spark_hpo.data.schema import (
+    ColumnKind,
+    Encoding,
+    Feature,
+    Label,
+    NullRule,
+    OriginalColumn,
+    Source,
+    TableSchema,
+)
+from spark_hpo.data.table import first_rows, open_table
 from spark_hpo.data.text_forms import TextForm
 from spark_hpo.errors import DataError
+from spark_hpo.trial import Split
 
 DAY_S = 86_400.0
 
@@ -217,6 +234,82 @@ def test_encode_rows_of_a_table_in_place_reads_dates_in_json() -> None:
         encoding=Encoding.RAW,
     )
     assert encode_rows(pd.DataFrame({"x": ["1970-01-02", None]}), schema, {})["x"].tolist() == [DAY_S, 0.0]
+
+
+def test_encode_rows_gives_what_readers_give_for_each_type_of_a_table_in_place(tmp_path: Path) -> None:
+    rng, count = random.Random(1), 60
+
+    def column(kind: pa.DataType, make: Any, nulls: float = 0.2) -> pa.Array:
+        return pa.array([None if rng.random() < nulls else make() for _ in range(count)], kind)
+
+    def nanos() -> int:
+        return rng.randrange(4 * 10**18)
+
+    columns = {
+        "double": ("double", column(pa.float64(), lambda: rng.gauss(0, 1e6))),
+        "float": ("float", column(pa.float32(), rng.random)),
+        "long": ("bigint", column(pa.int64(), lambda: rng.randrange(2**50), 0)),
+        "price": ("decimal(10,2)", column(pa.decimal128(10, 2), lambda: Decimal(rng.randrange(10**9)) / 100)),
+        "digits": ("string", column(pa.string(), lambda: f" {rng.random()!r}")),
+        "day": ("date", column(pa.date32(), lambda: date(1970 + rng.randrange(50), 2, 3))),
+        "micros": ("timestamp", column(pa.timestamp("us", "UTC"), lambda: nanos() // 1000)),
+        "nanos": ("timestamp", column(pa.timestamp("ns"), nanos)),
+        "flag": ("boolean", column(pa.bool_(), lambda: rng.random() < 0.5)),
+        "city": ("string", column(pa.string(), lambda: rng.choice(["Rome", " Oslo", "NULL", "Lima"]))),
+        "zip": ("bigint", column(pa.int64(), lambda: rng.randrange(3))),
+        "image": ("array<double>", column(pa.list_(pa.float64()), lambda: [rng.random(), 1.0], 0)),
+        "words": ("array<string>", column(pa.list_(pa.string()), lambda: ["Rome ", "x"][: rng.randrange(3)])),
+        "blob": ("binary", column(pa.binary(), lambda: rng.randbytes(2), 0)),
+    }
+    kinds = dict.fromkeys(("flag", "city", "zip"), ColumnKind.CATEGORICAL)
+    kinds |= {"image": ColumnKind.ARRAY, "words": ColumnKind.SEQUENCE, "blob": ColumnKind.BINARY}
+    shapes = {"image": (2,), "words": (2,)}
+    vocabularies = {"flag": ("true", "false"), "zip": ("1", "0"), "city": ("Rome", ""), "words": ("Rome",)}
+    (tmp_path / "in").mkdir()
+    label = pa.array([float(i) for i in range(count)])
+    content = pa.table({**{name: values for name, (_, values) in columns.items()}, "y": label})
+    pq.write_table(content, tmp_path / "in" / "a.parquet", row_group_size=20)
+    schema = TableSchema(
+        features=tuple(
+            Feature(
+                name=name,
+                kind=kinds.get(name, ColumnKind.NUMERIC),
+                source=name,
+                mean=0.1,
+                deviation=3.0,
+                shape=shapes.get(name, ()),
+                vocabulary=vocabularies.get(name, ()),
+                nulls=NullRule.FILL,
+            )
+            for name in columns
+        ),
+        label=Label(name="y"),
+        encoding=Encoding.RAW,
+        sources={split: Source(url=str(tmp_path / "in")) for split in Split},
+        original=(
+            *(OriginalColumn(name=name, type=kind, is_optional=True) for name, (kind, _) in columns.items()),
+            OriginalColumn(name="y", type="double"),
+        ),
+    )
+    (tmp_path / "schema.json").write_text(json.dumps(schema.to_json()))
+    table = open_table(str(tmp_path), transforms={"blob": f"{__name__}:decode"})
+    manifest = table.manifest(Split.TRAIN)
+    decoder = Decoder(manifest, table.schema)
+    stored = pq.ParquetFile(tmp_path / "in" / "a.parquet")
+    parts = [decoder.decode(stored.read_row_group(i), Segment(0, i, 0, 20)) for i in range(3)]
+    encoded = encode_rows(content.to_pandas(), table.schema, {})
+    assert {*encoded, "y"} == {*parts[0]}
+    for name, values in encoded.items():
+        np.testing.assert_array_equal(values, np.concatenate([part[name] for part in parts]), name)
+        assert values.dtype == parts[0][name].dtype
+    example = first_rows(table, Split.TEST, 5)
+    assert example is not None
+    assert len(encode_rows(example, table.schema, {})["nanos"]) == 5
+
+
+def decode(data: bytes) -> np.ndarray[Any, Any]:
+    """A user's transform."""
+    return np.frombuffer(data, np.uint8) / 255.0
 
 
 def test_inputs_of_have_original_types_without_label_and_dropped_columns() -> None:
