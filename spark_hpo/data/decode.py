@@ -125,9 +125,9 @@ def encode_rows(rows: pd.DataFrame, schema: TableSchema, ranges: Mapping[str, Ra
     Raises:
         DataError: a column is missing, or a value cannot be encoded.
     """
-    if schema.takes_raw_rows:
-        return _encode_raw_rows(rows, schema)
     check_columns(schema, rows.columns)
+    if schema.takes_raw_rows:
+        return _encode_raw(rows, schema, len(rows), lambda row: f"row {rows.index[row]}, ")
     columns: Columns = {}
     for feature, (name, encode) in zip(schema.features, _feature_encoders(schema), strict=True):
         try:
@@ -140,43 +140,36 @@ def encode_rows(rows: pd.DataFrame, schema: TableSchema, ranges: Mapping[str, Ra
     return columns
 
 
-def _encode_raw_rows(rows: pd.DataFrame, schema: TableSchema) -> Columns:
-    check_columns(schema, rows.columns)
-    columns: Columns = {}
-    for column in raw_columns(schema):
-        name = column.original.name
-        given = rows[name] if name in rows else [None] * len(rows)
-        try:
-            columns.update(_encoded_raw(column, given))
-        except UNFIT:
-            for row, value in zip(rows.index, given, strict=True):  # to say which one it is
-                try:
-                    _encoded_raw(column, [value])
-                except UNFIT as exc:
-                    raise DataError(f"row {row}, column {name!r}: {exc}") from exc
-            raise
-    return columns
-
-
 def encode_batch(batch: Mapping[str, pa.Array], schema: TableSchema) -> Columns:
-    """Encode the features of rows, as `encode_rows`, from Arrow arrays by column.
+    """Encode the features of rows of the original table, as `encode_rows`, from Arrow arrays by column.
 
     Raises:
         DataError: a value cannot be encoded.
     """
+    return _encode_raw(batch, schema, len(next(iter(batch.values()))), lambda _: "")
+
+
+def _encode_raw(
+    given: Mapping[str, Any] | pd.DataFrame, schema: TableSchema, rows: int, place: Callable[[int], str]
+) -> Columns:
+    """Encode rows of the original table.
+
+    Args:
+        given: arrays or series by column; optional ones may be missing.
+        place: names a row in messages.
+    """
     columns: Columns = {}
-    rows = len(next(iter(batch.values())))
     for column in raw_columns(schema):
         name = column.original.name
-        given = batch[name] if name in batch else pa.nulls(rows)
+        values = given[name] if name in given else pa.nulls(rows)
         try:
-            columns.update(_encoded_raw(column, given))
+            columns.update(_encoded_raw(column, values))
         except UNFIT:
-            for row in range(rows):
+            for row in range(rows):  # to say which one it is
                 try:
-                    _encoded_raw(column, given.slice(row, 1))
+                    _encoded_raw(column, values[row : row + 1])
                 except UNFIT as exc:
-                    raise DataError(f"column {name!r}: {exc}") from exc
+                    raise DataError(f"{place(row)}column {name!r}: {exc}") from exc
             raise
     return columns
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import io
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -44,9 +46,11 @@ def unpacked(archive: bytes) -> Predictor:
         folder = tempfile.mkdtemp(prefix="spark_hpo-model-")
         with zipfile.ZipFile(io.BytesIO(archive)) as file:
             file.extractall(folder)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         # At the end: the executor's own packages come first.
         sys.path += [f"{folder}/{CODE}", f"{folder}/{MODEL}"]
         _loaded[digest] = Predictor.load(f"{folder}/{MODEL}")
+        Path(folder, MODEL, "weights.pt").unlink()  # Spark kills workers, which then do not clean up
     return _loaded[digest]
 
 
