@@ -30,6 +30,7 @@ from tests.benchmarks.page import FOLDER, Page, machine
 
 NUMBERS, TEXTS = 24, 8
 VOCABULARY = tuple(f"value {i}" for i in range(50))
+THEIRS = "spark_udf of MLflow"
 PARAMS = {"hidden_units": 64}
 
 
@@ -106,7 +107,7 @@ def main() -> None:
         "# Predicting for a table\n\n"
         f"A model of {NUMBERS} numbers and {TEXTS} texts predicts for {given.rows:,} rows of Parquet "
         "on Spark and writes all columns with its predictions. `spark-hpo predict` and "
-        "`mlflow.pyfunc.spark_udf`, called by hand, take turns in one session.\n"
+        "`spark_udf` of MLflow, called by hand, take turns in one session.\n"
         "`make bench-predict` writes this page.\n\n"
     )
     with tempfile.TemporaryDirectory(prefix="bench-predict-") as scratch:
@@ -118,7 +119,7 @@ def main() -> None:
             "spark-hpo predict": lambda out: predict_table(
                 spark, ours, input=str(folder / "table"), output=str(out), format="parquet"
             ),
-            "mlflow.pyfunc.spark_udf": lambda out: by_udf(spark, theirs, folder / "table", out),
+            THEIRS: lambda out: by_udf(spark, theirs, folder / "table", out),
         }
         seconds: dict[str, list[float]] = {name: [] for name in contestants}
         for turn in range(given.rounds + 1):  # the first one starts Python workers
@@ -133,7 +134,7 @@ def main() -> None:
         pd.testing.assert_frame_equal(first, second)
         spark.stop()
     page.heading("", "rows/s", "relative to spark_udf")
-    slowest = median(seconds["mlflow.pyfunc.spark_udf"])
+    slowest = median(seconds[THEIRS])
     for name, times in seconds.items():
         page.row(name, f"{given.rows / median(times):,.0f}", f"{slowest / median(times):.2f}")
     page.say(f"\nMeasured on {page_of_machine}.")
