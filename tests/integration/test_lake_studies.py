@@ -18,7 +18,7 @@ from spark_hpo.tracking.projection import KIND, STUDY_ID
 from tests.support.lakes import MovingDelta, MovingIceberg
 from tests.support.tables import clusters_study
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow]
+pytestmark = pytest.mark.spark
 
 
 @pytest.mark.parametrize("make", [MovingDelta, MovingIceberg])
