@@ -14,7 +14,7 @@ from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_hpo.config import SplitConfig
 from spark_hpo.data.filter.sql import quoted
-from spark_hpo.data.schema import FoldBy, FoldOrder, Source
+from spark_hpo.data.schema import FoldBy, Source
 from spark_hpo.errors import DataError, located
 from spark_hpo.prepare import in_place, splits
 from spark_hpo.prepare.cleaning import time_in_text
@@ -99,14 +99,17 @@ def split_by_columns(
 
 def _with_fold_columns(frame: DataFrame, fold_by: FoldBy | None) -> tuple[DataFrame, FoldBy | None]:
     """Add the columns by which a copy, which has lost its original values, is divided into folds."""
-    if fold_by is None or fold_by.order is FoldOrder.STRATUM:
+    if fold_by is None:
         return frame, None
     frame = frame.withColumn(splits.FOLD, F.expr(fold_by.term))
-    time = ""
-    if fold_by.time:
-        time = splits.FOLD_TIME
-        frame = frame.withColumn(time, column(fold_by.time))
-    return frame, replace(fold_by, term=quoted(splits.FOLD), columns=(splits.FOLD,), time=time)
+    stratum, time = fold_by.stratum, fold_by.time
+    if stratum:
+        frame, stratum = frame.withColumn(splits.FOLD_STRATUM, column(stratum)), splits.FOLD_STRATUM
+    if time:
+        frame, time = frame.withColumn(splits.FOLD_TIME, column(time)), splits.FOLD_TIME
+    return frame, replace(
+        fold_by, term=quoted(splits.FOLD), columns=(splits.FOLD,), stratum=stratum, time=time
+    )
 
 
 def _parsed_time(frame: DataFrame, name: str, url: str) -> Column:

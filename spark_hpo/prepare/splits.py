@@ -19,8 +19,9 @@ from spark_hpo.trial import Split
 
 SPLIT = "__split"  # column: name of the split
 ORDER = "__order"  # column: hash of the row, by which rows are ordered
-FOLD, FOLD_TIME = "__fold", "__fold_time"  # columns of a copy that `TableSchema.fold_by` refers to
-OWN_COLUMNS = (SPLIT, ORDER, FOLD, FOLD_TIME)
+# Columns of a copy that `TableSchema.fold_by` refers to.
+FOLD, FOLD_STRATUM, FOLD_TIME = "__fold", "__fold_stratum", "__fold_time"
+OWN_COLUMNS = (SPLIT, ORDER, FOLD, FOLD_STRATUM, FOLD_TIME)
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 FRACTIONS_OF_FEW = (0.6, 0.2, 0.2)  # of small tables: a tenth is too few rows to measure a metric
 FEW_ROWS = 2_000
