@@ -106,8 +106,8 @@ class StudyFindings(ABC):
     def trials(self) -> pd.DataFrame:
         """One row per trial, as it was when it was best; the best trial first.
 
-        Columns: trial, state, rung, resource, value, seconds, and the parameters by their dotted names; with folds
-        also spread, the standard deviation of the value over the folds.
+        Columns: trial, state, rung, resource, value, seconds, and the parameters by their dotted names; with
+        folds also spread, the standard deviation of the value over the folds.
         """
         record = self.record
         front = {trial.trial_id for trial in self._answer.front}
