@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +19,7 @@ from spark_hpo.data.filter.row_hash import Key, RowHash
 from spark_hpo.data.filter.where import parse_where
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.schema import Encoding
-from spark_hpo.data.table import open_table
+from spark_hpo.data.table import Table, open_table
 from spark_hpo.driver.table_source import describe, schema_folder
 from spark_hpo.errors import DataError
 from spark_hpo.trial import Split
@@ -277,20 +278,36 @@ def test_folds_of_a_split_by_group_have_their_own_groups(
     prepare.csv(
         spark, out, input=sales[0], label="returned", keep=["customer_id"], split=split, in_place=in_place
     )
-    table = open_table(out).divided(4)
-    (customer,) = (f for f in table.schema.features if f.name == "customer_id")
     held_out = []
-    for number in range(1, 5):
-        groups = []
-        for side in (Split.TRAIN, Split.VALIDATION):
-            fold = table.fold(number, 4, seed=0)
-            loader = Loader(fold, side, rank=0, world_size=1, batch_size=ROWS, seed=0, shuffle_window=None)
-            [batch] = next(loader.passes(0, 1))
-            values = np.asarray(batch["customer_id"]) * customer.deviation + customer.mean
-            groups.append(set(np.round(values).astype(int)))
-        assert groups[0].isdisjoint(groups[1])
-        held_out.append(groups[1])
+    for training, validation in folds_of(out, "customer_id"):
+        assert set(training).isdisjoint(validation)
+        held_out.append(set(validation))
     assert sum(map(len, held_out)) == len(set().union(*held_out)) > 20
+
+
+def test_folds_of_a_copied_split_by_stratum_have_equal_shares(
+    spark: Any, tmp_path: Path, sales: tuple[str, pa.Table]
+) -> None:
+    out = str(tmp_path / "out")
+    prepare.csv(spark, out, input=sales[0], label="returned", split={"stratify": "returned", "key": "row"})
+    counts = [np.bincount(np.asarray(validation)) for _, validation in folds_of(out, "returned")]
+    assert np.ptp(counts, axis=0).max() <= 1
+
+
+def folds_of(folder: str, name: str, count: int = 4) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the values of a column in the training and the held-out rows of each fold, as integers."""
+    table = open_table(folder).divided(count)
+    known = {f.name: (f.mean, f.deviation) for f in table.schema.features}
+    mean, deviation = known.get(name, (0.0, 1.0))
+
+    def values(fold: Table, side: Split) -> list[int]:
+        loader = Loader(fold, side, rank=0, world_size=1, batch_size=ROWS, seed=0, shuffle_window=None)
+        [batch] = next(loader.passes(0, 1))
+        return [round(value * deviation + mean) for value in np.asarray(batch[name]).tolist()]
+
+    for number in range(1, count + 1):
+        fold = table.fold(number, count, seed=0)
+        yield values(fold, Split.TRAIN), values(fold, Split.VALIDATION)
 
 
 def test_split_of_a_study_file_divides_a_table_in_place(
