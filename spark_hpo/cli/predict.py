@@ -74,7 +74,7 @@ def command(
         tracking_uri = default_tracking_uri()
     with fetched(model, tracking_uri=tracking_uri, export_best=export_best) as folder:
         spark = start_session("spark_hpo predict", SETTINGS)
-        answers = predict_table(
+        rows, answers = predict_table(
             spark,
             folder,
             input=input,
@@ -87,6 +87,6 @@ def command(
             overwrite=overwrite,
         )
     if as_json:
-        say_json({"output": output, "columns": answers})
+        say_json({"output": output, "rows": rows, "columns": list(answers)})
         return
-    say(f"{output}: added {', '.join(answers)}")
+    say(f"{output}: {rows:,} rows with {', '.join(answers)}")

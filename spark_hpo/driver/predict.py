@@ -89,7 +89,7 @@ def predict_table(
     version: str | None = None,
     header: bool = True,
     overwrite: bool = False,
-) -> dict[str, str]:
+) -> tuple[int, tuple[str, ...]]:
     """Predict for each row of a table, and write the rows with the predictions as Parquet.
 
     Args:
@@ -102,7 +102,7 @@ def predict_table(
         overwrite: replace an output that exists.
 
     Returns:
-        Spark types of the columns with predictions, by name.
+        The number of rows, and the names of the columns with predictions.
 
     Raises:
         ConfigError: the output exists, or has a column twice.
@@ -113,7 +113,7 @@ def predict_table(
     job.check_output(output, input, overwrite=overwrite)
     archive = scoring.packed(model.model, model.code)
     predictor = scoring.unpacked(archive)
-    answers = predictor.answer_types()
+    answers = predictor.answer_names()
     opened = (
         job.opened_name(spark, table, version)
         if table is not None
@@ -143,8 +143,8 @@ def predict_table(
                 )
         used = dict.fromkeys([*copied, *(name for name in input_names(predictor.schema) if name in there)])
         score = partial(scoring.score, archive=archive)
-        job.write_scored(frame.select(*map(job.column, used)), score, answers, output, copied=copied)
-    return answers
+        rows = job.write_scored(frame.select(*map(job.column, used)), score, answers, output, copied=copied)
+    return rows, answers
 
 
 def _of_mlflow(folder: Path, model: str) -> ModelFolder:

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
+import pyarrow as pa
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import types as T
 
 from spark_hpo.data import files
 from spark_hpo.data.lake.formats import find_version, table_format
 from spark_hpo.data.schema import TableFormat
+from spark_hpo.data.writer import RowGroupWriter, summary_batch
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare.catalog import open_frame
 from spark_hpo.prepare.dialect import UTF_8, find_dialect
 from spark_hpo.prepare.output import fingerprint
 from spark_hpo.prepare.reading import cause_of, read, settings
 from spark_hpo.prepare.splits import column as column
-from spark_hpo.prepare.table_files import for_spark, source_of
+from spark_hpo.prepare.splits import run, task_number
+from spark_hpo.prepare.table_files import source_of
 
 Score = Callable[[Iterator[Any], Sequence[str]], Iterator[Any]]
 """Takes Arrow batches and the names of their columns; yields batches with the answers as further columns."""
 
+_ROW_GROUP_ROWS = 131_072
 _LARGE = 2**62  # bytes of a table whose size is not known
 _RAISED = re.compile(r"spark_hpo\.errors\.DataError: (.+)")
 
@@ -101,37 +104,53 @@ def check_output(url: str, input: str | None, *, overwrite: bool) -> None:
         raise ConfigError("exists", key="output", value=url, cure="Choose another folder, or use --overwrite")
 
 
-_TYPES = {
-    "string": T.StringType(),
-    "boolean": T.BooleanType(),
-    "bigint": T.LongType(),
-    "float": T.FloatType(),
-    "double": T.DoubleType(),
-}
-
-
-def _type_of(kind: str) -> T.DataType:
-    element = kind.removeprefix("array<").removesuffix(">")
-    return _TYPES[kind] if element == kind else T.ArrayType(_type_of(element))
-
-
 def write_scored(
-    frame: DataFrame, score: Score, answers: Mapping[str, str], url: str, *, copied: Sequence[str]
-) -> None:
-    """Write the rows of a table with the answers for them.
+    frame: DataFrame, score: Score, answers: Sequence[str], url: str, *, copied: Sequence[str]
+) -> int:
+    """Write the rows of a table with the answers for them, and return their number.
+
+    Tasks write the files themselves: sending the rows back to Spark takes longer than writing them.
 
     Args:
         score: runs on executors; must be picklable.
-        answers: Spark types by name, in the order in which `score` appends the columns.
+        answers: the names of the columns that `score` appends, in order.
         copied: the columns of the table to write.
     """
     names = frame.columns
+    place = files.absolute(url)
+    fs, path = files.filesystem(place)
+    with files.accessing(place):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
     # mapInArrow reads a column name `a.b` as field b of a, so columns are numbered meanwhile.
     numbered = frame.toDF(*(f"c{i}" for i in range(len(names))))
-    schema = copy.deepcopy(numbered.schema)
-    for i, kind in enumerate(answers.values()):
-        schema.add(f"a{i}", _type_of(kind))
-    scored = numbered.mapInArrow(lambda batches: score(iter(batches), names), schema)
-    wanted = [*(f"c{names.index(name)}" for name in copied), *(f"a{i}" for i in range(len(answers)))]
-    named = scored.select(*wanted).toDF(*copied, *answers)
-    named.write.mode("overwrite").parquet(for_spark(files.absolute(url)))
+    kept = [*map(names.index, copied), *range(len(names), len(names) + len(answers))]
+    write = partial(
+        _write_part, score=score, names=names, kept=kept, written=[*copied, *answers], folder=place
+    )
+    try:
+        rows = run(numbered, write)["rows"]
+        with files.accessing(place):
+            fs.makedirs(path, exist_ok=True)
+            fs.pipe_file(files.join(path, "_SUCCESS"), b"")
+    except BaseException:
+        with contextlib.suppress(Exception):
+            fs.rm(path, recursive=True)
+        raise
+    return rows
+
+
+def _write_part(
+    batches: Iterable[Any],
+    *,
+    score: Score,
+    names: Sequence[str],
+    kept: Sequence[int],
+    written: Sequence[str],
+    folder: str,
+) -> Iterator[Any]:
+    place = files.join(folder, f"part-{task_number():05d}.parquet")
+    with RowGroupWriter(place, _ROW_GROUP_ROWS) as writer:
+        for batch in score(iter(batches), names):
+            writer.write(pa.RecordBatch.from_arrays([batch.column(i) for i in kept], list(written)))
+    yield summary_batch({"rows": writer.rows})

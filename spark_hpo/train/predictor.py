@@ -111,10 +111,9 @@ class Predictor:
         )
         return self._answers(_tensors(encode_batch(part, self.schema)) for part in slices)
 
-    def answer_types(self) -> dict[str, str]:
-        """Return Spark's types of the columns that `predict` returns."""
-        answers = self._answers([blank_batch(self.schema)])
-        return {str(name): _spark_type(answers[name]) for name in answers}
+    def answer_names(self) -> tuple[str, ...]:
+        """Return the names of the columns that `predict` returns."""
+        return tuple(map(str, self._answers([blank_batch(self.schema)])))
 
     def evaluate(self, table: Table, split: Split, *, reader: str = "auto") -> dict[str, float]:
         """Return the metrics on a split, computed as in training."""
@@ -160,18 +159,6 @@ class Predictor:
 
 def _tensors(columns: Columns) -> Batch:
     return {name: torch.from_numpy(np.array(values)) for name, values in columns.items()}
-
-
-def _spark_type(values: pd.Series[Any]) -> str:
-    first = values.iloc[0]
-    if isinstance(first, list):
-        while isinstance(first, list):
-            first = first[0]
-        depth = np.ndim(values.iloc[0])
-        return "array<" * depth + ("bigint" if isinstance(first, int) else "double") + ">" * depth
-    return {"O": "string", "b": "boolean", "i": "bigint"}.get(
-        values.dtype.kind, "float" if values.dtype == np.float32 else "double"
-    )
 
 
 def export(

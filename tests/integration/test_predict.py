@@ -72,10 +72,10 @@ def test_predict_table_appends_what_the_model_predicts_for_a_csv(
 ) -> None:
     given = rows(1, 200).drop(columns="label").assign(**{"row number": range(200)})
     given.to_csv(tmp_path / "new.csv", index=False)
-    answers = predict_table(
+    count, answers = predict_table(
         spark, model, input=str(tmp_path / "new.csv"), output=str(tmp_path / "out"), columns=["row number"]
     )
-    assert answers == {"prediction": "string", "probability_no": "float", "probability_yes": "float"}
+    assert (count, answers) == (200, ("prediction", "probability_no", "probability_yes"))
     written = pd.read_parquet(tmp_path / "out")
     assert list(written) == ["row number", *answers]
     written = written.astype({"row number": int}).sort_values("row number", ignore_index=True)
