@@ -55,7 +55,7 @@ def test_five_commands_lead_from_a_csv_to_an_answer_over_http(home: Path) -> Non
     answer = json.loads(command(home, "run", "my_study.yaml", "budget.trials=2", "--json").splitlines()[-1])
     row = pd.read_csv(home / "my.csv").drop(columns="ill").astype(object).iloc[3]
     record = {name: None if pd.isna(value) else value for name, value in row.items()}
-    uri = f"sqlite:///{home}/mlflow.db"
+    uri = f"sqlite:///{home}/studies/mlflow.db"  # as init has chosen it
     with ModelServer(answer["model"]["uri"], tracking_uri=uri, folder=home) as server:
         body = json.dumps({"dataframe_records": [record]})
         url = f"http://127.0.0.1:{server.port}/invocations"
