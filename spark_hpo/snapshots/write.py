@@ -18,12 +18,15 @@ from spark_hpo.snapshots.frames import is_pandas, is_spark
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pyspark.sql import DataFrame
 
     from spark_hpo.snapshots.frames import Frame
 
-# As in a prepared copy: small enough for splits by row groups, and to be dealt evenly to the ranks.
-ROW_GROUP_ROWS = 16_384
-_ROW_GROUP_BYTES = 16 * 2**20
+ROW_GROUP_ROWS = 16_384  # as in a prepared copy: small enough for splits by row groups, and for the ranks
+_ROW_GROUP_BYTES = 16 * 2**20  # for Spark 3.5, which knows no limit of rows
+# Parquet tries a dictionary on the first page of each row group, which doubles the time that the page takes.
+_PAGE_ROWS = 4096
+_NO_DICTIONARY = ("float", "double")
 # Spark's default is INT96, which has nanoseconds and no statistics.
 _SETTINGS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
 
@@ -44,11 +47,7 @@ def write_frame(frame: Frame, url: str, place: str) -> int:
     assert is_spark(frame), "there is no third kind"
     try:
         with changed_settings(frame.sparkSession, _SETTINGS):
-            options = {
-                "parquet.block.row.count.limit": str(ROW_GROUP_ROWS),
-                "parquet.block.size": str(_ROW_GROUP_BYTES),  # Spark 3.5 knows no limit of rows
-            }
-            frame.write.options(**options).parquet(for_spark(url))
+            frame.write.options(**_options(frame)).parquet(for_spark(url))
     except (PySparkException, Py4JJavaError) as exc:
         raise DataError(f"{place}: Spark cannot write its rows to {url}: {cause_of(exc)}") from exc
     if not _has_files(url):
@@ -57,6 +56,16 @@ def write_frame(frame: Frame, url: str, place: str) -> int:
             "to storage that driver and executors share"
         )
     return _count(url, place)
+
+
+def _options(frame: DataFrame) -> dict[str, str]:
+    options = {
+        "parquet.block.row.count.limit": str(ROW_GROUP_ROWS),
+        "parquet.block.size": str(_ROW_GROUP_BYTES),
+        "parquet.page.row.count.limit": str(_PAGE_ROWS),
+    }
+    plain = [name for name, kind in frame.dtypes if kind in _NO_DICTIONARY]
+    return options | {f"parquet.enable.dictionary#{name}": "false" for name in plain}
 
 
 def _has_files(url: str) -> bool:
