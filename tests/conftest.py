@@ -47,6 +47,9 @@ _MEDIUM = (
     *(
         "unit/report/test_pictures.py",
         "unit/driver/test_run.py",
+        "unit/driver/test_cross_validation.py",
+        "unit/data/test_fold_conditions.py",
+        "unit/prepare/test_split_conditions.py",
         "unit/replay",
         "unit/study/test_incumbents.py",
     ),

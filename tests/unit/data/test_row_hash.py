@@ -47,6 +47,7 @@ def test_row_hash_equals_documented_values_of_spark() -> None:
     assert row_hash("c1", "c2").of(table).to_pylist() == [3233247871021311208]
 
 
+@pytest.mark.medium
 @given(data=st.data())
 def test_row_hash_does_not_depend_on_chunks(data: st.DataObject) -> None:
     rows = data.draw(st.integers(1, 12))

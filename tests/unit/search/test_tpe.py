@@ -40,6 +40,7 @@ def taught(points: Mapping[int, Sequence[tuple[float, float]]], **settings: int)
     return tell(TpeSampler(LINE, 0, **settings), points)
 
 
+@pytest.mark.medium
 def test_it_beats_random_search() -> None:
     seeds = range(7)
     tpe = statistics.median(best_of(TpeSampler(SPACE, seed), bowl, 60) for seed in seeds)
@@ -122,6 +123,7 @@ def test_equal_losses_are_split_by_trial_id() -> None:
     assert sampler.split(1)[0] == {0, 1}
 
 
+@pytest.mark.medium
 def test_hyperopt_tpe_bounds_its_history(capsys: pytest.CaptureFixture[str]) -> None:
     sampler = TpeSampler(SPACE, 0)
     rng = np.random.default_rng(0)

@@ -137,6 +137,7 @@ def test_first_rows_have_the_features_without_the_label(table: Table) -> None:
     assert len(example) == 4
 
 
+@pytest.mark.medium
 def test_exported_network_gives_the_same_without_this_package(
     table: Table, exported: tuple[Path, dict[str, float]]
 ) -> None:

@@ -84,6 +84,7 @@ class Louder(TabularTask):
 """
 
 
+@pytest.mark.medium
 def test_unpacked_imports_the_code_that_comes_with_the_model(model: Path, tmp_path: Path) -> None:
     code, folder = tmp_path / "code", tmp_path / "model"
     code.mkdir()
