@@ -25,12 +25,12 @@ def download_model(uri: str, folder: Path, *, tracking_uri: str | None = None) -
     import mlflow
 
     hide(tracking_uri)
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
     with environment(STARTING), quiet():
         try:
-            where = None if tracking_uri is None else resolve(tracking_uri)
-            if where is not None:
+            if tracking_uri is not None:
                 # MLflow looks up models in databases by the URI of the process.
-                mlflow.set_tracking_uri(where)
+                mlflow.set_tracking_uri(resolve(tracking_uri))
             found = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
         except TrackingError:
             raise
@@ -39,6 +39,9 @@ def download_model(uri: str, folder: Path, *, tracking_uri: str | None = None) -
                 f"{uri} cannot be loaded from {redact(str(mlflow.get_tracking_uri()))}: "
                 f"{one_line(redact(str(exc)))}. Check the name and the version, and --tracking-uri"
             ) from None
+        finally:
+            if tracking_uri is not None:
+                mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None: not set
     return Path(found)
 
 

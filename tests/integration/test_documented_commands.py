@@ -110,7 +110,10 @@ def test_documented_spark_submit_command_is_valid(jvm: Any, line: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_documented_spark_settings_exist(jvm: Any, page: Path) -> None:
-    named = {word.rstrip(".") for word in re.findall(r"(?<![\w./])spark\.[a-z][\w.]*\*?", page.read_text())}
+    named = {
+        word.rstrip(".")
+        for word in re.findall(r"(?<![\w./])spark\.[a-z][\w.]*\*?(?![\w.(])", page.read_text())
+    }
     names = {key for key in named if not key.endswith((".conf", ".md", ".yaml", ".zip", ".py", "*"))}
     assert sorted(key for key in names if not is_known(jvm, key)) == []
 

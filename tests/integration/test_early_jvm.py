@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.tables import write_clusters
 from tests.support.workspace import CONFIG, ROOT
 
 pytestmark = pytest.mark.spark
@@ -74,6 +75,7 @@ def test_early_jvm_is_not_started_if_no_session_would_use_it(
 @pytest.mark.parametrize("words", [["run", "tune.yaml"], ["resume", "tune.yaml"]])
 def test_run_starts_the_jvm_before_heavy_imports(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "tune.yaml").write_text(CONFIG)
+    write_clusters(tmp_path / "table")
     done = python(_RUN, *words, folder=tmp_path)
     assert (done.returncode, done.stdout) == (7, "local[2] False False\n")
     done = python(_RUN, *words, "--sync", folder=tmp_path)

@@ -31,7 +31,7 @@ def test_study_resumes_at_the_version_that_it_began_with(
     table = make(tmp_path)
     config = clusters_study(
         tmp_path,
-        data={"path": str(table.folder), "label": "label", "drop": ["id"], "reader": reader},
+        data={"path": str(table.folder), "label": "label", "split": {"key": "id"}, "reader": reader},
         budget={"trials": 2},
         mlflow={"tracking_uri": mlflow_uri, "promote": "never"},
     )

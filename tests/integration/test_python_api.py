@@ -174,7 +174,7 @@ def test_tune_names_the_wrong_argument(
         ({"num_trials": 3}, ["'num_trials'", "'trials'"]),
         ({"study_dir": "x"}, ["study_dir", "storage"]),
         ({"zzz": 1}, ["name, storage, seed"]),
-        ({"data": pd.DataFrame({"x": range(999)})}, ["data", "DataFrame"]),
+        ({"data": pd.DataFrame({"x": range(999)})}, ["label"]),
     ],
 )
 def test_tune_names_the_right_argument(folder: Path, changes: dict[str, Any], named: list[str]) -> None:

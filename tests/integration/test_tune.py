@@ -31,7 +31,7 @@ def test_last_line_of_the_job_is_its_result(finished: tuple[Workspace, dict[str,
     workspace, answer = finished
     assert set(answer) == {
         *("study", "study_dir", "metric", "mode", "best", "test", "trials", "segments"),
-        *("resource_spent", "slot_utilization", "wall_s", "stopped_by", "mlflow", "model"),
+        *("resource_spent", "slot_utilization", "wall_s", "stopped_by", "outlook", "mlflow", "model"),
     }
     assert (answer["study"], answer["metric"], answer["mode"]) == ("clusters", "accuracy", "max")
     assert answer["stopped_by"] == "trials"
