@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -178,8 +179,10 @@ def test_fetched_takes_the_folder_of_a_model_and_refuses_others(model: ModelFold
 
 
 def test_fetched_names_a_model_that_is_not_registered(mlflow_uri: str) -> None:
+    before = mlflow.get_tracking_uri()
     with (
         pytest.raises(TrackingError, match="models:/nothing/1"),
         fetched("models:/nothing/1", tracking_uri=mlflow_uri, export_best=never),
     ):
         pass
+    assert mlflow.get_tracking_uri() == before, "the address of the process is as it was"
