@@ -36,8 +36,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(name: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """Return the command of the page with this subcommand."""
-    [line] = [line for line in COMMANDS.splitlines() if line.startswith(f"spark-hpo {name} ")]
+    """Run the last command of the page with this subcommand: the one for a CSV."""
+    *_, line = [line for line in COMMANDS.splitlines() if line.startswith(f"spark-hpo {name} ")]
     _, *words = shlex.split(line)
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "spark_hpo", *words, *more],
