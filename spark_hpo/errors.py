@@ -24,10 +24,13 @@ translated where they enter the package.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 from spark_hpo.redact import redact
+
+_MAX_LISTED = 30  # names in a cure
 
 _NO_VALUE = object()
 _MAX_SHOWN = 80  # characters of a value in a message
@@ -218,3 +221,22 @@ class TrialError(SparkHpoError):
 
 class TrialPruned(SparkHpoError):
     """Raised by a training function to give up its trial, which ends as stopped and is never the best."""
+
+
+def closest(name: object, names: Iterable[object]) -> str | None:
+    """Return the valid name that is spelt most like `name`; None if none is close."""
+    return next(iter(get_close_matches(str(name), [str(valid) for valid in names], n=1)), None)
+
+
+def suggestion(name: object, names: Iterable[object]) -> str:
+    """Return the cure for an unknown name, as sentences.
+
+    A trace: suggestion("hyperbnad", ["asha", "hyperband"])
+        -> "Did you mean 'hyperband'? Valid names: asha, hyperband"
+    """
+    valid = [str(name) for name in names]
+    guess = closest(name, valid)
+    listed = ", ".join(valid[:_MAX_LISTED]) or "none"
+    if len(valid) > _MAX_LISTED:
+        listed += f" and {len(valid) - _MAX_LISTED} more"
+    return f"Did you mean {guess!r}? Valid names: {listed}" if guess else f"Valid names: {listed}"

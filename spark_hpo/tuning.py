@@ -13,11 +13,10 @@ from spark_hpo.callbacks.progress_bar import progress_callback
 from spark_hpo.config import build_config
 from spark_hpo.driver.result import Result
 from spark_hpo.driver.run import run_study
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, suggestion
 from spark_hpo.report.notebook import in_notebook
 from spark_hpo.snapshots.frames import is_pandas, is_spark
 from spark_hpo.study.callback import Callback
-from spark_hpo.suggest import suggestion
 from spark_hpo.tracking.connection import usual_uri
 from spark_hpo.train.reference import Code, Trainable
 

@@ -7,9 +7,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, suggestion
 from spark_hpo.redact import MASK, is_secret, redact_all
-from spark_hpo.suggest import suggestion
 
 _RULES = {
     "greater_than_equal": "must be at least {ge:g}",

@@ -8,9 +8,8 @@ from typing import Any
 
 import yaml
 
-from spark_hpo.errors import ConfigError, located
+from spark_hpo.errors import ConfigError, closest, located
 from spark_hpo.redact import hide
-from spark_hpo.suggest import closest
 
 _MAX_NODES = 100_000  # a study file has some hundred; aliases of aliases expand to billions
 _MAX_INTEGER = 2**63 - 1

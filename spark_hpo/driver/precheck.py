@@ -20,13 +20,12 @@ from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import read_schema
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
-from spark_hpo.errors import ConfigError, located, within
+from spark_hpo.errors import ConfigError, closest, located, suggestion, within
 from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
 from spark_hpo.source_file import read_code
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.suggest import closest, suggestion
 from spark_hpo.train.built_in import BUILT_IN_TASKS, labelled_metrics
 
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from spark_hpo.data import files
 from spark_hpo.data.decode import check_columns, input_names
-from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.errors import ConfigError, DataError, suggestion
 from spark_hpo.prepare import scoring as job
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.suggest import suggestion
 from spark_hpo.tracking.downloaded import download_model, loader_folders
 from spark_hpo.train import scoring
 

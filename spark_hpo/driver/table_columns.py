@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spark_hpo.config import DataConfig
-from spark_hpo.errors import ConfigError
-from spark_hpo.suggest import suggestion
+from spark_hpo.errors import ConfigError, suggestion
 
 COLUMN_LISTS = ("drop", "categorical", "numeric", "time")
 _MOST_NAMES = 50  # in a message

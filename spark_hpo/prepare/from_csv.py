@@ -20,7 +20,7 @@ from spark_hpo.data.lake.formats import find_version, table_format
 from spark_hpo.data.lake.table_version import parse_version
 from spark_hpo.data.raw_rows import EXAMPLE_ROWS
 from spark_hpo.data.schema import Encoding, Source, TableFormat, TableSchema
-from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.errors import ConfigError, DataError, suggestion
 from spark_hpo.prepare import in_place, splits
 from spark_hpo.prepare.catalog import open_frame
 from spark_hpo.prepare.cleaning import Cleaned, clean
@@ -34,7 +34,6 @@ from spark_hpo.prepare.phases import announce
 from spark_hpo.prepare.reading import cause_of, columns_of, file_sizes, is_small, read, settings
 from spark_hpo.prepare.split_by_columns import SplitByColumns, split_by_columns
 from spark_hpo.prepare.table_files import source_of
-from spark_hpo.suggest import suggestion
 from spark_hpo.trial import Split
 
 DEFAULT_NULL_VALUES = ("NaN", "nan", "NULL", "null")  # and the empty text; in place, readers use the same

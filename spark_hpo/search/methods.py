@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from spark_hpo.errors import ConfigError
-from spark_hpo.suggest import suggestion
+from spark_hpo.errors import ConfigError, suggestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from spark_hpo.errors import ConfigError, cause, within
+from spark_hpo.errors import ConfigError, cause, suggestion, within
 from spark_hpo.plugins import load_plugin, plugin_names
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.explorers.bandit import BanditExplorer
@@ -43,7 +43,6 @@ from spark_hpo.search.schedulers.synchronous import (
 from spark_hpo.search.settings import require_integer
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.hyperopt_space import from_hyperopt, is_hyperopt
-from spark_hpo.suggest import suggestion
 
 SAMPLERS: Mapping[str, type[Sampler]] = {
     "random": RandomSampler,

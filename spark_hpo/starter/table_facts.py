@@ -11,9 +11,8 @@ from spark_hpo.data.lake.formats import table_format
 from spark_hpo.data.profile import ColumnProfile, TableProfile, label_counts, profile
 from spark_hpo.data.schema import ColumnKind, TableFormat
 from spark_hpo.data.table import SCHEMA_FILE, Table, open_table
-from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.errors import ConfigError, DataError, suggestion
 from spark_hpo.pitfalls import find_pitfalls, find_pitfalls_of_rows
-from spark_hpo.suggest import suggestion
 from spark_hpo.trial import Split
 
 _MAX_NAMES = 40  # in a message

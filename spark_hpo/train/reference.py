@@ -12,9 +12,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Self
 
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, closest, suggestion
 from spark_hpo.source_file import SourceFile
-from spark_hpo.suggest import closest, suggestion
 from spark_hpo.train.built_in import BUILT_IN_TASKS
 from spark_hpo.train.task import TrainTask
 

@@ -21,20 +21,19 @@ ALLOWED: dict[str, set[str]] = {
     "redact": set(),
     "timeout": set(),
     "errors": {"redact"},
-    "suggest": set(),
     "trial": {"objective", "redact"},
-    "config": {"errors", "objective", "redact", "suggest"},
+    "config": {"errors", "objective", "redact"},
     "plugins": {"errors"},
     "tracking": {"errors", "objective", "redact", "timeout", "trial"},
     "backend": {"errors", "timeout", "trial"},
-    "data": {"errors", "plugins", "redact", "source_file", "suggest", "trial"},
-    "search": {"errors", "objective", "plugins", "suggest", "trial"},
+    "data": {"errors", "plugins", "redact", "source_file", "trial"},
+    "search": {"errors", "objective", "plugins", "trial"},
     "study_dir": {"config", "errors", "objective", "redact", "trial"},
     "pitfalls": {"data", "trial"},
-    "prepare": {"backend", "config", "data", "errors", "suggest", "trial"},
+    "prepare": {"backend", "config", "data", "errors", "trial"},
     "snapshots": {"data", "errors", "prepare", "study_dir"},
     "ranking": {"objective", "search", "trial"},
-    "train": {"backend", "data", "errors", "objective", "source_file", "study_dir", "suggest", "trial"},
+    "train": {"backend", "data", "errors", "objective", "source_file", "study_dir", "trial"},
     "daemon": {"backend", "train"},
     "report": {
         "config",
@@ -63,7 +62,6 @@ ALLOWED: dict[str, set[str]] = {
         "source_file",
         "study",
         "study_dir",
-        "suggest",
         "tracking",
         "train",
         "trial",
@@ -94,7 +92,6 @@ ALLOWED: dict[str, set[str]] = {
         "prepare",
         "redact",
         "search",
-        "suggest",
         "trial",
     },
     "tuning": {
@@ -106,7 +103,6 @@ ALLOWED: dict[str, set[str]] = {
         "report",
         "snapshots",
         "study",
-        "suggest",
         "tracking",
         "train",
     },
@@ -165,7 +161,7 @@ FENCES = {
     "pytest": {"testing"},
     "hypothesis": {"testing"},
 }
-MOST_AT_THE_TOP, MOST_LAYERS = 31, 12
+MOST_AT_THE_TOP, MOST_LAYERS = 30, 12
 
 
 def statements(file: Path, *, annotations: bool = True) -> Iterator[ast.Import | ast.ImportFrom]:

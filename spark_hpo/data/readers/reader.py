@@ -13,9 +13,8 @@ from spark_hpo.data.decode import Columns
 from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.schema import TableSchema
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, suggestion
 from spark_hpo.plugins import load_plugin, plugin_names
-from spark_hpo.suggest import suggestion
 
 
 class ReaderName(StrEnum):

@@ -7,14 +7,13 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, suggestion
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.settings import require_number
 from spark_hpo.search.space import Point, Space
 from spark_hpo.search.space.axis import Axes
 from spark_hpo.search.space.parameter import Choice
-from spark_hpo.suggest import suggestion
 from spark_hpo.trial import Params
 
 _TRIES = 20

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import cycle, repeat
 
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, suggestion
 from spark_hpo.search.schedulers.bracket import BracketScheduler
 from spark_hpo.search.schedulers.rungs import Rounding, Rung, bracket_rungs, hyperband_rungs, resource_levels
 from spark_hpo.search.settings import require_integer
-from spark_hpo.suggest import suggestion
 
 
 @dataclass(eq=False)

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spark_hpo.errors import SpaceError
-from spark_hpo.suggest import suggestion
+from spark_hpo.errors import SpaceError, suggestion
 
 _COMPARE: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Lt: operator.lt,

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-from spark_hpo.errors import SpaceError, within
+from spark_hpo.errors import SpaceError, suggestion, within
 from spark_hpo.search.space.parameter import Choice, Constant, Group, Node, Normal, Number, Uniform
 from spark_hpo.search.space.tree import same_json, to_json
-from spark_hpo.suggest import suggestion
 
 _T = TypeVar("_T")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeAlias
 
-from spark_hpo.errors import SpaceError, within
+from spark_hpo.errors import SpaceError, suggestion, within
 from spark_hpo.search.space.parameter import (
     Choice,
     Constant,
@@ -20,7 +20,6 @@ from spark_hpo.search.space.parameter import (
     Sequence,
     Uniform,
 )
-from spark_hpo.suggest import suggestion
 
 Key: TypeAlias = tuple[str | int, ...]
 """Position of a parameter in the tree: names in groups, indices of options and list items."""

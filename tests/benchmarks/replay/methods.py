@@ -8,14 +8,13 @@ from typing import Any
 
 import yaml
 
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, suggestion
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.methods import METHODS
 from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler, names_of
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.space import Space
-from spark_hpo.suggest import suggestion
 
 DEFAULT = "default"
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from spark_hpo.suggest import closest, suggestion
+from spark_hpo.errors import closest, suggestion
 
 
 def test_closest_returns_the_name_spelt_most_alike_or_none() -> None:
