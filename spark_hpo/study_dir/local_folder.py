@@ -12,6 +12,14 @@ from typing import Any
 
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
+_NO_LINKS = (
+    errno.EPERM,
+    errno.EACCES,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EINVAL,
+    errno.EMLINK,
+)  # FUSE, SMB
 # Opening a pipe, which another user may have put there, must not block.
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -42,23 +50,24 @@ class LocalFolder:
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file atomically."""
-        with self._parent(name, make=True) as (folder, last):
-            temporary = f".tmp-{secrets.token_hex(8)}"
-            try:
-                self._write_new(folder, temporary, data)
-                os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
-            except BaseException:  # also an interrupt: no partial file may stay
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary, dir_fd=folder)
-                raise
+        with self._parent(name, make=True) as (folder, last), self._temporary(folder, data) as temporary:
+            os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Create a file; False if it exists already."""
+        """Create a file; False if it exists already. Nobody sees it without its content."""
         with self._parent(name, make=True) as (folder, last):
             try:
-                self._write_new(folder, last, data)
+                with self._temporary(folder, data) as temporary:
+                    os.link(temporary, last, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
             except FileExistsError:
                 return False
+            except OSError as exc:
+                if exc.errno not in _NO_LINKS:
+                    raise
+                try:
+                    self._write_new(folder, last, data)
+                except FileExistsError:
+                    return False
             return True
 
     def delete(self, name: str) -> None:
@@ -73,6 +82,17 @@ class LocalFolder:
     def names(self, folder: str) -> list[str]:
         with self._parent(f"{folder}/*") as (descriptor, _):
             return os.listdir(descriptor)
+
+    @contextlib.contextmanager
+    def _temporary(self, folder: int, data: bytes) -> Iterator[str]:
+        """Write a hidden file, and yield its name. It is deleted at the end, unless it was renamed."""
+        name = f".tmp-{secrets.token_hex(8)}"
+        try:
+            self._write_new(folder, name, data)
+            yield name
+        finally:  # also after an interrupt: no partial file may stay
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
 
     @staticmethod
     def _write_new(folder: int, name: str, data: bytes) -> None:

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import pickle
 import stat
@@ -208,3 +209,32 @@ class TestLocalDirectory:
                 with contextlib.suppress(StorageError):
                     storage.read(name)
         assert open_files(storage) == before
+
+
+def test_storage_shows_a_created_file_only_with_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, seen = Storage(str(tmp_path / "study")), []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        seen.append(storage.read("folder/new"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    assert storage.create("folder/new", b"content")
+    assert (seen, storage.read("folder/new")) == ([None], b"content")
+    assert os.listdir(tmp_path / "study/folder") == ["new"]
+
+
+def test_storage_creates_a_file_once_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    storage = Storage(str(tmp_path / "study"))
+    assert [storage.create("folder/new", b"first"), storage.create("folder/new", b"second")] == [True, False]
+    assert storage.read("folder/new") == b"first"
+    assert os.listdir(tmp_path / "study/folder") == ["new"]
