@@ -396,6 +396,7 @@ assert result.study.progress.replayed == 1
 """
 
 
+@pytest.mark.slow
 def test_tune_takes_a_dataframe_of_spark_connect(tmp_path: Path, mlflow_uri: str, connect_url: str) -> None:
     table = pa.Table.from_pandas(clouds().drop(columns="day"), preserve_index=False)
     pq.write_table(table, tmp_path / "clouds.parquet")
