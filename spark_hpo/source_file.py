@@ -64,7 +64,7 @@ class SourceFile:
         sys.modules[self.module] = module  # before it runs: dataclasses look their module up
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except BaseException:  # a module that failed must not count as imported
             del sys.modules[self.module]
             raise
 

@@ -28,7 +28,7 @@ class CacheConfig(Section):
     """The cache of decoded columns on the local disk of each machine. All ranks and trials there share it."""
 
     enabled: bool = True
-    """Whether to cache."""
+    """`false` reads and decodes the files in each epoch."""
     folder: str | None = None
     """A local path that exists on every machine. Default: Spark's first local directory, or the system's
     temporary directory."""
@@ -58,7 +58,7 @@ class DataConfig(Section):
     label: str | None = None
     """The column to predict, of a table that is not prepared."""
     label_type: Literal["auto", "class", "number"] = "auto"
-    """Whether the label is a class or a number. `auto`: a class if it is text, or an integer with at most 20
+    """`class` or `number`. `auto`: a class if it is text, or an integer with at most 20
     values."""
     drop: _Names = ()
     """Columns to leave out."""
@@ -85,7 +85,7 @@ class DataConfig(Section):
     """Functions that decode columns of bytes, by column, as `module:function` or `path/to/file.py:function`.
     Each takes bytes and returns an array of floats."""
     trust_petastorm_metadata: bool = False
-    """Whether to unpickle what Petastorm has written about the table's columns. Unpickling can run code:
+    """`true` unpickles what Petastorm has written about the table's columns. Unpickling can run code:
     enable it only for tables whose source you trust."""
     on_bad_file: Literal["fail", "skip"] = "fail"
     """What to do about a file that is damaged, changed or missing: `fail` ends the study; `skip` continues

@@ -62,7 +62,7 @@ class PrepareConfig(Section):
     row_group_rows: PositiveInt | None = None
     """Rows in each Parquet row group."""
     overwrite: bool | None = None
-    """Whether to replace another prepared table at `data.path`."""
+    """`true` replaces another prepared table at `data.path`."""
     input: Url | None = None
     """csv: a file or folder, as a local path or fsspec URL; a name in Spark's catalog; or a query."""
     label: str | None = None

@@ -79,7 +79,7 @@ class SplitConfig(Section):
 
     @property
     def is_default(self) -> bool:
-        """Whether neither columns nor values decide: a hash of all columns, or of row groups in place."""
+        """True if a hash of all columns (of row groups, in place) assigns the rows."""
         return not (self.key or self.group or self.time or self.column or self.stratify)
 
     @property

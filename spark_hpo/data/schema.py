@@ -171,7 +171,7 @@ class TableSchema:
 
     @property
     def takes_raw_rows(self) -> bool:
-        """Whether rows of the original table can be encoded."""
+        """True if rows of the original table can be encoded."""
         return bool(self.original)
 
     def of_kind(self, *kinds: ColumnKind) -> tuple[Feature, ...]:

@@ -299,7 +299,7 @@ def _ending_in_mlflow(journal: Journal, tracker: MlflowTracker) -> Iterator[None
     except LeaseError:
         tracker.close(0.0)  # the study and its runs belong to another driver now
         raise
-    except Exception as exc:
+    except Exception as exc:  # every way in which a driver ends is recorded
         journal.failed(exc)
         finish_runs(tracker, journal, RunStatus.FAILED)
         raise

@@ -133,7 +133,7 @@ def write_scored(
         with files.accessing(place):
             fs.makedirs(path, exist_ok=True)
             fs.pipe_file(files.join(path, "_SUCCESS"), b"")
-    except BaseException:
+    except BaseException:  # also an interrupt: no partial output may stay
         with contextlib.suppress(Exception):
             fs.rm(path, recursive=True)
         raise

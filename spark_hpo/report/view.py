@@ -120,7 +120,7 @@ class StudyFindings(ABC):
 
     @property
     def outlook(self) -> str | None:
-        """Whether more trials would help, in one sentence; None: not known, or no budget ended the search."""
+        """A sentence that says if more trials would help; None: not known, or no budget ended the search."""
         return self._answer.outlook
 
     @property

@@ -95,6 +95,6 @@ def call_each(
     for callback in callbacks:
         try:
             getattr(callback, method.__name__)(*args, **kwargs)
-        except Exception as exc:
+        except Exception as exc:  # user code can raise anything
             name = f"{type(callback).__name__}.{method.__name__}"
             logger.warning("%s raised %s: %s", name, type(exc).__name__, exc, exc_info=True)

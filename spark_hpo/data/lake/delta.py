@@ -64,7 +64,7 @@ def read_version(url: str, version: int) -> TableVersion:
     """Return the active files of one version.
 
     Raises:
-        DataError: there is no such version, or it has a feature that cannot be read rightly.
+        DataError: there is no such version, or it uses a feature that is not supported.
     """
     table = _open(url, version)
     with _reading(url):

@@ -82,7 +82,7 @@ def read_version(url: str, format: TableFormat, version: int) -> TableVersion:
     """List the active files of one version of a Delta or Iceberg table.
 
     Raises:
-        DataError: there is no such version, it has no files, or it cannot be read rightly.
+        DataError: there is no such version, it has no files, or it uses a feature that is not supported.
     """
     found: TableVersion = _module(format).read_version(files.absolute(url), version)
     if not found.files:

@@ -49,7 +49,7 @@ def read_version(url: str, version: int) -> TableVersion:
     """Return the data files of one snapshot.
 
     Raises:
-        DataError: there is no such snapshot, or it has a feature that cannot be read rightly.
+        DataError: there is no such snapshot, or it uses a feature that is not supported.
     """
     find_version(url, version)
     table = _open(url)
@@ -233,8 +233,7 @@ def _reading(url: str) -> Iterator[None]:
     """Raise what pyiceberg raises about a table as `DataError` that names it."""
     try:
         yield
-    except Exception as exc:
-        # pydantic's exceptions are ValueErrors; those of pyiceberg have no class of their own.
+    except Exception as exc:  # pyiceberg's exceptions have no common class, and pydantic's are ValueErrors
         known = isinstance(exc, ValueError | OSError | KeyError | TypeError | NotImplementedError)
         if not known and not type(exc).__module__.startswith("pyiceberg"):
             raise
