@@ -88,10 +88,11 @@ def prepare_table(
             if sessions:
                 return sessions[0]
             logger.info("%s: preparing the table", data.place)
-            is_inline = config.backend == "inline"
-            session = spark or stack.enter_context(own_session()) if is_inline else start_spark(config, spark)
-            sessions.append(session)
-            return session
+            if config.backend == "spark":
+                sessions.append(start_spark(config, spark))
+            else:
+                sessions.append(spark or stack.enter_context(own_session()))
+            return sessions[0]
 
         if data.prepare is None:
             describe(config, start, frame)

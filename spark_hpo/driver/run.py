@@ -234,11 +234,13 @@ def _complete_best(study: Study, best: Trial, *, test: bool) -> tuple[Trial, dic
     Returns:
         The best trial with its model; its metrics on the test split, or none and the error.
     """
+    step = "trained on all training rows"
     try:
         best = study.train_final(best)
+        step = "evaluated on the test split"
         return best, study.test(best) if test else {}, None
     except (TrialError, DataError) as exc:
-        logger.warning("trial %d could not be evaluated on the test split: %s", best.trial_id, exc)
+        logger.warning("trial %d could not be %s: %s", best.trial_id, step, exc)
         return best, {}, str(exc).partition("\n")[0]
 
 

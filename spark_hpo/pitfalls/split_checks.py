@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -98,8 +99,7 @@ def time_order(train: Sample, validation: Sample, *, by_row_groups: bool) -> Ite
                     columns=(name,),
                     message=f"the table is in the order of {name!r}, and its row groups are split at random, "
                     "so each side has a few periods, between those of the other sides",
-                    cure=f"Split by time (--split-time {name}; in a study file, split: {{time: {name}}})",
-                    split={"time": name},
+                    **_split_by("time", name),
                 )
                 continue
         order = np.flatnonzero(known)[np.argsort(here[known], kind="stable")]
@@ -111,8 +111,7 @@ def time_order(train: Sample, validation: Sample, *, by_row_groups: bool) -> Ite
                 message=f"{mixed:.0%} of the validation rows are older than the newest training row by "
                 f"{name!r}, and neighbours in time have similar labels (correlation {similar:.2f}), so the "
                 "metric is better than it will be on new rows",
-                cure=f"Split by time (--split-time {name}; in a study file, split: {{time: {name}}})",
-                split={"time": name},
+                **_split_by("time", name),
             )
 
 
@@ -134,9 +133,16 @@ def shared_groups(train: Sample, validation: Sample) -> Iterator[Pitfall]:
                 message=f"{shared:.0%} of the validation rows have a {name!r} that is also in training, and "
                 f"rows with the same one have similar labels (correlation {similar:.2f}), so the metric is "
                 "better than it will be on new ones",
-                cure=f"Split by group (--split-group {name}; in a study file, split: {{group: {name}}})",
-                split={"group": name},
+                **_split_by("group", name),
             )
+
+
+def _split_by(kind: str, name: str) -> dict[str, Any]:
+    """Return the fields of a pitfall that a split of this kind avoids."""
+    return {
+        "cure": f"Split by {kind} (--split-{kind} {name}; in a study file, split: {{{kind}: {name}}})",
+        "split": {kind: name},
+    }
 
 
 def _ids(
