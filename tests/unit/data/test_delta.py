@@ -36,13 +36,6 @@ from tests.support.lakes import (
 DeltaTable = pytest.importorskip("deltalake").DeltaTable
 
 
-@pytest.fixture(params=["arrow", "petastorm"])
-def reader(request: pytest.FixtureRequest) -> str:
-    if request.param == "petastorm":
-        pytest.importorskip("petastorm")
-    return str(request.param)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Version 0 has the ids 0 to 99; 1: 0 to 199; 2: no id below 50; 3: only the ids 1000 to 1049."""

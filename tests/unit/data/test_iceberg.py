@@ -24,13 +24,6 @@ from tests.support.lakes import GROWN, SCHEMA, IcebergTable, delivered, rows
 pytest.importorskip("pyiceberg")
 
 
-@pytest.fixture(params=["arrow", "petastorm"])
-def reader(request: pytest.FixtureRequest) -> str:
-    if request.param == "petastorm":
-        pytest.importorskip("petastorm")
-    return str(request.param)
-
-
 @pytest.fixture
 def lake(tmp_path: Path) -> IcebergTable:
     """The ids 0 to 99, then 0 to 199."""

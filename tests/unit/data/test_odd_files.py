@@ -33,13 +33,6 @@ PLAIN = pa.table({"x": VALUES, "y": [1.0] * ROWS})
 SCHEMA = TableSchema(features=(Feature(name="x", kind=ColumnKind.NUMERIC),), label=Label(name="y"))
 
 
-@pytest.fixture(params=["arrow", "petastorm"])
-def reader(request: pytest.FixtureRequest) -> str:
-    if request.param == "petastorm":
-        pytest.importorskip("petastorm")
-    return str(request.param)
-
-
 def read(folder: Path, reader: str, schema: TableSchema = SCHEMA) -> dict[str, list[Any]]:
     manifest = read_manifest(str(folder), schema)
     [shard] = plan_shards(manifest, 1, None)

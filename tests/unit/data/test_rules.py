@@ -73,13 +73,6 @@ def first_file(table: Table, reader: str) -> dict[str, Any]:
     return {name: values.tolist() for name, values in piece.items()}
 
 
-@pytest.fixture(params=["arrow", "petastorm"])
-def reader(request: pytest.FixtureRequest) -> str:
-    if request.param == "petastorm":
-        pytest.importorskip("petastorm")
-    return str(request.param)
-
-
 def test_nulls_are_refused_until_a_rule_fills_them(folder: Path, reader: str) -> None:
     with pytest.raises(DataError, match=r"column 'age' has 1 nulls.*data\.nulls: \{age: fill\}"):
         open_table(str(folder), transforms=TRANSFORMS)
