@@ -158,10 +158,10 @@ clean:  ## remove build outputs and, after asking, the tables and studies of the
 .venv/installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or call make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is needed: apt-get install python3.11-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[petastorm,s3,delta,iceberg,examples,optuna,replay,connect,docs,tensorboard,notebook,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[petastorm,s3,delta,iceberg,examples,optuna,replay,connect,transformers,lightning,docs,tensorboard,notebook,dev]'
 	@touch $@
 
-EXTRAS_modern := s3,examples,optuna,replay,connect,tensorboard,notebook,dev
+EXTRAS_modern := s3,examples,optuna,replay,connect,transformers,lightning,tensorboard,notebook,dev
 EXTRAS_spark35 := petastorm,$(EXTRAS_modern)
 
 build/modern/installed build/spark35/installed: build/%/installed: build/%/constraints.txt pyproject.toml
