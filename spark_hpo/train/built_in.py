@@ -7,10 +7,16 @@ from collections.abc import Mapping
 from spark_hpo.data.schema import TableSchema
 
 BUILT_IN_TASKS: Mapping[str, str] = {
-    "tabular": "spark_hpo.train.tabular:TabularTask",
-    "image": "spark_hpo.train.image:ImageTask",
+    "tabular": "spark_hpo.train.tasks.tabular:TabularTask",
+    "image": "spark_hpo.train.tasks.image:ImageTask",
 }
 """`module:class` by the name that a study file uses."""
+
+MOVED_TASKS: Mapping[str, str] = {
+    "spark_hpo.train.tabular:TabularTask": "tabular",
+    "spark_hpo.train.image:ImageTask": "image",
+}
+"""The name, by the `module:class` that studies and registered models of earlier versions have recorded."""
 
 
 _OF_CLASSES = ("loss", "accuracy")

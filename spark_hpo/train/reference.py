@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from spark_hpo.errors import ConfigError, closest, suggestion
 from spark_hpo.source_file import SourceFile
-from spark_hpo.train.built_in import BUILT_IN_TASKS
+from spark_hpo.train.built_in import BUILT_IN_TASKS, MOVED_TASKS
 from spark_hpo.train.task import TrainTask
 
 Trainable = type[TrainTask] | Callable[..., Any]
@@ -31,7 +31,8 @@ def find_trainable(reference: str | Trainable) -> Trainable:
     """
     if not isinstance(reference, str):
         return _checked(reference, repr(reference))
-    module_name, separator, name = BUILT_IN_TASKS.get(reference, reference).partition(":")
+    current = MOVED_TASKS.get(reference, reference)
+    module_name, separator, name = BUILT_IN_TASKS.get(current, current).partition(":")
     if not separator:
         raise ConfigError(
             "must be the name of a built-in task, module:Name or path/to/file.py:Name",

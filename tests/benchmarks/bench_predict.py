@@ -25,7 +25,7 @@ from spark_hpo.data.table import Table
 from spark_hpo.driver.predict import ModelFolder, predict_table
 from spark_hpo.train import predictor
 from spark_hpo.train.reference import Code
-from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.tasks.tabular import TabularTask
 from tests.benchmarks.page import FOLDER, Page, machine
 
 NUMBERS, TEXTS = 24, 8

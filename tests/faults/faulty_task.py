@@ -23,8 +23,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from spark_hpo.train.tabular import TabularTask
 from spark_hpo.train.task import Batch
+from spark_hpo.train.tasks.tabular import TabularTask
 
 FOLDER = Path(os.environ["FAULTS"])
 STEP_S = float(os.environ["STEP_S"])

@@ -140,7 +140,7 @@ def test_run_study_starts_with_the_best_of_an_earlier_study(folder: Path) -> Non
 
 WEIGHED = """
 import torch
-from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.tasks.tabular import TabularTask
 
 
 class Weighed(TabularTask):

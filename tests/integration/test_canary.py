@@ -21,7 +21,7 @@ NAMED = "c4n4ry-by-its-name"  # known from the name of the variable alone
 
 TASK = """
 import logging, os
-from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.tasks.tabular import TabularTask
 
 class Spilling(TabularTask):
     def build_model(self):

@@ -57,7 +57,7 @@ budget: {trials: 4}
 training: {batch_size: 16}
 """
 TASK = """
-from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.tasks.tabular import TabularTask
 
 class MyTask(TabularTask):
     pass

@@ -31,7 +31,7 @@ import json, os, pathlib, sys, time
 PRELOADED = "torch._dynamo" in sys.modules
 import torch.distributed as dist
 import spark_hpo
-from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.tasks.tabular import TabularTask
 
 class Noted(TabularTask):
     def build_optimizer(self, model):

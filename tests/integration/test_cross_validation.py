@@ -20,7 +20,7 @@ from spark_hpo.data.table import Table, open_table
 from spark_hpo.driver.run import run_study
 from spark_hpo.study_dir.journal import EventKind, Journal
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.tasks.tabular import TabularTask
 from spark_hpo.trial import Params, Split
 from tests.support.mlflow_database import write_database
 from tests.support.tables import clusters_study, write_clusters

@@ -18,7 +18,7 @@ from spark_hpo.driver.predict import ModelFolder, fetched, predict_table
 from spark_hpo.errors import ConfigError, DataError, TrackingError
 from spark_hpo.train import predictor
 from spark_hpo.train.reference import Code
-from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.tasks.tabular import TabularTask
 
 pytestmark = pytest.mark.spark
 HEADER = ["age", "city of birth", "born.on", "paid", "label"]

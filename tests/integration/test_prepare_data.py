@@ -34,7 +34,7 @@ from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare.from_synthetic import teacher
 from spark_hpo.prepare.sources import own_session
 from spark_hpo.train.predictor import Predictor
-from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.tasks.tabular import TabularTask
 from spark_hpo.trial import Split
 
 pytestmark = pytest.mark.spark

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.cluster
 TASK = """
 import os, pathlib
 import spark_hpo
-from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.tasks.tabular import TabularTask
 
 class Noted(TabularTask):
     def build_optimizer(self, model):

@@ -180,7 +180,7 @@ def test_own_task_is_shipped_and_its_failures_are_recorded(tmp_path: Path) -> No
     """The task is in a file beside the study file. Three of four trials fail, each in another way."""
     workspace = Workspace(tmp_path)
     (tmp_path / "my_task.py").write_text(
-        "from spark_hpo.train.tabular import TabularTask\n"
+        "from spark_hpo.train.tasks.tabular import TabularTask\n"
         "class MyTask(TabularTask):\n"
         "    def loss(self, outputs, batch):\n"
         "        if self.params['fate'] == 'raise':\n"

@@ -125,7 +125,7 @@ def test_tune_trains_a_task_of_this_process_and_loads_its_model(
 ) -> None:
     import pandas as pd
 
-    from spark_hpo.train.tabular import TabularTask
+    from spark_hpo.train.tasks.tabular import TabularTask
 
     class Mine(TabularTask):
         pass

@@ -21,7 +21,7 @@ from spark_hpo.data.table import open_table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.rank import RankSpec
-from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.tasks.tabular import TabularTask
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, Split

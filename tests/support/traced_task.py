@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from spark_hpo.train.image import ImageTask
 from spark_hpo.train.task import Batch
+from spark_hpo.train.tasks.image import ImageTask
 
 
 class Traced(ImageTask):

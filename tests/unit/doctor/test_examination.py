@@ -127,7 +127,7 @@ def test_doctor_finds_an_unknown_metric_with_one_step(study: Path) -> None:
 
 def test_doctor_finds_a_failing_task_with_one_step(study: Path) -> None:
     (study / "broken_net.py").write_text(
-        "from spark_hpo.train.tabular import TabularTask\n"
+        "from spark_hpo.train.tasks.tabular import TabularTask\n"
         "class Net(TabularTask):\n"
         "    def forward(self, model, batch):\n"
         "        raise RuntimeError('shapes do not fit')\n"

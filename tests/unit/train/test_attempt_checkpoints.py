@@ -18,7 +18,7 @@ from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import checkpoint, step_coordinator
 from spark_hpo.train.rank import RankSpec
-from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.tasks.tabular import TabularTask
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, FailureKind, Report

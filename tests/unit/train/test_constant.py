@@ -18,8 +18,8 @@ from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.constant import constant_answer
-from spark_hpo.train.tabular import TabularTask
 from spark_hpo.train.task import Batch, TrainTask
+from spark_hpo.train.tasks.tabular import TabularTask
 
 ACCURACY = Objective(metric="accuracy", mode=Mode.MAX)
 LOSS = Objective(metric="loss", mode=Mode.MIN)

@@ -1,6 +1,7 @@
 """A trained model is exported, loaded and used for predictions, in this process and in a new one."""
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -20,8 +21,8 @@ from spark_hpo.train import checkpoint, predictor
 from spark_hpo.train.network import export_network
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.reference import Code
-from spark_hpo.train.tabular import TabularTask
 from spark_hpo.train.task import Batch
+from spark_hpo.train.tasks.tabular import TabularTask
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, Split
@@ -124,6 +125,18 @@ def test_predict_names_a_missing_column_and_a_wrong_type(exported: tuple[Path, d
         model.predict(pd.DataFrame({"x": [1.0]}))
     with pytest.raises(DataError, match="column 'y'"):
         model.predict(pd.DataFrame({"x": [1.0], "y": ["much"]}))
+
+
+def test_load_accepts_a_model_that_names_its_task_as_earlier_versions_did(
+    table: Table, exported: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(exported[0], tmp_path / "model")
+    record = json.loads((folder / "model.json").read_text())
+    record["task"] = "spark_hpo.train.tabular:TabularTask"
+    (folder / "model.json").write_text(json.dumps(record))
+    rows = rows_of_test_split(table)
+    answers = [predictor.Predictor.load(model).predict(rows) for model in (exported[0], folder)]
+    pd.testing.assert_frame_equal(*answers)
 
 
 def test_load_refuses_a_folder_that_is_not_a_model(tmp_path: Path) -> None:

@@ -6,14 +6,19 @@ import pytest
 
 from spark_hpo.errors import ConfigError
 from spark_hpo.train.reference import find_trainable, is_task
-from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.tasks.tabular import TabularTask
 
 
 def test_find_trainable_accepts_a_short_name_a_module_and_a_class() -> None:
     assert find_trainable("tabular") is TabularTask
-    assert find_trainable("spark_hpo.train.tabular:TabularTask") is TabularTask
+    assert find_trainable("spark_hpo.train.tasks.tabular:TabularTask") is TabularTask
     assert find_trainable(TabularTask) is TabularTask
     assert is_task(TabularTask)
+
+
+def test_find_trainable_accepts_where_earlier_versions_had_a_task() -> None:
+    assert find_trainable("spark_hpo.train.tabular:TabularTask") is TabularTask
+    assert find_trainable("spark_hpo.train.image:ImageTask") is find_trainable("image")
 
 
 def test_is_task_is_false_for_a_function() -> None:
@@ -26,7 +31,7 @@ def test_is_task_is_false_for_a_function() -> None:
         ("tabularr", "Did you mean 'tabular'"),
         ("nothing", "Valid names: tabular, image"),
         ("no_such_module:Task", "ModuleNotFoundError"),
-        ("spark_hpo.train.tabular:TabularTusk", "Did you mean 'TabularTask'"),
+        ("spark_hpo.train.tasks.tabular:TabularTusk", "Did you mean 'TabularTask'"),
         ("spark_hpo.train.task:TrainTask", "build_model, loss"),
         ("pathlib:Path", "must be a subclass of TrainTask or a function"),
         ("math:pi", "must be a subclass of TrainTask or a function"),

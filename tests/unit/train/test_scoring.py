@@ -16,7 +16,7 @@ from spark_hpo.data.text_forms import TextForm
 from spark_hpo.errors import DataError
 from spark_hpo.train import predictor, scoring
 from spark_hpo.train.reference import Code
-from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.tasks.tabular import TabularTask
 
 SCHEMA = TableSchema(
     features=(
@@ -76,7 +76,7 @@ def test_score_fills_an_optional_column_and_names_a_bad_value(model: Path) -> No
 
 
 TASK = """
-from spark_hpo.train.tabular import TabularTask
+from spark_hpo.train.tasks.tabular import TabularTask
 
 class Louder(TabularTask):
     def predictions(self, outputs):
