@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 from spark_hpo.data.loader import Loader, Pass
 from spark_hpo.errors import CheckpointError, TrialError
 from spark_hpo.objective import NO_SCORE, Objective, Score
 from spark_hpo.train import generators
-from spark_hpo.train.inheritance import inherited
+from spark_hpo.train.checked_task import CheckedTask
+from spark_hpo.train.device_batches import on_device
+from spark_hpo.train.evaluation import evaluate
+from spark_hpo.train.optimizer_step import OptimizerStep
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.step_coordinator import StepCoordinator
-from spark_hpo.train.task import Batch, TrainTask
-from spark_hpo.train.training_settings import Precision, TrainingSettings
+from spark_hpo.train.strategy import share_model
+from spark_hpo.train.task import TrainTask
+from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.trial import Measurement
 
 Save = Callable[[Mapping[str, Any]], None]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,27 +69,27 @@ class Trainer:
     total_steps: int  # optimizer steps up to the maximum resource, for the schedule
 
     def __post_init__(self) -> None:
-        task, world, seed = self.task, self.world, self.seed
-        generators.seed(seed)
-        self.model = self._checked("build_model", task.build_model(), nn.Module).to(world.device)
+        world = self.world
+        self._checked_task = CheckedTask(self.task)
+        generators.seed(self.seed)
+        self.model = self._checked_task.build_model().to(world.device)
         # From here on the ranks draw different numbers: their dropout masks must differ.
-        generators.seed(seed, world.rank, 1)
-        self._optimizer = self._checked("build_optimizer", task.build_optimizer(self.model), Optimizer)
-        self._schedule = task.build_schedule(self._optimizer, total_steps=self.total_steps)
-        self._built = copy.deepcopy(self._step_settings())
-        self._autocast_type = _autocast_type(self.settings.precision, world.device)
-        self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._autocast_type is torch.float16)
+        generators.seed(self.seed, world.rank, 1)
+        self._step = OptimizerStep(
+            self._checked_task,
+            share_model(self.model, world),
+            unshared_model=self.model,
+            world=world,
+            settings=self.settings,
+            total_steps=self.total_steps,
+        )
+        self._built = copy.deepcopy(self._step.settings_state())
         self.resource = 0  # completed passes
         self.curve: list[Measurement] = []  # of this assignment, including earlier attempts
         self._since = _SinceMeasurement()
         self._began = time.perf_counter()
         self._best = NO_SCORE
         self._epochs_since_best = 0
-        self._trained = (
-            DistributedDataParallel(self.model, device_ids=_device_ids(world))
-            if world.is_distributed and any(p.requires_grad for p in self.model.parameters())
-            else self.model
-        )
 
     def fit(
         self,
@@ -160,37 +158,20 @@ class Trainer:
         Raises:
             TrialError: a metric of the task does not have one value per row.
         """
-        self.model.eval()
-        sums: dict[str, Tensor] = {}
-        batches = next(loader.passes(0, 1))
-        with torch.inference_mode(), self._autocast():
-            for batch in self._on_device(batches):
-                outputs, loss = self._outputs_and_loss(self.model, batch)
-                rows = outputs.shape[0]
-                loss = loss.detach().double() * rows
-                sums["loss"] = sums.get("loss", torch.zeros_like(loss)) + loss
-                metrics = self._checked("metrics", self.task.metrics(outputs, batch), Mapping)
-                for name, values in metrics.items():
-                    if not isinstance(values, Tensor) or values.shape != (rows,):
-                        raise TrialError(
-                            f"{type(self.task).__name__}.metrics: {name!r} must be a tensor of shape "
-                            f"({rows},), one value per row (got {_described(values)})"
-                        )
-                    total = values.double().sum()
-                    sums[name] = sums.get(name, torch.zeros_like(total)) + total
-                if coordinator is not None:
-                    coordinator.note_progress()
-        # The ranks agree on the order of `sums`, because the same code fills it everywhere.
-        *totals, rows_read = self.world.sum([*(float(value) for value in sums.values()), batches.rows])
-        return {name: total / rows_read for name, total in zip(sums, totals, strict=True)}
+        return evaluate(
+            self._checked_task,
+            self.model,
+            next(loader.passes(0, 1)),
+            world=self.world,
+            precision=self.settings.precision,
+            on_progress=(lambda: None) if coordinator is None else coordinator.note_progress,
+        )
 
     def state(self) -> dict[str, Any]:
         """Return the state for a checkpoint. Every rank must call this; only rank 0 needs to save it."""
         return {
             "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict() if self._schedule else {},
-            "scaler": self._scaler.state_dict(),
+            **self._step.state(),
             "generators": self.world.gather(generators.capture(self.world.device)),
             "built": self._built,
             "resource": self.resource,
@@ -238,12 +219,7 @@ class Trainer:
         """
         try:
             self.model.load_state_dict(state["model"])
-            now = {"groups": state["optimizer"]["param_groups"], "schedule": state["schedule"]}
-            now = inherited(now, state.get("built"), self._built)
-            self._optimizer.load_state_dict({**state["optimizer"], "param_groups": now["groups"]})
-            if self._schedule:
-                self._schedule.load_state_dict(now["schedule"])
-            self._scaler.load_state_dict(state["scaler"])
+            self._step.load_state(state, built=state.get("built"), fresh=self._built)
             self.resource = state["resource"]
             plateau = state["plateau"]
             self._best = Score.of(plateau["best_loss"], plateau.get("best_violation", 0.0))
@@ -253,15 +229,9 @@ class Trainer:
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as exc:
             raise CheckpointError(f"the checkpoint is not of this task and these parameters: {exc}") from exc
 
-    def _step_settings(self) -> dict[str, Any]:
-        return {
-            "groups": self._optimizer.state_dict()["param_groups"],
-            "schedule": self._schedule.state_dict() if self._schedule else {},
-        }
-
     def _train_pass(self, batches: Pass, coordinator: StepCoordinator, save: Save) -> float:
         """Train one pass, or the rest of it, and return the mean loss over the rows of all ranks."""
-        self._trained.train()
+        self._step.model.train()
         first, before = self._since.step, self._since.rank_loss_sum
         total = torch.full((), before, dtype=torch.float64, device=self.world.device)
 
@@ -270,55 +240,14 @@ class Trainer:
             save(self.partial_state())
 
         rest = itertools.islice(batches, first, None)  # reads and drops the steps of an earlier attempt
-        for step, batch in enumerate(self._on_device(rest), first):
-            with self._autocast():
-                outputs, loss = self._outputs_and_loss(self._trained, batch)
-            rows = outputs.shape[0]
-            total += loss.detach().double() * rows
-            # DDP averages the gradients over ranks; the weight turns that into the mean over rows.
-            weight = rows * self.world.size / batches.global_rows(step)
-            self._scaler.scale(loss * weight).backward()  # type: ignore[no-untyped-call] # missing in torch
-            if self.settings.clip_norm is not None:
-                self._scaler.unscale_(self._optimizer)
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
-            self._optimizer.zero_grad(set_to_none=True)
-            if self._schedule is not None:
-                self._schedule.step()
+        for step, batch in enumerate(on_device(rest, self.world.device), first):
+            rows, loss = self._step(batch, global_rows=batches.global_rows(step))
+            total += loss.double() * rows
             coordinator.step(save_all)
         # Running statistics differ between ranks: use those of rank 0, which the checkpoint holds.
         self.world.broadcast(self.model.buffers())
         summed, rows_read = self.world.sum([float(total), batches.rows])
         return summed / rows_read
-
-    def _outputs_and_loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        outputs = self._checked("forward", self.task.forward(model, batch), Tensor)
-        loss = self._checked("loss", self.task.loss(outputs, batch), Tensor)
-        if loss.ndim > 0:
-            raise TrialError(
-                f"{type(self.task).__name__}.loss must return a scalar, the mean over the rows of the batch "
-                f"(got {_described(loss)})"
-            )
-        return outputs, loss
-
-    def _checked(self, method: str, value: T, kind: type) -> T:
-        """Return what a method of the task has returned, if it has the right type."""
-        if not isinstance(value, kind):
-            name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
-            raise TrialError(
-                f"{type(self.task).__name__}.{method} must return a {name} (got {_described(value)})"
-            )
-        return value
-
-    def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            yield {name: tensor.to(self.world.device, non_blocking=True) for name, tensor in batch.items()}
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self._autocast_type is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.world.device.type, dtype=self._autocast_type)
 
 
 def _checked_score(metrics: Mapping[str, float], objective: Objective, epoch: int) -> Score:
@@ -328,24 +257,3 @@ def _checked_score(metrics: Mapping[str, float], objective: Objective, epoch: in
         if not math.isfinite(metrics[name]):
             raise TrialError(f"the training has diverged: {name} is {metrics[name]} after epoch {epoch}")
     return objective.score(metrics)
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    return f"{value!r:.60}"
-
-
-def _autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:
-    match precision:
-        case Precision.BF16:
-            return torch.bfloat16
-        case Precision.FP16:
-            return torch.float16
-        case Precision.AUTO if device.type == "cuda" and torch.cuda.is_bf16_supported():
-            return torch.bfloat16
-    return None
-
-
-def _device_ids(world: World) -> list[torch.device] | None:
-    return [world.device] if world.device.type == "cuda" else None

@@ -1,0 +1,75 @@
+"""Calls the methods of a user's task, and checks what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from spark_hpo.errors import TrialError
+from spark_hpo.train.task import Batch, TrainTask
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedTask:
+    """A task whose mistakes are errors that name the method.
+
+    All methods raise `TrialError` for a value of the wrong type or shape.
+    """
+
+    task: TrainTask
+
+    def build_model(self) -> nn.Module:
+        """Return the task's model."""
+        model: nn.Module = self._checked("build_model", self.task.build_model(), nn.Module)
+        return model
+
+    def build_optimizer(self, model: nn.Module) -> Optimizer:
+        """Return the task's optimizer."""
+        optimizer: Optimizer = self._checked("build_optimizer", self.task.build_optimizer(model), Optimizer)
+        return optimizer
+
+    def build_schedule(self, optimizer: Optimizer, *, total_steps: int) -> LRScheduler | None:
+        """Return the task's learning-rate schedule, if it has one."""
+        return self.task.build_schedule(optimizer, total_steps=total_steps)
+
+    def outputs_and_loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the outputs, [rows, ...], and the loss, a scalar."""
+        outputs = self._checked("forward", self.task.forward(model, batch), Tensor)
+        loss = self._checked("loss", self.task.loss(outputs, batch), Tensor)
+        if loss.ndim > 0:
+            raise TrialError(
+                f"{type(self.task).__name__}.loss must return a scalar, the mean over the rows of the batch "
+                f"(got {_described(loss)})"
+            )
+        return outputs, loss
+
+    def metrics(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        """Return the task's metrics by name, each [rows]."""
+        metrics: Mapping[str, Tensor] = self._checked("metrics", self.task.metrics(outputs, batch), Mapping)
+        rows = outputs.shape[0]
+        for name, values in metrics.items():
+            if not isinstance(values, Tensor) or values.shape != (rows,):
+                raise TrialError(
+                    f"{type(self.task).__name__}.metrics: {name!r} must be a tensor of shape "
+                    f"({rows},), one value per row (got {_described(values)})"
+                )
+        return metrics
+
+    def _checked(self, method: str, value: Any, kind: type) -> Any:
+        if not isinstance(value, kind):
+            name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+            raise TrialError(
+                f"{type(self.task).__name__}.{method} must return a {name} (got {_described(value)})"
+            )
+        return value
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"{value!r:.60}"

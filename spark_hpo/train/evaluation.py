@@ -1,0 +1,49 @@
+"""Measures a model on a split: the loss and the task's metrics over all rows of all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from spark_hpo.data.loader import Pass
+from spark_hpo.train.autocast import autocast
+from spark_hpo.train.checked_task import CheckedTask
+from spark_hpo.train.device_batches import on_device
+from spark_hpo.train.rendezvous.world import World
+from spark_hpo.train.training_settings import Precision
+
+
+def evaluate(
+    task: CheckedTask,
+    model: nn.Module,
+    batches: Pass,
+    *,
+    world: World,
+    precision: Precision,
+    on_progress: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Return `loss` and the task's metrics, as means over all rows of all ranks. Every rank must call it.
+
+    Args:
+        batches: this rank's share of the split.
+        on_progress: called after each batch.
+
+    Raises:
+        TrialError: a metric of the task does not have one value per row.
+    """
+    model.eval()
+    sums: dict[str, Tensor] = {}
+    with torch.inference_mode(), autocast(precision, world.device):
+        for batch in on_device(batches, world.device):
+            outputs, loss = task.outputs_and_loss(model, batch)
+            loss = loss.detach().double() * outputs.shape[0]
+            sums["loss"] = sums.get("loss", torch.zeros_like(loss)) + loss
+            for name, values in task.metrics(outputs, batch).items():
+                total = values.double().sum()
+                sums[name] = sums.get(name, torch.zeros_like(total)) + total
+            on_progress()
+    # The ranks agree on the order of `sums`, because the same code fills it everywhere.
+    *totals, rows_read = world.sum([*(float(value) for value in sums.values()), batches.rows])
+    return {name: total / rows_read for name, total in zip(sums, totals, strict=True)}

@@ -1,0 +1,96 @@
+"""One step of the optimizer: a batch forward and backward, then new weights on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spark_hpo.train.autocast import autocast, autocast_type
+from spark_hpo.train.checked_task import CheckedTask
+from spark_hpo.train.inheritance import inherited
+from spark_hpo.train.rendezvous.world import World
+from spark_hpo.train.task import Batch
+from spark_hpo.train.training_settings import TrainingSettings
+
+
+@dataclass(eq=False)
+class OptimizerStep:
+    """The optimizer of a trial, its learning-rate schedule, and the scaler of its gradients.
+
+    A trace: step = OptimizerStep(task, shared_model, ...); step(batch, global_rows=128) -> (64, the mean
+    loss of this rank's 64 rows before the step); the weights of all ranks have changed alike
+    """
+
+    task: CheckedTask
+    model: nn.Module
+    """As it is trained: with several ranks, wrapped by `share_model`."""
+    _: KW_ONLY
+    unshared_model: nn.Module
+    world: World
+    settings: TrainingSettings
+    total_steps: int  # up to the maximum resource, for the schedule
+
+    def __post_init__(self) -> None:
+        self._optimizer = self.task.build_optimizer(self.unshared_model)
+        self._schedule = self.task.build_schedule(self._optimizer, total_steps=self.total_steps)
+        uses_fp16 = autocast_type(self.settings.precision, self.world.device) is torch.float16
+        self._scaler = torch.amp.GradScaler(self.world.device.type, enabled=uses_fp16)
+
+    def __call__(self, batch: Batch, *, global_rows: int) -> tuple[int, Tensor]:
+        """Train on a global batch. Every rank must call it.
+
+        Args:
+            batch: this rank's share, on its device.
+            global_rows: rows of the batch over all ranks.
+
+        Returns:
+            This rank's rows, and its mean loss, [].
+        """
+        with autocast(self.settings.precision, self.world.device):
+            outputs, loss = self.task.outputs_and_loss(self.model, batch)
+        rows = outputs.shape[0]
+        # DDP averages the gradients over ranks; the weight turns that into the mean over rows.
+        weight = rows * self.world.size / global_rows
+        self._scaler.scale(loss * weight).backward()  # type: ignore[no-untyped-call] # missing in torch
+        if self.settings.clip_norm is not None:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self.unshared_model.parameters(), self.settings.clip_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._schedule is not None:
+            self._schedule.step()
+        return rows, loss.detach()
+
+    def settings_state(self) -> dict[str, Any]:
+        """Return what the parameters of the trial decide: the optimizer's groups, and the schedule."""
+        return {
+            "groups": self._optimizer.state_dict()["param_groups"],
+            "schedule": self._schedule.state_dict() if self._schedule else {},
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict() if self._schedule else {},
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state(self, state: Mapping[str, Any], *, built: Any, fresh: Any) -> None:
+        """Restore what `state` returned, with the settings of this trial: see `inherited`.
+
+        Args:
+            built: `settings_state` of the checkpoint's trial before it was trained.
+            fresh: that of this trial.
+        """
+        now = {"groups": state["optimizer"]["param_groups"], "schedule": state["schedule"]}
+        now = inherited(now, built, fresh)
+        self._optimizer.load_state_dict({**state["optimizer"], "param_groups": now["groups"]})
+        if self._schedule:
+            self._schedule.load_state_dict(now["schedule"])
+        self._scaler.load_state_dict(state["scaler"])
