@@ -20,7 +20,7 @@ from spark_hpo.report.answer import answer_of
 from spark_hpo.report.leaderboard import curves, leaderboard
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import checkpoint
+from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.trial import Trial
 
 _TABLES = (".csv", ".parquet", ".json")

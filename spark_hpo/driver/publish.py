@@ -32,7 +32,8 @@ from spark_hpo.tracking.model_registry import (
     register_model,
 )
 from spark_hpo.tracking.study_runs import RunStatus
-from spark_hpo.train import checkpoint, predictor
+from spark_hpo.train import predictor
+from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.constant import constant_answer
 from spark_hpo.train.reference import Code
 from spark_hpo.train.task import TrainTask

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from spark_hpo.errors import TrialError, TrialPruned
-from spark_hpo.train import checkpoint, generators
+from spark_hpo.train import generators
+from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.context import ResourceRange, TrainContext
 from spark_hpo.train.rank import RankSetup
 from spark_hpo.train.rank_failure import failure_of

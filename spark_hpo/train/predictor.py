@@ -26,7 +26,7 @@ from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import Table
 from spark_hpo.errors import CheckpointError
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import checkpoint
+from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.loop import Trainer
 from spark_hpo.train.network import blank_batch, export_network
 from spark_hpo.train.reference import Code, find_trainable

@@ -15,7 +15,7 @@ from spark_hpo.data.table import Table
 from spark_hpo.errors import TrialError
 from spark_hpo.objective import Objective
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train.attempt_checkpoints import AttemptCheckpoints
+from spark_hpo.train.checkpoints.attempt_checkpoints import AttemptCheckpoints
 from spark_hpo.train.reference import Trainable
 from spark_hpo.train.rendezvous.world import Rendezvous, World
 from spark_hpo.train.step_coordinator import StepCoordinator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from spark_hpo.errors import CheckpointError
-from spark_hpo.train import checkpoint
+from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.loop import Trainer
 from spark_hpo.train.rank import RankSetup
 from spark_hpo.train.task import TrainTask

@@ -11,7 +11,7 @@ import torch
 
 from spark_hpo.errors import StorageError
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import checkpoint
+from spark_hpo.train.checkpoints import checkpoint
 from tests.faults.checker import read_journal
 from tests.faults.cost_table import CostTable
 from tests.faults.small_disk import SmallDisk

@@ -23,7 +23,7 @@ from spark_hpo.data.table import open_table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import checkpoint
+from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.rendezvous.world import Rendezvous, RendezvousServer, init_group
 from spark_hpo.train.tasks.tabular import TabularTask

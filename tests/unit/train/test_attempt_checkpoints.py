@@ -16,7 +16,8 @@ from spark_hpo.data.table import Table, open_table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import checkpoint, step_coordinator
+from spark_hpo.train import step_coordinator
+from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.tasks.tabular import TabularTask
 from spark_hpo.train.training_settings import TrainingSettings

@@ -15,7 +15,8 @@ from torch import nn
 
 from spark_hpo.errors import CheckpointError, TrialError
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import checkpoint, generators
+from spark_hpo.train import generators
+from spark_hpo.train.checkpoints import checkpoint
 
 STATE = {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "best": -0.5, "names": ["a", "b"]}
 
@@ -45,7 +46,7 @@ SAVE = """
 import re, sys
 import torch
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import checkpoint
+from spark_hpo.train.checkpoints import checkpoint
 
 def peak_bytes():
     status = open("/proc/self/status").read()  # ru_maxrss would include the parent process

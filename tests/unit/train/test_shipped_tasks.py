@@ -17,7 +17,8 @@ from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, NullRule
 from spark_hpo.data.table import Table, first_rows, open_table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import checkpoint, predictor
+from spark_hpo.train import predictor
+from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.reference import Code
 from spark_hpo.train.training_settings import TrainingSettings

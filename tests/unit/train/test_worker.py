@@ -19,7 +19,7 @@ from spark_hpo.data.table import Table, open_table
 from spark_hpo.errors import StorageError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import checkpoint
+from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.rank_failure import failure_of
 from spark_hpo.train.task import Batch

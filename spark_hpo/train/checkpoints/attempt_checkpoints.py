@@ -13,7 +13,7 @@ import torch
 from spark_hpo.errors import CheckpointError, StorageError
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import checkpoint
+from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.trial import Assignment
 
