@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.schema import TableSchema
@@ -50,6 +55,8 @@ class TrainContext:
         device: the device of this rank, `cpu` or `cuda:N`.
         devices: all devices of this rank; `device` is the first.
         resource: the epochs to train, `(start, stop)`; equal in an evaluation.
+        max_resource: epochs of a fully trained trial. It does not depend on the rung, so a learning-rate
+            schedule of this length continues when the trial is promoted.
         split: the split on which to measure: validation, or test in the final evaluation.
         fold: of a cross-validation, 1 to `num_folds`: "validation" is the fold, and "train" the other rows.
             None: there are no folds, or this is the final model, whose "train" is all of these rows.
@@ -68,7 +75,7 @@ class TrainContext:
         resource: ResourceRange,
         *,
         load_checkpoint: Callable[[], Any],
-        save: Callable[[TrainContext], None],
+        save: Callable[[TrainContext, Any], None],
         curve: Sequence[Measurement] = (),
     ) -> None:
         assignment, world = setup.assignment, setup.world
@@ -78,6 +85,7 @@ class TrainContext:
         self.device: torch.device = world.device
         self.devices = tuple(setup.devices)
         self.resource = resource
+        self.max_resource = setup.max_passes
         self.split = setup.measured_split
         self.fold = assignment.fold
         self.num_folds = None if setup.spec.folds is None else setup.spec.folds.folds
@@ -90,6 +98,7 @@ class TrainContext:
         self._loaders: dict[tuple[Split, int | None], Loader] = {}
         self._began = time.perf_counter()
         self._rows_trained = 0
+        self._folder: Path | None = None
         self.measurements = list(curve)
         self.checkpoint: Any = None
         self.notes: dict[str, Any] = {}
@@ -100,6 +109,19 @@ class TrainContext:
     def is_evaluation(self) -> bool:
         """True if the function must not train, but load the checkpoint and report its metrics on `split`."""
         return self.resource.start == self.resource.stop
+
+    @property
+    def folder(self) -> Path:
+        """A temporary folder of this rank, which is deleted at the end of the assignment."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="spark-hpo-"))
+        return self._folder
+
+    def close(self) -> None:
+        """Delete the temporary folder. Idempotent."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
 
     def batches(self, split: Split | str, *, batch_size: int | None = None) -> Iterator[Batch]:
         """Return this rank's batches of one epoch. Every rank gets the same number of batches.
@@ -129,13 +151,25 @@ class TrainContext:
             self._rows_trained += batches.total_rows
         return self._counted(batches)
 
-    def step(self) -> None:
+    def step(self, checkpoint: Callable[[], Any] | None = None) -> None:
         """Signal progress. Not needed by a function that reads its batches from `ctx.batches`.
 
         A function that does neither is not watched for stalls. Once it has done so, a rank that signals no
         progress for `resources.rank_timeout_s` is killed, and its trial is retried.
+
+        Args:
+            checkpoint: returns a checkpoint, as for `report`, from which the function can resume in the
+                middle of an epoch. It is called, on all ranks at the same step, when a checkpoint is due, or
+                when the driver asks the ranks to stop. All ranks must then make the same number of steps.
+                None: the function resumes from its last report.
+
+        Raises:
+            StorageError: the checkpoint cannot be saved.
         """
-        self._setup.coordinator.note_progress()
+        if checkpoint is None:
+            self._setup.coordinator.note_progress()
+        else:
+            self._setup.coordinator.step(partial(self._save_this, checkpoint))
 
     def _counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
@@ -166,7 +200,8 @@ class TrainContext:
             resource: completed epochs; None: one more than in the last report.
             checkpoint: bytes, or tensors and plain values in mappings and lists; that of rank 0 is saved at
                 the end of the assignment, and may be saved before, so that a lost attempt can be resumed.
-                Without one, a trial that is promoted or retried starts from scratch.
+                Without one, a trial that is promoted or retried starts from scratch. Or a function that
+                returns one: it is called on all ranks, and only if the checkpoint is saved.
             rows: the weight of this rank's metrics in the means.
 
         Raises:
@@ -200,8 +235,9 @@ class TrainContext:
         self._began, self._rows_trained = now, 0
         self.checkpoint = checkpoint
         if not self.is_evaluation and reached < self.resource.stop:
-            self._setup.coordinator.step(self._save_this)
-            self._setup.coordinator.end_of_pass(reached, self._save_this)
+            save = partial(self._save_this, checkpoint)
+            self._setup.coordinator.step(save)
+            self._setup.coordinator.end_of_pass(reached, save)
 
     def note(self, name: str, value: Any) -> None:
         """Record a JSON value with the trial, in `trial.notes` and in the journal. That of rank 0 is kept.
@@ -215,6 +251,13 @@ class TrainContext:
             raise TrialError(f"ctx.note: {name} is not a JSON value: {exc}") from exc
         self.notes[name] = value
 
-    def _save_this(self) -> None:
-        if self.checkpoint is not None:  # an attempt cannot resume without one
-            self._save(self)
+    def _save_this(self, checkpoint: Any) -> None:
+        value = checkpoint_value(checkpoint)
+        if value is not None:  # an attempt cannot resume without one
+            self._save(self, value)
+
+
+def checkpoint_value(checkpoint: Any) -> Any:
+    """Return the checkpoint that a function has reported, or that the function it has reported returns."""
+    # A module is callable too. Saving it fails, with a message that asks for its state_dict.
+    return checkpoint() if callable(checkpoint) and not isinstance(checkpoint, nn.Module) else checkpoint

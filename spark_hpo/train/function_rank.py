@@ -10,7 +10,7 @@ from typing import Any
 from spark_hpo.errors import TrialError, TrialPruned
 from spark_hpo.train import generators
 from spark_hpo.train.checkpoints import checkpoint
-from spark_hpo.train.context import ResourceRange, TrainContext
+from spark_hpo.train.context import ResourceRange, TrainContext, checkpoint_value
 from spark_hpo.train.rank import RankSetup
 from spark_hpo.train.rank_failure import failure_of
 from spark_hpo.trial import Measurement, Report
@@ -40,6 +40,8 @@ class FunctionRank:
             report = self._call(context, report)
         except (Exception, SystemExit) as exc:  # the user's code may raise anything
             report = replace(report, failure=failure_of(exc, self.setup.world.size))
+        finally:
+            context.close()
         return replace(
             report,
             params=None if context.params is self.setup.assignment.params else context.params,
@@ -88,8 +90,8 @@ class FunctionRank:
             names = ", ".join(sorted(metrics)) or "nothing"
             raise TrialError(f"{missing}; the function has reported finite values of {names}")
         path = None  # not the checkpoint before: it is not of the model that was just trained
-        if context.checkpoint is not None:
-            path = setup.save(context.measurements[-1].resource, {"function": context.checkpoint})
+        if (last := checkpoint_value(context.checkpoint)) is not None:
+            path = setup.save(context.measurements[-1].resource, {"function": last})
         return self._finish(context, report, path)
 
     def _finish(self, context: TrainContext, report: Report, path: str | None) -> Report:
@@ -106,9 +108,9 @@ class FunctionRank:
             checkpoint=path,
         )
 
-    def _save_partial(self, context: TrainContext) -> None:
+    def _save_partial(self, context: TrainContext, state: Any) -> None:
         curve = [asdict(measurement) for measurement in context.measurements]
-        self.setup.checkpoints.save_partial({"function": context.checkpoint, "curve": curve})
+        self.setup.checkpoints.save_partial({"function": state, "curve": curve})
 
     def _load_checkpoint(self, resumed: Mapping[str, Any]) -> Any:
         if resumed:

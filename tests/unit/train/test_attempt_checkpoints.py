@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +246,65 @@ def test_stop_file_makes_a_function_save_and_stop(spec: RankSpec) -> None:
     spec.storage.delete(layout.STOP)
     assert run(spec, assignment(0, 5, attempt=2)).metrics == {"accuracy": 10.0}
     assert Fragile.steps == 5
+
+
+def stepping(ctx: Any) -> None:
+    """Sums 0 to 3 in each epoch, and can resume between two of these steps."""
+    state = ctx.load_checkpoint() or {"step": 0, "sum": 0}
+
+    def snapshot() -> dict[str, int]:
+        return dict(state)
+
+    while state["step"] < 4 * ctx.resource.stop:
+        state["sum"] += state["step"] % 4
+        state["step"] += 1
+        Fragile.steps += 1
+        if Fragile.steps == Fragile.killed_at:
+            raise Killed
+        ctx.step(snapshot)
+        if state["step"] % 4 == 0:
+            ctx.report({"accuracy": float(state["sum"])}, checkpoint=snapshot)
+
+
+def test_function_resumes_in_the_middle_of_an_epoch(spec: RankSpec) -> None:
+    spec = replace(spec, trainable=stepping, table=None)
+    killed(spec, assignment(0, 3), 7)
+    report = run(spec, assignment(0, 3, attempt=2))
+    assert Fragile.steps == 12 - 6, "six steps were saved by the first attempt"
+    assert [m.metrics["accuracy"] for m in report.curve] == [6.0, 12.0, 18.0]
+    assert report.checkpoint is not None
+    assert checkpoint.load(spec.storage, report.checkpoint)["function"] == {"step": 12, "sum": 18}
+
+
+def test_checkpoint_function_is_called_only_to_save(spec: RankSpec) -> None:
+    calls = []
+
+    def state_of(epoch: int) -> dict[str, int]:
+        calls.append(epoch)
+        return {"epoch": epoch}
+
+    def train(ctx: Any) -> None:
+        assert ctx.max_resource == 9
+        for epoch in range(*ctx.resource):
+            ctx.report({"accuracy": 0.5}, checkpoint=partial(state_of, epoch))
+
+    settings = replace(spec.settings, checkpoint_seconds=None)
+    report = run(replace(spec, trainable=train, table=None, settings=settings), assignment(0, 3))
+    assert calls == [2]
+    assert report.checkpoint is not None
+    assert checkpoint.load(spec.storage, report.checkpoint)["function"] == {"epoch": 2}
+
+
+def test_folder_of_a_function_is_deleted_when_it_ends(spec: RankSpec) -> None:
+    folders = []
+
+    def train(ctx: Any) -> None:
+        folders.append(ctx.folder)
+        assert ctx.folder == folders[0]
+        (ctx.folder / "weights").write_bytes(b"w")
+        ctx.report({"accuracy": 0.5}, resource=3, checkpoint=(ctx.folder / "weights").read_bytes)
+
+    report = run(replace(spec, trainable=train, table=None), assignment(0, 3))
+    assert report.failure is None, report.failure
+    assert checkpoint.load(spec.storage, report.checkpoint or "")["function"] == b"w"
+    assert not folders[0].exists()
