@@ -26,7 +26,8 @@ root_doc = "README"
 include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**.md"]
 CONTENTS = {
     "Using it": [
-        *("docs/command-line", "docs/study-file", "docs/methods", "docs/data", "docs/models", "docs/report"),
+        *("docs/command-line", "docs/study-file", "docs/methods", "docs/data", "docs/training"),
+        *("docs/models", "docs/report"),
         *(
             "docs/reliability",
             "docs/from-sparktrials",
@@ -67,7 +68,7 @@ def complete(app: Sphinx, page: str, source: list[str]) -> None:
             lines = "\n".join(f"/{page}" for page in pages)
             source[0] += f"\n:::{{toctree}}\n:hidden:\n:glob:\n:caption: {caption}\n\n{lines}\n:::\n"
     if page == "docs/study-file":
-        head, title, _ = source[0].partition("## Every setting\n")
+        head, title, _ = source[0].partition("## All settings\n")
         source[0] = head + title + settings.tables()
     if page == "docs/api":
         rest = [name for name in spark_hpo.__all__ if not re.search(rf":: (spark_hpo\.)?{name}\n", source[0])]

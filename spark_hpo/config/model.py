@@ -33,6 +33,7 @@ from spark_hpo.config.section import (
     Url,
 )
 from spark_hpo.config.study_file import read_study_file
+from spark_hpo.config.training import TrainingConfig
 from spark_hpo.errors import located
 from spark_hpo.objective import Limit, Mode, Objective
 from spark_hpo.redact import hide
@@ -276,34 +277,6 @@ class BudgetConfig(Section):
                 cure="Set at least one of trials, resource and seconds",
             )
         return self
-
-
-class CheckpointConfig(Section):
-    """How often a trial saves its state between rungs, so that a failure costs only the training since then.
-    Whichever comes first."""
-
-    epochs: PositiveInt | None = None
-    """After this many epochs, or parts with `search.resource: rows`."""
-    seconds: PositiveNumber | None = 60.0
-    """After this many seconds."""
-
-
-class TrainingConfig(Section):
-    """How tasks are trained. Training functions have a training loop of their own."""
-
-    batch_size: PositiveInt = 128
-    """Rows of one optimizer step, over all ranks. A parameter `batch_size` of the space takes precedence."""
-    evaluation_batch_size: PositiveInt = 4096
-    """Rows of one evaluation step, over all ranks."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto`: bf16 on GPUs that support it, fp32 elsewhere."""
-    clip_norm: PositiveNumber | None = None
-    """Maximum norm of the gradient."""
-    patience: PositiveInt | None = None
-    """Stop training a trial after this many epochs without improvement."""
-    min_improvement: NonNegativeNumber = 0.0
-    """Improvement of the objective that counts for `patience`."""
-    checkpoint_every: CheckpointConfig = CheckpointConfig()
 
 
 class ResourcesConfig(Section):

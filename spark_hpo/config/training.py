@@ -1,0 +1,38 @@
+"""The section `training` of a study file.
+
+The docstrings below the settings are the reference that users read (`docs/settings.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from spark_hpo.config.section import NonNegativeNumber, PositiveInt, PositiveNumber, Section
+
+
+class CheckpointConfig(Section):
+    """How often a trial saves its state between rungs, so that a failure costs only the training since then.
+    Whichever comes first."""
+
+    epochs: PositiveInt | None = None
+    """After this many epochs, or parts with `search.resource: rows`."""
+    seconds: PositiveNumber | None = 60.0
+    """After this many seconds."""
+
+
+class TrainingConfig(Section):
+    """How tasks are trained. Training functions have a training loop of their own."""
+
+    batch_size: PositiveInt = 128
+    """Rows of one optimizer step, over all ranks. A parameter `batch_size` of the space takes precedence."""
+    evaluation_batch_size: PositiveInt = 4096
+    """Rows of one evaluation step, over all ranks."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 on GPUs that support it, fp32 elsewhere."""
+    clip_norm: PositiveNumber | None = None
+    """Maximum norm of the gradient."""
+    patience: PositiveInt | None = None
+    """Stop training a trial after this many epochs without improvement."""
+    min_improvement: NonNegativeNumber = 0.0
+    """Improvement of the objective that counts for `patience`."""
+    checkpoint_every: CheckpointConfig = CheckpointConfig()
