@@ -7,8 +7,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from spark_hpo.data.schema import ColumnKind, Feature
-from spark_hpo.errors import DataError
+from spark_hpo.errors import DataError, TrialError
 from spark_hpo.train.task import Batch, LabelledTask
+from spark_hpo.train.tasks.augmentation import Augmentation
 
 
 class ImageTask(LabelledTask):
@@ -24,8 +25,14 @@ class ImageTask(LabelledTask):
         stages: 2; each halves height and width.
         dropout: 0.0, before the last layer.
 
+    Parameters of the augmentation, which changes the images of training batches at random:
+        crop_padding: 0, pixels of zeros to add on each side before a window of the original size is cropped.
+        flip_probability: 0.0, of a horizontal flip.
+        cutout: 0, the side, in pixels, of a square that is set to zero.
+
     Raises:
         DataError: the table does not have exactly one column of images.
+        TrialError: a parameter of the augmentation is out of range.
     """
 
     def build_model(self) -> nn.Module:
@@ -35,10 +42,25 @@ class ImageTask(LabelledTask):
             channels=int(self.params.get("channels", 32)),
             stages=int(self.params.get("stages", 2)),
             dropout=float(self.params.get("dropout", 0.0)),
+            augmentation=self._augmentation(),
         )
 
     def build_schedule(self, optimizer: Optimizer, *, total_steps: int) -> LRScheduler | None:
         return CosineAnnealingLR(optimizer, T_max=total_steps)
+
+    def _augmentation(self) -> Augmentation:
+        side = min(self._image.shape[1:])
+        for name, most in (("crop_padding", side), ("flip_probability", 1.0), ("cutout", side)):
+            value = self.params.get(name, 0)
+            if not 0 <= value <= most:
+                raise TrialError(
+                    f"ImageTask: the parameter {name} must be at least 0 and at most {most} (got {value})"
+                )
+        return Augmentation(
+            crop_padding=int(self.params.get("crop_padding", 0)),
+            flip_probability=float(self.params.get("flip_probability", 0.0)),
+            cutout=int(self.params.get("cutout", 0)),
+        )
 
     @property
     def _image(self) -> Feature:
@@ -55,10 +77,18 @@ class ImageTask(LabelledTask):
 
 class _ConvolutionalModel(nn.Module):
     def __init__(
-        self, image: Feature, *, num_outputs: int, channels: int, stages: int, dropout: float
+        self,
+        image: Feature,
+        *,
+        num_outputs: int,
+        channels: int,
+        stages: int,
+        dropout: float,
+        augmentation: Augmentation,
     ) -> None:
         super().__init__()
         self._name = image.name
+        self.augmentation = augmentation
         width = image.shape[0]
         layers: list[nn.Module] = []
         for stage in range(stages):
@@ -80,5 +110,5 @@ class _ConvolutionalModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return [rows, outputs]."""
-        outputs: Tensor = self.layers(batch[self._name])
+        outputs: Tensor = self.layers(self.augmentation(batch[self._name]))
         return outputs

@@ -123,27 +123,31 @@ def test_image_task_learns_from_bytes(folder: Path, tmp_path: Path) -> None:
     assert report.metrics["accuracy"] > 0.9
 
 
-def test_predictor_takes_rows_of_the_tables_files(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.medium
+@pytest.mark.parametrize("model", ["mlp", "resnet"])
+def test_predictor_takes_rows_of_the_tables_files(folder: Path, tmp_path: Path, model: str) -> None:
     table = opened(folder, *FEATURES)
-    spec, report = trained(table, tmp_path, "tabular", hidden_units=16)
+    params = {"hidden_units": 16, "model": model}
+    spec, report = trained(table, tmp_path, "tabular", **params)
     assert report.checkpoint is not None
     path = report.checkpoint
     predictor.export(
         tmp_path / "model",
         code=Code.named("tabular"),
-        params={"hidden_units": 16},
+        params=params,
         table=table,
         load_checkpoint=lambda: checkpoint.load(spec.storage, path),
     )
-    model = predictor.Predictor.load(tmp_path / "model")
+    assert (tmp_path / "model" / "network.pt2").exists()
+    loaded = predictor.Predictor.load(tmp_path / "model")
     rows = first_rows(table, Split.TEST, 20)
     assert set(rows.columns) == {"noise", "day", "clicks", "words", "embedding", "photo"}
     assert str(rows["day"].dtype).startswith("datetime64")
     truth = pq.read_table(folder / "raw" / "a.parquet").to_pandas()
     by_photo = dict(zip(truth["photo"], truth["verdict"] == "yes", strict=True))
-    said = model.predict(rows)["prediction"].to_numpy()
+    said = loaded.predict(rows)["prediction"].to_numpy()
     assert (said == [by_photo[photo] for photo in rows["photo"]]).mean() > 0.9
     # The metrics of the whole split are those that the trial reported.
-    evaluated = model.evaluate(table, Split.VALIDATION, reader="arrow")
+    evaluated = loaded.evaluate(table, Split.VALIDATION, reader="arrow")
     assert evaluated["accuracy"] == pytest.approx(report.metrics["accuracy"])
     assert isinstance(rows, pd.DataFrame)
