@@ -7,9 +7,12 @@ import errno
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
+_PART_BYTES = 16 << 20  # of an upload to S3
+_PARTS_AT_ONCE = 4
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 _NO_LINKS = (
@@ -50,14 +53,29 @@ class LocalFolder:
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file atomically."""
-        with self._parent(name, make=True) as (folder, last), self._temporary(folder, data) as temporary:
+        with self.writing(name) as file:
+            file.write(data)
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        with os.fdopen(self.open(name, os.O_RDONLY), "rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """Open a file that appears under its name at the end, unless an error occurs."""
+        with self._parent(name, make=True) as (folder, last), self._temporary(folder) as temporary:
+            with self._new_file(folder, temporary) as file:
+                yield file
             os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
 
     def create(self, name: str, data: bytes) -> bool:
         """Create a file; False if it exists already. Nobody sees it without its content."""
         with self._parent(name, make=True) as (folder, last):
             try:
-                with self._temporary(folder, data) as temporary:
+                with self._temporary(folder) as temporary:
+                    with self._new_file(folder, temporary) as file:
+                        file.write(data)
                     os.link(temporary, last, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
             except FileExistsError:
                 return False
@@ -65,7 +83,8 @@ class LocalFolder:
                 if exc.errno not in _NO_LINKS:
                     raise
                 try:
-                    self._write_new(folder, last, data)
+                    with self._new_file(folder, last) as file:
+                        file.write(data)
                 except FileExistsError:
                     return False
             return True
@@ -83,22 +102,24 @@ class LocalFolder:
         with self._parent(f"{folder}/*") as (descriptor, _):
             return os.listdir(descriptor)
 
+    @staticmethod
     @contextlib.contextmanager
-    def _temporary(self, folder: int, data: bytes) -> Iterator[str]:
-        """Write a hidden file, and yield its name. It is deleted at the end, unless it was renamed."""
+    def _temporary(folder: int) -> Iterator[str]:
+        """Yield a hidden name for a new file. The file is deleted at the end, unless it was renamed."""
         name = f".tmp-{secrets.token_hex(8)}"
         try:
-            self._write_new(folder, name, data)
             yield name
         finally:  # also after an interrupt: no partial file may stay
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=folder)
 
     @staticmethod
-    def _write_new(folder: int, name: str, data: bytes) -> None:
+    @contextlib.contextmanager
+    def _new_file(folder: int, name: str) -> Iterator[BinaryIO]:
+        """Open a new file, which is durable at the end."""
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, _FILE_MODE, dir_fd=folder)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
 
@@ -133,8 +154,30 @@ class RemoteFolder:
         data: bytes = self._fs.cat_file(f"{self._root}/{name}")
         return data
 
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        data: bytes = self._fs.cat_file(f"{self._root}/{name}", start=start, end=stop)
+        return data
+
     def write(self, name: str, data: bytes) -> None:
         self._fs.pipe_file(f"{self._root}/{name}", data)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """Open a local file, and upload it at the end unless an error occurs. Needs little memory."""
+        with tempfile.NamedTemporaryFile() as file:
+            yield file  # type: ignore[misc] # the wrapper has all methods of a BinaryIO
+            file.flush()
+            self.upload(name, file.name)
+
+    def upload(self, name: str, path: str) -> None:
+        """Copy a local file to the file system."""
+        self._fs.put_file(path, f"{self._root}/{name}", **self._upload_options)
+
+    @property
+    def _upload_options(self) -> dict[str, int]:
+        # s3fs reads 10 parts of 50 MB at once by default.
+        is_s3 = "s3" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
+        return {"chunksize": _PART_BYTES, "max_concurrency": _PARTS_AT_ONCE} if is_s3 else {}
 
     def create(self, name: str, data: bytes) -> bool:
         if self._fs.exists(f"{self._root}/{name}"):

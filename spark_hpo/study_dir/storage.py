@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -86,10 +86,25 @@ class Storage:
             return self._folder.read(_checked(name))
         return None
 
+    def read_range(self, name: str, start: int, stop: int) -> bytes | None:
+        """The bytes from `start` up to `stop`, fewer at the end of the file; None if it does not exist."""
+        with self.translated(name), contextlib.suppress(FileNotFoundError):
+            return self._folder.read_range(_checked(name), start, stop)
+        return None
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file atomically."""
         with self.translated(name):
             self._folder.write(_checked(name), data)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """Open a large file for writing. Nobody sees the file until it is complete, nor after an error.
+
+        For an object store the file is written to the local disk first, and then uploaded in parts.
+        """
+        with self.translated(name), self._folder.writing(_checked(name)) as file:
+            yield file
 
     def create(self, name: str, data: bytes) -> bool:
         """Create a file; False if it exists already. Atomic on a local file system."""

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import errno
 import io
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
-from spark_hpo.errors import CheckpointError, StorageError, TrialError
+from spark_hpo.errors import CheckpointError, StorageError
 from spark_hpo.study_dir.storage import Storage
+from spark_hpo.train.checkpoints import state_tree
 
 VERSION = 1
-
-# Types that torch always loads with `weights_only`. A value of another type is tried out on its own.
-_PLAIN = {type(None), bool, int, float, str, bytes}
-_TENSORS = {torch.Tensor, nn.Parameter}  # without attributes, which may be any object
-_MAPPINGS = {dict, OrderedDict}
-_SEQUENCES = {list, tuple}
 
 _NOT_A_FILE = {errno.EINVAL, errno.EISDIR, errno.ELOOP}  # a folder, a pipe, a symbolic link
 
@@ -34,7 +27,7 @@ def save(storage: Storage, path: str, state: Mapping[str, Any]) -> None:
         TrialError: the state holds another object, which `load` would refuse.
         StorageError: the file cannot be written.
     """
-    _check_loadable(state, set())
+    state_tree.check_loadable(state)
     buffer = io.BytesIO()
     torch.save({"version": VERSION, **state}, buffer)
     storage.write(path, buffer.getvalue())  # not a copy: BytesIO shares its buffer with the bytes
@@ -83,38 +76,3 @@ def weights(storage: Storage, path: str) -> bytes:
     buffer = io.BytesIO()
     torch.save(state["model"] if "model" in state else state["function"], buffer)
     return buffer.getvalue()
-
-
-def _check_loadable(value: Any, visited: set[int]) -> None:
-    """Raise unless torch loads the value without running foreign code.
-
-    Serializing and loading the whole state would answer this too, but needs two more copies of it.
-    """
-    kind = type(value)
-    if kind in _PLAIN or (kind in _TENSORS and not vars(value)) or id(value) in visited:
-        return
-    visited.add(id(value))
-    if kind in _MAPPINGS:
-        _check_loadable(getattr(value, "__dict__", None), visited)  # an OrderedDict may have attributes
-        for key, item in value.items():
-            _check_loadable(key, visited)
-            _check_loadable(item, visited)
-    elif kind in _SEQUENCES:
-        for item in value:
-            _check_loadable(item, visited)
-    else:
-        _check_loads_back(value)
-
-
-def _check_loads_back(value: Any) -> None:
-    try:
-        buffer = io.BytesIO()
-        torch.save(value, buffer)
-        buffer.seek(0)
-        torch.load(buffer, map_location="cpu", weights_only=True)
-    except Exception as exc:  # an object may define how it is pickled, and raise anything
-        raise TrialError(
-            f"a checkpoint cannot hold a {type(value).__module__}.{type(value).__qualname__}, only tensors "
-            "and plain values (numbers, text, bytes, lists, mappings): turn NumPy arrays into tensors, and "
-            "other objects into a state_dict"
-        ) from exc
