@@ -22,7 +22,6 @@ from spark_hpo.train.evaluation import evaluate
 from spark_hpo.train.optimizer_step import OptimizerStep
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.step_coordinator import StepCoordinator
-from spark_hpo.train.strategy import share_model
 from spark_hpo.train.task import TrainTask
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.trial import Measurement
@@ -77,8 +76,7 @@ class Trainer:
         generators.seed(self.seed, world.rank, 1)
         self._step = OptimizerStep(
             self._checked_task,
-            share_model(self.model, world),
-            unshared_model=self.model,
+            self.model,
             world=world,
             settings=self.settings,
             total_steps=self.total_steps,
@@ -231,7 +229,7 @@ class Trainer:
 
     def _train_pass(self, batches: Pass, coordinator: StepCoordinator, save: Save) -> float:
         """Train one pass, or the rest of it, and return the mean loss over the rows of all ranks."""
-        self._step.model.train()
+        self.model.train()
         first, before = self._since.step, self._since.rank_loss_sum
         total = torch.full((), before, dtype=torch.float64, device=self.world.device)
 

@@ -13,6 +13,7 @@ from spark_hpo.train.autocast import autocast, autocast_type
 from spark_hpo.train.checked_task import CheckedTask
 from spark_hpo.train.inheritance import inherited
 from spark_hpo.train.rendezvous.world import World
+from spark_hpo.train.strategy import LossModule, share_model
 from spark_hpo.train.task import Batch
 from spark_hpo.train.training_settings import TrainingSettings
 
@@ -21,21 +22,20 @@ from spark_hpo.train.training_settings import TrainingSettings
 class OptimizerStep:
     """The optimizer of a trial, its learning-rate schedule, and the scaler of its gradients.
 
-    A trace: step = OptimizerStep(task, shared_model, ...); step(batch, global_rows=128) -> (64, the mean
+    A trace: step = OptimizerStep(task, model, ...); step(batch, global_rows=128) -> (64, the mean
     loss of this rank's 64 rows before the step); the weights of all ranks have changed alike
     """
 
     task: CheckedTask
     model: nn.Module
-    """As it is trained: with several ranks, wrapped by `share_model`."""
     _: KW_ONLY
-    unshared_model: nn.Module
     world: World
     settings: TrainingSettings
     total_steps: int  # up to the maximum resource, for the schedule
 
     def __post_init__(self) -> None:
-        self._optimizer = self.task.build_optimizer(self.unshared_model)
+        self._strategy = share_model(LossModule(self.model, self.task), self.world)
+        self._optimizer = self.task.build_optimizer(self.model)
         self._schedule = self.task.build_schedule(self._optimizer, total_steps=self.total_steps)
         uses_fp16 = autocast_type(self.settings.precision, self.world.device) is torch.float16
         self._scaler = torch.amp.GradScaler(self.world.device.type, enabled=uses_fp16)
@@ -50,21 +50,27 @@ class OptimizerStep:
         Returns:
             This rank's rows, and its mean loss, [].
         """
-        with autocast(self.settings.precision, self.world.device):
-            outputs, loss = self.task.outputs_and_loss(self.model, batch)
-        rows = outputs.shape[0]
-        # DDP averages the gradients over ranks; the weight turns that into the mean over rows.
-        weight = rows * self.world.size / global_rows
-        self._scaler.scale(loss * weight).backward()  # type: ignore[no-untyped-call] # missing in torch
+
+        def backward(module: nn.Module) -> tuple[int, Tensor]:
+            with autocast(self.settings.precision, self.world.device):
+                rows, loss = module(batch)
+            # The ranks' gradients are averaged; the weight turns that into the mean over rows.
+            weight = rows * self.world.size / global_rows
+            self._scaler.scale(loss * weight).backward()
+            return rows, loss.detach()
+
+        self._strategy.prepare(backward)
+        rows, loss = backward(self._strategy.trained)
+        self._strategy.finish()
         if self.settings.clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self.unshared_model.parameters(), self.settings.clip_norm)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         if self._schedule is not None:
             self._schedule.step()
-        return rows, loss.detach()
+        return rows, loss
 
     def settings_state(self) -> dict[str, Any]:
         """Return what the parameters of the trial decide: the optimizer's groups, and the schedule."""

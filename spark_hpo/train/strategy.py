@@ -2,15 +2,144 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from spark_hpo.errors import TrialError
+from spark_hpo.train import generators
+from spark_hpo.train.checked_task import CheckedTask
 from spark_hpo.train.rendezvous.world import World
+from spark_hpo.train.task import Batch
+
+Backward = Callable[[nn.Module], Any]
+"""Runs the forward and backward pass of a step through a `LossModule`, which may be wrapped."""
 
 
-def share_model(model: nn.Module, world: World) -> nn.Module:
-    """Return the module that is trained. Its backward pass averages the gradients over all ranks."""
+class LossModule(nn.Module):
+    """A model with its task's loss.
+
+    The ranks share this module instead of the model alone, so that a task may call any part of its model,
+    and what the loss does not use counts as unused.
+    """
+
+    def __init__(self, model: nn.Module, task: CheckedTask) -> None:
+        super().__init__()
+        self.model = model
+        self._task = task
+
+    def forward(self, batch: Batch) -> tuple[int, Tensor]:
+        """Return the rows of the batch, and its mean loss, []."""
+        outputs, loss = self._task.outputs_and_loss(self.model, batch)
+        return outputs.shape[0], loss
+
+
+class Strategy(Protocol):
+    """How ranks share a model.
+
+    A trace of a step on one of two ranks:
+        prepare(backward)  before the first step: finds out which parameters a step uses
+        backward(trained)  the gradients are averaged over the ranks
+        finish()           checks them
+    """
+
+    @property
+    def trained(self) -> nn.Module:
+        """The `LossModule` as it is trained."""
+
+    def prepare(self, backward: Backward) -> None:
+        """Prepare for the first step. Every rank must call it; later calls do nothing."""
+
+    def finish(self) -> None:
+        """End the backward pass of a step.
+
+        Raises:
+            TrialError: the gradients of the ranks would differ.
+        """
+
+
+def share_model(model: LossModule, world: World) -> Strategy:
+    """Return the strategy of a trial."""
     if not world.is_distributed or not any(p.requires_grad for p in model.parameters()):
-        return model
-    device_ids = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids)
+        return Alone(model)
+    return DataParallel(model, world)
+
+
+class Alone:
+    """One rank trains the model."""
+
+    def __init__(self, model: LossModule) -> None:
+        self.trained: nn.Module = model
+
+    def prepare(self, backward: Backward) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+class DataParallel:
+    """Every rank has the whole model. DDP averages the gradients over the ranks during the backward pass.
+
+    A hyperparameter may turn a branch of the model off. DDP waits for the gradients of all parameters unless
+    it searches the graph of every step, which costs time. So the first batch is tried out: only a trial that
+    leaves parameters out pays for the search.
+    """
+
+    def __init__(self, model: LossModule, world: World) -> None:
+        self._model = model
+        self._world = world
+        self._shared: DistributedDataParallel | None = None
+        self._searches_graph = False
+
+    @property
+    def trained(self) -> nn.Module:
+        assert self._shared is not None, "prepare comes before the first step"
+        return self._shared
+
+    def prepare(self, backward: Backward) -> None:
+        if self._shared is not None:
+            return
+        unused = len(_unused_parameters(self._model, backward, self._world.device))
+        (total,) = self._world.sum([unused])
+        self._searches_graph = total > 0
+        self._shared = DistributedDataParallel(
+            self._model,
+            device_ids=[self._world.device] if self._world.device.type == "cuda" else None,
+            find_unused_parameters=self._searches_graph,
+        )
+
+    def finish(self) -> None:
+        if self._searches_graph:
+            return
+        if (left_out := _without_gradient(self._model.model)) is not None:
+            raise TrialError(
+                f"a step did not use the parameter {left_out!r}, but the first step of this assignment used "
+                "all parameters; with several ranks, let all steps of a trial use the same ones, for example "
+                "by adding 0 * output.sum() for each part of the model that a step leaves out"
+            )
+
+
+def _unused_parameters(model: nn.Module, backward: Backward, device: torch.device) -> list[str]:
+    """Return the parameters that a step does not use. Leaves no trace in model and random generators."""
+    states = generators.capture(device)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        backward(model)
+        return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    finally:
+        model.zero_grad(set_to_none=True)
+        generators.restore(states, device)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _without_gradient(model: nn.Module) -> str | None:
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            return name
+    return None
