@@ -24,8 +24,8 @@ from spark_hpo.data.raw_rows import example_rows
 from spark_hpo.data.readers import petastorm_codecs
 from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Source, TableFormat, TableSchema
 from spark_hpo.errors import DataError
-from spark_hpo.source_file import without_digest
 from spark_hpo.trial import Split
+from spark_hpo.user_code.source_file import without_digest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,9 +11,9 @@ from spark_hpo.driver.precheck import check_metrics, check_settings
 from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Objective
 from spark_hpo.search.space import Space
-from spark_hpo.source_file import SourceFile
 from spark_hpo.train.reference import Code, Trainable, is_task
 from spark_hpo.train.task import TrainTask
+from spark_hpo.user_code.source_file import SourceFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,10 +23,10 @@ from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
 from spark_hpo.errors import ConfigError, closest, located, suggestion, within
 from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
-from spark_hpo.source_file import read_code
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.built_in import BUILT_IN_TASKS, labelled_metrics
+from spark_hpo.user_code.source_file import read_code
 
 
 def check_study(config: StudyConfig, *, space: object = None) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spark_hpo.errors import ConfigError, cause, suggestion, within
-from spark_hpo.plugins import load_plugin, plugin_names
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.explorers.bandit import BanditExplorer
 from spark_hpo.search.explorers.perturbation import PerturbationExplorer
@@ -43,6 +42,7 @@ from spark_hpo.search.schedulers.synchronous import (
 from spark_hpo.search.settings import require_integer
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.hyperopt_space import from_hyperopt, is_hyperopt
+from spark_hpo.user_code.plugins import load_plugin, plugin_names
 
 SAMPLERS: Mapping[str, type[Sampler]] = {
     "random": RandomSampler,

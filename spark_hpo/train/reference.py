@@ -13,9 +13,9 @@ from types import CodeType, ModuleType
 from typing import Any, Self
 
 from spark_hpo.errors import ConfigError, closest, suggestion
-from spark_hpo.source_file import SourceFile
 from spark_hpo.train.built_in import BUILT_IN_TASKS, MOVED_TASKS
 from spark_hpo.train.task import TrainTask
+from spark_hpo.user_code.source_file import SourceFile
 
 Trainable = type[TrainTask] | Callable[..., Any]
 

@@ -15,7 +15,6 @@ import pytest
 from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.readers import Reader, open_reader
 from spark_hpo.data.schema import TableSchema
-from spark_hpo.plugins import plugin_names
 from spark_hpo.search.registry import build_sampler, build_scheduler
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.random import RandomSampler
@@ -24,6 +23,7 @@ from spark_hpo.search.space import Space
 from spark_hpo.testing import ReaderContract, SamplerContract, SchedulerContract
 from spark_hpo.testing.samplers import SPACE
 from spark_hpo.trial import Params
+from spark_hpo.user_code.plugins import plugin_names
 from tests.support.asked import best_of
 from tests.support.workspace import Workspace
 

@@ -16,9 +16,9 @@ from spark_hpo.backend.spark.session import cluster_of
 from spark_hpo.config import StudyConfig
 from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError
-from spark_hpo.source_file import SourceFile
 from spark_hpo.train.reference import Code
 from spark_hpo.train.tasks.tabular import TabularTask
+from spark_hpo.user_code.source_file import SourceFile
 from tests.support.mlflow_database import write_database
 from tests.support.tables import clusters_study, write_clusters
 

@@ -14,7 +14,7 @@ from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.errors import ConfigError, suggestion
-from spark_hpo.plugins import load_plugin, plugin_names
+from spark_hpo.user_code.plugins import load_plugin, plugin_names
 
 
 class ReaderName(StrEnum):

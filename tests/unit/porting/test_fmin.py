@@ -21,11 +21,11 @@ from spark_hpo.errors import ConfigError, NoTrialSucceeded, SpaceError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.porting.hyperopt_objective import HyperoptObjective
 from spark_hpo.porting.spark_trials import SparkTrials
-from spark_hpo.source_file import SourceFile
 from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.reference import Code
+from spark_hpo.user_code.source_file import SourceFile
 
 SPACE = {"x": hp.uniform("x", -5, 5), "y": hp.quniform("y", -3, 3, 1)}
 

@@ -13,13 +13,13 @@ import pytest
 
 from spark_hpo.data.readers import open_reader, resolve_reader
 from spark_hpo.errors import ConfigError
-from spark_hpo.plugins import load_plugin, plugin_names
 from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler, names_of
 from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.samplers.random import RandomSampler
 from spark_hpo.search.samplers.transfer import Knowledge
 from spark_hpo.search.samplers.wrappers import ConstrainedSampler
 from spark_hpo.search.space import Space
+from spark_hpo.user_code.plugins import load_plugin, plugin_names
 from tests.benchmarks.replay.methods import parse_method
 
 SPACE = Space.from_config({"x": {"type": "uniform", "low": 0, "high": 1}})

@@ -10,7 +10,7 @@ import pytest
 from spark_hpo.data.encoders import find_transform
 from spark_hpo.driver.plan import load_transforms
 from spark_hpo.errors import ConfigError
-from spark_hpo.source_file import SourceFile, without_digest
+from spark_hpo.user_code.source_file import SourceFile, without_digest
 from tests.support.tables import clusters_study
 
 

@@ -1,0 +1,1 @@
+"""Trainers of other libraries as trials: Hugging Face's `Trainer`, and Lightning's."""

@@ -1,0 +1,170 @@
+"""Reports, checkpoints and the end of training of a Hugging Face `Trainer`."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from spark_hpo.errors import CheckpointError
+from spark_hpo.train.context import TrainContext
+
+_CHECKPOINT = "checkpoint"  # the folder that a checkpoint is unpacked into
+_PICKLED = "training_args.bin"  # not needed to resume, and may hold tokens
+_NOT_METRICS = ("_runtime", "_per_second", "_time", "epoch")
+
+
+class TrainerReports(TrainerCallback):
+    """Connects a `Trainer` with the context of its trial.
+
+    A trace of an assignment from 1 to 3 epochs of 10 steps:
+        train()         loads the checkpoint of step 10
+        on_step_end     steps 11 to 19: counts progress; saves if a checkpoint is due, or to stop
+        on_epoch_end    step 20
+        on_evaluate     keeps the metrics
+        on_epoch_begin  reports them: 2 epochs are completed
+        on_epoch_end    step 30: stops the training, because 3 epochs are completed
+        on_evaluate
+        on_train_end    saves, and reports 3 epochs
+    """
+
+    def __init__(self, ctx: TrainContext, trainer: Trainer) -> None:
+        self._ctx = ctx
+        self._trainer = trainer
+        self._metrics: dict[str, float] | None = None  # of the epoch that has just ended
+
+    def train(self) -> None:
+        """Train until the assignment's resource is reached."""
+        self._prepare()
+        folder = self._restored()
+        self._trainer.train(resume_from_checkpoint=None if folder is None else str(folder))
+
+    def evaluate(self, dataset: Any) -> dict[str, float]:
+        """Return the metrics of the checkpoint on a dataset."""
+        self._prepare()
+        if (folder := self._restored()) is not None:
+            self._trainer._load_from_checkpoint(str(folder))
+        return _numbers(self._trainer.evaluate(dataset))
+
+    def _prepare(self) -> None:
+        self._trainer.remove_callback(PrinterCallback)
+        self._trainer.add_callback(self)
+        if _ignores_num_items(self._trainer):
+            self._trainer.model_accepts_loss_kwargs = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        control.should_training_stop = False  # the checkpoint may have been saved by a rung that was stopped
+        return control
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        if self._metrics is not None:
+            self._ctx.report(self._metrics, checkpoint=self._save)
+            self._metrics = None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        # After the last step of an epoch the report saves: resuming from here would miss the evaluation.
+        is_last = float(state.epoch or 0).is_integer()
+        self._ctx.step(None if is_last else self._save)
+
+    def on_substep_end(self, *_: Any, **__: Any) -> None:
+        self._ctx.step()
+
+    def on_prediction_step(self, *_: Any, **__: Any) -> None:
+        self._ctx.step()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        self._metrics = {}
+        done = self._ctx.measurements[-1].resource if self._ctx.measurements else self._ctx.resource.start
+        if done + 1 >= self._ctx.resource.stop:
+            control.should_training_stop = True
+        return control
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
+    ) -> None:
+        if self._metrics is not None and "loss" in (logs or {}):
+            self._metrics["train_loss"] = float((logs or {})["loss"])
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any] | None = None, **_: Any
+    ) -> None:
+        if self._metrics is not None:  # called once for each of several datasets
+            self._metrics |= _numbers(metrics or {})
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        if self._metrics is not None:
+            self._ctx.report(self._metrics, checkpoint=self._save())
+
+    def _save(self) -> bytes:
+        """Return the trainer's checkpoint folder as a tar file; that of rank 0 has the files of all ranks."""
+        self._trainer._save_checkpoint(self._trainer.model_wrapped, None)
+        parent = Path(str(self._trainer.args.output_dir))
+        folder = parent / f"checkpoint-{self._trainer.state.global_step}"
+        (folder / _PICKLED).unlink(missing_ok=True)
+        self._gather_generators(folder)
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            tar.add(folder, arcname=".")
+        shutil.rmtree(folder)
+        return packed.getvalue()
+
+    def _gather_generators(self, folder: Path) -> None:
+        """Copy the states of the random generators, which each rank has written on its own machine."""
+        if self._ctx.world_size > 1:
+            name = f"rng_state_{self._ctx.rank}.pth"
+            files: list[Any] = [None] * self._ctx.world_size
+            dist.all_gather_object(files, (name, (folder / name).read_bytes()))
+            for name, data in files:
+                (folder / name).write_bytes(data)
+
+    def _restored(self) -> Path | None:
+        """Return the folder of the last checkpoint; None: the trial starts from scratch."""
+        saved = self._ctx.load_checkpoint()
+        if saved is None:
+            return None
+        folder = self._ctx.folder / _CHECKPOINT
+        try:
+            with tarfile.open(fileobj=io.BytesIO(saved)) as tar:
+                tar.extractall(folder, filter="data")
+        except (TypeError, tarfile.TarError) as exc:
+            raise CheckpointError(f"the checkpoint of this trial is not one of a Trainer: {exc}") from exc
+        return folder
+
+
+def _ignores_num_items(trainer: Trainer) -> bool:
+    """Return True if the model's loss is a mean over its own batch, although it takes any keyword.
+
+    A Trainer passes `num_items_in_batch` to models that take any keyword, and then multiplies their loss by
+    the number of ranks. That is wrong for models that ignore it, such as BERT for classification: their loss
+    and gradients would grow with the number of ranks.
+    """
+    accepts, args = getattr(trainer, "model_accepts_loss_kwargs", False), trainer.args
+    if not accepts or trainer.compute_loss_func or args.world_size * args.gradient_accumulation_steps == 1:
+        return False
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    model: Any = trainer.model
+    model.to(args.device).eval()
+    with torch.no_grad():
+        losses = [model(**batch, num_items_in_batch=torch.tensor(n))["loss"] for n in (1, 2)]
+    return bool(torch.equal(*losses))
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics without durations, which differ from run to run."""
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and not name.endswith(_NOT_METRICS)
+    }

@@ -1,0 +1,1 @@
+"""Finds code that users bring: plugins of other packages, and files of their own."""
