@@ -7,9 +7,6 @@ model of scikit-learn's on the same rows.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from spark_hpo.data.table import open_table
+from tests.support import command_line
+from tests.support.command_line import output
 
 ROOT = Path(__file__).parents[2]
 ADULT = ROOT.parent / "shared/data/adult/adult.csv"
@@ -32,18 +31,8 @@ pytestmark = [pytest.mark.spark, pytest.mark.timeout(LIMIT_S)]
 
 
 def spark_hpo(folder: Path, *words: str) -> str:
-    """A command of the command line's."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "spark_hpo", *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done.stdout
+    """Run a command to its end, and return its output."""
+    return output(command_line.spark_hpo(folder, *words, limit_s=LIMIT_S))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.command_line import Done, output, spark_hpo
+
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = "\n".join(re.findall(r"```sh\n(.*?)```", (ROOT / "docs/first-study.md").read_text(), re.DOTALL))
 QUICKER = ["budget.trials=12"]  # make test-first-studies runs studies to the end of their budgets
-LIMIT_S = 280.0
 
 
 @pytest.fixture(scope="module")
@@ -35,28 +33,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(name: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def command(name: str, folder: Path, *more: str) -> Done:
     """Run the last command of the page with this subcommand: the one for a CSV."""
     *_, line = [line for line in COMMANDS.splitlines() if line.startswith(f"spark-hpo {name} ")]
     _, *words = shlex.split(line)
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "spark_hpo", *words, *more],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-
-
-def succeeded(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done.stdout
+    return spark_hpo(folder, *words, *more)
 
 
 @pytest.fixture(scope="module")
-def begun(home: Path) -> tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]:
+def begun(home: Path) -> tuple[Done, Done]:
     """The output of `prepare` and `init`."""
     return command("prepare", home), command("init", home)
 
@@ -70,14 +55,14 @@ def split(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.timeout(600)
 def test_first_study_commands_produce_a_good_model_of_an_unknown_csv(
-    home: Path, begun: tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]
+    home: Path, begun: tuple[Done, Done]
 ) -> None:
     done, started = begun
-    assert succeeded(done).startswith(f"{home}/data/my: train ")
+    assert output(done).startswith(f"{home}/data/my: train ")
     assert "column '_c0' is left out: it numbers the rows, from 0 to 441" in done.stderr
     assert "column 'name' is left out" in done.stderr
-    assert "next: spark-hpo doctor my_study.yaml" in succeeded(started)
-    answer = json.loads(succeeded(command("run", home, *QUICKER, "--json")).splitlines()[-1])
+    assert "next: spark-hpo doctor my_study.yaml" in output(started)
+    answer = json.loads(output(command("run", home, *QUICKER, "--json")).splitlines()[-1])
     found = answer["test"]["squared_error"]
     train, test = split(home, "train"), split(home, "test")
     assert found < 0.75 * np.mean((test[1] - train[1].mean()) ** 2), "hardly better than the mean"
@@ -85,7 +70,7 @@ def test_first_study_commands_produce_a_good_model_of_an_unknown_csv(
 
     linear = np.mean((Ridge().fit(*train).predict(test[0]) - test[1]) ** 2)
     assert found < 1.3 * linear
-    succeeded(command("report", home))
+    output(command("report", home))
     page = (home / "studies" / "my" / "report.html").read_text()
     assert "squared_error" in page
 
@@ -94,7 +79,7 @@ def test_first_study_commands_produce_a_good_model_of_an_unknown_csv(
 def test_doctor_passes_the_first_study_and_leaves_no_files(home: Path) -> None:
     before = sorted(path for path in home.rglob("*") if "studies" not in path.parts)
     done = command("doctor", home, "study_dir=elsewhere/study")
-    assert succeeded(done).endswith("no check failed\n")
+    assert output(done).endswith("no check failed\n")
     assert "FAIL" not in done.stdout
     assert "one step: 1 rank, one batch, squared_error" in done.stdout
     assert sorted(path for path in home.rglob("*") if "studies" not in path.parts) == before
@@ -103,15 +88,7 @@ def test_doctor_passes_the_first_study_and_leaves_no_files(home: Path) -> None:
 @pytest.mark.usefixtures("begun")
 def test_first_mistakes_get_a_message_with_a_fix(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "spark_hpo", *words],
-            cwd=home,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
+        done = spark_hpo(home, *words)
         assert done.returncode in (2, 3)
         assert "Traceback" not in done.stderr
         return done.stderr
