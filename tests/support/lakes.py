@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from spark_hpo.data.plan.manifest import Manifest
@@ -275,12 +276,13 @@ class IcebergTable:
 
 
 class MovingDelta:
-    """A Delta table in which rows have been deleted."""
+    """A partitioned Delta table that was overwritten, appended to with a new column, and deleted from."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "rides"
-        for first in (0, 300):
-            self.write(rows(first, first + 300), mode="append")
+        self.write(rows(900, 950), partition_by=["season"])
+        self.write(rows(0, 300), mode="overwrite")
+        self.write(rows(300, 600, wind=2.5), mode="append", schema_mode="merge")
         self.open().delete("id < 40")
         self.version = int(self.open().version())
         self.num_rows = 560
@@ -304,18 +306,35 @@ class MovingDelta:
 
 
 class MovingIceberg:
-    """An Iceberg table in which a file has been replaced."""
+    """A partitioned Iceberg table that was overwritten, appended to with a new column, and deleted from."""
 
     def __init__(self, folder: Path) -> None:
-        self._table = IcebergTable(folder / "lake", rows(900, 950), row_group_size=8)
+        from pyiceberg.types import DoubleType
+
+        start = self._by_season(rows(900, 940))[0]
+        self._table = IcebergTable(folder / "lake", start, partition_by="season", row_group_size=8)
         self._table.table.delete("id >= 0")
-        self.version = self._table.append(rows(0, 560))
+        for content in (rows(0, 40), rows(40, 300)):
+            self._append(content)
+        with self._table.table.update_schema() as update:
+            update.add_column("wind", DoubleType())
+        self._append(rows(300, 600, wind=2.5))
+        self._table.table.delete("id < 40")  # whole files: pyiceberg rewrites others with a newer pyarrow
+        self.version = self._table.snapshot
         self.folder = self._table.folder
         self.num_rows = 560
 
+    @staticmethod
+    def _by_season(content: pa.Table) -> list[pa.Table]:
+        return [content.filter(pc.equal(content["season"], season)) for season in SEASONS]
+
+    def _append(self, content: pa.Table) -> None:
+        for part in self._by_season(content):
+            self._table.append(part)
+
     def move_on(self) -> None:
         self._table.table.delete("id >= 0")
-        self._table.append(rows(5000, 5100))
+        self._append(rows(5000, 5100, wind=1.5))
 
     def forget(self) -> None:
         for file in (self.folder / "data").glob("*.parquet"):
