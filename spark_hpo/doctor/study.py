@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spark_hpo.config import DataConfig, load_config
 from spark_hpo.data import files
@@ -21,12 +22,15 @@ from spark_hpo.driver.plan import load_transforms, plan_study
 from spark_hpo.driver.rehearsal import measure_shipment, run_first_step
 from spark_hpo.driver.table_snapshot import check_frame
 from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
-from spark_hpo.errors import DataError, StorageError, located
+from spark_hpo.errors import ConfigError, DataError, StorageError, located
 from spark_hpo.pitfalls import find_pitfalls, find_pitfalls_of_rows
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.server_check import check_server
 from spark_hpo.trial import Split
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _STEP_LIMIT_S = 240.0
 _MAX_ASSIGNMENT_BYTES = 10 * 2**20  # Spark sends them with every task
@@ -95,16 +99,35 @@ def pitfalls(context: Context) -> Verdict:
     data = context.config.data
     if context.table is not None:
         found = find_pitfalls(context.table)
-    elif data is not None and data.prepare is None and data.path is not None and data.label is not None:
-        try:
-            found = find_pitfalls_of_rows(profile(data.path).sample, data.label)
-        except DataError:
-            return skip("'table' failed")
-    else:
+    elif data is None or data.prepare is not None or data.label is None:
         return skip("there is no table yet")
+    else:
+        try:
+            rows = profile(data.path).sample if data.path is not None else _sample(context, data)
+        except (DataError, ConfigError):
+            return skip("'table' failed")
+        if rows is None:
+            return skip("Spark is needed for a sample of the rows")
+        split = data.split
+        found = find_pitfalls_of_rows(
+            rows.select([name for name in rows.column_names if name not in data.drop]),
+            data.label,
+            at_random=not (split.group or split.time or split.column),
+        )
     if found:
         return warn(" | ".join(map(str, found)))
     return ok("nothing in a sample of the rows spoils the result")
+
+
+def _sample(context: Context, data: DataConfig) -> pa.Table | None:
+    """Read some rows of a catalog table or a query with Spark. None: there is no Spark, or no table yet."""
+    if context.spark is None or data.dataframe:
+        return None
+    from spark_hpo.prepare.catalog import open_frame
+    from spark_hpo.prepare.catalog_profile import sample_rows
+
+    frame = open_frame(context.spark, table=data.table, query=data.query, version=data.version)
+    return sample_rows(frame)
 
 
 def _source(context: Context, data: DataConfig) -> Verdict:

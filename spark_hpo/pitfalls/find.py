@@ -34,21 +34,24 @@ def find_pitfalls(table: Table) -> list[Pitfall]:
     return found
 
 
-def find_pitfalls_of_rows(rows: pa.Table, label: str) -> list[Pitfall]:
+def find_pitfalls_of_rows(rows: pa.Table, label: str, *, at_random: bool = True) -> list[Pitfall]:
     """Find the pitfalls of a table without splits, and those that it would have with a random split.
 
     Args:
         rows: a sample of its rows.
         label: the column to predict: text, or numbers.
+        at_random: False: times, groups or a column of the table will decide the split.
     """
     sample = sample_of_rows(rows, label)
     present = rows.num_rows - rows.column(label).null_count
     classes = len(np.unique(sample.label)) if sample.classes else 0
+    found = [*split_checks.label_per_row(label, classes, present), *label_leaks.all_leaks(sample)]
+    if not at_random:
+        return found
     mixed = np.random.default_rng(0).permutation(sample.rows)
     train, validation = sample.take(mixed[: sample.rows // 2]), sample.take(mixed[sample.rows // 2 :])
     return [
-        *split_checks.label_per_row(label, classes, present),
-        *label_leaks.all_leaks(sample),
+        *found,
         *split_checks.time_order(train, validation, by_row_groups=False),
         *split_checks.shared_groups(train, validation),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+from pyspark.sql import DataFrame
 
 from spark_hpo.data.profile import TableProfile, profile_sample
 from spark_hpo.errors import DataError
@@ -10,6 +11,11 @@ from spark_hpo.prepare.catalog import open_frame
 from spark_hpo.prepare.sources import own_session
 
 _SAMPLE_ROWS = 20_000
+
+
+def sample_rows(frame: DataFrame) -> pa.Table:
+    """Return the first rows that Spark finds, at most 20,000."""
+    return pa.Table.from_pandas(frame.limit(_SAMPLE_ROWS).toPandas(), preserve_index=False)
 
 
 def profile_catalog(source: dict[str, str]) -> TableProfile:
@@ -25,7 +31,7 @@ def profile_catalog(source: dict[str, str]) -> TableProfile:
     [name] = source.values()
     with own_session() as spark:
         frame = open_frame(spark, **source)
-        sample = pa.Table.from_pandas(frame.limit(_SAMPLE_ROWS).toPandas(), preserve_index=False)
+        sample = sample_rows(frame)
         rows = frame.count()
     if not sample.num_rows:
         raise DataError(f"{name} has no rows. Check its conditions")

@@ -10,7 +10,8 @@ import pytest
 
 from spark_hpo.backend.spark.session import cluster_of
 from spark_hpo.config import load_config
-from spark_hpo.doctor import Status
+from spark_hpo.doctor import Status, examine
+from spark_hpo.doctor.checks import CHECKS
 from spark_hpo.doctor.cluster import allocation, differences
 from spark_hpo.doctor.context import Context
 from spark_hpo.doctor.on_executor import executor_info
@@ -54,6 +55,21 @@ def test_doctor_warns_of_too_many_concurrent_trials(spark: Any, study: Path) -> 
     found = look("budget.trials=4", spark=spark)["slots"]
     assert found.status is Status.WARN
     assert "resources.max_concurrent: 1" in found.cure
+
+
+@pytest.mark.parametrize("source", ["data.table=leaky", "data.query=SELECT * FROM leaky"])
+def test_doctor_finds_pitfalls_of_a_catalog_table_and_writes_no_snapshot(
+    spark: Any, study: Path, source: str
+) -> None:
+    rows = [(i % 2, (i % 2) * 3.5, i) for i in range(600)]
+    spark.createDataFrame(rows, "side int, after double, x int").createOrReplaceTempView("leaky")
+    before = sorted(study.rglob("*"))
+    checks = [check for check in CHECKS if check.name in ("study file", "table", "pitfalls")]
+    overrides = ["data.path=null", source, "data.label=side"]
+    found = {f.check: f for f in examine("study.yaml", overrides, spark=spark, checks=checks)}
+    assert found["pitfalls"].status is Status.WARN
+    assert "column 'after' alone predicts the label 'side'" in found["pitfalls"].message
+    assert sorted(study.rglob("*")) == before
 
 
 class Dynamic:

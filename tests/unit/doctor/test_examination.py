@@ -210,3 +210,5 @@ def test_pitfalls_are_warnings_of_prepared_tables_and_others(study: Path, tmp_pa
     found = look("data.path=raw.parquet", "data.label=side")["pitfalls"]
     assert found.status is Status.WARN
     assert "column 'after' alone predicts the label 'side'" in found.message
+    dropped = look("data.path=raw.parquet", "data.label=side", "data.drop=[after]")["pitfalls"]
+    assert "'after'" not in dropped.message
