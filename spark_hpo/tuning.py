@@ -44,6 +44,13 @@ _ARGUMENTS = {
     "budget.seconds": "seconds",
     "resources.world_size": "world_size",
 }
+# With `folds`, a unit of the resource is a fold, and max_resource counts the epochs of each.
+_ARGUMENTS_OF_FOLDS = {
+    **_ARGUMENTS,
+    "search.resource": "folds",
+    "search.max_resource": "folds",
+    "search.epochs": "max_resource",
+}
 _SECTIONS = ("objective", "search", "budget", "stopping", "training", "backend", "mlflow")
 
 
@@ -58,6 +65,7 @@ def tune(
     trials: int | None = None,
     seconds: float | None = None,
     max_resource: int | None = None,
+    folds: int | None = None,
     method: str | None = None,
     world_size: int | None = None,
     resources: Mapping[str, Any] | None = None,
@@ -101,7 +109,8 @@ def tune(
         label: the column to predict, of a table that is not prepared.
         trials: number of trials to start. None: 30, unless `seconds` or `budget` limits the search.
         seconds: time limit of the search.
-        max_resource: epochs of a fully trained trial. None: 9.
+        max_resource: epochs of a fully trained trial, or of each fold. None: 9.
+        folds: cross-validate every trial with so many folds, at least 2, like `data.folds` in a study file.
         method: name of a search method; docs/methods.md compares them. None: "default".
         world_size: number of ranks per trial. None: 1.
         resources: the section `resources` of a study file, such as `{"gpus_per_rank": 1}`.
@@ -148,7 +157,7 @@ def tune(
         "objective.metric": metric,
         "objective.mode": mode,
         "search.method": method,
-        "search.max_resource": max_resource,
+        **_resource(max_resource, folds),
         "budget.trials": trials,
         "budget.seconds": seconds,
         "resources.world_size": world_size,
@@ -156,8 +165,9 @@ def tune(
     sections = {**settings, "resources": resources or {}, "space": {}}
     if data_section is not None or label is not None:
         sections["data"] = data_section or {}
-    record = _with_defaults(_merged(arguments, sections))
-    config = build_config(record, place=PLACE, names=_ARGUMENTS)
+    names = _ARGUMENTS if folds is None else _ARGUMENTS_OF_FOLDS
+    record = _with_defaults(_merged(arguments, sections, names))
+    config = build_config(record, place=PLACE, names=names)
     result = run_study(
         config,
         resume=resume,
@@ -190,13 +200,21 @@ def _data_section(data: Any) -> tuple[dict[str, Any] | None, Any]:
     return {**section, "dataframe": True}, frame
 
 
+def _resource(max_resource: int | None, folds: int | None) -> dict[str, Any]:
+    """Return the settings of the search that say what a trial gets more of, and how much."""
+    if folds is None:
+        return {"search.max_resource": max_resource}
+    epochs = DEFAULT_MAX_RESOURCE if max_resource is None else max_resource
+    return {"search.resource": "folds", "search.max_resource": folds, "search.epochs": epochs}
+
+
 def _check_section(key: str) -> None:
     """Raise if `key` is neither an argument nor a section."""
     if key in _SECTIONS:
         return
     if key in _ARGUMENTS:
         raise ConfigError(f"{PLACE}: the argument for {key} is {_ARGUMENTS[key]}")
-    known = [*_ARGUMENTS.values(), "data", "resources", "resume", "spark", "callbacks", *_SECTIONS]
+    known = [*_ARGUMENTS.values(), "folds", "data", "resources", "resume", "spark", "callbacks", *_SECTIONS]
     raise ConfigError(f"{PLACE}: there is no argument {key!r}", cure=suggestion(key, known))
 
 
@@ -207,7 +225,9 @@ def _name_of(task: Trainable | str) -> str:
     return name[:100] or "study"
 
 
-def _merged(arguments: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(
+    arguments: Mapping[str, Any], sections: Mapping[str, Any], names: Mapping[str, str]
+) -> dict[str, Any]:
     """Merge the arguments, by dotted key, into the sections of a study file, skipping None."""
     record = {key: dict(value) if isinstance(value, Mapping) else value for key, value in sections.items()}
     for dotted, value in arguments.items():
@@ -219,7 +239,7 @@ def _merged(arguments: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[s
             continue
         if key in into:
             raise ConfigError(
-                f"{PLACE}: {_ARGUMENTS[dotted]} is {value!r} and {section}[{key!r}] is {into[key]!r}. "
+                f"{PLACE}: {names[dotted]} is {value!r} and {section}[{key!r}] is {into[key]!r}. "
                 "Pass only one of them"
             )
         into[key] = value

@@ -12,6 +12,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from spark_hpo import tune
 from spark_hpo.config import StudyConfig
 from spark_hpo.driver.cleanup import clean_study
 from spark_hpo.driver.export import export_model
@@ -235,3 +236,41 @@ def test_final_training_that_fails_leaves_the_result_without_a_model(tmp_path: P
     assert result.test_error is not None
     lost = [e.report for e in journal(result).past if e.kind is EventKind.LOST]
     assert [report.split for report in lost] == [Split.TRAIN]
+
+
+def test_tune_with_folds_cross_validates_like_a_study_file(tmp_path: Path) -> None:
+    write_clusters(tmp_path / "table")
+    result = tune(
+        "tabular",
+        {"learning_rate": {"type": "loguniform", "low": 0.01, "high": 0.1}},
+        metric="accuracy",
+        mode="max",
+        data=tmp_path / "table",
+        folds=3,
+        max_resource=2,
+        trials=1,
+        storage=tmp_path / "study",
+        backend="inline",
+        mlflow={"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"},
+    )
+    of_file = folds_study(tmp_path, data={"path": "t", "folds": 3}, search={"max_resource": 2})
+    assert result.config.search == of_file.search
+    folds = [e.report for e in journal(result).past if e.kind is EventKind.FOLD]
+    assert [report.fold for report in folds] == [1, 2, 3]
+    assert result.best.spread["accuracy"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        ({"folds": 1}, "folds"),
+        ({"folds": 3, "max_resource": 0}, "max_resource"),
+        ({"folds": "many"}, "folds"),
+    ],
+)
+def test_tune_names_the_argument_that_folds_do_not_allow(
+    tmp_path: Path, arguments: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tune("tabular", {}, metric="accuracy", mode="max", storage=tmp_path / "study", **arguments)
+    assert caught.value.key == key

@@ -57,6 +57,15 @@ def test_optimize_finds_what_optuna_finds() -> None:
     assert optuna.importance.get_param_importances(study)["x"] > 0
 
 
+def test_optimize_refuses_folds_because_each_would_choose_parameters(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        optimize(
+            bowl, n_trials=2, storage=tmp_path / "study", search={"resource": "folds", "max_resource": 3}
+        )
+    assert (raised.value.key, raised.value.value) == ("search.resource", "folds")
+    assert not (tmp_path / "study/journal").exists()
+
+
 def test_trial_has_exactly_the_parameters_it_asked_for() -> None:
     result = optimize(branches, n_trials=40)
     seen = set()
