@@ -63,9 +63,10 @@ def command(
 ) -> None:
     """Delete files that studies no longer need.
 
-    In each study directory DIR: checkpoints of trials that are out, and leftovers of killed attempts. What a
-    resumed study needs stays, the best model always does, and a study that is running is skipped. Beside
-    them: snapshots of tables whose studies have all been deleted, or have ended (--older-than).
+    In each study directory DIR: checkpoints of trials that are out, and leftovers of killed attempts and
+    drivers. What a resumed study needs stays, the best model always does, and a study that is running is
+    skipped. Beside them: snapshots of tables whose studies have all been deleted, or have ended
+    (--older-than).
     """
     if not studies and not cache and snapshots is None:
         raise click.UsageError("pass a study directory, --snapshots or --cache")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from spark_hpo.errors import LeaseError
 from spark_hpo.ranking import pareto_front
@@ -50,11 +52,16 @@ def clean_study(storage: Storage, *, ended_for_s: float | None = None, dry_run: 
         waste = [
             name for name in files if not any(name == one or name.startswith(f"{one}/") for one in needed)
         ]
-        size = sum(storage.size(name) for name in waste)
+        sizes = [storage.size(name) for name in waste]
+        incomplete = _incomplete_tables(storage)
+        for folder in incomplete:
+            sizes += [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
         _check_unheld(storage)
         if not dry_run:
             storage.delete_all(waste)
-    return Cleaned(files=len(waste), bytes=size)
+            for folder in incomplete:
+                shutil.rmtree(folder)
+    return Cleaned(files=len(sizes), bytes=sum(sizes))
 
 
 def _check_unheld(storage: Storage) -> None:
@@ -69,6 +76,18 @@ def _files(storage: Storage) -> Iterator[str]:
             yield f"{layout.CHECKPOINTS}/{folder}/{name}"
     for name in storage.names(layout.PROGRESS, hidden=True):
         yield f"{layout.PROGRESS}/{name}"
+
+
+def _incomplete_tables(storage: Storage) -> list[Path]:
+    """Return the folders of drivers that were killed while they described the table.
+
+    A description gets its name when it is complete. On object stores it has that name from the beginning, and
+    the next driver overwrites it.
+    """
+    if storage.local is None:
+        return []
+    found = Path(storage.path(layout.TABLE)).parent.glob(f".{layout.TABLE}.*")
+    return sorted(path for path in found if path.is_dir() and not path.is_symlink())
 
 
 def _needed(status: StudyStatus, ended_for_s: float | None) -> set[str]:

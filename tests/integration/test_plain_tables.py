@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from spark_hpo.cli import main
 from spark_hpo.config import StudyConfig
 from spark_hpo.data.schema import Encoding
 from spark_hpo.data.table import open_table
 from spark_hpo.driver.run import run_study
 from spark_hpo.driver.sync import sync_study
 from spark_hpo.errors import ConfigError
+from tests.support.command_line import run_in_process
 from tests.support.tables import clusters_study
+from tests.support.workspace import Workspace, wait_for
 
 pytestmark = pytest.mark.spark
 
@@ -89,3 +95,20 @@ def test_a_description_before_the_first_trial_may_be_corrected(
     assert open_table(str(tmp_path / "study/table")).schema.label.name == "x"
     run_study(study(tmp_path, path, mlflow_uri))
     assert open_table(str(tmp_path / "study/table")).schema.label.name == "side"
+
+
+@pytest.mark.slow
+def test_gc_deletes_the_copy_that_a_killed_driver_began(spark: SparkSession, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    pacsv.write_csv(clouds(20_000), tmp_path / "clouds.csv")
+    process = workspace.start("data={path: clouds.csv, label: side}", "budget.trials=1")
+    study_dir = tmp_path / "study"
+    wait_for(lambda: any(study_dir.glob(".table.*")), "the copy of the table")
+    os.killpg(process.pid, signal.SIGKILL)  # the driver and its JVM
+    assert process.wait(60) == -signal.SIGKILL
+    assert any(study_dir.glob(".table.*"))
+    assert not (study_dir / "table").exists()
+    assert run_in_process(main, ["gc", "study"], tmp_path).returncode == 0
+    assert list(study_dir.glob(".table.*")) == []
+    answer = workspace.run_in_process("data={path: clouds.csv, label: side}", "budget.trials=1")
+    assert answer["best"]["value"] > 0.8

@@ -1,3 +1,6 @@
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +68,39 @@ def test_clean_keeps_what_an_interrupted_study_resumes_from(files: Files) -> Non
     assert files.left == {saved[0], saved[1], saved[4]}
     assert files.storage.names("progress") == []
     assert clean_study(files.storage).files == 0
+
+
+KILLED = """
+import os, signal, sys
+from spark_hpo.prepare.output import Request
+
+with Request(output=sys.argv[1], arguments={}).writing() as folder:
+    os.mkdir(f"{folder}/train")
+    open(f"{folder}/train/part-0.parquet", "wb").write(b"x" * 10)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_clean_deletes_the_description_of_a_table_that_a_killed_driver_began(files: Files) -> None:
+    pen = StudyWriter(storage=files.storage)
+    write(pen, files)
+    pen.close("interrupted")
+    folder = Path(files.storage.url)
+    saved = files.left
+    (folder / "table").mkdir()
+    (folder / "table/schema.json").write_text("{}")
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(folder / "table")], check=False)
+        assert done.returncode == -signal.SIGKILL
+    assert len(list(folder.glob(".table.*"))) == 2
+    (folder / ".table.link").symlink_to(folder / "table")
+    before = clean_study(files.storage, dry_run=True)
+    assert len(list(folder.glob(".table.*"))) == 3
+    assert clean_study(files.storage) == before
+    assert before.bytes >= 20
+    assert [path.name for path in folder.glob(".table.*")] == [".table.link"]
+    assert (folder / "table/schema.json").exists()
+    assert files.left <= saved
 
 
 def test_clean_keeps_what_a_larger_budget_needs_unless_the_study_is_old(files: Files) -> None:
