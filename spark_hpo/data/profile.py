@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from spark_hpo.data import encoders, files
 from spark_hpo.data.plan import partitions
-from spark_hpo.data.plan.footers import Footers, read_footers
+from spark_hpo.data.plan.footers import Footers, check_names, read_footers
 from spark_hpo.data.readers import petastorm_codecs
 from spark_hpo.data.schema import ColumnKind
 from spark_hpo.data.table import Table
@@ -129,11 +129,7 @@ def _sample(found: Footers) -> pa.Table:
         raise DataError(
             f"{found.url} has {len(found.files)} Parquet files, but no rows. Write the table again"
         )
-    names = found.schemas[0].names
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise DataError(
-            f"{found.url}: {names.count(twice)} columns are named {twice!r}. Rename or remove all but one"
-        )
+    check_names(found.url, found.schemas[0].names)
     parts = []
     for number, index in _spread(everywhere):
         file, constants = found.files[number], found.constants(number)

@@ -18,6 +18,7 @@ from spark_hpo.config.split import SplitConfig, split_config
 from spark_hpo.data import files
 from spark_hpo.data.lake.formats import find_version, table_format
 from spark_hpo.data.lake.table_version import parse_version
+from spark_hpo.data.plan.footers import column_names
 from spark_hpo.data.raw_rows import EXAMPLE_ROWS
 from spark_hpo.data.schema import Encoding, Source, TableFormat, TableSchema
 from spark_hpo.errors import ConfigError, DataError, suggestion
@@ -162,6 +163,8 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
         dialect = find_dialect(wanted.input, input_files, separator, header=wanted.header)
     if dialect is not None and wanted.header:
         _check_columns(wanted, [name or f"_c{i}" for i, name in enumerate(dialect.columns)])
+    if format == TableFormat.PARQUET:
+        column_names(wanted.input)  # refuses columns of one name; Spark would do so after its start
     if wanted.label is None and source:
         raise ConfigError("is missing", key="label", cure="Name the column to predict")
     if wanted.label is None:

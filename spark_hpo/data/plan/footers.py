@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -209,7 +210,7 @@ def column_names(url: str, version: int | str | date | None = None) -> tuple[str
     """Return the names of a table's columns, from its log or from one footer.
 
     Raises:
-        DataError: the table does not exist, or cannot be read.
+        DataError: the table does not exist, or cannot be read, or two columns have the same name.
     """
     url = files.absolute(url)
     format = table_format(url)
@@ -219,7 +220,15 @@ def column_names(url: str, version: int | str | date | None = None) -> tuple[str
     fs, _ = files.filesystem(url)
     first = list_files(url)[0]
     stored = read_footer(fs, first.path, first.size).schema.names
+    check_names(url, stored)
     return tuple(dict.fromkeys([*(name for name in stored if name not in first.partition), *first.partition]))
+
+
+def check_names(url: str, names: Sequence[str]) -> None:
+    """Raise DataError if two columns have the same name."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DataError(f"{url}: {count} columns are named {name!r}. Rename or remove all but one")
 
 
 def check_unchanged(fs: Any, file: File) -> None:

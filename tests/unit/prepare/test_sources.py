@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from spark_hpo.data.encoders import MISSING_TEXTS
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.prepare.from_csv import DEFAULT_NULL_VALUES, request
 from spark_hpo.prepare.from_synthetic import teacher
 from spark_hpo.prepare.sources import find, key_of_study, prepare, with_keys
@@ -25,7 +27,7 @@ def no_spark() -> Any:
 @pytest.fixture
 def table(tmp_path: Path) -> str:
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.parquet").touch()
+    pq.write_table(pa.table({"a": [1.0], "y": [2]}), tmp_path / "in" / "a.parquet")
     return str(tmp_path / "in")
 
 
@@ -59,6 +61,14 @@ def test_prepare_names_an_invalid_option_of_csv(
     with pytest.raises(ConfigError) as refused:
         prepare("csv", str(tmp_path / "out"), {"input": table, "label": "y", **options}, no_spark)
     assert refused.value.key == key
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_prepare_refuses_parquet_columns_of_one_name(table: str, tmp_path: Path, in_place: bool) -> None:
+    doubled = pa.Table.from_arrays([pa.array([1.0])] * 3, names=["a", "a", "y"])
+    pq.write_table(doubled, tmp_path / "in" / "a.parquet")
+    with pytest.raises(DataError, match=r"2 columns are named 'a'"):
+        prepare("csv", str(tmp_path / "out"), {"input": table, "label": "y", "in_place": in_place}, no_spark)
 
 
 @pytest.mark.parametrize("output", ["in", "in/out", "."])
