@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 Record = Mapping[str, Any]  # one line of the journal
-Key = tuple[int, int, str]  # trial, rung, split: one piece of work, whatever its attempts
+Key = tuple[
+    int, int, str, int
+]  # trial, rung, split, fold (0: none): one piece of work, whatever its attempts
 
 # The files that a study may leave in its directory.
 _NAMES = {
@@ -103,7 +105,7 @@ class _History:
                 case "lost":
                     history._on_result(record)
                     history.lost[_key(record)].append(record)
-                case "reported":
+                case "reported" | "fold":
                     history._on_result(record)
                     history.reported[_key(record)] = record
                 case "settled":
@@ -112,16 +114,16 @@ class _History:
         return history
 
     def of_trial(self, trial_id: int) -> list[Record]:
-        """Return the reports of a trial on the validation split, by rung."""
+        """Return the reports of a trial on the validation split, by rung; not those of single folds."""
         return [
             report
-            for (trial, _, split), report in sorted(self.reported.items())
-            if trial == trial_id and split == "validation"
+            for (trial, _, split, fold), report in sorted(self.reported.items())
+            if trial == trial_id and split == "validation" and not fold
         ]
 
     @property
     def trials(self) -> list[int]:
-        return sorted({trial for trial, _, _ in self.assigned})
+        return sorted({trial for trial, *_ in self.assigned})
 
     def _on_assigned(self, record: Record) -> None:
         key = _key(record)
@@ -139,6 +141,11 @@ class _History:
         attempts = [assignment["attempt"] for assignment in self.assigned.get(key, ())]
         if key in self.reported:
             self.broken.append(f"{_name(key)} was reported twice")
+        folds = [one for one in self.assigned if one[:3] == key[:3] and one[3]]
+        if folds and not key[3]:
+            missing = [_name(one) for one in folds if one not in self.reported]
+            self.broken += [f"{_name(key)} was reported before {one}" for one in missing]
+            return
         if record["attempt"] not in attempts[-1:]:
             open_one = attempts[-1] if attempts else "none"
             self.broken.append(
@@ -151,11 +158,12 @@ _CHANGING = {"attempt": 0, "without": (), "sequence": 0, "time": 0.0}
 
 
 def _key(record: Record) -> Key:
-    return record["trial_id"], record["rung"], record["split"]
+    return record["trial_id"], record["rung"], record["split"], record.get("fold") or 0
 
 
 def _name(key: Key) -> str:
-    return f"trial {key[0]}, rung {key[1]}" + ("" if key[2] == "validation" else f" on {key[2]}")
+    fold = f", fold {key[3]}" if key[3] else ""
+    return f"trial {key[0]}, rung {key[1]}{fold}" + ("" if key[2] == "validation" else f" on {key[2]}")
 
 
 def _in_order(records: Sequence[Record]) -> Iterator[str]:
@@ -168,16 +176,16 @@ def _in_order(records: Sequence[Record]) -> Iterator[str]:
 def _chains(history: _History) -> Iterator[str]:
     """Each rung starts from the resource and the checkpoint at which the rung below has ended."""
     for key, attempts in sorted(history.assigned.items()):
-        trial, rung, split = key
+        trial, rung, split, fold = key
         first = attempts[0]
-        if split != "validation":
+        if split != "validation" or fold:  # each fold is trained from scratch
             continue
-        below = history.reported.get((trial, rung - 1, split))
+        below = history.reported.get((trial, rung - 1, split, 0))
         if below is None:
             if first["resource_from"] != 0:
                 yield f"{_name(key)} starts at {first['resource_from']}, but nothing was reported below"
             continue
-        reached = history.assigned[(trial, rung - 1, split)][-1]["resource_to"]
+        reached = history.assigned[(trial, rung - 1, split, 0)][-1]["resource_to"]
         if below["sequence"] > first["sequence"]:
             yield f"{_name(key)} was assigned before the rung below was reported"
         if below["failure"] is not None:
@@ -231,6 +239,10 @@ def _checkpoints(history: _History, study: Path, *, is_finished: bool) -> Iterat
         losses += [(r["metrics"]["loss"], -r["resource"], trial, r["checkpoint"]) for r in reports]
     if losses:
         needed.add(min(losses)[3])
+    # Of a cross-validation, only the final model is kept.
+    needed |= {
+        report["checkpoint"] for (_, _, split, _), report in history.reported.items() if split == "train"
+    }
     needed.discard(None)
     folder = study / "checkpoints"
     there = {str(file.relative_to(study)) for file in folder.rglob("*") if file.is_file()}

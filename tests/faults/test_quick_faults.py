@@ -14,6 +14,7 @@ from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.checkpoints import checkpoint
 from tests.faults.checker import read_journal
 from tests.faults.cost_table import CostTable
+from tests.faults.processes import eventually
 from tests.faults.small_disk import SmallDisk
 from tests.faults.study_run import StudyRun
 
@@ -57,6 +58,33 @@ def test_second_of_two_simultaneous_drivers_is_refused(
     study.finish_and_check()
     assert study.results() == undisturbed
     costs.add("two drivers, started together", repeated_s=study.repeated_s())
+
+
+FOLDS = {"resource": "folds", "max_resource": 3, "epochs": 2, "scheduler": "full"}
+
+
+@pytest.mark.slow
+def test_cross_validation_killed_in_a_fold_resumes_with_that_fold(
+    new_study: NewStudy, costs: CostTable
+) -> None:
+    calm = new_study("calm", step_s=0.0, backend="inline", search=FOLDS, budget={"trials": 2})
+    calm.finish_and_check(rows=None)
+    study = new_study(step_s=0.05, backend="inline", search=FOLDS, budget={"trials": 2})
+    study.start_driver()
+    eventually(lambda: len(study.of_kind("fold")) == 1, "the first fold")
+    study.wait_for_step(0, after=study.of_kind("fold")[0]["time"])
+    study.kill_driver()  # the process of the rank: this backend trains in the driver
+    before = study.of_kind("fold")
+    study.finish_and_check(rows=None)
+
+    folds = study.of_kind("fold")
+    assert folds[: len(before)] == before
+    assert [(e["trial_id"], e["fold"]) for e in folds] == [
+        (trial, fold) for trial in (0, 1) for fold in (1, 2, 3)
+    ]
+    assert [(e["trial_id"], e["fold"], e["attempt"]) for e in folds if e["attempt"] > 1] == [(0, 2, 2)]
+    assert study.results() == calm.results()
+    costs.add("driver killed in a fold of a cross-validation", repeated_s=study.repeated_s())
 
 
 def test_full_disk_leaves_the_old_checkpoint_intact(
