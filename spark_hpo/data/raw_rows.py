@@ -115,7 +115,7 @@ class RawColumn:
             values = values.cast(pa.float32())
         if not self.is_copied:
             return values
-        if kind == "array<string>":
+        if self._has_tokens:
             return self._lists_of_texts(values)
         if kind.startswith("array<decimal") and t.is_decimal(values.type.value_type):
             # Through text, because Arrow does not round decimals to the nearest float.
@@ -128,10 +128,15 @@ class RawColumn:
     def _null_type(self) -> pa.DataType:
         kind = self.original.type
         if kind.startswith("array"):
-            return pa.list_(pa.string() if kind == "array<string>" else pa.float64())
+            return pa.list_(pa.string() if self._has_tokens else pa.float64())
         if kind == "binary":
             return pa.binary()
         return pa.float64() if self._is_number else pa.string()
+
+    @property
+    def _has_tokens(self) -> bool:
+        """True for lists whose elements have codes."""
+        return any(f.kind is ColumnKind.SEQUENCE and f.vocabulary for f in self.features)
 
     @property
     def _is_number(self) -> bool:

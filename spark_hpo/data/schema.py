@@ -57,7 +57,7 @@ class Feature:
     shape: tuple[int, ...] = ()  # of one row; () for a scalar
     vocabulary: tuple[str, ...] = ()  # values (or list elements) seen in the training split
     mean: float = 0.0  # numeric: subtracted from values, and used for missing values
-    deviation: float = 1.0  # numeric: divides values
+    deviation: float = 1.0  # numeric: divides values. Lists of numbers are not changed: tasks may do it
     source: str = ""  # column of the original table
     nulls: NullRule = NullRule.REFUSE
     marks_missing: bool = False  # raw: 1.0 where the source is null, 0.0 elsewhere

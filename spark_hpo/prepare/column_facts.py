@@ -31,6 +31,8 @@ class ListFacts:
     longest: int  # list, over all rows; at least 1
     is_array: bool  # numbers, and every row has `longest` of them
     values: tuple[str, ...]  # of texts, in the order of their codes; empty for numbers
+    mean: float = 0.0  # of all elements that are numbers, in the training split
+    deviation: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

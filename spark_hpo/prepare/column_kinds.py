@@ -49,7 +49,7 @@ def original_of_kinds(
     """
     for name in kinds.get("categorical", ()):
         stored = frame.schema[name].dataType
-        if not isinstance(stored, T.StringType | T.NumericType | T.BooleanType):
+        if not (isinstance(stored, T.StringType | T.NumericType | T.BooleanType) or _has_tokens(stored)):
             raise _unfit(name, stored, "categories")
     is_flag = {
         name: column(name).cast("int")
@@ -75,7 +75,14 @@ def _with(frame: DataFrame, replaced: Mapping[str, Column]) -> DataFrame:
     return frame.select(*(replaced.get(name, column(name)).alias(name) for name in frame.columns))
 
 
+def _has_tokens(stored: T.DataType) -> bool:
+    """True for lists of texts or of integers."""
+    return isinstance(stored, T.ArrayType) and isinstance(stored.elementType, T.StringType | T.IntegralType)
+
+
 def _category(frame: DataFrame, name: str, *, in_place: bool) -> Column:
+    if isinstance(frame.schema[name].dataType, T.ArrayType):
+        return column(name).cast("array<string>")
     if in_place and isinstance(frame.schema[name].dataType, T.FractionalType):
         value = number(frame, name)
         if broken := _count(frame, value != F.floor(value)):

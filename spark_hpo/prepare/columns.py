@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Window
@@ -172,7 +172,7 @@ def _summary(frame: DataFrame, kinds: Mapping[str, ColumnKind]) -> Mapping[str, 
             wanted.append(F.count(value).alias(f"present_{i}"))
             continue
         if kind is ColumnKind.SEQUENCE:
-            facts = _of_lists(value, frame.schema[name].dataType)
+            facts = _of_lists(value, frame.schema[name].dataType, in_train)
             wanted += [fact.alias(f"{key}_{i}") for key, fact in facts.items()]
             continue
         parsed = F.col(f"n{i}")
@@ -192,7 +192,7 @@ def _is_scalar(kind: ColumnKind) -> bool:
     return kind in (ColumnKind.NUMERIC, ColumnKind.CATEGORICAL)
 
 
-def _of_lists(value: Column, stored: T.DataType) -> dict[str, Column]:
+def _of_lists(value: Column, stored: T.DataType, in_train: Column) -> dict[str, Column]:
     assert isinstance(stored, T.ArrayType)
     of_text = isinstance(stored.elementType, T.StringType)
 
@@ -202,11 +202,23 @@ def _of_lists(value: Column, stored: T.DataType) -> dict[str, Column]:
         as_double = element.cast("double")
         return element.isNull() | F.isnan(as_double) | (F.abs(as_double) == math.inf)
 
-    return {
+    facts = {
         "present": F.count(value),
         "longest": F.max(F.when(value.isNotNull(), F.size(value))),
         "shortest": F.min(F.when(value.isNotNull(), F.size(value))),
         "bad": F.count(F.when(F.exists(value, is_bad), 1)),
+    }
+    if of_text:
+        return facts
+
+    def total(of: Callable[[Column], Column]) -> Column:
+        summed = F.aggregate(value, F.lit(0.0), lambda sum_, element: sum_ + of(element.cast("double")))
+        return F.sum(F.when(in_train, summed))
+
+    return facts | {
+        "elements": F.sum(F.when(in_train & value.isNotNull(), F.size(value))),
+        "sum": total(lambda element: element),
+        "squares": total(lambda element: element * element),
     }
 
 
@@ -215,11 +227,7 @@ def _is_number(facts: Mapping[str, Any], i: int) -> bool:
 
 
 def _number_facts(facts: Mapping[str, Any], i: int, name: str) -> NumberFacts:
-    # Twelve digits, because the last ones depend on the order in which Spark's tasks end.
-    mean, deviation = (
-        float(f"{facts[f'{fact}_{i}'] if facts[f'{fact}_{i}'] is not None else 0.0:.12g}")
-        for fact in ("mean", "deviation")
-    )
+    mean, deviation = (_rounded(facts[f"{fact}_{i}"] or 0.0) for fact in ("mean", "deviation"))
     if not (math.isfinite(mean) and math.isfinite(deviation)):
         raise DataError(
             f"column {name!r} has values that are infinite or too large to square. Clip them, or drop rows"
@@ -242,6 +250,7 @@ def _list_facts(facts: Mapping[str, Any], i: int, name: str, vocabulary: tuple[s
             f"column {name!r} has only empty lists{' in the training split' if longest else ''}. Leave it "
             f"out (--drop {name})"
         )
+    mean, deviation = (0.0, 1.0) if vocabulary is not None else _moments(facts, i)
     is_array = vocabulary is None and longest == facts[f"shortest_{i}"]
     missing = facts["rows"] - facts[f"present_{i}"]
     if is_array and missing:
@@ -249,7 +258,33 @@ def _list_facts(facts: Mapping[str, Any], i: int, name: str, vocabulary: tuple[s
             f"column {name!r} is null in {missing} of {facts['rows']} rows, and an array of {longest} "
             f"elements in all others. Fill these rows, or leave the column out (--drop {name})"
         )
-    return ListFacts(name=name, longest=longest, is_array=is_array, values=vocabulary or ())
+    return ListFacts(
+        name=name,
+        longest=longest,
+        is_array=is_array,
+        values=vocabulary or (),
+        mean=mean,
+        deviation=deviation,
+    )
+
+
+def _moments(facts: Mapping[str, Any], i: int) -> tuple[float, float]:
+    """Return mean and deviation of all elements of the training split; (0, 1) if they cannot be computed."""
+    elements = facts[f"elements_{i}"]
+    if not elements:
+        return 0.0, 1.0
+    mean = facts[f"sum_{i}"] / elements
+    variance = max(facts[f"squares_{i}"] / elements - mean * mean, 0.0)
+    if not math.isfinite(variance):
+        return 0.0, 1.0
+    # Rounding leaves a part of the square, also of a constant.
+    deviation = math.sqrt(variance) if variance > 1e-12 * mean * mean else 1.0
+    return _rounded(mean), _rounded(deviation)
+
+
+def _rounded(value: float) -> float:
+    """Return twelve digits, because the last ones depend on the order in which Spark's tasks end."""
+    return float(f"{value:.12g}")
 
 
 def _bytes_facts(facts: Mapping[str, Any], i: int, name: str) -> BytesFacts:

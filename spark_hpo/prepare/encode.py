@@ -182,13 +182,22 @@ def _feature(facts: FeatureFacts, filled: NullRule) -> Feature:
             kind = ColumnKind.CATEGORICAL
             return Feature(name=name, kind=kind, vocabulary=facts.values, source=name, nulls=filled)
         case ListFacts(is_array=True):
-            return Feature(name=name, kind=ColumnKind.ARRAY, shape=(facts.longest,), source=name)
+            return Feature(
+                name=name,
+                kind=ColumnKind.ARRAY,
+                shape=(facts.longest,),
+                mean=facts.mean,
+                deviation=facts.deviation,
+                source=name,
+            )
         case ListFacts():
             return Feature(
                 name=name,
                 kind=ColumnKind.SEQUENCE,
                 shape=(facts.longest,),
                 vocabulary=facts.values,
+                mean=facts.mean,
+                deviation=facts.deviation,
                 source=name,
                 nulls=filled,
             )

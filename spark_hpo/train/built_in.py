@@ -9,6 +9,7 @@ from spark_hpo.data.schema import TableSchema
 BUILT_IN_TASKS: Mapping[str, str] = {
     "tabular": "spark_hpo.train.tasks.tabular:TabularTask",
     "image": "spark_hpo.train.tasks.image:ImageTask",
+    "sequence": "spark_hpo.train.tasks.sequence:SequenceTask",
 }
 """`module:class` by the name that a study file uses."""
 

@@ -338,9 +338,10 @@ class TestLists:
                 [[Decimal(i) / 4] * (1 + i % 2) for i in range(300)], pa.list_(pa.decimal128(9, 2))
             ),
             tags=pa.array([None if i == 7 else ["b", "a ", "nan"][: i % 4] for i in range(300)]),
+            items=pa.array([[7, 50 + i % 2][: 1 + i % 2] for i in range(300)]),
             image=pa.array([bytes([i % 256]) * 3 for i in range(300)]),
         )
-        prepare.csv(spark, str(folder / "out"), input=source, label="y")
+        prepare.csv(spark, str(folder / "out"), input=source, label="y", categorical=["items"])
         return folder / "out"
 
     def test_lists_become_arrays_sequences_or_bytes(self, out: Path) -> None:
@@ -350,10 +351,19 @@ class TestLists:
             "prices": (ColumnKind.SEQUENCE, (4,)),
             "cents": (ColumnKind.SEQUENCE, (2,)),
             "tags": (ColumnKind.SEQUENCE, (3,)),
+            "items": (ColumnKind.SEQUENCE, (2,)),
             "image": (ColumnKind.BINARY, ()),
         }
         assert features["tags"].vocabulary == ("b", "a", "")
+        assert features["items"].vocabulary == ("7", "51")  # integers, named as categories
         assert not features["prices"].vocabulary
+
+    def test_schema_has_the_moments_of_the_elements_of_the_training_split(self, out: Path) -> None:
+        for name in ("embedding", "prices", "cents"):
+            feature = next(f for f in schema_at(out).features if f.name == name)
+            elements = np.concatenate([np.asarray(row) for row in frame(out, "train")[name]])
+            assert feature.mean == pytest.approx(elements.mean())
+            assert feature.deviation == pytest.approx(elements.std())
 
     def test_the_files_hold_floats_codes_and_bytes(self, out: Path) -> None:
         identity = next(f for f in schema_at(out).features if f.name == "id")
@@ -370,6 +380,7 @@ class TestLists:
                 assert row["prices"] == ([] if i == 7 else [i / 4] * (i % 5))
                 assert row["cents"] == [i / 4] * (1 + i % 2)
                 assert row["tags"] == ([] if i == 7 else [1, 2, 3][: i % 4])
+                assert row["items"] == [1, 2][: 1 + i % 2]
                 assert row["image"] == bytes([i % 256]) * 3
                 seen += 1
         assert seen == 300
