@@ -158,6 +158,7 @@ def command() -> None:
 @click.option("--categorical", callback=_names, metavar="A,B", help="Columns of categories, even if numbers.")
 @click.option("--numeric", callback=_names, metavar="A,B", help="Columns of numbers, even if text.")
 @click.option("--time", callback=_names, metavar="A,B", help="Columns of dates or times, even if text.")
+@click.option("--text", callback=_names, metavar="A,B", help="Columns of texts that the task reads.")
 @click.option(
     "--as-is",
     is_flag=True,

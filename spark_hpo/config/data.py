@@ -21,7 +21,7 @@ def _as_text(value: Any) -> Any:
 _Names = Annotated[tuple[str, ...], FromList]
 _SOURCES = ("path", "table", "query", "dataframe")
 # Settings that describe the columns and splits of a table that is not prepared.
-DESCRIPTION = ("label", "label_type", "drop", "categorical", "numeric", "time", "split")
+DESCRIPTION = ("label", "label_type", "drop", "categorical", "numeric", "time", "text", "split")
 
 
 class CacheConfig(Section):
@@ -68,6 +68,8 @@ class DataConfig(Section):
     """Columns whose values are numbers, even if they are text."""
     time: _Names = ()
     """Columns whose values are dates or times, even if they are text."""
+    text: _Names = ()
+    """Columns of texts that the task reads, such as `task: text`, instead of categories."""
     split: SplitConfig = SplitConfig()
     """How to divide the rows of a table that is not prepared: `{time: day}`, `{group: customer_id}`."""
     prepare: Annotated[PrepareConfig | None, BeforeValidator(section_of_words)] = None
@@ -80,7 +82,8 @@ class DataConfig(Section):
     column. Overrides `schema.json`."""
     truncate: dict[str, PositiveInt] = {}
     """Maximum length of a list, by column: `{words: 128}` keeps the first 128 elements. Without it, a list
-    that is longer than `schema.json` says is an error."""
+    that is longer than `schema.json` says is an error. Of a text, it is the number of bytes to keep, by
+    default at most 4096."""
     transforms: dict[str, str] = {}
     """Functions that decode columns of bytes, by column, as `module:function` or `path/to/file.py:function`.
     Each takes bytes and returns an array of floats."""
@@ -144,7 +147,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _columns_have_one_role(self) -> DataConfig:
         roles = {} if self.label is None else {self.label: "label"}
-        for key in ("drop", "categorical", "numeric", "time"):
+        for key in ("drop", "categorical", "numeric", "time", "text"):
             for name in getattr(self, key):
                 if roles.setdefault(name, key) != key:
                     raise mistake(f"contains {name!r}, which is in data.{roles[name]} as well", key=key)

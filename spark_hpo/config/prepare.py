@@ -32,7 +32,7 @@ _CSV_OPTIONS = frozenset(
             "clean",
         ),
         *("separator", "header", "in_place", "where_train", "where_validation", "where_test", "split"),
-        *("categorical", "numeric", "time"),
+        *("categorical", "numeric", "time", "text"),
     )
 )
 _SYNTHETIC_OPTIONS = frozenset(("rows", "columns", "teacher", "label_type", "noise"))
@@ -101,6 +101,8 @@ class PrepareConfig(Section):
     """csv: columns whose values are numbers, even if they are text. Other texts count as missing."""
     time: _Names = None
     """csv: columns whose values are dates or times, even if they are text."""
+    text: _Names = None
+    """csv: columns of texts that the task reads, instead of categories."""
     split: SplitConfig | None = None
     """csv: the columns that decide the split."""
     rows: PositiveInt | None = None

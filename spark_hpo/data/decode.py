@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Columns = dict[str, Column]
-"""Columns by name: float32 [rows] or [rows, *shape], codes and class labels int64 [rows]."""
+"""Columns by name: float32 [rows] or [rows, *shape], codes and class labels int64 [rows], texts uint8."""
 
 
 UNFIT = (BadColumn, pa.ArrowException, ValueError, TypeError)  # raised for values that cannot be encoded
@@ -41,7 +41,7 @@ class Delivered:
     """A delivered column: its name, its dtype and the shape of one row."""
 
     name: str
-    dtype: type[np.float32] | type[np.int64]
+    dtype: type[np.float32] | type[np.int64] | type[np.uint8]
     shape: tuple[int, ...] = ()
 
     @property
@@ -216,8 +216,10 @@ def delivered(schema: TableSchema) -> tuple[Delivered, ...]:
         is_coded = feature.kind is ColumnKind.CATEGORICAL or (
             feature.kind is ColumnKind.SEQUENCE and bool(feature.vocabulary)
         )
-        columns.append(Delivered(feature.name, np.int64 if is_coded else np.float32, feature.shape))
-        if feature.kind is ColumnKind.SEQUENCE:
+        is_text = feature.kind is ColumnKind.TEXT
+        dtype = np.uint8 if is_text else np.int64 if is_coded else np.float32
+        columns.append(Delivered(feature.name, dtype, feature.shape))
+        if feature.kind.has_length:
             columns.append(Delivered(feature.name + LENGTH_SUFFIX, np.int64))
     label = schema.label
     columns.append(Delivered(label.name, np.float32 if label.is_regression else np.int64))
@@ -249,6 +251,9 @@ def _encoded(feature: Feature, is_raw: bool, values: pa.Array) -> Columns:
             return {name: padded, name + LENGTH_SUFFIX: lengths}
         case ColumnKind.BINARY:
             return {name: encoders.transformed(values, feature)}
+        case ColumnKind.TEXT:
+            padded, lengths = encoders.texts_as_bytes(values, feature, is_raw=is_raw)
+            return {name: padded, name + LENGTH_SUFFIX: lengths}
 
 
 def _encoded_label(schema: TableSchema, is_raw: bool, values: pa.Array) -> Columns:

@@ -17,7 +17,7 @@ import pyarrow.types as t
 
 from spark_hpo.data.schema import Feature, Label, NullRule
 
-Column = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+Column = npt.NDArray[np.float32] | npt.NDArray[np.int64] | npt.NDArray[np.uint8]
 
 # Texts that count as missing in a table that is read in place.
 MISSING_TEXTS = ("", "NaN", "nan", "NULL", "null")
@@ -150,6 +150,23 @@ def sequences(values: pa.Array, feature: Feature, *, is_raw: bool) -> tuple[Colu
     padded[np.arange(longest) < lengths[:, None]] = elements
     column: Column = padded
     return column, lengths
+
+
+def texts_as_bytes(values: pa.Array, feature: Feature, *, is_raw: bool) -> tuple[Column, Column]:
+    """Return texts as UTF-8, cut and padded with zeros, uint8 [rows, longest], and their bytes, int64 [rows].
+
+    The cut may leave a part of a character at the end. With the rule `fill`, a null becomes the empty text.
+    """
+    texts = as_texts(values) if is_raw else values.cast(pa.string())
+    if texts.null_count:
+        refuse_nulls(texts, feature)
+        texts = pc.fill_null(texts, "")
+    longest = feature.shape[0]
+    cut = pc.binary_slice(texts.cast(pa.binary()), 0, longest)
+    lengths = _numpy(pc.binary_length(cut)).astype(np.int64)
+    padded = np.zeros((len(values), longest), np.uint8)
+    padded[np.arange(longest) < lengths[:, None]] = np.frombuffer(b"".join(cut.to_pylist()), np.uint8)
+    return padded, lengths
 
 
 def transformed(values: pa.Array, feature: Feature) -> Column:

@@ -22,7 +22,7 @@ from spark_hpo.data.table import Table
 from spark_hpo.trial import Split
 
 Batch = dict[str, torch.Tensor]
-"""Columns by name: float32 [rows] or [rows, *shape], codes and class labels int64 [rows].
+"""Columns by name: float32 [rows] or [rows, *shape], codes and class labels int64 [rows], texts uint8.
 
 Scalar columns are strided views, because columns of one type share one array.
 """

@@ -66,7 +66,7 @@ def check_prepared(values: pa.Array, feature: Feature, span: Range | None) -> No
     """
     inner = values.flatten() if is_list(values.type) else values
     inner = inner.drop_null()
-    if not len(inner) or feature.kind is ColumnKind.BINARY:
+    if not len(inner) or feature.kind in (ColumnKind.BINARY, ColumnKind.TEXT):
         return
     is_coded = feature.kind is ColumnKind.CATEGORICAL or bool(feature.vocabulary)
     kind = inner.type

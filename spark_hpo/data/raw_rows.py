@@ -76,6 +76,8 @@ class RawColumn:
                     yield feature, pa.array(encoders.standardised(values, filled))
                 case ColumnKind.CATEGORICAL:
                     yield feature, pa.array(encoders.codes_of(values, filled))
+                case ColumnKind.TEXT:
+                    yield feature, pc.fill_null(values, "")
                 case ColumnKind.SEQUENCE:
                     flat = values.flatten()
                     elements = pa.array(encoders.codes_of(flat, filled)) if feature.vocabulary else flat

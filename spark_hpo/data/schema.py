@@ -24,6 +24,12 @@ class ColumnKind(StrEnum):
     ARRAY = "array"  # one fixed-size array of floats per row, flattened in row-major order
     SEQUENCE = "sequence"  # one list per row, padded with zeros to shape (longest,), plus its length
     BINARY = "binary"  # bytes that a transform decodes into an array of floats
+    TEXT = "text"  # UTF-8 bytes per row, cut and padded with zeros to shape (longest,), plus their number
+
+    @property
+    def has_length(self) -> bool:
+        """True if rows differ in length, which is delivered in another column."""
+        return self in (ColumnKind.SEQUENCE, ColumnKind.TEXT)
 
 
 class NullRule(StrEnum):
@@ -62,7 +68,7 @@ class Feature:
     nulls: NullRule = NullRule.REFUSE
     marks_missing: bool = False  # raw: 1.0 where the source is null, 0.0 elsewhere
     transform: str = ""  # binary: `module:function` that decodes bytes to an array of this shape
-    truncates: bool = False  # sequence: cut longer lists instead of raising
+    truncates: bool = False  # sequence: cut longer lists instead of raising; longer texts are always cut
 
     @property
     def num_codes(self) -> int:

@@ -25,7 +25,7 @@ from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train.built_in import BUILT_IN_TASKS, labelled_metrics
+from spark_hpo.train.built_in import BUILT_IN_TASKS, check_package, labelled_metrics
 from spark_hpo.user_code.source_file import read_code
 
 
@@ -124,6 +124,8 @@ def _check_code(config: StudyConfig) -> None:
                 value=value,
                 cure=suggestion(value, BUILT_IN_TASKS),
             )
+        elif key == "task":
+            check_package(value)
 
 
 def _check_name(text: str, name: str, key: str, value: str) -> None:

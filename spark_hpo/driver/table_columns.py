@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from spark_hpo.config import DataConfig
 from spark_hpo.errors import ConfigError, suggestion
 
-COLUMN_LISTS = ("drop", "categorical", "numeric", "time")
+COLUMN_LISTS = ("drop", "categorical", "numeric", "time", "text")
 _MOST_NAMES = 50  # in a message
 
 

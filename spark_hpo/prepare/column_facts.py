@@ -42,7 +42,15 @@ class BytesFacts:
     name: str
 
 
-FeatureFacts = NumberFacts | TextFacts | ListFacts | BytesFacts
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProseFacts:
+    """A column of texts that a task reads, instead of categories."""
+
+    name: str
+    longest: int  # in bytes of UTF-8, over all rows; at least 1
+
+
+FeatureFacts = NumberFacts | TextFacts | ListFacts | BytesFacts | ProseFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Gives columns the kinds that the user names: categories, numbers or times."""
+"""Gives columns the kinds that the user names: categories, numbers, times or texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spark_hpo.prepare.columns import class_name, number
 from spark_hpo.prepare.encode import original
 from spark_hpo.prepare.splits import column
 
-KINDS = ("categorical", "numeric", "time")
+KINDS = ("categorical", "numeric", "time", "text")
 # Readers parse these times in text.
 _ISO_IN_PLACE = r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?$"
 
@@ -51,6 +51,9 @@ def original_of_kinds(
         stored = frame.schema[name].dataType
         if not (isinstance(stored, T.StringType | T.NumericType | T.BooleanType) or _has_tokens(stored)):
             raise _unfit(name, stored, "categories")
+    for name in kinds.get("text", ()):
+        if not isinstance(stored := frame.schema[name].dataType, T.StringType):
+            raise _unfit(name, stored, "text")
     is_flag = {
         name: column(name).cast("int")
         for name in kinds.get("numeric", ())

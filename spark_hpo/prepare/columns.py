@@ -20,6 +20,7 @@ from spark_hpo.prepare.column_facts import (
     FeatureFacts,
     ListFacts,
     NumberFacts,
+    ProseFacts,
     TextFacts,
 )
 from spark_hpo.prepare.phases import announce
@@ -61,6 +62,7 @@ def analyse(
     label_type: str,
     max_vocabulary: int,
     categorical: Collection[str] = (),
+    prose: Collection[str] = (),
     in_place: bool = False,
 ) -> Analysis:
     """Determine the kinds of columns from all rows, and their contents from the training split.
@@ -68,6 +70,7 @@ def analyse(
     Args:
         frame: has the column `splits.SPLIT`.
         categorical: text columns whose values are categories even if all are numbers.
+        prose: text columns that a task reads.
         in_place: whether readers look up the classes in the table itself.
 
     Raises:
@@ -77,6 +80,7 @@ def analyse(
     """
     names = [name for name in frame.columns if name not in OWN_COLUMNS]
     kinds = {name: _stored_kind(frame, name, in_place=in_place) for name in names}
+    kinds |= dict.fromkeys(prose, ColumnKind.TEXT)
     if kinds[label] in (ColumnKind.SEQUENCE, ColumnKind.BINARY):
         stored = frame.schema[label].dataType.simpleString()
         raise DataError(f"the label {label!r} is {stored}; it must be text or a number")
@@ -122,6 +126,8 @@ def analyse(
                 return _list_facts(facts, i, name, vocabulary if name in texts else None)
             case ColumnKind.BINARY:
                 return _bytes_facts(facts, i, name)
+            case ColumnKind.TEXT:
+                return _prose_facts(facts, i, name)
         return TextFacts(name=name, values=vocabulary)
 
     return Analysis(
@@ -170,6 +176,10 @@ def _summary(frame: DataFrame, kinds: Mapping[str, ColumnKind]) -> Mapping[str, 
         value = F.col(f"v{i}")
         if kind is ColumnKind.BINARY:
             wanted.append(F.count(value).alias(f"present_{i}"))
+            continue
+        if kind is ColumnKind.TEXT:
+            wanted.append(F.count(value).alias(f"present_{i}"))
+            wanted.append(F.max(F.octet_length(value)).alias(f"longest_{i}"))
             continue
         if kind is ColumnKind.SEQUENCE:
             facts = _of_lists(value, frame.schema[name].dataType, in_train)
@@ -295,6 +305,12 @@ def _bytes_facts(facts: Mapping[str, Any], i: int, name: str) -> BytesFacts:
             f"rows, or leave the column out (--drop {name})"
         )
     return BytesFacts(name=name)
+
+
+def _prose_facts(facts: Mapping[str, Any], i: int, name: str) -> ProseFacts:
+    if not facts[f"longest_{i}"]:
+        raise DataError(f"column {name!r} has no texts. Leave it out (--drop {name})")
+    return ProseFacts(name=name, longest=facts[f"longest_{i}"])
 
 
 def _values(

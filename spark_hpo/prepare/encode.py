@@ -28,12 +28,14 @@ from spark_hpo.prepare.column_facts import (
     FeatureFacts,
     ListFacts,
     NumberFacts,
+    ProseFacts,
     TextFacts,
 )
 from spark_hpo.prepare.columns import class_name, number
 from spark_hpo.prepare.splits import OWN_COLUMNS, column
 
 MISSING_SUFFIX = "_missing"
+MAX_TEXT_BYTES = 4096  # about a thousand tokens; data.truncate can raise it
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)$")
 
 
@@ -97,6 +99,8 @@ def _encoded(frame: DataFrame, facts: FeatureFacts) -> Column:
         case ListFacts():
             codes = F.transform(value, lambda element: _position(element, facts.values))
             return F.coalesce(codes, F.array().cast("array<bigint>"))
+        case ProseFacts():
+            return F.coalesce(value, F.lit(""))
     return value
 
 
@@ -124,9 +128,9 @@ def schema_of(analysis: Analysis, encoding: Encoding = Encoding.PREPARED) -> Tab
     label = analysis.label
     names = {label.name, *(feature.name for feature in features)}
     for feature in features:
-        if feature.kind is ColumnKind.SEQUENCE and feature.name + LENGTH_SUFFIX in names:
+        if feature.kind.has_length and feature.name + LENGTH_SUFFIX in names:
             raise DataError(
-                f"column {feature.name + LENGTH_SUFFIX!r} has the name of the length of the lists in "
+                f"column {feature.name + LENGTH_SUFFIX!r} has the name of the length of the values in "
                 f"{feature.name!r}. Rename it, or leave it out (--drop)"
             )
     return TableSchema(
@@ -203,6 +207,9 @@ def _feature(facts: FeatureFacts, filled: NullRule) -> Feature:
             )
         case BytesFacts():
             return Feature(name=name, kind=ColumnKind.BINARY, source=name)
+        case ProseFacts():
+            shape = (min(facts.longest, MAX_TEXT_BYTES),)
+            return Feature(name=name, kind=ColumnKind.TEXT, shape=shape, source=name, nulls=filled)
 
 
 def _position(value: Column, values: Sequence[str]) -> Column:

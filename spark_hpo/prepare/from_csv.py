@@ -68,6 +68,7 @@ class CsvOptions:
     categorical: Sequence[str] = ()
     numeric: Sequence[str] = ()
     time: Sequence[str] = ()
+    text: Sequence[str] = ()
     fractions: Sequence[float] | None = None
     seed: int = 0
     row_group_rows: int = 16_384
@@ -268,8 +269,8 @@ def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
             null_values; max_vocabulary (the most frequent values of a text column that get a code; others
             count as unseen); drop (columns to leave out); separator (None: detected); header (False: columns
             are column1, column2, ...); clean (leave out useless columns, read dates and numbers that are
-            written as text); keep (columns that cleaning leaves alone); categorical, numeric and
-            time (columns of this kind, whatever they look like); fractions (None: 0.8,0.1,0.1; with clean,
+            written as text); keep (columns that cleaning leaves alone); categorical, numeric, time and text
+            (columns of this kind, whatever they look like); fractions (None: 0.8,0.1,0.1; with clean,
             0.6,0.2,0.2 of fewer than 2,000 rows); seed; row_group_rows; in_place (Parquet only);
             where_train, where_validation and where_test (in place: SQL conditions; all three, or none);
             split (the section `split` of a study file); overwrite.
@@ -371,7 +372,7 @@ def _by_columns(frame: DataFrame, table: Source, arguments: Mapping[str, Any]) -
         table,
         split_config(arguments["split"]),
         fractions=arguments["fractions"],
-        keep=[arguments["label"], *arguments.get("keep", ())],
+        keep=[arguments["label"], *arguments.get("keep", ()), *arguments.get("kinds", {}).get("text", ())],
         is_copy=not arguments.get("in_place"),
     )
 
@@ -478,6 +479,7 @@ def _analyse(frame: DataFrame, arguments: Mapping[str, Any]) -> Analysis:
             label_type=arguments["label_type"],
             max_vocabulary=arguments["max_vocabulary"],
             categorical=arguments.get("kinds", {}).get("categorical", ()),
+            prose=arguments.get("kinds", {}).get("text", ()),
             in_place=arguments.get("in_place", False),
         )
 

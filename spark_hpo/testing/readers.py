@@ -21,7 +21,7 @@ from spark_hpo.data.plan.folds import FoldRows
 from spark_hpo.data.plan.manifest import Manifest, read_manifest
 from spark_hpo.data.plan.shards import Segment, plan_shards
 from spark_hpo.data.readers import Reader
-from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
+from spark_hpo.data.schema import LENGTH_SUFFIX, ColumnKind, Feature, Label, TableSchema
 
 _DIGITS = tuple("0123456789")
 
@@ -57,6 +57,12 @@ def _arrays(rows: int, rng: np.random.Generator) -> pa.Table:
             "label": rng.normal(size=rows),
         }
     )
+
+
+def _texts(rows: int, rng: np.random.Generator) -> pa.Table:
+    words = ["", "short", "Grüße", "twelve bytes", "Ελλάδα, a longer text"]
+    texts = [words[i] for i in rng.integers(0, len(words), rows)]
+    return pa.table({"text": texts, "label": rng.normal(size=rows)})
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ _TABLES = {
         ),
         (),
     ),
+    "texts": _Kind(_texts, (Feature(name="text", kind=ColumnKind.TEXT, shape=(12,)),), ()),
 }
 # For each file, its rows and the rows of a row group.
 _LAYOUTS = {
@@ -119,8 +126,14 @@ class WrittenTable:
 
     def expected(self) -> dict[str, Any]:
         """The columns that a reader must deliver, decoded value by value."""
-        columns = {}
+        columns: dict[str, Any] = {}
         for feature in self.schema.features:
+            if feature.kind is ColumnKind.TEXT:
+                longest = feature.shape[0]
+                cut = [text.encode()[:longest] for text in self.rows.column(feature.name).to_pylist()]
+                columns[feature.name] = np.array([list(data.ljust(longest, b"\0")) for data in cut], np.uint8)
+                columns[feature.name + LENGTH_SUFFIX] = np.array(list(map(len, cut)))
+                continue
             dtype = np.int64 if feature.kind is ColumnKind.CATEGORICAL else np.float32
             values = np.array(self.rows.column(feature.name).to_pylist())
             columns[feature.name] = values.astype(dtype).reshape(len(self.rows), *feature.shape)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 
 from spark_hpo.data.schema import TableSchema
+from spark_hpo.errors import ConfigError
 
 BUILT_IN_TASKS: Mapping[str, str] = {
     "tabular": "spark_hpo.train.tasks.tabular:TabularTask",
     "image": "spark_hpo.train.tasks.image:ImageTask",
     "sequence": "spark_hpo.train.tasks.sequence:SequenceTask",
+    "text": "spark_hpo.train.tasks.text:TextTask",
 }
 """`module:class` by the name that a study file uses."""
+
+NEEDED_PACKAGES: Mapping[str, str] = {"text": "transformers"}
+"""The package that a task needs beyond those that this one installs. The extra has the same name."""
 
 MOVED_TASKS: Mapping[str, str] = {
     "spark_hpo.train.tabular:TabularTask": "tabular",
@@ -22,6 +28,22 @@ MOVED_TASKS: Mapping[str, str] = {
 
 _OF_CLASSES = ("loss", "accuracy")
 _OF_NUMBERS = ("loss", "squared_error", "absolute_error")
+
+
+def check_package(task: str) -> None:
+    """Check that the package that a task needs is installed, without importing it.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    package = NEEDED_PACKAGES.get(task)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"needs the package {package}, which is not installed",
+            key="task",
+            value=task,
+            cure=f"Run `pip install 'spark_hpo[{package}]'` here and on the executors",
+        )
 
 
 def labelled_metrics(schema: TableSchema | None) -> tuple[str, ...]:

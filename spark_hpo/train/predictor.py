@@ -1,9 +1,9 @@
 """Exports a trained model as a folder, and predicts with it outside of the study.
 
-The folder holds `model.json` (task, parameters, schema), `weights.pt` and, if the class of the task cannot be
-imported because it was written in a notebook, `task.pkl`. MLflow loads the folder through `_load_pyfunc`.
-Only tensors are unpickled, and the class in `task.pkl`. `network.pt2` and `network.json` are for programs
-without this package.
+The folder holds `model.json` (task, parameters, schema), `weights.pt`, `assets` if the task has written some
+and, if the class of the task cannot be imported because it was written in a notebook, `task.pkl`. MLflow
+loads the folder through `_load_pyfunc`. Only tensors are unpickled, and the class in `task.pkl`.
+`network.pt2` and `network.json` are for programs without this package.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from spark_hpo.train.task import Batch, TrainTask
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.trial import Params, Split
 
+ASSETS = "assets"  # folder in an exported model
 _BATCH_ROWS = 4096
 
 
@@ -73,6 +74,8 @@ class Predictor:
         code = storage.read("task.pkl")
         task_class: Any = find_trainable(record["task"]) if code is None else cloudpickle.loads(code)
         task: TrainTask = task_class(record["params"], TableSchema.from_json(record["schema"]))
+        if (assets := Path(folder, ASSETS)).is_dir():
+            task.assets = assets
         model = task.build_model()
         try:
             model.load_state_dict(checkpoint.load(storage, "weights.pt")["model"])
@@ -178,6 +181,7 @@ def export(
     record = {"version": 1, "task": code.reference, "params": dict(params)}
     record |= {"schema": table.schema.to_json(), "ranges": stored_ranges(table)}
     storage.write("model.json", json.dumps(record, indent=2).encode())
+    code.trainable(params, table.schema).save_assets(folder / ASSETS)
     loaded = Predictor.load(folder)
     export_network(folder, loaded.task, loaded.model)
 

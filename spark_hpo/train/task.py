@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ Batch = Mapping[str, Tensor]
 """One tensor per column, by name.
 
 Scalars are [rows], int64 for codes and classes and float32 for numbers; arrays are [rows, *shape], float32.
-A sequence is [rows, longest], with the lengths, [rows] int64, as `<name>.length`.
+A sequence is [rows, longest], with the lengths, [rows] int64, as `<name>.length`. So is a text: its UTF-8
+bytes are uint8, which `spark_hpo.train.texts.texts_of` decodes.
 """
 
 
@@ -42,7 +44,10 @@ class TrainTask(ABC):
     Attributes:
         params: the trial's parameters by name.
         schema: the columns of the table.
+        assets: in an exported model, the folder with what `save_assets` has written; else None.
     """
+
+    assets: Path | None = None
 
     def __init__(self, params: Params, schema: TableSchema) -> None:
         self.params = params
@@ -51,6 +56,13 @@ class TrainTask(ABC):
     @abstractmethod
     def build_model(self) -> nn.Module:
         """Return a new model on the CPU. The random generators have been seeded for the trial."""
+
+    def save_assets(self, folder: Path) -> None:  # noqa: B027 - most tasks have none
+        """Write the files that `build_model` needs beside the weights, such as a tokenizer, to a new folder.
+
+        The folder becomes a part of the exported model. A task that is loaded from such a model finds it as
+        `self.assets`.
+        """
 
     def build_optimizer(self, model: nn.Module) -> Optimizer:
         """Return the optimizer: by default AdamW with `learning_rate` (1e-3) and `weight_decay` (0.01)."""

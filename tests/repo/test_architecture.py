@@ -141,7 +141,7 @@ FENCES = {
     "pyspark": {"backend", "prepare", "daemon", "snapshots"},
     "py4j": {"backend", "prepare", "snapshots"},
     "torch": {"train", "data", "daemon", "integrations"},
-    "transformers": {"integrations"},
+    "transformers": {"integrations", "train"},
     "lightning": {"integrations"},
     "petastorm": {"data", "daemon"},
     "pyarrow": {"data", "backend", "pitfalls", "prepare", "snapshots", "testing"},

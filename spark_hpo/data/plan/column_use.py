@@ -57,6 +57,8 @@ def check_use(arrow_schema: pa.Schema, schema: TableSchema) -> None:
             case ColumnKind.BINARY:
                 check(name, _BYTES, "a binary feature must be bytes")
                 _check_transform(feature)
+            case ColumnKind.TEXT:
+                check(name, _TEXT, "a feature of text must be text")
     label = schema.label
     if label.is_regression:
         check(label.name, _MEASURABLE if is_raw else _NUMBER, "the label of a regression must be a number")

@@ -1,11 +1,11 @@
-"""Rules of a study for null values and long lists, applied over the schema of the table."""
+"""Rules of a study for null values and for long lists and texts, applied over the schema of the table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from spark_hpo.data.schema import ColumnKind, Feature, NullRule, TableSchema
+from spark_hpo.data.schema import Feature, NullRule, TableSchema
 from spark_hpo.errors import DataError
 
 EVERY_COLUMN = "*"
@@ -16,15 +16,15 @@ def with_rules(schema: TableSchema, nulls: Mapping[str, str], truncate: Mapping[
 
     Args:
         nulls: `refuse` or `fill`, by stored column; `*` applies to all columns that are not named.
-        truncate: maximum list length, by column; longer lists are cut.
+        truncate: maximum length of a list, or of a text in bytes, by column; longer ones are cut.
 
     Raises:
         DataError: a rule names a column that is not a feature, or a feature of another kind.
     """
     by_column = {schema.stored_name(f): f for f in schema.features if not f.marks_missing}
-    sequences = {name: f for name, f in by_column.items() if f.kind is ColumnKind.SEQUENCE}
+    sequences = {name: f for name, f in by_column.items() if f.kind.has_length}
     _check_known("nulls", nulls, [*by_column, EVERY_COLUMN], "the columns of features are")
-    _check_known("truncate", truncate, sequences, "the columns of lists of any length are")
+    _check_known("truncate", truncate, sequences, "the columns of texts and of lists of any length are")
 
     def ruled(feature: Feature) -> Feature:
         name = schema.stored_name(feature)

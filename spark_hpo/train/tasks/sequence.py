@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from spark_hpo.data.schema import LENGTH_SUFFIX, ColumnKind, Feature, TableSchema
 from spark_hpo.errors import DataError
 from spark_hpo.train.task import Batch, LabelledTask
+from spark_hpo.train.tasks.other_columns import OtherColumns, embeddings_of
 from spark_hpo.train.tasks.sequence_layers import build_encoder, is_element, longest_in_batch
 
 
@@ -92,7 +93,7 @@ class _SequenceModel(nn.Module):
             for each in steps
         ]
         self.steps, self.encoders = nn.ModuleList(steps), nn.ModuleList(encoders)
-        self.beside = _Beside(schema, by_length, embedding_units)
+        self.beside = OtherColumns(schema, embedding_units, without=by_length)
         width = sum(encoder.units for encoder in encoders) + self.beside.width
         self.layers = nn.Sequential(
             nn.Dropout(dropout),
@@ -115,7 +116,7 @@ class _Steps(nn.Module):
     def __init__(self, columns: Sequence[Feature], embedding_units: int) -> None:
         super().__init__()
         self._columns = columns
-        embeddings = _embeddings([column for column in columns if column.vocabulary], embedding_units)
+        embeddings = embeddings_of([column for column in columns if column.vocabulary], embedding_units)
         self.embeddings = nn.ModuleList(embeddings)
         numbers = sum(not column.vocabulary for column in columns)
         self.width = numbers + sum(embedding.embedding_dim for embedding in embeddings)
@@ -141,30 +142,3 @@ class _Steps(nn.Module):
             return batch[column.name + LENGTH_SUFFIX]
         values = batch[column.name]
         return torch.full_like(values[:, 0], values.shape[1], dtype=torch.int64)
-
-
-class _Beside(nn.Module):
-    """Prepares the columns beside the sequences: numbers, arrays and embedded categories."""
-
-    def __init__(self, schema: TableSchema, sequences: Sequence[Feature], embedding_units: int) -> None:
-        super().__init__()
-        self._numbers = [feature.name for feature in schema.of_kind(ColumnKind.NUMERIC)]
-        arrays = [f for f in schema.of_kind(ColumnKind.ARRAY, ColumnKind.BINARY) if f not in sequences]
-        self._arrays = [feature.name for feature in arrays]
-        categories = schema.of_kind(ColumnKind.CATEGORICAL)
-        self._categories = [feature.name for feature in categories]
-        embeddings = _embeddings(categories, embedding_units)
-        self.embeddings = nn.ModuleList(embeddings)
-        self.width = len(self._numbers) + sum(torch.Size(array.shape).numel() for array in arrays)
-        self.width += sum(embedding.embedding_dim for embedding in embeddings)
-
-    def forward(self, batch: Batch) -> list[Tensor]:
-        """Return tensors [rows, any]."""
-        parts = [embed(batch[name]) for embed, name in zip(self.embeddings, self._categories, strict=True)]
-        parts += [batch[name].flatten(start_dim=1) for name in self._arrays]
-        return parts + [batch[name].unsqueeze(1) for name in self._numbers]
-
-
-def _embeddings(columns: Sequence[Feature], largest: int) -> list[nn.Embedding]:
-    """Build an embedding per column, at most half as wide as the column has codes."""
-    return [nn.Embedding(f.num_codes, min(largest, (f.num_codes + 1) // 2)) for f in columns]

@@ -45,6 +45,15 @@ def test_check_study_accepts_a_study(folder: Path) -> None:
     check_study(load_config("study.yaml", ["task=mine.py:Mine"]))
 
 
+def test_check_study_names_the_extra_that_a_task_needs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_study(load_config("study.yaml", ["task=text"]))
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
+    with pytest.raises(ConfigError) as caught:
+        check_study(load_config("study.yaml", ["task=text"]))
+    assert (caught.value.key, caught.value.value) == ("task", "text")
+    assert "spark_hpo[transformers]" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("override", "key", "value"),
     [
