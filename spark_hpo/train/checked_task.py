@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,13 @@ class CheckedTask:
     def build_schedule(self, optimizer: Optimizer, *, total_steps: int) -> LRScheduler | None:
         """Return the task's learning-rate schedule, if it has one."""
         return self.task.build_schedule(optimizer, total_steps=total_steps)
+
+    def modules_to_shard(self, model: nn.Module) -> list[nn.Module]:
+        """Return the modules that FSDP shards one by one."""
+        found = list(self._checked("modules_to_shard", self.task.modules_to_shard(model), Iterable))
+        for module in found:
+            self._checked("modules_to_shard", module, nn.Module)
+        return found
 
     def outputs_and_loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the outputs, [rows, ...], and the loss, a scalar."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spark_hpo.data.loader import Pass
 from spark_hpo.train.autocast import autocast
 from spark_hpo.train.checked_task import CheckedTask
 from spark_hpo.train.device_batches import on_device
 from spark_hpo.train.rendezvous.world import World
+from spark_hpo.train.strategy import LossModule
 from spark_hpo.train.training_settings import Precision
 
 
 def evaluate(
     task: CheckedTask,
-    model: nn.Module,
+    model: LossModule,
     batches: Pass,
     *,
     world: World,
@@ -37,7 +38,7 @@ def evaluate(
     sums: dict[str, Tensor] = {}
     with torch.inference_mode(), autocast(precision, world.device):
         for batch in on_device(batches, world.device):
-            outputs, loss = task.outputs_and_loss(model, batch)
+            outputs, loss = model(batch)
             loss = loss.detach().double() * outputs.shape[0]
             sums["loss"] = sums.get("loss", torch.zeros_like(loss)) + loss
             for name, values in task.metrics(outputs, batch).items():

@@ -158,7 +158,7 @@ class Trainer:
         """
         return evaluate(
             self._checked_task,
-            self.model,
+            self._step.loss_module,
             next(loader.passes(0, 1)),
             world=self.world,
             precision=self.settings.precision,
@@ -216,7 +216,8 @@ class Trainer:
             CheckpointError: the state is of another model.
         """
         try:
-            self.model.load_state_dict(state["model"])
+            placed = self._step.strategy.place(state["model"], self.model.state_dict())
+            self.model.load_state_dict(placed)
             self._step.load_state(state, built=state.get("built"), fresh=self._built)
             self.resource = state["resource"]
             plateau = state["plateau"]

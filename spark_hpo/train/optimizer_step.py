@@ -34,7 +34,8 @@ class OptimizerStep:
     total_steps: int  # up to the maximum resource, for the schedule
 
     def __post_init__(self) -> None:
-        self._strategy = share_model(LossModule(self.model, self.task), self.world)
+        self.loss_module = LossModule(self.model, self.task)
+        self.strategy = share_model(self.loss_module, self.world, self.settings.strategy)
         self._optimizer = self.task.build_optimizer(self.model)
         self._schedule = self.task.build_schedule(self._optimizer, total_steps=self.total_steps)
         uses_fp16 = autocast_type(self.settings.precision, self.world.device) is torch.float16
@@ -53,15 +54,16 @@ class OptimizerStep:
 
         def backward(module: nn.Module) -> tuple[int, Tensor]:
             with autocast(self.settings.precision, self.world.device):
-                rows, loss = module(batch)
+                outputs, loss = module(batch)
+            rows = outputs.shape[0]
             # The ranks' gradients are averaged; the weight turns that into the mean over rows.
             weight = rows * self.world.size / global_rows
             self._scaler.scale(loss * weight).backward()
             return rows, loss.detach()
 
-        self._strategy.prepare(backward)
-        rows, loss = backward(self._strategy.trained)
-        self._strategy.finish()
+        self.strategy.prepare(backward)
+        rows, loss = backward(self.strategy.trained)
+        self.strategy.finish()
         if self.settings.clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
@@ -96,7 +98,18 @@ class OptimizerStep:
         """
         now = {"groups": state["optimizer"]["param_groups"], "schedule": state["schedule"]}
         now = inherited(now, built, fresh)
-        self._optimizer.load_state_dict({**state["optimizer"], "param_groups": now["groups"]})
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        place = self.strategy.place
+        by_parameter = {
+            # An optimizer may keep more than the state of its parameters, under names.
+            index: place(values, dict.fromkeys(values, parameters[index]))
+            if isinstance(index, int)
+            else values
+            for index, values in state["optimizer"]["state"].items()
+        }
+        self._optimizer.load_state_dict(
+            {**state["optimizer"], "state": by_parameter, "param_groups": now["groups"]}
+        )
         if self._schedule:
             self._schedule.load_state_dict(now["schedule"])
         self._scaler.load_state_dict(state["scaler"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from spark_hpo.train import generators
 from spark_hpo.train.checked_task import CheckedTask
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.task import Batch
+from spark_hpo.train.training_settings import StrategyKind
 
 Backward = Callable[[nn.Module], Any]
 """Runs the forward and backward pass of a step through a `LossModule`, which may be wrapped."""
@@ -29,12 +30,12 @@ class LossModule(nn.Module):
     def __init__(self, model: nn.Module, task: CheckedTask) -> None:
         super().__init__()
         self.model = model
-        self._task = task
+        self.task = task
 
-    def forward(self, batch: Batch) -> tuple[int, Tensor]:
-        """Return the rows of the batch, and its mean loss, []."""
-        outputs, loss = self._task.outputs_and_loss(self.model, batch)
-        return outputs.shape[0], loss
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the outputs, [rows, ...] and detached, and the loss, a scalar."""
+        outputs, loss = self.task.outputs_and_loss(self.model, batch)
+        return outputs.detach(), loss
 
 
 class Strategy(Protocol):
@@ -50,6 +51,13 @@ class Strategy(Protocol):
     def trained(self) -> nn.Module:
         """The `LossModule` as it is trained."""
 
+    def place(self, values: Mapping[str, Any], like: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the values of a checkpoint as this rank needs them: whole, or its shards.
+
+        Args:
+            like: the present values by name. A value of another shape stays whole.
+        """
+
     def prepare(self, backward: Backward) -> None:
         """Prepare for the first step. Every rank must call it; later calls do nothing."""
 
@@ -61,10 +69,16 @@ class Strategy(Protocol):
         """
 
 
-def share_model(model: LossModule, world: World) -> Strategy:
-    """Return the strategy of a trial."""
+def share_model(model: LossModule, world: World, kind: StrategyKind) -> Strategy:
+    """Share a model between the ranks. The optimizer must be built afterwards.
+
+    Raises:
+        TrialError: the model cannot be sharded.
+    """
     if not world.is_distributed or not any(p.requires_grad for p in model.parameters()):
         return Alone(model)
+    if kind is StrategyKind.FSDP:
+        return FullySharded(model, world)
     return DataParallel(model, world)
 
 
@@ -73,6 +87,9 @@ class Alone:
 
     def __init__(self, model: LossModule) -> None:
         self.trained: nn.Module = model
+
+    def place(self, values: Mapping[str, Any], like: Mapping[str, Any]) -> Mapping[str, Any]:
+        return values
 
     def prepare(self, backward: Backward) -> None:
         pass
@@ -100,6 +117,9 @@ class DataParallel:
         assert self._shared is not None, "prepare comes before the first step"
         return self._shared
 
+    def place(self, values: Mapping[str, Any], like: Mapping[str, Any]) -> Mapping[str, Any]:
+        return values
+
     def prepare(self, backward: Backward) -> None:
         if self._shared is not None:
             return
@@ -121,6 +141,47 @@ class DataParallel:
                 "all parameters; with several ranks, let all steps of a trial use the same ones, for example "
                 "by adding 0 * output.sum() for each part of the model that a step leaves out"
             )
+
+
+class FullySharded:
+    """Every rank keeps a part of the parameters, gradients and optimizer state (FSDP2).
+
+    The parameters become `DTensor`s. A module that the task names gets its whole parameters only while it
+    computes. All ranks must use the same parameters in a step.
+    """
+
+    def __init__(self, model: LossModule, world: World) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard  # seconds, which other strategies need not wait
+
+        self.trained: nn.Module = model
+        mesh = init_device_mesh(world.device.type, (world.size,))
+        try:
+            for module in (*model.task.modules_to_shard(model.model), model):
+                fully_shard(module, mesh=mesh)
+        except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as exc:
+            raise TrialError(
+                f"training.strategy: fsdp cannot shard the model of {type(model.task.task).__name__}: {exc}; "
+                "change the model or what modules_to_shard returns, or use training.strategy: ddp"
+            ) from exc
+
+    def place(self, values: Mapping[str, Any], like: Mapping[str, Any]) -> Mapping[str, Any]:
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        def placed(value: Any, present: Any) -> Any:
+            is_whole = isinstance(value, Tensor) and not isinstance(value, DTensor)
+            if not (is_whole and isinstance(present, DTensor) and value.shape == present.shape):
+                return value
+            whole = value.to(present.device)
+            return distribute_tensor(whole, present.device_mesh, present.placements, src_data_rank=None)
+
+        return {name: placed(value, like.get(name)) for name, value in values.items()}
+
+    def prepare(self, backward: Backward) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
 
 
 def _unused_parameters(model: nn.Module, backward: Backward, device: torch.device) -> list[str]:

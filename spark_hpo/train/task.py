@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -80,6 +80,17 @@ class TrainTask(ABC):
                 depend on the rung, so that a promoted trial continues on the same curve.
         """
         return None
+
+    def modules_to_shard(self, model: nn.Module) -> Iterable[nn.Module]:
+        """Return the modules whose parameters are gathered one module at a time, with `strategy: fsdp`.
+
+        By default the items of each `nn.ModuleList`, such as the layers of a transformer, that have
+        parameters. An item inside another comes first. All other parameters are gathered together.
+        """
+        lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+        items = dict.fromkeys(item for modules in reversed(lists) for item in modules)
+        can_be_sharded = [item for item in items if not isinstance(item, nn.ModuleList | nn.ModuleDict)]
+        return [item for item in can_be_sharded if any(True for _ in item.parameters())]
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the model's outputs for a batch, [rows, ...]; by default `model(batch)`."""

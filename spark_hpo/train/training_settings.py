@@ -15,6 +15,13 @@ class Precision(StrEnum):
     FP16 = "fp16"  # with a gradient scaler
 
 
+class StrategyKind(StrEnum):
+    """How the ranks of a trial share its model."""
+
+    DDP = "ddp"  # every rank has the whole model
+    FSDP = "fsdp"  # every rank keeps a part of parameters, gradients and optimizer state
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings:
     """Settings of the training loop. A parameter `batch_size` in the space overrides the field."""
@@ -22,6 +29,7 @@ class TrainingSettings:
     batch_size: int = 128  # rows per optimizer step, over all ranks
     evaluation_batch_size: int = 4096  # rows per evaluation step, over all ranks
     precision: Precision = Precision.AUTO
+    strategy: StrategyKind = StrategyKind.DDP
     clip_norm: float | None = None  # maximum norm of the gradient; None: no clipping
     patience: int | None = None  # epochs without improvement after which training ends; None: no limit
     min_improvement: float = 0.0  # of the objective; a smaller change does not count
