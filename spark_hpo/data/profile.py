@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _SAMPLED_GROUPS = 16
 _SAMPLED_ROWS = 10_000  # of each row group
+_WORDS = 5  # of the median text, and above: texts that a task reads, if few are equal
 _NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
 
 
@@ -158,7 +159,7 @@ def _spread(groups: Sequence[T]) -> Iterator[T]:
 
 def _profile(name: str, values: pa.ChunkedArray, transform: str) -> ColumnProfile:
     kind, shape = _kind(values, transform)
-    is_scalar = kind in (ColumnKind.NUMERIC, ColumnKind.CATEGORICAL)
+    is_scalar = kind in (ColumnKind.NUMERIC, ColumnKind.CATEGORICAL, ColumnKind.TEXT)
     return ColumnProfile(
         name=name,
         stored=str(values.type),
@@ -172,12 +173,14 @@ def _profile(name: str, values: pa.ChunkedArray, transform: str) -> ColumnProfil
 
 
 def _kind(values: pa.ChunkedArray, transform: str) -> tuple[ColumnKind | None, tuple[int, ...]]:
-    """Return the kind that `prepare` would choose, and the shape of a value."""
+    """Return the kind that fits the values, and the shape of one. `prepare` has to be told of texts."""
     stored = values.type
     if pa.types.is_dictionary(stored):
         stored = stored.value_type
     if _is_text(stored):
-        return (ColumnKind.NUMERIC if _are_numbers(values) else ColumnKind.CATEGORICAL), ()
+        if _are_numbers(values):
+            return ColumnKind.NUMERIC, ()
+        return (ColumnKind.TEXT if _are_texts(values) else ColumnKind.CATEGORICAL), ()
     if pa.types.is_boolean(stored):
         return ColumnKind.CATEGORICAL, ()
     if _is_numeric(stored) or pa.types.is_date(stored) or pa.types.is_timestamp(stored):
@@ -209,6 +212,15 @@ def _are_numbers(values: pa.ChunkedArray) -> bool:
     text = _plain(values).drop_null()
     text = text.filter(pc.not_equal(pc.utf8_trim_whitespace(text), ""))
     return bool(len(text)) and bool(pc.all(pc.match_substring_regex(text, _NUMBER)).as_py())
+
+
+def _are_texts(values: pa.ChunkedArray) -> bool:
+    """Return True for messages or descriptions, which are longer than names and mostly different."""
+    text = pc.utf8_trim_whitespace(_plain(values).drop_null())
+    if not len(text) or pc.count_distinct(text).as_py() < len(text) / 2:
+        return False
+    words = pc.add(pc.count_substring_regex(text, r"\s+"), 1)
+    return bool(pc.approximate_median(words).as_py() >= _WORDS)
 
 
 def _is_whole(values: pa.ChunkedArray) -> bool:

@@ -15,6 +15,7 @@ HOUR_S = 3600
 _SOON_S = 600  # a small table gets as many trials as fit
 _REDUCTION = 3  # of the trials, from rung to rung
 _JOB_S = 0.3  # that Spark takes to start an assignment
+_TEXT_ROWS = 100_000  # up to which a text study trains for epochs
 _LINEAR_ROWS = 5_000  # below, a model without a hidden layer may be the best
 
 
@@ -51,11 +52,12 @@ def choose(facts: TableFacts, speed: Speed | None = None) -> Choices:
         speed: None: not measured.
     """
     metric, mode, metric_reason = _objective(facts)
-    space, first = _image_space(facts) if facts.image else _tabular_space(facts)
+    task = _task(facts)
+    space, first = _SPACES[task](facts)
     search, search_reason = _resource(facts)
     trials, seconds, budget_reason = _budget(facts, search, int(first["batch_size"]), speed)
     return Choices(
-        task="image" if facts.image else "tabular",
+        task=task,
         metric=metric,
         mode=mode,
         metric_reason=metric_reason,
@@ -119,6 +121,8 @@ def _objective(facts: TableFacts) -> tuple[str, str, str]:
 def _resource(facts: TableFacts) -> tuple[dict[str, Any], str]:
     """Epochs for small tables, shares of the rows for large ones."""
     rows = facts.train_rows
+    if facts.texts and rows <= _TEXT_ROWS:
+        return {"max_resource": 9}, "epochs of a fully trained trial; a pretrained encoder needs few"
     for most, epochs in ((5_000, 81), (100_000, 27), (3_000_000, 9)):
         if rows <= most:
             return {"max_resource": epochs}, "epochs of a fully trained trial"
@@ -176,6 +180,59 @@ def _image_space(facts: TableFacts) -> tuple[dict[str, dict[str, Any]], dict[str
         "batch_size": batches[1],
     }
     return space, first
+
+
+def _sequence_space(facts: TableFacts) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    batches = _batch_sizes(facts.train_rows)
+    space: dict[str, dict[str, Any]] = {
+        "model": {"type": "choice", "options": ["gru", "transformer"]},
+        "learning_rate": _loguniform(3e-4, 1e-2),
+        "weight_decay": _loguniform(1e-4, 0.1),
+        "units": {"type": "logint", "low": 16, "high": 128},
+        "layers": {"type": "int", "low": 1, "high": 2},
+        "dropout": {"type": "uniform", "low": 0.0, "high": 0.5},
+        "batch_size": {"type": "choice", "options": batches},
+    }
+    first = {
+        "model": "gru",
+        "learning_rate": 3e-3,
+        "weight_decay": 0.01,
+        "units": 64,
+        "layers": 1,
+        "dropout": 0.1,
+        "batch_size": batches[1],
+    }
+    return space, first
+
+
+def _text_space(facts: TableFacts) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    space: dict[str, dict[str, Any]] = {
+        "learning_rate": _loguniform(1e-5, 3e-4),
+        "head_learning_rate": _loguniform(3e-4, 1e-2),
+        "frozen_layers": {"type": "int", "low": 0, "high": 4},
+        "dropout": {"type": "uniform", "low": 0.0, "high": 0.3},
+        "batch_size": {"type": "choice", "options": [16, 32]},
+    }
+    first = {
+        "learning_rate": 5e-5,
+        "head_learning_rate": 1e-3,
+        "frozen_layers": 0,
+        "dropout": 0.1,
+        "batch_size": 32,
+    }
+    return space, first
+
+
+def _task(facts: TableFacts) -> str:
+    """Name the task for the columns that need the most particular one."""
+    if facts.image:
+        return "image"
+    if facts.texts:
+        return "text"
+    return "sequence" if facts.lists else "tabular"
+
+
+_SPACES = {"tabular": _tabular_space, "image": _image_space, "sequence": _sequence_space, "text": _text_space}
 
 
 def _batch_sizes(rows: int) -> list[int]:

@@ -116,8 +116,7 @@ def _lines(
     yield f"name: {_flow(name)}"
     yield f"study_dir: {_flow(study_dir)}  # the state of the study; the same command resumes it"
     yield "seed: 1"
-    columns = f"{facts.numbers} numbers, {len(facts.categories)} columns of categories"
-    yield f"task: {choices.task}  # {'images' if facts.image else columns}; or your own: my_task.py:MyTask"
+    yield f"task: {choices.task}  # {_comment(_about(facts))}; or your own: my_task.py:MyTask"
     yield ""
     yield "data:"
     if facts.path:
@@ -148,6 +147,14 @@ def _lines(
     yield "training: {clip_norm: 1.0}"
     yield f"resources: {{world_size: {world_size}}}  # ranks per trial; with GPUs, add gpus_per_rank: 1"
     yield f"mlflow: {{tracking_uri: {_flow(tracking_uri)}}}"
+
+
+def _about(facts: TableFacts) -> str:
+    if facts.image:
+        return "images"
+    if named := facts.texts or facts.lists:
+        return f"{'texts' if facts.texts else 'lists'} in {', '.join(named)}"
+    return f"{facts.numbers} numbers, {len(facts.categories)} columns of categories"
 
 
 def _remarks(facts: TableFacts, world_size: int) -> Iterator[str]:

@@ -13,6 +13,7 @@ from spark_hpo.data.schema import ColumnKind, TableFormat
 from spark_hpo.data.table import SCHEMA_FILE, Table, open_table
 from spark_hpo.errors import ConfigError, DataError, suggestion
 from spark_hpo.pitfalls import find_pitfalls, find_pitfalls_of_rows
+from spark_hpo.train.built_in import missing_package
 from spark_hpo.trial import Split
 
 _MAX_NAMES = 40  # in a message
@@ -52,6 +53,8 @@ class TableFacts:
     numbers: int  # numeric columns and elements of arrays
     categories: tuple[int, ...]  # number of codes of each categorical column
     image: tuple[int, ...] = ()  # channels, height, width; empty: not an image table
+    texts: tuple[str, ...] = ()  # columns that TextTask reads; empty if transformers is not installed
+    lists: tuple[str, ...] = ()  # columns of lists of any length
     label: LabelFacts
     settings: Mapping[str, Any] = field(default_factory=dict)  # of data; empty: the table is prepared
     transforms: tuple[tuple[str, str], ...] = ()  # functions for columns of bytes
@@ -114,6 +117,8 @@ def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
             f.num_codes for f in (*schema.of_kind(ColumnKind.CATEGORICAL), *lists) if f.vocabulary
         ),
         image=_image([f.shape for f in arrays]),
+        texts=tuple(f.name for f in schema.of_kind(ColumnKind.TEXT)),
+        lists=tuple(f.name for f in lists),
         label=LabelFacts(
             name=schema.label.name,
             classes=len(schema.label.classes),
@@ -168,11 +173,23 @@ def _of_raw(
     how = "writes a snapshot of its rows" if source else "reads it in place"
     remarks.append(f"{path} is not prepared: run {how if in_place else f'writes a copy to {data_path}'}")
     settings: dict[str, Any] = {"label": label, "label_type": "class" if facts.classes else "number"}
+    texts = [c.name for c in used if c.kind is ColumnKind.TEXT]
+    if texts and (package := missing_package("text")):
+        remarks.append(
+            f"{_names(texts)} holds texts; install the extra (`pip install 'spark_hpo[{package}]'`) and run "
+            "init again to learn from them"
+        )
+        texts = []
+    if texts:
+        settings["text"] = texts
     if dropped:
         settings["drop"] = [c.name for c in dropped]
     fractions = _SMALL if table.rows * _DEFAULT[1] < FEW_ROWS and not in_place else _DEFAULT
     # The first time and the first group.
-    if split := {key: value for pitfall in reversed(pitfalls) for key, value in pitfall.split.items()}:
+    split = {key: value for pitfall in reversed(pitfalls) for key, value in pitfall.split.items()}
+    if not split and len(texts) == 1 and any(c.distinct < c.present for c in used if c.name in texts):
+        split = {"key": texts[0]}  # equal texts belong to one split
+    if split:
         settings["split"] = split
     if not in_place:
         settings = {"source": "csv", "input": path, "format": format, **settings}
@@ -182,11 +199,13 @@ def _of_raw(
         path="" if source else path if in_place else data_path,
         train_rows=round(table.rows * fractions[0]),
         validation_rows=round(table.rows * fractions[1]),
-        numbers=sum(_size(c.shape) for c in used if c.kind is not ColumnKind.CATEGORICAL),
+        numbers=sum(_size(c.shape) for c in used if c.kind not in (ColumnKind.CATEGORICAL, ColumnKind.TEXT)),
         categories=tuple(
             min(c.distinct, _MAX_VOCABULARY) + 1 for c in used if c.kind is ColumnKind.CATEGORICAL
         ),
         image=_image([c.shape for c in used if c.kind in (ColumnKind.ARRAY, ColumnKind.BINARY)]),
+        texts=tuple(texts),
+        lists=tuple(c.name for c in used if c.kind is ColumnKind.SEQUENCE),
         label=facts,
         settings={**(source or {}), **settings} if in_place else {"prepare": settings},
         transforms=tuple((c.name, c.transform) for c in used if c.transform),
@@ -195,10 +214,9 @@ def _of_raw(
 
 
 def _raw_label(path: str, column: ColumnProfile) -> LabelFacts:
-    is_class = column.kind is ColumnKind.CATEGORICAL or (
-        column.is_whole and column.distinct <= _MAX_INTEGER_CLASSES
-    )
-    if column.kind not in (ColumnKind.CATEGORICAL, ColumnKind.NUMERIC):
+    texts = (ColumnKind.CATEGORICAL, ColumnKind.TEXT)
+    is_class = column.kind in texts or (column.is_whole and column.distinct <= _MAX_INTEGER_CLASSES)
+    if column.kind not in (*texts, ColumnKind.NUMERIC):
         raise ConfigError(
             f"must be text or a number ({column.name!r} is {column.stored})", key="--label", value=column.name
         )

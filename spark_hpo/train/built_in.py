@@ -30,14 +30,15 @@ _OF_CLASSES = ("loss", "accuracy")
 _OF_NUMBERS = ("loss", "squared_error", "absolute_error")
 
 
-def check_package(task: str) -> None:
-    """Check that the package that a task needs is installed, without importing it.
-
-    Raises:
-        ConfigError: it is not.
-    """
+def missing_package(task: str) -> str | None:
+    """Return the package that a task needs and that is not installed, without importing it."""
     package = NEEDED_PACKAGES.get(task)
-    if package is not None and importlib.util.find_spec(package) is None:
+    return package if package is not None and importlib.util.find_spec(package) is None else None
+
+
+def check_package(task: str) -> None:
+    """Raise ConfigError if a package that the task needs is not installed."""
+    if (package := missing_package(task)) is not None:
         raise ConfigError(
             f"needs the package {package}, which is not installed",
             key="task",

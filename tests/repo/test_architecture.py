@@ -93,6 +93,7 @@ ALLOWED: dict[str, set[str]] = {
         "prepare",
         "redact",
         "search",
+        "train",
         "trial",
     },
     "tuning": {

@@ -30,6 +30,20 @@ def test_default_configuration_is_in_the_space(rows: int, image: tuple[int, ...]
 
 
 @pytest.mark.parametrize(
+    ("columns", "task"),
+    [
+        ({"lists": ("pages",)}, "sequence"),
+        ({"texts": ("message",)}, "text"),
+        ({"texts": ("message",), "lists": ("pages",)}, "text"),
+    ],
+)
+def test_task_follows_from_the_columns(columns: dict[str, tuple[str, ...]], task: str) -> None:
+    chosen = choose(replace(FLOWERS, **columns))  # type: ignore[arg-type] # only tuples
+    assert chosen.task == task
+    assert build_space(dict(chosen.space)).validate(dict(chosen.first)) == chosen.first
+
+
+@pytest.mark.parametrize(
     ("label", "metric", "mode"),
     [
         (LabelFacts(name="y", classes=2, largest_share=0.6), "accuracy", "max"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 import warnings
 from pathlib import Path
 
@@ -141,6 +142,32 @@ class TestRawParquet:
         )
         assert "about 4,000 rows for training" in start.text
         assert "2 numbers, 1 columns of categories" in start.text
+
+    def test_draft_of_messages_reads_their_texts(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        words = ["call", "me", "now", "or", "never", "again", "tomorrow", "please"]
+        rng = np.random.default_rng(0)
+        texts = [" ".join(rng.choice(words, rng.integers(3, 12))) for _ in range(3000)]
+        frame = pa.table({"message": texts, "kind": [["ham", "spam"][i % 2] for i in range(3000)]})
+        pacsv.write_csv(frame, tmp_path / "a.csv")
+        start = start_study(str(tmp_path / "a.csv"), label="kind")
+        assert record(start)["task"] == "text"
+        assert start.config.data is not None
+        assert start.config.data.prepare is not None
+        assert start.config.data.prepare.text == ("message",)
+        assert start.config.data.prepare.split == SplitConfig(key=("message",))  # some texts are equal
+        monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
+        start = start_study(str(tmp_path / "a.csv"), label="kind")
+        assert start.config.task == "tabular"
+        assert any("spark_hpo[transformers]" in remark for remark in start.remarks)
+
+    def test_draft_of_lists_is_a_study_of_sequences(self, tmp_path: Path) -> None:
+        pages = pa.array([["home", "cart"][: 1 + i % 2] for i in range(3000)])
+        pq.write_table(people().append_column("pages", pages), tmp_path / "visits.parquet")
+        start = start_study(str(tmp_path / "visits.parquet"), label="ok")
+        assert record(start)["task"] == "sequence"
+        assert "lists in pages" in start.text
 
     def test_draft_of_a_delta_table_reads_it_in_place(self, tmp_path: Path) -> None:
         deltalake = pytest.importorskip("deltalake")
