@@ -20,7 +20,7 @@ from spark_hpo.report.answer import answer_of
 from spark_hpo.report.leaderboard import curves, leaderboard
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train.checkpoints import checkpoint
+from spark_hpo.train.checkpoints import checkpoint, folder
 from spark_hpo.trial import Trial
 
 _TABLES = (".csv", ".parquet", ".json")
@@ -127,16 +127,26 @@ def _export_model(storage: Storage, record: StudyRecord, output: str | None) -> 
         raise ConfigError("--what model needs --output, such as best.pt or a folder")
     best = _best_with_checkpoint(record)
     place = Path(output).absolute()
+    assert best.checkpoint is not None
+    is_folder = checkpoint.is_folder(storage, best.checkpoint)
     if place.suffix:
+        if is_folder:
+            raise ConfigError(
+                f"--output {output} must have no ending, because the training function has reported a folder"
+            )
         if place.suffix not in (".pt", ".pth"):
             raise ConfigError(
                 f"--output {output} must end with .pt for a state dict, or have no ending for a model folder"
             )
-        assert best.checkpoint is not None
         say(write_file(output, checkpoint.weights(storage, best.checkpoint)))
         return
     if place.is_dir() and any(place.iterdir()):
         raise ConfigError(f"--output {output} is not empty. Choose a new folder")
+    if is_folder:
+        place.mkdir(parents=True, exist_ok=True)
+        folder.load(storage, best.checkpoint, place)
+        say(str(place))
+        return
     try:
         export_best(storage, place)
     except ConfigError as exc:

@@ -11,7 +11,7 @@ from spark_hpo.errors import LeaseError
 from spark_hpo.ranking import pareto_front
 from spark_hpo.report.status import StudyState, StudyStatus
 from spark_hpo.snapshots.snapshot_folder import Snapshot, SnapshotFolder
-from spark_hpo.study_dir import layout
+from spark_hpo.study_dir import layout, manifest
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.lease import is_held
 from spark_hpo.study_dir.storage import Storage
@@ -48,7 +48,7 @@ def clean_study(storage: Storage, *, ended_for_s: float | None = None, dry_run: 
         _check_unheld(storage)
         files = list(_files(storage))
         status = StudyStatus.read(storage)
-        needed = _needed(status, ended_for_s)
+        needed = _with_parts(storage, _needed(status, ended_for_s))
         waste = [
             name for name in files if not any(name == one or name.startswith(f"{one}/") for one in needed)
         ]
@@ -109,6 +109,11 @@ def _needed(status: StudyStatus, ended_for_s: float | None) -> set[str]:
     # A new trial may start from its parent's checkpoint.
     begun = [attempt.assignment for attempt in record.attempts if attempt.ended is None]
     return needed | {assignment.checkpoint for assignment in begun if assignment.checkpoint is not None}
+
+
+def _with_parts(storage: Storage, needed: set[str]) -> set[str]:
+    parts = {manifest.part_path(path, part) for path in needed for part in manifest.parts(storage, path)}
+    return needed | parts
 
 
 def _has_ended(status: StudyStatus, for_s: float | None) -> bool:

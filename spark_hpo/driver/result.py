@@ -48,7 +48,8 @@ class Result(StudyFindings):
 
         Returns:
             For a task, a `Predictor` with `predict(DataFrame)` and the torch module `model`, in evaluation
-            mode on the CPU. For a training function, the checkpoint that it passed to `ctx.report`.
+            mode on the CPU. For a training function, the checkpoint that it passed to `ctx.report`; of a
+            folder, the Path of a temporary copy, which the caller deletes.
 
         Raises:
             CheckpointError: there is no checkpoint, or it cannot be read.

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 CHECKPOINTS = "checkpoints"
+FILE = ".pt"
+"""The suffix of a checkpoint that is one file."""
+MANIFEST = ".json"
+"""The suffix of the manifest of a checkpoint that has several files: see `manifest`."""
 PEERS = "peers"
 """The folder of ended trials that the pruners of Optuna objectives compare with: see `peers`."""
 PROGRESS = "progress"
@@ -17,14 +21,14 @@ def checkpoints(trial_id: int, fold: int | None = None) -> str:
     return f"{CHECKPOINTS}/trial-{trial_id:06d}{_of_fold(fold)}"
 
 
-def checkpoint(trial_id: int, resource: int, attempt: int) -> str:
+def checkpoint(trial_id: int, resource: int, attempt: int, *, suffix: str = FILE) -> str:
     """The checkpoint at the end of an assignment. Each attempt has its own, so none overwrites another's."""
-    return f"{checkpoints(trial_id)}/{resource:06d}-{attempt}.pt"
+    return f"{checkpoints(trial_id)}/{resource:06d}-{attempt}{suffix}"
 
 
-def partial(trial_id: int, attempt: int, fold: int | None = None) -> str:
+def partial(trial_id: int, attempt: int, fold: int | None = None, *, suffix: str = FILE) -> str:
     """The latest checkpoint of an attempt within its assignment."""
-    return f"{checkpoints(trial_id, fold)}/partial-{attempt}.pt"
+    return f"{checkpoints(trial_id, fold)}/partial-{attempt}{suffix}"
 
 
 def fence(trial_id: int, rung: int, fold: int | None = None) -> str:

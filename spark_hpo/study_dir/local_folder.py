@@ -6,13 +6,16 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 _PART_BYTES = 16 << 20  # of an upload to S3
-_PARTS_AT_ONCE = 4
+_PARTS_AT_ONCE = 2
+_COPIED_AT_ONCE = 4 << 20  # bytes
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 _NO_LINKS = (
@@ -88,6 +91,16 @@ class LocalFolder:
                 except FileExistsError:
                     return False
             return True
+
+    def upload(self, name: str, path: Path) -> None:
+        """Copy a local file, atomically."""
+        with open(path, "rb") as source, self.writing(name) as file:
+            shutil.copyfileobj(source, file, _COPIED_AT_ONCE)
+
+    def download(self, name: str, path: Path) -> None:
+        """Copy a file to a local path."""
+        with os.fdopen(self.open(name, os.O_RDONLY), "rb") as source, open(path, "wb") as file:
+            shutil.copyfileobj(source, file, _COPIED_AT_ONCE)
 
     def delete(self, name: str) -> None:
         """Delete a file or a symbolic link."""
@@ -167,11 +180,15 @@ class RemoteFolder:
         with tempfile.NamedTemporaryFile() as file:
             yield file  # type: ignore[misc] # the wrapper has all methods of a BinaryIO
             file.flush()
-            self.upload(name, file.name)
+            self.upload(name, Path(file.name))
 
-    def upload(self, name: str, path: str) -> None:
-        """Copy a local file to the file system."""
-        self._fs.put_file(path, f"{self._root}/{name}", **self._upload_options)
+    def upload(self, name: str, path: Path) -> None:
+        """Copy a local file."""
+        self._fs.put_file(str(path), f"{self._root}/{name}", **self._upload_options)
+
+    def download(self, name: str, path: Path) -> None:
+        """Copy a file to a local path."""
+        self._fs.get_file(f"{self._root}/{name}", str(path))
 
     @property
     def _upload_options(self) -> dict[str, int]:

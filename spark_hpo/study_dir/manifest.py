@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from spark_hpo.errors import CheckpointError
+from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.storage import Storage
 
 VERSION = 1
-SUFFIX = ".json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Manifest:
 
 def is_manifest(path: str) -> bool:
     """True if the checkpoint at this path has parts."""
-    return path.endswith(SUFFIX)
+    return path.endswith(layout.MANIFEST)
 
 
 def part_path(path: str, part: str) -> str:
@@ -69,13 +69,36 @@ def read(storage: Storage, path: str) -> Manifest | None:
     return Manifest(kind=kind, parts=tuple(parts), content=content)
 
 
-def replace(storage: Storage, path: str, new: Manifest) -> None:
-    """Write a manifest, and delete the parts that only the one before has."""
-    try:
-        before = read(storage, path)
-    except CheckpointError:  # its parts are deleted when the trial's folder is tidied
-        before = None
+def replace(
+    storage: Storage, path: str, new: Manifest, *, is_own: Callable[[str], bool] = lambda part: True
+) -> None:
+    """Write a manifest, and delete the parts that only the one before has.
+
+    Args:
+        is_own: false for parts that other checkpoints may share.
+    """
+    before = parts(storage, path)
     storage.write(path, new.to_json())
-    if before is not None:
-        old = set(before.parts) - set(new.parts)
-        storage.delete_all([part_path(path, part) for part in sorted(old)])
+    storage.delete_all([part_path(path, part) for part in sorted(before - set(new.parts)) if is_own(part)])
+
+
+def delete(storage: Storage, path: str, *, keep: Collection[str] = ()) -> None:
+    """Delete a checkpoint, and its parts if it has any.
+
+    Args:
+        keep: parts that other checkpoints need.
+    """
+    found = parts(storage, path)
+    storage.delete(path)  # first: a manifest never exists without its parts
+    storage.delete_all([part_path(path, part) for part in sorted(found - set(keep))])
+
+
+def parts(storage: Storage, path: str) -> set[str]:
+    """Return the parts of a checkpoint; none if it is a single file, damaged, or does not exist."""
+    if not is_manifest(path):
+        return set()
+    try:
+        found = read(storage, path)
+    except CheckpointError:
+        return set()
+    return set() if found is None else set(found.parts)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
-from spark_hpo.study_dir import layout
+from spark_hpo.study_dir import layout, manifest
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import AssignmentKey
 
@@ -55,7 +55,7 @@ class Retention:
             if not self._owners[before]:
                 del self._owners[before]
                 if self._is_live:
-                    self._storage.delete(before)
+                    self._delete(before)
 
     def tidy(self, trial_id: int, fold: int | None = None) -> None:
         """Delete what lost attempts of a trial, or of one of its folds, have saved."""
@@ -74,8 +74,17 @@ class Retention:
             if folder not in spared:
                 self._delete_unowned(f"{layout.CHECKPOINTS}/{folder}")
 
+    def _delete(self, checkpoint: str) -> None:
+        """Delete a checkpoint with its parts, but not those that another checkpoint of the trial shares."""
+        shared: set[str] = set()
+        if manifest.is_manifest(checkpoint):
+            folder, _, deleted = checkpoint.rpartition("/")
+            for name in self._storage.names(folder):
+                shared |= set() if name == deleted else manifest.parts(self._storage, f"{folder}/{name}")
+        manifest.delete(self._storage, checkpoint, keep=shared)
+
     def _delete_unowned(self, folder: str) -> None:
-        for name in self._storage.names(folder, hidden=True):
-            path = f"{folder}/{name}"
-            if path not in self._owners:
-                self._storage.delete(path)
+        names = self._storage.names(folder, hidden=True)
+        owned = {name for name in names if f"{folder}/{name}" in self._owners}
+        kept = owned.union(*(manifest.parts(self._storage, f"{folder}/{name}") for name in owned))
+        self._storage.delete_all([f"{folder}/{name}" for name in names if name not in kept])

@@ -24,6 +24,7 @@ from spark_hpo.study_dir.local_folder import LocalFolder, RemoteFolder
 
 logger = logging.getLogger(__name__)
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 # FUSE mounts of object stores, which cannot append to a file.
@@ -126,6 +127,28 @@ class Storage:
         """Read several files at a time; see `read`."""
         return self._for_all(self.read, names)
 
+    def upload_all(self, files: Sequence[tuple[str, Path]]) -> None:
+        """Copy local files into the directory, several at a time. Each is written atomically."""
+
+        def upload(one: tuple[str, Path]) -> None:
+            name, path = one
+            with self.translated(name):
+                self._folder.upload(_checked(name), path)
+
+        self._for_all(upload, files)
+
+    def download_all(self, files: Sequence[tuple[str, Path]]) -> list[str]:
+        """Copy files to local paths, several at a time. Returns those that do not exist."""
+
+        def download(one: tuple[str, Path]) -> str | None:
+            name, path = one
+            with self.translated(name), contextlib.suppress(FileNotFoundError):
+                self._folder.download(_checked(name), path)
+                return None
+            return name
+
+        return [name for name in self._for_all(download, files) if name is not None]
+
     def delete_all(self, names: Sequence[str]) -> None:
         """Delete several files at a time."""
         self._for_all(self.delete, names)
@@ -139,7 +162,7 @@ class Storage:
             else:
                 self.delete_all([path.removeprefix(f"{root}/") for path in fs.find(root)])
 
-    def _for_all(self, call: Callable[[str], T], names: Sequence[str]) -> list[T]:
+    def _for_all(self, call: Callable[[S], T], names: Sequence[S]) -> list[T]:
         # fsspec's own cat and rm of several files would read brackets in the directory's name as a glob.
         if not (self.local or self._fs_and_root[0].async_impl):  # other file systems may not be thread-safe
             return [call(name) for name in names]

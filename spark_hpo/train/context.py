@@ -64,6 +64,7 @@ class TrainContext:
         schema: the columns of the table; None: the study has no table.
         seed: of the trial. torch, numpy and random are seeded from it before the function is called.
         trial_id: of the trial.
+        has_checkpoint: `load_checkpoint` will return a checkpoint, which has not been read yet.
         measurements: what was reported so far, including by earlier attempts.
         checkpoint: the one passed to the last `report`, or None.
         notes: what `note` has recorded, by name.
@@ -74,6 +75,7 @@ class TrainContext:
         setup: RankSetup,
         resource: ResourceRange,
         *,
+        has_checkpoint: bool,
         load_checkpoint: Callable[[], Any],
         save: Callable[[TrainContext, Any], None],
         curve: Sequence[Measurement] = (),
@@ -93,6 +95,7 @@ class TrainContext:
         self.seed = assignment.seed
         self.trial_id = assignment.trial_id
         self._setup = setup
+        self.has_checkpoint = has_checkpoint
         self._load_checkpoint = load_checkpoint
         self._save = save
         self._loaders: dict[tuple[Split, int | None], Loader] = {}
@@ -177,7 +180,10 @@ class TrainContext:
             self._setup.coordinator.note_progress()
 
     def load_checkpoint(self) -> Any:
-        """Return the last reported checkpoint, on the CPU; None for a trial that starts from scratch.
+        """Return the last reported checkpoint; None for a trial that starts from scratch.
+
+        Tensors are on the CPU. A folder is the Path of a local copy, which belongs to the function and is
+        deleted at the end of the assignment. `ctx.has_checkpoint` tells if there is one without reading it.
 
         Raises:
             CheckpointError: the checkpoint is missing or damaged.
@@ -198,7 +204,8 @@ class TrainContext:
         Args:
             metrics: numbers by name, as means over this rank's rows. The means over all ranks are recorded.
             resource: completed epochs; None: one more than in the last report.
-            checkpoint: bytes, or tensors and plain values in mappings and lists; that of rank 0 is saved at
+            checkpoint: bytes, or tensors and plain values in mappings and lists, or the Path of a folder,
+                which is copied, so it may change or be deleted after this call. That of rank 0 is saved at
                 the end of the assignment, and may be saved before, so that a lost attempt can be resumed.
                 Without one, a trial that is promoted or retried starts from scratch. Or a function that
                 returns one: it is called on all ranks, and only if the checkpoint is saved.
@@ -206,8 +213,9 @@ class TrainContext:
 
         Raises:
             TrialError: a metric is not a number, or the resource is not above that of the last report, or is
-                above `ctx.resource.stop`.
-            StorageError: the checkpoint cannot be saved.
+                above `ctx.resource.stop`; or the checkpoint holds what cannot be saved, such as an object
+                or, in a folder, a link to a file outside of it.
+            StorageError: the checkpoint, or the one before, cannot be saved.
         """
         last = self.measurements[-1].resource if self.measurements else self.resource.start
         reached = self.resource.stop if self.is_evaluation else last + 1 if resource is None else resource
@@ -233,6 +241,8 @@ class TrainContext:
             )
         )
         self._began, self._rows_trained = now, 0
+        if isinstance(checkpoint, Path) and not self.is_evaluation:
+            checkpoint = self._setup.checkpoints.hold(checkpoint)
         self.checkpoint = checkpoint
         if not self.is_evaluation and reached < self.resource.stop:
             save = partial(self._save_this, checkpoint)

@@ -9,7 +9,6 @@ from typing import Any
 
 from spark_hpo.errors import TrialError, TrialPruned
 from spark_hpo.train import generators
-from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.context import ResourceRange, TrainContext, checkpoint_value
 from spark_hpo.train.rank import RankSetup
 from spark_hpo.train.rank_failure import failure_of
@@ -52,16 +51,18 @@ class FunctionRank:
     def _open_context(self) -> TrainContext:
         setup, assignment = self.setup, self.setup.assignment
         resumed: dict[str, Any] = {}  # what an earlier attempt saved
-        setup.checkpoints.resume(resumed.update)
+        is_resumed = setup.checkpoints.resume(resumed.update)
         curve = tuple(Measurement(**measurement) for measurement in resumed.get("curve", ()))
         begin, stop = setup.passes
         # Without a checkpoint the function starts from scratch at each rung.
-        start = begin if resumed or assignment.checkpoint is not None else 0
+        has_checkpoint = is_resumed or assignment.checkpoint is not None
+        start = begin if has_checkpoint else 0
         start = curve[-1].resource if curve else start
         generators.seed(assignment.seed, start or begin, setup.world.rank)
         return TrainContext(
             setup,
             ResourceRange(start, stop),
+            has_checkpoint=has_checkpoint,
             load_checkpoint=partial(self._load_checkpoint, resumed),
             save=self._save_partial,
             curve=curve,
@@ -72,6 +73,7 @@ class FunctionRank:
         try:
             returned = self.function(context)
         except TrialPruned:
+            setup.checkpoints.delete_partial()
             return self._finish(context, replace(report, is_pruned=True), None)
         if isinstance(returned, Mapping) and not context.measurements:
             context.report(returned, resource=context.resource.stop)
@@ -112,9 +114,9 @@ class FunctionRank:
         curve = [asdict(measurement) for measurement in context.measurements]
         self.setup.checkpoints.save_partial({"function": state, "curve": curve})
 
-    def _load_checkpoint(self, resumed: Mapping[str, Any]) -> Any:
-        if resumed:
-            return resumed["function"]
-        if self.setup.assignment.checkpoint is None:
-            return None
-        return checkpoint.load(self.setup.spec.storage, self.setup.assignment.checkpoint)["function"]
+    def _load_checkpoint(self, resumed: dict[str, Any]) -> Any:
+        if "function" in resumed:
+            return resumed.pop("function")  # the function owns it: no second copy stays in memory
+        checkpoints = self.setup.checkpoints
+        path = checkpoints.resumed_from or self.setup.assignment.checkpoint
+        return None if path is None else checkpoints.load(path)["function"]

@@ -48,9 +48,19 @@ def run_rank(
                 spec.rendezvous, barrier, key=key, rank=rank, size=world_size, device=devices[0]
             ) as world,
         ):
-            started = _rank(RankSetup(spec, assignment, world, devices))
+            setup = RankSetup(spec, assignment, world, devices)
+            started = _rank(setup)
             watchdog.follow(lambda: started.progress)
-            return started.run(report)
+            try:
+                report = started.run(report)
+                if report.failure is None:
+                    setup.checkpoints.wait()
+                return report
+            except Stopped:
+                setup.checkpoints.wait()
+                raise
+            finally:
+                setup.checkpoints.close()
     except Stopped:
         return replace(
             report, failure=Failure(kind=FailureKind.INTERRUPTED, message="stopped because the driver asked")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import errno
 import io
+import shutil
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from spark_hpo.errors import CheckpointError, StorageError
+from spark_hpo.study_dir import manifest
 from spark_hpo.study_dir.storage import Storage
+from spark_hpo.train.checkpoints import folder as folders
 from spark_hpo.train.checkpoints import state_tree
 
 VERSION = 1
@@ -21,25 +26,57 @@ _NOT_A_FILE = {errno.EINVAL, errno.EISDIR, errno.ELOOP}  # a folder, a pipe, a s
 def save(storage: Storage, path: str, state: Mapping[str, Any]) -> None:
     """Write a state of tensors and plain values (numbers, strings, bytes, lists, mappings).
 
-    Needs host memory for one serialized copy of the state.
+    Needs no copy of the state in host memory.
 
     Raises:
         TrialError: the state holds another object, which `load` would refuse.
         StorageError: the file cannot be written.
     """
     state_tree.check_loadable(state)
-    buffer = io.BytesIO()
-    torch.save({"version": VERSION, **state}, buffer)
-    storage.write(path, buffer.getvalue())  # not a copy: BytesIO shares its buffer with the bytes
+    with storage.writing(path) as file:
+        torch.save({"version": VERSION, **state}, file)
 
 
-def load(storage: Storage, path: str) -> dict[str, Any]:
-    """Load a checkpoint onto the CPU.
+def load(storage: Storage, path: str, *, folder: Path | None = None) -> dict[str, Any]:
+    """Load a checkpoint onto the CPU. Of a sharded one, this is the whole state.
+
+    A checkpoint that is a folder is downloaded: `function` is then the path of the local copy.
+
+    Args:
+        folder: where to create the local copy. None: among the temporary files; the caller deletes it.
 
     Raises:
         CheckpointError: the file is missing or damaged, or holds more than tensors and plain values.
         StorageError: the study directory cannot be read.
     """
+    return _load_parts(storage, path, folder) if manifest.is_manifest(path) else _load_file(storage, path)
+
+
+def is_folder(storage: Storage, path: str) -> bool:
+    """True if a training function has reported this checkpoint as a folder.
+
+    Raises:
+        CheckpointError: the manifest of the checkpoint is damaged.
+        StorageError: the study directory cannot be read.
+    """
+    found = manifest.read(storage, path) if manifest.is_manifest(path) else None
+    return found is not None and found.kind == folders.KIND
+
+
+def _load_parts(storage: Storage, path: str, folder: Path | None) -> dict[str, Any]:
+    if not is_folder(storage, path):
+        from spark_hpo.train.checkpoints import sharded  # imports torch.distributed.checkpoint, in seconds
+
+        return sharded.load_whole(storage, path)
+    copy = Path(tempfile.mkdtemp(prefix="spark-hpo-", dir=folder))
+    try:
+        return {"function": copy, **folders.load(storage, path, copy)}
+    except BaseException:
+        shutil.rmtree(copy, ignore_errors=True)
+        raise
+
+
+def _load_file(storage: Storage, path: str) -> dict[str, Any]:
     place = f"{storage.url}/{path}"
     try:
         data = storage.read(path)

@@ -39,7 +39,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from spark_hpo.errors import CheckpointError, SparkHpoError, StorageError, TrialError
-from spark_hpo.study_dir import manifest
+from spark_hpo.study_dir import layout, manifest
 from spark_hpo.study_dir.manifest import Manifest
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.checkpoints import state_tree
@@ -197,7 +197,7 @@ class _Writer(StorageWriter):
         self._path = path
         self._skeleton = skeleton
         # A new name each time: the parts of the checkpoint that is replaced are needed until then.
-        stem = path.rpartition("/")[2].removesuffix(manifest.SUFFIX)
+        stem = path.rpartition("/")[2].removesuffix(layout.MANIFEST)
         self.part = f"{stem}.{secrets.token_hex(6)}-rank-{rank}.part"
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:

@@ -501,10 +501,10 @@ def test_failure_kind_of_one_rank_of_several_is_a_lost_peer(function: Any) -> No
 
 
 def test_failure_kind_of_a_storage_outage_is_storage(spec: RankSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(storage: Storage, name: str, data: bytes) -> None:
+    def refuse(storage: Storage, name: str) -> None:
         raise StorageError(f"{storage.url}/{name}: No space left on device")
 
-    monkeypatch.setattr(Storage, "write", refuse)
+    monkeypatch.setattr(Storage, "writing", refuse)
     report = run(spec, assignment(0, 1))
     assert report.failure is not None
     assert report.failure.kind is FailureKind.STORAGE
