@@ -24,13 +24,8 @@ from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.model_registry import (
-    ModelFiles,
-    ModelInput,
-    RegisteredModel,
-    TestResult,
-    register_model,
-)
+from spark_hpo.tracking.model_files import ModelFiles, ModelInput
+from spark_hpo.tracking.model_registry import RegisteredModel, TestResult, register_model
 from spark_hpo.tracking.study_runs import RunStatus
 from spark_hpo.train import predictor
 from spark_hpo.train.checkpoints import checkpoint

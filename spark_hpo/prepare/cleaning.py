@@ -12,29 +12,12 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_hpo.data.text_forms import DATES, IGNORED, PATTERNS, TextForm
-from spark_hpo.errors import DataError
 from spark_hpo.prepare.columns import MAX_INTEGER_CLASSES, number
 from spark_hpo.prepare.splits import column
+from spark_hpo.prepare.useless_columns import SCALARS, Cleaned, drop_useless_columns
 
-_FEW_ROWS = 20  # with fewer rows, distinct values do not make a column an id
 _HEAD_ROWS = 200  # that are looked at for forms of text
-_COUNT_ERROR = 0.05  # relative error to allow for in approximate counts of distinct values
-_SCALARS = (T.StringType, T.NumericType)
 _MAX_STRAY_SHARE = 0.1  # of values that are not numbers, in a column that is still read as numbers
-_MAX_CLASSES = 100  # of a column that may be an alias of the label
-_MIN_ROWS_PER_CLASS = 10  # of such a column: with fewer, two columns may match by chance
-_ID_NAME = re.compile(r"(^|[^a-z0-9])(id|uuid|guid|index|idx|key|rowid|row_?n(um(ber)?)?)$", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Cleaned:
-    """A cleaned table, with one sentence for the user about each change."""
-
-    frame: DataFrame
-    remarks: tuple[str, ...]
-    rows: int = 0  # 0: not counted
-    forms: Mapping[str, TextForm] = field(default_factory=dict)  # of the columns that were parsed
-    dropped: Mapping[str, str] = field(default_factory=dict)  # reasons, as the end of a sentence
 
 
 @dataclass
@@ -44,7 +27,6 @@ class _Changes:
     replaced: dict[str, Column] = field(default_factory=dict)
     forms: dict[str, TextForm] = field(default_factory=dict)  # of the replaced columns
     parsed_as: dict[str, list[str]] = field(default_factory=dict)  # names of columns, by the format
-    dropped: dict[str, str] = field(default_factory=dict)  # reasons
     remarks: list[str] = field(default_factory=list)
 
 
@@ -76,7 +58,7 @@ def clean(
     Raises:
         DataError: the label is the same in every row.
     """
-    names = [f.name for f in frame.schema if isinstance(f.dataType, _SCALARS)]
+    names = [f.name for f in frame.schema if isinstance(f.dataType, SCALARS)]
     if label not in names:
         return Cleaned(frame, ())  # the analysis raises the error
     unparsed = {*keep, *keep_texts}
@@ -99,7 +81,7 @@ def clean(
         )
         again = names if label in changes.replaced else list(changes.replaced)
         facts |= _facts(frame, names, again, label, {}, is_small=is_small)
-    cleaned = _drop_useless_columns(
+    cleaned = drop_useless_columns(
         frame, names, facts, label=label, keep=keep, max_vocabulary=max_vocabulary, may_drop_rows=not in_place
     )
     return replace(cleaned, remarks=(*remarks, *cleaned.remarks), forms=changes.forms)
@@ -118,74 +100,12 @@ def time_in_text(frame: DataFrame, name: str) -> tuple[TextForm, Column] | None:
     return next(((form, r) for form, r in readings.items() if found[form] == found["present"]), None)
 
 
-def _drop_useless_columns(
-    frame: DataFrame,
-    names: Sequence[str],
-    facts: Mapping[str, Any],
-    *,
-    label: str,
-    keep: Collection[str],
-    max_vocabulary: int,
-    may_drop_rows: bool,
-) -> Cleaned:
-    changes = _Changes()
-    for other in frame.schema:
-        if other.name not in keep and not _is_supported(other.dataType):
-            changes.dropped[other.name] = (
-                f"is {other.dataType.simpleString()[:60]}, which is neither text nor numbers"
-            )
-    candidates = []
-    rows, at = facts["rows"], names.index(label)
-    labelled = facts[f"present_{at}"]
-    if rows and facts[f"first_{at}"] == facts[f"last_{at}"]:
-        value = repr(facts[f"first_{at}"]) if labelled else "missing"
-        raise DataError(
-            f"the label {label!r} is {value} in every row, so there is nothing to predict. Choose another one"
-        )
-    if labelled < rows and may_drop_rows:
-        frame = frame.where(column(label).isNotNull())
-        changes.remarks.append(f"{rows - labelled:,} of {rows:,} rows are left out: {label!r} is missing")
-    for i, name in enumerate(names):
-        if name == label or name in keep:
-            continue
-        own = {key: facts[f"{key}_{i}"] for key in _SCALAR_FACTS}
-        if own["same"] == labelled:
-            changes.dropped[name] = f"is a copy of the label {label!r}"
-            continue
-        if (reason := _why_useless(name, own, rows)) is not None:
-            changes.dropped[name] = reason
-            continue
-        difference = abs(own["distinct"] - facts[f"distinct_{at}"])
-        is_class = 1 < own["distinct"] <= min(_MAX_CLASSES, rows / _MIN_ROWS_PER_CLASS)
-        if is_class and difference <= 1 + _COUNT_ERROR * own["distinct"] and own["present"] == rows:
-            candidates.append(name)
-        if own["numbers"] < own["present"] and own["distinct"] > max_vocabulary:
-            changes.remarks.append(
-                f"column {name!r} has about {own['distinct']:,} different values; only the "
-                f"{max_vocabulary:,} most frequent get a code (--max-vocabulary)"
-            )
-    for name in _aliases(frame, label, candidates):
-        changes.dropped[name] = f"is an alias of the label {label!r}: its values correspond one to one"
-    remarks = [
-        f"column {name!r} is left out: it {reason} (to prevent this: --keep {name})"
-        for name, reason in changes.dropped.items()
-    ]
-    kept = frame.drop(*(column(name) for name in changes.dropped))
-    return Cleaned(
-        kept,
-        (*remarks, *changes.remarks),
-        rows=labelled if may_drop_rows else rows,
-        dropped=changes.dropped,
-    )
-
-
 _TEXT_FORMS = {  # patterns of texts without surrounding space
     TextForm.ISO: PATTERNS[TextForm.ISO],
     **{form: date.pattern for form, date in DATES.items()},
     TextForm.SIGNS: PATTERNS[TextForm.SIGNS],
     TextForm.COMMA: PATTERNS[TextForm.COMMA],
 }
-_SCALAR_FACTS = ("present", "numbers", "distinct", "first", "last", "whole", "low", "high", "same")
 
 
 def _possible_forms(frame: DataFrame, texts: Sequence[str]) -> dict[str, list[TextForm]]:
@@ -319,46 +239,3 @@ def _parse(
         readable = "a decimal comma" if is_comma else "currency signs or thousands separators"
         changes.parsed_as.setdefault(f"numbers with {readable}", []).append(name)
         return
-
-
-def _is_supported(stored: T.DataType) -> bool:
-    if isinstance(stored, T.ArrayType):
-        return isinstance(stored.elementType, _SCALARS)
-    return isinstance(stored, (*_SCALARS, T.BinaryType))
-
-
-def _why_useless(name: str, own: Mapping[str, Any], rows: int) -> str | None:
-    """Why a column carries no information, as the end of a sentence; None: it may carry some."""
-    present, distinct = own["present"], own["distinct"]
-    if not present:
-        return "is empty"
-    if present == rows and own["first"] == own["last"]:
-        return f"is {str(own['first'])[:40]!r} in every row"
-    if present < _FEW_ROWS:
-        return None
-    if own["numbers"] < present:  # text
-        if distinct > 0.5 * present:
-            values = f"{min(distinct, present):,} different values"
-            return f"has about {values} in {present:,} rows, as ids and free text have"
-        return None
-    all_differ = own["whole"] == present == rows and distinct >= (1 - _COUNT_ERROR) * rows
-    if all_differ and own["high"] - own["low"] + 1 == rows:
-        return f"numbers the rows, from {own['low']:.0f} to {own['high']:.0f}"
-    if all_differ and _ID_NAME.search(name):
-        return "is an id: an integer that differs in every row"
-    return None
-
-
-def _aliases(frame: DataFrame, label: str, candidates: Sequence[str]) -> list[str]:
-    """The columns whose values correspond one to one to the values of the label."""
-    if not candidates:
-        return []
-    # They have few values each, so the sets of pairs are small, and one pass collects them all.
-    pairs = [F.collect_set(F.struct(column(name), column(label))) for name in candidates]
-    collected = frame.agg(*(pair.alias(f"pairs_{i}") for i, pair in enumerate(pairs))).collect()[0]
-    return [name for name, own in zip(candidates, collected, strict=True) if _is_one_to_one(own)]
-
-
-def _is_one_to_one(pairs: Collection[Any]) -> bool:
-    left, right = ({pair[i] for pair in pairs} for i in (0, 1))
-    return len(pairs) == len(left) == len(right) > 1

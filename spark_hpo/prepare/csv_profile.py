@@ -10,8 +10,8 @@ import pyarrow.csv
 from spark_hpo.data import files
 from spark_hpo.data.profile import TableProfile, profile_sample
 from spark_hpo.errors import DataError
+from spark_hpo.prepare.csv_request import DEFAULT_NULL_VALUES, WRITTEN_NULL_VALUES
 from spark_hpo.prepare.dialect import find_dialect
-from spark_hpo.prepare.from_csv import DEFAULT_NULL_VALUES, WRITTEN_NULL_VALUES
 from spark_hpo.prepare.output import fingerprint
 
 _HEAD_BYTES = 16 * 2**20

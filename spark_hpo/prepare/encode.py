@@ -21,7 +21,6 @@ from spark_hpo.data.schema import (
 )
 from spark_hpo.data.text_forms import WHITESPACE, TextForm
 from spark_hpo.errors import DataError
-from spark_hpo.prepare.cleaning import Cleaned
 from spark_hpo.prepare.column_facts import (
     Analysis,
     BytesFacts,
@@ -33,6 +32,7 @@ from spark_hpo.prepare.column_facts import (
 )
 from spark_hpo.prepare.columns import class_name, number
 from spark_hpo.prepare.splits import OWN_COLUMNS, column
+from spark_hpo.prepare.useless_columns import Cleaned
 
 MISSING_SUFFIX = "_missing"
 MAX_TEXT_BYTES = 4096  # about a thousand tokens; data.truncate can raise it

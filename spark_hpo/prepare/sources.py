@@ -13,12 +13,12 @@ from pyspark.sql import SparkSession
 
 from spark_hpo.backend.spark.java import java_is_needed
 from spark_hpo.errors import ConfigError
-from spark_hpo.prepare import from_csv, from_digits, from_synthetic
+from spark_hpo.prepare import csv_request, from_csv, from_digits, from_synthetic
 from spark_hpo.prepare.output import Prepared, Request
 from spark_hpo.prepare.phases import announce
 
 _SOURCES: dict[str, tuple[Callable[..., Request], Callable[[SparkSession, Request], Prepared]]] = {
-    "csv": (from_csv.request, from_csv.write),
+    "csv": (csv_request.request, from_csv.write),
     "digits": (from_digits.request, from_digits.write),
     "synthetic": (from_synthetic.request, from_synthetic.write),
 }
@@ -69,7 +69,7 @@ def _request(source: str, output: str, options: Mapping[str, Any]) -> Request:
     if source == "csv":
         options.setdefault("clean", True)
         if "null_values" in options:
-            options["null_values"] = [*from_csv.DEFAULT_NULL_VALUES, *options["null_values"]]
+            options["null_values"] = [*csv_request.DEFAULT_NULL_VALUES, *options["null_values"]]
     return _SOURCES[source][0](output, **options)
 
 

@@ -10,7 +10,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,13 @@ from urllib.parse import urlsplit
 from spark_hpo.errors import TrackingError, TrackingOutage
 from spark_hpo.tracking.environment import WRITING, environment, quiet
 from spark_hpo.tracking.mlflow import MlflowTracker
+from spark_hpo.tracking.model_files import ModelFiles, signature_of
 from spark_hpo.tracking.projection import RESOURCE, STUDY_ID, TRIAL_ID
 from spark_hpo.tracking.study_runs import is_outage
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
-    from mlflow.models import ModelSignature
 
 log = logging.getLogger(__name__)
 
@@ -37,28 +36,6 @@ FINGERPRINT = "spark_hpo.test_fingerprint"
 TEST_PREFIX = "spark_hpo.test."
 UNTESTED = "spark_hpo.untested"  # the error that kept the model from being tested
 _MAX_TAG = 500  # characters; Unity Catalog takes few more
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelInput:
-    """A column that a model takes."""
-
-    name: str
-    type: str  # a type of MLflow, or number, any, or an array such as array<number>
-    is_required: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFiles:
-    """The files and facts of a trained model that MLflow needs."""
-
-    model_dir: Path  # handed to the loader
-    loader_module: str  # has `_load_pyfunc(data_path)`, which returns an object with `predict(DataFrame)`
-    input_example: pd.DataFrame | None  # a few rows; None: there are none
-    predict: Callable[[Any], Any]  # for the signature: what the loaded model returns for the example
-    pip_requirements: Sequence[str]
-    inputs: Sequence[ModelInput] = ()  # of the signature; empty: those of the example
-    code_paths: Sequence[Path] = ()  # packages that the loader imports, where they are not installed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +192,7 @@ class _Registry:
             model = self._client.create_logged_model(
                 self._tracker.experiment_id, "model", self._tracker.run_id, tags=self._tags
             )
-        signature = _signature(files)
+        signature = signature_of(files)
         # Not log_model: it writes through the process's global tracking URI and active run, prints, and
         # serves the example once. These are its own steps.
         with tempfile.TemporaryDirectory(prefix="spark_hpo-model-") as directory:
@@ -332,34 +309,3 @@ class _Registry:
             registry_uri=self._tracker.registry_uri,
         )
         return Path(path, Model.load(path).flavors["python_function"]["data"])
-
-
-def _signature(files: ModelFiles) -> ModelSignature:
-    from mlflow.models import ModelSignature, infer_signature
-    from mlflow.types import ColSpec, Schema
-
-    example = files.input_example
-    answers: Any = None if example is None else files.predict(example)
-    if not files.inputs:
-        assert example is not None, "without inputs, the example gives the signature"
-        return infer_signature(_widened(example), answers)
-    columns: Any = [ColSpec(_mlflow_type(c.type), c.name, required=c.is_required) for c in files.inputs]
-    outputs = None if answers is None else infer_signature(model_output=answers).outputs
-    return ModelSignature(Schema(columns), outputs)
-
-
-def _mlflow_type(kind: str) -> Any:
-    from mlflow.types import DataType
-    from mlflow.types.schema import AnyType, Array
-
-    if kind.startswith("array<"):
-        return Array(_mlflow_type(kind[len("array<") : -1]))
-    # MLflow refuses integers where it expects doubles, so it leaves the check of numbers to the model.
-    any_type: Any = AnyType
-    return any_type() if kind in ("any", "number") else DataType[kind]
-
-
-def _widened(frame: pd.DataFrame) -> pd.DataFrame:
-    """Widen numbers to 64 bits, because MLflow refuses to narrow those of a caller."""
-    wide = {"f": "float64", "i": "int64"}
-    return frame.astype({n: wide[t.kind] for n, t in frame.dtypes.items() if t.kind in wide})

@@ -18,7 +18,8 @@ from spark_hpo.errors import TrackingError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.tracking.connection import connect
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.model_registry import ModelFiles, TestResult, register_model
+from spark_hpo.tracking.model_files import ModelFiles
+from spark_hpo.tracking.model_registry import TestResult, register_model
 from spark_hpo.tracking.study_runs import Outcome, RunStatus, StudyCard, StudyRuns
 from spark_hpo.trial import Failure, FailureKind, Measurement, Trial, TrialState
 from tests.support.mlflow_database import write_database

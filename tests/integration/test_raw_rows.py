@@ -187,6 +187,6 @@ def test_rows_of_parquet_are_encoded_as_prepared(spark: Any, tmp_path: Path) -> 
 
 
 def prepare_defaults() -> tuple[str, ...]:
-    from spark_hpo.prepare.from_csv import DEFAULT_NULL_VALUES
+    from spark_hpo.prepare.csv_request import DEFAULT_NULL_VALUES
 
     return DEFAULT_NULL_VALUES

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.prepare.csv_request import request
 from spark_hpo.prepare.dialect import Dialect, find_dialect
-from spark_hpo.prepare.from_csv import request
 from spark_hpo.prepare.output import fingerprint
 
 

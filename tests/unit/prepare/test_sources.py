@@ -12,7 +12,7 @@ import pytest
 
 from spark_hpo.data.encoders import MISSING_TEXTS
 from spark_hpo.errors import ConfigError, DataError
-from spark_hpo.prepare.from_csv import DEFAULT_NULL_VALUES, request
+from spark_hpo.prepare.csv_request import DEFAULT_NULL_VALUES, request
 from spark_hpo.prepare.from_synthetic import teacher
 from spark_hpo.prepare.sources import find, key_of_study, prepare, with_keys
 from spark_hpo.prepare.table_files import for_spark

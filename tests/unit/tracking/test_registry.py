@@ -14,7 +14,8 @@ from spark_hpo.errors import TrackingError, TrackingOutage
 from spark_hpo.objective import Limit, Mode, Objective
 from spark_hpo.tracking import model_registry as registry
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.model_registry import ModelFiles, RegisteredModel, TestResult, register_model
+from spark_hpo.tracking.model_files import ModelFiles
+from spark_hpo.tracking.model_registry import RegisteredModel, TestResult, register_model
 
 LOADER = """
 from pathlib import Path
