@@ -18,7 +18,8 @@ from spark_hpo.data.lake.formats import table_format
 from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.folds import FoldRows
 from spark_hpo.data.plan.footers import Footers, read_footers
-from spark_hpo.data.plan.manifest import Manifest, RowGroup, manifests_of
+from spark_hpo.data.plan.manifest import Manifest, RowGroup
+from spark_hpo.data.plan.read_manifest import manifests_of
 from spark_hpo.data.plan.rules import with_rules
 from spark_hpo.data.raw_rows import example_rows
 from spark_hpo.data.readers import petastorm_codecs

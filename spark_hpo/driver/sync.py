@@ -16,7 +16,8 @@ from spark_hpo.errors import located
 from spark_hpo.objective import Objective
 from spark_hpo.ranking import best_reported, with_final
 from spark_hpo.study_dir.definition import Definition
-from spark_hpo.study_dir.journal import EventKind, Journal, Outcome, ending_of
+from spark_hpo.study_dir.events import EventKind, Outcome, ending_of
+from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.lease import Lease
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker

@@ -12,7 +12,8 @@ from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_hpo.data.filter.where import parse_where
 from spark_hpo.data.plan.listing import relative, root_of
-from spark_hpo.data.plan.manifest import Manifest, read_manifest
+from spark_hpo.data.plan.manifest import Manifest
+from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.plan.row_group_split import in_share
 from spark_hpo.data.schema import Source
 from spark_hpo.errors import DataError

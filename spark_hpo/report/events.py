@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from spark_hpo.report.study_record import StudyRecord
-from spark_hpo.study_dir.journal import Event, EventKind
+from spark_hpo.study_dir.events import Event, EventKind
 from spark_hpo.trial import Split
 
 

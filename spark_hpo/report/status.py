@@ -16,7 +16,7 @@ from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.causes import Cause, causes_of
 from spark_hpo.report.study_record import Attempt, StudyRecord
 from spark_hpo.study_dir.driver_settings import Settings
-from spark_hpo.study_dir.journal import Event, EventKind
+from spark_hpo.study_dir.events import Event, EventKind
 from spark_hpo.study_dir.lease import Holder
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import TrialState

@@ -15,16 +15,8 @@ from spark_hpo.redact import redact
 from spark_hpo.search.space import Space
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.study_dir.definition import Definition
-from spark_hpo.study_dir.journal import (
-    Driver,
-    Ending,
-    Event,
-    EventKind,
-    Journal,
-    Outcome,
-    drivers_of,
-    ending_of,
-)
+from spark_hpo.study_dir.events import Driver, Ending, Event, EventKind, Outcome, drivers_of, ending_of
+from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.lease import is_held
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Assignment, AssignmentKey, Report, Split, Trial

@@ -8,7 +8,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 from spark_hpo.report.study_record import StudyRecord
-from spark_hpo.study_dir.journal import Driver, Event, EventKind
+from spark_hpo.study_dir.events import Driver, Event, EventKind
 from spark_hpo.trial import AssignmentKey, FailureKind, Split
 
 

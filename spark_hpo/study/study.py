@@ -22,7 +22,8 @@ from spark_hpo.study.failures import Failures
 from spark_hpo.study.folds import Folds
 from spark_hpo.study.progress import Budget, Progress
 from spark_hpo.study.search import Search
-from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.events import EventKind
+from spark_hpo.study_dir.journal import Journal
 from spark_hpo.tracking.tracker import Tracker
 from spark_hpo.trial import Assignment, AssignmentKey, Params, Report, Split, Trial, TrialState
 

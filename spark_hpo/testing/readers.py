@@ -18,7 +18,8 @@ import pytest
 
 from spark_hpo.data.decode import delivered
 from spark_hpo.data.plan.folds import FoldRows
-from spark_hpo.data.plan.manifest import Manifest, read_manifest
+from spark_hpo.data.plan.manifest import Manifest
+from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.plan.shards import Segment, plan_shards
 from spark_hpo.data.readers import Reader
 from spark_hpo.data.schema import LENGTH_SUFFIX, ColumnKind, Feature, Label, TableSchema

@@ -19,7 +19,8 @@ from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.schedulers.synchronous import FullScheduler
 from spark_hpo.search.space import Space
 from spark_hpo.search.stopping import NoImprovement, RegretBound, TargetReached
-from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.events import EventKind
+from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from tests.support.study_bench import StudyRunner
 

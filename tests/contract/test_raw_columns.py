@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from spark_hpo.data.loader import Loader
-from spark_hpo.data.plan.manifest import read_manifest
+from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.readers import open_reader
 from spark_hpo.data.schema import (

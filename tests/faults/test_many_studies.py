@@ -12,7 +12,8 @@ import pytest
 from mlflow import MlflowClient
 
 from spark_hpo.objective import Mode, Objective
-from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.events import EventKind
+from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import TrialState
 from tests.support.many_studies import TRIALS, rows_of

@@ -18,7 +18,8 @@ from spark_hpo import prepare
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.driver.run import run_study
-from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.events import EventKind
+from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.tasks.tabular import TabularTask
 from spark_hpo.trial import Params, Split

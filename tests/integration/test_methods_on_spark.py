@@ -21,7 +21,8 @@ from spark_hpo.search.explorers.perturbation import PerturbationExplorer
 from spark_hpo.search.methods import METHODS, find_method
 from spark_hpo.search.registry import SAMPLERS, SCHEDULERS, build_sampler, build_space
 from spark_hpo.search.scheduler import Slot
-from spark_hpo.study_dir.journal import Event, EventKind, Journal
+from spark_hpo.study_dir.events import Event, EventKind
+from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Assignment, Split, Trial
 

@@ -26,7 +26,7 @@ import pytest
 
 from spark_hpo import prepare
 from spark_hpo.data.loader import Loader
-from spark_hpo.data.plan.manifest import read_manifest
+from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.plan.row_group_split import in_share
 from spark_hpo.data.schema import ColumnKind, Encoding, NullRule, TableSchema
 from spark_hpo.data.table import open_table

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from spark_hpo.objective import Mode, Objective
-from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.events import EventKind
+from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Split
 from tests.support.workspace import LIMIT_S, Workspace, wait_for

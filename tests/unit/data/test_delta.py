@@ -16,7 +16,7 @@ import pytest
 
 from spark_hpo.data.lake.formats import find_version, table_format
 from spark_hpo.data.plan import footers
-from spark_hpo.data.plan.manifest import read_manifest
+from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.profile import profile
 from spark_hpo.data.readers import open_reader

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spark_hpo.data.plan.manifest import read_manifest
+from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.readers import open_reader
 from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, Source, TableFormat, TableSchema

@@ -16,7 +16,7 @@ import pytest
 
 from spark_hpo.data.lake.formats import find_version, table_format
 from spark_hpo.data.plan import footers
-from spark_hpo.data.plan.manifest import read_manifest
+from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.schema import ColumnKind, Encoding, Feature, NullRule, TableFormat, TableSchema
 from spark_hpo.errors import DataError
 from tests.support.lakes import GROWN, SCHEMA, IcebergTable, delivered, rows

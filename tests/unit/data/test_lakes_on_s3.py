@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from spark_hpo.data.lake.formats import find_version, table_format
-from spark_hpo.data.plan.manifest import read_manifest
+from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.schema import TableFormat
 from spark_hpo.errors import DataError
 from tests.support.lakes import SCHEMA, delivered, rows

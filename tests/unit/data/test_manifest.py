@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_hpo.data.plan.manifest import Manifest, read_manifest
+from spark_hpo.data.plan.manifest import Manifest
+from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
 from spark_hpo.errors import DataError
 from tests.support.tables import CLUSTERS, write_clusters

@@ -23,7 +23,8 @@ from spark_hpo.data.cache import cache_folder
 from spark_hpo.data.cache.cache_folder import CacheFolder, CacheSettings, key_of
 from spark_hpo.data.cache.node_cache import NodeCache, open_node_cache
 from spark_hpo.data.decode import Columns
-from spark_hpo.data.plan.manifest import Manifest, read_manifest
+from spark_hpo.data.plan.manifest import Manifest
+from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.readers import open_reader
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema

@@ -19,7 +19,7 @@ import pytest
 
 from spark_hpo.data.cache.cache_folder import CacheSettings
 from spark_hpo.data.loader import Loader
-from spark_hpo.data.plan.manifest import read_manifest
+from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.readers import open_reader
 from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, TableSchema

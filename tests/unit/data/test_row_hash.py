@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from spark_hpo.data.filter.condition import select_rows
 from spark_hpo.data.filter.row_hash import Key, RowHash
 from spark_hpo.data.filter.where import parse_where
-from spark_hpo.data.plan.manifest import read_manifest
+from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.errors import DataError
 
 KINDS: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {

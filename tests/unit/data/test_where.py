@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from spark_hpo.data.filter.condition import select_rows
 from spark_hpo.data.filter.where import parse_where
 from spark_hpo.data.plan import pruning
-from spark_hpo.data.plan.manifest import Manifest, read_manifest
+from spark_hpo.data.plan.manifest import Manifest
+from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.plan.shards import plan_shards
 from spark_hpo.data.readers import open_reader
 from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, NullRule, Source, TableSchema

@@ -24,7 +24,8 @@ from spark_hpo.report.events import line_of
 from spark_hpo.report.pictures.theme import number
 from spark_hpo.report.status import StudyStatus
 from spark_hpo.report.view import load_study
-from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.events import EventKind
+from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.context import TrainContext
 from spark_hpo.train.predictor import Predictor

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from spark_hpo.config import DataConfig, StudyConfig
-from spark_hpo.data.plan.manifest import read_manifest
+from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.driver.run import run_study
 from spark_hpo.driver.table_source import check_source, row_groups_divide
 from spark_hpo.errors import ConfigError, DataError

@@ -18,7 +18,8 @@ from spark_hpo.search.schedulers.synchronous import FullScheduler
 from spark_hpo.study import Budget, Study
 from spark_hpo.study.folds import Folds
 from spark_hpo.study_dir import layout
-from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.events import EventKind
+from spark_hpo.study_dir.journal import Journal
 from spark_hpo.trial import Failure, FailureKind, Report, Split, TrialState
 from tests.support.simulated import Curve, SimulatedBackend
 from tests.support.study_bench import RETRY_AT_ONCE, ConcurrentBackend, Killed, StudyRunner

@@ -10,7 +10,8 @@ import pytest
 
 from spark_hpo.objective import Limit, Mode, Objective
 from spark_hpo.ranking import best_reported, pareto_front
-from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.events import EventKind
+from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, Trial, TrialState
 from tests.support.study_bench import LOSS, Killed, StudyRunner

@@ -30,7 +30,8 @@ from spark_hpo.study.dispatch import DispatchPolicy
 from spark_hpo.study.failures import FailurePolicy
 from spark_hpo.study.supervision import Supervisor
 from spark_hpo.study_dir import layout
-from spark_hpo.study_dir.journal import EventKind, Journal
+from spark_hpo.study_dir.events import EventKind
+from spark_hpo.study_dir.journal import Journal
 from spark_hpo.trial import (
     Assignment,
     Failure,

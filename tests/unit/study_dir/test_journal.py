@@ -8,7 +8,8 @@ import pytest
 
 from spark_hpo.errors import DataError, JournalError, LeaseError, StudyInterrupted
 from spark_hpo.objective import Mode, Objective
-from spark_hpo.study_dir.journal import Ending, EventKind, Journal, Outcome, ending_of
+from spark_hpo.study_dir.events import Ending, EventKind, Outcome, ending_of
+from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Assignment, Failure, FailureKind, Measurement, Report, Split, TrialState
 
