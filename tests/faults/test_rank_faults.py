@@ -43,18 +43,16 @@ def test_fold_of_a_killed_rank_is_retried_alone_and_resumed(new_study: NewStudy,
     study.start_driver()
     study.wait_for_step(0, step=3)
     eventually(lambda: len({s.rank for s in study.steps_of(0)}) == 2, "both ranks")
-    ranks = {s.rank: s.pid for s in study.steps_of(0)}
-    psutil.Process(ranks[1]).kill()
-    killed = time.time()
-    again = study.wait_for_step(0, after=killed, not_by=set(ranks.values()))
-    eventually(lambda: bool(study.of_kind("fold")), "the first fold")
+    psutil.Process(next(s.pid for s in study.steps_of(0) if s.rank == 1)).kill()
+    eventually(lambda: bool(study.of_kind("fold")), "the end of a fold")
     study.kill_driver()
     study.finish_and_check(rows=None)
 
-    assert [(e["trial_id"], e["fold"]) for e in study.of_kind("fold")] == [(0, 1), (0, 2), (0, 3)]
+    told = [(e["trial_id"], e["fold"]) for e in study.of_kind("fold")]
+    assert sorted(told) == [(0, 1), (0, 2), (0, 3)]  # others run while the lost one waits
     assert ("infrastructure", 1) in [(e["failure"]["kind"], e["fold"]) for e in study.of_kind("lost")]
     assert set(study.results()) == {(0, 3)}
-    costs.add("rank killed in a fold", repeated_s=study.repeated_s(), recovery_s=again.time - killed)
+    costs.add("rank killed in a fold, then the driver", repeated_s=study.repeated_s())
 
 
 def test_stopped_rank_is_cancelled_and_retried(new_study: NewStudy, costs: CostTable) -> None:
