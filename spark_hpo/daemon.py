@@ -6,6 +6,7 @@ price of a fork. Nothing here may start a thread, because a fork does not copy t
 """
 
 import contextlib
+import importlib
 import os
 import socket
 import sys
@@ -31,6 +32,10 @@ with contextlib.suppress(ImportError):
     import torch._dynamo  # noqa: F401
 with contextlib.suppress(ImportError):
     import petastorm.reader  # noqa: F401
+for _name in filter(None, os.environ.get("SPARK_HPO_PRELOAD", "").split(",")):
+    # What only some studies need: the driver sets spark.executorEnv.SPARK_HPO_PRELOAD.
+    with contextlib.suppress(ImportError):
+        importlib.import_module(_name)
 
 _worker_main = pyspark.worker.main
 

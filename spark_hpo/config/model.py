@@ -68,7 +68,7 @@ class LimitConfig(Section):
     """A constraint on another metric. A trial that violates it ranks below all trials that satisfy it."""
 
     metric: str
-    """A metric that the task reports."""
+    """A metric that the task reports, or a metric of torchmetrics."""
     at_least: Number | None = None
     """Lower bound."""
     at_most: Number | None = None
@@ -87,7 +87,7 @@ class ObjectiveConfig(Section):
     """What to optimize, measured on the validation split."""
 
     metric: str
-    """`loss`, or a metric that the task reports."""
+    """`loss`, a metric that the task reports, or a metric of torchmetrics, such as `auroc`."""
     mode: Literal["min", "max"]
     """Whether a lower or a higher value is better."""
     also: dict[str, Literal["min", "max"]] = {}
@@ -115,6 +115,12 @@ class ObjectiveConfig(Section):
             ),
             extra_objectives=tuple((metric, Mode(mode)) for metric, mode in self.also.items()),
         )
+
+    @property
+    def all_metrics(self) -> tuple[str, ...]:
+        """The metrics that the section names, also in penalties and limits, each once."""
+        limits = (limit.metric for limit in self.limits)
+        return tuple(dict.fromkeys((self.metric, *self.also, *self.penalties, *limits)))
 
     @model_validator(mode="after")
     def _distinct_and_few(self) -> ObjectiveConfig:

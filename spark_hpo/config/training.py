@@ -5,9 +5,9 @@ The docstrings below the settings are the reference that users read (`docs/setti
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from spark_hpo.config.section import NonNegativeNumber, PositiveInt, PositiveNumber, Section
+from spark_hpo.config.section import FromList, NonNegativeNumber, PositiveInt, PositiveNumber, Section
 
 
 class CheckpointConfig(Section):
@@ -27,6 +27,9 @@ class TrainingConfig(Section):
     """Rows of one optimizer step, over all ranks. A parameter `batch_size` of the space takes precedence."""
     evaluation_batch_size: PositiveInt = 4096
     """Rows of one evaluation step, over all ranks."""
+    metrics: Annotated[tuple[str, ...], FromList] = ()
+    """Metrics to report besides those of the task, by the names of torchmetrics: `[auroc, f1]`. Metrics of
+    the objective need not be repeated. `docs/training.md` has the names."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on GPUs that support it, fp32 elsewhere."""
     clip_norm: PositiveNumber | None = None

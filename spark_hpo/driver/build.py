@@ -31,6 +31,7 @@ from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.study_runs import InputTable, StudyCard
+from spark_hpo.train.metric_names import known_among
 from spark_hpo.train.rank import CrossValidation, RankSpec
 from spark_hpo.train.rendezvous.world import Rendezvous, RendezvousServer
 from spark_hpo.train.training_settings import Precision, TrainingSettings
@@ -57,7 +58,11 @@ def start_spark(config: StudyConfig, spark: SparkSession | None = None) -> Spark
     """
     from spark_hpo.backend.spark.session import start_session
 
-    return start_session(config.name, config.spark, timeout_s=config.resources.slot_timeout_s, spark=spark)
+    settings = dict(config.spark)
+    if training_settings(config).metrics:
+        # Ranks are forked from a process that has imported it, which takes seconds.
+        settings.setdefault("spark.executorEnv.SPARK_HPO_PRELOAD", "torchmetrics")
+    return start_session(config.name, settings, timeout_s=config.resources.slot_timeout_s, spark=spark)
 
 
 def prepare_table(
@@ -285,8 +290,9 @@ def build_dispatch_policy(
 
 def training_settings(config: StudyConfig) -> TrainingSettings:
     """Convert the section `training`."""
-    fields = config.training.model_dump(exclude={"checkpoint_every"})
+    fields = config.training.model_dump(exclude={"checkpoint_every", "metrics"})
     return TrainingSettings(
+        metrics=known_among((*config.training.metrics, *config.objective.all_metrics)),
         **{**fields, "precision": Precision(config.training.precision)},
         checkpoint_epochs=config.training.checkpoint_every.epochs,
         checkpoint_seconds=config.training.checkpoint_every.seconds,

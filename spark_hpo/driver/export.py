@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from spark_hpo.config import StudyConfig
-from spark_hpo.driver.build import build_table
+from spark_hpo.driver.build import build_table, training_settings
 from spark_hpo.driver.plan import plan_study
 from spark_hpo.errors import ConfigError, located
 from spark_hpo.study_dir.storage import Storage
@@ -41,6 +41,7 @@ def export_model(config: StudyConfig, trial: Trial, folder: str | Path, *, space
         params=trial.params,
         table=table,
         load_checkpoint=partial(checkpoint.load, Storage(config.study_dir), trial.checkpoint),
+        metrics=training_settings(config).metrics,
     )
     for file in plan.files:
         file.copy_to(Path(folder))

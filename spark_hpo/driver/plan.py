@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spark_hpo.config import StudyConfig
+from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import Table
 from spark_hpo.driver.precheck import check_metrics, check_settings
 from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Objective
 from spark_hpo.search.space import Space
+from spark_hpo.train.metric_names import known_among
 from spark_hpo.train.reference import Code, Trainable, is_task
 from spark_hpo.train.task import TrainTask
 from spark_hpo.user_code.source_file import SourceFile
@@ -48,6 +50,13 @@ def plan_study(config: StudyConfig, *, task: Trainable | None = None, space: obj
     parsed = check_settings(config, space)
     code = load_code(config) if task is None else Code.of(task)
     references, files = load_transforms(config)
+    if config.training.metrics and not is_task(code.trainable):
+        raise ConfigError(
+            "is for tasks, but a training function computes its metrics itself",
+            key="training.metrics",
+            value=list(config.training.metrics),
+            cure="Remove it",
+        )
     if config.data is None and is_task(code.trainable):
         raise ConfigError("is missing; only a training function can do without a table", key="data")
     is_named = task is None or (not code.by_value and code.reference == config.task)
@@ -71,8 +80,26 @@ def check_table(plan: StudyPlan, table: Table | None) -> None:
     task = plan.code.trainable
     if table is not None and isinstance(task, type) and issubclass(task, TrainTask):
         known = task.metric_names(table.schema)
-        if known is not None:
-            check_metrics(plan.config.objective, known)
+        check_metrics(plan.config, known, table.schema)
+        _check_probabilities(plan.config, task, table.schema)
+
+
+def _check_probabilities(config: StudyConfig, task: type[TrainTask], schema: TableSchema) -> None:
+    """Refuse metrics that need class probabilities of a task that returns its outputs as they are."""
+    if schema.label.is_regression or task.metric_inputs is not TrainTask.metric_inputs:
+        return
+    settings = [("training.metrics", name) for name in config.training.metrics]
+    if task.metrics is TrainTask.metrics:  # otherwise the task may report the objective itself
+        settings += [("objective", name) for name in known_among(config.objective.all_metrics)]
+    for key, name in settings:
+        if task.predictions is TrainTask.predictions:
+            raise ConfigError(
+                f"needs class probabilities, but {task.__name__} does not define `predictions`",
+                key=key,
+                value=name,
+                cure="Define it so that it returns 'probability', [rows, classes], or derive the task from "
+                "LabelledTask",
+            )
 
 
 def load_code(config: StudyConfig) -> Code:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from spark_hpo.config import ObjectiveConfig, StudyConfig
+from spark_hpo.config import StudyConfig
 from spark_hpo.data import files
 from spark_hpo.data.plan.rules import with_rules
 from spark_hpo.data.readers.reader import ReaderName, resolve_reader
@@ -26,6 +26,7 @@ from spark_hpo.search.space import Space
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.built_in import BUILT_IN_TASKS, check_package, labelled_metrics
+from spark_hpo.train.metric_names import ALL_NAMES, names_for
 from spark_hpo.user_code.source_file import read_code
 
 
@@ -45,7 +46,7 @@ def check_study(config: StudyConfig, *, space: object = None) -> None:
         _check_code(config)
         schema = _known_schema(config)
         if config.task in BUILT_IN_TASKS:
-            check_metrics(config.objective, labelled_metrics(schema))
+            check_metrics(config, labelled_metrics(schema), schema)
 
 
 def check_settings(config: StudyConfig, space: object = None) -> Space:
@@ -63,18 +64,33 @@ def check_settings(config: StudyConfig, space: object = None) -> Space:
         parsed = parsed.constrained(config.search.constraints)
     _check_space(space if isinstance(space, Mapping) else config.space, parsed)
     _check_paths(config)
+    _check_names(config.training.metrics, ALL_NAMES, "is not a metric of torchmetrics")
     if config.data is not None and config.data.reader != ReaderName.AUTO:  # which fits always
         with within("data"):
             resolve_reader(config.data.reader)
     return parsed
 
 
-def check_metrics(objective: ObjectiveConfig, known: Collection[str]) -> None:
-    """Check that the metrics of an objective are among those that the task reports.
+def check_metrics(config: StudyConfig, reported: Collection[str] | None, schema: TableSchema | None) -> None:
+    """Check that the metrics of a study are among those that the task reports, or that fit the label.
+
+    Args:
+        config: the study.
+        reported: the metrics of the task; None: they are not known.
+        schema: of the table; None: not known yet.
 
     Raises:
-        ConfigError: there is no such metric.
+        ConfigError: there is no such metric, or it does not fit the label.
     """
+    objective = config.objective
+    fitting = ALL_NAMES if schema is None else names_for(schema.label)
+    known = (*(reported or ()), *sorted(fitting))
+    if schema is not None:
+        kind = "a number" if schema.label.is_regression else "a class"
+        fault = f"is not a metric of the label {schema.label.name!r}, which is {kind}"
+        _check_names(config.training.metrics, known, fault)
+    if reported is None:
+        return
     named = [("metric", objective.metric), *(("also", name) for name in objective.also)]
     named += [("penalties", name) for name in objective.penalties]
     named += [("limits", limit.metric) for limit in objective.limits]
@@ -86,6 +102,13 @@ def check_metrics(objective: ObjectiveConfig, known: Collection[str]) -> None:
                 value=name,
                 cure=suggestion(name, known),
             )
+
+
+def _check_names(names: Iterable[str], known: Collection[str], fault: str) -> None:
+    """Check `training.metrics`."""
+    for name in names:
+        if name not in known:
+            raise ConfigError(fault, key="training.metrics", value=name, cure=suggestion(name, sorted(known)))
 
 
 def _check_space(config: Mapping[str, Any], space: Space) -> None:

@@ -15,6 +15,7 @@ from spark_hpo.backend.spark import package
 from spark_hpo.data.prepared_rows import stored_ranges
 from spark_hpo.data.raw_rows import EXAMPLE_ROWS, inputs_of
 from spark_hpo.data.table import Table, first_rows
+from spark_hpo.driver.build import training_settings
 from spark_hpo.driver.plan import StudyPlan
 from spark_hpo.errors import CheckpointError, SparkHpoError
 from spark_hpo.ranking import pareto_front
@@ -119,6 +120,7 @@ def publish_model(
     storage, data = Storage(plan.config.study_dir), plan.config.data
     assert best.checkpoint is not None, "a task always saves one"
     assert data is not None, "a task has a table"
+    metrics = training_settings(plan.config).metrics
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as code_folder:
         predictor.export(
             Path(folder),
@@ -126,6 +128,7 @@ def publish_model(
             params=best.params,
             table=table,
             load_checkpoint=partial(checkpoint.load, storage, best.checkpoint),
+            metrics=metrics,
         )
         files = ModelFiles(
             model_dir=Path(folder),
@@ -150,7 +153,7 @@ def publish_model(
             name=plan.config.registered_model,
             promote=plan.config.mlflow.promote == "auto",
             evaluate_champion=lambda model_dir: predictor.Predictor.load(model_dir).evaluate(
-                table, Split.TEST, reader=data.reader
+                table, Split.TEST, reader=data.reader, metrics=metrics
             ),
         )
 
@@ -172,7 +175,7 @@ def load_best(plan: StudyPlan, table: Table | None, best: Trial) -> Any:
     task: TrainTask = plan.code.trainable(best.params, table.schema)
     model = task.build_model()
     model.load_state_dict(state["model"])
-    return predictor.Predictor(task, model, stored_ranges(table))
+    return predictor.Predictor(task, model, stored_ranges(table), training_settings(plan.config).metrics)
 
 
 def _requirements(code: Code) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -12,6 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from spark_hpo.errors import TrialError
 from spark_hpo.train.task import Batch, TrainTask
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,31 @@ class CheckedTask:
                     f"({rows},), one value per row (got {_described(values)})"
                 )
         return metrics
+
+    def whole_split_metrics(self) -> Mapping[str, Metric]:
+        """Return the task's metrics of a whole split by name."""
+        if type(self.task).whole_split_metrics is TrainTask.whole_split_metrics:
+            return {}  # without importing torchmetrics, which takes seconds
+        from torchmetrics import Metric
+
+        metrics: Mapping[str, Metric] = self._checked(
+            "whole_split_metrics", self.task.whole_split_metrics(), Mapping
+        )
+        for metric in metrics.values():
+            self._checked("whole_split_metrics", metric, Metric)
+        return metrics
+
+    @property
+    def chooses_metric_inputs(self) -> bool:
+        """True if the task decides for each metric what it is updated with."""
+        return type(self.task).metric_inputs is not TrainTask.metric_inputs
+
+    def metric_inputs(self, name: str, outputs: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the arguments of `update` for a metric of a whole split."""
+        inputs: tuple[Tensor, ...] = self._checked(
+            "metric_inputs", self.task.metric_inputs(name, outputs, batch), tuple
+        )
+        return inputs
 
     def _checked(self, method: str, value: Any, kind: type) -> Any:
         if not isinstance(value, kind):

@@ -13,11 +13,16 @@ from spark_hpo.data.schema import Label
 from spark_hpo.data.table import Table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
+from spark_hpo.train.checked_task import CheckedTask
+from spark_hpo.train.metric_names import known_among
 from spark_hpo.train.reference import Trainable
+from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.task import LabelledTask
+from spark_hpo.train.whole_split import WholeSplitMetrics
 from spark_hpo.trial import Params, Split
 
 _BATCH_ROWS = 65_536
+_ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 def constant_answer(
@@ -60,26 +65,33 @@ def _candidates(label: Label, labels: torch.Tensor) -> Iterator[tuple[str, torch
             yield f"{value:.5g}", torch.tensor([[(value - label.mean) / label.deviation]])
         return
     counts = torch.bincount(labels, minlength=len(label.classes)).float()
+    most = int(counts.argmax())
     # A class that is never the right answer gets a tiny probability, because its logarithm must be finite.
     outputs = (counts / counts.sum()).clamp(min=1e-12).log()
-    yield repr(label.classes[int(counts.argmax())]), outputs[None]
+    yield repr(label.classes[most]), outputs[None]
+    if len(label.classes) == 2:  # the better answer by a metric of the rare class, such as F1
+        yield repr(label.classes[1 - most]), outputs[None].flip(1)
 
 
 def _measured(task: LabelledTask, metric: str, outputs: torch.Tensor, batches: list[Batch]) -> float:
-    """Return the mean of a metric over all rows; NaN where it cannot be computed from the label."""
+    """Return a metric over all rows; NaN where it cannot be computed from the label."""
     total, rows = 0.0, 0
+    whole: WholeSplitMetrics | None = None
     try:
         for batch in batches:
             size = len(batch[task.schema.label.name])
             answers = outputs.expand(size, -1)
+            rows += size
             if metric == "loss":
                 total += float(task.loss(answers, batch)) * size
+            elif metric in (means := task.metrics(answers, batch)):
+                total += float(means[metric].double().sum())
             else:
-                total += float(task.metrics(answers, batch)[metric].double().sum())
-            rows += size
+                whole = whole or WholeSplitMetrics(CheckedTask(task), known_among([metric]), reported=means)
+                whole.update(answers, batch)
+        return total / rows if whole is None else whole.values(_ALONE)[metric]
     except Exception:  # user code, which may need other columns or another shape of outputs
         return math.nan
-    return total / rows
 
 
 def _label_batches(table: Table) -> Iterator[Batch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from spark_hpo.train.device_batches import on_device
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.strategy import LossModule
 from spark_hpo.train.training_settings import Precision
+from spark_hpo.train.whole_split import WholeSplitMetrics
 
 
 def evaluate(
@@ -23,19 +24,25 @@ def evaluate(
     *,
     world: World,
     precision: Precision,
+    names: Sequence[str] = (),
     on_progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Return `loss` and the task's metrics, as means over all rows of all ranks. Every rank must call it.
+    """Return `loss` and all metrics over all rows of all ranks. Every rank must call it.
+
+    The loss and the task's `metrics` are means over rows. A metric that is not defined on these rows is NaN.
 
     Args:
         batches: this rank's share of the split.
+        names: of metrics of torchmetrics to measure, unless the task has a metric of the same name.
         on_progress: called after each batch.
 
     Raises:
-        TrialError: a metric of the task does not have one value per row.
+        TrialError: a metric of the task does not have one value per row, or the task does not return what a
+            metric in `names` needs.
     """
     model.eval()
     sums: dict[str, Tensor] = {}
+    whole: WholeSplitMetrics | None = None
     with torch.inference_mode(), autocast(precision, world.device):
         for batch in on_device(batches, world.device):
             outputs, loss = model(batch)
@@ -44,7 +51,10 @@ def evaluate(
             for name, values in task.metrics(outputs, batch).items():
                 total = values.double().sum()
                 sums[name] = sums.get(name, torch.zeros_like(total)) + total
+            whole = whole or WholeSplitMetrics(task, names, reported=sums)
+            whole.update(outputs, batch)
             on_progress()
     # The ranks agree on the order of `sums`, because the same code fills it everywhere.
     *totals, rows_read = world.sum([*(float(value) for value in sums.values()), batches.rows])
-    return {name: total / rows_read for name, total in zip(sums, totals, strict=True)}
+    means = {name: total / rows_read for name, total in zip(sums, totals, strict=True)}
+    return means if whole is None else {**whole.values(world), **means}

@@ -19,6 +19,7 @@ from spark_hpo.train import generators
 from spark_hpo.train.checked_task import CheckedTask
 from spark_hpo.train.device_batches import on_device
 from spark_hpo.train.evaluation import evaluate
+from spark_hpo.train.metric_names import ALL_NAMES
 from spark_hpo.train.optimizer_step import OptimizerStep
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.step_coordinator import StepCoordinator
@@ -151,7 +152,7 @@ class Trainer:
         return self.settings.patience is not None and self._epochs_since_best >= self.settings.patience
 
     def evaluate(self, loader: Loader, coordinator: StepCoordinator | None = None) -> dict[str, float]:
-        """Return `loss` and the task's metrics, as means over all rows of all ranks.
+        """Return `loss` and all metrics over all rows of all ranks.
 
         Raises:
             TrialError: a metric of the task does not have one value per row.
@@ -162,6 +163,7 @@ class Trainer:
             next(loader.passes(0, 1)),
             world=self.world,
             precision=self.settings.precision,
+            names=self.settings.metrics,
             on_progress=(lambda: None) if coordinator is None else coordinator.note_progress,
         )
 
@@ -252,7 +254,11 @@ class Trainer:
 def _checked_score(metrics: Mapping[str, float], objective: Objective, epoch: int) -> Score:
     if (missing := objective.missing(metrics)) is not None:
         raise TrialError(f"{missing}, but the task reports {', '.join(sorted(metrics))}")
-    for name in (*objective.metrics, "train_loss"):
+    for name in ("train_loss", *objective.metrics):
+        if math.isnan(metrics[name]) and name in ALL_NAMES and math.isfinite(metrics["loss"]):
+            raise TrialError(
+                f"{name} is not defined on the validation split: its rows are too few, or all of one class"
+            )
         if not math.isfinite(metrics[name]):
             raise TrialError(f"the training has diverged: {name} is {metrics[name]} after epoch {epoch}")
     return objective.score(metrics)

@@ -9,7 +9,7 @@ loads the folder through `_load_pyfunc`. Only tensors are unpickled, and the cla
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,20 @@ class Predictor:
     """
 
     def __init__(
-        self, task: TrainTask, model: torch.nn.Module, ranges: Mapping[str, Range] | None = None
+        self,
+        task: TrainTask,
+        model: torch.nn.Module,
+        ranges: Mapping[str, Range] | None = None,
+        metrics: Sequence[str] = (),
     ) -> None:
         """
         Args:
             ranges: of the table's standardised columns, as `stored_ranges` returns them.
+            metrics: of torchmetrics, that `evaluate` returns besides those of the task.
         """
         self.task = task
         self._ranges = dict(ranges or {})
+        self._metrics = tuple(metrics)
         self.schema = task.schema
         self.model = model.eval()
 
@@ -82,7 +88,7 @@ class Predictor:
         except RuntimeError as exc:
             raise CheckpointError(f"{folder}: the weights do not fit {record['task']}: {exc}") from exc
         ranges = {name: (low, high) for name, (low, high) in record.get("ranges", {}).items()}
-        return cls(task, model, ranges)
+        return cls(task, model, ranges, record.get("metrics", ()))
 
     def predict(self, rows: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Return the task's `predictions` as columns, with one row per row of `rows`, in the same order.
@@ -118,10 +124,17 @@ class Predictor:
         """Return the names of the columns that `predict` returns."""
         return tuple(map(str, self._answers([blank_batch(self.schema)])))
 
-    def evaluate(self, table: Table, split: Split, *, reader: str = "auto") -> dict[str, float]:
-        """Return the metrics on a split, computed as in training."""
+    def evaluate(
+        self, table: Table, split: Split, *, reader: str = "auto", metrics: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """Return the metrics on a split, computed as in training.
+
+        Args:
+            metrics: of torchmetrics, besides those of the task; None: those of the study.
+        """
         world = World(rank=0, size=1, device=torch.device("cpu"))
-        trainer = Trainer(self.task, world, TrainingSettings(), seed=0, total_steps=1)
+        settings = TrainingSettings(metrics=self._metrics if metrics is None else tuple(metrics))
+        trainer = Trainer(self.task, world, settings, seed=0, total_steps=1)
         trainer.model.load_state_dict(self.model.state_dict())
         loader = Loader(
             table,
@@ -165,7 +178,13 @@ def _tensors(columns: Columns) -> Batch:
 
 
 def export(
-    folder: Path, *, code: Code, params: Params, table: Table, load_checkpoint: Callable[[], Any]
+    folder: Path,
+    *,
+    code: Code,
+    params: Params,
+    table: Table,
+    load_checkpoint: Callable[[], Any],
+    metrics: Sequence[str] = (),
 ) -> None:
     """Write a trial's model to a folder that `Predictor.load` reads, and its network for other programs.
 
@@ -173,12 +192,14 @@ def export(
         code: of the task.
         table: the one that the model was trained on.
         load_checkpoint: returns the state in the trial's checkpoint.
+        metrics: of torchmetrics, those that the study measures.
     """
     storage = Storage(folder)
     checkpoint.save(storage, "weights.pt", {"model": load_checkpoint()["model"]})
     if code.by_value:
         storage.write("task.pkl", cloudpickle.dumps(code.trainable))
     record = {"version": 1, "task": code.reference, "params": dict(params)}
+    record |= {"metrics": list(metrics)} if metrics else {}
     record |= {"schema": table.schema.to_json(), "ranges": stored_ranges(table)}
     storage.write("model.json", json.dumps(record, indent=2).encode())
     code.trainable(params, table.schema).save_assets(folder / ASSETS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from spark_hpo.data.schema import TableSchema
 from spark_hpo.errors import TrialError
 from spark_hpo.train.built_in import labelled_metrics
 from spark_hpo.trial import Params
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 Batch = Mapping[str, Tensor]
 """One tensor per column, by name.
@@ -105,10 +109,57 @@ class TrainTask(ABC):
         """Return more metrics by name, each [rows]. The means over all rows of the split are reported."""
         return {}
 
+    def whole_split_metrics(self) -> Mapping[str, Metric]:
+        """Return metrics that are not means over rows, by name: new objects of torchmetrics.
+
+        They are updated once, with `metric_inputs` of all rows of all ranks. The metrics that a study file
+        names are not among them.
+        """
+        return {}
+
+    def metric_inputs(self, name: str, outputs: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the arguments of `update` for a metric of a whole split, each [rows, ...].
+
+        By default the predictions and the label. These are, for a label of two classes, the probabilities of
+        the second one, [rows]; for more classes the probabilities, [rows, classes]; for a number,
+        `prediction`, [rows]. Without `probability` among the predictions: the class codes in `prediction`.
+
+        Args:
+            name: of the metric.
+
+        Raises:
+            TrialError: `predictions` does not return what the label needs.
+        """
+        label = self.schema.label
+        found = self.predictions(outputs.float())
+        rows, target = len(outputs), batch[label.name]
+        scores = found.get("prediction")
+        if not label.is_regression:
+            scores = found.get("probability", scores)
+        if scores is not None and label.is_regression and scores.numel() == rows:
+            return scores.reshape(rows), target
+        if scores is not None and not label.is_regression:
+            if scores.shape == (rows, 2) and len(label.classes) == 2:
+                return scores[:, 1], target
+            if scores.shape == (rows, len(label.classes)) or (
+                scores.shape == (rows,) and not scores.is_floating_point()
+            ):
+                return scores, target
+        wanted = "'prediction', [rows]" if label.is_regression else "'probability', [rows, classes]"
+        raise TrialError(f"{type(self).__name__}.predictions must return {wanted}, for the metric {name!r}")
+
     @classmethod
     def metric_names(cls, schema: TableSchema) -> tuple[str, ...] | None:
-        """Return the names of all metrics, if they can be known; None for a task with its own `metrics`."""
-        return ("loss",) if cls.metrics is TrainTask.metrics else None
+        """Return the names of all metrics, if they can be known; None for a task with its own `metrics`.
+
+        Metrics that a study can name for every task, such as `auroc`, are not among them.
+        """
+        is_default = cls.metrics is TrainTask.metrics
+        return ("loss",) if is_default and cls._reports_row_means_only() else None
+
+    @classmethod
+    def _reports_row_means_only(cls) -> bool:
+        return cls.whole_split_metrics is TrainTask.whole_split_metrics
 
     def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
         """Return the predictions of the registered model, one tensor [rows, ...] per column of its answer.
@@ -156,9 +207,8 @@ class LabelledTask(TrainTask):
     @classmethod
     def metric_names(cls, schema: TableSchema) -> tuple[str, ...] | None:
         """Return the names of all metrics, if they can be known; None for a task with its own `metrics`."""
-        if cls.metrics is not LabelledTask.metrics:
-            return None
-        return labelled_metrics(schema)
+        is_default = cls.metrics is LabelledTask.metrics
+        return labelled_metrics(schema) if is_default and cls._reports_row_means_only() else None
 
     def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
         """Return `prediction`, [rows]: a class's code or a number; for classes also `probability`.

@@ -28,6 +28,7 @@ class TrainingSettings:
 
     batch_size: int = 128  # rows per optimizer step, over all ranks
     evaluation_batch_size: int = 4096  # rows per evaluation step, over all ranks
+    metrics: tuple[str, ...] = ()  # of torchmetrics, those of the objective included
     precision: Precision = Precision.AUTO
     strategy: StrategyKind = StrategyKind.DDP
     clip_norm: float | None = None  # maximum norm of the gradient; None: no clipping

@@ -105,6 +105,23 @@ class World:
                 rank[name] = part.cpu()
         return ranks
 
+    def gather_rows(self, tensor: Tensor) -> Tensor:
+        """Return on rank 0 the rows of all ranks, in the order of ranks, on the CPU; elsewhere no rows.
+
+        Args:
+            tensor: [rows, ...]; each rank may have another number of rows.
+        """
+        if not self.is_distributed:
+            return tensor.cpu()
+        counts = [int(n) for n in self.sum([len(tensor) * (rank == self.rank) for rank in range(self.size)])]
+        padded = torch.zeros((max(counts), *tensor.shape[1:]), dtype=tensor.dtype, device=self.device)
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in counts] if self.rank == 0 else None
+        dist.gather(padded, parts, dst=0)
+        if parts is None:
+            return tensor[:0].cpu()
+        return torch.cat([part[:count].cpu() for part, count in zip(parts, counts, strict=True)])
+
 
 @contextlib.contextmanager
 def connect(

@@ -43,6 +43,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_check_study_accepts_a_study(folder: Path) -> None:
     check_study(load_config("study.yaml"))
     check_study(load_config("study.yaml", ["task=mine.py:Mine"]))
+    check_study(load_config("study.yaml", ["objective.metric=auroc", "training.metrics=[f1, accuracy]"]))
+
+
+def test_check_study_suggests_the_nearest_metric_of_torchmetrics(folder: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_study(load_config("study.yaml", ["training.metrics=[average_presision]"]))
+    assert "'average_precision'" in caught.value.cure
 
 
 def test_check_study_names_the_extra_that_a_task_needs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +68,10 @@ def test_check_study_names_the_extra_that_a_task_needs(folder: Path, monkeypatch
         ("search.scheduler_settings={quantile: 1}", "search.scheduler_settings.quantile", None),
         ("space={learning_rate: [0.1, 1]}", "space.learning_rate", [0.1, 1]),
         ("objective.metric=acuracy", "objective.metric", "acuracy"),
+        ("objective.metric=aurok", "objective.metric", "aurok"),
+        ("objective.metric=r2_score", "objective.metric", "r2_score"),
+        ("training.metrics=[f1, aurok]", "training.metrics", "aurok"),
+        ("training.metrics=[f1, r2]", "training.metrics", "r2"),
         ("task=tabula", "task", "tabula"),
         ("task=:Mine", "task", ":Mine"),
         ("task=not_installed.tasks:Mine", "task", "not_installed.tasks:Mine"),
