@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from spark_hpo.errors import CheckpointError
+from spark_hpo.integrations._shared import gathered
 from spark_hpo.train.context import TrainContext
 
 _CHECKPOINT = "checkpoint"  # the folder that a checkpoint is unpacked into
@@ -124,10 +124,8 @@ class TrainerReports(TrainerCallback):
         """Copy the states of the random generators, which each rank has written on its own machine."""
         if self._ctx.world_size > 1:
             name = f"rng_state_{self._ctx.rank}.pth"
-            files: list[Any] = [None] * self._ctx.world_size
-            dist.all_gather_object(files, (name, (folder / name).read_bytes()))
-            for name, data in files:
-                (folder / name).write_bytes(data)
+            for other, data in gathered(self._ctx, (name, (folder / name).read_bytes())):
+                (folder / other).write_bytes(data)
 
     def _restored(self) -> Path | None:
         """Return the folder of the last checkpoint; None: the trial starts from scratch."""

@@ -13,22 +13,18 @@ process group that the ranks have formed.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spark_hpo.errors import TrialError, suggestion
-from spark_hpo.integrations.extras import needs
+from spark_hpo.errors import TrialError
+from spark_hpo.integrations._shared import check_settings, needs, note_overruled
 from spark_hpo.train.context import TrainContext
 from spark_hpo.trial import Split
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
-
-logger = logging.getLogger(__name__)
 
 _BATCH_SIZE = "batch_size"  # rows of an optimizer step over all ranks; not a field of TrainingArguments
 _OVERRULED = "overruled_training_arguments"  # the note of the trial
@@ -68,15 +64,16 @@ def training_arguments(
     kind = TrainingArguments if base is None else type(base)
     defaults = {field.name: field.default for field in dataclasses.fields(kind) if field.init}
     ours = _ours(ctx)
-    _check_names(ctx, settings, kind.__name__, defaults, ours)
+    known = (*defaults, _BATCH_SIZE)
+    check_settings(ctx, "training_arguments", kind.__name__, settings, known=known, ours=ours)
     of_base = {} if base is None else {name: getattr(base, name, None) for name in ours}
     of_base = {name: value for name, value in of_base.items() if value and value != defaults.get(name)}
-    _say_what_is_overruled(ctx, of_base | settings, ours)
+    note_overruled(ctx, "training_arguments", _OVERRULED, of_base | settings, ours)
     values: dict[str, Any] = {}
     if base is None:
         values = {"seed": ctx.seed % 2**32, "logging_strategy": "epoch"}
     values |= settings
-    values |= {name: value for name, value in ctx.params.items() if name in (*defaults, _BATCH_SIZE)}
+    values |= {name: value for name, value in ctx.params.items() if name in known}
     values |= {name: value for name, value in ours.items() if name in defaults}
     if (rows := values.pop(_BATCH_SIZE, None)) is not None:
         accumulated = values.get(
@@ -140,35 +137,6 @@ def _ours(ctx: TrainContext) -> dict[str, Any]:
         "disable_tqdm": True,
         "use_cpu": ctx.device.type == "cpu",
     }
-
-
-def _check_names(
-    ctx: TrainContext,
-    settings: Mapping[str, Any],
-    kind: str,
-    fields: Mapping[str, Any],
-    ours: Mapping[str, Any],
-) -> None:
-    for name in settings.keys() - fields.keys() - {_BATCH_SIZE}:
-        raise TrialError(f"training_arguments: {kind} has no {name!r}. {suggestion(name, fields)}")
-    for name in ctx.params.keys() & ours.keys():
-        raise TrialError(
-            f"training_arguments: the space has a parameter {name!r}, but spark_hpo sets it "
-            f"({ours[name]!r}): remove it from the space"
-        )
-
-
-def _say_what_is_overruled(ctx: TrainContext, given: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    lost = {
-        name: f"{getattr(value, 'value', value)} -> {ours[name]}"
-        for name, value in given.items()
-        if name in ours and value != ours[name]
-    }
-    if lost:
-        ctx.note(_OVERRULED, lost)
-        if ctx.rank == 0:
-            texts = ", ".join(f"{name} ({change})" for name, change in lost.items())
-            logger.warning("training_arguments: spark_hpo sets these itself: %s", texts)
 
 
 def _rows_per_device(ctx: TrainContext, rows: int, accumulated: int) -> int:

@@ -15,9 +15,9 @@ from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.training_settings import TrainingSettings
-from spark_hpo.trial import Assignment, FailureKind, Report, Split
+from spark_hpo.trial import Assignment, FailureKind, Split
 from tests.support import sms_spam
-from tests.support.forked_ranks import fork_server
+from tests.support.forked_ranks import curve, done, fork_server
 from tests.support.sms_spam import FineTune
 
 pytestmark = pytest.mark.skipif(not sms_spam.TEXTS.exists(), reason="the messages are not here")
@@ -56,20 +56,6 @@ def spec_of(function: FineTune, folder: Path, **settings: Any) -> RankSpec:
         reader="arrow",
         shuffle_window=1,
     )
-
-
-def done(reports: list[Report | None]) -> Report:
-    """The report of rank 0, whose training has succeeded."""
-    for report in reports:
-        assert report is not None
-        assert report.failure is None, report.failure.traceback
-    first = reports[0]
-    assert first is not None
-    return first
-
-
-def curve(*reports: Report) -> list[dict[str, float]]:
-    return [dict(measurement.metrics) for report in reports for measurement in report.curve]
 
 
 @pytest.mark.parametrize("lora", [False, True])

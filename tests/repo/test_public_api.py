@@ -56,6 +56,7 @@ def test_public_modules_are_those_of_the_api_page() -> None:
     names = (
         "callbacks",
         "errors",
+        "integrations.lightning",
         "integrations.transformers",
         "prepare",
         "testing",

@@ -48,6 +48,20 @@ def run_ranks(
         rendezvous.close()
 
 
+def done(reports: list[Report | None]) -> Report:
+    """The report of rank 0, whose training has succeeded."""
+    for report in reports:
+        assert report is not None
+        assert report.failure is None, report.failure.traceback
+    first = reports[0]
+    assert first is not None
+    return first
+
+
+def curve(*reports: Report) -> list[dict[str, float]]:
+    return [dict(measurement.metrics) for report in reports for measurement in report.curve]
+
+
 def _rank(sender: Connection, spec: RankSpec, assignment: Assignment, rank: int, world_size: int) -> None:
     sender.send(run_rank(spec, assignment, rank=rank, world_size=world_size))
 
