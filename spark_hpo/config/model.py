@@ -22,6 +22,7 @@ from pydantic import (
 
 from spark_hpo.config import databricks
 from spark_hpo.config.data import DataConfig
+from spark_hpo.config.learn import HypergradientConfig, LearnedConfig, check_learned
 from spark_hpo.config.messages import as_config_error, mistake, section_of
 from spark_hpo.config.section import (
     FromList,
@@ -176,6 +177,10 @@ class SearchConfig(Section):
     explore: dict[str, Any] = {}
     """Settings of the explorer, such as `parameters`, `perturbation` and `resample_probability`."""
     transfer: TransferConfig = TransferConfig()
+    learn: dict[str, LearnedConfig] = {}
+    """With `method: hypergradient`: hyperparameters that each trial learns while it trains, by name:
+    `{weight_decay: {low: 1e-6, high: 1, by_layer: true}}`."""
+    hypergradient: HypergradientConfig = HypergradientConfig()
 
     @property
     def unit(self) -> str:
@@ -221,6 +226,11 @@ class SearchConfig(Section):
                 key="max_resource",
                 value=self.max_resource,
             )
+        return self
+
+    @model_validator(mode="after")
+    def _learn_fits(self) -> SearchConfig:
+        check_learned(self.learn, method=self.method, resource=self.resource)
         return self
 
     @model_validator(mode="after")
@@ -451,6 +461,17 @@ class StudyConfig(Section):
                 key="training.patience",
                 value=self.training.patience,
                 cure="Remove it",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _learning_has_precision(self) -> StudyConfig:
+        if self.search.learn and self.training.precision == "fp16":
+            raise mistake(
+                "cannot be used with search.learn, because second derivatives overflow in it",
+                key="training.precision",
+                value="fp16",
+                cure="Set it to bf16, fp32 or auto",
             )
         return self
 

@@ -116,6 +116,16 @@ class Table:
             }
         )
 
+    def halved(self, seed: int) -> tuple[Table, Table]:
+        """Return the table with one half of its validation rows, and with the other.
+
+        Both halves come evenly from all over the split, and depend on the seed and the files alone.
+        """
+        whole = self.manifest(Split.VALIDATION)
+        side = partial(FoldRows, number=1, count=2, seed=seed)
+        first, second = (whole.of_fold(side(is_held_out=is_first)) for is_first in (True, False))
+        return self._with({Split.VALIDATION: first}), self._with({Split.VALIDATION: second})
+
     def for_final(self) -> Table:
         """Return the table whose training split has the validation rows too, for a final model."""
         return self._with({Split.TRAIN: self._training_rows})

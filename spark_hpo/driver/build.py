@@ -34,7 +34,7 @@ from spark_hpo.tracking.study_runs import InputTable, StudyCard
 from spark_hpo.train.metric_names import known_among
 from spark_hpo.train.rank import CrossValidation, RankSpec
 from spark_hpo.train.rendezvous.world import Rendezvous, RendezvousServer
-from spark_hpo.train.training_settings import Precision, TrainingSettings
+from spark_hpo.train.training_settings import LearnedParameter, Learning, Precision, TrainingSettings
 from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Split
 
@@ -296,8 +296,18 @@ def training_settings(config: StudyConfig) -> TrainingSettings:
         **{**fields, "precision": Precision(config.training.precision)},
         checkpoint_epochs=config.training.checkpoint_every.epochs,
         checkpoint_seconds=config.training.checkpoint_every.seconds,
+        learning=_learning(config),
         evaluate_each_pass=config.search.resource == "epochs",  # with folds, only the last one counts
     )
+
+
+def _learning(config: StudyConfig) -> Learning | None:
+    """Convert `search.learn`; None: all hyperparameters are constant while a trial trains."""
+    search = config.search
+    if not search.learn:
+        return None
+    parameters = (LearnedParameter(name=name, **p.model_dump()) for name, p in search.learn.items())
+    return Learning(parameters=tuple(parameters), **search.hypergradient.model_dump())
 
 
 def node_cache(config: StudyConfig) -> CacheSettings | None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from spark_hpo.config import StudyConfig
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import Table
 from spark_hpo.driver.precheck import check_metrics, check_settings
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, suggestion, within
 from spark_hpo.objective import Objective
 from spark_hpo.search.space import Space
 from spark_hpo.train.metric_names import known_among
 from spark_hpo.train.reference import Code, Trainable, is_task
 from spark_hpo.train.task import TrainTask
+from spark_hpo.train.training_settings import LEARNED_BY_LOOP
 from spark_hpo.user_code.source_file import SourceFile
 
 
@@ -59,6 +60,9 @@ def plan_study(config: StudyConfig, *, task: Trainable | None = None, space: obj
         )
     if config.data is None and is_task(code.trainable):
         raise ConfigError("is missing; only a training function can do without a table", key="data")
+    if config.search.learn:
+        with within("search"):
+            _check_learned(config.search.learn, code.trainable)
     is_named = task is None or (not code.by_value and code.reference == config.task)
     return StudyPlan(
         config=config,
@@ -99,6 +103,28 @@ def _check_probabilities(config: StudyConfig, task: type[TrainTask], schema: Tab
                 value=name,
                 cure="Define it so that it returns 'probability', [rows, classes], or derive the task from "
                 "LabelledTask",
+            )
+
+
+def _check_learned(names: Collection[str], trainable: Trainable) -> None:
+    """Check that the task has the hyperparameters that its trials are to learn.
+
+    Raises:
+        ConfigError: it does not, or is a training function.
+    """
+    if not (isinstance(trainable, type) and issubclass(trainable, TrainTask)):
+        raise ConfigError(
+            "needs a task class, because a training function has a training loop of its own",
+            key="learn",
+            cure="Write a TrainTask, or choose another search.method",
+        )
+    known = (*LEARNED_BY_LOOP, *trainable.learnable)
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"cannot be learned with {trainable.__name__}",
+                key=f"learn.{name}",
+                cure=f"{suggestion(name, known)}. A task of your own names more in `learnable`",
             )
 
 

@@ -36,6 +36,8 @@ METHODS: Mapping[str, Method] = {
     "pbt": Method(sampler="sobol", scheduler="population_based"),
     # Parker-Holder et al. 2020, arXiv:2002.02518.
     "pb2": Method(sampler="sobol", scheduler="population_based", explorer="pb2"),
+    # Lorraine et al. 2020, arXiv:1911.02590: trials learn `search.learn`, and the rest is searched as above.
+    "hypergradient": Method(sampler="tpe", scheduler="adaptive_asha"),
     # Bergstra and Bengio 2012.
     "random": Method(sampler="random", scheduler="full"),
 }

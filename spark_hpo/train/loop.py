@@ -19,6 +19,7 @@ from spark_hpo.train import generators
 from spark_hpo.train.checked_task import CheckedTask
 from spark_hpo.train.device_batches import on_device
 from spark_hpo.train.evaluation import evaluate
+from spark_hpo.train.learner import Learner
 from spark_hpo.train.metric_names import ALL_NAMES
 from spark_hpo.train.optimizer_step import OptimizerStep
 from spark_hpo.train.rendezvous.world import World
@@ -75,13 +76,17 @@ class Trainer:
         self.model = self._checked_task.build_model().to(world.device)
         # From here on the ranks draw different numbers: their dropout masks must differ.
         generators.seed(self.seed, world.rank, 1)
+        learning = self.settings.learning
+        self._learner = learning and Learner(learning, self._checked_task, self.model, world)
         self._step = OptimizerStep(
-            self._checked_task,
+            self._learner.task if self._learner else self._checked_task,
             self.model,
             world=world,
             settings=self.settings,
             total_steps=self.total_steps,
         )
+        if self._learner:
+            self._learner.follow(self._step.optimizer)
         self._built = copy.deepcopy(self._step.settings_state())
         self.resource = 0  # completed passes
         self.curve: list[Measurement] = []  # of this assignment, including earlier attempts
@@ -99,18 +104,22 @@ class Trainer:
         objective: Objective,
         coordinator: StepCoordinator,
         save: Save = lambda state: None,
+        outer: Loader | None = None,
     ) -> None:
         """Train until `stop` passes are completed, or until the objective is on a plateau.
 
         Args:
             validation: measured after each pass, or only after the last one, depending on the settings.
             save: called with a state for `load_partial` whenever the coordinator decides to save.
+            outer: the rows that drive outer steps, if hyperparameters are learned.
 
         Raises:
             TrialError: the training has diverged, or the task does not report the objective.
             Stopped: the driver has asked for it; the state is saved.
         """
         self._began = time.perf_counter()
+        if self._learner:
+            self._learner.use(outer)
         for done, batches in enumerate(train.passes(self.resource, stop), self.resource + 1):
             pass_loss = self._train_pass(batches, coordinator, save)
             rows = self._since.rows + batches.total_rows
@@ -126,6 +135,7 @@ class Trainer:
     def _measure(self, validation: Loader, objective: Objective, coordinator: StepCoordinator) -> None:
         metrics = {
             **self.evaluate(validation, coordinator),
+            **self.learned_values(),
             "train_loss": self._since.loss_sum / self._since.rows,
         }
         score = _checked_score(metrics, objective, self.resource)
@@ -167,6 +177,10 @@ class Trainer:
             on_progress=(lambda: None) if coordinator is None else coordinator.note_progress,
         )
 
+    def learned_values(self) -> dict[str, float]:
+        """Return the current values of the learned hyperparameters, as metrics."""
+        return self._learner.values() if self._learner else {}
+
     def state(self) -> dict[str, Any]:
         """Return the state for a checkpoint. Every rank must call this; only rank 0 needs to save it."""
         return {
@@ -174,6 +188,7 @@ class Trainer:
             **self._step.state(),
             "generators": self.world.gather(generators.capture(self.world.device)),
             "built": self._built,
+            **({"learned": self._learner.state()} if self._learner else {}),
             "resource": self.resource,
             "plateau": {
                 "best_loss": self._best.loss,
@@ -221,6 +236,8 @@ class Trainer:
             placed = self._step.strategy.place(state["model"], self.model.state_dict())
             self.model.load_state_dict(placed)
             self._step.load_state(state, built=state.get("built"), fresh=self._built)
+            if self._learner:
+                self._learner.load_state(state["learned"])
             self.resource = state["resource"]
             plateau = state["plateau"]
             self._best = Score.of(plateau["best_loss"], plateau.get("best_violation", 0.0))
@@ -243,6 +260,8 @@ class Trainer:
         rest = itertools.islice(batches, first, None)  # reads and drops the steps of an earlier attempt
         for step, batch in enumerate(on_device(rest, self.world.device), first):
             rows, loss = self._step(batch, global_rows=batches.global_rows(step))
+            if self._learner:
+                self._learner.after_step(batch, global_rows=batches.global_rows(step))
             total += loss.double() * rows
             coordinator.step(save_all)
         # Running statistics differ between ranks: use those of rank 0, which the checkpoint holds.

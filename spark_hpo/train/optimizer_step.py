@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from spark_hpo.train.autocast import autocast, autocast_type
 from spark_hpo.train.checked_task import CheckedTask
@@ -73,6 +74,11 @@ class OptimizerStep:
         if self._schedule is not None:
             self._schedule.step()
         return rows, loss
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The task's optimizer."""
+        return self._optimizer
 
     def settings_state(self) -> dict[str, Any]:
         """Return what the parameters of the trial decide: the optimizer's groups, and the schedule."""

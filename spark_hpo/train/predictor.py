@@ -194,13 +194,15 @@ def export(
         load_checkpoint: returns the state in the trial's checkpoint.
         metrics: of torchmetrics, those that the study measures.
     """
-    storage = Storage(folder)
-    checkpoint.save(storage, "weights.pt", {"model": load_checkpoint()["model"]})
+    storage, state = Storage(folder), load_checkpoint()
+    checkpoint.save(storage, "weights.pt", {"model": state["model"]})
     if code.by_value:
         storage.write("task.pkl", cloudpickle.dumps(code.trainable))
     record = {"version": 1, "task": code.reference, "params": dict(params)}
     record |= {"metrics": list(metrics)} if metrics else {}
     record |= {"schema": table.schema.to_json(), "ranges": stored_ranges(table)}
+    if "learned" in state:  # for the reader: the weights have been trained with these
+        record["learned"] = state["learned"]["values"]
     storage.write("model.json", json.dumps(record, indent=2).encode())
     code.trainable(params, table.schema).save_assets(folder / ASSETS)
     loaded = Predictor.load(folder)

@@ -22,6 +22,9 @@ from spark_hpo.train.step_coordinator import StepCoordinator
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.trial import Assignment, Split
 
+# Training batches per outer batch: about as much memory as the second derivatives of one need.
+_OUTER_BATCHES = 4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrossValidation:
@@ -73,6 +76,10 @@ class RankSetup:
                 self.table = self.table.fold(assignment.fold, spec.folds.folds, spec.seed)
             else:
                 self.table = self.table.for_final()
+        self._outer_table: Table | None = None
+        learning = spec.settings.learning
+        if self.table is not None and learning is not None and learning.needs_validation:
+            self.table, self._outer_table = self.table.halved(spec.seed)
         self.checkpoints = AttemptCheckpoints(spec.storage, assignment, self.world)
         self.coordinator = StepCoordinator(
             self.world,
@@ -110,6 +117,16 @@ class RankSetup:
         self.checkpoints.delete_partial()
         return None
 
+    def open_outer_loader(self) -> Loader | None:
+        """This rank's share of the validation rows that drive outer steps, shuffled; None: there are none.
+
+        These rows are not in the validation split that `open_loader` reads.
+        """
+        if self._outer_table is None:
+            return None
+        rows = min(_OUTER_BATCHES * self.settings.batch_size, self.settings.evaluation_batch_size)
+        return self._loader(self._outer_table, Split.VALIDATION, rows, self.spec.shuffle_window, parts=1)
+
     def open_loader(self, split: Split, batch_size: int | None = None) -> Loader:
         """This rank's share of a split.
 
@@ -123,16 +140,27 @@ class RankSetup:
             raise TrialError(f"ctx.batches({str(split)!r}): the study has no data section")
         is_training = split is Split.TRAIN
         default = self.settings.batch_size if is_training else self.settings.evaluation_batch_size
-        return Loader(
+        return self._loader(
             self.table,
+            split,
+            batch_size or default,
+            self.spec.shuffle_window if is_training else None,
+            parts=self.spec.parts if is_training else 1,
+        )
+
+    def _loader(
+        self, table: Table, split: Split, batch_size: int, shuffle_window: int | None, *, parts: int
+    ) -> Loader:
+        return Loader(
+            table,
             split,
             rank=self.world.rank,
             world_size=self.world.size,
-            batch_size=batch_size or default,
+            batch_size=batch_size,
             seed=self.spec.seed,
             reader=self.spec.reader,
-            shuffle_window=self.spec.shuffle_window if is_training else None,
-            parts=self.spec.parts if is_training else 1,
+            shuffle_window=shuffle_window,
+            parts=parts,
             node_cache=self.spec.node_cache,
             on_progress=self.coordinator.note_progress,
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +50,14 @@ class TrainTask(ABC):
         params: the trial's parameters by name.
         schema: the columns of the table.
         assets: in an exported model, the folder with what `save_assets` has written; else None.
+        learned: the current values of the hyperparameters that are learned (`method: hypergradient`), each
+            [], while the loss of the training is computed. Empty in evaluations, because the validation loss
+            must not depend on them: `self.learned.get("noise", 0.0)`.
     """
 
+    learnable: ClassVar[tuple[str, ...]] = ()
+    """The names that `forward` or `loss` looks up in `learned`."""
+    learned: Mapping[str, Tensor] = MappingProxyType({})
     assets: Path | None = None
 
     def __init__(self, params: Params, schema: TableSchema) -> None:
@@ -172,8 +179,10 @@ class TrainTask(ABC):
 class LabelledTask(TrainTask):
     """A task whose loss, metrics and predictions follow from the label: a class or a number.
 
-    The model must return [rows, num_outputs].
+    The model must return [rows, num_outputs]. `label_smoothing` of classes can be learned.
     """
+
+    learnable: ClassVar[tuple[str, ...]] = ("label_smoothing",)
 
     @property
     def num_outputs(self) -> int:
@@ -194,7 +203,12 @@ class LabelledTask(TrainTask):
         target = batch[self.schema.label.name]
         if self.schema.label.is_regression:
             return nn.functional.mse_loss(outputs[:, 0], self._standardised(target))
-        return nn.functional.cross_entropy(outputs, target)
+        loss = nn.functional.cross_entropy(outputs, target)
+        if (smoothing := self.learned.get("label_smoothing")) is not None:
+            # torch's own takes a number only, by which a loss cannot be differentiated.
+            uniform = -outputs.log_softmax(dim=1)[:, : self.num_outputs].mean()
+            return (1 - smoothing) * loss + smoothing * uniform
+        return loss
 
     def metrics(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """Return `accuracy`, or `squared_error` and `absolute_error` in the label's units, each [rows]."""

@@ -50,13 +50,17 @@ class TaskRank:
                 objective=setup.spec.objective,
                 coordinator=setup.coordinator,
                 save=setup.checkpoints.save_partial,
+                outer=setup.open_outer_loader(),
             )
         if trainer.curve:
             metrics = setup.checked_metrics(trainer.curve[-1].metrics)
             path = setup.save(trainer.resource, trainer.state())
         else:  # an evaluation, or a trial that has been on its plateau since a lower rung
             loader = setup.open_loader(assignment.split)
-            metrics = setup.checked_metrics(trainer.evaluate(loader, setup.coordinator))
+            measured = trainer.evaluate(loader, setup.coordinator)
+            if assignment.split is Split.VALIDATION:
+                measured |= trainer.learned_values()
+            metrics = setup.checked_metrics(measured)
             path = assignment.checkpoint
         return replace(
             report,

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+
+LEARNING_RATE = "learning_rate"
+WEIGHT_DECAY = "weight_decay"
+LEARNED_BY_LOOP = (LEARNING_RATE, WEIGHT_DECAY)
+"""The hyperparameters that can be learned with any task."""
 
 
 class Precision(StrEnum):
@@ -23,6 +29,44 @@ class StrategyKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedParameter:
+    """A hyperparameter that a trial learns while it trains, and its range."""
+
+    name: str
+    low: float
+    high: float
+    initial: float | None = None  # None: the trial's parameter of that name, else the middle of the range
+    by_layer: bool = False  # one value for each layer of the model
+
+    @property
+    def is_log(self) -> bool:
+        """True if steps multiply the value, False if they are added to it."""
+        return self.low > 0
+
+    @property
+    def start(self) -> float:
+        """The value at the start, unless the trial has a parameter of that name."""
+        if self.initial is not None:
+            return self.initial
+        return math.sqrt(self.low * self.high) if self.is_log else (self.low + self.high) / 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learning:
+    """The hyperparameters that are learned, and how: `method: hypergradient`."""
+
+    parameters: tuple[LearnedParameter, ...]
+    every: int = 20  # optimizer steps per outer step
+    terms: int = 10  # of the Neumann series
+    rate: float = 0.03  # of an outer step, as a fraction of the range
+
+    @property
+    def needs_validation(self) -> bool:
+        """True if rows of the validation split drive outer steps, so that only the other rows may measure."""
+        return any(parameter.name != LEARNING_RATE for parameter in self.parameters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings:
     """Settings of the training loop. A parameter `batch_size` in the space overrides the field."""
 
@@ -37,3 +81,4 @@ class TrainingSettings:
     evaluate_each_pass: bool = True  # False: only after the last pass of an assignment
     checkpoint_epochs: int | None = None  # between two partial checkpoints; None: not saved by epochs
     checkpoint_seconds: float | None = None  # between two partial checkpoints; None: not saved by time
+    learning: Learning | None = None  # None: all hyperparameters are constant

@@ -87,6 +87,16 @@ class World:
         dist.all_reduce(tensor)
         return [float(value) for value in tensor.tolist()]
 
+    def total(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the sum of each tensor over all ranks. Shapes must be equal on all ranks."""
+        if not self.is_distributed:
+            return list(tensors)
+        # One message: the tensors of a model are many and small.
+        joined = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(joined)
+        parts = torch.split(joined, [tensor.numel() for tensor in tensors])
+        return [part.view_as(like).to(like.dtype) for part, like in zip(parts, tensors, strict=True)]
+
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite the tensors of every rank with those of rank 0."""
         if self.is_distributed:
