@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test test-fast test-slow test-faults test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict test-modern test-spark35 test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
+.PHONY: setup tune test test-fast test-slow test-faults test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict bench-tabular test-modern test-spark35 test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -81,6 +81,11 @@ bench-data: setup  ## reading, beside pyarrow, Petastorm's and torch's loaders
 
 bench-predict: setup java  ## predicting for a table, beside mlflow.pyfunc.spark_udf; two minutes
 	$(BIN)/python -W ignore -m tests.benchmarks.bench_predict $(if $(QUICK),--rows 100000 --output build/predict.md)
+
+ADULT := $(if $(wildcard ../shared/data/adult/adult.csv),,data/adult.csv)
+
+bench-tabular: setup build/tables/installed $(ADULT)  ## the networks of `tabular`, beside boosted trees; an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.benchmarks.bench_tabular $(if $(QUICK),--trials 8 --seeds 1 --only Bikeshare --results build/quick_tabular.jsonl --output build/tabular.md)
 
 # What differs between stacks: all of unit and contract, then each kind of job on a real Spark, once.
 STACK_TESTS := tests/unit tests/repo tests/contract tests/integration/test_distributed.py \
@@ -189,6 +194,11 @@ build/airflow/installed:
 build/peers/installed: pyproject.toml  # peers whose packages do not go together with petastorm's
 	$(PYTHON) -m venv build/peers
 	build/peers/bin/python -m pip install --quiet dehb syne-tune huggingface_hub s3fs --editable '.[replay,optuna]'
+	@touch $@
+
+build/tables/installed:  # packages that carry real tables; only their files are read
+	mkdir -p $(@D)
+	$(BIN)/pip download --quiet --no-deps --only-binary :all: --dest $(@D) islp==0.6.0 plotnine==0.15.9
 	@touch $@
 
 .PHONY: java

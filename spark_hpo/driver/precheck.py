@@ -23,9 +23,10 @@ from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
 from spark_hpo.errors import ConfigError, closest, located, suggestion, within
 from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
+from spark_hpo.search.space.parameter import Choice, Constant
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train.built_in import BUILT_IN_TASKS, check_package, labelled_metrics
+from spark_hpo.train.built_in import BUILT_IN_TASKS, MODELS, check_package, labelled_metrics
 from spark_hpo.train.metric_names import ALL_NAMES, names_for
 from spark_hpo.user_code.source_file import read_code
 
@@ -42,8 +43,10 @@ def check_study(config: StudyConfig, *, space: object = None) -> None:
         DataError: the table is missing or malformed.
     """
     with located(config.source):
-        build_search(config, check_settings(config, space))
+        parsed = check_settings(config, space)
+        build_search(config, parsed)
         _check_code(config)
+        _check_models(config.task, parsed)
         schema = _known_schema(config)
         if config.task in BUILT_IN_TASKS:
             check_metrics(config, labelled_metrics(schema), schema)
@@ -121,6 +124,19 @@ def _check_space(config: Mapping[str, Any], space: Space) -> None:
             value=config[wrong],
             cure="Write a range as {type: uniform, low: 0, high: 1}",
         )
+
+
+def _check_models(task: str, space: Space) -> None:
+    """Check the parameter `model` of a built-in task."""
+    node = dict(space.root.entries).get("model")
+    for option in node.options if isinstance(node, Choice) else (node,):
+        if task in MODELS and isinstance(option, Constant) and option.value not in MODELS[task]:
+            raise ConfigError(
+                f"is not a model of the task {task}",
+                key="space.model",
+                value=option.value,
+                cure=suggestion(option.value, MODELS[task]),
+            )
 
 
 def _check_paths(config: StudyConfig) -> None:

@@ -27,7 +27,7 @@ class Choices:
     metric: str
     mode: str
     metric_reason: str
-    space: Mapping[str, Mapping[str, Any]]
+    space: Mapping[str, Any]
     first: Mapping[str, Any]
     search: Mapping[str, Any]
     search_reason: str
@@ -133,50 +133,60 @@ def _resource(facts: TableFacts) -> tuple[dict[str, Any], str]:
     )
 
 
-def _tabular_space(facts: TableFacts) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+def _tabular_space(facts: TableFacts) -> tuple[dict[str, Any], dict[str, Any]]:
     rows = facts.train_rows
     is_small = rows <= _LINEAR_ROWS
     widest = 64 if rows <= 1_000 else 128 if rows <= 30_000 else 256 if rows <= 1_000_000 else 512
     batches = _batch_sizes(rows)
-    space: dict[str, dict[str, Any]] = {
+    # A small table gets the choice, because a plain network of few weights may be the best.
+    space: dict[str, Any] = {
+        "model": {"type": "choice", "options": ["mlp", "resnet"]} if is_small else "resnet",
         "learning_rate": _loguniform(1e-3 if is_small else 3e-4, 3e-2 if is_small else 1e-2),
-        "weight_decay": _loguniform(1e-4, 1.0 if is_small else 0.1),
+        "weight_decay": _loguniform(1e-4, 1.0 if is_small else 0.3),
         "hidden_units": {"type": "logint", "low": 16, "high": widest},
         "hidden_layers": {"type": "int", "low": 0 if is_small else 1, "high": 2 if is_small else 3},
         "dropout": {"type": "uniform", "low": 0.0, "high": 0.5},
         "batch_size": {"type": "choice", "options": batches},
     }
     first: dict[str, Any] = {
+        "model": "mlp" if is_small else "resnet",
         "learning_rate": 3e-3 if is_small else 1e-3,
-        "weight_decay": 0.01,
+        "weight_decay": 0.01 if is_small else 0.03,
         "hidden_units": min(64, widest),
         "hidden_layers": 1 if is_small else 2,
         "dropout": 0.1,
         "batch_size": batches[1],
     }
+    if facts.numbers:
+        space["frequency_scale"] = _loguniform(0.1, 5.0)
+        first["frequency_scale"] = 1.0
     if widths := _embedding_units(facts):
         space["embedding_units"] = {"type": "choice", "options": widths}
         first["embedding_units"] = widths[1]
     return space, first
 
 
-def _image_space(facts: TableFacts) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+def _image_space(facts: TableFacts) -> tuple[dict[str, Any], dict[str, Any]]:
     side = min(facts.image[1:])
     batches = _batch_sizes(facts.train_rows)
-    space: dict[str, dict[str, Any]] = {
+    space: dict[str, Any] = {
         "learning_rate": _loguniform(3e-4, 3e-2),
         "weight_decay": _loguniform(1e-5, 0.1),
         "channels": {"type": "choice", "options": [16, 32, 48]},
         "stages": {"type": "int", "low": 1 if side < 16 else 2, "high": 2 if side < 16 else 4},
         "dropout": {"type": "uniform", "low": 0.0, "high": 0.6},
+        "crop_padding": {"type": "int", "low": 0, "high": max(1, side // 8)},
+        "flip_probability": {"type": "choice", "options": [0.0, 0.5]},
         "batch_size": {"type": "choice", "options": batches},
     }
-    first = {
+    first: dict[str, Any] = {
         "learning_rate": 3e-3,
         "weight_decay": 0.01,
         "channels": 32,
         "stages": 2,
         "dropout": 0.1,
+        "crop_padding": 0,
+        "flip_probability": 0.0,
         "batch_size": batches[1],
     }
     return space, first

@@ -19,6 +19,9 @@ BUILT_IN_TASKS: Mapping[str, str] = {
 NEEDED_PACKAGES: Mapping[str, str] = {"text": "transformers"}
 """The package that a task needs beyond those that this one installs. The extra has the same name."""
 
+MODELS: Mapping[str, tuple[str, ...]] = {"tabular": ("mlp", "resnet"), "sequence": ("gru", "transformer")}
+"""The values of a task's parameter `model`; the first is the default."""
+
 MOVED_TASKS: Mapping[str, str] = {
     "spark_hpo.train.tabular:TabularTask": "tabular",
     "spark_hpo.train.image:ImageTask": "image",

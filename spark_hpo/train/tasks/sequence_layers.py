@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spark_hpo.errors import TrialError
-
-MODELS = ("gru", "transformer")
+from spark_hpo.train.built_in import MODELS
 
 
 def is_element(lengths: Tensor, longest: int) -> Tensor:
@@ -50,7 +49,7 @@ def build_encoder(
             return GruEncoder(width, units=units, layers=layers, dropout=dropout)
         case "transformer":
             return TransformerEncoder(width, units=units, layers=layers, heads=heads, dropout=dropout)
-    raise TrialError(f"the parameter model must be one of {', '.join(MODELS)} (got {model!r})")
+    raise TrialError(f"the parameter model must be one of {', '.join(MODELS['sequence'])} (got {model!r})")
 
 
 class GruEncoder(nn.Module):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
-from spark_hpo.errors import TrialError, suggestion
+from spark_hpo.errors import TrialError
+from spark_hpo.train.built_in import MODELS
 from spark_hpo.train.task import LabelledTask
 from spark_hpo.train.tasks.tabular_models import PlainModel, ResidualModel
 
@@ -40,40 +41,29 @@ class TabularTask(LabelledTask):
     """
 
     def build_model(self) -> nn.Module:
-        name = self.params.get("model", "mlp")
-        if name not in _MODELS:
-            raise TrialError(
-                f"TabularTask: the parameter model must be the name of a model (got {name!r}). "
-                f"{suggestion(str(name), _MODELS)}"
-            )
-        return _MODELS[name](self)
+        match self.params.get("model", "mlp"):
+            case "mlp":
+                return PlainModel(self.schema, num_outputs=self.num_outputs, **self._sizes())
+            case "resnet":
+                return ResidualModel(
+                    self.schema,
+                    num_outputs=self.num_outputs,
+                    number_units=int(self.params.get("number_units", 16)),
+                    frequency_scale=float(self.params.get("frequency_scale", 0.5)),
+                    **self._sizes(),
+                )
+            case unknown:
+                raise TrialError(
+                    f"the parameter model must be one of {', '.join(MODELS['tabular'])} (got {unknown!r})"
+                )
 
     def build_schedule(self, optimizer: Optimizer, *, total_steps: int) -> LRScheduler | None:
         return CosineAnnealingLR(optimizer, T_max=total_steps)
 
-
-def _mlp(task: TabularTask) -> nn.Module:
-    return PlainModel(
-        task.schema,
-        num_outputs=task.num_outputs,
-        hidden_units=int(task.params.get("hidden_units", 128)),
-        hidden_layers=int(task.params.get("hidden_layers", 2)),
-        dropout=float(task.params.get("dropout", 0.0)),
-        embedding_units=int(task.params.get("embedding_units", 16)),
-    )
-
-
-def _resnet(task: TabularTask) -> nn.Module:
-    return ResidualModel(
-        task.schema,
-        num_outputs=task.num_outputs,
-        hidden_units=int(task.params.get("hidden_units", 128)),
-        hidden_layers=int(task.params.get("hidden_layers", 2)),
-        dropout=float(task.params.get("dropout", 0.0)),
-        embedding_units=int(task.params.get("embedding_units", 16)),
-        number_units=int(task.params.get("number_units", 16)),
-        frequency_scale=float(task.params.get("frequency_scale", 0.5)),
-    )
-
-
-_MODELS: dict[str, Callable[[TabularTask], nn.Module]] = {"mlp": _mlp, "resnet": _resnet}
+    def _sizes(self) -> dict[str, Any]:
+        return {
+            "hidden_units": int(self.params.get("hidden_units", 128)),
+            "hidden_layers": int(self.params.get("hidden_layers", 2)),
+            "dropout": float(self.params.get("dropout", 0.0)),
+            "embedding_units": int(self.params.get("embedding_units", 16)),
+        }

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from spark_hpo.data.schema import LENGTH_SUFFIX, ColumnKind, TableSchema
 from spark_hpo.train.task import Batch
+from spark_hpo.train.tasks.other_columns import embeddings_of
+from spark_hpo.train.tasks.sequence_layers import mean_of_elements
 
 _FREQUENCIES = 16  # per numeric column
 
@@ -32,18 +34,13 @@ class ColumnModel(nn.Module):
         self._bags = [feature.name for feature in bags]
         categorical = schema.of_kind(ColumnKind.CATEGORICAL)
         self._categorical = [feature.name for feature in categorical]
-        # At most half of the codes: a column of two values does not need 16 numbers.
-        widths = [min(embedding_units, (feature.num_codes + 1) // 2) for feature in categorical]
-        self.embeddings = nn.ModuleList(
-            nn.Embedding(feature.num_codes, width) for feature, width in zip(categorical, widths, strict=True)
-        )
-        bag_widths = [min(embedding_units, (feature.num_codes + 1) // 2) for feature in bags]
-        self.bags = nn.ModuleList(
-            nn.Embedding(feature.num_codes, width) for feature, width in zip(bags, bag_widths, strict=True)
-        )
+        embeddings = embeddings_of(categorical, embedding_units)
+        embeddings_of_bags = embeddings_of(bags, embedding_units)
+        self.embeddings, self.bags = nn.ModuleList(embeddings), nn.ModuleList(embeddings_of_bags)
         self.num_numbers = len(self._numeric)
-        self.width = sum(widths) + sum(torch.Size(a.shape).numel() for a in arrays)
-        self.width += sum(longest + 1 for longest in self._lists.values()) + sum(bag_widths)
+        self.width = sum(embedding.embedding_dim for embedding in (*embeddings, *embeddings_of_bags))
+        self.width += sum(torch.Size(array.shape).numel() for array in arrays)
+        self.width += sum(longest + 1 for longest in self._lists.values())
 
     def parts(self, batch: Batch) -> list[Tensor]:
         """Return all columns but the numeric ones: tensors [rows, ...] whose widths sum to `width`."""
@@ -52,7 +49,7 @@ class ColumnModel(nn.Module):
         for name, longest in self._lists.items():
             parts += [batch[name], batch[name + LENGTH_SUFFIX].float().unsqueeze(1) / longest]
         for embed, name in zip(self.bags, self._bags, strict=True):
-            parts.append(_mean_of_elements(embed(batch[name]), batch[name + LENGTH_SUFFIX]))
+            parts.append(mean_of_elements(embed(batch[name]), batch[name + LENGTH_SUFFIX]))
         return parts
 
     def numbers(self, batch: Batch) -> Tensor:
@@ -165,10 +162,3 @@ class PeriodicEmbedding(nn.Module):
         angles = 2 * math.pi * self.frequencies * values.unsqueeze(2)
         waves = torch.cat([angles.cos(), angles.sin()], dim=2)
         return torch.einsum("rnf,nfu->rnu", waves, self.weight).add(self.bias).relu().flatten(start_dim=1)
-
-
-def _mean_of_elements(embedded: Tensor, lengths: Tensor) -> Tensor:
-    """Return the means, [rows, units], of [rows, longest, units]; zeros for an empty sequence."""
-    is_element = torch.arange(embedded.shape[1], device=embedded.device) < lengths.unsqueeze(1)
-    total = (embedded * is_element.unsqueeze(2)).sum(dim=1)
-    return total / lengths.clamp(min=1).unsqueeze(1)

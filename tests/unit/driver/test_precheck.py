@@ -67,6 +67,8 @@ def test_check_study_names_the_extra_that_a_task_needs(folder: Path, monkeypatch
         ("search.method=asho", "search.method", "asho"),
         ("search.scheduler_settings={quantile: 1}", "search.scheduler_settings.quantile", None),
         ("space={learning_rate: [0.1, 1]}", "space.learning_rate", [0.1, 1]),
+        ("space={x: {type: uniform, low: 0, high: 1}, model: resnt}", "space.model", "resnt"),
+        ("space={model: {type: choice, options: [mlp, resnt]}}", "space.model", "resnt"),
         ("objective.metric=acuracy", "objective.metric", "acuracy"),
         ("objective.metric=aurok", "objective.metric", "aurok"),
         ("objective.metric=r2_score", "objective.metric", "r2_score"),

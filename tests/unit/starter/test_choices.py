@@ -76,6 +76,25 @@ def test_small_table_may_get_a_linear_model() -> None:
     assert choose(FLOWERS).space["hidden_layers"]["low"] == 1
 
 
+def test_large_table_gets_the_residual_network_and_a_small_one_the_choice() -> None:
+    assert choose(FLOWERS).space["model"] == choose(FLOWERS).first["model"] == "resnet"
+    small = choose(replace(FLOWERS, train_rows=400))
+    assert small.space["model"]["options"] == ["mlp", "resnet"]
+    assert small.first["model"] == "mlp"
+
+
+def test_frequencies_are_searched_where_there_are_numbers() -> None:
+    assert "frequency_scale" in choose(FLOWERS).space
+    assert "frequency_scale" not in choose(replace(FLOWERS, numbers=0)).space
+
+
+def test_augmentation_is_searched_but_not_in_the_default() -> None:
+    chosen = choose(replace(FLOWERS, image=(3, 32, 32)))
+    assert chosen.space["crop_padding"]["high"] == 4
+    assert chosen.space["flip_probability"]["options"] == [0.0, 0.5]
+    assert chosen.first["crop_padding"] == chosen.first["flip_probability"] == 0
+
+
 @pytest.mark.parametrize(
     ("categories", "options"),
     [((), None), ((3,), None), ((8,), [2, 4]), ((3, 50), [4, 8, 16]), ((1001,), [8, 16, 32])],
