@@ -20,16 +20,14 @@ import pyspark.worker
 from pyspark import daemon
 
 try:
+    from spark_hpo.backend import strays
     from spark_hpo.backend.spark import orphans
 except ImportError:  # psutil is not installed on this executor
     orphans = None  # type: ignore[assignment]
 with contextlib.suppress(ImportError):
     import spark_hpo.backend.spark.task
 with contextlib.suppress(ImportError):
-    import spark_hpo.train.worker  # noqa: F401 - imports torch, numpy and pyarrow
-with contextlib.suppress(ImportError):
-    # Every optimizer imports it when it is created, which takes longer than a short rung.
-    import torch._dynamo  # noqa: F401
+    import spark_hpo.train.preload  # noqa: F401
 with contextlib.suppress(ImportError):
     import petastorm.reader  # noqa: F401
 for _name in filter(None, os.environ.get("SPARK_HPO_PRELOAD", "").split(",")):
@@ -50,7 +48,7 @@ def _run_worker(infile: BinaryIO, outfile: BinaryIO) -> None:
     with contextlib.suppress(AttributeError, OSError), socket.socket(fileno=os.dup(infile.fileno())) as same:
         same.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
     if orphans is not None:
-        orphans.mark()
+        strays.mark()
     _worker_main(infile, outfile)  # type: ignore[no-untyped-call] # Spark's gap
 
 

@@ -1,13 +1,7 @@
-"""Kills processes that outlive the Spark worker that started them. Runs in PySpark's daemon.
-
-Spark kills the Python worker of a cancelled rank, so the rank cannot stop its own children, for instance data
-loaders. Linux makes them children of the nearest ancestor that is a subreaper; that is the daemon.
-"""
+"""Makes PySpark's daemon kill the strays of cancelled ranks. Runs in that daemon."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import select
 from collections.abc import Callable
@@ -15,29 +9,17 @@ from typing import Any
 
 import psutil
 
-_MARK = "SPARK_HPO_WORKER"  # environment variable of the processes that a worker starts: its pid
-_PR_SET_CHILD_SUBREAPER = 36
-_GENERATIONS = 10  # the children of a killed orphan become orphans
+from spark_hpo.backend import strays
 
 _workers: set[int] = set()
 
 
 def adopt(daemon: Any) -> None:
-    """Make PySpark's daemon, in this process, kill the orphans of each worker that has ended."""
-    try:
-        refused = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    except (OSError, AttributeError):  # not Linux: init adopts orphans
-        return
-    if refused:
-        return
-    os.fork = _record_pids_of(os.fork)
-    # The daemon's loop calls it once a second, and for every event.
-    daemon.select = _Select()
-
-
-def mark() -> None:
-    """Mark the processes that this worker starts from now on."""
-    os.environ[_MARK] = str(os.getpid())
+    """Make PySpark's daemon, in this process, kill the strays of each worker that has ended."""
+    if strays.adopt():
+        os.fork = _record_pids_of(os.fork)
+        # The daemon's loop calls it once a second, and for every event.
+        daemon.select = _Select()
 
 
 def _record_pids_of(fork: Callable[[], int]) -> Callable[[], int]:
@@ -53,14 +35,14 @@ def _record_pids_of(fork: Callable[[], int]) -> Callable[[], int]:
 
 
 class _Select:
-    """Replaces the module `select`. Looks for orphans after each wait (`poll` in newer versions of Spark)."""
+    """Replaces the module `select`. Looks for strays after each wait (`poll` in newer versions of Spark)."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(select, name)
 
     def select(self, *arguments: Any) -> Any:
         ready = select.select(*arguments)
-        _kill_orphans()
+        _kill_strays()
         return ready
 
     def poll(self) -> _Poll:
@@ -76,26 +58,12 @@ class _Poll:
 
     def poll(self, *arguments: Any) -> Any:
         ready = self._poll.poll(*arguments)
-        _kill_orphans()
+        _kill_strays()
         return ready
 
 
-def _kill_orphans() -> None:
+def _kill_strays() -> None:
     ended = {pid for pid in _workers if not psutil.pid_exists(pid)}
     if ended:
         _workers.difference_update(ended)
-        for _ in range(_GENERATIONS):
-            if not _kill_one_generation():
-                break
-
-
-def _kill_one_generation() -> bool:
-    found = False
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error, ValueError):
-            if child.pid in _workers or int(child.environ().get(_MARK, 0)) in _workers:
-                continue
-            child.kill()
-            child.wait(1.0)
-            found = True
-    return found
+        strays.kill(_workers)

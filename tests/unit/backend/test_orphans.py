@@ -11,6 +11,7 @@ import pytest
 # Like PySpark's daemon: it forks workers, and waits in a loop. Each worker starts a process. One is killed.
 DAEMON = """
     import os, select, signal, subprocess, sys, time, types
+    from spark_hpo.backend import strays
     from spark_hpo.backend.spark import orphans
     import psutil
 
@@ -22,7 +23,7 @@ DAEMON = """
     def start():
         pid = os.fork()
         if pid == 0:
-            orphans.mark()
+            strays.mark()
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
             os.write(writer, f"{child.pid}\\n".encode())
             time.sleep(60)

@@ -1,0 +1,1 @@
+"""Runs assignments as processes of this machine, without Spark."""

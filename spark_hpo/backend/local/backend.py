@@ -1,0 +1,242 @@
+"""The local backend: one process of this machine per rank."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cloudpickle
+
+from spark_hpo.backend.base import RankFunction, merge_reports
+from spark_hpo.backend.local.gpus import GpuDealer, Hand, find_gpus
+from spark_hpo.backend.local.machine import num_cores, num_out_of_memory_kills
+from spark_hpo.backend.local.messages import Ended
+from spark_hpo.backend.local.rank import Orders, Program
+from spark_hpo.backend.local.server_process import ServerProcess
+from spark_hpo.errors import CapacityError
+from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Rank:
+    connection: socket.socket
+    answer: bytearray = field(default_factory=bytearray)
+    exit_code: int | None = None  # None: it runs
+
+
+@dataclass(eq=False)
+class _Running:
+    """An assignment whose ranks run."""
+
+    assignment: Assignment
+    hands: list[Hand]
+    began: float
+    kills_before: int  # for lack of memory, on this machine
+    ranks: dict[int, _Rank] = field(default_factory=dict)  # by the number of the process
+    failure: Failure | None = None  # a rank has ended without a report
+    is_cancelled: bool = False
+
+
+class LocalBackend:
+    """Runs each rank in a new process of this machine, forked from a server that has torch loaded.
+
+    Needs neither Spark nor Java. All methods must be called by one thread.
+    """
+
+    def __init__(
+        self,
+        run_rank: RankFunction,
+        *,
+        world_size: int = 1,
+        gpus_per_rank: float = 0,
+        preloaded: Sequence[str] = (),
+        path: Sequence[str] = (),
+    ) -> None:
+        """
+        Args:
+            run_rank: runs one rank; is pickled.
+            world_size: ranks of an assignment.
+            gpus_per_rank: a whole number, or a fraction that lets assignments share a GPU.
+            preloaded: names of the modules that the server imports before its first fork.
+            path: folders from which ranks import modules, beside those of this process.
+
+        Raises:
+            CapacityError: the machine has too few GPUs.
+        """
+        self._world_size = world_size
+        self._dealer = GpuDealer(find_gpus() if gpus_per_rank else [], gpus_per_rank)
+        self.num_slots = self._count_slots(gpus_per_rank)
+        threads = max(1, num_cores() // (self.num_slots * world_size))
+        environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+        self._server_arguments = (tuple(preloaded), environment)
+        self._program = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
+        program = Program((*path, *sys.path), cloudpickle.dumps(run_rank))
+        pickle.dump(program, self._program)
+        self._program.flush()
+        self._waiting: deque[Assignment] = deque()  # for GPUs that a cancelled assignment gives back
+        self._running: dict[AssignmentKey, _Running] = {}
+        self._by_process: dict[int, _Running] = {}
+        self._reports: deque[Report] = deque()
+        self._selector = selectors.DefaultSelector()
+        self._server: ServerProcess | None = None
+        self._is_closed = False
+        self._running_server()  # it imports while the driver prepares the first trial
+
+    def submit(self, assignment: Assignment) -> None:
+        self._waiting.append(assignment)
+        self._start_waiting()
+
+    def wait(self, timeout: float) -> Report | None:
+        deadline = time.monotonic() + timeout
+        while True:
+            for key, _ in self._selector.select(max(0.0, deadline - time.monotonic())):
+                if key.data is not None:
+                    self._read_answer(key.data)
+                else:
+                    self._note_end(self._running_server().next_ended())
+            self._start_waiting()
+            if self._reports:
+                return self._reports.popleft()
+            if time.monotonic() >= deadline:
+                return None
+
+    def cancel(self, trial_id: int, fold: int | None = None) -> None:
+        key = trial_id, fold
+        self._waiting = deque(a for a in self._waiting if a.key != key)
+        if (running := self._running.pop(key, None)) is not None:
+            running.is_cancelled = True
+            self._kill(running)
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._server is not None:
+            self._server.close()
+        for number, running in self._by_process.items():
+            running.ranks[number].connection.close()
+        for collection in (self._waiting, self._running, self._by_process, self._reports):
+            collection.clear()
+        self._selector.close()
+        self._program.close()
+
+    def _count_slots(self, gpus_per_rank: float) -> int:
+        if not gpus_per_rank:
+            return max(1, num_cores() // self._world_size)
+        slots = self._dealer.num_slots(self._world_size)
+        if slots == 0:
+            raise CapacityError(
+                f"times resources.world_size, {self._world_size}, needs more GPUs than this machine has",
+                key="resources.gpus_per_rank",
+                value=gpus_per_rank,
+                cure="Use fewer ranks or GPUs; CUDA_VISIBLE_DEVICES may hide some",
+            )
+        return slots
+
+    def _running_server(self) -> ServerProcess:
+        if self._server is None:
+            self._server = ServerProcess(*self._server_arguments)
+            self._selector.register(self._server.connection, selectors.EVENT_READ)
+        return self._server
+
+    def _start_waiting(self) -> None:
+        while self._waiting and (hands := self._dealer.deal(self._world_size)) is not None:
+            self._start(self._waiting.popleft(), hands)
+
+    def _start(self, assignment: Assignment, hands: list[Hand]) -> None:
+        running = _Running(assignment, hands, time.perf_counter(), num_out_of_memory_kills())
+        self._running[assignment.key] = running
+        for number, hand in enumerate(hands):
+            ours, theirs = socket.socketpair()
+            with theirs:
+                process = self._running_server().fork(self._program.fileno(), theirs.fileno())
+            orders = Orders(
+                assignment=assignment,
+                rank=number,
+                world_size=self._world_size,
+                gpus=hand.gpus,
+                environment=hand.environment,
+            )
+            ours.sendall(pickle.dumps(orders))
+            ours.shutdown(socket.SHUT_WR)
+            ours.setblocking(False)
+            running.ranks[process] = rank = _Rank(ours)
+            self._by_process[process] = running
+            self._selector.register(ours, selectors.EVENT_READ, rank)
+
+    def _read_answer(self, rank: _Rank) -> None:
+        """Read what has arrived of a rank's report."""
+        try:
+            while part := rank.connection.recv(2**16):
+                rank.answer += part
+        except BlockingIOError:
+            return
+        except ConnectionError:  # it was killed before it had read its orders
+            pass
+        self._selector.unregister(rank.connection)
+        rank.connection.close()
+
+    def _note_end(self, ended: Ended | None) -> None:
+        """Note that a process has ended; None: the server, and with it all processes."""
+        if ended is None:
+            assert self._server is not None, "its end was read"
+            self._selector.unregister(self._server.connection)
+            self._server.close()
+            self._server = None
+            logger.warning("the process that starts ranks has ended; starting another one")
+        for number in list(self._by_process) if ended is None else [ended.number]:
+            running = self._by_process.pop(number)
+            rank = running.ranks[number]
+            rank.exit_code = -signal.SIGKILL if ended is None else ended.status
+            if rank.connection.fileno() >= 0:
+                self._read_answer(rank)
+            if not rank.answer and running.failure is None:
+                running.failure = _failure(running, list(running.ranks).index(number), rank.exit_code)
+                self._kill(running)  # its peers wait for it
+            if all(rank.exit_code is not None for rank in running.ranks.values()):
+                self._finish(running)
+
+    def _kill(self, running: _Running) -> None:
+        for number, rank in running.ranks.items():
+            if rank.exit_code is None and self._server is not None:
+                self._server.kill(number)
+
+    def _finish(self, running: _Running) -> None:
+        self._dealer.take_back(running.hands)
+        if running.is_cancelled:
+            return
+        del self._running[running.assignment.key]
+        if running.failure is not None:
+            reports = [Report.failed(running.assignment, running.failure)]
+        else:
+            answers = (json.loads(rank.answer) for rank in running.ranks.values())
+            reports = [Report.from_json(answer) for answer in answers]
+        self._reports.append(merge_reports(reports, seconds=time.perf_counter() - running.began))
+
+
+def _failure(running: _Running, rank: int, exit_code: int) -> Failure:
+    """Describe the end of a rank that has sent no report."""
+    if exit_code == -signal.SIGKILL and num_out_of_memory_kills() > running.kills_before:
+        return Failure(
+            kind=FailureKind.MEMORY,
+            message=f"the system killed rank {rank} because the machine ran out of memory; use a smaller "
+            "model or batch, or run fewer trials at once (resources.max_concurrent)",
+        )
+    try:
+        how = f"was killed by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        how = f"exited with code {exit_code}"
+    return Failure(kind=FailureKind.INFRASTRUCTURE, message=f"the process of rank {rank} {how}")
