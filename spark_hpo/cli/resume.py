@@ -12,6 +12,7 @@ from spark_hpo.cli.directory import load_study
 from spark_hpo.cli.logs import set_up_driver_logging
 from spark_hpo.config import load_config
 from spark_hpo.config.databricks import is_runtime
+from spark_hpo.driver.backend_choice import with_backend
 from spark_hpo.driver.precheck import check_study
 from spark_hpo.study_dir.storage import Storage
 
@@ -45,6 +46,7 @@ def command(study: str, overrides: tuple[str, ...], sync: bool, as_json: bool, l
         config, space = stored.config, stored.space
     if not sync:
         check_study(config, space=space)
+    config = with_backend(config)
     if config.backend == "spark" and not sync:
         start_jvm(config.spark, is_databricks=is_runtime())
     from spark_hpo.cli.driver import drive, write_missing  # importing these takes as long as starting a JVM

@@ -16,6 +16,7 @@ from spark_hpo.cli.command import (
 from spark_hpo.cli.logs import set_up_driver_logging
 from spark_hpo.config import load_config
 from spark_hpo.config.databricks import is_runtime
+from spark_hpo.driver.backend_choice import with_backend
 from spark_hpo.driver.precheck import check_study
 
 
@@ -51,7 +52,7 @@ def command(
     the same command resumes the study.
     """
     set_up_driver_logging(log_file)
-    study = load_config(config, overrides)
+    study = with_backend(load_config(config, overrides))
     if not sync:
         check_study(study)
     if study.backend == "spark" and not sync:

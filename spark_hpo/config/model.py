@@ -378,8 +378,10 @@ class StudyConfig(Section):
     budget: BudgetConfig
     stopping: StoppingConfig = StoppingConfig()
     training: TrainingConfig = TrainingConfig()
-    backend: Literal["spark", "inline"] = "spark"
-    """`inline` runs one trial after the other in the driver, without Spark: for debugging."""
+    backend: Literal["auto", "spark", "local", "inline"] = "spark"
+    """Where trials run: `spark`; `local`, in processes of this machine, without Spark or Java; `auto`, which is
+    `spark` where a session runs or a cluster is named, else `local`; `inline`, one after the other in the
+    driver, for debugging."""
     resources: ResourcesConfig = ResourcesConfig()
     spark: dict[str, str] = {}
     """Spark settings, used if the study has to start a session."""

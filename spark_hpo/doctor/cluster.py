@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from spark_hpo.backend.local.gpus import GpuDealer, find_gpus
 from spark_hpo.backend.spark.cluster import is_dynamic, is_local
 from spark_hpo.backend.spark.gpus import gpu_profile
 from spark_hpo.backend.spark.probe import ask
@@ -38,8 +39,8 @@ _IDLE_S = 60  # with a shorter idle timeout, executors keep reloading torch
 def session(context: Context) -> Verdict:
     """Start Spark as the study would, or use the running session."""
     config = context.config
-    if config.backend == "inline":
-        return skip("backend: inline does not use Spark")
+    if config.backend != "spark":
+        return skip(f"backend: {config.backend} does not use Spark")
     before = context.spark or running_session()
     spark = start_session(config.name, config.spark, timeout_s=_START_LIMIT_S, spark=context.spark)
     if before is None:
@@ -101,6 +102,13 @@ def gpus(context: Context) -> Verdict:
         if here < asked:
             return fail(f"resources.gpus_per_rank is {asked:g}, but torch finds {here} here", "set it to 0")
         return ok(f"{here} here, {asked:g} for the rank") if asked else skip("no GPUs requested")
+    if config.backend == "local":
+        if not asked:
+            return skip("no GPUs requested")
+        slots = GpuDealer(found := find_gpus(), asked).num_slots(config.resources.world_size)
+        if slots == 0:
+            return fail(f"the machine has {len(found)} GPUs, too few for a trial", "use fewer per rank")
+        return ok(f"{len(found)} here, for {slots} trials at once")
     if context.spark is None:
         return skip("'spark' failed")
     if not asked:

@@ -53,8 +53,8 @@ _KNOWN_BAD = (
 def java(context: Context) -> Verdict:
     """Check that Java exists, in a version that Spark supports."""
     config = context.config
-    if config.backend == "inline":
-        return skip("backend: inline does not need Java")
+    if config.backend != "spark":
+        return skip(f"backend: {config.backend} does not need Java")
     if context.spark is not None:
         return skip("Spark is already running")
     if config.spark.get("spark.remote") or os.environ.get("SPARK_REMOTE"):

@@ -16,6 +16,7 @@ from spark_hpo.data.table import SCHEMA_FILE
 from spark_hpo.doctor import cluster
 from spark_hpo.doctor.context import Context
 from spark_hpo.doctor.finding import Verdict, fail, ok, skip, warn
+from spark_hpo.driver.backend_choice import with_backend
 from spark_hpo.driver.build import build_table
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.plan import load_transforms, plan_study
@@ -40,7 +41,7 @@ _FEW_ROWS = 100  # of validation
 
 def study_file(context: Context) -> Verdict:
     """Read the study file."""
-    context.config = config = load_config(context.study_file, context.overrides)
+    context.config = config = with_backend(load_config(context.study_file, context.overrides))
     context.cleanup.callback(_remove_empty_folders, _missing_folders(config.study_dir))
     budget = config.budget.model_dump(exclude_none=True)
     return ok(f"{context.study_file}: {config.name}, {', '.join(f'{k} {v:g}' for k, v in budget.items())}")

@@ -1,20 +1,16 @@
-"""Builds the parts of a study from its plan: table, ranks, backend and tracker.
+"""Builds the parts of a study from its plan: table, ranks and tracker.
 
-`prepare_table`, `start_spark`, `open_tracker` and `open_backend` have effects outside; the others only read.
+`prepare_table`, `start_spark` and `open_tracker` have effects outside; the others only read.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from spark_hpo.backend.base import Backend
-from spark_hpo.backend.inline import InlineBackend
 from spark_hpo.config import StudyConfig
 from spark_hpo.data.cache.cache_folder import CacheSettings
 from spark_hpo.data.plan.shards import plan_shards
@@ -33,15 +29,12 @@ from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.study_runs import InputTable, StudyCard
 from spark_hpo.train.metric_names import known_among
 from spark_hpo.train.rank import CrossValidation, RankSpec
-from spark_hpo.train.rendezvous.world import Rendezvous, RendezvousServer
 from spark_hpo.train.training_settings import LearnedParameter, Learning, Precision, TrainingSettings
-from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Split
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from spark_hpo.backend.spark.cluster import Cluster
     from spark_hpo.snapshots.frames import Frame
 
 logger = logging.getLogger(__name__)
@@ -207,48 +200,6 @@ def build_rank_spec(plan: StudyPlan, table: Table | None, storage: Storage, stud
     )
 
 
-@contextmanager
-def open_backend(plan: StudyPlan, spec: RankSpec, session: SparkSession | None) -> Iterator[Backend]:
-    """Open what runs assignments; close it, and the server through which ranks meet, at the end.
-
-    Args:
-        plan: the study.
-        spec: of its ranks.
-        session: None: they run in this process.
-
-    Raises:
-        CapacityError: the cluster has fewer slots than ranks, or not the GPUs.
-        ConfigError: executors cannot reach this process, and should.
-    """
-    resources = plan.config.resources
-    if session is None:
-        gpus = range(math.ceil(resources.gpus_per_rank))
-        inline = InlineBackend(partial(run_rank, spec), world_size=resources.world_size, gpus=gpus)
-        with closing(inline):
-            yield inline
-        return
-    from spark_hpo.backend.spark.backend import SparkBackend
-    from spark_hpo.backend.spark.session import check_resources, cluster_of
-
-    cluster = cluster_of(session)
-    check_resources(cluster, world_size=resources.world_size)
-    for source in plan.files:
-        # Spark refuses a second path for a name: a file that keeps its name may be among its --py-files.
-        cluster.ship(source.path, name="" if source.path.stem == source.module else f"{source.module}.py")
-    with ExitStack() as stack:
-        if resources.world_size > 1:
-            spec = replace(spec, rendezvous=stack.enter_context(_open_rendezvous(plan.config, cluster)))
-        backend = SparkBackend(
-            cluster,
-            partial(run_rank, spec),
-            world_size=resources.world_size,
-            gpus_per_rank=resources.gpus_per_rank,
-            slot_timeout_s=resources.slot_timeout_s,
-        )
-        stack.callback(backend.close)
-        yield backend
-
-
 def build_budget(config: StudyConfig) -> Budget:
     """Convert the section `budget`."""
     return Budget(trials=config.budget.trials, resource=config.budget.resource, seconds=config.budget.seconds)
@@ -267,7 +218,7 @@ def build_dispatch_policy(
     """
     resources, stopping, data = config.resources, config.stopping, config.data
     supervisor = None
-    if config.backend == "spark":
+    if config.backend != "inline":
         supervisor = Supervisor(
             storage, rank_timeout_s=resources.rank_timeout_s, start_timeout_s=resources.slot_timeout_s
         )
@@ -329,28 +280,3 @@ def _leave_out(table: Table, files: Collection[str]) -> None:
         table.rows,
         ", ".join(files),
     )
-
-
-@contextmanager
-def _open_rendezvous(config: StudyConfig, cluster: Cluster) -> Iterator[Rendezvous]:
-    """Serve the store through which the ranks of a trial meet, where executors reach this process."""
-    resources, driver_host = config.resources, cluster.driver_host
-    # Longer than the ranks' own limit: a rank that times out by itself can report its stack trace.
-    timeout_s = resources.rank_timeout_s * 1.2 + 5
-    if resources.rendezvous == "driver" and driver_host is None:
-        raise ConfigError(
-            "cannot be used with Spark Connect, because executors cannot reach this process",
-            key="resources.rendezvous",
-            value=resources.rendezvous,
-            cure="Set it to auto or spark",
-        )
-    if driver_host is None or resources.rendezvous == "spark":
-        yield Rendezvous(host=None, timeout_s=timeout_s)
-        return
-    server = RendezvousServer(
-        driver_host, timeout_s=timeout_s, bind=cluster.driver_bind_address or driver_host
-    )
-    try:
-        yield server.address
-    finally:
-        server.close()

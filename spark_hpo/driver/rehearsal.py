@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import cloudpickle
 
 from spark_hpo.data.table import Table
-from spark_hpo.driver.build import build_rank_spec, open_backend, start_spark
+from spark_hpo.driver.backends import open_backend
+from spark_hpo.driver.build import build_rank_spec, start_spark
 from spark_hpo.driver.plan import StudyPlan
 from spark_hpo.errors import BackendError
 from spark_hpo.study.search import Search

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from spark_hpo.backend.base import Backend
 from spark_hpo.config import StudyConfig, defaults
 from spark_hpo.data.table import Table
+from spark_hpo.driver.backend_choice import with_backend
+from spark_hpo.driver.backends import open_backend
 from spark_hpo.driver.build import (
     build_budget,
     build_dispatch_policy,
     build_rank_spec,
     build_table,
-    open_backend,
     open_tracker,
     prepare_table,
     start_spark,
@@ -99,6 +100,7 @@ def run_study(
         StudyInterrupted: by Ctrl-C or SIGTERM. The same call resumes the study.
     """
     began = time.monotonic()
+    config = with_backend(config, spark)
     with located(config.source), ExitStack() as stack:
         plan = plan_study(config, task=task, space=space)
         storage = Storage(config.study_dir)

@@ -10,5 +10,3 @@ with contextlib.suppress(ImportError):
 with contextlib.suppress(ImportError):
     # Every optimizer imports it when it is created, which takes longer than a short rung.
     import torch._dynamo  # noqa: F401
-with contextlib.suppress(ImportError):
-    import petastorm.reader  # noqa: F401

@@ -31,7 +31,8 @@ def main(descriptor: int, preloaded: Sequence[str]) -> None:
         preloaded: names of the modules to import before the first fork.
     """
     for name in preloaded:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # an optional one is not installed
+            importlib.import_module(name)
     strays.adopt()
     with socket.socket(fileno=descriptor) as driver:
         _Server(driver).run()

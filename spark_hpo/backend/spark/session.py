@@ -136,6 +136,17 @@ def running_session() -> SparkSession | None:
     return spark
 
 
+def is_spark_at_hand(settings: Mapping[str, str]) -> bool:
+    """Return True if a session runs, or if this process was told which Spark to use.
+
+    Args:
+        settings: of Spark, as in a study file.
+    """
+    named = settings.get("spark.master") or settings.get(_REMOTE) or os.environ.get("SPARK_REMOTE")
+    is_submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit
+    return bool(named or is_submitted or running_session() is not None)
+
+
 def cluster_of(spark: SparkSession) -> Cluster:
     """The application of a session."""
     if is_connect(spark):

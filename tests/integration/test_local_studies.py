@@ -1,0 +1,126 @@
+"""Studies on `backend: local`: trials in processes of this machine, without Spark and Java."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spark_hpo.driver.backend_choice import with_backend
+from spark_hpo.driver.run import run_study
+from tests.support.mlflow_database import write_database
+from tests.support.tables import clusters_study, write_clusters
+from tests.support.workspace import LIMIT_S
+
+# A training function in a file of its own, which kills its process the first time that it trains trial 1.
+KILLED_ONCE = """
+import os, pathlib, signal, sys
+import helper_of_the_task
+
+def train(ctx):
+    assert "pyspark" not in sys.modules
+    for epoch in range(*ctx.resource):
+        if ctx.trial_id == 1 and ctx.rank == 1 and not MARK.exists():
+            MARK.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        loss = helper_of_the_task.loss(ctx.params["x"], epoch)
+        ctx.report({"loss": loss}, checkpoint=b"a state")
+"""
+HELPER = "def loss(x, epoch): return (x - 2) ** 2 + 1 / (epoch + 1)\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_clusters(tmp_path / "table")
+    write_database(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.medium
+def test_study_ends_with_the_results_of_the_inline_backend(folder: Path) -> None:
+    """With one trial at a time the same seed gives the same study, wherever trials run."""
+    one_at_a_time = {"resources": {"max_concurrent": 1}}
+    local = run_study(clusters_study(folder, backend="local", **one_at_a_time))
+    inline = run_study(
+        clusters_study(folder, study_dir=str(folder / "inline"), backend="inline", **one_at_a_time)
+    )
+    assert local.summary()["best"] == inline.summary()["best"]
+    assert local.test == inline.test
+
+
+@pytest.mark.medium
+def test_two_ranks_train_together_and_survive_the_death_of_one(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "task.py").write_text(
+        f"import pathlib\nMARK = pathlib.Path({str(folder / 'killed')!r})\n{KILLED_ONCE}"
+    )
+    (folder / "helper_of_the_task.py").write_text(HELPER)
+    config = clusters_study(
+        folder,
+        backend="local",
+        task=f"{folder}/task.py:train",
+        data=None,
+        objective={"metric": "loss", "mode": "min"},
+        space={"x": {"type": "uniform", "low": -10, "high": 10}},
+        resources={"world_size": 2},
+    )
+    result = run_study(config)
+    assert (folder / "killed").exists()
+    assert "was lost (the process of rank 1 was killed by SIGKILL)" in caplog.text
+    assert result.best.metrics["loss"] < 100
+
+
+@pytest.mark.medium
+def test_study_needs_no_java(folder: Path) -> None:
+    config = clusters_study(folder, backend="auto").model_dump(mode="json", exclude_unset=True)
+    (folder / "study.yaml").write_text(yaml.safe_dump(config))
+    bare = {
+        name: value for name, value in os.environ.items() if not name.startswith(("JAVA", "SPARK", "PYSPARK"))
+    }
+    bare |= {"PATH": str(folder / "bin"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    (folder / "bin").mkdir()
+    assert shutil.which("java", path=bare["PATH"]) is None
+    done = subprocess.run(
+        [sys.executable, "-m", "spark_hpo", "run", "study.yaml", "--json"],
+        cwd=folder,
+        env=bare,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["trials"]["completed"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "chosen"),
+    [
+        ({}, {}, "local"),
+        ({"spark.master": "local[2]"}, {}, "spark"),
+        ({"spark.remote": "sc://host"}, {}, "spark"),
+        ({}, {"SPARK_REMOTE": "sc://host"}, "spark"),
+        ({}, {"PYSPARK_GATEWAY_PORT": "1"}, "spark"),
+        ({}, {"DATABRICKS_RUNTIME_VERSION": "17.3"}, "spark"),
+    ],
+)
+def test_auto_takes_spark_where_there_is_one(
+    folder: Path,
+    settings: dict[str, str],
+    environment: dict[str, str],
+    chosen: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("spark_hpo.backend.spark.session.running_session", lambda: None)
+    for name in ("SPARK_REMOTE", "PYSPARK_GATEWAY_PORT", "DATABRICKS_RUNTIME_VERSION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert with_backend(clusters_study(folder, backend="auto", spark=settings)).backend == chosen
