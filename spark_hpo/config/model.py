@@ -379,9 +379,9 @@ class StudyConfig(Section):
     stopping: StoppingConfig = StoppingConfig()
     training: TrainingConfig = TrainingConfig()
     backend: Literal["auto", "spark", "local", "inline"] = "spark"
-    """Where trials run: `spark`; `local`, in processes of this machine, without Spark or Java; `auto`, which is
-    `spark` where a session runs or a cluster is named, else `local`; `inline`, one after the other in the
-    driver, for debugging."""
+    """Where trials run: `spark`; `local`, in processes of this machine, without Spark or Java; `auto`,
+    which is `spark` where a session runs or a cluster is named, else `local`; `inline`, one after the other
+    in the driver, for debugging."""
     resources: ResourcesConfig = ResourcesConfig()
     spark: dict[str, str] = {}
     """Spark settings, used if the study has to start a session."""
