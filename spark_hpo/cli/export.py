@@ -19,6 +19,7 @@ from spark_hpo.errors import CheckpointError, ConfigError, NoTrialSucceeded
 from spark_hpo.report.answer import answer_of
 from spark_hpo.report.leaderboard import curves, leaderboard
 from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.study_dir.manifest import Kind
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.checkpoints import checkpoint, folder
 from spark_hpo.trial import Trial
@@ -128,7 +129,7 @@ def _export_model(storage: Storage, record: StudyRecord, output: str | None) -> 
     best = _best_with_checkpoint(record)
     place = Path(output).absolute()
     assert best.checkpoint is not None
-    is_folder = checkpoint.is_folder(storage, best.checkpoint)
+    is_folder = checkpoint.kind_of(storage, best.checkpoint) is Kind.FOLDER
     if place.suffix:
         if is_folder:
             raise ConfigError(

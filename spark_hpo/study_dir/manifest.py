@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from spark_hpo.errors import CheckpointError
@@ -12,6 +13,14 @@ from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.storage import Storage
 
 VERSION = 1
+
+
+class Kind(StrEnum):
+    """The form of a checkpoint."""
+
+    FILE = "file"  # one file, without a manifest
+    FOLDER = "folder"  # reported by a training function
+    SHARDED = "sharded"  # by the ranks, each with its part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from dataclasses import KW_ONLY, asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from spark_hpo.data.loader import Loader, Pass
 from spark_hpo.errors import CheckpointError, TrialError
@@ -206,6 +207,14 @@ class Trainer:
             "since": {**asdict(since), "rank_loss_sum": [float(rank["loss"]) for rank in sums]},
             "curve": [asdict(measurement) for measurement in self.curve],
         }
+
+    def tensor_like(self, key: str) -> Tensor | None:
+        """Return the parameter or buffer whose shards a tensor of a checkpoint must have, by its key."""
+        kind, _, name = key.partition("/")
+        if kind == "model":
+            found: Tensor | None = self.model.state_dict().get(name)
+            return found
+        return self._step.tensor_like(name.removeprefix("state/")) if kind == "optimizer" else None
 
     def load_partial(self, state: Mapping[str, Any]) -> None:
         """Restore what `partial_state` returned. Training then continues bit for bit.

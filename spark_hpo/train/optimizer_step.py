@@ -95,6 +95,15 @@ class OptimizerStep:
             "scaler": self._scaler.state_dict(),
         }
 
+    def tensor_like(self, key: str) -> Tensor | None:
+        """Return the parameter that a tensor of the optimizer's state belongs to, by `<index>/<name>`."""
+        index, parameters = key.partition("/")[0], self._parameters()
+        return parameters[int(index)] if index.isdecimal() and int(index) < len(parameters) else None
+
+    def _parameters(self) -> list[Tensor]:
+        """The parameters by their index in the optimizer's state."""
+        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+
     def load_state(self, state: Mapping[str, Any], *, built: Any, fresh: Any) -> None:
         """Restore what `state` returned, with the settings of this trial: see `inherited`.
 
@@ -104,7 +113,7 @@ class OptimizerStep:
         """
         now = {"groups": state["optimizer"]["param_groups"], "schedule": state["schedule"]}
         now = inherited(now, built, fresh)
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        parameters = self._parameters()
         place = self.strategy.place
         by_parameter = {
             # An optimizer may keep more than the state of its parameters, under names.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from spark_hpo.errors import CheckpointError
-from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.loop import Trainer
 from spark_hpo.train.rank import RankSetup
 from spark_hpo.train.task import TrainTask
@@ -73,9 +72,10 @@ class TaskRank:
     def _restore(self, trainer: Trainer) -> None:
         """Load what an earlier attempt saved, else the checkpoint that the assignment starts from."""
         storage, path = self.setup.spec.storage, self.setup.assignment.checkpoint
-        if self.setup.checkpoints.resume(trainer.load_partial) or path is None:
+        checkpoints = self.setup.checkpoints
+        if checkpoints.resume(trainer.load_partial, trainer.tensor_like) or path is None:
             return
-        state = checkpoint.load(storage, path)
+        state = checkpoints.load(path, trainer.tensor_like)
         try:
             trainer.load_state(state)
         except CheckpointError as exc:

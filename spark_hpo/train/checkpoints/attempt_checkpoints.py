@@ -8,14 +8,18 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch import distributed as dist
 
 from spark_hpo.errors import CheckpointError, StorageError
 from spark_hpo.study_dir import layout, manifest
+from spark_hpo.study_dir.manifest import Kind
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.checkpoints import checkpoint, folder, state_tree
 from spark_hpo.train.checkpoints.background import BackgroundWriter
@@ -25,7 +29,11 @@ from spark_hpo.trial import Assignment
 logger = logging.getLogger(__name__)
 
 _ASSIGNMENT = "assignment"  # the key, in a partial checkpoint, of the assignment that it belongs to
-_SUFFIXES = (layout.FILE, layout.MANIFEST)
+_KINDS = tuple(Kind)
+_GROUP_TIMEOUT = timedelta(minutes=10)
+
+Like = Callable[[str], Tensor | None]
+"""Returns a tensor that is sharded as the tensor with a key of a checkpoint should be; None: not sharded."""
 
 
 @dataclass(eq=False)
@@ -39,7 +47,8 @@ class AttemptCheckpoints:
         attempt 1: save_partial(a); save_partial(b); killed
         attempt 2: resume(load) -> load(b); save_partial(c); save(9, d) -> "checkpoints/.../000009-2.pt"
 
-    A state whose value `function` is a Path is saved as a folder, with a manifest instead of the file.
+    A state whose value `function` is a Path is saved as a folder, and one with sharded tensors by all ranks
+    together. Both have a manifest instead of the file.
     """
 
     storage: Storage
@@ -56,12 +65,16 @@ class AttemptCheckpoints:
             self.storage, f"{assignment.rung}-{assignment.attempt}", assignment.checkpoint
         )
         self._downloads: Path | None = None  # the folder of local copies
+        self._background_group: dist.ProcessGroup | None = None
         self._held: Path | None = None  # a copy of the folder that was reported last
 
-    def resume(self, load: Callable[[Mapping[str, Any]], None]) -> bool:
+    def resume(self, load: Callable[[Mapping[str, Any]], None], like: Like | None = None) -> bool:
         """Call `load` with the newest state that an earlier attempt saved. Every rank must call this.
 
         A damaged checkpoint is skipped in favour of an older one.
+
+        Args:
+            like: as for `load`.
 
         Returns:
             False: no earlier attempt has saved a state.
@@ -69,26 +82,43 @@ class AttemptCheckpoints:
         Raises:
             CheckpointError: from `load`, or because this rank does not see the file that rank 0 has read.
         """
-        number, kind, state = self._newest() if self.world.rank == 0 else (0, 0, None)
-        message = torch.tensor([number, kind], dtype=torch.int64, device=self.world.device)
-        self.world.broadcast([message])
-        number, kind = (int(value) for value in message)
-        if number == 0:
-            return False
-        self.resumed_from = self._partial_of(number, _SUFFIXES[kind])
-        if state is None:
-            state = self.load(self.resumed_from)
+        number = self.assignment.attempt
+        while True:
+            number, kind, state = self._newest(number) if self.world.rank == 0 else (0, Kind.FILE, None)
+            message = torch.tensor([number, _KINDS.index(kind)], device=self.world.device)
+            self.world.broadcast([message])
+            number, kind = int(message[0]), _KINDS[int(message[1])]
+            if number == 0:
+                return False
+            self.resumed_from = self._partial_of(number, kind)
+            try:
+                state = self.load(self.resumed_from, like) if state is None else state
+                break
+            except CheckpointError as exc:
+                if kind is not Kind.SHARDED or like is None:  # the other ranks have not failed
+                    raise
+                logger.warning("%s; trying an older checkpoint", exc)
         del state[_ASSIGNMENT]
         load(state)
         return True
 
-    def load(self, path: str) -> dict[str, Any]:
+    def load(self, path: str, like: Like | None = None) -> dict[str, Any]:
         """Load a checkpoint. The local copy of a folder exists until `close`.
+
+        Args:
+            like: if it is given, every rank must call this, and each loads its own part of a sharded
+                checkpoint: see `sharded.load`. None: the whole state.
 
         Raises:
             CheckpointError: the checkpoint is missing or damaged.
             StorageError: the study directory cannot be read.
         """
+        if like is not None and checkpoint.kind_of(self.storage, path) is Kind.SHARDED:
+            from spark_hpo.train.checkpoints import sharded
+
+            state: dict[str, Any] = {}
+            sharded.load(self.storage, path, state, self.world, like=like)
+            return state
         if self._downloads is None and manifest.is_manifest(path):
             self._downloads = Path(tempfile.mkdtemp(prefix="spark-hpo-"))
         return checkpoint.load(self.storage, path, folder=self._downloads)
@@ -116,17 +146,21 @@ class AttemptCheckpoints:
             TrialError: the state holds what cannot be saved.
             StorageError: the partial checkpoint before could not be saved.
         """
-        if self.world.rank != 0:  # DDP keeps the parameters of all ranks equal
+        state = {**state, _ASSIGNMENT: self._identity()}
+        kind = _kind(state)
+        if not self._takes_part(kind):
             return
         self._writer.wait()  # there is room for one copy
-        state = {**state, _ASSIGNMENT: self._identity()}
-        path = self._partial_of(self.assignment.attempt, _suffix(state))
-        if self._partial is not None and self._partial != path:
+        path = self._partial_of(self.assignment.attempt, kind)
+        if self._partial is not None and self._partial != path and self.world.rank == 0:
             self._delete(self._partial)  # the function reports another kind of checkpoint now
         self._partial = path
-        if isinstance(source := state.get("function"), Path):
-            copied = folder.stage(source, link=source == self._held)
-            self._writer.start(partial(self._save_staged, path, {**state, "function": copied}))
+        if kind is Kind.FOLDER:
+            source = state["function"]
+            state["function"] = folder.stage(source, link=source == self._held)
+            self._writer.start(partial(self._save_staged, path, state))
+        elif kind is Kind.SHARDED:
+            self._writer.start(self._sharded(path, state, self._copy.of, group=self._group()))
         else:
             state_tree.check_loadable(state)
             self._writer.start(partial(self._save, path, self._copy.of(state)))
@@ -138,13 +172,19 @@ class AttemptCheckpoints:
             TrialError: the state holds what cannot be saved.
             StorageError: this checkpoint or the partial one before could not be saved.
         """
-        assignment = self.assignment
-        path = layout.checkpoint(assignment.trial_id, resource, assignment.attempt, suffix=_suffix(state))
-        if self.world.rank == 0:
+        assignment, kind = self.assignment, _kind(state)
+        path = layout.checkpoint(assignment.trial_id, resource, assignment.attempt, suffix=_suffix(kind))
+        if self._takes_part(kind):
             self._writer.wait()
-            self._save(path, state)
+            if kind is Kind.SHARDED:
+                self._sharded(path, state, dict)()
+            else:
+                self._save(path, state)
             self.delete_partial()
         return path
+
+    def _takes_part(self, kind: Kind) -> bool:
+        return self.world.rank == 0 or kind is Kind.SHARDED  # DDP keeps the parameters of all ranks equal
 
     def wait(self) -> None:
         """Wait until the last partial checkpoint is durable.
@@ -157,7 +197,7 @@ class AttemptCheckpoints:
     def delete_partial(self) -> None:
         """Delete what this attempt has saved within the assignment."""
         self._writer.wait()
-        if self._partial is not None:
+        if self._partial is not None and self.world.rank == 0:
             self._delete(self._partial)
 
     def close(self) -> None:
@@ -171,8 +211,22 @@ class AttemptCheckpoints:
         with contextlib.suppress(StorageError):  # a file that is left over does no harm
             self._folders.delete(path)
 
-    def _partial_of(self, attempt: int, suffix: str) -> str:
-        return layout.partial(self.assignment.trial_id, attempt, self.assignment.fold, suffix=suffix)
+    def _partial_of(self, attempt: int, kind: Kind) -> str:
+        return layout.partial(self.assignment.trial_id, attempt, self.assignment.fold, suffix=_suffix(kind))
+
+    def _group(self) -> dist.ProcessGroup | None:
+        """A group for the background: its messages must not mix with those of the training."""
+        if self._background_group is None and self.world.is_distributed:
+            self._background_group = dist.new_group(backend="gloo", timeout=_GROUP_TIMEOUT)
+        return self._background_group
+
+    def _sharded(
+        self, path: str, state: Mapping[str, Any], copy: Callable[..., Any], **options: Any
+    ) -> Callable[[], None]:
+        from spark_hpo.train.checkpoints import sharded
+
+        snapshot, check = sharded.take(state, copy), partial(self._check_fence, path)
+        return partial(sharded.write, self.storage, path, snapshot, self.world, check=check, **options)
 
     def _save_staged(self, path: str, state: Mapping[str, Any]) -> None:
         try:
@@ -181,6 +235,14 @@ class AttemptCheckpoints:
             shutil.rmtree(state["function"], ignore_errors=True)
 
     def _save(self, path: str, state: Mapping[str, Any]) -> None:
+        self._check_fence(path)
+        if isinstance(source := state.get("function"), Path):
+            rest = {key: value for key, value in state.items() if key != "function"}
+            self._folders.save(path, source, rest)
+        else:
+            checkpoint.save(self.storage, path, state)
+
+    def _check_fence(self, path: str) -> None:
         assignment = self.assignment
         fence = self.storage.read(layout.fence(assignment.trial_id, assignment.rung, assignment.fold))
         if fence is not None and int(fence) > assignment.attempt:
@@ -188,27 +250,31 @@ class AttemptCheckpoints:
                 f"{self.storage.url}/{path}: not saved, because the driver has given attempt "
                 f"{assignment.attempt} up and started attempt {int(fence)}"
             )
-        if isinstance(source := state.get("function"), Path):
-            rest = {key: value for key, value in state.items() if key != "function"}
-            self._folders.save(path, source, rest)
-        else:
-            checkpoint.save(self.storage, path, state)
 
-    def _newest(self) -> tuple[int, int, dict[str, Any] | None]:
-        """Return number, kind and state of the last attempt that saved one; 0, 0 and None: there is none."""
-        for number in range(self.assignment.attempt - 1, 0, -1):
-            for kind, suffix in enumerate(_SUFFIXES):
-                path = self._partial_of(number, suffix)
+    def _newest(self, before: int) -> tuple[int, Kind, dict[str, Any] | None]:
+        """Return number, kind and state of the last attempt before this one that saved a checkpoint.
+
+        The number is 0 if there is none. The state is None if it is sharded: all ranks load it together.
+        """
+        for number in range(before - 1, 0, -1):
+            for path in (self._partial_of(number, kind) for kind in (Kind.FILE, Kind.FOLDER)):
                 if not self.storage.size(path):
                     continue
                 try:
-                    state = self.load(path)
+                    kind = checkpoint.kind_of(self.storage, path)
+                    state = self._described(path) if kind is Kind.SHARDED else self.load(path)
                 except CheckpointError as exc:
                     logger.warning("%s; trying an older checkpoint", exc)
                     continue
                 if state.get(_ASSIGNMENT) == self._identity():
-                    return number, kind, state
-        return 0, 0, None
+                    return number, kind, None if kind is Kind.SHARDED else state
+        return 0, Kind.FILE, None
+
+    def _described(self, path: str) -> dict[str, Any]:
+        from spark_hpo.train.checkpoints.sharded_files import Content
+
+        skeleton: dict[str, Any] = Content.read(self.storage, path).skeleton
+        return skeleton
 
     def _identity(self) -> dict[str, int]:
         return {
@@ -219,5 +285,11 @@ class AttemptCheckpoints:
         }
 
 
-def _suffix(state: Mapping[str, Any]) -> str:
-    return layout.MANIFEST if isinstance(state.get("function"), Path) else layout.FILE
+def _kind(state: Mapping[str, Any]) -> Kind:
+    if isinstance(state.get("function"), Path):
+        return Kind.FOLDER
+    return Kind.SHARDED if state_tree.is_sharded(state) else Kind.FILE
+
+
+def _suffix(kind: Kind) -> str:
+    return layout.FILE if kind is Kind.FILE else layout.MANIFEST

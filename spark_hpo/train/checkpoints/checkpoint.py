@@ -14,6 +14,7 @@ import torch
 
 from spark_hpo.errors import CheckpointError, StorageError
 from spark_hpo.study_dir import manifest
+from spark_hpo.study_dir.manifest import Kind
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.checkpoints import folder as folders
 from spark_hpo.train.checkpoints import state_tree
@@ -52,19 +53,29 @@ def load(storage: Storage, path: str, *, folder: Path | None = None) -> dict[str
     return _load_parts(storage, path, folder) if manifest.is_manifest(path) else _load_file(storage, path)
 
 
-def is_folder(storage: Storage, path: str) -> bool:
-    """True if a training function has reported this checkpoint as a folder.
+def kind_of(storage: Storage, path: str) -> Kind:
+    """Return the kind of a checkpoint. Reads at most a manifest.
 
     Raises:
-        CheckpointError: the manifest of the checkpoint is damaged.
+        CheckpointError: the manifest is missing or damaged.
         StorageError: the study directory cannot be read.
     """
-    found = manifest.read(storage, path) if manifest.is_manifest(path) else None
-    return found is not None and found.kind == folders.KIND
+    if not manifest.is_manifest(path):
+        return Kind.FILE
+    place = f"{storage.url}/{path}"
+    found = manifest.read(storage, path)
+    if found is None:
+        raise CheckpointError(f"{place}: the checkpoint does not exist; was the study directory cleaned?")
+    try:
+        return Kind(found.kind)
+    except ValueError:
+        raise CheckpointError(
+            f"{place}: is of kind {found.kind!r}, which this version of spark_hpo does not know"
+        ) from None
 
 
 def _load_parts(storage: Storage, path: str, folder: Path | None) -> dict[str, Any]:
-    if not is_folder(storage, path):
+    if kind_of(storage, path) is Kind.SHARDED:
         from spark_hpo.train.checkpoints import sharded  # imports torch.distributed.checkpoint, in seconds
 
         return sharded.load_whole(storage, path)

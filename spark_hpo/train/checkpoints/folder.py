@@ -14,10 +14,8 @@ from typing import Any
 
 from spark_hpo.errors import CheckpointError, StorageError, TrialError
 from spark_hpo.study_dir import manifest
-from spark_hpo.study_dir.manifest import Manifest
+from spark_hpo.study_dir.manifest import Kind, Manifest
 from spark_hpo.study_dir.storage import Storage
-
-KIND = "folder"
 
 _HASH_CHARACTERS = 40  # of a sha256, in the name of a part
 
@@ -144,7 +142,7 @@ class FolderStore:
             self.storage,
             path,
             Manifest(
-                kind=KIND,
+                kind=Kind.FOLDER,
                 parts=tuple(sorted({parts[one.sha256] for one in files})),
                 content={
                     "files": described,
@@ -192,7 +190,7 @@ def _parts_by_hash(storage: Storage, path: str) -> dict[str, str]:
         return {}
     try:
         found = manifest.read(storage, path)
-        if found is None or found.kind != KIND:
+        if found is None or found.kind != Kind.FOLDER:
             return {}
         return {file["sha256"]: file["part"] for file in found.content["files"]}
     except (CheckpointError, LookupError, TypeError):  # then everything is uploaded again
@@ -210,8 +208,8 @@ def load(storage: Storage, path: str, folder: Path) -> dict[str, Any]:
     found = manifest.read(storage, path)
     if found is None:
         raise CheckpointError(f"{place}: the checkpoint does not exist; was the study directory cleaned?")
-    if found.kind != KIND:
-        raise CheckpointError(f"{place}: is a checkpoint of kind {found.kind!r}, not {KIND!r}")
+    if found.kind != Kind.FOLDER:
+        raise CheckpointError(f"{place}: is a checkpoint of kind {found.kind!r}, not a folder")
     try:
         files = {file["path"]: (file["part"], file["sha256"]) for file in found.content["files"]}
         links, empty, state = found.content["links"], found.content["empty"], found.content["state"]

@@ -1,69 +1,63 @@
 """Sharded checkpoints: every rank writes its part of a state, and any number of ranks can load it.
 
-`torch.distributed.checkpoint` plans which rank writes and reads what. Its own file format is not used,
-because its metadata are a pickle: ours are JSON, and a part holds only the bytes of tensors.
+`torch.distributed.checkpoint` plans which rank writes and reads what.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
-import io
-import itertools
-import math
-import os
-import secrets
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.distributed._shard._utils import narrow_tensor_by_index
+from torch import distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    Metadata,
     MetadataIndex,
-    TensorProperties,
-    TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
-from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
-from torch.futures import Future
+from torch.distributed.tensor import DTensor
 
 from spark_hpo.errors import CheckpointError, SparkHpoError, StorageError, TrialError
-from spark_hpo.study_dir import layout, manifest
-from spark_hpo.study_dir.manifest import Manifest
+from spark_hpo.study_dir import manifest
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.checkpoints import state_tree
+from spark_hpo.train.checkpoints.sharded_files import Content, Reader, Writer
 from spark_hpo.train.rendezvous.world import World
 
 T = TypeVar("T")
 
-KIND = "sharded"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Chunk:
-    """A block of a tensor, and the bytes of a part that hold it."""
+class Snapshot:
+    """This rank's part of a state, ready to be written."""
 
-    offsets: tuple[int, ...]  # in the whole tensor, by dimension
-    sizes: tuple[int, ...]
-    part: str
-    start: int
-    length: int
-    sha256: str
+    skeleton: Any  # the state without its tensors
+    tensors: dict[str, Tensor]  # describe what is sharded, and how
+    local: Mapping[str, Tensor]  # what this rank has of them
 
-    def __post_init__(self) -> None:  # JSON has lists
-        object.__setattr__(self, "offsets", torch.Size(self.offsets))
-        object.__setattr__(self, "sizes", torch.Size(self.sizes))
+
+def take(state: Mapping[str, Any], copy: Callable[[Mapping[str, Tensor]], Any] = dict) -> Snapshot:
+    """Return a snapshot of a state.
+
+    Args:
+        copy: called with the tensors of this rank. By default they must not change until they are written.
+
+    Raises:
+        TrialError: the state holds another object.
+    """
+    skeleton, tensors = state_tree.split(state)
+    state_tree.check_loadable(skeleton)
+    for key, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise TrialError(f"a sharded checkpoint cannot hold {key!r}, which is not a dense tensor")
+    local = {key: one.to_local() if isinstance(one, DTensor) else one for key, one in tensors.items()}
+    return Snapshot(skeleton=skeleton, tensors=tensors, local=copy(local))
 
 
 def save(storage: Storage, path: str, state: Mapping[str, Any], world: World) -> None:
@@ -81,18 +75,32 @@ def save(storage: Storage, path: str, state: Mapping[str, Any], world: World) ->
         TrialError: the state holds another object.
         StorageError: a rank cannot write its part. All ranks raise it.
     """
-    skeleton, tensors = state_tree.split(state)
-    state_tree.check_loadable(skeleton)
-    for key, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_quantized:
-            raise TrialError(f"a sharded checkpoint cannot hold {key!r}, which is not a dense tensor")
-    writer = _Writer(storage, path, skeleton, world.rank)
+    write(storage, path, take(state), world)
+
+
+def write(
+    storage: Storage,
+    path: str,
+    snapshot: Snapshot,
+    world: World,
+    *,
+    group: dist.ProcessGroup | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Save a snapshot, as `save` does. Every rank must call this.
+
+    Args:
+        group: of all ranks, for a thread of its own; None: the default group.
+        check: called before anything is written; what it raises on one rank, all ranks raise.
+    """
+    writer = Writer(storage, path, snapshot.skeleton, world.rank, check)
     try:
         with _translated(f"{storage.url}/{path}"):
             save_tensors(
-                tensors,
+                snapshot.tensors,
                 storage_writer=writer,
-                planner=DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
+                planner=_SnapshotPlanner(snapshot.local),
+                process_group=group,
                 no_dist=not world.is_distributed,
             )
     except BaseException:
@@ -101,28 +109,55 @@ def save(storage: Storage, path: str, state: Mapping[str, Any], world: World) ->
         raise
 
 
-def load(storage: Storage, path: str, state: MutableMapping[str, Any], world: World) -> None:
+class _SnapshotPlanner(DefaultSavePlanner):
+    """Writes the copies of the tensors."""
+
+    def __init__(self, local: Mapping[str, Tensor]) -> None:
+        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
+        self._local = local
+
+    def lookup_object(self, index: MetadataIndex) -> Any:
+        return self._local[index.fqn]
+
+
+def load(
+    storage: Storage,
+    path: str,
+    state: MutableMapping[str, Any],
+    world: World,
+    *,
+    like: Callable[[str], Tensor | None] = lambda key: None,
+) -> None:
     """Load a checkpoint into a state, in place. Every rank must call this, with its own part of the state.
 
     Tensors of the state keep their device, and a DTensor its shards, whatever the number of ranks that have
     saved it. A tensor of the checkpoint that the state does not have is loaded whole onto the CPU, so an
     empty mapping becomes the whole state. Plain values become those of the checkpoint.
 
+    Args:
+        like: returns a DTensor by the key of a tensor that the state does not have, such as
+            `optimizer/state/0/exp_avg`; if the shapes are equal, the tensor is sharded in the same way.
+
     Raises:
         CheckpointError: the checkpoint does not exist, is damaged, or does not fit the state. All ranks
             raise it.
         StorageError: it cannot be read. All ranks raise it.
     """
-    content = _agreed(lambda: _Content.read(storage, path), world, path)
+    content = _agreed(lambda: Content.read(storage, path), world, path)
     _, known = state_tree.split(state)
-    targets: dict[str, Tensor] = {
-        key: known[key] if key in known else torch.empty(tensor.size, dtype=tensor.properties.dtype)
-        for key, tensor in content.tensors.items()
-    }
+    targets: dict[str, Tensor] = {}
+    for key, tensor in content.tensors.items():
+        sharded, dtype = like(key), tensor.properties.dtype
+        if key in known:
+            targets[key] = known[key]
+        elif isinstance(sharded, DTensor) and sharded.shape == tensor.size:
+            targets[key] = torch.empty_like(sharded, dtype=dtype)
+        else:
+            targets[key] = torch.empty(tensor.size, dtype=dtype)
     with _translated(f"{storage.url}/{path}"):
         load_tensors(
             dict(targets),
-            storage_reader=_Reader(storage, path, content),
+            storage_reader=Reader(storage, path, content),
             planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
             no_dist=not world.is_distributed,
         )
@@ -141,186 +176,6 @@ def load_whole(storage: Storage, path: str) -> dict[str, Any]:
     state: dict[str, Any] = {}
     load(storage, path, state, World(rank=0, size=1, device=torch.device("cpu")))
     return state
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Content:
-    """The manifest of a sharded checkpoint."""
-
-    skeleton: Any  # the state without its tensors
-    tensors: dict[str, TensorStorageMetadata]
-    chunks: dict[MetadataIndex, _Chunk]
-
-    @classmethod
-    def read(cls, storage: Storage, path: str) -> _Content:
-        found = manifest.read(storage, path)
-        place = f"{storage.url}/{path}"
-        if found is None:
-            raise CheckpointError(f"{place}: the checkpoint does not exist; was the study directory cleaned?")
-        if found.kind != KIND:
-            raise CheckpointError(f"{place}: is a checkpoint of kind {found.kind!r}, not {KIND!r}")
-        try:
-            plain = base64.b64decode(found.content["plain"], validate=True)
-            skeleton = torch.load(io.BytesIO(plain), map_location="cpu", weights_only=True)
-            tensors: dict[str, TensorStorageMetadata] = {}
-            chunks: dict[MetadataIndex, _Chunk] = {}
-            for key, described in found.content["tensors"].items():
-                tensors[key], of_tensor = _tensor(described, found.parts)
-                chunks |= {MetadataIndex(key, chunk.offsets): chunk for chunk in of_tensor}
-        except Exception as exc:  # damaged bytes may raise anything
-            raise CheckpointError(f"{place}: is damaged or is not a checkpoint: {exc}") from exc
-        return cls(skeleton=skeleton, tensors=tensors, chunks=chunks)
-
-
-def _tensor(described: Mapping[str, Any], parts: Sequence[str]) -> tuple[TensorStorageMetadata, list[_Chunk]]:
-    """Check what the manifest says about a tensor: the file may come from another user."""
-    dtype = getattr(torch, described["dtype"])
-    size = torch.Size(described["size"])
-    chunks = [_Chunk(**chunk) for chunk in described["chunks"]]
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"{described['dtype']} is not a type of tensors")
-    if any(math.prod(chunk.sizes) * dtype.itemsize != chunk.length for chunk in chunks):
-        raise ValueError("a block of a tensor has a wrong length")
-    if sum(chunk.length for chunk in chunks) != size.numel() * dtype.itemsize:
-        raise ValueError("blocks of a tensor are missing")
-    if any(chunk.part not in parts for chunk in chunks):
-        raise ValueError("a block of a tensor is in an unknown part")
-    blocks = [ChunkStorageMetadata(torch.Size(chunk.offsets), torch.Size(chunk.sizes)) for chunk in chunks]
-    return TensorStorageMetadata(TensorProperties(dtype=dtype), size, blocks), chunks
-
-
-class _Writer(StorageWriter):
-    """Writes the tensors of this rank into one part; rank 0 also writes the manifest."""
-
-    def __init__(self, storage: Storage, path: str, skeleton: Any, rank: int) -> None:
-        self._storage = storage
-        self._path = path
-        self._skeleton = skeleton
-        # A new name each time: the parts of the checkpoint that is replaced are needed until then.
-        stem = path.rpartition("/")[2].removesuffix(layout.MANIFEST)
-        self.part = f"{stem}.{secrets.token_hex(6)}-rank-{rank}.part"
-
-    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        results = []
-        if plan.items:
-            with self._storage.writing(manifest.part_path(self._path, self.part)) as file:
-                for item in plan.items:
-                    tensor = planner.resolve_data(item)
-                    assert isinstance(tensor, Tensor), "the planner was given tensors only"
-                    assert item.tensor_data is not None
-                    data = _bytes_of(tensor.cpu()).numpy().data
-                    block = item.tensor_data.chunk
-                    chunk = _Chunk(
-                        offsets=block.offsets,
-                        sizes=block.sizes,
-                        part=self.part,
-                        start=file.tell(),
-                        length=len(data),
-                        sha256=hashlib.sha256(data).hexdigest(),
-                    )
-                    file.write(data)
-                    results.append(WriteResult(item.index, len(data), chunk))
-        future: Future[list[WriteResult]] = Future()
-        future.set_result(results)
-        return future
-
-    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        chunks: dict[str, list[_Chunk]] = {key: [] for key in metadata.state_dict_metadata}
-        for result in itertools.chain.from_iterable(results):
-            chunks[result.index.fqn].append(result.storage_data)
-        tensors = {}
-        for key, tensor in metadata.state_dict_metadata.items():
-            assert isinstance(tensor, TensorStorageMetadata), "the planner was given tensors only"
-            tensors[key] = {
-                "dtype": str(tensor.properties.dtype).removeprefix("torch."),
-                "size": list(tensor.size),
-                "chunks": [asdict(chunk) for chunk in chunks[key]],
-            }
-        buffer = io.BytesIO()
-        torch.save(self._skeleton, buffer)
-        manifest.replace(
-            self._storage,
-            self._path,
-            Manifest(
-                kind=KIND,
-                parts=tuple(sorted({chunk.part for of_tensor in chunks.values() for chunk in of_tensor})),
-                content={"plain": base64.b64encode(buffer.getvalue()).decode(), "tensors": tensors},
-            ),
-        )
-
-    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        pass
-
-    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        return plan
-
-    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        return plans
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        return True
-
-
-class _Reader(StorageReader):
-    """Reads the blocks of the tensors that this rank needs."""
-
-    def __init__(self, storage: Storage, path: str, content: _Content) -> None:
-        self._storage = storage
-        self._path = path
-        self._content = content
-
-    def read_metadata(self) -> Metadata:
-        return Metadata(dict(self._content.tensors))
-
-    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        by_chunk = defaultdict(list)
-        for item in plan.items:
-            by_chunk[self._content.chunks[item.storage_index]].append(item)
-        for chunk, items in by_chunk.items():
-            dtype = self._content.tensors[items[0].storage_index.fqn].properties.dtype
-            whole = torch.frombuffer(bytearray(self._read(chunk)), dtype=torch.uint8)
-            block = whole.view(dtype).reshape(chunk.sizes)
-            for item in items:
-                source = narrow_tensor_by_index(block, item.storage_offsets, item.lengths)
-                target = planner.resolve_tensor(item).detach()
-                target.copy_(source)
-                planner.commit_tensor(item, target)
-        future: Future[None] = Future()
-        future.set_result(None)
-        return future
-
-    def _read(self, chunk: _Chunk) -> bytes:
-        path = manifest.part_path(self._path, chunk.part)
-        data = self._storage.read_range(path, chunk.start, chunk.start + chunk.length)
-        if data is None:
-            raise CheckpointError(f"{self._storage.url}/{path}: a part of the checkpoint does not exist")
-        if hashlib.sha256(data).hexdigest() != chunk.sha256:
-            raise CheckpointError(f"{self._storage.url}/{path}: a part of the checkpoint is damaged")
-        return data
-
-    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        pass
-
-    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool) -> None:
-        pass
-
-    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        return plan
-
-    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        return plans
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        return True
-
-
-def _bytes_of(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
 def _agreed(read: Callable[[], T], world: World, path: str) -> T:

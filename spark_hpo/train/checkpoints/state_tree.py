@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,6 +32,12 @@ def check_loadable(state: Any) -> None:
         TrialError: the state holds an object that is neither a tensor nor a plain value.
     """
     _check_loadable(state, set())
+
+
+def is_sharded(state: Mapping[str, Any]) -> bool:
+    """True if the state has tensors that are sharded over the ranks (DTensor)."""
+    module = sys.modules.get("torch.distributed.tensor")  # imported by whoever shards: it takes seconds
+    return module is not None and any(isinstance(one, module.DTensor) for one in split(state)[1].values())
 
 
 def split(state: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:

@@ -84,7 +84,7 @@ def test_load_returns_the_folder_that_was_saved(storage: Storage, source: Path, 
     state = checkpoint.load(storage, PATH, folder=tmp_path)
     assert contents(state["function"]) == contents(source)
     assert state["curve"] == [1, 2]
-    assert checkpoint.is_folder(storage, PATH)
+    assert checkpoint.kind_of(storage, PATH) is manifest.Kind.FOLDER
 
 
 def test_equal_contents_are_uploaded_once(storage: CountingStorage, source: Path) -> None:
