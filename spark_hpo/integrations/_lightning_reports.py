@@ -80,11 +80,9 @@ class LightningReports:
         saved = self._ctx.load_checkpoint()
         if saved is None:
             return None
-        if not isinstance(saved, bytes):
+        if not isinstance(saved, Path) or not (saved / _FILE).is_file():
             raise CheckpointError("the checkpoint of this trial is not one of Lightning's Trainer")
-        path = self._ctx.folder / _FILE
-        path.write_bytes(saved)
-        return str(path)
+        return str(saved / _FILE)
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
         # The last hook before the iterator of the rows draws the seed of their order.
@@ -110,7 +108,8 @@ class LightningReports:
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         if self._metrics is not None:
-            self._ctx.report(self._metrics, checkpoint=self._save(trainer))
+            folder = self._save(trainer)
+            self._ctx.report(self._metrics, checkpoint=lambda: folder)  # nothing changes it, so no copy
             self._metrics = None
 
     def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
@@ -123,8 +122,8 @@ class LightningReports:
         if not self._ctx.is_evaluation:
             self._generators = checkpoint.get(_GENERATORS, [])
 
-    def _save(self, trainer: Any) -> bytes:
-        """Return the trainer's checkpoint; empty on ranks above 0, because Lightning writes it on rank 0."""
-        path = Path(self._ctx.folder / _FILE)
-        trainer.save_checkpoint(path)
-        return path.read_bytes() if self._ctx.rank == 0 else b""
+    def _save(self, trainer: Any) -> Path:
+        """Write the trainer's checkpoint to a folder; Lightning writes the file on rank 0."""
+        folder = self._ctx.folder / "checkpoint"
+        trainer.save_checkpoint(folder / _FILE)
+        return folder

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import shutil
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from spark_hpo.errors import CheckpointError
 from spark_hpo.integrations._shared import gathered
 from spark_hpo.train.context import TrainContext
 
-_CHECKPOINT = "checkpoint"  # the folder that a checkpoint is unpacked into
 _PICKLED = "training_args.bin"  # not needed to resume, and may hold tokens
 _NOT_METRICS = ("_runtime", "_per_second", "_time", "epoch")
 
@@ -105,20 +102,18 @@ class TrainerReports(TrainerCallback):
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         if self._metrics is not None:
-            self._ctx.report(self._metrics, checkpoint=self._save())
+            folder = self._save()
+            self._ctx.report(self._metrics, checkpoint=lambda: folder)  # nothing changes it, so no copy
 
-    def _save(self) -> bytes:
-        """Return the trainer's checkpoint folder as a tar file; that of rank 0 has the files of all ranks."""
-        self._trainer._save_checkpoint(self._trainer.model_wrapped, None)
+    def _save(self) -> Path:
+        """Write the trainer's checkpoint folder; that of rank 0 has the files of all ranks."""
         parent = Path(str(self._trainer.args.output_dir))
+        shutil.rmtree(parent, ignore_errors=True)
+        self._trainer._save_checkpoint(self._trainer.model_wrapped, None)
         folder = parent / f"checkpoint-{self._trainer.state.global_step}"
         (folder / _PICKLED).unlink(missing_ok=True)
         self._gather_generators(folder)
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as tar:
-            tar.add(folder, arcname=".")
-        shutil.rmtree(folder)
-        return packed.getvalue()
+        return folder
 
     def _gather_generators(self, folder: Path) -> None:
         """Copy the states of the random generators, which each rank has written on its own machine."""
@@ -129,15 +124,9 @@ class TrainerReports(TrainerCallback):
 
     def _restored(self) -> Path | None:
         """Return the folder of the last checkpoint; None: the trial starts from scratch."""
-        saved = self._ctx.load_checkpoint()
-        if saved is None:
-            return None
-        folder = self._ctx.folder / _CHECKPOINT
-        try:
-            with tarfile.open(fileobj=io.BytesIO(saved)) as tar:
-                tar.extractall(folder, filter="data")
-        except (TypeError, tarfile.TarError) as exc:
-            raise CheckpointError(f"the checkpoint of this trial is not one of a Trainer: {exc}") from exc
+        folder = self._ctx.load_checkpoint()
+        if folder is not None and not isinstance(folder, Path):
+            raise CheckpointError("the checkpoint of this trial is not one of a Trainer")
         return folder
 
 

@@ -80,7 +80,7 @@ def test_attempt_resumes_a_killed_rank_of_a_module_bit_for_bit(run_ranks: Any, t
     function = Fit(kill=(1, 10))  # in the third epoch of four steps
     spec = spec_of(function, tmp_path / "killed", checkpoint_epochs=1)
     assert run_ranks(spec, assignment(0, 4), world_size=2)[1] is None
-    assert spec.storage.names("checkpoints/trial-000004") == ["partial-1.pt"]
+    assert "partial-1.json" in spec.storage.names("checkpoints/trial-000004")
     resumed = done(run_ranks(spec, assignment(0, 4, attempt=2), world_size=2))
     other = spec_of(replace(function, kill=None), tmp_path / "other")
     assert curve(resumed) == curve(done(run_ranks(other, assignment(0, 4), world_size=2)))

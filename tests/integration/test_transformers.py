@@ -58,7 +58,7 @@ def spec_of(function: FineTune, folder: Path, **settings: Any) -> RankSpec:
     )
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_promoted_trial_continues_bit_for_bit(run_ranks: Any, tmp_path: Path, lora: bool) -> None:
     spec = spec_of(FineTune(lora=lora), tmp_path / "rungs")
     first = done(run_ranks(spec, assignment(0, 1)))
@@ -73,6 +73,7 @@ def test_promoted_trial_continues_bit_for_bit(run_ranks: Any, tmp_path: Path, lo
     assert validated.metrics["eval_loss"] == at_once.metrics["eval_loss"] != tested.metrics["eval_loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_attempt_resumes_a_killed_rank_bit_for_bit(run_ranks: Any, tmp_path: Path, rank: int) -> None:
     """With dropout, so that both ranks need the states of their own random generators."""
@@ -80,8 +81,7 @@ def test_attempt_resumes_a_killed_rank_bit_for_bit(run_ranks: Any, tmp_path: Pat
     spec = spec_of(function, tmp_path / "killed", checkpoint_seconds=1e-9)
     reports = run_ranks(spec, assignment(0, 3), world_size=2)
     assert reports[rank] is None
-    [partial] = spec.storage.names("checkpoints/trial-000004")
-    assert partial == "partial-1.pt"
+    assert "partial-1.json" in spec.storage.names("checkpoints/trial-000004")
     resumed = done(run_ranks(spec, assignment(0, 3, attempt=2), world_size=2))
     other = replace(function, kill=None)
     undisturbed = done(run_ranks(spec_of(other, tmp_path / "other"), assignment(0, 3), world_size=2))
