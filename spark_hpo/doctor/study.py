@@ -90,7 +90,7 @@ def table(context: Context) -> Verdict:
     if rows[Split.VALIDATION] < _FEW_ROWS:
         return warn(
             f"{message}; a metric of {rows[Split.VALIDATION]} rows is noisy",
-            "use more rows for validation (--fractions of prepare)",
+            "cross-validate (data.folds), or use more rows for validation (--fractions of prepare)",
         )
     return ok(message)
 

@@ -27,12 +27,10 @@ from spark_hpo.prepare.csv_request import DEFAULT_NULL_VALUES, request
 from spark_hpo.prepare.encode import encode, original, original_columns, schema_of
 from spark_hpo.prepare.output import Prepared, Request
 from spark_hpo.prepare.phases import announce
-from spark_hpo.prepare.reading import cause_of, file_sizes, is_small, read, settings
+from spark_hpo.prepare.reading import cause_of, has_many_small_files, is_small, read, settings
 from spark_hpo.prepare.split_by_columns import SplitByColumns, split_by_columns
 from spark_hpo.prepare.table_files import source_of
 from spark_hpo.prepare.useless_columns import Cleaned
-
-_MANY_FILES = 100
 
 _CATALOG = ("table", "query")  # formats of inputs that only Spark can read
 
@@ -201,8 +199,8 @@ def _describe(frame: DataFrame, table: Source, request: Request) -> Prepared:
 
 @contextlib.contextmanager
 def _kept(frame: DataFrame, arguments: Mapping[str, Any]) -> Iterator[DataFrame]:
-    """Keep a small table of many files in memory, because each of the jobs would open all of them."""
-    if len(file_sizes(arguments)) <= _MANY_FILES or not is_small(arguments):
+    """Keep the rows of many small files in memory or on disk: each of the jobs would open all files."""
+    if not has_many_small_files(arguments):
         yield frame
         return
     frame = frame.persist()

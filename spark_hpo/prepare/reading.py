@@ -25,11 +25,12 @@ _CHARSETS = "spark.sql.legacy.javaCharsets"  # Spark 4 needs it to read windows-
 _NANOSECONDS = "spark.sql.legacy.parquet.nanosAsLong"  # or Spark refuses the timestamps that pandas writes
 _SMALL_BYTES = 16 * 2**20  # of files
 _TINY_BYTES = 2**20  # 500 rows take half as long interpreted as compiled, 2 MiB of CSV as long
+_MANY_FILES, _SMALL_FILE_BYTES = 100, 2**20
 _FEW_TASKS = {
     "spark.sql.shuffle.partitions": "1",
     "spark.sql.adaptive.enabled": "false",
-    "spark.sql.files.openCostInBytes": "65536",  # of 4 MiB, a task would get 30 of 10,000 small files
 }
+_CHEAP_FILES = {"spark.sql.files.openCostInBytes": "65536"}  # of 4 MiB, a task would get only 30 files
 _INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 _MALFORMED = ("MALFORMED_RECORD", "Malformed records")
 
@@ -90,6 +91,12 @@ def is_small(arguments: Mapping[str, Any]) -> bool:
     return _has_at_most(arguments, _SMALL_BYTES)
 
 
+def has_many_small_files(arguments: Mapping[str, Any]) -> bool:
+    """Return True if the files of the input take longer to open than to read."""
+    sizes = file_sizes(arguments)
+    return len(sizes) > _MANY_FILES and sum(sizes) <= len(sizes) * _SMALL_FILE_BYTES
+
+
 def _has_at_most(arguments: Mapping[str, Any], size: int) -> bool:
     sizes = file_sizes(arguments)
     return bool(sizes) and sum(sizes) <= size  # of a table in the catalog, files are unknown
@@ -102,6 +109,8 @@ def settings(spark: SparkSession, arguments: Mapping[str, Any]) -> Iterator[None
     if is_small(arguments):
         # One task is faster than finding out how many there should be.
         wanted |= _FEW_TASKS
+    if is_small(arguments) or has_many_small_files(arguments):
+        wanted |= _CHEAP_FILES
     if _has_at_most(arguments, _TINY_BYTES):
         # Spark takes longer to compile the many expressions than to interpret them for so few rows.
         wanted |= _INTERPRETED

@@ -154,14 +154,15 @@ def _about(facts: TableFacts) -> str:
         return "images"
     if named := facts.texts or facts.lists:
         return f"{'texts' if facts.texts else 'lists'} in {', '.join(named)}"
-    return f"{facts.numbers} numbers, {len(facts.categories)} columns of categories"
+    categories = len(facts.categories)
+    return f"{facts.numbers} numbers, {categories} column{'s' * (categories != 1)} of categories"
 
 
 def _remarks(facts: TableFacts, world_size: int) -> Iterator[str]:
     if facts.validation_rows < FEW_ROWS and not facts.settings:
         yield (
-            f"validation has {facts.validation_rows} rows, so its metric is noisy; prepare the table with "
-            "--fractions 0.6,0.2,0.2 for more"
+            f"validation has {facts.validation_rows} rows, so its metric is noisy; cross-validate "
+            "(data.folds: 5), or use more rows for validation (--fractions of prepare)"
         )
     if facts.validation_rows < world_size:
         raise ConfigError(

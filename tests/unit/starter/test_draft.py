@@ -141,7 +141,7 @@ class TestRawParquet:
             source="csv", input=str(tmp_path / "a.csv"), format="csv", label="y", label_type="class"
         )
         assert "about 4,000 rows for training" in start.text
-        assert "2 numbers, 1 columns of categories" in start.text
+        assert "2 numbers, 1 column of categories" in start.text
 
     def test_draft_of_messages_reads_their_texts(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
