@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import model_validator
+
+from spark_hpo.config.messages import mistake
 from spark_hpo.config.section import FromList, NonNegativeNumber, PositiveInt, PositiveNumber, Section
 
 
@@ -32,6 +35,12 @@ class TrainingConfig(Section):
     the objective need not be repeated. `docs/training.md` has the names."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on GPUs that support it, fp32 elsewhere."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How ranks share a model: each has all of it (`ddp`), or keeps a part of its parameters and of the
+    optimizer's state (`fsdp`)."""
+    micro_batch: Literal["auto"] | PositiveInt | None = None
+    """Rows that a rank trains on at a time. Gradients are added up, so that a step still has `batch_size`
+    rows. `auto`: a batch that does not fit the device is halved. Default: all rows of the rank."""
     clip_norm: PositiveNumber | None = None
     """Maximum norm of the gradient."""
     patience: PositiveInt | None = None
@@ -39,3 +48,24 @@ class TrainingConfig(Section):
     min_improvement: NonNegativeNumber = 0.0
     """Improvement of the objective that counts for `patience`."""
     checkpoint_every: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _fsdp_has_no_retries(self) -> TrainingConfig:
+        if self.strategy != "fsdp":
+            return self
+        if self.micro_batch == "auto":
+            raise mistake(
+                "cannot be combined with training.strategy: fsdp, because ranks that wait for parameters "
+                "cannot try a batch again",
+                key="micro_batch",
+                value="auto",
+                cure="Set it to a number of rows",
+            )
+        if self.precision == "fp16":
+            raise mistake(
+                "cannot be combined with training.strategy: fsdp",
+                key="precision",
+                value="fp16",
+                cure="Use bf16 or fp32",
+            )
+        return self

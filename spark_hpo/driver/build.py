@@ -29,7 +29,13 @@ from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.study_runs import InputTable, StudyCard
 from spark_hpo.train.metric_names import known_among
 from spark_hpo.train.rank import CrossValidation, RankSpec
-from spark_hpo.train.training_settings import LearnedParameter, Learning, Precision, TrainingSettings
+from spark_hpo.train.training_settings import (
+    LearnedParameter,
+    Learning,
+    Precision,
+    StrategyKind,
+    TrainingSettings,
+)
 from spark_hpo.trial import Split
 
 if TYPE_CHECKING:
@@ -244,7 +250,11 @@ def training_settings(config: StudyConfig) -> TrainingSettings:
     fields = config.training.model_dump(exclude={"checkpoint_every", "metrics"})
     return TrainingSettings(
         metrics=known_among((*config.training.metrics, *config.objective.all_metrics)),
-        **{**fields, "precision": Precision(config.training.precision)},
+        **{
+            **fields,
+            "precision": Precision(config.training.precision),
+            "strategy": StrategyKind(config.training.strategy),
+        },
         checkpoint_epochs=config.training.checkpoint_every.epochs,
         checkpoint_seconds=config.training.checkpoint_every.seconds,
         learning=_learning(config),

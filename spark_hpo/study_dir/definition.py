@@ -44,6 +44,8 @@ _FREE = (
     "stopping.max_failed_share",
     "training.checkpoint_every",
     "training.metrics",
+    "training.micro_batch",
+    "training.strategy",
 )
 
 _RENAMED = {"search.first": "search.enqueue"}  # since earlier versions

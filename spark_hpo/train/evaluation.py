@@ -11,6 +11,7 @@ from spark_hpo.data.loader import Pass
 from spark_hpo.train.autocast import autocast
 from spark_hpo.train.checked_task import CheckedTask
 from spark_hpo.train.device_batches import on_device
+from spark_hpo.train.micro_batches import MicroBatches
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.strategy import LossModule
 from spark_hpo.train.training_settings import Precision
@@ -24,6 +25,7 @@ def evaluate(
     *,
     world: World,
     precision: Precision,
+    parts: MicroBatches,
     names: Sequence[str] = (),
     on_progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
@@ -34,6 +36,7 @@ def evaluate(
     Args:
         batches: this rank's share of the split.
         names: of metrics of torchmetrics to measure, unless the task has a metric of the same name.
+        parts: halves the batches that do not fit the device, if it may.
         on_progress: called after each batch.
 
     Raises:
@@ -45,14 +48,14 @@ def evaluate(
     whole: WholeSplitMetrics | None = None
     with torch.inference_mode(), autocast(precision, world.device):
         for batch in on_device(batches, world.device):
-            outputs, loss = model(batch)
-            loss = loss.detach().double() * outputs.shape[0]
-            sums["loss"] = sums.get("loss", torch.zeros_like(loss)) + loss
-            for name, values in task.metrics(outputs, batch).items():
-                total = values.double().sum()
-                sums[name] = sums.get(name, torch.zeros_like(total)) + total
-            whole = whole or WholeSplitMetrics(task, names, reported=sums)
-            whole.update(outputs, batch)
+            for part, (outputs, loss) in parts.each_part(batch, model):
+                loss = loss.detach().double() * outputs.shape[0]
+                sums["loss"] = sums.get("loss", torch.zeros_like(loss)) + loss
+                for name, values in task.metrics(outputs, part).items():
+                    total = values.double().sum()
+                    sums[name] = sums.get(name, torch.zeros_like(total)) + total
+                whole = whole or WholeSplitMetrics(task, names, reported=sums)
+                whole.update(outputs, part)
             on_progress()
     # The ranks agree on the order of `sums`, because the same code fills it everywhere.
     *totals, rows_read = world.sum([*(float(value) for value in sums.values()), batches.rows])

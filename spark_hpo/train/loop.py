@@ -22,6 +22,7 @@ from spark_hpo.train.device_batches import on_device
 from spark_hpo.train.evaluation import evaluate
 from spark_hpo.train.learner import Learner
 from spark_hpo.train.metric_names import ALL_NAMES
+from spark_hpo.train.micro_batches import AUTO, MicroBatches
 from spark_hpo.train.optimizer_step import OptimizerStep
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.step_coordinator import StepCoordinator
@@ -88,6 +89,8 @@ class Trainer:
         )
         if self._learner:
             self._learner.follow(self._step.optimizer)
+        # Measuring needs less memory than training, and cutting its batches changes no result.
+        self._evaluation_parts = MicroBatches(AUTO if self._step.micro_batches.is_auto else None)
         self._built = copy.deepcopy(self._step.settings_state())
         self.resource = 0  # completed passes
         self.curve: list[Measurement] = []  # of this assignment, including earlier attempts
@@ -162,6 +165,11 @@ class Trainer:
         """True if the objective has not improved for `patience` measurements. Equal on all ranks."""
         return self.settings.patience is not None and self._epochs_since_best >= self.settings.patience
 
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the report says about the training: `micro_batch`, if batches had to be halved."""
+        return self._step.micro_batches.notes()
+
     def evaluate(self, loader: Loader, coordinator: StepCoordinator | None = None) -> dict[str, float]:
         """Return `loss` and all metrics over all rows of all ranks.
 
@@ -175,6 +183,7 @@ class Trainer:
             world=self.world,
             precision=self.settings.precision,
             names=self.settings.metrics,
+            parts=self._evaluation_parts,
             on_progress=(lambda: None) if coordinator is None else coordinator.note_progress,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from spark_hpo.train.autocast import autocast, autocast_type
 from spark_hpo.train.checked_task import CheckedTask
 from spark_hpo.train.inheritance import inherited
+from spark_hpo.train.micro_batches import MicroBatches, free_memory
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.strategy import LossModule, share_model
 from spark_hpo.train.task import Batch
@@ -35,8 +36,9 @@ class OptimizerStep:
     total_steps: int  # up to the maximum resource, for the schedule
 
     def __post_init__(self) -> None:
+        self.micro_batches = MicroBatches(self.settings.micro_batch, world_size=self.world.size)
         self.loss_module = LossModule(self.model, self.task)
-        self.strategy = share_model(self.loss_module, self.world, self.settings.strategy)
+        self.strategy = share_model(self.loss_module, self.world, self.settings)
         self._optimizer = self.task.build_optimizer(self.model)
         self._schedule = self.task.build_schedule(self._optimizer, total_steps=self.total_steps)
         uses_fp16 = autocast_type(self.settings.precision, self.world.device) is torch.float16
@@ -52,18 +54,18 @@ class OptimizerStep:
         Returns:
             This rank's rows, and its mean loss, [].
         """
-
-        def backward(module: nn.Module) -> tuple[int, Tensor]:
-            with autocast(self.settings.precision, self.world.device):
-                outputs, loss = module(batch)
-            rows = outputs.shape[0]
-            # The ranks' gradients are averaged; the weight turns that into the mean over rows.
-            weight = rows * self.world.size / global_rows
-            self._scaler.scale(loss * weight).backward()
-            return rows, loss.detach()
-
-        self.strategy.prepare(backward)
-        rows, loss = backward(self.strategy.trained)
+        while True:
+            parts = self.micro_batches.cut(batch, global_rows)
+            error: Exception | None = None
+            try:
+                rows, loss = self._accumulate(parts, global_rows)
+            except Exception as exc:  # a driver of a device has its own types
+                error = self.micro_batches.caught(exc)
+            if not (self.micro_batches.is_auto and self.strategy.on_any_rank(error is not None)):
+                break
+            self._optimizer.zero_grad(set_to_none=True)
+            free_memory()
+            self.micro_batches.halve(global_rows, error or MemoryError("on another rank"))
         self.strategy.finish()
         if self.settings.clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
@@ -80,6 +82,28 @@ class OptimizerStep:
         """The task's optimizer."""
         return self._optimizer
 
+    def _accumulate(self, parts: Sequence[Batch], global_rows: int) -> tuple[int, Tensor]:
+        """Add up the gradients of the parts. Returns this rank's rows, and its mean loss."""
+
+        def backward(module: nn.Module, part: Batch) -> tuple[int, Tensor]:
+            with autocast(self.settings.precision, self.world.device):
+                outputs, loss = module(part)
+            rows = outputs.shape[0]
+            # The ranks' gradients are averaged; the weight turns that into the mean over rows.
+            weight = rows * self.world.size / global_rows
+            self._scaler.scale(loss * weight).backward()
+            return rows, loss.detach()
+
+        self.strategy.prepare(lambda module: backward(module, parts[0]))
+        done = []
+        for number, part in enumerate(parts, 1):
+            with self.strategy.accumulating(is_last=number == len(parts)):
+                done.append(backward(self.strategy.trained, part))
+        if len(done) == 1:
+            return done[0]
+        rows = sum(rows for rows, _ in done)
+        return rows, torch.stack([loss * (count / rows) for count, loss in done]).sum()
+
     def settings_state(self) -> dict[str, Any]:
         """Return what the parameters of the trial decide: the optimizer's groups, and the schedule."""
         return {
@@ -93,6 +117,7 @@ class OptimizerStep:
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict() if self._schedule else {},
             "scaler": self._scaler.state_dict(),
+            **self.micro_batches.notes(),
         }
 
     def tensor_like(self, key: str) -> Tensor | None:
@@ -128,3 +153,4 @@ class OptimizerStep:
         if self._schedule:
             self._schedule.load_state_dict(now["schedule"])
         self._scaler.load_state_dict(state["scaler"])
+        self.micro_batches.load_notes(state)

@@ -20,14 +20,22 @@ def failure_of(exc: BaseException, world_size: int) -> Failure:
     message = lines[0] if isinstance(exc, (DataError, TrialError)) else f"{type(exc).__name__}: {lines[0]}"
     kind = _kind(exc, world_size)
     if kind is FailureKind.MEMORY:
-        message = f"out of memory ({message}): use a smaller batch_size, or give each rank more memory"
+        message = (
+            f"out of memory ({message}): set training.micro_batch: auto, use a smaller batch_size, or give "
+            "each rank more memory"
+        )
     return Failure(
         kind=kind, message=message, traceback=traceback.format_exc(), file=getattr(exc, "file", None)
     )
 
 
+def is_out_of_memory(exc: BaseException) -> bool:
+    """True if the memory of the device, or of the host, was not sufficient."""
+    return isinstance(exc, MemoryError | torch.OutOfMemoryError) or _mentions(exc, _OUT_OF_MEMORY)
+
+
 def _kind(exc: BaseException, world_size: int) -> FailureKind:
-    if isinstance(exc, MemoryError | torch.OutOfMemoryError) or _mentions(exc, _OUT_OF_MEMORY):
+    if is_out_of_memory(exc):
         return FailureKind.MEMORY
     if isinstance(exc, StorageError) and not isinstance(exc, CheckpointError):
         return FailureKind.STORAGE

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from spark_hpo.errors import TrialError
 from spark_hpo.train import generators
 from spark_hpo.train.checked_task import CheckedTask
+from spark_hpo.train.micro_batches import AUTO
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.task import Batch
-from spark_hpo.train.training_settings import StrategyKind
+from spark_hpo.train.training_settings import StrategyKind, TrainingSettings
 
 Backward = Callable[[nn.Module], Any]
 """Runs the forward and backward pass of a step through a `LossModule`, which may be wrapped."""
@@ -38,18 +41,23 @@ class LossModule(nn.Module):
         return outputs.detach(), loss
 
 
-class Strategy(Protocol):
-    """How ranks share a model.
+class Strategy:
+    """How ranks share a model. A single rank trains it as it is.
 
     A trace of a step on one of two ranks:
         prepare(backward)  before the first step: finds out which parameters a step uses
-        backward(trained)  the gradients are averaged over the ranks
+        backward(trained)  for each part of the batch; the gradients are averaged over the ranks
         finish()           checks them
     """
+
+    def __init__(self, model: LossModule, world: World) -> None:
+        self._model = model
+        self._world = world
 
     @property
     def trained(self) -> nn.Module:
         """The `LossModule` as it is trained."""
+        return self._model
 
     def place(self, values: Mapping[str, Any], like: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the values of a checkpoint as this rank needs them: whole, or its shards.
@@ -57,9 +65,18 @@ class Strategy(Protocol):
         Args:
             like: the present values by name. A value of another shape stays whole.
         """
+        return values
 
     def prepare(self, backward: Backward) -> None:
         """Prepare for the first step. Every rank must call it; later calls do nothing."""
+
+    def accumulating(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Return a context for one part of a batch. Gradients may stay on the rank until the last part."""
+        return nullcontext()
+
+    def on_any_rank(self, flag: bool) -> bool:
+        """True if the flag is set on any rank that waits for this one."""
+        return flag
 
     def finish(self) -> None:
         """End the backward pass of a step.
@@ -69,36 +86,22 @@ class Strategy(Protocol):
         """
 
 
-def share_model(model: LossModule, world: World, kind: StrategyKind) -> Strategy:
+def share_model(model: LossModule, world: World, settings: TrainingSettings) -> Strategy:
     """Share a model between the ranks. The optimizer must be built afterwards.
 
     Raises:
         TrialError: the model cannot be sharded.
     """
     if not world.is_distributed or not any(p.requires_grad for p in model.parameters()):
-        return Alone(model)
-    if kind is StrategyKind.FSDP:
+        return Strategy(model, world)
+    if settings.strategy is StrategyKind.FSDP:
         return FullySharded(model, world)
+    if settings.micro_batch == AUTO:
+        return ExchangeAfterBackward(model, world)
     return DataParallel(model, world)
 
 
-class Alone:
-    """One rank trains the model."""
-
-    def __init__(self, model: LossModule) -> None:
-        self.trained: nn.Module = model
-
-    def place(self, values: Mapping[str, Any], like: Mapping[str, Any]) -> Mapping[str, Any]:
-        return values
-
-    def prepare(self, backward: Backward) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-
-class DataParallel:
+class DataParallel(Strategy):
     """Every rank has the whole model. DDP averages the gradients over the ranks during the backward pass.
 
     A hyperparameter may turn a branch of the model off. DDP waits for the gradients of all parameters unless
@@ -107,8 +110,7 @@ class DataParallel:
     """
 
     def __init__(self, model: LossModule, world: World) -> None:
-        self._model = model
-        self._world = world
+        super().__init__(model, world)
         self._shared: DistributedDataParallel | None = None
         self._searches_graph = False
 
@@ -116,9 +118,6 @@ class DataParallel:
     def trained(self) -> nn.Module:
         assert self._shared is not None, "prepare comes before the first step"
         return self._shared
-
-    def place(self, values: Mapping[str, Any], like: Mapping[str, Any]) -> Mapping[str, Any]:
-        return values
 
     def prepare(self, backward: Backward) -> None:
         if self._shared is not None:
@@ -132,6 +131,11 @@ class DataParallel:
             find_unused_parameters=self._searches_graph,
         )
 
+    def accumulating(self, *, is_last: bool) -> AbstractContextManager[None]:
+        assert self._shared is not None
+        context: AbstractContextManager[None] = nullcontext() if is_last else self._shared.no_sync()
+        return context
+
     def finish(self) -> None:
         if self._searches_graph:
             return
@@ -143,7 +147,34 @@ class DataParallel:
             )
 
 
-class FullySharded:
+class ExchangeAfterBackward(Strategy):
+    """Every rank has the whole model. The gradients are averaged when all ranks have computed theirs.
+
+    A rank that runs out of memory would leave its peers waiting in the backward pass of DDP. Here the ranks
+    first agree that all have succeeded, and on the parameters that any of them has used.
+    """
+
+    def __init__(self, model: LossModule, world: World) -> None:
+        super().__init__(model, world)
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def on_any_rank(self, flag: bool) -> bool:
+        return self._world.sum([flag]) > [0.0]
+
+    def finish(self) -> None:
+        used = self._world.sum([p.grad is not None for p in self._parameters])
+        gradients = []
+        for parameter, ranks in zip(self._parameters, used, strict=True):
+            if ranks and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad is not None:
+                gradients.append(parameter.grad)
+        for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
+            work.wait()
+        torch._foreach_div_(gradients, self._world.size)
+
+
+class FullySharded(Strategy):
     """Every rank keeps a part of the parameters, gradients and optimizer state (FSDP2).
 
     The parameters become `DTensor`s. A module that the task names gets its whole parameters only while it
@@ -154,7 +185,7 @@ class FullySharded:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard  # seconds, which other strategies need not wait
 
-        self.trained: nn.Module = model
+        super().__init__(model, world)
         mesh = init_device_mesh(world.device.type, (world.size,))
         try:
             for module in (*model.task.modules_to_shard(model.model), model):
@@ -176,12 +207,6 @@ class FullySharded:
             return distribute_tensor(whole, present.device_mesh, present.placements, src_data_rank=None)
 
         return {name: placed(value, like.get(name)) for name, value in values.items()}
-
-    def prepare(self, backward: Backward) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
 
 
 def _unused_parameters(model: nn.Module, backward: Backward, device: torch.device) -> list[str]:

@@ -67,6 +67,7 @@ class TaskRank:
             metrics=metrics,
             curve=tuple(trainer.curve),
             checkpoint=path,
+            notes=trainer.notes,
         )
 
     def _restore(self, trainer: Trainer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 LEARNING_RATE = "learning_rate"
 WEIGHT_DECAY = "weight_decay"
@@ -75,6 +76,7 @@ class TrainingSettings:
     metrics: tuple[str, ...] = ()  # of torchmetrics, those of the objective included
     precision: Precision = Precision.AUTO
     strategy: StrategyKind = StrategyKind.DDP
+    micro_batch: int | Literal["auto"] | None = None  # rows that a rank trains on at a time; None: all
     clip_norm: float | None = None  # maximum norm of the gradient; None: no clipping
     patience: int | None = None  # epochs without improvement after which training ends; None: no limit
     min_improvement: float = 0.0  # of the objective; a smaller change does not count
