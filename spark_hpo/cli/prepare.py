@@ -48,6 +48,21 @@ def _values(context: click.Context, parameter: click.Parameter, text: str | None
     return values
 
 
+def _mapping(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+    """Parse a mapping in YAML, such as `{time: day, history: 28}`; the braces may be missing."""
+    if text is None:
+        return None
+    import yaml
+
+    try:
+        found = yaml.safe_load(text if text.startswith("{") else f"{{{text}}}")
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise click.BadParameter(f"{text!r} is not a mapping, such as 'time: day, history: 28, horizon: 7'")
+    return found
+
+
 _SPLIT_OPTIONS = (
     click.option(
         "--split-key", callback=_names, metavar="A,B", help="Split by a hash of these columns alone."
@@ -175,6 +190,12 @@ def command() -> None:
 @click.option("--where-train", metavar="SQL", help="In place: the condition of training rows. Set all three.")
 @click.option("--where-validation", metavar="SQL", help="In place: such as \"day >= '2026-01-01'\".")
 @click.option("--where-test", metavar="SQL", help="In place. Without conditions, row groups are split.")
+@click.option(
+    "--windows",
+    callback=_mapping,
+    metavar="KEY: VALUE,..",
+    help="For forecasts: form rows from steps of series: 'time: day, series: shop, history: 28, horizon: 7'.",
+)
 @_with_split_options
 @_with_output_options
 def csv(as_is: bool, no_header: bool, in_place: bool, **options: Any) -> None:

@@ -11,6 +11,7 @@ from spark_hpo.config.messages import mistake
 from spark_hpo.config.prepare import PrepareConfig, section_of_words
 from spark_hpo.config.section import FromList, PositiveInt, PositiveNumber, Section, Url
 from spark_hpo.config.split import SplitConfig
+from spark_hpo.config.windows import WindowsConfig
 
 
 def _as_text(value: Any) -> Any:
@@ -21,7 +22,7 @@ def _as_text(value: Any) -> Any:
 _Names = Annotated[tuple[str, ...], FromList]
 _SOURCES = ("path", "table", "query", "dataframe")
 # Settings that describe the columns and splits of a table that is not prepared.
-DESCRIPTION = ("label", "label_type", "drop", "categorical", "numeric", "time", "text", "split")
+DESCRIPTION = ("label", "label_type", "drop", "categorical", "numeric", "time", "text", "split", "windows")
 
 
 class CacheConfig(Section):
@@ -72,6 +73,9 @@ class DataConfig(Section):
     """Columns of texts that the task reads, such as `task: text`, instead of categories."""
     split: SplitConfig = SplitConfig()
     """How to divide the rows of a table that is not prepared: `{time: day}`, `{group: customer_id}`."""
+    windows: WindowsConfig | None = None
+    """How to form windows from the steps of series, for `task: forecast`: `{time: day, series: shop, history:
+    28, horizon: 7}`. The table is copied to the study directory."""
     prepare: Annotated[PrepareConfig | None, BeforeValidator(section_of_words)] = None
     """How to create the table if it does not exist: `{source: csv, input: sales.csv, label: returned}`."""
     where: str = ""

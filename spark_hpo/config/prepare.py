@@ -12,6 +12,7 @@ from pydantic import model_validator
 from spark_hpo.config.messages import mistake
 from spark_hpo.config.section import FromList, NonNegativeNumber, PositiveInt, PositiveNumber, Section, Url
 from spark_hpo.config.split import SplitConfig
+from spark_hpo.config.windows import WindowsConfig
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ _CSV_OPTIONS = frozenset(
             "clean",
         ),
         *("separator", "header", "in_place", "where_train", "where_validation", "where_test", "split"),
-        *("categorical", "numeric", "time", "text"),
+        *("categorical", "numeric", "time", "text", "windows"),
     )
 )
 _SYNTHETIC_OPTIONS = frozenset(("rows", "columns", "teacher", "label_type", "noise"))
@@ -105,6 +106,8 @@ class PrepareConfig(Section):
     """csv: columns of texts that the task reads, instead of categories."""
     split: SplitConfig | None = None
     """csv: the columns that decide the split."""
+    windows: WindowsConfig | None = None
+    """csv: how to form windows from the steps of series, for `task: forecast`."""
     rows: PositiveInt | None = None
     """synthetic: the number of rows."""
     columns: PositiveInt | None = None
@@ -117,7 +120,8 @@ class PrepareConfig(Section):
     def options(self) -> dict[str, Any]:
         """The options that are set, without the source."""
         options = self.model_dump(exclude_none=True, exclude={"source"})
-        return options | {"split": self.split.options()} if self.split else options
+        options |= {"split": self.split.options()} if self.split else {}
+        return options | {"windows": self.windows.options()} if self.windows else options
 
     @model_validator(mode="after")
     def _options_of_the_source(self) -> PrepareConfig:

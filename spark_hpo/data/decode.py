@@ -222,7 +222,7 @@ def delivered(schema: TableSchema) -> tuple[Delivered, ...]:
         if feature.kind.has_length:
             columns.append(Delivered(feature.name + LENGTH_SUFFIX, np.int64))
     label = schema.label
-    columns.append(Delivered(label.name, np.float32 if label.is_regression else np.int64))
+    columns.append(Delivered(label.name, np.float32 if label.is_regression else np.int64, label.shape))
     return tuple(columns)
 
 
@@ -258,6 +258,10 @@ def _encoded(feature: Feature, is_raw: bool, values: pa.Array) -> Columns:
 
 def _encoded_label(schema: TableSchema, is_raw: bool, values: pa.Array) -> Columns:
     label = schema.label
+    if label.shape:
+        encoders.refuse_nulls(values, label)
+        as_feature = Feature(name=label.name, kind=ColumnKind.ARRAY, shape=label.shape)
+        return {label.name: encoders.arrays(values, as_feature)}
     if is_raw:
         return {label.name: encoders.raw_label(values, label)}
     if label.is_regression:

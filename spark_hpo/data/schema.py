@@ -84,6 +84,7 @@ class Label:
     classes: tuple[str, ...] = ()  # in the order of codes 0, 1, ...; empty for a regression
     mean: float = 0.0  # regression: over the training split; the label itself is not standardised
     deviation: float = 1.0
+    shape: tuple[int, ...] = ()  # of one row; (k,) for a list of k numbers
 
     @property
     def is_regression(self) -> bool:
@@ -106,6 +107,17 @@ class Source:
         """Raise ValueError, KeyError or TypeError if the record is not a source."""
         format = TableFormat(record.get("format", TableFormat.PARQUET))
         return _checked(cls(**{**record, "share": tuple(record["share"]), "format": format}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """How the rows of a table were formed from the steps of series."""
+
+    value: str  # the feature with the history of the values to forecast
+    history: int  # steps before a forecast
+    horizon: int  # steps to forecast
+    season: int = 1  # steps after which values repeat
+    known: tuple[str, ...] = ()  # features with history + horizon steps
 
 
 class FoldOrder(StrEnum):
@@ -164,6 +176,7 @@ class TableSchema:
         default_factory=dict
     )  # in a copy: the conditions on original values that have decided the splits
     copied_from: Source | None = None  # in a copy: the version of a Delta or Iceberg table
+    windows: Windows | None = None  # None: rows are independent
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -186,9 +199,11 @@ class TableSchema:
     def to_json(self) -> dict[str, Any]:
         record = {"version": VERSION, **asdict(self)}
         # Fingerprints of tables that older versions prepared must not change.
-        for name in ("original", "null_values", "fold_by", "splits", "copied_from"):
+        for name in ("original", "null_values", "fold_by", "splits", "copied_from", "windows"):
             if not record[name]:
                 del record[name]
+        if not self.label.shape:
+            del record["label"]["shape"]
         for source in record["sources"].values():
             if source["version"] is None:
                 del source["format"], source["version"]
@@ -220,7 +235,15 @@ class TableSchema:
                 )
                 for f in record["features"]
             ),
-            label=_checked(Label(**{**record["label"], "classes": tuple(record["label"]["classes"])})),
+            label=_checked(
+                Label(
+                    **{
+                        **record["label"],
+                        "classes": tuple(record["label"]["classes"]),
+                        "shape": tuple(record["label"].get("shape", ())),
+                    }
+                )
+            ),
             encoding=Encoding(record.get("encoding", Encoding.PREPARED)),
             sources={name: Source.from_json(s) for name, s in sources.items()},
             copied_from=copied_from and Source.from_json(copied_from),
@@ -239,6 +262,8 @@ class TableSchema:
                     }
                 )
             ),
+            windows=(windows := record.get("windows"))
+            and _checked(Windows(**{**windows, "known": tuple(windows["known"])})),
             splits={str(name): str(text) for name, text in record.get("splits", {}).items()},
         )
 

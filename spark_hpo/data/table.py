@@ -24,7 +24,7 @@ from spark_hpo.data.plan.rules import with_rules
 from spark_hpo.data.raw_rows import example_rows
 from spark_hpo.data.readers import petastorm_codecs
 from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Source, TableFormat, TableSchema
-from spark_hpo.errors import DataError
+from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.trial import Split
 from spark_hpo.user_code.source_file import without_digest
 
@@ -85,6 +85,13 @@ class Table:
             ConfigError: there are fewer groups or times than the folds need.
             DataError: the deciding columns cannot be read, or do not decide.
         """
+        if self.schema.windows is not None:
+            raise ConfigError(
+                "cannot be folds for windows of series, whose values would be in several folds",
+                key="search.resource",
+                value="folds",
+                cure="Use epochs or rows",
+            )
         if self.schema.fold_by is None:
             return self
         # It parses conditions in SQL, which most tables do not need.

@@ -26,7 +26,13 @@ from spark_hpo.search.space import Space
 from spark_hpo.search.space.parameter import Choice, Constant
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train.built_in import BUILT_IN_TASKS, MODELS, check_package, labelled_metrics
+from spark_hpo.train.built_in import (
+    BUILT_IN_TASKS,
+    MODELS,
+    built_in_metrics,
+    check_label,
+    check_package,
+)
 from spark_hpo.train.metric_names import ALL_NAMES, names_for
 from spark_hpo.user_code.source_file import read_code
 
@@ -49,7 +55,8 @@ def check_study(config: StudyConfig, *, space: object = None) -> None:
         _check_models(config.task, parsed)
         schema = _known_schema(config)
         if config.task in BUILT_IN_TASKS:
-            check_metrics(config, labelled_metrics(schema), schema)
+            check_label(config.task, schema)
+            check_metrics(config, built_in_metrics(config.task, schema), schema)
 
 
 def check_settings(config: StudyConfig, space: object = None) -> Space:

@@ -19,6 +19,7 @@ def check_columns(data: DataConfig, names: Sequence[str]) -> None:
     """
     named = [("label", data.label), *((key, name) for key in COLUMN_LISTS for name in getattr(data, key))]
     named += [("split", name) for name in data.split.columns]
+    named += [("windows", name) for name in (data.windows.columns if data.windows else ())]
     for key, name in named:
         if name is not None and name not in names:
             raise ConfigError(

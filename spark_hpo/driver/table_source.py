@@ -102,7 +102,7 @@ def describe(config: StudyConfig, start: Callable[[], SparkSession], frame: Fram
 
     Parquet is described in place, and so is the snapshot of a catalog table, a query or a DataFrame. A CSV is
     copied, and so is a table with so few row groups that they cannot be divided into splits, unless its
-    columns decide the split.
+    columns decide the split. Windows are formed in a copy.
 
     Args:
         start: returns a Spark session.
@@ -116,7 +116,8 @@ def describe(config: StudyConfig, start: Callable[[], SparkSession], frame: Fram
 
     data = _data(config)
     path = take_snapshot(config, start, frame).url if data.path is None else data.path
-    in_place = not files.is_csv(path) and (not data.split.is_default or row_groups_divide(path, data))
+    is_copied = files.is_csv(path) or data.windows is not None
+    in_place = not is_copied and (not data.split.is_default or row_groups_divide(path, data))
     options = {"input": path, "in_place": in_place, "overwrite": True, **_options(data)}
     with with_keys(lambda option: f"data.{'path' if option in ('input', 'output') else option}"):
         prepared = prepare("csv", _description(config), options, start)
@@ -145,7 +146,14 @@ def row_groups_divide(path: str, data: DataConfig) -> bool:
 def _options(data: DataConfig) -> dict[str, Any]:
     """Return the settings that describe the columns, without defaults, as options of `prepare`."""
     fields = type(data).model_fields
-    names = (*(() if data.is_snapshot else ("version",)), "label", "label_type", "split", *COLUMN_LISTS)
+    names = (
+        *(() if data.is_snapshot else ("version",)),
+        "label",
+        "label_type",
+        "split",
+        "windows",
+        *COLUMN_LISTS,
+    )
     chosen = {name: getattr(data, name) for name in names if getattr(data, name) != fields[name].default}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
 

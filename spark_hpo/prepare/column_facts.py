@@ -58,6 +58,6 @@ class Analysis:
     """The input of `encode`."""
 
     features: tuple[FeatureFacts, ...]
-    label: NumberFacts | TextFacts
+    label: NumberFacts | TextFacts | ListFacts  # lists of one length
     total_rows: int
     optional: frozenset[str] = frozenset()  # the columns with missing values, in any split

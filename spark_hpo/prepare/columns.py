@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Window
@@ -14,15 +14,8 @@ from pyspark.sql import types as T
 from spark_hpo.data.schema import ColumnKind
 from spark_hpo.data.text_forms import PATTERNS, TextForm
 from spark_hpo.errors import ConfigError, DataError
-from spark_hpo.prepare.column_facts import (
-    Analysis,
-    BytesFacts,
-    FeatureFacts,
-    ListFacts,
-    NumberFacts,
-    ProseFacts,
-    TextFacts,
-)
+from spark_hpo.prepare.column_facts import Analysis, FeatureFacts, ListFacts, NumberFacts, TextFacts
+from spark_hpo.prepare.list_columns import bytes_facts, counts_of_lists, list_facts, prose_facts, rounded
 from spark_hpo.prepare.phases import announce
 from spark_hpo.prepare.splits import OWN_COLUMNS, SPLIT, column
 from spark_hpo.trial import Split
@@ -81,9 +74,16 @@ def analyse(
     names = [name for name in frame.columns if name not in OWN_COLUMNS]
     kinds = {name: _stored_kind(frame, name, in_place=in_place) for name in names}
     kinds |= dict.fromkeys(prose, ColumnKind.TEXT)
-    if kinds[label] in (ColumnKind.SEQUENCE, ColumnKind.BINARY):
+    is_list = kinds[label] is ColumnKind.SEQUENCE
+    if kinds[label] is ColumnKind.BINARY or (is_list and _has_codes(frame, label, kinds[label])):
         stored = frame.schema[label].dataType.simpleString()
-        raise DataError(f"the label {label!r} is {stored}; it must be text or a number")
+        raise DataError(f"the label {label!r} is {stored}; it must be text, a number or a list of numbers")
+    if is_list and label_type == "class":
+        raise ConfigError(
+            f"does not fit the label {label!r}, which holds lists of numbers",
+            key="label_type",
+            value=label_type,
+        )
     announce(f"profiling {len(names)} columns")
     facts = _summary(frame, kinds)
     total, at = facts["rows"], names.index(label)
@@ -95,9 +95,10 @@ def analyse(
     numbers = [name for i, name in enumerate(names) if _is_number(facts, i) and name not in categorical]
     kinds |= {name: ColumnKind.NUMERIC for name in numbers}
     is_number = kinds[label] is ColumnKind.NUMERIC
-    is_whole = facts[f"whole_{at}"] == total
+    is_whole = facts.get(f"whole_{at}") == total
     maybe_class = label_type == "class" or (label_type == "auto" and (not is_number or is_whole))
-    if label_type == "number" and not is_number:
+    maybe_class &= not is_list
+    if label_type == "number" and not (is_number or is_list):
         raise ConfigError(
             f"does not fit the label {label!r}, which holds text", key="label_type", value=label_type
         )
@@ -123,16 +124,26 @@ def analyse(
             case ColumnKind.NUMERIC:
                 return _number_facts(facts, i, name)
             case ColumnKind.SEQUENCE:
-                return _list_facts(facts, i, name, vocabulary if name in texts else None)
+                return list_facts(facts, i, name, vocabulary if name in texts else None)
             case ColumnKind.BINARY:
-                return _bytes_facts(facts, i, name)
+                return bytes_facts(facts, i, name)
             case ColumnKind.TEXT:
-                return _prose_facts(facts, i, name)
+                return prose_facts(facts, i, name)
         return TextFacts(name=name, values=vocabulary)
+
+    def label_facts() -> NumberFacts | TextFacts | ListFacts:
+        if classes:
+            return TextFacts(name=label, values=classes)
+        if not is_list:
+            return _number_facts(facts, at, label)
+        found = list_facts(facts, at, label, None)
+        if not found.is_array:
+            raise DataError(f"the lists in the label {label!r} must all have one length")
+        return found
 
     return Analysis(
         features=tuple(feature(i, name) for i, name in enumerate(names) if name != label),
-        label=TextFacts(name=label, values=classes) if classes else _number_facts(facts, at, label),
+        label=label_facts(),
         total_rows=total,
         optional=frozenset(name for i, name in enumerate(names) if facts[f"present_{i}"] < total),
     )
@@ -182,7 +193,7 @@ def _summary(frame: DataFrame, kinds: Mapping[str, ColumnKind]) -> Mapping[str, 
             wanted.append(F.max(F.octet_length(value)).alias(f"longest_{i}"))
             continue
         if kind is ColumnKind.SEQUENCE:
-            facts = _of_lists(value, frame.schema[name].dataType, in_train)
+            facts = counts_of_lists(value, frame.schema[name].dataType, in_train)
             wanted += [fact.alias(f"{key}_{i}") for key, fact in facts.items()]
             continue
         parsed = F.col(f"n{i}")
@@ -202,115 +213,18 @@ def _is_scalar(kind: ColumnKind) -> bool:
     return kind in (ColumnKind.NUMERIC, ColumnKind.CATEGORICAL)
 
 
-def _of_lists(value: Column, stored: T.DataType, in_train: Column) -> dict[str, Column]:
-    assert isinstance(stored, T.ArrayType)
-    of_text = isinstance(stored.elementType, T.StringType)
-
-    def is_bad(element: Column) -> Column:
-        if of_text:
-            return element.isNull()
-        as_double = element.cast("double")
-        return element.isNull() | F.isnan(as_double) | (F.abs(as_double) == math.inf)
-
-    facts = {
-        "present": F.count(value),
-        "longest": F.max(F.when(value.isNotNull(), F.size(value))),
-        "shortest": F.min(F.when(value.isNotNull(), F.size(value))),
-        "bad": F.count(F.when(F.exists(value, is_bad), 1)),
-    }
-    if of_text:
-        return facts
-
-    def total(of: Callable[[Column], Column]) -> Column:
-        summed = F.aggregate(value, F.lit(0.0), lambda sum_, element: sum_ + of(element.cast("double")))
-        return F.sum(F.when(in_train, summed))
-
-    return facts | {
-        "elements": F.sum(F.when(in_train & value.isNotNull(), F.size(value))),
-        "sum": total(lambda element: element),
-        "squares": total(lambda element: element * element),
-    }
-
-
 def _is_number(facts: Mapping[str, Any], i: int) -> bool:
     return bool(0 < facts[f"present_{i}"] == facts.get(f"numbers_{i}"))
 
 
 def _number_facts(facts: Mapping[str, Any], i: int, name: str) -> NumberFacts:
-    mean, deviation = (_rounded(facts[f"{fact}_{i}"] or 0.0) for fact in ("mean", "deviation"))
+    mean, deviation = (rounded(facts[f"{fact}_{i}"] or 0.0) for fact in ("mean", "deviation"))
     if not (math.isfinite(mean) and math.isfinite(deviation)):
         raise DataError(
             f"column {name!r} has values that are infinite or too large to square. Clip them, or drop rows"
         )
     missing = facts["train"] - facts[f"train_{i}"]
     return NumberFacts(name=name, mean=mean, deviation=deviation or 1.0, has_missing=missing > 0)
-
-
-def _list_facts(facts: Mapping[str, Any], i: int, name: str, vocabulary: tuple[str, ...] | None) -> ListFacts:
-    """The facts of lists of texts with this vocabulary, or of numbers (None)."""
-    bad, longest = facts[f"bad_{i}"], facts[f"longest_{i}"]
-    if bad:
-        fault = "null, NaN or infinite" if vocabulary is None else "null"
-        raise DataError(
-            f"column {name!r} has elements that are {fault}, in {bad} of {facts['rows']} rows. Remove them, "
-            f"or leave the column out (--drop {name})"
-        )
-    if not longest or vocabulary == ():
-        raise DataError(
-            f"column {name!r} has only empty lists{' in the training split' if longest else ''}. Leave it "
-            f"out (--drop {name})"
-        )
-    mean, deviation = (0.0, 1.0) if vocabulary is not None else _moments(facts, i)
-    is_array = vocabulary is None and longest == facts[f"shortest_{i}"]
-    missing = facts["rows"] - facts[f"present_{i}"]
-    if is_array and missing:
-        raise DataError(
-            f"column {name!r} is null in {missing} of {facts['rows']} rows, and an array of {longest} "
-            f"elements in all others. Fill these rows, or leave the column out (--drop {name})"
-        )
-    return ListFacts(
-        name=name,
-        longest=longest,
-        is_array=is_array,
-        values=vocabulary or (),
-        mean=mean,
-        deviation=deviation,
-    )
-
-
-def _moments(facts: Mapping[str, Any], i: int) -> tuple[float, float]:
-    """Return mean and deviation of all elements of the training split; (0, 1) if they cannot be computed."""
-    elements = facts[f"elements_{i}"]
-    if not elements:
-        return 0.0, 1.0
-    mean = facts[f"sum_{i}"] / elements
-    variance = max(facts[f"squares_{i}"] / elements - mean * mean, 0.0)
-    if not math.isfinite(variance):
-        return 0.0, 1.0
-    # Rounding leaves a part of the square, also of a constant.
-    deviation = math.sqrt(variance) if variance > 1e-12 * mean * mean else 1.0
-    return _rounded(mean), _rounded(deviation)
-
-
-def _rounded(value: float) -> float:
-    """Return twelve digits, because the last ones depend on the order in which Spark's tasks end."""
-    return float(f"{value:.12g}")
-
-
-def _bytes_facts(facts: Mapping[str, Any], i: int, name: str) -> BytesFacts:
-    missing = facts["rows"] - facts[f"present_{i}"]
-    if missing:
-        raise DataError(
-            f"column {name!r} holds bytes, and is null in {missing} of {facts['rows']} rows. Drop these "
-            f"rows, or leave the column out (--drop {name})"
-        )
-    return BytesFacts(name=name)
-
-
-def _prose_facts(facts: Mapping[str, Any], i: int, name: str) -> ProseFacts:
-    if not facts[f"longest_{i}"]:
-        raise DataError(f"column {name!r} has no texts. Leave it out (--drop {name})")
-    return ProseFacts(name=name, longest=facts[f"longest_{i}"])
 
 
 def _values(

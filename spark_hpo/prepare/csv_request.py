@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 from spark_hpo.config.split import SplitConfig, split_config
+from spark_hpo.config.windows import WindowsConfig, windows_config
 from spark_hpo.data import files
 from spark_hpo.data.lake.formats import find_version, table_format
 from spark_hpo.data.lake.table_version import parse_version
@@ -57,6 +58,7 @@ class CsvOptions:
     where_validation: str = ""
     where_test: str = ""
     split: SplitConfig | Mapping[str, Any] | None = None
+    windows: WindowsConfig | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for key, choices in _CHOICES.items():
@@ -69,6 +71,7 @@ class CsvOptions:
         splits.check_row_group_rows(self.row_group_rows)
         self._check_conditions()
         self._check_split()
+        self._check_windows()
         check_kinds(self.kinds, self.label)
         if self.in_place and tuple(self.null_values) != DEFAULT_NULL_VALUES:
             raise ConfigError(
@@ -102,6 +105,22 @@ class CsvOptions:
         if split.column and self.fractions:
             raise ConfigError("and split.column exclude each other", key="fractions")
 
+    def _check_windows(self) -> None:
+        """Windows of series are copied, and split by their time."""
+        if (windows := self.windows_config) is None:
+            return
+        split = self.split_config
+        if self.in_place:
+            raise ConfigError("is not available in place", key="windows", cure="Leave in_place out")
+        if not split.model_copy(update={"time": None}).is_default:
+            raise ConfigError("and windows exclude each other", key="split", cure="Windows are split by time")
+        if split.time not in (None, windows.time):
+            raise ConfigError("must be the time of windows", key="split.time", value=split.time)
+        if self.kinds:
+            raise ConfigError("and windows exclude each other", key=next(iter(self.kinds)))
+        if self.label in windows.columns:
+            raise ConfigError(f"contain the label {self.label!r}", key="windows")
+
     @property
     def kinds(self) -> dict[str, list[str]]:
         """The columns whose kind is named, by kind."""
@@ -110,6 +129,11 @@ class CsvOptions:
     @property
     def split_config(self) -> SplitConfig:
         return self.split if isinstance(self.split, SplitConfig) else split_config(self.split or {})
+
+    @property
+    def windows_config(self) -> WindowsConfig | None:
+        given = self.windows
+        return given if isinstance(given, WindowsConfig | None) else windows_config(given)
 
     @property
     def where(self) -> dict[Split, str]:
@@ -169,8 +193,15 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
     arguments |= {"clean": True, "keep": list(wanted.keep)} if wanted.clean else {}
     arguments |= {"kinds": wanted.kinds} if wanted.kinds else {}
     split = wanted.split_config
+    if (windows := wanted.windows_config) is not None:
+        arguments["windows"] = windows.options()
+        split = split.model_copy(update={"time": None})
     wanted = replace(
-        wanted, split=None, fractions=wanted.fractions or split.fractions, seed=wanted.seed or split.seed
+        wanted,
+        split=None,
+        windows=None,
+        fractions=wanted.fractions or split.fractions,
+        seed=wanted.seed or split.seed,
     )
     fractions = list(wanted.fractions or splits.DEFAULT_FRACTIONS)
     if not split.is_default:
@@ -187,7 +218,8 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
 
 def _check_columns(wanted: CsvOptions, columns: Sequence[str]) -> None:
     """Refuse names of columns that do not exist, before Spark starts."""
-    for name in (wanted.label, *wanted.drop, *wanted.keep):
+    windows = wanted.windows_config
+    for name in (wanted.label, *wanted.drop, *wanted.keep, *(windows.columns if windows else ())):
         if name is not None and name not in columns:
             raise DataError(f"{wanted.input} has no column {name!r}. " + suggestion(name, columns))
 

@@ -80,6 +80,8 @@ def encode(frame: DataFrame, analysis: Analysis) -> DataFrame:
     label = analysis.label
     if isinstance(label, TextFacts):
         code = _position(class_name(frame, label.name), label.values) - 1
+    elif isinstance(label, ListFacts):
+        code = column(label.name).cast("array<float>")
     else:
         code = number(frame, label.name).cast("float")
     kept = [column(name) for name in OWN_COLUMNS if name in frame.columns]
@@ -135,11 +137,16 @@ def schema_of(analysis: Analysis, encoding: Encoding = Encoding.PREPARED) -> Tab
             )
     return TableSchema(
         features=tuple(features),
-        label=Label(name=label.name, classes=label.values)
-        if isinstance(label, TextFacts)
-        else Label(name=label.name, mean=label.mean, deviation=label.deviation),
+        label=_label(label),
         encoding=encoding,
     )
+
+
+def _label(facts: NumberFacts | TextFacts | ListFacts) -> Label:
+    if isinstance(facts, TextFacts):
+        return Label(name=facts.name, classes=facts.values)
+    shape = (facts.longest,) if isinstance(facts, ListFacts) else ()
+    return Label(name=facts.name, mean=facts.mean, deviation=facts.deviation, shape=shape)
 
 
 def original_columns(

@@ -14,8 +14,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_hpo.config.split import split_config
+from spark_hpo.config.windows import windows_config
 from spark_hpo.data.raw_rows import EXAMPLE_ROWS
-from spark_hpo.data.schema import Encoding, Source, TableSchema
+from spark_hpo.data.schema import Encoding, Source, TableSchema, Windows
 from spark_hpo.errors import ConfigError, DataError, suggestion
 from spark_hpo.prepare import in_place, splits
 from spark_hpo.prepare.catalog import open_frame
@@ -31,6 +32,7 @@ from spark_hpo.prepare.reading import cause_of, has_many_small_files, is_small, 
 from spark_hpo.prepare.split_by_columns import SplitByColumns, split_by_columns
 from spark_hpo.prepare.table_files import source_of
 from spark_hpo.prepare.useless_columns import Cleaned
+from spark_hpo.prepare.windows import form_windows
 
 _CATALOG = ("table", "query")  # formats of inputs that only Spark can read
 
@@ -60,7 +62,7 @@ def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
             (columns of this kind, whatever they look like); fractions (None: 0.8,0.1,0.1; with clean,
             0.6,0.2,0.2 of fewer than 2,000 rows); seed; row_group_rows; in_place (Parquet only);
             where_train, where_validation and where_test (in place: SQL conditions; all three, or none);
-            split (the section `split` of a study file); overwrite.
+            split and windows (these sections of a study file); overwrite.
 
     Raises:
         ConfigError: an argument is invalid, or `output` is another table.
@@ -91,6 +93,8 @@ def write(spark: SparkSession, request: Request) -> Prepared:
                 )
             if arguments.get("in_place"):
                 return _describe(frame, table, request)
+            if "windows" in arguments:
+                return _copy_windows(frame, table, request)
             with _kept(frame, arguments) as kept:
                 return _copy(kept, table, request)
     except (PySparkException, Py4JJavaError) as exc:
@@ -147,6 +151,50 @@ def _copy(read: DataFrame, table: Source, request: Request) -> Prepared:
             row_group_rows=arguments["row_group_rows"],
         )
         return request.finish(folder, schema, counts, remarks=cleaned.remarks, example=example)
+
+
+def _copy_windows(read: DataFrame, table: Source, request: Request) -> Prepared:
+    arguments = request.arguments
+    windows = windows_config(arguments["windows"])
+    announce("forming windows")
+    with _of_table(arguments["input"]):
+        formed = form_windows(
+            read,
+            windows,
+            value=arguments["label"],
+            drop=arguments["drop"],
+            null_values=arguments["null_values"],
+            fractions=arguments["fractions"] or splits.DEFAULT_FRACTIONS,
+            seed=arguments["seed"],
+        )
+    try:
+        options = {"label": formed.label, "label_type": "number", "kinds": {"categorical": windows.series}}
+        analysis = _analyse(formed.frame, {**arguments, **options})
+        rows = formed.frame.drop(*splits.OWN_COLUMNS)
+        schema = replace(
+            schema_of(analysis),
+            original=original_columns(rows, Cleaned(rows, ()), analysis, is_typed=True),
+            null_values=tuple(arguments["null_values"]),
+            copied_from=table if table.version is not None else None,
+            windows=Windows(
+                value=arguments["label"],
+                history=windows.history,
+                horizon=windows.horizon,
+                season=windows.season,
+                known=windows.known,
+            ),
+        )
+        with request.writing() as folder:
+            counts = splits.write(
+                encode(formed.frame, analysis),
+                folder,
+                total_rows=analysis.total_rows,
+                row_group_rows=arguments["row_group_rows"],
+            )
+            example = _example(rows, schema)
+            return request.finish(folder, schema, counts, remarks=formed.remarks, example=example)
+    finally:
+        formed.kept.unpersist()
 
 
 def _of_kinds(arguments: Mapping[str, Any]) -> list[str]:

@@ -6,20 +6,25 @@ import importlib.util
 from collections.abc import Mapping
 
 from spark_hpo.data.schema import TableSchema
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, DataError
 
 BUILT_IN_TASKS: Mapping[str, str] = {
     "tabular": "spark_hpo.train.tasks.tabular:TabularTask",
     "image": "spark_hpo.train.tasks.image:ImageTask",
     "sequence": "spark_hpo.train.tasks.sequence:SequenceTask",
     "text": "spark_hpo.train.tasks.text:TextTask",
+    "forecast": "spark_hpo.train.tasks.forecast:ForecastTask",
 }
 """`module:class` by the name that a study file uses."""
 
 NEEDED_PACKAGES: Mapping[str, str] = {"text": "transformers"}
 """The package that a task needs beyond those that this one installs. The extra has the same name."""
 
-MODELS: Mapping[str, tuple[str, ...]] = {"tabular": ("mlp", "resnet"), "sequence": ("gru", "transformer")}
+MODELS: Mapping[str, tuple[str, ...]] = {
+    "tabular": ("mlp", "resnet"),
+    "sequence": ("gru", "transformer"),
+    "forecast": ("mlp", "gru", "transformer"),
+}
 """The values of a task's parameter `model`; the first is the default."""
 
 MOVED_TASKS: Mapping[str, str] = {
@@ -31,6 +36,10 @@ MOVED_TASKS: Mapping[str, str] = {
 
 _OF_CLASSES = ("loss", "accuracy")
 _OF_NUMBERS = ("loss", "squared_error", "absolute_error")
+
+
+_FORECAST = "forecast"
+FORECAST_METRICS = ("loss", "absolute_error", "scaled_error", "naive_absolute_error", "naive_scaled_error")
 
 
 def missing_package(task: str) -> str | None:
@@ -48,6 +57,30 @@ def check_package(task: str) -> None:
             value=task,
             cure=f"Run `pip install 'spark_hpo[{package}]'` here and on the executors",
         )
+
+
+def check_label(task: str | None, schema: TableSchema | None) -> None:
+    """Check that the label of a table fits a task of this package; None: another labelled task.
+
+    Raises:
+        DataError: the label is a list and the task predicts one value, or the other way.
+    """
+    if schema is None or bool(schema.label.shape) == (task == _FORECAST):
+        return
+    if task == _FORECAST:
+        raise DataError(
+            f"the task forecast needs a list of the next values as label, but {schema.label.name!r} is one "
+            "value. Set data.windows to form windows from the steps of series"
+        )
+    raise DataError(
+        f"the label {schema.label.name!r} is a list of {schema.label.shape[0]} numbers, but the task "
+        "predicts one value. Use the task forecast"
+    )
+
+
+def built_in_metrics(task: str, schema: TableSchema | None) -> tuple[str, ...]:
+    """Return the metrics of a task of this package. For `schema`, see `labelled_metrics`."""
+    return FORECAST_METRICS if task == _FORECAST else labelled_metrics(schema)
 
 
 def labelled_metrics(schema: TableSchema | None) -> tuple[str, ...]:

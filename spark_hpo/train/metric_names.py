@@ -68,7 +68,9 @@ ALL_NAMES = frozenset({*OF_CLASSES, *OF_NUMBERS, *SHORT_NAMES})
 
 
 def names_for(label: Label) -> frozenset[str]:
-    """Return the names of the metrics that fit a label."""
+    """Return the names of the metrics that fit a label; none fits a list of numbers."""
+    if label.shape:
+        return frozenset()
     fitting = OF_NUMBERS if label.is_regression else OF_CLASSES
     return frozenset(name for name in ALL_NAMES if SHORT_NAMES.get(name, name) in fitting)
 

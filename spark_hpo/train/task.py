@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.errors import TrialError
-from spark_hpo.train.built_in import labelled_metrics
+from spark_hpo.train.built_in import check_label, labelled_metrics
 from spark_hpo.trial import Params
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 Batch = Mapping[str, Tensor]
 """One tensor per column, by name.
 
-Scalars are [rows], int64 for codes and classes and float32 for numbers; arrays are [rows, *shape], float32.
-A sequence is [rows, longest], with the lengths, [rows] int64, as `<name>.length`. So is a text: its UTF-8
-bytes are uint8, which `spark_hpo.train.texts.texts_of` decodes.
+Scalars are [rows], int64 for codes and classes and float32 for numbers; arrays and a label of several
+numbers are [rows, *shape], float32. A sequence is [rows, longest], with the lengths, [rows] int64, as
+`<name>.length`. So is a text: its UTF-8 bytes are uint8, which `spark_hpo.train.texts.texts_of` decodes.
 """
 
 
@@ -186,7 +186,12 @@ class LabelledTask(TrainTask):
 
     @property
     def num_outputs(self) -> int:
-        """The number of outputs of the model: one per class, or one for a regression."""
+        """The number of outputs of the model: one per class, or one for a regression.
+
+        Raises:
+            DataError: the label is a list.
+        """
+        check_label(None, self.schema)
         return len(self.schema.label.classes) or 1
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:

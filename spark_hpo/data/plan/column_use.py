@@ -60,7 +60,9 @@ def check_use(arrow_schema: pa.Schema, schema: TableSchema) -> None:
             case ColumnKind.TEXT:
                 check(name, _TEXT, "a feature of text must be text")
     label = schema.label
-    if label.is_regression:
+    if label.shape:
+        check(label.name, _NUMBER, "a label of several numbers must be a list of numbers", in_list=True)
+    elif label.is_regression:
         check(label.name, _MEASURABLE if is_raw else _NUMBER, "the label of a regression must be a number")
     else:
         tests = _NAMEABLE if is_raw else _WHOLE

@@ -1,0 +1,122 @@
+"""Forming windows of series on a real Spark, and forecasting from them."""
+
+from __future__ import annotations
+
+import csv
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from spark_hpo import prepare
+from spark_hpo.data.schema import ColumnKind, Windows
+from spark_hpo.data.table import open_table
+from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.trial import Split
+
+pytestmark = pytest.mark.spark
+
+DAYS, SHOPS = 60, ("7", "12")
+WINDOWS = {"time": "day", "series": "shop", "history": 8, "horizon": 3, "season": 7, "known": ["price"]}
+
+
+def sales(shop: int, day: int) -> float:
+    """Every value occurs once."""
+    return 1000.0 * shop + day
+
+
+def write_steps(path: Path, skip: tuple[int, ...] = (), missing: tuple[int, ...] = ()) -> str:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["shop", "day", "sales", "price", "weather"])
+        for day in reversed(range(DAYS)):  # in any order
+            for i, shop in enumerate(SHOPS):
+                value = "" if day in missing and i == 0 else sales(i, day)
+                if day not in skip:
+                    moment = date(2026, 1, 1) + timedelta(days=day)
+                    writer.writerow([shop, moment.isoformat(), value, day / 10, ["dry", "wet"][day % 2]])
+    return str(path)
+
+
+def test_windows_do_not_cross_the_cuts_between_splits(spark: Any, tmp_path: Path) -> None:
+    source = write_steps(tmp_path / "steps.csv")
+    prepared = prepare.csv(spark, str(tmp_path / "out"), input=source, label="sales", windows=WINDOWS)
+    table = open_table(str(tmp_path / "out"))
+    assert table.schema.windows == Windows(value="sales", history=8, horizon=3, season=7, known=("price",))
+    assert (table.schema.label.name, table.schema.label.shape) == ("sales_next", (3,))
+    features = {feature.name: feature for feature in table.schema.features}
+    assert {name: (feature.kind, feature.shape) for name, feature in features.items()} == {
+        "shop": (ColumnKind.CATEGORICAL, ()),
+        "weather": (ColumnKind.CATEGORICAL, ()),
+        "sales": (ColumnKind.ARRAY, (8,)),
+        "price": (ColumnKind.ARRAY, (11,)),
+    }
+    ahead: dict[str, set[float]] = {}
+    total = 0
+    for split in Split:
+        rows = pq.read_table(tmp_path / "out" / split).to_pylist()
+        total += len(rows)
+        for row in rows:
+            shop, last = divmod(row["sales"][-1], 1000)
+            day = round(last)
+            assert row["sales"] == [sales(int(shop), day - 7 + i) for i in range(8)]
+            assert row["sales_next"] == [sales(int(shop), day + 1 + i) for i in range(3)]
+            assert row["price"] == pytest.approx([(day - 7 + i) / 10 for i in range(11)])
+            assert features["shop"].vocabulary[row["shop"] - 1] == SHOPS[int(shop)]
+            assert features["weather"].vocabulary[row["weather"] - 1] == ["dry", "wet"][day % 2]
+        ahead[split] = {value % 1000 for row in rows for value in row["sales_next"]}
+    assert max(ahead["train"]) < min(ahead["validation"])
+    assert max(ahead["validation"]) < min(ahead["test"])
+    # Per shop, two windows are left out at each of the two cuts.
+    assert total == 2 * (DAYS - 8 - 3 + 1) - 8
+    assert any("8 of 100 windows are left out" in remark for remark in prepared.remarks)
+
+
+def test_missing_values_and_steps_are_remarked(spark: Any, tmp_path: Path) -> None:
+    source = write_steps(tmp_path / "steps.csv", skip=(20,), missing=(40,))
+    prepared = prepare.csv(
+        spark, str(tmp_path / "out"), input=source, label="sales", windows={**WINDOWS, "stride": 2}
+    )
+    assert any(remark.startswith("2 steps are longer than the usual one") for remark in prepared.remarks)
+    assert any("'sales' is missing in 1 of 118 rows" in remark for remark in prepared.remarks)
+    values = [
+        value
+        for split in Split
+        for row in pq.read_table(tmp_path / "out" / split).to_pylist()
+        for value in (*row["sales"], *row["sales_next"])
+    ]
+    assert np.isfinite(values).all()
+    assert sales(0, 40) not in values
+
+
+def test_two_rows_of_one_time_are_refused(spark: Any, tmp_path: Path) -> None:
+    source = write_steps(tmp_path / "steps.csv")
+    windows = {key: value for key, value in WINDOWS.items() if key != "series"}
+    with pytest.raises(DataError, match=r"60 rows have the same 'day'.*windows\.series"):
+        prepare.csv(spark, str(tmp_path / "out"), input=source, label="sales", windows=windows)
+
+
+def test_windows_that_are_too_long_are_refused(spark: Any, tmp_path: Path) -> None:
+    source = write_steps(tmp_path / "steps.csv")
+    windows = {**WINDOWS, "history": 58}
+    with pytest.raises(DataError, match="no series has 61 steps"):
+        prepare.csv(spark, str(tmp_path / "out"), input=source, label="sales", windows=windows)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"windows": {**WINDOWS, "season": 8}}, "windows.season"),
+        ({"windows": {**WINDOWS, "horizon": 0}}, "windows.horizon"),
+        ({"windows": WINDOWS, "in_place": True}, "windows"),
+        ({"windows": WINDOWS, "split": {"key": "shop"}}, "split"),
+        ({"windows": {**WINDOWS, "known": "sales"}}, "windows"),
+    ],
+)
+def test_wrong_windows_are_refused(spark: Any, tmp_path: Path, options: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepare.csv(spark, str(tmp_path / "out"), input="steps.csv", label="sales", **options)
+    assert caught.value.key == key
