@@ -21,7 +21,7 @@ def tables() -> str:
     schema["$defs"]["StudyConfig"] = schema
     meanings = {
         key: lines
-        for module in ("model", "learn", "training", "data", "prepare", "split")
+        for module in ("model", "learn", "training", "data", "prepare", "split", "windows")
         for key, lines in ModuleAnalyzer.for_module(f"spark_hpo.config.{module}").find_attr_docs().items()
     }
     return "\n".join(_section("StudyConfig", "", schema["$defs"], meanings))
