@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import logging
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ def fit(
         StorageError: the checkpoint cannot be saved.
     """
     package = _package_of(module)
+    logging.getLogger(package.__name__).setLevel(logging.WARNING)  # else each trial lists devices and hints
     callbacks, plugins = settings.pop("callbacks", None) or [], settings.pop("plugins", None) or []
     reports: Any = type("SparkHpoReports", (LightningReports, package.callbacks.Checkpoint), {})(ctx)
     environments = importlib.import_module(f"{package.__name__}.plugins.environments")

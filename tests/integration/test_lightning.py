@@ -16,6 +16,7 @@ from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.trial import Assignment, FailureKind, Split
+from tests.support import documents
 from tests.support.forked_ranks import curve, done, fork_server
 from tests.support.lightning_trials import Fit
 
@@ -150,3 +151,22 @@ def test_lightning_that_is_missing_is_named_with_its_extra() -> None:
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert "the package lightning" in said
     assert "spark_hpo[lightning]" in said
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+def test_blocks_of_the_lightning_page_run(
+    spark: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_uri: str
+) -> None:
+    """The program of docs/lightning.md trains on Spark."""
+    blocks = documents.blocks("docs/lightning.md", "python")
+    assert len(blocks) == 2
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks:
+        exec(compile(block.text, str(block), "exec"), names)
+    result = names["result"]
+    assert result.best_trial.metrics["val_accuracy"] > 0.8
+    assert result.test.keys() == {"val_loss", "val_accuracy"}
+    assert names["best"].layers[0].out_features == result.best_params["width"]

@@ -16,7 +16,7 @@ from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.trial import Assignment, FailureKind, Split
-from tests.support import sms_spam
+from tests.support import documents, sms_spam
 from tests.support.forked_ranks import curve, done, fork_server
 from tests.support.sms_spam import FineTune
 
@@ -179,3 +179,26 @@ def test_package_that_is_missing_is_named_with_its_extra() -> None:
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert "the package transformers" in said
     assert "spark_hpo[transformers]" in said
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+def test_blocks_of_the_transformers_page_run(
+    spark: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_uri: str
+) -> None:
+    """The program of docs/transformers.md fine-tunes real weights on Spark."""
+    blocks = documents.blocks("docs/transformers.md", "python")
+    assert len(blocks) == 3
+    (tmp_path / "sms.tsv").symlink_to(sms_spam.TEXTS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks:
+        exec(compile(block.text, str(block), "exec"), names)
+    result, adapted = names["result"], names["adapted"]
+    assert result.best_trial.metrics["eval_accuracy"] > 0.9
+    assert result.test.keys() == {"eval_loss", "eval_accuracy"}
+    assert adapted.best_trial.metrics["eval_accuracy"] > 0.8
+    spam, ham = names["classify"](["You have won a cash prize! Call now", "See you at lunch?"])
+    assert (spam["label"], ham["label"]) == ("LABEL_1", "LABEL_0")
+    assert "adapter_model.safetensors" in {path.name for path in adapted.best_model().iterdir()}
