@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from spark_hpo.driver.backend_choice import with_backend
 from spark_hpo.driver.build import build_table
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.plan import load_transforms, plan_study
-from spark_hpo.driver.rehearsal import measure_shipment, run_first_step
+from spark_hpo.driver.rehearsal import each_option, measure_shipment, run_first_step
 from spark_hpo.driver.table_snapshot import check_frame
 from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
 from spark_hpo.errors import ConfigError, DataError, StorageError, located
@@ -28,7 +29,7 @@ from spark_hpo.pitfalls import find_pitfalls, find_pitfalls_of_rows
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.server_check import check_server
-from spark_hpo.trial import Split
+from spark_hpo.trial import Report, Split
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -183,20 +184,35 @@ def shipment(context: Context) -> Verdict:
 
 
 def one_step(context: Context) -> Verdict:
-    """Train one batch of the first trial."""
-    if context.config.backend == "spark" and context.spark is None:
+    """Train one batch of the first trial, and of others until each option of each choice has been tried."""
+    config = context.config
+    if config.backend == "spark" and context.spark is None:
         return skip("'spark' failed")
-    report = run_first_step(
-        context.plan, context.search, context.table, spark=context.spark, timeout_s=_STEP_LIMIT_S
+    started = time.monotonic()
+    configurations = each_option(context.plan.space, context.search, config.seed)
+    reports: list[Report] = []
+    for trial, params in configurations.items():
+        left = _STEP_LIMIT_S - (time.monotonic() - started)
+        if reports and left < reports[0].seconds:
+            break
+        report = run_first_step(
+            context.plan, context.search, context.table, spark=context.spark, timeout_s=left, params=params
+        )
+        if report is None:
+            return skip("a training function cannot be run for one step only")
+        if report.failure is not None:
+            return fail(f"{trial} fails: {report.failure.message}", "fix the task, or its parameters")
+        reports.append(report)
+    metric, ranks = config.objective.metric, config.resources.world_size
+    message = (
+        f"{ranks} rank{'s' * (ranks > 1)}, one batch, {metric} {reports[0].metrics[metric]:.4g}, "
+        f"{reports[0].seconds:.1f} s"
     )
-    if report is None:
-        return skip("a training function cannot be run for one step only")
-    if report.failure is not None:
-        return fail(f"the first trial fails: {report.failure.message}", "fix the task, or its parameters")
-    metric = context.config.objective.metric
-    ranks = context.config.resources.world_size
-    value = report.metrics[metric]
-    return ok(f"{ranks} rank{'s' * (ranks > 1)}, one batch, {metric} {value:.4g}, {report.seconds:.1f} s")
+    if len(reports) < len(configurations):
+        untried = len(configurations) - len(reports)
+        return warn(f"{message}; no time for {untried} other configurations", "try them in a short study")
+    others = len(reports) - 1
+    return ok(f"{message}; {others} more for all options of the choices" if others else message)
 
 
 def _missing_folders(url: str) -> list[Path]:

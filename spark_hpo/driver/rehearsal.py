@@ -11,21 +11,25 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import cloudpickle
+import numpy as np
 
 from spark_hpo.data.table import Table
 from spark_hpo.driver.backends import open_backend
 from spark_hpo.driver.build import build_rank_spec, start_spark
 from spark_hpo.driver.plan import StudyPlan
 from spark_hpo.errors import BackendError
+from spark_hpo.search.space import Space
+from spark_hpo.search.space.parameter import Choice, Constant
 from spark_hpo.study.search import Search
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.worker import run_rank
-from spark_hpo.trial import Assignment, Report, Split
+from spark_hpo.trial import Assignment, Params, Report, Split
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _MEASURED_STEPS = 33
+_MAX_DRAWS = 200  # of configurations, until each option has come up
 _SCRATCH_PREFIX = ".doctor-"  # of a temporary folder in the study directory
 
 
@@ -78,6 +82,50 @@ def measure_pace(plan: StudyPlan, search: Search, table: Table, *, timeout_s: fl
     return Pace(step_s=max(0.0, several_s - start_s) / (_MEASURED_STEPS - 1), start_s=start_s)
 
 
+def each_option(space: Space, search: Search, seed: int) -> dict[str, Params]:
+    """Return the first trial's parameters, and as many others as it takes to have each option of each choice.
+
+    An option that no random configuration within the constraints has is left out.
+
+    Returns:
+        Parameters by a name for messages: `the first trial`, `a trial with optimizer option 2`.
+    """
+    missing = {
+        (dimension.key, option)
+        for dimension in space.dimensions()
+        if isinstance(dimension.parameter, Choice)
+        for option in range(len(dimension.parameter.options))
+    }
+    rng = np.random.default_rng(seed)
+    found: dict[str, Params] = {}
+    params = search.sampler.ask(0)
+    for _ in range(_MAX_DRAWS):
+        new = missing & set(space.flatten(params).items())
+        if new or not found:
+            found[f"a trial with {_options(space, params)}" if found else "the first trial"] = params
+            missing -= new
+        if not missing:
+            break
+        params = space.sample(rng)
+    return found
+
+
+def _options(space: Space, params: Params) -> str:
+    """The options of all choices in a configuration, in words."""
+    point = space.flatten(params)
+    chosen = {".".join(map(str, d.path)): d for d in space.dimensions() if d.key in point}
+    return ", ".join(
+        f"{name} {_option(d.parameter.options[point[d.key]], point[d.key])}"
+        for name, d in chosen.items()
+        if isinstance(d.parameter, Choice)
+    )
+
+
+def _option(node: object, index: int) -> str:
+    """An option: its value, or its number if it is a group."""
+    return str(node.value) if isinstance(node, Constant) else f"option {index + 1}"
+
+
 def run_first_step(
     plan: StudyPlan,
     search: Search,
@@ -86,10 +134,12 @@ def run_first_step(
     spark: SparkSession | None,
     timeout_s: float,
     steps: int = 1,
+    params: Params | None = None,
 ) -> Report | None:
-    """Train one batch of the first trial, where and as the study would. Leaves nothing behind.
+    """Train one batch of a trial, where and as the study would. Leaves nothing behind.
 
     Args:
+        params: of the trial; None: those of the first one.
         steps: the number of batches to train, if the table has as many.
 
     Returns:
@@ -102,7 +152,7 @@ def run_first_step(
     config = plan.config
     if table is None or not plan.has_task:
         return None
-    params = search.sampler.ask(0)
+    params = search.sampler.ask(0) if params is None else params
     batch_size = int(params.get("batch_size", config.training.batch_size))
     scratch = Storage(f"{config.study_dir.rstrip('/')}/{_SCRATCH_PREFIX}{uuid.uuid4().hex[:8]}")
     spec = build_rank_spec(plan, table.for_one_batch(config.resources.world_size), scratch, "doctor")

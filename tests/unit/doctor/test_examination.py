@@ -138,6 +138,25 @@ def test_doctor_finds_a_failing_task_with_one_step(study: Path) -> None:
     assert "broken_net.py (" in found["shipment"].message
 
 
+def test_doctor_finds_an_option_that_fails_with_one_step(study: Path) -> None:
+    (study / "branches.py").write_text(
+        "from spark_hpo.train.tasks.tabular import TabularTask\n"
+        "class Net(TabularTask):\n"
+        "    def build_model(self):\n"
+        "        if self.params.get('branch', {}).get('kind') == 'conv':\n"
+        "            raise RuntimeError('no images here')\n"
+        "        return super().build_model()\n"
+    )
+    kinds = "[{kind: conv}, {kind: mlp, depth: {type: choice, options: [1, 2, 3]}}]"
+    found = look("task=branches.py:Net", f"space.branch={{type: choice, options: {kinds}}}")
+    assert failed(found) == ["one step"]
+    assert "branch option 1 fails" in found["one step"].message
+    assert "no images here" in found["one step"].message
+    found = look("task=branches.py:Net", "space.width={type: choice, options: [1, 2, 3]}")
+    assert found["one step"].status is Status.OK
+    assert "2 more" in found["one step"].message
+
+
 def test_doctor_finds_a_wrong_java_home_before_it_starts_spark(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
