@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-_PART_BYTES = 16 << 20  # of an upload to S3
+_PART_BYTES = 8 << 20  # of an upload to S3
 _PARTS_AT_ONCE = 2
 _COPIED_AT_ONCE = 4 << 20  # bytes
 _FOLDER_MODE = 0o700

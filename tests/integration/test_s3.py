@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("moto")
 s3fs = pytest.importorskip("s3fs")
@@ -17,6 +18,9 @@ from spark_hpo.data.plan.shards import plan_shards  # noqa: E402
 from spark_hpo.data.readers import ReaderName, open_reader  # noqa: E402
 from spark_hpo.data.table import open_table  # noqa: E402
 from spark_hpo.study_dir.storage import Storage  # noqa: E402
+from spark_hpo.train.checkpoints import checkpoint, folder, sharded  # noqa: E402
+from spark_hpo.train.checkpoints.folder import FolderStore  # noqa: E402
+from spark_hpo.train.rendezvous.world import World  # noqa: E402
 from spark_hpo.trial import Split  # noqa: E402
 from tests.support.s3_server import s3_server  # noqa: E402
 from tests.support.tables import write_clusters  # noqa: E402
@@ -67,6 +71,26 @@ def test_log_on_s3_is_written_in_segments_and_read_in_order(store: Any) -> None:
         *(f"{number:09d}.json" for number in range(257, 261)),
     ]
     assert written.log("journal/000001").lines() == [f"line {n}\n".encode() for n in range(260)]
+
+
+def test_checkpoints_on_s3_are_loaded_as_they_were_saved(store: Any, tmp_path: Path) -> None:
+    """A file in several parts of an upload, the parts of ranks, and a folder."""
+    storage = Storage("s3://lake/[checkpoints]")
+    state = {"model": torch.arange(6_000_000.0), "epoch": 3}
+    checkpoint.save(storage, "a/000003-1.pt", state)
+    sharded.save(storage, "a/000003-2.json", state, World(rank=0, size=1, device=torch.device("cpu")))
+    for path in ("a/000003-1.pt", "a/000003-2.json"):
+        loaded = checkpoint.load(storage, path)
+        assert torch.equal(loaded["model"], state["model"])  # type: ignore[arg-type]
+        assert loaded["epoch"] == 3
+    (tmp_path / "source" / "sub").mkdir(parents=True)
+    (tmp_path / "source" / "sub" / "large").write_bytes(os.urandom(20 << 20))
+    (tmp_path / "source" / "empty").write_bytes(b"")
+    (tmp_path / "copy").mkdir()
+    FolderStore(storage, "0-3", None).save("a/000003-3.json", tmp_path / "source", {"epoch": 3})
+    assert folder.load(storage, "a/000003-3.json", tmp_path / "copy") == {"epoch": 3}
+    for name in ("sub/large", "empty"):
+        assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "source" / name).read_bytes()
 
 
 @pytest.mark.slow
