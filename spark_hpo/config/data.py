@@ -61,6 +61,9 @@ class DataConfig(Section):
     label_type: Literal["auto", "class", "number"] = "auto"
     """`class` or `number`. `auto`: a class if it is text, or an integer with at most 20
     values."""
+    weight: str | None = None
+    """The column of numbers that weights each row in the loss and in means over rows, on all splits. It is
+    not a feature."""
     drop: _Names = ()
     """Columns to leave out."""
     categorical: _Names = ()
@@ -151,6 +154,9 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _columns_have_one_role(self) -> DataConfig:
         roles = {} if self.label is None else {self.label: "label"}
+        if self.weight is not None and self.weight in (self.label, *self.drop):
+            key = "label" if self.weight == self.label else "drop"
+            raise mistake(f"is in data.{key} as well", key="weight", value=self.weight)
         for key in ("drop", "categorical", "numeric", "time", "text"):
             for name in getattr(self, key):
                 if roles.setdefault(name, key) != key:

@@ -5,12 +5,12 @@ The docstrings below the settings are the reference that users read (`docs/setti
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from spark_hpo.config.messages import mistake
-from spark_hpo.config.section import FromList, NonNegativeNumber, PositiveInt, PositiveNumber, Section
+from spark_hpo.config.section import FromList, NonNegativeNumber, Number, PositiveInt, PositiveNumber, Section
 
 
 class CheckpointConfig(Section):
@@ -23,6 +23,16 @@ class CheckpointConfig(Section):
     """After this many seconds."""
 
 
+_LOSS = ("loss", "focal_gamma", "label_smoothing")
+
+
+def _class_weights(value: Any) -> Any:
+    """Convert the classes of a mapping to text: YAML reads 1 as a number and `true` as a boolean."""
+    if not isinstance(value, dict):
+        return value
+    return {str(name).lower() if isinstance(name, bool) else str(name): v for name, v in value.items()}
+
+
 class TrainingConfig(Section):
     """How tasks are trained. Training functions have a training loop of their own."""
 
@@ -33,6 +43,18 @@ class TrainingConfig(Section):
     metrics: Annotated[tuple[str, ...], FromList] = ()
     """Metrics to report besides those of the task, by the names of torchmetrics: `[auroc, f1]`. Metrics of
     the objective need not be repeated. `docs/training.md` has the names."""
+    class_weights: Annotated[
+        Literal["balanced"] | dict[str, PositiveNumber] | None, BeforeValidator(_class_weights)
+    ] = None
+    """Weights of the classes in the training loss. `balanced` gives each class the same total weight; a
+    mapping names classes: `{"yes": 10}`, and 1 for the others. On average a training row has weight 1."""
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """The training loss of classes. `focal` counts rows less that are classified well. A parameter `loss` of
+    the space takes precedence, and so do `focal_gamma` and `label_smoothing`."""
+    focal_gamma: NonNegativeNumber = 2.0
+    """How much less the focal loss counts them. 0 is cross-entropy."""
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Share of the probability that the training loss expects to be spread evenly over all classes."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on GPUs that support it, fp32 elsewhere."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
@@ -48,6 +70,11 @@ class TrainingConfig(Section):
     min_improvement: NonNegativeNumber = 0.0
     """Improvement of the objective that counts for `patience`."""
     checkpoint_every: CheckpointConfig = CheckpointConfig()
+
+    @property
+    def loss_params(self) -> dict[str, Any]:
+        """The settings of the loss that are not the default. Parameters of the space take precedence."""
+        return self.model_dump(include=set(_LOSS), exclude_defaults=True)
 
     @model_validator(mode="after")
     def _fsdp_has_no_retries(self) -> TrainingConfig:

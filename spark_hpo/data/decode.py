@@ -102,7 +102,7 @@ class Decoder:
         return columns
 
     def _encoders(self) -> Iterator[Encoder]:
-        yield from _feature_encoders(self._schema)
+        yield from _feature_encoders(self._schema, self._schema.read_features)
         is_raw = self._schema.encoding is Encoding.RAW
         yield self._schema.label.name, partial(_encoded_label, self._schema, is_raw)
 
@@ -129,7 +129,9 @@ def encode_rows(rows: pd.DataFrame, schema: TableSchema, ranges: Mapping[str, Ra
     if schema.takes_raw_rows:
         return _encode_raw(rows, schema, len(rows), lambda row: f"row {rows.index[row]}, ")
     columns: Columns = {}
-    for feature, (name, encode) in zip(schema.features, _feature_encoders(schema), strict=True):
+    for feature, (name, encode) in zip(
+        schema.features, _feature_encoders(schema, schema.features), strict=True
+    ):
         try:
             values = _array(pa.chunked_array([pa.Array.from_pandas(rows[name])]))
             if schema.encoding is Encoding.PREPARED:
@@ -192,7 +194,7 @@ def input_names(schema: TableSchema) -> list[str]:
     """Return the columns that a model takes."""
     if schema.takes_raw_rows:
         return [column.original.name for column in raw_columns(schema)]
-    return list(dict.fromkeys(name for name, _ in _feature_encoders(schema)))
+    return list(dict.fromkeys(name for name, _ in _feature_encoders(schema, schema.features)))
 
 
 def check_columns(schema: TableSchema, given: Iterable[str]) -> None:
@@ -203,16 +205,16 @@ def check_columns(schema: TableSchema, given: Iterable[str]) -> None:
         raise DataError(f"the rows to predict have no column {', '.join(missing)}")
 
 
-def _feature_encoders(schema: TableSchema) -> Iterator[Encoder]:
+def _feature_encoders(schema: TableSchema, features: Iterable[Feature]) -> Iterator[Encoder]:
     is_raw = schema.encoding is Encoding.RAW
-    for feature in schema.features:
+    for feature in features:
         yield schema.stored_name(feature), partial(_encoded, feature, is_raw)
 
 
 def delivered(schema: TableSchema) -> tuple[Delivered, ...]:
     """Return the delivered columns of a table with this schema."""
     columns = []
-    for feature in schema.features:
+    for feature in schema.read_features:
         is_coded = feature.kind is ColumnKind.CATEGORICAL or (
             feature.kind is ColumnKind.SEQUENCE and bool(feature.vocabulary)
         )

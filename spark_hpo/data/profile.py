@@ -105,8 +105,8 @@ def profile_sample(url: str, sample: pa.Table, *, rows: int, size: int) -> Table
     )
 
 
-def label_counts(table: Table) -> tuple[int, ...]:
-    """Return the frequency of each label value in a sample of the training split, in descending order."""
+def label_counts(table: Table) -> dict[str, int]:
+    """Return the frequency of each label value, as text, in a sample of the training split."""
     manifest, name = table.manifest(Split.TRAIN), table.schema.label.name
     fs, _ = files.filesystem(manifest.url)
     parts = []
@@ -119,7 +119,7 @@ def label_counts(table: Table) -> tuple[int, ...]:
         with files.reading(file.path), files.opened(fs, file.path, file.hidden) as source:
             first = _first_rows(source, group.index, [name])
         parts.append(_plain(first.column(0)).cast(pa.string()).combine_chunks())
-    return _counts(pa.chunked_array(parts, pa.string()))
+    return value_counts(pa.chunked_array(parts, pa.string()))
 
 
 def _sample(found: Footers) -> pa.Table:
@@ -233,6 +233,13 @@ def _is_whole(values: pa.ChunkedArray) -> bool:
     numbers = values.cast(pa.float64(), safe=False).drop_null()
     numbers = numbers.filter(pc.is_finite(numbers))
     return bool(len(numbers)) and bool(pc.all(pc.equal(numbers, pc.floor(numbers))).as_py())
+
+
+def value_counts(values: pa.ChunkedArray) -> dict[str, int]:
+    """Return the frequency of each value, as text. Nulls do not count."""
+    counted = pc.value_counts(_plain(values).drop_null().cast(pa.string()))
+    names, counts = counted.field("values").to_pylist(), counted.field("counts").to_pylist()
+    return dict(zip(names, counts, strict=True))
 
 
 def _counts(values: pa.ChunkedArray) -> tuple[int, ...]:

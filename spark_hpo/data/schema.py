@@ -85,10 +85,29 @@ class Label:
     mean: float = 0.0  # regression: over the training split; the label itself is not standardised
     deviation: float = 1.0
     shape: tuple[int, ...] = ()  # of one row; (k,) for a list of k numbers
+    class_weights: tuple[float, ...] = ()  # in the training loss, on average 1 per training row; empty: all 1
 
     @property
     def is_regression(self) -> bool:
         return not self.classes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowWeight:
+    """The column that weights the rows in the loss and in means over rows. It is not a feature."""
+
+    feature: Feature  # numeric; read like a feature, standardised
+    average: float  # over the training rows
+
+    @property
+    def name(self) -> str:
+        return self.feature.name
+
+    def weights(self, delivered: T) -> T:
+        """Return the weights, on average 1 per training row, from an array or a tensor of the column."""
+        values: Any = delivered
+        weights: T = (values * self.feature.deviation + self.feature.mean) / self.average
+        return weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,11 +196,17 @@ class TableSchema:
     )  # in a copy: the conditions on original values that have decided the splits
     copied_from: Source | None = None  # in a copy: the version of a Delta or Iceberg table
     windows: Windows | None = None  # None: rows are independent
+    weight: RowWeight | None = None  # of the rows; set by the study, not by `prepare`
+
+    @property
+    def read_features(self) -> tuple[Feature, ...]:
+        """The features that are read from a table: those that a model takes, and the weight of the rows."""
+        return self.features if self.weight is None else (*self.features, self.weight.feature)
 
     @property
     def stored(self) -> tuple[str, ...]:
         """The stored columns that features and label come from."""
-        names = [self.stored_name(feature) for feature in self.features]
+        names = [self.stored_name(feature) for feature in self.read_features]
         return tuple(dict.fromkeys([*names, self.label.name]))
 
     def stored_name(self, feature: Feature) -> str:
@@ -199,11 +224,12 @@ class TableSchema:
     def to_json(self) -> dict[str, Any]:
         record = {"version": VERSION, **asdict(self)}
         # Fingerprints of tables that older versions prepared must not change.
-        for name in ("original", "null_values", "fold_by", "splits", "copied_from", "windows"):
+        for name in ("original", "null_values", "fold_by", "splits", "copied_from", "windows", "weight"):
             if not record[name]:
                 del record[name]
-        if not self.label.shape:
-            del record["label"]["shape"]
+        for name in ("shape", "class_weights"):
+            if not getattr(self.label, name):
+                del record["label"][name]
         for source in record["sources"].values():
             if source["version"] is None:
                 del source["format"], source["version"]
@@ -218,32 +244,11 @@ class TableSchema:
         version = record.get("version", VERSION)
         if version != VERSION:
             raise ValueError(f"version is {version!r}; this spark_hpo reads version {VERSION}")
-        sources, fold_by = record.get("sources", {}), record.get("fold_by")
+        sources, fold_by, weight = record.get("sources", {}), record.get("fold_by"), record.get("weight")
         copied_from = record.get("copied_from")
         return cls(
-            features=tuple(
-                _checked(
-                    Feature(
-                        **{
-                            **f,
-                            "kind": ColumnKind(f["kind"]),
-                            "shape": tuple(f["shape"]),
-                            "vocabulary": tuple(f["vocabulary"]),
-                            "nulls": NullRule(f.get("nulls", NullRule.REFUSE)),
-                        }
-                    )
-                )
-                for f in record["features"]
-            ),
-            label=_checked(
-                Label(
-                    **{
-                        **record["label"],
-                        "classes": tuple(record["label"]["classes"]),
-                        "shape": tuple(record["label"].get("shape", ())),
-                    }
-                )
-            ),
+            features=tuple(map(_feature, record["features"])),
+            label=_label(record["label"]),
             encoding=Encoding(record.get("encoding", Encoding.PREPARED)),
             sources={name: Source.from_json(s) for name, s in sources.items()},
             copied_from=copied_from and Source.from_json(copied_from),
@@ -265,7 +270,28 @@ class TableSchema:
             windows=(windows := record.get("windows"))
             and _checked(Windows(**{**windows, "known": tuple(windows["known"])})),
             splits={str(name): str(text) for name, text in record.get("splits", {}).items()},
+            weight=weight
+            and _checked(RowWeight(feature=_feature(weight["feature"]), average=weight["average"])),
         )
+
+
+def _feature(record: Mapping[str, Any]) -> Feature:
+    return _checked(
+        Feature(
+            **{
+                **record,
+                "kind": ColumnKind(record["kind"]),
+                "shape": tuple(record["shape"]),
+                "vocabulary": tuple(record["vocabulary"]),
+                "nulls": NullRule(record.get("nulls", NullRule.REFUSE)),
+            }
+        )
+    )
+
+
+def _label(record: Mapping[str, Any]) -> Label:
+    lists = ("classes", "shape", "class_weights")
+    return _checked(Label(**{**record, **{name: tuple(record.get(name, ())) for name in lists}}))
 
 
 def _checked(value: T) -> T:

@@ -18,6 +18,7 @@ from spark_hpo.data.table import Table, open_table
 from spark_hpo.driver.plan import StudyPlan
 from spark_hpo.driver.provenance import git_commit
 from spark_hpo.driver.table_source import describe, schema_folder
+from spark_hpo.driver.weights import with_weights
 from spark_hpo.errors import ConfigError
 from spark_hpo.study import Budget
 from spark_hpo.study.dispatch import DispatchPolicy
@@ -131,6 +132,7 @@ def build_table(config: StudyConfig, transforms: Mapping[str, str]) -> Table | N
         transforms=transforms,
         trust_petastorm_metadata=data.trust_petastorm_metadata,
     )
+    table = with_weights(table, config)
     for split in Split:
         plan_shards(table.manifest(split), config.resources.world_size, seed=None)
     if config.search.has_folds:
@@ -247,8 +249,10 @@ def build_dispatch_policy(
 
 def training_settings(config: StudyConfig) -> TrainingSettings:
     """Convert the section `training`."""
-    fields = config.training.model_dump(exclude={"checkpoint_every", "metrics"})
+    converted = {"checkpoint_every", "metrics", "class_weights", "loss", "focal_gamma", "label_smoothing"}
+    fields = config.training.model_dump(exclude=converted)
     return TrainingSettings(
+        loss_params=config.training.loss_params,
         metrics=known_among((*config.training.metrics, *config.objective.all_metrics)),
         **{
             **fields,

@@ -12,10 +12,12 @@ from spark_hpo.driver.precheck import check_metrics, check_settings
 from spark_hpo.errors import ConfigError, suggestion, within
 from spark_hpo.objective import Objective
 from spark_hpo.search.space import Space
-from spark_hpo.train.metric_names import known_among
+from spark_hpo.train.label_statistics import label_statistics
+from spark_hpo.train.metric_names import find_metric, known_among
 from spark_hpo.train.reference import Code, Trainable, is_task
-from spark_hpo.train.task import TrainTask
+from spark_hpo.train.task import LabelledTask, TrainTask
 from spark_hpo.train.training_settings import LEARNED_BY_LOOP
+from spark_hpo.trial import Split
 from spark_hpo.user_code.source_file import SourceFile
 
 
@@ -86,6 +88,49 @@ def check_table(plan: StudyPlan, table: Table | None) -> None:
         known = task.metric_names(table.schema)
         check_metrics(plan.config, known, table.schema)
         _check_probabilities(plan.config, task, table.schema)
+        _check_loss(plan.config, task)
+        _check_classes(plan.config, table)
+
+
+def _check_loss(config: StudyConfig, task: type[TrainTask]) -> None:
+    """Refuse settings of the training loss for a task that has its own."""
+    training = config.training
+    key = next(iter(training.loss_params), "class_weights" if training.class_weights else None)
+    is_labelled = issubclass(task, LabelledTask) and task.loss is LabelledTask.loss
+    if (
+        key is not None
+        and not is_labelled
+        and task.training_loss
+        in (
+            TrainTask.training_loss,
+            LabelledTask.training_loss,
+        )
+    ):
+        raise ConfigError(
+            f"has no effect, because {task.__name__} defines its own loss",
+            key=f"training.{key}",
+            value=getattr(training, key),
+            cure="Remove the setting, or define training_loss, which finds the weights in "
+            "self.schema.label.class_weights and the other settings in self.params",
+        )
+
+
+def _check_classes(config: StudyConfig, table: Table) -> None:
+    """Refuse an objective that is not defined because the validation split has rows of one class only."""
+    label, objective = table.schema.label, config.objective
+    curves = [name for name in known_among(objective.all_metrics) if find_metric(name).needs_two_classes]
+    if not curves or config.search.has_folds:
+        return
+    found = label_statistics(table, Split.VALIDATION)
+    present = [name for name, weight in zip(label.classes, found.weights, strict=True) if weight]
+    if len(present) == 1:
+        raise ConfigError(
+            f"is not defined on the validation split, because all of its {found.rows} rows are of class "
+            f"{present[0]!r}",
+            key="objective",
+            value=curves[0],
+            cure="Choose another metric, or split the table so that each split has rows of each class",
+        )
 
 
 def _check_probabilities(config: StudyConfig, task: type[TrainTask], schema: TableSchema) -> None:

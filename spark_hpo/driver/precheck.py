@@ -20,6 +20,7 @@ from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import read_schema
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
+from spark_hpo.driver.weights import check_weights
 from spark_hpo.errors import ConfigError, closest, located, suggestion, within
 from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
@@ -54,6 +55,8 @@ def check_study(config: StudyConfig, *, space: object = None) -> None:
         _check_code(config)
         _check_models(config.task, parsed)
         schema = _known_schema(config)
+        if schema is not None:
+            check_weights(config, schema)
         if config.task in BUILT_IN_TASKS:
             check_label(config.task, schema)
             check_metrics(config, built_in_metrics(config.task, schema), schema)

@@ -9,6 +9,7 @@ from typing import Any
 
 from spark_hpo.starter.table_facts import TableFacts
 
+RARE = 0.1  # share below which a class is rare, if it is also less than half of an equal share
 UNEVEN = 0.85  # share of a class above which accuracy hardly differs between models
 MIN_TRIALS, TRIALS, MAX_TRIALS = 20, 200, 500  # TRIALS: unless the pace is known, or they take too long
 HOUR_S = 3600
@@ -27,6 +28,7 @@ class Choices:
     metric: str
     mode: str
     metric_reason: str
+    training: Mapping[str, Any]
     space: Mapping[str, Any]
     first: Mapping[str, Any]
     search: Mapping[str, Any]
@@ -61,6 +63,7 @@ def choose(facts: TableFacts, speed: Speed | None = None) -> Choices:
         metric=metric,
         mode=mode,
         metric_reason=metric_reason,
+        training={"clip_norm": 1.0} | ({"class_weights": "balanced"} if _has_rare_class(facts) else {}),
         space=space,
         first=first,
         search=search,
@@ -112,10 +115,20 @@ def _objective(facts: TableFacts) -> tuple[str, str, str]:
         known = label.deviation
         mean = f"; always predicting the mean gives about {known**2:.4g}" if known is not None else ""
         return "squared_error", "min", f"in the label's own units, squared{mean}"
+    if _has_rare_class(facts):
+        share = f"only {100 * label.smallest_share:.2g} % of the rows are of the rarest class"
+        if label.classes == 2 and not label.rare_is_second:
+            return "auroc", "max", f"{share}, which is the first one: average_precision is of the second one"
+        return "average_precision", "max", f"{share}, so accuracy hardly differs between models"
     share = f"{label.largest_share:.0%} of the rows are of one class"
     if label.largest_share > UNEVEN:
         return "loss", "min", f"cross-entropy: {share}, so accuracy hardly differs between models"
     return "accuracy", "max", f"{share}; always predicting it gives {label.largest_share:.3f}"
+
+
+def _has_rare_class(facts: TableFacts) -> bool:
+    label = facts.label
+    return not label.is_number and label.smallest_share < min(RARE, 0.5 / label.classes)
 
 
 def _resource(facts: TableFacts) -> tuple[dict[str, Any], str]:

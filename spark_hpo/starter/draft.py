@@ -144,7 +144,10 @@ def _lines(
     yield ""
     yield f"# {choices.budget_reason[0].upper()}{choices.budget_reason[1:]}."
     yield f"budget: {{trials: {choices.trials}, seconds: {choices.seconds}}}"
-    yield "training: {clip_norm: 1.0}"
+    weighted = (
+        "  # rare classes count as much as frequent ones" if "class_weights" in choices.training else ""
+    )
+    yield f"training: {_flow(choices.training)}{weighted}"
     yield f"resources: {{world_size: {world_size}}}  # ranks per trial; with GPUs, add gpus_per_rank: 1"
     yield f"mlflow: {{tracking_uri: {_flow(tracking_uri)}}}"
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spark_hpo.data import files
 from spark_hpo.data.lake.formats import table_format
-from spark_hpo.data.profile import ColumnProfile, TableProfile, label_counts, profile
+from spark_hpo.data.profile import ColumnProfile, TableProfile, label_counts, profile, value_counts
 from spark_hpo.data.schema import ColumnKind, TableFormat
 from spark_hpo.data.table import SCHEMA_FILE, Table, open_table
 from spark_hpo.errors import ConfigError, DataError, suggestion
 from spark_hpo.pitfalls import find_pitfalls, find_pitfalls_of_rows
 from spark_hpo.train.built_in import missing_package
 from spark_hpo.trial import Split
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _MAX_NAMES = 40  # in a message
 _COPIED_BYTES = 2 * 10**9  # a larger table is read in place
@@ -36,11 +40,29 @@ class LabelFacts:
     name: str
     classes: int = 0  # 0: the label is a number
     largest_share: float = 0.0  # of the most frequent class, in the rows
+    smallest_share: float = 1.0  # of the rarest one
+    rare_is_second: bool = False  # with two classes: the rarer one is what metrics call positive
     deviation: float | None = None  # of a number; None: unknown
 
     @property
     def is_number(self) -> bool:
         return not self.classes
+
+    @classmethod
+    def of_classes(cls, name: str, classes: int, counts: Mapping[str, int]) -> LabelFacts:
+        """Describe a label by the frequency of its values, as text, in a sample."""
+        if not counts:
+            return cls(name=name, classes=classes)
+        is_whole = all(re.fullmatch(r"-?\d+", text) for text in counts)
+        ordered = sorted(counts, key=int) if is_whole else sorted(counts)  # as `prepare` orders classes
+        rows = sum(counts.values())
+        return cls(
+            name=name,
+            classes=classes,
+            largest_share=max(counts.values()) / rows,
+            smallest_share=min(counts.values()) / rows,
+            rare_is_second=counts[ordered[-1]] < counts[ordered[0]],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +127,9 @@ def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
             "data.transforms (docs/data.md)",
         )
     pitfalls = find_pitfalls(table)
-    counts = label_counts(table) if schema.label.classes else ()
+    label_facts = LabelFacts(name=schema.label.name, deviation=schema.label.deviation)
+    if classes := len(schema.label.classes):
+        label_facts = LabelFacts.of_classes(schema.label.name, classes, label_counts(table))
     return TableFacts(
         path=path,
         train_rows=table.manifest(Split.TRAIN).rows,
@@ -119,12 +143,7 @@ def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
         image=_image([f.shape for f in arrays]),
         texts=tuple(f.name for f in schema.of_kind(ColumnKind.TEXT)),
         lists=tuple(f.name for f in lists),
-        label=LabelFacts(
-            name=schema.label.name,
-            classes=len(schema.label.classes),
-            largest_share=counts[0] / sum(counts) if counts else 0.0,
-            deviation=schema.label.deviation if schema.label.is_regression else None,
-        ),
+        label=label_facts,
         remarks=tuple(map(str, pitfalls)),
     )
 
@@ -162,7 +181,7 @@ def _of_raw(
     used = [c for c in features if c not in dropped]
     if not used:
         raise DataError(f"{path}: only the label {label!r} can be used: {'; '.join(remarks)}")
-    facts = _raw_label(path, column)
+    facts = _raw_label(path, column, table.sample.column(label))
     pitfalls = find_pitfalls_of_rows(table.sample, label)
     remarks += (
         f"{pitfall}. The study file does so" if pitfall.split else str(pitfall) for pitfall in pitfalls
@@ -213,7 +232,7 @@ def _of_raw(
     )
 
 
-def _raw_label(path: str, column: ColumnProfile) -> LabelFacts:
+def _raw_label(path: str, column: ColumnProfile, values: pa.ChunkedArray) -> LabelFacts:
     texts = (ColumnKind.CATEGORICAL, ColumnKind.TEXT)
     is_class = column.kind in texts or (column.is_whole and column.distinct <= _MAX_INTEGER_CLASSES)
     if column.kind not in (*texts, ColumnKind.NUMERIC):
@@ -224,11 +243,7 @@ def _raw_label(path: str, column: ColumnProfile) -> LabelFacts:
         return LabelFacts(name=column.name)
     if column.distinct > _MAX_CLASSES:
         raise ConfigError(f"has more than {_MAX_CLASSES} different texts", key="--label", value=column.name)
-    return LabelFacts(
-        name=column.name,
-        classes=column.distinct,
-        largest_share=column.counts[0] / column.present if column.counts else 0.0,
-    )
+    return LabelFacts.of_classes(column.name, column.distinct, value_counts(values))
 
 
 def _image(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -48,15 +48,36 @@ class CheckedTask:
         return found
 
     def outputs_and_loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the outputs, [rows, ...], and the loss, a scalar."""
+        """Return the outputs, [rows, ...], and the loss, a scalar: the training loss in training mode.
+
+        With row weights, it is the sum of weight times loss, divided by the number of rows.
+        """
         outputs = self._checked("forward", self.task.forward(model, batch), Tensor)
-        loss = self._checked("loss", self.task.loss(outputs, batch), Tensor)
+        return outputs, self.loss(outputs, batch, is_training=model.training)
+
+    def loss(self, outputs: Tensor, batch: Batch, *, is_training: bool) -> Tensor:
+        """Return the loss of a batch, as `outputs_and_loss`."""
+        method = "training_loss" if is_training else "loss"
+        loss: Tensor = self._checked(method, getattr(self.task, method)(outputs, batch), Tensor)
+        weights = self.row_weights(batch)
+        if loss.shape == outputs.shape[:1]:
+            return (loss if weights is None else loss * weights.to(loss.dtype)).mean()
         if loss.ndim > 0:
             raise TrialError(
-                f"{type(self.task).__name__}.loss must return a scalar, the mean over the rows of the batch "
-                f"(got {_described(loss)})"
+                f"{type(self.task).__name__}.{method} must return a scalar, the mean over the rows of the "
+                f"batch, or the loss of each row (got {_described(loss)})"
             )
-        return outputs, loss
+        if weights is not None:
+            raise TrialError(
+                f"{type(self.task).__name__}.{method} must return the loss of each row, [rows], because "
+                "data.weight weights the rows (got a scalar)"
+            )
+        return loss
+
+    def row_weights(self, batch: Batch) -> Tensor | None:
+        """Return the weights of the rows, [rows] in double precision; None: the rows have none."""
+        weight = self.task.schema.weight
+        return None if weight is None else weight.weights(batch[weight.name].double())
 
     def metrics(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """Return the task's metrics by name, each [rows]."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 
-from spark_hpo.data.loader import Batch, Loader
+from spark_hpo.data.loader import Batch
 from spark_hpo.data.schema import Label
 from spark_hpo.data.table import Table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.train.checked_task import CheckedTask
+from spark_hpo.train.label_statistics import label_batches
 from spark_hpo.train.metric_names import known_among
 from spark_hpo.train.reference import Trainable
 from spark_hpo.train.rendezvous.world import World
@@ -21,7 +21,6 @@ from spark_hpo.train.task import LabelledTask
 from spark_hpo.train.whole_split import WholeSplitMetrics
 from spark_hpo.trial import Params, Split
 
-_BATCH_ROWS = 65_536
 _ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
@@ -45,7 +44,7 @@ def constant_answer(
     """
     if not (isinstance(trainable, type) and issubclass(trainable, LabelledTask)):
         return None
-    batches = list(_label_batches(table))
+    batches = list(label_batches(table, Split.VALIDATION))
     labels = torch.cat([batch[table.schema.label.name] for batch in batches])
     task = trainable(params, table.schema)
     measured = []
@@ -75,33 +74,23 @@ def _candidates(label: Label, labels: torch.Tensor) -> Iterator[tuple[str, torch
 
 def _measured(task: LabelledTask, metric: str, outputs: torch.Tensor, batches: list[Batch]) -> float:
     """Return a metric over all rows; NaN where it cannot be computed from the label."""
-    total, rows = 0.0, 0
+    total, rows = 0.0, 0.0
+    checked = CheckedTask(task)
     whole: WholeSplitMetrics | None = None
     try:
         for batch in batches:
             size = len(batch[task.schema.label.name])
             answers = outputs.expand(size, -1)
-            rows += size
+            weights = checked.row_weights(batch)
+            rows += size if weights is None else float(weights.sum())
             if metric == "loss":
-                total += float(task.loss(answers, batch)) * size
+                total += float(checked.loss(answers, batch, is_training=False)) * size
             elif metric in (means := task.metrics(answers, batch)):
-                total += float(means[metric].double().sum())
+                values = means[metric].double()
+                total += float((values if weights is None else values * weights).sum())
             else:
-                whole = whole or WholeSplitMetrics(CheckedTask(task), known_among([metric]), reported=means)
+                whole = whole or WholeSplitMetrics(checked, known_among([metric]), reported=means)
                 whole.update(answers, batch)
         return total / rows if whole is None else whole.values(_ALONE)[metric]
     except Exception:  # user code, which may need other columns or another shape of outputs
         return math.nan
-
-
-def _label_batches(table: Table) -> Iterator[Batch]:
-    loader = Loader(
-        replace(table, schema=replace(table.schema, features=())),
-        Split.VALIDATION,
-        rank=0,
-        world_size=1,
-        batch_size=_BATCH_ROWS,
-        seed=0,
-        shuffle_window=None,
-    )
-    yield from next(loader.passes(0, 1))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spark_hpo.data.loader import Pass
+from spark_hpo.errors import TrialError
 from spark_hpo.train.autocast import autocast
 from spark_hpo.train.checked_task import CheckedTask
 from spark_hpo.train.device_batches import on_device
@@ -31,7 +32,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Return `loss` and all metrics over all rows of all ranks. Every rank must call it.
 
-    The loss and the task's `metrics` are means over rows. A metric that is not defined on these rows is NaN.
+    The loss and the task's `metrics` are means over rows, weighted where rows have weights. A metric that is
+    not defined on these rows is NaN.
 
     Args:
         batches: this rank's share of the split.
@@ -45,19 +47,24 @@ def evaluate(
     """
     model.eval()
     sums: dict[str, Tensor] = {}
+    weight_sum = 0.0
     whole: WholeSplitMetrics | None = None
     with torch.inference_mode(), autocast(precision, world.device):
         for batch in on_device(batches, world.device):
             for part, (outputs, loss) in parts.each_part(batch, model):
                 loss = loss.detach().double() * outputs.shape[0]
                 sums["loss"] = sums.get("loss", torch.zeros_like(loss)) + loss
+                weights = task.row_weights(part)
+                weight_sum += outputs.shape[0] if weights is None else float(weights.sum())
                 for name, values in task.metrics(outputs, part).items():
-                    total = values.double().sum()
+                    total = (values.double() if weights is None else values.double() * weights).sum()
                     sums[name] = sums.get(name, torch.zeros_like(total)) + total
                 whole = whole or WholeSplitMetrics(task, names, reported=sums)
                 whole.update(outputs, part)
             on_progress()
     # The ranks agree on the order of `sums`, because the same code fills it everywhere.
-    *totals, rows_read = world.sum([*(float(value) for value in sums.values()), batches.rows])
-    means = {name: total / rows_read for name, total in zip(sums, totals, strict=True)}
+    *totals, weight_sum = world.sum([*(float(value) for value in sums.values()), weight_sum])
+    if not weight_sum:
+        raise TrialError("all rows of the split have the weight 0 (data.weight)")
+    means = {name: total / weight_sum for name, total in zip(sums, totals, strict=True)}
     return means if whole is None else {**whole.values(world), **means}

@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def export_network(folder: Path, task: TrainTask, model: nn.Module) -> bool:
 
 def blank_batch(schema: TableSchema) -> Batch:
     """Return a batch of zeros, without the label."""
-    columns = [column for column in delivered(schema) if column.name != schema.label.name]
+    columns = [c for c in delivered(replace(schema, weight=None)) if c.name != schema.label.name]
     return {c.name: torch.from_numpy(np.zeros((_EXAMPLE_ROWS, *c.shape), c.dtype)) for c in columns}
 
 

@@ -21,6 +21,9 @@ from spark_hpo.trial import Params
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
+CROSS_ENTROPY, FOCAL = "cross_entropy", "focal"
+FOCAL_GAMMA = 2.0
+
 Batch = Mapping[str, Tensor]
 """One tensor per column, by name.
 
@@ -110,7 +113,14 @@ class TrainTask(ABC):
 
     @abstractmethod
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Return the loss to minimise: a scalar, the mean over the rows of the batch."""
+        """Return the loss: a scalar, the mean over the rows of the batch, or the loss of each row, [rows].
+
+        If the rows have weights (`data.weight`), it must be [rows]; the loop weights it.
+        """
+
+    def training_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the loss to minimise, of the same shape; by default `loss`, which evaluations report."""
+        return self.loss(outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """Return more metrics by name, each [rows]. The means over all rows of the split are reported."""
@@ -197,6 +207,8 @@ class LabelledTask(TrainTask):
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the cross-entropy, or the mean squared error of the standardised label.
 
+        It is a scalar, or [rows] if the rows of the table have weights.
+
         Raises:
             TrialError: the outputs do not have the shape [rows, num_outputs].
         """
@@ -206,14 +218,41 @@ class LabelledTask(TrainTask):
                 f"for the label {self.schema.label.name!r} (got {tuple(outputs.shape)})"
             )
         target = batch[self.schema.label.name]
+        reduction = "mean" if self.schema.weight is None else "none"
         if self.schema.label.is_regression:
-            return nn.functional.mse_loss(outputs[:, 0], self._standardised(target))
-        loss = nn.functional.cross_entropy(outputs, target)
-        if (smoothing := self.learned.get("label_smoothing")) is not None:
-            # torch's own takes a number only, by which a loss cannot be differentiated.
-            uniform = -outputs.log_softmax(dim=1)[:, : self.num_outputs].mean()
-            return (1 - smoothing) * loss + smoothing * uniform
-        return loss
+            return nn.functional.mse_loss(outputs[:, 0], self._standardised(target), reduction=reduction)
+        return nn.functional.cross_entropy(outputs, target, reduction=reduction)
+
+    def training_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return `loss` or, where the study sets class weights, focal loss or label smoothing, [rows].
+
+        A parameter of the space with the name of the setting, such as `focal_gamma`, takes precedence. A task
+        that defines `loss` itself trains with it as it is.
+
+        Raises:
+            TrialError: `loss` is not a known name.
+        """
+        name = self.params.get("loss", CROSS_ENTROPY)
+        smoothing = self.learned.get("label_smoothing", self.params.get("label_smoothing", 0.0))
+        weights = self.schema.label.class_weights
+        is_plain = (
+            name == CROSS_ENTROPY and not weights and not isinstance(smoothing, Tensor) and smoothing == 0
+        )
+        if self.schema.label.is_regression or is_plain or type(self).loss is not LabelledTask.loss:
+            return self.loss(outputs, batch)
+        if name not in (CROSS_ENTROPY, FOCAL):
+            raise TrialError(f"the parameter loss must be {CROSS_ENTROPY} or {FOCAL} (got {name!r})")
+        target = batch[self.schema.label.name]
+        log_probabilities = outputs.log_softmax(dim=1)[:, : self.num_outputs]
+        of_target = log_probabilities.gather(1, target.unsqueeze(1)).squeeze(1)
+        # torch's own smoothing takes a number only, by which a loss cannot be differentiated.
+        losses = -(1 - smoothing) * of_target - smoothing * log_probabilities.mean(dim=1)
+        if name == FOCAL:  # Lin et al. 2017, arXiv:1708.02002
+            gamma = self.params.get("focal_gamma", FOCAL_GAMMA)
+            losses = losses * (1 - of_target.exp()).clamp(min=1e-6) ** gamma
+        if weights:
+            losses = losses * torch.tensor(weights, device=losses.device)[target]
+        return losses
 
     def metrics(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """Return `accuracy`, or `squared_error` and `absolute_error` in the label's units, each [rows]."""

@@ -33,7 +33,7 @@ class TaskRank:
         assert setup.table is not None, "a task needs a table"
         train = setup.open_loader(Split.TRAIN)
         trainer = Trainer(
-            self.task_class(assignment.params, setup.table.schema),
+            self.task_class({**setup.settings.loss_params, **assignment.params}, setup.table.schema),
             setup.world,
             setup.settings,
             seed=assignment.seed,

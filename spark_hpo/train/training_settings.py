@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 LEARNING_RATE = "learning_rate"
 WEIGHT_DECAY = "weight_decay"
@@ -73,6 +74,9 @@ class TrainingSettings:
 
     batch_size: int = 128  # rows per optimizer step, over all ranks
     evaluation_batch_size: int = 4096  # rows per evaluation step, over all ranks
+    loss_params: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # of `LabelledTask`, unless the space has them
     metrics: tuple[str, ...] = ()  # of torchmetrics, those of the objective included
     precision: Precision = Precision.AUTO
     strategy: StrategyKind = StrategyKind.DDP

@@ -113,7 +113,7 @@ class _Parser:
         if self._schema is not None:
             if name == self._schema.label.name:
                 return _PreparedLabel(self._schema.label)
-            made = [f for f in self._schema.features if name in (f.source, f.name)]
+            made = [f for f in self._schema.read_features if name in (f.source, f.name)]
             if made:
                 return _PreparedFeature(made[0], made[1].name if len(made) > 1 else None)
         return _StoredColumn(name, self._type(name))

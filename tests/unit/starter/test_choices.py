@@ -47,15 +47,30 @@ def test_task_follows_from_the_columns(columns: dict[str, tuple[str, ...]], task
     ("label", "metric", "mode"),
     [
         (LabelFacts(name="y", classes=2, largest_share=0.6), "accuracy", "max"),
-        (LabelFacts(name="y", classes=2, largest_share=0.97), "loss", "min"),
+        (LabelFacts(name="y", classes=2, largest_share=0.87), "loss", "min"),
+        (LabelFacts.of_classes("y", 2, {"no": 97, "yes": 3}), "average_precision", "max"),
+        (LabelFacts.of_classes("y", 2, {"bad": 3, "good": 97}), "auroc", "max"),
+        (LabelFacts.of_classes("y", 3, {"a": 50, "b": 45, "c": 5}), "average_precision", "max"),
+        (LabelFacts.of_classes("y", 10, {str(i): 10 + i for i in range(10)}), "accuracy", "max"),
         (LabelFacts(name="y", deviation=3.0), "squared_error", "min"),
         (LabelFacts(name="y"), "squared_error", "min"),
     ],
-    ids=["even", "very uneven", "number", "number that nobody has looked at"],
+    ids=[
+        "even",
+        "very uneven",
+        "rare second class",
+        "rare first class",
+        "rare of three",
+        "ten even classes",
+        "number",
+        "number that nobody has looked at",
+    ],
 )
 def test_metric_follows_from_the_label(label: LabelFacts, metric: str, mode: str) -> None:
     chosen = choose(replace(FLOWERS, label=label))
     assert (chosen.metric, chosen.mode) == (metric, mode)
+    is_rare = metric in ("average_precision", "auroc")
+    assert chosen.training.get("class_weights") == ("balanced" if is_rare else None)
 
 
 def test_draft_names_the_score_to_beat() -> None:

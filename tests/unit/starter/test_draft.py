@@ -97,7 +97,7 @@ class TestRawParquet:
             assert data is not None
             assert data.prepare is not None
             assert data.prepare.label_type == kind
-        assert start_study(str(raw), label="rare").config.objective.metric == "loss"
+        assert start_study(str(raw), label="rare").config.objective.metric == "average_precision"
 
     @pytest.mark.parametrize("label", [None, "jobs", "place"])
     def test_start_study_names_a_label_that_is_invalid(self, raw: Path, label: str | None) -> None:
@@ -225,7 +225,10 @@ class TestPreparedTable:
     def test_draft_reports_an_unbalanced_label(self, tmp_path: Path) -> None:
         label = Label(name="y", classes=("no", "yes"))
         table = prepared(tmp_path / "t", label, (np.arange(1000) % 20 == 0).astype(np.int64))
-        assert start_study(str(table)).config.objective.metric == "loss"
+        start = start_study(str(table))
+        assert start.config.objective.metric == "average_precision"
+        assert start.config.training.class_weights == "balanced"
+        record(start)
 
     def test_draft_of_a_number_is_a_regression_with_the_score_to_beat(self, tmp_path: Path) -> None:
         label = Label(name="y", mean=5.0, deviation=4.0)
