@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from spark_hpo.backend.local.gpus import GpuDealer, find_gpus
+from spark_hpo.backend.machine_gpus import GpuDealer, find_gpus
 from spark_hpo.backend.spark.cluster import is_dynamic, is_local
 from spark_hpo.backend.spark.gpus import gpu_profile
 from spark_hpo.backend.spark.probe import ask
@@ -21,6 +21,7 @@ from spark_hpo.backend.spark.session import (
     running_session,
     start_session,
 )
+from spark_hpo.config import StudyConfig
 from spark_hpo.doctor import on_executor
 from spark_hpo.doctor.context import Context
 from spark_hpo.doctor.finding import Verdict, fail, ok, skip, warn
@@ -105,12 +106,11 @@ def gpus(context: Context) -> Verdict:
     if config.backend == "local":
         if not asked:
             return skip("no GPUs requested")
-        slots = GpuDealer(found := find_gpus(), asked).num_slots(config.resources.world_size)
-        if slots == 0:
-            return fail(f"the machine has {len(found)} GPUs, too few for a trial", "use fewer per rank")
-        return ok(f"{len(found)} here, for {slots} trials at once")
+        return _gpus_of_this_machine(config)
     if context.spark is None:
         return skip("'spark' failed")
+    if asked and is_local(context.cluster):
+        return _gpus_of_this_machine(config)
     if not asked:
         seen = [answer["gpus"] for answer in _answers(context, count_gpus=True)]
         if max(seen, default=0):
@@ -126,6 +126,12 @@ def gpus(context: Context) -> Verdict:
             "use more GPUs or cores for executors, or fewer ranks",
         )
     return ok(f"{asked:g} for each rank: {tasks} ranks at once")
+
+
+def _gpus_of_this_machine(config: StudyConfig) -> Verdict:
+    found = find_gpus()
+    slots = GpuDealer(found, config.resources.gpus_per_rank).num_slots(config.resources.world_size)
+    return ok(f"{len(found)} on this machine, for {slots} trials at once")
 
 
 def executors(context: Context) -> Verdict:

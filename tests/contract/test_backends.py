@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,42 @@ class TestSparkBackend(BackendContract):
         # Cancelled one after another, they take 20 s; with a wait for PySpark's 200 exceptions, 3 s.
         one = max(0.1, *(seconds_to_close(1) for _ in range(3)))
         assert seconds_to_close(200) < 20 * one
+
+
+def train_on_gpus(assignment: Assignment, *, gpus: Sequence[int] = (), **others: Any) -> Report:
+    report = train(assignment, **others)
+    return replace(report, metrics={**report.metrics, "gpu": gpus[0]})
+
+
+class TestSparkBackendThatDealsGpus(BackendContract):
+    """With local[N], Spark itself assigns no GPUs."""
+
+    @pytest.fixture
+    def backend(self, spark: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        backend = SparkBackend(cluster_of(spark), train_on_gpus, gpus_per_rank=1)
+        yield backend
+        backend.close()
+
+    def test_each_of_two_trials_has_a_gpu(self, backend: Backend, tmp_path: Path) -> None:
+        for trial_id in (1, 2):
+            backend.submit(self.assignment(trial_id, meet=str(tmp_path)))
+        reports = [self.next_report(backend), self.next_report(backend)]
+        assert {report.metrics["gpu"] for report in reports} == {0, 1}
+
+    def test_gpu_of_a_cancelled_trial_is_dealt_again(self, backend: Backend) -> None:
+        for trial_id in (1, 2):
+            backend.submit(self.assignment(trial_id, seconds=LIMIT_S))
+        for trial_id in (1, 2):
+            backend.cancel(trial_id)
+        backend.submit(self.assignment(3))
+        assert self.next_report(backend).trial_id == 3
+
+
+def test_more_gpus_than_the_machine_has_are_refused(spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(CapacityError, match="more GPUs than the 1 of this machine"):
+        SparkBackend(cluster_of(spark), train, world_size=2, gpus_per_rank=1)
 
 
 class TestSparkBackendOfTwoRanks(BackendContract):

@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 import cloudpickle
 
 from spark_hpo.backend.base import RankFunction, merge_reports
-from spark_hpo.backend.local.gpus import GpuDealer, Hand, find_gpus
 from spark_hpo.backend.local.machine import num_cores, num_out_of_memory_kills
 from spark_hpo.backend.local.messages import Ended
 from spark_hpo.backend.local.rank import Orders, Program
 from spark_hpo.backend.local.server_process import ServerProcess
-from spark_hpo.errors import CapacityError
+from spark_hpo.backend.machine_gpus import GpuDealer, Hand, find_gpus
 from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
 
 logger = logging.getLogger(__name__)
@@ -78,7 +77,9 @@ class LocalBackend:
         """
         self._world_size = world_size
         self._dealer = GpuDealer(find_gpus() if gpus_per_rank else [], gpus_per_rank)
-        self.num_slots = self._count_slots(gpus_per_rank)
+        self.num_slots = (
+            self._dealer.num_slots(world_size) if gpus_per_rank else max(1, num_cores() // world_size)
+        )
         threads = max(1, num_cores() // (self.num_slots * world_size))
         environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
         self._server_arguments = (tuple(preloaded), environment)
@@ -132,19 +133,6 @@ class LocalBackend:
             collection.clear()
         self._selector.close()
         self._program.close()
-
-    def _count_slots(self, gpus_per_rank: float) -> int:
-        if not gpus_per_rank:
-            return max(1, num_cores() // self._world_size)
-        slots = self._dealer.num_slots(self._world_size)
-        if slots == 0:
-            raise CapacityError(
-                f"times resources.world_size, {self._world_size}, needs more GPUs than this machine has",
-                key="resources.gpus_per_rank",
-                value=gpus_per_rank,
-                cure="Use fewer ranks or GPUs; CUDA_VISIBLE_DEVICES may hide some",
-            )
-        return slots
 
     def _running_server(self) -> ServerProcess:
         if self._server is None:

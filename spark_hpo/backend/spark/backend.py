@@ -7,15 +7,17 @@ import logging
 import queue
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from threading import Thread
 
 from spark_hpo.backend.base import RankFunction, merge_reports
+from spark_hpo.backend.machine_gpus import GpuDealer, WaitingDealer, find_gpus
 from spark_hpo.backend.spark.cluster import Cluster, is_local
 from spark_hpo.backend.spark.gpus import gpu_profile
-from spark_hpo.backend.spark.task import run_task
+from spark_hpo.backend.spark.task import gpus_of_hand, gpus_of_spark, no_gpus, run_task
 from spark_hpo.errors import CapacityError
 from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
 
@@ -59,7 +61,13 @@ class SparkBackend:
 
     def __post_init__(self) -> None:
         self._tag = f"spark_hpo-{uuid.uuid4().hex[:8]}"  # of all jobs
-        self._profile = gpu_profile(self.cluster, self.gpus_per_rank)
+        self._dealer = None  # of the GPUs, where Spark does not assign them
+        self._profile = None
+        if self.gpus_per_rank and is_local(self.cluster):
+            self._dealer = WaitingDealer(GpuDealer(find_gpus(), self.gpus_per_rank))
+            self._dealer.num_slots(self.world_size)  # raises if there are too few
+        else:
+            self._profile = gpu_profile(self.cluster, self.gpus_per_rank)
         self._reports: queue.SimpleQueue[tuple[str, Report]] = queue.SimpleQueue()
         self._in_flight: dict[AssignmentKey, _Job] = {}
         self._wait_for_slot()
@@ -67,6 +75,8 @@ class SparkBackend:
     @property
     def num_slots(self) -> int:
         slots = self.cluster.num_task_slots(self._profile) // self.world_size
+        if self._dealer is not None:
+            return min(slots, self._dealer.num_slots(self.world_size))
         # Only a waiting task makes Spark ask for another executor, even for the first.
         return slots + 1 if self.cluster.can_grow() else slots
 
@@ -141,15 +151,25 @@ class SparkBackend:
             for thread in threads:
                 thread.join(max(0.0, retry_at - time.monotonic()))
 
+    @contextmanager
+    def _taking_gpus(self) -> Iterator[Callable[[int], tuple[int, ...]]]:
+        """Yield what gives each rank of an assignment its GPUs."""
+        if self._dealer is None:
+            yield gpus_of_spark if self.gpus_per_rank else no_gpus
+            return
+        with self._dealer.dealt(self.world_size) as hands:
+            yield partial(gpus_of_hand, hands)
+
     def _run(self, assignment: Assignment, tag: str) -> None:
         began = time.perf_counter()
         try:
             self.cluster.tag(tag, self._tag, description=str(assignment))
             ranks = self.cluster.spark.range(0, self.world_size, 1, self.world_size)
-            task = partial(run_task, self.run_rank, assignment, self.world_size, self.gpus_per_rank > 0)
             # Spark 3.5 does not know the argument.
             profile = {} if self._profile is None else {"profile": self._profile}
-            rows = ranks.mapInArrow(task, _SCHEMA, barrier=self.world_size > 1, **profile).collect()
+            with self._taking_gpus() as take_gpus:
+                task = partial(run_task, self.run_rank, assignment, self.world_size, take_gpus)
+                rows = ranks.mapInArrow(task, _SCHEMA, barrier=self.world_size > 1, **profile).collect()
             by_rank = sorted((json.loads(row.report) for row in rows), key=lambda r: r["rank"])
             reports = [Report.from_json(record["report"]) for record in by_rank]
         except Exception as exc:  # each version and client of Spark raises its own types

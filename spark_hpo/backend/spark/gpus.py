@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pyspark
 
-from spark_hpo.backend.spark.cluster import Cluster, is_local
+from spark_hpo.backend.spark.cluster import Cluster
 from spark_hpo.errors import CapacityError
 
 if TYPE_CHECKING:
@@ -24,12 +24,6 @@ def gpu_profile(cluster: Cluster, gpus_per_rank: float) -> ResourceProfile | Non
     """
     if gpus_per_rank == 0 or float(cluster.setting(_PER_TASK) or 0) == gpus_per_rank:
         return None
-    if is_local(cluster):
-        raise _error(
-            gpus_per_rank,
-            f"needs a cluster: with {cluster.setting('spark.master')} Spark assigns no GPUs",
-            "Use backend: inline on one machine, or a cluster (docs/cluster.md)",
-        )
     present = float(cluster.setting(_PER_EXECUTOR) or 0)
     if present < gpus_per_rank:
         raise _error(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 
 import pyarrow as pa
 from pyspark import BarrierTaskContext, TaskContext
 
 from spark_hpo.backend.base import BarrierContext, RankFunction
+from spark_hpo.backend.machine_gpus import Hand
 from spark_hpo.trial import Assignment, Failure, FailureKind, Report
 
 
@@ -17,22 +18,25 @@ def run_task(
     run_rank: RankFunction,
     assignment: Assignment,
     world_size: int,
-    with_gpus: bool,
+    take_gpus: Callable[[int], tuple[int, ...]],
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
-    """Run rank r, in the task of the partition of `range(world_size)` that holds the number r."""
+    """Run rank r, in the task of the partition of `range(world_size)` that holds the number r.
+
+    Args:
+        take_gpus: returns N of each `cuda:N` of a rank, and prepares the environment for CUDA.
+    """
     ranks = [number for batch in batches for number in batch.column(0).to_pylist()]
     assert len(ranks) == 1, "one rank per task"
     rank = ranks[0]
     if _is_repeated():
         report = _lost(assignment)
     else:
-        gpus = claim_gpus(_gpu_addresses(), os.environ) if with_gpus else ()
         report = run_rank(
             assignment,
             rank=rank,
             world_size=world_size,
-            gpus=gpus,
+            gpus=take_gpus(rank),
             barrier=_barrier(rank) if world_size > 1 else None,
         )
     record = json.dumps({"rank": rank, "report": report.to_json()})
@@ -58,6 +62,22 @@ def _lost(assignment: Assignment) -> Report:
             kind=FailureKind.INFRASTRUCTURE, message="its executor was lost, and Spark restarted the task"
         ),
     )
+
+
+def no_gpus(rank: int) -> tuple[int, ...]:
+    """Of a rank that uses the CPU."""
+    return ()
+
+
+def gpus_of_spark(rank: int) -> tuple[int, ...]:
+    """Those that Spark has assigned to this task."""
+    return claim_gpus(_gpu_addresses(), os.environ)
+
+
+def gpus_of_hand(hands: Sequence[Hand], rank: int) -> tuple[int, ...]:
+    """Those that the driver has dealt to this rank, with local[N], where Spark assigns none."""
+    os.environ.update(hands[rank].environment)
+    return hands[rank].gpus
 
 
 def claim_gpus(addresses: Sequence[str], environment: MutableMapping[str, str]) -> tuple[int, ...]:

@@ -65,7 +65,6 @@ def test_gpu_profile_is_none_if_every_task_has_the_gpus_anyway() -> None:
 @pytest.mark.parametrize(
     ("settings", "gpus", "present", "needed"),
     [
-        ({"master": "local[4]"}, 1, "local[4]", "backend: inline"),
         ({"master": "yarn"}, 0.25, "spark.executor.resource.gpu.amount, which is 0", "to 1 or more"),
         (
             {"master": "yarn", "executor_resource_gpu_amount": "2"},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +33,7 @@ def find_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
         import pynvml
     except ImportError as exc:
         raise CapacityError(
-            "needs the package nvidia-ml-py with backend: local, to find the GPUs",
+            "needs the package nvidia-ml-py on a single machine, to find its GPUs",
             key=_KEY,
             cure=f"Install spark_hpo[gpu], or set {_VISIBLE}",
         ) from exc
@@ -87,6 +89,7 @@ class GpuDealer:
             CapacityError: a rank would need several MIG slices, which CUDA does not allow.
         """
         self._names = names
+        self._gpus_per_rank = gpus_per_rank
         self._per_rank = max(1, int(gpus_per_rank)) if gpus_per_rank else 0
         shares = 1 if gpus_per_rank >= 1 or not gpus_per_rank else int(1 / gpus_per_rank)
         self._free = [shares] * len(names)
@@ -100,8 +103,21 @@ class GpuDealer:
         self._shares = shares
 
     def num_slots(self, world_size: int) -> int:
-        """Return how many assignments of this many ranks fit at once. GPUs must be in use."""
-        return len(self._names) * self._shares // (self._per_rank * world_size)
+        """Return how many assignments of this many ranks fit at once. Ranks must use GPUs.
+
+        Raises:
+            CapacityError: not even one.
+        """
+        slots = len(self._names) * self._shares // (self._per_rank * world_size)
+        if slots == 0:
+            raise CapacityError(
+                f"times resources.world_size, {world_size}, needs more GPUs than the {len(self._names)} of "
+                "this machine",
+                key=_KEY,
+                value=self._gpus_per_rank,
+                cure=f"Use fewer ranks or GPUs; {_VISIBLE} may hide some",
+            )
+        return slots
 
     def deal(self, world_size: int) -> list[Hand] | None:
         """Take GPUs for each rank of an assignment; None: not enough are free."""
@@ -130,3 +146,28 @@ class GpuDealer:
         # NVML counts in this order; CUDA by default puts the fastest first.
         order = {} if _VISIBLE in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         return Hand(devices, devices, order if devices else {})
+
+
+class WaitingDealer:
+    """A dealer for several threads: each waits until there are enough GPUs for its assignment."""
+
+    def __init__(self, dealer: GpuDealer) -> None:
+        self._dealer = dealer
+        self._returned = threading.Condition()
+
+    def num_slots(self, world_size: int) -> int:
+        """Return how many assignments fit at once; errors as of `GpuDealer.num_slots`."""
+        return self._dealer.num_slots(world_size)
+
+    @contextmanager
+    def dealt(self, world_size: int) -> Iterator[list[Hand]]:
+        """Hold GPUs for each rank of an assignment. Waits only for one that was cancelled and still ends."""
+        with self._returned:
+            while (hands := self._dealer.deal(world_size)) is None:
+                self._returned.wait()
+        try:
+            yield hands
+        finally:
+            with self._returned:
+                self._dealer.take_back(hands)
+                self._returned.notify_all()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from spark_hpo.backend.local.gpus import GpuDealer, find_gpus
+from spark_hpo.backend.machine_gpus import GpuDealer, find_gpus
 from spark_hpo.errors import CapacityError
 
 
