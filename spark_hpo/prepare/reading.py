@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from spark_hpo.data import files
 from spark_hpo.data.lake.formats import read_version
 from spark_hpo.data.plan.footers import column_names, read_footer
 from spark_hpo.data.plan.listing import list_files
-from spark_hpo.data.schema import Source
+from spark_hpo.data.schema import Source, TableFormat
 from spark_hpo.prepare.dialect import UTF_8, Dialect
 from spark_hpo.prepare.table_files import for_spark, source_of, version_frame
 
@@ -78,12 +79,17 @@ def _with_timestamps(frame: DataFrame, url: str) -> DataFrame:
     return frame
 
 
-def file_sizes(arguments: Mapping[str, Any]) -> list[int]:
-    """Return the bytes of each file of the input of a request."""
+def _file_sizes(arguments: Mapping[str, Any]) -> Sequence[int]:
+    """Return the bytes of each file of the input of a request; none of a table in the catalog."""
     table = source_of(arguments)
     if table.version is None:
         return [int(size) for _, size, *_ in arguments["input_files"]]
-    return [file.size for file in read_version(table.url, table.format, table.version).files]
+    return _sizes_at(table.url, table.format, table.version)
+
+
+@lru_cache(maxsize=1)
+def _sizes_at(url: str, format: TableFormat, version: int) -> tuple[int, ...]:
+    return tuple(file.size for file in read_version(url, format, version).files)
 
 
 def is_small(arguments: Mapping[str, Any]) -> bool:
@@ -93,18 +99,25 @@ def is_small(arguments: Mapping[str, Any]) -> bool:
 
 def has_many_small_files(arguments: Mapping[str, Any]) -> bool:
     """Return True if the files of the input take longer to open than to read."""
-    sizes = file_sizes(arguments)
+    sizes = _file_sizes(arguments)
     return len(sizes) > _MANY_FILES and sum(sizes) <= len(sizes) * _SMALL_FILE_BYTES
 
 
 def _has_at_most(arguments: Mapping[str, Any], size: int) -> bool:
-    sizes = file_sizes(arguments)
-    return bool(sizes) and sum(sizes) <= size  # of a table in the catalog, files are unknown
+    sizes = _file_sizes(arguments)
+    return bool(sizes) and sum(sizes) <= size
 
 
 @contextlib.contextmanager
 def settings(spark: SparkSession, arguments: Mapping[str, Any]) -> Iterator[None]:
-    """Set the session so that dates and times mean the same as to the readers, and restore it afterwards."""
+    """Set the session for a request, and restore it afterwards."""
+    with changed_settings(spark, settings_for(arguments)):
+        yield
+
+
+def settings_for(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings with which dates and times mean the same as to the readers, and small inputs are
+    read fast."""
     wanted = {_TIME_ZONE: "UTC", _NANOSECONDS: "true"}
     if is_small(arguments):
         # One task is faster than finding out how many there should be.
@@ -116,8 +129,7 @@ def settings(spark: SparkSession, arguments: Mapping[str, Any]) -> Iterator[None
         wanted |= _INTERPRETED
     if arguments.get("encoding", UTF_8) != UTF_8:
         wanted[_CHARSETS] = "true"
-    with changed_settings(spark, wanted):
-        yield
+    return wanted
 
 
 @contextlib.contextmanager

@@ -7,26 +7,9 @@ from typing import Any
 
 import pytest
 
-from spark_hpo.prepare.reading import has_many_small_files, settings
+from spark_hpo.prepare.reading import has_many_small_files, settings_for
 
 OPEN_COST, CODEGEN = "spark.sql.files.openCostInBytes", "spark.sql.codegen.factoryMode"
-
-
-class Session:
-    """The settings of a session, in a mapping."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, str] = {CODEGEN: "FALLBACK"}
-        self.conf = self
-
-    def get(self, key: str, default: str | None = None) -> str | None:
-        return self.values.get(key, default)
-
-    def set(self, key: str, value: str) -> None:
-        self.values[key] = value
-
-    def unset(self, key: str) -> None:
-        del self.values[key]
 
 
 def arguments(count: int, size: int) -> Mapping[str, Any]:
@@ -48,10 +31,8 @@ def arguments(count: int, size: int) -> Mapping[str, Any]:
 def test_settings_follow_the_number_and_sizes_of_the_files(
     count: int, size: int, is_interpreted: bool, is_cheap: bool, is_kept: bool
 ) -> None:
-    session: Any = Session()
     table = arguments(count, size)
-    with settings(session, table):
-        assert (session.values[CODEGEN] == "NO_CODEGEN") is is_interpreted
-        assert (OPEN_COST in session.values) is is_cheap
-    assert session.values == {CODEGEN: "FALLBACK"}
+    settings = settings_for(table)
+    assert (settings.get(CODEGEN) == "NO_CODEGEN") is is_interpreted
+    assert (OPEN_COST in settings) is is_cheap
     assert has_many_small_files(table) is is_kept
