@@ -188,6 +188,8 @@ def one_step(context: Context) -> Verdict:
     config = context.config
     if config.backend == "spark" and context.spark is None:
         return skip("'spark' failed")
+    if config.data is not None and context.table is None:
+        return skip("there is no table yet")
     started = time.monotonic()
     configurations = each_option(context.plan.space, context.search, config.seed)
     reports: list[Report] = []

@@ -41,7 +41,7 @@ def all_leaks(sample: Sample) -> Iterator[Pitfall]:
                 kind=PitfallKind.LEAK,
                 columns=(name,),
                 message=f"column {name!r} alone predicts the label {sample.label_name!r} ({figure})",
-                cure=f"If it is known only after the label, leave it out (--drop {name})",
+                cure=f"If it is known only after the label, leave it out ({_drop(name)})",
             )
     if not sample.classes:
         yield from _sums(fitted, checked, named)
@@ -54,7 +54,7 @@ def _mostly_missing(sample: Sample) -> Iterator[Pitfall]:
                 kind=PitfallKind.MOSTLY_MISSING,
                 columns=(name,),
                 message=f"column {name!r} is missing in {share:.1%} of the rows",
-                cure=f"Leave it out (--drop {name}), unless a value is a signal by itself",
+                cure=f"Leave it out ({_drop(name)}), unless a value is a signal by itself",
             )
 
 
@@ -83,7 +83,7 @@ def _missing_with_label(sample: Sample) -> Iterator[Pitfall]:
             kind=PitfallKind.MISSING_WITH_LABEL,
             columns=(name,),
             message=f"column {name!r} is missing where {where} ({figure})",
-            cure=f"It is probably known only after the label: leave it out (--drop {name})",
+            cure=f"It is probably known only after the label: leave it out ({_drop(name)})",
         )
 
 
@@ -206,5 +206,10 @@ def _sums(fitted: Sample, checked: Sample, named: set[str]) -> Iterator[Pitfall]
         kind=PitfallKind.LEAK,
         columns=terms,
         message=f"the label {fitted.label_name!r} is {formula} (R2 {r2:.6f})",
-        cure=f"If they are known only together with the label, leave them out (--drop {','.join(terms)})",
+        cure=f"If they are known only together with the label, leave them out ({_drop(*terms)})",
     )
+
+
+def _drop(*names: str) -> str:
+    """Return the option of `prepare` that leaves columns out, and the setting in a study file."""
+    return f"--drop {','.join(names)}; in a study file, drop: [{', '.join(names)}]"

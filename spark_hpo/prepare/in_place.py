@@ -106,8 +106,9 @@ def by_row_groups(frame: DataFrame, table: Source, fractions: Sequence[float], s
     empty = [name for name, count in rows.items() if not count]
     if empty:
         raise DataError(
-            f"{url}: none of its {len(assigned)} row groups is assigned to {', '.join(empty)}. Use another "
-            "seed or other fractions, conditions (where_train ...), or smaller row groups"
+            f"{url}: none of its {len(assigned)} row groups is assigned to {', '.join(empty)}. Split by "
+            "columns (split.key ...) or by conditions (where_train ...), write smaller row groups, or use "
+            "another seed or other fractions"
         )
     # Spark knows the file and the position of each row, so statistics can be limited to the training rows.
     names = frame.columns

@@ -64,11 +64,13 @@ def test_doctor_finds_pitfalls_of_a_catalog_table_and_writes_no_snapshot(
     rows = [(i % 2, (i % 2) * 3.5, i) for i in range(600)]
     spark.createDataFrame(rows, "side int, after double, x int").createOrReplaceTempView("leaky")
     before = sorted(study.rglob("*"))
-    checks = [check for check in CHECKS if check.name in ("study file", "table", "pitfalls")]
+    names = ("study file", "code", "table", "pitfalls", "storage", "one step")
+    checks = [check for check in CHECKS if check.name in names]
     overrides = ["data.path=null", source, "data.label=side"]
     found = {f.check: f for f in examine("study.yaml", overrides, spark=spark, checks=checks)}
     assert found["pitfalls"].status is Status.WARN
     assert "column 'after' alone predicts the label 'side'" in found["pitfalls"].message
+    assert (found["one step"].status, found["one step"].message) == (Status.SKIP, "there is no table yet")
     assert sorted(study.rglob("*")) == before
 
 
