@@ -27,6 +27,7 @@ from tests.benchmarks.page import FOLDER, Page, machine
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from spark_hpo.backend.base import Backend
     from spark_hpo.train.context import TrainContext
 
 LOCAL = {"spark.master": "local[2]", "spark.ui.enabled": "false"}
@@ -36,7 +37,8 @@ PACKAGES = ("pyspark", "torch", "hyperopt")
 INTRODUCTION = f"""# The cost of starting a trial
 
 The table shows the seconds from submitting a trial to its report, for a trial that trains nothing, on
-`local[2]`. All values are medians. `make bench-launch` writes this page.
+`local[2]` or, with `backend: local`, without Spark. All values are medians. `make bench-launch` writes
+this page.
 
 With two ranks, the ranks form a process group and do one all-reduce, in spark_hpo and in
 TorchDistributor. SparkTrials runs with a parallelism of 2 and {TRIALS} trials per call; the time of a
@@ -54,55 +56,74 @@ def no_training(ctx: TrainContext) -> None:
     ctx.report({"loss": 0.0}, resource=ctx.resource.stop)
 
 
-def ours(world_size: int, *, after_query: bool) -> Iterator[float]:
+def on_spark(world_size: int, *, after_query: bool) -> Iterator[float]:
     from spark_hpo.backend.spark.backend import SparkBackend
     from spark_hpo.backend.spark.session import cluster_of, start_session
+
+    spark = start_session("launch", LOCAL)
+    if after_query:
+        spark.range(1).collect()
+    cluster = cluster_of(spark)
+    with tempfile.TemporaryDirectory() as folder:
+        run = run_nothing(folder, cluster.driver_host or "")
+        yield from ours(SparkBackend(cluster, run, world_size=world_size))
+
+
+def on_this_machine(world_size: int) -> Iterator[float]:
+    from spark_hpo.backend.local.backend import LocalBackend
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = run_nothing(folder, "127.0.0.1")
+        yield from ours(LocalBackend(run, world_size=world_size, preloaded=["spark_hpo.train.preload"]))
+
+
+def run_nothing(folder: str, host: str) -> Any:
+    """What each rank runs: a study's training function, which trains nothing."""
     from spark_hpo.objective import Mode, Objective
     from spark_hpo.study_dir.storage import Storage
     from spark_hpo.train.rank import RankSpec
     from spark_hpo.train.rendezvous.world import RendezvousServer
     from spark_hpo.train.training_settings import TrainingSettings
     from spark_hpo.train.worker import run_rank
+
+    spec = RankSpec(
+        study_id="launch",
+        storage=Storage(folder),
+        trainable=no_training,
+        table=None,
+        objective=Objective(metric="loss", mode=Mode.MIN),
+        settings=TrainingSettings(),
+        max_resource=1,
+        seed=0,
+        reader="auto",
+        shuffle_window=1,
+        rendezvous=RendezvousServer(host, timeout_s=LIMIT_S).address,
+    )
+    return partial(run_rank, spec)
+
+
+def ours(backend: Backend) -> Iterator[float]:
     from spark_hpo.trial import Assignment
 
-    spark = start_session("launch", LOCAL)
-    if after_query:
-        spark.range(1).collect()
-    rendezvous = RendezvousServer(cluster_of(spark).driver_host or "", timeout_s=LIMIT_S)
-    with tempfile.TemporaryDirectory() as folder:
-        spec = RankSpec(
-            study_id="launch",
-            storage=Storage(folder),
-            trainable=no_training,
-            table=None,
-            objective=Objective(metric="loss", mode=Mode.MIN),
-            settings=TrainingSettings(),
-            max_resource=1,
+    for trial_id in itertools.count():
+        assignment = Assignment(
+            trial_id=trial_id,
+            attempt=1,
+            params={},
+            bracket=0,
+            rung=0,
+            resource_from=0,
+            resource_to=1,
+            checkpoint=None,
             seed=0,
-            reader="auto",
-            shuffle_window=1,
-            rendezvous=rendezvous.address,
         )
-        backend = SparkBackend(cluster_of(spark), partial(run_rank, spec), world_size=world_size)
-        for trial_id in itertools.count():
-            assignment = Assignment(
-                trial_id=trial_id,
-                attempt=1,
-                params={},
-                bracket=0,
-                rung=0,
-                resource_from=0,
-                resource_to=1,
-                checkpoint=None,
-                seed=0,
-            )
-            began = time.perf_counter()
-            backend.submit(assignment)
-            report = backend.wait(LIMIT_S)
-            seconds = time.perf_counter() - began
-            assert report is not None, f"no report within {LIMIT_S} s"
-            assert report.failure is None, report.failure
-            yield seconds
+        began = time.perf_counter()
+        backend.submit(assignment)
+        report = backend.wait(LIMIT_S)
+        seconds = time.perf_counter() - began
+        assert report is not None, f"no report within {LIMIT_S} s"
+        assert report.failure is None, report.failure
+        yield seconds
 
 
 def spark_trials() -> Iterator[float]:
@@ -165,10 +186,12 @@ class Contestant:
 
 
 CONTESTANTS = {
-    "spark_hpo, 1 rank": Contestant(launch=partial(ours, 1, after_query=False), runs=21),
-    "spark_hpo, 1 rank, after a query": Contestant(launch=partial(ours, 1, after_query=True), runs=21),
-    "spark_hpo, 2 ranks": Contestant(launch=partial(ours, 2, after_query=False), runs=21),
-    "spark_hpo, 2 ranks, after a query": Contestant(launch=partial(ours, 2, after_query=True), runs=21),
+    "spark_hpo, 1 rank": Contestant(launch=partial(on_spark, 1, after_query=False), runs=21),
+    "spark_hpo, 1 rank, after a query": Contestant(launch=partial(on_spark, 1, after_query=True), runs=21),
+    "spark_hpo, 2 ranks": Contestant(launch=partial(on_spark, 2, after_query=False), runs=21),
+    "spark_hpo, 2 ranks, after a query": Contestant(launch=partial(on_spark, 2, after_query=True), runs=21),
+    "spark_hpo, backend: local, 1 rank": Contestant(launch=partial(on_this_machine, 1), runs=21),
+    "spark_hpo, backend: local, 2 ranks": Contestant(launch=partial(on_this_machine, 2), runs=21),
     "SparkTrials": Contestant(launch=spark_trials, runs=3),
     "TorchDistributor": Contestant(launch=torch_distributor, runs=3),
 }
