@@ -63,6 +63,8 @@ class TrainingConfig(Section):
     micro_batch: Literal["auto"] | PositiveInt | None = None
     """Rows that a rank trains on at a time. Gradients are added up, so that a step still has `batch_size`
     rows. `auto`: a batch that does not fit the device is halved. Default: all rows of the rank."""
+    compile: bool = False
+    """Compile models with `torch.compile`. Trials with the same model on a machine share the code."""
     clip_norm: PositiveNumber | None = None
     """Maximum norm of the gradient."""
     patience: PositiveInt | None = None

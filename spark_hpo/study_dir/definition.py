@@ -43,6 +43,7 @@ _FREE = (
     "stopping.max_trial_failures",
     "stopping.max_failed_share",
     "training.checkpoint_every",
+    "training.compile",
     "training.metrics",
     "training.micro_batch",
     "training.strategy",

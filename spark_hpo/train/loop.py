@@ -18,7 +18,7 @@ from spark_hpo.errors import CheckpointError, TrialError
 from spark_hpo.objective import NO_SCORE, Objective, Score
 from spark_hpo.train import generators
 from spark_hpo.train.checked_task import CheckedTask
-from spark_hpo.train.device_batches import on_device
+from spark_hpo.train.device_batches import on_device, use_channels_last
 from spark_hpo.train.evaluation import evaluate
 from spark_hpo.train.learner import Learner
 from spark_hpo.train.metric_names import ALL_NAMES
@@ -75,7 +75,7 @@ class Trainer:
         world = self.world
         self._checked_task = CheckedTask(self.task)
         generators.seed(self.seed)
-        self.model = self._checked_task.build_model().to(world.device)
+        self.model = use_channels_last(self._checked_task.build_model().to(world.device), world.device)
         # From here on the ranks draw different numbers: their dropout masks must differ.
         generators.seed(self.seed, world.rank, 1)
         learning = self.settings.learning

@@ -37,6 +37,8 @@ class OptimizerStep:
 
     def __post_init__(self) -> None:
         self.micro_batches = MicroBatches(self.settings.micro_batch, world_size=self.world.size)
+        if self.settings.compile:
+            self.model.compile()  # in place: in its first forward pass, with the names that it has
         self.loss_module = LossModule(self.model, self.task)
         self.strategy = share_model(self.loss_module, self.world, self.settings)
         self._optimizer = self.task.build_optimizer(self.model)

@@ -14,7 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from spark_hpo.errors import TrialError
 from spark_hpo.train import generators
 from spark_hpo.train.checked_task import CheckedTask
+from spark_hpo.train.compiled import is_compiled, stop_compiling
 from spark_hpo.train.micro_batches import AUTO
+from spark_hpo.train.rank_failure import is_out_of_memory
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.task import Batch
 from spark_hpo.train.training_settings import StrategyKind, TrainingSettings
@@ -37,7 +39,13 @@ class LossModule(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the outputs, [rows, ...] and detached, and the loss, a scalar."""
-        outputs, loss = self.task.outputs_and_loss(self.model, batch)
+        try:
+            outputs, loss = self.task.outputs_and_loss(self.model, batch)
+        except Exception as exc:  # a compiler may raise anything
+            if not is_compiled(self.model) or is_out_of_memory(exc):
+                raise
+            stop_compiling(self.model, exc)
+            outputs, loss = self.task.outputs_and_loss(self.model, batch)
         return outputs.detach(), loss
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from spark_hpo.errors import CheckpointError
+from spark_hpo.train.compiled import share_compiled_code
 from spark_hpo.train.loop import Trainer
 from spark_hpo.train.rank import RankSetup
 from spark_hpo.train.task import TrainTask
@@ -31,6 +32,8 @@ class TaskRank:
         """Complete the report of the assignment. Metrics and checkpoint are the same on every rank."""
         setup, assignment = self.setup, self.setup.assignment
         assert setup.table is not None, "a task needs a table"
+        if setup.settings.compile:
+            share_compiled_code(setup.spec.node_cache)
         train = setup.open_loader(Split.TRAIN)
         trainer = Trainer(
             self.task_class({**setup.settings.loss_params, **assignment.params}, setup.table.schema),

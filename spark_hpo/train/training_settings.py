@@ -81,6 +81,7 @@ class TrainingSettings:
     precision: Precision = Precision.AUTO
     strategy: StrategyKind = StrategyKind.DDP
     micro_batch: int | Literal["auto"] | None = None  # rows that a rank trains on at a time; None: all
+    compile: bool = False  # the model, with torch.compile
     clip_norm: float | None = None  # maximum norm of the gradient; None: no clipping
     patience: int | None = None  # epochs without improvement after which training ends; None: no limit
     min_improvement: float = 0.0  # of the objective; a smaller change does not count

@@ -56,15 +56,9 @@ class CacheFolder:
         Raises:
             OSError: the folder cannot be created, or it belongs to another user.
         """
-        base = Path(settings.folder) if settings.folder else _local_folder()
-        self.path = base / f"spark_hpo-cache-{os.getuid()}"
+        base = Path(settings.folder) if settings.folder else local_folder()
+        self.path = private_folder(base, "cache")
         self._max_bytes = settings.max_bytes
-        base.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            self.path.mkdir(mode=0o700)
-        found = self.path.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise PermissionError(f"{self.path} is not a directory owned by and private to this user")
 
     def open(self, key: str, files: Mapping[str, int], *, needed: int) -> CacheEntry | None:
         """Open the entry of this key, creating it if it does not exist.
@@ -204,7 +198,23 @@ def key_of(facts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _local_folder() -> Path:
+def private_folder(base: Path, purpose: str) -> Path:
+    """Return a folder in `base` that only this user can read. It is created if it does not exist.
+
+    Raises:
+        OSError: the folder cannot be created, or it belongs to another user.
+    """
+    path = base / f"spark_hpo-{purpose}-{os.getuid()}"
+    base.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{path} is not a directory owned by and private to this user")
+    return path
+
+
+def local_folder() -> Path:
     """Return the local disk that the cluster names, or the temporary folder."""
     for variable in ("SPARK_HPO_CACHE_DIR", "SPARK_LOCAL_DIRS", "LOCAL_DIRS"):
         if first := os.environ.get(variable, "").split(",")[0]:
