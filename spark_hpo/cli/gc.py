@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import click
 
@@ -12,6 +14,7 @@ from spark_hpo.cli.console import say, say_json
 from spark_hpo.data.cache.cache_folder import CacheFolder, CacheSettings
 from spark_hpo.driver.cleanup import clean_snapshots, clean_study
 from spark_hpo.errors import ConfigError, LeaseError
+from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.storage import Storage
 
@@ -70,13 +73,19 @@ def command(
     """
     if not studies and not cache and snapshots is None:
         raise click.UsageError("pass a study directory, --snapshots or --cache")
-    freed = [_clean(Storage(study), older_than, dry_run=dry_run) for study in studies]
-    found = clean_snapshots(
-        [Storage(study) for study in studies], snapshots, ended_for_s=older_than, dry_run=dry_run
-    )
+    # `studies/*` also names what MLflow keeps there. A single name that is not a study is a mistake.
+    is_study = {study: len(studies) == 1 or _is_study(study) for study in studies}
+    there = [Storage(study) for study, is_one in is_study.items() if is_one]
+    freed = [
+        _Freed(place=study, skipped=f"{study}: skipped, because it is not a study")
+        for study, is_one in is_study.items()
+        if not is_one
+    ]
+    freed += [_clean(storage, older_than, dry_run=dry_run) for storage in there]
+    found = clean_snapshots(there, snapshots, ended_for_s=older_than, dry_run=dry_run)
     freed += [_Freed(place=url, files=one.files, bytes=one.bytes) for url, one in found.items()]
     if cache:
-        freed += [_clean_cache(folder, older_than or 0.0, dry_run=dry_run) for folder in _caches(studies)]
+        freed += [_clean_cache(folder, older_than or 0.0, dry_run=dry_run) for folder in _caches(there)]
     if as_json:
         total = sum(one.bytes for one in freed)
         say_json({"dry_run": dry_run, "bytes": total, "freed": [asdict(one) for one in freed]})
@@ -92,6 +101,10 @@ class _Freed:
     files: int = 0  # entries, of a cache
     bytes: int = 0
     skipped: str | None = None  # reason, if nothing was deleted
+
+
+def _is_study(study: str) -> bool:
+    return not Path(study).is_file() and Definition.load(Storage(study)) is not None
 
 
 def _clean(storage: Storage, older_than_s: float | None, *, dry_run: bool) -> _Freed:
@@ -111,11 +124,11 @@ def _clean_cache(folder: str | None, older_than_s: float, *, dry_run: bool) -> _
     return _Freed(place=str(cache.path), files=len(sizes), bytes=sum(sizes))
 
 
-def _caches(studies: tuple[str, ...]) -> list[str | None]:
+def _caches(studies: Sequence[Storage]) -> list[str | None]:
     """The cache folders in the settings of the studies; None is the default folder."""
     folders: list[str | None] = [None]
     for study in studies:
-        settings = Settings.load(Storage(study))
+        settings = Settings.load(study)
         data = settings.config.get("data") if settings else None
         folders.append(((data or {}).get("cache") or {}).get("folder"))
     return list(dict.fromkeys(folders))

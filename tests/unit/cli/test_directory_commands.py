@@ -73,3 +73,20 @@ def test_load_study_leaves_the_working_directory(tmp_path: Path, monkeypatch: py
     assert (os.getcwd(), stored.folder) == (str(tmp_path), str(tmp_path / "home"))
     stored.change_to_folder()
     assert os.getcwd() == stored.folder
+
+
+def test_gc_of_all_names_in_a_folder_skips_what_is_not_a_study(
+    study: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"x")
+    (tmp_path / "mlartifacts").mkdir()
+    (Path(study) / "progress").mkdir()
+    (Path(study) / "progress/000001-1").write_bytes(b"x" * 10)
+    assert run("gc", *(str(path) for path in sorted(tmp_path.iterdir()))) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines if "skipped" in line] == [
+        str(tmp_path / "mlartifacts"),
+        str(tmp_path / "mlflow.db"),
+    ]
+    assert f"{study}: freed 1 files, 10 bytes" in lines
+    assert (tmp_path / "mlflow.db").read_bytes() == b"x"
