@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from spark_hpo.config.messages import mistake
 from spark_hpo.config.section import Number, PositiveInt, Section
+from spark_hpo.config.training import TrainingConfig
 
 _METHOD = "hypergradient"
 _LEARNING_RATE, _WEIGHT_DECAY = "learning_rate", "weight_decay"
@@ -54,7 +55,7 @@ def check_learned(learn: Mapping[str, LearnedConfig], *, method: str, resource: 
     """Check `search.learn` against the method, the resource and what its names mean.
 
     Raises:
-        PydanticCustomError: it does not fit; the keys are relative to `search`.
+        ValueError: it does not fit; the keys are relative to `search`.
     """
     if method == _METHOD and not learn:
         raise mistake(
@@ -84,3 +85,34 @@ def check_learned(learn: Mapping[str, LearnedConfig], *, method: str, resource: 
             raise mistake("must be above 0", key=f"learn.{name}.low", value=learned.low)
         if learned.low < 0 and name == _WEIGHT_DECAY:
             raise mistake("must be at least 0", key=f"learn.{name}.low", value=learned.low)
+
+
+def check_training(learn: Mapping[str, LearnedConfig], training: TrainingConfig) -> None:
+    """Check the section `training` against `search.learn`.
+
+    Raises:
+        ValueError: a setting cannot be used when hyperparameters are learned.
+    """
+    if not learn:
+        return
+    if training.precision == "fp16":
+        raise mistake(
+            "cannot be used with search.learn, because second derivatives overflow in it",
+            key="training.precision",
+            value="fp16",
+            cure="Set it to bf16, fp32 or auto",
+        )
+    if training.strategy != "ddp":
+        raise mistake(
+            "cannot be used with search.learn, because sharded models cannot be differentiated twice",
+            key="training.strategy",
+            value=training.strategy,
+            cure="Use ddp",
+        )
+    if training.micro_batch is not None and set(learn) != {_LEARNING_RATE}:
+        raise mistake(
+            "cannot be used with search.learn, because outer steps need a whole batch at once",
+            key="training.micro_batch",
+            value=training.micro_batch,
+            cure="Remove it, and lower training.batch_size if memory is short",
+        )

@@ -22,7 +22,7 @@ from pydantic import (
 
 from spark_hpo.config import databricks
 from spark_hpo.config.data import DataConfig
-from spark_hpo.config.learn import HypergradientConfig, LearnedConfig, check_learned
+from spark_hpo.config.learn import HypergradientConfig, LearnedConfig, check_learned, check_training
 from spark_hpo.config.messages import as_config_error, mistake, section_of
 from spark_hpo.config.section import (
     FromList,
@@ -467,14 +467,8 @@ class StudyConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _learning_has_precision(self) -> StudyConfig:
-        if self.search.learn and self.training.precision == "fp16":
-            raise mistake(
-                "cannot be used with search.learn, because second derivatives overflow in it",
-                key="training.precision",
-                value="fp16",
-                cure="Set it to bf16, fp32 or auto",
-            )
+    def _training_can_learn(self) -> StudyConfig:
+        check_training(self.search.learn, self.training)
         return self
 
     @model_validator(mode="after")

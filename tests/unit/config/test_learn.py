@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from spark_hpo.driver.build import training_settings
+from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.plan import plan_study
 from spark_hpo.errors import ConfigError
+from spark_hpo.search.registry import build_space
+from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
+from spark_hpo.search.samplers.random import RandomSampler
 from spark_hpo.train.training_settings import LearnedParameter, Learning
 from tests.support.tables import clusters_study
 
@@ -41,6 +45,8 @@ def test_study_without_it_learns_nothing(tmp_path: Path) -> None:
         ("search.learn", {"method": "asha", "learn": {"weight_decay": DECAY}}, {}),
         ("search.resource", {"resource": "folds", "learn": {"weight_decay": DECAY}}, {}),
         ("training.precision", {"learn": {"weight_decay": DECAY}}, {"training": {"precision": "fp16"}}),
+        ("training.strategy", {"learn": {"weight_decay": DECAY}}, {"training": {"strategy": "fsdp"}}),
+        ("training.micro_batch", {"learn": {"weight_decay": DECAY}}, {"training": {"micro_batch": 8}}),
         ("search.learn.noise.by_layer", {"learn": {"noise": DECAY}}, {}),
         ("search.learn.learning_rate.low", {"learn": {"learning_rate": {"low": 0, "high": 1}}}, {}),
         ("search.learn.weight_decay.low", {"learn": {"weight_decay": {"low": -1, "high": 1}}}, {}),
@@ -66,3 +72,23 @@ def test_training_function_is_refused(tmp_path: Path) -> None:
     config = clusters_study(tmp_path, search={**SEARCH, "learn": {"weight_decay": DECAY}})
     with pytest.raises(ConfigError, match=r"search\.learn needs a task class"):
         plan_study(config, task=lambda ctx: None)
+
+
+@pytest.mark.parametrize(
+    ("parts", "sampler", "stops_early"),
+    [({}, MultivariateTpeSampler, True), ({"sampler": "random", "scheduler": "full"}, RandomSampler, False)],
+)
+def test_rest_is_searched_with_any_sampler_and_scheduler(
+    tmp_path: Path, parts: dict[str, str], sampler: type, stops_early: bool
+) -> None:
+    config = clusters_study(tmp_path, search={**SEARCH, **parts, "learn": {"weight_decay": DECAY}})
+    search = build_search(config, build_space(config.space))
+    assert isinstance(search.sampler, sampler)
+    assert search.scheduler.stops_early is stops_early
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_nothing_has_to_be_left_to_search(tmp_path: Path, sampler: str) -> None:
+    search = {**SEARCH, "sampler": sampler, "learn": {"weight_decay": DECAY}}
+    config = clusters_study(tmp_path, space={}, search=search)
+    assert build_search(config, build_space(config.space)).sampler.ask(0) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,10 @@ from spark_hpo.data.loader import Loader
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
+from spark_hpo.train import predictor
 from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.rank import RankSpec
+from spark_hpo.train.reference import Code
 from spark_hpo.train.rendezvous.world import RendezvousServer
 from spark_hpo.train.task import Batch, LabelledTask
 from spark_hpo.train.tasks.tabular import TabularTask
@@ -255,6 +258,20 @@ def test_parameter_that_the_loss_does_not_use_is_refused(spec: RankSpec) -> None
     assert report.failure.kind is FailureKind.TRIAL
     assert "unused" in report.failure.message
     assert "does not depend on it" in report.failure.message
+
+
+def test_exported_model_names_what_it_has_learned(spec: RankSpec, table: Table, tmp_path: Path) -> None:
+    spec = learning(spec, DECAY, SMOOTHING)
+    report = run(spec, assignment(0, 2))
+    predictor.export(
+        tmp_path / "model",
+        code=Code.named("tabular"),
+        params=PARAMS,
+        table=table,
+        load_checkpoint=lambda: state(spec, report),
+    )
+    record = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert record["learned"] == learned(report.metrics)
 
 
 @pytest.mark.medium
