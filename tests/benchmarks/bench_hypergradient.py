@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the text of the page
 """Learned weight decays beside random search, on scikit-learn's digits: `make bench-hypergradient`.
 
 One trial learns the weight decay of each layer. Random search draws the decays of 20 trials, and the best of
@@ -227,7 +228,9 @@ def main() -> None:
     means = [f"{loss:.3f} ({a:.1%})" for loss, a in zip(losses.mean(0), accuracies.mean(0), strict=True)]
     page.row("mean", *means, "")
     page.say()
-    page.say("Test loss, and in brackets the accuracy. Wilcoxon's signed-rank test over the seeds, two-sided:")
+    page.say(
+        "Test loss, and in brackets the accuracy. Wilcoxon's signed-rank test over the seeds, two-sided:"
+    )
     page.say()
     page.heading("random search", "learned has the lower loss", "p", "learned has the higher accuracy", "p")
     for column, name in ((1, "each trial as costly"), (2, "all trials together as costly")):

@@ -90,5 +90,5 @@ def test_rest_is_searched_with_any_sampler_and_scheduler(
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_nothing_has_to_be_left_to_search(tmp_path: Path, sampler: str) -> None:
     search = {**SEARCH, "sampler": sampler, "learn": {"weight_decay": DECAY}}
-    config = clusters_study(tmp_path, space={}, search=search)
-    assert build_search(config, build_space(config.space)).sampler.ask(0) == {}
+    config = clusters_study(tmp_path, space={"hidden_units": 64}, search=search)
+    assert build_search(config, build_space(config.space)).sampler.ask(0) == {"hidden_units": 64}

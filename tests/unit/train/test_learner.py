@@ -27,6 +27,7 @@ from spark_hpo.train.tasks.tabular import TabularTask
 from spark_hpo.train.training_settings import LearnedParameter, Learning, TrainingSettings
 from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, FailureKind, Report, Split
+from tests.support.documents import blocks
 from tests.support.gloo_ranks import reports_of_ranks
 from tests.support.tables import write_clusters
 
@@ -247,6 +248,15 @@ def test_task_of_the_user_learns_its_own_parameter(spec: RankSpec) -> None:
         for measurement in run(learning(spec, noise), assignment(0, 9)).curve
     ]
     assert values[-1] < values[0] < 2.0  # noise only harms a linear model with this many rows
+
+
+def test_example_of_the_documentation_learns_its_noise(spec: RankSpec) -> None:
+    [block] = blocks("docs/hypergradient.md", "python")
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(block.text, str(block), "exec"), names)
+    noise = LearnedParameter(name="noise", low=0.0, high=1.0)
+    report = run(learning(replace(spec, trainable=names["NoisyTask"]), noise), assignment(0, 1))
+    assert report.metrics["learned.noise"] != 0.5
 
 
 def test_parameter_that_the_loss_does_not_use_is_refused(spec: RankSpec) -> None:
