@@ -118,8 +118,10 @@ def weights(storage: Storage, path: str) -> bytes:
     The file holds the model's state dict, or the checkpoint that a training function has reported.
 
     Raises:
-        CheckpointError: as in `load`.
+        CheckpointError: as in `load`, or because the checkpoint is a folder.
     """
+    if kind_of(storage, path) is Kind.FOLDER:
+        raise CheckpointError(f"{storage.url}/{path}: is a folder; export it as a folder instead of one file")
     state = load(storage, path)
     buffer = io.BytesIO()
     torch.save(state["model"] if "model" in state else state["function"], buffer)

@@ -45,6 +45,38 @@ def test_storage_deletes_a_missing_file_without_error(storage: Storage) -> None:
     assert storage.read("x") is None
 
 
+def test_storage_reads_a_range(storage: Storage) -> None:
+    storage.write("a", b"0123456789")
+    assert storage.read_range("a", 2, 5) == b"234"
+    assert storage.read_range("a", 8, 20) == b"89"
+    assert storage.read_range("none", 0, 1) is None
+
+
+def test_storage_shows_a_file_that_is_written_in_pieces_only_when_it_is_complete(storage: Storage) -> None:
+    storage.write("f/a", b"old")
+    with storage.writing("f/a") as file:
+        file.write(b"new ")
+        assert storage.read("f/a") == b"old"
+        file.write(b"file")
+    assert storage.read("f/a") == b"new file"
+    with contextlib.suppress(KeyboardInterrupt), storage.writing("f/a") as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert storage.read("f/a") == b"new file"
+    assert storage.names("f", hidden=True) == ["a"]
+
+
+def test_storage_copies_files_from_and_to_the_local_disk(storage: Storage, tmp_path: Path) -> None:
+    sources = [tmp_path / str(number) for number in range(20)]
+    for path in sources:
+        path.write_text(f"file {path.name}")
+    storage.upload_all([(f"f/{path.name}", path) for path in sources])
+    targets = [tmp_path / f"copy of {path.name}" for path in sources]
+    wanted = [(f"f/{path.name}", target) for path, target in zip(sources, targets, strict=True)]
+    assert storage.download_all([*wanted, ("f/none", tmp_path / "none")]) == ["f/none"]
+    assert [path.read_text() for path in targets] == [path.read_text() for path in sources]
+
+
 def test_log_keeps_its_lines_in_order(storage: Storage) -> None:
     log = storage.log("journal/000001")
     for number in range(12):

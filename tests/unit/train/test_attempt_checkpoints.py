@@ -168,6 +168,22 @@ def test_attempt_reads_one_checkpoint_once(spec: RankSpec) -> None:
     assert storage.reads[layout.partial(4, 2)] == 0  # attempt 2 saved nothing
 
 
+def test_existence_of_a_checkpoint_is_asked_without_reading_it(spec: RankSpec) -> None:
+    found = []
+
+    def ask(ctx: Any) -> None:
+        found.append(ctx.has_checkpoint)
+        ctx.report({"accuracy": 0.5}, resource=ctx.resource.stop, checkpoint=b"bytes")
+
+    storage = CountingStorage(spec.storage.url)
+    storage.reads = Counter()
+    spec = replace(spec, trainable=ask, table=None, storage=storage)
+    first = run(spec, assignment(0, 1))
+    run(spec, assignment(1, 2, first.checkpoint))
+    assert found == [False, True]
+    assert storage.reads[first.checkpoint or ""] == 0
+
+
 def test_attempt_ignores_checkpoints_of_another_rung(spec: RankSpec) -> None:
     killed(spec, assignment(0, 1), 5)
     first = run(spec, assignment(0, 1, attempt=2))

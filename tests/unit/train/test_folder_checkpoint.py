@@ -85,6 +85,8 @@ def test_load_returns_the_folder_that_was_saved(storage: Storage, source: Path, 
     assert contents(state["function"]) == contents(source)
     assert state["curve"] == [1, 2]
     assert checkpoint.kind_of(storage, PATH) is manifest.Kind.FOLDER
+    with pytest.raises(CheckpointError, match="folder"):
+        checkpoint.weights(storage, PATH)
 
 
 def test_equal_contents_are_uploaded_once(storage: CountingStorage, source: Path) -> None:
