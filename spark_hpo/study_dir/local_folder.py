@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 _PART_BYTES = 8 << 20  # of an upload to S3
 _PARTS_AT_ONCE = 2
-_COPIED_AT_ONCE = 4 << 20  # bytes
+_COPIED_AT_ONCE = 1 << 20  # bytes
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 _NO_LINKS = (

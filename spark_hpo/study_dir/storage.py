@@ -30,6 +30,7 @@ T = TypeVar("T")
 # FUSE mounts of object stores, which cannot append to a file.
 _NO_APPEND = ("/dbfs/", "/Volumes/")
 _CONCURRENT = 16  # requests at once
+_COPIES = 8  # of files at once: each needs memory for some parts
 _LINES_PER_SEGMENT = 256
 _LISTINGS = 5  # of a log that its writer seals meanwhile
 _OBJECT = re.compile(r"(?P<first>\d{9})(-(?P<last>\d{9}))?\.jsonl?")
@@ -135,7 +136,7 @@ class Storage:
             with self.translated(name):
                 self._folder.upload(_checked(name), path)
 
-        self._for_all(upload, files)
+        self._for_all(upload, files, _COPIES)
 
     def download_all(self, files: Sequence[tuple[str, Path]]) -> list[str]:
         """Copy files to local paths, several at a time. Returns those that do not exist."""
@@ -147,7 +148,7 @@ class Storage:
                 return None
             return name
 
-        return [name for name in self._for_all(download, files) if name is not None]
+        return [name for name in self._for_all(download, files, _COPIES) if name is not None]
 
     def delete_all(self, names: Sequence[str]) -> None:
         """Delete several files at a time."""
@@ -162,11 +163,11 @@ class Storage:
             else:
                 self.delete_all([path.removeprefix(f"{root}/") for path in fs.find(root)])
 
-    def _for_all(self, call: Callable[[S], T], names: Sequence[S]) -> list[T]:
+    def _for_all(self, call: Callable[[S], T], names: Sequence[S], at_once: int = _CONCURRENT) -> list[T]:
         # fsspec's own cat and rm of several files would read brackets in the directory's name as a glob.
         if not (self.local or self._fs_and_root[0].async_impl):  # other file systems may not be thread-safe
             return [call(name) for name in names]
-        with ThreadPoolExecutor(_CONCURRENT) as pool:
+        with ThreadPoolExecutor(at_once) as pool:
             return list(pool.map(call, names))
 
     @contextlib.contextmanager

@@ -90,14 +90,15 @@ class AttemptCheckpoints:
             number, kind = int(message[0]), _KINDS[int(message[1])]
             if number == 0:
                 return False
-            self.resumed_from = self._partial_of(number, kind)
+            path = self._partial_of(number, kind)
             try:
-                state = self.load(self.resumed_from, like) if state is None else state
+                state = self.load(path, like) if state is None else state
                 break
             except CheckpointError as exc:
                 if kind is not Kind.SHARDED or like is None:  # the other ranks have not failed
                     raise
                 logger.warning("%s; trying an older checkpoint", exc)
+        self.resumed_from = path
         del state[_ASSIGNMENT]
         load(state)
         return True
