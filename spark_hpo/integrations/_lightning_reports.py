@@ -13,10 +13,12 @@ from torch import Tensor
 
 from spark_hpo.errors import CheckpointError
 from spark_hpo.integrations._shared import gathered
+from spark_hpo.integrations._step_settings import inherit, step_settings
 from spark_hpo.train import generators
 from spark_hpo.train.context import TrainContext
 
 _FILE = "lightning.ckpt"
+_BUILT = "spark_hpo_built"  # the key of the step settings before the training
 _GENERATORS = "spark_hpo_generators"  # the key, in a checkpoint, of the states of all ranks
 
 
@@ -61,6 +63,7 @@ class LightningReports:
 
     A trace of an assignment from 1 to 3 epochs, with the checkpoint of epoch 1:
         on_fit_start          restores the random generators
+        on_train_start        applies the settings of this trial, if another one has saved the checkpoint
         on_train_epoch_end    keeps the metrics, of training and of validation
         on_train_epoch_start  reports them: 2 epochs are completed
         on_train_epoch_end    stops the training, because 3 epochs are completed
@@ -74,6 +77,8 @@ class LightningReports:
         self._ctx = ctx
         self._metrics: dict[str, float] | None = None  # of the epoch that has just ended
         self._generators: list[Mapping[str, Tensor]] = []  # to restore, by rank
+        self._fresh: dict[str, Any] = {}  # the step settings of this trial
+        self._built: dict[str, Any] | None = None  # those of the trial that has saved the checkpoint
 
     def restored(self) -> str | None:
         """Return the path of the last checkpoint; None: the trial starts from scratch."""
@@ -88,6 +93,11 @@ class LightningReports:
         # The last hook before the iterator of the rows draws the seed of their order.
         if self._ctx.rank < len(self._generators):  # else the trial has more ranks than before
             generators.restore(self._generators[self._ctx.rank], self._ctx.device)
+        self._fresh = step_settings(trainer.optimizers, _schedules(trainer))  # the checkpoint is loaded later
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        if self._built is not None:
+            inherit(trainer.optimizers, _schedules(trainer), built=self._built, fresh=self._fresh)
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
         if self._metrics is not None:
@@ -116,14 +126,20 @@ class LightningReports:
         # Lightning has announced the next epoch, and would take it for completed.
         for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
             counts["ready"] = counts["completed"]
+        checkpoint[_BUILT] = self._fresh
         checkpoint[_GENERATORS] = gathered(self._ctx, generators.capture(self._ctx.device))
 
     def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: Mapping[str, Any]) -> None:
         if not self._ctx.is_evaluation:
             self._generators = checkpoint.get(_GENERATORS, [])
+            self._built = checkpoint.get(_BUILT)
 
     def _save(self, trainer: Any) -> Path:
         """Write the trainer's checkpoint to a folder; Lightning writes the file on rank 0."""
         folder = self._ctx.folder / "checkpoint"
         trainer.save_checkpoint(folder / _FILE)
         return folder
+
+
+def _schedules(trainer: Any) -> list[Any]:
+    return [config.scheduler for config in trainer.lr_scheduler_configs]

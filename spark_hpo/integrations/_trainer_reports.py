@@ -13,8 +13,10 @@ from transformers.trainer_callback import PrinterCallback
 
 from spark_hpo.errors import CheckpointError
 from spark_hpo.integrations._shared import gathered
+from spark_hpo.integrations._step_settings import inherit, step_settings
 from spark_hpo.train.context import TrainContext
 
+_BUILT = "spark_hpo.pt"  # the settings of the optimizer and the schedule before the training
 _PICKLED = "training_args.bin"  # not needed to resume, and may hold tokens
 _NOT_METRICS = ("_runtime", "_per_second", "_time", "epoch")
 
@@ -37,11 +39,16 @@ class TrainerReports(TrainerCallback):
         self._ctx = ctx
         self._trainer = trainer
         self._metrics: dict[str, float] | None = None  # of the epoch that has just ended
+        self._fresh: dict[str, Any] | None = None  # the step settings of this trial
+        self._built: dict[str, Any] | None = None  # those of the trial that has saved the checkpoint
 
     def train(self) -> None:
         """Train until the assignment's resource is reached."""
         self._prepare()
+        self._fresh = _fresh_settings(self._trainer)
         folder = self._restored()
+        if folder is not None and (folder / _BUILT).exists():
+            self._built = torch.load(folder / _BUILT, weights_only=True)
         self._trainer.train(resume_from_checkpoint=None if folder is None else str(folder))
 
     def evaluate(self, dataset: Any) -> dict[str, float]:
@@ -60,6 +67,9 @@ class TrainerReports(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
+        if self._built is not None and self._fresh is not None:
+            optimizers, schedules = [self._trainer.optimizer], [self._trainer.lr_scheduler]
+            inherit(optimizers, schedules, built=self._built, fresh=self._fresh)
         control.should_training_stop = False  # the checkpoint may have been saved by a rung that was stopped
         return control
 
@@ -113,6 +123,8 @@ class TrainerReports(TrainerCallback):
         folder = parent / f"checkpoint-{self._trainer.state.global_step}"
         (folder / _PICKLED).unlink(missing_ok=True)
         self._gather_generators(folder)
+        if self._fresh is not None:
+            torch.save(self._fresh, folder / _BUILT)
         return folder
 
     def _gather_generators(self, folder: Path) -> None:
@@ -128,6 +140,16 @@ class TrainerReports(TrainerCallback):
         if folder is not None and not isinstance(folder, Path):
             raise CheckpointError("the checkpoint of this trial is not one of a Trainer")
         return folder
+
+
+def _fresh_settings(trainer: Trainer) -> dict[str, Any] | None:
+    """Return the step settings as the Trainer will build them; None: the user has built the optimizer."""
+    if trainer.optimizer is not None or trainer.model is None:
+        return None
+    trainer.create_optimizer_and_scheduler(num_training_steps=1)
+    settings = step_settings([trainer.optimizer], [trainer.lr_scheduler])
+    trainer.optimizer = trainer.lr_scheduler = None
+    return settings
 
 
 def _ignores_num_items(trainer: Trainer) -> bool:

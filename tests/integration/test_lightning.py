@@ -77,6 +77,17 @@ def test_module_may_come_from_the_other_package(run_ranks: Any, tmp_path: Path) 
     assert curve(other) == curve(usual)
 
 
+def test_child_trains_its_parents_module_with_its_own_rate(run_ranks: Any, tmp_path: Path) -> None:
+    spec = spec_of(Fit(), tmp_path)
+    parent = done(run_ranks(spec, assignment(0, 1)))
+
+    def moved(rate: float) -> float:
+        child = replace(assignment(1, 2, parent.checkpoint, rate=rate), trial_id=5)
+        return abs(done(run_ranks(spec, child)).metrics["val_loss"] - parent.metrics["val_loss"])
+
+    assert moved(1e-9) < 1e-5 < 1e-3 < moved(0.1)
+
+
 def test_attempt_resumes_a_killed_rank_of_a_module_bit_for_bit(run_ranks: Any, tmp_path: Path) -> None:
     function = Fit(kill=(1, 10))  # in the third epoch of four steps
     spec = spec_of(function, tmp_path / "killed", checkpoint_epochs=1)

@@ -73,6 +73,17 @@ def test_promoted_trial_continues_bit_for_bit(run_ranks: Any, tmp_path: Path, lo
     assert validated.metrics["eval_loss"] == at_once.metrics["eval_loss"] != tested.metrics["eval_loss"]
 
 
+def test_child_trains_its_parents_weights_with_its_own_rate(run_ranks: Any, tmp_path: Path) -> None:
+    spec = spec_of(FineTune(), tmp_path)
+    parent = done(run_ranks(spec, assignment(0, 1)))
+
+    def moved(rate: float) -> float:
+        child = replace(assignment(1, 2, parent.checkpoint, learning_rate=rate), trial_id=5)
+        return abs(done(run_ranks(spec, child)).metrics["eval_loss"] - parent.metrics["eval_loss"])
+
+    assert moved(1e-9) < 1e-5 < 1e-3 < moved(1e-2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_attempt_resumes_a_killed_rank_bit_for_bit(run_ranks: Any, tmp_path: Path, rank: int) -> None:
@@ -183,6 +194,7 @@ def test_package_that_is_missing_is_named_with_its_extra() -> None:
 
 @pytest.mark.slow
 @pytest.mark.spark
+@pytest.mark.timeout(900)
 def test_blocks_of_the_transformers_page_run(
     spark: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_uri: str
 ) -> None:
