@@ -155,24 +155,24 @@ def _tabular_space(facts: TableFacts) -> tuple[dict[str, Any], dict[str, Any]]:
     space: dict[str, Any] = {
         "model": {"type": "choice", "options": ["mlp", "resnet"]} if is_small else "resnet",
         "learning_rate": _loguniform(1e-3 if is_small else 3e-4, 3e-2 if is_small else 1e-2),
-        "weight_decay": _loguniform(1e-4, 1.0 if is_small else 0.3),
-        "hidden_units": {"type": "logint", "low": 16, "high": widest},
-        "hidden_layers": {"type": "int", "low": 0 if is_small else 1, "high": 2 if is_small else 3},
+        "weight_decay": _loguniform(1e-4, 1.0 if is_small else 0.1),
+        "hidden_units": {"type": "logint", "low": 16 if is_small else 32, "high": widest},
+        "hidden_layers": {"type": "int", "low": 0 if is_small else 1, "high": 2},
         "dropout": {"type": "uniform", "low": 0.0, "high": 0.5},
         "batch_size": {"type": "choice", "options": batches},
     }
     first: dict[str, Any] = {
         "model": "mlp" if is_small else "resnet",
-        "learning_rate": 3e-3 if is_small else 1e-3,
-        "weight_decay": 0.01 if is_small else 0.03,
-        "hidden_units": min(64, widest),
-        "hidden_layers": 1 if is_small else 2,
-        "dropout": 0.1,
+        "learning_rate": 3e-3,
+        "weight_decay": 0.01,
+        "hidden_units": 64 if is_small else 128,
+        "hidden_layers": 1,
+        "dropout": 0.1 if is_small else 0.2,
         "batch_size": batches[1],
     }
     if facts.numbers:
-        space["frequency_scale"] = _loguniform(0.1, 5.0)
-        first["frequency_scale"] = 1.0
+        space["frequency_scale"] = _loguniform(0.3, 8.0)
+        first["frequency_scale"] = 2.0
     if widths := _embedding_units(facts):
         space["embedding_units"] = {"type": "choice", "options": widths}
         first["embedding_units"] = widths[1]
