@@ -143,12 +143,12 @@ class Interrupted(TabularTask):
     failures = 1
     steps = 0
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def training_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         Interrupted.steps += outputs.requires_grad
         if Interrupted.steps == 40 and Interrupted.failures:
             Interrupted.failures -= 1
             raise ConnectionError("lost")
-        return super().loss(outputs, batch)
+        return super().training_loss(outputs, batch)
 
 
 def test_attempt_resumes_within_an_epoch_bit_for_bit(spec: RankSpec, tmp_path: Path) -> None:
