@@ -57,7 +57,10 @@ class DataConfig(Section):
     """Folder for snapshots, on storage that driver and executors can reach. Default: `.snapshots`, beside the
     study directory."""
     label: str | None = None
-    """The column to predict, of a table that is not prepared."""
+    """The column to predict, of a table that is not prepared. A list names several: `[price, sold]`. All but
+    the first are columns of categories (classes) or numbers of the table, which may be prepared."""
+    extra_labels: _Names = ()
+    """The further columns to predict, if `label` is not a list."""
     label_type: Literal["auto", "class", "number"] = "auto"
     """`class` or `number`. `auto`: a class if it is text, or an integer with at most 20
     values."""
@@ -118,6 +121,17 @@ class DataConfig(Section):
         """True if Spark writes the rows to a snapshot, because there are no files that ranks could read."""
         return self.path is None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _several_labels(cls, record: Any) -> Any:
+        """Divide a list of labels into the first one and the others."""
+        label = record.get("label") if isinstance(record, dict) else None
+        if not isinstance(label, list | tuple):
+            return record
+        if not label or len(set(map(str, label))) < len(label):
+            raise mistake("must name one or several different columns", key="label", value=label)
+        return {**record, "label": label[0], "extra_labels": list(label[1:])}
+
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
         given = [key for key in _SOURCES if getattr(self, key)]
@@ -154,6 +168,9 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _columns_have_one_role(self) -> DataConfig:
         roles = {} if self.label is None else {self.label: "label"}
+        for name in self.extra_labels:
+            if name in (self.label, self.weight, *self.drop):
+                raise mistake(f"contains {name!r}, which has another role in data", key="extra_labels")
         if self.weight is not None and self.weight in (self.label, *self.drop):
             key = "label" if self.weight == self.label else "drop"
             raise mistake(f"is in data.{key} as well", key="weight", value=self.weight)

@@ -20,7 +20,7 @@ from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.prepared_rows import Range, check_prepared
 from spark_hpo.data.raw_rows import RawColumn, raw_columns
-from spark_hpo.data.schema import LENGTH_SUFFIX, ColumnKind, Encoding, Feature, TableSchema
+from spark_hpo.data.schema import LENGTH_SUFFIX, ColumnKind, Encoding, ExtraLabel, Feature, TableSchema
 from spark_hpo.errors import DataError
 
 if TYPE_CHECKING:
@@ -102,8 +102,12 @@ class Decoder:
         return columns
 
     def _encoders(self) -> Iterator[Encoder]:
-        yield from _feature_encoders(self._schema, self._schema.read_features)
-        is_raw = self._schema.encoding is Encoding.RAW
+        schema = self._schema
+        weight = () if schema.weight is None else (schema.weight.feature,)
+        yield from _feature_encoders(schema, (*schema.features, *weight))
+        is_raw = schema.encoding is Encoding.RAW
+        for extra in schema.extra_labels:
+            yield schema.stored_name(extra.feature), partial(_encoded_extra, extra, is_raw)
         yield self._schema.label.name, partial(_encoded_label, self._schema, is_raw)
 
     def _changed(self, segment: Segment, fault: str) -> DataError:
@@ -269,6 +273,18 @@ def _encoded_label(schema: TableSchema, is_raw: bool, values: pa.Array) -> Colum
     if label.is_regression:
         return {label.name: encoders.stored_numbers(values, label)}
     return {label.name: encoders.stored_codes(values, len(label.classes), label)}
+
+
+def _encoded_extra(extra: ExtraLabel, is_raw: bool, values: pa.Array) -> Columns:
+    """Return a further label as a label is delivered: codes from 0, or numbers in its own units."""
+    feature, label = extra.feature, extra.label
+    stored = _encoded(feature, is_raw, values)[label.name]
+    if label.is_regression:
+        return {label.name: (stored * np.float64(feature.deviation) + feature.mean).astype(np.float32)}
+    if len(stored) and stored.min() < 1:
+        raise BadColumn("a value is not one of the classes, which are those of the training rows")
+    position = np.array([label.classes.index(text) for text in feature.vocabulary], np.int64)
+    return {label.name: position[stored - 1]}
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 from spark_hpo.data.text_forms import TextForm
 
@@ -111,6 +111,25 @@ class RowWeight:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExtraLabel:
+    """A further column to predict. It is stored like a feature, and delivered like a label."""
+
+    feature: Feature  # categorical: a class; numeric: a number
+    label: Label
+
+    @classmethod
+    def of(cls, feature: Feature) -> Self:
+        """Describe a feature as a label. Classes are in order, as those of a label."""
+        if feature.kind is ColumnKind.NUMERIC:
+            label = Label(name=feature.name, mean=feature.mean, deviation=feature.deviation)
+            return cls(feature=replace(feature, nulls=NullRule.REFUSE), label=label)
+        is_whole = all(text.lstrip("-").isdigit() for text in feature.vocabulary)
+        classes = sorted(feature.vocabulary, key=int) if is_whole else sorted(feature.vocabulary)
+        label = Label(name=feature.name, classes=tuple(classes))
+        return cls(feature=replace(feature, nulls=NullRule.REFUSE), label=label)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """The rows of one split, for a table that is read in place."""
 
@@ -198,10 +217,26 @@ class TableSchema:
     windows: Windows | None = None  # None: rows are independent
     weight: RowWeight | None = None  # of the rows; set by the study, not by `prepare`
 
+    extra_labels: tuple[ExtraLabel, ...] = ()  # set by the study, not by `prepare`
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """All columns to predict, `label` first."""
+        return (self.label, *(extra.label for extra in self.extra_labels))
+
     @property
     def read_features(self) -> tuple[Feature, ...]:
-        """The features that are read from a table: those that a model takes, and the weight of the rows."""
-        return self.features if self.weight is None else (*self.features, self.weight.feature)
+        """The columns that are read like features: those of the model, further labels, the row weight."""
+        extra = (extra.feature for extra in self.extra_labels)
+        return (*self.features, *extra, *(() if self.weight is None else (self.weight.feature,)))
+
+    def for_prediction(self) -> TableSchema:
+        """Return the schema without what only training reads, except `label`."""
+        return replace(self, weight=None, extra_labels=())
+
+    def with_only(self, label: Label) -> TableSchema:
+        """Return the schema with one of its labels."""
+        return replace(self, label=label, extra_labels=())
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -224,7 +259,16 @@ class TableSchema:
     def to_json(self) -> dict[str, Any]:
         record = {"version": VERSION, **asdict(self)}
         # Fingerprints of tables that older versions prepared must not change.
-        for name in ("original", "null_values", "fold_by", "splits", "copied_from", "windows", "weight"):
+        for name in (
+            "original",
+            "null_values",
+            "fold_by",
+            "splits",
+            "copied_from",
+            "windows",
+            "weight",
+            "extra_labels",
+        ):
             if not record[name]:
                 del record[name]
         for name in ("shape", "class_weights"):
@@ -272,6 +316,10 @@ class TableSchema:
             splits={str(name): str(text) for name, text in record.get("splits", {}).items()},
             weight=weight
             and _checked(RowWeight(feature=_feature(weight["feature"]), average=weight["average"])),
+            extra_labels=tuple(
+                _checked(ExtraLabel(feature=_feature(e["feature"]), label=_label(e["label"])))
+                for e in record.get("extra_labels", ())
+            ),
         )
 
 

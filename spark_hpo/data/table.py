@@ -243,7 +243,7 @@ def first_rows(table: Table, split: Split, rows: int) -> pd.DataFrame | None:
     group = manifest.row_groups[0]
     file = manifest.files[group.file]
     fs, _ = files.filesystem(manifest.url)
-    schema = replace(table.schema, weight=None)
+    schema = table.schema.for_prediction()
     wanted = [name for name in schema.stored if name != schema.label.name]
     columns = [name for name in wanted if name not in manifest.partitions]
     with files.reading(file.path), files.opened(fs, file.path, file.hidden) as source:

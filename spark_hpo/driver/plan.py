@@ -13,7 +13,7 @@ from spark_hpo.errors import ConfigError, suggestion, within
 from spark_hpo.objective import Objective
 from spark_hpo.search.space import Space
 from spark_hpo.train.label_statistics import label_statistics
-from spark_hpo.train.metric_names import find_metric, known_among
+from spark_hpo.train.metric_names import ALL_NAMES, find_metric, known_among
 from spark_hpo.train.reference import Code, Trainable, is_task
 from spark_hpo.train.task import LabelledTask, TrainTask
 from spark_hpo.train.training_settings import LEARNED_BY_LOOP
@@ -118,11 +118,12 @@ def _check_loss(config: StudyConfig, task: type[TrainTask]) -> None:
 def _check_classes(config: StudyConfig, table: Table) -> None:
     """Refuse an objective that is not defined because the validation split has rows of one class only."""
     label, objective = table.schema.label, config.objective
-    curves = [name for name in known_among(objective.all_metrics) if find_metric(name).needs_two_classes]
-    if not curves or config.search.has_folds:
+    names = [name for name in objective.all_metrics if name in ALL_NAMES]
+    curves = [name for name in names if find_metric(name).needs_two_classes]
+    if not curves or config.search.has_folds or table.schema.extra_labels:
         return
     found = label_statistics(table, Split.VALIDATION)
-    present = [name for name, weight in zip(label.classes, found.weights, strict=True) if weight]
+    present = [name for name, weight in zip(label.classes, found.weights[label.name], strict=True) if weight]
     if len(present) == 1:
         raise ConfigError(
             f"is not defined on the validation split, because all of its {found.rows} rows are of class "

@@ -20,7 +20,7 @@ from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import read_schema
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
-from spark_hpo.driver.weights import check_weights
+from spark_hpo.driver.weights import check_weights, with_extra_labels
 from spark_hpo.errors import ConfigError, closest, located, suggestion, within
 from spark_hpo.search.registry import build_space
 from spark_hpo.search.space import Space
@@ -34,7 +34,7 @@ from spark_hpo.train.built_in import (
     check_label,
     check_package,
 )
-from spark_hpo.train.metric_names import ALL_NAMES, names_for
+from spark_hpo.train.metric_names import ALL_NAMES, expanded, known_among, names_for
 from spark_hpo.user_code.source_file import read_code
 
 
@@ -57,7 +57,9 @@ def check_study(config: StudyConfig, *, space: object = None) -> None:
         schema = _known_schema(config)
         if schema is not None:
             check_weights(config, schema)
-        if config.task in BUILT_IN_TASKS:
+            schema = with_extra_labels(config, schema)
+        several = config.data is not None and config.data.extra_labels
+        if config.task in BUILT_IN_TASKS and not (several and schema is None):
             check_label(config.task, schema)
             check_metrics(config, built_in_metrics(config.task, schema), schema)
 
@@ -77,7 +79,9 @@ def check_settings(config: StudyConfig, space: object = None) -> Space:
         parsed = parsed.constrained(config.search.constraints)
     _check_space(space if isinstance(space, Mapping) else config.space, parsed)
     _check_paths(config)
-    _check_names(config.training.metrics, ALL_NAMES, "is not a metric of torchmetrics")
+    several = config.data is not None and config.data.extra_labels
+    names = known_among(config.training.metrics) if several else ALL_NAMES
+    _check_names(config.training.metrics, {*names, *ALL_NAMES}, "is not a metric of torchmetrics")
     if config.data is not None and config.data.reader != ReaderName.AUTO:  # which fits always
         with within("data"):
             resolve_reader(config.data.reader)
@@ -96,12 +100,12 @@ def check_metrics(config: StudyConfig, reported: Collection[str] | None, schema:
         ConfigError: there is no such metric, or it does not fit the label.
     """
     objective = config.objective
-    fitting = ALL_NAMES if schema is None else names_for(schema.label)
+    fitting = ALL_NAMES if schema is None else names_for(schema)
     known = (*(reported or ()), *sorted(fitting))
     if schema is not None:
         kind = "a number" if schema.label.is_regression else "a class"
         fault = f"is not a metric of the label {schema.label.name!r}, which is {kind}"
-        _check_names(config.training.metrics, known, fault)
+        _check_names(expanded(config.training.metrics, schema), known, fault)
     if reported is None:
         return
     named = [("metric", objective.metric), *(("also", name) for name in objective.also)]

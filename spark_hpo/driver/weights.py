@@ -1,13 +1,22 @@
-"""Weights of rows and classes: checked, and computed from the training split alone."""
+"""Columns that are not features: further labels, and weights, computed from the training split alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from spark_hpo.config import StudyConfig
-from spark_hpo.data.schema import ColumnKind, Encoding, NullRule, RowWeight, TableSchema
+from spark_hpo.data.schema import (
+    ColumnKind,
+    Encoding,
+    ExtraLabel,
+    Feature,
+    Label,
+    NullRule,
+    RowWeight,
+    TableSchema,
+)
 from spark_hpo.data.table import Table
 from spark_hpo.errors import ConfigError, DataError, suggestion
 from spark_hpo.trial import Split
@@ -16,8 +25,23 @@ if TYPE_CHECKING:
     from spark_hpo.train.label_statistics import LabelStatistics
 
 
+def with_extra_labels(config: StudyConfig, schema: TableSchema) -> TableSchema:
+    """Return the schema with the columns of `data.extra_labels` as labels instead of features.
+
+    Raises:
+        ConfigError: there is no such column, or it has missing values.
+    """
+    names = () if config.data is None else config.data.extra_labels
+    for name in names:
+        kinds = schema.of_kind(ColumnKind.NUMERIC, ColumnKind.CATEGORICAL)
+        _check_column("extra_labels", name, schema, [f.name for f in kinds if not f.marks_missing])
+        feature, schema = _taken(schema, name)
+        schema = replace(schema, extra_labels=(*schema.extra_labels, ExtraLabel.of(feature)))
+    return schema
+
+
 def with_weights(table: Table, config: StudyConfig) -> Table:
-    """Return the table with the weights that a study asks for: `data.weight`, `training.class_weights`.
+    """Return the table with what a study adds: `data.extra_labels`, `data.weight`, `training.class_weights`.
 
     They are a part of its schema and of its fingerprint, so all ranks and a resumed study have the same.
 
@@ -27,8 +51,11 @@ def with_weights(table: Table, config: StudyConfig) -> Table:
     """
     column, classes = None if config.data is None else config.data.weight, config.training.class_weights
     check_weights(config, table.schema)
+    table = replace(table, schema=with_extra_labels(config, table.schema))
     if column is not None:
-        table = replace(table, schema=_without_feature(table.schema, column))
+        feature, schema = _taken(table.schema, column)
+        weight = RowWeight(feature=replace(feature, nulls=NullRule.REFUSE), average=1.0)
+        table = replace(table, schema=replace(schema, weight=weight))
     if column is None and classes is None:
         return table
     from spark_hpo.train.label_statistics import label_statistics  # imports torch
@@ -43,8 +70,13 @@ def with_weights(table: Table, config: StudyConfig) -> Table:
             )
         schema = replace(schema, weight=replace(schema.weight, average=found.total_weight / found.rows))
     if classes is not None:
-        label = replace(schema.label, class_weights=_class_weights(schema, classes, found))
-        schema = replace(schema, label=label)
+        first, *others = (
+            replace(label, class_weights=_class_weights(label, classes, found)) for label in schema.labels
+        )
+        extra = zip(schema.extra_labels, others, strict=True)
+        schema = replace(
+            schema, label=first, extra_labels=tuple(replace(e, label=label) for e, label in extra)
+        )
     return replace(table, schema=schema)
 
 
@@ -54,11 +86,13 @@ def check_weights(config: StudyConfig, schema: TableSchema) -> None:
     Raises:
         ConfigError: there is no such column or class, or the label is a number.
     """
-    training, label = config.training, schema.label
+    training, labels = config.training, with_extra_labels(config, schema).labels
+    names, classes = ", ".join(label.name for label in labels), [c for one in labels for c in one.classes]
     weights = training.class_weights
     if config.data is not None and config.data.weight is not None:
-        _check_column(config.data.weight, schema)
-    if label.is_regression:
+        numbers = [f.name for f in schema.of_kind(ColumnKind.NUMERIC) if not f.marks_missing]
+        _check_column("weight", config.data.weight, schema, numbers)
+    if not classes:
         for key, value in (
             ("class_weights", weights),
             ("loss", training.loss_params.get("loss")),
@@ -66,60 +100,60 @@ def check_weights(config: StudyConfig, schema: TableSchema) -> None:
         ):
             if value is not None:
                 raise ConfigError(
-                    f"is for classes, but the label {label.name!r} is a number",
+                    f"is for classes, but the label {names} is a number",
                     key=f"training.{key}",
                     value=value,
                     cure="Remove it",
                 )
     for name in weights if isinstance(weights, Mapping) else ():
-        if name not in label.classes:
+        if name not in classes:
             raise ConfigError(
-                f"names {name!r}, which is not a class of the label {label.name!r}",
+                f"names {name!r}, which is not a class of the label {names}",
                 key="training.class_weights",
                 value=weights,
-                cure=suggestion(name, label.classes),
+                cure=suggestion(name, classes),
             )
 
 
-def _check_column(name: str, schema: TableSchema) -> None:
-    numbers = [f.name for f in schema.of_kind(ColumnKind.NUMERIC) if not f.marks_missing]
-    if name not in numbers:
+def _check_column(setting: str, name: str, schema: TableSchema, fitting: Sequence[str]) -> None:
+    if name not in fitting:
         raise ConfigError(
-            "is not a column of numbers of the table",
-            key="data.weight",
+            "is not a column of the table that can be used for it",
+            key=f"data.{setting}",
             value=name,
-            cure=suggestion(name, numbers),
+            cure=suggestion(name, fitting),
         )
     is_marked = any(f.source == name and f.name != name for f in schema.features)
     if is_marked and schema.encoding is Encoding.PREPARED:
         raise ConfigError(
             "has missing values, which the prepared table has replaced by the mean",
-            key="data.weight",
+            key=f"data.{setting}",
             value=name,
             cure="Fill them in the original table, and prepare it again",
         )
 
 
-def _without_feature(schema: TableSchema, name: str) -> TableSchema:
-    """Return the schema with a feature as the weight of the rows. Missing weights become errors."""
+def _taken(schema: TableSchema, name: str) -> tuple[Feature, TableSchema]:
+    """Return a feature, and the schema without it and without the column that marks its missing values."""
     (feature,) = (f for f in schema.features if f.name == name)
-    # Together with the column that marks its missing values.
     others = tuple(f for f in schema.features if f.name != name and f.source != name)
-    weight = RowWeight(feature=replace(feature, nulls=NullRule.REFUSE), average=1.0)
-    return replace(schema, features=others, weight=weight)
+    return feature, replace(schema, features=others)
 
 
 def _class_weights(
-    schema: TableSchema, wanted: str | Mapping[str, float], found: LabelStatistics
+    label: Label, wanted: str | Mapping[str, float], found: LabelStatistics
 ) -> tuple[float, ...]:
-    """Return a weight for each class, on average 1 per training row.
+    """Return a weight for each class, on average 1 per training row; no weights for a number.
 
     `balanced` gives each class that has rows the same total weight, as scikit-learn does.
     """
+    totals = found.weights[label.name]
+    if label.is_regression:
+        return ()
     if isinstance(wanted, Mapping):
-        weights = [wanted.get(name, 1.0) for name in schema.label.classes]
+        weights = [wanted.get(name, 1.0) for name in label.classes]
     else:
-        rarest = min(total for total in found.weights if total)  # a class without rows may be in a fold
-        weights = [1 / (total or rarest) for total in found.weights]
-    average = sum(w * total for w, total in zip(weights, found.weights, strict=True)) / found.total_weight
+        rarest = min(total for total in totals if total)  # a class without rows may be in a fold
+        weights = [1 / (total or rarest) for total in totals]
+    average = sum(w * total for w, total in zip(weights, totals, strict=True)) / found.total_weight
     return tuple(weight / average for weight in weights)

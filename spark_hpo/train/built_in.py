@@ -91,4 +91,11 @@ def labelled_metrics(schema: TableSchema | None) -> tuple[str, ...]:
     """
     if schema is None:
         return tuple(dict.fromkeys(_OF_CLASSES + _OF_NUMBERS))
-    return _OF_NUMBERS if schema.label.is_regression else _OF_CLASSES
+    if not schema.extra_labels:
+        return _OF_NUMBERS if schema.label.is_regression else _OF_CLASSES
+    of_labels = [
+        f"{label.name}_{name}"
+        for label in schema.labels
+        for name in (_OF_NUMBERS if label.is_regression else _OF_CLASSES)
+    ]
+    return ("loss", *of_labels)

@@ -44,6 +44,8 @@ def constant_answer(
     """
     if not (isinstance(trainable, type) and issubclass(trainable, LabelledTask)):
         return None
+    if table.schema.extra_labels:
+        return None
     batches = list(label_batches(table, Split.VALIDATION))
     labels = torch.cat([batch[table.schema.label.name] for batch in batches])
     task = trainable(params, table.schema)

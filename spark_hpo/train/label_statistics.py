@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +19,7 @@ class LabelStatistics:
     """The rows of a split, by class."""
 
     rows: int
-    weights: tuple[float, ...]  # sum over the rows of each class; 1 per row if the rows have no weights
+    weights: Mapping[str, tuple[float, ...]]  # by label: sum over the rows of each class, or their number
     total_weight: float
     lowest_weight: float
 
@@ -31,22 +31,25 @@ def label_statistics(table: Table, split: Split) -> LabelStatistics:
         DataError: the split cannot be read.
     """
     schema = table.schema
-    by_class = torch.zeros(len(schema.label.classes), dtype=torch.float64)
+    by_class = {label.name: torch.zeros(len(label.classes), dtype=torch.float64) for label in schema.labels}
     rows, total, lowest = 0, 0.0, 1.0
     for batch in label_batches(table, split):
-        label = batch[schema.label.name]
-        weights = torch.ones(len(label), dtype=torch.float64)
+        weights = torch.ones(len(batch[schema.label.name]), dtype=torch.float64)
         if schema.weight is not None:
             weights = schema.weight.weights(batch[schema.weight.name].double())
-        if len(by_class):
-            by_class += torch.bincount(label, weights=weights, minlength=len(by_class))
+        for name, sums in by_class.items():
+            if len(sums):
+                sums += torch.bincount(batch[name], weights=weights, minlength=len(sums))
         rows, total, lowest = (
-            rows + len(label),
+            rows + len(weights),
             total + float(weights.sum()),
             min(lowest, float(weights.min())),
         )
     return LabelStatistics(
-        rows=rows, weights=tuple(by_class.tolist()), total_weight=total, lowest_weight=lowest
+        rows=rows,
+        weights={name: tuple(sums.tolist()) for name, sums in by_class.items()},
+        total_weight=total,
+        lowest_weight=lowest,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from spark_hpo.data.schema import Label
+from spark_hpo.data.schema import Label, TableSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,24 @@ SHORT_NAMES: Mapping[str, str] = {"f1": "f1_score", "r2": "r2_score"}
 ALL_NAMES = frozenset({*OF_CLASSES, *OF_NUMBERS, *SHORT_NAMES})
 
 
-def names_for(label: Label) -> frozenset[str]:
-    """Return the names of the metrics that fit a label; none fits a list of numbers."""
-    if label.shape:
-        return frozenset()
-    fitting = OF_NUMBERS if label.is_regression else OF_CLASSES
-    return frozenset(name for name in ALL_NAMES if SHORT_NAMES.get(name, name) in fitting)
+def names_for(schema: TableSchema) -> frozenset[str]:
+    """Return the names of the metrics that fit the label or, of several, as `<label>_<name>`, each label."""
+    return frozenset(
+        f"{label.name}_{name}" if schema.extra_labels else name
+        for label in schema.labels
+        for name in ALL_NAMES
+        if _fits(name, label)
+    )
+
+
+def expanded(names: Iterable[str], schema: TableSchema) -> tuple[str, ...]:
+    """Return the names for a table: with several labels, `auroc` stands for each label that it fits."""
+    found: dict[str, None] = {}
+    for name in names:
+        labels = [label for label in schema.labels if schema.extra_labels and name in ALL_NAMES]
+        for full in [f"{label.name}_{name}" for label in labels if _fits(name, label)] or [name]:
+            found[full] = None
+    return tuple(found)
 
 
 def find_metric(name: str) -> SplitMetric:
@@ -81,6 +93,21 @@ def find_metric(name: str) -> SplitMetric:
     return OF_CLASSES[name] if name in OF_CLASSES else OF_NUMBERS[name]
 
 
+def label_of(name: str, schema: TableSchema) -> tuple[Label, str]:
+    """Return the label and the rest of a metric's name; with one label, the name as it is."""
+    # The longest first: one label's name may begin with another's.
+    labels = sorted(schema.labels, key=lambda label: -len(label.name))
+    for label in labels if schema.extra_labels else ():
+        if name.startswith(f"{label.name}_"):
+            return label, name.removeprefix(f"{label.name}_")
+    return schema.label, name
+
+
 def known_among(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names that are metrics of a whole split, each once."""
-    return tuple(dict.fromkeys(name for name in names if name in ALL_NAMES))
+    """Return the names that are or, of one of several labels, can be metrics of a whole split, each once."""
+    endings = tuple(f"_{name}" for name in ALL_NAMES)
+    return tuple(dict.fromkeys(name for name in names if name in ALL_NAMES or name.endswith(endings)))
+
+
+def _fits(name: str, label: Label) -> bool:
+    return SHORT_NAMES.get(name, name) in (OF_NUMBERS if label.is_regression else OF_CLASSES)

@@ -6,7 +6,6 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,7 @@ def export_network(folder: Path, task: TrainTask, model: nn.Module) -> bool:
         "inputs": [_described(name, tensor) for name, tensor in batch.items()],
         "outputs": [_described(name, tensor) for name, tensor in outputs.items()],
         "classes": class_values(task.schema),
+        **{f"classes of {e.label.name}": list(e.label.classes) for e in task.schema.extra_labels},
     }
     (folder / NOTE_FILE).write_text(json.dumps(note, indent=1))
     return True
@@ -63,7 +63,7 @@ def export_network(folder: Path, task: TrainTask, model: nn.Module) -> bool:
 
 def blank_batch(schema: TableSchema) -> Batch:
     """Return a batch of zeros, without the label."""
-    columns = [c for c in delivered(replace(schema, weight=None)) if c.name != schema.label.name]
+    columns = [c for c in delivered(schema.for_prediction()) if c.name != schema.label.name]
     return {c.name: torch.from_numpy(np.zeros((_EXAMPLE_ROWS, *c.shape), c.dtype)) for c in columns}
 
 

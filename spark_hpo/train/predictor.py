@@ -28,6 +28,7 @@ from spark_hpo.errors import CheckpointError
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.loop import Trainer
+from spark_hpo.train.metric_names import label_of
 from spark_hpo.train.network import blank_batch, export_network
 from spark_hpo.train.reference import Code, find_trainable
 from spark_hpo.train.rendezvous.world import World
@@ -158,11 +159,12 @@ class Predictor:
         return pd.DataFrame(columns)
 
     def _columns(self, name: str, values: np.ndarray[Any, Any]) -> dict[str, Any]:
-        classes = class_values(self.schema) if self.schema.takes_raw_rows else []
-        if classes and name == "prediction" and values.ndim == 1 and values.dtype.kind == "i":
+        label, answer = label_of(name, self.schema)
+        classes = class_values(self.schema.with_only(label)) if self.schema.takes_raw_rows else []
+        if classes and answer == "prediction" and values.ndim == 1 and values.dtype.kind == "i":
             return {name: np.array(classes, object if isinstance(classes[0], str) else None)[values]}
-        if classes and name == "probability" and values.shape[1:] == (len(classes),):
-            return {f"{name}_{text}": values[:, i] for i, text in enumerate(self.schema.label.classes)}
+        if classes and answer == "probability" and values.shape[1:] == (len(classes),):
+            return {f"{name}_{text}": values[:, i] for i, text in enumerate(label.classes)}
         return {name: values if values.ndim == 1 else values.tolist()}
 
     def _predictions(self, batch: Batch) -> Mapping[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.errors import TrialError
 from spark_hpo.train.built_in import check_label, labelled_metrics
+from spark_hpo.train.metric_names import label_of
 from spark_hpo.trial import Params
 
 if TYPE_CHECKING:
@@ -147,12 +148,13 @@ class TrainTask(ABC):
         Raises:
             TrialError: `predictions` does not return what the label needs.
         """
-        label = self.schema.label
+        label, _ = label_of(name, self.schema)
+        prefix = f"{label.name}_" if self.schema.extra_labels else ""
         found = self.predictions(outputs.float())
         rows, target = len(outputs), batch[label.name]
-        scores = found.get("prediction")
+        scores = found.get(f"{prefix}prediction")
         if not label.is_regression:
-            scores = found.get("probability", scores)
+            scores = found.get(f"{prefix}probability", scores)
         if scores is not None and label.is_regression and scores.numel() == rows:
             return scores.reshape(rows), target
         if scores is not None and not label.is_regression:
@@ -202,12 +204,23 @@ class LabelledTask(TrainTask):
             DataError: the label is a list.
         """
         check_label(None, self.schema)
-        return len(self.schema.label.classes) or 1
+        return sum(len(label.classes) or 1 for label in self.schema.labels)
+
+    def heads(self) -> Mapping[str, tuple[slice, LabelledTask]]:
+        """Return for each of several labels, by name, its outputs and a task of this label alone."""
+        found, start = {}, 0
+        for label in self.schema.labels:
+            head = _Head(self.params, self.schema.with_only(label))
+            head.learned = self.learned
+            found[label.name] = (slice(start, start + head.num_outputs), head)
+            start += head.num_outputs
+        return found
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the cross-entropy, or the mean squared error of the standardised label.
 
-        It is a scalar, or [rows] if the rows of the table have weights.
+        It is a scalar, or [rows] if the rows of the table have weights. With several labels, the sum over
+        them.
 
         Raises:
             TrialError: the outputs do not have the shape [rows, num_outputs].
@@ -217,8 +230,13 @@ class LabelledTask(TrainTask):
                 f"{type(self).__name__}: the model must return outputs of shape (rows, {self.num_outputs}) "
                 f"for the label {self.schema.label.name!r} (got {tuple(outputs.shape)})"
             )
+        if self.schema.extra_labels:
+            losses = [head.loss(outputs[:, part], batch) for part, head in self.heads().values()]
+            return torch.stack(losses).sum(dim=0)
+        return self._losses(outputs, batch, reduction="mean" if self.schema.weight is None else "none")
+
+    def _losses(self, outputs: Tensor, batch: Batch, *, reduction: str) -> Tensor:
         target = batch[self.schema.label.name]
-        reduction = "mean" if self.schema.weight is None else "none"
         if self.schema.label.is_regression:
             return nn.functional.mse_loss(outputs[:, 0], self._standardised(target), reduction=reduction)
         return nn.functional.cross_entropy(outputs, target, reduction=reduction)
@@ -232,6 +250,12 @@ class LabelledTask(TrainTask):
         Raises:
             TrialError: `loss` is not a known name.
         """
+        if self.schema.extra_labels and type(self).loss is LabelledTask.loss:
+            total = torch.zeros((), device=outputs.device)
+            for label, (part, head) in self.heads().items():
+                weight = self.params.get(f"loss_weight_{label}", 1.0)
+                total = total + weight * head.training_loss(outputs[:, part], batch)
+            return total
         name = self.params.get("loss", CROSS_ENTROPY)
         smoothing = self.learned.get("label_smoothing", self.params.get("label_smoothing", 0.0))
         weights = self.schema.label.class_weights
@@ -255,7 +279,19 @@ class LabelledTask(TrainTask):
         return losses
 
     def metrics(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
-        """Return `accuracy`, or `squared_error` and `absolute_error` in the label's units, each [rows]."""
+        """Return `accuracy`, or `squared_error` and `absolute_error` in the label's units, each [rows].
+
+        With several labels, the metrics and the `loss` of each, with its name: `sold_accuracy`, `sold_loss`.
+        """
+        if self.schema.extra_labels:
+            return {
+                f"{name}_{metric}": values
+                for name, (part, head) in self.heads().items()
+                for metric, values in {
+                    "loss": head._losses(outputs[:, part], batch, reduction="none"),
+                    **head.metrics(outputs[:, part], batch),
+                }.items()
+            }
         target = batch[self.schema.label.name]
         if self.schema.label.is_regression:
             error = (outputs[:, 0] - self._standardised(target)) * self.schema.label.deviation
@@ -271,8 +307,15 @@ class LabelledTask(TrainTask):
     def predictions(self, outputs: Tensor) -> Mapping[str, Tensor]:
         """Return `prediction`, [rows]: a class's code or a number; for classes also `probability`.
 
-        `probability` is [rows, classes], in the order of `schema.label.classes`.
+        `probability` is [rows, classes], in the order of `schema.label.classes`. With several labels, those
+        of each, with its name: `sold_prediction`.
         """
+        if self.schema.extra_labels:
+            return {
+                f"{name}_{answer}": values
+                for name, (part, head) in self.heads().items()
+                for answer, values in head.predictions(outputs[:, part]).items()
+            }
         label = self.schema.label
         if label.is_regression:
             return {"prediction": outputs[:, 0] * label.deviation + label.mean}
@@ -280,3 +323,10 @@ class LabelledTask(TrainTask):
 
     def _standardised(self, target: Tensor) -> Tensor:
         return (target.float() - self.schema.label.mean) / self.schema.label.deviation
+
+
+class _Head(LabelledTask):
+    """The part of a task with several labels that predicts one of them."""
+
+    def build_model(self) -> nn.Module:
+        raise NotImplementedError

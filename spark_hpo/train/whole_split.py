@@ -14,7 +14,14 @@ from torch import Tensor
 from spark_hpo.data.schema import Label
 from spark_hpo.errors import TrialError
 from spark_hpo.train.checked_task import CheckedTask
-from spark_hpo.train.metric_names import SplitMetric, find_metric, names_for
+from spark_hpo.train.metric_names import (
+    ALL_NAMES,
+    SplitMetric,
+    expanded,
+    find_metric,
+    label_of,
+    names_for,
+)
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.task import Batch
 
@@ -45,17 +52,21 @@ class WholeSplitMetrics:
             TrialError: the label does not fit a name.
         """
         self._task = task
-        self._label = label = task.task.schema.label
-        wanted = [name for name in names if name not in reported]
+        schema = task.task.schema
+        wanted = [name for name in expanded(names, schema) if name not in reported]
         for name in wanted:
-            if name not in names_for(label):
-                kind = "a number" if label.is_regression else "a class"
-                raise TrialError(f"{name} is not a metric of the label {label.name!r}, which is {kind}")
-        self._named = {name: find_metric(name) for name in wanted}
+            if name in ALL_NAMES and name not in names_for(schema):
+                kind = "a number" if schema.label.is_regression else "a class"
+                raise TrialError(
+                    f"{name} is not a metric of the label {schema.label.name!r}, which is {kind}"
+                )
+        self._labels = {name: label_of(name, schema) for name in wanted if name in names_for(schema)}
+        self._named = {name: find_metric(rest) for name, (_, rest) in self._labels.items()}
         self._of_task = task.whole_split_metrics()
         # Metrics with the same inputs share the rows that are kept for them.
         names = [*self._named, *self._of_task]
-        self._key = {name: name if task.chooses_metric_inputs else "" for name in names}
+        own = task.chooses_metric_inputs
+        self._key = {name: name if own else label_of(name, schema)[0].name for name in names}
         self._rows: dict[str, list[tuple[Tensor, ...]]] = {key: [] for key in self._key.values()}
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
@@ -95,7 +106,8 @@ class WholeSplitMetrics:
 
     def _value(self, name: str, inputs: list[Tensor]) -> float:
         named = self._named.get(name)
-        metric = self._of_task[name] if named is None else _build(named, self._label)
+        label = self._task.task.schema.label if named is None else self._labels[name][0]
+        metric = self._of_task[name] if named is None else _build(named, label)
         for part in metric.modules():
             # The other ranks do not take part.
             part.distributed_available_fn = lambda: False  # type: ignore[assignment]
@@ -107,7 +119,7 @@ class WholeSplitMetrics:
             logger.warning("%s is not defined on these rows: %s", name, exc)
             return math.nan
         if named is not None and named.needs_two_classes:
-            present = torch.bincount(inputs[1], minlength=len(self._label.classes)) > 0
+            present = torch.bincount(inputs[1], minlength=len(label.classes)) > 0
             if present.sum() < 2:
                 logger.warning("%s is not defined on these rows, because they are of one class", name)
                 return math.nan

@@ -94,7 +94,9 @@ def shares(rows: int, world: World, seed: int) -> list[slice]:
 
 def all_cases() -> Iterator[tuple[str, Label, list[str], int]]:
     for label in (BINARY, MULTICLASS, NUMBER):
-        names = sorted(names_for(label) - {"mean_squared_log_error"})  # of values above -1 only
+        names = sorted(
+            names_for(TableSchema(features=(), label=label)) - {"mean_squared_log_error"}
+        )  # of values above -1 only
         for seed in range(CASES):
             yield f"{len(label.classes)} {seed}", label, names, seed
 
