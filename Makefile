@@ -108,8 +108,8 @@ test-airflow: setup java build/airflow/installed  ## jobs/airflow_dag.py in a re
 picture: setup java  ## docs/images/run.svg, a study on a terminal; some minutes
 	$(BIN)/python -m tests.terminal_picture
 
-gpu-check:  ## the shipped tasks on a real GPU, beside the CPU; needs torch and pyarrow only
-	PYTHONPATH=. $(firstword $(wildcard $(BIN)/python) $(PYTHON)) tests/gpu_check.py
+gpu-check:  ## training on a real GPU, in 8 minutes; needs torch and pyarrow only
+	PYTHONPATH=. $(firstword $(wildcard $(BIN)/python) $(PYTHON)) tests/gpu_check.py --page docs/benchmarks/gpu.md
 
 screenshots: setup java  ## docs/images/report.png, of the quickstart's study; it is run first where it is not there
 	test -f studies/quickstart/report.html || $(MAKE) tune

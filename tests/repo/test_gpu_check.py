@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,7 +29,7 @@ def measurement(loss: float, accuracy: float = 0.9) -> Measurement:
 
 
 def test_gpu_check_on_the_cpu_agrees_with_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--rehearse", "--rows", "1200"]) == 0
+    assert main(["--rehearse", "--only-curves", "--rows", "1200"]) == 0
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert answer["agrees"] is True
     for task in ("tabular", "image"):
@@ -45,10 +46,28 @@ def test_gpu_check_finds_a_place_with_other_results(
 ) -> None:
     monkeypatch.setattr("tests.gpu_check.places", lambda *_: [replace(CPU, name="far", gpus=(), loss=0.0)])
     monkeypatch.setattr("tests.gpu_check.differences", lambda *_: ["far, epoch 1: loss is 2"])
-    assert main(["--rehearse", "--rows", "200"]) == 1
+    assert main(["--rehearse", "--only-curves", "--rows", "200"]) == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out.splitlines()[-1])["agrees"] is False
     assert "tabular on far, epoch 1: loss is 2" in captured.err
+
+
+@pytest.mark.slow
+def test_gpu_check_passes_all_parts_on_the_cpu(tmp_path: Path) -> None:
+    page = tmp_path / "gpu.md"
+    done = subprocess.run(
+        [sys.executable, str(CHECK), "--rehearse", "--rows", "1200", "--page", str(page)],
+        env={**os.environ, "PYTHONPATH": str(CHECK.parents[1]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=480,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    parts = json.loads(done.stdout.splitlines()[-1])["parts"]
+    assert len(parts) == 6
+    assert parts["out of memory, halved"]["halved"] > 0
+    assert all(f"| {name} |" in page.read_text() for name in parts)
 
 
 def test_differences_names_curves_beyond_the_tolerance() -> None:
@@ -83,7 +102,7 @@ class Without:
 
 sys.meta_path[:] = map(Without, sys.meta_path)
 sys.path.insert(0, {str(CHECK.parents[1])!r})
-sys.argv = ["gpu_check", "--rehearse", "--rows", "200"]
+sys.argv = ["gpu_check", "--rehearse", "--only-curves", "--rows", "200"]
 runpy.run_path({str(CHECK)!r}, run_name="__main__")
 """
     done = subprocess.run(
