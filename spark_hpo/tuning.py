@@ -99,7 +99,7 @@ def tune(
 
     Args:
         task: a task class or a training function, which may be defined in a notebook; or a name as in a study
-            file: "tabular", "image", "module:Name", "path/to/file.py:Name".
+            file: that of a shipped task such as "tabular", "module:Name", "path/to/file.py:Name".
         space: a mapping as in a study file, a hyperopt `hp.*` space, or a Space.
         metric: the metric to optimise, on the validation split.
         mode: "max" if larger values are better, else "min".

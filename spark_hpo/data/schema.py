@@ -156,6 +156,8 @@ class Windows:
     horizon: int  # steps to forecast
     season: int = 1  # steps after which values repeat
     known: tuple[str, ...] = ()  # features with history + horizon steps
+    time: str = ""  # column of the steps; "": the table was made of windows
+    series: tuple[str, ...] = ()  # columns of the steps that tell series apart
 
 
 class FoldOrder(StrEnum):
@@ -312,7 +314,9 @@ class TableSchema:
                 )
             ),
             windows=(windows := record.get("windows"))
-            and _checked(Windows(**{**windows, "known": tuple(windows["known"])})),
+            and _checked(
+                Windows(**{**windows, "known": tuple(windows["known"]), "series": tuple(windows["series"])})
+            ),
             splits={str(name): str(text) for name, text in record.get("splits", {}).items()},
             weight=weight
             and _checked(RowWeight(feature=_feature(weight["feature"]), average=weight["average"])),

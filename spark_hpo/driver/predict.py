@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from spark_hpo.data import files
 from spark_hpo.data.decode import check_columns, input_names
-from spark_hpo.errors import ConfigError, DataError, suggestion
+from spark_hpo.errors import ConfigError, DataError, located, suggestion
 from spark_hpo.prepare import scoring as job
+from spark_hpo.prepare.windows import latest_windows, takes_steps
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.downloaded import download_model, loader_folders
 from spark_hpo.train import scoring
@@ -91,10 +92,12 @@ def predict_table(
 ) -> tuple[int, tuple[str, ...]]:
     """Predict for each row of a table, and write the rows with the predictions as Parquet.
 
+    A model of windows also takes a table of steps, and forecasts once for each series.
+
     Args:
         input: a file, folder or URL; None: `table` is given.
         table: a name in Spark's catalog.
-        columns: of the input, to copy to the output; None: all.
+        columns: of the input, to copy to the output; None: all, or of steps the series and the time.
         format: csv or parquet; None: by the ending of the input.
         version: of a Delta or Iceberg table; None: the newest.
         header: whether a CSV has column names.
@@ -121,6 +124,12 @@ def predict_table(
     name_of_input = table or input
     with opened as frame:
         there = frame.columns
+        windows = predictor.schema.windows
+        if windows is not None and takes_steps(frame, predictor.schema):
+            with located(str(name_of_input), DataError):
+                frame = latest_windows(frame, predictor.schema)
+            there = frame.columns
+            columns = columns or [*windows.series, windows.time]
         try:
             check_columns(predictor.schema, there)
         except DataError as exc:

@@ -182,6 +182,8 @@ def _copy_windows(read: DataFrame, table: Source, request: Request) -> Prepared:
                 horizon=windows.horizon,
                 season=windows.season,
                 known=windows.known,
+                time=windows.time,
+                series=windows.series,
             ),
         )
         with request.writing() as folder:

@@ -8,15 +8,17 @@ when a model is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_hpo.config.windows import WindowsConfig
+from spark_hpo.data.schema import ColumnKind, TableSchema, Windows
 from spark_hpo.errors import DataError
 from spark_hpo.prepare import splits
 from spark_hpo.prepare.cleaning import time_in_text
@@ -26,9 +28,11 @@ from spark_hpo.prepare.phases import announce
 from spark_hpo.prepare.splits import SPLIT, column
 from spark_hpo.trial import Split
 
+logger = logging.getLogger(__name__)
+
 NEXT_SUFFIX = "_next"  # of the label: the values to forecast
 _FIRST, _LAST, _NUMBER = "__first", "__last", "__number"  # times of the forecast; number of a step
-_TIME = "__time"
+_TIME, _MOMENT = "__time", "__moment"  # as a number, and as the table has it
 _ACCURACY = 1_000_000  # of quantiles: a relative error of one in a million
 _LONG_STEP = 1.5  # times the usual one, above which steps are missing
 
@@ -66,10 +70,12 @@ def form_windows(
         DataError: a column does not fit its use, two rows of a series have the same time, or a split gets no
             window.
     """
-    steps, numbers, texts = _steps(frame, windows, value, drop, null_values)
+    label = value + NEXT_SUFFIX
+    if label in frame.columns:
+        raise DataError(f"column {label!r} has the name of the values to forecast. Rename it, or drop it")
+    steps, numbers, texts = _steps(frame.drop(*map(column, drop)), windows, value, null_values)
     remarks = _check_steps(steps, windows, value)
     rows = _windows(steps, windows, value, numbers, texts).persist()
-    label = value + NEXT_SUFFIX
     announce("dividing the windows by time")
     assigned, more = _split(rows, windows, fractions)
     frame = splits.with_order(assigned.drop(_FIRST, _LAST), seed)
@@ -77,16 +83,13 @@ def form_windows(
 
 
 def _steps(
-    frame: DataFrame, windows: WindowsConfig, value: str, drop: Sequence[str], null_values: Sequence[str]
+    frame: DataFrame, windows: WindowsConfig | Windows, value: str, null_values: Sequence[str]
 ) -> tuple[DataFrame, list[str], list[str]]:
     """Return the steps with numbers as doubles, the names of the columns of numbers, and those of texts."""
     flags = [f.name for f in frame.schema if isinstance(f.dataType, T.BooleanType)]
     frame = frame.withColumns({name: column(name).cast("int") for name in flags})
-    frame = original(frame.drop(*map(column, drop)), null_values)
-    label = value + NEXT_SUFFIX
-    if label in frame.columns:
-        raise DataError(f"column {label!r} has the name of the values to forecast. Rename it, or drop it")
-    found = [f for f in frame.schema if f.name not in (windows.time, *windows.series)]
+    frame = original(frame.withColumn(_MOMENT, column(windows.time).cast("string")), null_values)
+    found = [f for f in frame.schema if f.name not in (windows.time, _MOMENT, *windows.series)]
     strings = [f.name for f in found if isinstance(f.dataType, T.StringType)]
     other = [f for f in found if not isinstance(f.dataType, T.StringType | T.NumericType)]
     if other:
@@ -110,6 +113,7 @@ def _steps(
     series = [F.coalesce(column(name).cast("string"), F.lit("")).alias(name) for name in windows.series]
     steps = frame.select(
         time.alias(_TIME),
+        column(_MOMENT),
         *series,
         *(number(frame, name).alias(name) for name in numbers),
         *(F.coalesce(column(name), F.lit("")).alias(name) for name in texts),
@@ -128,9 +132,9 @@ def _texts(frame: DataFrame, strings: Sequence[str]) -> list[str]:
     return [name for i, name in enumerate(strings) if counts[f"numbers_{i}"] < counts[f"present_{i}"]]
 
 
-def _check_steps(steps: DataFrame, windows: WindowsConfig, value: str) -> list[str]:
+def _check_steps(steps: DataFrame, windows: WindowsConfig | Windows, value: str) -> list[str]:
     """Refuse steps without a time or with the same one, and remark on steps or values that are missing."""
-    of_series = Window.partitionBy(*map(column, windows.series)).orderBy(_TIME)
+    of_series = _in_order(windows)
     gaps = steps.select(
         _TIME,
         column(value).alias("value"),
@@ -168,17 +172,10 @@ def _windows(
     steps: DataFrame, windows: WindowsConfig, value: str, numbers: Sequence[str], texts: Sequence[str]
 ) -> DataFrame:
     """Return the windows without missing values, with the times of the first and the last forecast."""
-    of_series = Window.partitionBy(*map(column, windows.series)).orderBy(_TIME)
+    of_series = _in_order(windows)
     history, horizon = windows.history, windows.horizon
-
-    def listed(name: str, first: int, last: int) -> Column:
-        return F.collect_list(column(name)).over(of_series.rowsBetween(first, last))
-
-    lists: dict[str, tuple[Column, int]] = {}
-    for name in numbers:
-        ahead = horizon if name in windows.known else 0
-        lists[name] = (listed(name, 1 - history, ahead), history + ahead)
-    lists[value + NEXT_SUFFIX] = (listed(value, 1, horizon), horizon)
+    lists = _lists(windows, numbers)
+    lists[value + NEXT_SUFFIX] = (_listed(value, of_series, 1, horizon), horizon)
     formed = steps.select(
         *map(column, (*windows.series, *texts)),
         *(elements.alias(name) for name, (elements, _) in lists.items()),
@@ -186,13 +183,97 @@ def _windows(
         F.lead(_TIME, horizon).over(of_series).alias(_LAST),
         F.row_number().over(of_series).alias(_NUMBER),
     )
-    # `collect_list` leaves out nulls, so a window with one is too short.
-    whole = [F.size(column(name)) == size for name, (_, size) in lists.items()]
     due = (F.col(_NUMBER) - history) % windows.stride == 0
-    condition = F.col(_LAST).isNotNull() & due
-    for each in whole:
-        condition = condition & each
-    return formed.where(condition).drop(_NUMBER)
+    return formed.where(F.col(_LAST).isNotNull() & due & _are_whole(lists)).drop(_NUMBER)
+
+
+def takes_steps(frame: DataFrame, schema: TableSchema) -> bool:
+    """Return True if a table has a row per step, for a model of windows that were formed from steps."""
+    windows = schema.windows
+    if windows is None or not windows.time or windows.value not in frame.columns:
+        return False
+    return not isinstance(frame.schema[windows.value].dataType, T.ArrayType)
+
+
+def latest_windows(frame: DataFrame, schema: TableSchema) -> DataFrame:
+    """Return the window of each series at its last step with a value, for a forecast of the steps after it.
+
+    Later rows of a series, without a value, may hold what is known ahead.
+
+    Args:
+        frame: a row per series and step.
+        schema: of the windows that a model was trained on.
+
+    Returns:
+        The features; the time of the last step is text.
+
+    Raises:
+        DataError: a column is missing or does not fit its use, or no series has a whole window.
+    """
+    windows = schema.windows
+    assert windows is not None, "the caller has checked that the model takes windows"
+    features = [feature.source or feature.name for feature in schema.features]
+    needed = list(dict.fromkeys([windows.time, *windows.series, *features]))
+    if missing := [name for name in needed if name not in frame.columns]:
+        raise DataError(f"the steps have no column {', '.join(missing)}")
+    steps, *_ = _steps(frame.select(*map(column, needed)), windows, windows.value, schema.null_values)
+    _check_steps(steps, windows, windows.value)
+    numbers = [feature.name for feature in schema.of_kind(ColumnKind.ARRAY)]
+    lists = _lists(windows, numbers)
+    whole_series = Window.partitionBy(*map(column, windows.series))
+    last = F.max(F.when(column(windows.value).isNotNull(), F.col(_TIME))).over(whole_series)
+    beside = [name for name in needed if name not in (windows.time, *numbers)]
+    formed = steps.select(
+        *map(column, beside),
+        column(_MOMENT).alias(windows.time),
+        *(elements.alias(name) for name, (elements, _) in lists.items()),
+        (F.col(_TIME) == last).alias(_LAST),
+    )
+    latest = formed.where(F.col(_LAST)).drop(_LAST)
+    found = latest.agg(
+        F.count(F.lit(1)).alias("series"), F.count_if(_are_whole(lists)).alias("whole")
+    ).collect()[0]
+    if not found["whole"]:
+        known = f", or no {' and '.join(windows.known)} for the steps to forecast" if windows.known else ""
+        raise DataError(
+            f"none of the {found['series']:,} series can be forecast: they have fewer than {windows.history} "
+            f"steps without missing values{known}"
+        )
+    if found["whole"] < found["series"]:
+        logger.warning(
+            "%d of %d series are left out, because values are missing within their last %d steps or those to "
+            "forecast",
+            found["series"] - found["whole"],
+            found["series"],
+            windows.history,
+        )
+    return latest.where(_are_whole(lists))
+
+
+def _in_order(windows: WindowsConfig | Windows) -> WindowSpec:
+    return Window.partitionBy(*map(column, windows.series)).orderBy(_TIME)
+
+
+def _listed(name: str, of_series: WindowSpec, first: int, last: int) -> Column:
+    """Return the values of the rows from `first` to `last`, relative to each row. Nulls are left out."""
+    return F.collect_list(column(name)).over(of_series.rowsBetween(first, last))
+
+
+def _lists(windows: WindowsConfig | Windows, numbers: Sequence[str]) -> dict[str, tuple[Column, int]]:
+    """Return the lists of a window, with their lengths if no value is missing."""
+    lists: dict[str, tuple[Column, int]] = {}
+    for name in numbers:
+        ahead = windows.horizon if name in windows.known else 0
+        values = _listed(name, _in_order(windows), 1 - windows.history, ahead)
+        lists[name] = (values, windows.history + ahead)
+    return lists
+
+
+def _are_whole(lists: Mapping[str, tuple[Column, int]]) -> Column:
+    condition = F.lit(True)
+    for name, (_, size) in lists.items():
+        condition = condition & (F.size(column(name)) == size)
+    return condition
 
 
 def _split(

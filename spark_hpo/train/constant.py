@@ -1,4 +1,4 @@
-"""Computes the constant answer of a table: the baseline that every model should beat."""
+"""Computes the constant answer of a table, or the naive forecast: what every model should beat."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from spark_hpo.data.table import Table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.train.checked_task import CheckedTask
-from spark_hpo.train.label_statistics import label_batches
+from spark_hpo.train.label_statistics import batches_of, label_batches
 from spark_hpo.train.metric_names import known_among
 from spark_hpo.train.reference import Trainable
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.task import LabelledTask
+from spark_hpo.train.tasks.forecast import ForecastTask
 from spark_hpo.train.whole_split import WholeSplitMetrics
 from spark_hpo.trial import Params, Split
 
@@ -33,15 +34,19 @@ def constant_answer(
     a regression, the mean or the median, whichever is better. It is chosen on the validation split, so no
     other constant is better there. Only the label column is read.
 
+    For a `ForecastTask`, the answer is the seasonal-naive forecast instead.
+
     Args:
         params: of any trial; the task is built from them.
 
     Returns:
-        None where the task does not derive from `LabelledTask`, or its metric needs more than the label.
+        None where the task derives from neither, or its metric needs more than the label.
 
     Raises:
         DataError: the split cannot be read.
     """
+    if isinstance(trainable, type) and issubclass(trainable, ForecastTask):
+        return _naive_forecast(table, trainable(params, table.schema), objective.metric)
     if not (isinstance(trainable, type) and issubclass(trainable, LabelledTask)):
         return None
     if table.schema.extra_labels:
@@ -96,3 +101,17 @@ def _measured(task: LabelledTask, metric: str, outputs: torch.Tensor, batches: l
         return total / rows if whole is None else whole.values(_ALONE)[metric]
     except Exception:  # user code, which may need other columns or another shape of outputs
         return math.nan
+
+
+def _naive_forecast(table: Table, task: ForecastTask, metric: str) -> ConstantAnswer | None:
+    """Measure the seasonal-naive forecast, which the task reports beside each of its errors."""
+    name = "naive_scaled_error" if metric == "loss" else f"naive_{metric}"
+    total, rows = 0.0, 0
+    for batch in batches_of(table, Split.VALIDATION):
+        naive = batch[task.schema.label.name]
+        means = task.metrics(naive, batch)
+        if name not in means:
+            return None
+        total += float(means[name].double().sum())
+        rows += len(naive)
+    return ConstantAnswer(metric=metric, value=total / rows, answer="the last season")

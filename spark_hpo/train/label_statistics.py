@@ -55,8 +55,13 @@ def label_statistics(table: Table, split: Split) -> LabelStatistics:
 
 def label_batches(table: Table, split: Split) -> Iterator[Batch]:
     """Yield the label of all rows of a split, and the weights of the rows."""
+    yield from batches_of(replace(table, schema=replace(table.schema, features=())), split)
+
+
+def batches_of(table: Table, split: Split) -> Iterator[Batch]:
+    """Yield all rows of a split."""
     loader = Loader(
-        replace(table, schema=replace(table.schema, features=())),
+        table,
         split,
         rank=0,
         world_size=1,

@@ -14,7 +14,11 @@ import pytest
 from spark_hpo import prepare
 from spark_hpo.data.schema import ColumnKind, Windows
 from spark_hpo.data.table import open_table
+from spark_hpo.driver.predict import ModelFolder, predict_table
 from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.train import predictor
+from spark_hpo.train.reference import Code
+from spark_hpo.train.tasks.forecast import ForecastTask
 from spark_hpo.trial import Split
 
 pytestmark = pytest.mark.spark
@@ -28,13 +32,17 @@ def sales(shop: int, day: int) -> float:
     return 1000.0 * shop + day
 
 
-def write_steps(path: Path, skip: tuple[int, ...] = (), missing: tuple[int, ...] = ()) -> str:
+def write_steps(
+    path: Path, skip: tuple[int, ...] = (), missing: tuple[int, ...] = (), future: int = 0
+) -> str:
+    """Write the steps of two shops: in any order, and with further days whose sales are not known."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["shop", "day", "sales", "price", "weather"])
-        for day in reversed(range(DAYS)):  # in any order
+        for day in reversed(range(DAYS + future)):
             for i, shop in enumerate(SHOPS):
-                value = "" if day in missing and i == 0 else sales(i, day)
+                is_missing = day >= DAYS or (day in missing and i == 0)
+                value = "" if is_missing else sales(i, day)
                 if day not in skip:
                     moment = date(2026, 1, 1) + timedelta(days=day)
                     writer.writerow([shop, moment.isoformat(), value, day / 10, ["dry", "wet"][day % 2]])
@@ -45,7 +53,9 @@ def test_windows_do_not_cross_the_cuts_between_splits(spark: Any, tmp_path: Path
     source = write_steps(tmp_path / "steps.csv")
     prepared = prepare.csv(spark, str(tmp_path / "out"), input=source, label="sales", windows=WINDOWS)
     table = open_table(str(tmp_path / "out"))
-    assert table.schema.windows == Windows(value="sales", history=8, horizon=3, season=7, known=("price",))
+    assert table.schema.windows == Windows(
+        value="sales", history=8, horizon=3, season=7, known=("price",), time="day", series=("shop",)
+    )
     assert (table.schema.label.name, table.schema.label.shape) == ("sales_next", (3,))
     features = {feature.name: feature for feature in table.schema.features}
     assert {name: (feature.kind, feature.shape) for name, feature in features.items()} == {
@@ -120,3 +130,31 @@ def test_wrong_windows_are_refused(spark: Any, tmp_path: Path, options: dict[str
     with pytest.raises(ConfigError) as caught:
         prepare.csv(spark, str(tmp_path / "out"), input="steps.csv", label="sales", **options)
     assert caught.value.key == key
+
+
+def test_predict_forecasts_once_for_each_series_of_steps(spark: Any, tmp_path: Path) -> None:
+    source = write_steps(tmp_path / "steps.csv", future=3)
+    prepare.csv(spark, str(tmp_path / "out"), input=source, label="sales", windows=WINDOWS)
+    table = open_table(str(tmp_path / "out"))
+    network = ForecastTask({}, table.schema).build_model()
+    predictor.export(
+        tmp_path / "model",
+        code=Code.named("forecast"),
+        params={},
+        table=table,
+        load_checkpoint=lambda: {"model": network.state_dict()},
+    )
+    rows, answers = predict_table(
+        spark, ModelFolder(model=tmp_path / "model"), input=source, output=str(tmp_path / "forecasts")
+    )
+    assert (rows, answers) == (2, ("prediction",))
+    found = pq.read_table(tmp_path / "forecasts").to_pylist()
+    last = (date(2026, 1, 1) + timedelta(days=DAYS - 1)).isoformat()
+    assert {(row["shop"], row["day"]) for row in found} == {(shop, last) for shop in SHOPS}
+    for row in found:  # the untrained model repeats the last season
+        shop = SHOPS.index(row["shop"])
+        assert row["prediction"] == pytest.approx([sales(shop, DAYS - 7 + i) for i in range(3)])
+    # Without the prices of the next days there is no forecast.
+    past = write_steps(tmp_path / "past.csv")
+    with pytest.raises(DataError, match=r"none of the 2 series.*price"):
+        predict_table(spark, ModelFolder(model=tmp_path / "model"), input=past, output=str(tmp_path / "no"))

@@ -30,6 +30,7 @@ from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import predictor
 from spark_hpo.train.checkpoints import checkpoint
+from spark_hpo.train.constant import constant_answer
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.reference import Code
 from spark_hpo.train.tasks.forecast import ForecastTask, seasonal_naive
@@ -182,6 +183,15 @@ def test_exported_model_forecasts_from_a_row_of_the_table(table: Table, tmp_path
     said = model.predict(rows)
     assert [len(values) for values in said["prediction"]] == [HORIZON] * 3
     assert (tmp_path / "model" / "network.pt2").exists()
+
+
+def test_constant_answer_is_the_seasonal_naive_forecast(table: Table, tmp_path: Path) -> None:
+    _, report = trained(table, tmp_path, {"units": 8}, epochs=1)
+    for metric, of_naive in (("loss", "naive_scaled_error"), ("absolute_error", "naive_absolute_error")):
+        found = constant_answer(table, ForecastTask, {}, Objective(metric=metric, mode=Mode.MIN))
+        assert found is not None
+        assert found.value == pytest.approx(report.metrics[of_naive], rel=1e-5)
+    assert constant_answer(table, ForecastTask, {}, Objective(metric="r2", mode=Mode.MAX)) is None
 
 
 def test_windows_cannot_be_divided_into_folds(table: Table) -> None:
