@@ -166,7 +166,9 @@ class _ForecastModel(nn.Module):
         self.encoder = (
             None
             if model == "mlp"
-            else build_encoder(model, channels, units=units, layers=layers, heads=heads, dropout=dropout)
+            else build_encoder(
+                model, channels, units=units, layers=layers, heads=heads, dropout=dropout, task="forecast"
+            )
         )
         encoded = channels * windows.history if self.encoder is None else self.encoder.units
         width = encoded + len(self._known) * windows.horizon + self.beside.width + 2

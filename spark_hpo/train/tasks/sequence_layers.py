@@ -33,13 +33,14 @@ def longest_in_batch(lengths: Tensor, longest: int) -> int:
 
 
 def build_encoder(
-    model: str, width: int, *, units: int, layers: int, heads: int, dropout: float
+    model: str, width: int, *, units: int, layers: int, heads: int, dropout: float, task: str = "sequence"
 ) -> GruEncoder | TransformerEncoder:
     """Build the encoder that a parameter `model` names.
 
     Args:
         width: of a step.
         units: of the encoding.
+        task: for the message.
 
     Raises:
         TrialError: there is no such model.
@@ -49,7 +50,7 @@ def build_encoder(
             return GruEncoder(width, units=units, layers=layers, dropout=dropout)
         case "transformer":
             return TransformerEncoder(width, units=units, layers=layers, heads=heads, dropout=dropout)
-    raise TrialError(f"the parameter model must be one of {', '.join(MODELS['sequence'])} (got {model!r})")
+    raise TrialError(f"the parameter model must be one of {', '.join(MODELS[task])} (got {model!r})")
 
 
 class GruEncoder(nn.Module):

@@ -367,3 +367,21 @@ def test_to_json_leaves_out_what_older_tables_lack() -> None:
     schema = TableSchema(features=(), label=Label(name="y"))
     assert "original" not in schema.to_json()
     assert not TableSchema.from_json(schema.to_json()).takes_raw_rows
+
+
+def test_lists_of_integers_with_a_vocabulary_are_looked_up() -> None:
+    column = OriginalColumn(name="x", type="array<bigint>", is_optional=True)
+    feature = Feature(name="x", kind=ColumnKind.SEQUENCE, source="x", shape=(3,), vocabulary=("7", "50"))
+    assert encoded((column, feature), [50, 7], [8], None) == [[2, 1, 0], [0, 0, 0], [0, 0, 0]]
+    rows = pd.DataFrame({"x": [None]})
+    assert encode_rows(rows, schema_of((column, feature)), {})["x.length"].tolist() == [0]
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_texts_are_trimmed_and_cut(encoding: Encoding) -> None:
+    column = OriginalColumn(name="x", type="string", is_optional=True)
+    feature = Feature(name="x", kind=ColumnKind.TEXT, source="x", shape=(4,), nulls=NullRule.FILL)
+    rows = pd.DataFrame({"x": [" long text ", "ä", None]})
+    columns = encode_rows(rows, schema_of((column, feature), encoding=encoding), {})
+    assert columns["x"].tolist() == [[*b"long"], [*"ä".encode(), 0, 0], [0, 0, 0, 0]]
+    assert columns["x.length"].tolist() == [4, 2, 0]

@@ -25,7 +25,7 @@ from spark_hpo.data.schema import (
     Windows,
 )
 from spark_hpo.data.table import Table, open_table
-from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.errors import ConfigError, DataError, TrialError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import predictor
@@ -220,3 +220,8 @@ def test_tasks_refuse_the_label_of_others(table: Table) -> None:
         TabularTask({}, table.schema).build_model()
     with pytest.raises(DataError, match="'x' is one value"):
         ForecastTask({}, replace(table.schema, label=Label(name="x")))
+
+
+def test_forecast_task_refuses_an_unknown_model(table: Table) -> None:
+    with pytest.raises(TrialError, match="mlp, gru, transformer"):
+        ForecastTask({"model": "lstm"}, table.schema).build_model()
