@@ -162,12 +162,17 @@ def _ignores_num_items(trainer: Trainer) -> bool:
     accepts, args = getattr(trainer, "model_accepts_loss_kwargs", False), trainer.args
     if not accepts or trainer.compute_loss_func or args.world_size * args.gradient_accumulation_steps == 1:
         return False
-    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    batch = next(iter(trainer.get_train_dataloader()))
+    if "labels" not in batch:  # the Trainer then counts nothing
+        return False
     model: Any = trainer.model
-    model.to(args.device).eval()
+    device = next(model.parameters()).device
+    batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+    model.eval()
     with torch.no_grad():
-        losses = [model(**batch, num_items_in_batch=torch.tensor(n))["loss"] for n in (1, 2)]
-    return bool(torch.equal(*losses))
+        outputs = [model(**batch, num_items_in_batch=torch.tensor(n)) for n in (1, 2)]
+    first, second = (getattr(output, "loss", None) for output in outputs)
+    return torch.is_tensor(first) and torch.is_tensor(second) and torch.equal(first, second)
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -102,11 +102,19 @@ def test_attempt_resumes_a_killed_rank_bit_for_bit(run_ranks: Any, tmp_path: Pat
     ]
 
 
-def test_two_ranks_train_as_one(run_ranks: Any, tmp_path: Path) -> None:
-    one = done(run_ranks(spec_of(FineTune(), tmp_path / "one"), assignment(0, 3, dropout=0.0)))
-    two = done(run_ranks(spec_of(FineTune(), tmp_path / "two"), assignment(0, 3, dropout=0.0), world_size=2))
-    for a, b in zip(curve(one), curve(two), strict=True):
+def test_two_ranks_and_accumulated_steps_train_as_one(run_ranks: Any, tmp_path: Path) -> None:
+    """BERT ignores the number of items that a Trainer passes; the Trainer would scale its loss twice."""
+    trial = assignment(0, 3, dropout=0.0)
+    one = done(run_ranks(spec_of(FineTune(), tmp_path / "one"), trial))
+    spec = spec_of(FineTune(), tmp_path / "two")
+    two = done(run_ranks(spec, trial, world_size=2))
+    halves = FineTune(settings=(("gradient_accumulation_steps", 2),))
+    accumulated = done(run_ranks(spec_of(halves, tmp_path / "halves"), trial))
+    for a, b, c in zip(curve(one), curve(two), curve(accumulated), strict=True):
         assert b == pytest.approx(a, rel=1e-5)
+        assert c == pytest.approx(a, rel=1e-5)
+    validated = done(run_ranks(spec, assignment(3, 3, two.checkpoint, dropout=0.0), world_size=2))
+    assert validated.metrics["eval_loss"] == pytest.approx(two.metrics["eval_loss"], rel=1e-6)
 
 
 @pytest.mark.slow
