@@ -30,6 +30,7 @@ def spark_home(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 def test_notebook_runs(
     file: Path, tmp_path: Path, spark_home: Path, monkeypatch: pytest.MonkeyPatch, mlflow_uri: str
