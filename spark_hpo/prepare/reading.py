@@ -25,7 +25,7 @@ _TIME_ZONE = "spark.sql.session.timeZone"
 _CHARSETS = "spark.sql.legacy.javaCharsets"  # Spark 4 needs it to read windows-1252, as Excel writes it
 _NANOSECONDS = "spark.sql.legacy.parquet.nanosAsLong"  # or Spark refuses the timestamps that pandas writes
 _SMALL_BYTES = 16 * 2**20  # of files
-_TINY_BYTES = 2**20  # 500 rows take half as long interpreted as compiled, 2 MiB of CSV as long
+_TINY_BYTES = 2**20  # 500 rows take a third less time interpreted than compiled, 2 MiB of CSV as long
 _MANY_FILES, _SMALL_FILE_BYTES = 100, 2**20
 _FEW_TASKS = {
     "spark.sql.shuffle.partitions": "1",
