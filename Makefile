@@ -8,7 +8,7 @@ export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
 
-.PHONY: setup tune test test-fast test-slow test-faults test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict bench-checkpoint bench-tabular test-modern test-spark35 test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
+.PHONY: setup tune test test-fast test-slow test-faults test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict bench-checkpoint bench-tabular bench-hypergradient test-modern test-spark35 test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -81,6 +81,9 @@ bench-data: setup  ## reading, beside pyarrow, Petastorm's and torch's loaders
 
 bench-checkpoint: setup  ## saving checkpoints: cost to the training, memory, folders; ten minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.benchmarks.bench_checkpoint $(if $(QUICK),--mib 64 --repeats 1 --output build/checkpoints.md)
+
+bench-hypergradient: setup  ## learned weight decays beside random search; seven minutes. QUICK=1: two seeds
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.benchmarks.bench_hypergradient $(if $(QUICK),--seeds 2 --output build/hypergradient.md)
 
 bench-predict: setup java  ## predicting for a table, beside mlflow.pyfunc.spark_udf; two minutes
 	$(BIN)/python -W ignore -m tests.benchmarks.bench_predict $(if $(QUICK),--rows 100000 --output build/predict.md)

@@ -41,11 +41,12 @@ from spark_hpo.trial import Split
 from tests.benchmarks.page import FOLDER, Page, machine
 
 TRAIN_ROWS, VALIDATION_ROWS = 100, 600
-STEPS = 1000  # of the learned trial; each is one epoch, with all training rows as its batch
-LAYERS, UNITS, LEARNING_RATE = 5, 64, 3e-3
+STEPS = 3000  # of the learned trial; each is one epoch, with all training rows as its batch
+LAYERS, UNITS, LEARNING_RATE = 3, 64, 3e-3
 RANDOM_TRIALS = 20
+FIRST_SEED = 10  # the settings below were chosen on seeds 0 to 2
 DECAY = LearnedParameter(name="weight_decay", low=1e-6, high=10.0, initial=1e-3, by_layer=True)
-LEARNING = Learning(parameters=(DECAY,), every=10, terms=5, rate=0.02)
+LEARNING = Learning(parameters=(DECAY,), every=30, terms=5, rate=0.01)
 
 # In gradients of the training loss. An outer step takes the gradient of the validation loss, the one of the
 # training loss that can be differentiated again (as two), four products with the Hessian for the step of the
@@ -68,7 +69,7 @@ The data are scikit-learn's digits, divided anew for each seed: {TRAIN_ROWS} row
 - **Learned**: one trial of {STEPS:,} steps that starts from {DECAY.initial:g} in each layer. One half of the validation rows drives its outer steps.
 - **Random search**: {RANDOM_TRIALS} trials with random decays, log-uniform over the same range. The trial with the lowest loss on all validation rows counts. Each seed starts all trials from the same weights as the learned one.
 
-The cost is counted in gradients. A product of the Hessian and a vector counts as two, so an outer step costs {OUTER_COST}, and the learned trial {COST:,.0f}. "The same cost" can mean two things, and the table has both: each of the {RANDOM_TRIALS} trials costs as much as the learned one ({COST:,.0f} steps, so the search costs {RANDOM_TRIALS} times as much), or all of them together do ({COST / RANDOM_TRIALS:,.0f} steps each).
+The cost is counted in gradients. A product of the Hessian and a vector counts as two, so an outer step costs {OUTER_COST}, and the learned trial {COST:,.0f}. "The same cost" can mean two things, and the table has both: each of the {RANDOM_TRIALS} trials costs as much as the learned one ({COST:,.0f} steps, so the search costs {RANDOM_TRIALS} times as much), or all of them together do ({COST / RANDOM_TRIALS:,.0f} steps each). The settings of the outer steps were chosen on seeds 0 to 2, which are not among those below.
 
 """
 
@@ -214,7 +215,7 @@ def main() -> None:
     page.say()
     page.heading("seed", "learned", "each as costly", "together as costly", "learned decays, by layer")
     measured: list[tuple[Measured, ...]] = []
-    for seed in range(options.seeds):
+    for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
         with tempfile.TemporaryDirectory() as folder:
             table = write_digits(Path(folder) / "digits", seed)
             search = RandomSearch(table, seed)
