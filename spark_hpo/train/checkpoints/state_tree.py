@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
+import mmap
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -19,6 +21,8 @@ _PLAIN = {type(None), bool, int, float, str, bytes}
 _TENSORS = {torch.Tensor, nn.Parameter}  # without attributes, which may be any object
 _MAPPINGS = {dict, OrderedDict}
 _SEQUENCES = {list, tuple}
+
+_HUGE_PAGE_BYTES = 2 << 20
 
 _TENSOR = "spark_hpo.tensor"  # marks the place of a tensor in a skeleton: (_TENSOR, key)
 
@@ -124,7 +128,7 @@ class HostCopy:
                 at = len(self._buffers)
                 buffer = before[at] if at < len(before) else None
                 if buffer is None or buffer.nbytes() != storage.nbytes():
-                    buffer = torch.empty(storage.nbytes(), dtype=torch.uint8).untyped_storage()
+                    buffer = _buffer(storage.nbytes())
                 buffer.copy_(storage)
                 self._buffers.append(buffer)
                 copies[address] = buffer
@@ -132,6 +136,16 @@ class HostCopy:
             return result.set_(copies[address], value.storage_offset(), value.shape, value.stride())
 
         return _mapped(state, copied)
+
+
+def _buffer(size: int) -> torch.UntypedStorage:
+    if size < _HUGE_PAGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(size, dtype=torch.uint8).untyped_storage()
+    # Mapping small pages one by one takes several times as long as copying.
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # the kernel has no huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
 
 
 def _check_loadable(value: Any, visited: set[int]) -> None:
