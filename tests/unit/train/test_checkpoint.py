@@ -16,7 +16,7 @@ from torch import nn
 from spark_hpo.errors import CheckpointError, TrialError
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import generators
-from spark_hpo.train.checkpoints import checkpoint
+from spark_hpo.train.checkpoints import checkpoint, state_tree
 
 STATE = {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "best": -0.5, "names": ["a", "b"]}
 
@@ -188,3 +188,26 @@ def test_generators_continue_where_they_were_captured() -> None:
     assert draw() != expected
     generators.restore(states, cpu)
     assert draw() == expected
+
+
+def test_host_copy_keeps_values_and_shared_memory_and_does_not_follow_the_original() -> None:
+    large = torch.arange(2**20, dtype=torch.float64)
+    state = {
+        "large": large,
+        "view": large[10:20:2],
+        "parameter": nn.Parameter(torch.ones(3, 4).t()),
+        "empty": torch.empty(0, 3),
+        "model": nn.Linear(2, 2).state_dict(),
+        "plain": [1, (None, "a")],
+    }
+    copier = state_tree.HostCopy()
+    copier.of({"large": torch.zeros(2**20, dtype=torch.float64)})  # whose buffer is used again
+    copied = copier.of(state)
+    expected = {name: state[name].detach().clone() for name in ("large", "view", "parameter", "empty")}  # type: ignore[attr-defined]
+    large += 1
+    for name, tensor in expected.items():
+        assert torch.equal(copied[name], tensor)
+        assert copied[name].stride() == state[name].stride()  # type: ignore[attr-defined]
+    assert copied["view"].untyped_storage().data_ptr() == copied["large"].untyped_storage().data_ptr()
+    assert vars(copied["model"]) == vars(state["model"])  # the versions of the modules
+    assert copied["plain"] == [1, (None, "a")]
