@@ -287,3 +287,19 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalvedBatches:
+    """Batches that did not fit a device, as `training.micro_batch: auto` notes them."""
+
+    rows: int  # that a rank trains on at a time since then
+    times: int
+
+    @classmethod
+    def of(cls, notes: Mapping[str, Any]) -> HalvedBatches | None:
+        """Read the notes of a trial or a report; None: all batches fitted."""
+        match notes.get("micro_batch"):
+            case {"rows": int(rows), "halved": int(times)}:
+                return cls(rows=rows, times=times)
+        return None

@@ -12,7 +12,7 @@ from spark_hpo.ranking import pareto_front
 from spark_hpo.report.advice import narrow_ranges, outlook
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
-from spark_hpo.trial import Trial, TrialState
+from spark_hpo.trial import HalvedBatches, Trial, TrialState
 
 _RESUMABLE = ("trials", "resource", "seconds")  # endings after which a larger budget continues the study
 
@@ -94,6 +94,12 @@ def _warnings(record: StudyRecord, best: Trial) -> Iterator[str]:
                 f"The model is no better than a constant answer: always predicting {constant.answer} gives "
                 f"{metric} {constant.value:.5g} on validation."
             )
+    halved = [found for t in record.trials.values() if (found := HalvedBatches.of(t.notes)) is not None]
+    if halved:
+        yield (
+            f"Batches of {len(halved)} of {len(record.trials)} trials did not fit the device and were "
+            f"halved, to {min(found.rows for found in halved)} rows per rank at the least."
+        )
     is_partial = best.state is not TrialState.COMPLETED and best.resource < record.search.max_resource
     if is_partial and not record.is_running and record.ending is not None:
         amount = f"{best.resource:,} of {record.amount(record.search.max_resource)}"

@@ -25,7 +25,16 @@ from spark_hpo.study.search import Search
 from spark_hpo.study_dir.events import EventKind
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.tracking.tracker import Tracker
-from spark_hpo.trial import Assignment, AssignmentKey, Params, Report, Split, Trial, TrialState
+from spark_hpo.trial import (
+    Assignment,
+    AssignmentKey,
+    HalvedBatches,
+    Params,
+    Report,
+    Split,
+    Trial,
+    TrialState,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -359,6 +368,13 @@ class Study:
         else:
             metric = self.objective.metric
             logger.info("%s: %s = %.6g, %.1f s", assignment, metric, report.metrics[metric], report.seconds)
+        if (halved := HalvedBatches.of(report.notes)) is not None:
+            logger.warning(
+                "%s: batches did not fit the device and were halved %d times, to %d rows per rank",
+                assignment,
+                halved.times,
+                halved.rows,
+            )
         self._tracker.sync(self._journal)
         call_each(self._callbacks, Callback.on_report, self, self.trials[report.trial_id], report)
         for trial_id in ended:

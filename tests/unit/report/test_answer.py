@@ -151,6 +151,16 @@ def test_warnings_are_empty_while_a_study_runs() -> None:
     assert answer_of(StudyWriter().start(0).end(0, 1, 0.8).record(is_running=True)).warnings == ()
 
 
+def test_warnings_count_the_trials_whose_batches_were_halved() -> None:
+    pen = StudyWriter().start(0, 0, 9)
+    pen.end(0, 9, notes={"micro_batch": {"rows": 32, "halved": 2}}).settle(TrialState.COMPLETED, 0)
+    pen.start(1).end(1, notes={"micro_batch": {"rows": 8, "halved": 4}})
+    pen.start(2).end(2, notes={"micro_batch": "a note of a function"})
+    (warning,) = answer_of(pen.close().record()).warnings
+    assert "2 of 3 trials" in warning
+    assert "8 rows" in warning
+
+
 def test_warnings_name_the_limits_that_every_trial_breaks() -> None:
     limited = Objective(metric="m", mode=Mode.MAX, limits=(Limit(metric="ms", at_most=20.0),))
     pen = StudyWriter(limited).start(0, 0, 9).end(0, 9, metrics={"m": 0.9, "ms": 35.0})
