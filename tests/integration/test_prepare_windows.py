@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from spark_hpo import prepare
+from spark_hpo import prepare, tune
 from spark_hpo.data.schema import ColumnKind, Windows
-from spark_hpo.data.table import open_table
+from spark_hpo.data.table import open_table, read_schema
 from spark_hpo.driver.predict import ModelFolder, predict_table
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.train import predictor
@@ -158,3 +159,25 @@ def test_predict_forecasts_once_for_each_series_of_steps(spark: Any, tmp_path: P
     past = write_steps(tmp_path / "past.csv")
     with pytest.raises(DataError, match=r"none of the 2 series.*price"):
         predict_table(spark, ModelFolder(model=tmp_path / "model"), input=past, output=str(tmp_path / "no"))
+
+
+def test_study_forms_the_windows_of_its_table(spark: Any, tmp_path: Path) -> None:
+    source = write_steps(tmp_path / "steps.csv")
+    result = tune(
+        "forecast",
+        {"learning_rate": {"type": "loguniform", "low": 1e-3, "high": 1e-2}, "units": 8},
+        metric="scaled_error",
+        mode="min",
+        data={"path": source, "label": "sales", "windows": WINDOWS},
+        trials=1,
+        max_resource=1,
+        method="random",
+        backend="inline",
+        spark=spark,
+        storage=str(tmp_path / "study"),
+        mlflow={"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"},
+    )
+    assert read_schema(str(tmp_path / "study" / "table")).windows is not None
+    assert result.best_trial.metrics["naive_scaled_error"] > 0
+    row = {"shop": "7", "weather": "dry", "sales": [1.0] * 8, "price": [1.0] * 11}
+    assert len(result.best_model().predict(pd.DataFrame([row]))["prediction"][0]) == 3
