@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from spark_hpo.config import StudyConfig
 from spark_hpo.data.schema import TableSchema
@@ -166,7 +167,7 @@ def _check_learned(names: Collection[str], trainable: Trainable) -> None:
         )
     known = (*LEARNED_BY_LOOP, *trainable.learnable)
     for name in names:
-        if name not in known:
+        if not any(fnmatchcase(name, pattern) for pattern in known):
             raise ConfigError(
                 f"cannot be learned with {trainable.__name__}",
                 key=f"learn.{name}",

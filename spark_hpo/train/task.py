@@ -60,7 +60,7 @@ class TrainTask(ABC):
     """
 
     learnable: ClassVar[tuple[str, ...]] = ()
-    """The names that `forward` or `loss` looks up in `learned`."""
+    """The names that `forward` or `loss` looks up in `learned`; `*` stands for any text."""
     learned: Mapping[str, Tensor] = MappingProxyType({})
     assets: Path | None = None
 
@@ -191,10 +191,11 @@ class TrainTask(ABC):
 class LabelledTask(TrainTask):
     """A task whose loss, metrics and predictions follow from the label: a class or a number.
 
-    The model must return [rows, num_outputs]. `label_smoothing` of classes can be learned.
+    The model must return [rows, num_outputs]. `label_smoothing` of classes, and the
+    weights of the losses of several labels, can be learned.
     """
 
-    learnable: ClassVar[tuple[str, ...]] = ("label_smoothing",)
+    learnable: ClassVar[tuple[str, ...]] = ("label_smoothing", "loss_weight_*")
 
     @property
     def num_outputs(self) -> int:
@@ -253,7 +254,8 @@ class LabelledTask(TrainTask):
         if self.schema.extra_labels and type(self).loss is LabelledTask.loss:
             total = torch.zeros((), device=outputs.device)
             for label, (part, head) in self.heads().items():
-                weight = self.params.get(f"loss_weight_{label}", 1.0)
+                name = f"loss_weight_{label}"
+                weight = self.learned.get(name, self.params.get(name, 1.0))
                 total = total + weight * head.training_loss(outputs[:, part], batch)
             return total
         name = self.params.get("loss", CROSS_ENTROPY)

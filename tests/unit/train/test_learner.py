@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from spark_hpo.data.loader import Loader
+from spark_hpo.data.schema import ColumnKind, ExtraLabel, Feature, Label, TableSchema
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
@@ -248,6 +249,20 @@ def test_task_of_the_user_learns_its_own_parameter(spec: RankSpec) -> None:
         for measurement in run(learning(spec, noise), assignment(0, 9)).curve
     ]
     assert values[-1] < values[0] < 2.0  # noise only harms a linear model with this many rows
+
+
+def test_loss_weights_of_several_labels_are_learned() -> None:
+    label = Label(name="a", classes=("0", "1"))
+    other = Feature(name="b", kind=ColumnKind.CATEGORICAL, vocabulary=("0", "1"))
+    schema = TableSchema(features=(), label=label, extra_labels=(ExtraLabel.of(other),))
+    task = TabularTask({}, schema)
+    weight = torch.tensor(0.5, requires_grad=True)
+    task.learned = {"loss_weight_b": weight}
+    batch = {"a": torch.tensor([0, 1]), "b": torch.tensor([1, 1])}
+    outputs = torch.tensor([[1.0, 2.0, 0.0, 3.0], [0.5, 0.0, 1.0, 0.0]])
+    task.training_loss(outputs, batch).mean().backward()  # type: ignore[no-untyped-call] # missing in torch
+    assert weight.grad is not None
+    assert float(weight.grad) == pytest.approx(float(nn.functional.cross_entropy(outputs[:, 2:], batch["b"])))
 
 
 def test_example_of_the_documentation_learns_its_noise(spec: RankSpec) -> None:
