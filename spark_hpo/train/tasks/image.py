@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
@@ -10,13 +13,14 @@ from spark_hpo.data.schema import ColumnKind, Feature
 from spark_hpo.errors import DataError, TrialError
 from spark_hpo.train.task import Batch, LabelledTask
 from spark_hpo.train.tasks.augmentation import Augmentation
+from spark_hpo.train.tasks.tabular_models import PlainModel
 
 
 class ImageTask(LabelledTask):
     """Classification or regression on one column of images. `task: image` in a study file.
 
     The column is an array of shape (channels, height, width), or bytes that a transform decodes to one. Other
-    columns are not used. The rate follows a cosine schedule.
+    columns are used if `column_units` is not 0. The rate follows a cosine schedule.
 
     Parameters, with their defaults:
         learning_rate: 1e-3, of AdamW.
@@ -24,6 +28,8 @@ class ImageTask(LabelledTask):
         channels: 32, in the first stage; each further stage has twice as many.
         stages: 2; each halves height and width.
         dropout: 0.0, before the last layer.
+        column_units: 0, the width in which the image meets a perceptron over all other columns.
+        embedding_units: 16, for categories among the other columns, as in `TabularTask`.
 
     Parameters of the augmentation, which changes the images of training batches at random:
         crop_padding: 0, pixels of zeros to add on each side before a window of the original size is cropped.
@@ -31,19 +37,35 @@ class ImageTask(LabelledTask):
         cutout: 0, the side, in pixels, of a square that is set to zero.
 
     Raises:
-        DataError: the table does not have exactly one column of images.
+        DataError: the table does not have exactly one column of images, or `column_units` is set and there
+            are no other columns.
         TrialError: a parameter of the augmentation is out of range.
     """
 
     def build_model(self) -> nn.Module:
-        return _ConvolutionalModel(
+        units = int(self.params.get("column_units", 0))
+        image = _ConvolutionalModel(
             self._image,
-            num_outputs=self.num_outputs,
+            num_outputs=units or self.num_outputs,
             channels=int(self.params.get("channels", 32)),
             stages=int(self.params.get("stages", 2)),
             dropout=float(self.params.get("dropout", 0.0)),
             augmentation=self._augmentation(),
         )
+        if not units:
+            return image
+        others = tuple(feature for feature in self.schema.features if feature != self._image)
+        if not others:
+            raise DataError("ImageTask: column_units needs columns beside the image, but the table has none")
+        columns = PlainModel(
+            replace(self.schema, features=others),
+            num_outputs=units,
+            hidden_units=units,
+            hidden_layers=1,
+            dropout=float(self.params.get("dropout", 0.0)),
+            embedding_units=int(self.params.get("embedding_units", 16)),
+        )
+        return _ImageAndColumns(image, columns, units=units, num_outputs=self.num_outputs)
 
     def build_schedule(self, optimizer: Optimizer, *, total_steps: int) -> LRScheduler | None:
         return CosineAnnealingLR(optimizer, T_max=total_steps)
@@ -73,6 +95,23 @@ class ImageTask(LabelledTask):
                 f"has {found}. For other columns use TabularTask"
             )
         return images[0]
+
+
+class _ImageAndColumns(nn.Module):
+    """Two networks, whose outputs a perceptron combines."""
+
+    def __init__(self, image: nn.Module, columns: nn.Module, *, units: int, num_outputs: int) -> None:
+        super().__init__()
+        self.image = image
+        self.columns = columns
+        self.last = nn.Sequential(
+            nn.ReLU(), nn.Linear(2 * units, units), nn.ReLU(), nn.Linear(units, num_outputs)
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return [rows, outputs]."""
+        outputs: Tensor = self.last(torch.cat([self.image(batch), self.columns(batch)], dim=1))
+        return outputs
 
 
 class _ConvolutionalModel(nn.Module):
