@@ -23,6 +23,14 @@ ALLOWED = {
         "import cloudpickle",
     ): "sends a module of ours; loads nothing",
     (
+        "spark_hpo/backend/local/backend.py",
+        "import cloudpickle",
+    ): "sends the study's code to processes of its own; loads nothing",
+    (
+        "spark_hpo/backend/local/rank.py",
+        "import pickle",
+    ): "loads what the driver has sent through an inherited file that has no name",
+    (
         "spark_hpo/driver/rehearsal.py",
         "import cloudpickle",
     ): "measures what is sent; loads nothing",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import selectors
 import signal
 import socket
@@ -21,7 +20,7 @@ import cloudpickle
 from spark_hpo.backend.base import RankFunction, merge_reports
 from spark_hpo.backend.local.machine import num_cores, num_out_of_memory_kills
 from spark_hpo.backend.local.messages import Ended
-from spark_hpo.backend.local.rank import Orders, Program
+from spark_hpo.backend.local.rank import Orders
 from spark_hpo.backend.local.server_process import ServerProcess
 from spark_hpo.backend.machine_gpus import GpuDealer, Hand, find_gpus
 from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
@@ -84,9 +83,9 @@ class LocalBackend:
         environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
         self._server_arguments = (tuple(preloaded), environment)
         self._program = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
-        program = Program((*path, *sys.path), cloudpickle.dumps(run_rank))
-        pickle.dump(program, self._program)
+        cloudpickle.dump(run_rank, self._program)
         self._program.flush()
+        self._path = (*path, *sys.path)
         self._waiting: deque[Assignment] = deque()  # for GPUs that a cancelled assignment gives back
         self._running: dict[AssignmentKey, _Running] = {}
         self._by_process: dict[int, _Running] = {}
@@ -157,8 +156,9 @@ class LocalBackend:
                 world_size=self._world_size,
                 gpus=hand.gpus,
                 environment=hand.environment,
+                path=self._path,
             )
-            ours.sendall(pickle.dumps(orders))
+            ours.sendall(json.dumps(orders.to_json()).encode())
             ours.shutdown(socket.SHUT_WR)
             ours.setblocking(False)
             running.ranks[process] = rank = _Rank(ours)

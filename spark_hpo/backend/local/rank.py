@@ -9,9 +9,9 @@ import os
 import pickle
 import socket
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn, Self
 
 from spark_hpo.backend.base import RankFunction
 from spark_hpo.trial import Assignment
@@ -24,30 +24,31 @@ class Orders:
     assignment: Assignment
     rank: int
     world_size: int
-    gpus: tuple[int, ...]
+    gpus: Sequence[int]
     environment: Mapping[str, str]  # to be added
+    path: Sequence[str]  # of modules, sys.path
 
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "assignment": self.assignment.to_json()}
 
-@dataclass(frozen=True, slots=True)
-class Program:
-    """What all ranks of a backend run."""
-
-    path: tuple[str, ...]  # of modules, sys.path
-    run_rank: bytes  # a pickled RankFunction, which may need the path
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        return cls(**{**record, "assignment": Assignment.from_json(record["assignment"])})
 
 
 def main(program: int, connection: int) -> None:
     """Run a rank.
 
     Args:
-        program: descriptor of a file with a pickled `Program`.
-        connection: descriptor of a socket, which yields pickled `Orders` and takes the report as JSON.
+        program: descriptor of a file with a pickled `RankFunction`.
+        connection: descriptor of a socket, which yields `Orders` and takes the report, both as JSON.
     """
     sys.stdout = sys.stderr  # the driver's standard output is the result of the study
     os.dup2(2, 1)
     with socket.socket(fileno=connection) as peer:
-        orders: Orders = pickle.loads(_received(peer))
+        orders = Orders.from_json(json.loads(_received(peer)))
         os.environ.update(orders.environment)
+        sys.path[:] = orders.path
         run_rank = _load(program)
         report = run_rank(orders.assignment, rank=orders.rank, world_size=orders.world_size, gpus=orders.gpus)
         peer.sendall(json.dumps(report.to_json()).encode())
@@ -70,7 +71,5 @@ def _received(peer: socket.socket) -> bytes:
 
 def _load(descriptor: int) -> RankFunction:
     with open(descriptor, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        program: Program = pickle.loads(content)
-    sys.path[:] = program.path
-    run_rank: RankFunction = pickle.loads(program.run_rank)
-    return run_rank
+        run_rank: RankFunction = pickle.loads(content)
+        return run_rank
