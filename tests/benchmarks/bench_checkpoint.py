@@ -131,7 +131,7 @@ def steps_between(url: str, mib: int) -> int:
 def report_training(page: Page, stores: dict[str, str], mib: int, repeats: int) -> dict[str, Any]:
     page.say(
         f"## Cost to the training\n\nA state of {mib} MiB in {TENSORS} tensors is saved {SAVES} times, with "
-        f"at least {TRAINING_S:.0f} s of training between the saves; medians of {repeats} runs. The "
+        f"at least {TRAINING_S:.0f} s of training between the saves; median of {repeats} run(s). The "
         "cost of a save is the time in the call that saves, and the time that the training is held up "
         "afterwards (it can run, but waits for Python's lock). The time that other programs on the machine "
         "take from it does not count. S3 is moto on the same machine.\n"
