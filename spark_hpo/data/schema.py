@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from types import UnionType
-from typing import Any, Self, TypeVar, get_args, get_type_hints
+from typing import Any, Self, TypeVar
 
+from spark_hpo.data.checked_fields import checked
 from spark_hpo.data.text_forms import TextForm
 
 LENGTH_SUFFIX = ".length"
@@ -144,7 +144,7 @@ class Source:
     def from_json(cls, record: Mapping[str, Any]) -> Source:
         """Raise ValueError, KeyError or TypeError if the record is not a source."""
         format = TableFormat(record.get("format", TableFormat.PARQUET))
-        return _checked(cls(**{**record, "share": tuple(record["share"]), "format": format}))
+        return checked(cls(**{**record, "share": tuple(record["share"]), "format": format}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,12 +299,12 @@ class TableSchema:
             sources={name: Source.from_json(s) for name, s in sources.items()},
             copied_from=copied_from and Source.from_json(copied_from),
             original=tuple(
-                _checked(OriginalColumn(**{**c, "form": TextForm(c["form"])}))
+                checked(OriginalColumn(**{**c, "form": TextForm(c["form"])}))
                 for c in record.get("original", ())
             ),
             null_values=tuple(record.get("null_values", ())),
             fold_by=fold_by
-            and _checked(
+            and checked(
                 FoldBy(
                     **{
                         **fold_by,
@@ -314,21 +314,21 @@ class TableSchema:
                 )
             ),
             windows=(windows := record.get("windows"))
-            and _checked(
+            and checked(
                 Windows(**{**windows, "known": tuple(windows["known"]), "series": tuple(windows["series"])})
             ),
             splits={str(name): str(text) for name, text in record.get("splits", {}).items()},
             weight=weight
-            and _checked(RowWeight(feature=_feature(weight["feature"]), average=weight["average"])),
+            and checked(RowWeight(feature=_feature(weight["feature"]), average=weight["average"])),
             extra_labels=tuple(
-                _checked(ExtraLabel(feature=_feature(e["feature"]), label=_label(e["label"])))
+                checked(ExtraLabel(feature=_feature(e["feature"]), label=_label(e["label"])))
                 for e in record.get("extra_labels", ())
             ),
         )
 
 
 def _feature(record: Mapping[str, Any]) -> Feature:
-    return _checked(
+    return checked(
         Feature(
             **{
                 **record,
@@ -343,23 +343,4 @@ def _feature(record: Mapping[str, Any]) -> Feature:
 
 def _label(record: Mapping[str, Any]) -> Label:
     lists = ("classes", "shape", "class_weights")
-    return _checked(Label(**{**record, **{name: tuple(record.get(name, ())) for name in lists}}))
-
-
-def _checked(value: T) -> T:
-    """Return the value if its fields have their declared types, because people edit schema.json."""
-    for name, kind in get_type_hints(type(value)).items():
-        if not _is(field := getattr(value, name), kind):
-            raise TypeError(f"{name} is {field!r}")
-    return value
-
-
-def _is(value: Any, kind: Any) -> bool:
-    if isinstance(kind, UnionType):
-        return any(_is(value, one) for one in get_args(kind))
-    if kinds := get_args(kind):  # a tuple
-        kinds = kinds[:1] * len(value) if kinds[-1] is ... else kinds
-        return len(kinds) == len(value) and all(map(_is, value, kinds))
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, int | float if kind is float else kind)
+    return checked(Label(**{**record, **{name: tuple(record.get(name, ())) for name in lists}}))
