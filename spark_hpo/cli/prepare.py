@@ -278,7 +278,12 @@ def _prepare(source: str, options: dict[str, Any]) -> None:
     with contextlib.ExitStack() as stack, with_keys(_flag):
         display = stack.enter_context(PrepareDisplay(None if as_json else diagnostics()))
         prepared = _interruptible(
-            lambda: prepare(source, output, given, lambda: display.watch(stack.enter_context(own_session()))),
+            lambda: prepare(
+                source,
+                output,
+                given,
+                lambda small: display.watch(stack.enter_context(own_session(small))),
+            ),
             stack.close,
             display.refresh,
         )
