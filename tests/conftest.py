@@ -26,6 +26,8 @@ os.environ["PYSPARK_PYTHON"] = sys.executable
 # The models are too small for threads. This must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("SPARK_SUBMIT_OPTS", java_options())
+# transformers reads it when it is imported. With the Hub out of reach, it would try again for 20 s.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # No test needs the job queue of an MLflow server, whose processes take twice as long to start as the server.
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 # For executors in local mode too. Removed when the tests end.

@@ -41,13 +41,16 @@ def test_doctor_passes_a_study_of_two_ranks_and_leaves_no_files(spark: Any, stud
     assert spark.range(3).count() == 3, "the caller's session is the caller's"
 
 
-def test_doctor_fails_on_too_many_ranks_and_missing_gpus(spark: Any, study: Path) -> None:
+def test_doctor_fails_on_too_many_ranks_and_missing_gpus(
+    spark: Any, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     found = look("resources.world_size=3", "resources.gpus_per_rank=1", spark=spark)
     assert {"slots", "gpus", "one step"} <= set(failed(found))
     assert "0 trials of 3 ranks: resources.world_size is 3" in found["slots"].message
     assert "use fewer ranks" in found["slots"].cure
     assert "resources.gpus_per_rank" in found["gpus"].message
-    assert "local[2]" in found["gpus"].message
+    assert "more GPUs than the 2 of this machine" in found["gpus"].message
     assert found["executors"].status is Status.OK
 
 

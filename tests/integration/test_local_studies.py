@@ -77,7 +77,7 @@ def test_two_ranks_train_together_and_survive_the_death_of_one(
     assert result.best.metrics["loss"] < 100
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_study_needs_no_java(folder: Path) -> None:
     config = clusters_study(folder, backend="auto").model_dump(mode="json", exclude_unset=True)
     (folder / "study.yaml").write_text(yaml.safe_dump(config))

@@ -131,6 +131,7 @@ class Cluster:
             "sampler_settings": SAMPLER_SETTINGS.get(sampler, {}),
             "scheduler_settings": SCHEDULER_SETTINGS.get(scheduler, {}),
             "explore": {"num_startup_segments": 2} if name == "pb2" else {},
+            "learn": {"weight_decay": {"low": 1e-6, "high": 1.0}} if name == "hypergradient" else {},
         }
         record = {
             "name": name,

@@ -442,7 +442,7 @@ class TestLists:
 
     def test_column_with_the_name_of_a_length_is_refused(self, spark: Any, tmp_path: Path) -> None:
         columns = {"v": pa.array([["a"]] * 300), "v.length": pa.array(range(300))}
-        with pytest.raises(DataError, match=r"column 'v\.length' has the name of the length of the lists"):
+        with pytest.raises(DataError, match=r"column 'v\.length' has the name of the length of the values"):
             prepare.csv(
                 spark, str(tmp_path / "out"), input=write_parquet(tmp_path / "in", **columns), label="y"
             )

@@ -245,7 +245,6 @@ def test_kinds_of_columns_give_the_same_features_in_a_copy_and_in_place(spark: A
         ({"numeric": ["name"]}, "name"),
         ({"time": ["name"]}, "name"),
         ({"time": ["local_day"]}, "local_day"),
-        ({"categorical": ["tags"]}, "tags"),
         ({"numeric": ["nobody"]}, "nobody"),
     ],
 )

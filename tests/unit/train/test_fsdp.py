@@ -173,7 +173,7 @@ def test_fsdp_trains_as_ddp_in_half_the_memory(spec: RankSpec, tmp_path: Path) -
 def test_trial_resumes_with_the_other_strategy(spec: RankSpec, tmp_path: Path, first: StrategyKind) -> None:
     spec = replace(spec, settings=replace(spec.settings, batch_size=40))
     whole = run_ranks(spec, assignment(0, 2, measured=str(tmp_path)))
-    begun = replace(with_strategy(spec, first), study_id="begun")
+    begun = replace(with_strategy(spec, first), study_id=f"{spec.study_id}-begun")
     lower = run_ranks(begun, assignment(0, 1, measured=str(tmp_path)))
     other = StrategyKind.DDP if first is StrategyKind.FSDP else StrategyKind.FSDP
     resumed = replace(begun, settings=replace(begun.settings, strategy=other))
@@ -191,7 +191,7 @@ def test_micro_batches_of_fsdp_train_as_whole_batches(spec: RankSpec, tmp_path: 
 
     spec = replace(with_strategy(spec, StrategyKind.FSDP, batch_size=60), trainable=Without)
     whole = run_ranks(spec, assignment(0, 2, measured=str(tmp_path)))
-    cut = replace(spec, settings=replace(spec.settings, micro_batch=7), study_id="cut")
+    cut = replace(spec, settings=replace(spec.settings, micro_batch=7), study_id=f"{spec.study_id}-cut")
     parts = run_ranks(cut, assignment(0, 2, measured=str(tmp_path)))
     assert curve(parts) == pytest.approx(curve(whole), abs=1e-4)
 
