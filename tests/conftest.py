@@ -57,12 +57,23 @@ _MEDIUM = (
     ),
     *("unit/train/test_store.py", "unit/train/test_watchdog.py", "unit/test_secrets.py"),
 )
+# Files that together take minutes: every method on Spark, the programs of pages, other people's trainers.
+_SLOW = tuple(
+    f"integration/test_{name}.py"
+    for name in (
+        *("methods_on_spark", "porting", "porting_pages", "readme", "python_page", "in_a_notebook"),
+        *("transformers", "lightning", "memory", "report_page", "early_jvm", "tensorboard"),
+    )
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark integration tests and tests that need a JVM as medium: `make test-fast` leaves them out."""
+    """Mark the files above, and as medium what needs a JVM: `make test-fast` leaves it out."""
     medium = [ROOT / "tests" / name for name in _MEDIUM]
+    slow = [ROOT / "tests" / name for name in _SLOW]
     for item in items:
+        if item.path in slow:
+            item.add_marker(pytest.mark.slow)
         if any(item.path.is_relative_to(path) for path in medium):
             item.add_marker(pytest.mark.medium)
         fixtures = getattr(item, "fixturenames", ())
