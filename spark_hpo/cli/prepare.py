@@ -278,12 +278,7 @@ def _prepare(source: str, options: dict[str, Any]) -> None:
     with contextlib.ExitStack() as stack, with_keys(_flag):
         display = stack.enter_context(PrepareDisplay(None if as_json else diagnostics()))
         prepared = _interruptible(
-            lambda: prepare(
-                source,
-                output,
-                given,
-                lambda small: display.watch(stack.enter_context(own_session(small))),
-            ),
+            lambda: prepare(source, output, given, lambda: display.watch(stack.enter_context(own_session()))),
             stack.close,
             display.refresh,
         )

@@ -89,14 +89,14 @@ def prepare_table(
     with ExitStack() as stack:
         sessions: list[SparkSession] = []
 
-        def start(small: bool = False) -> SparkSession:
+        def start() -> SparkSession:
             if sessions:
                 return sessions[0]
             logger.info("%s: preparing the table", data.place)
             if config.backend == "spark":
                 sessions.append(start_spark(config, spark))
             else:
-                sessions.append(spark or stack.enter_context(own_session(small)))
+                sessions.append(spark or stack.enter_context(own_session()))
             return sessions[0]
 
         if data.prepare is None:

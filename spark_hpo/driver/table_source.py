@@ -97,7 +97,7 @@ def check_source(config: StudyConfig, known: Definition | None) -> None:
     check_columns(data, names)
 
 
-def describe(config: StudyConfig, start: Callable[..., SparkSession], frame: Frame | None = None) -> None:
+def describe(config: StudyConfig, start: Callable[[], SparkSession], frame: Frame | None = None) -> None:
     """Describe a table in the study directory.
 
     Parquet is described in place, and so is the snapshot of a catalog table, a query or a DataFrame. A CSV is

@@ -16,12 +16,6 @@ from spark_hpo.errors import ConfigError
 from spark_hpo.prepare import csv_request, from_csv, from_digits, from_synthetic
 from spark_hpo.prepare.output import Prepared, Request
 from spark_hpo.prepare.phases import announce
-from spark_hpo.prepare.reading import is_small
-
-_JVM_OPTIONS = "SPARK_SUBMIT_OPTS"  # environment variable
-_STARTS_FAST = (
-    "-XX:TieredStopAtLevel=1"  # without the compiler that optimises, which takes a core for seconds
-)
 
 _SOURCES: dict[str, tuple[Callable[..., Request], Callable[[SparkSession, Request], Prepared]]] = {
     "csv": (csv_request.request, from_csv.write),
@@ -31,7 +25,7 @@ _SOURCES: dict[str, tuple[Callable[..., Request], Callable[[SparkSession, Reques
 
 
 def prepare(
-    source: str, output: str, options: Mapping[str, Any], start_spark: Callable[[bool], SparkSession]
+    source: str, output: str, options: Mapping[str, Any], start_spark: Callable[[], SparkSession]
 ) -> Prepared:
     """Prepare a table, unless an earlier call with the same arguments did.
 
@@ -40,15 +34,13 @@ def prepare(
         output: the folder to write, a local path or fsspec URL.
         options: of the function of that name, except that a CSV is cleaned by default and `null_values`
             come on top of its own.
-        start_spark: called only if the table has to be written, with True if the input is small.
+        start_spark: called only if the table has to be written.
 
     Raises:
         ConfigError: an option is invalid, or the output is another table or cannot be written.
         DataError: the input cannot be used.
     """
-    request = _request(source, output, options)
-    small = source == "csv" and is_small(request.arguments)
-    return request.fulfil(_SOURCES[source][1], lambda: start_spark(small))
+    return _request(source, output, options).fulfil(_SOURCES[source][1], start_spark)
 
 
 def find(source: str, output: str, options: Mapping[str, Any]) -> Prepared | None:
@@ -82,12 +74,8 @@ def _request(source: str, output: str, options: Mapping[str, Any]) -> Request:
 
 
 @contextlib.contextmanager
-def own_session(small: bool = False) -> Iterator[SparkSession]:
-    """Yield the running session, which stays as it is, or a new one with the settings of spark-submit.
-
-    Args:
-        small: True: the session has so little to do that its JVM should start fast, not run fast.
-    """
+def own_session() -> Iterator[SparkSession]:
+    """Yield the running session, which stays as it is, or a new one with the settings of spark-submit."""
     if SparkSession.getActiveSession() is not None or SparkContext._active_spark_context is not None:
         yield SparkSession.builder.getOrCreate()  # of a notebook, or of all tasks of a Databricks job
         return
@@ -95,24 +83,10 @@ def own_session(small: bool = False) -> Iterator[SparkSession]:
     announce("starting Spark")
     builder: Any = SparkSession.builder
     builder = builder.appName("prepare_data").config("spark.log.level", "ERROR")
-    with java_is_needed(), _options_of_jvm(_STARTS_FAST if small else ""):
+    with java_is_needed():
         spark = builder.config("spark.ui.showConsoleProgress", "false").getOrCreate()
     try:
         yield spark
     finally:
         spark.sparkContext.setLogLevel("OFF")  # tasks that are cancelled log errors
         spark.stop()
-
-
-@contextlib.contextmanager
-def _options_of_jvm(options: str) -> Iterator[None]:
-    """Add options to those of a JVM that is started here, which Spark takes from several places."""
-    before = os.environ.get(_JVM_OPTIONS)
-    os.environ[_JVM_OPTIONS] = f"{before or ''} {options}".strip()
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_JVM_OPTIONS]
-        else:
-            os.environ[_JVM_OPTIONS] = before

@@ -314,7 +314,7 @@ def test_split_of_a_study_file_divides_a_table_in_place(
 ) -> None:
     data = {"path": sales[0], "label": "returned", "split": {"time": "sold"}}
     config = clusters_study(tmp_path, data=data)
-    describe(config, lambda small: spark)
+    describe(config, lambda: spark)
     table = open_table(schema_folder(config))
     assert table.schema.encoding is Encoding.RAW
     assert all("`sold`" in source.where for source in table.schema.sources.values())

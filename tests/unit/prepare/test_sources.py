@@ -20,7 +20,7 @@ from spark_hpo.prepare.table_files import for_spark
 WHERE = {"where_train": "a < 1", "where_validation": "a = 1", "where_test": "a > 1"}
 
 
-def no_spark(small: bool) -> Any:
+def no_spark() -> Any:
     pytest.fail("a session was started")
 
 
@@ -80,7 +80,7 @@ def test_prepare_in_place_refuses_an_output_inside_the_table(table: str, tmp_pat
 
 
 def test_prepare_starts_spark_when_there_is_something_to_do(table: str, tmp_path: Path) -> None:
-    def start_spark(small: bool) -> Any:
+    def start_spark() -> Any:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
@@ -148,19 +148,3 @@ def test_request_of_an_earlier_version_stays_valid(tmp_path: Path) -> None:
         split={"fractions": [0.7, 0.2, 0.1], "seed": 3},
     )
     assert same.arguments == {**given, "fractions": [0.7, 0.2, 0.1], "seed": 3}
-
-
-@pytest.mark.parametrize(("rows", "small"), [(1, True), (3_000_000, False)])
-def test_prepare_says_whether_the_input_is_small(tmp_path: Path, rows: int, small: bool) -> None:
-    """A JVM that starts fast would be slow for a large table."""
-    told: list[bool] = []
-
-    def start_spark(small: bool) -> Any:
-        told.append(small)
-        raise InterruptedError
-
-    table = tmp_path / "table.csv"
-    table.write_text("x,y\n" + "1.5,a\n" * rows)
-    with pytest.raises(InterruptedError):
-        prepare("csv", str(tmp_path / "out"), {"input": str(table), "label": "y"}, start_spark)
-    assert told == [small]
