@@ -1,4 +1,4 @@
-"""What this machine tells about itself: its cores, and the processes that it killed for lack of memory."""
+"""The cores of this machine, and the processes that its kernel has killed for lack of memory."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from spark_hpo.trial import Assignment
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
-    """What one rank has to do."""
+    """The work of one rank."""
 
     assignment: Assignment
     rank: int
