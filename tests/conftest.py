@@ -57,13 +57,18 @@ _MEDIUM = (
     ),
     *("unit/train/test_store.py", "unit/train/test_watchdog.py", "unit/test_secrets.py"),
 )
-# Files that together take minutes: every method on Spark, the programs of pages, other people's trainers.
-_SLOW = tuple(
-    f"integration/test_{name}.py"
-    for name in (
-        *("methods_on_spark", "porting", "porting_pages", "readme", "python_page", "in_a_notebook"),
-        *("transformers", "lightning", "memory", "report_page", "early_jvm", "tensorboard"),
-    )
+# Files that together take minutes: every method on Spark, whole applications, the programs of pages, the
+# site, trainers of other packages.
+_SLOW = (
+    "repo/test_docs_site.py",
+    *(
+        f"integration/test_{name}.py"
+        for name in (
+            *("methods_on_spark", "porting", "porting_pages", "readme", "python_page", "in_a_notebook"),
+            *("transformers", "lightning", "memory", "report_page", "early_jvm", "tensorboard"),
+            *("app", "tune_in_a_session", "predict", "serving"),
+        )
+    ),
 )
 
 

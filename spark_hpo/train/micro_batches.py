@@ -118,7 +118,7 @@ class MicroBatches:
 
 def free_memory() -> None:
     """Return the memory of tensors that are no longer used to the device."""
-    gc.collect()
+    gc.collect(1)  # a failed step is young garbage; all of it would take a second in a large process
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
