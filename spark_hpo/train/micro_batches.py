@@ -72,7 +72,7 @@ class MicroBatches:
             error: Exception | None = None
             try:
                 result = compute(part)
-            except Exception as exc:
+            except Exception as exc:  # the user's code may raise anything; what is not memory is raised again
                 error = self.caught(exc)
             if error is not None:
                 free_memory()

@@ -137,7 +137,7 @@ def running_session() -> SparkSession | None:
 
 
 def is_spark_at_hand(settings: Mapping[str, str]) -> bool:
-    """Return True if a session runs, or if this process was told which Spark to use.
+    """Return True if a Spark session is running or configured for this process.
 
     Args:
         settings: of Spark, as in a study file.

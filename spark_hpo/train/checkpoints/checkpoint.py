@@ -82,7 +82,7 @@ def _load_parts(storage: Storage, path: str, folder: Path | None) -> dict[str, A
     copy = Path(tempfile.mkdtemp(prefix="spark-hpo-", dir=folder))
     try:
         return {"function": copy, **folders.load(storage, path, copy)}
-    except BaseException:
+    except BaseException:  # also when the rank is asked to stop: nobody else deletes the copy
         shutil.rmtree(copy, ignore_errors=True)
         raise
 

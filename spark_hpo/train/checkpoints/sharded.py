@@ -103,7 +103,7 @@ def write(
                 process_group=group,
                 no_dist=not world.is_distributed,
             )
-    except BaseException:
+    except BaseException:  # torch's CheckpointException is none of Exception's
         with contextlib.suppress(StorageError):  # a part that is left over does no harm
             storage.delete(manifest.part_path(path, writer.part))
         raise
