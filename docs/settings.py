@@ -10,6 +10,19 @@ from sphinx.pycode import ModuleAnalyzer
 
 from spark_hpo.config import StudyConfig
 
+_MODULES = (
+    "model",
+    "objective",
+    "search",
+    "learn",
+    "limits",
+    "resources",
+    "training",
+    "data",
+    "prepare",
+    "split",
+    "windows",
+)
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
 _TYPES = {"string": "text", "boolean": "true or false", "integer": "integer", "number": "number"}
 _Meanings = Mapping[tuple[str, str], list[str]]
@@ -21,7 +34,7 @@ def tables() -> str:
     schema["$defs"]["StudyConfig"] = schema
     meanings = {
         key: lines
-        for module in ("model", "learn", "training", "data", "prepare", "split", "windows")
+        for module in _MODULES
         for key, lines in ModuleAnalyzer.for_module(f"spark_hpo.config.{module}").find_attr_docs().items()
     }
     return "\n".join(_section("StudyConfig", "", schema["$defs"], meanings))

@@ -1,0 +1,55 @@
+"""The section `resources`: what one trial gets, and how long to wait for it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from spark_hpo.config.messages import mistake
+from spark_hpo.config.section import NonNegativeNumber, PositiveInt, PositiveNumber, Section
+
+
+class ResourcesConfig(Section):
+    """What one trial gets, and how long to wait for it."""
+
+    world_size: PositiveInt = 1
+    """Ranks (processes) that train one trial together."""
+    gpus_per_rank: NonNegativeNumber = 0
+    """A whole number, or a fraction of at most 0.5: 0.25 lets four trials share a GPU."""
+    rendezvous: Literal["auto", "driver", "spark"] = "auto"
+    """How the ranks of a trial find each other: `driver`, through a store in the driver, is a second faster;
+    `spark`, through Spark, works where executors cannot reach the driver. `auto`: `driver`, or `spark` with
+    Spark Connect."""
+    max_concurrent: PositiveInt | None = None
+    """Trials that run at the same time. Default: as many as the cluster has room for. With 1, and the same
+    seed, a study is repeatable digit for digit."""
+    rank_timeout_s: PositiveNumber = 300.0
+    """Seconds for the ranks of a trial to find each other, and for each of their steps. A rank that takes
+    longer counts as stalled, and the trial is retried."""
+    slot_timeout_s: PositiveNumber = 600.0
+    """Seconds that the study waits while the cluster has no room for any trial."""
+    max_infra_retries: Annotated[int, Field(ge=0)] = 2
+    """Retries of a trial's assignment after a lost process, executor or storage connection, with pauses of 1,
+    2, 4, ... s."""
+    grace_s: PositiveNumber = 20.0
+    """Seconds that running trials get to save their state when the study is interrupted."""
+
+    @model_validator(mode="after")
+    def _gpus_can_be_shared(self) -> ResourcesConfig:
+        gpus = self.gpus_per_rank
+        if gpus > 0.5 and not gpus.is_integer():
+            raise mistake(
+                "must be a whole number, or at most 0.5, because Spark divides a GPU into equal shares",
+                key="gpus_per_rank",
+                value=gpus,
+            )
+        if 0 < gpus < 1 and self.world_size > 1:
+            raise mistake(
+                f"is a fraction, but ranks of one trial cannot share a GPU, and resources.world_size is "
+                f"{self.world_size}",
+                key="gpus_per_rank",
+                value=gpus,
+                cure="Use world_size 1 or whole GPUs",
+            )
+        return self
