@@ -11,7 +11,6 @@ from typing import Any
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
-from spark_hpo.backend.spark.java import java_is_needed
 from spark_hpo.errors import ConfigError
 from spark_hpo.prepare import csv_request, from_csv, from_digits, from_synthetic
 from spark_hpo.prepare.output import Prepared, Request
@@ -79,11 +78,13 @@ def own_session() -> Iterator[SparkSession]:
     if SparkSession.getActiveSession() is not None or SparkContext._active_spark_context is not None:
         yield SparkSession.builder.getOrCreate()  # of a notebook, or of all tasks of a Databricks job
         return
+    from spark_hpo.backend.spark.start_errors import explained_start  # needs py4j, which Connect clients lack
+
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # or Spark takes the first python3 on the path
     announce("starting Spark")
     builder: Any = SparkSession.builder
     builder = builder.appName("prepare_data").config("spark.log.level", "ERROR")
-    with java_is_needed():
+    with explained_start():
         spark = builder.config("spark.ui.showConsoleProgress", "false").getOrCreate()
     try:
         yield spark

@@ -26,6 +26,14 @@ for thread in begun:
 from pyspark import SparkContext
 print(json.dumps([len(begun), SparkContext._gateway is not None]))
 """
+_FAIL = """
+from spark_hpo.backend.spark.session import start_session
+from spark_hpo.errors import ConfigError
+try:
+    start_session("fails", {"spark.master": "local[1]"})
+except ConfigError as exc:
+    print(exc)
+"""
 _RUN = """
 import sys
 from spark_hpo.backend.spark import session
@@ -80,3 +88,10 @@ def test_run_starts_the_jvm_before_heavy_imports(tmp_path: Path, words: list[str
     assert (done.returncode, done.stdout) == (7, "local[2] False False\n")
     done = python(_RUN, *words, "--sync", folder=tmp_path)
     assert done.returncode == 2, "there is no study to write about, and no Spark for it"
+
+
+def test_session_that_does_not_start_says_the_reason_of_spark(tmp_path: Path) -> None:
+    said = python(_FAIL, folder=tmp_path, SPARK_LOCAL_IP="no-such-host.invalid").stdout
+    assert "UnknownHostException: no-such-host.invalid" in said
+    assert "/etc/hosts" in said
+    assert "JAVA_HOME" not in said, "Java is not to blame"

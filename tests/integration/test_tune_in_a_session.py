@@ -56,6 +56,20 @@ def state_of(spark: SparkSession) -> dict[str, Any]:
     }
 
 
+def test_application_that_does_not_start_says_the_innermost_reason(spark: SparkSession) -> None:
+    from spark_hpo.backend.spark.start_errors import explained_start
+
+    java: Any = spark.sparkContext._jvm
+    failing = {
+        "UnknownHostException: a.invalid": lambda: java.java.net.InetAddress.getByName("a.invalid"),
+        "NumberFormatException: For": lambda: java.org.apache.spark.util.Utils.parseHostPort("a:x"),
+    }
+    for reason, fail in failing.items():
+        with pytest.raises(ConfigError, match=reason) as refused, explained_start():
+            fail()
+        assert "JAVA_HOME" not in str(refused.value)
+
+
 @pytest.mark.parametrize("passed", [True, False], ids=["passed", "found"])
 def test_tune_leaves_a_session_unchanged(
     spark: SparkSession, tmp_path: Path, mlflow_uri: str, passed: bool

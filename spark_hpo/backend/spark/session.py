@@ -64,11 +64,9 @@ def start_session(
     Raises:
         BackendError: Python does not start on the executors, or lacks torch or pyarrow.
         CapacityError: no executor registered in time.
-        ConfigError: Java is missing on this machine.
+        ConfigError: Spark does not start on this machine, for example because Java is missing.
     """
     from pyspark.sql import SparkSession
-
-    from spark_hpo.backend.spark.java import java_is_needed  # imports Spark
 
     conf: SparkConf | None = None  # of a session that is started here
     spark = spark or SparkSession.getActiveSession()
@@ -77,7 +75,9 @@ def start_session(
     elif spark is None and _has_context():
         spark = SparkSession.builder.getOrCreate()  # active in another thread
     elif spark is None:
-        with java_is_needed():
+        from spark_hpo.backend.spark.start_errors import explained_start  # needs py4j
+
+        with explained_start():
             conf = _configuration(name, settings)
             spark = SparkSession.builder.config(conf=conf).getOrCreate()
         if is_local(cluster_of(spark)):
