@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spark_hpo.data.decode import Columns, Delivered
+from spark_hpo.data.encode import Columns, Delivered
 
 _PART_ROWS = 2048
 

@@ -201,7 +201,7 @@ def find_transform(reference: str) -> Callable[[bytes], Any]:
     """
     module_name, _, name = reference.partition(":")
     if module_name == "petastorm":
-        from spark_hpo.data.readers.petastorm_codecs import find_codec
+        from spark_hpo.data.petastorm_codecs import find_codec
 
         return find_codec(name)
     try:

@@ -13,7 +13,7 @@ import torch
 from spark_hpo.data.blocks import BlockLayout, Blocks, layout_of, pack
 from spark_hpo.data.cache.cache_folder import CacheSettings
 from spark_hpo.data.cache.node_cache import open_node_cache
-from spark_hpo.data.decode import bytes_per_row, delivered
+from spark_hpo.data.encode import bytes_per_row, delivered
 from spark_hpo.data.files import changed
 from spark_hpo.data.plan.shards import Segment, Shard, StepPlan, plan_shards, runs
 from spark_hpo.data.readers import KeepsBlocks, Reader, open_reader

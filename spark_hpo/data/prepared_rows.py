@@ -7,49 +7,17 @@ be a prepared one is refused.
 
 from __future__ import annotations
 
-import math
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as t
 
-from spark_hpo.data import files
 from spark_hpo.data.encoders import BadColumn
 from spark_hpo.data.plan.column_use import is_list
-from spark_hpo.data.plan.footers import Footer, read_footer
-from spark_hpo.data.schema import ColumnKind, Encoding, Feature
-
-if TYPE_CHECKING:
-    from spark_hpo.data.table import Table
+from spark_hpo.data.schema import ColumnKind, Feature
 
 Range = tuple[float, float]
-
-_THREADS = 16
-
-
-def stored_ranges(table: Table) -> dict[str, Range]:
-    """The lowest and highest stored value of each standardised column, over all splits, from the footers.
-
-    Columns whose statistics are incomplete are left out, as is every column of a table whose model takes
-    original values.
-
-    Raises:
-        DataError: a file cannot be read.
-    """
-    names = [feature.name for feature in table.schema.features if _is_standardised(feature)]
-    if table.schema.encoding is Encoding.RAW or table.schema.takes_raw_rows or not names:
-        return {}
-    footers: list[Footer] = []
-    for manifest in table.manifests.values():
-        fs, _ = files.filesystem(manifest.url)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            footers += pool.map(partial(read_footer, fs), [file.path for file in manifest.files])
-    found = {name: _range(name, footers) for name in names}
-    return {name: span for name, span in found.items() if span is not None}
+"""The lowest and the highest stored value."""
 
 
 def check_prepared(values: pa.Array, feature: Feature, span: Range | None) -> None:
@@ -80,7 +48,7 @@ def check_prepared(values: pa.Array, feature: Feature, span: Range | None) -> No
     if is_coded:
         is_code = (numbers == np.floor(numbers)) & (numbers >= 0) & (numbers < feature.num_codes)
         is_original = ~is_code
-    elif span is not None and _is_standardised(feature):
+    elif span is not None and is_standardised(feature):
         low, high, width = *span, span[1] - span[0]
         low, high = low - width, high + width
         originals = feature.mean + feature.deviation * np.array([low, high])
@@ -96,7 +64,7 @@ def _original(value: object, feature: Feature) -> BadColumn:
     if feature.kind is ColumnKind.CATEGORICAL or feature.vocabulary:
         rule = f"a code from 0 to {len(feature.vocabulary)}"
         cure = "1 + its position in the feature's vocabulary in schema.json, 0 for any other value"
-    elif _is_standardised(feature):
+    elif is_standardised(feature):
         rule = "a standardised number"
         cure = f"(value - {feature.mean:.12g}) / {feature.deviation:.12g}"
     else:
@@ -108,16 +76,5 @@ def _original(value: object, feature: Feature) -> BadColumn:
     )
 
 
-def _is_standardised(feature: Feature) -> bool:
+def is_standardised(feature: Feature) -> bool:
     return feature.kind is ColumnKind.NUMERIC and (feature.mean, feature.deviation) != (0.0, 1.0)
-
-
-def _range(name: str, footers: list[Footer]) -> Range | None:
-    bounds: list[float] = []
-    for footer in footers:
-        for group in range(footer.metadata.num_row_groups):
-            statistics = footer.statistics(group, name)
-            if statistics is None or not statistics.has_min_max:
-                return None
-            bounds += [float(statistics.min), float(statistics.max)]
-    return (min(bounds), max(bounds)) if bounds and all(map(math.isfinite, bounds)) else None

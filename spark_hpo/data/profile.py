@@ -11,10 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from spark_hpo.data import encoders, files
+from spark_hpo.data import encoders, files, petastorm_codecs
 from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.footers import Footers, check_names, read_footers
-from spark_hpo.data.readers import petastorm_codecs
 from spark_hpo.data.schema import ColumnKind
 from spark_hpo.data.table import Table
 from spark_hpo.errors import DataError

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spark_hpo.data import encoders, files
+from spark_hpo.data import encoders, files, petastorm_codecs
 from spark_hpo.data.lake.formats import table_format
 from spark_hpo.data.plan import partitions
 from spark_hpo.data.plan.folds import FoldRows
@@ -22,7 +22,6 @@ from spark_hpo.data.plan.manifest import Manifest, RowGroup
 from spark_hpo.data.plan.read_manifest import manifests_of
 from spark_hpo.data.plan.rules import with_rules
 from spark_hpo.data.raw_rows import example_rows
-from spark_hpo.data.readers import petastorm_codecs
 from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Source, TableFormat, TableSchema
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.trial import Split

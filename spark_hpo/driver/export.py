@@ -11,7 +11,7 @@ from spark_hpo.driver.plan import plan_study
 from spark_hpo.errors import ConfigError, located
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.checkpoints import checkpoint
-from spark_hpo.train.predictor import export
+from spark_hpo.train.model_folder import export
 from spark_hpo.trial import Trial
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spark_hpo.data import files
-from spark_hpo.data.decode import check_columns, input_names
+from spark_hpo.data.encode import check_columns, input_names
 from spark_hpo.errors import ConfigError, DataError, located, suggestion
 from spark_hpo.prepare import scoring as job
 from spark_hpo.prepare.windows import latest_windows, takes_steps

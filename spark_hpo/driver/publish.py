@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from spark_hpo.backend.spark import package
-from spark_hpo.data.prepared_rows import stored_ranges
 from spark_hpo.data.raw_rows import EXAMPLE_ROWS, inputs_of
+from spark_hpo.data.stored_ranges import stored_ranges
 from spark_hpo.data.table import Table, first_rows
 from spark_hpo.driver.build import training_settings
 from spark_hpo.driver.plan import StudyPlan
+from spark_hpo.driver.served_code import copy_needed, possible_modules
 from spark_hpo.errors import CheckpointError, SparkHpoError
 from spark_hpo.ranking import pareto_front
 from spark_hpo.report import leaderboard
@@ -28,7 +29,7 @@ from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.model_files import ModelFiles, ModelInput
 from spark_hpo.tracking.model_registry import RegisteredModel, TestResult, register_model
 from spark_hpo.tracking.study_runs import RunStatus
-from spark_hpo.train import predictor
+from spark_hpo.train import model_folder, predictor
 from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.constant import constant_answer
 from spark_hpo.train.reference import Code
@@ -122,7 +123,7 @@ def publish_model(
     assert data is not None, "a task has a table"
     metrics = training_settings(plan.config).metrics
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as code_folder:
-        predictor.export(
+        model_folder.export(
             Path(folder),
             code=plan.code,
             params=best.params,
@@ -140,7 +141,7 @@ def publish_model(
             ],
             predict=predictor.Predictor.load(folder).predict,
             pip_requirements=[f"{name}=={version(name)}" for name in _requirements(plan.code)],
-            code_paths=[package.as_folder(Path(code_folder)), *_code_paths(plan, Path(code_folder))],
+            code_paths=_code_paths(plan, Path(folder), Path(code_folder)),
         )
         return register_model(
             tracker,
@@ -182,8 +183,17 @@ def _requirements(code: Code) -> tuple[str, ...]:
     return (*_REQUIREMENTS, "cloudpickle") if code.by_value else _REQUIREMENTS
 
 
-def _code_paths(plan: StudyPlan, folder: Path) -> list[Path]:
-    """Return the user's code that is stored with the model; installed packages are not."""
+def _code_paths(plan: StudyPlan, model: Path, folder: Path) -> list[Path]:
+    """Copy the code that is stored with a model: the user's, and what the model needs of this package."""
+    code = _user_code(plan, folder)
+    names = {predictor.__name__, plan.code.reference.partition(":")[0]}
+    if plan.code.by_value:
+        names |= possible_modules((model / predictor.PICKLED_TASK).read_bytes())
+    return [copy_needed(package.as_folder(folder / "whole"), names, code, folder), *code]
+
+
+def _user_code(plan: StudyPlan, folder: Path) -> list[Path]:
+    """Return the user's code that other machines may lack; installed packages are not in it."""
     if plan.files:
         return [file.copy_to(folder) for file in plan.files]
     module_name, separator, _ = plan.code.reference.partition(":")

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from spark_hpo.data import files
-from spark_hpo.data.decode import Columns, Decoder
+from spark_hpo.data.decode import Decoder
+from spark_hpo.data.encode import Columns
 from spark_hpo.data.plan.manifest import Manifest, RowGroup
 from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.schema import ColumnKind, TableSchema

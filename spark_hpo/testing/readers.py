@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_hpo.data.decode import delivered
+from spark_hpo.data.encode import delivered
 from spark_hpo.data.plan.folds import FoldRows
 from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.plan.read_manifest import read_manifest

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spark_hpo.data.decode import delivered
+from spark_hpo.data.encode import delivered
 from spark_hpo.data.raw_rows import class_values
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.train.task import Batch, TrainTask

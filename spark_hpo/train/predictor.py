@@ -1,4 +1,4 @@
-"""Exports a trained model as a folder, and predicts with it outside of the study.
+"""Loads a trained model from its folder, and predicts with it outside of the study.
 
 The folder holds `model.json` (task, parameters, schema), `weights.pt`, `assets` if the task has written some
 and, if the class of the task cannot be imported because it was written in a notebook, `task.pkl`. MLflow
@@ -9,34 +9,33 @@ loads the folder through `_load_pyfunc`. Only tensors are unpickled, and the cla
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import numpy as np
 import pandas as pd
 import torch
 
-from spark_hpo.data.decode import Columns, encode_batch, encode_rows
-from spark_hpo.data.loader import Loader
-from spark_hpo.data.prepared_rows import Range, stored_ranges
+from spark_hpo.data.encode import Columns, encode_batch, encode_rows
+from spark_hpo.data.prepared_rows import Range
 from spark_hpo.data.raw_rows import class_values
 from spark_hpo.data.schema import TableSchema
-from spark_hpo.data.table import Table
 from spark_hpo.errors import CheckpointError
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.checkpoints import checkpoint
-from spark_hpo.train.loop import Trainer
 from spark_hpo.train.metric_names import label_of
-from spark_hpo.train.network import blank_batch, export_network
-from spark_hpo.train.reference import Code, find_trainable
-from spark_hpo.train.rendezvous.world import World
+from spark_hpo.train.network import blank_batch
+from spark_hpo.train.reference import find_trainable
 from spark_hpo.train.task import Batch, TrainTask
-from spark_hpo.train.training_settings import TrainingSettings
-from spark_hpo.trial import Params, Split
+from spark_hpo.trial import Split
+
+if TYPE_CHECKING:
+    from spark_hpo.data.table import Table
 
 ASSETS = "assets"  # folder in an exported model
+PICKLED_TASK = "task.pkl"
 _BATCH_ROWS = 4096
 
 
@@ -78,7 +77,7 @@ class Predictor:
         if data is None:
             raise CheckpointError(f"{folder}: is not an exported model, because it has no model.json")
         record = json.loads(data)
-        code = storage.read("task.pkl")
+        code = storage.read(PICKLED_TASK)
         task_class: Any = find_trainable(record["task"]) if code is None else cloudpickle.loads(code)
         task: TrainTask = task_class(record["params"], TableSchema.from_json(record["schema"]))
         if (assets := Path(folder, ASSETS)).is_dir():
@@ -133,21 +132,11 @@ class Predictor:
         Args:
             metrics: of torchmetrics, besides those of the task; None: those of the study.
         """
-        world = World(rank=0, size=1, device=torch.device("cpu"))
-        settings = TrainingSettings(metrics=self._metrics if metrics is None else tuple(metrics))
-        trainer = Trainer(self.task, world, settings, seed=0, total_steps=1)
-        trainer.model.load_state_dict(self.model.state_dict())
-        loader = Loader(
-            table,
-            split,
-            rank=0,
-            world_size=1,
-            batch_size=_BATCH_ROWS,
-            seed=0,
-            reader=reader,
-            shuffle_window=None,
-        )
-        return trainer.evaluate(loader)
+        # Imported here: a model that only answers does not need the training loop.
+        from spark_hpo.train.model_metrics import measure
+
+        names = self._metrics if metrics is None else tuple(metrics)
+        return measure(self.task, self.model, table, split, reader=reader, metrics=names)
 
     def _answers(self, batches: Iterable[Batch]) -> pd.DataFrame:
         with torch.inference_mode():
@@ -177,38 +166,6 @@ class Predictor:
 
 def _tensors(columns: Columns) -> Batch:
     return {name: torch.from_numpy(np.array(values)) for name, values in columns.items()}
-
-
-def export(
-    folder: Path,
-    *,
-    code: Code,
-    params: Params,
-    table: Table,
-    load_checkpoint: Callable[[], Any],
-    metrics: Sequence[str] = (),
-) -> None:
-    """Write a trial's model to a folder that `Predictor.load` reads, and its network for other programs.
-
-    Args:
-        code: of the task.
-        table: the one that the model was trained on.
-        load_checkpoint: returns the state in the trial's checkpoint.
-        metrics: of torchmetrics, those that the study measures.
-    """
-    storage, state = Storage(folder), load_checkpoint()
-    checkpoint.save(storage, "weights.pt", {"model": state["model"]})
-    if code.by_value:
-        storage.write("task.pkl", cloudpickle.dumps(code.trainable))
-    record = {"version": 1, "task": code.reference, "params": dict(params)}
-    record |= {"metrics": list(metrics)} if metrics else {}
-    record |= {"schema": table.schema.to_json(), "ranges": stored_ranges(table)}
-    if "learned" in state:  # for the reader: the weights have been trained with these
-        record["learned"] = state["learned"]["values"]
-    storage.write("model.json", json.dumps(record, indent=2).encode())
-    code.trainable(params, table.schema).save_assets(folder / ASSETS)
-    loaded = Predictor.load(folder)
-    export_network(folder, loaded.task, loaded.model)
 
 
 def _load_pyfunc(data_path: str) -> Predictor:

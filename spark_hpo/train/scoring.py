@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from spark_hpo.data.decode import with_answers
+from spark_hpo.data.encode import with_answers
 from spark_hpo.train.network import NOTE_FILE, PROGRAM_FILE
 from spark_hpo.train.predictor import Predictor
 

@@ -16,7 +16,7 @@ from spark_hpo import prepare
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.driver.predict import ModelFolder, fetched, predict_table
 from spark_hpo.errors import ConfigError, DataError, TrackingError
-from spark_hpo.train import predictor
+from spark_hpo.train import model_folder, predictor
 from spark_hpo.train.reference import Code
 from spark_hpo.train.tasks.tabular import TabularTask
 
@@ -43,7 +43,7 @@ def export(table: Table, folder: Path) -> Path:
     """Write an untrained model of a table."""
     params = {"hidden_units": 8}
     state = TabularTask(params, table.schema).build_model().state_dict()
-    predictor.export(
+    model_folder.export(
         folder,
         code=Code.named("tabular"),
         params=params,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from spark_hpo import prepare
-from spark_hpo.data.decode import encode_rows
+from spark_hpo.data.encode import encode_rows
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.schema import ColumnKind
 from spark_hpo.data.table import Table, open_table

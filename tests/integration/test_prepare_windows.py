@@ -17,7 +17,7 @@ from spark_hpo.data.schema import ColumnKind, Windows
 from spark_hpo.data.table import open_table, read_schema
 from spark_hpo.driver.predict import ModelFolder, predict_table
 from spark_hpo.errors import ConfigError, DataError
-from spark_hpo.train import predictor
+from spark_hpo.train import model_folder
 from spark_hpo.train.reference import Code
 from spark_hpo.train.tasks.forecast import ForecastTask
 from spark_hpo.trial import Split
@@ -138,7 +138,7 @@ def test_predict_forecasts_once_for_each_series_of_steps(spark: Any, tmp_path: P
     prepare.csv(spark, str(tmp_path / "out"), input=source, label="sales", windows=WINDOWS)
     table = open_table(str(tmp_path / "out"))
     network = ForecastTask({}, table.schema).build_model()
-    predictor.export(
+    model_folder.export(
         tmp_path / "model",
         code=Code.named("forecast"),
         params={},

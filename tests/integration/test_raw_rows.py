@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from spark_hpo import prepare
-from spark_hpo.data.decode import encode_rows
+from spark_hpo.data.encode import encode_rows
 from spark_hpo.data.table import first_rows, open_table
 from spark_hpo.trial import Split
 

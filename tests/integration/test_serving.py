@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from spark_hpo import tune
-from spark_hpo.data.decode import encode_rows
+from spark_hpo.data.encode import encode_rows
 from spark_hpo.data.schema import ColumnKind, Feature, Label, OriginalColumn, TableSchema
 from spark_hpo.data.text_forms import TextForm
 from spark_hpo.trial import Split

@@ -39,7 +39,7 @@ ALLOWED = {
         "import cloudpickle",
     ): "a model whose task was written in a notebook: its code comes with it, as any model's does",
     (
-        "spark_hpo/data/readers/petastorm_codecs.py",
+        "spark_hpo/data/petastorm_codecs.py",
         "depickle_legacy_package_name_compatible",
     ): "Petastorm's metadata, where data.trust_petastorm_metadata says so",
 }

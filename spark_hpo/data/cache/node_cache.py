@@ -21,7 +21,7 @@ import numpy.typing as npt
 from spark_hpo.data import encoders
 from spark_hpo.data.blocks import BlockLayout, Blocks, layout_of, pack, packed_parts, unpack
 from spark_hpo.data.cache.cache_folder import CacheEntry, CacheFolder, CacheSettings, key_of, open_no_follow
-from spark_hpo.data.decode import Columns, delivered
+from spark_hpo.data.encode import Columns, delivered
 from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.readers.reader import Reader

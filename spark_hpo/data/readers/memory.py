@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from spark_hpo.data.blocks import BlockLayout, Blocks, pack, unpack
-from spark_hpo.data.decode import Columns
+from spark_hpo.data.encode import Columns
 from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.readers.reader import Reader
 

@@ -18,7 +18,8 @@ from petastorm.workers_pool import EmptyResultError
 from pyarrow.filesystem import FileSystem
 
 from spark_hpo.data import files
-from spark_hpo.data.decode import Columns, Decoder
+from spark_hpo.data.decode import Decoder
+from spark_hpo.data.encode import Columns
 from spark_hpo.data.plan.footers import check_unchanged
 from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.plan.shards import Segment, runs

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from spark_hpo.data.blocks import Blocks
-from spark_hpo.data.decode import Columns
+from spark_hpo.data.encode import Columns
 from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.schema import TableSchema

@@ -22,7 +22,7 @@ import pytest
 from spark_hpo.data.cache import cache_folder
 from spark_hpo.data.cache.cache_folder import CacheFolder, CacheSettings, key_of
 from spark_hpo.data.cache.node_cache import NodeCache, open_node_cache
-from spark_hpo.data.decode import Columns
+from spark_hpo.data.encode import Columns
 from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.plan.shards import Segment

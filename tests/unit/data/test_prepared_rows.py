@@ -14,8 +14,9 @@ import pytest
 from sklearn.datasets import load_wine
 
 from spark_hpo.data.encoders import BadColumn
-from spark_hpo.data.prepared_rows import check_prepared, stored_ranges
+from spark_hpo.data.prepared_rows import check_prepared
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
+from spark_hpo.data.stored_ranges import stored_ranges
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.trial import Split
 

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spark_hpo.data.decode import Decoder, encode_rows
+from spark_hpo.data.decode import Decoder
+from spark_hpo.data.encode import encode_rows
 from spark_hpo.data.plan.shards import Segment
 from spark_hpo.data.raw_rows import class_values, example_rows, inputs_of
 from spark_hpo.data.schema import (

@@ -17,7 +17,7 @@ from spark_hpo.data.table import Table, first_rows, open_table
 from spark_hpo.errors import CheckpointError, DataError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import predictor
+from spark_hpo.train import model_folder, predictor
 from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.network import export_network
 from spark_hpo.train.rank import RankSpec
@@ -65,7 +65,7 @@ def exported(table: Table, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     )
     tested = run_rank(spec, test, rank=0, world_size=1)
     assert trained.checkpoint is not None
-    predictor.export(
+    model_folder.export(
         folder / "model",
         code=Code.named("tabular"),
         params=PARAMS,

@@ -17,7 +17,7 @@ from spark_hpo.data.schema import ColumnKind, Encoding, Feature, Label, NullRule
 from spark_hpo.data.table import Table, first_rows, open_table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import predictor
+from spark_hpo.train import model_folder, predictor
 from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.reference import Code
@@ -131,7 +131,7 @@ def test_predictor_takes_rows_of_the_tables_files(folder: Path, tmp_path: Path, 
     spec, report = trained(table, tmp_path, "tabular", **params)
     assert report.checkpoint is not None
     path = report.checkpoint
-    predictor.export(
+    model_folder.export(
         tmp_path / "model",
         code=Code.named("tabular"),
         params=params,

@@ -1,0 +1,63 @@
+"""The part of the package that is stored with a model: complete, and no more than that."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import cloudpickle
+
+from spark_hpo.driver.served_code import copy_needed, possible_modules
+from spark_hpo.train.built_in import BUILT_IN_TASKS
+
+PACKAGE = Path(__file__).parents[3] / "spark_hpo"
+PREDICTOR = "spark_hpo.train.predictor"
+
+
+def modules(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.py")}
+
+
+def test_copy_has_what_the_shipped_tasks_import(tmp_path: Path) -> None:
+    tasks = [reference.partition(":")[0] for reference in BUILT_IN_TASKS.values()]
+    copy = copy_needed(PACKAGE, [PREDICTOR, *tasks], [], tmp_path)
+    imports = "\n".join(f"import {name}" for name in (PREDICTOR, *tasks))
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{imports}\nprint({PREDICTOR}.__file__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == str(copy / "train" / "predictor.py"), done.stderr
+
+
+def test_copy_leaves_out_what_only_a_study_needs(tmp_path: Path) -> None:
+    copy = copy_needed(PACKAGE, [PREDICTOR, "spark_hpo.train.tasks.tabular"], [], tmp_path)
+    found = modules(copy)
+    assert {"train/predictor", "train/tasks/tabular", "data/raw_rows", "errors"} <= found
+    assert {name.split("/")[0] for name in found}.isdisjoint({"search", "study", "tracking", "cli", "driver"})
+    assert "train/loop" not in found
+    assert len(found) < len(modules(PACKAGE)) / 4
+
+
+def test_copy_has_what_the_users_code_imports(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "mine.py").write_text(
+        "from spark_hpo import Space\n\ndef forward():\n    from spark_hpo.train.tasks import sequence\n"
+    )
+    found = modules(copy_needed(PACKAGE, [PREDICTOR], [code], tmp_path / "copy"))
+    assert {"search/space/space", "train/tasks/sequence"} <= found
+
+
+def test_possible_modules_of_a_pickle_are_those_of_globals_and_of_imports_in_functions() -> None:
+    program = (
+        "from spark_hpo.objective import Objective\n"
+        "def build():\n"
+        "    from spark_hpo.train.tasks.image import ImageTask\n"
+        "    return ImageTask, Objective\n"
+    )
+    spec = importlib.util.spec_from_loader("__main__", loader=None)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)  # a notebook: pickled by value
+    exec(program, module.__dict__)
+    names = possible_modules(cloudpickle.dumps(module.build))
+    assert {"spark_hpo.objective", "spark_hpo.train.tasks.image"} <= names
