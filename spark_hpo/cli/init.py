@@ -24,7 +24,12 @@ from spark_hpo.starter import start_study
     ],
 )
 @click.argument("table", metavar="TABLE")
-@click.option("--label", metavar="COLUMN", help="The column to predict. Not needed for a prepared table.")
+@click.option(
+    "--label",
+    multiple=True,
+    metavar="COLUMN",
+    help="The column to predict; repeat it for several. Not needed for a prepared table.",
+)
 @click.option(
     "--output", default="my_study.yaml", show_default=True, metavar="FILE", help="The study file to write."
 )
@@ -49,7 +54,7 @@ from spark_hpo.starter import start_study
 @json_option
 def command(
     table: str,
-    label: str | None,
+    label: tuple[str, ...],
     output: str,
     name: str | None,
     study_dir: str | None,

@@ -140,11 +140,18 @@ def command() -> None:
     metavar="PATH",
     help="A file, folder or URL; a table in Spark's catalog; or a query.",
 )
-@click.option("--label", metavar="COLUMN", help="The column to predict.")
+@click.option(
+    "--label",
+    multiple=True,
+    callback=lambda context, parameter, names: list(names) or None,
+    metavar="COLUMN",
+    help="The column to predict. Repeat it for several.",
+)
 @click.option(
     "--label-type",
     type=click.Choice(["auto", "class", "number"]),
-    help="auto: class for text and for at most 20 integers, else number.  [default: auto]",
+    help="Of the first label. auto: class for text and for at most 20 integers, else number.  "
+    "[default: auto]",
 )
 @click.option(
     "--format",

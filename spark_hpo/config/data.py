@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, model_validator
 
 from spark_hpo.config.messages import mistake
 from spark_hpo.config.prepare import PrepareConfig, section_of_words
-from spark_hpo.config.section import FromList, PositiveInt, PositiveNumber, Section, Url
+from spark_hpo.config.section import FromList, PositiveInt, PositiveNumber, Section, Url, divide_labels
 from spark_hpo.config.split import SplitConfig
 from spark_hpo.config.windows import WindowsConfig
 
@@ -57,13 +57,13 @@ class DataConfig(Section):
     """Folder for snapshots, on storage that driver and executors can reach. Default: `.snapshots`, beside the
     study directory."""
     label: str | None = None
-    """The column to predict, of a table that is not prepared. A list names several: `[price, sold]`. All but
-    the first are columns of categories (classes) or numbers of the table, which may be prepared."""
+    """The column to predict, of a table that is not prepared. A list names several: `[price, sold]`. Of a
+    prepared table, a list selects the labels: its own, and columns of categories (classes) or numbers."""
     extra_labels: _Names = ()
     """The further columns to predict, if `label` is not a list."""
     label_type: Literal["auto", "class", "number"] = "auto"
-    """`class` or `number`. `auto`: a class if it is text, or an integer with at most 20
-    values."""
+    """`class` or `number`, for the first label. `auto`: a class if it is text, or an integer with at most 20
+    values. All further labels are `auto`, unless they are in `categorical` or `numeric`."""
     weight: str | None = None
     """The column of numbers that weights each row in the loss and in means over rows, on all splits. It is
     not a feature."""
@@ -117,6 +117,13 @@ class DataConfig(Section):
         return self.table or ("data.query" if self.query else "the DataFrame")
 
     @property
+    def may_have_several_labels(self) -> bool:
+        """False if the settings name one label; a prepared table may have several."""
+        if self.prepare is not None:
+            return bool(self.extra_labels or self.prepare.extra_labels)
+        return self.label is None or bool(self.extra_labels)
+
+    @property
     def is_snapshot(self) -> bool:
         """True if Spark writes the rows to a snapshot, because there are no files that ranks could read."""
         return self.path is None
@@ -124,13 +131,7 @@ class DataConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _several_labels(cls, record: Any) -> Any:
-        """Divide a list of labels into the first one and the others."""
-        label = record.get("label") if isinstance(record, dict) else None
-        if not isinstance(label, list | tuple):
-            return record
-        if not label or len(set(map(str, label))) < len(label):
-            raise mistake("must name one or several different columns", key="label", value=label)
-        return {**record, "label": label[0], "extra_labels": list(label[1:])}
+        return divide_labels(record, mistake) if isinstance(record, dict) else record
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:

@@ -10,7 +10,15 @@ import yaml
 from pydantic import model_validator
 
 from spark_hpo.config.messages import mistake
-from spark_hpo.config.section import FromList, NonNegativeNumber, PositiveInt, PositiveNumber, Section, Url
+from spark_hpo.config.section import (
+    FromList,
+    NonNegativeNumber,
+    PositiveInt,
+    PositiveNumber,
+    Section,
+    Url,
+    divide_labels,
+)
 from spark_hpo.config.split import SplitConfig
 from spark_hpo.config.windows import WindowsConfig
 
@@ -23,6 +31,7 @@ _CSV_OPTIONS = frozenset(
         *(
             "input",
             "label",
+            "extra_labels",
             "label_type",
             "format",
             "version",
@@ -67,9 +76,11 @@ class PrepareConfig(Section):
     input: Url | None = None
     """csv: a file or folder, as a local path or fsspec URL; a name in Spark's catalog; or a query."""
     label: str | None = None
-    """csv: the column to predict."""
+    """csv: the column to predict. A list names several: `[price, sold]`."""
+    extra_labels: _Names = None
+    """csv: the further columns to predict, if `label` is not a list."""
     label_type: Literal["auto", "class", "number"] | None = None
-    """csv, synthetic: whether the label is a class or a number."""
+    """csv, synthetic: whether the (first) label is a class or a number."""
     format: Literal["csv", "parquet", "delta", "iceberg"] | None = None
     """csv: the format of the input. Default: found out."""
     version: int | str | None = None
@@ -123,6 +134,11 @@ class PrepareConfig(Section):
         options |= {"split": self.split.options()} if self.split else {}
         return options | {"windows": self.windows.options()} if self.windows else options
 
+    @model_validator(mode="before")
+    @classmethod
+    def _several_labels(cls, record: Any) -> Any:
+        return divide_labels(record, mistake) if isinstance(record, dict) else record
+
     @model_validator(mode="after")
     def _options_of_the_source(self) -> PrepareConfig:
         foreign = frozenset().union(*_OPTIONS.values()) - _OPTIONS[self.source]
@@ -163,6 +179,9 @@ def section_of_words(value: Any) -> Any:
             text = words.pop(0)
         key = name.replace("-", "_")
         items = [_number(item) if key in _NUMBERS else item for item in text.split(",") if item]
+        if key == "label" and key in section:
+            section[key] = [*([section[key]] if isinstance(section[key], str) else section[key]), text]
+            continue
         section[key] = items if key in _LISTS else _number(text) if key in _NUMBERS else text
     shown = yaml.safe_dump(section, default_flow_style=True, sort_keys=False, width=1_000_000).strip()
     logger.warning("data.prepare is a command line, which is deprecated. Write it as a section: %s", shown)

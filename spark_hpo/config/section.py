@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -25,6 +25,22 @@ def _number(value: Any) -> Any:
 def _from_list(value: Any) -> Any:
     """Convert a list to a tuple: strict mode distinguishes them, and YAML has only lists."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def divide_labels(record: Mapping[str, Any], refuse: Callable[..., Exception]) -> dict[str, Any]:
+    """Divide a list of labels into `label`, the first one, and `extra_labels`.
+
+    A trace: {"label": ["price", "sold"]} -> {"label": "price", "extra_labels": ["sold"]}
+
+    Args:
+        refuse: makes the error about a list that does not name one or several different columns.
+    """
+    label = record.get("label")
+    if not isinstance(label, list | tuple):
+        return dict(record)
+    if not label or len(set(map(str, label))) < len(label):
+        raise refuse("must name one or several different columns", key="label", value=list(label))
+    return {**record, "label": label[0], **({"extra_labels": list(label[1:])} if label[1:] else {})}
 
 
 def _url(value: Any) -> Any:

@@ -104,9 +104,9 @@ def profile_sample(url: str, sample: pa.Table, *, rows: int, size: int) -> Table
     )
 
 
-def label_counts(table: Table) -> dict[str, int]:
-    """Return the frequency of each label value, as text, in a sample of the training split."""
-    manifest, name = table.manifest(Split.TRAIN), table.schema.label.name
+def label_counts(table: Table, name: str) -> dict[str, int]:
+    """Return the frequency of each value of a label, as text, in a sample of the training split."""
+    manifest = table.manifest(Split.TRAIN)
     fs, _ = files.filesystem(manifest.url)
     parts = []
     for group in _spread(manifest.row_groups):

@@ -218,8 +218,7 @@ class TableSchema:
     copied_from: Source | None = None  # in a copy: the version of a Delta or Iceberg table
     windows: Windows | None = None  # None: rows are independent
     weight: RowWeight | None = None  # of the rows; set by the study, not by `prepare`
-
-    extra_labels: tuple[ExtraLabel, ...] = ()  # set by the study, not by `prepare`
+    extra_labels: tuple[ExtraLabel, ...] = ()  # of `prepare`, or those that the study chooses
 
     @property
     def labels(self) -> tuple[Label, ...]:

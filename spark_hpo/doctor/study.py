@@ -82,11 +82,13 @@ def table(context: Context) -> Verdict:
     assert table is not None, "there is a data section"
     context.table = table
     rows = {split: table.manifest(split).rows for split in Split}
-    label = table.schema.label
+    labels = [
+        f"label {label.name!r} ({'a number' if label.is_regression else f'{len(label.classes)} classes'})"
+        for label in table.schema.labels
+    ]
     message = (
         f"{', '.join(f'{split} {count:,}' for split, count in rows.items())} rows, "
-        f"{len(table.schema.features)} features, label {label.name!r} "
-        f"({'a number' if label.is_regression else f'{len(label.classes)} classes'})"
+        f"{len(table.schema.features)} features, {', '.join(labels)}"
     )
     if rows[Split.VALIDATION] < _FEW_ROWS:
         return warn(
@@ -112,7 +114,7 @@ def pitfalls(context: Context) -> Verdict:
             return skip("Spark is needed for a sample of the rows")
         split = data.split
         found = find_pitfalls_of_rows(
-            rows.select([name for name in rows.column_names if name not in data.drop]),
+            rows.select([name for name in rows.column_names if name not in (*data.drop, *data.extra_labels)]),
             data.label,
             at_random=not (split.group or split.time or split.column),
         )

@@ -58,8 +58,7 @@ def check_study(config: StudyConfig, *, space: object = None) -> None:
         if schema is not None:
             check_weights(config, schema)
             schema = with_extra_labels(config, schema)
-        several = config.data is not None and config.data.extra_labels
-        if config.task in BUILT_IN_TASKS and not (several and schema is None):
+        if config.task in BUILT_IN_TASKS:
             check_label(config.task, schema)
             check_metrics(config, built_in_metrics(config.task, schema), schema)
 
@@ -79,7 +78,7 @@ def check_settings(config: StudyConfig, space: object = None) -> Space:
         parsed = parsed.constrained(config.search.constraints)
     _check_space(space if isinstance(space, Mapping) else config.space, parsed)
     _check_paths(config)
-    several = config.data is not None and config.data.extra_labels
+    several = config.data is not None and config.data.may_have_several_labels
     names = known_among(config.training.metrics) if several else ALL_NAMES
     _check_names(config.training.metrics, {*names, *ALL_NAMES}, "is not a metric of torchmetrics")
     if config.data is not None and config.data.reader != ReaderName.AUTO:  # which fits always
@@ -111,8 +110,11 @@ def check_metrics(config: StudyConfig, reported: Collection[str] | None, schema:
     named = [("metric", objective.metric), *(("also", name) for name in objective.also)]
     named += [("penalties", name) for name in objective.penalties]
     named += [("limits", limit.metric) for limit in objective.limits]
+    # The labels of a table that is not known yet are the beginnings of the names of their metrics.
+    several = schema is None and config.data is not None and config.data.may_have_several_labels
+    endings = tuple(f"_{name}" for name in known) if several else ()
     for key, name in named:
-        if name not in known:
+        if name not in known and not name.endswith(endings):
             raise ConfigError(
                 "is not a metric of this task and this table",
                 key=f"objective.{key}",

@@ -17,7 +17,8 @@ def check_columns(data: DataConfig, names: Sequence[str]) -> None:
     Raises:
         ConfigError: a column does not exist.
     """
-    named = [("label", data.label), *((key, name) for key in COLUMN_LISTS for name in getattr(data, key))]
+    named: list[tuple[str, str | None]] = [("label", name) for name in (data.label, *data.extra_labels)]
+    named += [*((key, name) for key in COLUMN_LISTS for name in getattr(data, key))]
     named += [("split", name) for name in data.split.columns]
     named += [("windows", name) for name in (data.windows.columns if data.windows else ())]
     for key, name in named:

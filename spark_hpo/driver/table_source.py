@@ -155,13 +155,15 @@ def _options(data: DataConfig) -> dict[str, Any]:
         *COLUMN_LISTS,
     )
     chosen = {name: getattr(data, name) for name in names if getattr(data, name) != fields[name].default}
+    if data.extra_labels:
+        chosen["label"] = [data.label, *data.extra_labels]
     return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
 
 
 def _check_prepared(data: DataConfig) -> None:
     """Refuse settings that a prepared table cannot follow."""
     for key in _options(data):
-        if key == "label" and data.label == read_schema(files.absolute(str(data.path))).label.name:
+        if key == "label" and data.label in (None, read_schema(files.absolute(str(data.path))).label.name):
             continue
         raise ConfigError(
             f"is for tables that are not prepared, but {data.path} has a {SCHEMA_FILE}",

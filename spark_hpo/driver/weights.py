@@ -26,13 +26,22 @@ if TYPE_CHECKING:
 
 
 def with_extra_labels(config: StudyConfig, schema: TableSchema) -> TableSchema:
-    """Return the schema with the columns of `data.extra_labels` as labels instead of features.
+    """Return the schema with the labels that the study chooses: features become labels, and labels nothing.
+
+    `data.label` and `data.extra_labels` choose; without them, the labels are those of the prepared table.
 
     Raises:
         ConfigError: there is no such column, or it has missing values.
     """
-    names = () if config.data is None else config.data.extra_labels
-    for name in names:
+    data = config.data
+    if data is None or (data.label is None and not data.extra_labels):
+        return schema
+    prepared = {extra.label.name: extra for extra in schema.extra_labels}
+    schema = replace(schema, extra_labels=())
+    for name in data.extra_labels:
+        if name in prepared:
+            schema = replace(schema, extra_labels=(*schema.extra_labels, prepared[name]))
+            continue
         kinds = schema.of_kind(ColumnKind.NUMERIC, ColumnKind.CATEGORICAL)
         _check_column("extra_labels", name, schema, [f.name for f in kinds if not f.marks_missing])
         feature, schema = _taken(schema, name)

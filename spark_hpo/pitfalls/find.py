@@ -29,6 +29,8 @@ def find_pitfalls(table: Table) -> list[Pitfall]:
         found += split_checks.absent_classes(label, counts)
         found += split_checks.small_test(rows[Split.TEST], counts[Split.TEST])
     found += label_leaks.all_leaks(train)
+    for extra in table.schema.extra_labels:
+        found += label_leaks.all_leaks(sample_of(table, Split.TRAIN, extra.label))
     in_row_groups = table.schema.sources.get(Split.TRAIN)
     by_share = in_row_groups is not None and in_row_groups.share != (0.0, 1.0)
     found += split_checks.time_order(train, validation, by_row_groups=by_share)

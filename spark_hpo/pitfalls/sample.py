@@ -17,7 +17,7 @@ from spark_hpo.data.decode import Decoder
 from spark_hpo.data.encode import Columns
 from spark_hpo.data.plan.manifest import Manifest, RowGroup
 from spark_hpo.data.plan.shards import Segment
-from spark_hpo.data.schema import ColumnKind, TableSchema
+from spark_hpo.data.schema import ColumnKind, Label, TableSchema
 from spark_hpo.data.table import Table
 from spark_hpo.trial import Split
 
@@ -63,26 +63,30 @@ class Sample:
         )
 
 
-def sample_of(table: Table, split: Split) -> Sample:
+def sample_of(table: Table, split: Split, label: Label | None = None) -> Sample:
     """Sample a split of a prepared table, from row groups that are spread over it.
+
+    Args:
+        label: one of several; None: the first.
 
     Raises:
         DataError: the table cannot be read.
     """
     schema, manifest = table.schema, table.manifest(split)
+    label = label or schema.label
     scalars = schema.of_kind(ColumnKind.NUMERIC, ColumnKind.CATEGORICAL)[:_MAX_COLUMNS]
     narrow = replace(schema, features=scalars)
     spread = manifest.row_groups[:: max(1, len(manifest.row_groups) // _GROUPS)][:_GROUPS]
     ends = np.cumsum([group.bytes for group in spread])
     groups = [group for group, end in zip(spread, ends, strict=True) if end <= _MAX_BYTES]
     if not groups:  # even the first is too large to read
-        return Sample(label_name=schema.label.name, label=np.zeros(0), classes=schema.label.classes)
+        return Sample(label_name=label.name, label=np.zeros(0), classes=label.classes)
     per_group = -(-_ROWS // len(groups))
     parts, numbers = [], []
     for number, (group, columns) in enumerate(_decoded(manifest, narrow, groups, per_group)):
         parts.append(columns)
         numbers.append(np.full(min(per_group, group.rows), number))
-    return _of_delivered(narrow, parts, np.concatenate(numbers), manifest)
+    return _of_delivered(narrow, label, parts, np.concatenate(numbers), manifest)
 
 
 def class_counts(table: Table, split: Split) -> Codes | None:
@@ -167,7 +171,9 @@ def _decoded(
         yield group, decoder.decode(stored, Segment(group.file, group.index, 0, min(most, group.rows)))
 
 
-def _of_delivered(schema: TableSchema, parts: Sequence[Columns], group: Codes, manifest: Manifest) -> Sample:
+def _of_delivered(
+    schema: TableSchema, label: Label, parts: Sequence[Columns], group: Codes, manifest: Manifest
+) -> Sample:
     """Undo the encoding of numbers, so that sums of columns are sums again."""
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     marks = {
@@ -197,9 +203,9 @@ def _of_delivered(schema: TableSchema, parts: Sequence[Columns], group: Codes, m
             ):
                 times.add(name)
     return Sample(
-        label_name=schema.label.name,
-        label=columns[schema.label.name].astype(np.float64),
-        classes=schema.label.classes,
+        label_name=label.name,
+        label=columns[label.name].astype(np.float64),
+        classes=label.classes,
         numbers=numbers,
         codes=codes,
         missing={name: absent for name, absent in missing.items() if absent.any()},

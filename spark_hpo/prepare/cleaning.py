@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import and_
 from typing import Any
 
 from pyspark.sql import Column, DataFrame
@@ -12,7 +14,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_hpo.data.text_forms import DATES, IGNORED, PATTERNS, TextForm
-from spark_hpo.prepare.columns import MAX_INTEGER_CLASSES, number
+from spark_hpo.prepare.columns import number
+from spark_hpo.prepare.labels import MAX_INTEGER_CLASSES
 from spark_hpo.prepare.splits import column
 from spark_hpo.prepare.useless_columns import SCALARS, Cleaned, drop_useless_columns
 
@@ -33,7 +36,7 @@ class _Changes:
 def clean(
     frame: DataFrame,
     *,
-    label: str,
+    labels: Sequence[str],
     keep: Collection[str],
     keep_texts: Collection[str] = (),
     comma_is_decimal: bool = False,
@@ -41,10 +44,10 @@ def clean(
     is_small: bool,
     in_place: bool,
 ) -> Cleaned:
-    """Parse text columns of dates or numbers, and drop columns that carry no information or repeat the label.
+    """Parse text columns of dates or numbers, and drop columns that carry no information or repeat a label.
 
     The latter are empty and constant columns; text that differs in nearly every row (names, ids, free text);
-    row numbers, and integers that are called an id and differ in every row; and copies of the label. In a
+    row numbers, and integers that are called an id and differ in every row; and copies of a label. In a
     copy, rows without a label are dropped, too. One to four Spark jobs, of which one reads all columns.
 
     Args:
@@ -56,20 +59,23 @@ def clean(
         in_place: parse no texts and drop no rows, because readers find them in the table.
 
     Raises:
-        DataError: the label is the same in every row.
+        DataError: a label is the same in every row.
     """
     names = [f.name for f in frame.schema if isinstance(f.dataType, SCALARS)]
-    if label not in names:
+    if not set(labels) <= set(names):
         return Cleaned(frame, ())  # the analysis raises the error
     unparsed = {*keep, *keep_texts}
     texts = [name for name in names if isinstance(frame.schema[name].dataType, T.StringType)]
     parsable = [] if in_place else [name for name in texts if name not in unparsed]
     forms = _possible_forms(frame, parsable)
-    facts = _facts(frame, names, names, label, forms, is_small=is_small)
+    facts = _facts(frame, names, names, labels, forms, is_small=is_small)
     changes = _Changes()
     for i, name in enumerate(names):
         if name in forms:
-            _parse_text(changes, frame, name, i, facts, forms[name], label, comma_is_decimal=comma_is_decimal)
+            is_label = name in labels
+            _parse_text(
+                changes, frame, name, i, facts, forms[name], is_label, comma_is_decimal=comma_is_decimal
+            )
     remarks = [f"read as {format}: {', '.join(names)}" for format, names in changes.parsed_as.items()]
     remarks += changes.remarks
     if changes.replaced:
@@ -79,10 +85,16 @@ def clean(
                 for name in frame.columns
             )
         )
-        again = names if label in changes.replaced else list(changes.replaced)
-        facts |= _facts(frame, names, again, label, {}, is_small=is_small)
+        again = list(changes.replaced) if changes.replaced.keys().isdisjoint(labels) else names
+        facts |= _facts(frame, names, again, labels, {}, is_small=is_small)
     cleaned = drop_useless_columns(
-        frame, names, facts, label=label, keep=keep, max_vocabulary=max_vocabulary, may_drop_rows=not in_place
+        frame,
+        names,
+        facts,
+        labels=labels,
+        keep=keep,
+        max_vocabulary=max_vocabulary,
+        may_drop_rows=not in_place,
     )
     return replace(cleaned, remarks=(*remarks, *cleaned.remarks), forms=changes.forms)
 
@@ -132,12 +144,14 @@ def _facts(
     frame: DataFrame,
     names: Sequence[str],
     wanted: Collection[str],
-    label: str,
+    labels: Sequence[str],
     forms: Mapping[str, Sequence[TextForm]],
     *,
     is_small: bool,
 ) -> dict[str, Any]:
     """The facts about the wanted columns, by `<fact>_<index in names>`, and the number of rows.
+
+    `labelled` are the rows with all labels. `same<j>` counts the rows in which a number equals the label `j`.
 
     Args:
         forms: the forms to count, for texts that may be parsed.
@@ -146,10 +160,14 @@ def _facts(
     known = [(i, name) for i, name in enumerate(names) if name in wanted]
     values = [column(name).alias(f"v{i}") for i, name in known]
     numbers = [number(frame, name).alias(f"n{i}") for i, name in known]
-    projected = frame.select(*values, *numbers, number(frame, label).alias("label"))
-    counted = [F.count(F.lit(1)).alias("rows")]
+    targets = [number(frame, name).alias(f"label{j}") for j, name in enumerate(labels)]
+    is_labelled = reduce(and_, (column(name).isNotNull() for name in labels))
+    projected = frame.select(*values, *numbers, *targets, is_labelled.alias("is_labelled"))
+    counted = [F.count(F.lit(1)).alias("rows"), F.count(F.when(F.col("is_labelled"), 1)).alias("labelled")]
     for i, name in known:
         counted += _scalar_facts(i, is_small=is_small)
+        for j in range(len(labels)):
+            counted.append(F.count(F.when(F.col(f"n{i}") == F.col(f"label{j}"), 1)).alias(f"same{j}_{i}"))
         if name in forms:
             counted += _text_facts(i, forms[name])
     return projected.agg(*counted).collect()[0].asDict()
@@ -167,7 +185,6 @@ def _scalar_facts(i: int, *, is_small: bool) -> Iterator[Column]:
     yield F.count(F.when(numbers == F.floor(numbers), 1)).alias(f"whole_{i}")
     yield F.min(numbers).alias(f"low_{i}")
     yield F.max(numbers).alias(f"high_{i}")
-    yield F.count(F.when(numbers == F.col("label"), 1)).alias(f"same_{i}")
 
 
 def _text_facts(i: int, forms: Sequence[TextForm]) -> Iterator[Column]:
@@ -193,7 +210,7 @@ def _parse_text(
     i: int,
     facts: Mapping[str, Any],
     possible: Sequence[TextForm],
-    label: str,
+    is_label: bool,
     *,
     comma_is_decimal: bool,
 ) -> None:
@@ -202,10 +219,10 @@ def _parse_text(
     if not present or numbers == present:
         return
     forms = [form for form in possible if facts[f"{form}_{i}"] == present]
-    _parse(changes, name, forms, label, comma_is_decimal=comma_is_decimal)
+    _parse(changes, name, forms, is_label, comma_is_decimal=comma_is_decimal)
     strays = present - numbers
     has_many_values = facts[f"distinct_{i}"] > MAX_INTEGER_CLASSES
-    if name in changes.replaced or name == label or not has_many_values:
+    if name in changes.replaced or is_label or not has_many_values:
         return
     if strays <= _MAX_STRAY_SHARE * present:
         changes.replaced[name], changes.forms[name] = number(frame, name), TextForm.NUMBER_OR_WORD
@@ -216,12 +233,12 @@ def _parse_text(
 
 
 def _parse(
-    changes: _Changes, name: str, forms: Sequence[TextForm], label: str, *, comma_is_decimal: bool
+    changes: _Changes, name: str, forms: Sequence[TextForm], is_label: bool, *, comma_is_decimal: bool
 ) -> None:
     """Parse a column by the first of the forms that all its values have."""
     value = column(name)
     dates = [form for form in forms if form.is_date]
-    if dates and name != label:
+    if dates and not is_label:
         form = dates[0]
         readable = "year-month-day" if form is TextForm.ISO else DATES[form].readable
         changes.replaced[name], changes.forms[name] = _instant(value, form).cast("double"), form

@@ -59,5 +59,10 @@ class Analysis:
 
     features: tuple[FeatureFacts, ...]
     label: NumberFacts | TextFacts | ListFacts  # lists of one length
+    extra_labels: tuple[NumberFacts | TextFacts | ListFacts, ...] = ()  # no lists
     total_rows: int
     optional: frozenset[str] = frozenset()  # the columns with missing values, in any split
+
+    @property
+    def labels(self) -> tuple[NumberFacts | TextFacts | ListFacts, ...]:
+        return (self.label, *self.extra_labels)

@@ -20,8 +20,13 @@ KINDS = ("categorical", "numeric", "time", "text")
 _ISO_IN_PLACE = r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?$"
 
 
-def check_kinds(kinds: Mapping[str, Sequence[str]], label: str | None) -> None:
-    """Raise ConfigError if a column has two kinds, or if the label has one."""
+def check_kinds(
+    kinds: Mapping[str, Sequence[str]], label: str | None, extra_labels: Sequence[str] = ()
+) -> None:
+    """Raise ConfigError if a column has two kinds, or if the label has one.
+
+    Further labels may be `categorical` (classes) or `numeric`.
+    """
     seen: dict[str, str] = {}
     for kind, names in kinds.items():
         for name in names:
@@ -29,6 +34,8 @@ def check_kinds(kinds: Mapping[str, Sequence[str]], label: str | None) -> None:
                 raise ConfigError(
                     f"contains the label {name!r}", key=kind, cure="Use label_type for the label"
                 )
+            if name in extra_labels and kind not in ("categorical", "numeric"):
+                raise ConfigError(f"contains the label {name!r}", key=kind)
             if seen.setdefault(name, kind) != kind:
                 raise ConfigError(f"contains {name!r}, which is in {seen[name]} as well", key=kind)
 

@@ -13,15 +13,13 @@ from pyspark.sql import types as T
 
 from spark_hpo.data.schema import ColumnKind
 from spark_hpo.data.text_forms import PATTERNS, TextForm
-from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.errors import DataError
 from spark_hpo.prepare.column_facts import Analysis, FeatureFacts, ListFacts, NumberFacts, TextFacts
+from spark_hpo.prepare.labels import MAX_CLASSES, check_stored_label, classes_of, may_be_classes
 from spark_hpo.prepare.list_columns import bytes_facts, counts_of_lists, list_facts, prose_facts, rounded
 from spark_hpo.prepare.phases import announce
 from spark_hpo.prepare.splits import OWN_COLUMNS, SPLIT, column
 from spark_hpo.trial import Split
-
-MAX_CLASSES = 1000
-MAX_INTEGER_CLASSES = 20  # label_type auto: integers with more values are a regression
 
 
 def number(frame: DataFrame, name: str) -> Column:
@@ -53,6 +51,7 @@ def analyse(
     *,
     label: str,
     label_type: str,
+    extra_labels: Mapping[str, str] | None = None,
     max_vocabulary: int,
     categorical: Collection[str] = (),
     prose: Collection[str] = (),
@@ -62,6 +61,8 @@ def analyse(
 
     Args:
         frame: has the column `splits.SPLIT`.
+        label_type: auto, class or number.
+        extra_labels: the types of further labels, by name.
         categorical: text columns whose values are categories even if all are numbers.
         prose: text columns that a task reads.
         in_place: whether readers look up the classes in the table itself.
@@ -71,52 +72,38 @@ def analyse(
             has missing elements, or the label is missing in a row.
         ConfigError: `label_type` does not fit the label.
     """
+    types = {label: label_type, **(extra_labels or {})}
     names = [name for name in frame.columns if name not in OWN_COLUMNS]
     kinds = {name: _stored_kind(frame, name, in_place=in_place) for name in names}
     kinds |= dict.fromkeys(prose, ColumnKind.TEXT)
-    is_list = kinds[label] is ColumnKind.SEQUENCE
-    if kinds[label] is ColumnKind.BINARY or (is_list and _has_codes(frame, label, kinds[label])):
-        stored = frame.schema[label].dataType.simpleString()
-        raise DataError(f"the label {label!r} is {stored}; it must be text, a number or a list of numbers")
-    if is_list and label_type == "class":
-        raise ConfigError(
-            f"does not fit the label {label!r}, which holds lists of numbers",
-            key="label_type",
-            value=label_type,
-        )
+    for name, type in types.items():
+        check_stored_label(name, type, frame.schema[name].dataType, is_alone=len(types) == 1)
     announce(f"profiling {len(names)} columns")
     facts = _summary(frame, kinds)
-    total, at = facts["rows"], names.index(label)
+    total = facts["rows"]
+
+    def fact(key: str, name: str) -> Any:
+        return facts.get(f"{key}_{names.index(name)}")
+
     if not total or not facts["train"]:
         raise DataError(f"the table has {total} rows, {facts['train']} of them for training: use more rows")
-    missing = total - facts[f"present_{at}"]
-    if missing:
-        raise DataError(f"the label {label!r} is missing in {missing} of {total} rows. Drop these rows first")
+    for name in types:
+        if missing := total - fact("present", name):
+            raise DataError(
+                f"the label {name!r} is missing in {missing} of {total} rows. Drop these rows first"
+            )
     numbers = [name for i, name in enumerate(names) if _is_number(facts, i) and name not in categorical]
     kinds |= {name: ColumnKind.NUMERIC for name in numbers}
-    is_number = kinds[label] is ColumnKind.NUMERIC
-    is_whole = facts.get(f"whole_{at}") == total
-    maybe_class = label_type == "class" or (label_type == "auto" and (not is_number or is_whole))
-    maybe_class &= not is_list
-    if label_type == "number" and not (is_number or is_list):
-        raise ConfigError(
-            f"does not fit the label {label!r}, which holds text", key="label_type", value=label_type
-        )
-    if label_type == "class" and is_number and not is_whole and in_place:
-        raise ConfigError(
-            f"does not fit the label {label!r}, which holds numbers that are not integers",
-            key="label_type",
-            value=label_type,
-            cure="Use number, or prepare a copy",
-        )
-    texts = [name for name in names if name != label and _has_codes(frame, name, kinds[name])]
-    classes_of = class_name(frame, label, in_place=in_place) if maybe_class else None
-    if texts or maybe_class:
-        announce(f"counting the values of {len(texts) + maybe_class} columns of {total:,} rows")
-    values = _values(frame, texts, classes_of, max(max_vocabulary, MAX_CLASSES + 1))
-    classes = _classes(values.pop(None, []), label)
-    if label_type == "auto" and is_number and len(classes) > MAX_INTEGER_CLASSES:
-        classes = ()
+    counted = {
+        name: class_name(frame, name, in_place=in_place)
+        for name, type in types.items()
+        if may_be_classes(name, type, kinds[name], is_whole=fact("whole", name) == total, in_place=in_place)
+    }
+    texts = [name for name in names if name not in types and _has_codes(frame, name, kinds[name])]
+    if texts or counted:
+        announce(f"counting the values of {len(texts) + len(counted)} columns of {total:,} rows")
+    values = _values(frame, texts, counted, max(max_vocabulary, MAX_CLASSES + 1))
+    classes = {name: classes_of(values.pop(name, []), name, types[name], kinds[name]) for name in counted}
 
     def feature(i: int, name: str) -> FeatureFacts:
         vocabulary = tuple(values.get(name, [])[:max_vocabulary])
@@ -131,19 +118,21 @@ def analyse(
                 return prose_facts(facts, i, name)
         return TextFacts(name=name, values=vocabulary)
 
-    def label_facts() -> NumberFacts | TextFacts | ListFacts:
-        if classes:
-            return TextFacts(name=label, values=classes)
-        if not is_list:
-            return _number_facts(facts, at, label)
-        found = list_facts(facts, at, label, None)
+    def label_facts(name: str) -> NumberFacts | TextFacts | ListFacts:
+        at = names.index(name)
+        if classes.get(name):
+            return TextFacts(name=name, values=classes[name])
+        if kinds[name] is not ColumnKind.SEQUENCE:
+            return _number_facts(facts, at, name)
+        found = list_facts(facts, at, name, None)
         if not found.is_array:
-            raise DataError(f"the lists in the label {label!r} must all have one length")
+            raise DataError(f"the lists in the label {name!r} must all have one length")
         return found
 
     return Analysis(
-        features=tuple(feature(i, name) for i, name in enumerate(names) if name != label),
-        label=label_facts(),
+        features=tuple(feature(i, name) for i, name in enumerate(names) if name not in types),
+        label=label_facts(label),
+        extra_labels=tuple(map(label_facts, extra_labels or ())),
         total_rows=total,
         optional=frozenset(name for i, name in enumerate(names) if facts[f"present_{i}"] < total),
     )
@@ -228,12 +217,9 @@ def _number_facts(facts: Mapping[str, Any], i: int, name: str) -> NumberFacts:
 
 
 def _values(
-    frame: DataFrame, texts: Sequence[str], classes: Column | None, limit: int
-) -> dict[str | None, list[str]]:
-    """The `limit` most frequent values of each text column in the training split.
-
-    Under None, the values of the label in all rows.
-    """
+    frame: DataFrame, texts: Sequence[str], labels: Mapping[str, Column], limit: int
+) -> dict[str, list[str]]:
+    """The `limit` most frequent values of each text column in the training split, of labels in all rows."""
 
     def counted_as(i: int, value: Column) -> Column:
         return F.struct(F.lit(i).alias("i"), value.alias("value"))
@@ -248,8 +234,7 @@ def _values(
     if texts:
         of_row = F.concat(*(counted_in(i, name) for i, name in enumerate(texts)))
         parts.append(F.coalesce(F.when(column(SPLIT) == str(Split.TRAIN), of_row), F.array()))
-    if classes is not None:
-        parts.append(F.array(counted_as(len(texts), classes)))
+    parts += [F.array(counted_as(i, value)) for i, value in enumerate(labels.values(), len(texts))]
     if not parts:
         return {}
     counted = (
@@ -258,21 +243,8 @@ def _values(
         .agg(F.count(F.lit(1)).alias("rows"))
     )
     rank = F.row_number().over(Window.partitionBy("i").orderBy(F.desc("rows"), "value"))
-    found: dict[str | None, list[tuple[int, str]]] = defaultdict(list)
-    names = [*texts, None]
+    found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    names = [*texts, *labels]
     for row in counted.withColumn("rank", rank).where(F.col("rank") <= limit).collect():
         found[names[row["i"]]].append((row["rank"], row["value"]))
     return {name: [value for _, value in sorted(ranked)] for name, ranked in found.items()}
-
-
-def _classes(values: Sequence[str], label: str) -> tuple[str, ...]:
-    """The classes in the order of their codes: numerical if all are integers, else alphabetical."""
-    if len(values) > MAX_CLASSES:
-        raise DataError(
-            f"the label {label!r} has more than {MAX_CLASSES} classes. Choose another column, or "
-            "--label-type number"
-        )
-    try:
-        return tuple(sorted(values, key=int))
-    except ValueError:
-        return tuple(sorted(values))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
+from spark_hpo.config.section import divide_labels
 from spark_hpo.config.split import SplitConfig, split_config
 from spark_hpo.config.windows import WindowsConfig, windows_config
 from spark_hpo.data import files
@@ -36,6 +37,7 @@ class CsvOptions:
 
     input: str
     label: str | None = None
+    extra_labels: Sequence[str] = ()
     format: str | None = None
     version: int | str | date | None = None
     label_type: str = "auto"
@@ -72,12 +74,27 @@ class CsvOptions:
         self._check_conditions()
         self._check_split()
         self._check_windows()
-        check_kinds(self.kinds, self.label)
+        self._check_labels()
+        check_kinds(self.kinds, self.label, self.extra_labels)
         if self.in_place and tuple(self.null_values) != DEFAULT_NULL_VALUES:
             raise ConfigError(
                 f"is not available in place, where '', {', '.join(DEFAULT_NULL_VALUES)} mean missing",
                 key="null_values",
                 cure="Leave it out, or prepare a copy",
+            )
+
+    def _check_labels(self) -> None:
+        if len(set(self.labels)) < len(self.labels):
+            raise ConfigError("must name different columns", key="label", value=list(self.labels))
+        for name in self.labels:
+            if name in self.drop:
+                raise ConfigError(f"contains the label {name!r}", key="drop")
+        if self.extra_labels and self.windows_config is not None:
+            raise ConfigError(
+                "and windows exclude each other, because a forecast is of one column",
+                key="label",
+                value=list(self.labels),
+                cure="Name one label",
             )
 
     def _check_conditions(self) -> None:
@@ -122,6 +139,10 @@ class CsvOptions:
             raise ConfigError(f"contain the label {self.label!r}", key="windows")
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        return (*(() if self.label is None else (self.label,)), *self.extra_labels)
+
+    @property
     def kinds(self) -> dict[str, list[str]]:
         """The columns whose kind is named, by kind."""
         return {kind: list(getattr(self, kind)) for kind in KINDS if getattr(self, kind)}
@@ -147,7 +168,7 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
         ConfigError: an argument is invalid.
         DataError: the input is missing, or no text.
     """
-    wanted = CsvOptions(**options)
+    wanted = CsvOptions(**divide_labels(options, ConfigError))
     format = wanted.format
     source = files.catalog_source(wanted.input)
     if source:
@@ -185,6 +206,7 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
         "max_vocabulary": wanted.max_vocabulary,
         "drop": list(wanted.drop),
     }
+    arguments |= {"extra_labels": list(wanted.extra_labels)} if wanted.extra_labels else {}
     if wanted.version is not None:
         if not is_lake and not source:
             find_version(wanted.input, TableFormat.PARQUET, wanted.version)
@@ -219,8 +241,8 @@ def request(output: str, *, overwrite: bool = False, **options: Any) -> Request:
 def _check_columns(wanted: CsvOptions, columns: Sequence[str]) -> None:
     """Refuse names of columns that do not exist, before Spark starts."""
     windows = wanted.windows_config
-    for name in (wanted.label, *wanted.drop, *wanted.keep, *(windows.columns if windows else ())):
-        if name is not None and name not in columns:
+    for name in (*wanted.labels, *wanted.drop, *wanted.keep, *(windows.columns if windows else ())):
+        if name not in columns:
             raise DataError(f"{wanted.input} has no column {name!r}. " + suggestion(name, columns))
 
 

@@ -13,6 +13,7 @@ from spark_hpo.data.schema import (
     LENGTH_SUFFIX,
     ColumnKind,
     Encoding,
+    ExtraLabel,
     Feature,
     Label,
     NullRule,
@@ -77,6 +78,11 @@ def encode(frame: DataFrame, analysis: Analysis) -> DataFrame:
         if isinstance(facts, NumberFacts) and facts.has_missing:
             flag = F.when(number(frame, facts.name).isNull(), 1.0).otherwise(0.0).cast("float")
             columns.append(flag.alias(_flag_name(facts, analysis)))
+    for extra in analysis.extra_labels:
+        if isinstance(extra, TextFacts):
+            columns.append(_position(class_name(frame, extra.name), extra.values).alias(extra.name))
+        else:
+            columns.append(_encoded(frame, extra).alias(extra.name))
     label = analysis.label
     if isinstance(label, TextFacts):
         code = _position(class_name(frame, label.name), label.values) - 1
@@ -128,7 +134,8 @@ def schema_of(analysis: Analysis, encoding: Encoding = Encoding.PREPARED) -> Tab
                 )
             )
     label = analysis.label
-    names = {label.name, *(feature.name for feature in features)}
+    extra = tuple(ExtraLabel.of(_feature(facts, NullRule.REFUSE)) for facts in analysis.extra_labels)
+    names = {label.name, *(e.label.name for e in extra), *(feature.name for feature in features)}
     for feature in features:
         if feature.kind.has_length and feature.name + LENGTH_SUFFIX in names:
             raise DataError(
@@ -138,6 +145,7 @@ def schema_of(analysis: Analysis, encoding: Encoding = Encoding.PREPARED) -> Tab
     return TableSchema(
         features=tuple(features),
         label=_label(label),
+        extra_labels=extra,
         encoding=encoding,
     )
 
@@ -158,8 +166,8 @@ def original_columns(
         frame: the table as Spark read it.
         is_typed: False for a CSV, whose columns all are text: they get the types of what they spell.
     """
-    used = {facts.name: facts for facts in (*analysis.features, analysis.label)}
-    classes = analysis.label.values if isinstance(analysis.label, TextFacts) else ()
+    labels: dict[str, FeatureFacts] = {facts.name: facts for facts in analysis.labels}
+    used = labels | {facts.name: facts for facts in analysis.features}
 
     def described(field: T.StructField) -> OriginalColumn:
         name, kind = field.name, field.dataType.simpleString()
@@ -170,7 +178,7 @@ def original_columns(
             facts = used[name]
             if isinstance(facts, NumberFacts):
                 form, kind = TextForm.NUMBER, "double"
-            elif name == analysis.label.name and all(map(_WHOLE.match, classes)):
+            elif name in labels and isinstance(facts, TextFacts) and all(map(_WHOLE.match, facts.values)):
                 kind = "bigint"
         return OriginalColumn(name=name, type=kind, form=form, is_optional=name in analysis.optional)
 
@@ -226,7 +234,7 @@ def _position(value: Column, values: Sequence[str]) -> Column:
 
 def _flag_name(facts: NumberFacts, analysis: Analysis) -> str:
     """`<name>_missing`, with underscores added until no other column has this name."""
-    taken = {analysis.label.name, *(feature.name for feature in analysis.features)}
+    taken = {facts.name for facts in (*analysis.features, *analysis.labels)}
     name = facts.name + MISSING_SUFFIX
     while name in taken:
         name += "_"

@@ -52,16 +52,17 @@ def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
 
     Args:
         output: the folder to write, a local path or fsspec URL.
-        options: input (a path or URL, a name in Spark's catalog, or a query); label; format (csv, parquet,
-            delta or iceberg; None: found out); version (of a Delta or Iceberg table: a number or a time;
-            None: the newest); label_type (auto: class for text and for at most 20 integers, else number);
-            null_values; max_vocabulary (the most frequent values of a text column that get a code; others
-            count as unseen); drop (columns to leave out); separator (None: detected); header (False: columns
-            are column1, column2, ...); clean (leave out useless columns, read dates and numbers that are
-            written as text); keep (columns that cleaning leaves alone); categorical, numeric, time and text
-            (columns of this kind, whatever they look like); fractions (None: 0.8,0.1,0.1; with clean,
-            0.6,0.2,0.2 of fewer than 2,000 rows); seed; row_group_rows; in_place (Parquet only);
-            where_train, where_validation and where_test (in place: SQL conditions; all three, or none);
+        options: input (a path or URL, a name in Spark's catalog, or a query); label (one or a list); format
+            (csv, parquet, delta or iceberg; None: found out); version (of a Delta or Iceberg table: a
+            number or a time; None: the newest); label_type (of the first label. auto: class for text and
+            for at most 20 integers, else number); null_values; max_vocabulary (the most frequent values of
+            a text column that get a code; others count as unseen); drop (columns to leave out); separator
+            (None: detected); header (False: columns are column1, column2, ...); clean (leave out useless
+            columns, read dates and numbers that are written as text); keep (columns that cleaning leaves
+            alone); categorical, numeric, time and text (columns of this kind, whatever they look like);
+            fractions (None: 0.8,0.1,0.1; with clean, 0.6,0.2,0.2 of fewer than 2,000 rows); seed;
+            row_group_rows; in_place (Parquet only); where_train, where_validation and where_test (in place:
+            SQL conditions; all three, or none);
             split and windows (these sections of a study file); overwrite.
 
     Raises:
@@ -80,7 +81,7 @@ def write(spark: SparkSession, request: Request) -> Prepared:
             table = source_of(arguments)
             frame = _opened(spark, arguments, table)
             named = (
-                arguments["label"],
+                *_labels(arguments),
                 *arguments["drop"],
                 *arguments.get("keep", ()),
                 *_of_kinds(arguments),
@@ -199,6 +200,10 @@ def _copy_windows(read: DataFrame, table: Source, request: Request) -> Prepared:
         formed.kept.unpersist()
 
 
+def _labels(arguments: Mapping[str, Any]) -> list[str]:
+    return [arguments["label"], *arguments.get("extra_labels", ())]
+
+
 def _of_kinds(arguments: Mapping[str, Any]) -> list[str]:
     return [name for names in arguments.get("kinds", {}).values() for name in names]
 
@@ -209,14 +214,15 @@ def _by_columns(frame: DataFrame, table: Source, arguments: Mapping[str, Any]) -
         table,
         split_config(arguments["split"]),
         fractions=arguments["fractions"],
-        keep=[arguments["label"], *arguments.get("keep", ()), *arguments.get("kinds", {}).get("text", ())],
+        keep=[*_labels(arguments), *arguments.get("keep", ()), *arguments.get("kinds", {}).get("text", ())],
         is_copy=not arguments.get("in_place"),
     )
 
 
 def _example(frame: DataFrame, schema: TableSchema) -> list[Any]:
-    """Return the first rows of the original table, without the label, as JSON objects."""
-    used = [splits.column(c.name) for c in schema.original if not c.dropped and c.name != schema.label.name]
+    """Return the first rows of the original table, without the labels, as JSON objects."""
+    labels = {label.name for label in schema.labels}
+    used = [splits.column(c.name) for c in schema.original if not c.dropped and c.name not in labels]
     row = F.to_json(F.struct(*used), {"ignoreNullFields": "false"})
     return [json.loads(found[0]) for found in frame.select(row).limit(EXAMPLE_ROWS).collect()]
 
@@ -283,14 +289,16 @@ def _original(frame: DataFrame, arguments: Mapping[str, Any], assigned: SplitByC
 def _clean(given: Cleaned, arguments: Mapping[str, Any]) -> Cleaned:
     """Leave out useless columns; in a copy, also read dates and numbers that are written as text."""
     frame = given.frame
-    label, in_place = arguments["label"], arguments.get("in_place", False)
+    label, *others = _labels(arguments)
+    kinds, in_place = arguments.get("kinds", {}), arguments.get("in_place", False)
+    as_text = [name for name in others if name in kinds.get("categorical", ())]
     announce(f"looking for dates, numbers and useless columns among {len(frame.columns)} columns")
     with _of_table(arguments["input"]):
         cleaned = clean(
             frame,
-            label=label,
+            labels=[label, *others],
             keep=[*arguments["keep"], *_of_kinds(arguments), *splits.OWN_COLUMNS],
-            keep_texts=[label] if arguments["label_type"] == "class" else [],
+            keep_texts=[*([label] if arguments["label_type"] == "class" else []), *as_text],
             comma_is_decimal=arguments.get("separator") == ";",
             max_vocabulary=arguments["max_vocabulary"],
             is_small=is_small(arguments),
@@ -309,14 +317,21 @@ def _without(frame: DataFrame, names: Sequence[str]) -> DataFrame:
 
 
 def _analyse(frame: DataFrame, arguments: Mapping[str, Any]) -> Analysis:
+    kinds = arguments.get("kinds", {})
+    named = {"categorical": "class", "numeric": "number"}
+    extra = {
+        name: next((type for kind, type in named.items() if name in kinds.get(kind, ())), "auto")
+        for name in arguments.get("extra_labels", ())
+    }
     with _of_table(arguments["input"]):
         return analyse(
             frame,
             label=arguments["label"],
             label_type=arguments["label_type"],
+            extra_labels=extra,
             max_vocabulary=arguments["max_vocabulary"],
-            categorical=arguments.get("kinds", {}).get("categorical", ()),
-            prose=arguments.get("kinds", {}).get("text", ()),
+            categorical=kinds.get("categorical", ()),
+            prose=kinds.get("text", ()),
             in_place=arguments.get("in_place", False),
         )
 

@@ -1,4 +1,4 @@
-"""Drops columns that carry no information or repeat the label."""
+"""Drops columns that carry no information or repeat a label."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spark_hpo.prepare.splits import column
 _FEW_ROWS = 20  # with fewer rows, distinct values do not make a column an id
 _COUNT_ERROR = 0.05  # relative error to allow for in approximate counts of distinct values
 SCALARS = (T.StringType, T.NumericType)
-SCALAR_FACTS = ("present", "numbers", "distinct", "first", "last", "whole", "low", "high", "same")
+SCALAR_FACTS = ("present", "numbers", "distinct", "first", "last", "whole", "low", "high")
 _MAX_CLASSES = 100  # of a column that may be an alias of the label
 _MIN_ROWS_PER_CLASS = 10  # of such a column: with fewer, two columns may match by chance
 _ID_NAME = re.compile(r"(^|[^a-z0-9])(id|uuid|guid|index|idx|key|rowid|row_?n(um(ber)?)?)$", re.IGNORECASE)
@@ -40,7 +40,7 @@ def drop_useless_columns(
     names: Sequence[str],
     facts: Mapping[str, Any],
     *,
-    label: str,
+    labels: Sequence[str],
     keep: Collection[str],
     max_vocabulary: int,
     may_drop_rows: bool,
@@ -49,12 +49,13 @@ def drop_useless_columns(
 
     Args:
         names: the scalar columns.
-        facts: `SCALAR_FACTS` of these columns, as `<fact>_<index in names>`, and the number of `rows`.
-        label, keep, max_vocabulary: as for `clean`.
+        facts: `SCALAR_FACTS` of these columns, as `<fact>_<index in names>`, the number of `rows` and of
+            those that are `labelled`, and `same<j>_<index in names>`: the rows that equal label j.
+        labels, keep, max_vocabulary: as for `clean`.
         may_drop_rows: the table is a copy.
 
     Raises:
-        DataError: the label is the same in every row.
+        DataError: a label is the same in every row.
     """
     dropped: dict[str, str] = {}  # reasons
     notes = []
@@ -62,38 +63,50 @@ def drop_useless_columns(
         if other.name not in keep and not _is_supported(other.dataType):
             stored = other.dataType.simpleString()[:60]
             dropped[other.name] = f"is {stored}, which is neither text nor numbers"
-    candidates = []
-    rows, at = facts["rows"], names.index(label)
-    labelled = facts[f"present_{at}"]
-    if rows and facts[f"first_{at}"] == facts[f"last_{at}"]:
-        value = repr(facts[f"first_{at}"]) if labelled else "missing"
-        raise DataError(
-            f"the label {label!r} is {value} in every row, so there is nothing to predict. Choose another one"
-        )
+    candidates: dict[str, list[str]] = {label: [] for label in labels}
+    rows, labelled = facts["rows"], facts["labelled"]
+    places = {label: names.index(label) for label in labels}
+    for label, at in places.items():
+        if rows and facts[f"first_{at}"] == facts[f"last_{at}"]:
+            value = repr(facts[f"first_{at}"]) if facts[f"present_{at}"] else "missing"
+            raise DataError(
+                f"the label {label!r} is {value} in every row, so there is nothing to predict. "
+                "Choose another one"
+            )
     if labelled < rows and may_drop_rows:
-        frame = frame.where(column(label).isNotNull())
-        notes.append(f"{rows - labelled:,} of {rows:,} rows are left out: {label!r} is missing")
+        absent = [label for label, at in places.items() if facts[f"present_{at}"] < rows]
+        for label in absent:
+            frame = frame.where(column(label).isNotNull())
+        named = " or ".join(map(repr, absent))
+        notes.append(f"{rows - labelled:,} of {rows:,} rows are left out: {named} is missing")
     for i, name in enumerate(names):
-        if name == label or name in keep:
+        if name in labels or name in keep:
             continue
         own = {key: facts[f"{key}_{i}"] for key in SCALAR_FACTS}
-        if own["same"] == labelled:
+        copied = (
+            label
+            for j, (label, at) in enumerate(places.items())
+            if facts[f"same{j}_{i}"] == facts[f"present_{at}"]
+        )
+        if label := next(copied, ""):
             dropped[name] = f"is a copy of the label {label!r}"
             continue
         if (reason := _why_useless(name, own, rows)) is not None:
             dropped[name] = reason
             continue
-        difference = abs(own["distinct"] - facts[f"distinct_{at}"])
         is_class = 1 < own["distinct"] <= min(_MAX_CLASSES, rows / _MIN_ROWS_PER_CLASS)
-        if is_class and difference <= 1 + _COUNT_ERROR * own["distinct"] and own["present"] == rows:
-            candidates.append(name)
+        for label, at in places.items():
+            difference = abs(own["distinct"] - facts[f"distinct_{at}"])
+            if is_class and difference <= 1 + _COUNT_ERROR * own["distinct"] and own["present"] == rows:
+                candidates[label].append(name)
         if own["numbers"] < own["present"] and own["distinct"] > max_vocabulary:
             notes.append(
                 f"column {name!r} has about {own['distinct']:,} different values; only the "
                 f"{max_vocabulary:,} most frequent get a code (--max-vocabulary)"
             )
-    for name in _aliases(frame, label, candidates):
-        dropped[name] = f"is an alias of the label {label!r}: its values correspond one to one"
+    for label in labels:
+        for name in _aliases(frame, label, candidates[label]):
+            dropped[name] = f"is an alias of the label {label!r}: its values correspond one to one"
     remarks = [
         f"column {name!r} is left out: it {reason} (to prevent this: --keep {name})"
         for name, reason in dropped.items()

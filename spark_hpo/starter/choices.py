@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spark_hpo.starter.table_facts import TableFacts
+from spark_hpo.starter.table_facts import LabelFacts, TableFacts
 
 RARE = 0.1  # share below which a class is rare, if it is also less than half of an equal share
 UNEVEN = 0.85  # share of a class above which accuracy hardly differs between models
@@ -53,9 +53,15 @@ def choose(facts: TableFacts, speed: Speed | None = None) -> Choices:
     Args:
         speed: None: not measured.
     """
-    metric, mode, metric_reason = _objective(facts)
+    metric, mode, metric_reason = _objective(facts.label)
+    if facts.extra_labels:
+        metric, mode, metric_reason = "loss", "min", "the sum over the labels"
     task = _task(facts)
+    is_rare = any(map(_has_rare_class, (facts.label, *facts.extra_labels)))
     space, first = _SPACES[task](facts)
+    for label in facts.extra_labels:  # relative to the first one
+        space[f"loss_weight_{label.name}"] = _loguniform(0.3, 3.0)
+        first[f"loss_weight_{label.name}"] = 1.0
     search, search_reason = _resource(facts)
     trials, seconds, budget_reason = _budget(facts, search, int(first["batch_size"]), speed)
     return Choices(
@@ -63,7 +69,7 @@ def choose(facts: TableFacts, speed: Speed | None = None) -> Choices:
         metric=metric,
         mode=mode,
         metric_reason=metric_reason,
-        training={"clip_norm": 1.0} | ({"class_weights": "balanced"} if _has_rare_class(facts) else {}),
+        training={"clip_norm": 1.0} | ({"class_weights": "balanced"} if is_rare else {}),
         space=space,
         first=first,
         search=search,
@@ -109,13 +115,12 @@ def seconds_per_trial(facts: TableFacts, search: Mapping[str, Any], batch_size: 
     return resource * steps * speed.step_s + assignments * (speed.start_s + _JOB_S)
 
 
-def _objective(facts: TableFacts) -> tuple[str, str, str]:
-    label = facts.label
+def _objective(label: LabelFacts) -> tuple[str, str, str]:
     if label.is_number:
         known = label.deviation
         mean = f"; always predicting the mean gives about {known**2:.4g}" if known is not None else ""
         return "squared_error", "min", f"in the label's own units, squared{mean}"
-    if _has_rare_class(facts):
+    if _has_rare_class(label):
         share = f"only {100 * label.smallest_share:.2g} % of the rows are of the rarest class"
         if label.classes == 2 and not label.rare_is_second:
             return "auroc", "max", f"{share}, which is the first one: average_precision is of the second one"
@@ -126,8 +131,7 @@ def _objective(facts: TableFacts) -> tuple[str, str, str]:
     return "accuracy", "max", f"{share}; always predicting it gives {label.largest_share:.3f}"
 
 
-def _has_rare_class(facts: TableFacts) -> bool:
-    label = facts.label
+def _has_rare_class(label: LabelFacts) -> bool:
     return not label.is_number and label.smallest_share < min(RARE, 0.5 / label.classes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Start:
 def start_study(
     table: str,
     *,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     name: str | None = None,
     study_dir: str | None = None,
     tracking_uri: str | None = None,
@@ -53,7 +53,7 @@ def start_study(
     Args:
         table: a path or fsspec URL of a prepared table, other Parquet, a Delta or Iceberg table, or a CSV; a
             name in Spark's catalog; or a query in SQL.
-        label: the column to predict; not needed for a prepared table.
+        label: the column to predict, or several; not needed for a prepared table.
         name: the name of the study; None: that of the table.
         study_dir: None: `studies/<name>`.
         tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, or a database beside the studies.
@@ -63,13 +63,13 @@ def start_study(
             pace. Takes some seconds, mostly to import torch.
 
     Raises:
-        ConfigError: the label is missing or invalid.
+        ConfigError: a label is missing or invalid.
         DataError: the table is missing or cannot be used.
     """
     name = name or _name(table)
     facts = look(
         table,
-        label=label,
+        labels=[label] if isinstance(label, str) else list(label or ()),
         data_path=f"data/{name}-prepared",
         trust_petastorm_metadata=trust_petastorm_metadata,
     )
@@ -109,10 +109,12 @@ def _speed(record: Mapping[str, Any]) -> Speed | None:
 def _lines(
     facts: TableFacts, choices: Choices, *, name: str, study_dir: str, tracking_uri: str, world_size: int
 ) -> Iterator[str]:
-    label = facts.label
-    kind = "a number" if label.is_number else f"{label.classes} classes"
+    labels = ", ".join(
+        f"{_comment(label.name)} ({'a number' if label.is_number else f'{label.classes} classes'})"
+        for label in (facts.label, *facts.extra_labels)
+    )
     about = f"{facts.train_rows:,} rows for training, {facts.validation_rows:,} for validation"
-    yield f"# {_comment(name)}: {_comment(label.name)} ({kind}); {'about ' if facts.settings else ''}{about}."
+    yield f"# {_comment(name)}: {labels}; {'about ' if facts.settings else ''}{about}."
     yield f"name: {_flow(name)}"
     yield f"study_dir: {_flow(study_dir)}  # the state of the study; the same command resumes it"
     yield "seed: 1"

@@ -78,43 +78,47 @@ class TableFacts:
     texts: tuple[str, ...] = ()  # columns that TextTask reads; empty if transformers is not installed
     lists: tuple[str, ...] = ()  # columns of lists of any length
     label: LabelFacts
+    extra_labels: tuple[LabelFacts, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)  # of data; empty: the table is prepared
     transforms: tuple[tuple[str, str], ...] = ()  # functions for columns of bytes
     remarks: tuple[str, ...] = ()  # notes for the user
 
 
-def look(table: str, *, label: str | None, data_path: str, trust_petastorm_metadata: bool) -> TableFacts:
+def look(table: str, *, labels: Sequence[str], data_path: str, trust_petastorm_metadata: bool) -> TableFacts:
     """Inspect a prepared table, other Parquet, a Delta or Iceberg table, a CSV, or what Spark can read.
 
     Args:
-        label: None: that of the prepared table.
+        labels: the columns to predict; none: those of the prepared table.
         data_path: where to prepare a table that is not prepared yet.
         trust_petastorm_metadata: whether to unpickle what Petastorm wrote about the columns.
 
     Raises:
-        ConfigError: the label is missing or invalid.
+        ConfigError: a label is missing or invalid.
         DataError: the table is missing or cannot be used.
     """
+    if len(set(labels)) < len(labels):
+        raise ConfigError("must name different columns", key="--label", value=list(labels))
     url = files.absolute(table)
     if files.exists(files.join(url, SCHEMA_FILE)):
-        return _of_prepared(table, open_table(url), label)
+        return _of_prepared(table, open_table(url), labels)
     if source := files.catalog_source(table):
         from spark_hpo.prepare.catalog_profile import profile_catalog  # imports pyspark
 
-        return _of_raw(table, profile_catalog(source), label, data_path, format=_CATALOG, source=source)
+        return _of_raw(table, profile_catalog(source), labels, data_path, format=_CATALOG, source=source)
     if files.is_csv(url):
         from spark_hpo.prepare.csv_profile import profile_csv  # imports pyspark
 
-        return _of_raw(table, profile_csv(url), label, data_path, format="csv")
+        return _of_raw(table, profile_csv(url), labels, data_path, format="csv")
     found = profile(url, trust_petastorm_metadata=trust_petastorm_metadata)
-    return _of_raw(table, found, label, data_path, format=str(table_format(url)))
+    return _of_raw(table, found, labels, data_path, format=str(table_format(url)))
 
 
-def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
+def _of_prepared(path: str, table: Table, labels: Sequence[str]) -> TableFacts:
     schema = table.schema
-    if label not in (None, schema.label.name):
+    prepared = [label.name for label in schema.labels]
+    if labels and list(labels) != prepared:
         raise ConfigError(
-            f"{path} was prepared with the label {schema.label.name!r}, not {label!r}",
+            f"{path} was prepared with the label {_quoted(prepared)}, not {_quoted(labels)}",
             cure="Leave --label out, or prepare another table",
         )
     arrays = schema.of_kind(ColumnKind.ARRAY, ColumnKind.BINARY)
@@ -127,9 +131,11 @@ def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
             "data.transforms (docs/data.md)",
         )
     pitfalls = find_pitfalls(table)
-    label_facts = LabelFacts(name=schema.label.name, deviation=schema.label.deviation)
-    if classes := len(schema.label.classes):
-        label_facts = LabelFacts.of_classes(schema.label.name, classes, label_counts(table))
+    facts = []
+    for label in schema.labels:
+        facts.append(LabelFacts(name=label.name, deviation=label.deviation))
+        if classes := len(label.classes):
+            facts[-1] = LabelFacts.of_classes(label.name, classes, label_counts(table, label.name))
     return TableFacts(
         path=path,
         train_rows=table.manifest(Split.TRAIN).rows,
@@ -143,7 +149,8 @@ def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
         image=_image([f.shape for f in arrays]),
         texts=tuple(f.name for f in schema.of_kind(ColumnKind.TEXT)),
         lists=tuple(f.name for f in lists),
-        label=label_facts,
+        label=facts[0],
+        extra_labels=tuple(facts[1:]),
         remarks=tuple(map(str, pitfalls)),
     )
 
@@ -151,24 +158,25 @@ def _of_prepared(path: str, table: Table, label: str | None) -> TableFacts:
 def _of_raw(
     path: str,
     table: TableProfile,
-    label: str | None,
+    labels: Sequence[str],
     data_path: str,
     *,
     format: str,
     source: Mapping[str, str] | None = None,
 ) -> TableFacts:
     named = [column.name for column in table.columns]
-    if label is None:
+    if not labels:
         raise ConfigError("is missing", key="--label", cure=f"{path} has the columns {_names(named)}")
-    column = table.column(label)
-    if column is None:
-        raise ConfigError(
-            f"is not a column of {path}", key="--label", value=label, cure=suggestion(label, named)
-        )
+    columns = {column.name: column for column in table.columns if column.name in labels}
+    for label in labels:
+        if label not in columns:
+            raise ConfigError(
+                f"is not a column of {path}", key="--label", value=label, cure=suggestion(label, named)
+            )
     if table.rows < _FEWEST_ROWS:
         raise DataError(f"{path} has {table.rows} rows, which are too few to train, validate and test on")
     remarks: list[str] = []
-    features = [c for c in table.columns if c.name != label]
+    features = [c for c in table.columns if c.name not in labels]
     dropped = [c for c in features if c.kind is None or (c.kind is ColumnKind.BINARY and not c.transform)]
     if dropped:
         kinds = ", ".join(f"{c.name} ({c.stored})" for c in dropped[:_MAX_NAMES])
@@ -180,9 +188,13 @@ def _of_raw(
         remarks.append(f"left out, because they have no decoder: {kinds}; {cure}")
     used = [c for c in features if c not in dropped]
     if not used:
-        raise DataError(f"{path}: only the label {label!r} can be used: {'; '.join(remarks)}")
-    facts = _raw_label(path, column, table.sample.column(label))
-    pitfalls = find_pitfalls_of_rows(table.sample, label)
+        raise DataError(f"{path}: only the label {_quoted(labels)} can be used: {'; '.join(remarks)}")
+    facts = [_raw_label(path, columns[label], table.sample.column(label)) for label in labels]
+    pitfalls = []
+    for i, label in enumerate(labels):
+        others = [name for name in table.sample.column_names if name == label or name not in labels]
+        # The split depends on the first label.
+        pitfalls += find_pitfalls_of_rows(table.sample.select(others), label, at_random=i == 0)
     remarks += (
         f"{pitfall}. The study file does so" if pitfall.split else str(pitfall) for pitfall in pitfalls
     )
@@ -191,7 +203,10 @@ def _of_raw(
     in_place = is_lake or source is not None or (is_large and format == TableFormat.PARQUET)
     how = "writes a snapshot of its rows" if source else "reads it in place"
     remarks.append(f"{path} is not prepared: run {how if in_place else f'writes a copy to {data_path}'}")
-    settings: dict[str, Any] = {"label": label, "label_type": "class" if facts.classes else "number"}
+    settings: dict[str, Any] = {
+        "label": labels[0] if len(labels) == 1 else list(labels),
+        "label_type": "class" if facts[0].classes else "number",
+    }
     texts = [c.name for c in used if c.kind is ColumnKind.TEXT]
     if texts and (package := missing_package("text")):
         remarks.append(
@@ -225,7 +240,8 @@ def _of_raw(
         image=_image([c.shape for c in used if c.kind in (ColumnKind.ARRAY, ColumnKind.BINARY)]),
         texts=tuple(texts),
         lists=tuple(c.name for c in used if c.kind is ColumnKind.SEQUENCE),
-        label=facts,
+        label=facts[0],
+        extra_labels=tuple(facts[1:]),
         settings={**(source or {}), **settings} if in_place else {"prepare": settings},
         transforms=tuple((c.name, c.transform) for c in used if c.transform),
         remarks=tuple(remarks),
@@ -260,6 +276,10 @@ def _size(shape: Sequence[int]) -> int:
     for side in shape:
         size *= side
     return size
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def _names(names: Sequence[str]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -14,7 +15,7 @@ from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.train.checked_task import CheckedTask
 from spark_hpo.train.label_statistics import batches_of, label_batches
-from spark_hpo.train.metric_names import known_among
+from spark_hpo.train.metric_names import known_among, label_of
 from spark_hpo.train.reference import Trainable
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.task import LabelledTask
@@ -32,7 +33,8 @@ def constant_answer(
 
     The model always answers the most frequent class (with the shares of the classes as probabilities) or, in
     a regression, the mean or the median, whichever is better. It is chosen on the validation split, so no
-    other constant is better there. Only the label column is read.
+    other constant is better there. Only the label columns are read. With several
+    labels, each has its own constant.
 
     For a `ForecastTask`, the answer is the seasonal-naive forecast instead.
 
@@ -49,18 +51,38 @@ def constant_answer(
         return _naive_forecast(table, trainable(params, table.schema), objective.metric)
     if not (isinstance(trainable, type) and issubclass(trainable, LabelledTask)):
         return None
-    if table.schema.extra_labels:
-        return None
-    batches = list(label_batches(table, Split.VALIDATION))
-    labels = torch.cat([batch[table.schema.label.name] for batch in batches])
     task = trainable(params, table.schema)
+    batches = list(label_batches(table, Split.VALIDATION))
+    if not table.schema.extra_labels:
+        return _best_constant(task, objective.metric, objective.mode, batches)
+    if type(task).loss is not LabelledTask.loss or type(task).metrics is not LabelledTask.metrics:
+        return None
+    heads = {name: head for name, (_, head) in task.heads().items()}
+    if objective.metric != "loss":
+        label, metric = label_of(objective.metric, table.schema)
+        found = _best_constant(heads[label.name], metric, objective.mode, batches)
+        return found and replace(found, metric=objective.metric)
+    # The loss is the sum over the labels, so the best answers are those of each label.
+    parts = {name: _best_constant(head, "loss", objective.mode, batches) for name, head in heads.items()}
+    known = {name: part for name, part in parts.items() if part is not None}
+    if len(known) < len(parts):
+        return None
+    answer = ", ".join(f"{name}: {part.answer}" for name, part in known.items())
+    return ConstantAnswer(metric="loss", value=sum(part.value for part in known.values()), answer=answer)
+
+
+def _best_constant(
+    task: LabelledTask, metric: str, mode: Mode, batches: Sequence[Batch]
+) -> ConstantAnswer | None:
+    """Measure constant answers of a task with one label, and return the best."""
+    label = task.schema.label
     measured = []
-    for answer, outputs in _candidates(table.schema.label, labels):
-        value = _measured(task, objective.metric, outputs, batches)
+    for answer, outputs in _candidates(label, torch.cat([batch[label.name] for batch in batches])):
+        value = _measured(task, metric, outputs, batches)
         if not math.isfinite(value):
             return None
-        measured.append(ConstantAnswer(metric=objective.metric, value=value, answer=answer))
-    best = max if objective.mode is Mode.MAX else min
+        measured.append(ConstantAnswer(metric=metric, value=value, answer=answer))
+    best = max if mode is Mode.MAX else min
     return best(measured, key=lambda found: found.value)
 
 
@@ -79,7 +101,7 @@ def _candidates(label: Label, labels: torch.Tensor) -> Iterator[tuple[str, torch
         yield repr(label.classes[1 - most]), outputs[None].flip(1)
 
 
-def _measured(task: LabelledTask, metric: str, outputs: torch.Tensor, batches: list[Batch]) -> float:
+def _measured(task: LabelledTask, metric: str, outputs: torch.Tensor, batches: Sequence[Batch]) -> float:
     """Return a metric over all rows; NaN where it cannot be computed from the label."""
     total, rows = 0.0, 0.0
     checked = CheckedTask(task)

@@ -40,7 +40,7 @@ def check_use(arrow_schema: pa.Schema, schema: TableSchema) -> None:
             )
 
     is_raw = schema.encoding is Encoding.RAW
-    for feature in schema.features:
+    for feature in schema.read_features:
         name = schema.stored_name(feature)
         if feature.marks_missing:
             continue
