@@ -28,6 +28,7 @@ from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.model_files import ModelFiles, ModelInput
 from spark_hpo.tracking.model_registry import RegisteredModel, TestResult, register_model
+from spark_hpo.tracking.projection import describe_best, model_tags
 from spark_hpo.tracking.study_runs import RunStatus
 from spark_hpo.train import model_folder, predictor
 from spark_hpo.train.checkpoints import checkpoint
@@ -70,6 +71,7 @@ def finish_runs(
     return tracker.finish(
         status,
         metrics=metrics,
+        best=best,
         leaderboard=leaderboard.leaderboard(rows, objective, front),
         artifacts={} if page is None else {FILE: page},
         front=front if objective.extra_objectives else None,
@@ -152,6 +154,8 @@ def publish_model(
                 metrics=test, fingerprint=table.manifest(Split.TEST).fingerprint, error=test_error
             ),
             name=plan.config.registered_model,
+            tags=model_tags(best),
+            description=f"Study {plan.config.name}. {describe_best(best, tracker.card.objective)}",
             promote=plan.config.mlflow.promote == "auto",
             evaluate_champion=lambda model_dir: predictor.Predictor.load(model_dir).evaluate(
                 table, Split.TEST, reader=data.reader, metrics=metrics

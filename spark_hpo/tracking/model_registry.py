@@ -36,6 +36,7 @@ FINGERPRINT = "spark_hpo.test_fingerprint"
 TEST_PREFIX = "spark_hpo.test."
 UNTESTED = "spark_hpo.untested"  # the error that kept the model from being tested
 _MAX_TAG = 500  # characters; Unity Catalog takes few more
+_MAX_TAGS = 50  # of a version in Unity Catalog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,8 @@ def register_model(
     resource: int,
     test: TestResult,
     name: str | None,
+    tags: Mapping[str, str] | None = None,
+    description: str | None = None,
     promote: bool = True,
     evaluate_champion: Callable[[Path], Mapping[str, float]] | None = None,
 ) -> RegisteredModel:
@@ -83,6 +86,8 @@ def register_model(
         resource: epochs it was trained for.
         test: its metrics on the test split; the tracker's objective says which one counts.
         name: of the registered model; None: log it only.
+        tags: further tags of the model and of its version, as many as the registry takes.
+        description: of the version, in Markdown.
         promote: False: it is compared with the champion, and the alias stays where it is.
         evaluate_champion: metrics of the model in a directory (what `model_dir` was for the champion) on our
             test split; called when the champion was tested on another one. None: it then stays champion.
@@ -92,7 +97,7 @@ def register_model(
         TrackingError: it refuses, or the model is not as it must be.
     """
     identity = {STUDY_ID: tracker.card.study_id, TRIAL_ID: str(trial_id), RESOURCE: str(resource)}
-    registry = _Registry(tracker, identity, test)
+    registry = _Registry(tracker, identity, test, tags or {}, description)
     with environment(WRITING), quiet():
         for pause_s in (*_PAUSES_S, None):
             try:
@@ -116,17 +121,27 @@ def register_model(
 class _Registry:
     """The steps of a registration, each of them idempotent."""
 
-    def __init__(self, tracker: MlflowTracker, identity: Mapping[str, str], test: TestResult) -> None:
+    def __init__(
+        self,
+        tracker: MlflowTracker,
+        identity: Mapping[str, str],
+        test: TestResult,
+        tags: Mapping[str, str],
+        description: str | None,
+    ) -> None:
         self._tracker = tracker
         self._client = tracker.client
         self._identity = dict(identity)
         self._test = test
-        self._tags = {
+        self._description = description
+        ours = {
             **identity,
             FINGERPRINT: test.fingerprint,
             **{f"{TEST_PREFIX}{metric}": repr(float(value)) for metric, value in test.metrics.items()},
             **({} if test.error is None else {UNTESTED: test.error[:_MAX_TAG]}),
         }
+        others = [(key, value[:_MAX_TAG]) for key, value in tags.items() if key not in ours]
+        self._tags = {**ours, **dict(others[: max(0, _MAX_TAGS - len(ours))])}
 
     def register(
         self,
@@ -236,6 +251,7 @@ class _Registry:
             run_id=self._tracker.run_id,
             tags=self._tags,
             model_id=model.model_id,
+            description=self._description,
         )
 
     def is_better(

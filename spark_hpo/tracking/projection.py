@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, TypeVar
 
+from spark_hpo.objective import Objective
 from spark_hpo.trial import Measurement, Trial, TrialState, flatten
 
 STUDY_ID = "spark_hpo.study_id"
@@ -17,6 +18,8 @@ RESOURCE = "spark_hpo.resource"
 WRITTEN = "spark_hpo.written"  # number of the trial's last journal event in MLflow
 POINTS = "spark_hpo.points"  # number of measurements in MLflow
 PARETO_FRONT = "spark_hpo.pareto_front"  # true or false, at the end of the study
+DESCRIPTION = "mlflow.note.content"  # MLflow's page of a run shows it
+_BEST = "best."  # tags of the study's run begin with it
 
 # MLflow's limits.
 MAX_KEY = 250
@@ -101,6 +104,38 @@ def project(trial: Trial, *, written: bool = False, points: int = 0) -> RunUpdat
     )
 
 
+def best_tags(best: Trial) -> dict[str, str]:
+    """Return the number and the parameters of the best trial, by names such as `best.learning_rate`."""
+    params = {cut(f"{_BEST}{key}", MAX_KEY): value for key, value in param_texts(best.params).items()}
+    return {**params, f"{_BEST}trial": str(best.trial_id)}
+
+
+def model_tags(trial: Trial) -> dict[str, str]:
+    """Return the parameters of a model's trial and its metrics on the validation split."""
+    metrics = {f"spark_hpo.validation.{name}": repr(float(value)) for name, value in trial.metrics.items()}
+    params = {f"spark_hpo.param.{name}": value for name, value in param_texts(trial.params).items()}
+    return {cut(key, MAX_KEY): value for key, value in (metrics | params).items()}
+
+
+def describe_best(best: Trial, objective: Objective, link: str = "") -> str:
+    """Return the best trial in Markdown: its metric, and a table of its parameters.
+
+    Args:
+        link: address of its run; empty: unknown.
+    """
+    name_ = f"trial {best.trial_id}"
+    metric = objective.metric
+    lines = [
+        f"Best: {f'[{name_}]({link})' if link else name_}, {metric} {best.metrics[metric]:.4g} "
+        f"at resource {best.resource}.",
+        "",
+        "| parameter | value |",
+        "|---|---|",
+    ]
+    lines += [f"| {_cell(key)} | {_cell(value)} |" for key, value in param_texts(best.params).items()]
+    return cut("\n".join(lines), MAX_TAG)
+
+
 def rows_per_second(curve: Sequence[Measurement]) -> float | None:
     """Return the rows trained on per second; None: nothing was measured."""
     seconds = sum(measurement.seconds for measurement in curve)
@@ -129,6 +164,10 @@ def name(text: str) -> str:
 def cut(text: str, limit: int, mark: str = " ... (cut)") -> str:
     """Return at most `limit` characters of a text, ending in `mark` if it was longer."""
     return text if len(text) <= limit else text[: limit - len(mark)] + mark
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _curve(curve: Sequence[Measurement]) -> Iterator[Point]:

@@ -15,8 +15,17 @@ from typing import TYPE_CHECKING, Any
 from spark_hpo.objective import Objective
 from spark_hpo.redact import redact, redact_all
 from spark_hpo.tracking import projection
-from spark_hpo.tracking.projection import KIND, PARETO_FRONT, POINTS, STUDY_ID, TRIAL_ID, WRITTEN, RunUpdate
-from spark_hpo.trial import Trial
+from spark_hpo.tracking.projection import (
+    DESCRIPTION,
+    KIND,
+    PARETO_FRONT,
+    POINTS,
+    STUDY_ID,
+    TRIAL_ID,
+    WRITTEN,
+    RunUpdate,
+)
+from spark_hpo.trial import Trial, flatten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,6 +98,7 @@ class Outcome:
     time: float  # seconds since 1970
     metrics: Mapping[str, float] = field(default_factory=dict)  # e.g. {"best_accuracy": 0.97}
     tags: Mapping[str, str] = field(default_factory=dict)
+    best: Trial | None = None  # None: no trial has succeeded
     artifacts: Mapping[str, str] = field(default_factory=dict)  # text by path, e.g. "report.html"
     leaderboard: pd.DataFrame | None = None  # logged as a table, leaderboard.json, and as leaderboard.csv
     front: Collection[int] | None = None  # trials on the Pareto front; None: only one objective
@@ -121,7 +131,8 @@ class StudyRuns:
         """Write parameters, tags, configuration and space of the study to its run."""
         there = self.client.get_run(self.run_id).data.params
         config = redact_all(_plain(self.card.config))
-        params = projection.param_texts(config)
+        is_set = {path: value for path, value in flatten(config) if value not in (None, {}, [])}
+        params = projection.param_texts(is_set)
         self._write(
             self.run_id,
             # MLflow does not allow parameters to change; config.yaml has what changed on resume.
@@ -155,6 +166,8 @@ class StudyRuns:
             for key, value in outcome.metrics.items()
             if there.get(projection.name(key)) != value
         ]
+        if outcome.best is not None:
+            tags |= self._best(outcome.best)
         self._write(self.run_id, RunUpdate(points=points, tags=tags))
         self.forget()  # a slow server or a replaced driver may have created runs meanwhile
         for trial_id, child in self._index().items():
@@ -163,6 +176,15 @@ class StudyRuns:
             if child.status == "RUNNING":
                 self._set_status(trial_id, "KILLED", outcome.time)
         self.client.set_terminated(self.run_id, outcome.status, end_time=int(outcome.time * 1000))
+
+    def _best(self, best: Trial) -> dict[str, str]:
+        """Return tags that describe the best trial. They are no parameters, which could not change later."""
+        child = self._index().get(best.trial_id)
+        tags = projection.best_tags(best)
+        if DESCRIPTION not in self.card.tags:  # else it is the user's own
+            link = "" if child is None else f"#/experiments/{self.experiment_id}/runs/{child.run_id}"
+            tags[DESCRIPTION] = projection.describe_best(best, self.card.objective, link)
+        return tags
 
     def _parent(self) -> str:
         # There are several if the reply to a creation was lost. The described one has the trials.

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,44 @@ def test_study_run_has_the_outcome_of_the_study(uri: str, journal: FakeJournal) 
         patch.setenv("MLFLOW_TRACKING_URI", uri)  # MLflow reads tables from its global address
         table = tracker.client.load_table(tracker.experiment_id, "leaderboard.json", [tracker.run_id])
     assert list(table["trial"]) == [0, 1]
+
+
+def test_study_run_describes_the_best_trial_and_links_to_its_run(uri: str, journal: FakeJournal) -> None:
+    best = journal.put(0, TrialState.COMPLETED, 3, metrics={"accuracy": 0.3})
+    tracker = MlflowTracker(uri, "tests", CARD)
+    tracker.sync(journal)
+    assert tracker.finish(RunStatus.FINISHED, metrics={}, best=best)
+    tags = tracker.client.get_run(tracker.run_id).data.tags
+    assert {key: value for key, value in tags.items() if key.startswith("best.")} == {
+        "best.trial": "0",
+        "best.lr": "0.0",
+        "best.optimizer.name": "sgd",
+    }
+    (child,) = tracker.client.search_runs([tracker.experiment_id], "tags.`spark_hpo.trial_id` = '0'")
+    description = tags["mlflow.note.content"]
+    assert f"(#/experiments/{tracker.experiment_id}/runs/{child.info.run_id})" in description
+    assert "accuracy 0.3" in description
+    assert "| optimizer.name | sgd |" in description
+
+
+def test_study_run_keeps_the_users_description(uri: str, journal: FakeJournal) -> None:
+    card = replace(CARD, tags={"mlflow.note.content": "for the board"})
+    tracker = MlflowTracker(uri, "tests", card)
+    best = journal.put(0, TrialState.COMPLETED, 3, metrics={"accuracy": 0.3})
+    tracker.sync(journal)
+    assert tracker.finish(RunStatus.FINISHED, metrics={}, best=best)
+    assert tracker.client.get_run(tracker.run_id).data.tags["mlflow.note.content"] == "for the board"
+
+
+def test_study_run_has_no_parameters_that_are_not_set(uri: str) -> None:
+    config = {
+        "search": {"sampler": "tpe", "enqueue": [], "transfer": None},
+        "data": {"where": None},
+        "seed": 0,
+    }
+    tracker = MlflowTracker(uri, "tests", replace(CARD, config=config))
+    assert runs(tracker)["digits"]["params"] == {"search.sampler": "tpe", "seed": "0"}
+    tracker.close(10)
 
 
 def test_runs_on_the_pareto_front_are_tagged(uri: str, journal: FakeJournal) -> None:

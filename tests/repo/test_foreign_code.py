@@ -35,6 +35,10 @@ ALLOWED = {
         "import cloudpickle",
     ): "measures what is sent; loads nothing",
     (
+        "spark_hpo/train/model_folder.py",
+        "import cloudpickle",
+    ): "writes such a task; loads nothing",
+    (
         "spark_hpo/train/predictor.py",
         "import cloudpickle",
     ): "a model whose task was written in a notebook: its code comes with it, as any model's does",

@@ -288,6 +288,28 @@ def test_register_does_not_retry_an_error_of_the_model(open_tracker: Open, files
     assert not isinstance(caught.value, TrackingOutage)
 
 
+def test_version_has_the_parameters_and_metrics_of_its_trial(open_tracker: Open, files: ModelFiles) -> None:
+    tracker = open_tracker()
+    many = {f"spark_hpo.param.{i}": str(i) for i in range(60)}
+    tags = {"spark_hpo.validation.accuracy": "0.9", "spark_hpo.trial_id": "not ours", **many}
+    register_model(
+        tracker,
+        files,
+        trial_id=7,
+        resource=9,
+        test=TestResult(metrics={"accuracy": 0.8}, fingerprint="rows-1"),
+        name="digits",
+        tags=tags,
+        description="Study digits.",
+    )
+    version = tracker.client.get_model_version("digits", "1")
+    assert version.description == "Study digits."
+    assert version.tags["spark_hpo.trial_id"] == "7"
+    assert version.tags["spark_hpo.validation.accuracy"] == "0.9"
+    assert version.tags["spark_hpo.param.0"] == "0"
+    assert len(version.tags) == 50  # what Unity Catalog takes
+
+
 def test_register_without_a_name_only_logs_the_model(open_tracker: Open, files: ModelFiles) -> None:
     tracker = open_tracker()
     result = register(tracker, files, 1, 0.9, name=None)
