@@ -4,9 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Protocol
 
 from spark_hpo.trial import Assignment, FailureKind, Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedSlots:
+    """Slots of a backend that other studies of this process may use too."""
+
+    key: str  # equal for backends that share their slots
+    size: Callable[[], Fraction]  # of one assignment, now, as a fraction of all slots
+    wake: Callable[[], None]  # makes `wait` return early; any thread may call it
+
+
+class Share(Protocol):
+    """A study's part of the slots.
+
+    A trace, of 2 slots and another study: take(0) -> True; take(1) -> False; the other study's assignment
+        ends; take(1) -> True; rest(2): there is nothing else to start
+    """
+
+    @property
+    def num_studies(self) -> int:
+        """The number of studies that share the slots, this one included."""
+        ...
+
+    def num_slots(self, fit: int) -> int:
+        """The part of `fit` slots that the study has by its weight. It may fill more while others rest."""
+        ...
+
+    def take(self, running: int) -> bool:
+        """Return whether the study may start an assignment now, beside its `running` ones.
+
+        After False, free slots are kept for it when it is its turn.
+        """
+        ...
+
+    def rest(self, running: int) -> None:
+        """Leave free slots to other studies: this one has nothing to start now."""
+        ...
+
+
+class Unshared:
+    """All slots belong to one study."""
+
+    num_studies = 1
+
+    def num_slots(self, fit: int) -> int:
+        return fit
+
+    def take(self, running: int) -> bool:
+        return True
+
+    def rest(self, running: int) -> None:
+        pass
 
 
 class Backend(Protocol):
@@ -18,6 +71,11 @@ class Backend(Protocol):
     @property
     def num_slots(self) -> int:
         """The number of assignments that fit at once, now. Those in flight are not subtracted."""
+        ...
+
+    @property
+    def shared_slots(self) -> SharedSlots | None:
+        """The slots, if other studies of this process may use them too."""
         ...
 
     def submit(self, assignment: Assignment) -> None:

@@ -14,6 +14,7 @@ class InlineBackend:
     """Runs an assignment while the driver waits for its report. For debugging, and for use without Spark."""
 
     num_slots = 1
+    shared_slots = None  # each study has a thread of its own
 
     def __init__(self, run_rank: RankFunction, *, world_size: int = 1, gpus: Sequence[int] = ()) -> None:
         if world_size != 1:

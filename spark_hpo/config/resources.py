@@ -24,6 +24,9 @@ class ResourcesConfig(Section):
     max_concurrent: PositiveInt | None = None
     """Trials that run at the same time. Default: as many as the cluster has room for. With 1, and the same
     seed, a study is repeatable digit for digit."""
+    share: PositiveNumber = 1.0
+    """Weight of this study when several studies of one process use the same Spark application, or this
+    machine: a study with 2 gets twice the slots of a study with 1. Each also gets what others leave."""
     rank_timeout_s: PositiveNumber = 300.0
     """Seconds for the ranks of a trial to find each other, and for each of their steps. A rank that takes
     longer counts as stalled, and the trial is retried."""

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
+from spark_hpo.backend.base import Share
 from spark_hpo.config import StudyConfig
 from spark_hpo.data.cache.cache_folder import CacheSettings
 from spark_hpo.data.plan.shards import plan_shards
@@ -214,7 +215,11 @@ def build_budget(config: StudyConfig) -> Budget:
 
 
 def build_dispatch_policy(
-    config: StudyConfig, storage: Storage, table: Table | None, interrupted: Callable[[], bool]
+    config: StudyConfig,
+    storage: Storage,
+    table: Table | None,
+    share: Share,
+    interrupted: Callable[[], bool],
 ) -> DispatchPolicy:
     """Convert the settings about waiting, failures and retries.
 
@@ -222,6 +227,7 @@ def build_dispatch_policy(
         config: the study.
         storage: of its directory, where ranks leave their heartbeats.
         table: from which damaged files may be left out.
+        share: of the slots.
         interrupted: whether the study was asked to end.
     """
     resources, stopping, data = config.resources, config.stopping, config.data
@@ -233,6 +239,7 @@ def build_dispatch_policy(
     may_skip = data is not None and data.on_bad_file == "skip"
     return DispatchPolicy(
         max_concurrent=resources.max_concurrent,
+        share=share,
         slot_timeout_s=resources.slot_timeout_s,
         failures=FailurePolicy(
             max_infra_retries=resources.max_infra_retries,

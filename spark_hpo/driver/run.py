@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from spark_hpo.backend.base import Backend
+from spark_hpo.backend.sharing import open_share
 from spark_hpo.config import StudyConfig, defaults
 from spark_hpo.data.table import Table
 from spark_hpo.driver.backend_choice import with_backend
@@ -44,6 +45,7 @@ from spark_hpo.errors import (
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.study import Search, Study
 from spark_hpo.study.callback import Callback
+from spark_hpo.study.dispatch import DispatchPolicy
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.journal import Journal
@@ -136,7 +138,9 @@ def run_study(
             spec = build_rank_spec(plan, table, storage, definition.study_id)
             backend = stack.enter_context(open_backend(plan, spec, session))
             interrupt = stack.enter_context(_interrupts(config, session))
-            study = _build_study(plan, search, journal, table, backend, tracker, interrupt, callbacks)
+            share = stack.enter_context(open_share(backend.shared_slots, weight=config.resources.share))
+            policy = build_dispatch_policy(config, storage, table, share, interrupt.is_requested)
+            study = _build_study(plan, search, journal, backend, tracker, policy, callbacks)
             tracker.sync(journal)
             stopped_by = study.run()
             best = study.best
@@ -211,10 +215,9 @@ def _build_study(
     plan: StudyPlan,
     search: Search,
     journal: Journal,
-    table: Table | None,
     backend: Backend,
     tracker: MlflowTracker,
-    interrupt: Interrupt,
+    policy: DispatchPolicy,
     callbacks: Sequence[Callback],
 ) -> Study:
     if search.warning:
@@ -225,7 +228,7 @@ def _build_study(
         backend=backend,
         tracker=tracker,
         budget=build_budget(plan.config),
-        policy=build_dispatch_policy(plan.config, journal.storage, table, interrupt.is_requested),
+        policy=policy,
         callbacks=callbacks,
     )
 

@@ -109,7 +109,7 @@ def _facts(status: StudyStatus) -> Table:
     for spent in status.budget:
         table.add_row(f"budget: {spent.kind}", _bar(spent))
     if status.slots is not None and record.is_running:
-        table.add_row("slots", Text(f"{len(status.running)} of {status.slots} busy"))
+        table.add_row("slots", Text(f"{len(status.running)} of {status.slots} busy{status.share}"))
     worked = f"{duration(record.seconds)} of driver time"
     table.add_row(
         "time", Text(worked + (f", {len(record.drivers)} drivers" if len(record.drivers) > 1 else ""))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.events import Event, EventKind
@@ -15,6 +17,18 @@ def line_of(event: Event, record: StudyRecord) -> str:
     return f"{moment} {_words(event, record)}"
 
 
+def share_in_words(slots: Mapping[str, Any]) -> str:
+    """Return how the slots of a study are a share of all slots; "": no other study shares them.
+
+    Args:
+        slots: the data of an event SLOTS.
+    """
+    others = slots.get("shared_with", 0)
+    if not others:
+        return ""
+    return f", a share of {slots['of']} with {others} other {'study' if others == 1 else 'studies'}"
+
+
 def _words(event: Event, record: StudyRecord) -> str:
     data = event.data
     match event.kind:
@@ -23,7 +37,7 @@ def _words(event: Event, record: StudyRecord) -> str:
         case EventKind.BUDGET:
             return f"budget: {'no limit of' if data['trials'] is None else data['trials']} trials"
         case EventKind.SLOTS:
-            return f"slots for trials: {data['slots']}"
+            return f"slots for trials: {data['slots']}{share_in_words(data)}"
         case EventKind.ASSIGNED:
             attempt = event.assignment.attempt
             return f"{event.assignment}: started" + (f", attempt {attempt}" if attempt > 1 else "")

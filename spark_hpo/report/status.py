@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -14,6 +14,7 @@ from spark_hpo.errors import NoTrialSucceeded, StudyInterrupted
 from spark_hpo.redact import redact_all
 from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.causes import Cause, causes_of
+from spark_hpo.report.events import share_in_words
 from spark_hpo.report.study_record import Attempt, StudyRecord
 from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.events import Event, EventKind
@@ -111,11 +112,20 @@ class StudyStatus:
         # Attempts that an earlier driver left open count only once this driver has restarted them.
         return [a for a in self.record.attempts if a.ended is None and a.began >= opened]
 
+    @cached_property
+    def _last_slots(self) -> Mapping[str, Any]:
+        counts = [event for event in self._events if event.kind is EventKind.SLOTS]
+        return counts[-1].data if counts else {}
+
     @property
     def slots(self) -> int | None:
         """Slots for assignments, as last reported by the driver. None: not reported."""
-        counts = [event for event in self._events if event.kind is EventKind.SLOTS]
-        return int(counts[-1].data["slots"]) if counts else None
+        return self._last_slots.get("slots")
+
+    @property
+    def share(self) -> str:
+        """The slots as a share of all, for people; "" if no other study shares them."""
+        return share_in_words(self._last_slots)
 
     @cached_property
     def budget(self) -> list[Spent]:
@@ -178,6 +188,7 @@ class StudyStatus:
                 for attempt in self.running
             ],
             "slots": self.slots,
+            "slots_shared_with": self._last_slots.get("shared_with", 0),
             "budget": {s.kind: {"spent": round(s.spent, 1), "limit": s.limit} for s in self.budget},
             "seconds": round(record.seconds, 1),
             "driver": driver

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from spark_hpo.backend.base import Backend
+from spark_hpo.backend.base import Backend, Share, Unshared
 from spark_hpo.study.attempts import Attempts
 from spark_hpo.study.failures import FailurePolicy, Failures
 from spark_hpo.study.supervision import Supervisor
@@ -27,6 +27,7 @@ class DispatchPolicy:
     """Limits of concurrency and waiting, retries, and shutdown."""
 
     max_concurrent: int | None = None  # trials at once; None: as many as there are slots
+    share: Share = field(default_factory=Unshared)  # of the slots, if other studies use them too
     slot_timeout_s: float = 600.0  # how long to wait while nothing runs because no slot is free
     failures: FailurePolicy = field(default_factory=FailurePolicy)
     supervisor: Supervisor | None = None  # detects stalled assignments; None: none is given up
@@ -139,6 +140,10 @@ class Dispatcher:
             KeyboardInterrupt: an interrupt was requested.
         """
         assert not self.attempts.running, "nothing else runs"
+        while not self.policy.share.take(0):
+            if self.is_interrupted:
+                raise KeyboardInterrupt
+            self.backend.wait(POLL_S)
         self.start(assignment)
         while True:
             done = self.wait()

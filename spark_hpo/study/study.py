@@ -79,6 +79,8 @@ class Study:
         self._folds = Folds()
         self._finals: dict[int, Assignment] = {}  # begun by an earlier driver and not ended, by trial
         self._idle_since: float | None = None
+        self._num_others = 0  # studies that share the slots
+        self._is_refused = False  # other studies use the slots that this one could fill
         self._stop_reason: str | None = None
         self._is_resumed = False
 
@@ -212,11 +214,15 @@ class Study:
         try:
             while True:
                 now = self._clock()
-                self.progress.slot_seconds += (now - last) * self.progress.slots
+                # More assignments run than the study has slots when other studies leave theirs.
+                slots = max(self.progress.slots, len(self.progress.running))
+                self.progress.slot_seconds += (now - last) * slots
                 self.progress.seconds, last = spent_before + now - began, now
                 stopped_by = self._end_reason()
                 if stopped_by is None or self._dispatcher.waiting:
                     self._launch(only_waiting=stopped_by is not None)
+                else:
+                    self._rest()
                 if not self.progress.running and not self._dispatcher.waiting and stopped_by is not None:
                     return stopped_by
                 self._check_idle(now)
@@ -246,22 +252,36 @@ class Study:
             return "seconds"
         return self._decider.stopping_reason
 
-    def _update_slots(self) -> None:
-        slots = self._backend.num_slots
-        slots = min(slots, self._policy.max_concurrent or slots)
-        if slots != self.progress.slots:
-            logger.info("slots for trials: %d", slots)
-            self.progress.slots = slots
-            self._journal.slots(slots)
+    def _update_slots(self) -> int:
+        """Record the study's slots. Returns how many it may fill while other studies leave theirs."""
+        share, fit = self._policy.share, self._backend.num_slots
+        most = min(fit, self._policy.max_concurrent or fit)
+        slots = min(most, share.num_slots(fit))
+        others = share.num_studies - 1
+        if (slots, others) != (self.progress.slots, self._num_others):
+            shared = f" of {fit}, shared with {others} other studies" if others else ""
+            logger.info("slots for trials: %d%s", slots, shared)
+            self.progress.slots, self._num_others = slots, others
+            self._journal.slots(slots, fit=fit, num_others=others)
+        return most
+
+    def _rest(self) -> None:
+        """Leave free slots to other studies."""
+        self._is_refused = False
+        self._policy.share.rest(len(self.progress.running))
 
     def _launch(self, *, only_waiting: bool) -> None:
-        self._update_slots()
-        while len(self.progress.running) < self.progress.slots:
+        """Start assignments until no slot is free, or there is nothing to start."""
+        most = self._update_slots()
+        while len(self.progress.running) < most:
+            self._is_refused = not self._policy.share.take(len(self.progress.running))
+            if self._is_refused:
+                return
             assignment = self._dispatcher.start_waiting()
             if assignment is None:
                 slot = None if only_waiting else self._decider.next_slot()
                 if slot is None:
-                    return
+                    break
                 assignment, *others = self._open(slot)
                 self._dispatcher.enqueue(others)
                 self._dispatcher.start(assignment)
@@ -274,7 +294,8 @@ class Study:
                 call_each(self._callbacks, Callback.on_trial_start, self, trial)
             call_each(self._callbacks, Callback.on_assigned, self, assignment)
             if not only_waiting and self._end_reason() is not None:
-                return
+                break
+        self._rest()
 
     def _open(self, slot: Slot) -> list[Assignment]:
         """Open a slot. Returns its assignments: one, or one per fold."""
@@ -319,6 +340,8 @@ class Study:
         """
         if self.progress.running or (self.progress.slots and self._dispatcher.waiting):
             self._idle_since = None
+            return
+        if self._is_refused:  # other studies use all slots
             return
         if self.progress.slots:
             self._decider.check_progress()

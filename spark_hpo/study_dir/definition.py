@@ -34,6 +34,7 @@ _FREE = (
     "data.reader",
     "data.snapshots",
     "resources.max_concurrent",
+    "resources.share",
     "resources.rank_timeout_s",
     "resources.rendezvous",
     "resources.slot_timeout_s",

@@ -167,9 +167,16 @@ class Journal:
         if changed:
             self._append(EventKind.SETTLED, {"trials": changed, "state": state})
 
-    def slots(self, count: int) -> None:
-        """Record the number of assignments that fit at once from now on."""
-        self._append(EventKind.SLOTS, {"slots": count})
+    def slots(self, count: int, *, fit: int = 0, num_others: int = 0) -> None:
+        """Record the number of assignments that fit at once from now on.
+
+        Args:
+            count: of these slots, the study's share.
+            fit: slots of the application, if other studies share them.
+            num_others: how many other studies do.
+        """
+        shared = {"of": fit, "shared_with": num_others} if num_others else {}
+        self._append(EventKind.SLOTS, {"slots": count, **shared})
 
     def changed_budget(self, trials: int | None) -> None:
         """Record how many trials may start from now on, where that has changed. None: no limit."""

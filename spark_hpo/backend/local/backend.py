@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -14,10 +15,11 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import cloudpickle
 
-from spark_hpo.backend.base import RankFunction, merge_reports
+from spark_hpo.backend.base import RankFunction, SharedSlots, merge_reports
 from spark_hpo.backend.local.machine import num_cores, num_out_of_memory_kills
 from spark_hpo.backend.local.messages import Ended
 from spark_hpo.backend.local.rank import Orders
@@ -74,7 +76,7 @@ class LocalBackend:
         Raises:
             CapacityError: the machine has too few GPUs.
         """
-        self._world_size = world_size
+        self._world_size, self._gpus_per_rank = world_size, gpus_per_rank
         self._dealer = GpuDealer(find_gpus() if gpus_per_rank else [], gpus_per_rank)
         self.num_slots = (
             self._dealer.num_slots(world_size) if gpus_per_rank else max(1, num_cores() // world_size)
@@ -91,9 +93,16 @@ class LocalBackend:
         self._by_process: dict[int, _Running] = {}
         self._reports: deque[Report] = deque()
         self._selector = selectors.DefaultSelector()
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ)
         self._server: ServerProcess | None = None
         self._is_closed = False
         self._running_server()  # it imports while the driver prepares the first trial
+
+    @property
+    def shared_slots(self) -> SharedSlots:
+        return SharedSlots(key="this machine", size=self._assignment_size, wake=self._wake)
 
     def submit(self, assignment: Assignment) -> None:
         self._waiting.append(assignment)
@@ -102,15 +111,19 @@ class LocalBackend:
     def wait(self, timeout: float) -> Report | None:
         deadline = time.monotonic() + timeout
         while True:
+            is_woken = False
             for key, _ in self._selector.select(max(0.0, deadline - time.monotonic())):
-                if key.data is not None:
+                if key.fileobj is self._woken:
+                    self._woken.recv(2**10)
+                    is_woken = True
+                elif key.data is not None:
                     self._read_answer(key.data)
                 else:
                     self._note_end(self._running_server().next_ended())
             self._start_waiting()
             if self._reports:
                 return self._reports.popleft()
-            if time.monotonic() >= deadline:
+            if is_woken or time.monotonic() >= deadline:
                 return None
 
     def cancel(self, trial_id: int, fold: int | None = None) -> None:
@@ -131,7 +144,20 @@ class LocalBackend:
         for collection in (self._waiting, self._running, self._by_process, self._reports):
             collection.clear()
         self._selector.close()
+        self._waker.close()
+        self._woken.close()
         self._program.close()
+
+    def _assignment_size(self) -> Fraction:
+        """The size of an assignment as a fraction of all cores, or of all GPUs."""
+        if self._gpus_per_rank:
+            return Fraction(1, self.num_slots)
+        return min(Fraction(1), Fraction(self._world_size, num_cores()))
+
+    def _wake(self) -> None:
+        # The pipe may be full, so the thread is awake already, or closed.
+        with contextlib.suppress(OSError):
+            self._waker.send(b".")
 
     def _running_server(self) -> ServerProcess:
         if self._server is None:

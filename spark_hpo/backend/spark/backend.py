@@ -10,10 +10,11 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
+from fractions import Fraction
 from functools import partial
 from threading import Thread
 
-from spark_hpo.backend.base import RankFunction, merge_reports
+from spark_hpo.backend.base import RankFunction, SharedSlots, merge_reports
 from spark_hpo.backend.machine_gpus import GpuDealer, WaitingDealer, find_gpus
 from spark_hpo.backend.spark.cluster import Cluster, is_local
 from spark_hpo.backend.spark.gpus import gpu_profile
@@ -68,7 +69,8 @@ class SparkBackend:
             self._dealer.num_slots(self.world_size)  # raises if there are too few
         else:
             self._profile = gpu_profile(self.cluster, self.gpus_per_rank)
-        self._reports: queue.SimpleQueue[tuple[str, Report]] = queue.SimpleQueue()
+        # None wakes the thread that waits.
+        self._reports: queue.SimpleQueue[tuple[str, Report] | None] = queue.SimpleQueue()
         self._in_flight: dict[AssignmentKey, _Job] = {}
         self._wait_for_slot()
 
@@ -79,6 +81,14 @@ class SparkBackend:
             return min(slots, self._dealer.num_slots(self.world_size))
         # Only a waiting task makes Spark ask for another executor, even for the first.
         return slots + 1 if self.cluster.can_grow() else slots
+
+    @property
+    def shared_slots(self) -> SharedSlots:
+        return SharedSlots(
+            key=f"Spark application {self.cluster.setting('spark.app.id')}",
+            size=self._assignment_size,
+            wake=partial(self._reports.put, None),
+        )
 
     def submit(self, assignment: Assignment) -> None:
         tag = f"spark_hpo-{assignment.trial_id}-{uuid.uuid4().hex[:8]}"
@@ -91,9 +101,12 @@ class SparkBackend:
         deadline = time.monotonic() + timeout
         while True:
             try:
-                tag, report = self._reports.get(timeout=max(0.0, deadline - time.monotonic()))
+                arrived = self._reports.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 return None
+            if arrived is None:
+                return None
+            tag, report = arrived
             job = self._in_flight.get(report.key)
             if job is not None and job.tag == tag:  # otherwise the job was cancelled
                 del self._in_flight[report.key]
@@ -116,6 +129,15 @@ class SparkBackend:
         self.cluster.cancel(self._tag)
         while self.cluster.running_jobs(self._tag) and time.monotonic() < deadline:
             time.sleep(_ENDED_POLL_S)
+
+    def _assignment_size(self) -> Fraction:
+        """The size of an assignment as a fraction of all task slots, or of all GPUs."""
+        if self._dealer is not None:
+            return Fraction(1, max(1, self.num_slots))
+        tasks = self.cluster.num_task_slots(self._profile)
+        if self.cluster.can_grow():
+            tasks += self.world_size
+        return Fraction(self.world_size, max(1, tasks))
 
     def _wait_for_slot(self) -> None:
         """Wait for executors, which register one by one some seconds after the session has started."""
