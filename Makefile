@@ -7,6 +7,8 @@ BIN := .venv/bin
 export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 unexport SPARK_HOME
+# Without it, each of the hundreds of processes of the tests would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup tune test test-fast test-slow test-faults test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict bench-checkpoint bench-tabular bench-hypergradient test-modern test-spark35 test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.class_archive import java_options
+from tests.support.mlflow_database import write_database
 
 # A shared machine may be slow, so no example has a deadline.
 _COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -72,6 +74,28 @@ _SLOW = (
 )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without garbage collections, and keep all that was imported out of later ones."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Ignore the files of which `make test` or `make test-slow` runs no test: imports take seconds."""
+    selected = config.option.markexpr
+    if selected not in ("slow", "not slow") or not collection_path.name.startswith("test_"):
+        return None
+    is_slow = collection_path in [ROOT / "tests" / name for name in _SLOW]
+    if selected == "not slow":
+        return is_slow or None
+    return None if is_slow or "mark.slow" in collection_path.read_text() else True
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the files above, and as medium what needs a JVM: `make test-fast` leaves it out."""
     medium = [ROOT / "tests" / name for name in _MEDIUM]
@@ -99,8 +123,8 @@ def _restored_logging() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database for all tests that can share one. Creating its tables takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    """A database for all tests that can share one."""
+    return write_database(tmp_path_factory.mktemp("mlflow"))
 
 
 @pytest.fixture(scope="session")

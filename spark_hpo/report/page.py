@@ -132,6 +132,7 @@ def html_of(record: StudyRecord) -> str:
     )
 
 
+@cache  # with it, the compiled template
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template_file),

@@ -21,13 +21,14 @@ from spark_hpo.objective import Mode, Objective
 from spark_hpo.porting.spark_trials import SparkTrials
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
+from tests.support.mlflow_database import write_database
 
 pytestmark = pytest.mark.spark
 
 
 @pytest.fixture(scope="module")
 def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    return write_database(tmp_path_factory.mktemp("mlflow"))
 
 
 @pytest.fixture(autouse=True)

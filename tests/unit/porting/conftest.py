@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mlflow_database import write_database
+
 
 @pytest.fixture(scope="session")
 def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all studies, because creating one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    """One database for all studies."""
+    return write_database(tmp_path_factory.mktemp("mlflow"))
 
 
 @pytest.fixture(autouse=True)
