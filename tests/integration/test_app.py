@@ -14,14 +14,12 @@ from mlflow import MlflowClient
 from spark_hpo.driver.result import Result
 from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError
-from tests.support.mlflow_database import write_database
 from tests.support.tables import clusters_study, write_clusters
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_clusters(tmp_path / "table")
-    write_database(tmp_path)
     return tmp_path
 
 
@@ -39,18 +37,6 @@ def test_run_study_accepts_a_hyperopt_space(folder: Path) -> None:
     assert again.study.progress.run == 0
     with pytest.raises(ConfigError, match="space"):
         run_study(clusters_study(folder, space={}), space={**space, "dropout": hp.uniform("dropout", 0, 0.9)})
-
-
-@pytest.mark.parametrize("scheduler", ["full", "successive_halving", "hyperband"])
-@pytest.mark.parametrize("sampler", ["random", "grid", "tpe"])
-def test_run_study_trains_the_best_trial_fully_with_every_method(
-    folder: Path, sampler: str, scheduler: str
-) -> None:
-    search = {"sampler": sampler, "scheduler": scheduler, "max_resource": 3}
-    result = run_study(clusters_study(folder, search=search))
-    assert result.stopped_by == "trials"
-    assert any(trial.resource == 3 for trial in result.journal.trials.values())
-    assert result.test["accuracy"] > 0.5
 
 
 def test_run_study_with_rows_as_resource_reads_a_share_in_low_rungs(folder: Path) -> None:
@@ -235,12 +221,3 @@ def test_pareto_front_of_one_objective_is_empty(folder: Path) -> None:
     result = run_study(clusters_study(folder))
     assert result.pareto_front == []
     assert "pareto_front" not in result.summary()
-
-
-@pytest.mark.parametrize("method", ["default", "bohb", "dehb", "asha", "hyperband", "pbt", "random"])
-def test_run_study_finds_a_method_by_name(folder: Path, method: str) -> None:
-    space = {"learning_rate": {"type": "loguniform", "low": 0.01, "high": 0.1}, "hidden_units": 8}
-    search: dict[str, Any] = {"method": method, "max_resource": 4}
-    result = run_study(clusters_study(folder, space=space, search=search, budget={"trials": 8}))
-    assert result.test["accuracy"] > 0.5
-    assert max(trial.resource for trial in result.journal.trials.values()) == 4

@@ -45,8 +45,7 @@ def _pinned(folder: Path) -> tuple[int, set[Any]]:
 
 # The command begins each study in a process and a JVM of its own. The runs that resume share the JVM of the
 # test: what they know of the study comes from its directory.
-@pytest.mark.parametrize("make", [MovingDelta, MovingIceberg])
-@pytest.mark.parametrize("reader", ["arrow", "petastorm"])
+@pytest.mark.parametrize(("make", "reader"), [(MovingDelta, "arrow"), (MovingIceberg, "petastorm")])
 @pytest.mark.usefixtures("spark")
 def test_make_tune_resumes_a_lake_table_at_its_version(tmp_path: Path, make: Any, reader: str) -> None:
     for package in ("deltalake", "pyiceberg", *(["petastorm"] if reader == "petastorm" else [])):

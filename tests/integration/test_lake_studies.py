@@ -21,8 +21,7 @@ from tests.support.tables import clusters_study
 pytestmark = pytest.mark.spark
 
 
-@pytest.mark.parametrize("make", [MovingDelta, MovingIceberg])
-@pytest.mark.parametrize("reader", ["arrow", "petastorm"])
+@pytest.mark.parametrize(("make", "reader"), [(MovingDelta, "petastorm"), (MovingIceberg, "arrow")])
 def test_study_resumes_at_the_version_that_it_began_with(
     spark: SparkSession, tmp_path: Path, mlflow_uri: str, make: Any, reader: str
 ) -> None:

@@ -25,6 +25,7 @@ from spark_hpo.study_dir.events import Event, EventKind
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Assignment, Split, Trial
+from tests.support.mlflow_database import write_database
 
 TASK = Path(__file__).parents[1] / "support/traced_task.py"
 SPACE = {
@@ -107,6 +108,7 @@ class Cluster:
         self.spark = spark
         self.folder = folder
         self._finished: dict[str, Finished] = {}
+        self.tracking_uri = write_database(folder)
         digits(spark, str(folder / "digits"))
 
     def study(self, name: str) -> Finished:
@@ -144,7 +146,7 @@ class Cluster:
             "budget": {"trials": NUM_TRIALS.get(sampler, 6)},
             # One after another, a study repeats digit for digit: the same members are replaced each time.
             "resources": {"max_concurrent": 1 if scheduler == "population_based" else None},
-            "mlflow": {"tracking_uri": f"sqlite:///{self.folder}/mlflow.db"},
+            "mlflow": {"tracking_uri": self.tracking_uri},
         }
         return build_config(record, place="test")
 

@@ -161,7 +161,7 @@ def test_predict_forecasts_once_for_each_series_of_steps(spark: Any, tmp_path: P
         predict_table(spark, ModelFolder(model=tmp_path / "model"), input=past, output=str(tmp_path / "no"))
 
 
-def test_study_forms_the_windows_of_its_table(spark: Any, tmp_path: Path) -> None:
+def test_study_forms_the_windows_of_its_table(spark: Any, tmp_path: Path, mlflow_uri: str) -> None:
     source = write_steps(tmp_path / "steps.csv")
     result = tune(
         "forecast",
@@ -175,7 +175,7 @@ def test_study_forms_the_windows_of_its_table(spark: Any, tmp_path: Path) -> Non
         backend="inline",
         spark=spark,
         storage=str(tmp_path / "study"),
-        mlflow={"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"},
+        mlflow={"tracking_uri": mlflow_uri},
     )
     assert read_schema(str(tmp_path / "study" / "table")).windows is not None
     assert result.best_trial.metrics["naive_scaled_error"] > 0

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.data.schema import ColumnKind, Feature, Label, TableSchema
+from tests.support.mlflow_database import write_database
 
 CLUSTERS = TableSchema(
     features=(
@@ -26,8 +27,11 @@ def clusters_study(folder: Path, **changes: Any) -> StudyConfig:
     """Return a small inline study of the table that `write_clusters` writes to `folder/table`.
 
     Args:
+        folder: receives an MLflow database, unless it has one or `changes` name another.
         changes: sections that replace the default ones.
     """
+    if "mlflow" not in changes and folder.is_dir() and not (folder / "mlflow.db").exists():
+        write_database(folder)
     record: dict[str, Any] = {
         "name": "clusters",
         "study_dir": str(folder / "study"),

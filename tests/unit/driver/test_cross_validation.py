@@ -30,6 +30,7 @@ from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.context import TrainContext
 from spark_hpo.train.predictor import Predictor
 from spark_hpo.trial import Split
+from tests.support.mlflow_database import write_database
 from tests.support.tables import clusters_study, write_clusters
 
 FOLDS = {"resource": "folds", "max_resource": 3, "epochs": 2, "scheduler": "full"}
@@ -252,7 +253,7 @@ def test_tune_with_folds_cross_validates_like_a_study_file(tmp_path: Path) -> No
         trials=1,
         storage=tmp_path / "study",
         backend="inline",
-        mlflow={"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"},
+        mlflow={"tracking_uri": write_database(tmp_path)},
     )
     of_file = folds_study(tmp_path, data={"path": "t", "folds": 3}, search={"max_resource": 2})
     assert result.config.search == of_file.search

@@ -32,8 +32,7 @@ WHERE = {
 }
 
 
-@pytest.mark.parametrize("make", [MovingDelta, MovingIceberg])
-@pytest.mark.parametrize("reader", ["arrow", "petastorm"])
+@pytest.mark.parametrize(("make", "reader"), [(MovingDelta, "petastorm"), (MovingIceberg, "arrow")])
 def test_study_resumes_at_its_version_and_names_one_that_is_gone(
     tmp_path: Path, make: Any, reader: str
 ) -> None:
