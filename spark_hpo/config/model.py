@@ -24,6 +24,7 @@ from spark_hpo.config.data import DataConfig
 from spark_hpo.config.learn import check_training
 from spark_hpo.config.limits import BudgetConfig, StoppingConfig
 from spark_hpo.config.messages import as_config_error, mistake, section_of
+from spark_hpo.config.notify import NotifyConfig
 from spark_hpo.config.objective import ObjectiveConfig
 from spark_hpo.config.resources import ResourcesConfig
 from spark_hpo.config.search import SearchConfig
@@ -93,6 +94,8 @@ class StudyConfig(Section):
     spark: dict[str, str] = {}
     """Spark settings, used if the study has to start a session."""
     mlflow: MlflowConfig = MlflowConfig()
+    notify: NotifyConfig | None = None
+    """Messages to a webhook. Without this section, there are none."""
 
     _source: str = PrivateAttr(default="study")
 

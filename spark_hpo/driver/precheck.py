@@ -19,6 +19,7 @@ from spark_hpo.data.readers.reader import ReaderName, resolve_reader
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.data.table import read_schema
 from spark_hpo.driver.build_search import build_search
+from spark_hpo.driver.notifications import check_notify
 from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
 from spark_hpo.driver.weights import check_weights, with_extra_labels
 from spark_hpo.errors import ConfigError, closest, located, suggestion, within
@@ -78,6 +79,7 @@ def check_settings(config: StudyConfig, space: object = None) -> Space:
         parsed = parsed.constrained(config.search.constraints)
     _check_space(space if isinstance(space, Mapping) else config.space, parsed)
     _check_paths(config)
+    check_notify(config.notify)
     several = config.data is not None and config.data.may_have_several_labels
     names = known_among(config.training.metrics) if several else ALL_NAMES
     _check_names(config.training.metrics, {*names, *ALL_NAMES}, "is not a metric of torchmetrics")

@@ -27,6 +27,7 @@ from spark_hpo.driver.build import (
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.earlier_studies import keep_earlier_trials, read_earlier_trials
 from spark_hpo.driver.interrupt import Interrupt
+from spark_hpo.driver.notifications import Notifications
 from spark_hpo.driver.plan import StudyPlan, check_table, plan_study
 from spark_hpo.driver.provenance import provenance
 from spark_hpo.driver.publish import finish_runs, load_best, publish_model, record_constant_answer
@@ -117,6 +118,8 @@ def run_study(
         has_table = config.data is None or is_ready(config, known)
         table = build_table(config, plan.transforms) if has_table else None
         check_table(plan, table)
+        if config.notify is not None:
+            callbacks = (*callbacks, stack.enter_context(Notifications(config)))
         journal = stack.enter_context(Journal.open(storage, plan.objective, driver=provenance()))
         stack.enter_context(_interruptible(journal))
         definition = _define(plan, journal, resume)

@@ -48,7 +48,7 @@ def test_copy_has_what_the_users_code_imports(tmp_path: Path) -> None:
     assert {"search/space/space", "train/tasks/sequence"} <= found
 
 
-def test_possible_modules_of_a_pickle_are_those_of_globals_and_of_imports_in_functions() -> None:
+def test_possible_modules_are_those_of_globals_and_of_imports_in_functions() -> None:
     program = (
         "from spark_hpo.objective import Objective\n"
         "def build():\n"
