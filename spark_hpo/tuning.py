@@ -142,7 +142,8 @@ def tune(
     if isinstance(spark, Mapping):
         settings["spark"] = dict(spark)
     name = name or _name_of(task)
-    if storage is None and settings.get("backend") != "inline" and is_on_a_cluster(session):
+    in_this_process = settings.get("backend") in ("inline", "driver")
+    if storage is None and not in_this_process and is_on_a_cluster(session):
         raise ConfigError(
             f"{PLACE}: storage is missing, and executors on other machines cannot reach studies/{name} on "
             "this one. Pass a location that all machines reach, such as "

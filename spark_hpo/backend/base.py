@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from spark_hpo.trial import Assignment, FailureKind, Report
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +109,30 @@ class BarrierContext:
     gather: Callable[[str], Sequence[str]]  # waits for all ranks, and returns their texts by rank
 
 
+class Frames(Protocol):
+    """DataFrames that the trials of a study share."""
+
+    def get(self, name: str, make: Callable[[], DataFrame]) -> DataFrame:
+        """The DataFrame of this name, which is made and cached at the first call."""
+        ...
+
+    def fold(
+        self, frame: DataFrame, number: int | None, count: int, *, seed: int
+    ) -> tuple[DataFrame, DataFrame]:
+        """The training and the held-out rows of a fold, 1 to `count`; None: all rows, twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverContext:
+    """What an assignment may use that runs in a thread of the driver. Never leaves this process."""
+
+    spark: SparkSession
+    num_slots: int  # task slots that are reserved for the assignment
+    frames: Frames
+    is_cancelled: Callable[[], bool]
+
+
 class RankFunction(Protocol):
     """Runs one rank of an assignment, on any machine. Never raises."""
 
@@ -117,11 +144,13 @@ class RankFunction(Protocol):
         world_size: int,
         gpus: Sequence[int] = (),
         barrier: BarrierContext | None = None,
+        driver: DriverContext | None = None,
     ) -> Report:
         """
         Args:
             gpus: N of each `cuda:N` assigned to this rank; empty: the rank uses the CPU.
             barrier: for the rendezvous of the ranks, when the driver serves no rendezvous store.
+            driver: of a rank that runs in a thread of the driver; None: it has a process of its own.
         """
         ...
 

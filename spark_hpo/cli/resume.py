@@ -47,7 +47,7 @@ def command(study: str, overrides: tuple[str, ...], sync: bool, as_json: bool, l
     if not sync:
         check_study(config, space=space)
     config = with_backend(config)
-    if config.backend == "spark" and not sync:
+    if config.needs_spark and not sync:
         start_jvm(config.spark, is_databricks=is_runtime())
     from spark_hpo.cli.driver import drive, write_missing  # importing these takes as long as starting a JVM
 

@@ -55,7 +55,7 @@ def command(
     study = with_backend(load_config(config, overrides))
     if not sync:
         check_study(study)
-    if study.backend == "spark" and not sync:
+    if study.needs_spark and not sync:
         start_jvm(study.spark, is_databricks=is_runtime())
     from spark_hpo.cli.driver import drive, write_missing  # importing these takes as long as starting a JVM
 

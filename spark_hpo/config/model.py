@@ -86,10 +86,11 @@ class StudyConfig(Section):
     budget: BudgetConfig
     stopping: StoppingConfig = StoppingConfig()
     training: TrainingConfig = TrainingConfig()
-    backend: Literal["auto", "spark", "local", "inline"] = "spark"
-    """Where trials run: `spark`; `local`, in processes of this machine, without Spark or Java; `auto`,
-    which is `spark` where a session runs or a cluster is named, else `local`; `inline`, one after the other
-    in the driver, for debugging."""
+    backend: Literal["auto", "spark", "driver", "local", "inline"] = "spark"
+    """Where trials run: `spark`; `driver`, in threads of the driver, for training functions that run Spark
+    jobs of their own (`docs/spark-ml.md`); `local`, in processes of this machine, without Spark or Java;
+    `auto`, which is `spark` where a session runs or a cluster is named, else `local`; `inline`, one after the
+    other in the driver, for debugging."""
     resources: ResourcesConfig = ResourcesConfig()
     spark: dict[str, str] = {}
     """Spark settings, used if the study has to start a session."""
@@ -126,6 +127,11 @@ class StudyConfig(Section):
     def __eq__(self, other: object) -> bool:
         """Compare settings; where they were written does not matter."""
         return isinstance(other, StudyConfig) and self.model_dump() == other.model_dump()
+
+    @property
+    def needs_spark(self) -> bool:
+        """True if trials run on a Spark session."""
+        return self.backend in ("spark", "driver")
 
     @property
     def source(self) -> str:
@@ -182,13 +188,30 @@ class StudyConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _inline_has_one_rank(self) -> StudyConfig:
-        if self.backend == "inline" and self.resources.world_size != 1:
+    def _resources_fit_the_backend(self) -> StudyConfig:
+        resources, is_driver = self.resources, self.backend == "driver"
+        if self.backend in ("inline", "driver") and resources.world_size != 1:
+            slots = ", or resources.slots_per_trial for the task slots of a trial" if is_driver else ""
             raise mistake(
-                "must be 1 with backend: inline",
+                f"must be 1 with backend: {self.backend}",
                 key="resources.world_size",
-                value=self.resources.world_size,
-                cure="Set resources.world_size: 1 or backend: spark",
+                value=resources.world_size,
+                cure=f"Set resources.world_size: 1 or backend: spark{slots}",
+            )
+        if is_driver and resources.gpus_per_rank:
+            raise mistake(
+                "must be 0 with backend: driver, because trials run in the driver, and their Spark jobs get "
+                "GPUs by Spark's own settings",
+                key="resources.gpus_per_rank",
+                value=resources.gpus_per_rank,
+                cure="Remove it, and set spark.task.resource.gpu.amount",
+            )
+        if resources.slots_per_trial != 1 and not is_driver:
+            raise mistake(
+                "applies to backend: driver only",
+                key="resources.slots_per_trial",
+                value=resources.slots_per_trial,
+                cure="Remove it, or use resources.world_size for the ranks of a trial",
             )
         return self
 

@@ -21,12 +21,19 @@ class ResourcesConfig(Section):
     """How the ranks of a trial find each other: `driver`, through a store in the driver, is a second faster;
     `spark`, through Spark, works where executors cannot reach the driver. `auto`: `driver`, or `spark` with
     Spark Connect."""
+    slots_per_trial: PositiveInt = 1
+    """With `backend: driver`: task slots that are reserved for one trial. Set it to the number of tasks of
+    its barrier jobs, such as `num_workers` of XGBoost, so that trials that run at once never wait for each
+    other."""
     max_concurrent: PositiveInt | None = None
-    """Trials that run at the same time. Default: as many as the cluster has room for. With 1, and the same
-    seed, a study is repeatable digit for digit."""
+    """Trials that run at the same time. Default: as many as the cluster has room for; with
+    `backend: driver`, at most 10. With 1, and the same seed, a study is repeatable digit for digit."""
     share: PositiveNumber = 1.0
     """Weight of this study when several studies of one process use the same Spark application, or this
     machine: a study with 2 gets twice the slots of a study with 1. Each also gets what others leave."""
+    trial_timeout_s: PositiveNumber | None = None
+    """Seconds that a trial may take to its next rung, or for one fold. After that it is cancelled, and has
+    failed. Default: no limit."""
     rank_timeout_s: PositiveNumber = 300.0
     """Seconds for the ranks of a trial to find each other, and for each of their steps. A rank that takes
     longer counts as stalled, and the trial is retried."""

@@ -40,10 +40,16 @@ _IDLE_S = 60  # with a shorter idle timeout, executors keep reloading torch
 def session(context: Context) -> Verdict:
     """Start Spark as the study would, or use the running session."""
     config = context.config
-    if config.backend != "spark":
+    if not config.needs_spark:
         return skip(f"backend: {config.backend} does not use Spark")
     before = context.spark or running_session()
-    spark = start_session(config.name, config.spark, timeout_s=_START_LIMIT_S, spark=context.spark)
+    spark = start_session(
+        config.name,
+        config.spark,
+        timeout_s=_START_LIMIT_S,
+        spark=context.spark,
+        trains_on_executors=config.backend == "spark",
+    )
     if before is None:
         context.cleanup.callback(spark.stop)
     context.spark, context.cluster = spark, cluster_of(spark)
@@ -77,14 +83,17 @@ def slots(context: Context) -> Verdict:
     """Count the trials that can run at once."""
     cluster, resources, budget = context.cluster, context.config.resources, context.config.budget
     deadline = time.monotonic() + (0 if is_local(cluster) else _SLOTS_LIMIT_S)
-    while (tasks := cluster.num_task_slots(None)) < resources.world_size and time.monotonic() < deadline:
+    key, unit, needed = "world_size", "ranks", resources.world_size
+    if context.config.backend == "driver":
+        key, unit, needed = "slots_per_trial", "slots", resources.slots_per_trial
+    while (tasks := cluster.num_task_slots(None)) < needed and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-    trials = tasks // resources.world_size
-    message = f"{tasks} tasks at once: {trials} trials of {resources.world_size} ranks"
+    trials = tasks // needed
+    message = f"{tasks} tasks at once: {trials} trials of {needed} {unit}"
     if not trials:
         return fail(
-            f"{message}: resources.world_size is {resources.world_size}",
-            "use fewer ranks, more executors or cores, or a smaller spark.task.cpus",
+            f"{message}: resources.{key} is {needed}",
+            f"use fewer {unit}, more executors or cores, or a smaller spark.task.cpus",
         )
     at_once = min(trials, resources.max_concurrent or trials)
     if budget.trials is not None and at_once > max(1, budget.trials // 4):
@@ -107,6 +116,8 @@ def gpus(context: Context) -> Verdict:
         if not asked:
             return skip("no GPUs requested")
         return _gpus_of_this_machine(config)
+    if config.backend == "driver":
+        return skip("trials run in the driver, and their Spark jobs get GPUs from Spark")
     if context.spark is None:
         return skip("'spark' failed")
     if asked and is_local(context.cluster):

@@ -53,7 +53,7 @@ _KNOWN_BAD = (
 def java(context: Context) -> Verdict:
     """Check that Java exists, in a version that Spark supports."""
     config = context.config
-    if config.backend != "spark":
+    if not config.needs_spark:
         return skip(f"backend: {config.backend} does not need Java")
     if context.spark is not None:
         return skip("Spark is already running")

@@ -175,6 +175,8 @@ def mlflow(context: Context) -> Verdict:
 
 def shipment(context: Context) -> Verdict:
     """Measure what is sent to executors."""
+    if context.config.backend == "driver":
+        return skip("nothing is sent, because trials run in the driver")
     sent = measure_shipment(context.plan, context.table)
     files = ", ".join(f"{name} ({size:,} bytes)" for name, size in sent.file_bytes.items())
     message = f"{sent.assignment_bytes:,} bytes with each assignment; files: {files or 'none'}"
@@ -188,7 +190,7 @@ def shipment(context: Context) -> Verdict:
 def one_step(context: Context) -> Verdict:
     """Train one batch of the first trial, and of others until each option of each choice has been tried."""
     config = context.config
-    if config.backend == "spark" and context.spark is None:
+    if config.needs_spark and context.spark is None:
         return skip("'spark' failed")
     if config.data is not None and context.table is None:
         return skip("there is no table yet")

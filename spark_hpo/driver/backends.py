@@ -49,6 +49,9 @@ def open_backend(plan: StudyPlan, spec: RankSpec, session: SparkSession | None) 
             yield stack.enter_context(closing(inline))
         elif config.backend == "local":
             yield _open_local(plan, spec, stack)
+        elif config.backend == "driver":
+            assert session is not None, "the caller has started Spark"
+            yield _open_driver(config, spec, session, stack)
         else:
             assert session is not None, "the caller has started Spark"
             yield _open_spark(plan, spec, session, stack)
@@ -71,6 +74,21 @@ def _open_local(plan: StudyPlan, spec: RankSpec, stack: ExitStack) -> Backend:
         gpus_per_rank=resources.gpus_per_rank,
         preloaded=(*_PRELOADED, *(("torchmetrics",) if spec.settings.metrics else ())),
         path=[str(code)],
+    )
+    return stack.enter_context(closing(backend))
+
+
+def _open_driver(config: StudyConfig, spec: RankSpec, session: SparkSession, stack: ExitStack) -> Backend:
+    from spark_hpo.backend.spark.driver_backend import DriverBackend
+    from spark_hpo.backend.spark.session import cluster_of
+
+    resources, cluster = config.resources, cluster_of(session)
+    backend = DriverBackend(
+        cluster,
+        partial(run_rank, spec),
+        slots_per_trial=resources.slots_per_trial,
+        slot_timeout_s=resources.slot_timeout_s,
+        **({} if resources.max_concurrent is None else {"max_threads": resources.max_concurrent}),
     )
     return stack.enter_context(closing(backend))
 

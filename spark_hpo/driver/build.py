@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RETRY_DELAY_S = 1.0
+_IN_THIS_PROCESS = ("inline", "driver")  # backends whose ranks cannot be killed when they stall
 
 
 def start_spark(config: StudyConfig, spark: SparkSession | None = None) -> SparkSession:
@@ -60,6 +61,8 @@ def start_spark(config: StudyConfig, spark: SparkSession | None = None) -> Spark
     from spark_hpo.backend.spark.session import start_session
 
     settings = dict(config.spark)
+    if config.backend == "driver":
+        return start_session(config.name, settings, spark=spark, trains_on_executors=False)
     if training_settings(config).metrics:
         # Ranks are forked from a process that has imported it, which takes seconds.
         settings.setdefault("spark.executorEnv.SPARK_HPO_PRELOAD", "torchmetrics")
@@ -94,7 +97,7 @@ def prepare_table(
             if sessions:
                 return sessions[0]
             logger.info("%s: preparing the table", data.place)
-            if config.backend == "spark":
+            if config.needs_spark:
                 sessions.append(start_spark(config, spark))
             else:
                 sessions.append(spark or stack.enter_context(own_session()))
@@ -108,7 +111,7 @@ def prepare_table(
                 prepared = prepare(data.prepare.source, data.path, data.prepare.options(), start)
             if prepared.fresh:
                 logger.info("%s: prepared %d rows", data.path, sum(prepared.rows.values()))
-        return sessions[0] if sessions and config.backend == "spark" else None
+        return sessions[0] if sessions and config.needs_spark else None
 
 
 def build_table(config: StudyConfig, transforms: Mapping[str, str]) -> Table | None:
@@ -205,7 +208,7 @@ def build_rank_spec(plan: StudyPlan, table: Table | None, storage: Storage, stud
         parts=search.parts,
         folds=CrossValidation(folds=search.max_resource, epochs=search.epochs) if search.has_folds else None,
         node_cache=node_cache(config),
-        rank_timeout_s=None if config.backend == "inline" else config.resources.rank_timeout_s,
+        rank_timeout_s=None if config.backend in _IN_THIS_PROCESS else config.resources.rank_timeout_s,
     )
 
 
@@ -232,7 +235,7 @@ def build_dispatch_policy(
     """
     resources, stopping, data = config.resources, config.stopping, config.data
     supervisor = None
-    if config.backend != "inline":
+    if config.backend not in _IN_THIS_PROCESS:
         supervisor = Supervisor(
             storage, rank_timeout_s=resources.rank_timeout_s, start_timeout_s=resources.slot_timeout_s
         )
@@ -240,6 +243,7 @@ def build_dispatch_policy(
     return DispatchPolicy(
         max_concurrent=resources.max_concurrent,
         share=share,
+        trial_timeout_s=resources.trial_timeout_s,
         slot_timeout_s=resources.slot_timeout_s,
         failures=FailurePolicy(
             max_infra_retries=resources.max_infra_retries,

@@ -61,6 +61,13 @@ def plan_study(config: StudyConfig, *, task: Trainable | None = None, space: obj
             value=list(config.training.metrics),
             cure="Remove it",
         )
+    if config.backend == "driver" and is_task(code.trainable):
+        raise ConfigError(
+            "is for training functions that run Spark jobs, but the task is a task class",
+            key="backend",
+            value="driver",
+            cure="Set backend: spark",
+        )
     if config.data is None and is_task(code.trainable):
         raise ConfigError("is missing; only a training function can do without a table", key="data")
     if config.search.learn:

@@ -172,7 +172,7 @@ def run_first_step(
     )
     with ExitStack() as stack:
         stack.callback(scratch.remove)
-        session = start_spark(config, spark) if config.backend == "spark" else None
+        session = start_spark(config, spark) if config.needs_spark else None
         backend = stack.enter_context(open_backend(plan, spec, session))
         backend.submit(first)
         report = backend.wait(timeout_s)

@@ -131,7 +131,7 @@ def run_study(
             table = build_table(config, plan.transforms)
             check_table(plan, table)
         definition = _complete(definition, plan, journal, table)
-        if config.backend == "spark":
+        if config.needs_spark:
             session = session or start_spark(config, spark)  # executors warm up while MLflow is contacted
         if has_table and config.data is not None:
             keep_snapshot(config, session or spark, frame)
@@ -149,7 +149,7 @@ def run_study(
             best = study.best
             assert best is not None, "run raises when no trial has succeeded"
             record_constant_answer(plan, table, best, study.excluded_files)
-            best, tested, test_error = _complete_best(study, best, test=test)
+            best, tested, test_error = _complete_best(plan, study, best, test=test)
             model, is_published = _publish(plan, table, tracker, best, tested, test_error)
             journal.closed(stopped_by)
         is_complete = finish_runs(tracker, journal, RunStatus.FINISHED, best=best, test=tested)
@@ -236,7 +236,9 @@ def _build_study(
     )
 
 
-def _complete_best(study: Study, best: Trial, *, test: bool) -> tuple[Trial, dict[str, float], str | None]:
+def _complete_best(
+    plan: StudyPlan, study: Study, best: Trial, *, test: bool
+) -> tuple[Trial, dict[str, float], str | None]:
     """Train the final model, after a cross-validation, and evaluate the model on the test split.
 
     Returns:
@@ -245,6 +247,8 @@ def _complete_best(study: Study, best: Trial, *, test: bool) -> tuple[Trial, dic
     step = "trained on all training rows"
     try:
         best = study.train_final(best)
+        if plan.config.backend == "driver" and best.checkpoint is None:
+            test = False  # there is no model to evaluate, and training takes the whole cluster
         step = "evaluated on the test split"
         return best, study.test(best) if test else {}, None
     except (TrialError, DataError) as exc:

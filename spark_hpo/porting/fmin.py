@@ -82,14 +82,17 @@ def fmin(
         max_evals: the number of trials, including those in `trials` but not `points_to_evaluate`.
         timeout: seconds after which no new trial starts; running trials are finished.
         loss_threshold: the search ends when a trial has a loss below this.
-        trials: a hyperopt Trials or a SparkTrials, which is updated as trials end.
+        trials: a hyperopt Trials or a SparkTrials, which is updated as trials end. With a Trials, `fn` runs in
+            this process, one call at a time unless `parallelism` says more, and may use Spark itself. With a
+            SparkTrials, or None, each trial is a Spark job.
         rstate: a numpy generator or an integer. A study that is resumed keeps its seed.
         catch_eval_exceptions: has no effect: as with SparkTrials, a trial that raises is a failed trial.
         return_argmin: True: return the best values by label, as for `space_eval`; False: return the point.
         points_to_evaluate: values by label, of trials that run before all others.
         show_progressbar: a bool, or a context manager as in `hyperopt.progress`.
         early_stop_fn: called after each trial that has a loss: `(trials, *state) -> (stop, state)`.
-        parallelism: the largest number of trials at a time; None: as many as the cluster has slots for.
+        parallelism: the largest number of trials at a time; None: as many as the cluster has slots for, or 1
+            with a Trials.
         name: of the study and its MLflow experiment; None: the name of the function.
         storage: the study directory: a path or URL that the driver can reach. The same call with the same
             storage resumes the study. None: a new directory in `studies/`.
@@ -121,6 +124,11 @@ def fmin(
         )
     if isinstance(space, str) and space == "annotated":
         fn, space = _annotated(fn)
+    if isinstance(trials, Trials) and not hasattr(trials, "parallelism"):
+        # hyperopt's own: fn may use DataFrames and estimators of Spark, which no executor can.
+        sections = {"backend": "driver", **sections}
+        if sections["backend"] == "driver":
+            parallelism = parallelism or 1
     trials = Trials() if trials is None else trials
     parallelism = parallelism or getattr(trials, "parallelism", None)
     timeout = getattr(trials, "timeout", None) or timeout

@@ -14,7 +14,7 @@ from spark_hpo.study.failures import FailurePolicy, Failures
 from spark_hpo.study.supervision import Supervisor
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.trial import Assignment, Failure, FailureKind, Report
+from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ class DispatchPolicy:
 
     max_concurrent: int | None = None  # trials at once; None: as many as there are slots
     share: Share = field(default_factory=Unshared)  # of the slots, if other studies use them too
+    trial_timeout_s: float | None = None  # of one attempt; None: no limit
     slot_timeout_s: float = 600.0  # how long to wait while nothing runs because no slot is free
     failures: FailurePolicy = field(default_factory=FailurePolicy)
     supervisor: Supervisor | None = None  # detects stalled assignments; None: none is given up
@@ -60,7 +61,8 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         self._waiting: list[_Waiting] = []
-        self._given_up: deque[Report] = deque()  # reports of stalled assignments
+        self._given_up: deque[Report] = deque()  # reports of stalled and overdue assignments
+        self._started: dict[AssignmentKey, float] = {}  # on the study's clock
 
     @property
     def waiting(self) -> Sequence[Assignment]:
@@ -93,6 +95,7 @@ class Dispatcher:
 
     def start(self, assignment: Assignment) -> None:
         self.attempts.begin(assignment)
+        self._started[assignment.key] = self.clock()
         self.backend.submit(assignment)
 
     def start_waiting(self) -> Assignment | None:
@@ -193,20 +196,30 @@ class Dispatcher:
             logger.warning("%s: stack traces of its ranks:\n%s", assignment, stacks)
 
     def _give_up_stalled(self, report: Report | None) -> None:
-        """Cancel stalled assignments, however many reports of other assignments come in.
+        """Cancel stalled and overdue assignments, however many reports of other assignments come in.
 
         Args:
             report: that has just come; its assignment is not in flight any more.
         """
-        supervisor = self.policy.supervisor
-        if supervisor is None:
-            return
         ended = None if report is None else report.key
         running = [a for a in self.attempts.running.values() if a.key != ended]
-        for assignment, reason in supervisor.stalled(running):
-            self.backend.cancel(*assignment.key)
-            failure = Failure(kind=FailureKind.INFRASTRUCTURE, message=reason)
-            self._given_up.append(Report.failed(assignment, failure))
+        overdue = list(self._overdue(running))
+        for assignment in overdue:
+            reason = f"cancelled after {self.policy.trial_timeout_s:.4g} s (resources.trial_timeout_s)"
+            self._give_up(assignment, Failure(kind=FailureKind.TRIAL, message=reason))
+        if self.policy.supervisor is not None:
+            watched = [assignment for assignment in running if assignment not in overdue]
+            for assignment, reason in self.policy.supervisor.stalled(watched):
+                self._give_up(assignment, Failure(kind=FailureKind.INFRASTRUCTURE, message=reason))
+
+    def _overdue(self, running: Iterable[Assignment]) -> Iterator[Assignment]:
+        limit, now = self.policy.trial_timeout_s, self.clock()
+        if limit is not None:
+            yield from (a for a in running if now - self._started[a.key] > limit)
+
+    def _give_up(self, assignment: Assignment, failure: Failure) -> None:
+        self.backend.cancel(*assignment.key)
+        self._given_up.append(Report.failed(assignment, failure))
 
     def _next_attempt(self, assignment: Assignment) -> Assignment:
         return replace(

@@ -10,17 +10,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
+from spark_hpo.backend.base import DriverContext
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.schema import TableSchema
 from spark_hpo.errors import TrialError
 from spark_hpo.train.rank import RankSetup
+from spark_hpo.train.step_coordinator import Stopped
 from spark_hpo.train.task import Batch
 from spark_hpo.trial import Measurement, Split
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 
 class ResourceRange(NamedTuple):
@@ -62,8 +67,14 @@ class TrainContext:
             None: there are no folds, or this is the final model, whose "train" is all of these rows.
         num_folds: None: there are no folds.
         schema: the columns of the table; None: the study has no table.
-        seed: of the trial. torch, numpy and random are seeded from it before the function is called.
+        seed: of the trial. torch, numpy and random are seeded from it before the function is called, except
+            with `backend: driver`, where the trials that run share these generators.
         trial_id: of the trial.
+        spark: with `backend: driver`, the session, whose jobs belong to this trial if this thread starts
+            them. None: the function runs on an executor, which has no session.
+        num_slots: with `backend: driver`, the task slots that are reserved for this trial
+            (`resources.slots_per_trial`): the most tasks that a barrier job, such as a training of XGBoost,
+            should ask for. Otherwise 1.
         has_checkpoint: `load_checkpoint` will return a checkpoint, which has not been read yet.
         measurements: what was reported so far, including by earlier attempts.
         checkpoint: the one passed to the last `report`, or None.
@@ -94,6 +105,8 @@ class TrainContext:
         self.schema: TableSchema | None = None if setup.table is None else setup.table.schema
         self.seed = assignment.seed
         self.trial_id = assignment.trial_id
+        self.spark: SparkSession | None = None if setup.driver is None else setup.driver.spark
+        self.num_slots = 1 if setup.driver is None else setup.driver.num_slots
         self._setup = setup
         self.has_checkpoint = has_checkpoint
         self._load_checkpoint = load_checkpoint
@@ -154,6 +167,49 @@ class TrainContext:
             self._rows_trained += batches.total_rows
         return self._counted(batches)
 
+    def frame(self, name: str, make: Callable[[], DataFrame]) -> DataFrame:
+        """Return a DataFrame that all trials share, with `backend: driver`.
+
+        It is made by the first trial that asks for it, cached, and released when the study ends.
+
+            rows = ctx.frame("rows", lambda: ctx.spark.read.parquet("s3://bucket/rows"))
+
+        Args:
+            name: of the DataFrame in this study.
+            make: called at most once in each run of the driver, unless it raises.
+
+        Raises:
+            TrialError: the function does not run in the driver.
+        """
+        return self._driver("frame").frames.get(name, make)
+
+    def fold_frames(self, frame: DataFrame) -> tuple[DataFrame, DataFrame]:
+        """Return the training rows and the validation rows of this trial's fold, with `backend: driver`.
+
+        The rows are divided as pyspark.ml's CrossValidator divides them with the study's seed, cached once
+        for all folds and trials, and released when the study ends. For the final model both are all rows.
+
+        Args:
+            frame: all rows. The same object in all trials: from `ctx.frame`, or defined outside of the
+                function.
+
+        Raises:
+            TrialError: the function does not run in the driver, or the study has no folds.
+        """
+        driver = self._driver("fold_frames")
+        if self.num_folds is None:
+            raise TrialError("ctx.fold_frames: the study has no folds. Set search.resource: folds")
+        return driver.frames.fold(frame, self.fold, self.num_folds, seed=self._setup.spec.seed)
+
+    def _driver(self, method: str) -> DriverContext:
+        if self._setup.driver is None:
+            raise TrialError(f"ctx.{method}: there is no Spark session on an executor. Set backend: driver")
+        return self._setup.driver
+
+    def _check_cancelled(self) -> None:
+        if self._setup.driver is not None and self._setup.driver.is_cancelled():
+            raise Stopped
+
     def step(self, checkpoint: Callable[[], Any] | None = None) -> None:
         """Signal progress. Not needed by a function that reads its batches from `ctx.batches`.
 
@@ -169,6 +225,7 @@ class TrainContext:
         Raises:
             StorageError: the checkpoint cannot be saved.
         """
+        self._check_cancelled()
         if checkpoint is None:
             self._setup.coordinator.note_progress()
         else:
@@ -217,6 +274,7 @@ class TrainContext:
                 or, in a folder, a link to a file outside of it.
             StorageError: the checkpoint, or the one before, cannot be saved.
         """
+        self._check_cancelled()
         last = self.measurements[-1].resource if self.measurements else self.resource.start
         reached = self.resource.stop if self.is_evaluation else last + 1 if resource is None else resource
         if not self.is_evaluation and not last < reached <= self.resource.stop:

@@ -58,7 +58,8 @@ class FunctionRank:
         has_checkpoint = is_resumed or assignment.checkpoint is not None
         start = begin if has_checkpoint else 0
         start = curve[-1].resource if curve else start
-        generators.seed(assignment.seed, start or begin, setup.world.rank)
+        if setup.driver is None:  # the threads of a driver share their generators
+            generators.seed(assignment.seed, start or begin, setup.world.rank)
         return TrainContext(
             setup,
             ResourceRange(start, stop),

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from spark_hpo.backend.base import DriverContext
 from spark_hpo.data.cache.cache_folder import CacheSettings
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.table import Table
@@ -63,6 +64,7 @@ class RankSetup:
     assignment: Assignment
     world: World
     devices: Sequence[torch.device]
+    driver: DriverContext | None = None  # None: the rank has a process of its own
 
     def __post_init__(self) -> None:
         spec, assignment = self.spec, self.assignment

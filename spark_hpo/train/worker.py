@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from spark_hpo.backend.base import BarrierContext
+from spark_hpo.backend.base import BarrierContext, DriverContext
 from spark_hpo.train.function_rank import FunctionRank
 from spark_hpo.train.rank import RankSetup, RankSpec
 from spark_hpo.train.rank_failure import failure_of
@@ -27,6 +27,7 @@ def run_rank(
     world_size: int,
     gpus: Sequence[int] = (),
     barrier: BarrierContext | None = None,
+    driver: DriverContext | None = None,
 ) -> Report:
     """Run one rank of an assignment, as a `RankFunction`. The model is on the first of `gpus`.
 
@@ -48,7 +49,7 @@ def run_rank(
                 spec.rendezvous, barrier, key=key, rank=rank, size=world_size, device=devices[0]
             ) as world,
         ):
-            setup = RankSetup(spec, assignment, world, devices)
+            setup = RankSetup(spec, assignment, world, devices, driver)
             started = _rank(setup)
             watchdog.follow(lambda: started.progress)
             try:

@@ -16,7 +16,7 @@ from threading import Thread
 
 from spark_hpo.backend.base import RankFunction, SharedSlots, merge_reports
 from spark_hpo.backend.machine_gpus import GpuDealer, WaitingDealer, find_gpus
-from spark_hpo.backend.spark.cluster import Cluster, is_local
+from spark_hpo.backend.spark.cluster import Cluster, cancel_until_ended, is_local
 from spark_hpo.backend.spark.gpus import gpu_profile
 from spark_hpo.backend.spark.task import gpus_of_hand, gpus_of_spark, no_gpus, run_task
 from spark_hpo.errors import CapacityError
@@ -30,7 +30,6 @@ _SCHEMA = "report string"
 _OUT_OF_MEMORY = ("OOMKilled", "exceeding memory limits", "beyond the 'PHYSICAL' memory limit")
 _CRASHED = "Python worker exited unexpectedly"
 _CANCEL_LIMIT_S = 10.0
-_CANCEL_RETRY_S = 0.1
 _ENDED_POLL_S = 0.02
 _SLOT_POLL_S = 0.2
 _FRAMES = ("at ", "Caused by: ")
@@ -165,13 +164,7 @@ class SparkBackend:
             time.sleep(_SLOT_POLL_S)
 
     def _cancel(self, tag: str, threads: Sequence[Thread]) -> None:
-        """Cancel the jobs of a tag until their threads have ended: Spark may not know a new job yet."""
-        deadline = time.monotonic() + _CANCEL_LIMIT_S
-        while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
-            self.cluster.cancel(tag)
-            retry_at = time.monotonic() + _CANCEL_RETRY_S
-            for thread in threads:
-                thread.join(max(0.0, retry_at - time.monotonic()))
+        cancel_until_ended(self.cluster, tag, threads, limit_s=_CANCEL_LIMIT_S)
 
     @contextmanager
     def _taking_gpus(self) -> Iterator[Callable[[int], tuple[int, ...]]]:

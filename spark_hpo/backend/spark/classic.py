@@ -69,6 +69,9 @@ class ClassicCluster:
             self.spark.sparkContext.addJobTag(tag)
         self.spark.sparkContext.setJobDescription(description)
 
+    def use_pool(self, name: str) -> None:
+        self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
+
     def cancel(self, tag: str) -> None:
         # Spark may have stopped already: Ctrl-C ends the JVM of spark-submit too.
         with contextlib.suppress(Py4JError, OSError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+import time
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Thread
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from pyspark.resource import ResourceProfile
     from pyspark.sql import SparkSession
 
+_CANCEL_RETRY_S = 0.1
+_CANCEL_LATE_RETRY_S = 1.0  # of threads that have not reacted for long
 
 class Cluster(Protocol):
     """One Spark application, as seen from its driver."""
@@ -52,6 +56,10 @@ class Cluster(Protocol):
         """Tag the jobs of the calling thread for `cancel`, and describe them for Spark's web page."""
         ...
 
+    def use_pool(self, name: str) -> None:
+        """Run the jobs of the calling thread in this pool of the scheduler, where Spark lets clients choose."""
+        ...
+
     def cancel(self, tag: str) -> None:
         """Cancel the jobs with a tag. No error if there are none, or if Spark has stopped."""
         ...
@@ -82,6 +90,23 @@ def is_local(cluster: Cluster) -> bool:
     """Return whether driver and executors are one process, so the number of slots never changes."""
     master = cluster.setting("spark.master")
     return master == "local" or master.startswith("local[")
+
+
+def cancel_until_ended(
+    cluster: Cluster, tag: str, threads: Sequence[Thread], *, limit_s: float | None
+) -> None:
+    """Cancel the jobs of a tag again and again, until their threads have ended: they may start new jobs.
+
+    Args:
+        threads: that run the jobs.
+        limit_s: after which threads are left alone; None: no limit.
+    """
+    deadline = math.inf if limit_s is None else time.monotonic() + limit_s
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
+        cluster.cancel(tag)
+        retry_at = time.monotonic() + (_CANCEL_RETRY_S if limit_s is not None else _CANCEL_LATE_RETRY_S)
+        for thread in threads:
+            thread.join(max(0.0, retry_at - time.monotonic()))
 
 
 def first_line(exc: Exception) -> str:

@@ -87,6 +87,9 @@ class ConnectCluster:
         for tag in tags:
             self.spark.addTag(tag)
 
+    def use_pool(self, name: str) -> None:
+        """Do nothing: a client of a server cannot choose pools."""
+
     def cancel(self, tag: str) -> None:
         with contextlib.suppress(PySparkException, OSError):
             self.spark.interruptTag(tag)

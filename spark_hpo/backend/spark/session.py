@@ -37,6 +37,7 @@ _ANSWER_LIMIT_S = 60.0  # of a Connect server
 _WARM_UP_LIMIT_S = 60.0
 _JVM_LIMIT_S = 20.0  # for the JVM to start, when the driver ends at once
 
+_QUIET = {"spark.ui.showConsoleProgress": "false", "spark.log.level": "WARN"}
 DEFAULTS = {
     # Workers are forked from a process that has loaded torch, and each serves one rank only.
     _DAEMON: _OURS,
@@ -44,22 +45,35 @@ DEFAULTS = {
     # The study retries; a retry by Spark would run an assignment twice.
     "spark.task.maxFailures": "1",
     "spark.sql.shuffle.partitions": "8",  # for the preparation of small tables; large ones set their own
-    "spark.ui.showConsoleProgress": "false",
-    "spark.log.level": "WARN",
+    **_QUIET,
+}
+# Of a session whose jobs are those of the trials' own code: Spark's settings, except for these.
+DRIVER_DEFAULTS = {
+    "spark.scheduler.mode": "FAIR",
+    # A barrier job that never fits fails after 30 s, not after 10 minutes.
+    "spark.scheduler.barrier.maxConcurrentTasksCheck.maxFailures": "2",
+    **_QUIET,
 }
 
 
 def start_session(
-    name: str, settings: Mapping[str, str], *, timeout_s: float = 600.0, spark: SparkSession | None = None
+    name: str,
+    settings: Mapping[str, str],
+    *,
+    timeout_s: float = 600.0,
+    spark: SparkSession | None = None,
+    trains_on_executors: bool = True,
 ) -> SparkSession:
     """Return the running session or start one, on Connect if `spark.remote` or SPARK_REMOTE is set.
 
-    Arguments of `spark-submit` override `settings`, and those override `DEFAULTS`. The default master is
-    `local[*]`. Executors that lack this package receive it.
+    Arguments of `spark-submit` override `settings`, and those override `DEFAULTS` or `DRIVER_DEFAULTS`. The
+    default master is `local[*]`. Executors that lack this package receive it.
 
     Args:
         timeout_s: for the first executor to register.
         spark: the session to use; its settings are not changed.
+        trains_on_executors: False: executors run only the jobs of trials that are in the driver, so they need
+            neither torch nor this package.
 
     Raises:
         BackendError: Python does not start on the executors, or lacks torch or pyarrow.
@@ -78,11 +92,12 @@ def start_session(
         from spark_hpo.backend.spark.start_errors import explained_start  # needs py4j
 
         with explained_start():
-            conf = _configuration(name, settings)
+            defaults = DEFAULTS if trains_on_executors else DRIVER_DEFAULTS
+            conf = _configuration(name, {**defaults, **settings})
             spark = SparkSession.builder.config(conf=conf).getOrCreate()
-        if is_local(cluster_of(spark)):
+        if trains_on_executors and is_local(cluster_of(spark)):
             _warm_up(cluster_of(spark))
-    if is_local(cluster_of(spark)) and not is_connect(spark):
+    if not trains_on_executors or (is_local(cluster_of(spark)) and not is_connect(spark)):
         return spark
     try:
         missing = _missing_on_executors(cluster_of(spark), timeout_s)
@@ -182,7 +197,7 @@ def _configuration(name: str, settings: Mapping[str, str]) -> SparkConf:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     SparkContext._ensure_initialized()  # so that SparkConf sees what spark-submit was given
     conf = SparkConf()
-    wanted = {**DEFAULTS, "spark.app.name": name, **settings}
+    wanted = {"spark.app.name": name, **settings}
     for key, value in _FILLED_IN.items():
         if conf.get(key) == value:
             conf.set(key, wanted.get(key, value))
