@@ -88,7 +88,7 @@ def _open_driver(config: StudyConfig, spec: RankSpec, session: SparkSession, sta
         partial(run_rank, spec),
         slots_per_trial=resources.slots_per_trial,
         slot_timeout_s=resources.slot_timeout_s,
-        **({} if resources.max_concurrent is None else {"max_threads": resources.max_concurrent}),
+        max_threads=resources.max_concurrent,
     )
     return stack.enter_context(closing(backend))
 

@@ -82,9 +82,9 @@ def fmin(
         max_evals: the number of trials, including those in `trials` but not `points_to_evaluate`.
         timeout: seconds after which no new trial starts; running trials are finished.
         loss_threshold: the search ends when a trial has a loss below this.
-        trials: a hyperopt Trials or a SparkTrials, which is updated as trials end. With a Trials, `fn` runs in
-            this process, one call at a time unless `parallelism` says more, and may use Spark itself. With a
-            SparkTrials, or None, each trial is a Spark job.
+        trials: a hyperopt Trials or a SparkTrials, which is updated as trials end. With a Trials, `fn` runs
+            in this process, one call at a time unless `parallelism` says more, and may use Spark itself. With
+            a SparkTrials, or None, each trial is a Spark job.
         rstate: a numpy generator or an integer. A study that is resumed keeps its seed.
         catch_eval_exceptions: has no effect: as with SparkTrials, a trial that raises is a failed trial.
         return_argmin: True: return the best values by label, as for `space_eval`; False: return the point.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _CANCEL_RETRY_S = 0.1
 _CANCEL_LATE_RETRY_S = 1.0  # of threads that have not reacted for long
 
+
 class Cluster(Protocol):
     """One Spark application, as seen from its driver."""
 
@@ -57,7 +58,7 @@ class Cluster(Protocol):
         ...
 
     def use_pool(self, name: str) -> None:
-        """Run the jobs of the calling thread in this pool of the scheduler, where Spark lets clients choose."""
+        """Run the jobs of the calling thread in a pool of the scheduler, where Spark lets clients choose."""
         ...
 
     def cancel(self, tag: str) -> None:

@@ -58,7 +58,7 @@ class DriverBackend:
     run_rank: RankFunction
     _: KW_ONLY
     slots_per_trial: int = 1
-    max_threads: int = _MOST_THREADS
+    max_threads: int | None = None  # None: 10
     slot_timeout_s: float = 0  # how long to wait for executors until the first trial fits
     cancel_limit_s: float = _CANCEL_LIMIT_S
     frames: SharedFrames = field(default_factory=SharedFrames)
@@ -82,7 +82,7 @@ class DriverBackend:
         if self.cluster.can_grow():  # only waiting tasks make Spark ask for another executor
             slots += 1
         with self._lock:
-            return max(0, min(slots, self.max_threads) - len(self._leaving))
+            return max(0, min(slots, self.max_threads or _MOST_THREADS) - len(self._leaving))
 
     def submit(self, assignment: Assignment) -> None:
         tag = f"spark_hpo-{assignment.trial_id}-{uuid.uuid4().hex[:8]}"
@@ -160,7 +160,7 @@ class DriverBackend:
         self._reports.put((tag, merge_reports([report], seconds=time.perf_counter() - began)))
 
     def _checked(self, report: Report) -> Report:
-        """Tell errors of the objective from the loss of an executor, or of Spark, which a retry may not meet."""
+        """Tell errors of the objective from the loss of an executor, or of Spark, which may pass."""
         failure = report.failure
         if failure is None or failure.kind is not FailureKind.TRIAL:
             return report

@@ -25,7 +25,9 @@ class SharedFrames:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._named: dict[str, DataFrame] = {}
-        self._drawn: dict[tuple[int, int], tuple[DataFrame, DataFrame]] = {}  # by id and seed: original, cached
+        self._drawn: dict[
+            tuple[int, int], tuple[DataFrame, DataFrame]
+        ] = {}  # by id and seed: original, cached
         self._cached: list[DataFrame] = []
 
     def get(self, name: str, make: Callable[[], DataFrame]) -> DataFrame:
