@@ -119,27 +119,30 @@ class DriverBackend:
         self._in_flight.clear()
         for run in runs:
             run.is_cancelled.set()
-        cancel_until_ended(self.cluster, self._tag, [r.thread for r in runs], limit_s=self.cancel_limit_s)
-        self._warn([run for run in runs if run.thread.is_alive()])
+        threads = [run.thread for run in runs]
+        cancel_until_ended(self.cluster, self._tag, threads, limit_s=self.cancel_limit_s)
+        if any(thread.is_alive() for thread in threads):
+            self.cluster.thread(self._give_up, self._tag, threads).start()
         self.frames.close()
 
     def _end(self, run: _Run) -> None:
-        """End a cancelled run. A thread that does not react is given up, but its jobs are not."""
+        """End a cancelled run, and free its slots."""
         cancel_until_ended(self.cluster, run.tag, [run.thread], limit_s=self.cancel_limit_s)
         with self._lock:
             self._leaving.discard(run)
-        if run.thread.is_alive():
-            self._warn([run])
-            cancel_until_ended(self.cluster, run.tag, [run.thread], limit_s=None)
+        self._give_up(run.tag, [run.thread])
 
-    def _warn(self, runs: Sequence[_Run]) -> None:
-        for run in runs:
-            logger.warning(
-                "%s was cancelled and has not ended within %.3g s; the study continues without it. An "
-                "objective ends when a Spark job of its own fails, or at ctx.report or ctx.step",
-                run.thread.name,
-                self.cancel_limit_s,
-            )
+    def _give_up(self, tag: str, threads: Sequence[Thread]) -> None:
+        """Leave the threads that have not reacted alone, but cancel the jobs that they still start."""
+        for thread in threads:
+            if thread.is_alive():
+                logger.warning(
+                    "%s was cancelled and has not ended within %.3g s, so it is given up. A cancelled "
+                    "objective ends in a Spark job, or at ctx.report or ctx.step",
+                    thread.name,
+                    self.cancel_limit_s,
+                )
+        cancel_until_ended(self.cluster, tag, threads, limit_s=None)
 
     def _run(self, assignment: Assignment, tag: str, pool: int, is_cancelled: Event) -> None:
         began = time.perf_counter()
