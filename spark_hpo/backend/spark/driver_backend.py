@@ -9,9 +9,11 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from fractions import Fraction
+from functools import partial
 from threading import Event, Thread
 
-from spark_hpo.backend.base import DriverContext, RankFunction, merge_reports
+from spark_hpo.backend.base import DriverContext, RankFunction, SharedSlots, merge_reports
 from spark_hpo.backend.spark.cluster import Cluster, cancel_until_ended, is_local
 from spark_hpo.backend.spark.shared_frames import SharedFrames
 from spark_hpo.errors import BackendError, CapacityError
@@ -65,7 +67,8 @@ class DriverBackend:
 
     def __post_init__(self) -> None:
         self._tag = f"spark_hpo-{uuid.uuid4().hex[:8]}"  # of all jobs
-        self._reports: queue.SimpleQueue[tuple[str, Report]] = queue.SimpleQueue()
+        # None wakes the thread that waits.
+        self._reports: queue.SimpleQueue[tuple[str, Report] | None] = queue.SimpleQueue()
         self._in_flight: dict[AssignmentKey, _Run] = {}
         self._lock = threading.Lock()
         self._leaving: set[_Run] = set()  # cancelled, and not given up yet
@@ -84,6 +87,14 @@ class DriverBackend:
         with self._lock:
             return max(0, min(slots, self.max_threads or _MOST_THREADS) - len(self._leaving))
 
+    @property
+    def shared_slots(self) -> SharedSlots:
+        return SharedSlots(
+            key=f"Spark application {self.cluster.setting('spark.app.id')}",
+            size=lambda: Fraction(self.slots_per_trial, max(1, self.cluster.num_task_slots(None))),
+            wake=partial(self._reports.put, None),
+        )
+
     def submit(self, assignment: Assignment) -> None:
         tag = f"spark_hpo-{assignment.trial_id}-{uuid.uuid4().hex[:8]}"
         is_cancelled = Event()
@@ -98,9 +109,12 @@ class DriverBackend:
         deadline = time.monotonic() + timeout
         while True:
             try:
-                tag, report = self._reports.get(timeout=max(0.0, deadline - time.monotonic()))
+                arrived = self._reports.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 return None
+            if arrived is None:
+                return None
+            tag, report = arrived
             run = self._in_flight.get(report.key)
             if run is not None and run.tag == tag:  # otherwise it was cancelled
                 del self._in_flight[report.key]
