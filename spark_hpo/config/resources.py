@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from spark_hpo.config.messages import mistake
 from spark_hpo.config.section import NonNegativeNumber, PositiveInt, PositiveNumber, Section
+
+
+def _ports(value: Any) -> Any:
+    """Check a range of ports, and convert a single one to text."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,5})(?:\s*-\s*(\d{1,5}))?", str(value).strip())
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1024 <= first <= last <= 65535:
+        raise mistake(
+            "must be a port or a range of ports between 1024 and 65535, the smaller one first",
+            value=value,
+            cure="Write it as 40000-40010",
+        )
+    return f"{first}-{last}"
 
 
 class ResourcesConfig(Section):
@@ -25,6 +42,9 @@ class ResourcesConfig(Section):
     """With `backend: driver`: task slots that are reserved for one trial. Set it to the number of tasks of
     its barrier jobs, such as `num_workers` of XGBoost, so that trials that run at once never wait for each
     other."""
+    ports: Annotated[str | None, BeforeValidator(_ports)] = None
+    """Ports that the store through which ranks find each other may listen on: `40000-40010`. Default: any
+    free port. Gloo and NCCL take their ports from the kernel: see [Ports](cluster.md#ports)."""
     max_concurrent: PositiveInt | None = None
     """Trials that run at the same time. Default: as many as the cluster has room for; with
     `backend: driver`, at most 10. With 1, and the same seed, a study is repeatable digit for digit."""
@@ -44,6 +64,13 @@ class ResourcesConfig(Section):
     2, 4, ... s."""
     grace_s: PositiveNumber = 20.0
     """Seconds that running trials get to save their state when the study is interrupted."""
+
+    def listen_ports(self) -> Sequence[int]:
+        """Return the ports to try in this order; 0 is any free port."""
+        if self.ports is None:
+            return (0,)
+        first, last = map(int, self.ports.split("-"))
+        return range(first, last + 1)
 
     @model_validator(mode="after")
     def _gpus_can_be_shared(self) -> ResourcesConfig:

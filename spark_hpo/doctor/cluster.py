@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from spark_hpo.backend.machine_gpus import GpuDealer, find_gpus
+from spark_hpo.backend.ports import listen
 from spark_hpo.backend.spark.cluster import is_dynamic, is_local
 from spark_hpo.backend.spark.gpus import gpu_profile
 from spark_hpo.backend.spark.probe import ask
@@ -22,6 +22,7 @@ from spark_hpo.backend.spark.session import (
     start_session,
 )
 from spark_hpo.config import StudyConfig
+from spark_hpo.config.resources import ResourcesConfig
 from spark_hpo.doctor import on_executor
 from spark_hpo.doctor.context import Context
 from spark_hpo.doctor.finding import Verdict, fail, ok, skip, warn
@@ -167,11 +168,28 @@ def executors(context: Context) -> Verdict:
                 "set resources.rendezvous: spark",
             )
         )
+    faults += _other_ports(answers, resources)
     if not faults:
         reach = "the driver's Python and packages" + ("" if driver is None else ", and a way to the driver")
         return ok(f"{message}: {reach}")
     text = "; ".join(f"{what} ({cure})" for _, what, cure in faults)
     return fail(f"{message}: {text}") if any(grave for grave, *_ in faults) else warn(f"{message}: {text}")
+
+
+def _other_ports(
+    answers: Sequence[dict[str, Any]], resources: ResourcesConfig
+) -> Iterator[tuple[bool, str, str]]:
+    """Yield where gloo or NCCL would listen on other ports than those of the study, as `differences`."""
+    if resources.world_size == 1 or resources.ports is None:
+        return
+    ours = resources.listen_ports()
+    for first, last in sorted({tuple(answer["ports"]) for answer in answers if answer["ports"]}):
+        if first < ours[0] or last > ours[-1]:
+            yield (
+                False,
+                f"gloo and NCCL listen on ports {first}-{last}, not only on resources.ports",
+                f'run sysctl -w net.ipv4.ip_local_port_range="{ours[0]} {ours[-1]}" on executors',
+            )
 
 
 def differences(
@@ -233,8 +251,7 @@ def _listening(context: Context) -> Iterator[tuple[str, int] | None]:
         yield None
         return
     bind = context.cluster.driver_bind_address or host
-    family = socket.getaddrinfo(bind, 0, type=socket.SOCK_STREAM)[0][0]
-    with socket.create_server((bind, 0), family=family, backlog=_MOST_EXECUTORS) as server:
+    with listen(bind, context.config.resources.listen_ports()) as server:
         yield host, server.getsockname()[1]
 
 

@@ -17,7 +17,7 @@ _CONNECT_S = 10.0
 def executor_info(
     packages: tuple[str, ...], driver: tuple[str, int] | None, count_gpus: bool
 ) -> dict[str, Any]:
-    """Return the versions of Python and packages, and whether the driver can be reached."""
+    """Return what an executor has, and whether it reaches the driver."""
     versions = {}
     for name in packages:
         try:
@@ -30,6 +30,7 @@ def executor_info(
         "executable": sys.executable,
         "versions": versions,
         "driver": None if driver is None else _reach(*driver),
+        "ports": _free_ports(),
         "gpus": count_visible_gpus() if count_gpus else 0,
     }
 
@@ -38,6 +39,15 @@ def write_file(storage: Storage, name: str) -> dict[str, str]:
     """Write a file, which the driver reads and deletes."""
     storage.write(name, socket.gethostname().encode())
     return {"host": socket.gethostname()}
+
+
+def _free_ports() -> list[int]:
+    """Return the first and the last port that the kernel gives to sockets; [] on other systems than Linux."""
+    try:
+        with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+            return [int(port) for port in file.read().split()]
+    except OSError:
+        return []
 
 
 def _reach(host: str, port: int) -> str:

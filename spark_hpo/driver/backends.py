@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -126,15 +126,18 @@ def _open_rendezvous(config: StudyConfig, cluster: Cluster) -> Iterator[Rendezvo
             cure="Set it to auto or spark",
         )
     if driver_host is None or resources.rendezvous == "spark":
-        yield Rendezvous(host=None, timeout_s=_rendezvous_timeout_s(config))
+        yield Rendezvous(host=None, timeout_s=_rendezvous_timeout_s(config), ports=resources.listen_ports())
         return
-    with _serve_rendezvous(config, driver_host, cluster.driver_bind_address or driver_host) as address:
+    bind = cluster.driver_bind_address or driver_host
+    with _serve_rendezvous(config, driver_host, bind, resources.listen_ports()) as address:
         yield address
 
 
 @contextmanager
-def _serve_rendezvous(config: StudyConfig, host: str, bind: str) -> Iterator[Rendezvous]:
-    server = RendezvousServer(host, timeout_s=_rendezvous_timeout_s(config), bind=bind)
+def _serve_rendezvous(
+    config: StudyConfig, host: str, bind: str, ports: Sequence[int] = (0,)
+) -> Iterator[Rendezvous]:
+    server = RendezvousServer(host, timeout_s=_rendezvous_timeout_s(config), bind=bind, ports=ports)
     with closing(server):
         yield server.address
 

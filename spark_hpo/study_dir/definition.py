@@ -35,6 +35,7 @@ _FREE = (
     "data.snapshots",
     "resources.max_concurrent",
     "resources.share",
+    "resources.ports",
     "resources.rank_timeout_s",
     "resources.rendezvous",
     "resources.slot_timeout_s",

@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,11 +59,12 @@ class FaultyTask(TabularTask):
             "rate": self.params["learning_rate"],  # identifies the trial
             "rank": _rank(),
             "pid": os.getpid(),
+            "host": socket.gethostname(),
             "step": step,
             "rows": rows,
             "time": time.time(),
         }
-        with (FOLDER / "traces" / f"{os.getpid()}.jsonl").open("a") as file:
+        with (FOLDER / "traces" / f"{socket.gethostname()}-{os.getpid()}.jsonl").open("a") as file:
             file.write(json.dumps(note) + "\n")
         return step
 

@@ -59,6 +59,7 @@ class Step:
     rate: float
     rank: int
     pid: int
+    host: str
     step: int
     rows: int
     time: float

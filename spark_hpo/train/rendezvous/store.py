@@ -82,6 +82,11 @@ class StoreClient(Store):
         self._clones.append(other)  # torch refers only to its C++ half
         return other
 
+    @property
+    def local_address(self) -> str:
+        """The address of this machine from which it reaches the store."""
+        return str(self._socket.getsockname()[0])
+
     def close(self) -> None:
         """Close the connection and its clones. Idempotent."""
         for store in (*self._clones, self):

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from spark_hpo.backend.ports import listen
 from spark_hpo.train.rendezvous import frames
 
 _MAX_CONNECTIONS = 2**14
@@ -31,16 +32,16 @@ class StoreServer:
     them.
     """
 
-    def __init__(self, host: str, key: bytes, *, keep_s: float) -> None:
+    def __init__(self, host: str, key: bytes, *, keep_s: float, ports: Sequence[int] = (0,)) -> None:
         """
         Args:
             host: the one address to listen on.
+            ports: the ports to try, in this order; 0 is any free port.
 
         Raises:
-            OSError: the address does not belong to this machine.
+            OSError: the address does not belong to this machine, or all ports are taken.
         """
-        family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-        listening = socket.create_server(address[:2], family=family, backlog=1024)
+        listening = listen(host, ports)
         self.port: int = listening.getsockname()[1]
         self._key = key
         self._keep_s = keep_s

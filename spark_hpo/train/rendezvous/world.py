@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import errno
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,10 +17,9 @@ from torch import Tensor
 from spark_hpo.backend.base import BarrierContext
 from spark_hpo.errors import BackendError
 from spark_hpo.train.rendezvous import frames
+from spark_hpo.train.rendezvous.interface import gloo_on_reachable_address
 from spark_hpo.train.rendezvous.store import StoreClient
 from spark_hpo.train.rendezvous.store_server import StoreServer
-
-logger = logging.getLogger(__name__)
 
 _LEAVE_TIMEOUT = timedelta(seconds=10)
 
@@ -31,6 +30,7 @@ class Rendezvous:
 
     host: str | None  # of the store on the driver; None: rank 0 opens a store
     port: int = 0
+    ports: Sequence[int] = (0,)  # that a store of rank 0 may listen on; 0 is any free port
     timeout_s: float  # for connecting, and for every collective operation
     key: bytes = field(default_factory=partial(secrets.token_bytes, frames.KEY_BYTES), repr=False)
     """Authenticates ranks and store to each other. Sent to the ranks by Spark."""
@@ -39,22 +39,25 @@ class Rendezvous:
 class RendezvousServer:
     """The rendezvous store on the driver. One store serves a study, with a group of keys per attempt."""
 
-    def __init__(self, host: str, *, timeout_s: float, bind: str = "") -> None:
+    def __init__(self, host: str, *, timeout_s: float, bind: str = "", ports: Sequence[int] = (0,)) -> None:
         """
         Args:
             host: the name or address at which executors reach this machine.
             bind: the address to listen on; empty: that of `host`.
+            ports: the ports to try, in this order; 0 is any free port.
 
         Raises:
-            BackendError: the address does not belong to this machine.
+            BackendError: the address does not belong to this machine, or all ports are taken.
         """
         rendezvous = Rendezvous(host=host, timeout_s=timeout_s)
         try:
-            self._store = StoreServer(bind or host, rendezvous.key, keep_s=timeout_s)
+            self._store = StoreServer(bind or host, rendezvous.key, keep_s=timeout_s, ports=ports)
         except OSError as exc:
+            is_taken = exc.errno == errno.EADDRINUSE
+            cure = "allow one port per study of this machine" if is_taken else "set spark.driver.bindAddress"
             raise BackendError(
                 f"cannot open the rendezvous store of the ranks on {bind or host} ({exc.strerror or exc}): "
-                "set spark.driver.bindAddress, or resources.rendezvous: spark"
+                f"{cure}, or set resources.rendezvous: spark"
             ) from exc
         self.address = replace(rendezvous, port=self._store.port)
 
@@ -147,10 +150,7 @@ def connect(
         host, port = rendezvous.host, rendezvous.port
         if host is None:
             assert barrier is not None, "the backend passes a barrier when the driver serves no store"
-            server = _open_store(rendezvous, barrier) if rank == 0 else None
-            if server is not None:
-                stack.callback(server.close)
-            host, port = _exchange(barrier, server)
+            host, port = _exchange(barrier, _open_store(rendezvous, barrier, stack) if rank == 0 else "")
         store = StoreClient(host, port, rendezvous.key, group=key, timeout=timeout)
         stack.callback(store.close)
         try:
@@ -160,27 +160,35 @@ def connect(
                 _leave(store, rank=rank, size=size)
 
 
-def _exchange(barrier: BarrierContext, server: StoreServer | None) -> tuple[str, int]:
+def _exchange(barrier: BarrierContext, text: str) -> tuple[str, int]:
     """Return host and port of rank 0's store.
 
-    Rank 0 calls this even if it could not open a store, because Spark would keep the other ranks waiting.
+    Args:
+        text: of rank 0, what `_open_store` returns.
     """
     try:
-        texts = barrier.gather(f"{barrier.host} {server.port}" if server is not None else "")
+        texts = barrier.gather(f"{barrier.host} {text}")
     except Exception as exc:  # Spark raises many types when a rank is lost
         raise dist.DistStoreError(f"Spark's barrier failed: {exc}") from exc
     host, _, port = texts[0].partition(" ")
-    if not port:
-        raise dist.DistStoreError("rank 0 could not open a rendezvous store on its own address; see its log")
+    if not port.isdecimal():
+        raise dist.DistStoreError(f"rank 0 cannot open a rendezvous store on {host}: {port}")
     return host, int(port)
 
 
-def _open_store(rendezvous: Rendezvous, barrier: BarrierContext) -> StoreServer | None:
+def _open_store(rendezvous: Rendezvous, barrier: BarrierContext, stack: contextlib.ExitStack) -> str:
+    """Open a store until the stack closes, and return its port, or else the reason why there is none.
+
+    Rank 0 sends the reason to the other ranks, because Spark would keep them waiting if it raised an error.
+    """
     try:
-        return StoreServer(barrier.host, rendezvous.key, keep_s=rendezvous.timeout_s)
+        server = StoreServer(
+            barrier.host, rendezvous.key, keep_s=rendezvous.timeout_s, ports=rendezvous.ports
+        )
     except OSError as exc:
-        logger.warning("cannot open a rendezvous store on %s: %s", barrier.host, exc)
-        return None
+        return exc.strerror or str(exc)
+    stack.callback(server.close)
+    return str(server.port)
 
 
 def _leave(store: StoreClient, *, rank: int, size: int) -> None:
@@ -217,7 +225,10 @@ def init_group(
     assert rendezvous is not None, "several ranks need a rendezvous"
     timeout = timedelta(seconds=rendezvous.timeout_s)
     # `store` must live as long as the group, because torch refers only to its C++ half.
-    with connect(rendezvous, barrier, key=key, rank=rank, size=size) as store:
+    with (
+        connect(rendezvous, barrier, key=key, rank=rank, size=size) as store,
+        gloo_on_reachable_address(store.local_address),
+    ):
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,

@@ -216,6 +216,20 @@ class TestStrangers:
         with pytest.raises(BackendError, match=r"192\.0\.2\.1"):
             RendezvousServer("192.0.2.1", timeout_s=1.0)
 
+    def test_server_takes_the_first_free_port_of_a_range(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            server = RendezvousServer("127.0.0.1", timeout_s=1.0, ports=range(port, port + 20))
+            server.close()
+        assert port < server.address.port < port + 20
+
+    def test_server_names_a_range_whose_ports_are_all_taken(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(BackendError, match=rf"resources\.ports .*: {port}-{port}") as caught:
+                RendezvousServer("127.0.0.1", timeout_s=1.0, ports=range(port, port + 1))
+        assert "one port per study" in str(caught.value)
+
     def test_server_disconnects_a_silent_client(
         self, server: StoreServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -453,6 +467,35 @@ def _noise(random_: random.Random) -> bytes:
     )
     frame = struct.pack("!I", random_.choice([len(body), len(body) + 9, 2**32 - 1, 0])) + body
     return frame[: random_.choice([len(frame), random_.randrange(len(frame) + 1)])]
+
+
+def test_every_rank_learns_that_rank_0_has_no_free_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        rendezvous = Rendezvous(host=None, timeout_s=20.0, ports=(port,))
+        barrier, texts = threading.Barrier(2), ["", ""]
+        failures: list[str] = []
+
+        def run(rank: int) -> None:
+            def gather(text: str) -> list[str]:
+                texts[rank] = text
+                barrier.wait(20)
+                return texts
+
+            context = BarrierContext(host="127.0.0.1", gather=gather)
+            try:
+                with connect(rendezvous, context, key="attempt", rank=rank, size=2):
+                    pass
+            except DistStoreError as exc:
+                failures.append(str(exc))
+
+        threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert len(failures) == 2
+    assert all(f"resources.ports are taken: {port}-{port}" in failure for failure in failures)
 
 
 def test_store_of_rank_0_refuses_another_key() -> None:
