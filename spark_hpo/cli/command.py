@@ -52,3 +52,18 @@ sync_option = click.option(
     is_flag=True,
     help="Write what is missing in MLflow, including the registered model, and train nothing.",
 )
+
+
+def parsed_mapping(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+    """Parse a mapping in YAML, such as `{time: day, history: 28}`; the braces may be missing."""
+    if text is None:
+        return None
+    import yaml
+
+    try:
+        found = yaml.safe_load(text if text.startswith("{") else f"{{{text}}}")
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise click.BadParameter(f"{text!r} is not a mapping, such as 'time: day, history: 28, horizon: 7'")
+    return found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 
-from spark_hpo.cli.command import Command, json_option
+from spark_hpo.cli.command import Command, json_option, parsed_mapping
 from spark_hpo.cli.console import answers, diagnostics, say, say_json
 from spark_hpo.errors import ConfigError
 from spark_hpo.starter import start_study
@@ -29,6 +30,12 @@ from spark_hpo.starter import start_study
     multiple=True,
     metavar="COLUMN",
     help="The column to predict; repeat it for several. Not needed for a prepared table.",
+)
+@click.option(
+    "--windows",
+    callback=parsed_mapping,
+    metavar="KEY: VALUE,..",
+    help="Forecast the label from the steps of series: 'time: day, series: shop, history: 28, horizon: 7'.",
 )
 @click.option(
     "--output", default="my_study.yaml", show_default=True, metavar="FILE", help="The study file to write."
@@ -55,6 +62,7 @@ from spark_hpo.starter import start_study
 def command(
     table: str,
     label: tuple[str, ...],
+    windows: dict[str, Any] | None,
     output: str,
     name: str | None,
     study_dir: str | None,
@@ -76,6 +84,7 @@ def command(
     start = start_study(
         table,
         label=label,
+        windows=windows,
         name=name,
         study_dir=study_dir,
         tracking_uri=tracking_uri,

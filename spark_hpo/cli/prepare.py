@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from spark_hpo.cli.command import Command, CommandGroup, json_option
+from spark_hpo.cli.command import Command, CommandGroup, json_option, parsed_mapping
 from spark_hpo.cli.console import diagnostics, say, say_json
 from spark_hpo.cli.prepare_display import PrepareDisplay
 
@@ -46,21 +46,6 @@ def _values(context: click.Context, parameter: click.Parameter, text: str | None
             raise click.BadParameter(f"{part!r} is not SPLIT:VALUE, such as train:0,validation:1,test:2")
         values.setdefault(side.strip(), []).append(int(value) if value.lstrip("-").isdigit() else value)
     return values
-
-
-def _mapping(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
-    """Parse a mapping in YAML, such as `{time: day, history: 28}`; the braces may be missing."""
-    if text is None:
-        return None
-    import yaml
-
-    try:
-        found = yaml.safe_load(text if text.startswith("{") else f"{{{text}}}")
-    except yaml.YAMLError:
-        found = None
-    if not isinstance(found, dict):
-        raise click.BadParameter(f"{text!r} is not a mapping, such as 'time: day, history: 28, horizon: 7'")
-    return found
 
 
 _SPLIT_OPTIONS = (
@@ -199,7 +184,7 @@ def command() -> None:
 @click.option("--where-test", metavar="SQL", help="In place. Without conditions, row groups are split.")
 @click.option(
     "--windows",
-    callback=_mapping,
+    callback=parsed_mapping,
     metavar="KEY: VALUE,..",
     help="For forecasts: form rows from steps of series: 'time: day, series: shop, history: 28, horizon: 7'.",
 )

@@ -54,6 +54,9 @@ def choose(facts: TableFacts, speed: Speed | None = None) -> Choices:
         speed: None: not measured.
     """
     metric, mode, metric_reason = _objective(facts.label)
+    if facts.is_forecast:
+        reason = "the absolute error, divided by that of repeating the last season within the history"
+        metric, mode, metric_reason = "scaled_error", "min", reason
     if facts.extra_labels:
         metric, mode, metric_reason = "loss", "min", "the sum over the labels"
     task = _task(facts)
@@ -250,8 +253,33 @@ def _text_space(facts: TableFacts) -> tuple[dict[str, dict[str, Any]], dict[str,
     return space, first
 
 
+def _forecast_space(facts: TableFacts) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    batches = _batch_sizes(facts.train_rows)
+    space: dict[str, dict[str, Any]] = {
+        "model": {"type": "choice", "options": ["mlp", "gru"]},
+        "learning_rate": _loguniform(3e-4, 1e-2),
+        "weight_decay": _loguniform(1e-5, 0.1),
+        "units": {"type": "logint", "low": 16, "high": 128},
+        "layers": {"type": "int", "low": 1, "high": 2},
+        "dropout": {"type": "uniform", "low": 0.0, "high": 0.3},
+        "batch_size": {"type": "choice", "options": batches},
+    }
+    first = {
+        "model": "mlp",
+        "learning_rate": 1e-3,
+        "weight_decay": 0.01,
+        "units": 64,
+        "layers": 1,
+        "dropout": 0.0,
+        "batch_size": batches[1],
+    }
+    return space, first
+
+
 def _task(facts: TableFacts) -> str:
     """Name the task for the columns that need the most particular one."""
+    if facts.is_forecast:
+        return "forecast"
     if facts.image:
         return "image"
     if facts.texts:
@@ -259,7 +287,13 @@ def _task(facts: TableFacts) -> str:
     return "sequence" if facts.lists else "tabular"
 
 
-_SPACES = {"tabular": _tabular_space, "image": _image_space, "sequence": _sequence_space, "text": _text_space}
+_SPACES = {
+    "tabular": _tabular_space,
+    "image": _image_space,
+    "sequence": _sequence_space,
+    "text": _text_space,
+    "forecast": _forecast_space,
+}
 
 
 def _batch_sizes(rows: int) -> list[int]:

@@ -41,6 +41,7 @@ def start_study(
     table: str,
     *,
     label: str | Sequence[str] | None = None,
+    windows: Mapping[str, Any] | None = None,
     name: str | None = None,
     study_dir: str | None = None,
     tracking_uri: str | None = None,
@@ -54,6 +55,8 @@ def start_study(
         table: a path or fsspec URL of a prepared table, other Parquet, a Delta or Iceberg table, or a CSV; a
             name in Spark's catalog; or a query in SQL.
         label: the column to predict, or several; not needed for a prepared table.
+        windows: the section `data.windows`, to forecast the label of a table with a row per series and step.
+            If the table has one column of times, `time` may be left out.
         name: the name of the study; None: that of the table.
         study_dir: None: `studies/<name>`.
         tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, or a database beside the studies.
@@ -70,6 +73,7 @@ def start_study(
     facts = look(
         table,
         labels=[label] if isinstance(label, str) else list(label or ()),
+        windows=windows,
         data_path=f"data/{name}-prepared",
         trust_petastorm_metadata=trust_petastorm_metadata,
     )
@@ -157,6 +161,8 @@ def _lines(
 def _about(facts: TableFacts) -> str:
     if facts.image:
         return "images"
+    if facts.is_forecast:
+        return "the next values of series"
     if named := facts.texts or facts.lists:
         return f"{'texts' if facts.texts else 'lists'} in {', '.join(named)}"
     categories = len(facts.categories)

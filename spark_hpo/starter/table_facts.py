@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from spark_hpo.config.windows import windows_config
 from spark_hpo.data import files
 from spark_hpo.data.lake.formats import table_format
 from spark_hpo.data.profile import ColumnProfile, TableProfile, label_counts, profile, value_counts
@@ -14,6 +15,7 @@ from spark_hpo.data.schema import ColumnKind, TableFormat
 from spark_hpo.data.table import SCHEMA_FILE, Table, open_table
 from spark_hpo.errors import ConfigError, DataError, suggestion
 from spark_hpo.pitfalls import find_pitfalls, find_pitfalls_of_rows
+from spark_hpo.pitfalls.sample import sample_of_rows
 from spark_hpo.train.built_in import missing_package
 from spark_hpo.trial import Split
 
@@ -79,16 +81,25 @@ class TableFacts:
     lists: tuple[str, ...] = ()  # columns of lists of any length
     label: LabelFacts
     extra_labels: tuple[LabelFacts, ...] = ()
+    is_forecast: bool = False  # the label is the next values of a series
     settings: Mapping[str, Any] = field(default_factory=dict)  # of data; empty: the table is prepared
     transforms: tuple[tuple[str, str], ...] = ()  # functions for columns of bytes
     remarks: tuple[str, ...] = ()  # notes for the user
 
 
-def look(table: str, *, labels: Sequence[str], data_path: str, trust_petastorm_metadata: bool) -> TableFacts:
+def look(
+    table: str,
+    *,
+    labels: Sequence[str],
+    windows: Mapping[str, Any] | None = None,
+    data_path: str,
+    trust_petastorm_metadata: bool,
+) -> TableFacts:
     """Inspect a prepared table, other Parquet, a Delta or Iceberg table, a CSV, or what Spark can read.
 
     Args:
         labels: the columns to predict; none: those of the prepared table.
+        windows: the section `data.windows`, of a table that is not prepared.
         data_path: where to prepare a table that is not prepared yet.
         trust_petastorm_metadata: whether to unpickle what Petastorm wrote about the columns.
 
@@ -100,17 +111,25 @@ def look(table: str, *, labels: Sequence[str], data_path: str, trust_petastorm_m
         raise ConfigError("must name different columns", key="--label", value=list(labels))
     url = files.absolute(table)
     if files.exists(files.join(url, SCHEMA_FILE)):
+        if windows is not None:
+            raise ConfigError(
+                "is for a table that is not prepared",
+                key="--windows",
+                cure=f"Leave it out: {table} has windows if it was prepared with them",
+            )
         return _of_prepared(table, open_table(url), labels)
     if source := files.catalog_source(table):
         from spark_hpo.prepare.catalog_profile import profile_catalog  # imports pyspark
 
-        return _of_raw(table, profile_catalog(source), labels, data_path, format=_CATALOG, source=source)
+        return _of_raw(
+            table, profile_catalog(source), labels, data_path, windows, format=_CATALOG, source=source
+        )
     if files.is_csv(url):
         from spark_hpo.prepare.csv_profile import profile_csv  # imports pyspark
 
-        return _of_raw(table, profile_csv(url), labels, data_path, format="csv")
+        return _of_raw(table, profile_csv(url), labels, data_path, windows, format="csv")
     found = profile(url, trust_petastorm_metadata=trust_petastorm_metadata)
-    return _of_raw(table, found, labels, data_path, format=str(table_format(url)))
+    return _of_raw(table, found, labels, data_path, windows, format=str(table_format(url)))
 
 
 def _of_prepared(path: str, table: Table, labels: Sequence[str]) -> TableFacts:
@@ -151,6 +170,7 @@ def _of_prepared(path: str, table: Table, labels: Sequence[str]) -> TableFacts:
         lists=tuple(f.name for f in lists),
         label=facts[0],
         extra_labels=tuple(facts[1:]),
+        is_forecast=bool(schema.label.shape),
         remarks=tuple(map(str, pitfalls)),
     )
 
@@ -160,6 +180,7 @@ def _of_raw(
     table: TableProfile,
     labels: Sequence[str],
     data_path: str,
+    windows: Mapping[str, Any] | None,
     *,
     format: str,
     source: Mapping[str, str] | None = None,
@@ -189,12 +210,16 @@ def _of_raw(
     used = [c for c in features if c not in dropped]
     if not used:
         raise DataError(f"{path}: only the label {_quoted(labels)} can be used: {'; '.join(remarks)}")
+    if windows is not None:
+        windows = _checked_windows(path, windows, labels, table)
     facts = [_raw_label(path, columns[label], table.sample.column(label)) for label in labels]
     pitfalls = []
     for i, label in enumerate(labels):
         others = [name for name in table.sample.column_names if name == label or name not in labels]
         # The split depends on the first label.
-        pitfalls += find_pitfalls_of_rows(table.sample.select(others), label, at_random=i == 0)
+        pitfalls += find_pitfalls_of_rows(
+            table.sample.select(others), label, at_random=i == 0 and windows is None
+        )
     remarks += (
         f"{pitfall}. The study file does so" if pitfall.split else str(pitfall) for pitfall in pitfalls
     )
@@ -203,11 +228,13 @@ def _of_raw(
     in_place = is_lake or source is not None or (is_large and format == TableFormat.PARQUET)
     how = "writes a snapshot of its rows" if source else "reads it in place"
     remarks.append(f"{path} is not prepared: run {how if in_place else f'writes a copy to {data_path}'}")
-    settings: dict[str, Any] = {
-        "label": labels[0] if len(labels) == 1 else list(labels),
-        "label_type": "class" if facts[0].classes else "number",
-    }
-    texts = [c.name for c in used if c.kind is ColumnKind.TEXT]
+    settings: dict[str, Any] = {"label": labels[0] if len(labels) == 1 else list(labels)}
+    if windows is None:
+        settings["label_type"] = "class" if facts[0].classes else "number"
+    else:
+        settings["windows"] = dict(windows)
+        facts = [LabelFacts(name=labels[0])]
+    texts = [c.name for c in used if c.kind is ColumnKind.TEXT and windows is None]
     if texts and (package := missing_package("text")):
         remarks.append(
             f"{_names(texts)} holds texts; install the extra (`pip install 'spark_hpo[{package}]'`) and run "
@@ -221,7 +248,9 @@ def _of_raw(
     fractions = _SMALL if table.rows * _DEFAULT[1] < FEW_ROWS and not in_place else _DEFAULT
     # The first time and the first group.
     split = {key: value for pitfall in reversed(pitfalls) for key, value in pitfall.split.items()}
-    if not split and len(texts) == 1 and any(c.distinct < c.present for c in used if c.name in texts):
+    if windows is not None:
+        split = {}  # by time
+    elif not split and len(texts) == 1 and any(c.distinct < c.present for c in used if c.name in texts):
         split = {"key": texts[0]}  # equal texts belong to one split
     if split:
         settings["split"] = split
@@ -242,10 +271,40 @@ def _of_raw(
         lists=tuple(c.name for c in used if c.kind is ColumnKind.SEQUENCE),
         label=facts[0],
         extra_labels=tuple(facts[1:]),
+        is_forecast=windows is not None,
         settings={**(source or {}), **settings} if in_place else {"prepare": settings},
         transforms=tuple((c.name, c.transform) for c in used if c.transform),
         remarks=tuple(remarks),
     )
+
+
+def _checked_windows(
+    path: str, windows: Mapping[str, Any], labels: Sequence[str], table: TableProfile
+) -> dict[str, Any]:
+    """Check the windows of a table of steps. Without `time`, they take its only column of times."""
+    if len(labels) > 1:
+        raise ConfigError("is for one label", key="--windows", cure="Forecast one column")
+    if "time" not in windows:
+        times = sorted(sample_of_rows(table.sample, labels[0]).times)
+        if len(times) != 1:
+            found = f"has the times {_names(times)}" if times else "has no column of dates or times"
+            raise ConfigError(
+                f"has no time, and {path} {found}", key="--windows", cure="Name the column: 'time: day, ...'"
+            )
+        windows = {"time": times[0], **windows}
+    named = [column.name for column in table.columns]
+    try:
+        checked = windows_config(windows)
+    except ConfigError as exc:
+        for error in exc.errors or (exc,):
+            error.key = f"--{error.key}"  # windows.history, ...
+        raise
+    for name in checked.columns:
+        if name not in named:
+            raise ConfigError(
+                f"is not a column of {path}", key="--windows", value=name, cure=suggestion(name, named)
+            )
+    return checked.options()
 
 
 def _raw_label(path: str, column: ColumnProfile, values: pa.ChunkedArray) -> LabelFacts:

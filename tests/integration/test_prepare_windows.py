@@ -7,8 +7,10 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,6 +19,7 @@ from spark_hpo.data.schema import ColumnKind, Windows
 from spark_hpo.data.table import open_table, read_schema
 from spark_hpo.driver.predict import ModelFolder, predict_table
 from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.starter import start_study
 from spark_hpo.train import model_folder
 from spark_hpo.train.reference import Code
 from spark_hpo.train.tasks.forecast import ForecastTask
@@ -161,7 +164,9 @@ def test_predict_forecasts_once_for_each_series_of_steps(spark: Any, tmp_path: P
         predict_table(spark, ModelFolder(model=tmp_path / "model"), input=past, output=str(tmp_path / "no"))
 
 
-def test_study_forms_the_windows_of_its_table(spark: Any, tmp_path: Path, mlflow_uri: str) -> None:
+def test_study_on_spark_forms_the_windows_of_its_table(
+    spark: Any, tmp_path: Path, mlflow_uri: str
+) -> None:
     source = write_steps(tmp_path / "steps.csv")
     result = tune(
         "forecast",
@@ -170,14 +175,37 @@ def test_study_forms_the_windows_of_its_table(spark: Any, tmp_path: Path, mlflow
         mode="min",
         data={"path": source, "label": "sales", "windows": WINDOWS},
         trials=1,
-        max_resource=1,
+        max_resource=2,
         method="random",
-        backend="inline",
+        backend="spark",
         spark=spark,
         storage=str(tmp_path / "study"),
-        mlflow={"tracking_uri": mlflow_uri},
+        mlflow={"tracking_uri": mlflow_uri, "registered_model": "sales-forecasts"},
     )
     assert read_schema(str(tmp_path / "study" / "table")).windows is not None
-    assert result.best_trial.metrics["naive_scaled_error"] > 0
+    metrics = result.best_trial.metrics
+    assert metrics["scaled_error"] < metrics["naive_scaled_error"]
+    mlflow.set_tracking_uri(mlflow_uri)
+    model = mlflow.pyfunc.load_model("models:/sales-forecasts/1")
     row = {"shop": "7", "weather": "dry", "sales": [1.0] * 8, "price": [1.0] * 11}
-    assert len(result.best_model().predict(pd.DataFrame([row]))["prediction"][0]) == 3
+    assert len(model.predict(pd.DataFrame([row]))["prediction"][0]) == 3
+
+
+def test_init_forecasts_where_windows_are_asked_for(tmp_path: Path) -> None:
+    source = write_steps(tmp_path / "steps.csv")
+    pq.write_table(pacsv.read_csv(source), tmp_path / "steps.parquet")
+    windows = {"series": "shop", "history": 8, "horizon": 3}
+    config = start_study(str(tmp_path / "steps.parquet"), label="sales", windows=windows).config
+    assert (config.task, config.objective.metric) == ("forecast", "scaled_error")
+    assert config.data is not None
+    assert config.data.prepare is not None
+    assert config.data.prepare.windows is not None
+    assert config.data.prepare.windows.time == "day"  # the only column of times
+    for wrong, key in (
+        ({"history": 8}, "--windows.horizon"),
+        ({**windows, "series": "store"}, "--windows"),
+        ({**windows, "season": 9}, "--windows.season"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            start_study(str(tmp_path / "steps.parquet"), label="sales", windows=wrong)
+        assert caught.value.key == key
