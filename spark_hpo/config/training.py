@@ -92,7 +92,8 @@ class TrainingConfig(Section):
             )
         if self.precision == "fp16":
             raise mistake(
-                "cannot be combined with training.strategy: fsdp",
+                "cannot be combined with training.strategy: fsdp, because each rank would scale its "
+                "gradients by its own part of them",
                 key="precision",
                 value="fp16",
                 cure="Use bf16 or fp32",

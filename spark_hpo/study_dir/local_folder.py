@@ -9,11 +9,13 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-_PART_BYTES = 8 << 20  # of an upload to S3
+from fsspec.callbacks import Callback
+
+_PART_BYTES = 8 << 20  # of an upload to S3, or of a file that is written
 _PARTS_AT_ONCE = 2
 _COPIED_AT_ONCE = 1 << 20  # bytes
 _FOLDER_MODE = 0o700
@@ -38,8 +40,13 @@ class LocalFolder:
     that no link can be put in between. Raises OSError.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, on_progress: Callable[[], None] = lambda: None) -> None:
+        """
+        Args:
+            on_progress: called for each part of a large file that is written.
+        """
         self._root = root
+        self._on_progress = on_progress
 
     def open(self, name: str, flags: int) -> int:
         """Open a regular file, and return its descriptor. With O_CREAT its folders are created too."""
@@ -69,7 +76,7 @@ class LocalFolder:
         """Open a file that appears under its name at the end, unless an error occurs."""
         with self._parent(name, make=True) as (folder, last), self._temporary(folder) as temporary:
             with self._new_file(folder, temporary) as file:
-                yield file
+                yield _counted(file, self._on_progress)
             os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
 
     def create(self, name: str, data: bytes) -> bool:
@@ -159,9 +166,14 @@ class LocalFolder:
 class RemoteFolder:
     """Files below a root on any fsspec file system. Raises OSError."""
 
-    def __init__(self, fs: Any, root: str) -> None:
+    def __init__(self, fs: Any, root: str, on_progress: Callable[[], None] = lambda: None) -> None:
+        """
+        Args:
+            on_progress: called for each part of a large file that is written or uploaded.
+        """
         self._fs = fs
         self._root = root
+        self._on_progress = on_progress
 
     def read(self, name: str) -> bytes:
         data: bytes = self._fs.cat_file(f"{self._root}/{name}")
@@ -178,13 +190,14 @@ class RemoteFolder:
     def writing(self, name: str) -> Iterator[BinaryIO]:
         """Open a local file, and upload it at the end unless an error occurs. Needs little memory."""
         with tempfile.NamedTemporaryFile() as file:
-            yield file  # type: ignore[misc] # the wrapper has all methods of a BinaryIO
+            yield _counted(file, self._on_progress)
             file.flush()
             self.upload(name, Path(file.name))
 
     def upload(self, name: str, path: Path) -> None:
         """Copy a local file."""
-        self._fs.put_file(str(path), f"{self._root}/{name}", **self._upload_options)
+        counted = _Progress(self._on_progress)
+        self._fs.put_file(str(path), f"{self._root}/{name}", callback=counted, **self._upload_options)
 
     def download(self, name: str, path: Path) -> None:
         """Copy a file to a local path."""
@@ -214,6 +227,38 @@ class RemoteFolder:
         except TypeError:  # the file system has no cache of listings
             entries = self._fs.ls(f"{self._root}/{folder}", detail=False)
         return [entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries]
+
+
+class _Progress(Callback):  # type: ignore[misc] # fsspec has no types
+    """Counts the parts of an upload."""
+
+    def __init__(self, on_progress: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_progress = on_progress
+
+    def call(self, hook_name: str | None = None, **_: Any) -> None:
+        self._on_progress()
+
+
+def _counted(file: Any, on_progress: Callable[[], None]) -> BinaryIO:
+    """Return a file whose writes count as progress, part by part."""
+    return _CountedFile(file, on_progress)  # type: ignore[return-value] # it has all methods of a BinaryIO
+
+
+class _CountedFile:
+    def __init__(self, file: Any, on_progress: Callable[[], None]) -> None:
+        self._file = file
+        self._on_progress = on_progress
+
+    def write(self, data: Any) -> int:
+        whole = memoryview(data).cast("B")
+        for start in range(0, len(whole), _PART_BYTES):
+            self._file.write(whole[start : start + _PART_BYTES])
+            self._on_progress()
+        return len(whole)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def _open_folder(name: str, parent: int) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -44,9 +44,21 @@ class Storage:
     symbolic links inside the directory are refused. Errors are `StorageError`, with the path.
     """
 
+    _on_progress: Callable[[], None] = staticmethod(lambda: None)
+
     def __init__(self, url: str | Path) -> None:
         # Absolute, because executors have another working directory.
         self.url = str(url) if "://" in str(url) else os.path.abspath(url)
+
+    def with_progress(self, on_progress: Callable[[], None]) -> Self:
+        """Return the same storage, which calls this for each part of a large file that it writes.
+
+        The call may come from another thread. A pickled storage loses it.
+        """
+        storage = object.__new__(type(self))
+        storage.__dict__ |= {**self.__dict__, "_on_progress": on_progress}
+        storage.__dict__.pop("_folder", None)
+        return storage
 
     def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
         return Storage, (self.url,)
@@ -67,7 +79,9 @@ class Storage:
     @cached_property
     def _folder(self) -> LocalFolder | RemoteFolder:
         fs, root = self._fs_and_root
-        return LocalFolder(root or "/") if isinstance(fs, LocalFileSystem) else RemoteFolder(fs, root)
+        if isinstance(fs, LocalFileSystem):
+            return LocalFolder(root or "/", self._on_progress)
+        return RemoteFolder(fs, root, self._on_progress)
 
     @property
     def local(self) -> LocalFolder | None:

@@ -228,14 +228,17 @@ class Trainer:
     def load_partial(self, state: Mapping[str, Any]) -> None:
         """Restore what `partial_state` returned. Training then continues bit for bit.
 
+        Ranks of another number continue at the same step. They share the rows of a pass in another way, so
+        some rows of the pass in progress are read twice and others not.
+
         Raises:
-            CheckpointError: the state is of another model, or of another number of ranks.
+            CheckpointError: the state is of another model.
         """
         self.load_state(state)
         try:
             by_rank = state["since"]["rank_loss_sum"]
-            if len(by_rank) != self.world.size:
-                raise ValueError(f"it was saved by {len(by_rank)} ranks, not by {self.world.size}")
+            if len(by_rank) != self.world.size:  # only the sum over the ranks counts
+                by_rank = [sum(by_rank), *[0.0] * (self.world.size - 1)]
             self._since = _SinceMeasurement(**{**state["since"], "rank_loss_sum": by_rank[self.world.rank]})
             self.curve = [Measurement(**measurement) for measurement in state["curve"]]
         except (KeyError, TypeError, ValueError) as exc:

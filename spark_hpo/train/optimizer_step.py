@@ -12,8 +12,10 @@ from torch.optim import Optimizer
 
 from spark_hpo.train.autocast import autocast, autocast_type
 from spark_hpo.train.checked_task import CheckedTask
+from spark_hpo.train.compiled import is_compiled, stop_compiling
 from spark_hpo.train.inheritance import inherited
 from spark_hpo.train.micro_batches import MicroBatches, free_memory
+from spark_hpo.train.rank_failure import is_out_of_memory
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.strategy import LossModule, share_model
 from spark_hpo.train.task import Batch
@@ -44,6 +46,7 @@ class OptimizerStep:
         self._optimizer = self.task.build_optimizer(self.model)
         self._schedule = self.task.build_schedule(self._optimizer, total_steps=self.total_steps)
         uses_fp16 = autocast_type(self.settings.precision, self.world.device) is torch.float16
+        self._may_undo = self.micro_batches.is_auto  # the first update
         self._scaler = torch.amp.GradScaler(self.world.device.type, enabled=uses_fp16)
 
     def __call__(self, batch: Batch, *, global_rows: int) -> tuple[int, Tensor]:
@@ -61,23 +64,62 @@ class OptimizerStep:
             error: Exception | None = None
             try:
                 rows, loss = self._accumulate(parts, global_rows)
-            except Exception as exc:  # a driver of a device has its own types
+            except Exception as exc:  # a driver of a device and a compiler have their own types
+                if self._continues_uncompiled(exc):
+                    continue
                 error = self.micro_batches.caught(exc)
-            if not (self.micro_batches.is_auto and self.strategy.on_any_rank(error is not None)):
+            if not self._did_not_fit(error, global_rows) and self._update(global_rows):
                 break
-            self._optimizer.zero_grad(set_to_none=True)
-            free_memory()
-            self.micro_batches.halve(global_rows, error or MemoryError("on another rank"))
-        self.strategy.finish()
-        if self.settings.clip_norm is not None:
-            self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         if self._schedule is not None:
             self._schedule.step()
         return rows, loss
+
+    def _continues_uncompiled(self, exc: Exception) -> bool:
+        """Stop compiling the model if its backward pass has failed; False: the exception is another one."""
+        may_repeat = is_compiled(self.model) and self.strategy.computes_alone
+        if not may_repeat or is_out_of_memory(exc):
+            return False
+        stop_compiling(self.model, exc)
+        self._optimizer.zero_grad(set_to_none=True)
+        return True
+
+    def _did_not_fit(self, error: Exception | None, global_rows: int) -> bool:
+        """Halve the parts of batches if a rank has run out of memory. Every rank must call it."""
+        if not (self.micro_batches.is_auto and self.strategy.on_any_rank(error is not None)):
+            return False
+        self._optimizer.zero_grad(set_to_none=True)
+        free_memory()
+        self.micro_batches.halve(global_rows, error or MemoryError("on another rank"))
+        return True
+
+    def _update(self, global_rows: int) -> bool:
+        """Change the weights by the gradients; False: the batch must be tried again, because of memory.
+
+        The first update allocates the state of the optimizer. With `auto` it can be undone.
+        """
+        is_undoable = self._may_undo and not self._optimizer.state
+        before = [p.detach().to("cpu", copy=True) for p in self._parameters()] if is_undoable else []
+        error: Exception | None = None
+        try:
+            self.strategy.finish()
+            if self.settings.clip_norm is not None:
+                self._scaler.unscale_(self._optimizer)
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+            self._scaler.step(self._optimizer)
+        except Exception as exc:  # as above
+            if not is_undoable:
+                raise
+            error = self.micro_batches.caught(exc)
+        self._scaler.update()
+        if not is_undoable or not self._did_not_fit(error, global_rows):
+            self._may_undo = False
+            return True
+        self._optimizer.state.clear()
+        with torch.no_grad():
+            for parameter, weights in zip(self._parameters(), before, strict=True):
+                parameter.copy_(weights)
+        return False
 
     @property
     def optimizer(self) -> Optimizer:

@@ -82,13 +82,16 @@ class RankSetup:
         learning = spec.settings.learning
         if self.table is not None and learning is not None and learning.needs_validation:
             self.table, self._outer_table = self.table.halved(spec.seed)
-        self.checkpoints = AttemptCheckpoints(spec.storage, assignment, self.world)
         self.coordinator = StepCoordinator(
             self.world,
             spec.storage,
             epochs=spec.settings.checkpoint_epochs,
             seconds=spec.settings.checkpoint_seconds,
+            is_saving=lambda: self.checkpoints.is_saving,
         )
+        # A rank that waits for an upload is at work as long as the upload makes progress.
+        storage = spec.storage.with_progress(self.coordinator.note_progress)
+        self.checkpoints = AttemptCheckpoints(storage, assignment, self.world)
 
     @property
     def passes(self) -> tuple[int, int]:

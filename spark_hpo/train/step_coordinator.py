@@ -41,6 +41,7 @@ class StepCoordinator:
     _: KW_ONLY
     epochs: int | None = None  # save after this many units of the resource; None: do not
     seconds: float | None = None  # save after this time, at the end of a step; None: do not
+    is_saving: Callable[[], bool] = lambda: False  # a save is in progress; further ones have to wait for it
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -102,4 +103,6 @@ class StepCoordinator:
                 if self.storage.read(layout.STOP) is not None:
                     return _STOP
         is_due = self.seconds is not None and now - self._saved_at >= self.seconds
-        return _SAVE if is_due else _CONTINUE
+        # Other ranks would wait for this one while it waits for the save before.
+        must_wait = self.world.is_distributed and self.is_saving()
+        return _SAVE if is_due and not must_wait else _CONTINUE

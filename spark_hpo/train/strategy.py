@@ -67,6 +67,11 @@ class Strategy:
         """The `LossModule` as it is trained."""
         return self._model
 
+    @property
+    def computes_alone(self) -> bool:
+        """True if a rank may repeat its backward pass, because no other rank takes part in it."""
+        return True
+
     def place(self, values: Mapping[str, Any], like: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the values of a checkpoint as this rank needs them: whole, or its shards.
 
@@ -126,6 +131,10 @@ class DataParallel(Strategy):
     def trained(self) -> nn.Module:
         assert self._shared is not None, "prepare comes before the first step"
         return self._shared
+
+    @property
+    def computes_alone(self) -> bool:
+        return self._shared is None  # while the first batch is tried out
 
     def prepare(self, backward: Backward) -> None:
         if self._shared is not None:
@@ -203,6 +212,10 @@ class FullySharded(Strategy):
                 f"training.strategy: fsdp cannot shard the model of {type(model.task.task).__name__}: {exc}; "
                 "change the model or what modules_to_shard returns, or use training.strategy: ddp"
             ) from exc
+
+    @property
+    def computes_alone(self) -> bool:
+        return False
 
     def place(self, values: Mapping[str, Any], like: Mapping[str, Any]) -> Mapping[str, Any]:
         from torch.distributed.tensor import DTensor, distribute_tensor

@@ -164,9 +164,7 @@ def test_predict_forecasts_once_for_each_series_of_steps(spark: Any, tmp_path: P
         predict_table(spark, ModelFolder(model=tmp_path / "model"), input=past, output=str(tmp_path / "no"))
 
 
-def test_study_on_spark_forms_the_windows_of_its_table(
-    spark: Any, tmp_path: Path, mlflow_uri: str
-) -> None:
+def test_study_on_spark_forms_the_windows_of_its_table(spark: Any, tmp_path: Path, mlflow_uri: str) -> None:
     source = write_steps(tmp_path / "steps.csv")
     result = tune(
         "forecast",

@@ -73,6 +73,16 @@ def test_log_on_s3_is_written_in_segments_and_read_in_order(store: Any) -> None:
     assert written.log("journal/000001").lines() == [f"line {n}\n".encode() for n in range(260)]
 
 
+def test_upload_to_s3_counts_its_parts_as_progress(store: Any) -> None:
+    parts: list[int] = []
+    storage = Storage("s3://lake/progress").with_progress(lambda: parts.append(1))
+    with storage.writing("large") as file:
+        file.write(bytes(40 << 20))
+    written = len(parts)
+    assert written > 8  # five of 8 MiB to the local disk, and five to S3
+    assert storage.size("large") == 40 << 20
+
+
 def test_checkpoints_on_s3_are_loaded_as_they_were_saved(store: Any, tmp_path: Path) -> None:
     """A file in several parts of an upload, the parts of ranks, and a folder."""
     storage = Storage("s3://lake/[checkpoints]")

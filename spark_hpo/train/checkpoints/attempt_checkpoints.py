@@ -187,6 +187,11 @@ class AttemptCheckpoints:
     def _takes_part(self, kind: Kind) -> bool:
         return self.world.rank == 0 or kind is Kind.SHARDED  # DDP keeps the parameters of all ranks equal
 
+    @property
+    def is_saving(self) -> bool:
+        """True if a partial checkpoint is being written."""
+        return self._writer.is_writing
+
     def wait(self) -> None:
         """Wait until the last partial checkpoint is durable.
 

@@ -26,6 +26,11 @@ class BackgroundWriter:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending = self._thread.submit(write)
 
+    @property
+    def is_writing(self) -> bool:
+        """True if a write has not ended yet."""
+        return self._pending is not None and not self._pending.done()
+
     def wait(self) -> None:
         """Wait for the write in progress, and raise its error."""
         pending, self._pending = self._pending, None

@@ -244,6 +244,22 @@ def counting(ctx: Any) -> None:
             raise AssertionError("a training function cannot catch it") from None
 
 
+def test_task_resumes_within_a_rung_with_another_number_of_ranks(spec: RankSpec) -> None:
+    plain = {"learning_rate": 0.01, "hidden_units": 8}  # ranks of another number draw other masks of dropout
+    first, second = (replace(assignment(0, 2, attempt=number), params=plain) for number in (1, 2))
+    killed(spec, first, STEPS + 3)
+    state = checkpoint.load(spec.storage, layout.partial(4, 1))
+    # As two ranks would have saved it, whose sums of losses differ.
+    (loss,) = state["since"]["rank_loss_sum"]
+    state["since"]["rank_loss_sum"] = [loss - 1.0, 1.0]
+    state["generators"] *= 2
+    checkpoint.save(spec.storage, layout.partial(4, 1), {k: v for k, v in state.items() if k != "version"})
+    report = run(spec, second)
+    assert Fragile.steps == 2 * STEPS - (STEPS + 2)
+    expected = run(replace(spec, storage=Storage(f"{spec.storage.url}-whole")), first)
+    assert report.metrics["train_loss"] == pytest.approx(expected.metrics["train_loss"], rel=1e-6)
+
+
 def test_function_resumes_from_its_last_reported_checkpoint(spec: RankSpec) -> None:
     spec = replace(spec, trainable=counting, table=None)
     killed(spec, assignment(0, 5), 4)

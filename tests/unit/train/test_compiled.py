@@ -7,20 +7,28 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
+from torch import Tensor, nn
 
 from spark_hpo.data.cache.cache_folder import CacheSettings
 from spark_hpo.data.table import open_table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
+from spark_hpo.train.compiled import stop_compiling
 from spark_hpo.train.rank import RankSpec
+from spark_hpo.train.rendezvous.world import RendezvousServer
+from spark_hpo.train.task import Batch, LabelledTask
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment
+from tests.support.gloo_ranks import run_ranks
 from tests.support.tables import write_clusters
 
 ASSIGNMENT = Assignment(
@@ -66,6 +74,40 @@ def train_compiled(folder: str) -> dict[str, float]:
     return {**report.metrics, "found": found, "made": made, "graphs": counts["stats"]["unique_graphs"]}
 
 
+class Product(torch.autograd.Function):
+    """Needs compiled code in its backward pass only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weights)
+        return x.mm(weights)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weights = ctx.saved_tensors
+        bounded = gradient.sin() + gradient
+        return bounded.mm(weights.t()), x.t().mm(bounded)
+
+
+class ProductNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.eye(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = Product.apply(x, self.weights)
+        return outputs
+
+
+class ProductTask(LabelledTask):
+    def build_model(self) -> nn.Module:
+        return ProductNet()
+
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        outputs: Tensor = model(torch.stack([batch["x"], batch["y"]], dim=1))
+        return outputs
+
+
 @pytest.mark.slow
 def test_trials_share_compiled_code(tmp_path: Path) -> None:
     write_clusters(tmp_path / "table")
@@ -91,13 +133,17 @@ def test_trials_share_compiled_code(tmp_path: Path) -> None:
         assert first[name] == pytest.approx(value, rel=1e-4)
 
 
-@pytest.mark.medium
-def test_training_goes_on_without_a_compiler(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_clusters(tmp_path / "table")
+@pytest.fixture
+def _no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "code"))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        yield
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("_no_compiler")
+def test_training_goes_on_without_a_compiler(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_clusters(tmp_path / "table")
     with caplog.at_level(logging.WARNING, logger="spark_hpo"):
         compiled = run_rank(spec_in(tmp_path), ASSIGNMENT, rank=0, world_size=1)
     eager = replace(spec_in(tmp_path), settings=TrainingSettings(batch_size=120))
@@ -106,3 +152,32 @@ def test_training_goes_on_without_a_compiler(
     assert compiled.metrics == expected.metrics
     [record] = caplog.records
     assert "torch.compile" in record.message
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("_no_compiler")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_training_goes_on_if_the_backward_pass_cannot_be_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ranks: int
+) -> None:
+    write_clusters(tmp_path / "table")
+    spec = replace(spec_in(tmp_path), trainable=ProductTask)
+    failed: list[type[BaseException]] = []
+    monkeypatch.setattr(
+        "spark_hpo.train.optimizer_step.stop_compiling",
+        lambda model, error: (failed.append(type(error)), stop_compiling(model, error)),
+    )
+    with caplog.at_level(logging.WARNING, logger="spark_hpo"):
+        if ranks == 1:
+            compiled = run_rank(spec, ASSIGNMENT, rank=0, world_size=1)
+            assert len(failed) == 1, "the forward pass was compiled"
+        else:
+            server = RendezvousServer("127.0.0.1", timeout_s=60.0)
+            compiled = run_ranks(replace(spec, rendezvous=server.address), ASSIGNMENT, ranks)
+            server.close()
+    assert compiled.failure is None, compiled.failure.traceback
+    eager = replace(spec, settings=TrainingSettings(batch_size=120))
+    expected = run_rank(eager, replace(ASSIGNMENT, trial_id=5), rank=0, world_size=1)
+    assert compiled.metrics == pytest.approx(expected.metrics, rel=1e-5)
+    if ranks == 1:
+        assert ["torch.compile" in record.message for record in caplog.records] == [True]

@@ -53,6 +53,28 @@ class SmallDevice(LabelledTask):
         return super().forward(model, batch)
 
 
+class SmallState(torch.optim.AdamW):
+    """An optimizer that runs out of memory after its first updates, as one may that allocates its state."""
+
+    def __init__(self, model: nn.Module, lr: float, fails: int) -> None:
+        super().__init__(model.parameters(), lr=lr)
+        self.fails = fails
+
+    def step(self, closure: Any = None) -> Any:
+        super().step()
+        if self.fails:
+            self.fails -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory: the state")
+
+
+class SmallOptimizer(SmallDevice):
+    """On one of the ranks, or on the only one, the first `fails` updates run out of memory."""
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 1
+        return SmallState(model, self.params["learning_rate"], self.params["fails"] if rank == 1 else 0)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[RendezvousServer]:
     server = RendezvousServer("127.0.0.1", timeout_s=60.0)
@@ -142,6 +164,19 @@ def test_auto_halves_a_batch_that_does_not_fit_on_any_rank(
     # One rank tries 121, 41 and 18 rows; two ranks try 61 and 21.
     found = {"rows": 9, "halved": 3} if ranks == 1 else {"rows": 10, "halved": 2}
     assert report.notes == {"micro_batch": found}
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.medium)])
+def test_auto_repeats_a_first_update_that_does_not_fit(spec: RankSpec, ranks: int) -> None:
+    spec = replace(spec, trainable=SmallOptimizer)
+    whole = run(spec, assignment(fails=0))
+    auto = with_micro_batch(spec, "auto", "auto")
+    report = run(auto, assignment(fails=2), ranks)
+    torch.testing.assert_close(weights(auto, report), weights(spec, whole), rtol=1e-6, atol=1e-9)
+    assert report.notes["micro_batch"]["halved"] == 2
+    failure = run(with_micro_batch(spec, None, "fixed"), assignment(fails=1)).failure
+    assert failure is not None
+    assert failure.kind is FailureKind.MEMORY
 
 
 def test_auto_remembers_the_limit_in_the_next_rung(spec: RankSpec) -> None:

@@ -116,3 +116,23 @@ def test_watchdog_without_a_limit_does_nothing(tmp_path: Path) -> None:
     )
     assert done.returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_watchdog_spares_a_rank_whose_upload_takes_longer_than_its_limit(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        """
+        def count():
+            global progress
+            progress += 1
+
+        with Watchdog(storage, assignment, rank=0, limit_s=0.8) as watchdog:
+            watchdog.follow(lambda: progress)
+            with storage.with_progress(count).writing("checkpoint") as file:
+                for _ in range(10):
+                    file.write(bytes(1 << 20))
+                    time.sleep(0.2)  # a slow device
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "checkpoint").stat().st_size == 10 << 20
