@@ -21,7 +21,7 @@ from tests.support.mlflow_database import write_database
 # A shared machine may be slow, so no example has a deadline.
 _COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # The same examples in each run, so that a failure comes from the change. make fuzz looks for new ones.
-settings.register_profile("same", _COMMON, derandomize=True)
+settings.register_profile("same", _COMMON, derandomize=True, max_examples=50)
 settings.register_profile("fuzz", _COMMON, max_examples=1_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 os.environ["PYSPARK_PYTHON"] = sys.executable

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.workspace import Workspace, wait_for
+from tests.support.mlflow_database import write_database
+from tests.support.mlflow_server import Server
+from tests.support.workspace import Workspace
 
 CANARY = "c4n4ry-Sup3r-S3cret"
 NAMED = "c4n4ry-by-its-name"  # known from the name of the variable alone
@@ -33,35 +28,16 @@ class Spilling(TabularTask):
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[int]:
+def server(tmp_path: Path) -> Iterator[Server]:
     """An MLflow server without authentication, which a proxy would add."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    folder = tmp_path / "served"
-    folder.mkdir()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    with (tmp_path / "server.txt").open("wb") as log:
-        process = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
-
-    def is_up() -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as reply:
-                return bool(reply.status == 200)
-        except OSError:
-            time.sleep(0.2)
-            return False
-
-    try:
-        wait_for(is_up, "the MLflow server")
-        yield port
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+    (tmp_path / "served").mkdir()
+    server = Server(write_database(tmp_path / "served"), tmp_path / "served/artifacts")
+    server.start()
+    yield server
+    server.kill()
 
 
-def test_study_with_credentials_everywhere_stores_and_shows_none(tmp_path: Path, server: int) -> None:
+def test_study_with_credentials_everywhere_stores_and_shows_none(tmp_path: Path, server: Server) -> None:
     secrets = {"HF_TOKEN": NAMED, "AWS_SECRET_ACCESS_KEY": CANARY, "AWS_ACCESS_KEY_ID": CANARY}
     work = Workspace(tmp_path, secrets)
     (tmp_path / "spilling.py").write_text(TASK)
@@ -74,7 +50,7 @@ def test_study_with_credentials_everywhere_stores_and_shows_none(tmp_path: Path,
         "search.scheduler=full",
         "search.enqueue=[{learning_rate: 0.01, hidden_units: 3}, {learning_rate: 0.01, hidden_units: 9}]",
         "budget.trials=4",
-        f"mlflow.tracking_uri=http://ann:{CANARY}@127.0.0.1:{server}",
+        f"mlflow.tracking_uri=http://ann:{CANARY}@127.0.0.1:{server.port}",
         f"spark={{spark.hadoop.fs.s3a.secret.key: {CANARY}, spark.executorEnv.HF_TOKEN: {NAMED}}}",
     )
     assert result["trials"].get("failed"), "some have spilled it"

@@ -10,13 +10,14 @@ from mlflow import MlflowClient
 from spark_hpo.errors import TrackingError
 from spark_hpo.tracking.server_check import check_server
 from tests.support.faulty_proxy import Fault, FaultyProxy
+from tests.support.mlflow_database import write_database
 from tests.support.mlflow_server import Server
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("mlflow")
-    server = Server(f"sqlite:///{folder}/mlflow.db", folder / "served")
+    server = Server(write_database(folder), folder / "served")
     server.start()
     yield server
     server.kill()
