@@ -44,12 +44,13 @@ class FailureKind(StrEnum):
     DATA = "data"  # the table is damaged; every trial would fail
     INFRASTRUCTURE = "infrastructure"  # a process, executor or connection was lost
     STORAGE = "storage"  # the study directory cannot be written; every trial would fail
+    CAPACITY = "capacity"  # not all of its ranks could start
     INTERRUPTED = "interrupted"  # the driver asked it to save its state and stop
 
     @property
     def is_passing(self) -> bool:
         """True if another attempt may succeed."""
-        return self in (FailureKind.INFRASTRUCTURE, FailureKind.STORAGE, FailureKind.INTERRUPTED)
+        return self not in (FailureKind.TRIAL, FailureKind.MEMORY, FailureKind.DATA)
 
 
 class Split(StrEnum):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
 from typing import Any
 
 from spark_hpo.errors import CapacityError
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _KEY = "resources.gpus_per_rank"
+_RETRY_S = 0.1
 
 
 def find_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -73,17 +76,47 @@ class Hand:
     environment: Mapping[str, str]  # of the rank, to be added
 
 
+class FreeGpus:
+    """What is free of each GPU, from 0 to 1. Studies of one process share it. Thread-safe."""
+
+    def __init__(self, count: int) -> None:
+        self._free = [Fraction(1)] * count
+        self._lock = threading.Lock()
+
+    def take(self, count: int, amount: Fraction) -> tuple[int, ...] | None:
+        """Take an amount of each of `count` GPUs, those with most left. None: not enough of them have it."""
+        with self._lock:
+            order = sorted(range(len(self._free)), key=lambda device: -self._free[device])[:count]
+            if len(order) < count or any(self._free[device] < amount for device in order):
+                return None
+            for device in order:
+                self._free[device] -= amount
+            return tuple(sorted(order))
+
+    def give_back(self, devices: Iterable[int], amount: Fraction) -> None:
+        with self._lock:
+            for device in devices:
+                self._free[device] += amount
+
+
+@cache
+def free_gpus(names: tuple[str, ...]) -> FreeGpus:
+    """Return what is free of the GPUs of this machine, for all studies of this process."""
+    return FreeGpus(len(names))
+
+
 class GpuDealer:
     """Deals GPUs to the ranks of assignments: whole ones, or equal shares of one.
 
     A trace, of 2 GPUs in halves: num_slots(1) -> 4; deal(1) -> GPU 0; deal(1) -> GPU 1; deal(1) -> GPU 0
     """
 
-    def __init__(self, names: list[str], gpus_per_rank: float) -> None:
+    def __init__(self, names: list[str], gpus_per_rank: float, free: FreeGpus | None = None) -> None:
         """
         Args:
             names: as `find_gpus` returns them.
             gpus_per_rank: a whole number, or a fraction of at most 0.5; 0: ranks use the CPU.
+            free: what is free of them, if other dealers use them too.
 
         Raises:
             CapacityError: a rank would need several MIG slices, which CUDA does not allow.
@@ -92,7 +125,8 @@ class GpuDealer:
         self._gpus_per_rank = gpus_per_rank
         self._per_rank = max(1, int(gpus_per_rank)) if gpus_per_rank else 0
         shares = 1 if gpus_per_rank >= 1 or not gpus_per_rank else int(1 / gpus_per_rank)
-        self._free = [shares] * len(names)
+        self._free = free or FreeGpus(len(names))
+        self._amount = Fraction(1, shares)
         self._are_slices = any(name.startswith("MIG") for name in names)
         if self._are_slices and self._per_rank > 1:
             raise CapacityError(
@@ -123,21 +157,17 @@ class GpuDealer:
         """Take GPUs for each rank of an assignment; None: not enough are free."""
         hands: list[Hand] = []
         for _ in range(world_size):
-            # The GPUs with most free shares first.
-            order = sorted(range(len(self._free)), key=lambda device: -self._free[device])[: self._per_rank]
-            if len(order) < self._per_rank or any(self._free[device] == 0 for device in order):
+            devices = self._free.take(self._per_rank, self._amount)
+            if devices is None:
                 self.take_back(hands)
                 return None
-            for device in order:
-                self._free[device] -= 1
-            hands.append(self._hand(tuple(sorted(order))))
+            hands.append(self._hand(devices))
         return hands
 
     def take_back(self, hands: list[Hand]) -> None:
         """Return the GPUs of ranks that have ended."""
         for hand in hands:
-            for device in hand.devices:
-                self._free[device] += 1
+            self._free.give_back(hand.devices, self._amount)
 
     def _hand(self, devices: tuple[int, ...]) -> Hand:
         if self._are_slices:
@@ -164,7 +194,7 @@ class WaitingDealer:
         """Hold GPUs for each rank of an assignment. Waits only for one that was cancelled and still ends."""
         with self._returned:
             while (hands := self._dealer.deal(world_size)) is None:
-                self._returned.wait()
+                self._returned.wait(_RETRY_S)  # another study may give them back
         try:
             yield hands
         finally:

@@ -15,9 +15,9 @@ from spark_hpo.backend.spark.cluster import is_dynamic, is_local
 from spark_hpo.backend.spark.gpus import gpu_profile
 from spark_hpo.backend.spark.probe import ask
 from spark_hpo.backend.spark.session import (
-    check_resources,
     cluster_of,
     is_connect,
+    needs_gathering,
     running_session,
     start_session,
 )
@@ -67,8 +67,8 @@ def session(context: Context) -> Verdict:
 
 def allocation(context: Context) -> Verdict:
     """Check dynamic allocation."""
-    cluster = context.cluster
-    check_resources(cluster, world_size=context.config.resources.world_size)
+    cluster, resources = context.cluster, context.config.resources
+    gathers = needs_gathering(cluster, world_size=resources.world_size, rendezvous=resources.rendezvous)
     if not is_dynamic(cluster):
         return ok("a fixed number of executors")
     idle = cluster.setting("spark.dynamicAllocation.executorIdleTimeout", "60s").rstrip("s")
@@ -77,13 +77,17 @@ def allocation(context: Context) -> Verdict:
             f"dynamic, with an executorIdleTimeout of {idle} s, after which executors must load torch again",
             f"set spark.dynamicAllocation.executorIdleTimeout to {_IDLE_S}s or more",
         )
-    return ok("dynamic: executors start and stop with the trials")
+    message = "dynamic: executors start and stop with the trials"
+    if gathers:
+        message += f". The {resources.world_size} ranks of a trial start one by one and wait for each other"
+    return ok(message)
 
 
 def slots(context: Context) -> Verdict:
     """Count the trials that can run at once."""
     cluster, resources, budget = context.cluster, context.config.resources, context.config.budget
-    deadline = time.monotonic() + (0 if is_local(cluster) else _SLOTS_LIMIT_S)
+    waits = not (is_local(cluster) or cluster.can_grow())
+    deadline = time.monotonic() + (_SLOTS_LIMIT_S if waits else 0)
     key, unit, needed = "world_size", "ranks", resources.world_size
     if context.config.backend == "driver":
         key, unit, needed = "slots_per_trial", "slots", resources.slots_per_trial
@@ -91,6 +95,8 @@ def slots(context: Context) -> Verdict:
         time.sleep(_POLL_S)
     trials = tasks // needed
     message = f"{tasks} tasks at once: {trials} trials of {needed} {unit}"
+    if not trials and cluster.can_grow():
+        return ok(f"{message}; Spark starts executors when a trial waits")
     if not trials:
         return fail(
             f"{message}: resources.{key} is {needed}",

@@ -18,13 +18,15 @@ from spark_hpo.driver.plan import StudyPlan
 from spark_hpo.errors import ConfigError
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.rendezvous.world import Rendezvous, RendezvousServer
-from spark_hpo.train.worker import run_rank
+from spark_hpo.train.worker import group_key, run_rank
+from spark_hpo.trial import Assignment
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from spark_hpo.backend.spark.cluster import Cluster
 
+_GATHERING_SHARE = 0.8  # of the time in which ranks find each other
 _PRELOADED = ("spark_hpo.train.preload", "petastorm.reader")
 
 
@@ -67,7 +69,7 @@ def _open_local(plan: StudyPlan, spec: RankSpec, stack: ExitStack) -> Backend:
         source.copy_to(code)
     if resources.world_size > 1:
         server = stack.enter_context(_serve_rendezvous(plan.config, "127.0.0.1", "127.0.0.1"))
-        spec = replace(spec, rendezvous=server)
+        spec = replace(spec, rendezvous=server.address)
     backend = LocalBackend(
         partial(run_rank, spec),
         world_size=resources.world_size,
@@ -95,28 +97,46 @@ def _open_driver(config: StudyConfig, spec: RankSpec, session: SparkSession, sta
 
 def _open_spark(plan: StudyPlan, spec: RankSpec, session: SparkSession, stack: ExitStack) -> Backend:
     from spark_hpo.backend.spark.backend import SparkBackend
-    from spark_hpo.backend.spark.session import check_resources, cluster_of
+    from spark_hpo.backend.spark.gathering import Gathering
+    from spark_hpo.backend.spark.session import cluster_of, needs_gathering
 
     resources, cluster = plan.config.resources, cluster_of(session)
-    check_resources(cluster, world_size=resources.world_size)
+    gathers = needs_gathering(cluster, world_size=resources.world_size, rendezvous=resources.rendezvous)
     for source in plan.files:
         # Spark refuses a second path for a name: a file that keeps its name may be among its --py-files.
         cluster.ship(source.path, name="" if source.path.stem == source.module else f"{source.module}.py")
+    gathering = None
     if resources.world_size > 1:
-        spec = replace(spec, rendezvous=stack.enter_context(_open_rendezvous(plan.config, cluster)))
+        server = stack.enter_context(_open_rendezvous(plan.config, cluster))
+        rendezvous = Rendezvous(
+            host=None, timeout_s=_rendezvous_timeout_s(plan.config), ports=resources.listen_ports()
+        )
+        spec = replace(spec, rendezvous=rendezvous if server is None else server.address)
+        if gathers:
+            assert server is not None, "needs_gathering raises if there is none"
+            gathering = Gathering(
+                has_met=partial(_has_met, server, spec.study_id, resources.world_size),
+                # Ranks that wait longer would give up by themselves, as if a peer were lost.
+                limit_s=resources.rank_timeout_s * _GATHERING_SHARE,
+            )
     backend = SparkBackend(
         cluster,
         partial(run_rank, spec),
         world_size=resources.world_size,
         gpus_per_rank=resources.gpus_per_rank,
         slot_timeout_s=resources.slot_timeout_s,
+        gathering=gathering,
     )
     return stack.enter_context(closing(backend))
 
 
+def _has_met(server: RendezvousServer, study_id: str, size: int, assignment: Assignment) -> bool:
+    return server.has_met(group_key(study_id, assignment), size)
+
+
 @contextmanager
-def _open_rendezvous(config: StudyConfig, cluster: Cluster) -> Iterator[Rendezvous]:
-    """Serve the store through which the ranks of a trial meet, where executors reach this process."""
+def _open_rendezvous(config: StudyConfig, cluster: Cluster) -> Iterator[RendezvousServer | None]:
+    """Serve the store through which the ranks of a trial meet. None: they meet through Spark."""
     resources, driver_host = config.resources, cluster.driver_host
     if resources.rendezvous == "driver" and driver_host is None:
         raise ConfigError(
@@ -126,20 +146,20 @@ def _open_rendezvous(config: StudyConfig, cluster: Cluster) -> Iterator[Rendezvo
             cure="Set it to auto or spark",
         )
     if driver_host is None or resources.rendezvous == "spark":
-        yield Rendezvous(host=None, timeout_s=_rendezvous_timeout_s(config), ports=resources.listen_ports())
+        yield None
         return
     bind = cluster.driver_bind_address or driver_host
-    with _serve_rendezvous(config, driver_host, bind, resources.listen_ports()) as address:
-        yield address
+    with _serve_rendezvous(config, driver_host, bind, resources.listen_ports()) as server:
+        yield server
 
 
 @contextmanager
 def _serve_rendezvous(
     config: StudyConfig, host: str, bind: str, ports: Sequence[int] = (0,)
-) -> Iterator[Rendezvous]:
+) -> Iterator[RendezvousServer]:
     server = RendezvousServer(host, timeout_s=_rendezvous_timeout_s(config), bind=bind, ports=ports)
     with closing(server):
-        yield server.address
+        yield server
 
 
 def _rendezvous_timeout_s(config: StudyConfig) -> float:

@@ -141,15 +141,15 @@ def run_study(
             spec = build_rank_spec(plan, table, storage, definition.study_id)
             backend = stack.enter_context(open_backend(plan, spec, session))
             interrupt = stack.enter_context(_interrupts(config, session))
-            share = stack.enter_context(open_share(backend.shared_slots, weight=config.resources.share))
-            policy = build_dispatch_policy(config, storage, table, share, interrupt.is_requested)
-            study = _build_study(plan, search, journal, backend, tracker, policy, callbacks)
-            tracker.sync(journal)
-            stopped_by = study.run()
-            best = study.best
-            assert best is not None, "run raises when no trial has succeeded"
-            record_constant_answer(plan, table, best, study.excluded_files)
-            best, tested, test_error = _complete_best(plan, study, best, test=test)
+            with open_share(backend.shared_slots, weight=config.resources.share) as share:
+                policy = build_dispatch_policy(config, storage, table, share, interrupt.is_requested)
+                study = _build_study(plan, search, journal, backend, tracker, policy, callbacks)
+                tracker.sync(journal)
+                stopped_by = study.run()
+                best = study.best
+                assert best is not None, "run raises when no trial has succeeded"
+                record_constant_answer(plan, table, best, study.excluded_files)
+                best, tested, test_error = _complete_best(plan, study, best, test=test)
             model, is_published = _publish(plan, table, tracker, best, tested, test_error)
             journal.closed(stopped_by)
         is_complete = finish_runs(tracker, journal, RunStatus.FINISHED, best=best, test=tested)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from spark_hpo.backend.base import Backend, Share, Unshared
+from spark_hpo.errors import CapacityError
 from spark_hpo.study.attempts import Attempts
 from spark_hpo.study.failures import FailurePolicy, Failures
 from spark_hpo.study.supervision import Supervisor
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 # The longest time after which an interrupt, a lost lease, a grown cluster or a spent budget is noticed.
 POLL_S = 1.0
+_CROWDED_DELAY_S = 5.0  # until an assignment whose ranks found too few slots is tried again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         self._waiting: list[_Waiting] = []
+        self._crowded_since: float | None = None  # no assignment has found slots for all of its ranks
         self._given_up: deque[Report] = deque()  # reports of stalled and overdue assignments
         self._started: dict[AssignmentKey, float] = {}  # on the study's clock
 
@@ -115,6 +118,7 @@ class Dispatcher:
             None after `timeout` seconds, or when an attempt was lost and will be retried.
 
         Raises:
+            CapacityError: no assignment has found slots for all of its ranks for `slot_timeout_s`.
             DataError: the table is damaged.
             StorageError: the study directory cannot be written, after all retries.
         """
@@ -179,8 +183,14 @@ class Dispatcher:
     def _retry_delay(self, assignment: Assignment, report: Report) -> float | None:
         """Seconds until another attempt; None: there is none."""
         failure = report.failure
+        if failure is None or failure.kind is not FailureKind.CAPACITY:
+            self._crowded_since = None
         if failure is None:
             return None
+        if failure.kind is FailureKind.CAPACITY:
+            self._check_crowded(report, failure)
+            logger.warning("%s: %s; retrying in %.3g s", assignment, failure.message, _CROWDED_DELAY_S)
+            return _CROWDED_DELAY_S
         if failure.kind is FailureKind.INTERRUPTED:
             logger.info("%s has saved its state", assignment)
             return 0.0
@@ -189,6 +199,16 @@ class Dispatcher:
             when = f"in {delay:.3g} s" if delay else "now"
             logger.warning("%s was lost (%s); retrying %s", assignment, failure.message, when)
         return delay
+
+    def _check_crowded(self, report: Report, failure: Failure) -> None:
+        """Raise CapacityError if for `slot_timeout_s` the ranks of no assignment have started together."""
+        if self._crowded_since is None:
+            self._crowded_since = self.clock() - report.seconds
+        if self.clock() - self._crowded_since > self.policy.slot_timeout_s:
+            raise CapacityError(
+                f"no trial could start for {self.policy.slot_timeout_s:.0f} s "
+                f"(resources.slot_timeout_s): {failure.message}. Then rerun this command to resume"
+            )
 
     def _log_stacks(self, assignment: Assignment) -> None:
         supervisor = self.policy.supervisor

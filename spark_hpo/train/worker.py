@@ -19,6 +19,12 @@ from spark_hpo.train.watchdog import Watchdog
 from spark_hpo.trial import Assignment, Failure, FailureKind, Report
 
 
+def group_key(study_id: str, assignment: Assignment) -> str:
+    """Return the key that identifies the ranks of an attempt to each other."""
+    parts = (study_id, *assignment.key, assignment.rung, assignment.split, assignment.attempt)
+    return "/".join(map(str, parts))
+
+
 def run_rank(
     spec: RankSpec,
     assignment: Assignment,
@@ -35,10 +41,7 @@ def run_rank(
         The same metrics on every rank. Rank 0 has saved the checkpoint that the report names.
     """
     report = Report.started(assignment)
-    key = "/".join(
-        str(part)
-        for part in (spec.study_id, *assignment.key, assignment.rung, assignment.split, assignment.attempt)
-    )
+    key = group_key(spec.study_id, assignment)
     try:
         devices = [torch.device("cuda", gpu) for gpu in gpus] or [torch.device("cpu")]
         if gpus:

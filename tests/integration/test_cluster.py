@@ -166,36 +166,60 @@ def drive(program: str, cluster: StandaloneCluster, folder: Path, **settings: st
 
 
 DYNAMIC = """
-import json, sys
-from spark_hpo.backend.spark.session import check_resources, cluster_of, start_session
+import json, sys, time
+from spark_hpo import tune
+from spark_hpo.backend.spark.session import cluster_of, start_session
 from spark_hpo.backend.spark.backend import SparkBackend
-from spark_hpo.errors import CapacityError
+from spark_hpo.backend.spark.gathering import Gathering
 from tests.support.ranks import assignment, next_report, train
 
+def ranks(ctx):
+    import torch, torch.distributed as dist
+    total = torch.ones(1)
+    dist.all_reduce(total)
+    time.sleep(0.5)
+    ctx.report({"loss": ctx.params["x"], "ranks": float(total)}, checkpoint=0.0)
+
+def study(name):
+    return tune(
+        ranks, {"x": {"type": "uniform", "low": 0.0, "high": 1.0}}, metric="loss", mode="min", name=name,
+        trials=4, max_resource=1, world_size=2, spark=spark, storage=name,
+        search={"sampler": "random", "scheduler": "full"}, mlflow={"tracking_uri": "sqlite:///mlflow.db"},
+    )
+
+def wait_until_executors_left():
+    deadline = time.monotonic() + 60
+    while cluster.num_task_slots(None) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return cluster.num_task_slots(None)
+
 spark = start_session("dynamic", json.loads(sys.argv[1]), timeout_s=60)
-backend = SparkBackend(cluster_of(spark), train, slot_timeout_s=60)
-try:
-    check_resources(cluster_of(spark), world_size=2)
-except CapacityError as exc:
-    refused = str(exc)
-# Executors leave after a second of idleness.
-import time
-deadline = time.monotonic() + 60
-while cluster_of(spark).num_task_slots(None) and time.monotonic() < deadline:
-    time.sleep(0.1)
-alone = backend.num_slots
+cluster = cluster_of(spark)
+found = {"before": wait_until_executors_left()}
+backend = SparkBackend(cluster, train, slot_timeout_s=60)
+found["alone"] = backend.num_slots
 for trial_id in range(3):
     backend.submit(assignment(trial_id, seconds=1))
 reports = [next_report(backend) for _ in range(3)]
-print(json.dumps({
-    "refused": refused, "alone": alone, "with_executors": backend.num_slots,
-    "failures": [r.failure.message for r in reports if r.failure],
-}))
+found["failures"] = [r.failure.message for r in reports if r.failure]
+found["with_executors"] = backend.num_slots
+
+# Four ranks never fit. They give back the executors that they got.
+gathering = Gathering(has_met=lambda _: False, limit_s=10.0)
+wide = SparkBackend(cluster, train, world_size=4, gathering=gathering)
+wide.submit(assignment(9, seconds=120))
+report = next_report(wide)
+found["too_few"] = [report.failure.kind, report.failure.message, round(report.seconds)]
+
+trials = study("two-ranks").journal.trials.values()
+found["ranks"] = [trial.metrics["ranks"] for trial in trials]
+found["after"] = wait_until_executors_left()
+print(json.dumps(found))
 spark.stop()
 """
 
 
-def test_dynamic_allocation_runs_trials_of_one_rank_and_refuses_two_ranks(
+def test_dynamic_allocation_runs_trials_of_one_rank_and_of_several(
     tmp_path: Path, cluster: StandaloneCluster
 ) -> None:
     found = drive(
@@ -206,14 +230,22 @@ def test_dynamic_allocation_runs_trials_of_one_rank_and_refuses_two_ranks(
             "spark.dynamicAllocation.enabled": "true",
             "spark.dynamicAllocation.shuffleTracking.enabled": "true",
             "spark.dynamicAllocation.executorIdleTimeout": "1s",
-            "spark.dynamicAllocation.maxExecutors": "2",
+            "spark.dynamicAllocation.maxExecutors": "3",
+            "spark.executor.cores": "1",
+            "spark.python.daemon.module": "spark_hpo.daemon",
         },
     )
-    assert found["failures"] == []
+    assert found["before"] == 0
     assert found["alone"] == 1, "no executor is there: a trial that waits brings the first"
+    assert found["failures"] == []
     assert 2 <= found["with_executors"] <= 4
-    assert "resources.world_size" in found["refused"]
-    assert "spark.dynamicAllocation.enabled" in found["refused"]
+    # Three executors of one core: while one trial trains, another one waits with one of its two ranks.
+    assert found["ranks"] == [2.0] * 4
+    assert found["after"] == 0, "the executors have been given back"
+    kind, message, seconds = found["too_few"]
+    assert kind == "capacity"
+    assert "its 4 ranks did not all find a slot within 10 s" in message
+    assert seconds < 60
 
 
 GPUS = """

@@ -104,10 +104,12 @@ def test_doctor_reports_dynamic_allocation(spark: Any, study: Path, idle: str, s
     assert allocation(context).status is status
 
 
-def test_doctor_fails_on_dynamic_allocation_with_two_ranks(spark: Any, study: Path) -> None:
+def test_doctor_fails_on_dynamic_allocation_if_ranks_meet_through_spark(spark: Any, study: Path) -> None:
     context = Context(study_file="study.yaml")
-    context.config = load_config("study.yaml", ["resources.world_size=2"])
     context.cluster = Dynamic(spark, master="yarn", dynamicAllocation_enabled="true")
+    context.config = load_config("study.yaml", ["resources.world_size=2"])
+    assert allocation(context).status is Status.OK
+    context.config = load_config("study.yaml", ["resources.world_size=2", "resources.rendezvous=spark"])
     with pytest.raises(CapacityError) as caught:
         allocation(context)
     assert (caught.value.key, caught.value.value) == ("resources.world_size", 2)

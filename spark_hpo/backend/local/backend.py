@@ -24,7 +24,7 @@ from spark_hpo.backend.local.machine import num_cores, num_out_of_memory_kills
 from spark_hpo.backend.local.messages import Ended
 from spark_hpo.backend.local.rank import Orders
 from spark_hpo.backend.local.server_process import ServerProcess
-from spark_hpo.backend.machine_gpus import GpuDealer, Hand, find_gpus
+from spark_hpo.backend.machine_gpus import GpuDealer, Hand, find_gpus, free_gpus
 from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,8 @@ class LocalBackend:
             CapacityError: the machine has too few GPUs.
         """
         self._world_size, self._gpus_per_rank = world_size, gpus_per_rank
-        self._dealer = GpuDealer(find_gpus() if gpus_per_rank else [], gpus_per_rank)
+        names = find_gpus() if gpus_per_rank else []
+        self._dealer = GpuDealer(names, gpus_per_rank, free_gpus(tuple(names)))
         self.num_slots = (
             self._dealer.num_slots(world_size) if gpus_per_rank else max(1, num_cores() // world_size)
         )
@@ -141,6 +142,8 @@ class LocalBackend:
             self._server.close()
         for number, running in self._by_process.items():
             running.ranks[number].connection.close()
+        for running in set(self._by_process.values()):
+            self._dealer.take_back(running.hands)
         for collection in (self._waiting, self._running, self._by_process, self._reports):
             collection.clear()
         self._selector.close()

@@ -13,14 +13,19 @@ from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
 from functools import partial
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from spark_hpo.backend.base import RankFunction, SharedSlots, merge_reports
-from spark_hpo.backend.machine_gpus import GpuDealer, WaitingDealer, find_gpus
+from spark_hpo.backend.machine_gpus import GpuDealer, WaitingDealer, find_gpus, free_gpus
 from spark_hpo.backend.spark.cluster import Cluster, cancel_until_ended, is_local
+from spark_hpo.backend.spark.gathering import Gathering, Superseded, TooFewRanks
 from spark_hpo.backend.spark.gpus import gpu_profile
 from spark_hpo.backend.spark.task import gpus_of_hand, gpus_of_spark, no_gpus, run_task
 from spark_hpo.errors import CapacityError
 from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, Row
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +51,8 @@ class SparkBackend:
     """Runs each assignment as a Spark job of `world_size` tasks, which can be cancelled by its tag.
 
     Jobs of several ranks run in barrier mode: all their tasks start together or none does. The driver
-    submits only while slots are free, because a waiting barrier job starves behind narrower jobs.
+    submits only while slots are free, because a waiting barrier job starves behind narrower jobs. With
+    dynamic allocation, Spark refuses barrier jobs, and `gathering` takes care of this.
 
     Raises:
         CapacityError: the cluster has fewer task slots than `world_size`, or too few GPUs.
@@ -58,13 +64,15 @@ class SparkBackend:
     world_size: int = 1
     gpus_per_rank: float = 0  # a fraction lets several trials share a GPU
     slot_timeout_s: float = 0  # how long to wait for executors until the first trial fits
+    gathering: Gathering | None = None  # of several ranks; None: in barrier mode
 
     def __post_init__(self) -> None:
         self._tag = f"spark_hpo-{uuid.uuid4().hex[:8]}"  # of all jobs
         self._dealer = None  # of the GPUs, where Spark does not assign them
         self._profile = None
         if self.gpus_per_rank and is_local(self.cluster):
-            self._dealer = WaitingDealer(GpuDealer(find_gpus(), self.gpus_per_rank))
+            names = find_gpus()
+            self._dealer = WaitingDealer(GpuDealer(names, self.gpus_per_rank, free_gpus(tuple(names))))
             self._dealer.num_slots(self.world_size)  # raises if there are too few
         else:
             self._profile = gpu_profile(self.cluster, self.gpus_per_rank)
@@ -183,16 +191,51 @@ class SparkBackend:
             # Spark 3.5 does not know the argument.
             profile = {} if self._profile is None else {"profile": self._profile}
             with self._taking_gpus() as take_gpus:
-                task = partial(run_task, self.run_rank, assignment, self.world_size, take_gpus)
-                rows = ranks.mapInArrow(task, _SCHEMA, barrier=self.world_size > 1, **profile).collect()
+                has_barrier = self.world_size > 1 and self.gathering is None
+                task = partial(
+                    run_task, self.run_rank, assignment, self.world_size, take_gpus, has_barrier=has_barrier
+                )
+                job = ranks.mapInArrow(task, _SCHEMA, barrier=has_barrier, **profile)
+                rows = self._collect(job, assignment, tag)
             by_rank = sorted((json.loads(row.report) for row in rows), key=lambda r: r["rank"])
             reports = [Report.from_json(record["report"]) for record in by_rank]
+        except Superseded:
+            return
+        except TooFewRanks:
+            reports = [self._crowded(assignment)]
         except Exception as exc:  # each version and client of Spark raises its own types
-            job = self._in_flight.get(assignment.key)
-            if job is None or job.tag != tag:
+            if not self._is_in_flight(assignment, tag):
                 return  # cancelled
             reports = [_lost(assignment, exc)]
         self._reports.put((tag, merge_reports(reports, seconds=time.perf_counter() - began)))
+
+    def _collect(self, job: DataFrame, assignment: Assignment, tag: str) -> list[Row]:
+        if self.gathering is None:
+            return job.collect()
+        return self.gathering.run(
+            job.collect,
+            assignment,
+            cluster=self.cluster,
+            tag=tag,
+            is_current=partial(self._is_in_flight, assignment, tag),
+        )
+
+    def _is_in_flight(self, assignment: Assignment, tag: str) -> bool:
+        job = self._in_flight.get(assignment.key)
+        return job is not None and job.tag == tag
+
+    def _crowded(self, assignment: Assignment) -> Report:
+        """The report of an assignment whose ranks could not start together."""
+        assert self.gathering is not None, "it raised"
+        return Report.failed(
+            assignment,
+            Failure(
+                kind=FailureKind.CAPACITY,
+                message=f"its {self.world_size} ranks did not all find a slot within "
+                f"{self.gathering.limit_s:.0f} s; check spark.dynamicAllocation.maxExecutors, and that the "
+                "cluster has room for more executors",
+            ),
+        )
 
 
 def _lost(assignment: Assignment, exc: Exception) -> Report:

@@ -302,19 +302,26 @@ def _equip(cluster: Cluster, missing: Container[str]) -> None:
         logger.info("executors do not have %s; sending it to them", package.NAME)
 
 
-def check_resources(cluster: Cluster, *, world_size: int) -> None:
-    """Check settings with which Spark would refuse every job.
+def needs_gathering(cluster: Cluster, *, world_size: int, rendezvous: str) -> bool:
+    """Return whether trials have several ranks that Spark cannot start together.
+
+    Args:
+        rendezvous: `resources.rendezvous`.
 
     Raises:
-        CapacityError: dynamic allocation is on, and trials have several ranks.
+        CapacityError: there is no store on the driver either, in which ranks could wait for each other.
     """
-    if world_size > 1 and is_dynamic(cluster):
+    if world_size == 1 or not is_dynamic(cluster):
+        return False
+    if cluster.driver_host is None or rendezvous == "spark":
         raise CapacityError(
-            "must be 1 while spark.dynamicAllocation.enabled is true: Spark runs no barrier jobs then",
+            "must be 1 while spark.dynamicAllocation.enabled is true and ranks cannot meet on the driver "
+            "(Spark Connect, or resources.rendezvous: spark), because Spark runs no barrier jobs then",
             key="resources.world_size",
             value=world_size,
             cure="Set spark.dynamicAllocation.enabled to false, or use world_size 1",
         )
+    return True
 
 
 def _telling_line(exc: Exception) -> str:

@@ -20,11 +20,14 @@ def run_task(
     world_size: int,
     take_gpus: Callable[[int], tuple[int, ...]],
     batches: Iterator[pa.RecordBatch],
+    *,
+    has_barrier: bool,
 ) -> Iterator[pa.RecordBatch]:
     """Run rank r, in the task of the partition of `range(world_size)` that holds the number r.
 
     Args:
         take_gpus: returns N of each `cuda:N` of a rank, and prepares the environment for CUDA.
+        has_barrier: Spark starts the tasks of all ranks together.
     """
     ranks = [number for batch in batches for number in batch.column(0).to_pylist()]
     assert len(ranks) == 1, "one rank per task"
@@ -37,7 +40,7 @@ def run_task(
             rank=rank,
             world_size=world_size,
             gpus=take_gpus(rank),
-            barrier=_barrier(rank) if world_size > 1 else None,
+            barrier=_barrier(rank) if has_barrier else None,
         )
     record = json.dumps({"rank": rank, "report": report.to_json()})
     yield pa.RecordBatch.from_pydict({"report": pa.array([record], pa.string())})

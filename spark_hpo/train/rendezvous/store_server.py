@@ -56,6 +56,11 @@ class StoreServer:
         )
         self._thread.start()
 
+    def most_members(self, group: str) -> int:
+        """Return how many members a group has had at once. Any thread may call it."""
+        found = self._groups.get(group)
+        return 0 if found is None else found.most_members
+
     def close(self) -> None:
         """Close all connections and release the port. Idempotent."""
         if self._thread.is_alive():
@@ -106,6 +111,7 @@ class StoreServer:
             frames.keep_alive(writer.get_extra_info("socket"))
             group = self._groups.setdefault(name, _Group())
             group.members += 1
+            group.most_members = max(group.most_members, group.members)
             if group.deletion is not None:
                 group.deletion.cancel()
             try:
@@ -174,6 +180,7 @@ class _Group:
 
     values: dict[str, str] = field(default_factory=dict)
     members: int = 0  # connections
+    most_members: int = 0  # at once
     deletion: asyncio.TimerHandle | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # replaced after each change
 

@@ -61,6 +61,15 @@ class RendezvousServer:
             ) from exc
         self.address = replace(rendezvous, port=self._store.port)
 
+    def has_met(self, key: str, size: int) -> bool:
+        """Return whether all ranks of an attempt have connected to the store.
+
+        Args:
+            key: as in `init_group`.
+            size: the number of ranks.
+        """
+        return self._store.most_members(key) >= size
+
     def close(self) -> None:
         """Close the store and release its port. Idempotent."""
         self._store.close()

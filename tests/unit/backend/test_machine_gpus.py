@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from spark_hpo.backend.machine_gpus import GpuDealer, find_gpus
+from spark_hpo.backend.local.backend import LocalBackend
+from spark_hpo.backend.machine_gpus import FreeGpus, GpuDealer, find_gpus, free_gpus
 from spark_hpo.errors import CapacityError
+from tests.support.ranks import assignment, train
 
 
 class NvmlError(Exception):
@@ -100,6 +104,29 @@ def test_assignments_share_a_gpu_only_when_all_have_one() -> None:
     dealt = [dealer.deal(1) for _ in range(4)]
     assert [hands[0].gpus for hands in dealt if hands] == [(0,), (1,), (0,), (1,)]
     assert dealer.deal(1) is None
+
+
+def test_dealers_of_several_studies_deal_no_gpu_twice() -> None:
+    names, free = ["0", "1", "2"], FreeGpus(3)
+    whole, halves = GpuDealer(names, 1, free), GpuDealer(names, 0.5, free)
+    first, half = whole.deal(1), halves.deal(1)
+    assert first is not None
+    assert half is not None
+    assert first[0].gpus != half[0].gpus
+    assert whole.deal(2) is None, "half of a GPU is taken"
+    halves.take_back(half)
+    assert whole.deal(2) is not None
+
+
+def test_local_backend_gives_back_its_gpus_when_it_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6")
+    free = free_gpus(("5", "6"))
+    with closing(LocalBackend(train, gpus_per_rank=1)) as backend:
+        backend.submit(assignment(0, seconds=60))
+        assert free.take(2, Fraction(1)) is None
+    devices = free.take(2, Fraction(1))
+    assert devices is not None
+    free.give_back(devices, Fraction(1))
 
 
 def test_slices_are_dealt_by_name() -> None:

@@ -7,12 +7,15 @@ import itertools
 import math
 import threading
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spark_hpo.backend.base import SharedSlots
 from spark_hpo.backend.inline import InlineBackend
+from spark_hpo.backend.sharing import SlotPool
 from spark_hpo.errors import (
     CapacityError,
     ConfigError,
@@ -139,6 +142,49 @@ def test_lost_assignment_fails_its_trial_after_all_retries(bench: StudyRunner) -
     study.run()
     assert [a.attempt for a in bench.training.asked if a.trial_id == 0] == [1, 2, 3]
     assert study.progress.failed == 1
+
+
+def test_assignment_whose_ranks_find_no_slots_is_retried_until_they_do(bench: StudyRunner) -> None:
+    crowded = Failure(kind=FailureKind.CAPACITY, message="too few slots")
+    bench.training.fail = lambda a: crowded if a.trial_id == 0 and a.rung == 0 and a.attempt < 6 else None
+    seconds = itertools.count()
+    study = bench.study(clock=lambda: float(next(seconds)))
+    study.run()
+    assert study.progress.failed == 0, "not an error of the trial, however often"
+    assert study.progress.run == 20
+
+
+def test_study_ends_when_no_assignment_finds_slots_for_its_ranks(bench: StudyRunner) -> None:
+    crowded = Failure(kind=FailureKind.CAPACITY, message="too few slots")
+    bench.training.fail = lambda a: crowded if len(bench.training.asked) > 4 else None
+    seconds = itertools.count()
+    with pytest.raises(CapacityError, match="too few slots"):
+        bench.study(
+            clock=lambda: float(next(seconds)), policy=replace(RETRY_AT_ONCE, slot_timeout_s=100.0)
+        ).run()
+
+
+def test_study_waits_for_its_share_and_records_it(bench: StudyRunner) -> None:
+    pool = SlotPool()
+    quarter = SharedSlots(key="test", size=lambda: Fraction(1, 4), wake=lambda: None)
+    with pool.joined(quarter, weight=1.0) as other, pool.joined(quarter, weight=3.0) as share:
+        assert [other.take(running) for running in range(4)] == [True] * 4
+        waited = threading.Event()
+        policy = replace(RETRY_AT_ONCE, share=share, interrupted=waited.is_set)
+        study = bench.study(backend=ConcurrentBackend(bench.training, 0), policy=policy)
+        assert bench.journal is not None
+        timer = threading.Timer(0.2, waited.set)
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            study.run()
+        assert bench.training.asked == []
+        other.rest(1)
+        study = bench.study(
+            backend=ConcurrentBackend(bench.training, 0), policy=replace(policy, interrupted=bool)
+        )
+        assert study.run() == "trials"
+        counts = [event.data for event in Journal(bench.storage, LOSS).past if event.kind is EventKind.SLOTS]
+        assert counts == [{"slots": 3, "of": 4, "shared_with": 1}] * 2
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])

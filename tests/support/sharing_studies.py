@@ -1,0 +1,90 @@
+"""Three studies in threads of one process that share four slots: `sharing_studies.py FOLDER`.
+
+`heavy` has twice the share of the others and ends early; `late` starts when `heavy` has run some trials.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from spark_hpo import tune
+from spark_hpo.backend.spark.session import start_session
+from spark_hpo.study import RunningStudy
+from spark_hpo.study.callback import Callback
+from spark_hpo.trial import Report, Trial
+
+SLOTS = 4
+TRIALS = {"heavy": 14, "light": 26, "late": 10}
+SHARES = {"heavy": 2.0, "light": 1.0, "late": 1.0}
+_BEFORE_LATE = 6
+_LIMIT_S = 240.0
+
+
+def train(ctx: Any) -> None:
+    time.sleep(0.4 + ctx.params["x"])
+    ctx.report({"loss": ctx.params["x"]}, checkpoint=0.0)
+
+
+class AfterReports(Callback):
+    """Sets an event after a number of reports."""
+
+    def __init__(self, reports: int, event: Event) -> None:
+        self._left, self._event = reports, event
+
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._event.set()
+
+
+def run(name: str, folder: Path, spark: SparkSession, *callbacks: Callback) -> None:
+    tune(
+        train,
+        {"x": {"type": "uniform", "low": 0.0, "high": 0.2}},
+        metric="loss",
+        mode="min",
+        name=name,
+        trials=TRIALS[name],
+        max_resource=1,
+        search={"sampler": "random", "scheduler": "full"},
+        resources={"share": SHARES[name]},
+        storage=str(folder / name),
+        mlflow={"tracking_uri": f"sqlite:///{folder}/mlflow.db", "experiment": "sharing"},
+        spark=spark,
+        callbacks=callbacks,
+    )
+
+
+def main(folder: Path) -> None:
+    settings = {"spark.master": f"local[{SLOTS}]", "spark.ui.enabled": "false", "spark.log.level": "OFF"}
+    spark = start_session("sharing", settings)
+    begin = Event()
+
+    def late() -> None:
+        assert begin.wait(_LIMIT_S)
+        run("late", folder, spark)
+
+    def thread(target: Callable[..., None], *args: object) -> Thread:
+        started = Thread(target=target, args=args)
+        started.start()
+        return started
+
+    threads = [
+        thread(run, "heavy", folder, spark, AfterReports(_BEFORE_LATE, begin)),
+        thread(run, "light", folder, spark),
+        thread(late),
+    ]
+    for one in threads:
+        one.join(_LIMIT_S)
+    spark.stop()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
