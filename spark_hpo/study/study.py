@@ -259,7 +259,8 @@ class Study:
         slots = min(most, share.num_slots(fit))
         others = share.num_studies - 1
         if (slots, others) != (self.progress.slots, self._num_others):
-            shared = f" of {fit}, shared with {others} other studies" if others else ""
+            kind = "study" if others == 1 else "studies"
+            shared = f" of {fit}, shared with {others} other {kind}" if others else ""
             logger.info("slots for trials: %d%s", slots, shared)
             self.progress.slots, self._num_others = slots, others
             self._journal.slots(slots, fit=fit, num_others=others)

@@ -47,6 +47,17 @@ def pen(tmp_path: Path) -> StudyWriter:
     return pen
 
 
+def test_status_names_the_share_of_the_slots(pen: StudyWriter) -> None:
+    pen.journal.slots(2, fit=8, num_others=3)
+    status = StudyStatus.read(pen.storage)
+    assert status.slots == 2
+    assert status.share == ", a share of 8 with 3 other studies"
+    assert status.to_json()["slots_shared_with"] == 3
+    pen.journal.slots(8)
+    status = StudyStatus.read(pen.storage)
+    assert (status.slots, status.share, status.to_json()["slots_shared_with"]) == (8, "", 0)
+
+
 def test_status_of_a_running_study_comes_from_its_directory(pen: StudyWriter) -> None:
     status = StudyStatus.read(pen.storage)
     assert status.state is StudyState.RUNNING
