@@ -193,7 +193,7 @@ def wait_until_executors_left():
         time.sleep(0.1)
     return cluster.num_task_slots(None)
 
-spark = start_session("dynamic", json.loads(sys.argv[1]), timeout_s=60)
+spark = start_session("dynamic", json.loads(sys.argv[1]), timeout_s=150)
 cluster = cluster_of(spark)
 found = {"before": wait_until_executors_left()}
 backend = SparkBackend(cluster, train, slot_timeout_s=60)
