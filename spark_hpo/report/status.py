@@ -61,7 +61,7 @@ class StudyStatus:
         """
         # The lease is read first, so that a driver that ends meanwhile is shown as running, not as failed.
         now, driver = time.time(), Holder.read(storage)
-        is_running = driver is not None and driver.is_alive(now)
+        is_running = driver is not None and driver.is_alive(storage)
         record = StudyRecord.read(storage, is_running=is_running)
         return cls(record=record, driver=driver, settings=Settings.load(storage), now=now)
 

@@ -21,6 +21,7 @@ from spark_hpo.study_dir.storage import Storage
 logger = logging.getLogger(__name__)
 
 _NAME = "lease.json"
+_CLOCKS_DIFFER_S = 86_400.0  # at most, between two machines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +33,29 @@ class Holder:
     pid: int
     started_at: float  # of the process, because pids are reused
     expires_at: float  # wall clock, seconds since 1970
+    duration_s: float = 60.0  # from the last renewal to `expires_at`
     machine: str = ""  # where the pid means this process, see `_machine`; earlier versions wrote none
     released: bool = False
 
-    def is_alive(self, now: float) -> bool:
-        """Return whether the driver still holds the study; on another machine, until the lease expires."""
-        if self.released or now >= self.expires_at:
+    def is_alive(self, storage: Storage, clock: Callable[[], float] = time.time) -> bool:
+        """Return whether the driver still holds the study; on another machine, until the lease expires.
+
+        Args:
+            storage: the study directory from which the holder was read.
+            clock: the clock of this machine.
+        """
+        if self.released:
             return False
-        if self.machine != _machine():
-            return True
-        # On this machine a killed driver is detected at once, without waiting for the lease to expire.
+        if self.machine == _machine():
+            return clock() < self.expires_at and self._has_process()
+        if clock() - self.expires_at > _CLOCKS_DIFFER_S:
+            return False  # a copy of the study directory looks new to the storage
+        # The clocks of two machines may differ, so the age of the lease comes from the storage.
+        age = storage.age(_NAME)
+        return clock() < self.expires_at if age is None else age < self.duration_s
+
+    def _has_process(self) -> bool:
+        """Return whether the process runs: a killed driver does not have to be waited for."""
         try:
             process = psutil.Process(self.pid)
             is_zombie = process.status() == psutil.STATUS_ZOMBIE
@@ -78,9 +92,9 @@ def _machine() -> str:
 
 
 def is_held(storage: Storage) -> bool:
-    """Return whether a driver works on the study now. Never writes."""
+    """Return whether a driver works on the study now. Writes nothing that stays."""
     holder = Holder.read(storage)
-    return holder is not None and holder.is_alive(time.time())
+    return holder is not None and holder.is_alive(storage)
 
 
 @dataclass(eq=False)
@@ -127,12 +141,11 @@ class Lease:
     def _acquire(
         cls, storage: Storage, least_epoch: int, duration_s: float, clock: Callable[[], float]
     ) -> Lease:
-        now = clock()
         current = Holder.read(storage)
-        if current is not None and current.is_alive(now):
+        if current is not None and current.is_alive(storage, clock):
             raise LeaseError(
-                f"{storage.url}: the study is locked by pid {current.pid} on {current.host} (the lock "
-                f"expires in {current.expires_at - now:.0f} s). Wait for that driver, stop it, or use "
+                f"{storage.url}: the study is locked by pid {current.pid} on {current.host} (if that driver "
+                f"has died, for at most {current.duration_s:.0f} s). Wait for that driver, stop it, or use "
                 "another study_dir"
             )
         epoch = max(least_epoch, current.epoch + 1 if current else 1)
@@ -147,7 +160,8 @@ class Lease:
             pid=os.getpid(),
             machine=_machine(),
             started_at=psutil.Process().create_time(),
-            expires_at=now + duration_s,
+            expires_at=clock() + duration_s,
+            duration_s=duration_s,
         )
         lease = cls(storage, holder, duration_s, clock)
         lease._write()

@@ -118,6 +118,11 @@ class LocalFolder:
         with self._parent(name) as (folder, last):
             return os.stat(last, dir_fd=folder, follow_symlinks=False).st_size
 
+    def modified(self, name: str) -> float:
+        """The time of the last change, in seconds since 1970."""
+        with self._parent(name) as (folder, last):
+            return os.stat(last, dir_fd=folder, follow_symlinks=False).st_mtime
+
     def names(self, folder: str) -> list[str]:
         with self._parent(f"{folder}/*") as (descriptor, _):
             return os.listdir(descriptor)
@@ -220,6 +225,16 @@ class RemoteFolder:
 
     def size(self, name: str) -> int:
         return int(self._fs.size(f"{self._root}/{name}") or 0)
+
+    def modified(self, name: str) -> float:
+        """The time of the last change, in seconds since 1970.
+
+        Raises:
+            NotImplementedError: the store does not tell.
+        """
+        path = f"{self._root}/{name}"
+        self._fs.invalidate_cache(self._fs._parent(path))
+        return float(self._fs.modified(path).timestamp())
 
     def names(self, folder: str) -> list[str]:
         try:

@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -137,6 +138,26 @@ class Storage:
         with self.translated(name), contextlib.suppress(FileNotFoundError):
             return self._folder.size(_checked(name))
         return 0
+
+    def age(self, name: str) -> float | None:
+        """The seconds since a file was written, by the clock of the storage.
+
+        Compares the file with a new one, which is deleted again, because the clock of this machine may differ
+        from that of the storage and of the machine that wrote the file.
+
+        Returns:
+            None if the file does not exist, the directory cannot be written or the storage records no times.
+        """
+        new = f".tmp-{secrets.token_hex(8)}"
+        try:
+            written = self._folder.modified(_checked(name))
+            self.write(new, b"")
+            try:
+                return self._folder.modified(new) - written
+            finally:
+                self.delete(new)
+        except (OSError, StorageError, NotImplementedError):
+            return None
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         """Read several files at a time; see `read`."""

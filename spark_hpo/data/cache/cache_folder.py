@@ -12,7 +12,6 @@ import os
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -142,14 +141,19 @@ class CacheFolder:
         """
         if not dry_run:
             self._sweep()
-        freed = []
+        freed, now = [], self._now()
         for path in self._oldest_first(keep=""):
             with contextlib.suppress(OSError):
-                if time.time() - (path / _IN_USE).stat().st_mtime >= older_than_s:
+                if now - (path / _IN_USE).stat().st_mtime >= older_than_s:
                     size = _allocated(path)
                     if self._evict(path, dry_run=dry_run):
                         freed.append(size)
         return freed
+
+    def _now(self) -> float:
+        """Return the time by the clock that dates the files of this folder, which may be on a file server."""
+        with tempfile.TemporaryDirectory(prefix=".now-", dir=self.path) as new:
+            return os.stat(new).st_mtime
 
     def _evict(self, path: Path, *, dry_run: bool = False) -> bool:
         """Delete an entry unless a process has it open. Return True if it was (or could be) deleted."""
@@ -166,9 +170,10 @@ class CacheFolder:
 
     def _sweep(self) -> None:
         """Delete folders left behind by processes that were killed while creating or deleting an entry."""
+        now = self._now()
         for path in self.path.glob(".*"):
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                if now - path.stat().st_mtime > _ABANDONED_S:
                     shutil.rmtree(path)
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -161,6 +162,25 @@ def test_lease_of_another_pid_namespace_holds_until_it_expires(
             Lease.acquire(storage)
     storage.write("lease.json", json.dumps({**record, "pid": 2**22 + 1}).encode())
     Lease.acquire(storage)  # a pid of this namespace that does not exist
+
+
+@pytest.mark.parametrize("shift_s", [-3600, 3600])
+@pytest.mark.parametrize("kind", ["local", "memory"])
+def test_lease_of_another_machine_does_not_depend_on_its_clock(
+    tmp_path: Path, kind: str, shift_s: int
+) -> None:
+    storage = Storage(tmp_path if kind == "local" else f"memory://{tmp_path}")
+    Lease.acquire(storage, clock=lambda: time.time() + shift_s)
+    record = {**json.loads(storage.read("lease.json") or b""), "machine": "another"}
+    storage.write("lease.json", json.dumps(record).encode())
+    assert is_held(storage)
+    with pytest.raises(LeaseError):
+        Lease.acquire(storage)
+    if kind == "local":
+        os.utime(tmp_path / "lease.json", (time.time() - 61,) * 2)
+        assert not is_held(storage)
+        assert Lease.acquire(storage).epoch == 2
+        assert not list(tmp_path.glob(".tmp-*"))
 
 
 def test_lease_of_a_later_version_is_read(storage: Storage) -> None:
