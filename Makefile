@@ -10,7 +10,7 @@ unexport SPARK_HOME
 # Without it, each of the hundreds of processes of the tests would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup tune test test-fast test-slow test-faults test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict bench-checkpoint bench-tabular bench-hypergradient test-modern test-spark35 test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
+.PHONY: setup tune test test-fast test-slow test-faults test-hosts test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict bench-checkpoint bench-tabular bench-hypergradient test-modern test-spark35 test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -47,6 +47,9 @@ test-slow: setup java build/spark-classes.jsa  ## the other tests: whole studies
 
 test-faults: setup java  ## every fault, injected into studies on a real Spark, and its costs; forty minutes
 	$(BIN)/python -m pytest tests/faults --faults-page docs/benchmarks/faults.md
+
+test-hosts: setup java  ## studies on three hosts (network namespaces): ports, clocks, lost hosts; ten minutes; root
+	$(BIN)/python -m pytest tests/hosts
 
 test-first-studies: setup java  ## prepare, init and run on real tables, beside scikit-learn; seven minutes
 	$(BIN)/python -m pytest -s tests/first_studies

@@ -85,12 +85,9 @@ class Host:
         return done.stdout
 
     def allow_ports(self, *ports: str) -> None:
-        """Drop connections that others open to this host, except those to the given ports or `a-b` ranges."""
-        self.run(
-            "nft",
-            "-f",
-            "-",
-            stdin=f"""
+        """Drop connections that other hosts open to this one, except those to the given ranges of ports."""
+        rules = f"""
+            flush ruleset
             table inet filter {{
               chain input {{
                 type filter hook input priority 0; policy accept;
@@ -98,8 +95,12 @@ class Host:
                 tcp dport {{ {", ".join(ports)} }} accept
                 tcp flags & (syn | ack) == syn counter drop
               }}
-            }}""",
-        )
+            }}"""
+        self.run("nft", "-f", "-", stdin=rules)
+
+    def choose_ports_from(self, first: int, last: int) -> None:
+        """Give the kernel of this host the ports that it chooses from."""
+        self.run("sh", "-c", f"echo {first} {last} > /proc/sys/net/ipv4/ip_local_port_range")
 
     def refused_connections(self) -> int:
         """Return the number of packets that the filter of `allow_ports` has dropped."""
