@@ -121,6 +121,12 @@ _pools: dict[str, SlotPool] = {}
 _pools_lock = threading.Lock()
 
 
+def num_sharing(key: str) -> int:
+    """Return how many studies of this process share the slots of a key."""
+    pool = _pools.get(key)
+    return 0 if pool is None else pool.num_studies
+
+
 @contextmanager
 def open_share(slots: SharedSlots | None, *, weight: float) -> Iterator[Share]:
     """Share slots with the other studies of this process, until the context ends.

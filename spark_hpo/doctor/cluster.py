@@ -11,7 +11,8 @@ from typing import Any
 
 from spark_hpo.backend.machine_gpus import GpuDealer, find_gpus
 from spark_hpo.backend.ports import listen
-from spark_hpo.backend.spark.cluster import is_dynamic, is_local
+from spark_hpo.backend.sharing import num_sharing
+from spark_hpo.backend.spark.cluster import is_dynamic, is_local, slots_key
 from spark_hpo.backend.spark.gpus import gpu_profile
 from spark_hpo.backend.spark.probe import ask
 from spark_hpo.backend.spark.session import (
@@ -95,6 +96,8 @@ def slots(context: Context) -> Verdict:
         time.sleep(_POLL_S)
     trials = tasks // needed
     message = f"{tasks} tasks at once: {trials} trials of {needed} {unit}"
+    if others := num_sharing(slots_key(cluster)):
+        message += f", shared with {others} running studies of this process (resources.share)"
     if not trials and cluster.can_grow():
         return ok(f"{message}; Spark starts executors when a trial waits")
     if not trials:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -75,6 +76,19 @@ class BackendContract:
 
     def test_wait_times_out(self, backend: Backend) -> None:
         assert backend.wait(0.05) is None
+
+    def test_wait_ends_early_when_it_is_woken(self, backend: Backend) -> None:
+        shared = backend.shared_slots
+        if shared is None:
+            pytest.skip("its slots belong to one study")
+        assert 0 < shared.size() <= 1
+        timer = threading.Timer(0.05, shared.wake)
+        began = time.monotonic()
+        timer.start()
+        assert backend.wait(_TIMEOUT_S) is None
+        assert time.monotonic() - began < _TIMEOUT_S / 2
+        backend.submit(self.assignment(1))
+        assert self.next_report(backend).trial_id == 1, "no report is lost"
 
     def test_failure_is_reported_not_raised(self, backend: Backend) -> None:
         backend.submit(self.assignment(1, fail=0))

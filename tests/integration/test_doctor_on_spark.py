@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spark_hpo.backend.base import SharedSlots
+from spark_hpo.backend.sharing import open_share
+from spark_hpo.backend.spark.cluster import slots_key
 from spark_hpo.backend.spark.session import cluster_of
 from spark_hpo.config import load_config
 from spark_hpo.doctor import Status, examine
 from spark_hpo.doctor.checks import CHECKS
-from spark_hpo.doctor.cluster import allocation, differences
+from spark_hpo.doctor.cluster import allocation, differences, slots
 from spark_hpo.doctor.context import Context
 from spark_hpo.doctor.on_executor import executor_info
 from spark_hpo.errors import CapacityError
@@ -102,6 +106,16 @@ def test_doctor_reports_dynamic_allocation(spark: Any, study: Path, idle: str, s
         dynamicAllocation_executorIdleTimeout=idle,
     )
     assert allocation(context).status is status
+
+
+def test_doctor_counts_the_studies_that_share_the_slots(spark: Any, study: Path) -> None:
+    context = Context(study_file="study.yaml")
+    context.config = load_config("study.yaml")
+    context.cluster = cluster_of(spark)
+    shared = SharedSlots(key=slots_key(context.cluster), size=lambda: Fraction(1, 2), wake=lambda: None)
+    with open_share(shared, weight=1.0):
+        assert "shared with 1 running" in slots(context).message
+    assert "shared" not in slots(context).message
 
 
 def test_doctor_fails_on_dynamic_allocation_if_ranks_meet_through_spark(spark: Any, study: Path) -> None:

@@ -95,6 +95,7 @@ class SimulatedBackend:
         if num_slots < 1:
             raise ConfigError("must be at least 1", key="num_slots", value=num_slots)
         self.num_slots = num_slots
+        self.shared_slots = None
         self._curves = curves
         self._disturbances = disturbances or Disturbances()
         self._changes = deque(sorted(self._disturbances.slots_from))

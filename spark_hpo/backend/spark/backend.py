@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from spark_hpo.backend.base import RankFunction, SharedSlots, merge_reports
 from spark_hpo.backend.machine_gpus import GpuDealer, WaitingDealer, find_gpus, free_gpus
-from spark_hpo.backend.spark.cluster import Cluster, cancel_until_ended, is_local
+from spark_hpo.backend.spark.cluster import Cluster, cancel_until_ended, is_local, slots_key
 from spark_hpo.backend.spark.gathering import Gathering, Superseded, TooFewRanks
 from spark_hpo.backend.spark.gpus import gpu_profile
 from spark_hpo.backend.spark.task import gpus_of_hand, gpus_of_spark, no_gpus, run_task
@@ -92,7 +92,7 @@ class SparkBackend:
     @property
     def shared_slots(self) -> SharedSlots:
         return SharedSlots(
-            key=f"Spark application {self.cluster.setting('spark.app.id')}",
+            key=slots_key(self.cluster),
             size=self._assignment_size,
             wake=partial(self._reports.put, None),
         )

@@ -87,6 +87,11 @@ def is_dynamic(cluster: Cluster) -> bool:
     return cluster.setting("spark.dynamicAllocation.enabled").lower() == "true" and not is_local(cluster)
 
 
+def slots_key(cluster: Cluster) -> str:
+    """The key under which the studies of this process share the slots of an application."""
+    return f"Spark application {cluster.setting('spark.app.id')}"
+
+
 def is_local(cluster: Cluster) -> bool:
     """Return whether driver and executors are one process, so the number of slots never changes."""
     master = cluster.setting("spark.master")

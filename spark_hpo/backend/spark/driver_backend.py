@@ -14,7 +14,7 @@ from functools import partial
 from threading import Event, Thread
 
 from spark_hpo.backend.base import DriverContext, RankFunction, SharedSlots, merge_reports
-from spark_hpo.backend.spark.cluster import Cluster, cancel_until_ended, is_local
+from spark_hpo.backend.spark.cluster import Cluster, cancel_until_ended, is_local, slots_key
 from spark_hpo.backend.spark.shared_frames import SharedFrames
 from spark_hpo.errors import BackendError, CapacityError
 from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
@@ -90,7 +90,7 @@ class DriverBackend:
     @property
     def shared_slots(self) -> SharedSlots:
         return SharedSlots(
-            key=f"Spark application {self.cluster.setting('spark.app.id')}",
+            key=slots_key(self.cluster),
             size=lambda: Fraction(self.slots_per_trial, max(1, self.cluster.num_task_slots(None))),
             wake=partial(self._reports.put, None),
         )

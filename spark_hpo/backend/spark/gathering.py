@@ -9,7 +9,7 @@ from functools import cache
 from threading import Event, Lock, Thread
 from typing import TypeVar
 
-from spark_hpo.backend.spark.cluster import Cluster
+from spark_hpo.backend.spark.cluster import Cluster, slots_key
 from spark_hpo.trial import Assignment
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class Gathering:
             Superseded: the assignment has been cancelled, and the job was not started.
             TooFewRanks: the ranks did not meet within the limit; the job has been cancelled.
         """
-        gate = _gate(cluster.setting("spark.app.id"))
+        gate = _gate(slots_key(cluster))
         while not gate.acquire(timeout=_POLL_S):
             if not is_current():
                 raise Superseded
