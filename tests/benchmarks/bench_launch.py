@@ -37,7 +37,8 @@ PACKAGES = ("pyspark", "torch", "hyperopt")
 INTRODUCTION = f"""# The cost of starting a trial
 
 The table shows the seconds from submitting a trial to its report, for a trial that trains nothing, on
-`local[2]` or, with `backend: local`, without Spark. All values are medians. `make bench-launch` writes
+`local[2]` or, with `backend: local`, without Spark. With `backend: driver`, a trial is a thread of the driver
+that starts no Spark job. All values are medians. `make bench-launch` writes
 this page.
 
 With two ranks, the ranks form a process group and do one all-reduce, in spark_hpo and in
@@ -75,6 +76,15 @@ def on_this_machine(world_size: int) -> Iterator[float]:
     with tempfile.TemporaryDirectory() as folder:
         run = run_nothing(folder, "127.0.0.1")
         yield from ours(LocalBackend(run, world_size=world_size, preloaded=["spark_hpo.train.preload"]))
+
+
+def in_the_driver() -> Iterator[float]:
+    from spark_hpo.backend.spark.driver_backend import DriverBackend
+    from spark_hpo.backend.spark.session import cluster_of, start_session
+
+    spark = start_session("launch", LOCAL, trains_on_executors=False)
+    with tempfile.TemporaryDirectory() as folder:
+        yield from ours(DriverBackend(cluster_of(spark), run_nothing(folder, "127.0.0.1")))
 
 
 def run_nothing(folder: str, host: str) -> Any:
@@ -192,6 +202,7 @@ CONTESTANTS = {
     "spark_hpo, 2 ranks, after a query": Contestant(launch=partial(on_spark, 2, after_query=True), runs=21),
     "spark_hpo, backend: local, 1 rank": Contestant(launch=partial(on_this_machine, 1), runs=21),
     "spark_hpo, backend: local, 2 ranks": Contestant(launch=partial(on_this_machine, 2), runs=21),
+    "spark_hpo, backend: driver": Contestant(launch=in_the_driver, runs=21),
     "SparkTrials": Contestant(launch=spark_trials, runs=3),
     "TorchDistributor": Contestant(launch=torch_distributor, runs=3),
 }

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hyperopt import Trials, hp, rand, space_eval
 
 import spark_hpo
 from spark_hpo.errors import ConfigError, StudyInterrupted
 from spark_hpo.study import RunningStudy
 from spark_hpo.study.callback import Callback
 from spark_hpo.trial import FailureKind, TrialState
+from tests.support.documents import blocks
 
 pytestmark = pytest.mark.spark
 
-REGULARIZATION = [0.0, 0.1, 1.0]
+X = {"x": {"type": "uniform", "low": 0, "high": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -52,80 +52,54 @@ def tune(objective: Any, space: Any, **named: Any) -> spark_hpo.Result:
     return spark_hpo.tune(objective, space, **named)
 
 
-@pytest.mark.slow
-def test_cross_validation_has_the_result_of_cross_validator(spark: Any, rows: Any) -> None:
-    from pyspark.ml.classification import LogisticRegression
-    from pyspark.ml.evaluation import BinaryClassificationEvaluator
-    from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
-
-    estimator, evaluator = LogisticRegression(maxIter=3), BinaryClassificationEvaluator()
-    threads = set()
-
-    def objective(ctx: spark_hpo.TrainContext) -> dict[str, float]:
-        threads.add(threading.get_ident())
-        training, validation = ctx.fold_frames(rows)
-        model = estimator.fit(training, {estimator.regParam: ctx.params["regParam"]})
-        return {"auc": evaluator.evaluate(model.transform(validation))}
-
-    cached = len(spark.sparkContext._jsc.getPersistentRDDs())
-    space = {"regParam": {"type": "choice", "options": REGULARIZATION}}
-    result = tune(objective, space, folds=3, seed=7, search={"sampler": "grid", "scheduler": "full"})
-    assert len(spark.sparkContext._jsc.getPersistentRDDs()) == cached, "the folds are released"
-    assert len(threads) > 1
-    grid = ParamGridBuilder().addGrid(estimator.regParam, REGULARIZATION).build()
-    theirs = CrossValidator(
-        estimator=estimator, estimatorParamMaps=grid, evaluator=evaluator, numFolds=3, seed=7
-    ).fit(rows)
-    trials = {trial.params["regParam"]: trial for trial in result.journal.trials.values()}
-    ours = [trials[value].metrics["auc"] for value in REGULARIZATION]
-    assert ours == pytest.approx(theirs.avgMetrics, abs=1e-12)
-
-
-def test_hyperopt_trials_run_in_this_process_and_may_use_dataframes(rows: Any) -> None:
-    from pyspark.ml.classification import LogisticRegression
-    from pyspark.ml.evaluation import BinaryClassificationEvaluator
-
-    training, validation = rows.randomSplit([0.7, 0.3], seed=1)
-    pids = []
-
-    def objective(params: dict[str, Any]) -> float:
-        pids.append(os.getpid())
-        model = LogisticRegression(maxIter=2, **params).fit(training)
-        return -float(BinaryClassificationEvaluator().evaluate(model.transform(validation)))
-
-    space = {"regParam": hp.uniform("regParam", 0, 1), "standardization": hp.choice("s", [True, False])}
-    trials = Trials()
-    best = spark_hpo.fmin(objective, space, rand.suggest, 3, trials=trials, show_progressbar=False)
-    assert pids == [os.getpid()] * 3
-    assert min(trials.losses()) < -0.9
-    assert space_eval(space, best).keys() == space.keys()
+def leaves(spark: Any) -> int:
+    """The number of tables in Spark's cache."""
+    return len(spark.sparkContext._jsc.getPersistentRDDs())
 
 
 @pytest.mark.slow
-def test_trainings_of_xgboost_side_by_side_share_the_slots(spark: Any, rows: Any) -> None:
+def test_every_block_of_the_page_runs_and_the_searches_agree(spark: Any) -> None:
+    cached = leaves(spark)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks("docs/spark-ml.md", "python"):
+        if block.run_by:
+            exec(compile(block.text, str(block), "exec"), names)
+    assert leaves(spark) == cached, "all folds and rows are released"
+    trials = {trial.params["regParam"]: trial for trial in names["result"].journal.trials.values()}
+    ours = [trials[value].metrics["auc"] for value in (0.0, 0.1, 1.0)]
+    assert ours == pytest.approx(names["fitted"].avgMetrics, abs=1e-12)
+    assert (trials[0.1].resource, trials[0.1].spread["auc"] > 0) == (3, True)
+    from pyspark.ml.classification import LogisticRegressionModel
+
+    final = LogisticRegressionModel.load("models/best")
+    assert final.coefficients == names["fitted"].bestModel.coefficients
+    assert names["boosted"].best.metrics["auc"] > 0.9
+    assert names["grown"].best.resource == 3
+    assert min(names["trials"].losses()) < -0.9
+    assert {trial.failure for trial in names["boosted"].journal.trials.values()} == {None}
+
+
+@pytest.mark.slow
+def test_trainings_of_xgboost_run_side_by_side(rows: Any) -> None:
     from pyspark.ml.evaluation import BinaryClassificationEvaluator
     from xgboost.spark import SparkXGBClassifier
 
-    workers = []
+    both = threading.Barrier(2)
 
     def objective(ctx: spark_hpo.TrainContext) -> dict[str, float]:
-        workers.append(ctx.num_slots)
-        estimator = SparkXGBClassifier(
-            n_estimators=4 * ctx.resource.stop,
-            max_depth=ctx.params["depth"],
-            num_workers=ctx.num_slots,
-            device="cpu",
-        )
+        estimator = SparkXGBClassifier(n_estimators=4, num_workers=ctx.num_slots, device="cpu")
+        both.wait(60)
         model = estimator.fit(rows)
         return {"auc": BinaryClassificationEvaluator().evaluate(model.transform(rows))}
 
-    space = {"depth": {"type": "int", "low": 1, "high": 4}}
-    result = tune(objective, space, trials=2, resources={"slots_per_trial": 2}, max_resource=2)
-    assert set(workers) == {2}
+    result = tune(objective, X, trials=2)
     assert {trial.failure for trial in result.journal.trials.values()} == {None}
     assert result.best.metrics["auc"] > 0.95
+
+
+def test_more_slots_than_the_cluster_has_are_refused(spark: Any) -> None:
     with pytest.raises(ConfigError) as caught:
-        tune(objective, space, storage="refused", resources={"slots_per_trial": 3})
+        tune(lambda ctx: {"auc": 0.0}, X, resources={"slots_per_trial": 3})
     assert caught.value.key == "resources.slots_per_trial"
 
 
@@ -133,9 +107,6 @@ def sleep(spark: Any, seconds: float) -> None:
     """Run a job of short tasks, of which no more start once it is cancelled."""
     tasks = int(seconds / 0.05)
     spark.range(0, tasks, 1, tasks).selectExpr("java_method('java.lang.Thread', 'sleep', 50L)").collect()
-
-
-X = {"x": {"type": "uniform", "low": 0, "high": 1}}
 
 
 def test_trial_that_fails_or_takes_too_long_is_a_failed_trial(spark: Any) -> None:
