@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +17,9 @@ from spark_hpo.backend.spark.session import cluster_of
 from spark_hpo.errors import CapacityError
 from spark_hpo.testing import BackendContract, stub_training
 from spark_hpo.trial import Assignment, Failure, FailureKind, Report
-from tests.contract.test_backends import meet
 from tests.support.ranks import LIMIT_S
 
+_meeting = threading.Barrier(2)
 _released = threading.Event()  # lets a thread that waits outside of Spark continue
 
 
@@ -39,8 +38,8 @@ def run(assignment: Assignment, *, driver: DriverContext, **others: Any) -> Repo
     except Exception as exc:
         failure = Failure(kind=FailureKind.TRIAL, message=str(exc), traceback=str(exc))
         return Report.failed(assignment, failure)
-    if "meet" in params and not meet(Path(params["meet"]), assignment.trial_id):
-        return Report.failed(assignment, Failure(kind=FailureKind.TRIAL, message="the other never ran"))
+    if "meet" in params:
+        _meeting.wait(LIMIT_S)  # raises if the other trial does not run
     if "traceback" in params:
         failure = Failure(kind=FailureKind.TRIAL, message="failed", traceback=params["traceback"])
         return Report.failed(assignment, failure)
@@ -102,11 +101,9 @@ class TestDriverBackend(BackendContract):
         until(lambda: not any("trial 1" in thread.name for thread in threading.enumerate()))
         until(lambda: num_jobs() == 0)
 
-    def test_assignments_run_side_by_side_in_pools_of_their_own(
-        self, backend: Backend, tmp_path: Path
-    ) -> None:
+    def test_assignments_run_side_by_side_in_pools_of_their_own(self, backend: Backend) -> None:
         for trial_id in (1, 2):
-            backend.submit(self.assignment(trial_id, meet=str(tmp_path), pool=True))
+            backend.submit(self.assignment(trial_id, meet=True, pool=True))
         reports = [self.next_report(backend), self.next_report(backend)]
         assert {report.notes["pool"] for report in reports} == {"spark_hpo-0", "spark_hpo-1"}
         backend.submit(self.assignment(3, pool=True))

@@ -64,6 +64,12 @@ def test_folds_that_do_not_fit_are_refused(tmp_path: Path, overrides: list[str],
     assert caught.value.key == key
 
 
+def test_driver_backend_refuses_gpus_of_ranks(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, SMALL, "backend=driver", "resources.gpus_per_rank=1")
+    assert caught.value.key == "resources.gpus_per_rank"
+
+
 def test_override_replaces_and_adds_settings(tmp_path: Path) -> None:
     config = load(tmp_path, SMALL, "budget.trials=20", "resources.world_size=2", "training={clip_norm: 1e-1}")
     assert config.budget.trials == 20
@@ -101,6 +107,8 @@ def test_override_replaces_and_adds_settings(tmp_path: Path) -> None:
         ("objective.also={a: min, b: min, c: min, d: min}", "objective.also", None),
         ("stopping.cost=3", "stopping.cost", None),
         ("backend=inline", "resources.world_size", 2),
+        ("backend=driver", "resources.world_size", 2),
+        ("resources={slots_per_trial: 2}", "resources.slots_per_trial", 2),
         ("mlflow.tracking_uri=databricks", "mlflow.registered_model", "small"),
     ],
 )

@@ -633,26 +633,43 @@ def test_study_that_is_built_changes_nothing_on_disk(bench: StudyRunner) -> None
     assert study.progress.replayed == 7
 
 
+class Stalling(InlineBackend):
+    """Never reports the first attempt of trial 0, but all others at once. Each wait takes a second."""
+
+    num_slots = 2
+    now = 0.0
+    cancelled_at: float | None = None
+
+    def submit(self, assignment: Assignment) -> None:
+        if (assignment.trial_id, assignment.attempt) != (0, 1):
+            super().submit(assignment)
+
+    def wait(self, timeout: float) -> Report | None:
+        self.now += 1.0
+        return super().wait(timeout)
+
+    def cancel(self, trial_id: int, fold: int | None = None) -> None:
+        assert (trial_id, fold) == (0, None)
+        self.cancelled_at = self.now
+
+
+def test_trial_that_exceeds_its_time_limit_is_cancelled_and_has_failed(bench: StudyRunner) -> None:
+    backend = Stalling(bench.training)
+    policy = replace(RETRY_AT_ONCE, trial_timeout_s=10.0)
+    study = bench.study(
+        scheduler="full", trials=30, backend=backend, policy=policy, clock=lambda: backend.now
+    )
+    study.run()
+    assert backend.cancelled_at is not None
+    assert 10 < backend.cancelled_at < 15
+    failed = {trial_id for trial_id, trial in study.trials.items() if trial.failure is not None}
+    assert failed == {0}
+    assert study.trials[0].failure is not None
+    assert "resources.trial_timeout_s" in study.trials[0].failure.message
+    assert all(a.trial_id != 0 for a in bench.training.asked), "it is not retried"
+
+
 def test_study_gives_up_a_stalled_assignment_while_others_report(bench: StudyRunner) -> None:
-    class Stalling(InlineBackend):
-        """Never reports the first attempt of trial 0, but all others at once. Each wait takes a second."""
-
-        num_slots = 2
-        now = 0.0
-        cancelled_at: float | None = None
-
-        def submit(self, assignment: Assignment) -> None:
-            if (assignment.trial_id, assignment.attempt) != (0, 1):
-                super().submit(assignment)
-
-        def wait(self, timeout: float) -> Report | None:
-            self.now += 1.0
-            return super().wait(timeout)
-
-        def cancel(self, trial_id: int, fold: int | None = None) -> None:
-            assert (trial_id, fold) == (0, None)
-            self.cancelled_at = self.now
-
     backend = Stalling(bench.training)
     supervisor = Supervisor(
         bench.storage, rank_timeout_s=1.0, start_timeout_s=20.0, clock=lambda: backend.now
