@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self, TypeVar
@@ -234,6 +234,14 @@ class TableSchema:
     def for_prediction(self) -> TableSchema:
         """Return the schema without what only training reads, except `label`."""
         return replace(self, weight=None, extra_labels=())
+
+    def with_class_weights(self, weights: Sequence[tuple[float, ...]]) -> TableSchema:
+        """Return the schema with these class weights, for each label in order."""
+        label, *others = (
+            replace(label, class_weights=found) for label, found in zip(self.labels, weights, strict=True)
+        )
+        extra = zip(self.extra_labels, others, strict=True)
+        return replace(self, label=label, extra_labels=tuple(replace(e, label=label) for e, label in extra))
 
     def with_only(self, label: Label) -> TableSchema:
         """Return the schema with one of its labels."""

@@ -43,6 +43,8 @@ class Table:
     manifests: Mapping[Split, Manifest]
     folds: tuple[tuple[Manifest, Manifest], ...] = ()
     """The training and the held-out rows of each fold, where columns decide (`TableSchema.fold_by`)."""
+    fold_weights: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    """The class weights of each fold, and of the final model, by label; empty: those of the schema."""
 
     def manifest(self, split: Split) -> Manifest:
         return self.manifests[split]
@@ -112,14 +114,15 @@ class Table:
         """
         if self.folds:
             training, held_out = self.folds[number - 1]
-            return self._with({Split.TRAIN: training, Split.VALIDATION: held_out})
+            return self._with({Split.TRAIN: training, Split.VALIDATION: held_out}, weights=number - 1)
         whole = self._training_rows
         side = partial(FoldRows, number=number, count=count, seed=seed)
         return self._with(
             {
                 Split.TRAIN: whole.of_fold(side(is_held_out=False)),
                 Split.VALIDATION: whole.of_fold(side(is_held_out=True)),
-            }
+            },
+            weights=number - 1,
         )
 
     def halved(self, seed: int) -> tuple[Table, Table]:
@@ -134,14 +137,19 @@ class Table:
 
     def for_final(self) -> Table:
         """Return the table whose training split has the validation rows too, for a final model."""
-        return self._with({Split.TRAIN: self._training_rows})
+        return self._with({Split.TRAIN: self._training_rows}, weights=-1)
 
     @property
     def _training_rows(self) -> Manifest:
         return self.manifests[Split.TRAIN].joined(self.manifests[Split.VALIDATION], self.url)
 
-    def _with(self, manifests: Mapping[Split, Manifest]) -> Table:
-        return replace(self, manifests={**self.manifests, **manifests}, folds=())
+    def _with(self, manifests: Mapping[Split, Manifest], weights: int | None = None) -> Table:
+        """Return the table with other manifests and, of one that has them, class weights by their index."""
+        schema = self.schema
+        if weights is not None and self.fold_weights:
+            schema = schema.with_class_weights(self.fold_weights[weights])
+        manifests = {**self.manifests, **manifests}
+        return replace(self, schema=schema, manifests=manifests, folds=(), fold_weights=())
 
     def for_one_batch(self, world_size: int) -> Table:
         """Return the table with only as many validation row groups as one batch on all ranks needs."""
@@ -159,6 +167,7 @@ class Table:
             "schema": self.schema.to_json(),
             "manifests": {str(split): manifest.to_json() for split, manifest in self.manifests.items()},
             "folds": [[manifest.to_json() for manifest in fold] for fold in self.folds],
+            "fold_weights": self.fold_weights,
         }
 
     @classmethod
@@ -169,6 +178,9 @@ class Table:
             manifests={Split(name): Manifest.from_json(m) for name, m in record["manifests"].items()},
             folds=tuple(
                 (Manifest.from_json(training), Manifest.from_json(out)) for training, out in record["folds"]
+            ),
+            fold_weights=tuple(
+                tuple(tuple(weights) for weights in fold) for fold in record.get("fold_weights", ())
             ),
         )
 

@@ -19,7 +19,7 @@ from spark_hpo.data.table import Table, open_table
 from spark_hpo.driver.plan import StudyPlan
 from spark_hpo.driver.provenance import git_commit
 from spark_hpo.driver.table_source import describe, schema_folder
-from spark_hpo.driver.weights import with_weights
+from spark_hpo.driver.weights import with_fold_weights, with_weights
 from spark_hpo.errors import ConfigError
 from spark_hpo.study import Budget
 from spark_hpo.study.dispatch import DispatchPolicy
@@ -141,6 +141,7 @@ def build_table(config: StudyConfig, transforms: Mapping[str, str]) -> Table | N
         plan_shards(table.manifest(split), config.resources.world_size, seed=None)
     if config.search.has_folds:
         table = _with_folds(table, config.search.max_resource, config.resources.world_size)
+        table = with_fold_weights(table, config)
     return table
 
 

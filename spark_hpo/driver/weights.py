@@ -79,14 +79,26 @@ def with_weights(table: Table, config: StudyConfig) -> Table:
             )
         schema = replace(schema, weight=replace(schema.weight, average=found.total_weight / found.rows))
     if classes is not None:
-        first, *others = (
-            replace(label, class_weights=_class_weights(label, classes, found)) for label in schema.labels
-        )
-        extra = zip(schema.extra_labels, others, strict=True)
-        schema = replace(
-            schema, label=first, extra_labels=tuple(replace(e, label=label) for e, label in extra)
-        )
+        schema = schema.with_class_weights(_weights_of_labels(schema, classes, found))
     return replace(table, schema=schema)
+
+
+def with_fold_weights(table: Table, config: StudyConfig) -> Table:
+    """Return the table with balanced classes in each fold, computed from the training rows of the fold alone.
+
+    Raises:
+        DataError: the training rows cannot be read.
+    """
+    count, classes = config.search.max_resource, config.training.class_weights
+    if classes != "balanced":
+        return table
+    from spark_hpo.train.label_statistics import label_statistics  # imports torch
+
+    folds = [*(table.fold(number, count, config.seed) for number in range(1, count + 1)), table.for_final()]
+    weights = (
+        _weights_of_labels(table.schema, classes, label_statistics(fold, Split.TRAIN)) for fold in folds
+    )
+    return replace(table, fold_weights=tuple(weights))
 
 
 def check_weights(config: StudyConfig, schema: TableSchema) -> None:
@@ -147,6 +159,12 @@ def _taken(schema: TableSchema, name: str) -> tuple[Feature, TableSchema]:
     (feature,) = (f for f in schema.features if f.name == name)
     others = tuple(f for f in schema.features if f.name != name and f.source != name)
     return feature, replace(schema, features=others)
+
+
+def _weights_of_labels(
+    schema: TableSchema, wanted: str | Mapping[str, float], found: LabelStatistics
+) -> tuple[tuple[float, ...], ...]:
+    return tuple(_class_weights(label, wanted, found) for label in schema.labels)
 
 
 def _class_weights(

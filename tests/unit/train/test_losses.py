@@ -26,6 +26,7 @@ from spark_hpo.errors import ConfigError, DataError, TrialError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train import predictor
+from spark_hpo.train.label_statistics import label_statistics
 from spark_hpo.train.loop import Trainer
 from spark_hpo.train.reference import Code
 from spark_hpo.train.rendezvous.world import World
@@ -100,6 +101,21 @@ def test_balanced_classes_have_the_weights_of_scikit_learn(url: str) -> None:
     expected = ROWS / (2 * np.bincount(ill))  # compute_class_weight("balanced")
     label = opened(url, class_weights="balanced").schema.label
     assert label.class_weights == pytest.approx(expected)
+
+
+def test_balanced_classes_of_a_fold_come_from_its_training_rows(url: str) -> None:
+    search = {"resource": "folds", "max_resource": 3, "epochs": 1, "scheduler": "full"}
+    config = config_of(url, class_weights="balanced")
+    config = build_config({**config.model_dump(mode="json"), "search": search}, place="here")
+    table = build_table(config, {})
+    assert table is not None
+    table = Table.from_json(json.loads(json.dumps(table.to_json())))
+    found = []
+    for fold in (*(table.fold(number, 3, config.seed) for number in (1, 2, 3)), table.for_final()):
+        counts = np.array(label_statistics(fold, Split.TRAIN).weights[fold.schema.label.name])
+        assert fold.schema.label.class_weights == pytest.approx(counts.sum() / (2 * counts))
+        found.append(fold.schema.label.class_weights)
+    assert len(set(found)) > 1, "the folds differ"
 
 
 def test_balanced_classes_with_row_weights_have_the_same_total_weight(url: str) -> None:

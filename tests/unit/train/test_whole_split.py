@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
+import torchmetrics.classification
+import torchmetrics.regression
 from torch import Tensor, nn
 
 from spark_hpo.data.schema import Label, TableSchema
@@ -335,3 +338,14 @@ def test_run_rank_says_that_the_objective_is_not_defined(tmp_path: Path) -> None
     report = trained(spec_of(open_table(str(folder)), tmp_path, TabularTask, "auroc"))
     assert report.failure is not None
     assert re.search("auroc is not defined on the validation split", report.failure.message)
+
+
+def test_metrics_take_no_weights_of_rows_as_the_page_says() -> None:
+    classes = [
+        getattr(torchmetrics.classification, f"{kind}{metric.class_name}")
+        for metric in OF_CLASSES.values()
+        for kind in ("Binary", "Multiclass")
+    ]
+    numbers = [getattr(torchmetrics.regression, metric.class_name) for metric in OF_NUMBERS.values()]
+    for metric in (*classes, *numbers):
+        assert not any("weight" in name for name in inspect.signature(metric.update).parameters)
