@@ -22,16 +22,18 @@ from spark_hpo.errors import CheckpointError, SparkHpoError
 from spark_hpo.ranking import pareto_front
 from spark_hpo.report import leaderboard
 from spark_hpo.report.page import FILE, write_report
+from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.model_files import ModelFiles, ModelInput
-from spark_hpo.tracking.model_registry import RegisteredModel, TestResult, register_model
+from spark_hpo.tracking.model_files import ModelFiles, ModelInput, SavedModel
+from spark_hpo.tracking.model_registry import MLMODEL, RegisteredModel, TestResult, register_model
 from spark_hpo.tracking.projection import describe_best, model_tags
 from spark_hpo.tracking.study_runs import RunStatus
 from spark_hpo.train import model_folder, predictor
 from spark_hpo.train.checkpoints import checkpoint
+from spark_hpo.train.checkpoints.folder import has_file
 from spark_hpo.train.constant import constant_answer
 from spark_hpo.train.reference import Code
 from spark_hpo.train.task import TrainTask
@@ -160,6 +162,46 @@ def publish_model(
             evaluate_champion=lambda model_dir: predictor.Predictor.load(model_dir).evaluate(
                 table, Split.TEST, reader=data.reader, metrics=metrics
             ),
+        )
+
+
+def publish_best(
+    tracker: MlflowTracker,
+    plan: StudyPlan,
+    table: Table | None,
+    best: Trial,
+    test: Mapping[str, float],
+    *,
+    test_error: str | None = None,
+) -> RegisteredModel | None:
+    """Register the best trial's model: of a task, or what a training function saved with MLflow.
+
+    Args, errors: as for `publish_model`.
+
+    Returns:
+        None if there is no model that can be registered.
+    """
+    storage = Storage(plan.config.study_dir)
+    if best.checkpoint is None:
+        return None
+    if plan.has_task:
+        assert table is not None, "a task has a table"
+        return publish_model(tracker, plan, table, best, test, test_error=test_error)
+    if not has_file(storage, best.checkpoint, f"{layout.MLFLOW_MODEL}/{MLMODEL}"):
+        logger.warning("the best model is in %s/%s", storage.url, best.checkpoint)
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        saved = checkpoint.load(storage, best.checkpoint, folder=Path(folder))["function"]
+        # Without a table, only models of this study have been tested on the same rows.
+        rows = tracker.card.study_id if table is None else table.manifest(Split.TEST).fingerprint
+        return register_model(
+            tracker,
+            SavedModel(folder=saved / layout.MLFLOW_MODEL),
+            trial_id=best.trial_id,
+            resource=best.resource,
+            test=TestResult(metrics=test, fingerprint=rows, error=test_error),
+            name=plan.config.registered_model,
+            promote=plan.config.mlflow.promote == "auto",
         )
 
 

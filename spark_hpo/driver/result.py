@@ -29,7 +29,7 @@ class Result(StudyFindings):
     stopped_by: str
     wall_s: float  # wall time of this driver
     tracking: dict[str, Any]
-    model: RegisteredModel | None  # None for a training function, or if MLflow did not respond
+    model: RegisteredModel | None  # None: a training function saved none, or MLflow did not respond
     is_tracked: bool  # False if MLflow lacks data, which `sync_study` writes
     test_error: str | None = None  # why the best trial could not be evaluated on the test split
     load_model: Callable[[], Any]  # loads the model of the best trial

@@ -30,7 +30,7 @@ from spark_hpo.driver.interrupt import Interrupt
 from spark_hpo.driver.notifications import Notifications
 from spark_hpo.driver.plan import StudyPlan, check_table, plan_study
 from spark_hpo.driver.provenance import provenance
-from spark_hpo.driver.publish import finish_runs, load_best, publish_model, record_constant_answer
+from spark_hpo.driver.publish import finish_runs, load_best, publish_best, record_constant_answer
 from spark_hpo.driver.result import Result
 from spark_hpo.driver.table_snapshot import keep_snapshot
 from spark_hpo.driver.table_source import check_source, is_ready
@@ -265,12 +265,8 @@ def _publish(
     test_error: str | None,
 ) -> tuple[RegisteredModel | None, bool]:
     """Register the best trial's model. Return it, and whether MLflow has all of it."""
-    if not plan.has_task or table is None or best.checkpoint is None:
-        if best.checkpoint is not None:
-            logger.warning("the best model is in %s/%s", Storage(plan.config.study_dir).url, best.checkpoint)
-        return None, True
     try:
-        return publish_model(tracker, plan, table, best, tested, test_error=test_error), True
+        return publish_best(tracker, plan, table, best, tested, test_error=test_error), True
     except TrackingOutage as exc:  # the search is complete; the model can be registered later
         logger.warning("%s", exc)
         return None, False

@@ -11,7 +11,7 @@ from typing import Any
 from spark_hpo.config import StudyConfig, defaults
 from spark_hpo.driver.build import build_table, open_tracker
 from spark_hpo.driver.plan import StudyPlan, plan_study
-from spark_hpo.driver.publish import finish_runs, publish_model
+from spark_hpo.driver.publish import finish_runs, publish_best
 from spark_hpo.errors import located
 from spark_hpo.objective import Objective
 from spark_hpo.ranking import best_reported, with_final
@@ -114,9 +114,10 @@ def _write_missing(
     best = None if best is None else with_final(best, journal.finals)
     model = None
     table = None if best is None else build_table(plan.config, plan.transforms)
-    if best is not None and best.checkpoint is not None and table is not None and plan.has_task:
-        definition.check_table(table.fingerprint)
-        model = publish_model(tracker, plan, table, best, metrics)
+    if best is not None:
+        if table is not None and plan.has_task:
+            definition.check_table(table.fingerprint)
+        model = publish_best(tracker, plan, table, best, metrics)
     return Synced(
         status=status,
         trials=len(journal.trials),

@@ -12,8 +12,10 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback
 
 from spark_hpo.errors import CheckpointError
+from spark_hpo.integrations._pipeline_model import save_pipeline
 from spark_hpo.integrations._shared import gathered
 from spark_hpo.integrations._step_settings import inherit, step_settings
+from spark_hpo.study_dir import layout
 from spark_hpo.train.context import TrainContext
 
 _BUILT = "spark_hpo.pt"  # the settings of the optimizer and the schedule before the training
@@ -35,9 +37,10 @@ class TrainerReports(TrainerCallback):
         on_train_end    saves, and reports 3 epochs
     """
 
-    def __init__(self, ctx: TrainContext, trainer: Trainer) -> None:
+    def __init__(self, ctx: TrainContext, trainer: Trainer, model_task: str | None = None) -> None:
         self._ctx = ctx
         self._trainer = trainer
+        self._model_task = model_task  # of the pipeline to register; None: it is not registered
         self._metrics: dict[str, float] | None = None  # of the epoch that has just ended
         self._fresh: dict[str, Any] | None = None  # the step settings of this trial
         self._built: dict[str, Any] | None = None  # those of the trial that has saved the checkpoint
@@ -113,6 +116,8 @@ class TrainerReports(TrainerCallback):
     def on_train_end(self, *_: Any, **__: Any) -> None:
         if self._metrics is not None:
             folder = self._save()
+            if self._model_task is not None and self._ctx.rank == 0:
+                save_pipeline(self._trainer, self._model_task, folder / layout.MLFLOW_MODEL)
             self._ctx.report(self._metrics, checkpoint=lambda: folder)  # nothing changes it, so no copy
 
     def _save(self) -> Path:

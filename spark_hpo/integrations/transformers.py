@@ -90,7 +90,9 @@ def training_arguments(
     return made
 
 
-def run_trainer(ctx: TrainContext, trainer: Trainer, *, test_dataset: Any = None) -> None:
+def run_trainer(
+    ctx: TrainContext, trainer: Trainer, *, test_dataset: Any = None, model_task: str | None = None
+) -> None:
     """Train a trial with a `Trainer` as far as the search wants it, or evaluate it.
 
     Each epoch ends with an evaluation, whose metrics are reported under their names (`eval_loss`, ...) with
@@ -102,16 +104,25 @@ def run_trainer(ctx: TrainContext, trainer: Trainer, *, test_dataset: Any = None
         ctx: the argument of the training function.
         trainer: with `args` from `training_arguments(ctx, ...)` and an `eval_dataset`.
         test_dataset: for the evaluation of the best trial at the end of the study. None: it is not tested.
+        model_task: a task of transformers' pipelines, such as `text-classification`. The best trial's model
+            is then registered in MLflow as such a pipeline, with the trainer's `processing_class`. None: it
+            is not registered.
 
     Raises:
-        TrialError: the arguments of the trainer were not made by `training_arguments`.
+        TrialError: the arguments of the trainer were not made by `training_arguments`, or `model_task` is set
+            and the trainer has no `processing_class`.
         CheckpointError: the checkpoint is missing or damaged.
         StorageError: the checkpoint cannot be saved.
     """
     from spark_hpo.integrations._trainer_reports import TrainerReports
 
     _check(ctx, trainer)
-    reports = TrainerReports(ctx, trainer)
+    if model_task is not None and trainer.processing_class is None:
+        raise TrialError(
+            f"run_trainer: model_task={model_task!r} needs the tokenizer: pass it to the Trainer, "
+            "processing_class=tokenizer"
+        )
+    reports = TrainerReports(ctx, trainer, model_task)
     if not ctx.is_evaluation:
         reports.train()
         return

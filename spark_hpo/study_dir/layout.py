@@ -14,6 +14,7 @@ STOP = "control/stop"
 """While this file exists, ranks save their state and stop."""
 TABLE = "table"
 """The folder with the schema of a table that is not prepared; of a CSV, also with a copy of its rows."""
+MLFLOW_MODEL = "mlflow_model"  # in a checkpoint that is a folder: the model to register
 
 
 def checkpoints(trial_id: int, fold: int | None = None) -> str:

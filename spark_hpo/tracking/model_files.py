@@ -34,6 +34,13 @@ class ModelFiles:
     code_paths: Sequence[Path] = ()  # packages that the loader imports, where they are not installed
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedModel:
+    """A model that its training function has saved in the format of MLflow, with any of its flavours."""
+
+    folder: Path  # with the file MLmodel
+
+
 def signature_of(files: ModelFiles) -> ModelSignature:
     """Return the columns that a model takes and returns, as MLflow describes them."""
     from mlflow.models import ModelSignature, infer_signature

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 from spark_hpo.errors import TrackingError, TrackingOutage
 from spark_hpo.tracking.environment import WRITING, environment, quiet
 from spark_hpo.tracking.mlflow import MlflowTracker
-from spark_hpo.tracking.model_files import ModelFiles, signature_of
+from spark_hpo.tracking.model_files import ModelFiles, SavedModel, signature_of
 from spark_hpo.tracking.projection import RESOURCE, STUDY_ID, TRIAL_ID
 from spark_hpo.tracking.study_runs import is_outage
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _PAUSES_S = (1.0, 2.0)  # between attempts, when MLflow does not answer
 CHAMPION = "champion"
+MLMODEL = "MLmodel"  # the description of a model, as MLflow calls it
 FINGERPRINT = "spark_hpo.test_fingerprint"
 TEST_PREFIX = "spark_hpo.test."
 UNTESTED = "spark_hpo.untested"  # the error that kept the model from being tested
@@ -66,7 +68,7 @@ class RegisteredModel:
 
 def register_model(
     tracker: MlflowTracker,
-    files: ModelFiles,
+    files: ModelFiles | SavedModel,
     *,
     trial_id: int,
     resource: int,
@@ -145,7 +147,7 @@ class _Registry:
 
     def register(
         self,
-        files: ModelFiles,
+        files: ModelFiles | SavedModel,
         name: str | None,
         promote: bool,
         evaluate_champion: Callable[[Path], Mapping[str, float]] | None,
@@ -194,11 +196,9 @@ class _Registry:
             return version
         return self._client.get_model_version(version.name, str(version.version))
 
-    def log(self, files: ModelFiles) -> LoggedModel:
+    def log(self, files: ModelFiles | SavedModel) -> LoggedModel:
         """Log the model to the study's run, if it is not there."""
-        import mlflow
         from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model
 
         model = self._logged()
         if model is not None and str(model.status) == "READY":
@@ -207,26 +207,20 @@ class _Registry:
             model = self._client.create_logged_model(
                 self._tracker.experiment_id, "model", self._tracker.run_id, tags=self._tags
             )
-        signature = signature_of(files)
         # Not log_model: it writes through the process's global tracking URI and active run, prints, and
         # serves the example once. These are its own steps.
         with tempfile.TemporaryDirectory(prefix="spark_hpo-model-") as directory:
             path = Path(directory, "model")
-            mlflow.pyfunc.save_model(
-                path,
-                loader_module=files.loader_module,
-                data_path=str(files.model_dir),
-                code_paths=[str(code) for code in files.code_paths] or None,
-                signature=signature,
-                input_example=files.input_example,
-                pip_requirements=list(files.pip_requirements),  # given: MLflow infers none in a subprocess
-                mlflow_model=Model(
-                    artifact_path=model.artifact_location,
-                    run_id=self._tracker.run_id,
-                    model_uuid=model.model_id,
-                    model_id=model.model_id,
-                ),
-            )
+            identity = {
+                "artifact_path": model.artifact_location,
+                "run_id": self._tracker.run_id,
+                "model_uuid": model.model_id,
+                "model_id": model.model_id,
+            }
+            if isinstance(files, SavedModel):
+                _copy(files, path, identity)
+            else:
+                _save(files, path, identity)
             self._client.log_model_artifacts(model.model_id, str(path))
         outputs = self._client.get_run(self._tracker.run_id).outputs
         known = {output.model_id for output in outputs.model_outputs} if outputs else set()
@@ -325,3 +319,31 @@ class _Registry:
             registry_uri=self._tracker.registry_uri,
         )
         return Path(path, Model.load(path).flavors["python_function"]["data"])
+
+
+def _save(files: ModelFiles, path: Path, identity: Mapping[str, Any]) -> None:
+    """Write a model in the format of MLflow."""
+    import mlflow
+    from mlflow.models import Model
+
+    mlflow.pyfunc.save_model(
+        path,
+        loader_module=files.loader_module,
+        data_path=str(files.model_dir),
+        code_paths=[str(code) for code in files.code_paths] or None,
+        signature=signature_of(files),
+        input_example=files.input_example,
+        pip_requirements=list(files.pip_requirements),  # given: MLflow infers none in a subprocess
+        mlflow_model=Model(**identity),
+    )
+
+
+def _copy(saved: SavedModel, path: Path, identity: Mapping[str, Any]) -> None:
+    """Copy a model that is in the format of MLflow, with another identity."""
+    from mlflow.models import Model
+
+    shutil.copytree(saved.folder, path)
+    described = Model.load(str(path))
+    for name, value in identity.items():
+        setattr(described, name, value)
+    described.save(str(path / MLMODEL))

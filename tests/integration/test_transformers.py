@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,8 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
+import pandas as pd
 import pytest
 
+from spark_hpo import tune
+from spark_hpo.driver.sync import sync_study
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.rank import RankSpec
@@ -163,6 +168,7 @@ def test_arguments_that_fight_ours_lose_and_are_named(run_ranks: Any, tmp_path: 
         (FineTune(), {"num_train_epochs": 4}, "num_train_epochs"),
         (FineTune(settings=(("gradient_accumulation_steps", 3),)), {}, "multiple of 3"),
         (FineTune(arguments="plain"), {}, "save_strategy"),
+        (FineTune(model_task="text-classification", has_tokenizer=False), {}, "processing_class"),
     ],
 )
 def test_arguments_that_cannot_work_fail_the_trial(
@@ -178,6 +184,42 @@ def test_arguments_may_start_from_those_of_the_user(run_ranks: Any, tmp_path: Pa
     based = done(run_ranks(spec_of(FineTune(arguments="based"), tmp_path), assignment(0, 1)))
     assert based.notes["overruled_training_arguments"] == {"save_strategy": "epoch -> no"}
     assert based.metrics.keys() == {"eval_loss", "eval_accuracy"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True])
+def test_registered_model_of_the_best_trial_answers_to_texts(
+    tmp_path: Path, mlflow_uri: str, lora: bool
+) -> None:
+    name = f"spam-{lora}"
+    function = FineTune(model_task="text-classification", lora=lora)
+    space = {"learning_rate": {"type": "loguniform", "low": 1e-3, "high": 1e-2}, "batch_size": 8}
+    result = tune(
+        function,
+        space,
+        metric="eval_accuracy",
+        mode="max",
+        trials=2,
+        max_resource=1,
+        method="random",
+        backend="inline",
+        storage=str(tmp_path / "study"),
+        mlflow={"tracking_uri": mlflow_uri, "registered_model": name},
+    )
+    assert result.model is not None
+    assert (result.model.uri, result.model.is_champion) == (f"models:/{name}/1", True)
+    mlflow.set_tracking_uri(mlflow_uri)
+    texts = ["See you at lunch?", "You have won a prize. Text WIN to claim."]
+    answers = mlflow.pyfunc.load_model(f"models:/{name}/1").predict(pd.DataFrame({"text": texts}))
+    classify = mlflow.transformers.load_model(f"models:/{name}/1")
+    assert answers["label"].tolist() == [answer["label"] for answer in classify(texts)]
+    assert answers["score"].between(0, 1).all()
+    if not lora:  # the weights of checkpoint and pipeline are stored once
+        described = json.loads((tmp_path / "study" / result.best_trial.checkpoint).read_text())
+        files = {file["path"]: file["part"] for file in described["content"]["files"]}
+        assert files["model.safetensors"] == files["mlflow_model/model/model.safetensors"]
+    # Synchronising finds the version that the study has registered.
+    assert sync_study(result.config, task=function, space=space).model == result.model
 
 
 def test_trial_without_a_test_dataset_is_not_tested(run_ranks: Any, tmp_path: Path) -> None:

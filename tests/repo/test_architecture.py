@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "ranking": {"objective", "search", "trial"},
     "train": {"backend", "data", "errors", "objective", "study_dir", "trial", "user_code"},
     "daemon": {"backend", "train"},
-    "integrations": {"errors", "train", "trial"},
+    "integrations": {"errors", "study_dir", "train", "trial"},
     "report": {
         "config",
         "errors",
@@ -149,7 +149,7 @@ FENCES = {
     "hyperopt": {"search", "porting"},
     "optuna": {"search", "porting"},
     "scipy": {"search"},
-    "mlflow": {"tracking"},
+    "mlflow": {"integrations", "tracking"},
     "click": {"cli"},
     "pydantic": {"config"},
     "sqlglot": {"data"},

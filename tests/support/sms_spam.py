@@ -108,6 +108,8 @@ class FineTune:
     settings: tuple[tuple[str, Any], ...] = ()
     arguments: str = "ours"
     has_test: bool = True
+    model_task: str | None = None
+    has_tokenizer: bool = True
 
     def __call__(self, ctx: Any) -> None:
         ctx.note("resident_at_start", psutil.Process().memory_info().rss)
@@ -122,14 +124,24 @@ class FineTune:
         trainer = Trainer(
             model=with_lora(model) if self.lora else model,
             args=self.training_arguments(ctx),
+            processing_class=self.tokenizer(),
             train_dataset=encoded(0, self.rows),
             eval_dataset=encoded(1000, 1032),
             compute_metrics=accuracy,
         )
         if self.kill and ctx.rank == self.kill[0] and ctx._setup.assignment.attempt == 1:
             trainer.add_callback(KillAt(self.kill[1]))
-        run_trainer(ctx, trainer, test_dataset=encoded(2000, 2032) if self.has_test else None)
+        run_trainer(
+            ctx,
+            trainer,
+            test_dataset=encoded(2000, 2032) if self.has_test else None,
+            model_task=self.model_task,
+        )
         ctx.note("resident_at_most", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+    def tokenizer(self) -> Any:
+        is_needed = self.model_task is not None and self.has_tokenizer
+        return AutoTokenizer.from_pretrained(model_folder()) if is_needed else None
 
     def training_arguments(self, ctx: Any) -> TrainingArguments:
         if self.arguments == "ours":

@@ -197,6 +197,19 @@ def _parts_by_hash(storage: Storage, path: str) -> dict[str, str]:
         return {}
 
 
+def has_file(storage: Storage, path: str, name: str) -> bool:
+    """Return True if the checkpoint at `path` is a folder with a file of this name.
+
+    Raises:
+        CheckpointError: the manifest is damaged.
+        StorageError: it cannot be read.
+    """
+    found = manifest.read(storage, path) if manifest.is_manifest(path) else None
+    if found is None or found.kind != Kind.FOLDER:
+        return False
+    return any(file.get("path") == name for file in found.content.get("files", ()))
+
+
 def load(storage: Storage, path: str, folder: Path) -> dict[str, Any]:
     """Download a checkpoint into an empty folder, and return the state that was saved with it.
 
