@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MISSING_SUFFIX = "_missing"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberFacts:
@@ -66,3 +68,11 @@ class Analysis:
     @property
     def labels(self) -> tuple[NumberFacts | TextFacts | ListFacts, ...]:
         return (self.label, *self.extra_labels)
+
+    def flag_name(self, facts: NumberFacts) -> str:
+        """`<name>_missing`, with underscores added until no other column has this name."""
+        taken = {facts.name for facts in (*self.features, *self.labels)}
+        name = facts.name + MISSING_SUFFIX
+        while name in taken:
+            name += "_"
+        return name

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_hpo.data.text_forms import TextForm
+from spark_hpo.data.text_forms import DATES, TextForm
 from spark_hpo.errors import ConfigError, DataError
-from spark_hpo.prepare.cleaning import time_in_text
-from spark_hpo.prepare.columns import class_name, number
-from spark_hpo.prepare.encode import original
-from spark_hpo.prepare.splits import column
+from spark_hpo.prepare.rows import Reading, Rows
 
 KINDS = ("categorical", "numeric", "time", "text")
-# Readers parse these times in text.
-_ISO_IN_PLACE = r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?$"
+ISO_IN_PLACE = r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?$"
+"""Times in text that readers parse."""
 
 
 def check_kinds(
@@ -41,9 +36,9 @@ def check_kinds(
 
 
 def original_of_kinds(
-    frame: DataFrame, null_values: Sequence[str], kinds: Mapping[str, Sequence[str]], *, in_place: bool
-) -> tuple[DataFrame, dict[str, TextForm]]:
-    """Return the original values as `original` does, and columns with a kind as text or as numbers.
+    rows: Rows, null_values: Sequence[str], kinds: Mapping[str, Sequence[str]], *, in_place: bool
+) -> tuple[Rows, dict[str, TextForm]]:
+    """Return the original values, in which columns with a kind are text or numbers.
 
     Also the forms of those that were text.
 
@@ -55,34 +50,38 @@ def original_of_kinds(
         DataError: the values of a column do not fit its kind.
     """
     for name in kinds.get("categorical", ()):
-        stored = frame.schema[name].dataType
+        stored = rows.schema[name].dataType
         if not (isinstance(stored, T.StringType | T.NumericType | T.BooleanType) or _has_tokens(stored)):
             raise _unfit(name, stored, "categories")
     for name in kinds.get("text", ()):
-        if not isinstance(stored := frame.schema[name].dataType, T.StringType):
+        if not isinstance(stored := rows.schema[name].dataType, T.StringType):
             raise _unfit(name, stored, "text")
-    is_flag = {
-        name: column(name).cast("int")
-        for name in kinds.get("numeric", ())
-        if isinstance(frame.schema[name].dataType, T.BooleanType)
+    flags = [
+        name for name in kinds.get("numeric", ()) if isinstance(rows.schema[name].dataType, T.BooleanType)
+    ]
+    rows = rows.converted(dict.fromkeys(flags, Reading.FLAG)).original(null_values)
+    readings: dict[str, TextForm | Reading] = {
+        name: _category(rows, name, in_place=in_place) for name in kinds.get("categorical", ())
     }
-    frame = original(_with(frame, is_flag), null_values)
-    changed = {name: _category(frame, name, in_place=in_place) for name in kinds.get("categorical", ())}
     forms: dict[str, TextForm] = {}
-    for kind, read in (("numeric", _number), ("time", _time)):
+    for kind, form_of in (("numeric", _number), ("time", _time)):
         for name in kinds.get(kind, ()):
-            stored = frame.schema[name].dataType
+            stored = rows.schema[name].dataType
             if isinstance(stored, T.StringType):
-                forms[name], changed[name] = read(frame, name, in_place=in_place)
+                forms[name] = form_of(rows, name, in_place=in_place)
             elif not isinstance(stored, T.NumericType):
                 raise _unfit(name, stored, "numbers")
-    return _with(frame, changed), forms
+    return rows.converted(readings | forms), forms
 
 
-def _with(frame: DataFrame, replaced: Mapping[str, Column]) -> DataFrame:
-    if not replaced:
-        return frame
-    return frame.select(*(replaced.get(name, column(name)).alias(name) for name in frame.columns))
+def time_in_text(facts: Mapping[str, int]) -> TextForm | None:
+    """Return how a text column spells times in every row with a value; None if it holds something else.
+
+    Args:
+        facts: as `Rows.text_facts` counts them.
+    """
+    forms = (TextForm.ISO, *DATES, TextForm.NUMBER)
+    return next((form for form in forms if facts[form] == facts["present"]), None)
 
 
 def _has_tokens(stored: T.DataType) -> bool:
@@ -90,48 +89,43 @@ def _has_tokens(stored: T.DataType) -> bool:
     return isinstance(stored, T.ArrayType) and isinstance(stored.elementType, T.StringType | T.IntegralType)
 
 
-def _category(frame: DataFrame, name: str, *, in_place: bool) -> Column:
-    if isinstance(frame.schema[name].dataType, T.ArrayType):
-        return column(name).cast("array<string>")
-    if in_place and isinstance(frame.schema[name].dataType, T.FractionalType):
-        value = number(frame, name)
-        if broken := _count(frame, value != F.floor(value)):
-            raise DataError(
-                f"column {name!r} has {broken:,} numbers that are not integers, which cannot be categories "
-                "in place. Prepare a copy, or leave the column out of categorical"
-            )
-    return class_name(frame, name, in_place=True)  # text stays as it is
+def _category(rows: Rows, name: str, *, in_place: bool) -> Reading:
+    stored = rows.schema[name].dataType
+    if isinstance(stored, T.ArrayType):
+        return Reading.TOKENS
+    if in_place and isinstance(stored, T.FractionalType) and (broken := rows.count_fractions(name)):
+        raise DataError(
+            f"column {name!r} has {broken:,} numbers that are not integers, which cannot be categories "
+            "in place. Prepare a copy, or leave the column out of categorical"
+        )
+    return Reading.CATEGORY
 
 
-def _number(frame: DataFrame, name: str, *, in_place: bool) -> tuple[TextForm, Column]:
-    value = number(frame, name)
-    strays = _count(frame, column(name).isNotNull() & value.isNull())
+def _number(rows: Rows, name: str, *, in_place: bool) -> TextForm:
+    facts = rows.text_facts(name)
+    strays = facts["present"] - facts[TextForm.NUMBER]
     if in_place and strays:
         raise DataError(
             f"column {name!r} has {strays:,} texts that are not numbers. Prepare a copy, in which they count "
             "as missing, or leave the column out of numeric"
         )
-    return TextForm.NUMBER_OR_WORD if strays else TextForm.NUMBER, value
+    return TextForm.NUMBER_OR_WORD if strays else TextForm.NUMBER
 
 
-def _time(frame: DataFrame, name: str, *, in_place: bool) -> tuple[TextForm, Column]:
-    parsed = time_in_text(frame, name)
-    if parsed is None:
+def _time(rows: Rows, name: str, *, in_place: bool) -> TextForm:
+    facts = rows.text_facts(name)
+    form = time_in_text(facts)
+    if form is None:
         raise DataError(
             f"the time {name!r} is text that is neither dates in one format nor numbers. Write it as "
             "year-month-day, or leave the column out of time"
         )
-    is_readable = column(name).rlike(_ISO_IN_PLACE) | number(frame, name).isNotNull()
-    if in_place and _count(frame, ~is_readable):
+    if in_place and facts["unreadable"]:
         raise DataError(
             f"the time {name!r} is text that readers cannot parse. Prepare a copy, or write year-month-day"
         )
-    return parsed
+    return form
 
 
 def _unfit(name: str, stored: T.DataType, kind: str) -> DataError:
     return DataError(f"column {name!r} is {stored.simpleString()[:60]}, which cannot be {kind}")
-
-
-def _count(frame: DataFrame, condition: Column) -> int:
-    return int(frame.agg(F.count_if(condition).alias("rows")).collect()[0]["rows"])

@@ -1,53 +1,25 @@
-"""Analyses the columns of a table: kinds, vocabularies, means, deviations, lengths. Two Spark jobs."""
+"""Analyses the columns of a table: kinds, vocabularies, means, deviations, lengths. Two passes."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, Window
-from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_hpo.data.schema import ColumnKind
-from spark_hpo.data.text_forms import PATTERNS, TextForm
 from spark_hpo.errors import DataError
 from spark_hpo.prepare.column_facts import Analysis, FeatureFacts, ListFacts, NumberFacts, TextFacts
 from spark_hpo.prepare.labels import MAX_CLASSES, check_stored_label, classes_of, may_be_classes
-from spark_hpo.prepare.list_columns import bytes_facts, counts_of_lists, list_facts, prose_facts, rounded
+from spark_hpo.prepare.list_columns import bytes_facts, list_facts, prose_facts, rounded
 from spark_hpo.prepare.phases import announce
-from spark_hpo.prepare.splits import OWN_COLUMNS, SPLIT, column
-from spark_hpo.trial import Split
-
-
-def number(frame: DataFrame, name: str) -> Column:
-    """The value as a double; null if it is missing, NaN or not a number."""
-    value = column(name)
-    if isinstance(frame.schema[name].dataType, T.StringType):
-        cast = F.expr("try_cast(`{}` as double)".format(name.replace("`", "``")))
-        return F.when(value.rlike(PATTERNS[TextForm.NUMBER]), cast)
-    value = value.cast("double")
-    return F.when(~F.isnan(value), value)
-
-
-def class_name(frame: DataFrame, name: str, *, in_place: bool = False) -> Column:
-    """The value as text: whole numbers without a decimal point, so that 1 and 1.0 are one class.
-
-    Args:
-        in_place: leave text as it is, because readers of such a table look it up.
-    """
-    text = column(name).cast("string")
-    if in_place and isinstance(frame.schema[name].dataType, T.StringType):
-        return text
-    value = number(frame, name)
-    whole = (value == F.floor(value)) & (F.abs(value) < 2.0**53)
-    return F.when(whole, F.floor(value).cast("bigint").cast("string")).otherwise(text)
+from spark_hpo.prepare.rows import Rows
+from spark_hpo.prepare.splits import OWN_COLUMNS
 
 
 def analyse(
-    frame: DataFrame,
+    rows: Rows,
     *,
     label: str,
     label_type: str,
@@ -60,7 +32,7 @@ def analyse(
     """Determine the kinds of columns from all rows, and their contents from the training split.
 
     Args:
-        frame: has the column `splits.SPLIT`.
+        rows: with the column `splits.SPLIT`.
         label_type: auto, class or number.
         extra_labels: the types of further labels, by name.
         categorical: text columns whose values are categories even if all are numbers.
@@ -73,13 +45,13 @@ def analyse(
         ConfigError: `label_type` does not fit the label.
     """
     types = {label: label_type, **(extra_labels or {})}
-    names = [name for name in frame.columns if name not in OWN_COLUMNS]
-    kinds = {name: _stored_kind(frame, name, in_place=in_place) for name in names}
+    names = [name for name in rows.columns if name not in OWN_COLUMNS]
+    kinds = {name: _stored_kind(rows, name, in_place=in_place) for name in names}
     kinds |= dict.fromkeys(prose, ColumnKind.TEXT)
     for name, type in types.items():
-        check_stored_label(name, type, frame.schema[name].dataType, is_alone=len(types) == 1)
+        check_stored_label(name, type, rows.schema[name].dataType, is_alone=len(types) == 1)
     announce(f"profiling {len(names)} columns")
-    facts = _summary(frame, kinds)
+    facts = rows.summary(kinds)
     total = facts["rows"]
 
     def fact(key: str, name: str) -> Any:
@@ -94,15 +66,16 @@ def analyse(
             )
     numbers = [name for i, name in enumerate(names) if _is_number(facts, i) and name not in categorical]
     kinds |= {name: ColumnKind.NUMERIC for name in numbers}
-    counted = {
-        name: class_name(frame, name, in_place=in_place)
+    counted = [
+        name
         for name, type in types.items()
         if may_be_classes(name, type, kinds[name], is_whole=fact("whole", name) == total, in_place=in_place)
-    }
-    texts = [name for name in names if name not in types and _has_codes(frame, name, kinds[name])]
+    ]
+    texts = [name for name in names if name not in types and _has_codes(rows, name, kinds[name])]
     if texts or counted:
         announce(f"counting the values of {len(texts) + len(counted)} columns of {total:,} rows")
-    values = _values(frame, texts, counted, max(max_vocabulary, MAX_CLASSES + 1))
+    limit = max(max_vocabulary, MAX_CLASSES + 1)
+    values = rows.values(texts, counted, limit, in_place=in_place)
     classes = {name: classes_of(values.pop(name, []), name, types[name], kinds[name]) for name in counted}
 
     def feature(i: int, name: str) -> FeatureFacts:
@@ -138,9 +111,9 @@ def analyse(
     )
 
 
-def _stored_kind(frame: DataFrame, name: str, *, in_place: bool) -> ColumnKind:
+def _stored_kind(rows: Rows, name: str, *, in_place: bool) -> ColumnKind:
     """The kind of a column by its type: SEQUENCE for all lists, CATEGORICAL for all text."""
-    match frame.schema[name].dataType:
+    match rows.schema[name].dataType:
         case T.StringType():
             return ColumnKind.CATEGORICAL
         case T.NumericType():
@@ -158,48 +131,10 @@ def _stored_kind(frame: DataFrame, name: str, *, in_place: bool) -> ColumnKind:
             )
 
 
-def _has_codes(frame: DataFrame, name: str, kind: ColumnKind) -> bool:
-    stored = frame.schema[name].dataType
+def _has_codes(rows: Rows, name: str, kind: ColumnKind) -> bool:
+    stored = rows.schema[name].dataType
     of_text = isinstance(stored, T.ArrayType) and isinstance(stored.elementType, T.StringType)
     return kind is ColumnKind.CATEGORICAL or of_text
-
-
-def _summary(frame: DataFrame, kinds: Mapping[str, ColumnKind]) -> Mapping[str, Any]:
-    """Count values, moments and lengths of all columns, by `<fact>_<index of the column>`."""
-    # Numbers are parsed once per row instead of once per fact.
-    values = [column(name).alias(f"v{i}") for i, name in enumerate(kinds)]
-    numbers = [number(frame, name).alias(f"n{i}") for i, name in enumerate(kinds) if _is_scalar(kinds[name])]
-    projected = frame.select((column(SPLIT) == str(Split.TRAIN)).alias("train"), *values, *numbers)
-    in_train = F.col("train")
-    wanted = [F.count(F.lit(1)).alias("rows"), F.count(F.when(in_train, 1)).alias("train")]
-    for i, (name, kind) in enumerate(kinds.items()):
-        value = F.col(f"v{i}")
-        if kind is ColumnKind.BINARY:
-            wanted.append(F.count(value).alias(f"present_{i}"))
-            continue
-        if kind is ColumnKind.TEXT:
-            wanted.append(F.count(value).alias(f"present_{i}"))
-            wanted.append(F.max(F.octet_length(value)).alias(f"longest_{i}"))
-            continue
-        if kind is ColumnKind.SEQUENCE:
-            facts = counts_of_lists(value, frame.schema[name].dataType, in_train)
-            wanted += [fact.alias(f"{key}_{i}") for key, fact in facts.items()]
-            continue
-        parsed = F.col(f"n{i}")
-        present = parsed if kind is ColumnKind.NUMERIC else value
-        wanted += [
-            F.count(present).alias(f"present_{i}"),
-            F.count(F.when(in_train, present)).alias(f"train_{i}"),
-            F.count(parsed).alias(f"numbers_{i}"),
-            F.count(F.when(parsed == F.floor(parsed), 1)).alias(f"whole_{i}"),
-            F.mean(F.when(in_train, parsed)).alias(f"mean_{i}"),
-            F.stddev_pop(F.when(in_train, parsed)).alias(f"deviation_{i}"),
-        ]
-    return projected.agg(*wanted).collect()[0].asDict()
-
-
-def _is_scalar(kind: ColumnKind) -> bool:
-    return kind in (ColumnKind.NUMERIC, ColumnKind.CATEGORICAL)
 
 
 def _is_number(facts: Mapping[str, Any], i: int) -> bool:
@@ -214,37 +149,3 @@ def _number_facts(facts: Mapping[str, Any], i: int, name: str) -> NumberFacts:
         )
     missing = facts["train"] - facts[f"train_{i}"]
     return NumberFacts(name=name, mean=mean, deviation=deviation or 1.0, has_missing=missing > 0)
-
-
-def _values(
-    frame: DataFrame, texts: Sequence[str], labels: Mapping[str, Column], limit: int
-) -> dict[str, list[str]]:
-    """The `limit` most frequent values of each text column in the training split, of labels in all rows."""
-
-    def counted_as(i: int, value: Column) -> Column:
-        return F.struct(F.lit(i).alias("i"), value.alias("value"))
-
-    def counted_in(i: int, name: str) -> Column:
-        if isinstance(frame.schema[name].dataType, T.ArrayType):
-            elements = F.coalesce(column(name), F.array().cast("array<string>"))
-            return F.transform(elements, lambda element: counted_as(i, element))
-        return F.array(counted_as(i, F.coalesce(column(name), F.lit(""))))
-
-    parts = []
-    if texts:
-        of_row = F.concat(*(counted_in(i, name) for i, name in enumerate(texts)))
-        parts.append(F.coalesce(F.when(column(SPLIT) == str(Split.TRAIN), of_row), F.array()))
-    parts += [F.array(counted_as(i, value)) for i, value in enumerate(labels.values(), len(texts))]
-    if not parts:
-        return {}
-    counted = (
-        frame.select(F.explode(F.concat(*parts)).alias("pair"))
-        .groupBy("pair.i", "pair.value")
-        .agg(F.count(F.lit(1)).alias("rows"))
-    )
-    rank = F.row_number().over(Window.partitionBy("i").orderBy(F.desc("rows"), "value"))
-    found: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    names = [*texts, *labels]
-    for row in counted.withColumn("rank", rank).where(F.col("rank") <= limit).collect():
-        found[names[row["i"]]].append((row["rank"], row["value"]))
-    return {name: [value for _, value in sorted(ranked)] for name, ranked in found.items()}

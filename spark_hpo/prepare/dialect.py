@@ -46,10 +46,7 @@ def find_dialect(
     Raises:
         DataError: a file is not text, or the first line has values instead of column names.
     """
-    fs, path = files.filesystem(files.absolute(url))
-    names = [path] if fs.isfile(path) else sorted(name for name in fs.find(path) if _is_data(name, path))
-    if not names:
-        raise DataError(f"{url} contains no files. Check the input")
+    fs, names = data_files(url)
     encodings = [_encoding(name, _head(fs, name)) for name in names]
     encoding = WINDOWS if WINDOWS in encodings else UTF_8
     text = _head(fs, names[0]).decode(encoding, errors="ignore").removeprefix("\ufeff")
@@ -68,6 +65,26 @@ def find_dialect(
     is_small = all(int(size) <= _SMALL_BYTES for _, size, *_ in listed)
     breaks = any("\n" in field or "\r" in field for line in lines for field in line)
     return Dialect(separator=separator, encoding=encoding, columns=first, many_lines=is_small or breaks)
+
+
+def data_files(url: str) -> tuple[Any, list[str]]:
+    """Return a file system, and the paths of the files of a CSV on it.
+
+    Raises:
+        DataError: there are none.
+    """
+    fs, path = files.filesystem(files.absolute(url))
+    names = [path] if fs.isfile(path) else sorted(name for name in fs.find(path) if _is_data(name, path))
+    if not names:
+        raise DataError(f"{url} contains no files. Check the input")
+    return fs, names
+
+
+def column_names(dialect: Dialect, *, header: bool) -> list[str]:
+    """Return the names that the columns of a CSV get."""
+    if header:
+        return [name or f"_c{i}" for i, name in enumerate(dialect.columns)]
+    return [f"column{i + 1}" for i in range(len(dialect.columns))]
 
 
 def _refuse_duplicates(url: str, names: Sequence[str]) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from spark_hpo.config.split import split_config
 from spark_hpo.config.windows import windows_config
@@ -25,13 +23,14 @@ from spark_hpo.prepare.column_facts import Analysis
 from spark_hpo.prepare.column_kinds import original_of_kinds
 from spark_hpo.prepare.columns import analyse
 from spark_hpo.prepare.csv_request import DEFAULT_NULL_VALUES, request
-from spark_hpo.prepare.encode import encode, original, original_columns, schema_of
+from spark_hpo.prepare.encode import original_columns, schema_of
 from spark_hpo.prepare.output import Prepared, Request
 from spark_hpo.prepare.phases import announce
 from spark_hpo.prepare.reading import cause_of, has_many_small_files, is_small, read, settings
+from spark_hpo.prepare.rows import Cleaned, Rows
+from spark_hpo.prepare.spark_rows import SparkRows
 from spark_hpo.prepare.split_by_columns import SplitByColumns, split_by_columns
 from spark_hpo.prepare.table_files import source_of
-from spark_hpo.prepare.useless_columns import Cleaned
 from spark_hpo.prepare.windows import form_windows
 
 _CATALOG = ("table", "query")  # formats of inputs that only Spark can read
@@ -72,34 +71,49 @@ def csv(spark: SparkSession, output: str, **options: Any) -> Prepared:
     return request(output, **options).fulfil(write, lambda: spark)
 
 
-def write(spark: SparkSession, request: Request) -> Prepared:
-    """Write the requested table, replacing one that is there."""
+def write(spark: SparkSession | None, request: Request) -> Prepared:
+    """Write the requested table, replacing one that is there.
+
+    Args:
+        spark: None: in this process. Both write the same table.
+    """
     arguments = request.arguments
+    announce(f"reading {arguments['input']}")
+    if spark is None:
+        from spark_hpo.prepare.arrow_source import open_rows, reading
+
+        with reading(arguments["input"]):
+            table = source_of(arguments)
+            return _write(open_rows(arguments, table), table, request)
     try:
         with settings(spark, arguments):
-            announce(f"reading {request.arguments['input']}")
             table = source_of(arguments)
             frame = _opened(spark, arguments, table)
-            named = (
-                *_labels(arguments),
-                *arguments["drop"],
-                *arguments.get("keep", ()),
-                *_of_kinds(arguments),
-            )
-            unknown = [name for name in named if name not in frame.columns]
-            if unknown:
-                raise DataError(
-                    f"{arguments['input']} has no column {unknown[0]!r}. "
-                    + suggestion(unknown[0], frame.columns)
-                )
-            if arguments.get("in_place"):
-                return _describe(frame, table, request)
-            if "windows" in arguments:
-                return _copy_windows(frame, table, request)
-            with _kept(frame, arguments) as kept:
-                return _copy(kept, table, request)
+            return _write(SparkRows(frame, has_many_small_files(arguments)), table, request)
     except (PySparkException, Py4JJavaError) as exc:
         raise DataError(f"{arguments['input']}: Spark cannot prepare it: {cause_of(exc)}") from exc
+
+
+def needs_spark(request: Request) -> bool:
+    """Return True for what this process cannot do alone: tables of Spark's catalog, queries and windows."""
+    return request.arguments["format"] in _CATALOG or "windows" in request.arguments
+
+
+def _write(rows: Rows, table: Source, request: Request) -> Prepared:
+    arguments = request.arguments
+    named = (*_labels(arguments), *arguments["drop"], *arguments.get("keep", ()), *_of_kinds(arguments))
+    unknown = [name for name in named if name not in rows.columns]
+    if unknown:
+        raise DataError(
+            f"{arguments['input']} has no column {unknown[0]!r}. " + suggestion(unknown[0], rows.columns)
+        )
+    if arguments.get("in_place"):
+        return _describe(rows, table, request)
+    if "windows" in arguments:
+        assert isinstance(rows, SparkRows), "the caller has asked `needs_spark`"
+        return _copy_windows(rows.frame, table, request)
+    with rows.kept() as kept:
+        return _copy(kept, table, request)
 
 
 def _opened(spark: SparkSession, arguments: Mapping[str, Any], table: Source) -> DataFrame:
@@ -114,27 +128,27 @@ def _opened(spark: SparkSession, arguments: Mapping[str, Any], table: Source) ->
         raise
 
 
-def _copy(read: DataFrame, table: Source, request: Request) -> Prepared:
+def _copy(read: Rows, table: Source, request: Request) -> Prepared:
     arguments = request.arguments
     assigned = None
-    frame = read
+    rows = read
     if "split" in arguments:
         # A Parquet table is split by its original values, as in place.
         is_csv = arguments["format"] == "csv"
-        given = original(read, arguments["null_values"]) if is_csv else read
+        given = read.original(arguments["null_values"]) if is_csv else read
         assigned = _by_columns(given, Source(url=arguments["input"]), arguments)
-        frame = assigned.split.frame
-    cleaned = _original(frame, arguments, assigned)
+        rows = assigned.split.rows
+    cleaned = _original(rows, arguments, assigned)
     if arguments.get("clean"):
         # Before rows are assigned to splits: rows that differ only in a row number belong into one split.
         cleaned = _clean(cleaned, arguments)
-    frame = cleaned.frame
+    rows = cleaned.rows
     if assigned is None:
-        is_small = 0 < cleaned.rows < splits.FEW_ROWS
+        is_small = 0 < cleaned.count < splits.FEW_ROWS
         fractions = splits.FRACTIONS_OF_FEW if is_small else splits.DEFAULT_FRACTIONS
-        frame = splits.with_split(frame, arguments["fractions"] or fractions, arguments["seed"])
-        frame = _without(frame, arguments["drop"])
-    analysis = _analyse(frame, arguments)
+        rows = rows.with_split(arguments["fractions"] or fractions, arguments["seed"])
+        rows = rows.without(arguments["drop"])
+    analysis = _analyse(rows, arguments)
     schema = replace(
         schema_of(analysis),
         original=original_columns(read, cleaned, analysis, is_typed=arguments["format"] != "csv"),
@@ -145,12 +159,7 @@ def _copy(read: DataFrame, table: Source, request: Request) -> Prepared:
     )
     example = _example(read, schema)
     with request.writing() as folder:
-        counts = splits.write(
-            encode(frame, analysis),
-            folder,
-            total_rows=analysis.total_rows,
-            row_group_rows=arguments["row_group_rows"],
-        )
+        counts = rows.write(analysis, folder, arguments["row_group_rows"])
         return request.finish(folder, schema, counts, remarks=cleaned.remarks, example=example)
 
 
@@ -170,8 +179,9 @@ def _copy_windows(read: DataFrame, table: Source, request: Request) -> Prepared:
         )
     try:
         options = {"label": formed.label, "label_type": "number", "kinds": {"categorical": windows.series}}
-        analysis = _analyse(formed.frame, {**arguments, **options})
-        rows = formed.frame.drop(*splits.OWN_COLUMNS)
+        windowed = SparkRows(formed.frame)
+        analysis = _analyse(windowed, {**arguments, **options})
+        rows = windowed.without(splits.OWN_COLUMNS)
         schema = replace(
             schema_of(analysis),
             original=original_columns(rows, Cleaned(rows, ()), analysis, is_typed=True),
@@ -188,12 +198,7 @@ def _copy_windows(read: DataFrame, table: Source, request: Request) -> Prepared:
             ),
         )
         with request.writing() as folder:
-            counts = splits.write(
-                encode(formed.frame, analysis),
-                folder,
-                total_rows=analysis.total_rows,
-                row_group_rows=arguments["row_group_rows"],
-            )
+            counts = windowed.write(analysis, folder, arguments["row_group_rows"])
             example = _example(rows, schema)
             return request.finish(folder, schema, counts, remarks=formed.remarks, example=example)
     finally:
@@ -208,9 +213,9 @@ def _of_kinds(arguments: Mapping[str, Any]) -> list[str]:
     return [name for names in arguments.get("kinds", {}).values() for name in names]
 
 
-def _by_columns(frame: DataFrame, table: Source, arguments: Mapping[str, Any]) -> SplitByColumns:
+def _by_columns(rows: Rows, table: Source, arguments: Mapping[str, Any]) -> SplitByColumns:
     return split_by_columns(
-        frame,
+        rows,
         table,
         split_config(arguments["split"]),
         fractions=arguments["fractions"],
@@ -219,65 +224,51 @@ def _by_columns(frame: DataFrame, table: Source, arguments: Mapping[str, Any]) -
     )
 
 
-def _example(frame: DataFrame, schema: TableSchema) -> list[Any]:
+def _example(rows: Rows, schema: TableSchema) -> list[Any]:
     """Return the first rows of the original table, without the labels, as JSON objects."""
     labels = {label.name for label in schema.labels}
-    used = [splits.column(c.name) for c in schema.original if not c.dropped and c.name not in labels]
-    row = F.to_json(F.struct(*used), {"ignoreNullFields": "false"})
-    return [json.loads(found[0]) for found in frame.select(row).limit(EXAMPLE_ROWS).collect()]
+    used = [c.name for c in schema.original if not c.dropped and c.name not in labels]
+    return rows.examples(used, EXAMPLE_ROWS)
 
 
-def _describe(frame: DataFrame, table: Source, request: Request) -> Prepared:
+def _describe(rows: Rows, table: Source, request: Request) -> Prepared:
     """Write the schema of a table that stays in place."""
     arguments = request.arguments
     assigned = None
     if "split" in arguments:
-        assigned = _by_columns(frame, table, arguments)
+        assigned = _by_columns(rows, table, arguments)
         split = assigned.split
     elif "where" in arguments:
-        split = in_place.by_conditions(frame, table, arguments["where"])
+        split = in_place.by_conditions(rows, table, arguments["where"])
     else:
-        split = in_place.by_row_groups(frame, table, arguments["fractions"], arguments["seed"])
-    with _kept(split.frame, arguments) as kept:
+        split = in_place.by_row_groups(rows, table, arguments["fractions"], arguments["seed"])
+    with split.rows.kept() as kept:
         cleaned = _original(kept, arguments, assigned)
         if arguments.get("clean"):
             cleaned = _clean(cleaned, arguments)
-        analysis = _analyse(cleaned.frame, arguments)
+        analysis = _analyse(cleaned.rows, arguments)
         schema = replace(
             schema_of(analysis, Encoding.RAW),
             sources=split.sources,
-            original=original_columns(frame, cleaned, analysis, is_typed=True),
+            original=original_columns(rows, cleaned, analysis, is_typed=True),
             fold_by=assigned.fold_by if assigned else None,
         )
     with request.writing() as folder:
-        return request.finish(folder, schema, split.rows, remarks=cleaned.remarks)
+        return request.finish(folder, schema, split.counts, remarks=cleaned.remarks)
 
 
-@contextlib.contextmanager
-def _kept(frame: DataFrame, arguments: Mapping[str, Any]) -> Iterator[DataFrame]:
-    """Keep the rows of many small files in memory or on disk: each of the jobs would open all files."""
-    if not has_many_small_files(arguments):
-        yield frame
-        return
-    frame = frame.persist()
-    try:
-        yield frame
-    finally:
-        frame.unpersist()
-
-
-def _original(frame: DataFrame, arguments: Mapping[str, Any], assigned: SplitByColumns | None) -> Cleaned:
+def _original(rows: Rows, arguments: Mapping[str, Any], assigned: SplitByColumns | None) -> Cleaned:
     """Return the original values of the columns to use, before they are cleaned."""
     with _of_table(arguments["input"]):
         values, forms = original_of_kinds(
-            frame,
+            rows,
             arguments.get("null_values", DEFAULT_NULL_VALUES),
             arguments.get("kinds", {}),
             in_place=arguments.get("in_place", False),
         )
     unfit = assigned.unfit if assigned else ()
     if arguments.get("clean") or arguments.get("in_place") or assigned:
-        values = _without(values, [*arguments["drop"], *unfit])
+        values = values.without([*arguments["drop"], *unfit])
     return Cleaned(
         values,
         assigned.remarks if assigned else (),
@@ -288,14 +279,13 @@ def _original(frame: DataFrame, arguments: Mapping[str, Any], assigned: SplitByC
 
 def _clean(given: Cleaned, arguments: Mapping[str, Any]) -> Cleaned:
     """Leave out useless columns; in a copy, also read dates and numbers that are written as text."""
-    frame = given.frame
     label, *others = _labels(arguments)
     kinds, in_place = arguments.get("kinds", {}), arguments.get("in_place", False)
     as_text = [name for name in others if name in kinds.get("categorical", ())]
-    announce(f"looking for dates, numbers and useless columns among {len(frame.columns)} columns")
+    announce(f"looking for dates, numbers and useless columns among {len(given.rows.columns)} columns")
     with _of_table(arguments["input"]):
         cleaned = clean(
-            frame,
+            given.rows,
             labels=[label, *others],
             keep=[*arguments["keep"], *_of_kinds(arguments), *splits.OWN_COLUMNS],
             keep_texts=[*([label] if arguments["label_type"] == "class" else []), *as_text],
@@ -312,11 +302,7 @@ def _clean(given: Cleaned, arguments: Mapping[str, Any]) -> Cleaned:
     )
 
 
-def _without(frame: DataFrame, names: Sequence[str]) -> DataFrame:
-    return frame.drop(*(splits.column(name) for name in names))
-
-
-def _analyse(frame: DataFrame, arguments: Mapping[str, Any]) -> Analysis:
+def _analyse(rows: Rows, arguments: Mapping[str, Any]) -> Analysis:
     kinds = arguments.get("kinds", {})
     named = {"categorical": "class", "numeric": "number"}
     extra = {
@@ -325,7 +311,7 @@ def _analyse(frame: DataFrame, arguments: Mapping[str, Any]) -> Analysis:
     }
     with _of_table(arguments["input"]):
         return analyse(
-            frame,
+            rows,
             label=arguments["label"],
             label_type=arguments["label_type"],
             extra_labels=extra,

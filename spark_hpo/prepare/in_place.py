@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_hpo.data.filter.where import parse_where
@@ -17,8 +15,8 @@ from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.plan.row_group_split import in_share
 from spark_hpo.data.schema import Source
 from spark_hpo.errors import DataError
-from spark_hpo.prepare.splits import SPLIT, column
-from spark_hpo.prepare.table_files import file_column, file_key, folder_of
+from spark_hpo.prepare.rows import AssignedGroup, Rows
+from spark_hpo.prepare.table_files import folder_of
 from spark_hpo.trial import Split
 
 
@@ -26,17 +24,17 @@ from spark_hpo.trial import Split
 class SplitInPlace:
     """The rows of a table in the splits in which readers of the sources will find them."""
 
-    frame: DataFrame  # the rows of all splits, with `splits.SPLIT`
-    rows: Mapping[str, int]
+    rows: Rows  # of all splits, with `splits.SPLIT`
+    counts: Mapping[str, int]
     sources: Mapping[str, Source]
     left_out: int = 0  # rows in no split
 
 
-def by_conditions(frame: DataFrame, table: Source, where: Mapping[str, str]) -> SplitInPlace:
+def by_conditions(rows: Rows, table: Source, where: Mapping[str, str]) -> SplitInPlace:
     """Split rows by a condition for each split. Rows that meet no condition are in no split.
 
     Args:
-        frame: the original columns.
+        rows: with the original columns.
         table: its absolute URL, format and version.
         where: conditions by split, in the language of `data.where`.
 
@@ -44,18 +42,12 @@ def by_conditions(frame: DataFrame, table: Source, where: Mapping[str, str]) -> 
         DataError: readers cannot parse a condition, no row meets it, or some rows meet two conditions.
     """
     url = table.url
-    types = {field.name: to_arrow_type(field.dataType) for field in frame.schema}
-    meets: dict[Split, Column] = {}
+    types = {field.name: to_arrow_type(field.dataType) for field in rows.schema}
     for split in Split:
         parse_where(where[split], None, types)
-        meets[split] = F.coalesce(F.expr(where[split]), F.lit(False))
-    pairs = list(combinations(Split, 2))
-    counted = frame.agg(
-        F.count(F.lit(1)).alias("rows"),
-        *(F.count_if(meets[split]).alias(split) for split in Split),
-        *(F.count_if(meets[a] & meets[b]).alias(f"{a}, {b}") for a, b in pairs),
-    ).collect()[0]
-    for a, b in pairs:
+    conditions = {split: where[split] for split in Split}
+    counted = rows.count_matches(conditions)
+    for a, b in combinations(Split, 2):
         shared = counted[f"{a}, {b}"]
         if shared:
             raise DataError(
@@ -68,22 +60,19 @@ def by_conditions(frame: DataFrame, table: Source, where: Mapping[str, str]) -> 
                 f"{url}: no row meets the condition of {split} ({where[split]}). Use another condition, "
                 "other fractions or more rows"
             )
-    cases = F.when(meets[Split.TRAIN], F.lit(str(Split.TRAIN)))
-    for split in (Split.VALIDATION, Split.TEST):
-        cases = cases.when(meets[split], F.lit(str(split)))
     return SplitInPlace(
-        frame=frame.withColumn(SPLIT, cases).where(column(SPLIT).isNotNull()),
-        rows={str(split): counted[split] for split in Split},
+        rows=rows.split_where(conditions),
+        counts={str(split): counted[split] for split in Split},
         sources={str(split): replace(table, where=where[split]) for split in Split},
         left_out=counted["rows"] - sum(counted[split] for split in Split),
     )
 
 
-def by_row_groups(frame: DataFrame, table: Source, fractions: Sequence[float], seed: int) -> SplitInPlace:
+def by_row_groups(rows: Rows, table: Source, fractions: Sequence[float], seed: int) -> SplitInPlace:
     """Split whole row groups, by a hash of the file's name and the row group's index.
 
     Args:
-        frame: the original columns, as Spark's Parquet reader returns them.
+        rows: with the original columns, as they are stored.
         table: its absolute URL, format and version.
         fractions: shares of the row groups for train, validation and test.
 
@@ -96,36 +85,25 @@ def by_row_groups(frame: DataFrame, table: Source, fractions: Sequence[float], s
         Split.VALIDATION: (train, round(train + validation, 12)),
         Split.TEST: (round(train + validation, 12), 1.0),
     }
-    url, folder = table.url, folder_of(table.url)
+    url = table.url
     manifest = read_manifest(url, format=table.format, version=table.version)
-    assigned = [
-        (file_key(folder, name), start, stop, _split_of(name, index, shares, seed))
+    groups = [
+        AssignedGroup(
+            file=name, index=index, start=start, stop=stop, split=_split_of(name, index, shares, seed)
+        )
         for name, index, start, stop in _groups(manifest)
     ]
-    rows = {str(s): sum(stop - start for _, start, stop, split in assigned if split is s) for s in Split}
-    empty = [name for name, count in rows.items() if not count]
+    counts = {str(s): sum(group.stop - group.start for group in groups if group.split is s) for s in Split}
+    empty = [name for name, count in counts.items() if not count]
     if empty:
         raise DataError(
-            f"{url}: none of its {len(assigned)} row groups is assigned to {', '.join(empty)}. Split by "
+            f"{url}: none of its {len(groups)} row groups is assigned to {', '.join(empty)}. Split by "
             "columns (split.key ...) or by conditions (where_train ...), write smaller row groups, or use "
             "another seed or other fractions"
         )
-    # Spark knows the file and the position of each row, so statistics can be limited to the training rows.
-    names = frame.columns
-    placed = frame.select(
-        *map(column, names),
-        file_column().alias("__file"),
-        F.col("_metadata.row_index").alias("__row"),
-    )
-    groups = frame.sparkSession.createDataFrame(
-        [(name, start, stop, str(split)) for name, start, stop, split in assigned],
-        f"__of string, __start long, __stop long, {SPLIT} string",
-    )
-    row = F.col("__row")
-    within = (F.col("__file") == F.col("__of")) & (F.col("__start") <= row) & (row < F.col("__stop"))
     return SplitInPlace(
-        frame=placed.join(F.broadcast(groups), within).select(*map(column, names), column(SPLIT)),
-        rows=rows,
+        rows=rows.split_by_row_groups(groups, folder_of(url)),
+        counts=counts,
         sources={str(s): replace(table, share=share, seed=seed) for s, share in shares.items()},
     )
 

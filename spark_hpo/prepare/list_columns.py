@@ -3,46 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-from pyspark.sql import Column
-from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from spark_hpo.errors import DataError
 from spark_hpo.prepare.column_facts import BytesFacts, ListFacts, ProseFacts
-
-
-def counts_of_lists(value: Column, stored: T.DataType, in_train: Column) -> dict[str, Column]:
-    """Return what to count of a column of lists, by the name of the fact."""
-    assert isinstance(stored, T.ArrayType)
-    of_text = isinstance(stored.elementType, T.StringType)
-
-    def is_bad(element: Column) -> Column:
-        if of_text:
-            return element.isNull()
-        as_double = element.cast("double")
-        return element.isNull() | F.isnan(as_double) | (F.abs(as_double) == math.inf)
-
-    facts = {
-        "present": F.count(value),
-        "longest": F.max(F.when(value.isNotNull(), F.size(value))),
-        "shortest": F.min(F.when(value.isNotNull(), F.size(value))),
-        "bad": F.count(F.when(F.exists(value, is_bad), 1)),
-    }
-    if of_text:
-        return facts
-
-    def total(of: Callable[[Column], Column]) -> Column:
-        summed = F.aggregate(value, F.lit(0.0), lambda sum_, element: sum_ + of(element.cast("double")))
-        return F.sum(F.when(in_train, summed))
-
-    return facts | {
-        "elements": F.sum(F.when(in_train & value.isNotNull(), F.size(value))),
-        "sum": total(lambda element: element),
-        "squares": total(lambda element: element * element),
-    }
 
 
 def list_facts(facts: Mapping[str, Any], i: int, name: str, vocabulary: tuple[str, ...] | None) -> ListFacts:

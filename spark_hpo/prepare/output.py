@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from spark_hpo.data import files
 from spark_hpo.data.schema import TableSchema
@@ -19,8 +19,7 @@ from spark_hpo.data.table import EXAMPLE_FILE, SCHEMA_FILE
 from spark_hpo.errors import ConfigError, DataError, cause
 from spark_hpo.trial import Split
 
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+S = TypeVar("S")  # a Spark session, or None
 
 PREPARED_FILE = "prepared.json"
 
@@ -45,12 +44,14 @@ class Request:
     overwrite: bool = False
 
     def fulfil(
-        self, write: Callable[[SparkSession, Request], Prepared], start_spark: Callable[[], SparkSession]
+        self,
+        write: Callable[[S, Request], Prepared],
+        start: Callable[[], S],
     ) -> Prepared:
         """Return the table that an earlier equal request wrote, or write it.
 
         Args:
-            start_spark: called only if the table has to be written.
+            start: called only if the table has to be written, for the first argument of `write`.
 
         Raises:
             ConfigError: the output is another table, or cannot be written.
@@ -59,7 +60,7 @@ class Request:
         if found is not None:
             return found
         self._check_writable()
-        return write(start_spark(), self)
+        return write(start(), self)
 
     def find(self) -> Prepared | None:
         """Return the table that an earlier equal request wrote; None: there is none.

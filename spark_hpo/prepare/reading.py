@@ -18,6 +18,7 @@ from spark_hpo.data.plan.footers import column_names, read_footer
 from spark_hpo.data.plan.listing import list_files
 from spark_hpo.data.schema import Source, TableFormat
 from spark_hpo.prepare.dialect import UTF_8, Dialect
+from spark_hpo.prepare.dialect import column_names as names_in_csv
 from spark_hpo.prepare.table_files import for_spark, source_of, version_frame
 
 _MOST_NAMES = 50  # in a message
@@ -154,12 +155,7 @@ def columns_of(url: str, dialect: Dialect | None, *, header: bool) -> str:
     Args:
         dialect: of a CSV; None: it is Parquet.
     """
-    if dialect is None:
-        names = list(column_names(url))
-    elif header:
-        names = [name or f"_c{i}" for i, name in enumerate(dialect.columns)]
-    else:
-        names = _numbered(len(dialect.columns))
+    names = list(column_names(url)) if dialect is None else names_in_csv(dialect, header=header)
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return f"{url} has {', '.join(names[:_MOST_NAMES])}{more}"
 

@@ -16,7 +16,7 @@ from spark_hpo.prepare import csv_request, from_csv, from_digits, from_synthetic
 from spark_hpo.prepare.output import Prepared, Request
 from spark_hpo.prepare.phases import announce
 
-_SOURCES: dict[str, tuple[Callable[..., Request], Callable[[SparkSession, Request], Prepared]]] = {
+_SOURCES: dict[str, tuple[Callable[..., Request], Callable[[Any, Request], Prepared]]] = {
     "csv": (csv_request.request, from_csv.write),
     "digits": (from_digits.request, from_digits.write),
     "synthetic": (from_synthetic.request, from_synthetic.write),
@@ -24,7 +24,12 @@ _SOURCES: dict[str, tuple[Callable[..., Request], Callable[[SparkSession, Reques
 
 
 def prepare(
-    source: str, output: str, options: Mapping[str, Any], start_spark: Callable[[], SparkSession]
+    source: str,
+    output: str,
+    options: Mapping[str, Any],
+    start_spark: Callable[[], SparkSession],
+    *,
+    on_spark: bool = True,
 ) -> Prepared:
     """Prepare a table, unless an earlier call with the same arguments did.
 
@@ -33,13 +38,16 @@ def prepare(
         output: the folder to write, a local path or fsspec URL.
         options: of the function of that name, except that a CSV is cleaned by default and `null_values`
             come on top of its own.
-        start_spark: called only if the table has to be written.
+        start_spark: called only if the table has to be written on Spark.
+        on_spark: False: write the table in this process, where it can. The table is the same.
 
     Raises:
         ConfigError: an option is invalid, or the output is another table or cannot be written.
         DataError: the input cannot be used.
     """
-    return _request(source, output, options).fulfil(_SOURCES[source][1], start_spark)
+    request = _request(source, output, options)
+    is_alone = not on_spark and source == "csv" and not from_csv.needs_spark(request)
+    return request.fulfil(_SOURCES[source][1], (lambda: None) if is_alone else start_spark)
 
 
 def find(source: str, output: str, options: Mapping[str, Any]) -> Prepared | None:

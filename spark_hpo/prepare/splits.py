@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from pyspark import TaskContext
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -26,7 +28,7 @@ DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 FRACTIONS_OF_FEW = (0.6, 0.2, 0.2)  # of small tables: a tenth is too few rows to measure a metric
 FEW_ROWS = 2_000
 _ROW_GROUPS_PER_FILE = 16
-_BUCKETS = 1_000_000  # resolution of the fractions
+BUCKETS = 1_000_000  # resolution of the fractions
 
 
 def column(name: str) -> Column:
@@ -44,8 +46,8 @@ def with_split(frame: DataFrame, fractions: Sequence[float], seed: int) -> DataF
     """
     check_fractions(fractions)
     frame = with_order(frame, seed)
-    bucket = F.pmod(column(ORDER), F.lit(_BUCKETS))
-    train, validation = (round(sum(fractions[: i + 1]) * _BUCKETS) for i in range(2))
+    bucket = F.pmod(column(ORDER), F.lit(BUCKETS))
+    train, validation = bucket_cuts(fractions)
     split = (
         F.when(bucket < train, F.lit(str(Split.TRAIN)))
         .when(bucket < validation, F.lit(str(Split.VALIDATION)))
@@ -54,19 +56,25 @@ def with_split(frame: DataFrame, fractions: Sequence[float], seed: int) -> DataF
     return frame.withColumn(SPLIT, split)
 
 
+def bucket_cuts(fractions: Sequence[float]) -> tuple[int, int]:
+    """Return the first bucket of validation, and of test."""
+    train, validation = (round(sum(fractions[: i + 1]) * BUCKETS) for i in range(2))
+    return train, validation
+
+
 def with_order(frame: DataFrame, seed: int) -> DataFrame:
     """Add the column `ORDER`, which shuffles the rows."""
-    hashed = [column(field.name) for field in frame.schema if not _holds_map(field.dataType)]
+    hashed = [column(field.name) for field in frame.schema if not holds_map(field.dataType)]
     return frame.withColumn(ORDER, F.xxhash64(F.lit(seed), *hashed))
 
 
-def _holds_map(stored: T.DataType) -> bool:
+def holds_map(stored: T.DataType) -> bool:
     """Return True if a type contains a map, which Spark cannot hash because its order is undefined."""
     match stored:
         case T.ArrayType():
-            return _holds_map(stored.elementType)
+            return holds_map(stored.elementType)
         case T.StructType():
-            return any(_holds_map(field.dataType) for field in stored)
+            return any(holds_map(field.dataType) for field in stored)
     return isinstance(stored, T.MapType)
 
 
@@ -91,12 +99,44 @@ def write(frame: DataFrame, folder: str, *, total_rows: int, row_group_rows: int
     """
     check_row_group_rows(row_group_rows)
     announce(f"writing {total_rows:,} rows")
-    num_files = -(-total_rows // (row_group_rows * _ROW_GROUPS_PER_FILE))
     names = [name for name in frame.columns if name not in (SPLIT, ORDER)]
-    parts = frame.repartition(num_files, column(ORDER)).sortWithinPartitions(SPLIT, ORDER)
+    parts = frame.repartition(num_files(total_rows, row_group_rows), column(ORDER)).sortWithinPartitions(
+        SPLIT, ORDER
+    )
     # mapInArrow reads a column name `a.b` as field b of a, so columns are numbered meanwhile.
     numbered = parts.select(column(SPLIT), *(column(name).alias(f"c{i}") for i, name in enumerate(names)))
     return run(numbered, partial(_write_part, folder=folder, row_group_rows=row_group_rows, names=names))
+
+
+def num_files(total_rows: int, row_group_rows: int) -> int:
+    """Return the number of files of each split."""
+    return -(-total_rows // (row_group_rows * _ROW_GROUPS_PER_FILE))
+
+
+def file_name(number: int) -> str:
+    return f"part-{number:05d}.parquet"
+
+
+def hash_partition(values: npt.NDArray[np.int64], partitions: int) -> npt.NDArray[np.int32]:
+    """Return the partition that `DataFrame.repartition` by a long column gives to each row.
+
+    Spark hashes with Murmur3 (x86, 32 bits) and the seed 42.
+    """
+    words = values.view(np.uint64)
+    with np.errstate(over="ignore"):
+        hashes = np.full(len(values), 42, np.uint32)
+        for half in (words & np.uint64(2**32 - 1), words >> np.uint64(32)):
+            mixed = _rotated(half.astype(np.uint32) * np.uint32(0xCC9E2D51), 15) * np.uint32(0x1B873593)
+            hashes = _rotated(hashes ^ mixed, 13) * np.uint32(5) + np.uint32(0xE6546B64)
+        hashes ^= np.uint32(8)  # bytes
+        hashes = (hashes ^ (hashes >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+        hashes = (hashes ^ (hashes >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+        hashes ^= hashes >> np.uint32(16)
+    return hashes.view(np.int32) % np.int32(partitions)
+
+
+def _rotated(words: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint32]:
+    return (words << np.uint32(bits)) | (words >> np.uint32(32 - bits))
 
 
 def check_row_group_rows(row_group_rows: int) -> None:
@@ -122,5 +162,5 @@ def task_number() -> int:
 def _write_part(
     batches: Iterator[Any], *, folder: str, row_group_rows: int, names: Sequence[str]
 ) -> Iterator[Any]:
-    file_name = f"part-{task_number():05d}.parquet"
-    yield summary_batch(write_splits(batches, folder, file_name, row_group_rows, names))
+    name = file_name(task_number())
+    yield summary_batch(write_splits(batches, folder, name, row_group_rows, names))

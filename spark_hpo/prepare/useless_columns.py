@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_hpo.data.text_forms import TextForm
 from spark_hpo.errors import DataError
-from spark_hpo.prepare.splits import column
+from spark_hpo.prepare.rows import Cleaned, Rows
 
 _FEW_ROWS = 20  # with fewer rows, distinct values do not make a column an id
 _COUNT_ERROR = 0.05  # relative error to allow for in approximate counts of distinct values
@@ -24,19 +20,8 @@ _MIN_ROWS_PER_CLASS = 10  # of such a column: with fewer, two columns may match 
 _ID_NAME = re.compile(r"(^|[^a-z0-9])(id|uuid|guid|index|idx|key|rowid|row_?n(um(ber)?)?)$", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Cleaned:
-    """A cleaned table, with one sentence for the user about each change."""
-
-    frame: DataFrame
-    remarks: tuple[str, ...]
-    rows: int = 0  # 0: not counted
-    forms: Mapping[str, TextForm] = field(default_factory=dict)  # of the columns that were parsed
-    dropped: Mapping[str, str] = field(default_factory=dict)  # reasons, as the end of a sentence
-
-
 def drop_useless_columns(
-    frame: DataFrame,
+    table: Rows,
     names: Sequence[str],
     facts: Mapping[str, Any],
     *,
@@ -59,7 +44,7 @@ def drop_useless_columns(
     """
     dropped: dict[str, str] = {}  # reasons
     notes = []
-    for other in frame.schema:
+    for other in table.schema:
         if other.name not in keep and not _is_supported(other.dataType):
             stored = other.dataType.simpleString()[:60]
             dropped[other.name] = f"is {stored}, which is neither text nor numbers"
@@ -76,7 +61,7 @@ def drop_useless_columns(
     if labelled < rows and may_drop_rows:
         absent = [label for label, at in places.items() if facts[f"present_{at}"] < rows]
         for label in absent:
-            frame = frame.where(column(label).isNotNull())
+            table = table.where_present(label)
         named = " or ".join(map(repr, absent))
         notes.append(f"{rows - labelled:,} of {rows:,} rows are left out: {named} is missing")
     for i, name in enumerate(names):
@@ -105,17 +90,16 @@ def drop_useless_columns(
                 f"{max_vocabulary:,} most frequent get a code (--max-vocabulary)"
             )
     for label in labels:
-        for name in _aliases(frame, label, candidates[label]):
+        for name in _aliases(table, label, candidates[label]):
             dropped[name] = f"is an alias of the label {label!r}: its values correspond one to one"
     remarks = [
         f"column {name!r} is left out: it {reason} (to prevent this: --keep {name})"
         for name, reason in dropped.items()
     ]
-    kept = frame.drop(*(column(name) for name in dropped))
     return Cleaned(
-        kept,
+        table.without(dropped),
         (*remarks, *notes),
-        rows=labelled if may_drop_rows else rows,
+        count=labelled if may_drop_rows else rows,
         dropped=dropped,
     )
 
@@ -148,14 +132,12 @@ def _why_useless(name: str, own: Mapping[str, Any], rows: int) -> str | None:
     return None
 
 
-def _aliases(frame: DataFrame, label: str, candidates: Sequence[str]) -> list[str]:
+def _aliases(table: Rows, label: str, candidates: Sequence[str]) -> list[str]:
     """The columns whose values correspond one to one to the values of the label."""
     if not candidates:
         return []
-    # They have few values each, so the sets of pairs are small, and one pass collects them all.
-    pairs = [F.collect_set(F.struct(column(name), column(label))) for name in candidates]
-    collected = frame.agg(*(pair.alias(f"pairs_{i}") for i, pair in enumerate(pairs))).collect()[0]
-    return [name for name, own in zip(candidates, collected, strict=True) if _is_one_to_one(own)]
+    found = zip(candidates, table.pairs(candidates, label), strict=True)
+    return [name for name, own in found if _is_one_to_one(own)]
 
 
 def _is_one_to_one(pairs: Collection[Any]) -> bool:

@@ -21,10 +21,10 @@ from spark_hpo.config.windows import WindowsConfig
 from spark_hpo.data.schema import ColumnKind, TableSchema, Windows
 from spark_hpo.errors import DataError
 from spark_hpo.prepare import splits
-from spark_hpo.prepare.cleaning import time_in_text
-from spark_hpo.prepare.columns import number
-from spark_hpo.prepare.encode import original
+from spark_hpo.prepare.column_kinds import time_in_text
 from spark_hpo.prepare.phases import announce
+from spark_hpo.prepare.spark_columns import converted, number, original
+from spark_hpo.prepare.spark_rows import SparkRows
 from spark_hpo.prepare.splits import SPLIT, column
 from spark_hpo.trial import Split
 
@@ -104,12 +104,13 @@ def _steps(
             raise DataError(f"column {name!r} holds text; it must be numbers")
     time = number(frame, windows.time)
     if isinstance(frame.schema[windows.time].dataType, T.StringType):
-        if (parsed := time_in_text(frame, windows.time)) is None:
+        form = time_in_text(SparkRows(frame).text_facts(windows.time))
+        if form is None:
             raise DataError(
                 f"the time {windows.time!r} is text that is neither dates in one format nor numbers. Write "
                 "it as year-month-day"
             )
-        time = parsed[1]
+        time = converted(frame, windows.time, form)
     series = [F.coalesce(column(name).cast("string"), F.lit("")).alias(name) for name in windows.series]
     steps = frame.select(
         time.alias(_TIME),

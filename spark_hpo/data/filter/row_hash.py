@@ -60,11 +60,31 @@ class RowHash:
             for key in self.keys:
                 if key.column:
                     hashes = _hashed(_one_array(table.column(key.column)), hashes, as_bigint=key.as_bigint)
-                elif -(2**31) <= key.value < 2**31:
-                    hashes = _of_ints(np.full(len(hashes), key.value, np.int32), hashes)
                 else:
-                    hashes = _of_longs(np.full(len(hashes), key.value, np.int64), hashes)
+                    hashes = _of_integer(key.value, hashes)
         return pa.array(hashes.view(np.int64))
+
+
+def hash_columns(seed: int, columns: Sequence[pa.Array]) -> npt.NDArray[np.int64]:
+    """Return `xxhash64(seed, *columns)` of each row, int64 [rows]. Columns may also be lists or structs."""
+    hashes = np.full(len(columns[0]), _SPARK_SEED, np.uint64)
+    with np.errstate(over="ignore"):
+        hashes = _of_integer(seed, hashes)
+        for values in columns:
+            hashes = _hashed(values, hashes, as_bigint=False)
+    return hashes.view(np.int64)
+
+
+def hash_values(values: pa.Array) -> Words:
+    """Return `xxhash64` of each value, as the sketches of Spark compute it; null is the seed itself."""
+    with np.errstate(over="ignore"):
+        return _hashed(values, np.full(len(values), _SPARK_SEED, np.uint64), as_bigint=False)
+
+
+def _of_integer(value: int, hashes: Words) -> Words:
+    if -(2**31) <= value < 2**31:
+        return _of_ints(np.full(len(hashes), value, np.int32), hashes)
+    return _of_longs(np.full(len(hashes), value, np.int64), hashes)
 
 
 def check_key(name: str, kind: pa.DataType) -> None:
@@ -88,6 +108,8 @@ def _hashed(values: pa.Array, seeds: Words, *, as_bigint: bool) -> Words:
     if not len(values):
         return seeds
     kind = values.type
+    if t.is_null(kind):
+        return seeds
     is_valid = values.is_valid().to_numpy(zero_copy_only=False)
     if not is_valid.all():
         hashes = seeds.copy()
@@ -95,6 +117,12 @@ def _hashed(values: pa.Array, seeds: Words, *, as_bigint: bool) -> Words:
         return hashes
     if _is_bytes(kind):
         return _of_bytes(values, seeds)
+    if t.is_list(kind):
+        return _of_lists(values, seeds)
+    if t.is_struct(kind):
+        for part in values.flatten():
+            seeds = _hashed(part, seeds, as_bigint=False)
+        return seeds
     if t.is_decimal(kind) and kind.precision > _MAX_LONG_DECIMAL:
         unscaled = (int(value.scaleb(kind.scale)) for value in values.to_pylist())
         texts = [
@@ -118,6 +146,17 @@ def _hashed(values: pa.Array, seeds: Words, *, as_bigint: bool) -> Words:
     # Spark has no unsigned integers and reads them as the next wider type.
     is_long = as_bigint or kind in (pa.int64(), pa.uint32(), pa.uint64())
     return (_of_longs if is_long else _of_ints)(numbers, seeds)
+
+
+def _of_lists(values: pa.Array, seeds: Words) -> Words:
+    """Hash the elements one after another: each step works on all lists that have an element left."""
+    lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
+    first, elements = np.cumsum(lengths) - lengths, values.flatten()
+    hashes = seeds.copy()
+    for i in range(lengths.max(initial=0)):
+        rows = np.flatnonzero(lengths > i)
+        hashes[rows] = _hashed(elements.take(pa.array(first[rows] + i)), hashes[rows], as_bigint=False)
+    return hashes
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
