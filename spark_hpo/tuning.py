@@ -77,7 +77,10 @@ def tune(
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> Result:
-    """Search for the best parameters of a task, with trials on Spark.
+    """Search for the best parameters of a task, on Spark or on this machine.
+
+    Trials run on Spark where a session runs or a cluster is named, else as processes of this machine, without
+    Java (`backend="auto"`).
 
     Example:
         >>> import spark_hpo
@@ -120,12 +123,12 @@ def tune(
         seed: seed of the search and of the training.
         resume: "auto" resumes the study in `storage` if there is one, "must" raises if there is none, and
             "never" raises if there is one.
-        spark: a session to use unchanged, or settings for a new session. None: the active session, or a new
-            one that later calls reuse.
+        spark: a session to use unchanged, or settings for a new session, which later calls reuse. None: the
+            active session, if there is one.
         callbacks: called on the driver as the study progresses.
         settings: further sections of a study file, such as `training={"batch_size": 64}`,
             `search={"enqueue": [...]}`, `stopping={"target": 0.99}`, `mlflow={"tracking_uri": ...}`,
-            `backend="inline"`. The default tracking URI is MLflow's own, or an SQLite file beside the study.
+            `backend="spark"`. The default tracking URI is MLflow's own, or an SQLite file beside the study.
 
     Raises:
         ConfigError: an argument is wrong, or `storage` has a different study.
@@ -141,6 +144,7 @@ def tune(
         session = frame.sparkSession
     if isinstance(spark, Mapping):
         settings["spark"] = dict(spark)
+    settings.setdefault("backend", "spark" if isinstance(spark, Mapping) else "auto")
     name = name or _name_of(task)
     in_this_process = settings.get("backend") in ("inline", "driver")
     if storage is None and not in_this_process and is_on_a_cluster(session):

@@ -6,13 +6,18 @@ import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from threading import Thread
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from spark_hpo.cli.command import Command, CommandGroup, json_option, parsed_mapping
 from spark_hpo.cli.console import diagnostics, say, say_json
 from spark_hpo.cli.prepare_display import PrepareDisplay
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from spark_hpo.prepare import Prepared
 
 T = TypeVar("T")
 _Function = Callable[..., Any]
@@ -260,6 +265,7 @@ def _flag(option: str) -> str:
 
 
 def _prepare(source: str, options: dict[str, Any]) -> None:
+    from spark_hpo.backend.spark.session import has_java, is_spark_at_hand
     from spark_hpo.data.table import open_table
     from spark_hpo.pitfalls import find_pitfalls
     from spark_hpo.prepare.sources import own_session, prepare, with_keys  # loads Spark
@@ -269,8 +275,16 @@ def _prepare(source: str, options: dict[str, Any]) -> None:
     given = {name: value for name, value in options.items() if value is not None}
     with contextlib.ExitStack() as stack, with_keys(_flag):
         display = stack.enter_context(PrepareDisplay(None if as_json else diagnostics()))
+
+        def work() -> Prepared:
+            def start() -> SparkSession:
+                return display.watch(stack.enter_context(own_session()))
+
+            # Without Java, this process does what it can.
+            return prepare(source, output, given, start, on_spark=has_java() or is_spark_at_hand({}))
+
         prepared = _interruptible(
-            lambda: prepare(source, output, given, lambda: display.watch(stack.enter_context(own_session()))),
+            work,
             stack.close,
             display.refresh,
         )

@@ -21,5 +21,7 @@ def with_backend(config: StudyConfig, spark: SparkSession | None = None) -> Stud
     """
     if config.backend != "auto":
         return config
-    has_spark = spark is not None or is_runtime() or is_spark_at_hand(config.spark)
+    data = config.data
+    needs_spark = data is not None and bool(data.table or data.query)  # only Spark can read them
+    has_spark = spark is not None or is_runtime() or needs_spark or is_spark_at_hand(config.spark)
     return config.model_copy(update={"backend": "spark" if has_spark else "local"})

@@ -74,6 +74,8 @@ def prepare_table(
 ) -> SparkSession | None:
     """Create the table with `data.prepare` if it does not exist, or describe a table that is not prepared.
 
+    A study on Spark does so with Spark. Others do so in this process, unless only Spark can.
+
     Args:
         config: the study, with a table.
         spark: the caller's session.
@@ -90,6 +92,7 @@ def prepare_table(
     assert data is not None, "the caller has checked that the study has a table"
     from spark_hpo.prepare.sources import key_of_study, own_session, prepare, with_keys
 
+    on_spark = config.needs_spark
     with ExitStack() as stack:
         sessions: list[SparkSession] = []
 
@@ -97,21 +100,22 @@ def prepare_table(
             if sessions:
                 return sessions[0]
             logger.info("%s: preparing the table", data.place)
-            if config.needs_spark:
+            if on_spark:
                 sessions.append(start_spark(config, spark))
             else:
                 sessions.append(spark or stack.enter_context(own_session()))
             return sessions[0]
 
         if data.prepare is None:
-            describe(config, start, frame)
+            describe(config, start, frame, on_spark=on_spark)
         else:
             assert data.path is not None, "the configuration has checked it"
             with with_keys(key_of_study):
-                prepared = prepare(data.prepare.source, data.path, data.prepare.options(), start)
+                options = data.prepare.options()
+                prepared = prepare(data.prepare.source, data.path, options, start, on_spark=on_spark)
             if prepared.fresh:
                 logger.info("%s: prepared %d rows", data.path, sum(prepared.rows.values()))
-        return sessions[0] if sessions and config.needs_spark else None
+        return sessions[0] if sessions and on_spark else None
 
 
 def build_table(config: StudyConfig, transforms: Mapping[str, str]) -> Table | None:

@@ -97,7 +97,13 @@ def check_source(config: StudyConfig, known: Definition | None) -> None:
     check_columns(data, names)
 
 
-def describe(config: StudyConfig, start: Callable[[], SparkSession], frame: Frame | None = None) -> None:
+def describe(
+    config: StudyConfig,
+    start: Callable[[], SparkSession],
+    frame: Frame | None = None,
+    *,
+    on_spark: bool = True,
+) -> None:
     """Describe a table in the study directory.
 
     Parquet is described in place, and so is the snapshot of a catalog table, a query or a DataFrame. A CSV is
@@ -107,6 +113,7 @@ def describe(config: StudyConfig, start: Callable[[], SparkSession], frame: Fram
     Args:
         start: returns a Spark session.
         frame: the DataFrame that was passed to `tune`.
+        on_spark: False: use Spark only for what this process cannot do.
 
     Raises:
         ConfigError: a setting does not fit the table.
@@ -120,7 +127,7 @@ def describe(config: StudyConfig, start: Callable[[], SparkSession], frame: Fram
     in_place = not is_copied and (not data.split.is_default or row_groups_divide(path, data))
     options = {"input": path, "in_place": in_place, "overwrite": True, **_options(data)}
     with with_keys(lambda option: f"data.{'path' if option in ('input', 'output') else option}"):
-        prepared = prepare("csv", _description(config), options, start)
+        prepared = prepare("csv", _description(config), options, start, on_spark=on_spark)
     logger.info("%s: described %d rows", data.place, sum(prepared.rows.values()))
     for remark in prepared.remarks:
         logger.info("%s: %s", data.place, remark)

@@ -123,9 +123,7 @@ def start_jvm(settings: Mapping[str, str], *, is_databricks: bool = False) -> No
 
     has_jvm = "PYSPARK_GATEWAY_PORT" in os.environ or SparkContext._gateway is not None
     is_elsewhere = settings.get(_REMOTE) or os.environ.get("SPARK_REMOTE") or is_databricks
-    home = os.environ.get("JAVA_HOME")
-    has_java = shutil.which(str(Path(home) / "bin/java") if home else "java") is not None
-    if has_jvm or is_elsewhere or not has_java:
+    if has_jvm or is_elsewhere or not has_java():
         return
 
     def run() -> None:
@@ -137,6 +135,12 @@ def start_jvm(settings: Mapping[str, str], *, is_databricks: bool = False) -> No
     thread.start()
     # A process that ends at once must not leave a JVM behind that was about to report to it.
     atexit.register(thread.join, _JVM_LIMIT_S)
+
+
+def has_java() -> bool:
+    """Return True if Spark would find a Java here."""
+    home = os.environ.get("JAVA_HOME")
+    return shutil.which(str(Path(home) / "bin/java") if home else "java") is not None
 
 
 def running_session() -> SparkSession | None:
