@@ -1,4 +1,4 @@
-"""The driver loop: opens slots, dispatches assignments, and records their reports."""
+"""The driver loop: fills slots, dispatches assignments, and records their reports."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from spark_hpo.study.failures import Failures
 from spark_hpo.study.folds import Folds
 from spark_hpo.study.progress import Budget, Progress
 from spark_hpo.study.search import Search
+from spark_hpo.study.slots import Slots
 from spark_hpo.study_dir.events import EventKind
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.tracking.tracker import Tracker
@@ -76,11 +77,12 @@ class Study:
         self._failures = Failures(policy.failures)
         self._attempts = Attempts(journal, self._decider, self.progress)
         self._dispatcher = Dispatcher(backend, self._attempts, self._failures, journal.storage, policy, clock)
+        self._slots = Slots(
+            backend, journal, self.progress, share=policy.share, max_concurrent=policy.max_concurrent
+        )
         self._folds = Folds()
         self._finals: dict[int, Assignment] = {}  # begun by an earlier driver and not ended, by trial
         self._idle_since: float | None = None
-        self._num_others = 0  # studies that share the slots
-        self._is_refused = False  # other studies use the slots that this one could fill
         self._stop_reason: str | None = None
         self._is_resumed = False
 
@@ -222,7 +224,7 @@ class Study:
                 if stopped_by is None or self._dispatcher.waiting:
                     self._launch(only_waiting=stopped_by is not None)
                 else:
-                    self._rest()
+                    self._slots.rest()
                 if not self.progress.running and not self._dispatcher.waiting and stopped_by is not None:
                     return stopped_by
                 self._check_idle(now)
@@ -252,37 +254,16 @@ class Study:
             return "seconds"
         return self._decider.stopping_reason
 
-    def _update_slots(self) -> int:
-        """Record the study's slots. Returns how many it may fill while other studies leave theirs."""
-        share, fit = self._policy.share, self._backend.num_slots
-        most = min(fit, self._policy.max_concurrent or fit)
-        slots = min(most, share.num_slots(fit))
-        others = share.num_studies - 1
-        if (slots, others) != (self.progress.slots, self._num_others):
-            kind = "study" if others == 1 else "studies"
-            shared = f" of {fit}, shared with {others} other {kind}" if others else ""
-            logger.info("slots for trials: %d%s", slots, shared)
-            self.progress.slots, self._num_others = slots, others
-            self._journal.slots(slots, fit=fit, num_others=others)
-        return most
-
-    def _rest(self) -> None:
-        """Leave free slots to other studies."""
-        self._is_refused = False
-        self._policy.share.rest(len(self.progress.running))
-
     def _launch(self, *, only_waiting: bool) -> None:
         """Start assignments until no slot is free, or there is nothing to start."""
-        most = self._update_slots()
-        while len(self.progress.running) < most:
-            self._is_refused = not self._policy.share.take(len(self.progress.running))
-            if self._is_refused:
-                return
+        self._slots.count()
+        while self._slots.take():
             assignment = self._dispatcher.start_waiting()
             if assignment is None:
                 slot = None if only_waiting else self._decider.next_slot()
                 if slot is None:
-                    break
+                    self._slots.rest()
+                    return
                 assignment, *others = self._open(slot)
                 self._dispatcher.enqueue(others)
                 self._dispatcher.start(assignment)
@@ -295,8 +276,8 @@ class Study:
                 call_each(self._callbacks, Callback.on_trial_start, self, trial)
             call_each(self._callbacks, Callback.on_assigned, self, assignment)
             if not only_waiting and self._end_reason() is not None:
-                break
-        self._rest()
+                self._slots.rest()
+                return
 
     def _open(self, slot: Slot) -> list[Assignment]:
         """Open a slot. Returns its assignments: one, or one per fold."""
@@ -342,7 +323,7 @@ class Study:
         if self.progress.running or (self.progress.slots and self._dispatcher.waiting):
             self._idle_since = None
             return
-        if self._is_refused:  # other studies use all slots
+        if self._slots.is_refused:  # other studies use all slots
             return
         if self.progress.slots:
             self._decider.check_progress()

@@ -457,7 +457,7 @@ class Vanishing(InlineBackend):
 
 def test_study_waits_while_the_cluster_has_no_slot(bench: StudyRunner) -> None:
     study = bench.study()
-    study._backend = Vanishing(bench.training, without=5)
+    study._slots.backend = Vanishing(bench.training, without=5)
     assert study.run() == "trials"
     assert study.progress.run == 20
 
@@ -482,7 +482,7 @@ def test_study_journals_changes_of_the_number_of_slots(bench: StudyRunner) -> No
 def test_study_without_a_slot_for_too_long_is_an_error(bench: StudyRunner) -> None:
     now = itertools.count(0.0, 100.0)
     study = bench.study(clock=lambda: next(now))
-    study._backend = Vanishing(bench.training, without=1_000)
+    study._slots.backend = Vanishing(bench.training, without=1_000)
     with pytest.raises(CapacityError, match=r"600 s"):
         study.run()
     bench.study().run()
