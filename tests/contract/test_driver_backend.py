@@ -90,15 +90,15 @@ class TestDriverBackend(BackendContract):
     def test_thread_that_does_not_react_is_given_up(
         self, backend: Backend, num_jobs: Callable[[], int], caplog: pytest.LogCaptureFixture
     ) -> None:
-        backend.submit(self.assignment(1, deaf=True, seconds=LIMIT_S))
-        backend.cancel(1)
+        backend.submit(self.assignment(41, deaf=True, seconds=LIMIT_S))
+        backend.cancel(41)
         assert backend.num_slots == 1, "its Spark jobs may still run"
         with caplog.at_level(logging.WARNING):
             until(lambda: backend.num_slots == 2)
             until(lambda: bool(caplog.messages))
-        assert "trial 1" in caplog.messages[-1]
+        assert "trial 41" in caplog.messages[-1]
         _released.set()  # its job starts after all, and is cancelled
-        until(lambda: not any("trial 1" in thread.name for thread in threading.enumerate()))
+        until(lambda: not any("trial 41" in thread.name for thread in threading.enumerate()))
         until(lambda: num_jobs() == 0)
 
     def test_assignments_run_side_by_side_in_pools_of_their_own(self, backend: Backend) -> None:

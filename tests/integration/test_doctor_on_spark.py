@@ -45,6 +45,17 @@ def test_doctor_passes_a_study_of_two_ranks_and_leaves_no_files(spark: Any, stud
     assert spark.range(3).count() == 3, "the caller's session is the caller's"
 
 
+def test_doctor_passes_a_study_whose_trials_run_in_the_driver(spark: Any, study: Path) -> None:
+    (study / "objective.py").write_text("def objective(ctx):\n    return {'accuracy': 0.5}\n")
+    arguments = ("backend=driver", "task=objective.py:objective")
+    found = look(*arguments, "resources.slots_per_trial=2", spark=spark)
+    assert failed(found) == []
+    assert found["slots"].message == "2 tasks at once: 1 trials of 2 slots"
+    found = look(*arguments, "resources.slots_per_trial=3", spark=spark)
+    assert failed(found) == ["slots"]
+    assert "resources.slots_per_trial is 3" in found["slots"].message
+
+
 def test_doctor_fails_on_too_many_ranks_and_missing_gpus(
     spark: Any, study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import hyperopt
 import numpy as np
 import pytest
-from hyperopt import STATUS_FAIL, STATUS_OK, Trials, hp, space_eval, tpe
+from hyperopt import STATUS_FAIL, STATUS_OK, hp, space_eval, tpe
 
 import spark_hpo
 from spark_hpo.objective import Mode, Objective
@@ -66,7 +66,7 @@ def test_fmin_runs_the_spark_trials_example_of_hyperopt(spark: object) -> None:
         "regParam": hp.loguniform("regParam", -10.0, 0),
     }
     old = hyperopt.SparkTrials(parallelism=2, spark_session=spark)
-    new = Trials()
+    new = SparkTrials()
     arguments: Any = {"fn": train, "space": space, "algo": tpe.suggest, "max_evals": 10}
     was = hyperopt.fmin(**arguments, trials=old, show_progressbar=False)
     best = spark_hpo.fmin(**arguments, trials=new, parallelism=2, spark=spark, show_progressbar=False)
@@ -143,7 +143,7 @@ def test_fmin_runs_the_model_choice_example_of_databricks(spark: object) -> None
 
 def test_fmin_runs_on_spark_connect(connect: object) -> None:
     offset = 2.0
-    trials = Trials()
+    trials = SparkTrials()
     best = spark_hpo.fmin(
         lambda x: (x - offset) ** 2,
         hp.uniform("x", 0, 4),
