@@ -36,6 +36,7 @@ _SLOTS_LIMIT_S = 60.0  # executors start one by one
 _ASK_LIMIT_S = 90.0
 _MOST_EXECUTORS = 256
 _POLL_S = 0.5
+_NO_RANKS = "trials run in the driver, and executors need only what their Spark jobs need"
 _IDLE_S = 60  # with a shorter idle timeout, executors keep reloading torch
 
 
@@ -157,6 +158,8 @@ def _gpus_of_this_machine(config: StudyConfig) -> Verdict:
 
 def executors(context: Context) -> Verdict:
     """Check that executors have the driver's Python and packages, and can reach the driver."""
+    if context.config.backend == "driver":
+        return skip(_NO_RANKS)
     resources, reader = (
         context.config.resources,
         context.config.data.reader if context.config.data else "arrow",
@@ -226,6 +229,8 @@ def differences(
 
 def storage(context: Context) -> Verdict:
     """Check that the driver can read what an executor writes to the study directory."""
+    if context.config.backend == "driver":
+        return skip(_NO_RANKS)
     place = Storage(context.config.study_dir)
     name = f"doctor-{uuid.uuid4().hex[:12]}"
     try:

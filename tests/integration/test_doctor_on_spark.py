@@ -51,6 +51,7 @@ def test_doctor_passes_a_study_whose_trials_run_in_the_driver(spark: Any, study:
     found = look(*arguments, "resources.slots_per_trial=2", spark=spark)
     assert failed(found) == []
     assert found["slots"].message == "2 tasks at once: 1 trials of 2 slots"
+    assert found["executors"].status is Status.SKIP
     found = look(*arguments, "resources.slots_per_trial=3", spark=spark)
     assert failed(found) == ["slots"]
     assert "resources.slots_per_trial is 3" in found["slots"].message
