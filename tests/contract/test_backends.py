@@ -21,7 +21,7 @@ from spark_hpo.backend.spark.session import cluster_of
 from spark_hpo.errors import CapacityError
 from spark_hpo.testing import BackendContract, stub_training
 from spark_hpo.trial import Assignment, Failure, FailureKind, Params, Report
-from tests.support.ranks import LIMIT_S
+from tests.support.ranks import LIMIT_S, meet
 from tests.support.simulated import Curve, SimulatedBackend
 
 # Executors cannot import a test module: what is defined here travels by value.
@@ -36,15 +36,6 @@ def train(assignment: Assignment, *, rank: int, world_size: int, **_: Any) -> Re
     if "meet" in assignment.params and not meet(Path(assignment.params["meet"]), assignment.trial_id):
         report = replace(report, failure=Failure(kind=FailureKind.TRIAL, message="the other trial never ran"))
     return report
-
-
-def meet(folder: Path, trial_id: int) -> bool:
-    """Return whether another trial calls this at the same time."""
-    (folder / str(trial_id)).touch()
-    deadline = time.monotonic() + LIMIT_S / 2
-    while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return len(list(folder.iterdir())) == 2
 
 
 class TestInlineBackend(BackendContract):

@@ -21,7 +21,7 @@ from spark_hpo.backend.base import Backend
 from spark_hpo.backend.local.backend import LocalBackend
 from spark_hpo.testing import BackendContract, stub_training
 from spark_hpo.trial import Assignment, Failure, FailureKind, Report
-from tests.support.ranks import LIMIT_S
+from tests.support.ranks import LIMIT_S, meet
 
 # Ranks may not be able to import a test module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -44,12 +44,6 @@ def train(assignment: Assignment, *, rank: int, world_size: int, **_: Any) -> Re
     if "meet" in params and not meet(Path(params["meet"]), assignment.trial_id):
         report = replace(report, failure=Failure(kind=FailureKind.TRIAL, message="the other trial never ran"))
     return report
-
-
-def meet(folder: Path, trial_id: int) -> bool:
-    """Return True if another trial calls this at the same time."""
-    (folder / str(trial_id)).touch()
-    return until(lambda: len(list(folder.iterdir())) >= 2)
 
 
 def until(condition: Callable[[], bool]) -> bool:

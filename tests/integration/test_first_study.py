@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.command_line import Done, output, spark_hpo
+from spark_hpo.cli import main
+from tests.support.command_line import Done, output, run_in_process, spark_hpo
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = "\n".join(re.findall(r"```sh\n(.*?)```", (ROOT / "docs/first-study.md").read_text(), re.DOTALL))
-QUICKER = ["budget.trials=12"]  # make test-first-studies runs studies to the end of their budgets
+QUICKER = ["budget.trials=6"]  # make test-first-studies runs studies to the end of their budgets
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +87,14 @@ def test_doctor_passes_the_first_study_and_leaves_no_files(home: Path) -> None:
     assert sorted(path for path in home.rglob("*") if "studies" not in path.parts) == before
 
 
-@pytest.mark.usefixtures("begun")
+def run_here(folder: Path, *words: str) -> Done:
+    return run_in_process(main, words, folder)
+
+
+@pytest.mark.usefixtures("begun", "spark")
 def test_first_mistakes_get_a_message_with_a_fix(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*words: str) -> str:
-        done = spark_hpo(home, *words)
+    def fails(*words: str, run: Callable[..., Done] = run_here) -> str:
+        done = run(home, *words)
         assert done.returncode in (2, 3)
         assert "Traceback" not in done.stderr
         return done.stderr
@@ -100,6 +106,7 @@ def test_first_mistakes_get_a_message_with_a_fix(home: Path, monkeypatch: pytest
     assert "my.csv has the columns" in fails("init", "my.csv", "--output", "other.yaml")
     assert "the study file cannot be read" in fails("run", "no.yaml")
     monkeypatch.setenv("JAVA_HOME", str(home / "jdk"))
-    said = fails("prepare", "csv", "--input", "my.csv", "--label", "price", "--output", "x")
+    # Each in a new process, which would start a JVM.
+    said = fails("prepare", "csv", "--input", "my.csv", "--label", "price", "--output", "x", run=spark_hpo)
     assert f"JAVA_HOME is {home}/jdk)" in said
-    assert f"JAVA_HOME is {home}/jdk)" in fails("run", "my_study.yaml", "study_dir=x")
+    assert f"JAVA_HOME is {home}/jdk)" in fails("run", "my_study.yaml", "study_dir=x", run=spark_hpo)

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from spark_hpo import prepare
+from spark_hpo.cli import main
 from spark_hpo.data.loader import Loader
 from spark_hpo.data.plan.read_manifest import read_manifest
 from spark_hpo.data.plan.row_group_split import in_share
@@ -36,6 +37,7 @@ from spark_hpo.prepare.sources import own_session
 from spark_hpo.train.predictor import Predictor
 from spark_hpo.train.tasks.tabular import TabularTask
 from spark_hpo.trial import Split
+from tests.support.command_line import output, run_in_process
 
 pytestmark = pytest.mark.spark
 
@@ -156,16 +158,9 @@ class TestDigits:
 
     def test_prepare_command_prints_the_existing_table(self, digits: Path) -> None:
         arguments = ["prepare", "digits", "--output", str(digits), "--row-group-rows", "100"]
-        # A process of its own: it needs no Spark, because the table is there.
-        done = subprocess.run(
-            [sys.executable, "-m", "spark_hpo", *arguments, "--json"],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        answer = json.loads(done.stdout.splitlines()[-1])
+        said = output(run_in_process(main, arguments, digits))
+        assert said.endswith("rows (existed already)\n")
+        answer = json.loads(output(run_in_process(main, [*arguments, "--json"], digits)))
         assert (answer["output"], answer["fresh"]) == (str(digits), False)
         assert sum(answer["rows"].values()) == 1797
 
@@ -293,10 +288,12 @@ class TestCsv:
 
     @pytest.mark.skipif(not ADULT.parent.is_dir(), reason="the Adult table is not beside the checkout")
     def test_prepare_encodes_the_adult_table(self, spark: Any, tmp_path: Path) -> None:
-        options = {"input": str(ADULT), "label": "income-per-year", "null_values": ["?"]}
+        header, *lines = ADULT.read_text().splitlines()
+        (tmp_path / "some.csv").write_text("\n".join([header, *lines[::8]]))
+        options = {"input": str(tmp_path / "some.csv"), "label": "income-per-year", "null_values": ["?"]}
         prepared = prepare.csv(spark, str(tmp_path / "out"), **options)
         table = open_table(str(tmp_path / "out"))
-        assert sum(prepared.rows.values()) == 32_561
+        assert sum(prepared.rows.values()) == len(lines[::8]) == 4_071
         assert len(table.schema.of_kind(ColumnKind.NUMERIC)) == 6
         assert len(table.schema.of_kind(ColumnKind.CATEGORICAL)) == 8
         assert table.schema.label.classes == ("<=50K", ">50K")
@@ -305,7 +302,7 @@ class TestCsv:
         rich = sum(int(batch["income-per-year"].sum()) for batch in everything)
         assert 0.2 < rich / everything.rows < 0.28
         # The rows of the split are given by the hash alone.
-        again = spark.read.csv(f"file://{ADULT.resolve()}", header=True).repartition(7)
+        again = spark.read.csv(f"file://{tmp_path}/some.csv", header=True).repartition(7)
         shuffled = tmp_path / "shuffled"
         again.write.csv(f"file://{shuffled}", header=True)
         for path in shuffled.glob("[._]*"):
@@ -394,29 +391,33 @@ class TestLists:
         assert {tuple(row) for row in frame(tmp_path / "out", "test")["tags"]} == {(1, 0)}
 
     @pytest.mark.parametrize(
-        ("column", "message"),
+        ("column", "in_place", "message"),
         [
-            ([[1.0, None], *[[1.0]] * 299], "'v' has elements that are null, NaN or infinite, in 1 of 300"),
-            ([[1.0, math.inf], *[[1.0]] * 299], "'v' has elements that are null, NaN or infinite, in 1 of"),
             (
-                [["a", None], *[["a"]] * 299],
-                "'v' has elements that are null, in 1 of 300 rows",
+                [[1.0, None], *[[1.0]] * 299],
+                False,
+                "'v' has elements that are null, NaN or infinite, in 1 of",
             ),
-            ([None, *[[1.0, 2.0]] * 299], r"'v' is null in 1 of 300 rows, and an array of 2.*--drop v"),
-            ([None, *[b"a"] * 299], r"'v' holds bytes, and is null in 1 of 300 rows"),
-            ([[1.0][:0]] * 300, r"'v' has only empty lists.*--drop v"),
-            ([{"k": 1}] * 300, r"'v' is struct<k:bigint>.*--drop v"),
-            ([[[1.0]]] * 300, r"'v' is array<array<double>>"),
+            (
+                [[1.0, math.inf], *[[1.0]] * 299],
+                True,
+                "'v' has elements that are null, NaN or infinite, in 1 of",
+            ),
+            ([["a", None], *[["a"]] * 299], False, "'v' has elements that are null, in 1 of 300 rows"),
+            ([None, *[[1.0, 2.0]] * 299], True, r"'v' is null in 1 of 300 rows, and an array of 2.*--drop v"),
+            ([None, *[b"a"] * 299], True, r"'v' holds bytes, and is null in 1 of 300 rows"),
+            ([[1.0][:0]] * 300, False, r"'v' has only empty lists.*--drop v"),
+            ([{"k": 1}] * 300, True, r"'v' is struct<k:bigint>.*--drop v"),
+            ([[[1.0]]] * 300, False, r"'v' is array<array<double>>"),
         ],
         ids=["null", "infinite", "null text", "null array", "null bytes", "empty", "struct", "nested"],
     )
     def test_prepare_refuses_unusable_lists_with_one_message(
-        self, spark: Any, tmp_path: Path, column: list[Any], message: str
+        self, spark: Any, tmp_path: Path, column: list[Any], in_place: bool, message: str
     ) -> None:
         source = write_parquet(tmp_path / "in", id=pa.array(range(300)), v=pa.array(column))
-        for options in ({}, {"in_place": True}):
-            with pytest.raises(DataError, match=message):
-                prepare.csv(spark, str(tmp_path / "out"), input=source, label="y", **options)
+        with pytest.raises(DataError, match=message):
+            prepare.csv(spark, str(tmp_path / "out"), input=source, label="y", in_place=in_place)
         assert os.listdir(tmp_path) == ["in"]
 
     def test_lists_of_decimals_need_a_copy(self, spark: Any, tmp_path: Path) -> None:
@@ -738,17 +739,14 @@ class TestSynthetic:
         assert abs(((x @ teacher(6, 2)[0] - label) ** 2).mean() - 0.25) < 0.03
         assert abs(label.std() - open_table(str(tmp_path / "out")).schema.label.deviation) < 0.05
 
-    def test_synthetic_row_groups_have_the_requested_size_and_differ(
+    def test_synthetic_row_groups_differ_and_depend_on_the_seed_only(
         self, spark: Any, tmp_path: Path
     ) -> None:
-        _, x, _ = self.make(spark, tmp_path / "out")
-        files = {split: sorted((tmp_path / "out" / split).glob("*.parquet")) for split in Split}
+        _, x, _ = self.make(spark, tmp_path / "a")
+        files = {split: sorted((tmp_path / "a" / split).glob("*.parquet")) for split in Split}
         assert [row_groups(path) for path in files[Split.TRAIN]] == [[150] * 16, [150] * 5 + [50]]
         assert [row_groups(path) for path in files[Split.TEST]] == [[150, 150, 100]]
         assert len(np.unique(x)) > 0.99 * x.size
-
-    def test_synthetic_rows_depend_on_the_seed_only(self, spark: Any, tmp_path: Path) -> None:
-        self.make(spark, tmp_path / "a")
         self.make(spark, tmp_path / "b")
         self.make(spark, tmp_path / "c", seed=3)
         assert content(tmp_path / "a") == content(tmp_path / "b")
@@ -764,20 +762,16 @@ def test_prepare_leaves_a_running_session_unchanged(spark: Any, tmp_path: Path) 
 
 
 def test_prepare_job_prints_one_line_of_json(tmp_path: Path) -> None:
-    def job() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, ROOT / "jobs" / "prepare_data.py", "digits", "--output", tmp_path / "digits"],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-
-    first = job()
-    assert first.stdout == f"{tmp_path}/digits: train 1,440, validation 171, test 186 rows\n"
-    assert first.stderr.index("starting Spark") < first.stderr.index("writing 1,797 rows")
-    assert job().stdout.endswith("rows (existed already)\n")
+    done = subprocess.run(
+        [sys.executable, ROOT / "jobs" / "prepare_data.py", "digits", "--output", tmp_path / "digits"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout == f"{tmp_path}/digits: train 1,440, validation 171, test 186 rows\n"
+    assert done.stderr.index("starting Spark") < done.stderr.index("writing 1,797 rows")
 
 
 def test_interrupted_prepare_job_exits_with_130_and_leaves_no_files(tmp_path: Path) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from pyspark import cloudpickle
+import cloudpickle
+from pyspark import cloudpickle as of_spark
 
 from spark_hpo.backend.base import Backend
 from spark_hpo.trial import Assignment, Report
 
 LIMIT_S = 60.0
 
-# Executors cannot import a module of the tests: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+# Ranks cannot import a module of the tests: what is defined here travels by value.
+for pickle in (cloudpickle, of_spark):
+    pickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def assignment(trial_id: int, **params: Any) -> Assignment:
@@ -30,6 +33,15 @@ def assignment(trial_id: int, **params: Any) -> Assignment:
         checkpoint=None,
         seed=0,
     )
+
+
+def meet(folder: Path, trial_id: int) -> bool:
+    """Return True if another trial calls this at the same time."""
+    (folder / str(trial_id)).touch()
+    deadline = time.monotonic() + LIMIT_S / 2
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return len(list(folder.iterdir())) == 2
 
 
 def train(
