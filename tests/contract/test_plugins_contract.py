@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from spark_hpo.cli import tune
 from spark_hpo.data.plan.manifest import Manifest
 from spark_hpo.data.readers import Reader, open_reader
 from spark_hpo.data.schema import TableSchema
@@ -25,6 +26,7 @@ from spark_hpo.testing.samplers import SPACE
 from spark_hpo.trial import Params
 from spark_hpo.user_code.plugins import plugin_names
 from tests.support.asked import best_of
+from tests.support.command_line import output, run_in_process
 from tests.support.workspace import Workspace
 
 PACKAGE = Path(__file__).parents[1] / "data/plugin_package"
@@ -83,8 +85,8 @@ def test_plugin_sampler_beats_random_search() -> None:
     assert here[2] < random[2] / 2
 
 
-def test_study_uses_all_three_plugins(installed: Path, tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path, {"PYTHONPATH": f"{installed}:{Path(__file__).parents[2]}"})
+def test_study_uses_all_three_plugins(tmp_path: Path) -> None:
+    Workspace(tmp_path)
     (tmp_path / "loop.py").write_text(
         "def train(ctx):\n"
         "    rows = sum(len(batch['side']) for batch in ctx.batches(ctx.split))\n"
@@ -93,13 +95,14 @@ def test_study_uses_all_three_plugins(installed: Path, tmp_path: Path) -> None:
         "    if ctx.is_evaluation:\n"
         "        ctx.report({'accuracy': rows * ctx.params['learning_rate']})\n"
     )
-    process = workspace.start(
-        *("task=loop.py:train", "backend=inline", "resources.world_size=1", "budget.trials=8"),
+    words = [
+        *("--config", "tune.yaml", "task=loop.py:train", "backend=inline"),
+        *("resources.world_size=1", "budget.trials=8"),
         *("search.sampler=crossover", "search.sampler_settings={num_parents: 2}"),
         *("search.scheduler=audition", "search.scheduler_settings={group: 4}", "data.reader=logged"),
-    )
-    assert process.wait(240) == 0, (tmp_path / "log.txt").read_text()
-    log = (tmp_path / "log.txt").read_text()
-    assert re.search(r"INFO reading \d+ segments from ", log)
-    assert '"resource": 9' in log
-    assert '"segments": {"run": 10' in log, "eight auditions, and the best of each four to the end"
+    ]
+    done = run_in_process(tune, words, tmp_path)
+    answer = output(done).splitlines()[-1]
+    assert re.search(r"INFO reading \d+ segments from ", done.stderr)
+    assert '"resource": 9' in answer
+    assert '"segments": {"run": 10' in answer, "eight auditions, and the best of each four to the end"
