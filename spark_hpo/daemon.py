@@ -13,27 +13,30 @@ import sys
 import zipimport
 from typing import BinaryIO
 
+from spark_hpo.backend.collector import collector_off
+
 if __name__ == "__main__":
     os.setpgid(0, 0)  # as PySpark does, but before the slow imports: Ctrl-C must not reach this process
 
-import pyspark.worker
-from pyspark import daemon
+with collector_off():
+    import pyspark.worker
+    from pyspark import daemon
 
-try:
-    from spark_hpo.backend import strays
-    from spark_hpo.backend.spark import orphans
-except ImportError:  # psutil is not installed on this executor
-    orphans = None  # type: ignore[assignment]
-with contextlib.suppress(ImportError):
-    import spark_hpo.backend.spark.task
-with contextlib.suppress(ImportError):
-    import spark_hpo.train.preload  # noqa: F401
-with contextlib.suppress(ImportError):
-    import petastorm.reader  # noqa: F401
-for _name in filter(None, os.environ.get("SPARK_HPO_PRELOAD", "").split(",")):
-    # What only some studies need: the driver sets spark.executorEnv.SPARK_HPO_PRELOAD.
+    try:
+        from spark_hpo.backend import strays
+        from spark_hpo.backend.spark import orphans
+    except ImportError:  # psutil is not installed on this executor
+        orphans = None  # type: ignore[assignment]
     with contextlib.suppress(ImportError):
-        importlib.import_module(_name)
+        import spark_hpo.backend.spark.task
+    with contextlib.suppress(ImportError):
+        import spark_hpo.train.preload  # noqa: F401
+    with contextlib.suppress(ImportError):
+        import petastorm.reader  # noqa: F401
+    for _name in filter(None, os.environ.get("SPARK_HPO_PRELOAD", "").split(",")):
+        # What only some studies need: the driver sets spark.executorEnv.SPARK_HPO_PRELOAD.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(_name)
 
 _worker_main = pyspark.worker.main
 

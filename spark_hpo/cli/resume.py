@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from spark_hpo.backend.collector import collector_off
 from spark_hpo.backend.spark.session import start_jvm
 from spark_hpo.cli.command import Command, json_option, log_option, overrides_argument, sync_option
 from spark_hpo.cli.directory import load_study
@@ -49,7 +50,8 @@ def command(study: str, overrides: tuple[str, ...], sync: bool, as_json: bool, l
     config = with_backend(config)
     if config.needs_spark and not sync:
         start_jvm(config.spark, is_databricks=is_runtime())
-    from spark_hpo.cli.driver import drive, write_missing  # importing these takes as long as starting a JVM
+    with collector_off():  # importing these takes as long as starting a JVM
+        from spark_hpo.cli.driver import drive, write_missing
 
     if sync:
         return write_missing(config, space=space, as_json=as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from spark_hpo.backend.collector import collector_off
 from spark_hpo.backend.spark.session import start_jvm
 from spark_hpo.cli.command import (
     Command,
@@ -57,7 +58,8 @@ def command(
         check_study(study)
     if study.needs_spark and not sync:
         start_jvm(study.spark, is_databricks=is_runtime())
-    from spark_hpo.cli.driver import drive, write_missing  # importing these takes as long as starting a JVM
+    with collector_off():  # importing these takes as long as starting a JVM
+        from spark_hpo.cli.driver import drive, write_missing
 
     if sync:
         return write_missing(study, as_json=as_json)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from spark_hpo.backend import strays
+from spark_hpo.backend.collector import collector_off
 from spark_hpo.backend.local import messages, rank
 
 _PR_SET_PDEATHSIG = 1
@@ -30,9 +31,10 @@ def main(descriptor: int, preloaded: Sequence[str]) -> None:
         descriptor: of the socket.
         preloaded: names of the modules to import before the first fork.
     """
-    for name in preloaded:
-        with contextlib.suppress(ImportError):  # an optional one is not installed
-            importlib.import_module(name)
+    with collector_off():
+        for name in preloaded:
+            with contextlib.suppress(ImportError):  # an optional one is not installed
+                importlib.import_module(name)
     strays.adopt()
     with socket.socket(fileno=descriptor) as driver:
         _Server(driver).run()
