@@ -10,7 +10,7 @@ unexport SPARK_HOME
 # Without it, each of the hundreds of processes of the tests would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup tune test test-fast test-slow test-faults test-hosts test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict bench-checkpoint bench-tabular bench-hypergradient test-modern test-spark35 test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
+.PHONY: setup tune test test-fast test-slow test-faults test-hosts test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict bench-checkpoint bench-tabular bench-hypergradient test-modern test-spark35 test-dbr test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -110,6 +110,11 @@ test-modern test-spark35: test-%: build/%/installed java  ## the newest Spark an
 	PYSPARK_PYTHON=$(abspath build/$*/bin/python) PYSPARK_DRIVER_PYTHON=$(abspath build/$*/bin/python) \
 	build/$*/bin/python -m pytest $(STACK_TESTS)
 
+test-dbr: PYTHON := $(if $(filter python3.11,$(PYTHON)),python3.12,$(PYTHON))
+test-dbr: build/dbr/installed java  ## Databricks 17.3 LTS ML: its packages, its init script, Python 3.12; ten minutes
+	PYSPARK_PYTHON=$(abspath build/dbr/bin/python) PYSPARK_DRIVER_PYTHON=$(abspath build/dbr/bin/python) \
+	build/dbr/bin/python -m pytest $(STACK_TESTS)
+
 test-airflow: setup java build/airflow/installed  ## jobs/airflow_dag.py in a real Airflow 3; ten minutes
 	$(BIN)/python -m pytest tests/airflow
 
@@ -171,17 +176,19 @@ clean:  ## remove build outputs and, after asking, the tables and studies of the
 	printf 'Remove the examples: %s? [y/N] ' "$$(echo $$found)"; read -r answer; \
 	case "$$answer" in y|Y|yes) rm -rf $$found;; *) echo "They are kept.";; esac
 
-.venv/installed: pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or call make PYTHON=/path/to/python3.11" >&2; exit 1; }
+# Petastorm's pyarrow and numpy exist up to Python 3.12: later ones get the modern stack.
+.venv/installed: pyproject.toml constraints.txt $(wildcard constraints-modern.txt)
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11, 3.12 or 3.13 is needed: install it, or call make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is needed: apt-get install python3.11-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[petastorm,s3,delta,iceberg,examples,optuna,replay,connect,transformers,lightning,docs,tensorboard,notebook,dev]'
+	awk -F== '!known[$$1]++' $$($(BIN)/python -c 'import sys; print("constraints-modern.txt" * (sys.version_info > (3, 13)))') constraints.txt > .venv/constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint .venv/constraints.txt --editable '.[petastorm,s3,delta,iceberg,examples,optuna,replay,connect,transformers,lightning,docs,tensorboard,notebook,dev]'
 	@touch $@
 
 EXTRAS_modern := s3,examples,optuna,replay,connect,transformers,lightning,tensorboard,notebook,dev
 EXTRAS_spark35 := petastorm,$(EXTRAS_modern)
 
-build/modern/installed build/spark35/installed: build/%/installed: build/%/constraints.txt pyproject.toml
-	$(PYTHON) -m venv build/$*
+build/modern/installed build/spark35/installed: build/%/installed: build/%/constraints.txt build/%/python pyproject.toml
+	$(PYTHON) -m venv --upgrade-deps build/$*
 	build/$*/bin/python -m pip install --quiet --constraint $< --editable '.[$(EXTRAS_$*)]'
 	@touch $@
 
@@ -189,6 +196,20 @@ build/modern/installed build/spark35/installed: build/%/installed: build/%/const
 build/modern/constraints.txt build/spark35/constraints.txt: build/%/constraints.txt: constraints-%.txt constraints.txt
 	@mkdir -p $(@D)
 	awk -F== '!known[$$1]++' $^ > $@
+
+# An environment is made anew for another Python.
+.PHONY: FORCE
+build/modern/python build/spark35/python build/dbr/python: FORCE
+	@mkdir -p $(@D); version=$$($(PYTHON) --version); test "$$(cat $@ 2>/dev/null)" = "$$version" || \
+	{ rm -rf $(@D)/bin $(@D)/lib $(@D)/lib64 $(@D)/installed; echo "$$version" > $@; }
+
+# What the runtime has, then what its init script installs, and then the tools of the tests.
+build/dbr/installed: constraints-dbr.txt conf/databricks_init.sh build/dbr/python pyproject.toml
+	$(PYTHON) -m venv build/dbr
+	build/dbr/bin/python -m pip install --quiet --requirement constraints-dbr.txt
+	SPARK_HPO_SOURCE=$(CURDIR) SPARK_HPO_PYTHON=build/dbr/bin/python conf/databricks_init.sh
+	build/dbr/bin/python -m pip install --quiet --constraint constraints-dbr.txt hypothesis pytest-timeout
+	@touch $@
 
 # Airflow's packages and ours do not go together: it sends spark-submit, which runs in .venv. Airflow tests its
 # releases with constraints of its own; where they cannot be had, pip decides.

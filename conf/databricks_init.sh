@@ -9,7 +9,9 @@ python=${SPARK_HPO_PYTHON:-/databricks/python/bin/python}
 folder=$(mktemp -d)
 
 "$python" -m pip list --format freeze |
-  grep -E '^(mlflow|mlflow-skinny|numpy|pandas|pyarrow|scikit-learn|scipy|torch|torchvision)==' > "$folder/runtime.txt"
+  grep -E '^(mlflow|mlflow-skinny|numpy|pandas|pyarrow|scikit-learn|scipy|SQLAlchemy|torch|torchvision)==' > "$folder/runtime.txt"
+# Older versions of MLflow accept a SQLAlchemy with which they cannot open a database.
+grep -q '^SQLAlchemy==' "$folder/runtime.txt" || echo 'SQLAlchemy<2.1' >> "$folder/runtime.txt"
 cp -r "$SPARK_HPO_SOURCE"/{spark_hpo,pyproject.toml,README.md} "$folder" # pip builds beside the source
 "$python" -m pip install --no-deps "$folder"
 "$python" - > "$folder/requirements.txt" <<'PYTHON'

@@ -9,8 +9,11 @@ import importlib.util
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from packaging.version import Version
 
 from spark_hpo.config import StudyConfig
 from spark_hpo.data import files
@@ -37,6 +40,8 @@ from spark_hpo.train.built_in import (
 )
 from spark_hpo.train.metric_names import ALL_NAMES, expanded, known_among, names_for
 from spark_hpo.user_code.source_file import read_code
+
+_FSDP_TORCH = (2, 7)  # the first with distribute_tensor(..., src_data_rank=)
 
 
 def check_study(config: StudyConfig, *, space: object = None) -> None:
@@ -83,6 +88,7 @@ def check_settings(config: StudyConfig, space: object = None) -> Space:
     several = config.data is not None and config.data.may_have_several_labels
     names = known_among(config.training.metrics) if several else ALL_NAMES
     _check_names(config.training.metrics, {*names, *ALL_NAMES}, "is not a metric of torchmetrics")
+    check_torch(config.training.strategy, version("torch"))
     if config.data is not None and config.data.reader != ReaderName.AUTO:  # which fits always
         with within("data"):
             resolve_reader(config.data.reader)
@@ -123,6 +129,21 @@ def check_metrics(config: StudyConfig, reported: Collection[str] | None, schema:
                 value=name,
                 cure=suggestion(name, known),
             )
+
+
+def check_torch(strategy: str, installed: str) -> None:
+    """Check that a version of torch has what a strategy needs.
+
+    Raises:
+        ConfigError: it is too old.
+    """
+    if strategy == "fsdp" and Version(installed).release < _FSDP_TORCH:
+        raise ConfigError(
+            f"needs torch {'.'.join(map(str, _FSDP_TORCH))} or newer; {installed} is installed",
+            key="training.strategy",
+            value=strategy,
+            cure="Use ddp, or install a newer torch",
+        )
 
 
 def _check_names(names: Iterable[str], known: Collection[str], fault: str) -> None:

@@ -7,12 +7,14 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from spark_hpo.cli.program import load_command
 from spark_hpo.config import load_config
@@ -147,8 +149,21 @@ def test_init_script_installs_missing_packages_only(tmp_path: Path) -> None:
     assert [call.split()[:3] for call in calls] == [["-m", "pip", "list"], *[["-m", "pip", "install"]] * 2]
     assert "--no-deps" in calls[1]
     assert set((tmp_path / "source").read_text().split()) >= {"spark_hpo", "pyproject.toml", "README.md"}
-    assert (tmp_path / "constraint").read_text() == "torch==9.0+cu99\n", "as the runtime has it"
+    assert (tmp_path / "constraint").read_text() == "torch==9.0+cu99\nSQLAlchemy<2.1\n", (
+        "as the runtime has it"
+    )
     asked = {re.split(r"[<>=]", line)[0] for line in (tmp_path / "requirement").read_text().splitlines()}
     ours = {re.split(r"[<>=; ]", line)[0] for line in requires("spark_hpo") or [] if "extra ==" not in line}
     assert asked == ours - {"pyspark"}
     assert {"torch", "mlflow", "hyperopt"} <= asked
+
+
+def test_runtime_17_3_has_what_the_package_requires_except_for_two_packages() -> None:
+    lines = (ROOT / "constraints-dbr.txt").read_text().splitlines()
+    runtime = dict(line.split("==") for line in lines if "==" in line)
+    runtime["mlflow"] = runtime["mlflow-skinny"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = [Requirement(text) for text in project["dependencies"]]
+    too_old = {r.name for r in required if r.name in runtime and runtime[r.name] not in r.specifier}
+    assert too_old == {"fsspec", "plotly"}, "the init script replaces these, and must keep the others"
+    assert {r.name for r in required} & set(runtime) > {"mlflow", "numpy", "pandas", "pyarrow", "torch"}

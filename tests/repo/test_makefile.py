@@ -58,7 +58,7 @@ def test_make_without_python_3_11_prints_what_to_install(tmp_path: Path) -> None
         (tmp_path / name).touch()
     done = make("setup", tmp_path, "PYTHON=python3.11-that-is-not-there")
     assert done.returncode != 0
-    assert done.stderr.splitlines()[0].startswith("Python 3.11 is needed")
+    assert done.stderr.splitlines()[0].startswith("Python 3.11, 3.12 or 3.13 is needed")
 
 
 def test_make_setup_installs_nothing_the_second_time(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from spark_hpo.config import load_config
-from spark_hpo.driver.precheck import check_study
+from spark_hpo.driver.precheck import check_study, check_torch
 from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError, DataError
 from tests.support.tables import write_clusters
@@ -50,6 +50,26 @@ def test_check_study_suggests_the_nearest_metric_of_torchmetrics(folder: Path) -
     with pytest.raises(ConfigError) as caught:
         check_study(load_config("study.yaml", ["training.metrics=[average_presision]"]))
     assert "'average_precision'" in caught.value.cure
+
+
+@pytest.mark.parametrize(
+    ("strategy", "version", "is_valid"),
+    [
+        ("fsdp", "2.6.0", False),
+        ("fsdp", "2.7.0+cu126", True),
+        ("fsdp", "2.10.0", True),
+        ("ddp", "2.4.1", True),
+    ],
+)
+def test_check_torch_refuses_strategies_of_newer_versions(
+    strategy: str, version: str, is_valid: bool
+) -> None:
+    if is_valid:
+        check_torch(strategy, version)
+        return
+    with pytest.raises(ConfigError, match=r"2\.7 or newer.*2\.6\.0") as caught:
+        check_torch(strategy, version)
+    assert caught.value.key == "training.strategy"
 
 
 def test_check_study_names_the_extra_that_a_task_needs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
