@@ -13,8 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from packaging.version import Version
-
 from spark_hpo.config import StudyConfig
 from spark_hpo.data import files
 from spark_hpo.data.plan.rules import with_rules
@@ -137,7 +135,7 @@ def check_torch(strategy: str, installed: str) -> None:
     Raises:
         ConfigError: it is too old.
     """
-    if strategy == "fsdp" and Version(installed).release < _FSDP_TORCH:
+    if strategy == "fsdp" and tuple(map(int, installed.split(".")[:2])) < _FSDP_TORCH:
         raise ConfigError(
             f"needs torch {'.'.join(map(str, _FSDP_TORCH))} or newer; {installed} is installed",
             key="training.strategy",

@@ -7,6 +7,7 @@ are not changed.
 from __future__ import annotations
 
 import logging
+import logging.config
 import os
 import threading
 import warnings
@@ -78,6 +79,9 @@ class _Quiet:
                 logger = logging.getLogger(name)
                 cls._before.callback(logger.setLevel, logger.level)
                 logger.setLevel(max(logger.level, logging.WARNING))
+            # The migrations of MLflow 3.0 replace the handlers of the whole process.
+            cls._before.callback(setattr, logging.config, "fileConfig", logging.config.fileConfig)
+            logging.config.fileConfig = lambda *_, **__: None
             cls._before.enter_context(warnings.catch_warnings())
             # It hints at missing values in integer columns; here these are codes, which are never missing.
             warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")

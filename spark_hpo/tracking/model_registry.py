@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from spark_hpo.errors import TrackingError, TrackingOutage
+from spark_hpo.tracking.downloaded import download_artifacts
 from spark_hpo.tracking.environment import WRITING, environment, quiet
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.model_files import ModelFiles, SavedModel, signature_of
@@ -305,7 +306,6 @@ class _Registry:
 
     def _download(self, version: ModelVersion, directory: str) -> Path:
         """Download a model and return the directory for its loader."""
-        from mlflow.artifacts import download_artifacts
         from mlflow.models import Model
 
         uri = f"models:/{version.name}/{version.version}"
@@ -313,12 +313,12 @@ class _Registry:
             # MLflow would resolve the name by the global registry URI of the process.
             uri = self._client.get_model_version_download_uri(version.name, str(version.version))
         path = download_artifacts(
-            artifact_uri=uri,
-            dst_path=directory,
+            uri,
+            directory,
             tracking_uri=self._tracker.tracking_uri,
             registry_uri=self._tracker.registry_uri,
         )
-        return Path(path, Model.load(path).flavors["python_function"]["data"])
+        return Path(path, Model.load(str(path)).flavors["python_function"]["data"])
 
 
 def _save(files: ModelFiles, path: Path, identity: Mapping[str, Any]) -> None:
