@@ -180,7 +180,7 @@ def executors(context: Context) -> Verdict:
                 "set resources.rendezvous: spark",
             )
         )
-    faults += _other_ports(answers, resources)
+    faults += other_ports(answers, resources)
     if not faults:
         reach = "the driver's Python and packages" + ("" if driver is None else ", and a way to the driver")
         return ok(f"{message}: {reach}")
@@ -188,7 +188,7 @@ def executors(context: Context) -> Verdict:
     return fail(f"{message}: {text}") if any(grave for grave, *_ in faults) else warn(f"{message}: {text}")
 
 
-def _other_ports(
+def other_ports(
     answers: Sequence[dict[str, Any]], resources: ResourcesConfig
 ) -> Iterator[tuple[bool, str, str]]:
     """Yield where gloo or NCCL would listen on other ports than those of the study, as `differences`."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.faults.processes import eventually
@@ -56,6 +58,25 @@ def new_study(tmp_path: Path, cluster: HostsCluster) -> Iterator[NewStudy]:
     yield make
     for study in studies:
         study.kill_all()
+
+
+def test_hosts_disappear_with_a_killed_test_run(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, signal, sys; from tests.support.hosts import Hosts;"
+        "hosts = Hosts(pathlib.Path(sys.argv[1]), ['a', 'b']);"
+        "print(hosts['a'].init, hosts['b'].init, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+    )
+    first_processes = [int(pid) for pid in run.stdout.split()]
+    assert len(first_processes) == 2, run.stderr
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in first_processes), "their end", limit_s=20)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +125,7 @@ def test_hosts_whose_clocks_are_an_hour_off_train_and_respect_the_lease(
         budget={"trials": 1},
     )
     study.start_driver()
-    study.wait_for_step(0, step=2)
+    eventually(lambda: {step.host for step in study.steps()} == set(WORKERS), "steps on both hosts")
     shifts = {step.host: round((step.time - time.time()) / 3600) for step in study.steps()}
     assert shifts == {"two": -1, "three": 1}
     for name in WORKERS:
@@ -119,8 +140,7 @@ def test_hosts_whose_clocks_are_an_hour_off_train_and_respect_the_lease(
             timeout=120,
             check=False,
         )
-        assert second.returncode != 0
-        assert "running this study" in second.stderr, second.stderr
+        assert "running this study, so nothing was deleted" in second.stdout, second.stderr
     study.finish_and_check()
     assert study.lost() == []
 
@@ -130,15 +150,16 @@ def test_host_that_is_cut_off_in_a_rung_and_joins_again_is_used_again(
 ) -> None:
     study = new_study(
         step_s=0.5,
-        resources={**TWO_RANKS, "rank_timeout_s": 25, "slot_timeout_s": 200},
+        resources={**TWO_RANKS, "slot_timeout_s": 200},
         budget={"trials": 1},
         training={"batch_size": 16, "checkpoint_every": {"epochs": 1}},
     )
     study.start_driver()
     study.wait_for_step(0, step=9)  # in the second epoch, after a checkpoint
+    before = len(study.lost())  # 0, unless this machine is slow
     cluster.hosts.cut(cluster.hosts["three"])
     cut = time.time()
-    eventually(lambda: study.lost() == [(0, 1)], "the loss of the attempt")
+    eventually(lambda: len(study.lost()) > before, "the loss of the attempt")
     time.sleep(max(0.0, cut + CUT_OFF_S - time.time()))
     assert study.process is not None
     assert study.process.poll() is None
@@ -157,7 +178,7 @@ def test_trials_of_a_host_that_vanishes_continue_on_the_other_one(
 ) -> None:
     """Last in this file, because the host does not return."""
     study = new_study(
-        step_s=0.3, resources={"rank_timeout_s": 20, "max_infra_retries": 6}, budget={"trials": 2}
+        step_s=0.5, resources={"rank_timeout_s": 60, "max_infra_retries": 6}, budget={"trials": 2}
     )
     study.start_driver()
     eventually(lambda: {step.host for step in study.steps()} == set(WORKERS), "steps on both hosts")

@@ -14,9 +14,10 @@ from spark_hpo.backend.sharing import open_share
 from spark_hpo.backend.spark.cluster import slots_key
 from spark_hpo.backend.spark.session import cluster_of
 from spark_hpo.config import load_config
+from spark_hpo.config.resources import ResourcesConfig
 from spark_hpo.doctor import Status, examine
 from spark_hpo.doctor.checks import CHECKS
-from spark_hpo.doctor.cluster import allocation, differences, slots
+from spark_hpo.doctor.cluster import allocation, differences, other_ports, slots
 from spark_hpo.doctor.context import Context
 from spark_hpo.doctor.on_executor import executor_info
 from spark_hpo.errors import CapacityError
@@ -151,6 +152,18 @@ def test_doctor_names_packages_of_other_versions_on_executors() -> None:
         (False, f"executors have torch 1.0, the driver {here['versions']['torch']}"),
         (True, f"executors lack pyarrow {here['versions']['pyarrow']}"),
     ]
+
+
+@pytest.mark.parametrize(("ports", "is_other"), [((40000, 44999), True), ((40100, 40200), False)])
+def test_doctor_names_ports_of_ranks_that_a_firewall_may_close(
+    ports: tuple[int, int], is_other: bool
+) -> None:
+    answer = executor_info((), None, False)
+    assert len(answer["ports"]) == 2, "those of this machine"
+    resources = ResourcesConfig(world_size=2, ports="40000-40500")
+    found = list(other_ports([{**answer, "ports": list(ports)}], resources))
+    assert bool(found) == is_other
+    assert not is_other or "40000-44999" in found[0][1]
 
 
 def test_doctor_reports_a_driver_that_executors_cannot_reach() -> None:

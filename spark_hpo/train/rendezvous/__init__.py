@@ -5,8 +5,8 @@ TCPStore listens on every address of its machine and answers everybody, so this 
 
 **What listens where.** With `resources.rendezvous: driver` the driver opens one store per study, on one port
 of `spark.driver.bindAddress`. With `spark` rank 0 of each attempt opens a store on its own address while the
-attempt runs, and Spark's barrier passes its port to the other ranks. A study with one rank per trial opens
-nothing.
+attempt runs, and Spark's barrier passes its port to the other ranks. The ports are those of
+`resources.ports`, or any. A study with one rank per trial opens nothing.
 
 **Who may talk to it.** Both sides of a connection prove that they know the study's key: 32 random bytes that
 Spark sends to the executors with each task. The proof (`frames`) is an HMAC-SHA256 over two nonces and the

@@ -110,7 +110,8 @@ class StoreClient(Store):
             except (OSError, EOFError, frames.WrongFrame) as exc:
                 if time.monotonic() + pause_s > deadline:
                     raise dist.DistNetworkError(
-                        f"no rendezvous store answers at {self._place}: {exc}"
+                        f"no rendezvous store answers at {self._place}: {exc}. A firewall must let ranks "
+                        "connect to it: see resources.ports, or set resources.rendezvous: spark"
                     ) from exc
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
