@@ -181,11 +181,11 @@ def test_trials_of_a_host_that_vanishes_continue_on_the_other_one(
         step_s=0.5, resources={"rank_timeout_s": 60, "max_infra_retries": 6}, budget={"trials": 2}
     )
     study.start_driver()
-    eventually(lambda: {step.host for step in study.steps()} == set(WORKERS), "steps on both hosts")
+    eventually(lambda: any(step.host == "three" for step in study.steps()), "a step on the host")
     cluster.hosts.vanish(cluster.hosts["three"])
     vanished = time.time()
     study.finish_and_check()
 
     assert {step.host for step in study.steps() if step.time > vanished} == {"two"}
     assert set(study.results()) == {(0, 3), (1, 3)}
-    assert len({trial for trial, _ in study.lost()}) == 1
+    assert len(study.lost()) == 1, "the trial that it was training"
