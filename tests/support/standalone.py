@@ -19,13 +19,20 @@ import psutil
 import pyspark
 import pytest
 
+from tests.support.class_archive import java_options
+
 SPARK = Path(pyspark.__file__).parent
 START_LIMIT_S = 60.0
 END_LIMIT_S = 20.0
 _PR_SET_PDEATHSIG = 1
 GPUS = ["2", "5"]  # of each worker
-# Small heaps: a cluster of tests shares its machine.
-_ENVIRONMENT = {"SPARK_DAEMON_MEMORY": "256m", "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_HOME": str(SPARK)}
+# Small heaps: a cluster of tests shares its machine. Executors inherit the options of Java from their worker.
+_ENVIRONMENT = {
+    "SPARK_DAEMON_MEMORY": "256m",
+    "SPARK_LOCAL_IP": "127.0.0.1",
+    "SPARK_HOME": str(SPARK),
+    "JDK_JAVA_OPTIONS": java_options(),
+}
 
 
 def _end_with_the_tests() -> None:
