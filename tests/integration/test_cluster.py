@@ -138,7 +138,9 @@ def test_executors_receive_the_package_and_slots_follow_executors(
     assert not any(note["preloaded"] for note in workspace.notes)
 
 
-def drive(program: str, cluster: StandaloneCluster, folder: Path, **settings: str) -> dict[str, Any]:
+def drive(
+    program: str, cluster: StandaloneCluster, folder: Path, *, limit_s: float = LIMIT_S, **settings: str
+) -> dict[str, Any]:
     """Run a driver process, and return its last line as JSON."""
     settings = {
         **EXECUTORS,
@@ -158,7 +160,7 @@ def drive(program: str, cluster: StandaloneCluster, folder: Path, **settings: st
             "SPARK_LOCAL_IP": "127.0.0.1",
             "PYTHONPATH": str(ROOT),
         },
-        timeout=LIMIT_S,
+        timeout=limit_s,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
@@ -171,7 +173,7 @@ from spark_hpo import tune
 from spark_hpo.backend.spark.session import cluster_of, start_session
 from spark_hpo.backend.spark.backend import SparkBackend
 from spark_hpo.backend.spark.gathering import Gathering
-from tests.support.ranks import assignment, next_report, train
+from tests.support.ranks import assignment, train
 
 def ranks(ctx):
     import torch, torch.distributed as dist
@@ -200,7 +202,7 @@ backend = SparkBackend(cluster, train, slot_timeout_s=60)
 found["alone"] = backend.num_slots
 for trial_id in range(3):
     backend.submit(assignment(trial_id, seconds=1))
-reports = [next_report(backend) for _ in range(3)]
+reports = [backend.wait(150) for _ in range(3)]
 found["failures"] = [r.failure.message for r in reports if r.failure]
 found["with_executors"] = backend.num_slots
 
@@ -208,7 +210,7 @@ found["with_executors"] = backend.num_slots
 gathering = Gathering(has_met=lambda _: False, limit_s=10.0)
 wide = SparkBackend(cluster, train, world_size=4, gathering=gathering)
 wide.submit(assignment(9, seconds=120))
-report = next_report(wide)
+report = wide.wait(150)
 found["too_few"] = [report.failure.kind, report.failure.message, round(report.seconds)]
 
 trials = study("two-ranks").journal.trials.values()
@@ -219,6 +221,7 @@ spark.stop()
 """
 
 
+@pytest.mark.timeout(2 * LIMIT_S + 60)
 def test_dynamic_allocation_runs_trials_of_one_rank_and_of_several(
     tmp_path: Path, cluster: StandaloneCluster
 ) -> None:
@@ -226,13 +229,13 @@ def test_dynamic_allocation_runs_trials_of_one_rank_and_of_several(
         DYNAMIC,
         cluster,
         tmp_path,
+        limit_s=2 * LIMIT_S,  # executors start many times
         **{
             "spark.dynamicAllocation.enabled": "true",
             "spark.dynamicAllocation.shuffleTracking.enabled": "true",
             "spark.dynamicAllocation.executorIdleTimeout": "1s",
             "spark.dynamicAllocation.maxExecutors": "3",
             "spark.executor.cores": "1",
-            "spark.python.daemon.module": "spark_hpo.daemon",
         },
     )
     assert found["before"] == 0

@@ -6,7 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,13 @@ import pytest
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.events import Event, EventKind
 from spark_hpo.study_dir.storage import Storage
-from tests.support.sharing_studies import SHARES, SLOTS, TRIALS
+from tests.support.sharing_studies import (
+    RANKS,
+    SHARES,
+    SLOTS,
+    TRIALS,
+    TRIALS_OF_RANKS,
+)
 
 SCRIPT = Path(__file__).parents[1] / "support/sharing_studies.py"
 LIMIT_S = 280.0
@@ -38,11 +44,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def events(folder: Path) -> Events:
+def events_of(folder: Path, names: Iterable[str]) -> Events:
     return {
         name: [e for driver in StudyRecord.read(Storage(folder / name)).drivers for e in driver.events]
-        for name in TRIALS
+        for name in names
     }
 
 
@@ -73,7 +78,8 @@ def ended(events: Events, name: str) -> float:
 @pytest.mark.slow
 @pytest.mark.spark
 @pytest.mark.timeout(LIMIT_S + 30)
-def test_three_studies_share_the_slots_of_a_session(folder: Path, events: Events) -> None:
+def test_three_studies_share_the_slots_of_a_session(folder: Path) -> None:
+    events = events_of(folder, TRIALS)
     timeline = list(steps(events))
     assert all(sum(running.values()) <= SLOTS for _, running in timeline)
     for name, trials in TRIALS.items():
@@ -106,3 +112,16 @@ def test_three_studies_share_the_slots_of_a_session(folder: Path, events: Events
             and (event.data["slots"], event.data.get("shared_with", 0)) == (slots, others)
         ]
         assert min(map(abs, changes)) < NOTICE_LIMIT_S, (name, changes)
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+@pytest.mark.timeout(LIMIT_S + 30)
+def test_studies_of_several_ranks_never_wait_for_each_others_slots(folder: Path) -> None:
+    events = events_of(folder, RANKS)
+    for running in (running for _, running in steps(events)):
+        assert sum(running[name] * ranks for name, ranks in RANKS.items()) <= SLOTS
+    for of_study in events.values():
+        kinds = [event.kind for event in of_study]
+        assert kinds.count(EventKind.REPORTED) == TRIALS_OF_RANKS + 1
+        assert EventKind.LOST not in kinds

@@ -1,6 +1,7 @@
-"""Three studies in threads of one process that share four slots: `sharing_studies.py FOLDER`.
+"""Studies in threads of one process that share four slots: `sharing_studies.py FOLDER`.
 
-`heavy` has twice the share of the others and ends early; `late` starts when `heavy` has run some trials.
+`heavy` has twice the share of the others and ends early; `late` starts when `heavy` has run some trials. When
+all have ended, studies of 1, 2 and 3 ranks run side by side.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from spark_hpo.trial import Report, Trial
 SLOTS = 4
 TRIALS = {"heavy": 14, "light": 26, "late": 10}
 SHARES = {"heavy": 2.0, "light": 1.0, "late": 1.0}
+RANKS = {"one": 1, "two": 2, "three": 3}
+TRIALS_OF_RANKS = 3
 _BEFORE_LATE = 6
 _LIMIT_S = 240.0
 
@@ -51,10 +54,11 @@ def run(name: str, folder: Path, spark: SparkSession, *callbacks: Callback) -> N
         metric="loss",
         mode="min",
         name=name,
-        trials=TRIALS[name],
+        trials=TRIALS.get(name, TRIALS_OF_RANKS),
         max_resource=1,
+        world_size=RANKS.get(name, 1),
         search={"sampler": "random", "scheduler": "full"},
-        resources={"share": SHARES[name]},
+        resources={"share": SHARES.get(name, 1.0)},
         storage=str(folder / name),
         mlflow={"tracking_uri": f"sqlite:///{folder}/mlflow.db", "experiment": "sharing"},
         spark=spark,
@@ -82,6 +86,8 @@ def main(folder: Path) -> None:
         thread(late),
     ]
     for one in threads:
+        one.join(_LIMIT_S)
+    for one in [thread(run, name, folder, spark) for name in RANKS]:
         one.join(_LIMIT_S)
     spark.stop()
 
