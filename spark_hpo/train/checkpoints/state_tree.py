@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import copy
 import io
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from spark_hpo.errors import CheckpointError, TrialError
+
+# What complex numbers and bytes are pickled with. Later versions of torch than 2.4 allow both by default.
+torch.serialization.add_safe_globals([complex, codecs.encode])
 
 # Types that torch always loads with `weights_only`. A value of another type is tried out on its own.
 _PLAIN = {type(None), bool, int, float, str, bytes}
@@ -41,7 +45,8 @@ def check_loadable(state: Any) -> None:
 def is_sharded(state: Mapping[str, Any]) -> bool:
     """True if the state has tensors that are sharded over the ranks (DTensor)."""
     module = sys.modules.get("torch.distributed.tensor")  # imported by whoever shards: it takes seconds
-    return module is not None and any(isinstance(one, module.DTensor) for one in split(state)[1].values())
+    kind = getattr(module, "DTensor", None)  # torch 2.4 has the module without the class
+    return kind is not None and any(isinstance(one, kind) for one in split(state)[1].values())
 
 
 def split(state: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
