@@ -196,6 +196,8 @@ class LocalBackend:
 
     def _read_answer(self, rank: _Rank) -> None:
         """Read what has arrived of a rank's report."""
+        if rank.connection.fileno() < 0:
+            return  # its end was in the same batch of events, and came first
         try:
             while part := rank.connection.recv(2**16):
                 rank.answer += part
@@ -218,8 +220,7 @@ class LocalBackend:
             running = self._by_process.pop(number)
             rank = running.ranks[number]
             rank.exit_code = -signal.SIGKILL if ended is None else ended.status
-            if rank.connection.fileno() >= 0:
-                self._read_answer(rank)
+            self._read_answer(rank)
             if not rank.answer and running.failure is None:
                 running.failure = _failure(running, list(running.ranks).index(number), rank.exit_code)
                 self._kill(running)  # its peers wait for it
