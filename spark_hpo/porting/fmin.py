@@ -67,7 +67,7 @@ def fmin(
     callbacks: Sequence[Callback] = (),
     **sections: Any,
 ) -> Any:
-    """Minimise a function over a hyperopt space, with each trial as a Spark job.
+    """Minimise a function over a hyperopt space, with each trial as a Spark job or a process.
 
     The arguments and the returned value are those of hyperopt's `fmin`. docs/from-sparktrials.md lists the
     differences from SparkTrials.
@@ -129,6 +129,8 @@ def fmin(
         sections = {"backend": "driver", **sections}
         if sections["backend"] == "driver":
             parallelism = parallelism or 1
+    elif trials is not None:
+        sections = {"backend": "spark", **sections}
     trials = Trials() if trials is None else trials
     parallelism = parallelism or getattr(trials, "parallelism", None)
     timeout = getattr(trials, "timeout", None) or timeout

@@ -68,7 +68,7 @@ def optimize(
     callbacks: Sequence[Callback] = (),
     **sections: Any,
 ) -> OptunaResult:
-    """Optimise an Optuna objective, with each trial as a Spark job.
+    """Optimise an Optuna objective, with each trial as a Spark job or a process.
 
         def objective(trial):
             x = trial.suggest_float("x", -5, 5)

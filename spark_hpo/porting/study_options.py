@@ -63,6 +63,7 @@ def study_config(
         "name": name,
         "study_dir": study_dir,
         "seed": int.from_bytes(os.urandom(4)) if seed is None else seed,
+        "backend": "auto",
         "task": name,
         "objective": objective,
         "space": space,

@@ -1,4 +1,4 @@
-"""Prepares tables on Spark: train, validation and test as Parquet, with `schema.json` beside them."""
+"""Prepares tables: train, validation and test as Parquet, with `schema.json` beside them."""
 
 from spark_hpo.prepare.from_csv import csv
 from spark_hpo.prepare.from_digits import digits
