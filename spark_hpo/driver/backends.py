@@ -76,6 +76,7 @@ def _open_local(plan: StudyPlan, spec: RankSpec, stack: ExitStack) -> Backend:
         gpus_per_rank=resources.gpus_per_rank,
         preloaded=(*_PRELOADED, *(("torchmetrics",) if spec.settings.metrics else ())),
         path=[str(code)],
+        temporary=str(code),
     )
     return stack.enter_context(closing(backend))
 

@@ -64,6 +64,7 @@ class LocalBackend:
         gpus_per_rank: float = 0,
         preloaded: Sequence[str] = (),
         path: Sequence[str] = (),
+        temporary: str = "",
     ) -> None:
         """
         Args:
@@ -72,6 +73,7 @@ class LocalBackend:
             gpus_per_rank: a whole number, or a fraction that lets assignments share a GPU.
             preloaded: names of the modules that the server imports before its first fork.
             path: folders from which ranks import modules, beside those of this process.
+            temporary: a folder that is deleted when this process has ended, however it ends.
 
         Raises:
             CapacityError: the machine has too few GPUs.
@@ -84,7 +86,7 @@ class LocalBackend:
         )
         threads = max(1, num_cores() // (self.num_slots * world_size))
         environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
-        self._server_arguments = (tuple(preloaded), environment)
+        self._server_arguments = (tuple(preloaded), environment, temporary)
         self._program = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
         cloudpickle.dump(run_rank, self._program)
         self._program.flush()

@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import os
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -24,11 +25,12 @@ from spark_hpo.backend.local import messages, rank
 _PR_SET_PDEATHSIG = 1
 
 
-def main(descriptor: int, preloaded: Sequence[str]) -> None:
+def main(descriptor: int, temporary: str, preloaded: Sequence[str]) -> None:
     """Serve the driver until it closes its end of a socket.
 
     Args:
         descriptor: of the socket.
+        temporary: a folder to delete at the end, which a killed driver would leave behind; "": none.
         preloaded: names of the modules to import before the first fork.
     """
     with collector_off():
@@ -38,6 +40,8 @@ def main(descriptor: int, preloaded: Sequence[str]) -> None:
     strays.adopt()
     with socket.socket(fileno=descriptor) as driver:
         _Server(driver).run()
+    if temporary:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class _Server:
@@ -125,4 +129,4 @@ def _kill(group: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -20,11 +20,12 @@ class ServerProcess:
     A trace: number = fork(program, connection); kill(number); next_ended() -> Ended(number, -9)
     """
 
-    def __init__(self, preloaded: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, preloaded: Sequence[str], environment: Mapping[str, str], temporary: str = "") -> None:
         """
         Args:
             preloaded: names of the modules that it imports before its first fork.
             environment: of the server and its processes, beside this process's own.
+            temporary: a folder that it deletes when this process has ended.
         """
         self.connection, theirs = socket.socketpair()
         """Readable when a process, or the server, has ended."""
@@ -35,6 +36,7 @@ class ServerProcess:
                     "-m",
                     "spark_hpo.backend.local.fork_server",
                     str(theirs.fileno()),
+                    temporary,
                     *preloaded,
                 ],
                 pass_fds=[theirs.fileno()],
