@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def new_study(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callab
     def make(name: str = "one", **settings: Any) -> StudyRun:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)  # a small disk may have created it
-        uses_spark = settings.get("backend") != "inline"
+        uses_spark = settings.get("backend", "spark") == "spark"
         home = request.getfixturevalue("spark_home") if uses_spark else None
         studies.append(StudyRun(folder, home, **settings))
         return studies[-1]
@@ -56,6 +57,14 @@ def new_study(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callab
     yield make
     for study in studies:
         study.kill_all()
+
+
+@pytest.fixture(params=["spark", "local"])
+def new_study_anywhere(
+    new_study: Callable[..., StudyRun], request: pytest.FixtureRequest
+) -> Callable[..., StudyRun]:
+    """Creates studies on each backend that runs ranks as processes of their own."""
+    return partial(new_study, backend=request.param)
 
 
 @pytest.fixture

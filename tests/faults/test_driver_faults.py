@@ -26,10 +26,10 @@ CHECKPOINTS = {"batch_size": 16, "checkpoint_every": {"seconds": 0.3}}
 
 @pytest.mark.parametrize("seed", range(3))
 def test_driver_killed_at_random_moments_resumes(
-    new_study: NewStudy, costs: CostTable, undisturbed: dict[Any, Any], seed: int
+    new_study_anywhere: NewStudy, costs: CostTable, undisturbed: dict[Any, Any], seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    study = new_study(step_s=0.1, spark=LOCAL, training=CHECKPOINTS)
+    study = new_study_anywhere(step_s=0.1, spark=LOCAL, training=CHECKPOINTS)
     for _ in range(2):
         known = study.pids()
         study.start_driver()
@@ -109,8 +109,8 @@ def test_interrupted_study_keeps_its_training_and_resumes(
     costs.add(f"interrupted once ({how})", repeated_s=study.repeated_s(), recovery_s=again.time - ended)
 
 
-def test_study_interrupted_twice_ends_at_once(new_study: NewStudy, costs: CostTable) -> None:
-    study = new_study(step_s=0.1, spark=LOCAL)
+def test_study_interrupted_twice_ends_at_once(new_study_anywhere: NewStudy, costs: CostTable) -> None:
+    study = new_study_anywhere(step_s=0.1, spark=LOCAL)
     process = study.start_driver()
     study.wait_for_step(0, step=3)
     (study.faults / "loop").touch()  # a rank that would not come to a checkpoint

@@ -18,8 +18,10 @@ TWO_RANKS = {"world_size": 2, "rank_timeout_s": 6, "slot_timeout_s": 60}
 PEER_LIMIT_S = 10.0
 
 
-def test_peer_of_a_killed_rank_ends_and_both_are_retried(new_study: NewStudy, costs: CostTable) -> None:
-    study = new_study(step_s=0.1, resources=TWO_RANKS, budget={"trials": 2})
+def test_peer_of_a_killed_rank_ends_and_both_are_retried(
+    new_study_anywhere: NewStudy, costs: CostTable
+) -> None:
+    study = new_study_anywhere(step_s=0.1, resources=TWO_RANKS, budget={"trials": 2})
     study.start_driver()
     first = study.wait_for_step(0, step=3)
     eventually(lambda: len({s.rank for s in study.steps_of(0)}) == 2, "both ranks")
@@ -37,9 +39,11 @@ def test_peer_of_a_killed_rank_ends_and_both_are_retried(new_study: NewStudy, co
     costs.add("rank killed, one of two", repeated_s=study.repeated_s(), recovery_s=again.time - killed)
 
 
-def test_fold_of_a_killed_rank_is_retried_alone_and_resumed(new_study: NewStudy, costs: CostTable) -> None:
+def test_fold_of_a_killed_rank_is_retried_alone_and_resumed(
+    new_study_anywhere: NewStudy, costs: CostTable
+) -> None:
     folds = {"resource": "folds", "max_resource": 3, "epochs": 2, "scheduler": "full"}
-    study = new_study(step_s=0.1, resources=TWO_RANKS, search=folds, budget={"trials": 1})
+    study = new_study_anywhere(step_s=0.1, resources=TWO_RANKS, search=folds, budget={"trials": 1})
     study.start_driver()
     study.wait_for_step(0, step=3)
     eventually(lambda: len({s.rank for s in study.steps_of(0)}) == 2, "both ranks")
@@ -55,8 +59,8 @@ def test_fold_of_a_killed_rank_is_retried_alone_and_resumed(new_study: NewStudy,
     costs.add("rank killed in a fold, then the driver", repeated_s=study.repeated_s())
 
 
-def test_stopped_rank_is_cancelled_and_retried(new_study: NewStudy, costs: CostTable) -> None:
-    study = new_study(step_s=0.1, resources=TWO_RANKS, budget={"trials": 1})
+def test_stopped_rank_is_cancelled_and_retried(new_study_anywhere: NewStudy, costs: CostTable) -> None:
+    study = new_study_anywhere(step_s=0.1, resources=TWO_RANKS, budget={"trials": 1})
     study.start_driver()
     study.wait_for_step(0, step=3)
     eventually(lambda: len({s.rank for s in study.steps_of(0)}) == 2, "both ranks")
@@ -72,8 +76,10 @@ def test_stopped_rank_is_cancelled_and_retried(new_study: NewStudy, costs: CostT
     costs.add("rank stopped (SIGSTOP)", repeated_s=study.repeated_s(), recovery_s=again.time - began)
 
 
-def test_endless_loop_is_detected_and_its_stack_trace_logged(new_study: NewStudy, costs: CostTable) -> None:
-    study = new_study(step_s=0.1, resources={"rank_timeout_s": 6}, budget={"trials": 2})
+def test_endless_loop_is_detected_and_its_stack_trace_logged(
+    new_study_anywhere: NewStudy, costs: CostTable
+) -> None:
+    study = new_study_anywhere(step_s=0.1, resources={"rank_timeout_s": 6}, budget={"trials": 2})
     study.start_driver()
     study.wait_for_step(0, step=3)
     (study.faults / "loop").touch()
@@ -90,8 +96,8 @@ def test_endless_loop_is_detected_and_its_stack_trace_logged(new_study: NewStudy
     costs.add("rank in an endless loop", repeated_s=study.repeated_s(), recovery_s=again.time - began)
 
 
-def test_cancelled_job_leaves_no_child_processes(new_study: NewStudy, costs: CostTable) -> None:
-    study = new_study(
+def test_cancelled_job_leaves_no_child_processes(new_study_anywhere: NewStudy, costs: CostTable) -> None:
+    study = new_study_anywhere(
         space={"fate": {"type": "choice", "options": ["child"]}, **_rate()},
         resources={"rank_timeout_s": 6, "max_infra_retries": 0},
         budget={"trials": 1},
@@ -106,8 +112,8 @@ def test_cancelled_job_leaves_no_child_processes(new_study: NewStudy, costs: Cos
     costs.add("cancelled job leaves children", recovery_s=time.time() - began)
 
 
-def test_trial_out_of_memory_fails_without_a_retry(new_study: NewStudy, costs: CostTable) -> None:
-    study = new_study(
+def test_trial_out_of_memory_fails_without_a_retry(new_study_anywhere: NewStudy, costs: CostTable) -> None:
+    study = new_study_anywhere(
         space={"fate": {"type": "choice", "options": ["memory", "fine"]}, **_rate()},
         search={"sampler": "grid", "scheduler": "full", "max_resource": 3},
         budget={"trials": 2},

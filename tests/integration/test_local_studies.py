@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from spark_hpo.driver.backend_choice import with_backend
 from spark_hpo.driver.run import run_study
@@ -77,27 +76,68 @@ def test_two_ranks_train_together_and_survive_the_death_of_one(
     assert result.best.metrics["loss"] < 100
 
 
+# What a notebook does: a study of a DataFrame, of a CSV and of Parquet, and predictions of the model.
+FIRST_STUDIES = """
+import mlflow, numpy as np, pandas as pd
+import spark_hpo
+
+rng = np.random.default_rng(0)
+rows = pd.DataFrame({"age": rng.integers(18, 70, 400), "job": rng.choice(["cook", "smith", "clerk"], 400)})
+rows["hired"] = pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 900, 400), unit="D")
+rows["leaves"] = np.where(rows.age + (rows.job == "cook") * 30 > 60, "yes", "no")
+rows.to_csv("rows.csv", index=False)
+rows.to_parquet("rows.parquet", row_group_size=10)
+space = {"lr": {"type": "loguniform", "low": 1e-3, "high": 1e-1}}
+for name, data in {"frame": rows, "csv": "rows.csv", "parquet": "rows.parquet"}.items():
+    result = spark_hpo.tune("tabular", space, data=data, label="leaves", metric="accuracy", mode="max",
+                            trials=2, max_resource=1, name=name)
+    mlflow.set_tracking_uri("sqlite:///studies/mlflow.db")
+    answers = mlflow.pyfunc.load_model(result.model.uri).predict(rows.drop(columns="leaves"))
+    assert set(answers["prediction"]) <= {"yes", "no"} and len(answers) == 400
+best = spark_hpo.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=2).best_value
+assert 0 <= best <= 1
+try:
+    spark_hpo.tune("tabular", space, data={"query": "SELECT 1"}, label="x", metric="loss", mode="min")
+except spark_hpo.ConfigError as exc:
+    assert "Java" in str(exc), exc
+else:
+    raise AssertionError("a query was answered without Spark")
+"""
+
+
 @pytest.mark.slow
-def test_study_needs_no_java(folder: Path) -> None:
-    config = clusters_study(folder, backend="auto").model_dump(mode="json", exclude_unset=True)
-    (folder / "study.yaml").write_text(yaml.safe_dump(config))
+def test_first_studies_need_no_java(tmp_path: Path) -> None:
     bare = {
         name: value for name, value in os.environ.items() if not name.startswith(("JAVA", "SPARK", "PYSPARK"))
     }
-    bare |= {"PATH": str(folder / "bin"), "PYTHONPATH": str(Path(__file__).parents[2])}
-    (folder / "bin").mkdir()
+    bare |= {"PATH": str(tmp_path / "bin"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    (tmp_path / "bin").mkdir()
     assert shutil.which("java", path=bare["PATH"]) is None
-    done = subprocess.run(
-        [sys.executable, "-m", "spark_hpo", "run", "study.yaml", "--json"],
-        cwd=folder,
-        env=bare,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["trials"]["completed"] >= 1
+    (tmp_path / "studies").mkdir()
+    write_database(tmp_path / "studies")
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=tmp_path,
+            env=bare,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    (tmp_path / "first.py").write_text(FIRST_STUDIES)
+    run("first.py")
+    command = ("-m", "spark_hpo")
+    run(*command, "prepare", "csv", "--input", "rows.csv", "--label", "leaves", "--output", "table")
+    run(*command, "init", "table", "--output", "study.yaml")
+    settings = ("backend=auto", "budget.trials=2", "search.max_resource=1", "resources.max_concurrent=1")
+    assert "FAIL" not in run(*command, "doctor", "study.yaml", *settings)
+    done = json.loads(run(*command, "run", "study.yaml", "--json", *settings).splitlines()[-1])
+    assert done["trials"]["completed"] >= 1
 
 
 @pytest.mark.parametrize(
