@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from spark_hpo.backend.local import messages
 
@@ -41,7 +42,7 @@ class ServerProcess:
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_python_path()), **environment},
                 start_new_session=True,  # Ctrl-C is for the driver alone
             )
         self._num_forked = 0
@@ -73,3 +74,17 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _python_path() -> list[str]:
+    """Return the path of this process, without folders that hold only a part of this package.
+
+    A model puts such a folder first when MLflow loads it.
+    """
+    package = Path(__file__).parents[2]
+
+    def is_ours(folder: str) -> bool:
+        other = Path(folder, package.name)
+        return not other.is_dir() or other.samefile(package)
+
+    return [folder for folder in sys.path if folder and is_ours(folder)]
