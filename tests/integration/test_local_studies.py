@@ -90,7 +90,7 @@ rows.to_parquet("rows.parquet", row_group_size=10)
 space = {"lr": {"type": "loguniform", "low": 1e-3, "high": 1e-1}}
 for name, data in {"frame": rows, "csv": "rows.csv", "parquet": "rows.parquet"}.items():
     result = spark_hpo.tune("tabular", space, data=data, label="leaves", metric="accuracy", mode="max",
-                            trials=2, max_resource=1, name=name)
+                            trials=1, max_resource=1, name=name)
     mlflow.set_tracking_uri("sqlite:///studies/mlflow.db")
     answers = mlflow.pyfunc.load_model(result.model.uri).predict(rows.drop(columns="leaves"))
     assert set(answers["prediction"]) <= {"yes", "no"} and len(answers) == 400
@@ -106,6 +106,7 @@ else:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # three studies and the commands, whatever else the machine does
 def test_first_studies_need_no_java(tmp_path: Path) -> None:
     bare = {
         name: value for name, value in os.environ.items() if not name.startswith(("JAVA", "SPARK", "PYSPARK"))
@@ -123,7 +124,7 @@ def test_first_studies_need_no_java(tmp_path: Path) -> None:
             env=bare,
             capture_output=True,
             text=True,
-            timeout=LIMIT_S,
+            timeout=3 * LIMIT_S,
             check=False,
         )
         assert done.returncode == 0, done.stderr
