@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -189,8 +190,7 @@ SLOW_CASES: list[Any] = [
         pytest.param(
             parquet(40), {**COLUMNS, "split": split, "in_place": place}, id=f"{name}, in place: {place}"
         )
-        for name, split in SPLITS.items()
-        for place in (False, True)
+        for (name, split), place in zip(SPLITS.items(), itertools.cycle((False, True)), strict=False)
     ),
 ]  # fmt: skip
 
