@@ -5,7 +5,7 @@ The classes lack their bases, which come from `lightning` or from `pytorch-light
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from spark_hpo.errors import CheckpointError
 from spark_hpo.integrations._shared import gathered
 from spark_hpo.integrations._step_settings import inherit, step_settings
+from spark_hpo.study_dir import layout
 from spark_hpo.train import generators
 from spark_hpo.train.context import TrainContext
 
@@ -72,9 +73,10 @@ class LightningReports:
     The reports wait for the next hook because Lightning steps the schedules after `on_train_epoch_end`.
     """
 
-    def __init__(self, ctx: TrainContext) -> None:
+    def __init__(self, ctx: TrainContext, save_model: Callable[[Any, Path], None] | None = None) -> None:
         super().__init__()
         self._ctx = ctx
+        self._save_model = save_model  # with a flavour of MLflow
         self._metrics: dict[str, float] | None = None  # of the epoch that has just ended
         self._generators: list[Mapping[str, Tensor]] = []  # to restore, by rank
         self._fresh: dict[str, Any] = {}  # the step settings of this trial
@@ -119,6 +121,8 @@ class LightningReports:
     def on_train_end(self, trainer: Any, module: Any) -> None:
         if self._metrics is not None:
             folder = self._save(trainer)
+            if self._save_model is not None and self._ctx.rank == 0:
+                self._save_model(module, folder / layout.MLFLOW_MODEL)
             self._ctx.report(self._metrics, checkpoint=lambda: folder)  # nothing changes it, so no copy
             self._metrics = None
 

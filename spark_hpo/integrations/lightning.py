@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,8 @@ def fit(
     module: LightningModule,
     datamodule: LightningDataModule | None = None,
     /,
+    *,
+    save_model: Callable[[LightningModule, Path], None] | None = None,
     **settings: Any,
 ) -> None:
     """Train a trial with Lightning's `Trainer` as far as the search wants it, or evaluate it.
@@ -58,6 +62,9 @@ def fit(
         ctx: the argument of the training function.
         module: the model.
         datamodule: its data; None: the module has its own dataloaders.
+        save_model: saves the trained module to a path that does not exist yet, with a flavour of MLflow, such
+            as `mlflow.pytorch.save_model(module.network, path)`. Rank 0 calls it at the end of each rung, and
+            the model of the best trial is registered. None: no model is registered.
         settings: arguments of the `Trainer`.
 
     Raises:
@@ -69,7 +76,9 @@ def fit(
     package = _package_of(module)
     logging.getLogger(package.__name__).setLevel(logging.WARNING)  # else each trial lists devices and hints
     callbacks, plugins = settings.pop("callbacks", None) or [], settings.pop("plugins", None) or []
-    reports: Any = type("SparkHpoReports", (LightningReports, package.callbacks.Checkpoint), {})(ctx)
+    reports: Any = type("SparkHpoReports", (LightningReports, package.callbacks.Checkpoint), {})(
+        ctx, save_model
+    )
     environments = importlib.import_module(f"{package.__name__}.plugins.environments")
     ranks = type("SparkHpoRanks", (Ranks, environments.LightningEnvironment), {})(ctx)
     trainer = package.Trainer(

@@ -9,8 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
+import numpy as np
 import pytest
+import torch
 
+from spark_hpo import tune
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.rank import RankSpec
@@ -166,12 +170,13 @@ def test_lightning_that_is_missing_is_named_with_its_extra() -> None:
 
 @pytest.mark.slow
 @pytest.mark.spark
+@pytest.mark.timeout(600)
 def test_blocks_of_the_lightning_page_run(
     spark: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_uri: str
 ) -> None:
     """The program of docs/lightning.md trains on Spark."""
     blocks = documents.blocks("docs/lightning.md", "python")
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     names: dict[str, Any] = {"__name__": "__main__"}
@@ -181,3 +186,20 @@ def test_blocks_of_the_lightning_page_run(
     assert result.best_trial.metrics["val_accuracy"] > 0.8
     assert result.test.keys() == {"val_loss", "val_accuracy"}
     assert names["best"].layers[0].out_features == result.best_params["width"]
+    registered = tune(
+        names["train_and_register"],
+        {"rate": {"type": "loguniform", "low": 0.01, "high": 0.1}, "width": 8},
+        metric="val_accuracy",
+        mode="max",
+        trials=1,
+        max_resource=1,
+        backend="inline",
+        storage=str(tmp_path / "registered"),
+        mlflow={"tracking_uri": mlflow_uri, "registered_model": "circles"},
+    )
+    assert registered.model is not None
+    mlflow.set_tracking_uri(mlflow_uri)
+    network = mlflow.pytorch.load_model(registered.model.uri)
+    rows = np.zeros((3, 2), np.float32)
+    answers = mlflow.pyfunc.load_model(registered.model.uri).predict(rows)
+    assert np.allclose(answers, network(torch.from_numpy(rows)).detach().numpy())
