@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,7 +26,12 @@ def main() -> None:
     options = parser.parse_args()
     from pyspark.sql import SparkSession
 
-    settings = {"spark.master": "local[2]", "spark.scheduler.mode": "FAIR", "spark.ui.enabled": "false"}
+    settings = {
+        "spark.master": "local[2]",
+        "spark.scheduler.mode": "FAIR",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+    }
     SparkSession.builder.config(map=settings).getOrCreate()
     rows, theirs, ours = (block.text for block in blocks("docs/spark-ml.md", "python")[:3])
     names: dict[str, Any] = {}
@@ -41,6 +47,7 @@ def main() -> None:
                 began = time.perf_counter()
                 exec(program, names)
                 seconds[name].append(time.perf_counter() - began)
+                print(f"{name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
     print(json.dumps({name: round(median(values[1:]), 2) for name, values in seconds.items()}))
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from spark_hpo.backend.base import Backend, DriverContext
+from spark_hpo.backend.spark.classic import ClassicCluster
 from spark_hpo.backend.spark.driver_backend import DriverBackend
 from spark_hpo.backend.spark.session import cluster_of
-from spark_hpo.errors import CapacityError
+from spark_hpo.errors import BackendError, CapacityError
 from spark_hpo.testing import BackendContract, stub_training
 from spark_hpo.trial import Assignment, Failure, FailureKind, Report
 from tests.support.ranks import LIMIT_S
@@ -123,6 +124,23 @@ class TestDriverBackend(BackendContract):
         failure = self.next_report(backend).failure
         assert failure is not None
         assert failure.kind is kind
+
+    def test_trial_that_fails_because_spark_has_stopped_is_retried(self, spark: Any) -> None:
+        class Stopping(ClassicCluster):
+            is_alive = True
+
+            def num_task_slots(self, profile: Any) -> int:
+                if not self.is_alive:
+                    raise BackendError("Spark has stopped")
+                return super().num_task_slots(profile)
+
+        cluster = Stopping(spark)
+        backend = DriverBackend(cluster, run)
+        cluster.is_alive = False
+        backend.submit(self.assignment(1, traceback="Py4JNetworkError"))
+        failure = self.next_report(backend).failure
+        assert failure is not None
+        assert failure.kind is FailureKind.INFRASTRUCTURE
 
     def test_slots_of_a_trial_are_reserved(self, spark: Any) -> None:
         assert DriverBackend(cluster_of(spark), run, slots_per_trial=2).num_slots == 1

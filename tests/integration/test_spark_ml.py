@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import spark_hpo
-from spark_hpo.errors import ConfigError, StudyInterrupted
+from spark_hpo.errors import ConfigError, NoTrialSucceeded, StudyInterrupted
 from spark_hpo.study import RunningStudy
 from spark_hpo.study.callback import Callback
 from spark_hpo.trial import FailureKind, TrialState
@@ -101,6 +101,12 @@ def test_more_slots_than_the_cluster_has_are_refused(spark: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         tune(lambda ctx: {"auc": 0.0}, X, resources={"slots_per_trial": 3})
     assert caught.value.key == "resources.slots_per_trial"
+
+
+@pytest.mark.parametrize(("backend", "cure"), [("inline", "backend: driver"), ("driver", "resource: folds")])
+def test_frames_of_folds_need_the_driver_and_folds(rows: Any, backend: str, cure: str) -> None:
+    with pytest.raises(NoTrialSucceeded, match=cure):
+        tune(lambda ctx: {"auc": len(ctx.fold_frames(rows))}, X, trials=1, backend=backend)
 
 
 def sleep(spark: Any, seconds: float) -> None:
