@@ -45,10 +45,14 @@ class HypergradientConfig(Section):
 
     every: PositiveInt = 20
     """Optimizer steps per outer step. Outer steps more often learn faster, and cost more."""
-    terms: PositiveInt = 10
+    terms: PositiveInt = 5
     """Terms of the Neumann series. Each costs about as much as an optimizer step."""
-    rate: Annotated[Number, Field(gt=0, le=1)] = 0.03
-    """Length of an outer step, as a fraction of the range."""
+    rate: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """Length of an outer step, as a fraction of the range. Default: all outer steps of a trial together can
+    cross the range once, but at most 0.1."""
+    warmup: Annotated[int, Field(ge=0)] = 100
+    """Optimizer steps before the first outer step: early gradients mislead. At most a third of the steps of
+    a trial."""
 
 
 def check_learned(learn: Mapping[str, LearnedConfig], *, method: str, resource: str) -> None:

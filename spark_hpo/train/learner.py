@@ -5,9 +5,11 @@ gradient of the validation loss (`hypergradient`). The loss of the inner loop de
 task, which reads `TrainTask.learned`, and through the penalty of a learned weight decay, which is added here.
 The learning rate is learned from the steps themselves (`learned_rate`).
 
-The implicit function theorem assumes that the weights minimise the training loss, penalty included. They do
-so approximately, whatever the optimizer: SGD with momentum and AdamW have the same minima. A decoupled weight
-decay moves the weights away from them, so the optimizer's own is switched off where weight decay is learned.
+The implicit function theorem assumes that the weights minimise the training loss, penalty included. Early in
+the training they do not, and the gradient asks for too little regularisation, so outer steps begin after
+`Learning.warmup` steps. Later they do so approximately, whatever the optimizer: SGD with momentum and AdamW
+have the same minima. A decoupled weight decay moves the weights away from them, so the optimizer's own is
+switched off where weight decay is learned.
 """
 
 from __future__ import annotations
@@ -71,15 +73,19 @@ class Learner:
     after_step(batch, ...), of which every 20th is followed by an outer step; values() -> the numbers so far
     """
 
-    def __init__(self, learning: Learning, task: CheckedTask, model: nn.Module, world: World) -> None:
+    def __init__(
+        self, learning: Learning, task: CheckedTask, model: nn.Module, world: World, *, total_steps: int
+    ) -> None:
         """
         Args:
             model: not wrapped, because wrappers cannot be differentiated twice.
+            total_steps: optimizer steps up to the maximum resource.
 
         Raises:
             TrialError: the model has no layer whose weights could decay.
         """
         self._learning, self._world, self._model = learning, world, model
+        self._warmup, self._outer_rate = learning.first_step(total_steps), learning.outer_rate(total_steps)
         params = task.task.params
         named = {parameter.name: parameter for parameter in learning.parameters}
         self._rate_parameter = named.pop(LEARNING_RATE, None)
@@ -92,7 +98,7 @@ class Learner:
         self.task = LearningTask(task.task, self._values, self._decay)
         """The task that the inner loop has to train."""
         self._outer_optimizer = torch.optim.Adam(
-            [value.position for value in self._values.values()] or [torch.zeros(())], lr=learning.rate
+            [value.position for value in self._values.values()] or [torch.zeros(())], lr=self._outer_rate
         )
         self._rate: LearnedRate | None = None
         self._steps = 0
@@ -104,7 +110,7 @@ class Learner:
             for group in optimizer.param_groups:
                 group["weight_decay"] = 0.0
         if self._rate_parameter is not None:
-            step = self._learning.rate / self._learning.every
+            step = self._outer_rate / self._learning.every
             self._rate = LearnedRate(self._rate_parameter, optimizer, rate=step)
 
     def use(self, loader: Loader | None) -> None:
@@ -126,7 +132,7 @@ class Learner:
             return
         if self._steps == 1:
             self._check_dependence(batch)
-        if self._steps % self._learning.every == 0:
+        if self._steps > self._warmup and self._steps % self._learning.every == 0:
             self._outer_step(batch, global_rows)
 
     def values(self) -> dict[str, float]:

@@ -79,7 +79,9 @@ class Trainer:
         # From here on the ranks draw different numbers: their dropout masks must differ.
         generators.seed(self.seed, world.rank, 1)
         learning = self.settings.learning
-        self._learner = learning and Learner(learning, self._checked_task, self.model, world)
+        self._learner = learning and Learner(
+            learning, self._checked_task, self.model, world, total_steps=self.total_steps
+        )
         self._step = OptimizerStep(
             self._learner.task if self._learner else self._checked_task,
             self.model,

@@ -13,6 +13,8 @@ WEIGHT_DECAY = "weight_decay"
 LEARNED_BY_LOOP = (LEARNING_RATE, WEIGHT_DECAY)
 """The hyperparameters that can be learned with any task."""
 
+_LARGEST_RATE = 0.1  # longer steps overshoot
+
 
 class Precision(StrEnum):
     """The floating-point type of the forward and backward pass. Weights are always float32."""
@@ -59,8 +61,20 @@ class Learning:
 
     parameters: tuple[LearnedParameter, ...]
     every: int = 20  # optimizer steps per outer step
-    terms: int = 10  # of the Neumann series
-    rate: float = 0.03  # of an outer step, as a fraction of the range
+    terms: int = 5  # of the Neumann series
+    rate: float | None = None  # of an outer step, as a fraction of the range; None: see `outer_rate`
+    warmup: int = 100  # optimizer steps before the first outer step, at most a third of all
+
+    def first_step(self, total_steps: int) -> int:
+        """Return the number of optimizer steps during which nothing is learned."""
+        return min(self.warmup, total_steps // 3)
+
+    def outer_rate(self, total_steps: int) -> float:
+        """Return the length of an outer step: by default, all of them together can cross the range once."""
+        if self.rate is not None:
+            return self.rate
+        outer_steps = (total_steps - self.first_step(total_steps)) // self.every
+        return min(_LARGEST_RATE, 1 / max(1, outer_steps))
 
     @property
     def needs_validation(self) -> bool:

@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -41,18 +41,29 @@ from spark_hpo.trial import Split
 from tests.benchmarks.page import FOLDER, Page, machine
 
 TRAIN_ROWS, VALIDATION_ROWS = 100, 600
-STEPS = 3000  # of the learned trial; each is one epoch, with all training rows as its batch
+LENGTHS = (300, 600, 1500)  # steps of the learned trial; each is one epoch, with all rows as its batch
 LAYERS, UNITS, LEARNING_RATE = 3, 64, 3e-3
 RANDOM_TRIALS = 20
-FIRST_SEED = 10  # the settings below were chosen on seeds 0 to 2
-DECAY = LearnedParameter(name="weight_decay", low=1e-6, high=10.0, initial=1e-3, by_layer=True)
-LEARNING = Learning(parameters=(DECAY,), every=30, terms=5, rate=0.01)
+FEWER_TRIALS = (10, 5)
+FIRST_SEED = 10  # the settings below were chosen on seeds 0 to 9
+DECAY = LearnedParameter(name="weight_decay", low=1e-6, high=10.0, initial=1e-5, by_layer=True)
+LEARNING = Learning(parameters=(DECAY,))
+CONSTANT = replace(LEARNING, every=10**9)
+NARROW = (1e-5, 0.1)  # of a search whose user knows more
 
 # In gradients of the training loss. An outer step takes the gradient of the validation loss, the one of the
 # training loss that can be differentiated again (as two), four products with the Hessian for the step of the
 # Neumann series, one for each term but the first, and the mixed derivative. A product counts as two.
 OUTER_COST = 1 + 2 + 2 * (4 + LEARNING.terms - 1 + 1)
-COST = STEPS * (1 + OUTER_COST / LEARNING.every)
+
+
+def cost(steps: int) -> int:
+    """Return the cost of a learned trial, in gradients."""
+    outer_steps = sum(
+        step > LEARNING.first_step(steps) and step % LEARNING.every == 0 for step in range(1, steps + 1)
+    )
+    return steps + outer_steps * OUTER_COST
+
 
 SCHEMA = TableSchema(
     features=(Feature(name="pixels", kind=ColumnKind.ARRAY, shape=(64,)),),
@@ -66,10 +77,11 @@ Is it better to learn hyperparameters inside one trial ([hypergradients](../hype
 
 The data are scikit-learn's digits, divided anew for each seed: {TRAIN_ROWS} rows for training, {VALIDATION_ROWS} for validation, the other {1797 - TRAIN_ROWS - VALIDATION_ROWS:,} for the test. The model is `TabularTask` with {LAYERS} layers, trained by AdamW at a constant rate with one weight decay for each layer, from {DECAY.low:g} to {DECAY.high:g}. With so few training rows, the model fits all of them, and the weight decay decides how well it generalizes.
 
-- **Learned**: one trial of {STEPS:,} steps that starts from {DECAY.initial:g} in each layer. One half of the validation rows drives its outer steps.
-- **Random search**: {RANDOM_TRIALS} trials with random decays, log-uniform over the same range. The trial with the lowest loss on all validation rows counts. Each seed starts all trials from the same weights as the learned one.
+- **Learned**: one trial that starts from a weak decay, {DECAY.initial:g} in each layer. One half of the validation rows drives its outer steps. All settings of `search.hypergradient` are the defaults.
+- **Constant**: one trial of the same cost with the decay that the learned one starts from. The difference is what learning achieves.
+- **Random search**: up to {RANDOM_TRIALS} trials with random decays, log-uniform over the same range. The trial with the lowest loss on all validation rows counts. Each seed starts all trials from the same weights as the learned one.
 
-The cost is counted in gradients. A product of the Hessian and a vector counts as two, so an outer step costs {OUTER_COST}, and the learned trial {COST:,.0f}. "The same cost" can mean two things, and the table has both: each of the {RANDOM_TRIALS} trials costs as much as the learned one ({COST:,.0f} steps, so the search costs {RANDOM_TRIALS} times as much), or all of them together do ({COST / RANDOM_TRIALS:,.0f} steps each). The settings of the outer steps were chosen on seeds 0 to 2, which are not among those below.
+The cost is counted in gradients. A product of the Hessian and a vector counts as two, so an outer step costs {OUTER_COST}, and the learned trial of {LENGTHS[0]} steps {cost(LENGTHS[0]):,}. "Together" means that all trials of a search cost as much as the one learned trial; "each" means that every trial does, so the search costs {RANDOM_TRIALS} times as much. The start, the defaults and the {LENGTHS[0]} steps were chosen on seeds 0 to 9, which are not among those below.
 
 """
 
@@ -90,7 +102,6 @@ class Measured:
 
     loss: float
     accuracy: float
-    cpu_s: float  # of its training, or of all trials together
     decays: Sequence[float] = ()
 
 
@@ -119,25 +130,23 @@ def open_loader(table: Table, split: Split, *, shuffle_window: int | None = None
     )
 
 
-def learned_trial(table: Table, seed: int) -> Measured:
+def one_trial(table: Table, seed: int, steps: int, learning: Learning) -> Measured:
     world = World(rank=0, size=1, device=torch.device("cpu"))
-    settings = TrainingSettings(learning=LEARNING, evaluate_each_pass=False)
+    settings = TrainingSettings(learning=learning, evaluate_each_pass=False)
     measuring, outer = table.halved(seed)
-    began = time.process_time()
-    trainer = Trainer(Digits(PARAMS, SCHEMA), world, settings, seed=seed, total_steps=STEPS)
+    trainer = Trainer(Digits(PARAMS, SCHEMA), world, settings, seed=seed, total_steps=steps)
     with tempfile.TemporaryDirectory() as folder:
         trainer.fit(
-            STEPS,
+            steps,
             train=open_loader(table, Split.TRAIN),
             validation=open_loader(measuring, Split.VALIDATION),
             objective=Objective(metric="loss", mode=Mode.MIN),
             coordinator=StepCoordinator(world, Storage(folder)),
             outer=open_loader(outer, Split.VALIDATION),
         )
-    cpu_s = time.process_time() - began
     test = trainer.evaluate(open_loader(table, Split.TEST))
     decays = tuple(trainer.learned_values().values())
-    return Measured(loss=test["loss"], accuracy=test["accuracy"], cpu_s=cpu_s, decays=decays)
+    return Measured(loss=test["loss"], accuracy=test["accuracy"], decays=decays)
 
 
 class RandomSearch:
@@ -146,7 +155,7 @@ class RandomSearch:
     Nothing couples the trials, because AdamW works on single weights; a step takes a tenth of the time.
     """
 
-    def __init__(self, table: Table, seed: int) -> None:
+    def __init__(self, table: Table, seed: int, low: float = DECAY.low, high: float = DECAY.high) -> None:
         task = Digits(PARAMS, SCHEMA)
         generators.seed(seed)  # as the trainer does
         self._model = task.build_model().eval()  # without dropout, evaluation is the same as training
@@ -157,30 +166,29 @@ class RandomSearch:
             for name, weight in self._model.named_parameters()
         }
         drawn = np.random.default_rng((seed, 1)).random((RANDOM_TRIALS, LAYERS))
-        self.decays = torch.tensor(DECAY.low * (DECAY.high / DECAY.low) ** drawn, dtype=torch.float32)
+        self.decays = torch.tensor(low * (high / low) ** drawn, dtype=torch.float32)
         self._optimizer = task.build_optimizer(nn.ParameterList(self._weights.values()))
         self.steps = 0
-        self.cpu_s = 0.0
 
-    def train(self, steps: int) -> Measured:
-        """Train until this many steps are done, and measure the trial that is best by validation."""
-        began = time.process_time()
+    def train(self, steps: int) -> None:
+        """Train until this many steps are done."""
         while self.steps < steps:
             loss = self._losses(Split.TRAIN).sum() + self._penalties().sum()
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()
             self.steps += 1
-        self.cpu_s += time.process_time() - began
-        with torch.no_grad():
-            best = int(self._losses(Split.VALIDATION).nan_to_num(torch.inf).argmin())
-            right = self._outputs(Split.TEST)[best].argmax(dim=1) == self._splits[Split.TEST]["digit"]
-            return Measured(
-                loss=float(self._losses(Split.TEST)[best]),
-                accuracy=float(right.float().mean()),
-                cpu_s=self.cpu_s,
-                decays=self.decays[best].tolist(),
-            )
+
+    @torch.no_grad()
+    def best(self, trials: int) -> Measured:
+        """Measure the trial that is best by validation, among this many."""
+        best = int(self._losses(Split.VALIDATION)[:trials].nan_to_num(torch.inf).argmin())
+        right = self._outputs(Split.TEST)[best].argmax(dim=1) == self._splits[Split.TEST]["digit"]
+        return Measured(
+            loss=float(self._losses(Split.TEST)[best]),
+            accuracy=float(right.float().mean()),
+            decays=self.decays[best].tolist(),
+        )
 
     def _outputs(self, split: Split) -> Tensor:
         """Return [trials, rows, classes]."""
@@ -204,6 +212,50 @@ class RandomSearch:
         return (self.decays * torch.stack(norms, dim=1)).sum(dim=1) / 2
 
 
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A random search, or a number of its trials, beside a learned trial of some length."""
+
+    name: str
+    trials: int
+    steps: int  # of each trial
+    is_narrow: bool = False
+
+
+def rivals(length: int) -> list[Rival]:
+    budget = cost(length)
+    together = [
+        Rival(f"{trials} trials, together", trials, round(budget / trials))
+        for trials in (RANDOM_TRIALS, *FEWER_TRIALS)
+    ]
+    if length > LENGTHS[0]:
+        return together
+    narrow = [
+        replace(r, name=f"{r.name}, decays from {NARROW[0]:g} to {NARROW[1]:g}", is_narrow=True)
+        for r in together
+    ]
+    return [*together, *narrow, Rival(f"{RANDOM_TRIALS} trials, each", RANDOM_TRIALS, budget)]
+
+
+def measure(seed: int) -> dict[int, dict[str, Measured]]:
+    """Return what was measured with one seed, by length of the learned trial and method."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = write_digits(Path(folder) / "digits", seed)
+        found: dict[int, dict[str, Measured]] = {}
+        for length in LENGTHS:
+            found[length] = {
+                "learned": one_trial(table, seed, length, LEARNING),
+                "constant": one_trial(table, seed, cost(length), CONSTANT),
+            }
+        both = {False: RandomSearch(table, seed), True: RandomSearch(table, seed, *NARROW)}
+        planned = [(rival, length) for length in LENGTHS for rival in rivals(length)]
+        for rival, length in sorted(planned, key=lambda pair: pair[0].steps):
+            search = both[rival.is_narrow]
+            search.train(rival.steps)
+            found[length][rival.name] = search.best(rival.trials)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
@@ -213,42 +265,53 @@ def main() -> None:
     page = Page(INTRODUCTION)
     page.say(f"Measured with one thread: {machine(('torch', 'scikit-learn', 'scipy'))}.")
     page.say()
-    page.heading("seed", "learned", "each as costly", "together as costly", "learned decays, by layer")
-    measured: list[tuple[Measured, ...]] = []
-    for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            table = write_digits(Path(folder) / "digits", seed)
-            search = RandomSearch(table, seed)
-            together = search.train(round(COST / RANDOM_TRIALS))
-            each = search.train(round(COST))
-            measured.append((learned_trial(table, seed), each, together))
-        cells = [f"{m.loss:.3f} ({m.accuracy:.1%})" for m in measured[-1]]
-        page.row(seed, *cells, ", ".join(f"{decay:.2g}" for decay in measured[-1][0].decays))
-    losses = np.array([[m.loss for m in row] for row in measured])
-    accuracies = np.array([[m.accuracy for m in row] for row in measured])
-    means = [f"{loss:.3f} ({a:.1%})" for loss, a in zip(losses.mean(0), accuracies.mean(0), strict=True)]
-    page.row("mean", *means, "")
-    page.say()
-    page.say(
-        "Test loss, and in brackets the accuracy. Wilcoxon's signed-rank test over the seeds, two-sided:"
-    )
-    page.say()
-    page.heading("random search", "learned has the lower loss", "p", "learned has the higher accuracy", "p")
-    for column, name in ((1, "each trial as costly"), (2, "all trials together as costly")):
-        page.row(
-            name,
-            f"{(losses[:, 0] < losses[:, column]).sum()} of {len(losses)}",
-            f"{wilcoxon(losses[:, 0], losses[:, column]).pvalue:.3g}",
-            f"{(accuracies[:, 0] > accuracies[:, column]).sum()} of {len(losses)}",
-            f"{wilcoxon(accuracies[:, 0], accuracies[:, column]).pvalue:.3g}",
+    measured = [measure(seed) for seed in range(FIRST_SEED, FIRST_SEED + options.seeds)]
+    for length in LENGTHS:
+        page.say(f"## A learned trial of {length:,} steps, which costs {cost(length):,} gradients")
+        page.say()
+        page.heading(
+            "method",
+            "steps of a trial",
+            "test loss",
+            "accuracy",
+            "learned has the lower loss",
+            "p",
+            "higher accuracy",
+            "p",
         )
+        steps = {"learned": length, "constant": cost(length)} | {r.name: r.steps for r in rivals(length)}
+        losses, accuracies = (
+            {name: np.array([getattr(m[length][name], field) for m in measured]) for name in steps}
+            for field in ("loss", "accuracy")
+        )
+        for name, number in steps.items():
+            page.row(
+                name,
+                f"{number:,}",
+                f"{losses[name].mean():.3f}",
+                f"{accuracies[name].mean():.1%}",
+                *_compared(losses[name] - losses["learned"]),
+                *_compared(accuracies["learned"] - accuracies[name]),
+            )
+        page.say()
+    page.say("Means over the seeds; p is of Wilcoxon's signed-rank test, two-sided. The seeds, one by one:")
     page.say()
-    seconds = np.array([[m.cpu_s for m in row] for row in measured]).mean(0)
-    page.say(
-        f"The learned trial took {seconds[0]:.1f} s of CPU time, and the {RANDOM_TRIALS} trials of the longer "
-        f"search {seconds[1]:.1f} s, because they were trained at once with stacked weights."
-    )
+    names = ["learned", "constant", *(r.name for r in rivals(LENGTHS[0]) if not r.is_narrow)]
+    page.heading("seed", *names, "learned decays, by layer")
+    for seed, found in enumerate(measured, FIRST_SEED):
+        row = found[LENGTHS[0]]
+        decays = ", ".join(f"{decay:.2g}" for decay in row["learned"].decays)
+        page.row(seed, *(f"{row[name].loss:.3f}" for name in names), decays)
+    page.say()
+    page.say(f"Test losses beside the learned trial of {LENGTHS[0]} steps.")
     page.write(options.output)
+
+
+def _compared(advantage: NDArray[np.float64]) -> tuple[str, str]:
+    """Return how many seeds have an advantage, and the p-value."""
+    if not advantage.any():
+        return "", ""
+    return f"{(advantage > 0).sum()} of {len(advantage)}", f"{wilcoxon(advantage).pvalue:.2g}"
 
 
 if __name__ == "__main__":

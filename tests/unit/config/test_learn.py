@@ -52,6 +52,11 @@ def test_study_without_it_learns_nothing(tmp_path: Path) -> None:
         ("search.learn.weight_decay.low", {"learn": {"weight_decay": {"low": -1, "high": 1}}}, {}),
         ("search.learn.noise.low", {"learn": {"noise": {"low": 1, "high": 1}}}, {}),
         ("search.learn.noise.initial", {"learn": {"noise": {"low": 0, "high": 1, "initial": 2}}}, {}),
+        (
+            "search.hypergradient.warmup",
+            {"learn": {"weight_decay": DECAY}, "hypergradient": {"warmup": -1}},
+            {},
+        ),
         ("search.hypergradient.rate", {"learn": {"weight_decay": DECAY}, "hypergradient": {"rate": 2}}, {}),
     ],
 )

@@ -18,7 +18,7 @@ from spark_hpo.data.schema import ColumnKind, ExtraLabel, Feature, Label, TableS
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import predictor
+from spark_hpo.train import model_folder
 from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.reference import Code
@@ -60,7 +60,8 @@ def spec(table: Table, tmp_path: Path) -> RankSpec:
 
 
 def learning(spec: RankSpec, *parameters: LearnedParameter, **settings: Any) -> RankSpec:
-    changed = Learning(parameters=parameters, **{"every": 3, "terms": 3, "rate": 0.1, **settings})
+    defaults = {"every": 3, "terms": 3, "rate": 0.1, "warmup": 0}
+    changed = Learning(parameters=parameters, **{**defaults, **settings})
     return replace(spec, settings=replace(spec.settings, learning=changed))
 
 
@@ -109,6 +110,31 @@ def test_parameter_of_the_trial_is_where_learning_starts(spec: RankSpec) -> None
     assert [f"{value:.6g}" for value in learned(report.metrics).values()] == ["0.001", "0.001", "0.1"]
     report = run(replace(spec, trainable=Momentum), assignment(0, 1, weight_decay=[1e-3, 1e-2]))
     assert [f"{value:.6g}" for value in learned(report.metrics).values()] == ["0.001", "0.01", "0.1"]
+
+
+def test_warmup_lasts_for_at_most_a_third_of_the_training(spec: RankSpec) -> None:
+    steps = -(-120 // 16)  # of an epoch
+    spec = learning(spec, DECAY, every=1, warmup=1000)  # so 3 of 9 epochs
+    curve = [
+        learned(measurement.metrics) for measurement in run(spec, assignment(0, 4, weight_decay=1e-3)).curve
+    ]
+    assert spec.settings.learning is not None
+    assert spec.settings.learning.first_step(9 * steps) == 3 * steps
+    assert all(value == pytest.approx(1e-3) for values in curve[:3] for value in values.values())
+    assert all(value != pytest.approx(1e-3) for value in curve[3].values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ({"warmup": 100}, 1 / 20),  # 20 outer steps cross the range once
+        ({"warmup": 0}, 1 / 25),
+        ({"warmup": 400, "every": 40}, 0.1),  # a third of the steps, and then few outer steps
+        ({"rate": 0.3}, 0.3),
+    ],
+)
+def test_outer_steps_can_cross_the_range_once(settings: dict[str, Any], rate: float) -> None:
+    assert Learning(parameters=(DECAY,), **settings).outer_rate(500) == pytest.approx(rate)
 
 
 def test_learned_decay_replaces_that_of_the_optimizer(spec: RankSpec) -> None:
@@ -288,7 +314,7 @@ def test_parameter_that_the_loss_does_not_use_is_refused(spec: RankSpec) -> None
 def test_exported_model_names_what_it_has_learned(spec: RankSpec, table: Table, tmp_path: Path) -> None:
     spec = learning(spec, DECAY, SMOOTHING)
     report = run(spec, assignment(0, 2))
-    predictor.export(
+    model_folder.export(
         tmp_path / "model",
         code=Code.named("tabular"),
         params=PARAMS,
