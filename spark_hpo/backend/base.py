@@ -25,6 +25,8 @@ class SharedSlots:
 class Share(Protocol):
     """A study's part of the slots.
 
+    Slots are those of assignments in the lowest rung; a wider assignment takes several.
+
     A trace, of 2 slots and another study: take(0) -> True; take(1) -> False; the other study's assignment
         ends; take(1) -> True; rest(2): there is nothing else to start
     """
@@ -39,9 +41,16 @@ class Share(Protocol):
         ...
 
     def take(self, running: int) -> bool:
-        """Return whether the study may start an assignment now, beside its `running` ones.
+        """Return whether the study may start an assignment now, beside the `running` slots that it uses.
 
         After False, free slots are kept for it when it is its turn.
+        """
+        ...
+
+    def hold(self, running: int, slots: int) -> bool:
+        """Return whether the assignment that was just taken may start, although it needs several slots.
+
+        After False, all slots that become free are kept for it. Ask again until it is True.
         """
         ...
 
@@ -59,6 +68,9 @@ class Unshared:
         return fit
 
     def take(self, running: int) -> bool:
+        return True
+
+    def hold(self, running: int, slots: int) -> bool:
         return True
 
     def rest(self, running: int) -> None:

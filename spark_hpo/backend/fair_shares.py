@@ -41,15 +41,16 @@ class Claim:
     """A study's claim to slots. Amounts are fractions of the application."""
 
     weight: float
-    size: Fraction  # of one assignment
-    running: int = 0  # assignments
+    size: Fraction  # of one slot
+    running: int = 0  # slots in use
+    held: int = 0  # slots that are kept for an assignment of several
     wants: bool = False  # another assignment could start now
     credit: float = 0.0  # how much less than its share it has used, in fractions times seconds
     turn: int = 0  # the number of its latest assignment, counted over all studies
 
     @property
     def used(self) -> Fraction:
-        return self.running * self.size
+        return (self.running + self.held) * self.size
 
 
 class FairQueue:
@@ -112,6 +113,16 @@ class FairQueue:
 
     def fits(self, claim: Claim) -> bool:
         return claim.size <= self.free
+
+    def hold(self, claim: Claim, *, slots: int) -> bool:
+        """Use several slots, if so many are free; otherwise keep those that become free."""
+        # Slots that are kept for another study are not in use: else two such studies would block each other.
+        used = sum((other.running * other.size for other in self.claims), Fraction(0))
+        if used + slots * claim.size > 1:
+            claim.held = slots
+            return False
+        claim.running += slots
+        return True
 
     def start(self, claim: Claim) -> None:
         """Start an assignment of a study."""

@@ -62,6 +62,13 @@ class SlotPool:
             self._queue.start(claim)
             return True
 
+    def hold(self, claim: Claim, running: int, slots: int) -> bool:
+        with self._lock:
+            if not claim.held and claim.running > running:
+                claim.running -= 1  # `take` has counted one slot
+            self._update(claim, running=running, size=claim.size, wants=False)
+            return self._queue.hold(claim, slots=slots)
+
     def rest(self, claim: Claim, running: int) -> None:
         with self._lock:
             self._update(claim, running=running, size=claim.size, wants=False)
@@ -70,7 +77,7 @@ class SlotPool:
     def _update(self, claim: Claim, *, running: int, size: Fraction, wants: bool) -> None:
         self._queue.advance(self._clock())
         self._queue.update(claim, running=running, size=size)
-        claim.wants = wants
+        claim.wants, claim.held = wants, 0
         self._members[claim].asked_at = None
 
     def _chosen(self) -> Claim | None:
@@ -112,6 +119,9 @@ class Member:
 
     def take(self, running: int) -> bool:
         return self.pool.take(self.claim, running)
+
+    def hold(self, running: int, slots: int) -> bool:
+        return self.pool.hold(self.claim, running, slots)
 
     def rest(self, running: int) -> None:
         self.pool.rest(self.claim, running)

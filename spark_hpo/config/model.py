@@ -190,7 +190,7 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _resources_fit_the_backend(self) -> StudyConfig:
         resources, is_driver = self.resources, self.backend == "driver"
-        if self.backend in ("inline", "driver") and resources.world_size != 1:
+        if self.backend in ("inline", "driver") and resources.most_ranks != 1:
             slots = ", or resources.slots_per_trial for the task slots of a trial" if is_driver else ""
             raise mistake(
                 f"must be 1 with backend: {self.backend}",

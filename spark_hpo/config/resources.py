@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -27,11 +27,37 @@ def _ports(value: Any) -> Any:
     return f"{first}-{last}"
 
 
+def _world_size(value: Any) -> Any:
+    """Check a number of ranks, or numbers by rung. The keys are texts where JSON has been read."""
+    if not isinstance(value, Mapping):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise mistake("must be an integer >= 1, or integers by rung, such as {0: 1, 2: 4}", value=value)
+        return value
+    if not all(re.fullmatch(r"[0-9]+", str(rung)) for rung in value):
+        raise mistake("must have rungs as keys, which are integers >= 0", value=dict(value))
+    sizes = {int(rung): ranks for rung, ranks in value.items()}
+    if any(isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1 for ranks in sizes.values()):
+        raise mistake("must have integers >= 1 as numbers of ranks", value=dict(value))
+    if 0 not in sizes:
+        raise mistake("must begin with rung 0", value=sizes, cure="Add the ranks of new trials: {0: 1, ...}")
+    ordered = [ranks for _, ranks in sorted(sizes.items())]
+    if ordered != sorted(ordered):
+        raise mistake("must not shrink with the rung", value=sizes)
+    if any(ranks % ordered[0] for ranks in ordered):
+        raise mistake(
+            f"must have multiples of {ordered[0]}, the ranks of rung 0, so that trials take whole slots",
+            value=sizes,
+        )
+    return dict(sorted(sizes.items()))
+
+
 class ResourcesConfig(Section):
     """What one trial gets, and how long to wait for it."""
 
-    world_size: PositiveInt = 1
-    """Ranks (processes) that train one trial together."""
+    world_size: Annotated[int | dict[int, int], BeforeValidator(_world_size)] = 1
+    """Ranks (processes) that train one trial together. A mapping lets them grow with the rung:
+    `{0: 1, 2: 4}` trains with 1 rank up to rung 1, and with 4 from rung 2 on. See
+    [More ranks for finalists](cluster.md#more-ranks-for-finalists)."""
     gpus_per_rank: NonNegativeNumber = 0
     """A whole number, or a fraction of at most 0.5: 0.25 lets four trials share a GPU."""
     rendezvous: Literal["auto", "driver", "spark"] = "auto"
@@ -65,6 +91,11 @@ class ResourcesConfig(Section):
     grace_s: PositiveNumber = 20.0
     """Seconds that running trials get to save their state when the study is interrupted."""
 
+    @property
+    def most_ranks(self) -> int:
+        """The ranks of an assignment in the highest rung."""
+        return self.world_size if isinstance(self.world_size, int) else max(self.world_size.values())
+
     def listen_ports(self) -> Sequence[int]:
         """Return the ports to try in this order; 0 is any free port."""
         if self.ports is None:
@@ -81,7 +112,7 @@ class ResourcesConfig(Section):
                 key="gpus_per_rank",
                 value=gpus,
             )
-        if 0 < gpus < 1 and self.world_size > 1:
+        if 0 < gpus < 1 and self.most_ranks > 1:
             raise mistake(
                 f"is a fraction, but ranks of one trial cannot share a GPU, and resources.world_size is "
                 f"{self.world_size}",

@@ -81,7 +81,7 @@ def allocation(context: Context) -> Verdict:
         )
     message = "dynamic: executors start and stop with the trials"
     if gathers:
-        message += f". The {resources.world_size} ranks of a trial start one by one and wait for each other"
+        message += f". The {resources.most_ranks} ranks of a trial start one by one and wait for each other"
     return ok(message)
 
 
@@ -90,7 +90,7 @@ def slots(context: Context) -> Verdict:
     cluster, resources, budget = context.cluster, context.config.resources, context.config.budget
     waits = not (is_local(cluster) or cluster.can_grow())
     deadline = time.monotonic() + (_SLOTS_LIMIT_S if waits else 0)
-    key, unit, needed = "world_size", "ranks", resources.world_size
+    key, unit, needed = "world_size", "ranks", resources.most_ranks
     if context.config.backend == "driver":
         key, unit, needed = "slots_per_trial", "slots", resources.slots_per_trial
     while (tasks := cluster.num_task_slots(None)) < needed and time.monotonic() < deadline:
@@ -142,7 +142,7 @@ def gpus(context: Context) -> Verdict:
             )
         return ok("no GPUs requested, none available")
     tasks = context.cluster.num_task_slots(gpu_profile(context.cluster, asked))
-    if tasks < config.resources.world_size:
+    if tasks < config.resources.most_ranks:
         return fail(
             f"resources.gpus_per_rank is {asked:g}, but only {tasks} such tasks fit at once",
             "use more GPUs or cores for executors, or fewer ranks",
@@ -152,7 +152,7 @@ def gpus(context: Context) -> Verdict:
 
 def _gpus_of_this_machine(config: StudyConfig) -> Verdict:
     found = find_gpus()
-    slots = GpuDealer(found, config.resources.gpus_per_rank).num_slots(config.resources.world_size)
+    slots = GpuDealer(found, config.resources.gpus_per_rank).num_slots(config.resources.most_ranks)
     return ok(f"{len(found)} on this machine, for {slots} trials at once")
 
 
@@ -172,7 +172,7 @@ def executors(context: Context) -> Verdict:
     message = f"{len(answers)} slots on {len(hosts)} machines ({some})"
     faults = list(differences(here, answers, reader=reader))
     lost = sorted({f"{a['host']}: {a['driver']}" for a in answers if a["driver"]})
-    if lost and resources.world_size > 1 and resources.rendezvous != "spark":
+    if lost and resources.most_ranks > 1 and resources.rendezvous != "spark":
         faults.append(
             (
                 True,
@@ -192,7 +192,7 @@ def other_ports(
     answers: Sequence[dict[str, Any]], resources: ResourcesConfig
 ) -> Iterator[tuple[bool, str, str]]:
     """Yield where gloo or NCCL would listen on other ports than those of the study, as `differences`."""
-    if resources.world_size == 1 or resources.ports is None:
+    if resources.most_ranks == 1 or resources.ports is None:
         return
     ours = resources.listen_ports()
     for first, last in sorted({tuple(answer["ports"]) for answer in answers if answer["ports"]}):

@@ -209,7 +209,7 @@ def one_step(context: Context) -> Verdict:
         if report.failure is not None:
             return fail(f"{trial} fails: {report.failure.message}", "fix the task, or its parameters")
         reports.append(report)
-    metric, ranks = config.objective.metric, config.resources.world_size
+    metric, ranks = config.objective.metric, config.resources.most_ranks
     message = (
         f"{ranks} rank{'s' * (ranks > 1)}, one batch, {metric} {reports[0].metrics[metric]:.4g}, "
         f"{reports[0].seconds:.1f} s"

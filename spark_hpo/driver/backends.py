@@ -47,7 +47,7 @@ def open_backend(plan: StudyPlan, spec: RankSpec, session: SparkSession | None) 
     with ExitStack() as stack:
         if config.backend == "inline":
             gpus = range(math.ceil(config.resources.gpus_per_rank))
-            inline = InlineBackend(partial(run_rank, spec), world_size=config.resources.world_size, gpus=gpus)
+            inline = InlineBackend(partial(run_rank, spec), world_size=config.resources.most_ranks, gpus=gpus)
             yield stack.enter_context(closing(inline))
         elif config.backend == "local":
             yield _open_local(plan, spec, stack)
@@ -67,7 +67,7 @@ def _open_local(plan: StudyPlan, spec: RankSpec, stack: ExitStack) -> Backend:
     code = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spark_hpo-")))
     for source in plan.files:
         source.copy_to(code)
-    if resources.world_size > 1:
+    if resources.most_ranks > 1:
         server = stack.enter_context(_serve_rendezvous(plan.config, "127.0.0.1", "127.0.0.1"))
         spec = replace(spec, rendezvous=server.address)
     backend = LocalBackend(
@@ -107,7 +107,7 @@ def _open_spark(plan: StudyPlan, spec: RankSpec, session: SparkSession, stack: E
         # Spark refuses a second path for a name: a file that keeps its name may be among its --py-files.
         cluster.ship(source.path, name="" if source.path.stem == source.module else f"{source.module}.py")
     gathering = None
-    if resources.world_size > 1:
+    if resources.most_ranks > 1:
         server = stack.enter_context(_open_rendezvous(plan.config, cluster))
         rendezvous = Rendezvous(
             host=None, timeout_s=_rendezvous_timeout_s(plan.config), ports=resources.listen_ports()
@@ -116,7 +116,7 @@ def _open_spark(plan: StudyPlan, spec: RankSpec, session: SparkSession, stack: E
         if gathers:
             assert server is not None, "needs_gathering raises if there is none"
             gathering = Gathering(
-                has_met=partial(_has_met, server, spec.study_id, resources.world_size),
+                has_met=partial(_has_met, server, spec.study_id, resources.most_ranks),
                 # Ranks that wait longer would give up by themselves, as if a peer were lost.
                 limit_s=resources.rank_timeout_s * _GATHERING_SHARE,
             )

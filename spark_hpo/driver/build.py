@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from spark_hpo.backend.base import Share
+from spark_hpo.backend.ranks import RanksByRung
 from spark_hpo.config import StudyConfig
 from spark_hpo.data.cache.cache_folder import CacheSettings
 from spark_hpo.data.plan.shards import plan_shards
@@ -142,9 +143,9 @@ def build_table(config: StudyConfig, transforms: Mapping[str, str]) -> Table | N
     )
     table = with_weights(table, config)
     for split in Split:
-        plan_shards(table.manifest(split), config.resources.world_size, seed=None)
+        plan_shards(table.manifest(split), config.resources.most_ranks, seed=None)
     if config.search.has_folds:
-        table = _with_folds(table, config.search.max_resource, config.resources.world_size)
+        table = _with_folds(table, config.search.max_resource, config.resources.most_ranks)
         table = with_fold_weights(table, config)
     return table
 
@@ -246,6 +247,7 @@ def build_dispatch_policy(
         )
     may_skip = data is not None and data.on_bad_file == "skip"
     return DispatchPolicy(
+        ranks=RanksByRung.of(resources.world_size),
         max_concurrent=resources.max_concurrent,
         share=share,
         trial_timeout_s=resources.trial_timeout_s,

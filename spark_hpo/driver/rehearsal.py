@@ -155,9 +155,9 @@ def run_first_step(
     params = search.sampler.ask(0) if params is None else params
     batch_size = int(params.get("batch_size", config.training.batch_size))
     scratch = Storage(f"{config.study_dir.rstrip('/')}/{_SCRATCH_PREFIX}{uuid.uuid4().hex[:8]}")
-    spec = build_rank_spec(plan, table.for_one_batch(config.resources.world_size), scratch, "doctor")
+    spec = build_rank_spec(plan, table.for_one_batch(config.resources.most_ranks), scratch, "doctor")
     # With as many parts as batches, a part has one step; nothing is cached on the machines.
-    parts = max(1, table.manifest(Split.TRAIN).rows // (max(batch_size, config.resources.world_size) * steps))
+    parts = max(1, table.manifest(Split.TRAIN).rows // (max(batch_size, config.resources.most_ranks) * steps))
     spec = replace(spec, parts=parts, folds=None, max_resource=1, node_cache=None)
     first = Assignment(
         trial_id=0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
+from spark_hpo.backend.ranks import ONE_RANK, RanksByRung
 from spark_hpo.ranking import as_reported
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.study.decider import Decider
@@ -33,10 +34,13 @@ class Attempts:
     `finish` from the decision on: it writes the SETTLED that is missing, and deletes what was left over.
     """
 
-    def __init__(self, journal: Journal, decider: Decider, progress: Progress) -> None:
+    def __init__(
+        self, journal: Journal, decider: Decider, progress: Progress, ranks: RanksByRung = ONE_RANK
+    ) -> None:
         self._journal = journal
         self._decider = decider
         self._progress = progress
+        self._ranks = ranks
         self._running: dict[AssignmentKey, Assignment] = {}
         progress.running = MappingProxyType(self._running)
         self._retention = Retention(journal.storage)
@@ -121,7 +125,7 @@ class Attempts:
 
     def _end(self, report: Report) -> None:
         del self._running[report.key]
-        self._progress.busy_seconds += report.seconds
+        self._progress.busy_seconds += report.seconds * self._ranks.slots(report.rung)
 
     def _settle(self, report: Report) -> tuple[int, ...]:
         decision = self._decider.tell(report)

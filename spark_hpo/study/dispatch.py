@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from spark_hpo.backend.base import Backend, Share, Unshared
+from spark_hpo.backend.ranks import ONE_RANK, RanksByRung
 from spark_hpo.errors import CapacityError
 from spark_hpo.study.attempts import Attempts
 from spark_hpo.study.failures import FailurePolicy, Failures
@@ -29,6 +30,7 @@ class DispatchPolicy:
     """Limits of concurrency and waiting, retries, and shutdown."""
 
     max_concurrent: int | None = None  # trials at once; None: as many as there are slots
+    ranks: RanksByRung = ONE_RANK  # by which an assignment of a high rung may take several slots
     share: Share = field(default_factory=Unshared)  # of the slots, if other studies use them too
     trial_timeout_s: float | None = None  # of one attempt; None: no limit
     slot_timeout_s: float = 600.0  # how long to wait while nothing runs because no slot is free
@@ -50,6 +52,10 @@ class Dispatcher:
 
     Lost assignments, and folds for which there was no slot yet, wait until `start_waiting`.
 
+    An assignment of several slots is held until all of them are free. Meanwhile the study must start no other
+    one: so wide assignments do not starve. It has begun in the journal, because the search has decided on it
+    before the reports that come while it is held.
+
     A trace: start(a); wait(1) -> None (a was lost and will be retried); start_waiting() -> a, attempt 2;
         wait(1) -> a and its report, for the study to record
     """
@@ -64,6 +70,8 @@ class Dispatcher:
     def __post_init__(self) -> None:
         self._waiting: list[_Waiting] = []
         self._crowded_since: float | None = None  # no assignment has found slots for all of its ranks
+        self.held: Assignment | None = None
+        """The assignment that has begun, and runs when all of its slots are free."""
         self._given_up: deque[Report] = deque()  # reports of stalled and overdue assignments
         self._started: dict[AssignmentKey, float] = {}  # on the study's clock
 
@@ -96,8 +104,32 @@ class Dispatcher:
             w for w in self._waiting if w.assignment.trial_id != trial_id or w.assignment.attempt > 1
         ]
 
+    @property
+    def used_slots(self) -> int:
+        """The slots of the assignments in flight, without the one that is held."""
+        return sum(self._slots(a) for a in self.attempts.running.values() if a is not self.held)
+
+    @property
+    def is_held_for_capacity(self) -> bool:
+        """True if the backend does not have the slots that the held assignment needs, even if it is idle."""
+        return self.held is not None and self._slots(self.held) > self.backend.num_slots
+
     def start(self, assignment: Assignment) -> None:
+        """Begin an assignment, and run it as soon as its slots are free. No other one may be held."""
         self.attempts.begin(assignment)
+        self.held = assignment
+        self.start_held()
+
+    def start_held(self) -> None:
+        """Run the assignment that is held, if there is one and its slots are free."""
+        if self.held is None:
+            return
+        needed = self._slots(self.held)
+        if needed > 1:  # the caller has seen that one is free
+            used = self.used_slots
+            if used + needed > self.backend.num_slots or not self.policy.share.hold(used, needed):
+                return
+        assignment, self.held = self.held, None
         self._started[assignment.key] = self.clock()
         self.backend.submit(assignment)
 
@@ -153,6 +185,7 @@ class Dispatcher:
             self.backend.wait(POLL_S)
         self.start(assignment)
         while True:
+            self.start_held()
             done = self.wait()
             if done is not None:
                 return done[1]
@@ -171,6 +204,10 @@ class Dispatcher:
             "interrupted: saving running trials (up to %.0f s); press Ctrl-C again to quit immediately", grace
         )
         self.storage.write(layout.STOP, b"")
+        if self.held is not None:  # it has nothing to save
+            failure = Failure(kind=FailureKind.INTERRUPTED, message="the study was interrupted")
+            self.attempts.lose(Report.failed(self.held, failure))
+            self.held = None
         try:
             deadline = self.clock() + grace
             while self.attempts.running and self.clock() < deadline:
@@ -222,7 +259,7 @@ class Dispatcher:
             report: that has just come; its assignment is not in flight any more.
         """
         ended = None if report is None else report.key
-        running = [a for a in self.attempts.running.values() if a.key != ended]
+        running = [a for a in self.attempts.running.values() if a.key != ended and a is not self.held]
         overdue = list(self._overdue(running))
         for assignment in overdue:
             reason = f"cancelled after {self.policy.trial_timeout_s:.4g} s (resources.trial_timeout_s)"
@@ -240,6 +277,9 @@ class Dispatcher:
     def _give_up(self, assignment: Assignment, failure: Failure) -> None:
         self.backend.cancel(*assignment.key)
         self._given_up.append(Report.failed(assignment, failure))
+
+    def _slots(self, assignment: Assignment) -> int:
+        return self.policy.ranks.slots(assignment.rung)
 
     def _next_attempt(self, assignment: Assignment) -> Assignment:
         return replace(

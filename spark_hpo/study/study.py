@@ -75,7 +75,7 @@ class Study:
         self._clock = clock
         self._decider = Decider(search, journal.objective)
         self._failures = Failures(policy.failures)
-        self._attempts = Attempts(journal, self._decider, self.progress)
+        self._attempts = Attempts(journal, self._decider, self.progress, policy.ranks)
         self._dispatcher = Dispatcher(backend, self._attempts, self._failures, journal.storage, policy, clock)
         self._slots = Slots(
             backend, journal, self.progress, share=policy.share, max_concurrent=policy.max_concurrent
@@ -217,14 +217,14 @@ class Study:
             while True:
                 now = self._clock()
                 # More assignments run than the study has slots when other studies leave theirs.
-                slots = max(self.progress.slots, len(self.progress.running))
+                slots = max(self.progress.slots, self._dispatcher.used_slots)
                 self.progress.slot_seconds += (now - last) * slots
                 self.progress.seconds, last = spent_before + now - began, now
                 stopped_by = self._end_reason()
-                if stopped_by is None or self._dispatcher.waiting:
+                if stopped_by is None or self._dispatcher.waiting or self._dispatcher.held:
                     self._launch(only_waiting=stopped_by is not None)
                 else:
-                    self._slots.rest()
+                    self._slots.rest(self._dispatcher.used_slots)
                 if not self.progress.running and not self._dispatcher.waiting and stopped_by is not None:
                     return stopped_by
                 self._check_idle(now)
@@ -256,17 +256,19 @@ class Study:
 
     def _launch(self, *, only_waiting: bool) -> None:
         """Start assignments until no slot is free, or there is nothing to start."""
+        dispatcher = self._dispatcher
         self._slots.count()
-        while self._slots.take():
-            assignment = self._dispatcher.start_waiting()
+        dispatcher.start_held()
+        while dispatcher.held is None and self._slots.take(dispatcher.used_slots):
+            assignment = dispatcher.start_waiting()
             if assignment is None:
                 slot = None if only_waiting else self._decider.next_slot()
                 if slot is None:
-                    self._slots.rest()
+                    self._slots.rest(dispatcher.used_slots)
                     return
                 assignment, *others = self._open(slot)
-                self._dispatcher.enqueue(others)
-                self._dispatcher.start(assignment)
+                dispatcher.enqueue(others)
+                dispatcher.start(assignment)
             if assignment.fold is not None:
                 self._folds.begin(assignment.trial_id, assignment.fold)
             self._tracker.sync(self._journal)
@@ -276,7 +278,8 @@ class Study:
                 call_each(self._callbacks, Callback.on_trial_start, self, trial)
             call_each(self._callbacks, Callback.on_assigned, self, assignment)
             if not only_waiting and self._end_reason() is not None:
-                self._slots.rest()
+                if dispatcher.held is None:
+                    self._slots.rest(dispatcher.used_slots)
                 return
 
     def _open(self, slot: Slot) -> list[Assignment]:
@@ -320,12 +323,13 @@ class Study:
             CapacityError: for longer than `slot_timeout_s`.
             ConfigError: the scheduler opens no slot although there is room for one.
         """
-        if self.progress.running or (self.progress.slots and self._dispatcher.waiting):
+        is_short = self._dispatcher.is_held_for_capacity and not self._dispatcher.used_slots
+        if not is_short and (self.progress.running or (self.progress.slots and self._dispatcher.waiting)):
             self._idle_since = None
             return
-        if self._slots.is_refused:  # other studies use all slots
+        if self._slots.is_refused and not is_short:  # other studies use all slots
             return
-        if self.progress.slots:
+        if self.progress.slots and not is_short:
             self._decider.check_progress()
             return
         if self._idle_since is None:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -25,6 +25,7 @@ from spark_hpo.backend.local.messages import Ended
 from spark_hpo.backend.local.rank import Orders
 from spark_hpo.backend.local.server_process import ServerProcess
 from spark_hpo.backend.machine_gpus import GpuDealer, Hand, find_gpus, free_gpus
+from spark_hpo.backend.ranks import RanksByRung
 from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class LocalBackend:
         self,
         run_rank: RankFunction,
         *,
-        world_size: int = 1,
+        world_size: int | Mapping[int, int] = 1,
         gpus_per_rank: float = 0,
         preloaded: Sequence[str] = (),
         path: Sequence[str] = (),
@@ -69,7 +70,7 @@ class LocalBackend:
         """
         Args:
             run_rank: runs one rank; is pickled.
-            world_size: ranks of an assignment.
+            world_size: ranks of an assignment, or ranks by rung.
             gpus_per_rank: a whole number, or a fraction that lets assignments share a GPU.
             preloaded: names of the modules that the server imports before its first fork.
             path: folders from which ranks import modules, beside those of this process.
@@ -78,13 +79,16 @@ class LocalBackend:
         Raises:
             CapacityError: the machine has too few GPUs.
         """
-        self._world_size, self._gpus_per_rank = world_size, gpus_per_rank
+        self._ranks, self._gpus_per_rank = RanksByRung.of(world_size), gpus_per_rank
         names = find_gpus() if gpus_per_rank else []
         self._dealer = GpuDealer(names, gpus_per_rank, free_gpus(tuple(names)))
-        self.num_slots = (
-            self._dealer.num_slots(world_size) if gpus_per_rank else max(1, num_cores() // world_size)
-        )
-        threads = max(1, num_cores() // (self.num_slots * world_size))
+        fewest, most = self._ranks.fewest, self._ranks.most
+        if gpus_per_rank:
+            self._dealer.num_slots(most)  # raises if there are too few
+            self.num_slots = self._dealer.num_slots(fewest)
+        else:
+            self.num_slots = max(num_cores(), most) // fewest
+        threads = max(1, num_cores() // (self.num_slots * fewest))
         environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
         self._server_arguments = (tuple(preloaded), environment, temporary)
         self._program = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
@@ -154,10 +158,10 @@ class LocalBackend:
         self._program.close()
 
     def _assignment_size(self) -> Fraction:
-        """The size of an assignment as a fraction of all cores, or of all GPUs."""
+        """The size of a slot as a fraction of all cores, or of all GPUs."""
         if self._gpus_per_rank:
             return Fraction(1, self.num_slots)
-        return min(Fraction(1), Fraction(self._world_size, num_cores()))
+        return Fraction(self._ranks.fewest, max(num_cores(), self._ranks.most))
 
     def _wake(self) -> None:
         # The pipe may be full, so the thread is awake already, or closed.
@@ -171,7 +175,10 @@ class LocalBackend:
         return self._server
 
     def _start_waiting(self) -> None:
-        while self._waiting and (hands := self._dealer.deal(self._world_size)) is not None:
+        while self._waiting:
+            hands = self._dealer.deal(self._ranks.ranks(self._waiting[0].rung))
+            if hands is None:
+                return
             self._start(self._waiting.popleft(), hands)
 
     def _start(self, assignment: Assignment, hands: list[Hand]) -> None:
@@ -184,7 +191,7 @@ class LocalBackend:
             orders = Orders(
                 assignment=assignment,
                 rank=number,
-                world_size=self._world_size,
+                world_size=len(hands),
                 gpus=hand.gpus,
                 environment=hand.environment,
                 path=self._path,

@@ -7,7 +7,7 @@ import logging
 import queue
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from spark_hpo.backend.base import RankFunction, SharedSlots, merge_reports
 from spark_hpo.backend.machine_gpus import GpuDealer, WaitingDealer, find_gpus, free_gpus
+from spark_hpo.backend.ranks import RanksByRung
 from spark_hpo.backend.spark.cluster import Cluster, cancel_until_ended, is_local, slots_key
 from spark_hpo.backend.spark.gathering import Gathering, Superseded, TooFewRanks
 from spark_hpo.backend.spark.gpus import gpu_profile
@@ -48,32 +49,33 @@ class _Job:
 
 @dataclass(eq=False)
 class SparkBackend:
-    """Runs each assignment as a Spark job of `world_size` tasks, which can be cancelled by its tag.
+    """Runs each assignment as a Spark job with a task for each rank, which can be cancelled by its tag.
 
     Jobs of several ranks run in barrier mode: all their tasks start together or none does. The driver
     submits only while slots are free, because a waiting barrier job starves behind narrower jobs. With
     dynamic allocation, Spark refuses barrier jobs, and `gathering` takes care of this.
 
     Raises:
-        CapacityError: the cluster has fewer task slots than `world_size`, or too few GPUs.
+        CapacityError: the cluster has fewer task slots than an assignment has ranks, or too few GPUs.
     """
 
     cluster: Cluster
     run_rank: RankFunction
     _: KW_ONLY
-    world_size: int = 1
+    world_size: int | Mapping[int, int] = 1  # ranks of an assignment, or ranks by rung
     gpus_per_rank: float = 0  # a fraction lets several trials share a GPU
     slot_timeout_s: float = 0  # how long to wait for executors until the first trial fits
     gathering: Gathering | None = None  # of several ranks; None: in barrier mode
 
     def __post_init__(self) -> None:
+        self._ranks = RanksByRung.of(self.world_size)
         self._tag = f"spark_hpo-{uuid.uuid4().hex[:8]}"  # of all jobs
         self._dealer = None  # of the GPUs, where Spark does not assign them
         self._profile = None
         if self.gpus_per_rank and is_local(self.cluster):
             names = find_gpus()
             self._dealer = WaitingDealer(GpuDealer(names, self.gpus_per_rank, free_gpus(tuple(names))))
-            self._dealer.num_slots(self.world_size)  # raises if there are too few
+            self._dealer.num_slots(self._ranks.most)  # raises if there are too few
         else:
             self._profile = gpu_profile(self.cluster, self.gpus_per_rank)
         # None wakes the thread that waits.
@@ -83,9 +85,9 @@ class SparkBackend:
 
     @property
     def num_slots(self) -> int:
-        slots = self.cluster.num_task_slots(self._profile) // self.world_size
+        slots = self.cluster.num_task_slots(self._profile) // self._ranks.fewest
         if self._dealer is not None:
-            return min(slots, self._dealer.num_slots(self.world_size))
+            return min(slots, self._dealer.num_slots(self._ranks.fewest))
         # Only a waiting task makes Spark ask for another executor, even for the first.
         return slots + 1 if self.cluster.can_grow() else slots
 
@@ -138,19 +140,19 @@ class SparkBackend:
             time.sleep(_ENDED_POLL_S)
 
     def _assignment_size(self) -> Fraction:
-        """The size of an assignment as a fraction of all task slots, or of all GPUs."""
+        """The size of a slot as a fraction of all task slots, or of all GPUs."""
         if self._dealer is not None:
             return Fraction(1, max(1, self.num_slots))
         tasks = self.cluster.num_task_slots(self._profile)
         if self.cluster.can_grow():
-            tasks += self.world_size
-        return Fraction(self.world_size, max(1, tasks))
+            tasks += self._ranks.fewest
+        return Fraction(self._ranks.fewest, max(1, tasks))
 
     def _wait_for_slot(self) -> None:
         """Wait for executors, which register one by one some seconds after the session has started."""
         deadline = time.monotonic() + (0 if is_local(self.cluster) else self.slot_timeout_s)
         announced = False
-        while self.num_slots == 0:
+        while self.num_slots * self._ranks.fewest < self._ranks.most:
             tasks = self.cluster.num_task_slots(self._profile)
             # Spark's own check fails after ten minutes only.
             if time.monotonic() >= deadline:
@@ -162,7 +164,7 @@ class SparkBackend:
                 )
             if not announced:
                 logger.warning(
-                    "resources.world_size is %d, but the cluster runs %d tasks at once; waiting up to %.0f s "
+                    "resources.world_size is %s, but the cluster runs %d tasks at once; waiting up to %.0f s "
                     "for executors",
                     self.world_size,
                     tasks,
@@ -175,25 +177,26 @@ class SparkBackend:
         cancel_until_ended(self.cluster, tag, threads, limit_s=_CANCEL_LIMIT_S)
 
     @contextmanager
-    def _taking_gpus(self) -> Iterator[Callable[[int], tuple[int, ...]]]:
+    def _taking_gpus(self, num_ranks: int) -> Iterator[Callable[[int], tuple[int, ...]]]:
         """Yield what gives each rank of an assignment its GPUs."""
         if self._dealer is None:
             yield gpus_of_spark if self.gpus_per_rank else no_gpus
             return
-        with self._dealer.dealt(self.world_size) as hands:
+        with self._dealer.dealt(num_ranks) as hands:
             yield partial(gpus_of_hand, hands)
 
     def _run(self, assignment: Assignment, tag: str) -> None:
         began = time.perf_counter()
         try:
             self.cluster.tag(tag, self._tag, description=str(assignment))
-            ranks = self.cluster.spark.range(0, self.world_size, 1, self.world_size)
+            num_ranks = self._ranks.ranks(assignment.rung)
+            ranks = self.cluster.spark.range(0, num_ranks, 1, num_ranks)
             # Spark 3.5 does not know the argument.
             profile = {} if self._profile is None else {"profile": self._profile}
-            with self._taking_gpus() as take_gpus:
-                has_barrier = self.world_size > 1 and self.gathering is None
+            with self._taking_gpus(num_ranks) as take_gpus:
+                has_barrier = num_ranks > 1 and self.gathering is None
                 task = partial(
-                    run_task, self.run_rank, assignment, self.world_size, take_gpus, has_barrier=has_barrier
+                    run_task, self.run_rank, assignment, num_ranks, take_gpus, has_barrier=has_barrier
                 )
                 job = ranks.mapInArrow(task, _SCHEMA, barrier=has_barrier, **profile)
                 rows = self._collect(job, assignment, tag)
@@ -231,7 +234,7 @@ class SparkBackend:
             assignment,
             Failure(
                 kind=FailureKind.CAPACITY,
-                message=f"its {self.world_size} ranks did not all find a slot within "
+                message=f"its {self._ranks.most} ranks did not all find a slot within "
                 f"{self.gathering.limit_s:.0f} s; check spark.dynamicAllocation.maxExecutors, and that the "
                 "cluster has room for more executors",
             ),

@@ -306,17 +306,26 @@ def _equip(cluster: Cluster, missing: Container[str]) -> None:
         logger.info("executors do not have %s; sending it to them", package.NAME)
 
 
-def needs_gathering(cluster: Cluster, *, world_size: int, rendezvous: str) -> bool:
+def needs_gathering(cluster: Cluster, *, world_size: int | Mapping[int, int], rendezvous: str) -> bool:
     """Return whether trials have several ranks that Spark cannot start together.
 
     Args:
         rendezvous: `resources.rendezvous`.
 
     Raises:
-        CapacityError: there is no store on the driver either, in which ranks could wait for each other.
+        CapacityError: there is no store on the driver either, in which ranks could wait for each other, or
+            the number of ranks grows with the rung.
     """
     if world_size == 1 or not is_dynamic(cluster):
         return False
+    if not isinstance(world_size, int):
+        raise CapacityError(
+            "must be one number while spark.dynamicAllocation.enabled is true, because Spark starts no "
+            "executors for slots that are kept for a wider trial",
+            key="resources.world_size",
+            value=dict(world_size),
+            cure="Set spark.dynamicAllocation.enabled to false, or use one number of ranks",
+        )
     if cluster.driver_host is None or rendezvous == "spark":
         raise CapacityError(
             "must be 1 while spark.dynamicAllocation.enabled is true and ranks cannot meet on the driver "
