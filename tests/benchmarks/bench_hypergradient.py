@@ -49,6 +49,7 @@ FIRST_SEED = 10  # the settings below were chosen on seeds 0 to 9
 DECAY = LearnedParameter(name="weight_decay", low=1e-6, high=10.0, initial=1e-5, by_layer=True)
 LEARNING = Learning(parameters=(DECAY,))
 CONSTANT = replace(LEARNING, every=10**9)
+MIDDLE = replace(CONSTANT, parameters=(replace(DECAY, initial=None),))
 NARROW = (1e-5, 0.1)  # of a search whose user knows more
 
 # In gradients of the training loss. An outer step takes the gradient of the validation loss, the one of the
@@ -79,6 +80,7 @@ The data are scikit-learn's digits, divided anew for each seed: {TRAIN_ROWS} row
 
 - **Learned**: one trial that starts from a weak decay, {DECAY.initial:g} in each layer. One half of the validation rows drives its outer steps. All settings of `search.hypergradient` are the defaults.
 - **Constant**: one trial of the same cost with the decay that the learned one starts from. The difference is what learning achieves.
+- **Middle**: the same with the middle of the range, {MIDDLE.parameters[0].start:.2g}, as a user might guess.
 - **Random search**: up to {RANDOM_TRIALS} trials with random decays, log-uniform over the same range. The trial with the lowest loss on all validation rows counts. Each seed starts all trials from the same weights as the learned one.
 
 The cost is counted in gradients. A product of the Hessian and a vector counts as two, so an outer step costs {OUTER_COST}, and the learned trial of {LENGTHS[0]} steps {cost(LENGTHS[0]):,}. "Together" means that all trials of a search cost as much as the one learned trial; "each" means that every trial does, so the search costs {RANDOM_TRIALS} times as much. The start, the defaults and the {LENGTHS[0]} steps were chosen on seeds 0 to 9, which are not among those below.
@@ -246,6 +248,7 @@ def measure(seed: int) -> dict[int, dict[str, Measured]]:
             found[length] = {
                 "learned": one_trial(table, seed, length, LEARNING),
                 "constant": one_trial(table, seed, cost(length), CONSTANT),
+                "middle": one_trial(table, seed, cost(length), MIDDLE),
             }
         both = {False: RandomSearch(table, seed), True: RandomSearch(table, seed, *NARROW)}
         planned = [(rival, length) for length in LENGTHS for rival in rivals(length)]
@@ -279,7 +282,8 @@ def main() -> None:
             "higher accuracy",
             "p",
         )
-        steps = {"learned": length, "constant": cost(length)} | {r.name: r.steps for r in rivals(length)}
+        constant = {name: cost(length) for name in ("constant", "middle")}
+        steps = {"learned": length} | constant | {r.name: r.steps for r in rivals(length)}
         losses, accuracies = (
             {name: np.array([getattr(m[length][name], field) for m in measured]) for name in steps}
             for field in ("loss", "accuracy")
@@ -296,7 +300,7 @@ def main() -> None:
         page.say()
     page.say("Means over the seeds; p is of Wilcoxon's signed-rank test, two-sided. The seeds, one by one:")
     page.say()
-    names = ["learned", "constant", *(r.name for r in rivals(LENGTHS[0]) if not r.is_narrow)]
+    names = ["learned", "constant", "middle", *(r.name for r in rivals(LENGTHS[0]) if not r.is_narrow)]
     page.heading("seed", *names, "learned decays, by layer")
     for seed, found in enumerate(measured, FIRST_SEED):
         row = found[LENGTHS[0]]
