@@ -67,7 +67,7 @@ def tune(
     max_resource: int | None = None,
     folds: int | None = None,
     method: str | None = None,
-    world_size: int | None = None,
+    world_size: int | Mapping[int, int] | None = None,
     resources: Mapping[str, Any] | None = None,
     storage: str | Path | None = None,
     name: str | None = None,
@@ -115,7 +115,7 @@ def tune(
         max_resource: epochs of a fully trained trial, or of each fold. None: 9.
         folds: cross-validate every trial with so many folds, at least 2, like `data.folds` in a study file.
         method: name of a search method; docs/methods.md compares them. None: "default".
-        world_size: number of ranks per trial. None: 1.
+        world_size: number of ranks per trial, or numbers by rung. None: 1.
         resources: the section `resources` of a study file, such as `{"gpus_per_rank": 1}`.
         storage: the study directory: a path or URL that the driver and all executors can reach. None:
             `studies/<name>`, unless the executors are on other machines.

@@ -11,8 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from spark_hpo.backend.base import Share
-from spark_hpo.backend.ranks import RanksByRung
+from spark_hpo.backend.base import RanksByRung, Share
 from spark_hpo.config import StudyConfig
 from spark_hpo.data.cache.cache_folder import CacheSettings
 from spark_hpo.data.plan.shards import plan_shards

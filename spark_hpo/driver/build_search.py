@@ -42,7 +42,9 @@ def build_search(
         ConfigError: an unknown name, or a setting that does not fit.
     """
     with within("search"):
-        return _build_search(config, space, earlier, sampler, definition)
+        search = _build_search(config, space, earlier, sampler, definition)
+    _check_ranks(config, search.scheduler)
+    return search
 
 
 def _build_search(
@@ -100,6 +102,20 @@ def _build_search(
         seed=config.seed,
         warning=_warning(config, scheduler_name, scheduler),
     )
+
+
+def _check_ranks(config: StudyConfig, scheduler: Scheduler) -> None:
+    """Check that the rungs in which the number of ranks grows exist."""
+    sizes = config.resources.world_size
+    if isinstance(sizes, int) or scheduler.num_rungs is None:
+        return
+    if (highest := max(sizes)) >= scheduler.num_rungs:
+        raise ConfigError(
+            f"names rung {highest}, but the highest rung of this search is {scheduler.num_rungs - 1}",
+            key="resources.world_size",
+            value=dict(sizes),
+            cure="Count rungs from 0, the lowest of a bracket",
+        )
 
 
 def _least(*limits: int | None) -> int | None:

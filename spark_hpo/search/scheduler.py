@@ -49,6 +49,9 @@ class Scheduler(Protocol):
     has_parents: bool = False
     """Opens slots of new trials that start from the checkpoint of another trial."""
 
+    num_rungs: int | None = None
+    """Rungs of its longest bracket; None: not known."""
+
     max_resource: int
     """Epochs of a fully trained trial."""
 

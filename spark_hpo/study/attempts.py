@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
-from spark_hpo.backend.ranks import ONE_RANK, RanksByRung
+from spark_hpo.backend.base import ONE_RANK, RanksByRung
 from spark_hpo.ranking import as_reported
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.study.decider import Decider

@@ -8,8 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from spark_hpo.backend.base import Backend, Share, Unshared
-from spark_hpo.backend.ranks import ONE_RANK, RanksByRung
+from spark_hpo.backend.base import ONE_RANK, Backend, RanksByRung, Share, Unshared
 from spark_hpo.errors import CapacityError
 from spark_hpo.study.attempts import Attempts
 from spark_hpo.study.failures import FailurePolicy, Failures

@@ -248,8 +248,8 @@ def measure(seed: int) -> dict[int, dict[str, Measured]]:
             found[length] = {
                 "learned": one_trial(table, seed, length, LEARNING),
                 "constant": one_trial(table, seed, cost(length), CONSTANT),
-                "middle": one_trial(table, seed, cost(length), MIDDLE),
             }
+        found[LENGTHS[0]]["middle"] = one_trial(table, seed, cost(LENGTHS[0]), MIDDLE)
         both = {False: RandomSearch(table, seed), True: RandomSearch(table, seed, *NARROW)}
         planned = [(rival, length) for length in LENGTHS for rival in rivals(length)]
         for rival, length in sorted(planned, key=lambda pair: pair[0].steps):
@@ -282,8 +282,12 @@ def main() -> None:
             "higher accuracy",
             "p",
         )
-        constant = {name: cost(length) for name in ("constant", "middle")}
-        steps = {"learned": length} | constant | {r.name: r.steps for r in rivals(length)}
+        constant = ("constant", "middle") if length == LENGTHS[0] else ("constant",)
+        steps = (
+            {"learned": length}
+            | dict.fromkeys(constant, cost(length))
+            | {r.name: r.steps for r in rivals(length)}
+        )
         losses, accuracies = (
             {name: np.array([getattr(m[length][name], field) for m in measured]) for name in steps}
             for field in ("loss", "accuracy")

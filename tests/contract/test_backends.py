@@ -196,6 +196,25 @@ class TestSparkBackendOfTwoRanks(BackendContract):
         assert (caught.value.key, caught.value.value) == ("resources.world_size", 3)
 
 
+class TestSparkBackendOfGrowingRanks(BackendContract):
+    @pytest.fixture
+    def backend(self, spark: Any) -> Iterator[Backend]:
+        backend = SparkBackend(cluster_of(spark), train, world_size={0: 1, 1: 2})
+        yield backend
+        backend.close()
+
+    def test_ranks_of_an_assignment_are_those_of_its_rung(self, backend: Backend) -> None:
+        assert backend.num_slots == 2
+        for trial_id, rung, ranks in ((1, 0, 1), (2, 1, 2), (3, 4, 2), (4, 0, 1)):
+            backend.submit(replace(self.assignment(trial_id), rung=rung))
+            assert self.next_report(backend).metrics["world_size"] == ranks
+
+    def test_backend_refuses_more_ranks_in_a_high_rung_than_slots_at_once(self, spark: Any) -> None:
+        with pytest.raises(CapacityError) as caught:
+            SparkBackend(cluster_of(spark), train, world_size={0: 1, 2: 3})
+        assert (caught.value.key, caught.value.value) == ("resources.world_size", {0: 1, 2: 3})
+
+
 class TestConnectBackend(BackendContract):
     world_size = 1
 

@@ -158,6 +158,16 @@ class TestLocalBackendOfTwoRanks(BackendContract):
         metrics = self.next_report(backend).metrics
         assert (metrics["rank"], metrics["world_size"]) == (0, 2)
 
+    def test_ranks_of_an_assignment_are_those_of_its_rung(self, two_cores: None) -> None:
+        backend = LocalBackend(train, world_size={0: 1, 2: 2})
+        try:
+            assert backend.num_slots == 2
+            for trial_id, rung, ranks in ((1, 0, 1), (2, 2, 2), (3, 1, 1)):
+                backend.submit(replace(self.assignment(trial_id), rung=rung))
+                assert self.next_report(backend).metrics["world_size"] == ranks
+        finally:
+            backend.close()
+
     def test_death_of_a_rank_ends_its_peer(self, backend: Backend, tmp_path: Path) -> None:
         backend.submit(self.assignment(1, die=1, pid=str(tmp_path), seconds=LIMIT_S))
         began = time.monotonic()

@@ -19,13 +19,12 @@ from fractions import Fraction
 
 import cloudpickle
 
-from spark_hpo.backend.base import RankFunction, SharedSlots, merge_reports
+from spark_hpo.backend.base import RankFunction, RanksByRung, SharedSlots, merge_reports
 from spark_hpo.backend.local.machine import num_cores, num_out_of_memory_kills
 from spark_hpo.backend.local.messages import Ended
 from spark_hpo.backend.local.rank import Orders
 from spark_hpo.backend.local.server_process import ServerProcess
 from spark_hpo.backend.machine_gpus import GpuDealer, Hand, find_gpus, free_gpus
-from spark_hpo.backend.ranks import RanksByRung
 from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
 
 logger = logging.getLogger(__name__)

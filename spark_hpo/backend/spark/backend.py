@@ -15,9 +15,8 @@ from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from spark_hpo.backend.base import RankFunction, SharedSlots, merge_reports
+from spark_hpo.backend.base import RankFunction, RanksByRung, SharedSlots, merge_reports
 from spark_hpo.backend.machine_gpus import GpuDealer, WaitingDealer, find_gpus, free_gpus
-from spark_hpo.backend.ranks import RanksByRung
 from spark_hpo.backend.spark.cluster import Cluster, cancel_until_ended, is_local, slots_key
 from spark_hpo.backend.spark.gathering import Gathering, Superseded, TooFewRanks
 from spark_hpo.backend.spark.gpus import gpu_profile

@@ -176,6 +176,7 @@ class AsyncScheduler(Scheduler, ABC):
     def __post_init__(self) -> None:
         check_resources(self.min_resource, self.max_resource, self.reduction_factor, self.max_trials)
         self.levels = resource_levels(self.min_resource, self.max_resource, self.reduction_factor)
+        self.num_rungs = len(self.levels)
         self.brackets = self._open_brackets()
         self._num_trials = 0
         self._closed = False

@@ -39,6 +39,7 @@ class MedianStoppingScheduler(Scheduler):
         check_resources(self.min_resource, self.max_resource, 2, self.max_trials)
         require_integer("num_startup_trials", self.num_startup_trials, 1)
         self.levels = interval_levels(self.interval, self.min_resource, self.max_resource)
+        self.num_rungs = len(self.levels)
         self._means: list[list[Score]] = [[] for _ in self.levels]  # by step, ascending
         self._scores: dict[int, list[Score]] = {}  # of trials that may continue
         self._ready: list[tuple[int, int]] = []  # (trial, its next step)

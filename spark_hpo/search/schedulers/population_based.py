@@ -58,6 +58,7 @@ class PopulationBasedScheduler(Scheduler):
         require_integer("population_size", self.population_size, 2)
         require_number("quantile", self.quantile, above=0, high=0.5)
         self.levels = interval_levels(self.interval, self.min_resource, self.max_resource)
+        self.num_rungs = len(self.levels)
         self._scores: list[list[Score]] = [[] for _ in self.levels]  # by step, ascending
         self._members: dict[int, _Member] = {}
         self._running: set[int] = set()

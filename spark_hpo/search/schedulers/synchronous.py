@@ -23,6 +23,7 @@ class FullScheduler(BracketScheduler):
     reduction_factor: int = field(default=2, init=False)
 
     def _plan(self) -> Iterator[tuple[Rung, ...]]:
+        self.num_rungs = 1
         size = sys.maxsize if self.max_trials is None else self.max_trials
         return iter([(Rung(size, self.max_resource),)])
 
@@ -46,6 +47,7 @@ class SuccessiveHalvingScheduler(BracketScheduler):
         require_integer("num_trials", num_trials, 1)
         levels = resource_levels(self.min_resource, self.max_resource, self.reduction_factor)
         self.rungs = bracket_rungs(num_trials, levels, self.reduction_factor)
+        self.num_rungs = len(levels)
         return repeat(self.rungs)
 
 
@@ -66,4 +68,5 @@ class HyperbandScheduler(BracketScheduler):
         self.brackets = hyperband_rungs(
             self.min_resource, self.max_resource, self.reduction_factor, Rounding(self.rounding)
         )
+        self.num_rungs = len(self.brackets[0])
         return cycle(self.brackets)

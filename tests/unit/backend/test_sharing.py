@@ -177,3 +177,31 @@ def test_open_share_without_shared_slots_takes_all() -> None:
     with open_share(None, weight=1.0) as share:
         assert share.num_slots(3) == 3
         assert share.take(100)
+
+
+def test_slots_are_kept_for_a_wide_assignment_of_another_study() -> None:
+    pool = SlotPool(clock=lambda: 0.0)
+    slots = SharedSlots(key="any", size=lambda: Fraction(1, 4), wake=lambda: None)
+    with pool.joined(slots, weight=1) as ours, pool.joined(slots, weight=1) as others:
+        assert ours.take(0)
+        assert others.take(0)
+        assert ours.take(1)
+        assert not ours.hold(1, 3)  # one slot each is in use, so 2 are free
+        assert not others.take(1)
+        assert not ours.hold(1, 3)
+        others.rest(0)
+        assert ours.hold(1, 3)
+        assert not others.take(0)
+
+
+def test_two_wide_assignments_do_not_block_each_other() -> None:
+    pool = SlotPool(clock=lambda: 0.0)
+    slots = SharedSlots(key="any", size=lambda: Fraction(1, 4), wake=lambda: None)
+    with pool.joined(slots, weight=1) as ours, pool.joined(slots, weight=1) as others:
+        assert ours.take(0)
+        assert others.take(0)
+        assert ours.hold(0, 3)
+        assert not others.hold(0, 4)
+        ours.rest(0)
+        assert others.hold(0, 4)
+        assert not ours.take(0)
