@@ -94,8 +94,8 @@ for name, data in {"frame": rows, "csv": "rows.csv", "parquet": "rows.parquet"}.
     mlflow.set_tracking_uri("sqlite:///studies/mlflow.db")
     answers = mlflow.pyfunc.load_model(result.model.uri).predict(rows.drop(columns="leaves"))
     assert set(answers["prediction"]) <= {"yes", "no"} and len(answers) == 400
-best = spark_hpo.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=2).best_value
-assert 0 <= best <= 1
+best = spark_hpo.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=2).to_optuna()
+assert 0 <= best.best_value <= 1
 try:
     spark_hpo.tune("tabular", space, data={"query": "SELECT 1"}, label="x", metric="loss", mode="min")
 except spark_hpo.ConfigError as exc:
