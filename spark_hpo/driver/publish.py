@@ -232,7 +232,8 @@ def _requirements(code: Code) -> tuple[str, ...]:
 def _code_paths(plan: StudyPlan, model: Path, folder: Path) -> list[Path]:
     """Copy the code that is stored with a model: the user's, and what the model needs of this package."""
     code = _user_code(plan, folder)
-    names = {predictor.__name__, plan.code.reference.partition(":")[0]}
+    # A reference may be the name of a task that ships with the package.
+    names = {predictor.__name__, plan.code.reference.partition(":")[0], plan.code.trainable.__module__}
     if plan.code.by_value:
         names |= possible_modules((model / predictor.PICKLED_TASK).read_bytes())
     return [copy_needed(package.as_folder(folder / "whole"), names, code, folder), *code]
