@@ -80,6 +80,7 @@ def test_two_ranks_train_together_and_survive_the_death_of_one(
 FIRST_STUDIES = """
 import mlflow, numpy as np, pandas as pd
 import spark_hpo
+from spark_hpo.errors import ConfigError
 
 rng = np.random.default_rng(0)
 rows = pd.DataFrame({"age": rng.integers(18, 70, 400), "job": rng.choice(["cook", "smith", "clerk"], 400)})
@@ -98,7 +99,7 @@ best = spark_hpo.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_
 assert 0 <= best.best_value <= 1
 try:
     spark_hpo.tune("tabular", space, data={"query": "SELECT 1"}, label="x", metric="loss", mode="min")
-except spark_hpo.ConfigError as exc:
+except ConfigError as exc:
     assert "Java" in str(exc), exc
 else:
     raise AssertionError("a query was answered without Spark")
