@@ -166,3 +166,57 @@ def test_auto_takes_spark_where_there_is_one(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert with_backend(clusters_study(folder, backend="auto", spark=settings)).backend == chosen
+
+
+GROWING = """
+import os, pathlib, signal
+import torch.distributed as dist
+from spark_hpo.train.tasks.tabular import TabularTask
+
+class Growing(TabularTask):
+    steps = 0
+
+    def training_loss(self, outputs, batch):
+        if outputs.requires_grad and dist.is_initialized():
+            Growing.steps += 1
+            if dist.get_rank() == 1 and Growing.steps == 3 and not MARK.exists():
+                MARK.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self.loss(outputs, batch)
+"""
+
+
+@pytest.mark.slow
+def test_study_whose_ranks_grow_with_the_rung_ends_with_the_results_of_one_rank(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A whole split is a batch, so that every step has the same rows. A wide assignment resumes within."""
+    (folder / "growing.py").write_text(
+        f"import pathlib\nMARK = pathlib.Path({str(folder / 'killed')!r})\n{GROWING}"
+    )
+    found = {}
+    for name, world_size in (("one", 1), ("growing", {0: 1, 1: 2})):
+        config = clusters_study(
+            folder,
+            study_dir=str(folder / name),
+            backend="local",
+            task=f"{folder}/growing.py:Growing",
+            search={"method": "asha", "max_resource": 9},
+            budget={"trials": 5},
+            training={"batch_size": 120, "checkpoint_every": {"epochs": 1}},
+            resources={"max_concurrent": 1, "world_size": world_size},
+        )
+        found[name] = run_study(config)
+    assert (folder / "killed").exists()
+    assert "was lost (the process of rank 1 was killed by SIGKILL)" in caplog.text
+    ones, wide = (found[name].record.trials for name in ("one", "growing"))
+    assert max(trial.rung for trial in wide.values()) >= 1
+    assert list(ones) == list(wide)
+    for one, growing in zip(ones.values(), wide.values(), strict=True):
+        assert (one.trial_id, one.resource, one.params) == (
+            growing.trial_id,
+            growing.resource,
+            growing.params,
+        )
+        assert growing.metrics == pytest.approx(one.metrics, rel=1e-4)
+    assert found["growing"].test == pytest.approx(found["one"].test, rel=1e-4)
