@@ -54,7 +54,7 @@ test-hosts: setup java  ## studies on three hosts (network namespaces): ports, c
 test-first-studies: setup java  ## prepare, init and run on real tables, beside scikit-learn; seven minutes
 	$(BIN)/python -m pytest -s tests/first_studies
 
-fuzz: setup  ## the property tests with new examples, and ten times as many; a quarter of an hour
+fuzz: setup  ## the property tests with new examples, and twenty times as many; a quarter of an hour
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout 1800 tests/unit tests/contract/test_schedulers.py
 
 lint: setup  ## style, types, imports
