@@ -121,6 +121,15 @@ def _restored_logging() -> Iterator[None]:
     logger.propagate, logger.handlers[:] = before[1:]
 
 
+@pytest.fixture(autouse=True)
+def _restored_mlflow_address() -> Iterator[None]:
+    """Undo `mlflow.set_tracking_uri`, which holds for the whole process."""
+    yield
+    mlflow = sys.modules.get("mlflow.tracking._tracking_service.utils")
+    if mlflow is not None and mlflow._tracking_uri is not None:
+        mlflow.set_tracking_uri(None)
+
+
 @pytest.fixture(scope="session")
 def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A database for all tests that can share one."""

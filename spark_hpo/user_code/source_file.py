@@ -8,8 +8,9 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from spark_hpo.errors import ConfigError
 
@@ -57,13 +58,13 @@ class SourceFile:
         folder = str(self.path.parent)
         if sys.path[0] != folder:
             sys.path.insert(0, folder)  # the file may import modules beside it
-        spec = importlib.util.spec_from_file_location(self.module, self.path)
+        loader = _Compiler(self.module, str(self.path))
+        spec = importlib.util.spec_from_file_location(self.module, self.path, loader=loader)
         assert spec is not None, "the name of the file ends in .py"
-        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[self.module] = module  # before it runs: dataclasses look their module up
         try:
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
         except BaseException:  # a module that failed must not count as imported
             del sys.modules[self.module]
             raise
@@ -71,6 +72,13 @@ class SourceFile:
     def copy_to(self, folder: Path) -> Path:
         """Copy the file to a folder, under the name by which it is imported."""
         return Path(shutil.copyfile(self.path, folder / f"{self.module}.py"))
+
+
+class _Compiler(SourceFileLoader):
+    """Compiles the file each time: cached bytecode may be of another content of the same size and time."""
+
+    def path_stats(self, path: str) -> Any:
+        raise OSError("no bytecode is read or written without the time of the file")
 
 
 def read_code(path: Path, *, key: str, value: str) -> bytes:

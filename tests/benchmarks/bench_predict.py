@@ -23,7 +23,7 @@ from spark_hpo.cli.predict import SETTINGS
 from spark_hpo.data.schema import ColumnKind, Feature, Label, OriginalColumn, TableSchema
 from spark_hpo.data.table import Table
 from spark_hpo.driver.predict import ModelFolder, predict_table
-from spark_hpo.train import predictor
+from spark_hpo.train import model_folder, predictor
 from spark_hpo.train.reference import Code
 from spark_hpo.train.tasks.tabular import TabularTask
 from tests.benchmarks.page import FOLDER, Page, machine
@@ -69,7 +69,7 @@ def write_model(folder: Path, example: pd.DataFrame) -> tuple[ModelFolder, Path]
     from mlflow.models import infer_signature
 
     state = TabularTask(PARAMS, schema()).build_model().state_dict()
-    predictor.export(
+    model_folder.export(
         folder / "ours",
         code=Code.named("tabular"),
         params=PARAMS,

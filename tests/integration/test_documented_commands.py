@@ -34,8 +34,8 @@ DECLARED = (
     *("org.apache.spark.deploy.k8s.Config$", "org.apache.spark.sql.internal.SQLConf$"),
     *("org.apache.spark.sql.internal.StaticSQLConf$", "org.apache.spark.sql.connect.config.Connect$"),
 )
-# Of the client of Spark Connect, which is Python's.
-ELSEWHERE = ("spark.remote",)
+# Read without an entry in the registry: by the client of Spark Connect, and by name.
+ELSEWHERE = ("spark.remote", "spark.port.maxRetries")
 
 
 def commands() -> list[tuple[str, str]]:

@@ -8,8 +8,6 @@ import os
 import socket
 from collections.abc import Iterator
 
-import psutil
-
 _VARIABLE = "GLOO_SOCKET_IFNAME"
 
 
@@ -38,6 +36,8 @@ def _interface(address: str) -> str | None:
     """Return the interface with an address; None if gloo needs no help."""
     if ipaddress.ip_address(address).is_loopback or not _host_name_is_loopback():
         return None  # every rank is on this machine, or the host name has an address that others reach
+    import psutil
+
     for name, entries in psutil.net_if_addrs().items():
         if any(entry.address.partition("%")[0] == address for entry in entries):
             return name

@@ -28,7 +28,7 @@ from spark_hpo.data.table import Table, open_table
 from spark_hpo.errors import ConfigError, DataError, TrialError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import predictor
+from spark_hpo.train import model_folder, predictor
 from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.constant import constant_answer
 from spark_hpo.train.rank import RankSpec
@@ -170,7 +170,7 @@ def test_scaled_error_divides_by_the_naive_error_within_the_history(table: Table
 def test_exported_model_forecasts_from_a_row_of_the_table(table: Table, tmp_path: Path) -> None:
     spec, report = trained(table, tmp_path, {"units": 8}, epochs=1)
     path = str(report.checkpoint)
-    predictor.export(
+    model_folder.export(
         tmp_path / "model",
         code=Code.named("forecast"),
         params={"units": 8},

@@ -25,7 +25,7 @@ from spark_hpo.driver.plan import check_table, plan_study
 from spark_hpo.errors import ConfigError, DataError, TrialError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import predictor
+from spark_hpo.train import model_folder, predictor
 from spark_hpo.train.label_statistics import label_statistics
 from spark_hpo.train.loop import Trainer
 from spark_hpo.train.reference import Code
@@ -152,7 +152,7 @@ def test_row_weight_is_not_a_feature(url: str, tmp_path: Path) -> None:
     assert [feature.name for feature in table.schema.features] == ["x"]
     params = {"hidden_units": 4}
     model = TabularTask(params, table.schema).build_model()
-    predictor.export(
+    model_folder.export(
         tmp_path,
         code=Code.named("tabular"),
         params=params,

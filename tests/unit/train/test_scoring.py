@@ -14,7 +14,7 @@ from spark_hpo.data.schema import ColumnKind, Feature, Label, OriginalColumn, Ta
 from spark_hpo.data.table import Table
 from spark_hpo.data.text_forms import TextForm
 from spark_hpo.errors import DataError
-from spark_hpo.train import predictor, scoring
+from spark_hpo.train import model_folder, scoring
 from spark_hpo.train.reference import Code
 from spark_hpo.train.tasks.tabular import TabularTask
 
@@ -41,7 +41,7 @@ ROWS = pd.DataFrame(
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     state = TabularTask({}, SCHEMA).build_model().state_dict()
-    predictor.export(
+    model_folder.export(
         folder,
         code=Code.named("tabular"),
         params={},

@@ -19,7 +19,7 @@ from spark_hpo.data.table import Table, first_rows, open_table
 from spark_hpo.errors import DataError, TrialError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import predictor
+from spark_hpo.train import model_folder, predictor
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.reference import Code
 from spark_hpo.train.tasks.sequence import SequenceTask
@@ -139,7 +139,7 @@ def test_sequence_task_exports_a_network_with_equal_predictions(model: str, tmp_
     params = {"model": model, "units": 6}
     torch.manual_seed(0)
     network = SequenceTask(params, table.schema).build_model()
-    predictor.export(
+    model_folder.export(
         tmp_path / "model",
         code=Code.named("sequence"),
         params=params,

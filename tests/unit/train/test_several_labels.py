@@ -29,7 +29,7 @@ from spark_hpo.driver.precheck import check_study
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import predictor
+from spark_hpo.train import model_folder, predictor
 from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.label_statistics import label_statistics
 from spark_hpo.train.rank import RankSpec
@@ -165,7 +165,7 @@ def test_task_learns_all_labels_and_predicts_raw_rows(url: str, tmp_path: Path) 
         metrics["sold_loss"] + metrics["price_loss"] + metrics["colour_loss"], rel=1e-5
     )
     assert report.checkpoint is not None
-    predictor.export(
+    model_folder.export(
         tmp_path / "model",
         code=Code.named("tabular"),
         params={"hidden_units": 16},

@@ -28,7 +28,7 @@ from spark_hpo.data.table import Table, open_table
 from spark_hpo.errors import ConfigError, DataError, TrialError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.train import predictor
+from spark_hpo.train import model_folder, predictor
 from spark_hpo.train.checkpoints import checkpoint
 from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.reference import Code
@@ -124,7 +124,7 @@ def test_exported_model_needs_neither_the_package_nor_the_hub(
     folder, table, report = study
     assert report.checkpoint is not None
     state = checkpoint.load(Storage(folder / "study"), report.checkpoint)
-    predictor.export(
+    model_folder.export(
         folder / "model",
         code=Code.named("text"),
         params=FAST,
