@@ -17,7 +17,7 @@ from spark_hpo.data.stored_ranges import stored_ranges
 from spark_hpo.data.table import Table, first_rows
 from spark_hpo.driver.build import training_settings
 from spark_hpo.driver.plan import StudyPlan
-from spark_hpo.driver.served_code import copy_needed, possible_modules
+from spark_hpo.driver.served_code import LOADER, possible_modules, write_loader
 from spark_hpo.errors import CheckpointError, SparkHpoError
 from spark_hpo.ranking import pareto_front
 from spark_hpo.report import leaderboard
@@ -137,7 +137,7 @@ def publish_model(
         )
         files = ModelFiles(
             model_dir=Path(folder),
-            loader_module=predictor.__name__,
+            loader_module=LOADER,
             input_example=first_rows(table, Split.TEST, EXAMPLE_ROWS),
             inputs=[
                 ModelInput(name=i.name, type=i.type, is_required=i.is_required)
@@ -232,11 +232,10 @@ def _requirements(code: Code) -> tuple[str, ...]:
 def _code_paths(plan: StudyPlan, model: Path, folder: Path) -> list[Path]:
     """Copy the code that is stored with a model: the user's, and what the model needs of this package."""
     code = _user_code(plan, folder)
-    # A reference may be the name of a task that ships with the package.
-    names = {predictor.__name__, plan.code.reference.partition(":")[0], plan.code.trainable.__module__}
+    names = {predictor.__name__, plan.code.reference.partition(":")[0]}
     if plan.code.by_value:
         names |= possible_modules((model / predictor.PICKLED_TASK).read_bytes())
-    return [copy_needed(package.as_folder(folder / "whole"), names, code, folder), *code]
+    return [*write_loader(package.as_folder(folder / "whole"), names, code, folder), *code]
 
 
 def _user_code(plan: StudyPlan, folder: Path) -> list[Path]:

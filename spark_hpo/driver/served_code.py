@@ -1,4 +1,8 @@
-"""The part of this package that a registered model needs to answer, where the package is not installed."""
+"""The code that a registered model brings along: what it needs to answer where this package is not installed.
+
+MLflow puts the folder of a model's code in front of everything else that a process can import. A part of this
+package would hide the installed one there, so it lies one folder deeper, and a small module loads the model.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,43 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from spark_hpo.train.built_in import BUILT_IN_TASKS
+
+LOADER = "spark_hpo_model"  # a module
+PARTS = "spark_hpo_parts"  # a folder
 _PACKAGE = "spark_hpo"
+_LOADER_CODE = f'''"""Loads a model with the installed {_PACKAGE}, or else with the part of it here."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("{_PACKAGE}") is None:
+    sys.path.append(str(Path(__file__).parent / "{PARTS}"))
+
+from {_PACKAGE}.train.predictor import _load_pyfunc
+'''
 _PUBLIC = "_MODULES"  # in __init__.py: the module of each public name
 
 
 # A served model is not measured on a table, which takes readers and the training loop.
 _NOT_SERVED = "spark_hpo.train.model_metrics"
+
+
+def write_loader(source: Path, names: Iterable[str], code: Iterable[Path], target: Path) -> list[Path]:
+    """Write the module `LOADER`, which has `_load_pyfunc`, and the folder `PARTS` beside it.
+
+    Arguments as for `copy_needed`. All tasks that ship with the package are included, so that a process may
+    load several models with the parts of the first one.
+
+    Returns:
+        The paths that MLflow has to store.
+    """
+    loader, parts = target / f"{LOADER}.py", target / PARTS
+    loader.write_text(_LOADER_CODE, encoding="utf-8")
+    tasks = (reference.partition(":")[0] for reference in BUILT_IN_TASKS.values())
+    copy_needed(source, [*names, *tasks], code, parts)
+    return [loader, parts]
 
 
 def copy_needed(source: Path, names: Iterable[str], code: Iterable[Path], target: Path) -> Path:

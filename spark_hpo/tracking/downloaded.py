@@ -12,7 +12,7 @@ from spark_hpo.redact import hide, one_line, redact
 from spark_hpo.tracking.connection import resolve
 from spark_hpo.tracking.environment import STARTING, environment, quiet
 
-LOADER = "spark_hpo.train.predictor"
+LOADERS = ("spark_hpo_model", "spark_hpo.train.predictor")  # the second one of earlier versions
 
 
 def download_model(uri: str, folder: Path, *, tracking_uri: str | None = None) -> Path:
@@ -77,6 +77,6 @@ def loader_folders(folder: Path) -> tuple[Path, Path | None] | None:
     from mlflow.models import Model
 
     flavor = Model.load(str(folder)).flavors.get("python_function", {})
-    if flavor.get("loader_module") != LOADER:
+    if flavor.get("loader_module") not in LOADERS:
         return None
     return folder / flavor["data"], folder / flavor["code"] if flavor.get("code") else None

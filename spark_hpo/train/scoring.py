@@ -33,7 +33,8 @@ def packed(model: Path, code: Path | None) -> bytes:
             for file in sorted(root.rglob("*")):
                 place = file.relative_to(root)
                 # Executors have this package.
-                is_needed = place.parts[0] != "spark_hpo" and file.name not in (PROGRAM_FILE, NOTE_FILE)
+                is_package = place.parts[0].startswith("spark_hpo")
+                is_needed = not is_package and file.name not in (PROGRAM_FILE, NOTE_FILE)
                 if file.is_file() and is_needed:
                     archive.write(file, f"{folder}/{place}")
     return buffer.getvalue()

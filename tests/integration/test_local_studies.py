@@ -93,7 +93,8 @@ for name, data in {"frame": rows, "csv": "rows.csv", "parquet": "rows.parquet"}.
     result = spark_hpo.tune("tabular", space, data=data, label="leaves", metric="accuracy", mode="max",
                             trials=1, max_resource=1, name=name)
     mlflow.set_tracking_uri("sqlite:///studies/mlflow.db")
-    answers = mlflow.pyfunc.load_model(result.model.uri).predict(rows.drop(columns="leaves"))
+    given = pd.read_csv(data) if name == "csv" else rows  # a CSV has texts, where a DataFrame has times
+    answers = mlflow.pyfunc.load_model(result.model.uri).predict(given.drop(columns="leaves"))
     assert set(answers["prediction"]) <= {"yes", "no"} and len(answers) == 400
 best = spark_hpo.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=2).to_optuna()
 assert 0 <= best.best_value <= 1

@@ -22,7 +22,7 @@ from spark_hpo.study.callback import Callback
 from spark_hpo.trial import Report, Trial
 
 SLOTS = 4
-TRIALS = {"heavy": 14, "light": 26, "late": 10}
+TRIALS = {"heavy": 40, "light": 40, "late": 20}
 SHARES = {"heavy": 2.0, "light": 1.0, "late": 1.0}
 RANKS = {"one": 1, "two": 2, "three": 3}
 TRIALS_OF_RANKS = 3

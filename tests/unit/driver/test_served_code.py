@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import cloudpickle
 
-from spark_hpo.driver.served_code import copy_needed, possible_modules
+from spark_hpo.driver.served_code import copy_needed, possible_modules, write_loader
 from spark_hpo.train.built_in import BUILT_IN_TASKS
 
 PACKAGE = Path(__file__).parents[3] / "spark_hpo"
@@ -20,13 +21,35 @@ def modules(folder: Path) -> set[str]:
     return {str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.py")}
 
 
-def test_copy_has_what_the_shipped_tasks_import(tmp_path: Path) -> None:
-    tasks = [reference.partition(":")[0] for reference in BUILT_IN_TASKS.values()]
-    copy = copy_needed(PACKAGE, [PREDICTOR, *tasks], [], tmp_path)
-    imports = "\n".join(f"import {name}" for name in (PREDICTOR, *tasks))
-    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{imports}\nprint({PREDICTOR}.__file__)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == str(copy / "train" / "predictor.py"), done.stderr
+def first_line(program: str, folder: Path, *options: str) -> str:
+    """Run a program as MLflow runs a model: with the folder of its code in front."""
+    lines = f"import sys; sys.path.insert(0, {str(folder)!r})\n{program}"
+    done = subprocess.run(
+        [sys.executable, *options, "-c", lines], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_loader_takes_its_own_part_of_the_package_where_none_is_installed(tmp_path: Path) -> None:
+    write_loader(PACKAGE, [PREDICTOR], [], tmp_path)
+    tasks = {reference.partition(":")[0] for reference in BUILT_IN_TASKS.values()}
+    site = sysconfig.get_path("purelib")
+    program = (
+        f"sys.path.append({site!r})\nimport spark_hpo_model\nimport {', '.join(sorted(tasks))}\n"
+        f"print(sys.modules[spark_hpo_model._load_pyfunc.__module__].__file__)"
+    )
+    # Without site, the editable package is not found.
+    found = first_line(program, tmp_path, "-I", "-S")
+    assert found == str(tmp_path / "spark_hpo_parts/spark_hpo/train/predictor.py")
+
+
+def test_loader_leaves_the_installed_package_whole(tmp_path: Path) -> None:
+    write_loader(PACKAGE, [PREDICTOR], [], tmp_path)
+    program = (
+        "import spark_hpo_model\nfrom spark_hpo import tune\nprint(sys.modules[tune.__module__].__file__)"
+    )
+    assert first_line(program, tmp_path) == str(PACKAGE / "tuning.py")
 
 
 def test_copy_leaves_out_what_only_a_study_needs(tmp_path: Path) -> None:

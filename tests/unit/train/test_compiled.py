@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch._inductor.config
 from torch import Tensor, nn
 
 from spark_hpo.data.cache.cache_folder import CacheSettings
@@ -136,6 +135,8 @@ def test_trials_share_compiled_code(tmp_path: Path) -> None:
 @pytest.fixture
 def _no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "code"))
+    import torch._inductor.config  # names a cache folder of its own when it is imported
+
     with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
         yield
 
