@@ -173,7 +173,7 @@ class Frames(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverContext:
-    """What an assignment may use that runs in a thread of the driver. Never leaves this process."""
+    """What the driver offers to an assignment that runs in one of its threads. It is never pickled."""
 
     spark: SparkSession
     num_slots: int  # task slots that are reserved for the assignment

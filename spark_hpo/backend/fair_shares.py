@@ -99,7 +99,7 @@ class FairQueue:
         claim.running, claim.size = running, size
 
     def next(self) -> Claim | None:
-        """Return the claim whose turn it is, even if its assignment does not fit yet; None: nobody wants."""
+        """Return the claim that is next, even if its assignment does not fit yet; None: no claim waits."""
         mean_s = self._mean_s()
         best: Claim | None = None
         best_key = (-math.inf, 0)
@@ -115,7 +115,7 @@ class FairQueue:
         return claim.size <= self.free
 
     def hold(self, claim: Claim, *, slots: int) -> bool:
-        """Use several slots, if so many are free; otherwise keep those that become free."""
+        """Use several slots if they are free; otherwise keep slots as they become free."""
         # Slots that are kept for another study are not in use: else two such studies would block each other.
         used = sum((other.running * other.size for other in self.claims), Fraction(0))
         if used + slots * claim.size > 1:

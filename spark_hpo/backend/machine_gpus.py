@@ -77,7 +77,7 @@ class Hand:
 
 
 class FreeGpus:
-    """What is free of each GPU, from 0 to 1. Studies of one process share it. Thread-safe."""
+    """The free share of each GPU, 0..1, for all studies of this process. Thread-safe."""
 
     def __init__(self, count: int) -> None:
         self._free = [Fraction(1)] * count

@@ -107,7 +107,7 @@ class Member:
     pool: SlotPool
     slots: SharedSlots
     claim: Claim
-    asked_at: float | None = None  # when it was told that it may start an assignment, until it answers
+    asked_at: float | None = None  # when it was offered a slot; None: no offer is open
 
     @property
     def num_studies(self) -> int:

@@ -87,10 +87,10 @@ class StudyConfig(Section):
     stopping: StoppingConfig = StoppingConfig()
     training: TrainingConfig = TrainingConfig()
     backend: Literal["auto", "spark", "driver", "local", "inline"] = "spark"
-    """Where trials run: `spark`; `driver`, in threads of the driver, for training functions that run Spark
-    jobs of their own (`docs/spark-ml.md`); `local`, in processes of this machine, without Spark or Java;
-    `auto`, which is `spark` where a session runs or a cluster is named, else `local`; `inline`, one after the
-    other in the driver, for debugging."""
+    """Where trials run. `spark`: on executors. `local`: in processes of this machine, without Spark or Java.
+    `auto`: `spark` if a session runs or a cluster is named, else `local`. `driver`: in threads of the driver,
+    for training functions that start Spark jobs (`docs/spark-ml.md`). `inline`: one after the other in the
+    driver, for debugging."""
     resources: ResourcesConfig = ResourcesConfig()
     spark: dict[str, str] = {}
     """Spark settings, used if the study has to start a session."""

@@ -21,8 +21,8 @@ class NotifyConfig(Section):
     events: Annotated[
         tuple[Literal["end", "failure", "stall", "best"], ...], FromList, Field(min_length=1)
     ] = ("end", "failure", "stall")
-    """What to report: `end`, the study has ended; `failure`, its driver has ended with an error or was
-    interrupted; `stall`, no trial has reported for `stall_s`; `best`, a trial is the best so far."""
+    """What to report. `end`: the study has ended. `failure`: an error or an interrupt has ended its driver.
+    `stall`: no trial has reported for `stall_s`. `best`: a trial is the best so far."""
     stall_s: PositiveNumber = 3600.0
     """Seconds without a report after which a study counts as stalled."""
     key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None

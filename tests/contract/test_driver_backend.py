@@ -36,7 +36,7 @@ def run(assignment: Assignment, *, driver: DriverContext, **others: Any) -> Repo
             sleep(driver.spark, seconds)
         if "pool" in params:
             notes["pool"] = driver.spark.sparkContext.getLocalProperty("spark.scheduler.pool")
-    except Exception as exc:
+    except Exception as exc:  # of Spark, when its job is cancelled
         failure = Failure(kind=FailureKind.TRIAL, message=str(exc), traceback=str(exc))
         return Report.failed(assignment, failure)
     if "meet" in params:

@@ -46,7 +46,7 @@ def ranks(size: int, body: Callable[[World], Any], folder: str) -> list[Any]:
             dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
             results.put((rank, body(World(rank=rank, size=size, device=torch.device("cpu")))))
             dist.barrier()
-        except BaseException:
+        except BaseException:  # whatever ends a rank: the test shows it
             results.put((rank, traceback.format_exc()))
         sys.stdout.flush()
 
@@ -139,7 +139,7 @@ def main(folder: str, url: str) -> None:
         broken = storage if world.rank == 0 else Storage(f"{folder}/a-file")
         try:
             sharded.save(broken, PATH, state_of(model, optimizer, world), world)
-        except Exception as exc:
+        except Exception as exc:  # the test names the type that it expects
             return type(exc).__name__
 
     saved = ranks(2, save, folder)

@@ -87,7 +87,7 @@ class Gathering:
         Thread(target=watch, name="spark_hpo-gathering", daemon=True).start()
         try:
             return job()
-        except Exception as exc:
+        except Exception as exc:  # Spark reports a cancelled job by several types
             if late.is_set():
                 raise TooFewRanks from exc
             raise

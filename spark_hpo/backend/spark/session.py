@@ -313,8 +313,8 @@ def needs_gathering(cluster: Cluster, *, world_size: int | Mapping[int, int], re
         rendezvous: `resources.rendezvous`.
 
     Raises:
-        CapacityError: there is no store on the driver either, in which ranks could wait for each other, or
-            the number of ranks grows with the rung.
+        CapacityError: ranks would have to meet in a store on the driver, and there is none, or their number
+            grows with the rung.
     """
     if world_size == 1 or not is_dynamic(cluster):
         return False
