@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from spark_hpo.backend.machine_gpus import GpuDealer, WaitingDealer, find_gpus, 
 from spark_hpo.backend.spark.cluster import Cluster, cancel_until_ended, is_local, slots_key
 from spark_hpo.backend.spark.gathering import Gathering, Superseded, TooFewRanks
 from spark_hpo.backend.spark.gpus import gpu_profile
+from spark_hpo.backend.spark.report_queue import ReportQueue
 from spark_hpo.backend.spark.task import gpus_of_hand, gpus_of_spark, no_gpus, run_task
 from spark_hpo.errors import CapacityError
 from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
@@ -77,8 +77,7 @@ class SparkBackend:
             self._dealer.num_slots(self._ranks.most)  # raises if there are too few
         else:
             self._profile = gpu_profile(self.cluster, self.gpus_per_rank)
-        # None wakes the thread that waits.
-        self._reports: queue.SimpleQueue[tuple[str, Report] | None] = queue.SimpleQueue()
+        self._reports = ReportQueue()
         self._in_flight: dict[AssignmentKey, _Job] = {}
         self._wait_for_slot()
 
@@ -95,7 +94,7 @@ class SparkBackend:
         return SharedSlots(
             key=slots_key(self.cluster),
             size=self._assignment_size,
-            wake=partial(self._reports.put, None),
+            wake=self._reports.wake,
         )
 
     def submit(self, assignment: Assignment) -> None:
@@ -106,19 +105,7 @@ class SparkBackend:
         thread.start()
 
     def wait(self, timeout: float) -> Report | None:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                arrived = self._reports.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                return None
-            if arrived is None:
-                return None
-            tag, report = arrived
-            job = self._in_flight.get(report.key)
-            if job is not None and job.tag == tag:  # otherwise the job was cancelled
-                del self._in_flight[report.key]
-                return report
+        return self._reports.take(timeout, self._in_flight)
 
     def cancel(self, trial_id: int, fold: int | None = None) -> None:
         job = self._in_flight.pop((trial_id, fold), None)
@@ -209,7 +196,7 @@ class SparkBackend:
             if not self._is_in_flight(assignment, tag):
                 return  # cancelled
             reports = [_lost(assignment, exc)]
-        self._reports.put((tag, merge_reports(reports, seconds=time.perf_counter() - began)))
+        self._reports.put(tag, merge_reports(reports, seconds=time.perf_counter() - began))
 
     def _collect(self, job: DataFrame, assignment: Assignment, tag: str) -> list[Row]:
         if self.gathering is None:

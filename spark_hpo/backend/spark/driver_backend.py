@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from fractions import Fraction
-from functools import partial
 from threading import Event, Thread
 
 from spark_hpo.backend.base import DriverContext, RankFunction, SharedSlots, merge_reports
 from spark_hpo.backend.spark.cluster import Cluster, cancel_until_ended, is_local, slots_key
+from spark_hpo.backend.spark.report_queue import ReportQueue
 from spark_hpo.backend.spark.shared_frames import SharedFrames
 from spark_hpo.errors import BackendError, CapacityError
 from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
@@ -67,8 +66,7 @@ class DriverBackend:
 
     def __post_init__(self) -> None:
         self._tag = f"spark_hpo-{uuid.uuid4().hex[:8]}"  # of all jobs
-        # None wakes the thread that waits.
-        self._reports: queue.SimpleQueue[tuple[str, Report] | None] = queue.SimpleQueue()
+        self._reports = ReportQueue()
         self._in_flight: dict[AssignmentKey, _Run] = {}
         self._lock = threading.Lock()
         self._leaving: set[_Run] = set()  # cancelled, and not given up yet
@@ -92,7 +90,7 @@ class DriverBackend:
         return SharedSlots(
             key=slots_key(self.cluster),
             size=lambda: Fraction(self.slots_per_trial, max(1, self.cluster.num_task_slots(None))),
-            wake=partial(self._reports.put, None),
+            wake=self._reports.wake,
         )
 
     def submit(self, assignment: Assignment) -> None:
@@ -106,19 +104,7 @@ class DriverBackend:
         thread.start()
 
     def wait(self, timeout: float) -> Report | None:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                arrived = self._reports.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                return None
-            if arrived is None:
-                return None
-            tag, report = arrived
-            run = self._in_flight.get(report.key)
-            if run is not None and run.tag == tag:  # otherwise it was cancelled
-                del self._in_flight[report.key]
-                return report
+        return self._reports.take(timeout, self._in_flight)
 
     def cancel(self, trial_id: int, fold: int | None = None) -> None:
         run = self._in_flight.pop((trial_id, fold), None)
@@ -174,7 +160,7 @@ class DriverBackend:
         except Exception as exc:  # each version and client of Spark raises its own types
             failure = Failure(kind=FailureKind.INFRASTRUCTURE, message=f"{type(exc).__name__}: {exc}")
             report = Report.failed(assignment, failure)
-        self._reports.put((tag, merge_reports([report], seconds=time.perf_counter() - began)))
+        self._reports.put(tag, merge_reports([report], seconds=time.perf_counter() - began))
 
     def _checked(self, report: Report) -> Report:
         """Tell errors of the objective from the loss of an executor, or of Spark, which may pass."""
