@@ -46,13 +46,12 @@ class Notifications(Callback):
         assert config.notify is not None
         self._settings = config.notify
         self._events = frozenset(config.notify.events)
-        self._study = {"study": config.name, "study_dir": redact(config.study_dir)}
+        self._names = {"study": config.name, "study_dir": redact(config.study_dir)}
         self._objective: Objective = config.objective.build()
         with within("notify"):
             self._webhook = Webhook(_address(config.notify), _key(config.notify))
-        self._best: Trial | None = None
-        self._num_trials = 0
-        self._running: RunningStudy | None = None
+        self._study: RunningStudy | None = None  # None: the search has not begun
+        self._announced: Trial | None = None  # the best trial when it was last reported
         self._reported_at = time.monotonic()
         self._has_stalled = False
         self._ended = threading.Event()
@@ -66,30 +65,33 @@ class Notifications(Callback):
     ) -> None:
         self._ended.set()
         if error is None:
-            self._send("end", f"has ended after {self._num_trials} trials{self._best_text()}")
+            num_trials = len(self._study.trials) if self._study else 0
+            self._send("end", f"has ended after {num_trials} trials{self._best_text()}")
         else:
             self._send("failure", f"has ended early: {one_line(error) or kind}{self._best_text()}")
         self._webhook.close(_CLOSE_S)
 
     def on_study_start(self, study: RunningStudy) -> None:
-        self._running, self._best = study, study.best
+        self._study, self._announced = study, study.best
         self._reported_at = time.monotonic()
         self._clock.start()
 
     def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         self._reported_at = time.monotonic()
-        self._num_trials = len(study.trials)
         if self._has_stalled:
             self._has_stalled = False
             self._send("stall", "goes on: a trial has reported")
-        best = study.best
-        if best is not None and best is not self._best and best.trial_id == trial.trial_id:
-            self._best = best
+        best = self._best
+        if best is not None and best is not self._announced and best.trial_id == trial.trial_id:
+            self._announced = best
             self._send("best", f"has a new best{self._best_text()}")
 
     def on_study_end(self, study: RunningStudy) -> None:
         self._ended.set()
-        self._best, self._num_trials = study.best, len(study.trials)
+
+    @property
+    def _best(self) -> Trial | None:
+        return None if self._study is None else self._study.best
 
     def _watch(self) -> None:
         """Report that no trial has reported for a while, once for each stall."""
@@ -101,22 +103,20 @@ class Notifications(Callback):
                 self._send("stall", f"has stalled: no trial has reported for {silent_s / 60:.0f} minutes")
 
     def _best_text(self) -> str:
-        if self._best is None:
-            return ""
-        metric = self._objective.metric
-        return f": trial {self._best.trial_id}, {metric} {self._best.metrics[metric]:.4g}"
+        best, metric = self._best, self._objective.metric
+        return "" if best is None else f": trial {best.trial_id}, {metric} {best.metrics[metric]:.4g}"
 
     def _send(self, event: str, text: str) -> None:
         if event not in self._events:
             return
-        sentence = redact(f"Study {self._study['study']} {text}")
+        sentence = redact(f"Study {self._names['study']} {text}")
         if self._settings.format == "slack":
             self._webhook.send({"text": sentence})
             return
-        message: dict[str, Any] = {"event": event, "text": sentence, **self._study, "time": time.time()}
-        if self._best is not None:
-            metric = self._objective.metric
-            message |= {"trial": self._best.trial_id, "metric": metric, "value": self._best.metrics[metric]}
+        message: dict[str, Any] = {"event": event, "text": sentence, **self._names, "time": time.time()}
+        best, metric = self._best, self._objective.metric
+        if best is not None:
+            message |= {"trial": best.trial_id, "metric": metric, "value": best.metrics[metric]}
         self._webhook.send(message)
 
 
