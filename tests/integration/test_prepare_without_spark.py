@@ -242,3 +242,11 @@ def test_bad_lines_of_a_csv_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"in\.csv: .*more or fewer fields"):
         prepare("csv", str(tmp_path / "out"), options, never, on_spark=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_text_without_a_number_cannot_be_numeric(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("age,job,label\n" + "".join(f"{n},cook,{n % 7}\n" for n in range(100)))
+    options = {"input": str(tmp_path / "in.csv"), "label": "label", "numeric": ("job",)}
+    with pytest.raises(DataError, match="column 'job' is text without a single number"):
+        prepare("csv", str(tmp_path / "out"), options, never, on_spark=False)
+    assert not (tmp_path / "out").exists()
