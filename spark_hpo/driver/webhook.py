@@ -6,11 +6,10 @@ import hashlib
 import hmac
 import json
 import logging
-import queue
 import threading
-import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ logger = logging.getLogger(__name__)
 SIGNATURE = "X-Spark-Hpo-Signature"
 _TIMEOUT_S = 10.0  # of one request
 _PAUSES_S = (1.0, 4.0, 15.0)  # between attempts
+_LAST_PAUSE_S = 1.0  # between attempts, once the webhook is being closed
 _TEMPORARY = (408, 425, 429)  # HTTP states that may change, besides those from 500 on
 _MAX_WAITING = 100  # messages; further ones are dropped
 
@@ -36,36 +36,50 @@ class Webhook:
     def __init__(self, url: str, key: bytes | None = None) -> None:
         self._url = url
         self._key = key
-        self._waiting: queue.Queue[bytes | None] = queue.Queue(_MAX_WAITING)
-        self._hurry = threading.Event()  # the study has ended
+        self._waiting: deque[bytes] = deque()
+        self._changed = threading.Condition()
+        self._is_closing = threading.Event()
+        self._is_given_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spark_hpo-webhook", daemon=True)
         self._thread.start()
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Take a message. Returns at once, and never raises."""
-        try:
-            self._waiting.put_nowait(json.dumps(message, default=str).encode())
-        except queue.Full:
-            logger.warning("a notification is dropped, because %d others wait", _MAX_WAITING)
+        with self._changed:
+            if len(self._waiting) >= _MAX_WAITING:
+                logger.warning("a notification is dropped, because %d others wait", _MAX_WAITING)
+                return
+            self._waiting.append(json.dumps(message, default=str).encode())
+            self._changed.notify()
 
     def close(self, timeout_s: float) -> bool:
-        """Wait at most `timeout_s` seconds until all messages are delivered. Return whether they are."""
-        self._hurry.set()
-        try:
-            self._waiting.put_nowait(None)
-        except queue.Full:
-            return False
+        """Wait at most `timeout_s` seconds until all messages are delivered. Return whether they are.
+
+        What is not delivered by then is dropped.
+        """
+        with self._changed:
+            self._is_closing.set()
+            self._changed.notify()
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        if not self._thread.is_alive():
+            return True
+        self._is_given_up.set()
+        logger.warning("notifications are dropped: the webhook has not taken them within %.3g s", timeout_s)
+        return False
 
     def _run(self) -> None:
-        while (body := self._waiting.get()) is not None:
+        while not self._is_given_up.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._is_closing.is_set())
+                if not self._waiting:
+                    return
+                body = self._waiting.popleft()
             self._deliver(body)
 
     def _deliver(self, body: bytes) -> None:
         for pause_s in (*_PAUSES_S, None):
             error = self._post(body)
-            if error is None:
+            if error is None or self._is_given_up.is_set():
                 return
             is_permanent = isinstance(error, urllib.error.HTTPError) and not (
                 error.code in _TEMPORARY or error.code >= 500
@@ -75,7 +89,8 @@ class Webhook:
                 text = one_line(error).replace(self._url, "the webhook")
                 logger.warning("a notification cannot be delivered: %s", text)
                 return
-            time.sleep(min(pause_s, _PAUSES_S[0]) if self._hurry.is_set() else pause_s)
+            if self._is_closing.wait(pause_s):  # the study waits for its last messages
+                self._is_given_up.wait(min(pause_s, _LAST_PAUSE_S))
 
     def _post(self, body: bytes) -> Exception | None:
         headers = {"Content-Type": "application/json"}

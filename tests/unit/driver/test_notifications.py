@@ -162,11 +162,17 @@ def test_message_that_is_refused_is_dropped_without_the_address(
     assert "canary" not in caplog.text
 
 
-def test_send_returns_at_once_where_the_server_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Hook() as silent:  # accepts connections, never answers
+def test_send_returns_at_once_and_close_gives_up_where_the_server_hangs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Hook() as silent, caplog.at_level(logging.WARNING):  # accepts connections, never answers
         webhook = Webhook(silent.url)
         began = time.monotonic()
         for i in range(200):
             webhook.send({"text": str(i)})
         assert not webhook.close(0.1)
         assert time.monotonic() - began < 5
+    webhook._thread.join(20)  # its connection has ended with the server
+    assert not webhook._thread.is_alive()
+    assert "cannot be delivered" not in caplog.text
+    assert "notifications are dropped" in caplog.text
