@@ -30,12 +30,13 @@ def delta(tmp_path: Path) -> Path:
     """Partitions that Spark could take for patterns, deleted rows, and a column that came later."""
     deltalake = pytest.importorskip("deltalake")
     place = tmp_path / "a + ä"
+    # The names of files are random, and with them the splits of row groups: 60 reach all of them.
+    groups = deltalake.WriterProperties(max_row_group_size=2)
     for number in range(12):
         content = rows(number * 10, number * 10 + 10, place="a b/[c]" if number % 2 else "{ü}*")
         content = content if number < 6 else content.append_column("wind", content.column("x"))
         mode = {"mode": "append", "schema_mode": "merge"} if number else {}
-        # The names of files are random, and with them the splits of row groups: 60 reach all of them.
-        write_delta(place, content, group_rows=2, partition_by=["place"], **mode)
+        write_delta(place, content, writer_properties=groups, partition_by=["place"], **mode)
     deltalake.DeltaTable(str(place)).delete("id < 5 or id = 77")
     return place
 

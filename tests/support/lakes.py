@@ -63,11 +63,10 @@ def rows(first: int, last: int, **more: Any) -> pa.Table:
     return pa.table({**columns, **{name: pa.array([value] * len(ids)) for name, value in more.items()}})
 
 
-def write_delta(folder: Path, content: pa.Table, *, group_rows: int | None = None, **options: Any) -> None:
-    from deltalake import WriterProperties, write_deltalake
+def write_delta(folder: Path, content: pa.Table, **options: Any) -> None:
+    from deltalake import write_deltalake
 
-    properties = WriterProperties(max_row_group_size=group_rows) if group_rows else None
-    write_deltalake(str(folder), content, writer_properties=properties, **options)
+    write_deltalake(str(folder), content, **options)
 
 
 def add_commit(folder: Path, *actions: Mapping[str, Any]) -> int:
