@@ -256,6 +256,15 @@ def test_top_level_is_small_and_documented() -> None:
         assert f"`{name}`" in described or f"`{name}.py`" in described or f"`{name}/`" in described, name
 
 
+def test_repository_has_no_other_folders() -> None:
+    """What a study, a test or an example writes into the checkout does not get into a commit."""
+    kept = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not kept:
+        pytest.skip("this is no checkout")
+    folders = {file.split("/")[0] for file in kept if "/" in file}
+    assert folders == {".ci", "conf", "docs", "jobs", "notebooks", "spark_hpo", "tests"}
+
+
 def test_page_lists_the_same_fences() -> None:
     page = (ROOT / "docs/architecture.md").read_text()
     _, _, table = page.partition("| dependency | imported only by |")
