@@ -93,49 +93,57 @@ def write_report(storage: Storage, *, is_running: bool | None = None) -> tuple[S
 
 def html_of(record: StudyRecord) -> str:
     """Return the page. It contains plotly.js (5 MB), so it needs no network."""
+    script = "".join(map(template_file, ("figures.js", "page.js")))
+    plotly_js = get_plotlyjs()
+    return (
+        environment()
+        .get_template("page.html.jinja")
+        .render(
+            **content_of(record),
+            css=Markup(template_file("page.css")),
+            script=Markup(script),
+            plotly_js=Markup(plotly_js),
+            # The browser runs only these two scripts, whatever a parameter or an error message contains.
+            hashes=Markup(" ".join(f"'sha256-{_sha256(text)}'" for text in (plotly_js, script))),
+        )
+    )
+
+
+def content_of(record: StudyRecord) -> dict[str, Any]:
+    """Return the variables of the template that depend on the study."""
     pictures = {name: draw(record) for name, draw in _PICTURES.items()}
     if record.objective.extra_objectives:
         pictures["pareto_front"] = front(record)
     by_parameter = {f"parameter_{i}": picture for i, picture in enumerate(parameters(record))}
     answer, metric = answer_of(record), record.objective.metric
     tested = sorted((name, value) for name, value in (answer.test or {}).items() if name != metric)
-    script = _template_file("page.js")
-    plotly_js = get_plotlyjs()
-    return (
-        _environment()
-        .get_template("page.html.jinja")
-        .render(
-            record=record,
-            answer=answer,
-            status=_status(record),
-            tested=tested[:_MAX_METRICS],
-            best_trials=[_row(record, trial) for trial in record.ranking[:_BEST_TRIALS]],
-            pictures=pictures,
-            parameters=by_parameter,
-            figures=Markup(_as_script_data({**pictures, **by_parameter})),
-            has_rungs=len(ladder_of(record)) > 1,
-            importance=importance_of(record),
-            timeline=timeline_of(record),
-            colours=COLOURS,
-            causes=causes_of(record),
-            shown_causes=_SHOWN_CAUSES,
-            cost=cost_of(record),
-            again=_again(record, answer),
-            written=datetime.now(UTC),
-            css=Markup(_template_file("page.css")),
-            script=Markup(script),
-            plotly_js=Markup(plotly_js),
-            # The browser runs only these two scripts, whatever a parameter or an error message contains.
-            hashes=Markup(" ".join(f"'sha256-{_sha256(text)}'" for text in (plotly_js, script))),
-            shown_trials=_SHOWN_TRIALS,
-        )
-    )
+    return {
+        "record": record,
+        "answer": answer,
+        "status": _status(record),
+        "tested": tested[:_MAX_METRICS],
+        "best_trials": [_row(record, trial) for trial in record.ranking[:_BEST_TRIALS]],
+        "pictures": pictures,
+        "parameters": by_parameter,
+        "figures": Markup(as_script_data({**pictures, **by_parameter})),
+        "has_rungs": len(ladder_of(record)) > 1,
+        "importance": importance_of(record),
+        "timeline": timeline_of(record),
+        "colours": COLOURS,
+        "causes": causes_of(record),
+        "shown_causes": _SHOWN_CAUSES,
+        "cost": cost_of(record),
+        "again": _again(record, answer),
+        "written": datetime.now(UTC),
+        "shown_trials": _SHOWN_TRIALS,
+    }
 
 
 @cache  # with it, the compiled template
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Return the environment of the templates, with the filters that they use."""
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template_file),
+        loader=jinja2.FunctionLoader(template_file),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -153,7 +161,8 @@ def _environment() -> jinja2.Environment:
 
 
 @cache
-def _template_file(name: str) -> str:
+def template_file(name: str) -> str:
+    """Return the text of a file beside the template."""
     # Through importlib, because the package may be imported from a zip file.
     return files("spark_hpo.report").joinpath("templates", name).read_text(encoding="utf-8")
 
@@ -163,7 +172,7 @@ def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _as_script_data(pictures: Mapping[str, Picture]) -> str:
+def as_script_data(pictures: Mapping[str, Picture]) -> str:
     """Return the figures as JSON that cannot close the script element around it."""
     figures = {}
     for name, picture in pictures.items():
