@@ -6,24 +6,21 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from spark_hpo.errors import JournalError, StorageError, located
+from spark_hpo.errors import JournalError, StorageError
 from spark_hpo.objective import Objective
 from spark_hpo.study_dir.events import Ending, Event, EventKind, Outcome, drivers_of
+from spark_hpo.study_dir.journal_logs import VERSION, log_files, log_name, read_logs
 from spark_hpo.study_dir.lease import Lease
 from spark_hpo.study_dir.storage import Log, Storage
 from spark_hpo.trial import Assignment, Report, Split, Trial, TrialState
 
 logger = logging.getLogger(__name__)
-
-VERSION = 1
-
-_CURE = "Restore the file, or use another study_dir"
 
 
 class Journal:
@@ -43,6 +40,7 @@ class Journal:
         objective: Objective,
         lease: Lease | None = None,
         *,
+        events: Sequence[Event] | None = None,
         driver: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -50,6 +48,7 @@ class Journal:
 
         Args:
             lease: needed to write.
+            events: of the journal, if they have been read already; for a reader without a lease.
             driver: facts about the driver for the report: versions, commit, command.
             clock: seconds since 1970.
 
@@ -68,19 +67,12 @@ class Journal:
         self._is_closed = False
         self.tests: dict[int, Report] = {}  # evaluations on the test split, by trial
         self.finals: dict[int, Report] = {}  # final models of a cross-validation, by trial
-        logs = _read_logs(storage)
+        logs = read_logs(storage) if events is None else {}
         # The events of earlier drivers, for the replay.
-        self.past: tuple[Event, ...] = tuple(event for epoch in sorted(logs) for event in logs[epoch])
-        for event in self.past:
-            try:
-                self._apply(event)
-            except (KeyError, TypeError, ValueError, AttributeError) as exc:
-                raise JournalError(
-                    f"{storage.url}/journal: cannot read event {event.sequence} ({event.kind}): {exc!r}. "
-                    "Install the version of spark_hpo that wrote it, or use another study_dir"
-                ) from exc
+        self.past: tuple[Event, ...] = ()
+        self.follow(events or [event for epoch in sorted(logs) for event in logs[epoch]])
         if lease is not None:
-            self._log = storage.log(_log_name(lease.epoch))
+            self._log = storage.log(log_name(lease.epoch))
             self._append(
                 EventKind.OPENED,
                 {
@@ -108,7 +100,7 @@ class Journal:
             JournalError: as for the constructor.
             LeaseError: another driver holds the lease.
         """
-        epochs = [epoch for epoch, _ in _log_files(storage)]
+        epochs = [epoch for epoch, _ in log_files(storage)]
         lease = Lease.acquire(storage, least_epoch=max(epochs, default=0) + 1)
         try:
             lease.keep_alive()
@@ -116,6 +108,22 @@ class Journal:
         except BaseException:  # also an interrupt: nothing else would release the lease
             lease.release()
             raise
+
+    def follow(self, events: Sequence[Event]) -> None:
+        """Take events that drivers have written.
+
+        Raises:
+            JournalError: an event does not fit the earlier ones, or another version wrote it.
+        """
+        for event in events:
+            try:
+                self._apply(event)
+            except (KeyError, TypeError, ValueError, AttributeError) as exc:
+                raise JournalError(
+                    f"{self._storage.url}/journal: cannot read event {event.sequence} ({event.kind}): "
+                    f"{exc!r}. Install the version of spark_hpo that wrote it, or use another study_dir"
+                ) from exc
+        self.past += tuple(events)
 
     @property
     def storage(self) -> Storage:
@@ -278,69 +286,3 @@ class Journal:
         self._states[trial.state] += 1
         self._changed[trial.trial_id] = None
         self._trials[trial.trial_id] = replace(trial, changed_at=self._sequence)
-
-
-def _log_name(epoch: int) -> str:
-    return f"journal/{epoch:06d}"
-
-
-def _log_files(storage: Storage) -> Iterator[tuple[int, str]]:
-    """The epoch and the name of each log. Ignores other files that a file system leaves in the folder."""
-    for name in storage.names("journal"):
-        if name.removesuffix(".jsonl").isdecimal():
-            yield int(name.removesuffix(".jsonl")), name
-
-
-def _read_logs(storage: Storage) -> dict[int, list[Event]]:
-    """Read the events that count, by the epoch of their driver."""
-    logs = {}
-    for epoch, name in _log_files(storage):
-        with located(f"{storage.url}/journal/{name}", JournalError):
-            logs[epoch] = list(_parse(storage.log(_log_name(epoch)).lines()))
-    with located(f"{storage.url}/journal", JournalError):
-        return _valid_events(logs)
-
-
-def _parse(lines: list[bytes]) -> Iterator[Event]:
-    for number, line in enumerate(lines, start=1):
-        try:
-            if not line.endswith(b"\n"):
-                raise ValueError("the line has no end")
-            record = json.loads(line)
-            sequence, when, kind = record.pop("sequence"), record.pop("time"), record.pop("event")
-            if type(trial_id := record.get("trial_id", 0)) is not int or trial_id < 0:
-                raise ValueError(f"trial_id is {trial_id!r}")  # it becomes a part of paths
-            if (type(sequence), type(version := record.get("version", VERSION))) != (int, int):
-                raise ValueError("sequence and version must be integers")
-            if not isinstance(when, int | float) or not isinstance(record.get("params", {}), dict):
-                raise ValueError("time must be a number, and params a mapping")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-            if number == len(lines):
-                return  # torn by the crash that ended its driver, which has not acted on it
-            raise JournalError(f"line {number} is damaged ({exc}). {_CURE}") from exc
-        if version > VERSION or kind not in EventKind.__members__.values():
-            raise JournalError(
-                f"line {number} was written by a newer spark_hpo "
-                f"(event {kind!r}, version {version}). Install that version to resume this study"
-            )
-        yield Event(sequence, when, EventKind(kind), record)
-
-
-def _valid_events(logs: Mapping[int, list[Event]]) -> dict[int, list[Event]]:
-    """Drop the events of each log that were written after the next driver had read it."""
-    newest = max((epoch for epoch, events in logs.items() if events), default=None)
-    if newest is None:
-        return {}
-    try:
-        seen = {int(epoch): int(count) for epoch, count in logs[newest][0].data["after"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise JournalError(
-            f"{newest:06d}: line 1 is damaged (it has no numbers of older events). {_CURE}"
-        ) from exc
-    for epoch, count in seen.items():
-        if len(logs.get(epoch, ())) < count:
-            raise JournalError(
-                f"{epoch:06d}: has {len(logs.get(epoch, ()))} records, but the next driver has read "
-                f"{count}. {_CURE}"
-            )
-    return {epoch: logs.get(epoch, [])[:count] for epoch, count in seen.items()} | {newest: logs[newest]}

@@ -290,6 +290,18 @@ class Log:
         data = self._storage.read(self._name + ".jsonl") or b""
         return data.splitlines(keepends=True)
 
+    def lines_from(self, position: int) -> list[tuple[int, bytes]]:
+        """The complete lines from a position on, each with the position behind it. A log begins at 0."""
+        name = self._name + ".jsonl"
+        size = self._storage.size(name)
+        data = (self._storage.read_range(name, position, size) or b"") if size > position else b""
+        found = []
+        for line in data.splitlines(keepends=True):
+            position += len(line)
+            if line.endswith(b"\n"):
+                found.append((position, line))
+        return found
+
     def close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -325,14 +337,26 @@ class ObjectLog(Log):
             self._seal()
 
     def lines(self) -> list[bytes]:
+        return self._lines_after(0)
+
+    def lines_from(self, position: int) -> list[tuple[int, bytes]]:
+        return list(enumerate(self._lines_after(position), start=position + 1))
+
+    def _lines_after(self, line: int) -> list[bytes]:
+        """Read only the objects that have lines after this one."""
         known: dict[str, bytes] = {}
         for _ in range(_LISTINGS):
-            names = _without_sealed(self._storage.names(self._name))
+            names = _without_sealed(self._storage.names(self._name), after=line)
             new = [name for name in names if name not in known]
             found = self._storage.read_all([f"{self._name}/{name}" for name in new])
             known |= {name: data for name, data in zip(new, found, strict=True) if data is not None}
             if all(name in known for name in names):
-                return [line for name in names for line in known[name].splitlines(keepends=True)]
+                skipped = (
+                    line - int(names[0][:9]) + 1 if names else 0
+                )  # in a segment that was sealed meanwhile
+                return [one for name in names for one in known[name].splitlines(keepends=True)][
+                    max(0, skipped) :
+                ]
             # The writer has sealed lines meanwhile; they are in a segment now.
         raise StorageError(
             f"{self._storage.url}/{self._name}: objects disappear faster than they can be read. Check "
@@ -359,13 +383,18 @@ class ObjectLog(Log):
         return f"{self._name}/{number:09d}.json"
 
 
-def _without_sealed(names: Sequence[str]) -> list[str]:
-    """The objects of an `ObjectLog` in order, without single lines that are also in a segment."""
+def _without_sealed(names: Sequence[str], *, after: int = 0) -> list[str]:
+    """The objects of an `ObjectLog` in order, without single lines that are also in a segment.
+
+    Args:
+        after: leave out the objects that have no line after this one.
+    """
     kept: list[str] = []
     sealed = 0  # the last line in a segment
     for name in names:  # a segment sorts before its first line: "-" before "."
         match = _OBJECT.fullmatch(name)
         if match is not None and int(match["first"]) > sealed:
-            kept.append(name)
             sealed = int(match["last"] or 0) or sealed
+            if int(match["last"] or match["first"]) > after:
+                kept.append(name)
     return kept
