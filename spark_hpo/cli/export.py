@@ -35,22 +35,24 @@ _TABLES = (".csv", ".parquet", ".json")
         "spark-hpo export studies/quickstart --what trials --output trials.parquet",
         "spark-hpo export studies/quickstart --what model --output best.pt",
         "spark-hpo export s3://bucket/studies/adult --what model --output best_model",
+        "spark-hpo export studies/quickstart --what optuna --output study.db",
     ],
 )
 @study_argument
 @click.option(
     "--what",
-    type=click.Choice(["trials", "best", "model", "curves", "journal"]),
+    type=click.Choice(["trials", "best", "model", "curves", "journal", "optuna"]),
     required=True,
     help="trials: one row per trial, the best first; best: the best trial's parameters; model: its model; "
-    "curves: one row per measurement; journal: all events as JSON lines.",
+    "curves: one row per measurement; journal: all events as JSON lines; optuna: an SQLite database for "
+    "Optuna and optuna-dashboard.",
 )
 @click.option(
     "--output",
     metavar="PATH",
     help="The file to write. Its ending sets the format: .csv, .parquet or .json for trials and curves; "
     ".yaml or .json for best; .pt for the model's state dict, or no ending for a folder that Predictor.load "
-    "reads.  [default: standard output, as CSV, YAML or JSON lines]",
+    "reads; any for optuna.  [default: standard output, as CSV, YAML or JSON lines]",
 )
 def command(study: str, what: str, output: str | None) -> None:
     """Export trials, parameters, the model or the journal of a study.
@@ -61,6 +63,9 @@ def command(study: str, what: str, output: str | None) -> None:
     record = StudyRecord.read(storage)
     if what == "model":
         _export_model(storage, record, output)
+        return
+    if what == "optuna":
+        _export_optuna(record, output)
         return
     trials = record.trials.values()
     suffix = Path(output).suffix.lower() if output else ""
@@ -121,6 +126,16 @@ def _journal(record: StudyRecord) -> bytes:
     """The valid events of all drivers, as in the journal."""
     events = [event for driver in record.drivers for event in driver.events]
     return "".join(f"{json.dumps(event.to_json())}\n" for event in events).encode()
+
+
+def _export_optuna(record: StudyRecord, output: str | None) -> None:
+    if output is None:
+        raise ConfigError("--what optuna needs --output, such as study.db")
+    from spark_hpo.porting.optuna_storage import optuna_storage  # half a second
+
+    file = write_file(output, optuna_storage(record))
+    say(file)
+    complain(f"to look at it: pip install optuna-dashboard; optuna-dashboard sqlite:///{file}")
 
 
 def _export_model(storage: Storage, record: StudyRecord, output: str | None) -> None:
