@@ -152,6 +152,36 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankUse:
+    """What one rank of an attempt used, with its child processes. None: not measured there."""
+
+    rank: int
+    seconds: float  # that were observed
+    waited_s: float | None = None  # in which steps waited for data
+    stepped_s: float | None = None  # in which they used it
+    cpu_s: float | None = None  # of all cores
+    cores: int | None = None  # that the rank may use
+    memory_bytes: int | None = None  # most resident memory
+    memory_limit_bytes: int | None = None  # its share of the executor's memory overhead
+    read_bytes: int | None = None  # from files, including those in the page cache
+    disk_bytes: int | None = None  # from disks
+    gpu: float | None = None  # mean utilization of its GPUs, 0..1
+    gpu_memory_bytes: int | None = None  # most used memory of a GPU, by all processes
+    gpu_memory_total_bytes: int | None = None  # of that GPU
+    gpu_power_w: float | None = None  # mean, of all its GPUs together
+
+    @property
+    def wait_share(self) -> float | None:
+        """The share of the time of its steps in which they waited for data, 0..1."""
+        if self.waited_s is None or self.stepped_s is None or self.waited_s + self.stepped_s <= 0:
+            return None
+        return self.waited_s / (self.waited_s + self.stepped_s)
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The result of an assignment, or its failure."""
 
@@ -170,6 +200,7 @@ class Report:
     notes: Mapping[str, Any] = field(default_factory=dict)  # user attributes: JSON values
     fold: int | None = None  # of the assignment
     spread: Mapping[str, float] = field(default_factory=dict)  # see `Trial.spread`
+    usage: tuple[RankUse, ...] = field(default=(), compare=False)  # of some of its ranks; see `merge_usage`
 
     @property
     def key(self) -> AssignmentKey:
@@ -200,12 +231,14 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         record = asdict(self)  # fields with these values are omitted
+        record["usage"] = [use.to_json() for use in self.usage]
         unsaid: dict[str, Any] = {
             "is_pruned": False,
             "params": None,
             "notes": {},
             "fold": None,
             "spread": {},
+            "usage": [],
         }
         return {key: value for key, value in record.items() if key not in unsaid or value != unsaid[key]}
 
@@ -218,6 +251,7 @@ class Report:
                 "split": Split(record["split"]),
                 "curve": tuple(Measurement(**m) for m in record["curve"]),
                 "failure": failure and Failure(**{**failure, "kind": FailureKind(failure["kind"])}),
+                "usage": tuple(RankUse(**use) for use in record.get("usage", ())),
             }
         )
 
@@ -246,6 +280,7 @@ class Trial:
     has_folds: bool = False  # the resource counts folds, and `metrics` are means over them
     spread: Mapping[str, float] = field(default_factory=dict)
     """Standard deviation of each metric over the folds so far (of the population); empty for one fold."""
+    usage: tuple[RankUse, ...] = ()  # of the last report
     changed_at: int = 0  # sequence number of the last journal event that touched it
 
     @property
@@ -263,6 +298,7 @@ class Trial:
             curve=self.curve + report.curve,
             ended_at=time,
             rung=report.rung,
+            usage=report.usage,
         )
         if report.failure is not None:
             return replace(common, state=TrialState.FAILED, loss=math.inf, failure=report.failure)

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
-from spark_hpo.trial import Assignment, FailureKind, Report
+from spark_hpo.trial import Assignment, FailureKind, RankUse, Report
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+_LISTED_RANKS = 8  # of each kind: the journal stays small with any number of ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,4 +214,13 @@ def merge_reports(by_rank: Iterable[Report], *, seconds: float) -> Report:
     reports = list(by_rank)
     failed = [report for report in reports if report.failure is not None]
     causes = [r for r in failed if r.failure and r.failure.kind is not FailureKind.INFRASTRUCTURE]
-    return replace([*causes, *failed, *reports][0], seconds=seconds)
+    usage = merge_usage(use for report in reports for use in report.usage)
+    return replace([*causes, *failed, *reports][0], seconds=seconds, usage=usage)
+
+
+def merge_usage(ranks: Iterable[RankUse]) -> tuple[RankUse, ...]:
+    """Return the use of the ranks, but at most of the 8 that waited most and of the 8 with most memory."""
+    waited = sorted(ranks, key=lambda use: -(use.wait_share or 0.0))
+    largest = sorted(waited, key=lambda use: -(use.memory_bytes or 0))
+    kept = [*waited[:_LISTED_RANKS], *(use for use in largest if use not in waited[:_LISTED_RANKS])]
+    return tuple(sorted(kept[: 2 * _LISTED_RANKS], key=lambda use: use.rank))

@@ -27,6 +27,9 @@ Batch = dict[str, torch.Tensor]
 Scalar columns are strided views, because columns of one type share one array.
 """
 
+Timed = Callable[[Iterator[Batch]], Iterator[Batch]]
+"""Yields the batches, and measures how long it waits for them."""
+
 KEPT_BYTES = 256 * 2**20
 
 
@@ -56,6 +59,7 @@ class Loader:
         node_cache: CacheSettings | None = None,
         kept_bytes: int = KEPT_BYTES,
         on_progress: Callable[[], None] = lambda: None,
+        timed: Timed = iter,
     ) -> None:
         """
         Args:
@@ -69,6 +73,7 @@ class Loader:
             kept_bytes: a shard of at most this many decoded bytes stays in memory (mapped, with a node
                 cache). A larger shard streams, with two windows and two row groups in memory at a time.
             on_progress: called after each piece that is read, also before the first batch.
+            timed: wraps the batches of each pass.
 
         Raises:
             DataError: a part has fewer rows than ranks.
@@ -85,6 +90,7 @@ class Loader:
         self._seed = seed
         self._window = shuffle_window
         self._on_progress = on_progress
+        self._timed = timed
         direct = open_reader(reader, manifest, table.schema)
         shard_bytes = -(-manifest.rows // world_size) * bytes_per_row(table.schema)
         keep = shard_bytes <= kept_bytes
@@ -119,6 +125,7 @@ class Loader:
                 seed=(self._seed, self._rank, number),
                 url=self._url,
                 on_progress=self._on_progress,
+                timed=self._timed,
             )
 
     def _plan(self, part: int) -> StepPlan:
@@ -137,6 +144,7 @@ class Pass:
     seed: tuple[int, ...]
     url: str
     on_progress: Callable[[], None]
+    timed: Timed
 
     @property
     def rows(self) -> int:
@@ -159,12 +167,12 @@ class Pass:
     def __iter__(self) -> Iterator[Batch]:
         segments = self.shard.segments
         if self.window is None:
-            return self._batches(self._pieces(segments), 0, None)
+            return self.timed(self._batches(self._pieces(segments), 0, None))
         generator = torch.Generator()
         generator.manual_seed(int(np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0]))
         whole = list(runs(segments))
         shuffled = [segment for i in torch.randperm(len(whole), generator=generator) for segment in whole[i]]
-        return self._batches(self._pieces(shuffled), self.window, generator)
+        return self.timed(self._batches(self._pieces(shuffled), self.window, generator))
 
     def _pieces(self, segments: Sequence[Segment]) -> Iterator[Blocks]:
         if isinstance(self.reader, KeepsBlocks):

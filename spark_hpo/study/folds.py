@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from spark_hpo.backend.base import merge_usage
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.trial import Measurement, Report
 
@@ -88,6 +89,7 @@ class Folds:
             seconds=sum(report.seconds for report in reports),
             notes={name: note for report in reports for name, note in report.notes.items()},
             curve=(),
+            usage=merge_usage(use for report in reports for use in report.usage),
         )
         if failed is not None and failed.failure is not None:
             message = f"fold {failed.fold}: {failed.failure.message}"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -26,6 +26,8 @@ from spark_hpo.trial import Measurement, Split
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+T = TypeVar("T")
 
 
 class ResourceRange(NamedTuple):
@@ -166,6 +168,13 @@ class TrainContext:
         if key[0] is Split.TRAIN:
             self._rows_trained += batches.total_rows
         return self._counted(batches)
+
+    def timed(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield the batches of a reader of your own, and measure how long the function waits for each.
+
+        Not needed for `ctx.batches` and for torch's DataLoader, which are always measured.
+        """
+        return self._setup.waits.timed(batches)
 
     def frame(self, name: str, make: Callable[[], DataFrame]) -> DataFrame:
         """Return a DataFrame that all trials share, with `backend: driver`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from spark_hpo.train.reference import Trainable
 from spark_hpo.train.rendezvous.world import Rendezvous, World
 from spark_hpo.train.step_coordinator import StepCoordinator
 from spark_hpo.train.training_settings import TrainingSettings
+from spark_hpo.train.usage.waits import DataWaits
 from spark_hpo.trial import Assignment, Split
 
 # Training batches per outer batch: about as much memory as the second derivatives of one need.
@@ -65,6 +66,7 @@ class RankSetup:
     world: World
     devices: Sequence[torch.device]
     driver: DriverContext | None = None  # None: the rank has a process of its own
+    waits: DataWaits = field(default_factory=DataWaits)
 
     def __post_init__(self) -> None:
         spec, assignment = self.spec, self.assignment
@@ -168,6 +170,7 @@ class RankSetup:
             parts=parts,
             node_cache=self.spec.node_cache,
             on_progress=self.coordinator.note_progress,
+            timed=self.waits.timed,
         )
 
     def checked_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:

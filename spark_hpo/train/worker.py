@@ -15,6 +15,8 @@ from spark_hpo.train.reference import find_trainable, is_task
 from spark_hpo.train.rendezvous.world import init_group
 from spark_hpo.train.step_coordinator import Stopped
 from spark_hpo.train.task_rank import TaskRank
+from spark_hpo.train.usage.meter import UsageMeter
+from spark_hpo.train.usage.waits import DataWaits, gpu_work
 from spark_hpo.train.watchdog import Watchdog
 from spark_hpo.trial import Assignment, Failure, FailureKind, Report
 
@@ -40,11 +42,43 @@ def run_rank(
     Returns:
         The same metrics on every rank. Rank 0 has saved the checkpoint that the report names.
     """
+    devices = [torch.device("cuda", gpu) for gpu in gpus] or [torch.device("cpu")]
+    waits = DataWaits(gpu_work(devices[0]))
+
+    def run() -> Report:
+        return _run(
+            spec,
+            assignment,
+            rank=rank,
+            world_size=world_size,
+            devices=devices,
+            waits=waits,
+            barrier=barrier,
+            driver=driver,
+        )
+
+    if driver is not None:  # the trials of a driver share its process
+        return run()
+    with UsageMeter(rank, gpus, waits) as meter, waits.of_data_loaders():
+        report = run()
+    return replace(report, usage=(meter.use(),))
+
+
+def _run(
+    spec: RankSpec,
+    assignment: Assignment,
+    *,
+    rank: int,
+    world_size: int,
+    devices: Sequence[torch.device],
+    waits: DataWaits,
+    barrier: BarrierContext | None,
+    driver: DriverContext | None,
+) -> Report:
     report = Report.started(assignment)
     key = group_key(spec.study_id, assignment)
     try:
-        devices = [torch.device("cuda", gpu) for gpu in gpus] or [torch.device("cpu")]
-        if gpus:
+        if devices[0].type == "cuda":
             torch.cuda.set_device(devices[0])
         with (
             Watchdog(spec.storage, assignment, rank=rank, limit_s=spec.rank_timeout_s) as watchdog,
@@ -52,7 +86,7 @@ def run_rank(
                 spec.rendezvous, barrier, key=key, rank=rank, size=world_size, device=devices[0]
             ) as world,
         ):
-            setup = RankSetup(spec, assignment, world, devices, driver)
+            setup = RankSetup(spec, assignment, world, devices, driver, waits)
             started = _rank(setup)
             watchdog.follow(lambda: started.progress)
             try:

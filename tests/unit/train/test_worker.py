@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from spark_hpo.data.cache.cache_folder import CacheSettings
+from spark_hpo.data.readers.arrow_reader import ArrowReader
 from spark_hpo.data.table import Table, open_table
 from spark_hpo.errors import StorageError
 from spark_hpo.objective import Mode, Objective
@@ -26,7 +29,7 @@ from spark_hpo.train.task import Batch
 from spark_hpo.train.tasks.tabular import TabularTask
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import run_rank
-from spark_hpo.trial import Assignment, FailureKind, Report, Split
+from spark_hpo.trial import Assignment, FailureKind, RankUse, Report, Split
 from tests.support.tables import write_clusters
 
 PARAMS = {"learning_rate": 0.01, "hidden_units": 8, "dropout": 0.3}
@@ -515,3 +518,73 @@ def test_clip_norm_clips_the_gradient(spec: RankSpec) -> None:
     settings = replace(spec.settings, clip_norm=1e-3)
     clipped = run(replace(spec, settings=settings), assignment(0, 1, dropout=0.0))
     assert clipped.metrics["train_loss"] != free.metrics["train_loss"]
+
+
+def use_batches(ctx: Any) -> dict[str, float]:
+    for _ in ctx.batches("train"):
+        time.sleep(0.001)
+    return {"accuracy": 0.5}
+
+
+def use_own_reader(ctx: Any) -> dict[str, float]:
+    def read() -> Iterator[int]:
+        for number in range(3):
+            time.sleep(0.03)
+            yield number
+
+    for _ in ctx.timed(read()):
+        time.sleep(0.001)
+    return {"accuracy": 0.5}
+
+
+def read_no_batches(ctx: Any) -> dict[str, float]:
+    return {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize("trainable", [TabularTask, use_batches])
+def test_report_has_the_time_that_steps_waited(
+    spec: RankSpec, trainable: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after the journal's JSON: the same training waits for a slow reader, and not for a fast one."""
+
+    def measure() -> RankUse:
+        report = run(replace(spec, trainable=trainable), assignment(0, 3))
+        assert report.failure is None
+        copied = Report.from_json(json.loads(json.dumps(report.to_json())))
+        assert copied.usage == report.usage
+        return copied.usage[0]
+
+    measure()  # the first step of a process imports much
+    fast = measure()
+    read = ArrowReader.read
+
+    def read_slowly(*arguments: Any) -> Iterator[Any]:
+        time.sleep(0.3)
+        yield from read(*arguments)
+
+    monkeypatch.setattr(ArrowReader, "read", read_slowly)
+    slow = measure()
+    assert fast.wait_share is not None
+    assert fast.wait_share < 0.4
+    assert slow.waited_s is not None
+    assert slow.wait_share is not None
+    assert slow.waited_s >= 0.3
+    assert slow.wait_share > 0.6
+
+
+def test_report_has_the_waits_for_an_own_reader(spec: RankSpec) -> None:
+    (use,) = run(replace(spec, trainable=use_own_reader, table=None), assignment(0, 1)).usage
+    assert use.wait_share is not None
+    assert use.wait_share > 0.8
+
+
+def test_report_of_a_function_without_batches_has_no_waits(spec: RankSpec) -> None:
+    (use,) = run(replace(spec, trainable=read_no_batches, table=None), assignment(0, 1)).usage
+    assert use.waited_s is None
+    assert use.memory_bytes
+
+
+def test_report_of_a_failed_rank_has_its_use(spec: RankSpec) -> None:
+    report = run(replace(spec, trainable=report_nothing), assignment(0, 1))
+    assert report.failure is not None
+    assert len(report.usage) == 1
