@@ -40,7 +40,7 @@ def drop_useless_columns(
         may_drop_rows: the table is a copy.
 
     Raises:
-        DataError: a label is the same in every row.
+        DataError: a label is the same in every row, or no other column is left.
     """
     dropped: dict[str, str] = {}  # reasons
     notes = []
@@ -92,6 +92,10 @@ def drop_useless_columns(
     for label in labels:
         for name in _aliases(table, label, candidates[label]):
             dropped[name] = f"is an alias of the label {label!r}: its values correspond one to one"
+    if dropped and {field.name for field in table.schema} <= {*labels, *dropped}:
+        reasons = "; ".join(f"{name!r} {reason}" for name, reason in dropped.items())
+        cure = f"Add columns, or keep one of these, as with --keep {next(iter(dropped))}"
+        raise DataError(f"no column is left to learn from: {reasons}. {cure}")
     remarks = [
         f"column {name!r} is left out: it {reason} (to prevent this: --keep {name})"
         for name, reason in dropped.items()
