@@ -10,7 +10,7 @@ unexport SPARK_HOME
 # Without it, each of the hundreds of processes of the tests would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup tune test test-fast test-slow test-faults test-hosts test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict bench-checkpoint bench-tabular bench-hypergradient test-modern test-spark35 test-dbr test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
+.PHONY: setup tune test test-fast test-slow test-faults test-hosts test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict bench-checkpoint bench-tabular bench-hypergradient bench-install test-modern test-spark35 test-dbr test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -89,6 +89,9 @@ bench-checkpoint: setup  ## saving checkpoints: cost to the training, memory, fo
 
 bench-hypergradient: setup  ## learned weight decays beside random search; seven minutes. QUICK=1: two seeds
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.benchmarks.bench_hypergradient $(if $(QUICK),--seeds 2 --output build/hypergradient.md)
+
+bench-install: dist java  ## from nothing to a first result: pip, and a first study in a notebook; six minutes
+	$(BIN)/python -W ignore -m tests.benchmarks.bench_install $$(ls dist/spark_hpo-*.whl)
 
 bench-predict: setup java  ## predicting for a table, beside mlflow.pyfunc.spark_udf; two minutes
 	$(BIN)/python -W ignore -m tests.benchmarks.bench_predict $(if $(QUICK),--rows 100000 --output build/predict.md)

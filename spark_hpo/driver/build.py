@@ -21,6 +21,7 @@ from spark_hpo.driver.provenance import git_commit
 from spark_hpo.driver.table_source import describe, schema_folder
 from spark_hpo.driver.weights import with_fold_weights, with_weights
 from spark_hpo.errors import ConfigError
+from spark_hpo.snapshots.frames import is_pandas
 from spark_hpo.study import Budget
 from spark_hpo.study.dispatch import DispatchPolicy
 from spark_hpo.study.failures import FailurePolicy
@@ -74,7 +75,8 @@ def prepare_table(
 ) -> SparkSession | None:
     """Create the table with `data.prepare` if it does not exist, or describe a table that is not prepared.
 
-    A study on Spark does so with Spark. Others do so in this process, unless only Spark can.
+    A study on Spark does so with Spark, except for a pandas DataFrame. Others do so in this process, unless
+    only Spark can.
 
     Args:
         config: the study, with a table.
@@ -107,7 +109,8 @@ def prepare_table(
             return sessions[0]
 
         if data.prepare is None:
-            describe(config, start, frame, on_spark=on_spark)
+            # This process holds a pandas DataFrame already, and Spark would need seconds for each step.
+            describe(config, start, frame, on_spark=on_spark and not is_pandas(frame))
         else:
             assert data.path is not None, "the configuration has checked it"
             with with_keys(key_of_study):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from spark_hpo.config import DataConfig, StudyConfig
 from spark_hpo.data.plan.read_manifest import read_manifest
+from spark_hpo.data.table import open_table
+from spark_hpo.driver.build import prepare_table
 from spark_hpo.driver.run import run_study
-from spark_hpo.driver.table_source import check_source, row_groups_divide
+from spark_hpo.driver.table_source import check_source, row_groups_divide, schema_folder
 from spark_hpo.errors import ConfigError, DataError
 from tests.support.tables import clusters_study, write_clusters
 
@@ -89,3 +94,21 @@ def test_row_groups_divide_a_table_if_each_split_gets_some(folder: Path) -> None
     assert set(found) == {True, False}
     pq.write_table(rows, folder / "few.parquet", row_group_size=2)
     assert not row_groups_divide(str(folder / "few.parquet"), DataConfig(path="few.parquet", label="sold"))
+
+
+def test_pandas_dataframe_is_described_without_a_session(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "spark_hpo.backend.spark.session", raising=False)
+    monkeypatch.setitem(sys.modules, "spark_hpo.backend.spark.session", None)  # importing it raises
+    frame = pd.DataFrame({"x": np.arange(400) / 7, "side": ["left", "right"] * 200})
+    config = clusters_study(folder, data={"dataframe": True, "label": "side"}, backend="spark")
+    assert prepare_table(config, frame=frame) is None
+    assert open_table(schema_folder(config)).rows == 400
+
+
+def test_table_in_which_no_column_can_be_used_is_refused_by_name(folder: Path) -> None:
+    frame = pd.DataFrame({"row": range(40), "same": 1, "side": ["left", "right"] * 20})
+    config = clusters_study(folder, data={"dataframe": True, "label": "side"})
+    with pytest.raises(DataError, match=r"no column is left to learn from: 'row' numbers .* --keep row"):
+        prepare_table(config, frame=frame)
