@@ -48,7 +48,7 @@ test-slow: setup java build/spark-classes.jsa  ## the other tests: whole studies
 test-faults: setup java  ## every fault, injected into studies on a real Spark, and its costs; forty minutes
 	$(BIN)/python -m pytest tests/faults --faults-page docs/benchmarks/faults.md
 
-test-hosts: setup java  ## studies on three hosts (network namespaces): ports, clocks, lost hosts; ten minutes; root
+test-hosts: setup java  ## studies on three hosts (network namespaces): ports, clocks, lost hosts; three minutes; root
 	$(BIN)/python -m pytest tests/hosts
 
 test-first-studies: setup java  ## prepare, init and run on real tables, beside scikit-learn; seven minutes

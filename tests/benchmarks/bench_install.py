@@ -2,7 +2,7 @@
 
 A new virtual environment gets `spark_hpo[petastorm]` without pip's cache, beside one that gets torch, pandas
 and pyspark alone: what anybody needs who trains on Spark. Then a notebook's kernel starts in it and tunes a
-network on a small DataFrame, first without Spark, then in another kernel on a Spark session with two ranks per
+network on a small DataFrame, first without Spark, then in another kernel on a Spark session with two ranks a
 trial. Writes docs/benchmarks/install.md; the last line is JSON.
 """
 
@@ -47,7 +47,7 @@ TUNE = """
 import time, spark_hpo
 space = {{"learning_rate": {{"type": "loguniform", "low": 1e-4, "high": 1e-1}}}}
 result = spark_hpo.tune("tabular", space, data=frame, label="y", metric="accuracy", mode="max", trials=4,
-                        max_resource=3, world_size={ranks}, study_dir="study")
+                        max_resource=3, world_size={ranks}, storage="study")
 ended = time.time()
 """
 ANSWER = """
@@ -72,7 +72,7 @@ class _Environment:
         return time.perf_counter() - begun
 
     def run(self, notebook: nbformat.NotebookNode, folder: Path) -> dict[str, float]:
-        """Run a notebook in a kernel of this environment. Returns the seconds since the kernel was started."""
+        """Run a notebook in a new kernel of this environment. Returns seconds since its start."""
         folder.mkdir()
         kernel = AsyncKernelManager()
         command = [str(self.python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
