@@ -77,6 +77,7 @@ class SparkBackend:
             self._dealer.num_slots(self._ranks.most)  # raises if there are too few
         else:
             self._profile = gpu_profile(self.cluster, self.gpus_per_rank)
+        self._overhead_per_rank = None if is_local(self.cluster) else overhead_per_rank(self.cluster)
         self._reports = ReportQueue()
         self._in_flight: dict[AssignmentKey, _Job] = {}
         self._wait_for_slot()
@@ -187,7 +188,7 @@ class SparkBackend:
                 job = ranks.mapInArrow(task, _SCHEMA, barrier=has_barrier, **profile)
                 rows = self._collect(job, assignment, tag)
             by_rank = sorted((json.loads(row.report) for row in rows), key=lambda r: r["rank"])
-            reports = [Report.from_json(record["report"]) for record in by_rank]
+            reports = [self._limited(Report.from_json(record["report"])) for record in by_rank]
         except Superseded:
             return
         except TooFewRanks:
@@ -197,6 +198,12 @@ class SparkBackend:
                 return  # cancelled
             reports = [_lost(assignment, exc)]
         self._reports.put(tag, merge_reports(reports, seconds=time.perf_counter() - began))
+
+    def _limited(self, report: Report) -> Report:
+        """Return the report of a rank with the memory that the rank may use."""
+        limit = self._overhead_per_rank
+        usage = tuple(replace(use, memory_limit_bytes=limit) for use in report.usage)
+        return replace(report, usage=usage)
 
     def _collect(self, job: DataFrame, assignment: Assignment, tag: str) -> list[Row]:
         if self.gathering is None:
