@@ -34,8 +34,10 @@ from spark_hpo.report.pictures.parameters import importance, parameters
 from spark_hpo.report.pictures.rungs import rungs
 from spark_hpo.report.pictures.slots import COLOURS, slots
 from spark_hpo.report.pictures.theme import Picture, count, number
+from spark_hpo.report.pictures.usage import usage
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.report.timeline import timeline_of
+from spark_hpo.report.usage import in_bytes, usage_advice, usage_of
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Trial
 
@@ -68,6 +70,7 @@ _PICTURES: Mapping[str, Callable[[StudyRecord], Picture]] = {
     "parallel": parallel,
     "importance": importance,
     "slots": slots,
+    "usage": usage,
 }
 
 
@@ -130,6 +133,8 @@ def content_of(record: StudyRecord) -> dict[str, Any]:
         "importance": importance_of(record),
         "timeline": timeline_of(record),
         "colours": COLOURS,
+        "usage": usage_of(record),
+        "usage_advice": usage_advice(record),
         "causes": causes_of(record),
         "shown_causes": _SHOWN_CAUSES,
         "cost": cost_of(record),
@@ -155,6 +160,7 @@ def environment() -> jinja2.Environment:
         "count": count,
         "when": lambda moment: f"{moment:%Y-%m-%d %H:%M} UTC",
         "percent": lambda share: f"{share:.0%}",
+        "bytes": in_bytes,
     }
     environment.globals |= {"flat_params": flat_params, "shown": _shown}
     return environment

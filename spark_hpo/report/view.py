@@ -13,8 +13,9 @@ from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.leaderboard import leaderboard
 from spark_hpo.report.notebook import first_show_in_cell, in_notebook
 from spark_hpo.report.page import FILE, html_of
-from spark_hpo.report.pictures import curves, front, history, parallel, parameters, rungs, slots
+from spark_hpo.report.pictures import curves, front, history, parallel, parameters, rungs, slots, usage
 from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.report.usage import usage_advice, usage_table
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Trial
 
@@ -66,6 +67,10 @@ class Plots:
     def slots(self) -> go.Figure:
         """Draw the use of slots over time, with the reasons why slots were idle."""
         return slots.slots(self.record).figure
+
+    def usage(self) -> go.Figure:
+        """Draw how long the steps of each assignment waited for data, and the use of the GPUs."""
+        return usage.usage(self.record).figure
 
     def pareto_front(self) -> go.Figure:
         """Draw the Pareto front, for a study with several objectives."""
@@ -122,6 +127,21 @@ class StudyFindings(ABC):
     def outlook(self) -> str | None:
         """A sentence that says if more trials would help; None: not known, or no budget ended the search."""
         return self._answer.outlook
+
+    @property
+    def usage(self) -> pd.DataFrame:
+        """What the ranks used: one row per measured rank of an attempt, in the order of the attempts.
+
+        Columns: trial, rung, fold, attempt, rank, seconds, wait_share (of the time of its steps, 0..1),
+        cpu_cores (mean), memory_bytes (peak), memory_limit_bytes, read_bytes, disk_bytes, gpu (0..1),
+        gpu_memory_bytes (peak), gpu_memory_total_bytes, gpu_power_w.
+        """
+        return usage_table(self.record)
+
+    @property
+    def usage_advice(self) -> tuple[str, ...]:
+        """What to change so that ranks wait less for data and use their memory and GPUs; usually empty."""
+        return usage_advice(self.record)
 
     @property
     def plot(self) -> Plots:

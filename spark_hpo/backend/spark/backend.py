@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from fractions import Fraction
 from functools import partial
 from threading import Thread
@@ -19,6 +19,7 @@ from spark_hpo.backend.machine_gpus import GpuDealer, WaitingDealer, find_gpus, 
 from spark_hpo.backend.spark.cluster import Cluster, cancel_until_ended, is_local, slots_key
 from spark_hpo.backend.spark.gathering import Gathering, Superseded, TooFewRanks
 from spark_hpo.backend.spark.gpus import gpu_profile
+from spark_hpo.backend.spark.overhead import overhead_per_rank
 from spark_hpo.backend.spark.report_queue import ReportQueue
 from spark_hpo.backend.spark.task import gpus_of_hand, gpus_of_spark, no_gpus, run_task
 from spark_hpo.errors import CapacityError

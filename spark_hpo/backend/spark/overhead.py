@@ -33,4 +33,4 @@ def _bytes(text: str) -> int | None:
     number, unit = match.groups()
     if unit is None:
         return int(number) * (1 if text.strip()[-1] in "bB" else 2**20)
-    return int(number) * 1024 ** _POWERS[unit.lower()]
+    return int(number) << 10 * _POWERS[unit.lower()]

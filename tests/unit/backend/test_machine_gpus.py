@@ -5,46 +5,14 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from fractions import Fraction
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from spark_hpo.backend.local.backend import LocalBackend
 from spark_hpo.backend.machine_gpus import FreeGpus, GpuDealer, find_gpus, free_gpus
 from spark_hpo.errors import CapacityError
+from tests.support.fake_nvml import NvmlError, nvml
 from tests.support.ranks import assignment, train
-
-
-class NvmlError(Exception):
-    """As NVML raises it."""
-
-
-def nvml(slices: list[int | None]) -> Any:
-    """A fake of the module pynvml: a machine with these GPUs, each in a number of MIG slices or whole."""
-
-    def mig_mode(gpu: int) -> tuple[int, int]:
-        if slices[gpu] is None:
-            raise NvmlError("not supported")
-        return (1, 1) if slices[gpu] else (0, 0)
-
-    def slice_of(gpu: int, number: int) -> tuple[int, int]:
-        if number >= (slices[gpu] or 0):
-            raise NvmlError("not found")
-        return gpu, number
-
-    return SimpleNamespace(
-        NVMLError=NvmlError,
-        NVML_DEVICE_MIG_ENABLE=1,
-        nvmlInit=lambda: None,
-        nvmlShutdown=lambda: None,
-        nvmlDeviceGetCount=lambda: len(slices),
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetMigMode=mig_mode,
-        nvmlDeviceGetMaxMigDeviceCount=lambda gpu: 7,
-        nvmlDeviceGetMigDeviceHandleByIndex=slice_of,
-        nvmlDeviceGetUUID=lambda handle: "MIG-{}-{}".format(*handle),
-    )
 
 
 def test_find_gpus_asks_nvml(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,16 @@ def page(html: str) -> Page:
 
 def test_page_has_every_section_and_the_answer_first(page: Page) -> None:
     sections = [found["id"] for found in page.all("section")]
-    assert sections == ["answer", "search", "parameters", "slots-section", "failures", "cost", "again"]
+    assert sections == [
+        "answer",
+        "search",
+        "parameters",
+        "slots-section",
+        "usage-section",
+        "failures",
+        "cost",
+        "again",
+    ]
     for words in (
         "accuracy on validation",
         "accuracy on test",

@@ -23,7 +23,7 @@ from spark_hpo.train.usage.meter import UsageMeter
 from spark_hpo.train.usage.processes import ProcessMeter
 from spark_hpo.train.usage.waits import DataWaits
 from spark_hpo.trial import RankUse
-from tests.unit.backend.test_machine_gpus import NvmlError, nvml
+from tests.support.fake_nvml import NvmlError, nvml
 
 MIB = 2**20
 
