@@ -8,6 +8,7 @@ from typing import Concatenate, ParamSpec, Protocol
 
 from spark_hpo.objective import Objective
 from spark_hpo.study.progress import Budget, Progress
+from spark_hpo.study_dir.definition import Definition
 from spark_hpo.trial import Assignment, Report, Trial, TrialState
 
 logger = logging.getLogger(__name__)
@@ -17,6 +18,11 @@ P = ParamSpec("P")
 
 class RunningStudy(Protocol):
     """The part of a study that callbacks may use. Everything but `stop` is for reading."""
+
+    @property
+    def definition(self) -> Definition:
+        """The identity of the study and its settings, as its directory has them."""
+        ...
 
     @property
     def objective(self) -> Objective: ...

@@ -23,6 +23,7 @@ from spark_hpo.study.folds import Folds
 from spark_hpo.study.progress import Budget, Progress
 from spark_hpo.study.search import Search
 from spark_hpo.study.slots import Slots
+from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.events import EventKind
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.tracking.tracker import Tracker
@@ -85,6 +86,10 @@ class Study:
         self._idle_since: float | None = None
         self._stop_reason: str | None = None
         self._is_resumed = False
+
+    @property
+    def definition(self) -> Definition:
+        return Definition.require(self._journal.storage)
 
     @property
     def objective(self) -> Objective:

@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
         "trial",
     },
     "study": {"backend", "errors", "objective", "ranking", "search", "study_dir", "tracking", "trial"},
-    "callbacks": {"errors", "report", "study", "trial"},
+    "callbacks": {"errors", "ranking", "redact", "report", "study", "trial"},
     "driver": {
         "backend",
         "config",
@@ -173,6 +173,7 @@ FENCES = {
     "jinja2": {"report"},
     "packaging": {"doctor"},
     "tensorboard": {"callbacks"},
+    "wandb": {"callbacks"},
     "tqdm": {"callbacks"},
     "IPython": {"report"},
     "pytest": {"testing"},
