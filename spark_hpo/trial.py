@@ -61,6 +61,13 @@ class Split(StrEnum):
     TEST = "test"
 
 
+class Purpose(StrEnum):
+    """The reason why a trial is trained."""
+
+    SEARCH = "search"  # the scheduler decided it
+    FINISH = "finish"  # the budget is spent, and the trial is one of the best
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """Why an assignment failed. Credentials are removed from both texts."""
@@ -111,6 +118,7 @@ class Assignment:
     excluded_files: tuple[str, ...] = ()  # unreadable files of the table, which are skipped
     is_define_by_run: bool = False  # the trial chooses its parameters as it runs
     fold: int | None = None  # 1, 2, ...: train and evaluate this fold, from scratch; None: no folds
+    purpose: Purpose = Purpose.SEARCH
 
     @property
     def key(self) -> AssignmentKey:
@@ -133,7 +141,9 @@ class Assignment:
             return f"trial {self.trial_id}: train the final model"
         if self.fold is not None:
             return f"trial {self.trial_id}, rung {self.rung}: fold {self.fold}"
-        return f"trial {self.trial_id}, rung {self.rung}: resource {self.resource_from} -> {self.resource_to}"
+        end = ", to the end" if self.purpose is Purpose.FINISH else ""
+        resource = f"resource {self.resource_from} -> {self.resource_to}"
+        return f"trial {self.trial_id}, rung {self.rung}: {resource}{end}"
 
     def to_json(self) -> dict[str, Any]:
         record = {_JOURNAL_KEYS.get(key, key): value for key, value in asdict(self).items()}
@@ -141,6 +151,8 @@ class Assignment:
             del record["is_proposal"]
         if self.fold is None:
             del record["fold"]
+        if self.purpose is Purpose.SEARCH:
+            del record["purpose"]
         return record
 
     @classmethod
@@ -148,6 +160,7 @@ class Assignment:
         fields = {_FIELDS.get(key, key): value for key, value in record.items()}
         fields["split"] = Split(record["split"])
         fields["excluded_files"] = tuple(record.get("without", ()))
+        fields["purpose"] = Purpose(record.get("purpose", Purpose.SEARCH))
         return cls(**fields)
 
 

@@ -42,6 +42,7 @@ _ARGUMENTS = {
     "search.max_resource": "max_resource",
     "budget.trials": "trials",
     "budget.seconds": "seconds",
+    "budget.finish": "finish",
     "resources.world_size": "world_size",
 }
 # With `folds`, a unit of the resource is a fold, and max_resource counts the epochs of each.
@@ -64,6 +65,7 @@ def tune(
     label: str | None = None,
     trials: int | None = None,
     seconds: float | None = None,
+    finish: int | None = None,
     max_resource: int | None = None,
     folds: int | None = None,
     method: str | None = None,
@@ -112,6 +114,7 @@ def tune(
         label: the column to predict, of a table that is not prepared.
         trials: number of trials to start. None: 30, unless `seconds` or `budget` limits the search.
         seconds: time limit of the search.
+        finish: how many of the best trials are trained to the end when the limit is reached. None: 1.
         max_resource: epochs of a fully trained trial, or of each fold. None: 9.
         folds: cross-validate every trial with so many folds, at least 2, like `data.folds` in a study file.
         method: name of a search method; docs/methods.md compares them. None: "default".
@@ -165,6 +168,7 @@ def tune(
         **_resource(max_resource, folds),
         "budget.trials": trials,
         "budget.seconds": seconds,
+        "budget.finish": finish,
         "resources.world_size": world_size,
     }
     sections = {**settings, "resources": resources or {}, "space": {}}
@@ -254,8 +258,8 @@ def _merged(
 def _with_defaults(record: dict[str, Any]) -> dict[str, Any]:
     if isinstance(record["search"], dict):
         record["search"].setdefault("max_resource", DEFAULT_MAX_RESOURCE)
-    if not record["budget"]:
-        record["budget"] = {"trials": DEFAULT_TRIALS}
+    if not record["budget"] or (isinstance(record["budget"], dict) and record["budget"].keys() == {"finish"}):
+        record["budget"] = {**(record["budget"] or {}), "trials": DEFAULT_TRIALS}
     mlflow = record.setdefault("mlflow", {})
     if isinstance(mlflow, dict) and "tracking_uri" not in mlflow:
         mlflow["tracking_uri"] = usual_uri(record["study_dir"])

@@ -41,8 +41,8 @@ class StoppingConfig(Section):
 
 
 class BudgetConfig(Section):
-    """Limits of the study; it ends at the first that is reached. Running trials are completed. A finished
-    study continues when a limit is raised."""
+    """Limits of the study; it ends at the first that is reached. Running trials are completed, and the best
+    trials are trained to the end. A finished study continues when a limit is raised."""
 
     trials: PositiveInt | None = None
     """Number of trials to start. The best of them are then trained to the end of their rungs."""
@@ -50,6 +50,10 @@ class BudgetConfig(Section):
     """Epochs, or parts or folds with `search.resource: rows` or `folds`, over all trials."""
     seconds: PositiveNumber | None = None
     """Running time of the study, over all runs of its driver."""
+    finish: Annotated[int, Field(ge=0)] = 1
+    """How many of the best trials are trained to the end before the study ends, wherever the scheduler left
+    them; 0: none. What they need is held back from `resource`, `seconds` and `stopping.cost`, but never more
+    than half; it starts no new trial, so `trials` is not affected."""
 
     @model_validator(mode="after")
     def _limited(self) -> BudgetConfig:

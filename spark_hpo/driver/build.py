@@ -220,9 +220,19 @@ def build_rank_spec(plan: StudyPlan, table: Table | None, storage: Storage, stud
     )
 
 
-def build_budget(config: StudyConfig) -> Budget:
-    """Convert the section `budget`."""
-    return Budget(trials=config.budget.trials, resource=config.budget.resource, seconds=config.budget.seconds)
+def build_budget(config: StudyConfig, definition: Definition) -> Budget:
+    """Convert the section `budget`.
+
+    A study of a version without `budget.finish` ends as it did, unless the setting is added.
+    """
+    budget = config.budget
+    has_reserve = "finish" in budget.model_fields_set or "finish" in definition.config.get("budget", {})
+    return Budget(
+        trials=budget.trials,
+        resource=budget.resource,
+        seconds=budget.seconds,
+        finish=budget.finish if has_reserve else 0,
+    )
 
 
 def build_dispatch_policy(

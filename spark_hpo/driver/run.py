@@ -143,7 +143,7 @@ def run_study(
             interrupt = stack.enter_context(_interrupts(config, session))
             with open_share(backend.shared_slots, weight=config.resources.share) as share:
                 policy = build_dispatch_policy(config, storage, table, share, interrupt.is_requested)
-                study = _build_study(plan, search, journal, backend, tracker, policy, callbacks)
+                study = _build_study(plan, definition, search, journal, backend, tracker, policy, callbacks)
                 tracker.sync(journal)
                 stopped_by = study.run()
                 best = study.best
@@ -216,6 +216,7 @@ def _complete(definition: Definition, plan: StudyPlan, journal: Journal, table: 
 
 def _build_study(
     plan: StudyPlan,
+    definition: Definition,
     search: Search,
     journal: Journal,
     backend: Backend,
@@ -230,7 +231,7 @@ def _build_study(
         search=search,
         backend=backend,
         tracker=tracker,
-        budget=build_budget(plan.config),
+        budget=build_budget(plan.config, definition),
         policy=policy,
         callbacks=callbacks,
     )

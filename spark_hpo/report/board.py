@@ -14,6 +14,7 @@ from spark_hpo.report.events import line_of
 from spark_hpo.report.ladder import Fate, ladder_of
 from spark_hpo.report.leaderboard import params_in_words
 from spark_hpo.report.live_line import duration
+from spark_hpo.report.reserve import reserve_in_words
 from spark_hpo.report.status import Spent, StudyState, StudyStatus
 
 _MOST_RUNNING = 8  # lines
@@ -108,6 +109,8 @@ def _facts(status: StudyStatus) -> Table:
     table.add_row("trials", Text(trials or "none yet"))
     for spent in status.budget:
         table.add_row(f"budget: {spent.kind}", _bar(spent))
+    if (reserve := reserve_in_words(record, status.reserve)) is not None:
+        table.add_row("reserve", Text(reserve))
     if status.slots is not None and record.is_running:
         table.add_row("slots", Text(f"{len(status.running)} of {status.slots} busy{status.share}"))
     worked = f"{duration(record.seconds)} of driver time"

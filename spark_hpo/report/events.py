@@ -36,6 +36,12 @@ def _words(event: Event, record: StudyRecord) -> str:
             return f"driver {len(data.get('after', ())) + 1} opened the study"
         case EventKind.BUDGET:
             return f"budget: {'no limit of' if data['trials'] is None else data['trials']} trials"
+        case EventKind.RESERVE:
+            trials = ", ".join(map(str, data["trials"]))
+            amount = record.amount(data["resource"])
+            return f"the search ended ({data['reason']}); reserve: {amount} for trial {trials}, to the end"
+        case EventKind.SKIPPED:
+            return f"trial {data['trial_id']}: promoted, but trained to the end already"
         case EventKind.SLOTS:
             return f"slots for trials: {data['slots']}{share_in_words(data)}"
         case EventKind.ASSIGNED:

@@ -35,6 +35,7 @@ from spark_hpo.report.pictures.rungs import rungs
 from spark_hpo.report.pictures.slots import COLOURS, slots
 from spark_hpo.report.pictures.theme import Picture, count, number
 from spark_hpo.report.pictures.usage import usage
+from spark_hpo.report.reserve import reserve_in_words, reserve_of
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.report.timeline import timeline_of
 from spark_hpo.report.usage import in_bytes, usage_advice, usage_of
@@ -131,6 +132,7 @@ def content_of(record: StudyRecord) -> dict[str, Any]:
         "figures": Markup(as_script_data({**pictures, **by_parameter})),
         "has_rungs": len(ladder_of(record)) > 1,
         "importance": importance_of(record),
+        "reserve": reserve_in_words(record, reserve_of(record)),
         "timeline": timeline_of(record),
         "colours": COLOURS,
         "usage": usage_of(record),

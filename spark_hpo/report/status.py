@@ -15,6 +15,7 @@ from spark_hpo.redact import redact_all
 from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.causes import Cause, causes_of
 from spark_hpo.report.events import share_in_words
+from spark_hpo.report.reserve import ReserveUse, reserve_of
 from spark_hpo.report.study_record import Attempt, StudyRecord
 from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.events import Event, EventKind
@@ -144,6 +145,10 @@ class StudyStatus:
             if isinstance(budget.get(key), int | float)
         ]
 
+    @cached_property
+    def reserve(self) -> ReserveUse:
+        return reserve_of(self.record)
+
     @property
     def last_event(self) -> Event | None:
         return self._events[-1] if self._events else None
@@ -190,6 +195,7 @@ class StudyStatus:
             "slots": self.slots,
             "slots_shared_with": self._last_slots.get("shared_with", 0),
             "budget": {s.kind: {"spent": round(s.spent, 1), "limit": s.limit} for s in self.budget},
+            "reserve": self.reserve.to_json(),
             "seconds": round(record.seconds, 1),
             "driver": driver
             and {

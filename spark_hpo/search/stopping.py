@@ -28,8 +28,12 @@ class StoppingRule(Protocol):
         """
         ...
 
-    def reason(self) -> str | None:
-        """Return why the search should end, as a word for the summary; None: continue."""
+    def reason(self, *, reserved_s: float = 0.0) -> str | None:
+        """Return why the search should end, as a word for the summary; None: continue.
+
+        Args:
+            reserved_s: slot seconds that are still needed after the search.
+        """
         ...
 
 
@@ -47,7 +51,7 @@ class TargetReached(StoppingRule):
     def observe(self, *, resource: int, loss: float, seconds: float, violation: float = 0.0) -> None:
         self._is_reached |= resource >= self.least_resource and not violation and loss <= self.loss
 
-    def reason(self) -> str | None:
+    def reason(self, *, reserved_s: float = 0.0) -> str | None:
         return "target" if self._is_reached else None
 
 
@@ -77,7 +81,7 @@ class NoImprovement(StoppingRule):
         else:
             self._since += 1
 
-    def reason(self) -> str | None:
+    def reason(self, *, reserved_s: float = 0.0) -> str | None:
         return "no_improvement" if self._since >= self.num_trials else None
 
 
@@ -96,8 +100,10 @@ class CostSpent(StoppingRule):
     def observe(self, *, resource: int, loss: float, seconds: float, violation: float = 0.0) -> None:
         self.cost += seconds / 3600 * self.price_per_slot_hour
 
-    def reason(self) -> str | None:
-        return "cost" if self.cost >= self.limit else None
+    def reason(self, *, reserved_s: float = 0.0) -> str | None:
+        # The reserve may hold back half of the limit, so that a small one still allows a search.
+        reserved = min(reserved_s / 3600 * self.price_per_slot_hour, self.limit / 2)
+        return "cost" if self.cost and self.cost + reserved >= self.limit else None
 
 
 @dataclass(eq=False)
@@ -133,5 +139,5 @@ class RegretBound(StoppingRule):
         scale = math.fsum(tail[-1] - loss for loss in tail[:-1]) / (len(tail) - 1)
         return scale * math.log(2)
 
-    def reason(self) -> str | None:
+    def reason(self, *, reserved_s: float = 0.0) -> str | None:
         return "regret_bound" if self.expected_gain <= self.bound else None

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from spark_hpo.backend.base import ONE_RANK, RanksByRung
+from spark_hpo.errors import JournalError
 from spark_hpo.ranking import as_reported
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.study.decider import Decider
@@ -14,7 +15,7 @@ from spark_hpo.study.progress import Progress
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.retention import BEST, Owner, Retention, Role
-from spark_hpo.trial import Assignment, AssignmentKey, Report, Split, Trial, TrialState
+from spark_hpo.trial import Assignment, AssignmentKey, Purpose, Report, Split, Trial, TrialState
 
 
 class Attempts:
@@ -43,6 +44,9 @@ class Attempts:
         self._ranks = ranks
         self._running: dict[AssignmentKey, Assignment] = {}
         progress.running = MappingProxyType(self._running)
+        self._candidates: frozenset[int] = frozenset()  # whose checkpoints are kept for the reserve
+        self.left_at: dict[int, str | None] = {}
+        """By trial that the reserve trains: the checkpoint at which the scheduler left it."""
         self._retention = Retention(journal.storage)
         self._incumbents = Incumbents(journal.objective, self._retention)
 
@@ -56,6 +60,7 @@ class Attempts:
 
     def begin(self, assignment: Assignment) -> None:
         if assignment.split is Split.VALIDATION:
+            self._keep_for_children(assignment)
             # A new trial may start from its parent's checkpoint, and needs it until it has its own.
             self._retention.keep(Owner(Role.TRIAL, assignment.trial_id), assignment.checkpoint)
         self._journal.assigned(assignment)
@@ -75,6 +80,11 @@ class Attempts:
         self._end(report)
         self._progress.run += 1
         return self.conclude(report)
+
+    def skip(self, slot: Slot) -> None:
+        """Answer a slot for a trial that the reserve has trained, instead of beginning an assignment."""
+        self._journal.skipped(slot.trial_id)
+        self._stop(self._decider.skip(slot))
 
     def finish_fold(self, report: Report) -> None:
         """End the assignment of one fold."""
@@ -100,7 +110,16 @@ class Attempts:
             self.replay_final(report)
             self._retention.tidy(report.trial_id)
 
+    def replay_skip(self, trial_id: int) -> None:
+        slot = self._decider.next_slot()
+        if slot is None or slot.trial_id != trial_id:
+            raise JournalError(
+                f"the journal skips a slot of trial {trial_id}, but the scheduler decides {slot}"
+            )
+        self._stop(self._decider.skip(slot))
+
     def replay_begin(self, assignment: Assignment) -> Slot:
+        self._keep_for_children(assignment)
         self._retention.keep(Owner(Role.TRIAL, assignment.trial_id), assignment.checkpoint)
         return self._decider.restart(assignment)
 
@@ -127,6 +146,25 @@ class Attempts:
         del self._running[report.key]
         self._progress.busy_seconds += report.seconds * self._ranks.slots(report.rung)
 
+    def _stop(self, stopped: Collection[int]) -> None:
+        self._journal.settled(stopped, TrialState.STOPPED)
+        for trial_id in stopped:
+            self._retention.keep(Owner(Role.TRIAL, trial_id), None)
+
+    def _keep_candidates(self) -> None:
+        """Keep the checkpoints from which the reserve would train on, also of trials that are stopped."""
+        before, self._candidates = self._candidates, frozenset(self._decider.reserve.unfinished())
+        for trial_id in self._candidates:
+            self._retention.keep(Owner(Role.CANDIDATE, trial_id), self._journal.trials[trial_id].checkpoint)
+        for trial_id in before - self._candidates:
+            self._retention.keep(Owner(Role.CANDIDATE, trial_id), None)
+
+    def _keep_for_children(self, assignment: Assignment) -> None:
+        """Keep the checkpoint at which the scheduler left a trial, if other trials may start from it."""
+        if assignment.purpose is Purpose.FINISH and self._decider.has_parents:
+            self.left_at[assignment.trial_id] = assignment.checkpoint
+            self._retention.keep(Owner(Role.PARENT, assignment.trial_id), assignment.checkpoint)
+
     def _settle(self, report: Report) -> tuple[int, ...]:
         decision = self._decider.tell(report)
         self._journal.settled(decision.stopped, TrialState.STOPPED)
@@ -135,7 +173,9 @@ class Attempts:
         # The trial as of this report: in a replay the journal has its last state.
         trial = as_reported(self._journal.trials[report.trial_id], report, decision.score)
         self._incumbents.note(trial, is_complete=decision.is_complete)
+        self._decider.reserve.note(trial, decision.slot)
         self._retention.keep(Owner(Role.TRIAL, report.trial_id), report.checkpoint)
+        self._keep_candidates()
         for trial_id in decision.ended:
             self._retention.keep(Owner(Role.TRIAL, trial_id), None)
         if report.attempt > 1 or report.failure is not None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from spark_hpo.errors import ConfigError, JournalError
-from spark_hpo.objective import Objective, Score
-from spark_hpo.search.scheduler import Slot
+from spark_hpo.objective import NO_SCORE, Objective, Score
+from spark_hpo.search.scheduler import Scheduler, Slot
+from spark_hpo.study.reserve import Need, Reserve
 from spark_hpo.study.search import Search, result_for
-from spark_hpo.trial import Assignment, Params, Report
+from spark_hpo.study.speed import Speed
+from spark_hpo.trial import Assignment, Params, Purpose, Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +21,7 @@ class Decision:
     score: Score
     resource_spent: int  # epochs
     stopped: tuple[int, ...]  # trials that will not be promoted
+    slot: Slot  # that the report ends
     is_complete: bool  # the reported trial has trained to the end
     ended: tuple[int, ...]  # trials that get no further assignment, ascending
 
@@ -31,19 +35,39 @@ class Decider:
         tell(report of 0) -> Decision
     """
 
-    def __init__(self, search: Search, objective: Objective) -> None:
+    def __init__(self, search: Search, objective: Objective, *, num_finished: int = 0) -> None:
+        """Create it.
+
+        Args:
+            search: the deciding parts.
+            objective: of the study.
+            num_finished: how many of the best trials the reserve trains to the end.
+        """
         self._search = search
         self._objective = objective
         self._open: dict[int, Slot] = {}  # slots by trial
+        self._scores: dict[int, dict[int, Score]] = {}  # of the trials that the reserve has trained
+        self.speed = Speed()
+        scheduler = search.scheduler
+        self.reserve = Reserve(num_finished, scheduler.max_resource, getattr(scheduler, "num_rungs", None))
 
     @property
     def is_done(self) -> bool:
         return self._search.scheduler.is_done()
 
+    def stopping_reason(self, reserved_s: float = 0.0) -> str | None:
+        """Return the first stopping rule that ends the search; None: the search continues.
+
+        Args:
+            reserved_s: slot seconds that are still needed after the search.
+        """
+        rules = self._search.stopping
+        return next((reason for rule in rules if (reason := rule.reason(reserved_s=reserved_s))), None)
+
     @property
-    def stopping_reason(self) -> str | None:
-        """The first stopping rule that ends the search; None: the search continues."""
-        return next((reason for rule in self._search.stopping if (reason := rule.reason())), None)
+    def has_parents(self) -> bool:
+        """True if new trials may start from the checkpoint of another trial."""
+        return getattr(self._search.scheduler, "has_parents", Scheduler.has_parents)
 
     def limit_trials(self, max_trials: int | None) -> None:
         """Apply the budget of the next driver."""
@@ -52,6 +76,35 @@ class Decider:
     def next_slot(self) -> Slot | None:
         return self._search.scheduler.next_slot()
 
+    def next_finish(self) -> Slot | None:
+        """Return the next slot of the reserve; None: no trial waits to be trained to the end."""
+        return self.reserve.next_slot(self._open)
+
+    def needs(self) -> list[Need]:
+        """Return what the best trials need until they are fully trained, without their open slots."""
+        return self.reserve.needs(self._open)
+
+    def is_finished(self, trial_id: int) -> bool:
+        """Return whether the reserve has trained the trial, or trains it now."""
+        return trial_id in self._scores
+
+    def skip(self, slot: Slot) -> tuple[int, ...]:
+        """Answer a slot of the scheduler for a trial that the reserve has trained or trains now.
+
+        The scheduler gets the trial's value at the slot's resource or, if it was not measured there, the
+        latest one before. A scheduler whose trials have children loses the trial instead, because there is
+        no checkpoint at that resource from which a child could start.
+
+        Returns:
+            The trials that will not be promoted, ascending.
+        """
+        scores = self._scores[slot.trial_id]
+        at = max((r for r in scores if r <= slot.resource_to), default=None)
+        score = NO_SCORE if at is None or self.has_parents else scores[at]
+        return self._without_finished(
+            self._search.scheduler.report(slot, **result_for(self._search.scheduler, score))
+        )
+
     def propose(self, slot: Slot, parent: Params | None = None) -> Params:
         """Propose parameters for a new trial, from those of its parent if it has one."""
         if parent is None:
@@ -59,9 +112,12 @@ class Decider:
         assert self._search.explorer is not None, "a scheduler with parents comes with an explorer"
         return self._search.explorer.explore(slot, parent)
 
-    def start(self, slot: Slot, params: Params) -> None:
+    def start(self, slot: Slot, params: Params, purpose: Purpose = Purpose.SEARCH) -> None:
         """Note that a slot runs with these parameters."""
         self._open[slot.trial_id] = slot
+        if purpose is Purpose.FINISH:
+            self._scores[slot.trial_id] = {slot.resource_from: self.reserve.last_score(slot.trial_id)}
+            return
         if slot.is_new:
             self._search.sampler.start(slot.trial_id, params)
         if self._search.explorer is not None:
@@ -73,6 +129,8 @@ class Decider:
         Raises:
             JournalError: the scheduler would have opened another slot.
         """
+        if assignment.purpose is Purpose.FINISH:
+            return self._restart_finish(assignment)
         slot = self.next_slot()
         recorded = Slot(
             trial_id=assignment.trial_id,
@@ -91,6 +149,18 @@ class Decider:
         self.start(slot, assignment.params)
         return slot
 
+    def _restart_finish(self, assignment: Assignment) -> Slot:
+        whole = assignment.fold is None
+        slot = Slot(
+            trial_id=assignment.trial_id,
+            bracket=assignment.bracket,
+            rung=assignment.rung,
+            resource_from=assignment.resource_from,
+            resource_to=assignment.resource_to if whole else self._search.scheduler.max_resource,
+        )
+        self.start(slot, assignment.params, Purpose.FINISH)
+        return slot
+
     def tell(self, report: Report) -> Decision:
         """Pass a report to all parts of the search, and collect what follows from it."""
         search, slot = self._search, self._open.pop(report.trial_id)
@@ -106,18 +176,31 @@ class Decider:
         search.sampler.tell(
             report.trial_id, resource=slot.resource_to, others=others, **result_for(search.sampler, score)
         )
-        if search.explorer is not None:
-            search.explorer.tell(slot, **result_for(search.explorer, score))
-        stopped = search.scheduler.report(slot, **result_for(search.scheduler, score))
+        self.speed.note(report, report.resource - slot.resource_from)
+        if (known := self._scores.get(report.trial_id)) is not None:  # the reserve has trained it
+            known.update((m.resource, self._objective.score(m.metrics)) for m in report.curve)
+            known[slot.resource_to] = score
+            stopped: tuple[int, ...] = ()
+        else:
+            if search.explorer is not None:
+                search.explorer.tell(slot, **result_for(search.explorer, score))
+            stopped = self._without_finished(
+                search.scheduler.report(slot, **result_for(search.scheduler, score))
+            )
         ended = {*stopped, *([report.trial_id] if report.failure else [])}
         is_complete = report.trial_id not in ended and slot.resource_to == search.scheduler.max_resource
         return Decision(
             score=score,
+            slot=slot,
             resource_spent=report.resource - slot.resource_from,
-            stopped=tuple(stopped),
+            stopped=stopped,
             is_complete=is_complete,
             ended=tuple(sorted({*ended, report.trial_id} if is_complete else ended)),
         )
+
+    def _without_finished(self, trials: Iterable[int]) -> tuple[int, ...]:
+        """Return the trials without those that the reserve has trained, which a scheduler cannot stop."""
+        return tuple(trial_id for trial_id in trials if trial_id not in self._scores)
 
     def check_progress(self) -> None:
         """Check a scheduler that has opened no slot although none is in flight.

@@ -10,11 +10,12 @@ from spark_hpo.trial import Assignment, AssignmentKey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Limits of a search. When one is reached, no new assignment starts. None: no limit."""
+    """Limits of a study. The search ends when one is reached, save what `finish` needs. None: no limit."""
 
     trials: int | None = None  # the scheduler enforces it: it completes the rungs of started trials
     resource: int | None = None  # epochs over all trials
     seconds: float | None = None  # of drivers' work
+    finish: int = 0  # the best trials that are trained to the end before the study ends
 
 
 @dataclass(slots=True)

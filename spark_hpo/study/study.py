@@ -18,6 +18,7 @@ from spark_hpo.study.attempts import Attempts
 from spark_hpo.study.callback import Callback, call_each
 from spark_hpo.study.decider import Decider
 from spark_hpo.study.dispatch import Dispatcher, DispatchPolicy
+from spark_hpo.study.end_of_search import EndOfSearch
 from spark_hpo.study.failures import Failures
 from spark_hpo.study.folds import Folds
 from spark_hpo.study.progress import Budget, Progress
@@ -32,6 +33,7 @@ from spark_hpo.trial import (
     AssignmentKey,
     HalvedBatches,
     Params,
+    Purpose,
     Report,
     Split,
     Trial,
@@ -74,17 +76,17 @@ class Study:
         self._policy = policy
         self._callbacks = tuple(callbacks)
         self._clock = clock
-        self._decider = Decider(search, journal.objective)
+        self._decider = Decider(search, journal.objective, num_finished=budget.finish)
         self._failures = Failures(policy.failures)
         self._attempts = Attempts(journal, self._decider, self.progress, policy.ranks)
         self._dispatcher = Dispatcher(backend, self._attempts, self._failures, journal.storage, policy, clock)
         self._slots = Slots(
             backend, journal, self.progress, share=policy.share, max_concurrent=policy.max_concurrent
         )
+        self._end = EndOfSearch(journal, self._decider, self._dispatcher, budget, self.progress)
         self._folds = Folds()
         self._finals: dict[int, Assignment] = {}  # begun by an earlier driver and not ended, by trial
         self._idle_since: float | None = None
-        self._stop_reason: str | None = None
         self._is_resumed = False
 
     @property
@@ -114,7 +116,7 @@ class Study:
         return self._failures.excluded_files
 
     def stop(self, reason: str) -> None:
-        self._stop_reason = self._stop_reason or reason
+        self._end.stop(reason)
 
     def resume(self) -> None:
         """Replay the journal, and delete checkpoints that no trial needs any more. `run` calls it first.
@@ -202,7 +204,9 @@ class Study:
             resource_from=resource_from,
             resource_to=trial.resource,
         )
-        return replace(self._assignment(slot, trial.params, trial.checkpoint), split=split)
+        return replace(
+            self._assignment(slot, trial.params, trial.checkpoint), split=split, purpose=Purpose.SEARCH
+        )
 
     def _run_alone(self, assignment: Assignment) -> Report:
         try:
@@ -225,12 +229,14 @@ class Study:
                 slots = max(self.progress.slots, self._dispatcher.used_slots)
                 self.progress.slot_seconds += (now - last) * slots
                 self.progress.seconds, last = spent_before + now - began, now
-                stopped_by = self._end_reason()
-                if stopped_by is None or self._dispatcher.waiting or self._dispatcher.held:
-                    self._launch(only_waiting=stopped_by is not None)
+                stopped_by = self._end.reason()
+                may_open = stopped_by is None or self._end.has_slot(stopped_by)
+                if may_open or self._dispatcher.waiting or self._dispatcher.held:
+                    self._launch(stopped_by)
                 else:
                     self._slots.rest(self._dispatcher.used_slots)
-                if not self.progress.running and not self._dispatcher.waiting and stopped_by is not None:
+                is_idle = not self.progress.running and not self._dispatcher.waiting
+                if is_idle and stopped_by is not None and not may_open:
                     return stopped_by
                 self._check_idle(now)
                 if (done := self._dispatcher.wait()) is not None:
@@ -243,35 +249,27 @@ class Study:
             self._backend.close()
             raise
 
-    def _end_reason(self) -> str | None:
-        """Why no further slot is opened; None: the search continues."""
-        if self._stop_reason is not None:
-            return self._stop_reason
-        if self._decider.is_done:
-            return "trials" if len(self.trials) == self.budget.trials else "search_space"
-        if self.budget.resource is not None:
-            # Only if there is such a limit: with a thousand slots this sum is most of the driver's time.
-            begun = [*self.progress.running.values(), *self._dispatcher.waiting]
-            committed = sum(a.resource_to - a.resource_from for a in begun)
-            if self.progress.resource_spent + committed >= self.budget.resource:
-                return "resource"
-        if self.budget.seconds is not None and self.progress.seconds >= self.budget.seconds:
-            return "seconds"
-        return self._decider.stopping_reason
+    def _launch(self, stopped_by: str | None) -> None:
+        """Start assignments until no slot is free, or there is nothing to start.
 
-    def _launch(self, *, only_waiting: bool) -> None:
-        """Start assignments until no slot is free, or there is nothing to start."""
+        Args:
+            stopped_by: why the search has ended; None: it continues.
+        """
         dispatcher = self._dispatcher
         self._slots.count()
         dispatcher.start_held()
         while dispatcher.held is None and self._slots.take(dispatcher.used_slots):
             assignment = dispatcher.start_waiting()
             if assignment is None:
-                slot = None if only_waiting else self._decider.next_slot()
+                slot = self._decider.next_slot() if stopped_by is None else self._end.next_slot(stopped_by)
                 if slot is None:
                     self._slots.rest(dispatcher.used_slots)
                     return
-                assignment, *others = self._open(slot)
+                purpose = Purpose.SEARCH if stopped_by is None else Purpose.FINISH
+                if purpose is Purpose.SEARCH and self._decider.is_finished(slot.trial_id):
+                    self._attempts.skip(slot)
+                    continue
+                assignment, *others = self._open(slot, purpose)
                 dispatcher.enqueue(others)
                 dispatcher.start(assignment)
             if assignment.fold is not None:
@@ -282,25 +280,32 @@ class Study:
             if trial.ended_at is None and assignment.attempt == 1 and assignment.fold in (None, 1):
                 call_each(self._callbacks, Callback.on_trial_start, self, trial)
             call_each(self._callbacks, Callback.on_assigned, self, assignment)
-            if not only_waiting and self._end_reason() is not None:
+            if stopped_by is None and self._end.reason() is not None:
                 if dispatcher.held is None:
                     self._slots.rest(dispatcher.used_slots)
                 return
 
-    def _open(self, slot: Slot) -> list[Assignment]:
+    def _open(self, slot: Slot, purpose: Purpose) -> list[Assignment]:
         """Open a slot. Returns its assignments: one, or one per fold."""
         trial = self.trials.get(slot.trial_id)
         if trial is not None:
             params, checkpoint = trial.params, trial.checkpoint
+            if purpose is Purpose.FINISH and checkpoint is not None and not self._has(checkpoint):
+                slot, checkpoint = replace(slot, resource_from=0), None  # deleted when it was not needed
         elif slot.parent is not None:
             parent = self.trials[slot.parent]
-            params, checkpoint = self._decider.propose(slot, parent.params), parent.checkpoint
+            params = self._decider.propose(slot, parent.params)
+            checkpoint = self._attempts.left_at.get(slot.parent, parent.checkpoint)
         else:
             params, checkpoint = self._decider.propose(slot), None
-        self._decider.start(slot, params)
+        self._decider.start(slot, params, purpose)
         if not self._has_folds:
             return [self._assignment(slot, params, checkpoint)]
         return [self._fold(slot, params, fold) for fold in self._folds.open(slot)]
+
+    def _has(self, checkpoint: str) -> bool:
+        folder, _, name = checkpoint.rpartition("/")
+        return name in self._journal.storage.names(folder)
 
     def _fold(self, slot: Slot, params: Params, fold: int) -> Assignment:
         one = replace(slot, resource_from=fold - 1, resource_to=fold)
@@ -319,6 +324,7 @@ class Study:
             seed=int(np.random.SeedSequence((self._seed, slot.trial_id)).generate_state(1)[0]),
             excluded_files=self._failures.excluded_files,
             is_define_by_run=self._define_by_run,
+            purpose=Purpose.FINISH if self._decider.is_finished(slot.trial_id) else Purpose.SEARCH,
         )
 
     def _check_idle(self, now: float) -> None:
@@ -432,6 +438,10 @@ class Study:
                 del in_flight[event.report.key]
                 self._folds.add(event.report)
                 self._attempts.replay_fold()
+            elif event.kind is EventKind.RESERVE:
+                self._end.replay(event.data)
+            elif event.kind is EventKind.SKIPPED:
+                self._attempts.replay_skip(event.data["trial_id"])
             elif event.kind is EventKind.REPORTED:
                 self._replay_report(event.report, in_flight)
         if max_trials != self._max_trials:

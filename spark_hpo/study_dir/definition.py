@@ -53,8 +53,8 @@ _FREE = (
 
 _RENAMED = {"search.first": "search.enqueue"}  # since earlier versions
 
-# Settings that may change too, but whose first value a replay of the journal needs.
-_FIRST_VALUES = ("budget.trials",)
+# Settings that may change too, but whose first value a replay of the journal or an earlier study needs.
+_FIRST_VALUES = ("budget.trials", "budget.finish")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

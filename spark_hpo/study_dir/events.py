@@ -25,6 +25,8 @@ class EventKind(StrEnum):
     LOST = "lost"  # an attempt has ended without a result; another one follows
     SETTLED = "settled"  # trials are stopped or completed
     BUDGET = "budget"  # the number of trials that may start has changed
+    RESERVE = "reserve"  # the budget is spent, and the best trials are trained to the end
+    SKIPPED = "skipped"  # the scheduler promoted a trial that has been trained to the end already
     SLOTS = "slots"  # the number of assignments that fit at once has changed
     CLOSED = "closed"  # a driver has ended; see `Ending`
 

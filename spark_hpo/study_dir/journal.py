@@ -175,6 +175,14 @@ class Journal:
         if changed:
             self._append(EventKind.SETTLED, {"trials": changed, "state": state})
 
+    def reserved(self, plan: Mapping[str, Any]) -> None:
+        """Record that the search has ended, and which trials are trained to the end; see `Reserve.plan`."""
+        self._append(EventKind.RESERVE, plan)
+
+    def skipped(self, trial_id: int) -> None:
+        """Record that a promotion needs no assignment, because the trial has been trained to the end."""
+        self._append(EventKind.SKIPPED, {"trial_id": trial_id})
+
     def slots(self, count: int, *, fit: int = 0, num_others: int = 0) -> None:
         """Record the number of assignments that fit at once from now on.
 
@@ -275,7 +283,14 @@ class Journal:
                 Ending.from_json(event.data)  # raises where the record is damaged
             case EventKind.FOLD:
                 Report.from_json(event.data)  # raises where the record is damaged
-            case EventKind.LOST | EventKind.BUDGET | EventKind.SLOTS | EventKind.OPENED:
+            case (
+                EventKind.LOST
+                | EventKind.BUDGET
+                | EventKind.RESERVE
+                | EventKind.SKIPPED
+                | EventKind.SLOTS
+                | EventKind.OPENED
+            ):
                 pass
 
     def _put(self, trial: Trial) -> None:

@@ -18,6 +18,8 @@ class Role(StrEnum):
     TRIAL = "trial"  # the trial may train on from it; a new one starts from its parent's
     BEST = "best"
     FRONT = "front"  # the trial is on the Pareto front
+    CANDIDATE = "candidate"  # the trial is one of the best, and may be trained to the end
+    PARENT = "parent"  # other trials may start from it, although its own trial is trained further
 
 
 @dataclass(frozen=True, slots=True)

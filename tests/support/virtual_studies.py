@@ -123,6 +123,7 @@ def write_study(
     disturbances: Disturbances | None = None,
     driver: Mapping[str, Any] | None = None,
     test: bool = True,
+    finish: int = 0,
     **changes: Any,
 ) -> Storage:
     """Run or resume a study in a directory.
@@ -160,7 +161,7 @@ def write_study(
         search=search,
         backend=backend,
         tracker=_NoTracker(),
-        budget=Budget(trials=config.budget.trials),
+        budget=Budget(trials=config.budget.trials, finish=finish),
         callbacks=[_StopAfter(*stop_after)] if stop_after else [],
         clock=backend.clock,
     )

@@ -1,0 +1,127 @@
+"""Decides when a search ends, and what is trained to the end after it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from spark_hpo.search.scheduler import Slot
+from spark_hpo.study.decider import Decider
+from spark_hpo.study.dispatch import Dispatcher
+from spark_hpo.study.progress import Budget, Progress
+from spark_hpo.study_dir.journal import Journal
+
+logger = logging.getLogger(__name__)
+
+_LARGEST_SHARE = 0.5  # of a limit that the reserve may hold back, so that small budgets still search
+
+
+@dataclass(eq=False)
+class EndOfSearch:
+    """Holds the limits of a study, and its reserve.
+
+    The reserve is what the best trials need to be trained to the end. The search ends when that much is left
+    of a limit; a limit of trials needs none, because training a trial further starts no new trial. What the
+    best trials turn out not to need goes back to the search. Once a trial is trained by the reserve, the
+    search stays ended until a limit changes, also for the next driver: the journal has the decision.
+    """
+
+    journal: Journal
+    decider: Decider
+    dispatcher: Dispatcher
+    budget: Budget
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self._stop_reason: str | None = None  # of a callback or a user
+        self._reserved: Mapping[str, Any] | None = None  # the last decision to use the reserve
+
+    def stop(self, reason: str) -> None:
+        """End the search, without training any trial further."""
+        self._stop_reason = self._stop_reason or reason
+
+    def replay(self, plan: Mapping[str, Any]) -> None:
+        """Take the decision of an earlier driver to use the reserve."""
+        self._reserved = plan
+
+    def reason(self) -> str | None:
+        """Return why no further slot of the search is opened; None: the search continues."""
+        if self._stop_reason is not None:
+            return self._stop_reason
+        if self._reserved is not None and self._reserved["limits"] == self._limits:
+            return str(self._reserved["reason"])
+        budget, progress, decider = self.budget, self.progress, self.decider
+        if decider.is_done:
+            return "trials" if len(self.journal.trials) == budget.trials else "search_space"
+        if budget.resource is not None:
+            # Only if there is such a limit: with a thousand slots this sum is most of the driver's time.
+            begun = [*progress.running.values(), *self.dispatcher.waiting]
+            committed = sum(a.resource_to - a.resource_from for a in begun)
+            held_back = self._held_back(self._reserve_resource(), budget.resource)
+            if progress.resource_spent + committed + held_back >= budget.resource:
+                return "resource"
+        if budget.seconds is not None:
+            held_back = self._held_back(self._reserve_seconds(), budget.seconds)
+            if progress.seconds + held_back >= budget.seconds:
+                return "seconds"
+        return decider.stopping_reason(sum(self._seconds_by_need()) if budget.finish else 0.0)
+
+    def has_slot(self, reason: str) -> bool:
+        """Return whether the reserve has a trial to train, now that the search has ended for this reason."""
+        # A target was the user's aim, and a callback's `stop` asks for an end.
+        may_finish = self._stop_reason is None and reason != "target"
+        return may_finish and self.decider.next_finish() is not None
+
+    def next_slot(self, reason: str) -> Slot | None:
+        """Open the next slot of the reserve; None: no candidate waits for one.
+
+        Args:
+            reason: why the search has ended.
+        """
+        if not self.has_slot(reason):
+            return None
+        if self._reserved is None or self._reserved["limits"] != self._limits:
+            self._reserve(reason)
+        return self.decider.next_finish()
+
+    def _reserve(self, reason: str) -> None:
+        """Record that the search has ended, and what the reserve trains."""
+        trials = self.decider.reserve.unfinished()
+        resource, seconds = self._reserve_resource(), self._reserve_seconds()
+        self._reserved = {
+            "reason": reason,
+            "limits": self._limits,
+            "trials": trials,
+            "resource": resource,
+            "seconds": round(seconds, 3),
+        }
+        self.journal.reserved(self._reserved)
+        names = f"trials {', '.join(map(str, trials))}" if len(trials) > 1 else f"trial {trials[0]}"
+        logger.info(
+            "the search has ended (%s); training %s, the best so far, to the end: resource %d, about %.4g s",
+            reason,
+            names,
+            resource,
+            seconds,
+        )
+
+    @property
+    def _limits(self) -> dict[str, Any]:
+        return asdict(self.budget)
+
+    def _held_back(self, needed: float, limit: float) -> float:
+        if not self.journal.trials:  # at least one trial is started
+            return 0.0
+        return min(needed, _LARGEST_SHARE * limit)
+
+    def _reserve_resource(self) -> int:
+        return sum(need.resource for need in self.decider.needs())
+
+    def _reserve_seconds(self) -> float:
+        seconds = self._seconds_by_need()
+        return max(max(seconds), sum(seconds) / max(1, self.progress.slots)) if seconds else 0.0
+
+    def _seconds_by_need(self) -> list[float]:
+        return [self.decider.speed.seconds(need.resource, need.trial_id) for need in self.decider.needs()]

@@ -1,0 +1,113 @@
+"""The reserve of a budget: it trains the best trials to the end when the search is over."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from spark_hpo.objective import NO_SCORE, Score
+from spark_hpo.ranking import by_score
+from spark_hpo.search.scheduler import Slot
+from spark_hpo.trial import Trial
+
+_Key = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The training that a trial still needs."""
+
+    trial_id: int | None  # None: a trial that has not been measured yet
+    resource: int  # to the end, from where its open slot, if there is one, leaves it
+
+
+@dataclass(eq=False)
+class Reserve:
+    """Decides which trials are trained to the end after the search, over any scheduler.
+
+    The candidates are the `count` trials with the best results so far, each as it was when it was best. A
+    scheduler may have stopped one of them at a low rung, because a worse trial took the last place in the
+    next rung, or the search may have ended before its promotion. Trials that failed are not candidates.
+
+    Pure: the same calls give the same decisions.
+
+    A trace, count 1, 81 epochs: note(trial 3 after 3 epochs); note(trial 5, worse, after 81 epochs);
+        next_slot({}) -> trial 3: 3 -> 81; note(trial 3 after 81 epochs); next_slot({}) -> None
+    """
+
+    count: int  # of the candidates; 0: there is no reserve
+    max_resource: int
+    num_rungs: int | None = None  # of the longest bracket
+
+    def __post_init__(self) -> None:
+        self._keys: dict[int, _Key] = {}  # by trial: the sort key of its best result
+        self._ranking: list[_Key] = []  # ascending; the last part of a key is the trial
+        self._slots: dict[int, Slot] = {}  # by trial: its latest slot that has reported
+        self._scores: dict[int, Score] = {}  # by trial: at the end of that slot
+        self._top_rungs: dict[int, int] = {}  # by bracket: the rung of fully trained trials, once known
+
+    def note(self, trial: Trial, slot: Slot) -> None:
+        """Take a trial as of its latest report, and the slot that has reported."""
+        if not self.count:
+            return
+        trial_id, before = trial.trial_id, self._keys.get(trial.trial_id)
+        is_better = before is None or by_score(trial) < before
+        if before is not None and (is_better or not trial.score.is_finite):
+            del self._ranking[bisect_left(self._ranking, before)]
+            del self._keys[trial_id]
+        if not trial.score.is_finite:
+            return
+        if is_better:
+            self._keys[trial_id] = by_score(trial)
+            insort(self._ranking, self._keys[trial_id])
+        self._slots[trial_id], self._scores[trial_id] = slot, trial.score
+        if slot.resource_to == self.max_resource:
+            self._top_rungs[slot.bracket] = slot.rung
+
+    def last_score(self, trial_id: int) -> Score:
+        """Return the score at the end of the trial's latest slot."""
+        return self._scores.get(trial_id, NO_SCORE)
+
+    def unfinished(self) -> list[int]:
+        """Return the candidates that are not fully trained, the best first."""
+        return [t for t in self._candidates() if self._slots[t].resource_to < self.max_resource]
+
+    def needs(self, open_slots: Mapping[int, Slot]) -> list[Need]:
+        """Return what has to be trained after the search, if it ends now.
+
+        Args:
+            open_slots: the slots in flight, by trial.
+        """
+        found = [
+            Need(t, self.max_resource - open_slots.get(t, self._slots[t]).resource_to)
+            for t in self._candidates()
+        ]
+        num_unknown = self.count - len(found)
+        if num_unknown > 0:
+            reached = sorted(
+                (s.resource_to for t, s in open_slots.items() if t not in self._keys), reverse=True
+            )
+            reached += [0] * num_unknown
+            found += [Need(None, self.max_resource - resource) for resource in reached[:num_unknown]]
+        return [need for need in found if need.resource > 0]
+
+    def next_slot(self, open_slots: Mapping[int, Slot]) -> Slot | None:
+        """Return the slot that trains the next candidate to the end; None: none waits for one."""
+        trial_id = next((t for t in self.unfinished() if t not in open_slots), None)
+        if trial_id is None:
+            return None
+        last = self._slots[trial_id]
+        return Slot(
+            trial_id=trial_id,
+            bracket=last.bracket,
+            rung=self._top_rungs.get(last.bracket, max(last.rung + 1, (self.num_rungs or 0) - 1)),
+            resource_from=last.resource_to,
+            resource_to=self.max_resource,
+        )
+
+    def _candidates(self) -> Iterator[int]:
+        for key in self._ranking[: self.count]:
+            trial_id = key[-1]
+            assert isinstance(trial_id, int)
+            yield trial_id
