@@ -21,11 +21,17 @@ from spark_hpo.driver.backend_choice import with_backend
 from spark_hpo.driver.build import build_table
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.plan import load_transforms, plan_study
-from spark_hpo.driver.rehearsal import each_option, measure_shipment, run_first_step
+from spark_hpo.driver.rehearsal import (
+    each_option,
+    measure_shipment,
+    predict_wait,
+    run_first_step,
+)
 from spark_hpo.driver.table_snapshot import check_frame
 from spark_hpo.driver.table_source import check_source, is_ready, schema_folder
 from spark_hpo.errors import ConfigError, DataError, StorageError, located
 from spark_hpo.pitfalls import find_pitfalls, find_pitfalls_of_rows
+from spark_hpo.report.usage import MIN_WAITED_S, WAIT_SHARE, gpu_advice, in_bytes, memory_advice, summary
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.server_check import check_server
@@ -214,11 +220,40 @@ def one_step(context: Context) -> Verdict:
         f"{ranks} rank{'s' * (ranks > 1)}, one batch, {metric} {reports[0].metrics[metric]:.4g}, "
         f"{reports[0].seconds:.1f} s"
     )
+    left = _STEP_LIMIT_S - (time.monotonic() - started)
+    predicted, cures = _predicted_use(context, reports[0], timeout_s=left)
+    message = "; ".join([message, *predicted])
     if len(reports) < len(configurations):
         untried = len(configurations) - len(reports)
         return warn(f"{message}; no time for {untried} other configurations", "try them in a short study")
     others = len(reports) - 1
-    return ok(f"{message}; {others} more for all options of the choices" if others else message)
+    message = f"{message}; {others} more for all options of the choices" if others else message
+    return warn(message, "; ".join(cures)) if cures else ok(message)
+
+
+def _predicted_use(context: Context, first: Report, *, timeout_s: float) -> tuple[list[str], list[str]]:
+    """Return what the ranks of a study will use, in words, and what to change."""
+    assert context.table is not None, "the step has trained on it"
+    config, usage, cures = context.config, summary(first.usage), []
+    if usage is None:
+        return [], []
+    found = []
+    wait = predict_wait(
+        context.plan, context.search, context.table, first, spark=context.spark, timeout_s=timeout_s
+    )
+    if wait is not None:
+        found.append(
+            f"a trial waits about {wait.seconds:.2g} s for data, {wait.share:.0%} of its steps' time"
+        )
+        if wait.share >= WAIT_SHARE and wait.seconds >= MIN_WAITED_S:
+            is_off = config.data is not None and not config.data.cache.enabled
+            cures.append("set data.cache.enabled: true" if is_off else "give data.cache.folder a faster disk")
+    if usage.most_memory_bytes is not None:
+        part = "" if usage.memory_share is None else f", {usage.memory_share:.0%} of its memory overhead"
+        found.append(f"a rank uses {in_bytes(usage.most_memory_bytes)} of memory{part}")
+    if usage.gpu_memory_share is not None:
+        found.append(f"{usage.gpu_memory_share:.0%} of a GPU's memory")
+    return found, [*cures, *gpu_advice(usage, config.resources.gpus_per_rank), *memory_advice(usage)]
 
 
 def _missing_folders(url: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _MEASURED_STEPS = 33
+_PREDICTED_STEPS = 9
 _MAX_DRAWS = 200  # of configurations, until each option has come up
 _SCRATCH_PREFIX = ".doctor-"  # of a temporary folder in the study directory
 
@@ -80,6 +82,70 @@ def measure_pace(plan: StudyPlan, search: Search, table: Table, *, timeout_s: fl
         seconds.append(time.monotonic() - began)
     _, start_s, several_s = seconds
     return Pace(step_s=max(0.0, several_s - start_s) / (_MEASURED_STEPS - 1), start_s=start_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedWait:
+    """How long the steps of a trial wait for data, until it is fully trained."""
+
+    share: float  # of the time of its steps, 0..1
+    seconds: float
+
+
+def predict_wait(
+    plan: StudyPlan,
+    search: Search,
+    table: Table,
+    first: Report,
+    *,
+    spark: SparkSession | None,
+    timeout_s: float,
+) -> PredictedWait | None:
+    """Predict how long the steps of the first trial wait for data.
+
+    A few more batches are trained, because the first step of a process also starts the libraries. Reading a
+    batch costs its share of the row groups that were decoded for it. A trial pays this in each pass over the
+    rows, or only in the first one if the rows are kept in the node cache.
+
+    Args:
+        first: the report of one batch.
+
+    Returns:
+        None if it cannot be told: the trial fails, or the table has too few rows.
+
+    Raises:
+        SparkHpoError: as `run_study`.
+    """
+    config = plan.config
+    ranks, train = config.resources.most_ranks, table.manifest(Split.TRAIN)
+    batch_size = int(search.sampler.ask(0).get("batch_size", config.training.batch_size))
+    steps = min(_PREDICTED_STEPS, train.rows // batch_size)
+    before = first.usage[0] if first.usage else None
+    if before is None or before.waited_s is None or before.stepped_s is None or steps < 2:
+        return None
+    if before.stepped_s * steps > timeout_s:
+        return None
+    try:
+        report = run_first_step(plan, search, table, spark=spark, timeout_s=timeout_s, steps=steps)
+    except BackendError:  # slower than expected
+        return None
+    after = report.usage[0] if report is not None and report.usage else None
+    if after is None or after.waited_s is None or after.stepped_s is None:
+        return None
+    group_rows = train.rows / len(train.row_groups)
+    validation_rows = table.for_one_batch(ranks).manifest(Split.VALIDATION).rows
+    decoded = math.ceil(steps * batch_size / ranks / group_rows) * group_rows + validation_rows / ranks
+    read_s = after.waited_s / decoded * batch_size / ranks
+    step_s = (after.stepped_s - before.stepped_s) / (steps - 1)
+    if step_s <= 0:  # so fast that it is lost in the noise of the first step
+        return None
+    is_kept = config.data is not None and config.data.cache.enabled
+    folds = config.search.max_resource if config.search.has_folds else 1
+    passes = config.search.max_resource // config.search.parts if folds == 1 else folds * config.search.epochs
+    waited_s = read_s * (1 if is_kept else passes)
+    return PredictedWait(
+        share=waited_s / (waited_s + passes * step_s), seconds=waited_s * train.rows / batch_size
+    )
 
 
 def each_option(space: Space, search: Search, seed: int) -> dict[str, Params]:

@@ -14,8 +14,8 @@ from spark_hpo.trial import RankUse
 if TYPE_CHECKING:
     import pandas as pd
 
-_WAIT_SHARE = 0.2  # from which waiting for data is worth a change
-_MIN_WAITED_S = 2.0  # over all ranks: the first batches of a short study always wait
+WAIT_SHARE = 0.2  # from which waiting for data is worth a change
+MIN_WAITED_S = 2.0  # over all ranks: the first batches of a short study always wait
 _SMALLEST_WINDOW = 10_000  # rows
 _FULL = 0.9  # of a GPU's memory, or of the memory overhead
 _BUSY_GPU = 0.8  # from which a second trial on the GPU gains little
@@ -103,7 +103,8 @@ def usage_advice(record: StudyRecord) -> tuple[str, ...]:
     usage = usage_of(record)
     if usage is None:
         return ()
-    return tuple([*_about_waits(record, usage), *_about_gpus(record, usage), *_about_memory(usage)])
+    per_rank = record.definition.config.get("resources", {}).get("gpus_per_rank", 0)
+    return tuple([*_about_waits(record, usage), *gpu_advice(usage, per_rank), *memory_advice(usage)])
 
 
 def usage_table(record: StudyRecord) -> pd.DataFrame:
@@ -139,7 +140,7 @@ def in_bytes(size: float) -> str:
 
 def _about_waits(record: StudyRecord, usage: Usage) -> Iterator[str]:
     share, waited_s = usage.wait_share, usage.waited_s or 0.0
-    if share is None or share < _WAIT_SHARE or waited_s < _MIN_WAITED_S:
+    if share is None or share < WAIT_SHARE or waited_s < MIN_WAITED_S:
         return
     found = f"Ranks wait for data {share:.0%} of the time of their steps ({duration(waited_s)} in all)"
     data = record.definition.config.get("data")
@@ -164,10 +165,10 @@ def _smaller_window(record: StudyRecord, data: dict[str, Any]) -> int | None:
     return int(smaller // 10**digits * 10**digits)
 
 
-def _about_gpus(record: StudyRecord, usage: Usage) -> Iterator[str]:
+def gpu_advice(usage: Usage, gpus_per_rank: float) -> Iterator[str]:
+    """Yield a sentence if several trials fit on one GPU."""
     share = usage.gpu_memory_share
-    per_rank = record.definition.config.get("resources", {}).get("gpus_per_rank", 0)
-    if share is None or per_rank != 1 or (usage.gpu or 0.0) >= _BUSY_GPU:
+    if share is None or gpus_per_rank != 1 or (usage.gpu or 0.0) >= _BUSY_GPU:
         return
     trials = min(_MOST_TRIALS_PER_GPU, math.floor(_FULL / share)) if share > 0 else _MOST_TRIALS_PER_GPU
     if trials < 2:
@@ -180,7 +181,8 @@ def _about_gpus(record: StudyRecord, usage: Usage) -> Iterator[str]:
     )
 
 
-def _about_memory(usage: Usage) -> Iterator[str]:
+def memory_advice(usage: Usage) -> Iterator[str]:
+    """Yield a sentence if the executors' memory overhead is much too large, or hardly enough."""
     share, most = usage.memory_share, usage.most_memory_bytes
     if share is None or most is None:
         return

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from typing import Any, TypeVar
 
 from spark_hpo.objective import Objective
+from spark_hpo.tracking.system_metrics import system_metrics
 from spark_hpo.trial import Measurement, Trial, TrialState, flatten
 
 STUDY_ID = "spark_hpo.study_id"
@@ -184,10 +185,11 @@ def _curve(curve: Sequence[Measurement]) -> Iterator[Point]:
 
 
 def _summary(trial: Trial) -> Iterator[Point]:
-    """Yield the spread over the folds and, once the trial has ended, sums, for sorting in MLflow."""
+    """Yield the use of the last assignment, the spread over the folds and, at the end, sums for sorting."""
     if trial.ended_at is None:
         return
-    found = {f"{key}_std": value for key, value in trial.spread.items()}
+    found = system_metrics(trial.usage)
+    found |= {f"{key}_std": value for key, value in trial.spread.items()}
     if trial.state.is_out:
         found |= {"trial_seconds": trial.seconds, "rung": float(trial.rung)}
     for key, value in found.items():

@@ -89,6 +89,32 @@ def test_mlflow_has_runs_of_the_study_and_every_trial(finished: tuple[Workspace,
     assert best.data.metrics["rows_per_second"] > 0
 
 
+def test_journal_and_mlflow_have_the_use_of_each_rank(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    from mlflow import MlflowClient
+
+    workspace, answer = finished
+    journal = Journal(Storage(workspace.folder / answer["study_dir"]), ACCURACY)
+    reports = [event.report for event in journal.past if event.kind is EventKind.REPORTED]
+    assert reports
+    for report in reports:
+        assert [use.rank for use in report.usage] == [0, 1]
+        for use in report.usage:
+            assert use.wait_share is not None
+            assert 0 <= use.wait_share < 1
+            assert use.memory_bytes is not None
+            assert use.memory_bytes > 50 * 2**20
+            assert use.cpu_s is not None
+            assert 0 < use.cpu_s / use.seconds < 64
+    client = MlflowClient(f"sqlite:///{workspace.folder}/mlflow.db")
+    children = client.search_runs(
+        [answer["mlflow"]["experiment_id"]], f"tags.`mlflow.parentRunId` = '{answer['mlflow']['run_id']}'"
+    )
+    for run in children:
+        assert run.data.metrics["system/cpu_utilization_percentage"] > 0
+        assert run.data.metrics["system/system_memory_usage_megabytes"] > 50
+        assert 0 <= run.data.metrics["system/data_wait_percentage"] < 100
+
+
 def test_registered_model_repeats_its_test_metrics_in_a_new_process(
     finished: tuple[Workspace, dict[str, Any]],
 ) -> None:

@@ -76,6 +76,7 @@ ALLOWED: dict[str, set[str]] = {
         "pitfalls",
         "prepare",
         "redact",
+        "report",
         "study",
         "study_dir",
         "timeout",

@@ -32,7 +32,7 @@ class _Totals(NamedTuple):
 class ProcessMeter:
     """Samples this process, and the child processes that begin after the meter.
 
-    Memory that processes share counts once for each of them.
+    Memory that a child process shares with its parent counts once.
 
     A trace: the process has used 10 s; a child begins and uses 3 s -> values() with cpu_s 3
     """
@@ -73,7 +73,7 @@ class ProcessMeter:
         used = self._process.memory_info().rss
         for child in self._children:
             with contextlib.suppress(psutil.Error):
-                used += child.memory_info().rss
+                used += child.memory_full_info().uss  # without what it shares, such as its parent's pages
         self._most = max(self._most, used)
 
     def _is_ours(self, child: psutil.Process) -> bool:

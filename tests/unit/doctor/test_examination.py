@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from spark_hpo.data.readers.arrow_reader import ArrowReader
 from spark_hpo.doctor import Status, examine
 from spark_hpo.doctor.checks import Check
 from spark_hpo.doctor.finding import ok
@@ -49,6 +53,31 @@ def test_doctor_passes_a_valid_study_and_leaves_no_files(study: Path) -> None:
     assert "a file was written, read and deleted" in found["storage"].message
     assert {found[name].status for name in ("java", "spark", "slots", "executors")} == {Status.SKIP}
     assert content(study) == before
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.5])
+def test_doctor_predicts_waits_for_data_and_memory(
+    study: Path, monkeypatch: pytest.MonkeyPatch, pause_s: float
+) -> None:
+    read = ArrowReader.read
+
+    def read_slowly(*arguments: Any) -> Iterator[Any]:
+        time.sleep(pause_s)
+        yield from read(*arguments)
+
+    monkeypatch.setattr(ArrowReader, "read", read_slowly)
+    step = look("training.batch_size=16", "data.cache.enabled=false")["one step"]
+    wait = re.search(r"a trial waits about ([\d.e-]+) s for data, (\d+)% of its steps' time", step.message)
+    assert wait is not None
+    assert re.search(r"a rank uses [\d.]+ [MG]iB of memory", step.message)
+    if pause_s:
+        assert float(wait[1]) > 2
+        assert int(wait[2]) > 50
+        assert step.status is Status.WARN
+        assert "data.cache.enabled" in step.cure
+    else:
+        assert float(wait[1]) < 1
+        assert step.status is Status.OK
 
 
 def test_doctor_leaves_an_existing_study_unchanged(study: Path) -> None:

@@ -7,7 +7,7 @@ from mlflow.utils.validation import _validate_metric_name, _validate_param_name
 
 from spark_hpo.tracking import projection
 from spark_hpo.tracking.projection import Point, RunUpdate, project
-from spark_hpo.trial import Failure, FailureKind, Measurement, Trial, TrialState
+from spark_hpo.trial import Failure, FailureKind, Measurement, RankUse, Trial, TrialState
 
 
 def measurement(resource: int, **metrics: float) -> Measurement:
@@ -74,6 +74,31 @@ def test_project_has_sums_once_the_trial_has_ended() -> None:
     keys = {point.key for point in project(a_trial(state=TrialState.STOPPED)).points}
     assert {"trial_seconds", "rung"} <= keys
     assert "trial_seconds" not in {point.key for point in project(a_trial()).points}
+
+
+def test_project_has_the_use_of_the_last_assignment() -> None:
+    gpu = {"gpu": 0.5, "gpu_memory_bytes": 3_000_000, "gpu_memory_total_bytes": 6_000_000, "gpu_power_w": 9.0}
+    processes = {
+        "seconds": 10.0,
+        "cpu_s": 20.0,
+        "cores": 4,
+        "memory_bytes": 5_000_000,
+        "disk_bytes": 1_000_000,
+    }
+    first = RankUse(rank=0, waited_s=1.0, stepped_s=3.0, **processes)
+    second = RankUse(rank=1, **{**processes, "cpu_s": 40.0}, **gpu)
+    points = project(a_trial(usage=(first, second)), points=2).points
+    assert {point.key: point.value for point in points} == {
+        "system/data_wait_percentage": 25.0,
+        "system/cpu_utilization_percentage": 75.0,
+        "system/system_memory_usage_megabytes": 5.0,
+        "system/disk_read_megabytes": 2.0,
+        "system/gpu_1_utilization_percentage": 50.0,
+        "system/gpu_1_memory_usage_megabytes": 3.0,
+        "system/gpu_1_memory_usage_percentage": 50.0,
+        "system/gpu_1_power_usage_watts": 9.0,
+    }
+    assert {(point.time_ms, point.step) for point in points} == {(1_010_000, 2)}
 
 
 def test_project_omits_what_is_written() -> None:

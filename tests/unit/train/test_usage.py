@@ -144,6 +144,23 @@ def test_process_meter_counts_children(tmp_path: Any, is_reaped: bool) -> None:
     assert live["memory_bytes"] > own + 100 * MIB
 
 
+def test_process_meter_counts_the_memory_of_a_fork_once() -> None:
+    meter = ProcessMeter()
+    before = meter.values()["memory_bytes"]
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    meter.sample()
+    assert len(meter._children) == 1
+    os.close(writing)
+    os.waitpid(child, 0)
+    os.close(reading)
+    assert meter.values()["memory_bytes"] < 1.3 * before
+
+
 def gpus(**failing: bool) -> Any:
     """A fake of pynvml, with two GPUs."""
     fake = nvml([None, None])

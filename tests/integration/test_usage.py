@@ -1,0 +1,108 @@
+"""What the trials of whole studies used, as their reports show it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spark_hpo import load_study
+from spark_hpo.data.readers.arrow_reader import ArrowReader
+from spark_hpo.driver.run import run_study
+from tests.support.mlflow_database import write_database
+from tests.support.tables import clusters_study, write_clusters
+
+MIB = 2**20
+
+# A child process decodes each batch, as in a DataLoader with workers, and the rank itself allocates memory.
+TASK = f"""
+import sys, time
+from torch.utils.data import DataLoader, Dataset
+
+class Decoded(Dataset):
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.memory = None
+    def __len__(self):
+        return 24
+    def __getitem__(self, row):
+        self.memory = self.memory or b"x" * {150 * MIB}  # of the child process
+        time.sleep(self.seconds)
+        return row
+
+def train(ctx):
+    assert "pyspark" not in sys.modules
+    if ctx.is_evaluation:
+        return {{"loss": 1.0}}
+    memory = b"x" * {200 * MIB}
+    seconds = 0.1 if ctx.params["is_slow"] else 0.0
+    for _ in DataLoader(Decoded(seconds), num_workers=1):
+        time.sleep(0.0 if seconds else 0.1)
+    return {{"loss": 1.0}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_clusters(tmp_path / "table")
+    write_database(tmp_path)
+    return tmp_path
+
+
+def test_ranks_of_a_slow_reader_wait_and_those_of_a_fast_one_do_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def study(name: str) -> Any:
+        data = {"path": str(folder / "table"), "reader": "arrow", "cache": {"enabled": False}}
+        changes = {
+            "data": data,
+            "study_dir": str(folder / name),
+            "search": {"max_resource": 1},
+            "budget": {"trials": 3},
+        }
+        config = clusters_study(folder, **changes)
+        run_study(config)
+        return load_study(folder / name)
+
+    fast = study("fast")
+    read = ArrowReader.read
+
+    def read_slowly(*arguments: Any) -> Iterator[Any]:
+        time.sleep(0.4)
+        yield from read(*arguments)
+
+    monkeypatch.setattr(ArrowReader, "read", read_slowly)
+    slow = study("slow")
+    assert fast.usage_advice == ()
+    advice = " ".join(slow.usage_advice)
+    assert "data.cache" in advice
+    assert slow.usage.wait_share.median() > 0.5
+    assert advice in Path(slow.report()).read_text()
+
+
+@pytest.mark.medium
+def test_processes_of_data_loaders_count_for_their_rank(folder: Path) -> None:
+    (folder / "task.py").write_text(TASK)
+    config = clusters_study(
+        folder,
+        backend="local",
+        task=f"{folder}/task.py:train",
+        data=None,
+        objective={"metric": "loss", "mode": "min"},
+        space={"is_slow": {"type": "choice", "options": [True, False]}},
+        search={"sampler": "grid", "scheduler": "full", "max_resource": 1},
+        budget={"trials": 2},
+    )
+    run_study(config)
+    study = load_study(config.study_dir)
+    slow = study.trials.set_index("trial")["is_slow"]
+    usage = study.usage.assign(is_slow=[slow[trial] for trial in study.usage.trial])
+    assert set(usage.is_slow) == {True, False}
+    assert (usage.wait_share[usage.is_slow] > 0.7).all()
+    assert (usage.wait_share[~usage.is_slow] < 0.3).all()
+    assert (usage.memory_bytes > 350 * MIB).all()
+    (advice,) = study.usage_advice
+    assert "num_workers" in advice
