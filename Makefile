@@ -116,7 +116,7 @@ test-modern test-spark35: test-%: build/%/installed java  ## the newest Spark an
 test-dbr: PYTHON := $(if $(filter python3.11,$(PYTHON)),python3.12,$(PYTHON))
 test-dbr: build/dbr/installed java  ## Databricks 17.3 LTS ML: its packages, its init script, Python 3.12; ten minutes
 	PYSPARK_PYTHON=$(abspath build/dbr/bin/python) PYSPARK_DRIVER_PYTHON=$(abspath build/dbr/bin/python) \
-	build/dbr/bin/python -m pytest $(STACK_TESTS)
+	build/dbr/bin/python -m pytest $(filter-out tests/repo,$(STACK_TESTS))
 
 test-airflow: setup java build/airflow/installed  ## jobs/airflow_dag.py in a real Airflow 3; ten minutes
 	$(BIN)/python -m pytest tests/airflow
