@@ -24,6 +24,7 @@ translated where they enter the package.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -226,6 +227,18 @@ class TrialPruned(SparkHpoError):
 def closest(name: object, names: Iterable[object]) -> str | None:
     """Return the valid name that is spelt most like `name`; None if none is close."""
     return next(iter(get_close_matches(str(name), [str(valid) for valid in names], n=1)), None)
+
+
+def count(how_many: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{how_many:,} {noun}{'' if how_many == 1 else 's'}"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Format a number: `0.9876`, `1.2e-05`, `12,346`; a dash for None, NaN and infinity."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:,.0f}" if 10**digits <= abs(value) < 1e12 else f"{value:.{digits}g}"
 
 
 def suggestion(name: object, names: Iterable[object]) -> str:

@@ -339,6 +339,12 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
+def in_words(params: Params) -> str:
+    """Return parameters in one line, with four significant digits: `lr=0.1  optimizer.name=sgd`."""
+    texts = {name: f"{item:.4g}" if isinstance(item, float) else item for name, item in flatten(params)}
+    return "  ".join(f"{name}={text}" for name, text in texts.items())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HalvedBatches:
     """Batches that did not fit a device, as `training.micro_batch: auto` notes them."""

@@ -98,7 +98,7 @@ class NotebookBar(_Display):
 
     def show(self, study: RunningStudy) -> None:
         status = live_status_of(study)
-        parts = [] if status.best is None else [f"best {self._metric} {status.best:.5g}"]
+        parts = [] if status.best is None else [f"best {self._metric} {status.best:.4g}"]
         if failed := status.states.get(TrialState.FAILED, 0):
             parts.append(f"{failed} failed")
         if status.slots:

@@ -17,6 +17,7 @@ from spark_hpo.errors import StudyInterrupted, TrackingOutage
 from spark_hpo.report import leaderboard
 from spark_hpo.report.live_line import ProgressLine
 from spark_hpo.search.space import Space
+from spark_hpo.trial import in_words
 
 
 def drive(config: StudyConfig, *, resume: str, as_json: bool, space: Space | None = None) -> int:
@@ -68,12 +69,13 @@ def _print(result: Result, console: Console) -> None:
         console.print(f"Pareto front of {', '.join(objective.metrics)}: trials {shown}")
     best, metric = result.best, objective.metric
     amount = result.config.search.amount(best.resource)
-    line = f"best: trial {best.trial_id} after {amount}, {metric} {best.metrics[metric]:.5g}"
+    line = f"best: trial {best.trial_id} after {amount}, {metric} {best.metrics[metric]:.4g}"
     if metric in result.test:
-        line += f" on validation, {result.test[metric]:.5g} on test"
+        line += f" on validation, {result.test[metric]:.4g} on test"
     if result.model is not None:
         line += f"; registered as {result.model.uri}"
     console.print(line)
+    console.print(f"parameters: {in_words(best.params)}")
     for warning in result.warnings:
         console.print(f"note: {warning}")
     if result.outlook is not None:

@@ -118,7 +118,7 @@ def _parameters(record: StudyRecord, suffix: str) -> bytes:
         raise ConfigError(f"--output must end with .yaml or .json for parameters (got {suffix!r})")
     metric = record.objective.metric
     head = f"# {record.name}: trial {best.trial_id} after {record.amount(best.resource)}, "
-    head += f"{metric} {best.metrics[metric]:.5g} on validation\n"
+    head += f"{metric} {best.metrics[metric]:.4g} on validation\n"
     return (head + yaml.safe_dump(params, sort_keys=False)).encode()
 
 

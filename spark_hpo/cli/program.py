@@ -87,13 +87,16 @@ class _Group(click.Group):
         formatter.write_text(_EXIT_CODES)
 
 
-@click.group(cls=_Group)
+@click.group(cls=_Group, invoke_without_command=True)
 @click.version_option(spark_hpo.__version__, prog_name="spark_hpo")
-def _commands() -> None:
+@click.pass_context
+def _commands(ctx: click.Context) -> None:
     """Search for the best PyTorch model of a Parquet table on Spark.
 
     `spark-hpo COMMAND --help` describes a command.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def _run(

@@ -28,7 +28,7 @@ from spark_hpo.doctor import on_executor
 from spark_hpo.doctor.context import Context
 from spark_hpo.doctor.finding import Verdict, fail, ok, skip, warn
 from spark_hpo.doctor.machine import SHOWN
-from spark_hpo.errors import StorageError
+from spark_hpo.errors import StorageError, count
 from spark_hpo.study_dir.storage import Storage
 
 _START_LIMIT_S = 150.0
@@ -90,21 +90,21 @@ def slots(context: Context) -> Verdict:
     cluster, resources, budget = context.cluster, context.config.resources, context.config.budget
     waits = not (is_local(cluster) or cluster.can_grow())
     deadline = time.monotonic() + (_SLOTS_LIMIT_S if waits else 0)
-    key, unit, needed = "world_size", "ranks", resources.most_ranks
+    key, unit, needed = "world_size", "rank", resources.most_ranks
     if context.config.backend == "driver":
-        key, unit, needed = "slots_per_trial", "slots", resources.slots_per_trial
+        key, unit, needed = "slots_per_trial", "slot", resources.slots_per_trial
     while (tasks := cluster.num_task_slots(None)) < needed and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     trials = tasks // needed
-    message = f"{tasks} tasks at once: {trials} trials of {needed} {unit}"
+    message = f"{count(tasks, 'task')} at once: {count(trials, 'trial')} of {count(needed, unit)}"
     if others := num_sharing(slots_key(cluster)):
-        message += f", shared with {others} running studies of this process (resources.share)"
+        message += f", shared with other running studies of this process: {others} (resources.share)"
     if not trials and cluster.can_grow():
         return ok(f"{message}; Spark starts executors when a trial waits")
     if not trials:
         return fail(
             f"{message}: resources.{key} is {needed}",
-            f"use fewer {unit}, more executors or cores, or a smaller spark.task.cpus",
+            f"use fewer {unit}s, more executors or cores, or a smaller spark.task.cpus",
         )
     at_once = min(trials, resources.max_concurrent or trials)
     if budget.trials is not None and at_once > max(1, budget.trials // 4):

@@ -99,7 +99,7 @@ def outlook(record: StudyRecord) -> str | None:
     expected = rule.expected_gain if math.isfinite(rule.expected_gain) else 0.0
     improved = before.loss - best.loss
     did = "improved" if improved > 0 else "did not improve"
-    values = f"from {before.metrics[metric]:.5g} to {best.metrics[metric]:.5g}" if improved > 0 else ""
+    values = f"from {before.metrics[metric]:.4g} to {best.metrics[metric]:.4g}" if improved > 0 else ""
     past = f"the second half of the {len(trials)} trials {did} {metric} {values}".rstrip()
     future = f", and twice as many are expected to gain about {expected:.2g}" if expected else ""
     helps = max(improved, expected) >= _GAIN * spread

@@ -48,7 +48,7 @@ class Answer:
     first: Baseline | None  # the first trial; None: there is none, or it is the default
     default: (
         Baseline | None
-    )  # search.enqueue[0], the present configuration; None: there is none, or it has not run
+    )  # search.enqueue[0], with which the search began; None: there is none, or it has not run
     has_default: bool  # True: search.enqueue is set
     constant: ConstantAnswer | None  # None: not known
     front: tuple[Trial, ...]  # with several objectives
@@ -92,7 +92,7 @@ def _warnings(record: StudyRecord, best: Trial) -> Iterator[str]:
         if not is_better:
             yield (
                 f"The model is no better than a constant answer: always predicting {constant.answer} gives "
-                f"{metric} {constant.value:.5g} on validation."
+                f"{metric} {constant.value:.4g} on validation."
             )
     halved = [found for t in record.trials.values() if (found := HalvedBatches.of(t.notes)) is not None]
     if halved:
@@ -119,7 +119,7 @@ def _broken_limits(objective: Objective, trial: Trial) -> str:
         if limit.violation(trial.metrics):
             value = trial.metrics[limit.metric]
             bound = f"at most {limit.at_most:g}" if value > limit.at_most else f"at least {limit.at_least:g}"
-            broken.append(f"{limit.metric} {value:.5g} (limit: {bound})")
+            broken.append(f"{limit.metric} {value:.4g} (limit: {bound})")
     return " and ".join(broken)
 
 

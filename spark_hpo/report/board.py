@@ -12,10 +12,10 @@ from rich.text import Text
 
 from spark_hpo.report.events import line_of
 from spark_hpo.report.ladder import Fate, ladder_of
-from spark_hpo.report.leaderboard import params_in_words
 from spark_hpo.report.live_line import duration
 from spark_hpo.report.reserve import reserve_in_words
 from spark_hpo.report.status import Spent, StudyState, StudyStatus
+from spark_hpo.trial import in_words
 
 _MOST_RUNNING = 8  # lines
 _MOST_CAUSES = 5
@@ -88,19 +88,19 @@ def _facts(status: StudyStatus) -> Table:
     metric = record.objective.metric
     best = Text("no trial has succeeded yet" if answer.best is None else "")
     if answer.best is not None and answer.value is not None:
-        best = Text(f"{metric} {answer.value:.5g}", "bold green")
+        best = Text(f"{metric} {answer.value:.4g}", "bold green")
         if answer.spread is not None:
             best.append(f" ± {answer.spread:.2g}", "not bold")
         best.append(f"  trial {answer.best.trial_id} after {record.amount(answer.best.resource)}", "not bold")
         if answer.peak is not None:
             best.append(
-                f" (peak: {answer.peak.value:.5g} after {record.amount(answer.peak.resource)})", "not bold"
+                f" (peak: {answer.peak.value:.4g} after {record.amount(answer.peak.resource)})", "not bold"
             )
         if answer.test and metric in answer.test:
-            best.append(f", {answer.test[metric]:.5g} on test", "not bold")
+            best.append(f", {answer.test[metric]:.4g} on test", "not bold")
     table.add_row("best", best)
     if answer.best is not None:
-        table.add_row("parameters", Text(params_in_words(answer.best.params)))
+        table.add_row("parameters", Text(in_words(answer.best.params)))
     for warning in answer.warnings:
         table.add_row("note", Text(warning, "yellow"))
     if answer.outlook is not None:

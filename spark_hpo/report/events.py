@@ -69,7 +69,7 @@ def _report(event: Event, record: StudyRecord) -> str:
     if report.failure is not None:
         return f"{where}: failed: {report.failure.message}"
     metric = record.objective.metric
-    value = f"{report.metrics[metric]:.5g}" if metric in report.metrics else "not reported"
+    value = f"{report.metrics[metric]:.4g}" if metric in report.metrics else "not reported"
     if report.split is Split.TEST:
         return f"trial {report.trial_id}: {metric} {value} on test"
     if report.split is Split.TRAIN:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from spark_hpo.objective import Objective
 from spark_hpo.ranking import by_score
-from spark_hpo.trial import Params, Trial, TrialState, flatten
+from spark_hpo.trial import Params, Trial, TrialState, flatten, in_words
 
 COLUMNS = ("trial", "state", "rung", "resource", "value", "seconds")
 FEASIBLE = "feasible"  # with limits
@@ -61,11 +61,6 @@ def flat_params(params: Params) -> dict[str, Any]:
     return {name: item if _is_scalar(item) else str(item) for name, item in flatten(params)}
 
 
-def params_in_words(params: Params) -> str:
-    """Return parameters in one line: `lr=0.1  optimizer.name=sgd`."""
-    return "  ".join(f"{name}={_cell(item)}" for name, item in flat_params(params).items())
-
-
 def render(
     trials: Iterable[Trial], objective: Objective, front: Collection[int] = (), *, top: int = 10
 ) -> Table:
@@ -80,17 +75,18 @@ def render(
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        expand=True,
     )
     headers = {"value": objective.metric, SPREAD: "±", FRONT: "front"}
     for name in columns:
         header = headers.get(name, name)
         table.add_column(header, justify="left" if name == "state" else "right", no_wrap=True)
-    # All parameters share one column, so that a large space still fits on a screen.
-    table.add_column("parameters", overflow="fold")
+    # All parameters share one column, which is cut where it does not fit: a trial has one line.
+    table.add_column("parameters", overflow="ellipsis", no_wrap=True, ratio=1)
     for trial in best:
         row = _row(trial, columns, objective, front)
         row |= {FRONT: "*" if row.get(FRONT) else "", FEASIBLE: "yes" if row.get(FEASIBLE) else "no"}
-        table.add_row(*(_cell(row[name]) for name in columns), params_in_words(trial.params))
+        table.add_row(*(_cell(row[name]) for name in columns), in_words(trial.params))
     return table
 
 
@@ -155,5 +151,5 @@ def _is_scalar(item: Any) -> bool:
 
 def _cell(item: Any) -> str:
     if isinstance(item, float):
-        return "" if math.isnan(item) else f"{item:.5g}"
+        return "" if math.isnan(item) else f"{item:.4g}"
     return str(item)

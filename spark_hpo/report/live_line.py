@@ -113,7 +113,7 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
             if count := status.states.get(state, 0):
                 line.append(f"{count} {state}  ", _STYLES[state])
         if status.best is not None:
-            line.append(f"best {self.metric} {status.best:.5g}  ", "bold")
+            line.append(f"best {self.metric} {status.best:.4g}  ", "bold")
         if status.slots:
             line.append(f"{status.slots_busy}/{status.slots} slots  ")
         if status.budget:

@@ -19,6 +19,7 @@ import yaml
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from spark_hpo.errors import count, number
 from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.causes import causes_of
 from spark_hpo.report.cost import cost_of
@@ -33,7 +34,7 @@ from spark_hpo.report.pictures.parallel import parallel
 from spark_hpo.report.pictures.parameters import importance, parameters
 from spark_hpo.report.pictures.rungs import rungs
 from spark_hpo.report.pictures.slots import COLOURS, slots
-from spark_hpo.report.pictures.theme import Picture, count, number
+from spark_hpo.report.pictures.theme import Picture
 from spark_hpo.report.pictures.usage import usage
 from spark_hpo.report.reserve import reserve_in_words, reserve_of
 from spark_hpo.report.study_record import StudyRecord

@@ -168,11 +168,11 @@ class StudyFindings(ABC):
         metric = record.objective.metric
         line = f"{record.name}: trial {best.trial_id} is the best after {record.amount(best.resource)}, "
         spread = "" if self._answer.spread is None else f" ± {self._answer.spread:.2g}"
-        line += f"{metric} {best.metrics[metric]:.5g}{spread} on validation"
+        line += f"{metric} {best.metrics[metric]:.4g}{spread} on validation"
         if (peak := self._answer.peak) is not None:
-            line += f" (peak: {peak.value:.5g} after {record.amount(peak.resource)})"
+            line += f" (peak: {peak.value:.4g} after {record.amount(peak.resource)})"
         test = self._answer.test or {}
-        return line + (f", {test[metric]:.5g} on test" if metric in test else "")
+        return line + (f", {test[metric]:.4g} on test" if metric in test else "")
 
     @property
     def _notes(self) -> tuple[str, ...]:
@@ -186,7 +186,7 @@ class StudyFindings(ABC):
 
         table = self.trials
         shown = table.head(_SHOWN_TRIALS).to_html(
-            index=False, border=0, na_rep="", float_format=lambda number: f"{number:.5g}"
+            index=False, border=0, na_rep="", float_format=lambda number: f"{number:.4g}"
         )
         hidden = len(table) - _SHOWN_TRIALS
         rest = f"<p>and {hidden} more in <code>.trials</code></p>" if hidden > 0 else ""

@@ -38,6 +38,7 @@ from spark_hpo.trial import (
     Split,
     Trial,
     TrialState,
+    in_words,
 )
 
 logger = logging.getLogger(__name__)
@@ -275,7 +276,7 @@ class Study:
             if assignment.fold is not None:
                 self._folds.begin(assignment.trial_id, assignment.fold)
             self._tracker.sync(self._journal)
-            logger.info("%s: started with %s", assignment, dict(assignment.params))
+            logger.info("%s: started with %s", assignment, in_words(assignment.params))
             trial = self.trials[assignment.trial_id]
             if trial.ended_at is None and assignment.attempt == 1 and assignment.fold in (None, 1):
                 call_each(self._callbacks, Callback.on_trial_start, self, trial)
@@ -365,7 +366,7 @@ class Study:
             self._dispatcher.drop(report.trial_id)
         else:
             metric = self.objective.metric
-            logger.info("%s: %s = %.6g, %.1f s", assignment, metric, report.metrics[metric], report.seconds)
+            logger.info("%s: %s = %.4g, %.1f s", assignment, metric, report.metrics[metric], report.seconds)
         self._tracker.sync(self._journal)
         self._conclude_folds(report.trial_id)
 
@@ -387,7 +388,7 @@ class Study:
             logger.info("%s: pruned, %.1f s", assignment, report.seconds)
         else:
             metric = self.objective.metric
-            logger.info("%s: %s = %.6g, %.1f s", assignment, metric, report.metrics[metric], report.seconds)
+            logger.info("%s: %s = %.4g, %.1f s", assignment, metric, report.metrics[metric], report.seconds)
         if (halved := HalvedBatches.of(report.notes)) is not None:
             logger.warning(
                 "%s: batches did not fit the device and were halved %d times, to %d rows per rank",

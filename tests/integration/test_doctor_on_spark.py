@@ -37,7 +37,7 @@ def test_doctor_passes_a_study_of_two_ranks_and_leaves_no_files(spark: Any, stud
     found = look("resources.world_size=2", spark=spark)
     assert failed(found) == []
     assert "local[2], in the running session" in found["spark"].message
-    assert found["slots"].message == "2 tasks at once: 1 trials of 2 ranks"
+    assert found["slots"].message == "2 tasks at once: 1 trial of 2 ranks"
     assert "2 slots on 1 machines" in found["executors"].message
     assert "a way to the driver" in found["executors"].message
     assert "the driver can read what" in found["storage from executors"].message
@@ -51,7 +51,7 @@ def test_doctor_passes_a_study_whose_trials_run_in_the_driver(spark: Any, study:
     arguments = ("backend=driver", "task=objective.py:objective")
     found = look(*arguments, "resources.slots_per_trial=2", spark=spark)
     assert failed(found) == []
-    assert found["slots"].message == "2 tasks at once: 1 trials of 2 slots"
+    assert found["slots"].message == "2 tasks at once: 1 trial of 2 slots"
     assert found["executors"].status is Status.SKIP
     found = look(*arguments, "resources.slots_per_trial=3", spark=spark)
     assert failed(found) == ["slots"]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from spark_hpo.errors import count, number
 from spark_hpo.report.answer import answer_of
 from spark_hpo.report.ladder import ladder_of
 from spark_hpo.report.pictures.theme import (
@@ -15,10 +16,8 @@ from spark_hpo.report.pictures.theme import (
     GREY,
     RED,
     Picture,
-    count,
     draw,
     joined,
-    number,
     outliers,
     plain,
     thinned,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from spark_hpo.errors import count, number
 from spark_hpo.objective import NO_SCORE
 from spark_hpo.report.pictures.theme import (
     ACCENT,
     GREY,
     Picture,
     colours,
-    count,
     draw,
-    number,
     outliers,
     plain,
     thinned,

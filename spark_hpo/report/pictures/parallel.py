@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from spark_hpo.errors import count, number
 from spark_hpo.report.leaderboard import value
 from spark_hpo.report.pictures.columns import Column, by_importance, columns_of, measured
 from spark_hpo.report.pictures.theme import (
     ACCENT,
     Picture,
     colours,
-    count,
     draw,
     joined,
-    number,
     plain,
     thinned,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from spark_hpo.errors import count, number
 from spark_hpo.report.importance import Importance, importance_of
 from spark_hpo.report.leaderboard import value
 from spark_hpo.report.pictures.columns import Column, by_importance, columns_of, measured
@@ -13,9 +14,7 @@ from spark_hpo.report.pictures.theme import (
     BLUE,
     SCALE,
     Picture,
-    count,
     draw,
-    number,
     outliers,
     plain,
     thinned,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from spark_hpo.errors import count
 from spark_hpo.report.ladder import Fate, Rung, ladder_of
-from spark_hpo.report.pictures.theme import BLUE, GREEN, GREY, RED, YELLOW, Picture, count, draw
+from spark_hpo.report.pictures.theme import BLUE, GREEN, GREY, RED, YELLOW, Picture, draw
 from spark_hpo.report.study_record import StudyRecord
 
 _COLOURS = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spark_hpo.errors import count
 from spark_hpo.report.live_line import duration
-from spark_hpo.report.pictures.theme import BLUE, Picture, count, draw, time_axis
+from spark_hpo.report.pictures.theme import BLUE, Picture, draw, time_axis
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.report.timeline import Gap, Segment, Timeline, Use, timeline_of
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
+from spark_hpo.errors import count
 from spark_hpo.report.study_record import StudyRecord
 
 T = TypeVar("T")
@@ -75,18 +76,6 @@ def colours(count: int) -> list[str]:
 def plain(text: object) -> str:
     """Escape text, because plotly interprets tags."""
     return escape(str(text), quote=False)
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Format a number: `0.9876`, `1.2e-05`, `12,346`; a dash for None, NaN and infinity."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    return f"{value:,.0f}" if 10**digits <= abs(value) < 1e12 else f"{value:.{digits}g}"
-
-
-def count(how_many: int, noun: str) -> str:
-    """`1 trial`, `2 trials`."""
-    return f"{how_many:,} {noun}{'' if how_many == 1 else 's'}"
 
 
 def time_axis(record: StudyRecord) -> tuple[float, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from spark_hpo.errors import count
 from spark_hpo.report.live_line import duration
-from spark_hpo.report.pictures.theme import BLUE, GREEN, RED, Picture, count, draw, thinned, time_axis
+from spark_hpo.report.pictures.theme import BLUE, GREEN, RED, Picture, draw, thinned, time_axis
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.report.usage import Usage, summary, usage_of
 

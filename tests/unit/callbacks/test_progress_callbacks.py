@@ -38,7 +38,7 @@ def test_terminal_line_is_shown_during_the_search(bench: StudyRunner) -> None:
     study = bench.study(callbacks=[TerminalLine(line)])
     study.run()
     assert line.render().plain.startswith("digits  ")
-    assert f"best loss {study.best.metrics['loss']:.5g}" in line.render().plain  # type: ignore[union-attr]
+    assert f"best loss {study.best.metrics['loss']:.4g}" in line.render().plain  # type: ignore[union-attr]
     assert "100%" in line.render().plain
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K"), "it is gone, and the cursor is back"
@@ -59,7 +59,7 @@ def test_progress_bar_counts_trials_and_continues_after_a_resume(
     assert next(f" {spent}/15 " in line for line in lines if "digits" in line), "it begins where it stood"
     assert "digits: 100%" in lines[-1]
     assert "15/15" in lines[-1]
-    assert f"best loss {study.best.metrics['loss']:.5g}" in lines[-1]  # type: ignore[union-attr]
+    assert f"best loss {study.best.metrics['loss']:.4g}" in lines[-1]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("unit", ["epochs", "parts"])

@@ -164,3 +164,10 @@ def test_shell_completes_commands() -> None:
         check=False,
     )
     assert {"plain,resume", "plain,report"} <= set(done.stdout.split())
+
+
+def test_program_alone_shows_its_help_once(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    shown = capfd.readouterr()
+    assert shown.out.count("Usage: ") == 1
+    assert not shown.err

@@ -19,9 +19,8 @@ from spark_hpo.driver.export import export_model
 from spark_hpo.driver.result import Result
 from spark_hpo.driver.run import run_study
 from spark_hpo.driver.sync import sync_study
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, number
 from spark_hpo.report.events import line_of
-from spark_hpo.report.pictures.theme import number
 from spark_hpo.report.status import StudyStatus
 from spark_hpo.report.view import load_study
 from spark_hpo.study_dir.events import EventKind

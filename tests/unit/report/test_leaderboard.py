@@ -1,3 +1,4 @@
+import io
 import math
 from dataclasses import replace
 
@@ -142,3 +143,12 @@ def test_render_shows_the_best_and_counts_the_rest() -> None:
     assert "0.14" in text
     assert "0.11" not in text
     assert "and 12 more" in text
+
+
+def test_render_gives_each_trial_one_line_with_four_significant_digits() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    params = {f"parameter_{i}": math.pi for i in range(9)}
+    console.print(render([trial(i, -0.123456, **params) for i in range(3)], ACCURACY))
+    lines = [line.rstrip() for line in console.export_text().splitlines() if "paused" in line]
+    assert len(lines) == 3
+    assert all(" 0.1235 " in line and "parameter_0=3.142 " in line and line.endswith("…") for line in lines)

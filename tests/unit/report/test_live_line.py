@@ -48,7 +48,7 @@ def test_progress_line_shows_states_best_slots_and_time_left() -> None:
         )
     )
     assert (
-        line.render().plain == "digits  2 running  1 failed  best accuracy 0.91235  4/8 slots  25%  30 s left"
+        line.render().plain == "digits  2 running  1 failed  best accuracy 0.9123  4/8 slots  25%  30 s left"
     )
 
 

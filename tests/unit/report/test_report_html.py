@@ -77,7 +77,7 @@ def test_page_has_every_section_and_the_answer_first(page: Page) -> None:
     for words in (
         "accuracy on validation",
         "accuracy on test",
-        "gain over your present configuration",
+        "gain over your starting configuration",
         "finished: all trials of the budget have run",
         "Early stopping saved",
         "cost at 2.5 per slot hour",
