@@ -158,13 +158,13 @@ def test_service_that_does_not_answer_costs_the_study_nothing(
     tmp_path: Path, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An outage: nobody listens at the address. Later the study is written offline, completely."""
-    monkeypatch.setattr("spark_hpo.callbacks.weights_and_biases._CLOSE_S", 0.5)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     wandb.teardown()  # it reads the address once
     observer = WeightsAndBiases("tables", mode="online", dir=tmp_path)
     began = time.monotonic()
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), monkeypatch.context() as patch:
+        patch.setattr("spark_hpo.callbacks.weights_and_biases._CLOSE_S", 0.5)
         done = run(tmp_path, mlflow_uri, observer)
     assert time.monotonic() - began < 15
     assert math.isfinite(done.best.loss)
