@@ -20,6 +20,7 @@ from spark_hpo.errors import SparkHpoError
 COMMANDS = {
     "prepare": "Prepare a table for studies from CSV, Parquet, Delta or Iceberg.",
     "init": "Write a study file for a table, with a search space that fits it.",
+    "import": "Make a study file of a W&B sweep or a Determined experiment.",
     "doctor": "Check the requirements of a study, without training.",
     "run": "Run a study file to the end of its budget.",
     "resume": "Resume a study that was interrupted, or whose driver died.",
@@ -56,7 +57,8 @@ def prepare_data(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def load_command(name: str) -> click.Command:
     """Import the module of a command."""
-    command = importlib.import_module(f"spark_hpo.cli.{name}").command
+    module = "import_study" if name == "import" else name  # a keyword is not a name of a module
+    command = importlib.import_module(f"spark_hpo.cli.{module}").command
     assert isinstance(command, Command)
     return command
 
