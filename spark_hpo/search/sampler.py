@@ -43,6 +43,10 @@ class Sampler(Protocol):
     is_define_by_run: bool = False
     """Does not know the space: trials choose their parameters as they run. Implements `resolve_params`."""
 
+    accepts_foreign: bool = False
+    """`start` accepts configurations outside of the space, as after a change of its ranges, and learns from
+    their other parameters. Other samplers get the nearest configuration of the space."""
+
     size: int | None = None
     """Number of trials after which there is nothing left to propose; None: no limit."""
 

@@ -28,6 +28,7 @@ class _PopulationSampler(Sampler, ABC):
     """The members of a population, their trials and scores."""
 
     handles_limits = True
+    accepts_foreign = True
 
     space: Space
     seed: int
@@ -53,7 +54,7 @@ class _PopulationSampler(Sampler, ABC):
 
     def start(self, trial_id: int, params: Params) -> None:
         member = trial_id % self.population_size
-        self._rows[trial_id] = self._axes.row(params)
+        self._rows[trial_id] = self._axes.row_of_any(params)
         if member in self._last:
             self._previous[trial_id] = self._last[member]
         self._last[member] = trial_id

@@ -67,6 +67,7 @@ class MultivariateTpeSampler(Sampler):
     supports_multiple_objectives = True
     handles_constraints = True
     handles_limits = True
+    accepts_foreign = True
 
     space: Space
     seed: int
@@ -119,7 +120,7 @@ class MultivariateTpeSampler(Sampler):
         return self._untried(rng)
 
     def start(self, trial_id: int, params: Params) -> None:
-        row = self._axes.row(params)
+        row = self._axes.row_of_any(params)
         number = self._number[trial_id] = len(self._number)
         if number == len(self._rows):
             self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])

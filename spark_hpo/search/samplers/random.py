@@ -21,6 +21,7 @@ class RandomSampler(Sampler):
 
     supports_multiple_objectives = True
     handles_constraints = True
+    accepts_foreign = True
 
     space: Space
     seed: int
@@ -39,6 +40,7 @@ class SobolSampler(Sampler):
     """
 
     supports_multiple_objectives = True
+    accepts_foreign = True
 
     space: Space
     seed: int

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from spark_hpo.errors import SpaceError
 from spark_hpo.search.settings import require_number
 from spark_hpo.search.space import Space
-from spark_hpo.search.space.axis import Array, Axes, Axis
+from spark_hpo.search.space.axis import Array, Axes
 from spark_hpo.trial import Params
 
 _GOOD = 0.15  # share of an earlier study's trials
@@ -82,7 +81,7 @@ def warm_start(
         ranked = _ranked(trials)
         num_finished = sum(math.isfinite(trial.loss) for trial in ranked)
         num_good = min(math.ceil(_GOOD * num_finished), _MAX_GOOD)
-        rows = [_row(axes, trial.params) for trial in ranked]
+        rows = [axes.known_row(trial.params) for trial in ranked]
         good += [row for row in rows[:num_good] if not np.isnan(row).all()]
         rest += [row for row in rows[num_good:][:_MAX_REST] if not np.isnan(row).all()]
         queues.append([p for trial in ranked[:num_good] if (p := _complete(space, trial.params)) is not None])
@@ -112,16 +111,6 @@ def _ranked(trials: Sequence[EarlierTrial]) -> list[EarlierTrial]:
     )
     finished.sort(key=lambda trial: (trial.resource < level, trial.violation, trial.loss))
     return finished + failed
-
-
-def _row(axes: Axes, params: Mapping[str, Any]) -> Array:
-    def position(_: int, axis: Axis) -> float:
-        value: Any = params
-        for part in axis.dimension.path:
-            value = value.get(part) if isinstance(value, Mapping) else None
-        return axis.match(value)
-
-    return axes.build_row(position)
 
 
 def _complete(space: Space, params: Params) -> Params | None:

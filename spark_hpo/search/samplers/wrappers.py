@@ -29,6 +29,7 @@ class WrappedSampler(Sampler):
             "handles_constraints",
             "handles_limits",
             "is_define_by_run",
+            "accepts_foreign",
             "size",
         ):
             setattr(self, name, getattr(self.sampler, name, getattr(Sampler, name)))

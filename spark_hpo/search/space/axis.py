@@ -9,7 +9,7 @@ have the position NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -135,6 +135,27 @@ class Axes:
             number = self._number[key]
             row[number] = self.axes[number].position(value)
         return row
+
+    def known_row(self, params: Mapping[str, Any]) -> Array:
+        """Return the positions of a configuration of another space, matched by name; NaN for unknown ones.
+
+        A value counts if this space accepts it.
+        """
+
+        def position(_: int, axis: Axis) -> float:
+            value: Any = params
+            for part in axis.dimension.path:
+                value = value.get(part) if isinstance(value, Mapping) else None
+            return axis.match(value)
+
+        return self.build_row(position)
+
+    def row_of_any(self, params: Params) -> Array:
+        """Return `row`, or `known_row` of a configuration that does not fit the space."""
+        try:
+            return self.row(params)
+        except SpaceError:
+            return self.known_row(params)
 
     def default_row(self) -> Array | None:
         """Return the positions of the space's defaults, NaN where there is none; None if it has none."""
