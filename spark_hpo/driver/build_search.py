@@ -10,6 +10,7 @@ from spark_hpo.errors import ConfigError, within
 from spark_hpo.search.methods import Method, find_method
 from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.samplers.steered import SteeredSampler
 from spark_hpo.search.samplers.transfer import EarlierTrial, warm_start
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.schedulers.staged import StagedScheduler
@@ -64,21 +65,25 @@ def _build_search(
         "min_resource": search.min_resource,
         "reduction_factor": search.reduction_factor,
     }
-    transfer = search.transfer
-    knowledge = (
-        warm_start(space, earlier, num_first=transfer.num_first, discount=transfer.discount)
-        if earlier
-        else None
-    )
-    sampler = sampler or build_sampler(
-        search.sampler or method.sampler,
-        space,
-        config.seed,
-        enqueue=search.enqueue,
-        knowledge=knowledge,
-        num_objectives=len(config.objective.build().metrics),
-        **{**sampler_settings, **search.sampler_settings},
-    )
+
+    def make_sampler(space: Space, *, is_first: bool = False) -> Sampler:
+        transfer, knowledge = search.transfer, None
+        if earlier:
+            num_first = transfer.num_first if is_first else 0
+            knowledge = warm_start(space, earlier, num_first=num_first, discount=transfer.discount)
+        return build_sampler(
+            search.sampler or method.sampler,
+            space,
+            config.seed,
+            enqueue=search.enqueue if is_first else (),
+            knowledge=knowledge,
+            num_objectives=len(config.objective.build().metrics),
+            **{**sampler_settings, **search.sampler_settings},
+        )
+
+    steered = None
+    if sampler is None:
+        sampler = steered = SteeredSampler(make_sampler(space, is_first=True), space, make_sampler)
     settings = {
         **{name: value for name, value in shared.items() if value is not None},
         **search.scheduler_settings,
@@ -93,6 +98,7 @@ def _build_search(
         _check_folds(scheduler_name, scheduler, sampler)
     return Search(
         sampler=sampler,
+        steerable=steered,
         scheduler=scheduler,
         explorer=build_explorer(search.explorer or method.explorer, space, config.seed, **search.explore),
         stopping=_stopping_rules(config),

@@ -143,7 +143,9 @@ def run_study(
             interrupt = stack.enter_context(_interrupts(config, session))
             with open_share(backend.shared_slots, weight=config.resources.share) as share:
                 policy = build_dispatch_policy(config, storage, table, share, interrupt.is_requested)
-                study = _build_study(plan, definition, search, journal, backend, tracker, policy, callbacks)
+                study = _build_study(
+                    plan, definition, search, journal, backend, tracker, policy, callbacks, resume
+                )
                 tracker.sync(journal)
                 stopped_by = study.run()
                 best = study.best
@@ -151,6 +153,7 @@ def run_study(
                 record_constant_answer(plan, table, best, study.excluded_files)
                 best, tested, test_error = _complete_best(plan, study, best, test=test)
             model, is_published = _publish(plan, table, tracker, best, tested, test_error)
+            study.refuse_requests()
             journal.closed(stopped_by)
         is_complete = finish_runs(tracker, journal, RunStatus.FINISHED, best=best, test=tested)
         return Result(
@@ -223,6 +226,7 @@ def _build_study(
     tracker: MlflowTracker,
     policy: DispatchPolicy,
     callbacks: Sequence[Callback],
+    resume: str,
 ) -> Study:
     if search.warning:
         logger.warning("%s", search.warning)
@@ -234,6 +238,7 @@ def _build_study(
         budget=build_budget(plan.config, definition),
         policy=policy,
         callbacks=callbacks,
+        lifts_pause=resume == "must",
     )
 
 

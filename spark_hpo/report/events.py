@@ -8,6 +8,7 @@ from typing import Any
 
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.events import Event, EventKind
+from spark_hpo.study_dir.requests import Reply
 from spark_hpo.trial import Split
 
 
@@ -53,6 +54,9 @@ def _words(event: Event, record: StudyRecord) -> str:
             trials = data["trials"]
             names = ", ".join(map(str, trials))
             return f"trial{'s' if len(trials) > 1 else ''} {names}: {data['state']}"
+        case EventKind.STEERED:
+            refused = "refused: " if data["reply"] == Reply.REFUSED else ""
+            return f"{data['verb']} by {data['by']}: {refused}{data['message']}"
         case EventKind.CLOSED:
             message = event.ending.message
             return f"the driver ended: {data['reason']}" + (f": {message}" if message else "")

@@ -91,7 +91,7 @@ class Attempts:
         self._end(report)
         self._journal.fold_reported(report)
         self._progress.run += 1
-        if report.attempt > 1 or report.failure is not None:
+        if report.attempt > 1 or report.failure is not None or report.is_pruned:
             self._retention.tidy(*report.key)
 
     def conclude(self, report: Report) -> tuple[int, ...]:
@@ -143,7 +143,7 @@ class Attempts:
         self._retention.sweep(unfinished)
 
     def _end(self, report: Report) -> None:
-        del self._running[report.key]
+        self._running.pop(report.key, None)  # one that waits for another attempt may be cancelled
         self._progress.busy_seconds += report.seconds * self._ranks.slots(report.rung)
 
     def _stop(self, stopped: Collection[int]) -> None:
@@ -178,7 +178,7 @@ class Attempts:
         self._keep_candidates()
         for trial_id in decision.ended:
             self._retention.keep(Owner(Role.TRIAL, trial_id), None)
-        if report.attempt > 1 or report.failure is not None:
+        if report.attempt > 1 or report.failure is not None or report.is_pruned:
             self._retention.tidy(report.trial_id)
         self._progress.resource_spent += decision.resource_spent
         self._progress.failed += report.failure is not None

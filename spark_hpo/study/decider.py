@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from spark_hpo.errors import ConfigError, JournalError
 from spark_hpo.objective import NO_SCORE, Objective, Score
 from spark_hpo.search.scheduler import Scheduler, Slot
+from spark_hpo.search.steerable import Ranges, Steerable
 from spark_hpo.study.reserve import Need, Reserve
 from spark_hpo.study.search import Search, result_for
 from spark_hpo.study.speed import Speed
@@ -69,9 +70,38 @@ class Decider:
         """True if new trials may start from the checkpoint of another trial."""
         return getattr(self._search.scheduler, "has_parents", Scheduler.has_parents)
 
+    @property
+    def num_configurations(self) -> int | None:
+        """The number of trials after which there is nothing left to propose; None: no limit."""
+        return self._search.sampler.size
+
     def limit_trials(self, max_trials: int | None) -> None:
         """Apply the budget of the next driver."""
         self._search.scheduler.limit_trials(max_trials)
+
+    @property
+    def steerable(self) -> Steerable:
+        """The sampler, for changes by people.
+
+        Raises:
+            ConfigError: it takes none.
+        """
+        if self._search.steerable is None:
+            raise ConfigError("the program passed its own sampler, so nobody else can add trials or ranges")
+        return self._search.steerable
+
+    def check_ranges(self, ranges: Ranges) -> None:
+        """Check whether new trials may have other ranges.
+
+        Raises:
+            ConfigError: the ranges are wrong, or the search cannot change them.
+        """
+        if self.has_parents:
+            raise ConfigError(
+                "the ranges cannot change, because new trials continue others, with parameters "
+                "that may lie outside of them"
+            )
+        self.steerable.check_ranges(ranges)
 
     def next_slot(self) -> Slot | None:
         return self._search.scheduler.next_slot()
@@ -170,17 +200,20 @@ class Decider:
             rule.observe(
                 resource=slot.resource_to, loss=score.loss, seconds=report.seconds, violation=score.violation
             )
-        if report.params is not None and search.sampler.is_define_by_run:
-            search.sampler.resolve_params(report.trial_id, report.params, report.notes)
+        if report.params is not None and self._search.sampler.is_define_by_run:
+            self._search.sampler.resolve_params(report.trial_id, report.params, report.notes)
         # Training that stopped early on a plateau counts at its target: more epochs would change nothing.
-        search.sampler.tell(
-            report.trial_id, resource=slot.resource_to, others=others, **result_for(search.sampler, score)
+        self._search.sampler.tell(
+            report.trial_id,
+            resource=slot.resource_to,
+            others=others,
+            **result_for(self._search.sampler, score),
         )
         self.speed.note(report, report.resource - slot.resource_from)
         if (known := self._scores.get(report.trial_id)) is not None:  # the reserve has trained it
             known.update((m.resource, self._objective.score(m.metrics)) for m in report.curve)
             known[slot.resource_to] = score
-            stopped: tuple[int, ...] = ()
+            stopped: tuple[int, ...] = (report.trial_id,) if report.is_pruned else ()
         else:
             if search.explorer is not None:
                 search.explorer.tell(slot, **result_for(search.explorer, score))

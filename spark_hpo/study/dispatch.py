@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from spark_hpo.backend.base import ONE_RANK, Backend, RanksByRung, Share, Unshared
@@ -37,6 +37,11 @@ class DispatchPolicy:
     supervisor: Supervisor | None = None  # detects stalled assignments; None: none is given up
     interrupted: Callable[[], bool] = lambda: False  # asked about once a second
     grace_s: float = 20.0  # for running trials to save their state after an interrupt
+
+
+def pruned(assignment: Assignment, seconds: float = 0.0) -> Report:
+    """Return the report of an assignment that is cancelled because its trial was dropped."""
+    return replace(Report.started(assignment), is_pruned=True, seconds=seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class Dispatcher:
         """The assignment that has begun, and runs when all of its slots are free."""
         self._given_up: deque[Report] = deque()  # reports of stalled and overdue assignments
         self._started: dict[AssignmentKey, float] = {}  # on the study's clock
+        self._suspended_at: float | None = None  # while trials save; None: nobody has to
 
     @property
     def waiting(self) -> Sequence[Assignment]:
@@ -171,6 +177,48 @@ class Dispatcher:
         self._waiting.append(_Waiting(self._next_attempt(assignment), self.clock() + delay))
         return None
 
+    def suspend(self) -> None:
+        """Ask running trials to save their state. They wait for another attempt, and leave their slots."""
+        self.storage.write(layout.STOP, b"")
+        self._suspended_at = self.clock()
+        if (held := self._lose_held("the study was paused")) is not None:
+            self.resume([held])
+
+    def end_suspension(self) -> None:
+        """Let trials run that have not seen the request to save."""
+        self.storage.delete(layout.STOP)
+        self._suspended_at = None
+
+    def check_suspension(self) -> None:
+        """Cancel the trials that have not saved within `grace_s`."""
+        if self._suspended_at is None:
+            return
+        if self.attempts.running and self.clock() - self._suspended_at > self.policy.grace_s:
+            given_up = {report.key for report in self._given_up}
+            for assignment in [a for a in self.attempts.running.values() if a.key not in given_up]:
+                failure = Failure(kind=FailureKind.INTERRUPTED, message="cancelled, because it did not save")
+                self._give_up(assignment, failure)
+        elif not self.attempts.running:
+            self.end_suspension()
+
+    def cut(self, trials: Collection[int]) -> list[tuple[Assignment, Report]]:
+        """Take the assignments of trials out, running or waiting. Returns them with reports as pruned."""
+        cut = []
+        for assignment in [a for a in self.attempts.running.values() if a.trial_id in trials]:
+            if assignment is self.held:
+                self.held = None
+            else:
+                self.backend.cancel(*assignment.key)
+                # A rank that outlives its job must not save any more.
+                fence = layout.fence(assignment.trial_id, assignment.rung, assignment.fold)
+                self.storage.write(fence, str(assignment.attempt + 1).encode())
+            seconds = self.clock() - self._started.get(assignment.key, self.clock())
+            cut.append((assignment, pruned(assignment, seconds)))
+        self._given_up = deque(report for report in self._given_up if report.trial_id not in trials)
+        waiting = [w.assignment for w in self._waiting if w.assignment.trial_id in trials]
+        self._waiting = [w for w in self._waiting if w.assignment.trial_id not in trials]
+        return [*cut, *((a, pruned(a)) for a in waiting if a.attempt > 1)]  # others have not begun
+
     def run_alone(self, assignment: Assignment) -> Report:
         """Run one assignment to its end while nothing else runs.
 
@@ -203,10 +251,7 @@ class Dispatcher:
             "interrupted: saving running trials (up to %.0f s); press Ctrl-C again to quit immediately", grace
         )
         self.storage.write(layout.STOP, b"")
-        if self.held is not None:  # it has nothing to save
-            failure = Failure(kind=FailureKind.INTERRUPTED, message="the study was interrupted")
-            self.attempts.lose(Report.failed(self.held, failure))
-            self.held = None
+        self._lose_held("the study was interrupted")
         try:
             deadline = self.clock() + grace
             while self.attempts.running and self.clock() < deadline:
@@ -215,6 +260,14 @@ class Dispatcher:
         finally:
             self.backend.close()
             self.storage.delete(layout.STOP)
+
+    def _lose_held(self, message: str) -> Assignment | None:
+        """Put back the assignment that is held, which has nothing to save."""
+        held, self.held = self.held, None
+        if held is not None:
+            failure = Failure(kind=FailureKind.INTERRUPTED, message=message)
+            self.attempts.lose(Report.failed(held, failure))
+        return held
 
     def _retry_delay(self, assignment: Assignment, report: Report) -> float | None:
         """Seconds until another attempt; None: there is none."""
@@ -228,7 +281,7 @@ class Dispatcher:
             logger.warning("%s: %s; retrying in %.3g s", assignment, failure.message, _CROWDED_DELAY_S)
             return _CROWDED_DELAY_S
         if failure.kind is FailureKind.INTERRUPTED:
-            logger.info("%s has saved its state", assignment)
+            logger.info("%s %s", assignment, "has saved its state" if report.seconds else failure.message)
             return 0.0
         delay = self.failures.retry_delay(report, failure, excluded=assignment.excluded_files)
         if delay is not None:

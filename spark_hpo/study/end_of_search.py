@@ -35,7 +35,8 @@ class EndOfSearch:
     progress: Progress
 
     def __post_init__(self) -> None:
-        self._stop_reason: str | None = None  # of a callback or a user
+        self._stop_reason: str | None = None  # of a callback
+        self.stopped_by_request: str | None = None  # the same, of a person, who may change their mind
         self._reserved: Mapping[str, Any] | None = None  # the last decision to use the reserve
 
     def stop(self, reason: str) -> None:
@@ -48,8 +49,8 @@ class EndOfSearch:
 
     def reason(self) -> str | None:
         """Return why no further slot of the search is opened; None: the search continues."""
-        if self._stop_reason is not None:
-            return self._stop_reason
+        if (stopped := self._stop_reason or self.stopped_by_request) is not None:
+            return stopped
         if self._reserved is not None and self._reserved["limits"] == self._limits:
             return str(self._reserved["reason"])
         budget, progress, decider = self.budget, self.progress, self.decider
@@ -70,8 +71,9 @@ class EndOfSearch:
 
     def has_slot(self, reason: str) -> bool:
         """Return whether the reserve has a trial to train, now that the search has ended for this reason."""
-        # A target was the user's aim, and a callback's `stop` asks for an end.
-        may_finish = self._stop_reason is None and reason != "target"
+        # A target was the user's aim, and a callback's or a person's `stop` asks for an end.
+        is_stopped = (self._stop_reason or self.stopped_by_request) is not None
+        may_finish = not is_stopped and reason != "target"
         return may_finish and self.decider.next_finish() is not None
 
     def next_slot(self, reason: str) -> Slot | None:

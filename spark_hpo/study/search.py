@@ -10,6 +10,7 @@ from spark_hpo.objective import Score
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
+from spark_hpo.search.steerable import Steerable
 from spark_hpo.search.stopping import StoppingRule
 
 
@@ -21,6 +22,7 @@ class Search:
     scheduler: Scheduler
     explorer: Explorer | None = None  # needed by schedulers whose trials have parents
     stopping: Sequence[StoppingRule] = ()
+    steerable: Steerable | None = None  # the sampler, if people can add trials and change ranges
     first_max_trials: int | None = None  # that might start when the study began; None: no limit
     max_trials: int | None = None  # that may start now
     has_folds: bool = False  # a unit of the resource is a fold of a cross-validation

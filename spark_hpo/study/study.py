@@ -17,13 +17,14 @@ from spark_hpo.search.scheduler import Slot
 from spark_hpo.study.attempts import Attempts
 from spark_hpo.study.callback import Callback, call_each
 from spark_hpo.study.decider import Decider
-from spark_hpo.study.dispatch import Dispatcher, DispatchPolicy
+from spark_hpo.study.dispatch import Dispatcher, DispatchPolicy, pruned
 from spark_hpo.study.end_of_search import EndOfSearch
 from spark_hpo.study.failures import Failures
 from spark_hpo.study.folds import Folds
 from spark_hpo.study.progress import Budget, Progress
 from spark_hpo.study.search import Search
 from spark_hpo.study.slots import Slots
+from spark_hpo.study.steering import Steering
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.events import EventKind
 from spark_hpo.study_dir.journal import Journal
@@ -63,8 +64,12 @@ class Study:
         policy: DispatchPolicy = _POLICY,
         callbacks: Sequence[Callback] = (),
         clock: Callable[[], float] = time.monotonic,
+        lifts_pause: bool = False,
     ) -> None:
-        self.budget = budget
+        """
+        Args:
+            lifts_pause: undo an earlier request to pause or to stop.
+        """
         self.progress = Progress()
         self.stopped_by: str | None = None
         self._journal = journal
@@ -85,6 +90,8 @@ class Study:
             backend, journal, self.progress, share=policy.share, max_concurrent=policy.max_concurrent
         )
         self._end = EndOfSearch(journal, self._decider, self._dispatcher, budget, self.progress)
+        self._steering = Steering(journal, self._decider, self._dispatcher, self._end, clock=clock)
+        self._lifts_pause = lifts_pause
         self._folds = Folds()
         self._finals: dict[int, Assignment] = {}  # begun by an earlier driver and not ended, by trial
         self._idle_since: float | None = None
@@ -93,6 +100,10 @@ class Study:
     @property
     def definition(self) -> Definition:
         return Definition.require(self._journal.storage)
+
+    @property
+    def budget(self) -> Budget:
+        return self._end.budget
 
     @property
     def objective(self) -> Objective:
@@ -152,17 +163,23 @@ class Study:
         """
         self.resume()
         self._dispatcher.delete_signals()
+        self._steering.open(lifts=self._lifts_pause)
         call_each(self._callbacks, Callback.on_study_start, self)
         try:
             for trial_id in self._folds:  # the driver before may have died before it could conclude them
                 self._conclude_folds(trial_id)
             self.stopped_by = self._loop()
+            self.refuse_requests()
             self._dispatcher.delete_signals()
         finally:
             call_each(self._callbacks, Callback.on_study_end, self)
         if self.best is None:
             raise NoTrialSucceeded(self._why_none_succeeded())
         return self.stopped_by
+
+    def refuse_requests(self) -> None:
+        """Answer the requests that came too late, after the end of the search."""
+        self._steering.refuse(f"the search has ended ({self.stopped_by})")
 
     def test(self, trial: Trial) -> dict[str, float]:
         """Evaluate a trial's checkpoint on the test split, unless the journal has the result already.
@@ -226,18 +243,26 @@ class Study:
         try:
             while True:
                 now = self._clock()
+                is_paused = self._steering.is_paused
+                if is_paused:  # other studies have the slots, and the time of this one does not pass
+                    began, last = began + now - last, now
                 # More assignments run than the study has slots when other studies leave theirs.
                 slots = max(self.progress.slots, self._dispatcher.used_slots)
                 self.progress.slot_seconds += (now - last) * slots
                 self.progress.seconds, last = spent_before + now - began, now
+                self._steering.take(self.best)
+                for assignment, report in self._steering.cut():
+                    self._finish(assignment, report)
+                self._dispatcher.check_suspension()
+                is_paused = self._steering.is_paused
                 stopped_by = self._end.reason()
                 may_open = stopped_by is None or self._end.has_slot(stopped_by)
-                if may_open or self._dispatcher.waiting or self._dispatcher.held:
+                if not is_paused and (may_open or self._dispatcher.waiting or self._dispatcher.held):
                     self._launch(stopped_by)
                 else:
                     self._slots.rest(self._dispatcher.used_slots)
                 is_idle = not self.progress.running and not self._dispatcher.waiting
-                if is_idle and stopped_by is not None and not may_open:
+                if is_idle and stopped_by is not None and not may_open and not is_paused:
                     return stopped_by
                 self._check_idle(now)
                 if (done := self._dispatcher.wait()) is not None:
@@ -272,6 +297,10 @@ class Study:
                     continue
                 assignment, *others = self._open(slot, purpose)
                 dispatcher.enqueue(others)
+                if slot.trial_id in self._steering.dropped:  # the scheduler promotes a dropped trial
+                    self._attempts.begin(assignment)
+                    self._finish(assignment, pruned(assignment))
+                    continue
                 dispatcher.start(assignment)
             if assignment.fold is not None:
                 self._folds.begin(assignment.trial_id, assignment.fold)
@@ -335,6 +364,9 @@ class Study:
             CapacityError: for longer than `slot_timeout_s`.
             ConfigError: the scheduler opens no slot although there is room for one.
         """
+        if self._steering.is_paused:
+            self._idle_since = None
+            return
         is_short = self._dispatcher.is_held_for_capacity and not self._dispatcher.used_slots
         if not is_short and (self.progress.running or (self.progress.slots and self._dispatcher.waiting)):
             self._idle_since = None
@@ -423,6 +455,8 @@ class Study:
             if event.kind is EventKind.BUDGET:
                 max_trials = event.data["trials"]
                 self._decider.limit_trials(max_trials)
+            elif event.kind is EventKind.STEERED:
+                max_trials = self._steering.replay(event) or max_trials
             elif event.kind is EventKind.ASSIGNED and event.assignment.split is Split.VALIDATION:
                 assignment = event.assignment
                 self._failures.replay(assignment)
@@ -445,6 +479,9 @@ class Study:
                 self._attempts.replay_skip(event.data["trial_id"])
             elif event.kind is EventKind.REPORTED:
                 self._replay_report(event.report, in_flight)
+        self._steering.adopt()
+        if self.budget.trials != self._steering.configured.trials:
+            self._max_trials = self.budget.trials  # a request has extended it
         if max_trials != self._max_trials:
             self._journal.changed_budget(self._max_trials)
             self._decider.limit_trials(self._max_trials)

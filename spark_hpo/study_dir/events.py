@@ -16,7 +16,7 @@ _MOST_MESSAGE = 2_000  # characters of an error
 
 
 class EventKind(StrEnum):
-    """The kinds of events. All but OPENED, SLOTS and CLOSED are written by `study/attempts.py`."""
+    """The kinds of events. `study/attempts.py` writes those about assignments and trials."""
 
     OPENED = "opened"  # a driver has started; has the facts about it, and which older events it has read
     ASSIGNED = "assigned"  # an assignment is about to be submitted
@@ -27,6 +27,7 @@ class EventKind(StrEnum):
     BUDGET = "budget"  # the number of trials that may start has changed
     RESERVE = "reserve"  # the budget is spent, and the best trials are trained to the end
     SKIPPED = "skipped"  # the scheduler promoted a trial that has been trained to the end already
+    STEERED = "steered"  # a request was answered; has the request, the answer, and what follows from it
     SLOTS = "slots"  # the number of assignments that fit at once has changed
     CLOSED = "closed"  # a driver has ended; see `Ending`
 

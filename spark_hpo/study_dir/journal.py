@@ -198,6 +198,15 @@ class Journal:
         """Record how many trials may start from now on, where that has changed. None: no limit."""
         self._append(EventKind.BUDGET, {"trials": trials})
 
+    def steered(self, record: Mapping[str, Any]) -> Event:
+        """Record the answer to a request, see `study/steering.py`."""
+        return self._append(EventKind.STEERED, record)
+
+    @property
+    def was_closed(self) -> bool:
+        """True if the driver before this one has recorded its end, or there was none."""
+        return not self.past or self.past[-1].kind is EventKind.CLOSED
+
     def closed(self, reason: str) -> None:
         """Record that the search has finished, and by which part of the budget or which rule."""
         self._close_with(Ending(outcome=Outcome.FINISHED, reason=reason))
@@ -238,7 +247,7 @@ class Journal:
             self._lease.release()
             self._lease = None
 
-    def _append(self, kind: EventKind, data: Mapping[str, Any]) -> None:
+    def _append(self, kind: EventKind, data: Mapping[str, Any]) -> Event:
         if self._log is None or self._lease is None:
             raise JournalError(f"{self._storage.url}: the journal is open for reading only")
         self._lease.check()
@@ -247,6 +256,7 @@ class Journal:
         # JSON has no NaN. Reports contain finite metrics only.
         self._log.append(json.dumps(event.to_json(), separators=(",", ":"), allow_nan=False))
         self._apply(event)
+        return event
 
     def _apply(self, event: Event) -> None:
         self._sequence = event.sequence
@@ -288,6 +298,7 @@ class Journal:
                 | EventKind.BUDGET
                 | EventKind.RESERVE
                 | EventKind.SKIPPED
+                | EventKind.STEERED
                 | EventKind.SLOTS
                 | EventKind.OPENED
             ):

@@ -150,6 +150,7 @@ SEAMS = {
     "spark_hpo.search.explorer",
     "spark_hpo.search.sampler",
     "spark_hpo.search.scheduler",
+    "spark_hpo.search.steerable",
     "spark_hpo.search.stopping",
 }
 # A third-party package, and the packages of ours that may import it. Annotations may name its types anywhere.

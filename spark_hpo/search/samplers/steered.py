@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spark_hpo.errors import SpaceError
+import numpy as np
+
+from spark_hpo.errors import ConfigError, SpaceError
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.wrappers import EnqueuedSampler, WrappedSampler
 from spark_hpo.search.space import Space
-from spark_hpo.search.space.ranges import nearest
+from spark_hpo.search.space.ranges import nearest, with_ranges
+from spark_hpo.search.steerable import Ranges
 from spark_hpo.trial import Params
 
 
@@ -29,12 +32,13 @@ class SteeredSampler(WrappedSampler):
     A trace: add({"lr": 0.01}); ask(4) -> {"lr": 0.01}; start(4, {"lr": 0.01}); ask(5) -> of the sampler
     """
 
-    make: Callable[[Space], Sampler] | None = None  # None: the sampler cannot be made for another space
+    space: Space  # with which the study begins
+    make: Callable[[Space], Sampler]  # makes the sampler for other ranges, without enqueued configurations
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.added: deque[Params] = deque()
-        self._space: Space | None = None  # None: as the study began with it
+        self._added: deque[Params] = deque()
+        self._space = self.space  # of new trials
         self._calls: list[Callable[[], None]] = []
         self._untold: set[int] = set()  # trials
 
@@ -42,29 +46,52 @@ class SteeredSampler(WrappedSampler):
     def _num_enqueued(self) -> int:
         return len(self.sampler.enqueued) if isinstance(self.sampler, EnqueuedSampler) else 0
 
-    def add(self, params: Params) -> None:
-        """Let one of the next trials have this configuration, which must fit the space."""
-        self.added.append(params)
+    @property
+    def num_added(self) -> int:
+        return len(self._added)
 
-    def change_space(self, space: Space) -> None:
-        """Propose from another space from now on."""
-        assert self.make is not None, "the caller has checked that the space can change"
-        sampler = self.make(space)
+    def completed(self, params: Mapping[str, Any], *, like: Params | None) -> Params:
+        if self.is_define_by_run:
+            raise ConfigError("trials cannot be added, because they choose their parameters while they run")
+        given = _nested(params)
+        complete = self._space.validate(given if like is None else _merged(like, given))
+        if broken := self._space.broken_constraint(complete):
+            raise SpaceError(f"violates the constraint {broken!r}", value=complete)
+        return complete
+
+    def add(self, params: Params) -> None:
+        self._added.append(params)
+
+    def check_ranges(self, ranges: Ranges) -> None:
+        if self.is_define_by_run or self.size is not None:
+            reason = (
+                "trials choose their parameters while they run"
+                if self.is_define_by_run
+                else "the sampler tries a fixed list of configurations"
+            )
+            raise ConfigError(f"the ranges of this study cannot change, because {reason}")
+        with_ranges(self.space, ranges).sample(
+            np.random.default_rng(0)
+        )  # raises if the constraints allow none
+
+    def change_ranges(self, ranges: Ranges) -> None:
+        self._space = with_ranges(self.space, ranges)
+        sampler = self.make(self._space)
         if isinstance(self.sampler, EnqueuedSampler):
             sampler = EnqueuedSampler(sampler, self.sampler.enqueued)
-        self.sampler, self._space = sampler, space
+        self.sampler = sampler
         self._untold.clear()
         for call in self._calls:
             call()
 
     def ask(self, trial_id: int) -> Params:
-        if self.added and trial_id >= self._num_enqueued:
-            return self.added[0]
+        if self._added and trial_id >= self._num_enqueued:
+            return self._added[0]
         return self.sampler.ask(trial_id)
 
     def start(self, trial_id: int, params: Params) -> None:
-        if self.added and params == self.added[0]:
-            self.added.popleft()
+        if self._added and params == self._added[0]:
+            self._added.popleft()
         self._call(lambda: self._start(trial_id, params))
 
     def tell(self, trial_id: int, **result: Any) -> None:
@@ -74,12 +101,11 @@ class SteeredSampler(WrappedSampler):
         self.sampler.resolve_params(trial_id, params, notes)
 
     def _call(self, call: Callable[[], None]) -> None:
-        if self.make is not None:
-            self._calls.append(call)
+        self._calls.append(call)
         call()
 
     def _start(self, trial_id: int, params: Params) -> None:
-        if self._space is not None and not self.accepts_foreign:
+        if self._space is not self.space and not self.accepts_foreign:
             try:
                 params = nearest(self._space, params)
             except SpaceError:
@@ -90,3 +116,27 @@ class SteeredSampler(WrappedSampler):
     def _tell(self, trial_id: int, result: Mapping[str, Any]) -> None:
         if trial_id not in self._untold:
             self.sampler.tell(trial_id, **result)
+
+
+def _nested(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `{"optimizer": {"lr": 0.1}}` for `{"optimizer.lr": 0.1}`."""
+    nested: dict[str, Any] = {}
+    for name, value in params.items():
+        *groups, last = name.split(".")
+        inner = nested
+        for group in groups:
+            found = inner.setdefault(group, {})
+            if not isinstance(found, dict):
+                found = inner[group] = {}
+            inner = found
+        inner[last] = value
+    return nested
+
+
+def _merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in given.items():
+        before = base.get(name)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merged(before, value) if both else value  # type: ignore[arg-type]
+    return merged

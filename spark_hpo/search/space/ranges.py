@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 from spark_hpo.errors import SpaceError, suggestion, within
 from spark_hpo.search.space.parameter import Choice, Constant, Group, Node, Normal, Sequence, Uniform
 from spark_hpo.search.space.space import Space
 from spark_hpo.search.space.space_config import checked, json_constant
 from spark_hpo.search.space.tree import Key, same_json
-
-Ranges: TypeAlias = Mapping[str, list[Any]]
-"""By dotted name: `[low, high]` of a number, or the options of a choice."""
+from spark_hpo.search.steerable import Ranges
 
 
 def with_ranges(space: Space, ranges: Ranges) -> Space:
