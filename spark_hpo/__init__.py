@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _MODULES
     from spark_hpo.porting.fmin import fmin as fmin
     from spark_hpo.porting.optimize import optimize as optimize
     from spark_hpo.porting.spark_trials import SparkTrials as SparkTrials
+    from spark_hpo.report.serve.server import serve as serve
     from spark_hpo.report.view import StudyView as StudyView
     from spark_hpo.report.view import load_study as load_study
     from spark_hpo.search.explorer import Explorer as Explorer
@@ -50,6 +51,7 @@ _MODULES = {
     "load_config": "config",
     "load_study": "report.view",
     "run_study": "driver.run",
+    "serve": "report.serve.server",
     "sync_study": "driver.sync",
     "tune": "tuning",
     # Tasks, training functions and callbacks

@@ -26,6 +26,7 @@ COMMANDS = {
     "resume": "Resume a study that was interrupted, or whose driver died.",
     "status": "Print the state of a study.",
     "watch": "Follow a running study from another terminal.",
+    "serve": "Show studies on a web page that follows them as they run.",
     "report": "Write report.html, a page with the results and plots of a study.",
     "predict": "Predict for each row of a table on Spark.",
     "export": "Export trials, parameters, the model or the journal of a study.",

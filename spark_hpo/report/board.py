@@ -15,6 +15,7 @@ from spark_hpo.report.ladder import Fate, ladder_of
 from spark_hpo.report.live_line import duration
 from spark_hpo.report.reserve import reserve_in_words
 from spark_hpo.report.status import Spent, StudyState, StudyStatus
+from spark_hpo.study_dir.lease import Holder
 from spark_hpo.trial import in_words
 
 _MOST_RUNNING = 8  # lines
@@ -58,20 +59,31 @@ def board(status: StudyStatus, *, events: bool = False) -> RenderableType:
 
 def state_in_words(status: StudyStatus) -> str:
     """Return that the study runs, or how it has ended and what to do: in one line."""
-    record, driver = status.record, status.driver
+    record = status.record
+    return words_of_state(status.state, status.driver, record.url, ending=record.ending, error=record.error)
+
+
+def words_of_state(
+    state: StudyState, driver: Holder | None, url: str, *, ending: str | None, error: str | None
+) -> str:
+    """Return the same for a study of which only these facts are known.
+
+    Args:
+        ending, error: as of `StudyRecord`.
+    """
     who = f"the driver with pid {driver.pid} on {driver.host}" if driver else "its driver"
-    again = f"resume it with: spark-hpo resume {record.url}"
-    match status.state:
-        case StudyState.RUNNING if record.ending is not None:
-            return f"the search has ended ({record.ending}); {who} is writing the results"
+    again = f"resume it with: spark-hpo resume {url}"
+    match state:
+        case StudyState.RUNNING if ending is not None:
+            return f"the search has ended ({ending}); {who} is writing the results"
         case StudyState.RUNNING:
             return f"{who} is running it"
         case StudyState.FINISHED:
-            return f"the search has ended ({record.ending})"
+            return f"the search has ended ({ending})"
         case StudyState.INTERRUPTED:
             return f"interrupted; {again}"
         case StudyState.FAILED:
-            return f"{who} failed ({record.error or 'see its log'}); {again}"
+            return f"{who} failed ({error or 'see its log'}); {again}"
         case StudyState.DEAD:
             return f"{who} died (killed, or its machine went down); {again}"
 

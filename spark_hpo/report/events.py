@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.objective import Objective
 from spark_hpo.study_dir.events import Event, EventKind
 from spark_hpo.study_dir.requests import Reply
 from spark_hpo.trial import Split
 
 
-def line_of(event: Event, record: StudyRecord) -> str:
+class Terms(Protocol):
+    """The terms of a study that a line about it needs."""
+
+    @property
+    def objective(self) -> Objective: ...
+
+    def amount(self, resource: int) -> str:
+        """Return a resource with its unit: `27 epochs`."""
+        ...
+
+
+def line_of(event: Event, study: Terms) -> str:
     """Return `2026-11-21 14:03:07 trial 3, rung 1: accuracy 0.93 after 3 epochs, 4.1 s`, in local time."""
     moment = datetime.fromtimestamp(event.time).isoformat(" ", "seconds")
-    return f"{moment} {_words(event, record)}"
+    return f"{moment} {_words(event, study)}"
 
 
 def share_in_words(slots: Mapping[str, Any]) -> str:
@@ -30,7 +41,7 @@ def share_in_words(slots: Mapping[str, Any]) -> str:
     return f", a share of {slots['of']} with {others} other {'study' if others == 1 else 'studies'}"
 
 
-def _words(event: Event, record: StudyRecord) -> str:
+def _words(event: Event, study: Terms) -> str:
     data = event.data
     match event.kind:
         case EventKind.OPENED:
@@ -49,7 +60,7 @@ def _words(event: Event, record: StudyRecord) -> str:
             attempt = event.assignment.attempt
             return f"{event.assignment}: started" + (f", attempt {attempt}" if attempt > 1 else "")
         case EventKind.REPORTED | EventKind.FOLD | EventKind.LOST:
-            return _report(event, record)
+            return _report(event, study)
         case EventKind.SETTLED:
             trials = data["trials"]
             names = ", ".join(map(str, trials))
@@ -62,7 +73,7 @@ def _words(event: Event, record: StudyRecord) -> str:
             return f"the driver ended: {data['reason']}" + (f": {message}" if message else "")
 
 
-def _report(event: Event, record: StudyRecord) -> str:
+def _report(event: Event, study: Terms) -> str:
     report = event.report
     where = f"trial {report.trial_id}, rung {report.rung}"
     if report.fold is not None:
@@ -72,7 +83,7 @@ def _report(event: Event, record: StudyRecord) -> str:
         return f"{where}: attempt {report.attempt} was lost: {reason}"
     if report.failure is not None:
         return f"{where}: failed: {report.failure.message}"
-    metric = record.objective.metric
+    metric = study.objective.metric
     value = f"{report.metrics[metric]:.4g}" if metric in report.metrics else "not reported"
     if report.split is Split.TEST:
         return f"trial {report.trial_id}: {metric} {value} on test"
@@ -82,4 +93,4 @@ def _report(event: Event, record: StudyRecord) -> str:
         return f"{where}: {metric} {value}, {report.seconds:.1f} s"
     if metric in report.spread:
         value += f" ± {report.spread[metric]:.2g}"
-    return f"{where}: {metric} {value} after {record.amount(report.resource)}, {report.seconds:.1f} s"
+    return f"{where}: {metric} {value} after {study.amount(report.resource)}, {report.seconds:.1f} s"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -50,13 +50,17 @@ class StudyRecord:
     drivers: Sequence[Driver]
     is_running: bool
     constant: ConstantAnswer | None = None  # None: not known, as before the end of the search
+    known_attempts: Sequence[Attempt] | None = None  # of a `StudyReader`; None: they follow from the events
 
     @classmethod
-    def read(cls, storage: Storage, *, is_running: bool | None = None) -> StudyRecord:
+    def read(
+        cls, storage: Storage, *, is_running: bool | None = None, journal: Journal | None = None
+    ) -> StudyRecord:
         """Read the study in a directory without a lease, so its driver may write meanwhile.
 
         Args:
             is_running: whether a driver is running; None: read the lease.
+            journal: of the study, if it has been read already.
 
         Raises:
             ConfigError: there is no study.
@@ -74,7 +78,7 @@ class StudyRecord:
                 f"{storage.url}/study.json is damaged or of another version: {type(exc).__name__}; "
                 "install the spark_hpo that wrote it"
             ) from None  # the cause would show values, which may be credentials
-        journal = Journal(storage, objective)
+        journal = journal or Journal(storage, objective)
         is_running = is_held(storage) if is_running is None else is_running
         return cls(
             url=redact(storage.url),
@@ -83,9 +87,9 @@ class StudyRecord:
             search=search,
             stopping=stopping,
             space=space,
-            trials=journal.trials,
-            tests=journal.tests,
-            finals=journal.finals,
+            trials=dict(journal.trials),
+            tests=dict(journal.tests),
+            finals=dict(journal.finals),
             drivers=tuple(drivers_of(journal.past, time.time() if is_running else None)),
             is_running=is_running,
             constant=ConstantAnswer.load(storage),
@@ -134,8 +138,12 @@ class StudyRecord:
         return ending_of(event for driver in self.drivers for event in driver.events)
 
     @cached_property
-    def _all_attempts(self) -> tuple[Attempt, ...]:
-        return tuple(_attempts(event for driver in self.drivers for event in driver.events))
+    def _all_attempts(self) -> Sequence[Attempt]:
+        if self.known_attempts is not None:
+            return self.known_attempts
+        log = AttemptLog()
+        log.add(event for driver in self.drivers for event in driver.events)
+        return log.attempts
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -177,25 +185,38 @@ def _is_training(attempt: Attempt) -> bool:
     return attempt.assignment.split is Split.VALIDATION and attempt.assignment.fold is None
 
 
-def _attempts(events: Iterator[Event]) -> Iterator[Attempt]:
-    begun: list[Attempt] = []
-    open_: dict[AssignmentKey, int] = {}  # index into `begun`
-    folds: dict[int, Attempt] = {}  # the first one of the slot in flight, by trial
-    for event in events:
-        if event.kind is EventKind.ASSIGNED:
-            assignment = event.assignment
-            open_[assignment.key] = len(begun)
-            begun.append(Attempt(assignment=assignment, began=event.time))
-            if assignment.fold is not None:
-                folds.setdefault(assignment.trial_id, begun[-1])
-        elif event.kind in (EventKind.REPORTED, EventKind.FOLD, EventKind.LOST):
-            report = event.report
-            if (index := open_.pop(report.key, None)) is not None:
-                is_lost = event.kind is EventKind.LOST
-                begun[index] = replace(begun[index], ended=event.time, report=report, is_lost=is_lost)
-            elif (first := folds.pop(report.trial_id, None)) is not None:
-                begun.append(_merged(first, event))
-    yield from begun
+class AttemptLog:
+    """The attempts of a journal, in the order in which they began."""
+
+    def __init__(self) -> None:
+        self.attempts: list[Attempt] = []
+        self._open: dict[AssignmentKey, int] = {}  # index into `attempts`
+        self._folds: dict[int, Attempt] = {}  # the first one of the slot in flight, by trial
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Take events in the order of the journal."""
+        for event in events:
+            if event.kind is EventKind.ASSIGNED:
+                self._begin(event)
+            elif event.kind in (EventKind.REPORTED, EventKind.FOLD, EventKind.LOST):
+                self._end(event)
+
+    def _begin(self, event: Event) -> None:
+        assignment = event.assignment
+        self._open[assignment.key] = len(self.attempts)
+        self.attempts.append(Attempt(assignment=assignment, began=event.time))
+        if assignment.fold is not None:
+            self._folds.setdefault(assignment.trial_id, self.attempts[-1])
+
+    def _end(self, event: Event) -> None:
+        report = event.report
+        if (index := self._open.pop(report.key, None)) is not None:
+            is_lost = event.kind is EventKind.LOST
+            self.attempts[index] = replace(
+                self.attempts[index], ended=event.time, report=report, is_lost=is_lost
+            )
+        elif (first := self._folds.pop(report.trial_id, None)) is not None:
+            self.attempts.append(_merged(first, event))
 
 
 def _merged(first: Attempt, event: Event) -> Attempt:

@@ -230,6 +230,23 @@ class Storage:
             found = self._folder.names(_checked(folder))
         return sorted(name for name in found if hidden or not name.startswith("."))
 
+    def children(self) -> tuple[set[str], set[str]]:
+        """The names of the files and of the folders directly in the directory.
+
+        Symbolic links are left out. Raises StorageError if there is no such directory.
+        """
+        fs, root = self._fs_and_root
+        with self.translated(""):
+            if self.local is not None:
+                with os.scandir(root or "/") as entries:
+                    some = [(entry.name, entry) for entry in entries if not entry.is_symlink()]
+                    folders = {name for name, entry in some if entry.is_dir(follow_symlinks=False)}
+                    return {name for name, _ in some} - folders, folders
+            fs.invalidate_cache(root)
+            found = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry["type"] for entry in fs.ls(root)}
+        folders = {name for name, kind in found.items() if kind == "directory"}
+        return set(found) - folders, folders
+
     def log(self, name: str) -> Log:
         """The log of this name, for appending or reading."""
         return Log(self, name) if self.can_append else ObjectLog(self, name)
@@ -351,12 +368,9 @@ class ObjectLog(Log):
             found = self._storage.read_all([f"{self._name}/{name}" for name in new])
             known |= {name: data for name, data in zip(new, found, strict=True) if data is not None}
             if all(name in known for name in names):
-                skipped = (
-                    line - int(names[0][:9]) + 1 if names else 0
-                )  # in a segment that was sealed meanwhile
-                return [one for name in names for one in known[name].splitlines(keepends=True)][
-                    max(0, skipped) :
-                ]
+                lines = [one for name in names for one in known[name].splitlines(keepends=True)]
+                # A segment may begin with lines that the caller has read one by one.
+                return lines[max(0, line + 1 - int(names[0][:9])) :] if names else []
             # The writer has sealed lines meanwhile; they are in a segment now.
         raise StorageError(
             f"{self._storage.url}/{self._name}: objects disappear faster than they can be read. Check "

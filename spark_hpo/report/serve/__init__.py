@@ -1,0 +1,1 @@
+"""A page that shows studies while they run: `spark-hpo serve`."""
