@@ -27,7 +27,7 @@ include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md
 CONTENTS = {
     "Using it": [
         *("docs/command-line", "docs/study-file", "docs/methods", "docs/data", "docs/training"),
-        *("docs/transformers", "docs/lightning", "docs/models", "docs/report"),
+        *("docs/transformers", "docs/lightning", "docs/models", "docs/report", "docs/live-page"),
         *(
             "docs/reliability",
             "docs/from-sparktrials",

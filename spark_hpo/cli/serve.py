@@ -42,7 +42,7 @@ from spark_hpo.report.serve.server import TOKEN_VARIABLE, Server
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 def command(dirs: tuple[str, ...], host: str, port: int | None, token_file: str | None, show: bool) -> None:
-    """Show all studies below directories on a web page, and keep it up to date while they run.
+    """Show studies on a web page that follows them as they run.
 
     DIR is a study directory, or a directory that contains some: a path or URL. Without one, it is `studies`,
     or the working directory. The page reads the directories alone, so the studies may run on other machines.

@@ -51,6 +51,7 @@ from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
+from spark_hpo.study_dir.tracking_place import TrackingPlace
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.model_registry import RegisteredModel
 from spark_hpo.tracking.study_runs import RunStatus
@@ -137,6 +138,7 @@ def run_study(
             keep_snapshot(config, session or spark, frame)
         tracker = open_tracker(plan, definition)
         stack.callback(tracker.close, _MLFLOW_CLOSE_S)
+        TrackingPlace(tracking_uri=tracker.tracking_uri, **tracker.info()).write(storage)
         with _ending_in_mlflow(journal, tracker):
             spec = build_rank_spec(plan, table, storage, definition.study_id)
             backend = stack.enter_context(open_backend(plan, spec, session))

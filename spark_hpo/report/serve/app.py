@@ -12,13 +12,16 @@ from functools import cache
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from plotly.offline import get_plotlyjs
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
 
-from spark_hpo.errors import SparkHpoError
+from spark_hpo.errors import ConfigError, SparkHpoError
+from spark_hpo.redact import redact
 from spark_hpo.report.page import template_file
 from spark_hpo.report.serve.access import Access, Guard
 from spark_hpo.report.serve.catalog import Catalog, Entry
 from spark_hpo.report.serve.pages import Pages, asset
+from spark_hpo.report.serve.steering import status_code, steer
 
 _HEARTBEAT_S = 15.0  # proxies close a connection on which nothing is sent
 _MAX_STREAMS = 100
@@ -138,6 +141,24 @@ def build_app(catalog: Catalog, access: Access) -> FastAPI:
     def compare(request: Request) -> Response:
         found = [catalog.get(study_id) for study_id in request.query_params.getlist("id")]
         return HTMLResponse(pages.comparison([entry for entry in found if entry is not None]))
+
+    @app.post("/steer")
+    async def steer_study(request: Request, id: str) -> Response:
+        entry = await run_in_threadpool(catalog.get, id)
+        if entry is None:
+            return PlainTextResponse("there is no such study", 404)
+        try:
+            record = json.loads(await request.body())
+            verb, text = str(record["verb"]), str(record["text"])
+        except (ValueError, KeyError, TypeError):
+            return PlainTextResponse("this is not a request", 400)
+        try:
+            answer = await run_in_threadpool(steer, entry.storage, verb, text)
+        except ConfigError as exc:
+            return PlainTextResponse(str(exc), 400)
+        except SparkHpoError as exc:
+            return PlainTextResponse(str(exc), 503)
+        return PlainTextResponse(redact(answer.message), status_code(answer))
 
     @app.get("/events")
     async def events(follow: str) -> Response:

@@ -35,7 +35,7 @@ _WATCHED_S = 0.04  # between two looks at a study that a browser shows
 _RUNNING_S, _ENDED_S = 1.0, 5.0  # at others
 _REMOTE = 50.0  # times that, of an object store
 _BUSY_SHARE = 0.25  # of the time may go into reading one study
-_DISCOVERY_S = 5.0
+_DISCOVERY_S = 3.0
 _FRESH_S = 1.0  # a page may show what was read so long ago
 
 

@@ -24,7 +24,9 @@ from spark_hpo.report.serve.pictures import Path, compared, curve, small_line
 from spark_hpo.report.serve.tally import Look, Tally
 from spark_hpo.report.status import StudyState
 from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.report.usage import summary
 from spark_hpo.study_dir.events import EventKind, Outcome
+from spark_hpo.study_dir.tracking_place import TrackingPlace
 from spark_hpo.trial import TrialState
 
 PAGE_SIZE = 100  # trials
@@ -39,7 +41,6 @@ class Pages:
 
     catalog: Catalog
     csrf: str
-    can_steer: bool = False
     _held: OrderedDict[str, tuple[int, str]] = field(default_factory=OrderedDict)
 
     def studies(self) -> str:
@@ -150,6 +151,7 @@ class Pages:
             failures=[one for one in attempts if one.report is not None and one.report.failure is not None],
             lines=[line_of(event, record) for event in _events_of(record, trial_id)],
             test=record.tests.get(trial_id),
+            usage=summary([use for one in attempts if one.report for use in one.report.usage]),
             checkpoint=trial.checkpoint and f"{record.url}/{trial.checkpoint}",
             neighbours=_neighbours(record, trial_id),
             mlflow=mlflow_address(entry, trial_id),
@@ -185,7 +187,7 @@ class Pages:
         return self._render("problem.html.jinja", title=title, text=text, follow="none")
 
     def _render(self, template: str, **variables: Any) -> str:
-        defaults = {"version": 0, "csrf": self.csrf, "can_steer": self.can_steer, "figures": "{}"}
+        defaults = {"version": 0, "csrf": self.csrf, "figures": "{}"}
         return _environment().get_template(template).render(**{**defaults, **variables})
 
 
@@ -219,7 +221,8 @@ def _words(entry: Entry, tally: Tally, look: Look) -> str:
 
 def mlflow_address(entry: Entry, trial_id: int) -> str | None:
     """Return where MLflow shows a trial; None: there is no such page, or it is not known."""
-    return None
+    place = TrackingPlace.load(entry.storage)
+    return None if place is None else place.address(trial_id)
 
 
 def _events_of(record: StudyRecord, trial_id: int) -> list[Any]:

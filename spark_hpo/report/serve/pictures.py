@@ -33,14 +33,14 @@ def compared(paths: Sequence[Path], metric: str, unit: str, *, over_time: bool) 
     divisor, axis = (3600.0, "hours") if longest >= 3 * 3600 else (60.0, "minutes")
     if longest < 180:
         divisor, axis = 1.0, "seconds"
-    traces = []
+    traces: list[dict[str, Any]] = []
     for i, path in enumerate(paths):
         places = [step.seconds / divisor if over_time else step.resource for step in path.steps]
         values = [step.value for step in path.steps]
         if values:
             places.append(path.seconds / divisor if over_time else path.resource)
             values.append(values[-1])
-        line = {"shape": "hv", "width": 2.5, "color": _COLOURS[i % len(_COLOURS)]}
+        line: dict[str, Any] = {"shape": "hv", "width": 2.5, "color": _COLOURS[i % len(_COLOURS)]}
         traces.append(
             {
                 "x": places,

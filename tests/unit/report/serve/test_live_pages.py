@@ -1,0 +1,332 @@
+"""The live pages over HTTP: what they show, how they follow a study, and that they leave it alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from spark_hpo.report.serve.catalog import Catalog, studies_below
+from spark_hpo.report.serve.server import Server, serve
+from spark_hpo.report.study_reader import StudyReader
+from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.study_dir.requests import Inbox
+from spark_hpo.study_dir.storage import Storage
+from spark_hpo.study_dir.tracking_place import TrackingPlace
+from spark_hpo.tracking import projection
+from tests.support.documents import blocks
+from tests.support.written_studies import StudyWriter
+
+DOCS = "docs/live-page.md"
+ATTACK = "</script><script>window.attacked = 1</script><img src=x onerror='window.attacked = 2'>"
+LIMIT_S = 20.0
+PATHS = ["", "study?id={}&fresh=1", "trials?id={}", "trial?id={}&trial=2", "compare?id={}"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, storage: Storage) -> Path:
+    """A directory with three studies: one with everything, one with malicious names, one damaged."""
+    root: Path = tmp_path_factory.mktemp("served")
+    shutil.copytree(storage.url, root / "nightly/everything")
+    space = {ATTACK: {"type": "choice", "options": [ATTACK, "b"]}}
+    pen = StudyWriter(storage=Storage(root / "hostile"), name=ATTACK, space=space)
+    params = {ATTACK: ATTACK}
+    pen.slots(2).start(1, params=params).end(1, value=0.8, notes={ATTACK: ATTACK}, checkpoint=f"x/{ATTACK}")
+    pen.start(2, params=params).lose(2, ATTACK).start(2, params=params, attempt=2).end(2, value=0.9).close()
+    TrackingPlace(tracking_uri="http://mlflow:5000/x", experiment_id="7", run_id="abc").write(pen.storage)
+    StudyWriter(storage=Storage(root / "damaged")).die()
+    (root / "damaged/study.json").write_text("{")
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    with serve(folder, port=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def ids(server: Server) -> dict[str, str]:
+    """The ids of the studies by the last part of their directories."""
+    page = get(server, "")
+    found = re.findall(r'study\?id=(\w+)">[^\n]*?<small>([^<]+)<', page)
+    return {url.rpartition("/")[2]: study_id for study_id, url in found}
+
+
+def get(server: Server, path: str, status: int = 200) -> str:
+    answer = requests.get(server.address + path, timeout=LIMIT_S)
+    assert answer.status_code == status, answer.text
+    return answer.text
+
+
+def test_list_has_every_study_and_what_is_wrong_with_one(server: Server, ids: dict[str, str]) -> None:
+    page = get(server, "")
+    assert set(ids) == {"everything", "hostile", "damaged"}
+    assert page.index("everything") < page.index("damaged"), "by the last event"
+    assert "study.json is damaged" in page
+    row = page[page.index(f'id="study-{ids["everything"]}"') :].partition("</tr>")[0]
+    for part in ("finished", "accuracy", "polyline", "100% of the budget"):
+        assert part in row, part
+
+
+@pytest.mark.parametrize(
+    "path", ["", "study?id={}&fresh=1", "trials?id={}", "trial?id={}&trial=2", "compare?id={}"]
+)
+def test_texts_of_a_study_are_escaped(server: Server, ids: dict[str, str], path: str) -> None:
+    page = get(server, path.format(ids["hostile"]))
+    assert "window.attacked" in page
+    assert "<script>window.attacked" not in page
+    assert "<img src=x" not in page
+    policy = requests.get(server.address, timeout=LIMIT_S).headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+
+
+@pytest.mark.parametrize(
+    "path", ["", "study?id={}&fresh=1", "trials?id={}", "trial?id={}&trial=2", "compare?id={}"]
+)
+def test_addresses_in_a_page_are_relative(server: Server, ids: dict[str, str], path: str) -> None:
+    page = get(server, path.format(ids["everything"]))
+    addresses = re.findall(r'(?:href|src|action)="([^"]*)"', page)
+    assert len(addresses) > 4
+    for address in addresses:
+        assert re.match(r"(\./|#|data:,|[a-z]+\.(css|js)$|(study|trials|trial|compare)(\?|$))", address), (
+            address
+        )
+    script = get(server, "serve.js")
+    assert not re.findall(r"""fetch\(["']/|EventSource\(["']/""", script)
+
+
+def test_study_page_is_quick_first_and_then_the_whole_report(folder: Path) -> None:
+    with serve(folder / "nightly", port=0) as server:
+        study_id = re.findall(r"study\?id=(\w+)", get(server, ""))[0]
+        first = get(server, f"study?id={study_id}")
+        assert 'id="history"' not in first
+        assert "best accuracy" in first
+        whole = get(server, f"study?id={study_id}&fresh=1")
+        sections = re.findall(r'<section id="([\w-]+)"', whole)
+        assert {"answer", "search", "parameters", "slots-section", "failures", "cost"} <= set(sections)
+        assert f'href="trial?id={study_id}&amp;trial=' in whole
+        assert get(server, f"study?id={study_id}") == whole
+
+
+def test_trial_page_has_everything_of_the_trial(server: Server, ids: dict[str, str]) -> None:
+    page = get(server, f"trial?id={ids['hostile']}&trial=2")
+    for part in (
+        "0.9",
+        "attempt 1 was retried",
+        "2 attempts",
+        "no longer needs it",
+        "attempt 1 was lost",
+    ):
+        assert part in page, part
+    assert "http://mlflow:5000/x/#/experiments/7/runs?searchFilter=" in page
+    other = get(server, f"trial?id={ids['hostile']}&trial=1")
+    assert "x/&lt;/script&gt;" in other
+    get(server, f"trial?id={ids['hostile']}&trial=99", 404)
+    get(server, "trial?id=unknown&trial=1", 404)
+
+
+def test_trials_are_listed_by_state_and_page(server: Server, ids: dict[str, str]) -> None:
+    page = get(server, f"trials?id={ids['everything']}")
+    assert page.count('<td data-label="trial">') == 40
+    failed = get(server, f"trials?id={ids['everything']}&state=failed&page=99")
+    assert 0 < failed.count('<td data-label="trial">') < 40
+    assert failed.count('class="state failed"') == failed.count('<td data-label="trial">')
+
+
+def test_comparison_draws_studies_with_equal_metrics(server: Server, ids: dict[str, str]) -> None:
+    page = get(server, f"compare?id={ids['everything']}&id={ids['hostile']}&id=unknown")
+    figures = json.loads(page.partition('id="figures">')[2].partition("</script>")[0])
+    assert [len(figures[name]["data"]) for name in ("over_time", "over_resource")] == [2, 2]
+    assert "Choose studies" in get(server, "compare")
+
+
+class Events:
+    """The stream of events of a page."""
+
+    def __init__(self, server: Server, follow: str) -> None:
+        address = f"{server.address}events?follow={follow}"
+        self._answer = requests.get(address, stream=True, timeout=LIMIT_S)
+        self._lines = self._answer.iter_lines(chunk_size=1, decode_unicode=True)
+
+    def next(self) -> dict[str, Any]:
+        line = next(line for line in self._lines if line.startswith("data: "))
+        return dict(json.loads(line.removeprefix("data: ")))
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+def test_events_follow_a_running_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spark_hpo.report.serve.catalog._DISCOVERY_S", 0.1)
+    pen = StudyWriter(storage=Storage(tmp_path / "study")).slots(4).start(1)
+    with serve(tmp_path, port=0) as server:
+        study_id = re.findall(r"study\?id=(\w+)", get(server, ""))[0]
+        events, rows = Events(server, study_id), Events(server, "all")
+        first = events.next()
+        assert "1 of 4" in first["parts"]["top"]
+        assert "running" in rows.next()["parts"][f"study-{study_id}"]
+        began = time.perf_counter()
+        pen.end(1, value=0.75).start(2).start(3)
+        while "0.75" not in (news := events.next())["parts"]["top"]:
+            assert time.perf_counter() - began < LIMIT_S
+        assert news["version"] > first["version"]
+        pen.close()
+        while "finished" not in events.next()["parts"]["top"]:
+            assert time.perf_counter() - began < LIMIT_S
+        StudyWriter(storage=Storage(tmp_path / "later/study"), name="later").start(1)
+        while "later" not in "".join(rows.next()["parts"].values()):
+            assert time.perf_counter() - began < LIMIT_S
+        events.close()
+        rows.close()
+
+
+def test_looking_changes_nothing_in_the_directory(tmp_path: Path) -> None:
+    pen = StudyWriter(storage=Storage(tmp_path / "study")).start(1).end(1)
+    holder = json.loads((tmp_path / "study/lease.json").read_text())
+    (tmp_path / "study/lease.json").write_text(
+        json.dumps({**holder, "machine": "another", "host": "elsewhere"})
+    )
+    before = {file: file.stat().st_mtime_ns for file in [tmp_path, *tmp_path.rglob("*")]}
+    folders = [file for file in before if file.is_dir()]
+    for found in folders:
+        found.chmod(0o500)
+    try:
+        with serve(tmp_path, port=0) as server:
+            study_id = re.findall(r"study\?id=(\w+)", get(server, ""))[0]
+            page = get(server, f"study?id={study_id}&fresh=1")
+            get(server, f"trial?id={study_id}&trial=1")
+            assert "elsewhere is running it" in page
+        assert {file: file.stat().st_mtime_ns for file in [tmp_path, *tmp_path.rglob("*")]} == before
+    finally:
+        for found in folders:
+            found.chmod(0o700)
+    pen.die()
+
+
+def test_button_puts_a_request_into_the_directory(tmp_path: Path) -> None:
+    pen = StudyWriter(storage=Storage(tmp_path / "study")).start(1).close()
+    with serve(tmp_path, port=0) as server:
+        page = get(server, "")
+        study_id = re.findall(r"study\?id=(\w+)", page)[0]
+        csrf = page.partition('name="csrf" content="')[2].partition('"')[0]
+
+        def press(verb: str, text: str = "") -> requests.Response:
+            address, headers = f"{server.address}steer?id={study_id}", {"x-spark-hpo": csrf}
+            return requests.post(address, json={"verb": verb, "text": text}, headers=headers, timeout=LIMIT_S)
+
+        assert press("pause").status_code == 409, "no driver runs"
+        assert press("extend", "trials=+5").status_code == 202
+        assert press("add", "x=0.25").status_code == 202
+        for verb, text in (("drop", "one"), ("extend", "trials"), ("narrow", "x=[0.1"), ("dance", "")):
+            assert press(verb, text).status_code == 400, verb
+        assert [(asked.verb, asked.arguments) for asked in Inbox(pen.storage).waiting()] == [
+            ("extend", {"budget": {"trials": "+5"}}),
+            ("add", {"params": {"x": 0.25}, "like": None}),
+        ]
+
+
+def test_catalog_holds_few_studies_and_reads_no_line_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spark_hpo.report.serve.catalog._HELD_EVENTS", 10)
+    pens = [StudyWriter(storage=Storage(tmp_path / name)) for name in "abc"]
+    for pen in pens:
+        pen.start(1).end(1).start(2)
+    catalog = Catalog([str(tmp_path)])
+    for entry in catalog.entries():
+        with entry.drawing:
+            assert len(catalog.record(entry).trials) == 2
+    assert len(catalog._readers) == 2
+    ranges: list[tuple[int, int]] = []
+    read_range = Storage.read_range
+    monkeypatch.setattr(
+        Storage,
+        "read_range",
+        lambda self, name, start, stop: ranges.append((start, stop)) or read_range(self, name, start, stop),
+    )
+    pens[0].end(2)
+    [entry] = [entry for entry in catalog.known() if entry.url.endswith("/a")]
+    assert entry.refresh()
+    assert not entry.refresh()
+    assert [start > 0 for start, _ in ranges] == [True]
+
+
+def test_reader_reads_on_where_it_stopped(tmp_path: Path) -> None:
+    pen = StudyWriter(storage=Storage(tmp_path / "study")).slots(2).start(1)
+    reader = StudyReader(pen.storage, pen.objective)
+    for step in (lambda: pen.end(1, curve={1: 0.4}), lambda: pen.start(2).lose(2), lambda: pen.die().open()):
+        step()
+        found, whole = reader.read(is_running=False), StudyRecord.read(pen.storage, is_running=False)
+        assert found.trials == whole.trials
+        assert list(found.attempts) == list(whole.attempts)
+        assert found.drivers == whole.drivers
+    pen.die()
+
+
+def test_studies_are_found_below_folders_and_in_object_stores(tmp_path: Path) -> None:
+    for url in (f"{tmp_path}/a/b/study", f"{tmp_path}/study", f"memory://{tmp_path}/c/study"):
+        StudyWriter(storage=Storage(url)).die()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert len(studies_below(str(tmp_path))) == 2
+    assert [s.url for s in studies_below(f"memory://{tmp_path}")] == [f"memory://{tmp_path}/c/study"]
+    assert len(studies_below(f"{tmp_path}/study")) == 1
+
+
+def test_address_in_mlflow_finds_the_run_of_a_trial() -> None:
+    place = TrackingPlace(tracking_uri="https://user:secret@host/a/", experiment_id="1", run_id="r")
+    address = place.address(3)
+    assert address is not None
+    assert projection.TRIAL_ID in address
+    assert "secret" not in address
+    assert place.address() == "https://host/a/#/experiments/1/runs/r"
+    assert TrackingPlace(tracking_uri="sqlite:///x.db", experiment_id="1", run_id="r").address() is None
+
+
+def test_documented_call_serves_from_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "studies").mkdir()
+    monkeypatch.chdir(tmp_path)
+    [block] = blocks(DOCS, "python")
+    names: dict[str, Any] = {}
+    exec(block.text, names)
+    page = names["page"]
+    try:
+        assert "There is no study" in get(page, "")
+        assert page.address in page._repr_html_()
+    finally:
+        page.close()
+    with pytest.raises(requests.ConnectionError):
+        get(page, "")
+
+
+def test_databricks_link_leads_through_its_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tags = "spark.databricks.clusterUsageTags"
+    settings = {"spark.databricks.workspaceUrl": "adb-1.azuredatabricks.net", f"{tags}.orgId": "12"}
+
+    class Session:
+        conf: Mapping[str, str] = settings | {f"{tags}.clusterId": "0101-x"}
+        getActiveSession = classmethod(lambda cls: cls)
+
+    module = type(sys)("pyspark.sql")
+    module.SparkSession = Session  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pyspark.sql", module)
+    monkeypatch.setitem(os.environ, "DATABRICKS_RUNTIME_VERSION", "17.3")
+    monkeypatch.setattr("spark_hpo.report.serve.server.in_notebook", lambda: True)
+    server = Server([tmp_path])
+    try:
+        assert server.host == "0.0.0.0"
+        assert 3000 <= server.port <= 8000
+        assert server.address == f"https://adb-1.azuredatabricks.net/driver-proxy/o/12/0101-x/{server.port}/"
+        assert "?token=" in server.url
+    finally:
+        server.close()
