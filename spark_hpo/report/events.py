@@ -50,7 +50,7 @@ def _words(event: Event, study: Terms) -> str:
             return f"budget: {'no limit of' if data['trials'] is None else data['trials']} trials"
         case EventKind.RESERVE:
             trials = ", ".join(map(str, data["trials"]))
-            amount = record.amount(data["resource"])
+            amount = study.amount(data["resource"])
             return f"the search ended ({data['reason']}); reserve: {amount} for trial {trials}, to the end"
         case EventKind.SKIPPED:
             return f"trial {data['trial_id']}: promoted, but trained to the end already"
