@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spark_hpo.report.pictures.theme import ACCENT, BLUE, GREY, Picture, count, draw, number, plain
+from spark_hpo.errors import count, number
+from spark_hpo.report.pictures.theme import ACCENT, BLUE, GREY, Picture, draw, plain
 from spark_hpo.report.serve.tally import Step
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.trial import Trial

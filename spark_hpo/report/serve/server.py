@@ -27,6 +27,7 @@ _LOOPBACK, _ALL = "127.0.0.1", "0.0.0.0"
 _MIN_TOKEN = 16  # characters
 _START_LIMIT_S = 30.0
 _STOP_LIMIT_S = 10.0
+_REQUIRED = ("fastapi", "starlette", "uvicorn")
 _INSTALL = "pip install 'spark_hpo[serve]'"
 
 
@@ -81,7 +82,9 @@ class Server:
             from spark_hpo.report.serve.access import Access, is_loopback
             from spark_hpo.report.serve.app import build_app
             from spark_hpo.report.serve.catalog import Catalog
-        except ImportError as exc:
+        except ModuleNotFoundError as exc:
+            if exc.name not in _REQUIRED:
+                raise
             raise ConfigError(f"the page needs {exc.name}, which is not installed", cure=_INSTALL) from exc
         self.dirs = [str(folder) for folder in dirs] or [_usual_folder()]
         for folder in self.dirs:
