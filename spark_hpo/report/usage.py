@@ -148,7 +148,7 @@ def _about_waits(record: StudyRecord, usage: Usage) -> Iterator[str]:
         yield f"{found}: read ahead in other processes, for example with num_workers of the DataLoader."
         return
     window = _smaller_window(record, data)
-    smaller = f", or begin each pass sooner with data.shuffle_window: {window}" if window else ""
+    smaller = f", or set data.shuffle_window: {window} in the next study" if window else ""
     yield f"{found}: give data.cache.folder a faster disk{smaller}."
 
 

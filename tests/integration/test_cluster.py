@@ -13,6 +13,7 @@ from typing import Any
 import pyspark
 import pytest
 
+from spark_hpo import load_study
 from spark_hpo.backend.spark.package import write_zip
 from tests.support.standalone import SPARK, StandaloneCluster, bare_python, standalone_cluster
 from tests.support.workspace import LIMIT_S, ROOT, Workspace, wait_for
@@ -22,6 +23,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 # A small machine must run them all at once.
 EXECUTORS = {
     "spark.executor.memory": "512m",
+    "spark.executor.memoryOverhead": "3g",  # two ranks share it
+    "spark.executor.cores": "2",
     "spark.ui.enabled": "false",
     "spark.executorEnv.OMP_NUM_THREADS": "1",
 }
@@ -108,6 +111,10 @@ def test_two_ranks_on_two_machines_get_the_package_from_py_files(
         assert {note["rank"] for note in workspace.notes} >= {rank}
     assert len({note["worker"] for note in workspace.notes}) == 2, "both workers have trained"
     assert all(".zip" in note["package"] for note in workspace.notes)
+    usage = load_study(tmp_path / answer["study_dir"]).usage
+    assert set(usage["rank"]) == {0, 1}
+    assert set(usage.memory_limit_bytes) == {3 * 2**29}
+    assert (usage.memory_bytes > 50 * 2**20).all()
     assert all(note["preloaded"] for note in workspace.notes), "the daemon was found in the zip"
 
 

@@ -69,6 +69,8 @@ def test_promoted_module_continues_bit_for_bit(run_ranks: Any, tmp_path: Path) -
     assert [m.resource for m in at_once.curve] == [1, 2, 3, 4]
     assert curve(first, second) == curve(at_once)
     assert at_once.metrics.keys() == {"train_loss", "val_loss", "val_accuracy"}
+    assert at_once.usage[0].wait_share is not None  # of its DataLoaders
+    assert 0 < at_once.usage[0].wait_share < 1
     tested = done(run_ranks(spec, replace(assignment(4, 4, second.checkpoint), split=Split.TEST)))
     assert tested.metrics.keys() == {"val_loss", "val_accuracy"}
     validated = done(run_ranks(spec, assignment(4, 4, second.checkpoint)))

@@ -72,6 +72,8 @@ def test_promoted_trial_continues_bit_for_bit(run_ranks: Any, tmp_path: Path, lo
     assert [m.resource for m in at_once.curve] == [1, 2, 3]
     assert curve(first, second) == curve(at_once)
     assert at_once.metrics.keys() == {"eval_loss", "eval_accuracy", "train_loss"}
+    assert at_once.usage[0].wait_share is not None  # of its DataLoaders
+    assert 0 < at_once.usage[0].wait_share < 0.5
     tested = done(run_ranks(spec, replace(assignment(3, 3, second.checkpoint), split=Split.TEST)))
     assert tested.metrics.keys() == {"eval_loss", "eval_accuracy"}
     validated = done(run_ranks(spec, assignment(3, 3, second.checkpoint)))

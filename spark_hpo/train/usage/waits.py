@@ -51,11 +51,11 @@ class DataWaits:
         source = iter(batches)
         try:
             while True:
-                try:
-                    batch = self.take(source.__next__)
-                except StopIteration:
-                    return
-                yield batch
+                yield self.take(
+                    source.__next__
+                )  # in no variable, which would keep it while the next one is read
+        except StopIteration:
+            return
         finally:  # also of a loop that breaks
             if self._given_at is not None and threading.get_ident() == self._thread:
                 self.stepped_s += self._clock() - self._given_at
