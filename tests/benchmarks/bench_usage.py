@@ -90,6 +90,12 @@ def cost_of_start() -> float:
     return median(costs)
 
 
+def _quarters(values: list[float]) -> tuple[float, float, float]:
+    """Return the median, and the bounds of the middle half."""
+    low, middle, high = quantiles(values, n=4)
+    return middle, low, high
+
+
 def main() -> None:
     torch.set_num_threads(1)
     page = Page(INTRODUCTION)
@@ -97,22 +103,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         table = open_table(str(write_clusters(Path(folder) / "table", rows=ROWS, row_group_rows=20_000)))
         train(table, is_measured=True)
-        ratios, shares = [], []
+        ratios, noise, shares = [], [], []
         for _ in range(ROUNDS):
             before, _ = train(table, is_measured=False)
             measured, share = train(table, is_measured=True)
             after, _ = train(table, is_measured=False)
             ratios.append(2 * measured / (before + after))
+            noise.append(after / before)
             shares.append(share)
     page.heading("", "")
-    page.row("processor time of a training, relative to one that is not measured", f"{median(ratios):.3f}")
-    page.row("its middle half of all rounds", "{:.3f} to {:.3f}".format(*quantiles(ratios, n=4)[::2]))
+    quarters = "{:.3f} ({:.3f} to {:.3f})"
+    page.row(
+        "processor time of a measured training, relative to one that is not",
+        quarters.format(*_quarters(ratios)),
+    )
+    page.row("two trainings that are not measured, likewise", quarters.format(*_quarters(noise)))
     page.row("share of the time that sampling took, at most", f"{max(shares):.2%}")
     page.row("timing one batch", f"{cost_per_batch() * 1e6:.2f} µs")
     page.row("beginning and ending, for each assignment", f"{cost_of_start() * 1e3:.2f} ms")
     page.say()
     steps = EPOCHS * ROWS // BATCH
-    page.say(f"{ROUNDS} rounds of {steps:,} steps; {len(psutil.pids())} processes on the machine; {where}.")
+    page.say(
+        f"Medians, and the middle half, of {ROUNDS} rounds of {steps:,} steps; "
+        f"{len(psutil.pids())} processes on the machine; {where}."
+    )
     page.write(FOLDER / "usage.md")
 
 
