@@ -56,7 +56,11 @@ def reserve_in_words(record: StudyRecord, use: ReserveUse) -> str | None:
     if use.trials:
         verb = "is training" if use.planned and record.is_running else "trained"
         time = f", {duration(use.used_s)}" if use.used else ""
-        return f"{verb} {_names(use.trials)}, the best so far, to the end: {record.amount(use.used)}{time}"
+        text = f"{verb} {_names(use.trials)}, the best so far, to the end: {record.amount(use.used)}{time}"
+        best = next(iter(record.ranking), None)
+        if best is not None and best.trial_id in use.trials and best.resource < record.search.max_resource:
+            text += f"; trial {best.trial_id} remains best after {record.amount(best.resource)}"
+        return text
     if use.planned_trials:
         return f"{record.amount(use.planned)}, to train {_names(use.planned_trials)} to the end"
     return None

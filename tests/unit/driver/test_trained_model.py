@@ -1,0 +1,96 @@
+"""Twelve trials on the wine table end with a model that was trained: real training, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_wine
+from sklearn.model_selection import train_test_split
+
+import spark_hpo
+from spark_hpo.config import build_config
+from spark_hpo.driver.build import build_budget
+from spark_hpo.study_dir.definition import Definition
+from spark_hpo.train.context import TrainContext
+from spark_hpo.trial import TrialState
+
+EPOCHS = 81
+
+
+def train_softmax(ctx: TrainContext) -> None:
+    """Softmax regression on a third of the rows, by noisy gradients of small batches."""
+    features, label = load_wine(return_X_y=True)
+    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    x, other_x, y, other_y = train_test_split(features, label, train_size=60, random_state=0, stratify=label)
+    state = ctx.load_checkpoint() or {"epochs": 0, "weights": np.zeros((13, 3)).tolist()}
+    weights = np.array(state["weights"])
+    rng = np.random.default_rng((ctx.seed, *ctx.resource))
+
+    def probabilities(rows: Any) -> Any:
+        scores = rows @ weights
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return scores / scores.sum(axis=1, keepdims=True)
+
+    def loss() -> float:
+        return float(-np.log(probabilities(other_x)[np.arange(len(other_y)), other_y] + 1e-9).mean())
+
+    for _ in range(*ctx.resource):
+        for rows in np.array_split(rng.permutation(len(x)), 20):
+            wrong = probabilities(x[rows]) - np.eye(3)[y[rows]]
+            weights -= ctx.params["learning_rate"] * x[rows].T @ wrong
+        state = {"epochs": state["epochs"] + 1, "weights": weights.tolist()}
+        ctx.report({"loss": loss()}, checkpoint=state)
+    if ctx.is_evaluation:
+        ctx.report({"loss": loss()})
+
+
+def tuned(folder: Path, **settings: Any) -> spark_hpo.Result:
+    return spark_hpo.tune(
+        train_softmax,
+        {"learning_rate": {"type": "loguniform", "low": 1e-4, "high": 1.0}},
+        metric="loss",
+        mode="min",
+        trials=12,
+        max_resource=EPOCHS,
+        storage=folder / "study",
+        backend="inline",
+        seed=9,
+        mlflow={"tracking_uri": f"sqlite:///{folder}/mlflow.db"},
+        **settings,
+    )
+
+
+@pytest.mark.medium
+def test_twelve_trials_on_wine_end_with_a_model_that_was_trained(tmp_path: Path) -> None:
+    result = tuned(tmp_path)
+    best = result.study.trials[result.best.trial_id]
+    assert (best.state, best.resource) == (TrialState.COMPLETED, EPOCHS)
+    used = result.summary()["reserve"]
+    assert (used["trials"], used["resource"]) == ([best.trial_id], EPOCHS - 3), (
+        "it was stopped after 3 epochs"
+    )
+    assert len(result.study.trials) == 12
+    assert result.best_model()["epochs"] == result.best.resource
+    assert result.best.loss <= best.loss
+
+
+def test_study_of_an_earlier_version_has_no_reserve_unless_it_is_asked_for(tmp_path: Path) -> None:
+    def record(budget: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "name": "old",
+            "study_dir": str(tmp_path),
+            "task": "image",
+            "objective": {"metric": "accuracy", "mode": "max"},
+            "space": {"learning_rate": {"type": "loguniform", "low": 1e-4, "high": 1e-1}},
+            "search": {"max_resource": 9},
+            "budget": budget,
+        }
+
+    usual = build_config(record({"trials": 9}), place="test")
+    old = Definition.create({**usual.model_dump(mode="json"), "budget": {"trials": 9}})
+    assert build_budget(usual, old).finish == 0
+    assert build_budget(build_config(record({"trials": 9, "finish": 2}), place="test"), old).finish == 2
+    assert build_budget(usual, Definition.create(usual.model_dump(mode="json"))).finish == 1
