@@ -39,7 +39,8 @@ def live_status_of(study: RunningStudy) -> LiveStatus:
         slots=progress.slots,
         spent=spent,
         budget=budget,
-        deadline_s=study.budget.seconds and study.budget.seconds - progress.seconds,
+        seconds=progress.seconds,
+        seconds_left=study.seconds_left,
     )
 
 

@@ -35,7 +35,8 @@ class LiveStatus:
     slots: int = 0
     spent: float = 0.0  # of the budget, in its unit: trials or epochs
     budget: float | None = None  # None: limited by time alone, or not at all
-    deadline_s: float | None = None  # seconds until the budget of time is spent; None: no such budget
+    seconds: float = 0.0  # that drivers have worked
+    seconds_left: float | None = None  # expected; None: not known
 
 
 @dataclass(eq=False)
@@ -54,7 +55,6 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
 
     def __post_init__(self) -> None:
         self._status = LiveStatus()
-        self._first: tuple[float, float] | None = None  # time, and spent, of the first update
         self._updated_at = self.clock()
         self._live: Live | None = None
         self._streams: list[tuple[logging.StreamHandler[Any], Any]] = []
@@ -83,28 +83,21 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
 
     def update(self, status: LiveStatus) -> None:
         """Show a new status."""
-        now = self.clock()
-        if self._first is None:
-            self._first = (now, status.spent)
-        self._updated_at = now
+        self._updated_at = self.clock()
         self._status = status
 
     def seconds_left(self) -> float | None:
-        """Estimate the seconds until the budget is spent, at the rate since the first update; None: unknown.
+        """Return the seconds that are left now, counted down since the last update; None: not known."""
+        left = self._status.seconds_left
+        return None if left is None else max(0.0, left - (self.clock() - self._updated_at))
 
-        What earlier drivers have spent does not count for the rate.
-        """
-        now, status = self.clock(), self._status
-        limits = []
-        if status.deadline_s is not None:
-            limits.append(status.deadline_s - (now - self._updated_at))
-        if status.budget is not None and self._first is not None:
-            began, spent_before = self._first
-            spent, elapsed = status.spent - spent_before, self._updated_at - began
-            if spent > 0 and elapsed > 0:
-                remaining = (status.budget - status.spent) * elapsed / spent
-                limits.append(remaining - (now - self._updated_at))
-        return max(0.0, min(limits)) if limits else None
+    def share(self) -> float | None:
+        """Return the share of the study that is done, of its time or else of its budget; None: not known."""
+        status, left = self._status, self.seconds_left()
+        worked = status.seconds + self.clock() - self._updated_at
+        if left is not None and worked + left > 0:
+            return worked / (worked + left)
+        return min(1.0, status.spent / status.budget) if status.budget else None
 
     def render(self) -> Text:
         status = self._status
@@ -116,8 +109,8 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
             line.append(f"best {self.metric} {status.best:.4g}  ", "bold")
         if status.slots:
             line.append(f"{status.slots_busy}/{status.slots} slots  ")
-        if status.budget:
-            line.append(f"{min(1.0, status.spent / status.budget):.0%}  ")
+        if (share := self.share()) is not None:
+            line.append(f"{share:.0%}  ")
         left = self.seconds_left()
         if left is not None:
             line.append(f"{duration(left)} left")

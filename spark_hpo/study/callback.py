@@ -49,6 +49,11 @@ class RunningStudy(Protocol):
         ...
 
     @property
+    def seconds_left(self) -> float | None:
+        """The expected seconds until the study ends, from what was seen; None: nothing has been seen yet."""
+        ...
+
+    @property
     def stopped_by(self) -> str | None:
         """The limit of the budget, stopping rule or callback that ended the search; None: it has not ended,
         was interrupted or failed."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from spark_hpo.errors import ConfigError, JournalError
 from spark_hpo.objective import NO_SCORE, Objective, Score
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.steerable import Ranges, Steerable
+from spark_hpo.study.forecast import Losses
 from spark_hpo.study.reserve import Need, Reserve
 from spark_hpo.study.search import Search, result_for
 from spark_hpo.study.speed import Speed
@@ -49,6 +50,7 @@ class Decider:
         self._open: dict[int, Slot] = {}  # slots by trial
         self._scores: dict[int, dict[int, Score]] = {}  # of the trials that the reserve has trained
         self.speed = Speed()
+        self.losses = Losses()
         scheduler = search.scheduler
         self.reserve = Reserve(num_finished, scheduler.max_resource, getattr(scheduler, "num_rungs", None))
 
@@ -105,6 +107,15 @@ class Decider:
 
     def next_slot(self) -> Slot | None:
         return self._search.scheduler.next_slot()
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler, for forecasts, which play a copy."""
+        return self._search.scheduler
+
+    def running(self, elapsed_s: Mapping[int, float]) -> dict[int, tuple[Slot, float]]:
+        """Return the slots in flight, by trial, each with the seconds since it began."""
+        return {trial_id: (slot, elapsed_s.get(trial_id, 0.0)) for trial_id, slot in self._open.items()}
 
     def next_finish(self) -> Slot | None:
         """Return the next slot of the reserve; None: no trial waits to be trained to the end."""
@@ -210,6 +221,8 @@ class Decider:
             **result_for(self._search.sampler, score),
         )
         self.speed.note(report, report.resource - slot.resource_from)
+        if score.is_finite:
+            self.losses.note(report.trial_id, slot.resource_to, score.loss)
         if (known := self._scores.get(report.trial_id)) is not None:  # the reserve has trained it
             known.update((m.resource, self._objective.score(m.metrics)) for m in report.curve)
             known[slot.resource_to] = score

@@ -114,6 +114,14 @@ class Dispatcher:
         """The slots of the assignments in flight, without the one that is held."""
         return sum(self._slots(a) for a in self.attempts.running.values() if a is not self.held)
 
+    def elapsed(self, now: float) -> dict[int, float]:
+        """Return the seconds since the assignments in flight began, by trial.
+
+        Args:
+            now: on the study's clock.
+        """
+        return {a.trial_id: now - self._started.get(a.key, now) for a in self.attempts.running.values()}
+
     @property
     def is_held_for_capacity(self) -> bool:
         """True if the backend does not have the slots that the held assignment needs, even if it is idle."""

@@ -64,7 +64,7 @@ class EndOfSearch:
             if progress.resource_spent + committed + held_back >= budget.resource:
                 return "resource"
         if budget.seconds is not None:
-            held_back = self._held_back(self._reserve_seconds(), budget.seconds)
+            held_back = self._held_back(self.reserve_seconds(), budget.seconds)
             if progress.seconds + held_back >= budget.seconds:
                 return "seconds"
         return decider.stopping_reason(sum(self._seconds_by_need()) if budget.finish else 0.0)
@@ -91,7 +91,7 @@ class EndOfSearch:
     def _reserve(self, reason: str) -> None:
         """Record that the search has ended, and what the reserve trains."""
         trials = self.decider.reserve.unfinished()
-        resource, seconds = self._reserve_resource(), self._reserve_seconds()
+        resource, seconds = self._reserve_resource(), self.reserve_seconds()
         self._reserved = {
             "reason": reason,
             "limits": self._limits,
@@ -121,7 +121,8 @@ class EndOfSearch:
     def _reserve_resource(self) -> int:
         return sum(need.resource for need in self.decider.needs())
 
-    def _reserve_seconds(self) -> float:
+    def reserve_seconds(self) -> float:
+        """Return the seconds that the best trials need until they are fully trained, without open slots."""
         seconds = self._seconds_by_need()
         return max(max(seconds), sum(seconds) / max(1, self.progress.slots)) if seconds else 0.0
 

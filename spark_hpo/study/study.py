@@ -25,6 +25,7 @@ from spark_hpo.study.progress import Budget, Progress
 from spark_hpo.study.search import Search
 from spark_hpo.study.slots import Slots
 from spark_hpo.study.steering import Steering
+from spark_hpo.study.time_left import TimeLeft
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.events import EventKind
 from spark_hpo.study_dir.journal import Journal
@@ -92,6 +93,7 @@ class Study:
         self._end = EndOfSearch(journal, self._decider, self._dispatcher, budget, self.progress)
         self._steering = Steering(journal, self._decider, self._dispatcher, self._end, clock=clock)
         self._lifts_pause = lifts_pause
+        self._time_left = TimeLeft(self._decider, self._dispatcher, self._end, self.progress, clock)
         self._folds = Folds()
         self._finals: dict[int, Assignment] = {}  # begun by an earlier driver and not ended, by trial
         self._idle_since: float | None = None
@@ -117,6 +119,10 @@ class Study:
     @property
     def trials(self) -> Mapping[int, Trial]:
         return self._journal.trials
+
+    @property
+    def seconds_left(self) -> float | None:
+        return self._time_left.seconds()
 
     @property
     def states(self) -> Mapping[TrialState, int]:

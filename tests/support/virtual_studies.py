@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,8 @@ class Killed(BaseException):
 def write_study(
     folder: Path | Storage,
     *,
-    trials: int = 40,
+    trials: int | None = 40,
+    resource: int | None = None,
     slots: int = 4,
     name: str = "virtual",
     space: Mapping[str, Any] | None = None,
@@ -124,6 +125,7 @@ def write_study(
     driver: Mapping[str, Any] | None = None,
     test: bool = True,
     finish: int = 0,
+    callbacks: Sequence[Callback] = (),
     **changes: Any,
 ) -> Storage:
     """Run or resume a study in a directory.
@@ -144,7 +146,7 @@ def write_study(
             "objective": {"metric": "accuracy", "mode": "max"},
             "space": dict(space or SPACE),
             "search": {"sampler": "tpe", "scheduler": "hyperband", "max_resource": 27},
-            "budget": {"trials": trials},
+            "budget": {"trials": trials, "resource": resource},
             **changes,
         },
         place="virtual",
@@ -161,8 +163,8 @@ def write_study(
         search=search,
         backend=backend,
         tracker=_NoTracker(),
-        budget=Budget(trials=config.budget.trials, finish=finish),
-        callbacks=[_StopAfter(*stop_after)] if stop_after else [],
+        budget=Budget(trials=config.budget.trials, resource=config.budget.resource, finish=finish),
+        callbacks=[*callbacks, *([_StopAfter(*stop_after)] if stop_after else [])],
         clock=backend.clock,
     )
     try:

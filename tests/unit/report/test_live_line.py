@@ -33,18 +33,17 @@ def test_progress_line_writes_nothing_without_a_terminal() -> None:
 
 
 def test_progress_line_shows_states_best_slots_and_time_left() -> None:
-    clock = Clock()
-    line = ProgressLine("digits", "accuracy", console=terminal(), clock=clock)
-    line.update(LiveStatus(spent=0, budget=100))
-    clock.now = 10.0
+    line = ProgressLine("digits", "accuracy", console=terminal(), clock=Clock())
     line.update(
         LiveStatus(
             states={TrialState.RUNNING: 2, TrialState.FAILED: 1},
             best=0.91234567,
             slots_busy=4,
             slots=8,
-            spent=25,
+            spent=2,
             budget=100,
+            seconds=10.0,
+            seconds_left=30.0,
         )
     )
     assert (
@@ -55,33 +54,18 @@ def test_progress_line_shows_states_best_slots_and_time_left() -> None:
 def test_seconds_left_counts_down_between_events() -> None:
     clock = Clock()
     line = ProgressLine("s", "m", console=terminal(), clock=clock)
-    line.update(LiveStatus(spent=0, budget=10))
-    clock.now = 5.0
-    line.update(LiveStatus(spent=5, budget=10))
-    clock.now = 8.0
+    line.update(LiveStatus(seconds=5.0, seconds_left=5.0))
+    clock.now = 3.0
     assert line.seconds_left() == 2.0
+    assert line.share() == 0.8
     clock.now = 80.0
     assert line.seconds_left() == 0.0
 
 
-def test_seconds_left_ignores_what_was_spent_before_a_resume() -> None:
-    clock = Clock()
-    line = ProgressLine("s", "m", console=terminal(), clock=clock)
-    line.update(LiveStatus(spent=80, budget=100))
-    assert line.seconds_left() is None
-    clock.now = 10.0
-    line.update(LiveStatus(spent=90, budget=100))
-    assert line.seconds_left() == 10.0
-
-
-def test_seconds_left_follows_the_nearer_of_two_budgets() -> None:
-    clock = Clock()
-    line = ProgressLine("s", "m", console=terminal(), clock=clock)
-    line.update(LiveStatus(spent=0, budget=100, deadline_s=60))
-    assert line.seconds_left() == 60.0
-    clock.now = 10.0
-    line.update(LiveStatus(spent=50, budget=100, deadline_s=50))
-    assert line.seconds_left() == 10.0
+def test_share_is_that_of_the_budget_until_the_time_is_known() -> None:
+    line = ProgressLine("s", "m", console=terminal(), clock=Clock())
+    line.update(LiveStatus(spent=25, budget=100))
+    assert line.render().plain == "s  25%  "
 
 
 def test_seconds_left_is_none_without_a_budget() -> None:

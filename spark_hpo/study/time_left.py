@@ -1,0 +1,65 @@
+"""Estimates the time that is left of a running study."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from spark_hpo.study.decider import Decider
+from spark_hpo.study.dispatch import Dispatcher
+from spark_hpo.study.end_of_search import EndOfSearch
+from spark_hpo.study.forecast import seconds_left
+from spark_hpo.study.progress import Progress
+
+_LARGEST_LOAD = 0.02  # of the driver's time that may be spent on forecasts
+
+
+@dataclass(eq=False)
+class TimeLeft:
+    """Estimates the seconds until a study ends. An estimate is renewed when it costs little to do so."""
+
+    decider: Decider
+    dispatcher: Dispatcher
+    end: EndOfSearch
+    progress: Progress
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self._estimate: tuple[float, float | None] | None = None  # when, and seconds
+        self._cost_s = 0.0
+
+    def seconds(self) -> float | None:
+        """Return the seconds that are left; None: nothing has been seen yet, or nothing limits the study."""
+        now = self.clock()
+        if self._estimate is not None and now - self._estimate[0] < self._cost_s / _LARGEST_LOAD:
+            then, left = self._estimate
+            return None if left is None else max(0.0, left - (now - then))
+        began = time.perf_counter()
+        left = self._seconds(now)
+        self._estimate, self._cost_s = (now, left), time.perf_counter() - began
+        return left
+
+    def _seconds(self, now: float) -> float | None:
+        budget, decider = self.end.budget, self.decider
+        deadline = None if budget.seconds is None else max(0.0, budget.seconds - self.progress.seconds)
+        if not decider.speed.is_known:
+            return deadline
+        search_ended = self.end.reason() is not None
+        if not search_ended and budget.trials is None and budget.resource is None:
+            return deadline
+        max_resource = math.inf
+        if budget.resource is not None:
+            max_resource = budget.resource - self.progress.resource_spent
+        left = seconds_left(
+            None if search_ended else decider.scheduler,
+            decider.running(self.dispatcher.elapsed(now)),
+            speed=decider.speed,
+            losses=decider.losses,
+            num_slots=max(1, self.progress.slots),
+            max_resource=max_resource,
+        )
+        if search_ended:
+            return left + self.end.reserve_seconds()
+        return left if deadline is None else min(left, deadline)

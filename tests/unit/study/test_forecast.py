@@ -1,0 +1,85 @@
+"""The time left, on simulated studies: estimated from what was seen, compared with what came."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spark_hpo.study.callback import Callback, RunningStudy
+from spark_hpo.trial import Params, Report, Trial
+from tests.support.simulated import Curve, Disturbances
+from tests.support.virtual_studies import Accuracies, write_study
+
+FACTOR = 1.5  # an estimate after a tenth of the study is within this factor
+
+
+class Paced(Accuracies):
+    """Trials of one pace, or of paces that differ by a factor of up to four."""
+
+    def __init__(self, max_resource: int, epoch_s: float, *, differ: bool) -> None:
+        super().__init__(max_resource)
+        self.epoch_s = epoch_s
+        self.differ = differ
+
+    def curve(self, trial_id: int, params: Params) -> Curve:
+        curve = super().curve(trial_id, params)
+        factor = 2.0 ** float(np.random.default_rng(trial_id).uniform(-1, 1)) if self.differ else 1.0
+        epochs = np.arange(1, self.max_resource + 1)
+        return Curve(metrics=curve.metrics, elapsed_s=self.epoch_s * factor * epochs)
+
+
+class Estimates(Callback):
+    """Collects the estimates, each with the time at which it was made."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[float, float | None]] = []
+        self.seconds = 0.0
+
+    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
+        self.made.append((study.progress.seconds, study.seconds_left))
+
+    def on_study_end(self, study: RunningStudy) -> None:
+        self.seconds = study.progress.seconds
+
+
+@pytest.mark.parametrize(
+    ("search", "settings"),
+    [
+        ({"scheduler": "asha"}, {"trials": 60, "slots": 4}),
+        ({"scheduler": "adaptive_asha"}, {"trials": 80, "slots": 8}),
+        ({"scheduler": "hyperband"}, {"trials": 60, "slots": 4}),
+        ({"scheduler": "full"}, {"trials": 40, "slots": 3}),
+        ({"scheduler": "median_stopping"}, {"trials": 40, "slots": 4}),
+        ({"scheduler": "population_based"}, {"trials": 40, "slots": 10}),
+        ({"scheduler": "asha"}, {"trials": None, "resource": 600, "slots": 4}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("epoch_s", "launch_s", "differ"), [(0.1, 5.0, False), (20.0, 5.0, True), (1.0, 0.0, True)]
+)
+def test_time_left_after_a_tenth_of_a_study_is_about_right(
+    tmp_path: Path,
+    search: dict[str, Any],
+    settings: dict[str, Any],
+    epoch_s: float,
+    launch_s: float,
+    differ: bool,
+) -> None:
+    seen = Estimates()
+    write_study(
+        tmp_path,
+        **settings,
+        search={"sampler": "random", "max_resource": 27, **search},
+        curves=Paced(27, epoch_s, differ=differ),
+        disturbances=Disturbances(launch_s=launch_s),
+        callbacks=[seen],
+        test=False,
+    )
+    when, left = next(made for made in seen.made if made[0] >= 0.1 * seen.seconds)
+    assert left is not None
+    assert 1 / FACTOR < left / (seen.seconds - when) < FACTOR
+    assert seen.made[-1][1] == pytest.approx(0.0, abs=0.01)
