@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page
 from spark_hpo.report.page import FILE, html_of, write_report
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.storage import Storage
-from tests.support.browser import CURE, chromium
+from tests.support.browser import CURE, chromium, contrast, luminance
 from tests.support.simulated import Disturbances
 from tests.support.virtual_studies import SPACE, TODAY, Killed, write_study
 
@@ -86,18 +86,6 @@ def opened(browser: Browser, file: Path, **options: Any) -> Iterator[Opened]:
         yield shown
     finally:
         context.close()
-
-
-def luminance(colour: str) -> float:
-    """Return the relative luminance (WCAG) of `rgb(1, 2, 3)`."""
-    parts = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
-    red, green, blue = ((p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4) for p in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("name", ["report", "hostile"])

@@ -28,3 +28,15 @@ def chromium() -> Iterator[Browser | None]:
         browser = playwright.chromium.launch(executable_path=executable, args=options)
         yield browser
         browser.close()
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance (WCAG) of `rgb(1, 2, 3)`."""
+    parts = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    red, green, blue = ((p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4) for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)

@@ -102,7 +102,7 @@ class Pages:
     def trials(self, entry: Entry, *, page: int, state: str | None) -> str:
         """Return a list of trials, the best first."""
         with entry.drawing:
-            record = self.catalog.record(entry)
+            version, record = entry.version, self.catalog.record(entry)
         some = [trial for trial in ranked(record.at_best) if state in (None, str(trial.state))]
         pages = max(1, -(-len(some) // PAGE_SIZE))
         page = min(max(page, 1), pages)
@@ -127,12 +127,13 @@ class Pages:
             follow=entry.id,
             study_id=entry.id,
             best_id=_best_id(record),
+            version=version,
         )
 
     def trial(self, entry: Entry, trial_id: int) -> str | None:
         """Return the page of a trial; None: the study has no such trial."""
         with entry.drawing:
-            record = self.catalog.record(entry)
+            version, record = entry.version, self.catalog.record(entry)
         trial = record.trials.get(trial_id)
         if trial is None:
             return None
@@ -156,6 +157,7 @@ class Pages:
             neighbours=_neighbours(record, trial_id),
             mlflow=mlflow_address(entry, trial_id),
             figures=Markup(as_script_data({"curve": picture})),
+            version=version,
             follow=entry.id,
             study_id=entry.id,
         )
@@ -180,6 +182,7 @@ class Pages:
             pictures=pictures,
             figures=Markup(as_script_data(pictures)),
             follow=",".join(entry.id for entry in chosen) or "none",
+            version=sum(entry.version for entry in chosen),
         )
 
     def problem(self, title: str, text: str) -> str:
