@@ -1,9 +1,9 @@
-"""The search against its peers: `python -m tests.benchmarks.bench_search --curves DIR [--quick]`.
+"""The search against its peers: `python -m tests.benchmarks.bench_search [--quick]`.
 
-Replays every method on lcbench (surrogate) and alexnet_imagenet (table) under the virtual clock, writes
-`search.md`, `search.json` and `search.png` into docs/benchmarks/ and the ranks into README.md. A full run
-takes hours on one core; each replay is kept in a file of results, so that a run that was stopped goes on.
-Remove that file when a method has changed.
+Replays every method on every family of problems (`replay/families.py`) under the virtual clock, with 1, 2, 5
+and 20 full trainings a slot and 4, 8 and 32 slots, and writes `search.md`, `search.json` and `search.png`
+into docs/benchmarks/. A full run takes a day; each replay is kept in a file of results, so that a run that
+was stopped goes on. Remove that file when a method has changed.
 
 Peers that do not go together with this project's packages run before, with `--no-page`, by a Python of their
 own that leaves its replays in the same file: see the Makefile.
@@ -15,12 +15,15 @@ import argparse
 import importlib.util
 import json
 import logging
+import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from optuna.pruners import BasePruner
 
@@ -34,65 +37,73 @@ from tests.benchmarks.peers import (
     replay_with_pruner,
 )
 from tests.benchmarks.replay.benchmark import Benchmark
-from tests.benchmarks.replay.curves import open_benchmarks
+from tests.benchmarks.replay.families import FAMILIES, open_family
 from tests.benchmarks.replay.methods import parse_method
-from tests.benchmarks.replay.picture import draw
-from tests.benchmarks.replay.run import Method, Replay, replay
-from tests.benchmarks.replay.summary import POINTS, Row, average_ranks, summarise, to_markdown
+from tests.benchmarks.replay.run import Replay, replay
+from tests.benchmarks.search_page import write_page
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "benchmarks"
-BUDGET = 20.0  # full trainings per slot
-HYPEROPT = "peer: hyperopt TPE, full"
-START, END = "<!-- ranks: make bench-search -->", "<!-- end of ranks -->"
+BUDGETS = (1.0, 2.0, 5.0, 20.0)  # full trainings per slot
+SLOTS = (4, 8, 32)
 OURS = (
-    "default",
-    "tpe+asha",
-    "tpe+async_hyperband",
-    "tpe+hyperband",
-    "tpe",
-    "hyperopt_tpe+hyperband",
-    "bohb",
-    "dehb",
-    "random+asha",
-    "random",
+    *("default", "tpe+asha", "tpe+async_hyperband", "tpe+hyperband", "tpe", "bohb", "dehb"),
+    *("random+asha", "random"),
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Contestant:
-    """A method, here or of another library."""
+def _peers() -> dict[str, Peer]:
+    """The peers that this Python can import, each by its own documentation."""
+    peers: dict[str, Peer] = {
+        method.name: partial(_replay_full, method)
+        for method in (
+            FullTraining("peer: hyperopt TPE", HyperoptTpe),
+            FullTraining("peer: Optuna TPE", partial(OptunaTpe, multivariate=True)),
+        )
+    }
+    pruners: tuple[tuple[str, Callable[[int], BasePruner]], ...] = (
+        ("peer: Optuna TPE, Hyperband pruner", hyperband_pruner),
+        ("peer: Optuna TPE, halving pruner", halving_pruner),
+    )
+    peers |= {name: partial(replay_with_pruner, name, pruner) for name, pruner in pruners}
+    if importlib.util.find_spec("dehb"):
+        from tests.benchmarks.dehb_peer import replay_dehb
 
-    name: str
-    run: Peer
+        peers["peer: DEHB"] = partial(replay_dehb, "peer: DEHB")
+    if importlib.util.find_spec("syne_tune"):
+        from tests.benchmarks.syne_peer import SCHEDULERS, replay_syne_tune
+
+        for name, build in SCHEDULERS.items():
+            peers[f"peer: Syne Tune {name}"] = partial(replay_syne_tune, f"peer: Syne Tune {name}", build)
+    return peers
 
 
-def one_of_ours(method: Method) -> Contestant:
-    return Contestant(method.name, lambda benchmark, **settings: replay(benchmark, method, **settings))
+def _replay_full(method: FullTraining, benchmark: Benchmark, **settings: Any) -> Replay:
+    return replay(benchmark, method, **settings)
 
 
-def with_pruner(name: str, pruner: Callable[[int], BasePruner]) -> Contestant:
-    return Contestant(name, partial(replay_with_pruner, name, pruner))
+class Search(NamedTuple):
+    """What one replay is asked for."""
+
+    family: str
+    task: str
+    method: str
+    slots: int
+    budget: float
+    seed: int
 
 
-PEERS: tuple[Contestant, ...] = (
-    one_of_ours(FullTraining(HYPEROPT, HyperoptTpe)),
-    one_of_ours(FullTraining("peer: Optuna multivariate TPE, full", partial(OptunaTpe, multivariate=True))),
-    with_pruner("peer: Optuna TPE, Hyperband pruner", hyperband_pruner),
-    with_pruner("peer: Optuna TPE, halving pruner", halving_pruner),
-)
+def run(search: Search, curves: Path) -> Replay:
+    """Replay one search, in any process."""
+    logging.getLogger("spark_hpo").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    benchmark = open_family(search.family, curves)[search.task]
+    contestant = _peers().get(search.method) or partial(_replay_ours, search.method)
+    return contestant(benchmark, slots=search.slots, seed=search.seed, budget=search.budget)
 
-if importlib.util.find_spec("dehb"):
-    from tests.benchmarks.dehb_peer import replay_dehb
 
-    PEERS += (Contestant("peer: DEHB", partial(replay_dehb, "peer: DEHB")),)
-
-if importlib.util.find_spec("syne_tune"):
-    from syne_tune.optimizer.baselines import BOHB
-
-    from tests.benchmarks.syne_peer import replay_syne_tune
-
-    PEERS += (Contestant("peer: Syne Tune BOHB", partial(replay_syne_tune, "peer: Syne Tune BOHB", BOHB)),)
+def _replay_ours(name: str, benchmark: Benchmark, **settings: Any) -> Replay:
+    return replay(benchmark, parse_method(name), **settings)
 
 
 class Results:
@@ -107,8 +118,8 @@ class Results:
     def all(self) -> list[Replay]:
         return list(self._done.values())
 
-    def get(self, task: str, method: str, slots: int, seed: int) -> Replay | None:
-        return self._done.get((task, method, slots, seed))
+    def __contains__(self, search: Search) -> bool:
+        return search[1:] in self._done
 
     def add(self, one: Replay) -> None:
         self._done[self._key(one)] = one
@@ -118,133 +129,60 @@ class Results:
     @staticmethod
     def _read(line: str) -> Replay:
         record = json.loads(line)
-        return Replay(**{**record, "incumbents": tuple(map(tuple, record["incumbents"]))})
+        histories = {name: tuple(map(tuple, record[name])) for name in ("trained", "deployed")}
+        return Replay(**{**record, **histories})
 
     @staticmethod
-    def _key(one: Replay) -> tuple[str, str, int, int]:
-        return one.task, one.method, one.slots, one.seed
+    def _key(one: Replay) -> tuple[str, str, int, float, int]:
+        return one.task, one.method, one.slots, one.budget, one.seed
 
 
-def problems(curves: Path, *, quick: bool) -> Iterator[tuple[Benchmark, int]]:
-    """Benchmarks and numbers of slots."""
-    lcbench = open_benchmarks(curves / "lcbench", ["126026", "168331"] if quick else ())
-    for slots in (8,) if quick else (8, 32):
-        for benchmark in lcbench:
-            yield benchmark, slots
-    if not quick:
-        for benchmark in open_benchmarks(curves / "alexnet_imagenet"):
-            yield benchmark, 8
-
-
-def half_budget(rows: list[Row]) -> str:
-    """On how many problems a method has, at half the budget, what hyperopt's TPE has at its end."""
-    at_end = {(row.task, row.slots): row.regret[1.0] for row in rows if row.method == HYPEROPT}
-    lines = ["| method | as good at half the budget as hyperopt TPE at the end |", "|---|---|"]
-    for method in dict.fromkeys(row.method for row in rows):
-        mine = [r for r in rows if r.method == method and (r.task, r.slots) in at_end]
-        reached = [row.regret[0.5] <= at_end[row.task, row.slots] for row in mine]
-        lines.append(f"| {method} | {sum(reached)} of {len(reached)} problems |")
-    return "\n".join(lines) + "\n"
-
-
-def rank_table(rows: list[Row]) -> str:
-    """Average ranks as Markdown: over all problems, and for each number of slots of those that ran there."""
-    numbers = sorted({row.slots for row in rows})
-    over_all = average_ranks(rows)
-    by_slots = [average_ranks([row for row in rows if row.slots == slots]) for slots in numbers]
-    headings = ["method", "average rank", *(f"with {slots} slots" for slots in numbers)]
-    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
-    everyone = dict.fromkeys(method for ranks in [over_all, *by_slots] for method in ranks)
-    for method in everyone:
-        ranks = [f"{r[method]:.2f}" if method in r else "" for r in [over_all, *by_slots]]
-        lines.append("| " + " | ".join([method, *ranks]) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def report(rows: list[Row]) -> str:
-    """The whole page: ranks first, then every figure."""
-    points = ", ".join(f"{point:.0%}" for point in POINTS)
-    problems = len({(row.task, row.slots) for row in rows})
-    lines = [
-        "# Search methods compared",
-        "",
-        "Which method finds good configurations fastest? This benchmark replays recorded learning curves "
-        "with every method, and with those of other libraries, on the same simulated clock. "
-        "`make bench-search` writes this page.",
-        "",
-        f"The figures are the normalised regret of the incumbent at {points} of the budget ({BUDGET:g} full "
-        "trainings per slot), as medians over seeds. The incumbent is the best configuration that was "
-        "trained to the end by then. A regret of 0 is that of the best of 5,000 random configurations (or of "
-        "the whole table, if the problem is a table), a regret of 1 that of the median one. Lower is better.",
-        "",
-        "![median regret over time](search.png)",
-        "",
-        f"Ranks are averages over {problems} problems (combinations of a task and a number of slots) and the "
-        "four points in time. The column `average rank` has the methods that ran on all problems; 1 is the "
-        "best rank.",
-        "",
-        rank_table(rows),
-        half_budget(rows),
-        to_markdown(rows),
-    ]
-    return "\n".join(lines)
-
-
-def show_in_readme(readme: Path, rows: list[Row]) -> None:
-    """Put the ranks between the two marks that README.md has for them."""
-    before, rest = readme.read_text().split(START, 1)
-    _, after = rest.split(END, 1)
-    readme.write_text(f"{before}{START}\n{rank_table(rows)}{END}{after}")
+def searches(options: argparse.Namespace, methods: Sequence[str]) -> Iterator[Search]:
+    """All that are asked for: seed by seed, so that a run that is stopped has whole seeds."""
+    for seed in range(options.seeds):
+        for family in options.family or FAMILIES:
+            for task in open_family(family, options.curves):
+                for slots in options.slots or SLOTS:
+                    for budget in options.budget or BUDGETS:
+                        for method in methods:
+                            yield Search(family, task, method, slots, budget, seed)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--curves", type=Path, default=ROOT.parent / "shared" / "curves", metavar="DIR")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--quick", action="store_true", help="two tasks, two seeds, 8 slots")
-    parser.add_argument("--slots", type=int, action="append", help="only these of the problems")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--quick", action="store_true", help="two seeds, 8 slots, budgets of 1 and 5")
+    parser.add_argument("--family", action="append", choices=list(FAMILIES))
+    parser.add_argument("--slots", type=int, action="append")
+    parser.add_argument("--budget", type=float, action="append", help="full trainings per slot")
     parser.add_argument("--method", action="append", help="of this project, instead of the usual ones")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--only", action="append", metavar="TEXT", help="methods whose name has it, now")
-    parser.add_argument("--results", type=Path, default=ROOT / "build" / "bench_search.jsonl")
+    parser.add_argument(
+        "--variants", action="append", default=[], help="settings of the default to choose from"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--results", type=Path, default=ROOT / "build" / "search.jsonl")
     parser.add_argument("--no-page", action="store_true", help="replay only")
     parser.add_argument("--output", type=Path, default=DOCS)
     options = parser.parse_args()
-    logging.getLogger("spark_hpo").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
+    if options.quick:
+        options.seeds, options.slots, options.budget = 2, [8], [1.0, 5.0]
 
-    contestants = [one_of_ours(parse_method(name)) for name in options.method or OURS]
-    contestants += () if options.no_peers else PEERS
+    methods = [*(options.method or OURS), *options.variants, *(() if options.no_peers else _peers())]
     if options.only:
-        contestants = [c for c in contestants if any(text in c.name for text in options.only)]
+        methods = [name for name in methods if any(text in name for text in options.only)]
     results = Results(options.results)
-    for benchmark, slots in problems(options.curves, quick=options.quick):
-        if options.slots and slots not in options.slots:
-            continue
-        for contestant in contestants:
-            replays = []
-            for seed in range(2 if options.quick else options.seeds):
-                one = results.get(benchmark.task, contestant.name, slots, seed)
-                if one is None:
-                    one = contestant.run(benchmark, slots=slots, seed=seed, budget=BUDGET)
-                    results.add(one)
-                replays.append(one)
-            (row,) = summarise(replays)
-            figures = " / ".join(f"{row.regret[point]:.3f}" for point in POINTS)
-            print(f"{row.task}, {row.slots} slots, {row.method}: {figures}", file=sys.stderr, flush=True)
-    if options.no_page:
-        return
-    # All that is there: a peer may have run before, in an environment of its own.
-    replays = sorted(results.all(), key=lambda one: (one.slots, one.task, one.method, one.seed))
-    rows = summarise(replays)
-    page = report(rows)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "search.md").write_text(page)
-    (options.output / "search.json").write_text(json.dumps([row.to_json() for row in rows], indent=2) + "\n")
-    draw(replays, options.output / "search.png")
-    if options.output == DOCS:
-        show_in_readme(ROOT / "README.md", rows)
-    print(page)
+    missing = [search for search in searches(options, methods) if search not in results]
+    with ProcessPoolExecutor(options.jobs) as pool:
+        futures = [pool.submit(run, search, options.curves) for search in missing]
+        for number, future in enumerate(as_completed(futures), start=1):
+            results.add(future.result())
+            if number % 50 == 0 or number == len(futures):
+                print(f"{number} of {len(futures)} replays", file=sys.stderr, flush=True)
+    if not options.no_page:
+        write_page(results.all(), options.curves, options.output, options.variants)
 
 
 if __name__ == "__main__":

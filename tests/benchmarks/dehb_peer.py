@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import math
 import tempfile
 import time
 from typing import Any
@@ -15,7 +14,9 @@ from dehb import DEHB
 
 from spark_hpo.search.space.parameter import Choice, Uniform
 from tests.benchmarks.replay.benchmark import Benchmark
+from tests.benchmarks.replay.found import Found
 from tests.benchmarks.replay.run import Replay
+from tests.support.simulated import Curve
 
 loguru.logger.remove()
 _FAILED = 1e6  # DEHB has no word for a failure
@@ -23,13 +24,13 @@ _FAILED = 1e6  # DEHB has no word for a failure
 
 def replay_dehb(name: str, benchmark: Benchmark, *, slots: int, seed: int, budget: float) -> Replay:
     """K workers; every evaluation trains from the start, for DEHB keeps no checkpoints."""
-    reference, end = benchmark.reference, benchmark.max_resource
-    limit = budget * reference.full_s
+    end = benchmark.max_resource
+    limit = budget * benchmark.reference.full_s
+    found = Found(benchmark, limit)
     space = ConfigSpace.ConfigurationSpace(seed=seed)
     for dimension in benchmark.space.dimensions():
         space.add(_parameter(str(dimension.key[0]), dimension.parameter))
-    incumbents: list[tuple[float, float]] = []
-    best, asking_s, count = math.inf, 0.0, 0
+    asking_s, count = 0.0, 0
     drawn: dict[int, int] = {}  # number in the pool, by DEHB's configuration
     low_at = None
     began = time.perf_counter()
@@ -45,7 +46,7 @@ def replay_dehb(name: str, benchmark: Benchmark, *, slots: int, seed: int, budge
             save_freq="end",
             output_path=folder,
         )
-        events: list[tuple[float, int, Any, float, int]] = []
+        events: list[tuple[float, int, Any, float, Curve, int]] = []
 
         def start(now: float) -> None:
             nonlocal asking_s, count, low_at
@@ -67,26 +68,27 @@ def replay_dehb(name: str, benchmark: Benchmark, *, slots: int, seed: int, budge
             else:
                 values = {metric: float(v[epochs - 1]) for metric, v in curve.metrics.items()}
                 loss = benchmark.objective.loss(values)
-            heapq.heappush(events, (now + curve.seconds(0, epochs), count, job, loss, epochs))
+            heapq.heappush(events, (now + curve.seconds(0, epochs), count, job, loss, curve, epochs))
             count += 1
 
         for _ in range(slots):
             start(0.0)
         while events:
-            now, _, job, loss, epochs = heapq.heappop(events)
+            now, _, job, loss, curve, epochs = heapq.heappop(events)
             if now > limit:
                 break
             optimizer.tell(job, {"fitness": loss, "cost": 1.0})
-            if epochs == end and loss < min(best, _FAILED):
-                best = loss
-                incumbents.append((now / limit, reference.regret(loss)))
+            if loss < _FAILED:
+                found.report(now, curve, epochs)
             start(now)
     return Replay(
         task=benchmark.task,
         method=name,
         slots=slots,
         seed=seed,
-        incumbents=tuple(incumbents),
+        budget=budget,
+        trained=found.trained,
+        deployed=found.deployed,
         busy=1.0,  # asked asynchronously, it always has something to run
         trials=count,
         proposals_per_s=count / max(asking_s, 1e-9),

@@ -29,6 +29,7 @@ from spark_hpo.search.space import Space
 from spark_hpo.search.space.parameter import Choice, Uniform
 from spark_hpo.trial import Params
 from tests.benchmarks.replay.benchmark import Benchmark
+from tests.benchmarks.replay.found import Found
 from tests.benchmarks.replay.run import Replay
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -156,11 +157,10 @@ def replay_with_pruner(
     budget: float,
 ) -> Replay:
     """Optuna as its users run it: report after every epoch, stop when told to, never go on again."""
-    reference, end = benchmark.reference, benchmark.max_resource
-    limit = budget * reference.full_s
+    end = benchmark.max_resource
+    limit = budget * benchmark.reference.full_s
+    found = Found(benchmark, limit)
     sampler = OptunaTpe(benchmark.space, seed, pruner=pruner(end))
-    incumbents: list[tuple[float, float]] = []
-    best = math.inf
     count, asking_s, low_at = 0, 0.0, None
     drawn: set[int] = set()
     events: list[tuple[float, int, int, int]] = []  # (end of an epoch, order, trial, epoch)
@@ -194,14 +194,10 @@ def replay_with_pruner(
         if curve.diverges_at is not None and epoch >= curve.diverges_at:
             sampler.study.tell(trial, state=TrialState.FAIL)
         else:
-            metrics = {metric: float(values[epoch - 1]) for metric, values in curve.metrics.items()}
-            loss = benchmark.objective.loss(metrics)
+            loss = found.report(now, curve, epoch)
             trial.report(loss, epoch)
             if epoch == end:
                 sampler.study.tell(trial, loss)
-                if loss < best:
-                    best = loss
-                    incumbents.append((now / limit, reference.regret(loss)))
             elif trial.should_prune():
                 sampler.study.tell(trial, state=TrialState.PRUNED)
             else:
@@ -216,7 +212,9 @@ def replay_with_pruner(
         method=name,
         slots=slots,
         seed=seed,
-        incumbents=tuple(incumbents),
+        budget=budget,
+        trained=found.trained,
+        deployed=found.deployed,
         busy=1.0,  # a slot takes the next trial in the moment in which it is free
         trials=count,
         proposals_per_s=count / max(asking_s, 1e-9),

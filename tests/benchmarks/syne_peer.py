@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import logging
-import math
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -17,6 +16,7 @@ from syne_tune.optimizer.scheduler import SchedulerDecision, TrialScheduler
 
 from spark_hpo.search.space.parameter import Choice, Uniform
 from tests.benchmarks.replay.benchmark import Benchmark
+from tests.benchmarks.replay.found import Found
 from tests.benchmarks.replay.run import Replay
 
 logging.getLogger("syne_tune").setLevel(logging.ERROR)
@@ -32,8 +32,9 @@ def replay_syne_tune(
     budget: float,
 ) -> Replay:
     """A scheduler of Syne Tune's: told of every epoch, it stops a trial at a rung or lets it go on."""
-    reference, end = benchmark.reference, benchmark.max_resource
-    limit = budget * reference.full_s
+    end = benchmark.max_resource
+    limit = budget * benchmark.reference.full_s
+    found = Found(benchmark, limit)
     np.random.seed(seed)  # it draws brackets from NumPy's own generator
     scheduler = build(
         {str(d.key[0]): _parameter(d.parameter) for d in benchmark.space.dimensions()},
@@ -43,8 +44,7 @@ def replay_syne_tune(
         do_minimize=True,
         random_seed=seed,
     )
-    incumbents: list[tuple[float, float]] = []
-    best, asking_s, count, low_at = math.inf, 0.0, 0, None
+    asking_s, count, low_at = 0.0, 0, None
     drawn: set[int] = set()
     running: dict[int, tuple[Trial, Any, float]] = {}  # with its curve, and when it began
     events: list[tuple[float, int, int]] = []  # (end of an epoch, trial, epoch)
@@ -79,14 +79,9 @@ def replay_syne_tune(
         if curve.diverges_at is not None and epoch >= curve.diverges_at:
             scheduler.on_trial_error(trial)
         else:
-            metrics = {metric: float(values[epoch - 1]) for metric, values in curve.metrics.items()}
-            loss = benchmark.objective.loss(metrics)
-            result = {"loss": loss, "epoch": epoch}
+            result = {"loss": found.report(now, curve, epoch), "epoch": epoch}
             if epoch == end:
                 scheduler.on_trial_complete(trial, result)
-                if loss < best:
-                    best = loss
-                    incumbents.append((now / limit, reference.regret(loss)))
             elif scheduler.on_trial_result(trial, result) == SchedulerDecision.CONTINUE:
                 heapq.heappush(events, (started_at + curve.seconds(0, epoch + 1), trial_id, epoch + 1))
                 continue
@@ -99,7 +94,9 @@ def replay_syne_tune(
         method=name,
         slots=slots,
         seed=seed,
-        incumbents=tuple(incumbents),
+        budget=budget,
+        trained=found.trained,
+        deployed=found.deployed,
         busy=1.0,  # a slot takes the next trial in the moment in which it is free
         trials=count,
         proposals_per_s=count / max(asking_s, 1e-9),

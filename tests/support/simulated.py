@@ -27,6 +27,8 @@ class Curve:
 
     metrics: Mapping[str, npt.NDArray[np.float64]]  # by name, [max_resource]
     elapsed_s: npt.NDArray[np.float64]  # [max_resource], since the start of training, never falling
+    unseen: npt.NDArray[np.float64] | None = None
+    """[max_resource]: the loss of the model on data that no search sees; None: the metric is all there is."""
 
     @property
     def diverges_at(self) -> int | None:

@@ -19,6 +19,7 @@ class Reference:
     """What random configurations reach when they are trained to the end: the scale of regret."""
 
     best: float  # lowest loss
+    top: float  # loss of the best in a hundred
     median: float  # loss; a configuration that diverges counts as infinitely bad
     full_s: float  # mean time of a full training, of those that do not diverge
 
@@ -50,20 +51,33 @@ class Benchmark(Protocol):
     @property
     def reference(self) -> Reference: ...
 
+    @property
+    def unseen_reference(self) -> Reference:
+        """The scale of regret for `Curve.unseen`; without it, `reference`."""
+        ...
+
     def curve(self, trial_id: int, params: Params) -> Curve:
         """The curve of a trial: the same whenever it is asked for."""
         ...
 
 
-def reference_of(objective: Objective, curves: list[Curve]) -> Reference:
-    """The scale that these curves set. At least half of them must not diverge."""
+def references_of(objective: Objective, curves: list[Curve]) -> tuple[Reference, Reference]:
+    """The scales that curves set, of the metric and of `Curve.unseen`. At least half must not diverge."""
     ended = [curve for curve in curves if curve.diverges_at is None]
-    losses = np.full(len(curves), np.inf)
-    losses[: len(ended)] = [
-        objective.loss({objective.metric: float(curve.metrics[objective.metric][-1])}) for curve in ended
+    losses = [objective.loss({objective.metric: float(c.metrics[objective.metric][-1])}) for c in ended]
+    unseen = [
+        loss if c.unseen is None else float(c.unseen[-1]) for c, loss in zip(ended, losses, strict=True)
     ]
+    full_s = float(np.mean([curve.elapsed_s[-1] for curve in ended]))
+    return _scale(losses, len(curves), full_s), _scale(unseen, len(curves), full_s)
+
+
+def _scale(losses: list[float], count: int, full_s: float) -> Reference:
+    """Of so many configurations; those without a loss diverged."""
+    padded = np.concatenate([losses, np.full(count - len(losses), np.inf)])
     return Reference(
-        best=float(losses.min()),
-        median=float(np.median(losses)),
-        full_s=float(np.mean([curve.elapsed_s[-1] for curve in ended])),
+        best=float(padded.min()),
+        top=float(np.quantile(padded, 0.01, method="higher")),
+        median=float(np.median(padded)),
+        full_s=full_s,
     )

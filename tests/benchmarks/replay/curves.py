@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
-from tests.benchmarks.replay.benchmark import Benchmark, Reference, reference_of
+from tests.benchmarks.replay.benchmark import Benchmark, Reference, references_of
 from tests.benchmarks.replay.pool import Pool
 from tests.support.simulated import Curve
 
@@ -82,16 +83,29 @@ class TableBenchmark:
         # A run that has diverged before its first point has no times at all: it costs next to nothing.
         times = self._matrix(curves, "elapsed_s").reindex(by_id.index).ffill(axis=1).fillna(0.0)
         elapsed = np.maximum.accumulate(times.to_numpy(float), axis=1)
+        unseen = _unseen_column(description, list(curves.columns))
+        losses: Iterable[npt.NDArray[np.float64] | None] = repeat(None)
+        if unseen is not None:
+            column, sign = unseen
+            losses = sign * self._matrix(curves, column).reindex(by_id.index).to_numpy(float)
         self._curves = [
-            Curve(metrics={self.objective.metric: values}, elapsed_s=seconds)
-            for values, seconds in zip(metric.to_numpy(float), elapsed, strict=True)
+            Curve(metrics={self.objective.metric: values}, elapsed_s=seconds, unseen=loss)
+            for values, seconds, loss in zip(metric.to_numpy(float), elapsed, losses, strict=False)
         ]
         self.pool = Pool(self.space, [_params(row) for row in by_id.to_dict("records")])
 
-    @cached_property
+    @property
     def reference(self) -> Reference:
         """The scale of regret, over the whole table."""
-        return reference_of(self.objective, self._curves)
+        return self._references[0]
+
+    @property
+    def unseen_reference(self) -> Reference:
+        return self._references[1]
+
+    @cached_property
+    def _references(self) -> tuple[Reference, Reference]:
+        return references_of(self.objective, self._curves)
 
     def curve(self, trial_id: int, params: Params) -> Curve:
         """The curve of a configuration of the pool."""
@@ -113,17 +127,26 @@ class SurrogateBenchmark:
         self.max_resource = int(description["max_resource"])
         self.space = Space.from_config(description["space"])
         self._names = tuple(description["space"])
+        self._unseen = _unseen_column(description, _OUTPUTS)
         self._surrogate = surrogate
 
-    @cached_property
+    @property
     def reference(self) -> Reference:
         """The scale of regret, over 5,000 random configurations."""
+        return self._references[0]
+
+    @property
+    def unseen_reference(self) -> Reference:
+        return self._references[1]
+
+    @cached_property
+    def _references(self) -> tuple[Reference, Reference]:
         draws = [self.space.sample(np.random.default_rng(i)) for i in range(_NUM_REFERENCE)]
         points = [self._point(params) for params in draws]
         curves: list[Curve] = []
         for i in range(0, len(points), _BATCH):
             curves += self._ask(points[i : i + _BATCH])
-        return reference_of(self.objective, curves)
+        return references_of(self.objective, curves)
 
     def curve(self, trial_id: int, params: Params) -> Curve:
         """The curve of any configuration, at all epochs at once."""
@@ -138,9 +161,13 @@ class SurrogateBenchmark:
         # Times are not quite monotone.
         seconds = np.maximum.accumulate(outputs[:, :, 0], axis=1)
         values = outputs[:, :, _OUTPUTS.index(self.objective.metric)]
+        losses: Iterable[npt.NDArray[np.float64] | None] = repeat(None)
+        if self._unseen is not None:
+            column, sign = self._unseen
+            losses = sign * outputs[:, :, _OUTPUTS.index(column)]
         return [
-            Curve(metrics={self.objective.metric: value}, elapsed_s=second)
-            for value, second in zip(values, seconds, strict=True)
+            Curve(metrics={self.objective.metric: value}, elapsed_s=second, unseen=loss)
+            for value, second, loss in zip(values, seconds, losses, strict=False)
         ]
 
 
@@ -194,6 +221,14 @@ def space_of(configs: pd.DataFrame) -> Space:
         kinds = ("int", "logint") if isinstance(low, int) else ("uniform", "loguniform")
         entries[str(name)] = {"type": kinds[is_log], "low": low, "high": high}
     return Space.from_config(entries)
+
+
+def _unseen_column(description: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, float] | None:
+    """The column with the test value that goes with the metric, and the sign that makes it a loss."""
+    column = "test_" + description["metric"].removeprefix("val_")
+    alternative = column.replace("test_", "test_balanced_")
+    found = next((name for name in (column, alternative) if name in columns), None)
+    return None if found is None else (found, -1.0 if description["mode"] == "max" else 1.0)
 
 
 def _objective(description: Mapping[str, Any]) -> Objective:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
-from tests.benchmarks.replay.benchmark import Reference, reference_of
+from tests.benchmarks.replay.benchmark import Reference, references_of
 from tests.benchmarks.replay.pool import Pool
 from tests.support.simulated import Curve
 
@@ -50,13 +50,24 @@ class CountingOnes:
         }
         return Space.from_config({**binary, **continuous})
 
-    @cached_property
+    @property
     def reference(self) -> Reference:
+        return self._references[0]
+
+    @property
+    def unseen_reference(self) -> Reference:
+        return self._references[1]
+
+    @cached_property
+    def _references(self) -> tuple[Reference, Reference]:
         draws = [self.space.sample(np.random.default_rng(i)) for i in range(_NUM_REFERENCE)]
-        return reference_of(self.objective, [self.curve(i, params) for i, params in enumerate(draws)])
+        return references_of(self.objective, [self.curve(i, params) for i, params in enumerate(draws)])
 
     def curve(self, trial_id: int, params: Params) -> Curve:
-        """The tosses of a trial add up: a higher resource takes over those of the lower one."""
+        """The tosses of a trial add up: a higher resource takes over those of the lower one.
+
+        What no search sees is the value without chance.
+        """
         rng = np.random.default_rng((self.seed, trial_id))
         probabilities = np.array([params[f"x{i}"] for i in range(self.num_continuous)], float)
         resource = np.arange(1, self.max_resource + 1)
@@ -64,8 +75,9 @@ class CountingOnes:
         heads = rng.binomial(np.diff(tosses, prepend=0)[:, None], probabilities).cumsum(axis=0)
         ones = sum(params[f"c{i}"] for i in range(self.num_binary))
         value = ones + (heads / tosses[:, None]).sum(axis=1)
-        loss = -value / (self.num_binary + self.num_continuous)
-        return Curve(metrics={"loss": loss}, elapsed_s=resource.astype(float))
+        size = self.num_binary + self.num_continuous
+        exact = np.full(self.max_resource, -(ones + probabilities.sum()) / size)
+        return Curve(metrics={"loss": -value / size}, elapsed_s=resource.astype(float), unseen=exact)
 
 
 _ALPHA = np.array([1.0, 1.2, 3.0, 3.2])
@@ -122,10 +134,18 @@ class Hartmann:
             {f"x{i}": {"type": "uniform", "low": 0.0, "high": 1.0} for i in range(self.dimensions)}
         )
 
-    @cached_property
+    @property
     def reference(self) -> Reference:
+        return self._references[0]
+
+    @property
+    def unseen_reference(self) -> Reference:
+        return self._references[1]
+
+    @cached_property
+    def _references(self) -> tuple[Reference, Reference]:
         draws = [self.space.sample(np.random.default_rng(i)) for i in range(_NUM_REFERENCE)]
-        return reference_of(self.objective, [self.curve(i, params) for i, params in enumerate(draws)])
+        return references_of(self.objective, [self.curve(i, params) for i, params in enumerate(draws)])
 
     def values(self, x: npt.NDArray[np.float64], z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The function without noise at one place [dimensions], for each fidelity."""
@@ -134,10 +154,12 @@ class Hartmann:
         return np.asarray(-(_ALPHA - self.bias * (1 - z[:, None])) @ wells)
 
     def curve(self, trial_id: int, params: Params) -> Curve:
-        """Each epoch of a trial has noise of its own."""
+        """Each epoch of a trial has noise of its own. What no search sees is the function at its end."""
         resource = np.arange(1, self.max_resource + 1)
         z = resource / self.max_resource
         x = np.array([params[f"x{i}"] for i in range(self.dimensions)], float)
         noise = np.random.default_rng((self.seed, trial_id)).normal(size=self.max_resource)
-        loss = self.values(x, z) + self.noise * (1 - z) * noise
-        return Curve(metrics={"loss": loss}, elapsed_s=resource.astype(float))
+        values = self.values(x, z)
+        loss = values + self.noise * (1 - z) * noise
+        exact = np.full(self.max_resource, values[-1])
+        return Curve(metrics={"loss": loss}, elapsed_s=resource.astype(float), unseen=exact)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def draw(replays: Sequence[Replay], file: Path) -> None:
         panel.set_yscale("symlog", linthresh=_LINEAR_BELOW)
         panel.set_ylim(top=1.1)
         panel.set_xlim(0.0, 1.0)
-        panel.set_title(f"{task}, {slots} slots", fontsize=10)
+        panel.set_title(f"{task}, {slots} slots" if slots else task, fontsize=10)
         panel.set_xlabel("share of the budget")
         panel.set_ylabel("normalised regret")
     for panel in panels[len(problems) :]:
@@ -62,3 +63,19 @@ def draw(replays: Sequence[Replay], file: Path) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=8)
     figure.savefig(file, dpi=110)
+
+
+def draw_families(replays: Sequence[Replay], families: Mapping[str, str], file: Path) -> None:
+    """Write the picture of the whole comparison: a panel for each family, the longest searches over time.
+
+    Lines are medians over the searches of all its problems, bands go from the lower to the upper quartile.
+
+    Args:
+        families: by task.
+
+    Raises:
+        ConfigError: there is no matplotlib.
+    """
+    longest = max(one.budget for one in replays)
+    merged = [replace(one, task=families[one.task], slots=0) for one in replays if one.budget == longest]
+    draw(merged, file)

@@ -18,6 +18,7 @@ from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.trial import Assignment, Params, Report, Trial
 from tests.benchmarks.replay.benchmark import Benchmark
+from tests.benchmarks.replay.found import Found, History, at
 from tests.benchmarks.replay.memory import MemoryStorage
 from tests.benchmarks.replay.pool import PoolExplorer, PoolSampler
 from tests.support.simulated import Curve, Disturbances, SimulatedBackend
@@ -46,16 +47,18 @@ class Replay:
     method: str
     slots: int
     seed: int
-    incumbents: tuple[tuple[float, float], ...]  # (time, regret) at each improvement, ascending in time
+    budget: float  # full trainings per slot
+    trained: History  # the regret of the best configuration that was trained to the end
+    deployed: History  # the regret of the best checkpoint by its validation value, on unseen data
     busy: float  # share of slot time filled
     trials: int
     proposals_per_s: float  # of driver time inside the sampler
     driver_s: float  # of the whole replay, without the answers of the benchmark
     pool_low_at: float | None = None  # when half of the pool was drawn; None: never, or no pool
 
-    def regret(self, at: float) -> float:
+    def regret(self, when: float) -> float:
         """Of the best configuration trained to the end by then; 1, the median one's, before there is one."""
-        return min((regret for when, regret in self.incumbents if when <= at), default=1.0)
+        return at(self.trained, when)
 
 
 def replay(
@@ -76,8 +79,7 @@ def replay(
         slots: assignments at the same time.
         budget: full trainings per slot, in the time that one takes on average.
     """
-    reference = benchmark.reference
-    limit_s = budget * reference.full_s
+    limit_s = budget * benchmark.reference.full_s
     curves = _Remembered(benchmark)
     backend = SimulatedBackend(curves, slots, disturbances)
     sampler = _Timed(method.build_sampler(benchmark.space, seed))
@@ -86,7 +88,8 @@ def replay(
     # The real journal, without a disk: an append there may take milliseconds.
     storage = MemoryStorage()
     journal = Journal.open(storage, benchmark.objective)
-    watch = _Watch(benchmark, backend.clock, pool)
+    found = Found(benchmark, limit_s)
+    watch = _Watch(benchmark, backend.clock, pool, curves, found)
     began = time.perf_counter()
     try:
         study = Study(
@@ -113,9 +116,9 @@ def replay(
         method=method.name,
         slots=slots,
         seed=seed,
-        incumbents=tuple(
-            (when / limit_s, reference.regret(loss)) for when, loss in watch.incumbents if when <= limit_s
-        ),
+        budget=budget,
+        trained=found.trained,
+        deployed=found.deployed,
         busy=backend.busy(limit_s),
         trials=sampler.asked,
         proposals_per_s=sampler.asked / max(sampler.seconds, 1e-9),
@@ -160,14 +163,21 @@ class _Timed(WrappedSampler):
 
 
 class _Watch(Callback):
-    """Notes each improvement of the best trial that was trained to the end."""
+    """Passes the reports on to `Found`, and notes when half of a pool is drawn."""
 
-    def __init__(self, benchmark: Benchmark, clock: Callable[[], float], pool: PoolSampler | None) -> None:
-        self._max_resource = benchmark.max_resource
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        clock: Callable[[], float],
+        pool: PoolSampler | None,
+        curves: _Remembered,
+        found: Found,
+    ) -> None:
         self._clock = clock
         self._pool = pool
+        self._curves = curves
+        self._found = found
         self._size = 0 if benchmark.pool is None else len(benchmark.pool)
-        self.incumbents: list[tuple[float, float]] = []  # (virtual second, loss)
         self.pool_low_at: float | None = None
 
     def on_assigned(self, study: RunningStudy, assignment: Assignment) -> None:
@@ -177,10 +187,10 @@ class _Watch(Callback):
             self.pool_low_at = self._clock()
 
     def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
-        if report.failure is not None or report.resource < self._max_resource:
-            return
-        if not self.incumbents or trial.loss < self.incumbents[-1][1]:
-            self.incumbents.append((self._clock(), trial.loss))
+        if report.failure is None:
+            self._found.report(
+                self._clock(), self._curves.curve(trial.trial_id, trial.params), report.resource
+            )
 
 
 class _NoTracker:

@@ -10,7 +10,7 @@ import pytest
 
 from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.search.space.parameter import Uniform
-from tests.benchmarks.replay.benchmark import reference_of
+from tests.benchmarks.replay.benchmark import references_of
 from tests.benchmarks.replay.curves import open_benchmarks, space_of
 
 CURVES = Path(__file__).parents[4] / "shared" / "curves"
@@ -48,7 +48,7 @@ def test_regret_is_0_at_the_best_of_the_table_and_1_at_the_median(folder: Path) 
     assert benchmark.reference.regret(min(losses)) == 0.0
     assert benchmark.reference.regret(float(np.median(losses))) == pytest.approx(1.0)
     assert benchmark.reference.full_s == 40.0
-    assert benchmark.reference == reference_of(benchmark.objective, curves)
+    assert (benchmark.reference, benchmark.unseen_reference) == references_of(benchmark.objective, curves)
 
 
 def test_missing_space_is_derived_from_the_configurations() -> None:

@@ -39,7 +39,7 @@ def test_before_the_first_full_training_regret_is_that_of_the_median() -> None:
 
 def test_replay_ignores_what_ends_after_the_budget() -> None:
     one = replay(FUNCTION, parse_method("random"), slots=4, seed=3, budget=1.5)
-    assert [when for when, _ in one.incumbents] == pytest.approx([1 / 1.5] * len(one.incumbents))
+    assert [when for when, _ in one.trained] == pytest.approx([1 / 1.5] * len(one.trained))
     assert one.trials == 4 + 4
 
 
@@ -60,8 +60,8 @@ def test_replay_depends_on_the_seed_only() -> None:
         method = parse_method("tpe+hyperband")
         return replay(FUNCTION, method, slots=4, seed=seed, budget=4, disturbances=disturbances)
 
-    assert run(0).incumbents == run(0).incumbents
-    assert run(0).incumbents != run(1).incumbents
+    assert run(0).trained == run(0).trained
+    assert run(0).trained != run(1).trained
 
 
 def test_searches_survive_all_that_can_go_wrong() -> None:
@@ -80,14 +80,14 @@ def test_searches_survive_all_that_can_go_wrong() -> None:
         budget=10,
         disturbances=disturbances,
     )
-    assert one.incumbents
+    assert one.trained
     assert 0.5 < one.busy <= 1.0
 
 
 def test_regret_of_failed_trials_is_that_of_the_median() -> None:
     always = Disturbances(failure_share=1.0)
     one = replay(FUNCTION, parse_method("random"), slots=2, seed=0, budget=2, disturbances=always)
-    assert one.incumbents == ()
+    assert one.trained == ()
     assert one.regret(1.0) == 1.0
 
 
@@ -117,7 +117,7 @@ def test_replay_runs_every_method(name: str) -> None:
     # Each proposal of a Gaussian process takes a fraction of a second; the others need more trials to show.
     slots, budget = (2, 3) if method.sampler == "gp" else (4, 5)
     one = replay(FUNCTION, method, slots=slots, seed=0, budget=budget)
-    assert one.incumbents
+    assert one.trained
     assert one.busy > 0.9
 
 

@@ -15,7 +15,9 @@ def one(method: str, seed: int, regret: float, *, task: str = "t", low: float | 
         method=method,
         slots=8,
         seed=seed,
-        incumbents=((0.0, regret),),
+        budget=20.0,
+        trained=((0.0, regret),),
+        deployed=((0.0, regret),),
         busy=1.0 - seed / 100,
         trials=10,
         proposals_per_s=100.0,
@@ -24,11 +26,11 @@ def one(method: str, seed: int, regret: float, *, task: str = "t", low: float | 
     )
 
 
-def test_regret_is_the_lowest_of_the_incumbents_by_then() -> None:
+def test_regret_is_that_of_the_last_improvement_by_then() -> None:
     search = Replay(
         **{
             **{name: getattr(one("m", 0, 0.0), name) for name in Replay.__slots__},
-            "incumbents": ((0.1, 0.7), (0.5, 1.2), (0.6, -0.1)),
+            "trained": ((0.1, 0.7), (0.6, -0.1)),
         }
     )
     assert [search.regret(at) for at in (0.05, 0.1, 0.55, 1.0)] == [1.0, 0.7, 0.7, -0.1]

@@ -1,0 +1,138 @@
+"""The page docs/benchmarks/search.md: a picture, where the default loses, then ranks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from tests.benchmarks.replay.families import FAMILIES, open_family
+from tests.benchmarks.replay.picture import draw_families
+from tests.benchmarks.replay.ranks import SCORES, average, bands, leave_one_out, ranks, regrets, time_to_top
+from tests.benchmarks.replay.run import Replay
+
+_DEFAULT = "default"
+_INTRODUCTION = """# Search methods compared
+
+Which method finds good configurations fastest? This benchmark replays recorded learning curves and known \
+functions with every method, and with those of other libraries, on the same simulated clock. \
+`make bench-search` writes this page.
+
+A *budget* counts full trainings per slot: a budget of 2 with 8 slots is the time in which random search \
+trains 16 configurations. Two scores are compared at its end. **trained** is the regret of the best \
+configuration that was trained to the end. **deployed** is the regret of the model that one would deploy at \
+that moment: the checkpoint with the best validation value after any resource, measured on data that the \
+search does not see where the curves have such. A regret of 0 is that of the best of 5,000 random \
+configurations (or of the whole table, if the problem is a table), a regret of 1 that of the median one.
+
+Ranks compare methods with the same seed; ties share their rank. They are averaged over the seeds and \
+problems of a family, then over families. Bands are 95 % of what resampled seeds give.
+
+![Median regret over time, one panel a family](search.png)
+"""
+
+
+def write_page(replays: Sequence[Replay], curves: Path, output: Path, variants: Sequence[str]) -> None:
+    """Write `search.md`, `search.json` (the ranks) and `search.png`.
+
+    Args:
+        variants: settings of the default, of which each family gets the one that is best on the others.
+    """
+    benchmarks = {
+        task: (family, benchmark)
+        for family in FAMILIES
+        for task, benchmark in open_family(family, curves).items()
+    }
+    families = {task: family for task, (family, _) in benchmarks.items()}
+    table = regrets(replays, families)
+    tops = {task: one.reference.regret(one.reference.top) for task, (_, one) in benchmarks.items()}
+    lines = [_INTRODUCTION, *_losses(table), *_ranks(table)]
+    if variants:
+        lines += _chosen(table, variants)
+    lines += _times(replays, tops)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "search.md").write_text("\n".join(lines) + "\n")
+    (output / "search.json").write_text(json.dumps(_figures(table), indent=2) + "\n")
+    draw_families(replays, families, output / "search.png")
+
+
+def _losses(table: pd.DataFrame) -> Iterator[str]:
+    """Where the default is not the best: family, budget, score, its rank and who is."""
+    yield "## Where the default loses"
+    yield "| family | budget | score | rank of the default | best | its rank |"
+    yield "|---|---|---|---|---|---|"
+    for (family, budget), part in table.groupby(["family", "budget"]):
+        for score in SCORES:
+            means = average(ranks(part, score))
+            place = list(means.index).index(_DEFAULT) + 1 if _DEFAULT in means else 0
+            if place > 1:
+                own = f"{means[_DEFAULT]:.2f} (place {place} of {len(means)})"
+                yield f"| {family} | {budget:g} | {score} | {own} | {means.index[0]} | {means.iloc[0]:.2f} |"
+    yield ""
+
+
+def _ranks(table: pd.DataFrame) -> Iterator[str]:
+    yield "## Average ranks"
+    for score, words in SCORES.items():
+        yield f"### {score.capitalize()}: {words}"
+        yield from _rank_table(table, score)
+
+
+def _rank_table(table: pd.DataFrame, score: str) -> Iterator[str]:
+    columns = {}
+    for budget, part in table.groupby("budget"):
+        ranked = ranks(part, score)  # type: ignore[arg-type]
+        means, band = average(ranked), bands(ranked)
+        columns[f"budget {budget:g}"] = {
+            method: f"{means[method]:.2f} ({band.low[method]:.2f} to {band.high[method]:.2f})"
+            for method in means.index
+        }
+    overall = average(ranks(table, score))  # type: ignore[arg-type]
+    yield "| method | all budgets | " + " | ".join(columns) + " |"
+    yield "|---" * (len(columns) + 2) + "|"
+    for method, rank in overall.items():
+        yield (
+            f"| {method} | {rank:.2f} | "
+            + " | ".join(c.get(str(method), "") for c in columns.values())
+            + " |"
+        )
+    yield ""
+
+
+def _chosen(table: pd.DataFrame, variants: Sequence[str]) -> Iterator[str]:
+    chosen = leave_one_out(table, variants)
+    yield "## Settings that were chosen without the family"
+    yield f"`chosen` has, on each family, the one of {len(variants)} settings that is best on all others."
+    yield ""
+    for family, variant in chosen.dropna(subset="variant").groupby("family")["variant"].first().items():
+        yield f"- {family}: `{variant}`"
+    yield ""
+    for score in SCORES:
+        yield f"### {score.capitalize()}"
+        yield from _rank_table(chosen, score)
+
+
+def _times(replays: Sequence[Replay], tops: dict[str, float]) -> Iterator[str]:
+    longest = max(one.budget for one in replays)
+    times = time_to_top([one for one in replays if one.budget == longest], tops)
+    yield "## Time to the best in a hundred"
+    yield (
+        "Full trainings per slot until a configuration as good as the best 1 % was trained to the end; "
+        "medians over seeds."
+    )
+    yield ""
+    yield "| task | slots | " + " | ".join(times.columns) + " |"
+    yield "|---" * (len(times.columns) + 2) + "|"
+    for (task, slots), row in times.iterrows():  # type: ignore[misc]
+        cells = ["never" if value == float("inf") else f"{value:.1f}" for value in row]
+        yield f"| {task} | {slots} | " + " | ".join(cells) + " |"
+    yield ""
+
+
+def _figures(table: pd.DataFrame) -> list[dict[str, object]]:
+    """The mean regret of every method on every problem."""
+    keys = ["family", "task", "slots", "budget", "method"]
+    means = table.groupby(keys)[list(SCORES)].mean().reset_index()
+    return means.round(5).to_dict("records")
