@@ -5,13 +5,14 @@ from __future__ import annotations
 import heapq
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 from syne_tune.backend.trial_status import Trial
 from syne_tune.config_space import choice, lograndint, loguniform, randint, uniform
+from syne_tune.optimizer.baselines import ASHABORE, ASHACQR, BOHB
 from syne_tune.optimizer.scheduler import SchedulerDecision, TrialScheduler
 
 from spark_hpo.search.space.parameter import Choice, Uniform
@@ -20,6 +21,12 @@ from tests.benchmarks.replay.found import Found
 from tests.benchmarks.replay.run import Replay
 
 logging.getLogger("syne_tune").setLevel(logging.ERROR)
+
+SCHEDULERS: Mapping[str, Callable[..., TrialScheduler]] = {
+    "ASHABORE": ASHABORE,
+    "ASHACQR": ASHACQR,
+    "BOHB": BOHB,
+}
 
 
 def replay_syne_tune(
