@@ -7,7 +7,7 @@ from typing import Any
 
 from spark_hpo.config import StudyConfig
 from spark_hpo.errors import ConfigError, within
-from spark_hpo.search.methods import Method, find_method
+from spark_hpo.search.methods import METHODS_VERSION, Method, find_method
 from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.steered import SteeredSampler
@@ -56,10 +56,11 @@ def _build_search(
     definition: Definition | None,
 ) -> Search:
     search = config.search
-    method = find_method(search.method)
+    method = find_method(search.method, METHODS_VERSION if definition is None else definition.methods)
     # A part that replaces the method's does not get the method's settings for it.
     sampler_settings = method.sampler_settings if search.sampler in (None, method.sampler) else {}
     scheduler_name = _scheduler_name(config, method)
+    scheduler_settings = method.scheduler_settings if scheduler_name == method.scheduler else {}
     shared = {
         "max_resource": search.max_resource,
         "min_resource": search.min_resource,
@@ -86,6 +87,7 @@ def _build_search(
         sampler = steered = SteeredSampler(make_sampler(space, is_first=True), space, make_sampler)
     settings = {
         **{name: value for name, value in shared.items() if value is not None},
+        **scheduler_settings,
         **search.scheduler_settings,
     }
     # A sampler of a finite size, such as a grid, limits the trials too.

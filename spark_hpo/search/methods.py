@@ -16,12 +16,21 @@ class Method:
     sampler: str
     scheduler: str
     sampler_settings: Mapping[str, Any] = field(default_factory=dict)
+    scheduler_settings: Mapping[str, Any] = field(default_factory=dict)
     explorer: str = "perturbation"  # used only by population based schedulers
 
 
+METHODS_VERSION = 2
+"""Version of the settings in `METHODS`. A study keeps those that it began with (`Definition.methods`)."""
+
 METHODS: Mapping[str, Method] = {
-    # The best over tables, slots and budgets in docs/benchmarks.
-    "default": Method(sampler="tpe", scheduler="adaptive_asha"),
+    # The best over families, slots and budgets in docs/benchmarks.
+    "default": Method(
+        sampler="tpe",
+        scheduler="adaptive_asha",
+        sampler_settings={"enough": 10, "learns_from_paused": True},
+        scheduler_settings={"has_leader": True, "control_share": 0.1},
+    ),
     # Falkner et al. 2018, arXiv:1807.01774; unlike there, brackets overlap, so that no slot idles.
     "bohb": Method(sampler="tpe", scheduler="hyperband", sampler_settings={"random_fraction": 1 / 3}),
     # Awad et al. 2021, arXiv:2105.09821.
@@ -42,13 +51,21 @@ METHODS: Mapping[str, Method] = {
     "random": Method(sampler="random", scheduler="full"),
 }
 
+# Methods whose settings have changed, as they were, by the last version that had them.
+_EARLIER: Mapping[int, Mapping[str, Method]] = {
+    1: {"default": Method(sampler="tpe", scheduler="adaptive_asha")},
+}
 
-def find_method(name: str) -> Method:
-    """Return the method of that name.
+
+def find_method(name: str, version: int = METHODS_VERSION) -> Method:
+    """Return the method of that name, with the settings that it had in a version.
 
     Raises:
         ConfigError: the name is unknown.
     """
     if name not in METHODS:
         raise ConfigError("is not a valid method", key="method", value=name, cure=suggestion(name, METHODS))
+    for last in sorted(_EARLIER):
+        if version <= last and name in _EARLIER[last]:
+            return _EARLIER[last][name]
     return METHODS[name]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from spark_hpo.errors import ConfigError, JournalError
+from spark_hpo.search.methods import METHODS_VERSION
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import flatten
 
@@ -68,6 +69,7 @@ class Definition:
     code: str | None = None  # fingerprint of a task that was passed as an object; None: it has a name
     source: Mapping[str, Any] | None = None  # of the table: url, format, version, and rows by split
     version: int = _VERSION
+    methods: int = 1  # version of the settings of named methods; earlier versions did not write it
 
     @classmethod
     def load(cls, storage: Storage) -> Definition | None:
@@ -81,13 +83,15 @@ class Definition:
             return None
         try:
             definition = cls(**json.loads(data))
-            if type(definition.version) is not int or not isinstance(definition.config, dict):
-                raise TypeError("version must be a number and config a mapping")
+            versions = definition.version, definition.methods
+            if not all(type(one) is int for one in versions) or not isinstance(definition.config, dict):
+                raise TypeError("version and methods must be numbers and config a mapping")
         except (ValueError, TypeError, RecursionError) as exc:
             raise JournalError(f"{storage.url}/{_NAME} is damaged or from a newer version: {exc}") from exc
-        if definition.version > _VERSION:
+        if definition.version > _VERSION or definition.methods > METHODS_VERSION:
+            written = f"version {definition.version}, methods {definition.methods}"
             raise JournalError(
-                f"{storage.url}/{_NAME} was written by a newer spark_hpo (version {definition.version}). "
+                f"{storage.url}/{_NAME} was written by a newer spark_hpo ({written}). "
                 "Install that version to continue this study"
             )
         return definition
@@ -110,7 +114,12 @@ class Definition:
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> Definition:
         """Define a new study."""
-        return cls(study_id=uuid.uuid4().hex, created_at=time.time(), config=_frozen(config))
+        return cls(
+            study_id=uuid.uuid4().hex,
+            created_at=time.time(),
+            config=_frozen(config),
+            methods=METHODS_VERSION,
+        )
 
     def redefined(self, config: Mapping[str, Any]) -> Definition:
         """Return the same study with another configuration, for a study without trials."""

@@ -38,7 +38,9 @@ class TestAshaScheduler(SchedulerContract):
 
 class TestAdaptiveAshaScheduler(SchedulerContract):
     def build(self, max_trials: int | None) -> Scheduler:
-        return AdaptiveAshaScheduler(9, num_probes=5, reduction_factor=2, max_trials=max_trials)
+        return AdaptiveAshaScheduler(
+            9, num_probes=5, reduction_factor=2, has_leader=True, max_trials=max_trials
+        )
 
 
 class TestAdaptiveAshaOfFourRungs(SchedulerContract):

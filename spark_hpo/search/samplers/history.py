@@ -58,6 +58,12 @@ class History:
         """Return the scores at a resource. The caller must not change the list."""
         return self._levels.get(resource, [])
 
+    def paused_below(self, resource: int) -> set[int]:
+        """Return the trials that have results below a resource and none at it."""
+        reached = {trial_id for _, trial_id in self.ranking(resource)}
+        lower = (ranking for level, ranking in self._levels.items() if level < resource)
+        return {trial_id for ranking in lower for _, trial_id in ranking} - reached
+
     def results(self, resource: int) -> dict[int, Result]:
         """Return losses and violation at a resource by trial, in the order of `ranking`."""
         return {

@@ -56,6 +56,8 @@ class MultivariateTpeSampler(Sampler):
     - **In flight** trials are part of the rest (a constant liar), which keeps the next proposal away from
       them.
     - **Failed** trials are part of the rest at every level.
+    - **Paused** trials below the level are part of the rest if `learns_from_paused`: they were not
+      promoted, so they show where not to search. The level itself then needs fewer results.
     - **Bounded.** The latest 400 trials of the rest are kept.
     - **Explores.** A `random_fraction` of proposals is drawn from the space, as in BOHB, so that every region
       is eventually tried, whatever the model predicts.
@@ -77,6 +79,7 @@ class MultivariateTpeSampler(Sampler):
     enough: int = 20  # results that a level needs before it is used
     gamma: float = 0.15  # share of trials that are good, > 0 and <= 0.5
     random_fraction: float = 0.1  # share of proposals that ignore the model, 0..1
+    learns_from_paused: bool = False  # trials without a result at the level are part of the rest
 
     def __post_init__(self) -> None:
         require_integer("num_startup_trials", self.num_startup_trials, 0)
@@ -160,6 +163,8 @@ class MultivariateTpeSampler(Sampler):
             best = [ranking[i] for i in best_points(losses, num_good)]
         good = [trial_id for _, trial_id in best]
         rest = {trial_id for _, trial_id in ranking}.difference(good)
+        if self.learns_from_paused and level is not None:
+            rest |= self._history.paused_below(level)
         return good, sorted([*rest, *self._history.failed, *self._history.in_flight])[-_MAX_REST:]
 
     def _is_noise(self, resource: int, above: int) -> bool:

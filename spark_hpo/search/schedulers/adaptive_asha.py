@@ -23,6 +23,9 @@ class AdaptiveBracket(AsyncBracket):
 
     Rungs from max_resource / reduction_factor^2 upwards have no probes, because probes there would cost as
     much as the search. For these, `raise_entry` is called from outside.
+
+    With `has_leader`, a rung above the entry promotes its first trial at once. The first trial that the entry
+    promotes, the *leader*, thus trains to the end without waiting, and the study has a model early.
     """
 
     def __init__(
@@ -34,12 +37,14 @@ class AdaptiveBracket(AsyncBracket):
         num_probes: int,
         least_agreement: float,
         may_rise: bool,
+        has_leader: bool = False,
     ) -> None:
         super().__init__(0, levels, reduction_factor, max_trials)
         if may_rise:
             for rung in self._rungs:  # any rung may become the entry and get all trials
                 rung.max_promotions = self._rungs[0].max_promotions
         self.entry = 0
+        self._has_leader = has_leader
         self._num_probes = num_probes
         self._least_agreement = least_agreement
         self._queue: list[int] = []  # probes to be promoted
@@ -95,7 +100,8 @@ class AdaptiveBracket(AsyncBracket):
 
     @property
     def _wants_probe(self) -> bool:
-        return not self._is_settled and len(self._probes) < self._num_probes
+        is_due = self._rungs[self.entry].promoted > 0 or not self._has_leader
+        return is_due and not self._is_settled and len(self._probes) < self._num_probes
 
     def _may_be_noise(self, number: int) -> bool:
         """Return whether a rung gets probes: it is low enough for probes to be cheap."""
@@ -126,6 +132,10 @@ class AdaptiveBracket(AsyncBracket):
                 self._make_probe(trial_id, score)
         return out
 
+    def _num_promotable(self, number: int) -> int:
+        share = super()._num_promotable(number)
+        return max(share, 1) if self._has_leader and number > self.entry else share
+
     def _is_complete(self, number: int) -> bool:
         return super()._is_complete(number) and not self._queue
 
@@ -149,18 +159,25 @@ class AdaptiveAshaScheduler(AsyncScheduler):
     """
 
     num_probes: int = 12
-    """Probes per rung, >= 5. At most max_trials / reduction_factor; if that is below 5, there are no probes,
-    and the lowest rung is trusted."""
+    """Probes per rung, >= 5 or 0. At most max_trials / reduction_factor; if that is below 5, there are none.
+    Without probes, the lowest rung is trusted."""
     least_agreement: float = 0.5  # minimum rank correlation with the next rung, -1..1; else a rung is skipped
     num_controls: int = 6  # >= 5 or 0. At most max_trials / reduction_factor; none if that is below 5
-    control_share: float = 0.25  # maximum share of the resource that controls use while they start, 0..1
+    control_share: float = 0.25
+    """Maximum share of the resource that controls use while they start, 0..1. With `has_leader`, a control
+    starts only when this share covers its whole training; without it, the first trial is a control."""
+    has_leader: bool = False
+    """Train the first trial that the lowest rung promotes to the end without waiting at the rungs between.
+    With `max_trials`, only if two trials or more will reach the last rung: the leader must not take the place
+    of a better trial."""
     least_final_agreement: float = -0.2
     """Minimum rank correlation of the controls with the end, -1..1; below, a rung and those below it are
     skipped. With six controls, about one sample in ten is below -0.2 if the true correlation is 0.4, and
     almost all are if it is -0.8."""
 
     def _open_brackets(self) -> Sequence[AsyncBracket | ControlBracket]:
-        require_integer("num_probes", self.num_probes, MIN_PAIRS)
+        if self.num_probes != 0:
+            require_integer("num_probes", self.num_probes, MIN_PAIRS)
         if self.num_controls != 0:
             require_integer("num_controls", self.num_controls, MIN_PAIRS)
         require_number("least_agreement", self.least_agreement, low=-1, high=1)
@@ -171,6 +188,10 @@ class AdaptiveAshaScheduler(AsyncScheduler):
             num_probes = min(num_probes, self.max_trials // self.reduction_factor)
             num_controls = min(num_controls, self.max_trials // self.reduction_factor)
         self._num_controls = num_controls if num_controls >= MIN_PAIRS else 0
+        num_finalists = None
+        if self.max_trials is not None:
+            num_finalists = self.max_trials // self.reduction_factor ** (len(self.levels) - 1)
+        self._leads = self.has_leader and (num_finalists is None or num_finalists >= 2)
         self.bracket = AdaptiveBracket(
             self.levels,
             self.reduction_factor,
@@ -178,6 +199,7 @@ class AdaptiveAshaScheduler(AsyncScheduler):
             num_probes=num_probes,
             least_agreement=self.least_agreement,
             may_rise=num_probes >= MIN_PAIRS or self._num_controls > 0,
+            has_leader=self._leads,
         )
         self.controls = ControlBracket(1, self.levels)
         return self.controls, self.bracket
@@ -191,10 +213,8 @@ class AdaptiveAshaScheduler(AsyncScheduler):
 
     def _bracket_for_new_trial(self) -> AsyncBracket | ControlBracket:
         spent = self.controls.committed + self.bracket.committed
-        wants_control = (
-            self.controls.started < self._num_controls
-            and self.controls.committed <= self.control_share * spent
-        )
+        due = self.controls.committed + (self.max_resource if self._leads else 0)
+        wants_control = self.controls.started < self._num_controls and due <= self.control_share * spent
         return self.controls if wants_control else self.bracket
 
     def _judge(self) -> list[int]:

@@ -101,7 +101,7 @@ class AsyncBracket:
         """Open a slot for a trial that can be promoted, the highest rung first; None if there is none."""
         for number in reversed(range(len(self._rungs) - 1)):
             rung = self._rungs[number]
-            share = rung.num_promotable(self.reduction_factor, is_complete=self._is_complete(number))
+            share = self._num_promotable(number)
             if rung.paused and rung.promoted < share:
                 _, trial_id = rung.paused.pop(0)
                 rung.promoted += 1
@@ -136,6 +136,11 @@ class AsyncBracket:
             rung=number,
             resource_from=start,
             resource_to=rung.resource,
+        )
+
+    def _num_promotable(self, number: int) -> int:
+        return self._rungs[number].num_promotable(
+            self.reduction_factor, is_complete=self._is_complete(number)
         )
 
     def _is_complete(self, number: int) -> bool:

@@ -58,6 +58,7 @@ def parse_method(text: str) -> Method:
             sampler=known_as.sampler,
             scheduler=known_as.scheduler,
             sampler_settings=known_as.sampler_settings,
+            scheduler_settings=known_as.scheduler_settings,
             explorer=known_as.explorer,
         )
     first, _, second = text.partition("+")

@@ -116,3 +116,25 @@ def test_further_objectives_belong_to_the_definition_of_a_study() -> None:
         "objective.also.latency_ms",
         "objective.also.recall",
     ]
+
+
+def test_study_keeps_the_method_settings_that_it_began_with() -> None:
+    study = config({})
+    record = study.model_dump(mode="json")
+    new = Definition.create(record)
+    old = Definition(study_id="a", created_at=0.0, config=record)  # earlier versions wrote no `methods`
+    space = Space.from_config(study.space)
+    leads = [
+        scheduler.has_leader
+        for definition in (None, new, old)
+        for scheduler in [scheduler_of(build_search(study, space, definition=definition))]
+        if isinstance(scheduler, AdaptiveAshaScheduler)
+    ]
+    assert leads == [True, True, False]
+    assert old.redefined(record).methods == old.methods == 1
+
+
+def test_settings_of_the_user_override_those_of_the_method() -> None:
+    scheduler = scheduler_of(search_of(config({}, scheduler_settings={"num_probes": 7})))
+    assert isinstance(scheduler, AdaptiveAshaScheduler)
+    assert (scheduler.num_probes, scheduler.has_leader) == (7, True)

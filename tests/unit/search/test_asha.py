@@ -68,6 +68,49 @@ def test_rung_promotes_its_best_trials_up_to_its_share(data: st.DataObject, num_
     assert not any(waiting.values())
 
 
+def test_leader_trains_to_the_end_without_waiting() -> None:
+    def slots(has_leader: bool) -> list[Slot]:
+        scheduler = AdaptiveAshaScheduler(27, num_probes=0, num_controls=0, has_leader=has_leader)
+        opened = []
+        for _ in range(9):
+            slot = scheduler.next_slot()
+            assert slot is not None
+            opened.append(slot)
+            scheduler.report(slot, float(slot.trial_id != 1))
+        return opened
+
+    assert [slot.resource_to for slot in slots(has_leader=True)] == [1, 1, 1, 3, 9, 27, 1, 1, 1]
+    assert [slot.trial_id for slot in slots(has_leader=True)][3:6] == [1, 1, 1], "the best of the first three"
+    assert [slot.resource_to for slot in slots(has_leader=False)] == [1, 1, 1, 3, 1, 1, 1, 3, 1]
+
+
+@pytest.mark.parametrize(("max_trials", "leads"), [(17, False), (18, True)])
+def test_leader_needs_a_second_place_in_the_last_rung(max_trials: int, leads: bool) -> None:
+    scheduler = AdaptiveAshaScheduler(9, max_trials=max_trials, num_controls=0, num_probes=0, has_leader=True)
+    resources = []
+    for _ in range(5):
+        slot = scheduler.next_slot()
+        assert slot is not None
+        resources.append(slot.resource_to)
+        scheduler.report(slot, float(slot.trial_id))
+    assert resources == ([1, 1, 1, 3, 9] if leads else [1, 1, 1, 3, 1])
+
+
+def test_controls_with_a_leader_wait_until_their_share_covers_them() -> None:
+    scheduler = AdaptiveAshaScheduler(27, control_share=0.1, has_leader=True)
+    rng = np.random.default_rng(0)
+    num_controls = 0
+    for _ in range(600):
+        slot = scheduler.next_slot()
+        assert slot is not None
+        if slot.bracket == scheduler.controls.number and slot.is_new:
+            spent = scheduler.bracket.committed + scheduler.controls.committed - 27
+            assert scheduler.controls.committed <= 0.1 * spent
+            num_controls += 1
+        scheduler.report(slot, float(rng.random()))
+    assert num_controls == 6
+
+
 @pytest.mark.parametrize("max_resource", [27, 81, 243])
 @pytest.mark.parametrize("eta", [2, 3, 4])
 def test_asha_spends_what_a_bracket_of_successive_halving_plans(max_resource: int, eta: int) -> None:

@@ -97,6 +97,21 @@ def test_tpe_skips_a_noisy_level() -> None:
     assert told(agree=False).level == 3, "the next one has more than half of enough"
 
 
+def test_tpe_avoids_trials_that_paused_below_its_level() -> None:
+    def split(learns_from_paused: bool) -> tuple[list[int], list[int]]:
+        sampler = MultivariateTpeSampler(LINE, 0, enough=10, learns_from_paused=learns_from_paused)
+        for trial_id in range(40):
+            sampler.start(trial_id, {"x": trial_id / 40})
+            sampler.tell(trial_id, resource=1, loss=float(trial_id))
+        for trial_id in range(10):
+            sampler.tell(trial_id, resource=3, loss=float(trial_id))
+        assert sampler.level == 3
+        return sampler.split(3)
+
+    assert split(learns_from_paused=False) == ([0, 1], list(range(2, 10)))
+    assert split(learns_from_paused=True) == ([0, 1], list(range(2, 40)))
+
+
 def test_tpe_avoids_failures_and_trials_in_flight() -> None:
     grid = np.linspace(0.01, 0.99, 40)
     sampler = taught({1: [(x, abs(x - 0.5)) for x in grid]}, random_fraction=0.0)

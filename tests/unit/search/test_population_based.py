@@ -166,3 +166,9 @@ def test_methods_name_existing_parts() -> None:
     with pytest.raises(ConfigError, match="'bohb'") as error:
         find_method("bhob")
     assert (error.value.key, error.value.value) == ("method", "bhob")
+
+
+def test_methods_keep_their_settings_of_earlier_versions() -> None:
+    assert find_method("default", 1).scheduler_settings == {}
+    assert find_method("default") == METHODS["default"] != find_method("default", 1)
+    assert find_method("bohb", 1) == METHODS["bohb"]
