@@ -10,10 +10,20 @@ import pandas as pd
 
 from tests.benchmarks.replay.families import FAMILIES, open_family
 from tests.benchmarks.replay.picture import draw_families
-from tests.benchmarks.replay.ranks import SCORES, average, bands, leave_one_out, ranks, regrets, time_to_top
+from tests.benchmarks.replay.ranks import (
+    SCORES,
+    average,
+    bands,
+    leave_one_out,
+    ranks,
+    regrets,
+    time_to_top,
+    wins,
+)
 from tests.benchmarks.replay.run import Replay
 
 _DEFAULT = "default"
+_EARLIER = "tpe+adaptive_asha"  # the default of earlier versions
 _INTRODUCTION = """# Search methods compared
 
 Which method finds good configurations fastest? This benchmark replays recorded learning curves and known \
@@ -21,10 +31,17 @@ functions with every method, and with those of other libraries, on the same simu
 `make bench-search` writes this page.
 
 A *budget* counts full trainings per slot: a budget of 2 with 8 slots is the time in which random search \
-trains 16 configurations. Two scores are compared at its end. **trained** is the regret of the best \
-configuration that was trained to the end. **deployed** is the regret of the model that one would deploy at \
-that moment: the checkpoint with the best validation value after any resource, measured on data that the \
-search does not see where the curves have such. A regret of 0 is that of the best of 5,000 random \
+trains 16 configurations. No method is told its budget, so the first half of a search with a budget of 2 is \
+the search with a budget of 1.
+
+`tpe+asha` is a sampler with a scheduler; `tpe` and `random` alone train every trial to the end; \
+`tpe+adaptive_asha` has the settings that `default` had in earlier versions. Methods of other libraries \
+(`peer`) run with the settings of their own documentation.
+
+Two scores are compared at the end of a budget. **trained** is the regret of the best configuration that was \
+trained to the end. **deployed** is the regret of the model that one would deploy at that moment: the \
+checkpoint with the best validation value after any resource, measured on data that the search does not see \
+where the curves have such. A regret of 0 is that of the best of 5,000 random \
 configurations (or of the whole table, if the problem is a table), a regret of 1 that of the median one.
 
 Ranks compare methods with the same seed; ties share their rank. They are averaged over the seeds and \
@@ -32,12 +49,17 @@ problems of a family, then over families. Bands are 95 % of what resampled seeds
 
 ![Median regret over time, one panel a family](search.png)
 """
+_BUDGETS = (1.0, 2.0, 5.0, 20.0)  # shown, where a search was long enough
+_README_MARKS = ("<!-- ranks: make bench-search -->\n", "<!-- end of ranks -->")
 
 
-def write_page(replays: Sequence[Replay], curves: Path, output: Path, variants: Sequence[str]) -> None:
-    """Write `search.md`, `search.json` (the ranks) and `search.png`.
+def write_page(
+    replays: Sequence[Replay], curves: Path, output: Path, variants: Sequence[str], readme: Path | None = None
+) -> None:
+    """Write `search.md`, `search.json` (the mean regrets) and `search.png`.
 
     Args:
+        readme: gets the ranks of all methods, between two marks.
         variants: settings of the default, of which each family gets the one that is best on the others.
     """
     benchmarks = {
@@ -46,16 +68,58 @@ def write_page(replays: Sequence[Replay], curves: Path, output: Path, variants: 
         for task, benchmark in open_family(family, curves).items()
     }
     families = {task: family for task, (family, _) in benchmarks.items()}
-    table = regrets(replays, families)
+    cut = [one.first(budget) for one in replays for budget in _BUDGETS if budget <= one.budget]
+    table = regrets(cut, families)
     tops = {task: one.reference.regret(one.reference.top) for task, (_, one) in benchmarks.items()}
-    lines = [_INTRODUCTION, *_losses(table), *_ranks(table)]
+    lines = [_INTRODUCTION, *_scope(table), *_losses(table), *_ranks(table)]
     if variants:
         lines += _chosen(table, variants)
+    lines += _paired(table)
     lines += _times(replays, tops)
     output.mkdir(parents=True, exist_ok=True)
     (output / "search.md").write_text("\n".join(lines) + "\n")
     (output / "search.json").write_text(json.dumps(_figures(table), indent=2) + "\n")
     draw_families(replays, families, output / "search.png")
+    if readme is not None:
+        text = readme.read_text()
+        before, rest = text.split(_README_MARKS[0])
+        _, after = rest.split(_README_MARKS[1])
+        ranked = "\n".join(_readme_ranks(table))
+        readme.write_text(f"{before}{_README_MARKS[0]}{ranked}\n{_README_MARKS[1]}{after}")
+
+
+def _scope(table: pd.DataFrame) -> Iterator[str]:
+    """What was run, and how to run the rest."""
+    yield "## What was run"
+    slots = ", ".join(map(str, sorted(table["slots"].unique())))
+    yield f"{table['task'].nunique()} tasks of {table['family'].nunique()} families; slots: {slots}."
+    yield ""
+    yield "| method | budget | seeds |"
+    yield "|---|---|---|"
+    longest = table[table["budget"] == table.groupby("method")["budget"].transform("max")]
+    for method, part in longest.groupby("method"):
+        seeds = part.groupby(["task", "slots"])["seed"].nunique()
+        count = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+        yield f"| {method} | {part['budget'].iloc[0]:g} | {count} |"
+    yield ""
+    yield (
+        "The whole comparison has 4, 8 and 32 slots, budgets up to 20, and 20 seeds: "
+        "`make bench-search` takes a day on one core and resumes where it was stopped."
+    )
+    yield ""
+
+
+def _readme_ranks(table: pd.DataFrame) -> Iterator[str]:
+    """The ranks by budget, each the mean of both scores."""
+    columns = {
+        budget: sum(average(ranks(part, score)) for score in SCORES) / len(SCORES)
+        for budget, part in table.groupby("budget")
+    }
+    wide = pd.DataFrame(columns)
+    yield "| method | " + " | ".join(f"budget {budget:g}" for budget in wide.columns) + " |"
+    yield "|---" * (len(wide.columns) + 1) + "|"
+    for method, row in wide.loc[wide.mean(axis=1).sort_values().index].iterrows():
+        yield f"| {method} | " + " | ".join("" if pd.isna(v) else f"{v:.1f}" for v in row) + " |"
 
 
 def _losses(table: pd.DataFrame) -> Iterator[str]:
@@ -92,12 +156,11 @@ def _rank_table(table: pd.DataFrame, score: str) -> Iterator[str]:
     overall = average(ranks(table, score))  # type: ignore[arg-type]
     yield "| method | all budgets | " + " | ".join(columns) + " |"
     yield "|---" * (len(columns) + 2) + "|"
-    for method, rank in overall.items():
-        yield (
-            f"| {method} | {rank:.2f} | "
-            + " | ".join(c.get(str(method), "") for c in columns.values())
-            + " |"
-        )
+    partly = [method for column in columns.values() for method in column if method not in overall]
+    for method in [*overall.index, *dict.fromkeys(partly)]:
+        cells = [f"{overall[method]:.2f}" if method in overall else ""]
+        cells += [column.get(str(method), "") for column in columns.values()]
+        yield f"| {method} | " + " | ".join(cells) + " |"
     yield ""
 
 
@@ -112,6 +175,29 @@ def _chosen(table: pd.DataFrame, variants: Sequence[str]) -> Iterator[str]:
     for score in SCORES:
         yield f"### {score.capitalize()}"
         yield from _rank_table(chosen, score)
+
+
+def _paired(table: pd.DataFrame) -> Iterator[str]:
+    """How often each method ends better than the default of earlier versions, with the same seed."""
+    if _EARLIER not in set(table["method"]):
+        return
+    yield f"## Beside `{_EARLIER}`"
+    yield (
+        "Share of searches that end with a lower regret than the default of earlier versions, with the same "
+        "seed; a tie counts half."
+    )
+    yield ""
+    columns = {
+        f"{score}, budget {budget:g}": wins(part, score, _EARLIER)
+        for score in SCORES
+        for budget, part in table.groupby("budget")
+    }
+    wide = pd.DataFrame(columns)
+    yield "| method | " + " | ".join(wide.columns) + " |"
+    yield "|---" * (len(wide.columns) + 1) + "|"
+    for method, row in wide.loc[wide.mean(axis=1).sort_values(ascending=False).index].iterrows():
+        yield f"| {method} | " + " | ".join("" if pd.isna(v) else f"{v:.2f}" for v in row) + " |"
+    yield ""
 
 
 def _times(replays: Sequence[Replay], tops: dict[str, float]) -> Iterator[str]:

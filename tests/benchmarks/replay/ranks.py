@@ -73,6 +73,21 @@ def bands(ranked: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame({"low": low, "high": high}, index=ranked.columns)
 
 
+def wins(table: pd.DataFrame, score: Score, against: str) -> pd.Series:
+    """The share of searches in which each method ends with a lower regret than another one; a tie is a half.
+
+    Paired by problem and seed; averaged over the searches of a family, then over families.
+    """
+    index = ["family", "task", "slots", "budget", "seed"]
+    wide = table.pivot_table(index=index, columns="method", values=score)
+    shares = {}
+    for method in wide.columns.drop(against):
+        pair = wide[[method, against]].dropna()
+        lower = (pair[method] < pair[against]) + 0.5 * (pair[method] == pair[against])
+        shares[method] = lower.groupby(level="family").mean().mean()
+    return pd.Series(shares).sort_values(ascending=False)
+
+
 def leave_one_out(table: pd.DataFrame, variants: Sequence[str]) -> pd.DataFrame:
     """For each family the variant that is best on all others, and the regrets of that variant there.
 

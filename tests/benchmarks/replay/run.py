@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from spark_hpo.errors import NoTrialSucceeded
@@ -55,6 +55,17 @@ class Replay:
     proposals_per_s: float  # of driver time inside the sampler
     driver_s: float  # of the whole replay, without the answers of the benchmark
     pool_low_at: float | None = None  # when half of the pool was drawn; None: never, or no pool
+
+    def first(self, budget: float) -> Replay:
+        """The replay of a smaller budget: a search does not know its budget."""
+        share = budget / self.budget * (1 + 1e-9)  # times of the same moment differ by rounding
+        cut = {
+            name: tuple(
+                (min(when / share, 1.0), regret) for when, regret in getattr(self, name) if when <= share
+            )
+            for name in ("trained", "deployed")
+        }
+        return replace(self, budget=budget, **cut)
 
     def regret(self, when: float) -> float:
         """Of the best configuration trained to the end by then; 1, the median one's, before there is one."""

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from tests.benchmarks.replay.found import at
-from tests.benchmarks.replay.ranks import average, bands, leave_one_out, ranks, regrets, time_to_top
+from tests.benchmarks.replay.ranks import average, bands, leave_one_out, ranks, regrets, time_to_top, wins
 from tests.benchmarks.replay.run import Replay
 
 FAMILIES = {"a1": "a", "a2": "a", "b1": "b"}
@@ -75,6 +75,17 @@ def test_leave_one_out_chooses_what_is_best_elsewhere() -> None:
     chosen = leave_one_out(found, ["good at a", "good at b"]).dropna(subset="variant")
     assert dict(zip(chosen.family, chosen.variant, strict=True)) == {"a": "good at b", "b": "good at a"}
     assert set(chosen.trained) == {0.9}
+
+
+def test_wins_are_paired_and_ties_count_half() -> None:
+    found = table(
+        {
+            "x": {"a1": [0.1, 0.9, 0.5], "b1": [0.1]},
+            "y": {"a1": [0.2, 0.2, 0.5], "b1": [0.2]},
+            "z": {"a1": [0.3], "b1": [0.1]},
+        }
+    )
+    assert wins(found, "trained", "y").to_dict() == {"x": 0.75, "z": 0.5}
 
 
 def test_time_to_top_is_in_full_trainings_and_infinite_where_it_is_not_reached() -> None:

@@ -37,6 +37,20 @@ def test_before_the_first_full_training_regret_is_that_of_the_median() -> None:
     assert one.regret(0.26) != 1.0
 
 
+@pytest.mark.parametrize("method", ["random", "default"])
+def test_first_part_of_a_replay_is_the_replay_of_a_smaller_budget(method: str) -> None:
+    short, long = (
+        replay(FUNCTION, parse_method(method), slots=4, seed=3, budget=budget) for budget in (2.0, 9.0)
+    )
+    first = long.first(2.0)
+    assert first.budget == 2.0
+    assert len(first.trained) < len(long.trained)
+    for score in ("trained", "deployed"):
+        found, wanted = getattr(first, score), getattr(short, score)
+        assert [regret for _, regret in found] == [regret for _, regret in wanted]
+        assert [when for when, _ in found] == pytest.approx([when for when, _ in wanted])
+
+
 def test_replay_ignores_what_ends_after_the_budget() -> None:
     one = replay(FUNCTION, parse_method("random"), slots=4, seed=3, budget=1.5)
     assert [when for when, _ in one.trained] == pytest.approx([1 / 1.5] * len(one.trained))
