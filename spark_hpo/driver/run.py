@@ -43,6 +43,7 @@ from spark_hpo.errors import (
     TrialError,
     located,
 )
+from spark_hpo.search.methods import METHODS_VERSION
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.study import Search, Study
 from spark_hpo.study.callback import Callback
@@ -183,7 +184,9 @@ def _define(plan: StudyPlan, journal: Journal, resume: str) -> Definition:
         # Nothing has been decided yet, so what a first attempt got wrong may be corrected.
         if resume == "must":
             raise ConfigError(f"{storage.url}: there is no study to resume", cure="Use resume auto")
-        created = definition.redefined(config) if definition else Definition.create(config)
+        created = (
+            definition.redefined(config) if definition else Definition.create(config, methods=METHODS_VERSION)
+        )
         created.write(storage)
         return created
     if resume == "never":

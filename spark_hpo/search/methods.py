@@ -61,10 +61,18 @@ def find_method(name: str, version: int = METHODS_VERSION) -> Method:
     """Return the method of that name, with the settings that it had in a version.
 
     Raises:
-        ConfigError: the name is unknown.
+        ConfigError: the name is unknown, or the version is newer than this one.
     """
     if name not in METHODS:
         raise ConfigError("is not a valid method", key="method", value=name, cure=suggestion(name, METHODS))
+    if version > METHODS_VERSION:
+        raise ConfigError(
+            f"has settings of a newer spark_hpo (version {version} of its methods; this one knows "
+            f"{METHODS_VERSION})",
+            key="method",
+            value=name,
+            cure="Install the version that began the study",
+        )
     for last in sorted(_EARLIER):
         if version <= last and name in _EARLIER[last]:
             return _EARLIER[last][name]

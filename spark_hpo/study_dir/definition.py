@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from spark_hpo.errors import ConfigError, JournalError
-from spark_hpo.search.methods import METHODS_VERSION
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import flatten
 
@@ -88,10 +87,9 @@ class Definition:
                 raise TypeError("version and methods must be numbers and config a mapping")
         except (ValueError, TypeError, RecursionError) as exc:
             raise JournalError(f"{storage.url}/{_NAME} is damaged or from a newer version: {exc}") from exc
-        if definition.version > _VERSION or definition.methods > METHODS_VERSION:
-            written = f"version {definition.version}, methods {definition.methods}"
+        if definition.version > _VERSION:
             raise JournalError(
-                f"{storage.url}/{_NAME} was written by a newer spark_hpo ({written}). "
+                f"{storage.url}/{_NAME} was written by a newer spark_hpo (version {definition.version}). "
                 "Install that version to continue this study"
             )
         return definition
@@ -112,13 +110,13 @@ class Definition:
         return definition
 
     @classmethod
-    def create(cls, config: Mapping[str, Any]) -> Definition:
-        """Define a new study."""
+    def create(cls, config: Mapping[str, Any], *, methods: int = 1) -> Definition:
+        """Define a new study, with this version of the settings of named methods."""
         return cls(
             study_id=uuid.uuid4().hex,
             created_at=time.time(),
             config=_frozen(config),
-            methods=METHODS_VERSION,
+            methods=methods,
         )
 
     def redefined(self, config: Mapping[str, Any]) -> Definition:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,6 +12,7 @@ from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Mode
+from spark_hpo.search.methods import METHODS_VERSION
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.schedulers.staged import StagedScheduler
@@ -121,7 +123,7 @@ def test_further_objectives_belong_to_the_definition_of_a_study() -> None:
 def test_study_keeps_the_method_settings_that_it_began_with() -> None:
     study = config({})
     record = study.model_dump(mode="json")
-    new = Definition.create(record)
+    new = Definition.create(record, methods=METHODS_VERSION)
     old = Definition(study_id="a", created_at=0.0, config=record)  # earlier versions wrote no `methods`
     space = Space.from_config(study.space)
     leads = [
@@ -132,6 +134,9 @@ def test_study_keeps_the_method_settings_that_it_began_with() -> None:
     ]
     assert leads == [True, True, False]
     assert old.redefined(record).methods == old.methods == 1
+    with pytest.raises(ConfigError) as caught:
+        build_search(study, space, definition=replace(new, methods=METHODS_VERSION + 1))
+    assert (caught.value.key, caught.value.value) == ("search.method", "default")
 
 
 def test_settings_of_the_user_override_those_of_the_method() -> None:
