@@ -26,7 +26,14 @@ root_doc = "README"
 include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**.md"]
 CONTENTS = {
     "Using it": [
-        *("docs/command-line", "docs/study-file", "docs/methods", "docs/data", "docs/training"),
+        *(
+            "docs/command-line",
+            "docs/steering",
+            "docs/study-file",
+            "docs/methods",
+            "docs/data",
+            "docs/training",
+        ),
         *("docs/transformers", "docs/lightning", "docs/models", "docs/report", "docs/live-page"),
         *(
             "docs/reliability",

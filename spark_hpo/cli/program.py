@@ -23,7 +23,13 @@ COMMANDS = {
     "import": "Make a study file of a W&B sweep or a Determined experiment.",
     "doctor": "Check the requirements of a study, without training.",
     "run": "Run a study file to the end of its budget.",
-    "resume": "Resume a study that was interrupted, or whose driver died.",
+    "resume": "Resume a study that was paused or interrupted, or whose driver died.",
+    "pause": "Save the running trials of a study, and leave its slots to others.",
+    "stop": "End the search of a study, and evaluate and register its best model.",
+    "add": "Add a trial with parameters of your choice to a running study.",
+    "drop": "Train a trial of a running study no further.",
+    "extend": "Raise limits of the budget of a study.",
+    "narrow": "Change the ranges of parameters for the new trials of a study.",
     "status": "Print the state of a study.",
     "watch": "Follow a running study from another terminal.",
     "serve": "Show studies on a web page that follows them as they run.",
@@ -32,6 +38,8 @@ COMMANDS = {
     "export": "Export trials, parameters, the model or the journal of a study.",
     "gc": "Delete files that studies no longer need.",
 }
+
+_STEERING = ("pause", "stop", "add", "drop", "extend", "narrow")
 
 _EXIT_CODES = (
     "Exit codes: 0 done, 2 configuration, 3 data, 4 no trial succeeded, 130 interrupted, 1 anything else."
@@ -58,8 +66,11 @@ def prepare_data(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def load_command(name: str) -> click.Command:
     """Import the module of a command."""
-    module = "import_study" if name == "import" else name  # a keyword is not a name of a module
-    command = importlib.import_module(f"spark_hpo.cli.{module}").command
+    if name in _STEERING:
+        command = getattr(importlib.import_module("spark_hpo.cli.steer"), name)
+    else:
+        module = "import_study" if name == "import" else name  # a keyword is not a name of a module
+        command = importlib.import_module(f"spark_hpo.cli.{module}").command
     assert isinstance(command, Command)
     return command
 

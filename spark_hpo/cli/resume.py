@@ -11,10 +11,13 @@ from spark_hpo.backend.spark.session import start_jvm
 from spark_hpo.cli.command import Command, json_option, log_option, overrides_argument, sync_option
 from spark_hpo.cli.directory import load_study
 from spark_hpo.cli.logs import set_up_driver_logging
+from spark_hpo.cli.steer import print_answer
 from spark_hpo.config import load_config
 from spark_hpo.config.databricks import is_runtime
 from spark_hpo.driver.backend_choice import with_backend
 from spark_hpo.driver.precheck import check_study
+from spark_hpo.study_dir.lease import is_held
+from spark_hpo.study_dir.requests import Verb, request
 from spark_hpo.study_dir.storage import Storage
 
 
@@ -33,7 +36,10 @@ from spark_hpo.study_dir.storage import Storage
 @json_option
 @log_option
 def command(study: str, overrides: tuple[str, ...], sync: bool, as_json: bool, log_file: str | None) -> int:
-    """Resume a study that was interrupted, or whose driver died.
+    """Resume a study that was paused or interrupted, or whose driver died.
+
+    If a driver works on the study in DIR, it gets the request to resume, and this command ends. Otherwise
+    this command becomes the driver. Both undo `spark-hpo pause` and `spark-hpo stop`.
 
     DIR is the study directory, which holds the settings (without credentials) and the folder where relative
     paths begin. CONF is the study file. KEY=VALUE replaces a setting, unless decisions depend on it.
@@ -41,6 +47,9 @@ def command(study: str, overrides: tuple[str, ...], sync: bool, as_json: bool, l
     set_up_driver_logging(log_file)
     if Path(study).is_file():
         config, space = load_config(study, overrides), None
+    elif not sync and not overrides and is_held(Storage(study)):
+        print_answer(request(study, Verb.RESUME), as_json=as_json)
+        return 0
     else:
         stored = load_study(Storage(study), overrides)
         stored.change_to_folder()

@@ -13,7 +13,7 @@ from spark_hpo.cli.console import answers, say, say_json
 from spark_hpo.errors import StorageError, StudyInterrupted
 from spark_hpo.report.board import board, state_in_words
 from spark_hpo.report.events import line_of
-from spark_hpo.report.status import StudyState, StudyStatus
+from spark_hpo.report.status import StudyStatus
 from spark_hpo.study_dir.storage import Storage
 
 _PAUSE_FACTOR = 4  # at least this multiple of the reading time, which is seconds for a long study
@@ -66,7 +66,7 @@ def command(study: str, interval: float, limit: float | None, as_json: bool) -> 
         say_json(status.to_json())
         return status.exit_code
     say(f"{status.record.name}: {status.state}: {state_in_words(status)}")
-    if status.state is StudyState.RUNNING:
+    if status.record.is_running:
         say(f"it is still running after the --limit of {limit:g} s")
     return status.exit_code
 
@@ -113,7 +113,7 @@ def _statuses(storage: Storage, interval: float, deadline: float | None) -> Iter
         else:
             failures = 0
             yield status
-            if status.state is not StudyState.RUNNING:
+            if not status.record.is_running:
                 return
         now = time.monotonic()
         pause = max(interval, _PAUSE_FACTOR * (now - began))

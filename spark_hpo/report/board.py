@@ -24,6 +24,7 @@ _LAST_EVENTS = 5
 _BAR = 24  # columns
 _STYLES = {
     StudyState.RUNNING: "bold cyan",
+    StudyState.PAUSED: "bold yellow",
     StudyState.FINISHED: "bold green",
     StudyState.INTERRUPTED: "bold yellow",
     StudyState.FAILED: "bold red",
@@ -78,6 +79,9 @@ def words_of_state(
             return f"the search has ended ({ending}); {who} is writing the results"
         case StudyState.RUNNING:
             return f"{who} is running it"
+        case StudyState.PAUSED:
+            by = "" if record.steered.since is None else f" by {record.steered.since.data['by']}"
+            return f"paused{by}; {again}"
         case StudyState.FINISHED:
             return f"the search has ended ({ending})"
         case StudyState.INTERRUPTED:

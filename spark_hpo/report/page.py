@@ -40,6 +40,7 @@ from spark_hpo.report.reserve import reserve_in_words, reserve_of
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.report.timeline import timeline_of
 from spark_hpo.report.usage import in_bytes, usage_advice, usage_of
+from spark_hpo.study_dir.steered import Course
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Trial
 
@@ -56,6 +57,7 @@ _ENDINGS = {
     "trials": "all trials of the budget have run",
     "resource": "the training budget is spent",
     "seconds": "the time budget is spent",
+    "request": "somebody has stopped it",
     "search_space": "the whole search space has been tried",
     "target": "the target was reached",
     "no_improvement": "no improvement for a long time",
@@ -194,7 +196,7 @@ def as_script_data(pictures: Mapping[str, Picture]) -> str:
 
 def _status(record: StudyRecord) -> str:
     if record.is_running:
-        return "running"
+        return "paused" if record.steered.course is Course.PAUSED else "running"
     if record.ending == "interrupted":
         return "interrupted; rerun the same command to resume"
     if record.ending is None:

@@ -20,6 +20,7 @@ from spark_hpo.report.study_record import Attempt, StudyRecord
 from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.events import Event, EventKind
 from spark_hpo.study_dir.lease import Holder
+from spark_hpo.study_dir.steered import Course
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import TrialState
 
@@ -28,6 +29,7 @@ class StudyState(StrEnum):
     """The state of a study."""
 
     RUNNING = "running"
+    PAUSED = "paused"  # its driver runs, and waits for somebody to resume the study
     FINISHED = "finished"
     INTERRUPTED = "interrupted"
     FAILED = "failed"  # an error has ended its driver
@@ -69,7 +71,8 @@ class StudyStatus:
     @property
     def state(self) -> StudyState:
         if self.record.is_running:
-            return StudyState.RUNNING
+            is_paused = self.record.steered.course is Course.PAUSED
+            return StudyState.PAUSED if is_paused else StudyState.RUNNING
         if self.record.ending == "interrupted":
             return StudyState.INTERRUPTED
         if self.record.ending is not None:
@@ -140,7 +143,11 @@ class StudyStatus:
             "seconds": ("seconds", self.record.seconds),
         }
         return [
-            Spent(kind=kind, spent=float(amount), limit=float(budget[key]))
+            Spent(
+                kind=kind,
+                spent=float(amount),
+                limit=float(self.record.steered.limit(key, budget[key]) or budget[key]),
+            )
             for key, (kind, amount) in spent.items()
             if isinstance(budget.get(key), int | float)
         ]

@@ -13,11 +13,13 @@ from spark_hpo.objective import Objective
 from spark_hpo.ranking import each_at_its_best, with_final
 from spark_hpo.redact import redact
 from spark_hpo.search.space import Space
+from spark_hpo.search.space.ranges import widest
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.events import Driver, Ending, Event, EventKind, Outcome, drivers_of, ending_of
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.lease import is_held
+from spark_hpo.study_dir.steered import Steered
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Assignment, AssignmentKey, Report, Split, Trial
 
@@ -43,7 +45,7 @@ class StudyRecord:
     objective: Objective
     search: SearchConfig
     stopping: StoppingConfig
-    space: Space
+    space: Space  # the smallest one that contains all trials
     trials: Mapping[int, Trial]
     tests: Mapping[int, Report]  # by trial: its evaluation on the test split
     finals: Mapping[int, Report] = field(default_factory=dict)  # by trial: its final model, after folds
@@ -86,7 +88,7 @@ class StudyRecord:
             objective=objective,
             search=search,
             stopping=stopping,
-            space=space,
+            space=widest(space, Steered.of(journal.past).all_ranges),
             trials=dict(journal.trials),
             tests=dict(journal.tests),
             finals=dict(journal.finals),
@@ -94,6 +96,11 @@ class StudyRecord:
             is_running=is_running,
             constant=ConstantAnswer.load(storage),
         )
+
+    @cached_property
+    def steered(self) -> Steered:
+        """The changes that people have made to the study while it ran."""
+        return Steered.of(event for driver in self.drivers for event in driver.events)
 
     @property
     def name(self) -> str:
@@ -178,7 +185,7 @@ class StudyRecord:
 
     @property
     def seconds(self) -> float:
-        return self.worked(self.drivers[-1].ended) if self.drivers else 0.0
+        return sum(driver.seconds for driver in self.drivers)
 
 
 def _is_training(attempt: Attempt) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spark_hpo.errors import NoTrialSucceeded
+from spark_hpo.errors import ConfigError, NoTrialSucceeded
 from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.leaderboard import leaderboard
 from spark_hpo.report.notebook import first_show_in_cell, in_notebook
@@ -16,6 +17,7 @@ from spark_hpo.report.page import FILE, html_of
 from spark_hpo.report.pictures import curves, front, history, parallel, parameters, rungs, slots, usage
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.report.usage import usage_advice, usage_table
+from spark_hpo.study_dir import requests
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Trial
 
@@ -215,7 +217,7 @@ class StudyFindings(ABC):
 
 
 class StudyView(StudyFindings):
-    """The results of a study, from its directory alone."""
+    """The results of a study, from its directory alone, and requests to its driver."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -224,3 +226,82 @@ class StudyView(StudyFindings):
     @property
     def storage(self) -> Storage:
         return self._storage
+
+    def pause(self) -> requests.Answer:
+        """Save the running trials, and leave the slots to others. The driver waits for `resume`.
+
+        Like the other methods that steer a study, it sends a request to the driver, wherever that runs, and
+        waits up to 30 s for the answer.
+
+        Raises:
+            ConfigError: the driver refuses, or there is none; the message says why.
+            StorageError: the directory cannot be written.
+        """
+        return self._request(requests.Verb.PAUSE, {})
+
+    def resume(self) -> requests.Answer:
+        """Undo `pause` and `stop`, while a driver works on the study. To start a driver, run the study again.
+
+        Raises:
+            ConfigError, StorageError: as for `pause`.
+        """
+        return self._request(requests.Verb.RESUME, {})
+
+    def stop(self, *, now: bool = False) -> requests.Answer:
+        """End the search, and evaluate and register the best model.
+
+        Args:
+            now: cancel running trials, instead of letting them finish the rung that they are in.
+
+        Raises:
+            ConfigError, StorageError: as for `pause`.
+        """
+        return self._request(requests.Verb.STOP, {"now": now})
+
+    def add(self, params: Mapping[str, Any], *, like: int | None = None) -> requests.Answer:
+        """Add a trial. Without a driver, the next one takes the request, as with `drop`, `extend`, `narrow`.
+
+        Args:
+            params: values by name; the names of nested parameters may be dotted.
+            like: the trial that has the other values; None: the best one so far, if any are missing.
+
+        Raises:
+            ConfigError, StorageError: as for `pause`.
+        """
+        return self._request(requests.Verb.ADD, {"params": dict(params), "like": like})
+
+    def drop(self, trial: int) -> requests.Answer:
+        """Train a trial no further. What it has reported before stays.
+
+        Raises:
+            ConfigError, StorageError: as for `pause`.
+        """
+        return self._request(requests.Verb.DROP, {"trial": trial})
+
+    def extend(self, limits: Mapping[str, str | float]) -> requests.Answer:
+        """Raise limits of the budget.
+
+        Args:
+            limits: such as `{"budget.trials": "+50"}`, or a number as the new limit.
+
+        Raises:
+            ConfigError, StorageError: as for `pause`.
+        """
+        return self._request(requests.Verb.EXTEND, {"budget": dict(limits)})
+
+    def narrow(self, ranges: Mapping[str, Sequence[Any]]) -> requests.Answer:
+        """Change the ranges of parameters for new trials.
+
+        Args:
+            ranges: `[low, high]` of a number, narrower or wider, or the options that a choice keeps, by name.
+
+        Raises:
+            ConfigError, StorageError: as for `pause`.
+        """
+        return self._request(requests.Verb.NARROW, {"space": {key: list(ranges[key]) for key in ranges}})
+
+    def _request(self, verb: requests.Verb, arguments: Mapping[str, Any]) -> requests.Answer:
+        answer = requests.request(self.storage, verb, arguments)
+        if answer.reply is requests.Reply.REFUSED:
+            raise ConfigError(f"{verb}: refused: {answer.message}")
+        return answer

@@ -108,10 +108,12 @@ class Driver:
     closed: str | None  # why the search ended; None: running, killed, or ended by an error
     facts: Mapping[str, Any]  # versions, git_commit and command; empty in journals of early versions
     events: tuple[Event, ...]
+    paused_s: float = 0.0
 
     @property
     def seconds(self) -> float:
-        return self.ended - self.opened
+        """The time of its work, without that in which the study was paused."""
+        return max(0.0, self.ended - self.opened - self.paused_s)
 
 
 def drivers_of(events: Sequence[Event], now: float | None = None) -> Iterator[Driver]:
@@ -121,6 +123,7 @@ def drivers_of(events: Sequence[Event], now: float | None = None) -> Iterator[Dr
         now: wall clock, if the last driver is running.
     """
     opened = [i for i, event in enumerate(events) if event.kind is EventKind.OPENED]
+    is_paused = False
     for begin, end in pairwise([*opened, len(events)]):
         some = tuple(events[begin:end])
         last = some[-1]
@@ -130,7 +133,17 @@ def drivers_of(events: Sequence[Event], now: float | None = None) -> Iterator[Dr
         ended = max(event.time for event in some)
         if end == len(events) and now is not None and not is_closed:
             ended = max(ended, now)
+        paused_s, since = 0.0, some[0].time if is_paused else None
+        for event in some:
+            if event.kind is EventKind.STEERED and event.data["reply"] == "done":
+                if event.data["verb"] == "pause":
+                    since = event.time if since is None else since
+                elif event.data["verb"] in ("resume", "stop") and since is not None:
+                    paused_s, since = paused_s + event.time - since, None
+        is_paused = since is not None
+        paused_s += 0.0 if since is None else ended - since
         yield Driver(
+            paused_s=paused_s,
             opened=some[0].time,
             ended=ended,
             closed=last.ending.reason if is_closed and not has_failed else None,

@@ -34,6 +34,7 @@ TIMEOUT_S = (
 )
 
 _ID = re.compile(r"\d{20}-[0-9a-f]{8}")  # nanoseconds since 1970, and a random part
+_NUMBER_AS_TEXT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 _POLL_S = 0.1
 _LEASE_POLL_S = 2.0
 _KEPT_ANSWERS_S = 3600.0  # those that nobody has waited for
@@ -252,8 +253,13 @@ def checked(verb: Verb, arguments: Mapping[str, Any]) -> dict[str, Any]:
             for key, value in space.items():
                 if not isinstance(value, list | tuple):
                     raise ConfigError("must be a list", key=key, value=value, cure=f"Write {key}=[low,high]")
-            return {"space": {str(key): list(value) for key, value in space.items()}}
+            return {"space": {str(key): list(map(_plain, value)) for key, value in space.items()}}
     raise ConfigError(f"does not take these arguments: {found}", key=verb)
+
+
+def _plain(value: Any) -> Any:
+    """Return the number for a text such as `1e-4`, which YAML does not read as one."""
+    return float(value) if isinstance(value, str) and _NUMBER_AS_TEXT.fullmatch(value) else value
 
 
 def _limit(key: object) -> str:

@@ -14,6 +14,7 @@ from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.wrappers import EnqueuedSampler, WrappedSampler
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.ranges import nearest, with_ranges
+from spark_hpo.search.space.space_config import json_constant
 from spark_hpo.search.steerable import Ranges
 from spark_hpo.trial import Params
 
@@ -129,7 +130,7 @@ def _nested(params: Mapping[str, Any]) -> dict[str, Any]:
             if not isinstance(found, dict):
                 found = inner[group] = {}
             inner = found
-        inner[last] = value
+        inner[last] = json_constant(value)
     return nested
 
 
