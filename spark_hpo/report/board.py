@@ -80,8 +80,7 @@ def words_of_state(
         case StudyState.RUNNING:
             return f"{who} is running it"
         case StudyState.PAUSED:
-            by = "" if record.steered.since is None else f" by {record.steered.since.data['by']}"
-            return f"paused{by}; {again}"
+            return f"{who} waits, because somebody has paused the study; {again}"
         case StudyState.FINISHED:
             return f"the search has ended ({ending})"
         case StudyState.INTERRUPTED:

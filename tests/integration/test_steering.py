@@ -149,7 +149,7 @@ def test_second_process_steers_a_running_study(study: Steered, monkeypatch: pyte
     )
     status = StudyStatus.read(study.storage)
     assert (status.state, status.running) == (StudyState.PAUSED, [])
-    assert "paused by" in study("status", "study").stdout
+    assert "somebody has paused the study" in study("status", "study").stdout
     count = len(study.journal.past)
     assert study("pause", "study").stdout == "the study is paused already\n"
     assert [event.kind for event in study.journal.past[count:]] == [EventKind.STEERED]
