@@ -290,6 +290,7 @@ class Trial:
     failure: Failure | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)  # user attributes: JSON values
     is_define_by_run: bool = False  # while it runs, `params` are only what was proposed
+    parent: int | None = None  # in population based training, the trial whose weights it began with
     has_folds: bool = False  # the resource counts folds, and `metrics` are means over them
     spread: Mapping[str, float] = field(default_factory=dict)
     """Standard deviation of each metric over the folds so far (of the population); empty for one fold."""

@@ -50,7 +50,7 @@ def study_file(context: Context) -> Verdict:
     """Read the study file."""
     context.config = config = with_backend(load_config(context.study_file, context.overrides))
     context.cleanup.callback(_remove_empty_folders, _missing_folders(config.study_dir))
-    budget = config.budget.model_dump(exclude_none=True)
+    budget = config.budget.model_dump(exclude_none=True, exclude={"finish"})
     return ok(f"{context.study_file}: {config.name}, {', '.join(f'{k} {v:g}' for k, v in budget.items())}")
 
 
@@ -60,7 +60,8 @@ def code(context: Context) -> Verdict:
         context.plan = plan_study(context.config)
         context.search = build_search(context.config, context.plan.space)
     search = context.config.search
-    return ok(f"task {context.config.task}, method {search.method}, {len(context.config.space)} parameters")
+    message = f"task {context.config.task}, method {search.method}, {len(context.config.space)} parameters"
+    return ok(message) if context.search.warning is None else warn(f"{message}; {context.search.warning}")
 
 
 def table(context: Context) -> Verdict:

@@ -181,7 +181,7 @@ def _check_folds(scheduler_name: str, scheduler: Scheduler, sampler: Sampler) ->
 def _warning(config: StudyConfig, scheduler_name: str, scheduler: Scheduler) -> str | None:
     objective = config.objective
     if not objective.also or not scheduler.stops_early:
-        return None
+        return scheduler.warning
     return (
         f"scheduler {scheduler_name!r} ranks the trials of a rung by {objective.metric} only, and may stop "
         f"trials that are good in {' or '.join(objective.also)}; search.scheduler: {_FULL_TRAINING} does not"

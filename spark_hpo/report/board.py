@@ -12,6 +12,7 @@ from rich.text import Text
 
 from spark_hpo.report.events import line_of
 from spark_hpo.report.ladder import Fate, ladder_of
+from spark_hpo.report.lineage import lineage_in_words
 from spark_hpo.report.live_line import duration
 from spark_hpo.report.reserve import reserve_in_words
 from spark_hpo.report.status import Spent, StudyState, StudyStatus
@@ -116,6 +117,8 @@ def _facts(status: StudyStatus) -> Table:
     table.add_row("best", best)
     if answer.best is not None:
         table.add_row("parameters", Text(in_words(answer.best.params)))
+        if (lineage := lineage_in_words(record, answer.best)) is not None:
+            table.add_row("lineage", Text(lineage))
     for warning in answer.warnings:
         table.add_row("note", Text(warning, "yellow"))
     if answer.outlook is not None:

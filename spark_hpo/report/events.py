@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from spark_hpo.objective import Objective
 from spark_hpo.study_dir.events import Event, EventKind
+from spark_hpo.study_dir.layout import parent_of
 from spark_hpo.study_dir.requests import Reply
 from spark_hpo.trial import Split
 
@@ -58,7 +59,9 @@ def _words(event: Event, study: Terms) -> str:
             return f"slots for trials: {data['slots']}{share_in_words(data)}"
         case EventKind.ASSIGNED:
             attempt = event.assignment.attempt
-            return f"{event.assignment}: started" + (f", attempt {attempt}" if attempt > 1 else "")
+            parent = parent_of(event.assignment)
+            origin = "" if parent is None else f" from the weights of trial {parent}"
+            return f"{event.assignment}: started{origin}" + (f", attempt {attempt}" if attempt > 1 else "")
         case EventKind.REPORTED | EventKind.FOLD | EventKind.LOST:
             return _report(event, study)
         case EventKind.SETTLED:

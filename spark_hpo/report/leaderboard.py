@@ -17,6 +17,7 @@ from spark_hpo.trial import Params, Trial, TrialState, flatten, in_words
 COLUMNS = ("trial", "state", "rung", "resource", "value", "seconds")
 FEASIBLE = "feasible"  # with limits
 SPREAD = "spread"  # with folds
+PARENT = "parent"  # in population based training
 FRONT = "pareto_front"  # with several objectives
 _CURVE_COLUMNS = ("trial", "resource", "time", "seconds", "rows")
 
@@ -29,7 +30,8 @@ def leaderboard(trials: Iterable[Trial], objective: Objective, front: Collection
     have it). A parameter named like a column is called `params.<name>`.
 
     With folds there is also the column spread: the standard deviation of the metric over the folds; trials
-    with more folds come first. With limits there is also the column feasible, which is True if the trial
+    with more folds come first. In population based training there is the column parent: the trial whose
+    weights a child began with. With limits there is also the column feasible, which is True if the trial
     keeps all of them; feasible trials come first. With several objectives the trials are ranked by the first
     one, and there are columns for the other metrics (`metrics.<name>` if the name is taken) and pareto_front.
 
@@ -40,7 +42,8 @@ def leaderboard(trials: Iterable[Trial], objective: Objective, front: Collection
     columns = _columns(objective, best_first)
     rows = [_row(trial, columns, objective, front) for trial in best_first]
     names = list(columns) + sorted({key for row in rows for key in row} - set(columns))
-    return pd.DataFrame(rows, columns=names)
+    table = pd.DataFrame(rows, columns=names)
+    return table.astype({PARENT: "Int64"}) if PARENT in columns else table
 
 
 def ranked(trials: Iterable[Trial]) -> list[Trial]:
@@ -115,13 +118,14 @@ def curves(trials: Iterable[Trial]) -> pd.DataFrame:
 def _columns(objective: Objective, trials: Iterable[Trial]) -> tuple[str, ...]:
     *first, seconds = COLUMNS
     first += [SPREAD] if any(trial.has_folds for trial in trials) else []
+    first += [PARENT] if any(trial.parent is not None for trial in trials) else []
     extra = [_column_of(name) for name, _ in objective.extra_objectives]
     feasible = (FEASIBLE,) if objective.limits else ()
     return (*first, *extra, *((FRONT,) if extra else ()), *feasible, seconds)
 
 
 def _column_of(metric: str) -> str:
-    return f"metrics.{metric}" if metric in (*COLUMNS, SPREAD, FRONT, FEASIBLE) else metric
+    return f"metrics.{metric}" if metric in (*COLUMNS, SPREAD, PARENT, FRONT, FEASIBLE) else metric
 
 
 def _row(
@@ -136,6 +140,7 @@ def _row(
         "resource": trial.resource,
         "value": value(trial, objective),
         SPREAD: trial.spread.get(objective.metric, math.nan),
+        PARENT: trial.parent,
         FRONT: trial.trial_id in front,
         FEASIBLE: trial.score.is_finite and not trial.violation,
         "seconds": round(trial.seconds, 3),
@@ -152,4 +157,4 @@ def _is_scalar(item: Any) -> bool:
 def _cell(item: Any) -> str:
     if isinstance(item, float):
         return "" if math.isnan(item) else f"{item:.4g}"
-    return str(item)
+    return "" if item is None else str(item)

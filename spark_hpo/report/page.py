@@ -26,6 +26,7 @@ from spark_hpo.report.cost import cost_of
 from spark_hpo.report.importance import importance_of
 from spark_hpo.report.ladder import ladder_of
 from spark_hpo.report.leaderboard import flat_params, value
+from spark_hpo.report.lineage import lineage_in_words
 from spark_hpo.report.live_line import duration
 from spark_hpo.report.pictures.curves import curves
 from spark_hpo.report.pictures.front import front
@@ -135,6 +136,7 @@ def content_of(record: StudyRecord) -> dict[str, Any]:
         "figures": Markup(as_script_data({**pictures, **by_parameter})),
         "has_rungs": len(ladder_of(record)) > 1,
         "importance": importance_of(record),
+        "lineage": None if answer.best is None else lineage_in_words(record, answer.best),
         "reserve": reserve_in_words(record, reserve_of(record)),
         "timeline": timeline_of(record),
         "colours": COLOURS,

@@ -52,6 +52,9 @@ class Scheduler(Protocol):
     num_rungs: int | None = None
     """Rungs of its longest bracket; None: not known."""
 
+    warning: str | None = None
+    """What its settings and its number of trials do not allow, for the user, in one line; None: nothing."""
+
     max_resource: int
     """Epochs of a fully trained trial."""
 

@@ -26,6 +26,7 @@ from spark_hpo.study.search import Search
 from spark_hpo.study.slots import Slots
 from spark_hpo.study.steering import Steering
 from spark_hpo.study.time_left import TimeLeft
+from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.events import EventKind
 from spark_hpo.study_dir.journal import Journal
@@ -311,7 +312,9 @@ class Study:
             if assignment.fold is not None:
                 self._folds.begin(assignment.trial_id, assignment.fold)
             self._tracker.sync(self._journal)
-            logger.info("%s: started with %s", assignment, in_words(assignment.params))
+            parent = layout.parent_of(assignment)
+            origin = "" if parent is None else f", from the weights of trial {parent}"
+            logger.info("%s: started with %s%s", assignment, in_words(assignment.params), origin)
             trial = self.trials[assignment.trial_id]
             if trial.ended_at is None and assignment.attempt == 1 and assignment.fold in (None, 1):
                 call_each(self._callbacks, Callback.on_trial_start, self, trial)

@@ -16,6 +16,7 @@ from spark_hpo.errors import JournalError, StorageError
 from spark_hpo.objective import Objective
 from spark_hpo.study_dir.events import Ending, Event, EventKind, Outcome, drivers_of
 from spark_hpo.study_dir.journal_logs import VERSION, log_files, log_name, read_logs
+from spark_hpo.study_dir.layout import parent_of
 from spark_hpo.study_dir.lease import Lease
 from spark_hpo.study_dir.storage import Log, Storage
 from spark_hpo.trial import Assignment, Report, Split, Trial, TrialState
@@ -272,6 +273,7 @@ class Journal:
                         rung=assignment.rung,
                         started_at=event.time,
                         is_define_by_run=assignment.is_define_by_run,
+                        parent=parent_of(assignment),
                         has_folds=assignment.fold is not None,
                     )
                     self._put(replace(trial, state=TrialState.RUNNING))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from spark_hpo.trial import Assignment
+
 CHECKPOINTS = "checkpoints"
 FILE = ".pt"
 """The suffix of a checkpoint that is one file."""
@@ -20,6 +22,18 @@ MLFLOW_MODEL = "mlflow_model"  # in a checkpoint that is a folder: the model to 
 def checkpoints(trial_id: int, fold: int | None = None) -> str:
     """The folder of the checkpoints of a trial, or of one of its folds."""
     return f"{CHECKPOINTS}/trial-{trial_id:06d}{_of_fold(fold)}"
+
+
+def trial_of(checkpoint: str) -> int | None:
+    """Return the trial whose checkpoint it is; None: the path is not that of a checkpoint."""
+    folder = checkpoint.removeprefix(f"{CHECKPOINTS}/trial-").partition("/")[0].partition("-")[0]
+    return int(folder) if checkpoint.startswith(f"{CHECKPOINTS}/") and folder.isdecimal() else None
+
+
+def parent_of(assignment: Assignment) -> int | None:
+    """Return the trial whose weights a new trial begins with; None: it begins with its own."""
+    parent = None if assignment.checkpoint is None else trial_of(assignment.checkpoint)
+    return None if parent == assignment.trial_id else parent
 
 
 def checkpoint(trial_id: int, resource: int, attempt: int, *, suffix: str = FILE) -> str:

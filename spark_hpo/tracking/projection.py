@@ -87,6 +87,7 @@ def project(trial: Trial, *, written: bool = False, points: int = 0) -> RunUpdat
             "spark_hpo.bracket": str(trial.bracket),
             "spark_hpo.rung": str(trial.rung),
             RESOURCE: str(trial.resource),
+            **({} if trial.parent is None else {"spark_hpo.parent_trial": str(trial.parent)}),
             "spark_hpo.seconds": f"{trial.seconds:.3f}",
             **(
                 {"spark_hpo.rows_per_second": f"{rate:.1f}"} if (rate := rows_per_second(trial.curve)) else {}

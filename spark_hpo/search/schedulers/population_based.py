@@ -59,6 +59,7 @@ class PopulationBasedScheduler(Scheduler):
         require_number("quantile", self.quantile, above=0, high=0.5)
         self.levels = interval_levels(self.interval, self.min_resource, self.max_resource)
         self.num_rungs = len(self.levels)
+        self.warning = self._warning()
         self._scores: list[list[Score]] = [[] for _ in self.levels]  # by step, ascending
         self._members: dict[int, _Member] = {}
         self._running: set[int] = set()
@@ -66,6 +67,21 @@ class PopulationBasedScheduler(Scheduler):
         self._heirs = 0  # members to be replaced by a child
         self._num_trials = 0
         self._closed = False
+
+    def _warning(self) -> str | None:
+        """Return that the trials are too few for the population to change, or None."""
+        if self.max_trials is None or self.max_trials >= 2 * self.population_size:
+            return None
+        num_exploits = self.max_trials - self.population_size
+        allowed = (
+            f"at most {num_exploits} exploit{'s' * (num_exploits > 1)}" if num_exploits > 0 else "no exploit"
+        )
+        return (
+            f"{self.max_trials} trials with a population of {self.population_size} allow {allowed}, that is, "
+            "bad members that are replaced by copies of good ones, so most members keep their first "
+            f"parameters; raise budget.trials to {2 * self.population_size} or more, or lower "
+            f"scheduler_settings.population_size to {max(2, self.max_trials // 2)}"
+        )
 
     def next_slot(self) -> Slot | None:
         # The population is filled up first, so that members stay in step even with few slots.

@@ -50,6 +50,7 @@ class StagedScheduler(Scheduler):
         self.stops_early = getattr(self._unused, "stops_early", Scheduler.stops_early)
         self.has_parents = getattr(self._unused, "has_parents", Scheduler.has_parents)
         self.num_rungs = getattr(self._unused, "num_rungs", None)
+        self.warning = getattr(self._unused, "warning", None)
         self.handles_limits = getattr(self._unused, "handles_limits", Scheduler.handles_limits)
 
     def limit_trials(self, max_trials: int | None) -> None:
