@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 
 from fastapi import FastAPI, Request, Response
@@ -47,6 +47,11 @@ class Streams:
     def close(self, stream: Stream) -> None:
         self._streams.pop(stream, None)
 
+    def end(self) -> None:
+        """End all streams, because the server stops. For any thread."""
+        for stream in list(self._streams):
+            stream.end()
+
     def __len__(self) -> int:
         return len(self._streams)
 
@@ -67,6 +72,7 @@ class Stream:
     def __init__(self, ids: frozenset[str] | None, loop: asyncio.AbstractEventLoop) -> None:
         self.ids = ids
         self._loop = loop
+        self.is_ended = False
         self._changed: dict[str, Entry] = {}
         self._event = asyncio.Event()
 
@@ -77,6 +83,11 @@ class Stream:
     def _mark(self, entry: Entry) -> None:
         self._changed[entry.id] = entry
         self._event.set()
+
+    def end(self) -> None:
+        self.is_ended = True
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self) -> list[Entry]:
         """Return the studies that have changed since the last call; none after a quarter of a minute."""
@@ -102,6 +113,7 @@ def build_app(catalog: Catalog, access: Access) -> FastAPI:
         catalog.close()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.end_streams = streams.end
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     app.add_middleware(Guard, access=access)
 
@@ -175,7 +187,7 @@ def build_app(catalog: Catalog, access: Access) -> FastAPI:
             yield "retry: 2000\n\n"
             first = [entry for entry in catalog.known() if ids is None or entry.id in ids]
             changed = first
-            while True:
+            while not stream.is_ended:
                 if changed:
                     yield f"data: {_news(changed, ids)}\n\n"
                 else:

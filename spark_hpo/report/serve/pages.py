@@ -202,8 +202,8 @@ def row_of(entry: Entry) -> dict[str, Any]:
     if look is None or tally is None:
         return row
     return row | {
-        "state": str(look.state),
-        "badge": _BADGES.get(look.state, "cut"),
+        "state": "paused" if look.is_paused else str(look.state),
+        "badge": "cut" if look.is_paused else _BADGES.get(look.state, "cut"),
         "words": _words(entry, tally, look),
         "line": small_line(tally.steps, look.seconds),
         "share": next(((s.spent / s.limit) for s in look.budget if s.limit > 0), None),
@@ -214,6 +214,9 @@ def row_of(entry: Entry) -> dict[str, Any]:
 
 
 def _words(entry: Entry, tally: Tally, look: Look) -> str:
+    if look.is_paused and tally.steered.since is not None:
+        by = tally.steered.since.data["by"]
+        return f"paused by {by}; its running trials are saved, and its slots are free for other studies"
     ending = tally.ending()
     has_failed = ending is not None and ending.outcome is Outcome.FAILED
     error = redact(f"{ending.reason}: {ending.message}") if ending is not None and has_failed else None

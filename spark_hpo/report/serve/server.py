@@ -104,6 +104,7 @@ class Server:
         self._socket = _listen(self.host, port)
         self.port = int(self._socket.getsockname()[1])
         app = build_app(Catalog(self.dirs), Access(self._token, self.port))
+        self._end_streams: Callable[[], None] = app.state.end_streams
         config = uvicorn.Config(
             app,
             access_log=False,  # an address may contain the token
@@ -164,6 +165,7 @@ class Server:
     def close(self) -> None:
         """Stop serving. Idempotent."""
         self._server.should_exit = True
+        self._end_streams()
         if self._thread is not None:
             self._thread.join(_STOP_LIMIT_S)
             self._thread = None

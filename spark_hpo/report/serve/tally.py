@@ -16,6 +16,7 @@ from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.events import Ending, Event, EventKind, Outcome, ending_of
 from spark_hpo.study_dir.lease import Holder
+from spark_hpo.study_dir.steered import Course, Steered
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import AssignmentKey, Split, TrialState
 
@@ -63,6 +64,7 @@ class Tally:
     lost: int = 0  # attempts
     drivers: int = 0
     sequence: int = 0  # of the last event
+    steered: Steered = field(default_factory=Steered)
     latest: deque[Event] = field(default_factory=lambda: deque(maxlen=_LATEST))
 
     def __post_init__(self) -> None:
@@ -130,6 +132,8 @@ class Tally:
             self._report(event)
         elif event.kind is EventKind.SETTLED:
             self.states |= dict.fromkeys(data["trials"], TrialState(data["state"]))
+        elif event.kind is EventKind.STEERED:
+            self.steered.apply(event)
         if event.kind in (EventKind.OPENED, EventKind.CLOSED):
             self._few.append(event)
         elif self._few and self._few[-1].kind is not EventKind.SLOTS:
@@ -203,6 +207,7 @@ class Tally:
         names = {} if is_running else {TrialState.RUNNING: "unfinished"}
         return Look(
             state=self._state(holder, is_running=is_running),
+            is_paused=is_running and self.steered.course is Course.PAUSED,
             trials={names.get(state, str(state)): counts[state] for state in TrialState if counts[state]},
             busy=len(self.running) if is_running else 0,
             slots=self.slots if is_running else None,
@@ -227,11 +232,20 @@ class Tally:
     def _budget(self, seconds: float) -> tuple[Spent, ...]:
         config: Any = self.definition.config if self.settings is None else self.settings.config
         budget = config.get("budget") or {}
-        spent = {"trials": ("trials", self._out), "resource": (self.search.unit, self.resource)}
+        spent: dict[str, tuple[str, float]] = {
+            "trials": ("trials", self._out),
+            "resource": (self.search.unit, self.resource),
+        }
+        spent["seconds"] = ("seconds", seconds)
+        limits = {
+            key: self.steered.limit(key, limit)
+            for key in spent
+            if isinstance(limit := budget.get(key), int | float | None)
+        }
         return tuple(
-            Spent(kind=kind, spent=float(amount), limit=float(budget[key]))
-            for key, (kind, amount) in {**spent, "seconds": ("seconds", seconds)}.items()
-            if isinstance(budget.get(key), int | float)
+            Spent(kind=kind, spent=float(amount), limit=float(limit))
+            for key, (kind, amount) in spent.items()
+            if (limit := limits.get(key)) is not None
         )
 
     def _seconds_left(self, budget: Iterable[Spent], now: float) -> float | None:
@@ -253,6 +267,7 @@ class Look:
     """A study at one moment."""
 
     state: StudyState
+    is_paused: bool  # by a request; its driver waits
     trials: dict[str, int]  # by state
     busy: int  # slots
     slots: int | None  # None: not reported, or no driver runs

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,11 +20,13 @@ from spark_hpo.report.serve.catalog import Catalog, studies_below
 from spark_hpo.report.serve.server import Server, serve
 from spark_hpo.report.study_reader import StudyReader
 from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.requests import Inbox
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.study_dir.tracking_place import TrackingPlace
 from spark_hpo.tracking import projection
 from tests.support.documents import blocks
+from tests.support.study_bench import SPACE, StudyRunner
 from tests.support.written_studies import StudyWriter
 
 DOCS = "docs/live-page.md"
@@ -151,6 +154,21 @@ def test_comparison_draws_studies_with_equal_metrics(server: Server, ids: dict[s
     assert "Choose studies" in get(server, "compare")
 
 
+class Page:
+    """The page of the only study."""
+
+    def __init__(self, server: Server) -> None:
+        text = get(server, "")
+        self.study_id = re.findall(r"study\?id=(\w+)", text)[0]
+        self._csrf = text.partition('name="csrf" content="')[2].partition('"')[0]
+        self._address = f"{server.address}steer?id={self.study_id}"
+
+    def press(self, verb: str, text: str = "") -> requests.Response:
+        """Press a button."""
+        headers, body = {"x-spark-hpo": self._csrf}, {"verb": verb, "text": text}
+        return requests.post(self._address, json=body, headers=headers, timeout=2 * LIMIT_S)
+
+
 class Events:
     """The stream of events of a page."""
 
@@ -217,14 +235,7 @@ def test_looking_changes_nothing_in_the_directory(tmp_path: Path) -> None:
 def test_button_puts_a_request_into_the_directory(tmp_path: Path) -> None:
     pen = StudyWriter(storage=Storage(tmp_path / "study")).start(1).close()
     with serve(tmp_path, port=0) as server:
-        page = get(server, "")
-        study_id = re.findall(r"study\?id=(\w+)", page)[0]
-        csrf = page.partition('name="csrf" content="')[2].partition('"')[0]
-
-        def press(verb: str, text: str = "") -> requests.Response:
-            address, headers = f"{server.address}steer?id={study_id}", {"x-spark-hpo": csrf}
-            return requests.post(address, json={"verb": verb, "text": text}, headers=headers, timeout=LIMIT_S)
-
+        press = Page(server).press
         assert press("pause").status_code == 409, "no driver runs"
         assert press("extend", "trials=+5").status_code == 202
         assert press("add", "x=0.25").status_code == 202
@@ -234,6 +245,40 @@ def test_button_puts_a_request_into_the_directory(tmp_path: Path) -> None:
             ("extend", {"budget": {"trials": "+5"}}),
             ("add", {"params": {"x": 0.25}, "like": None}),
         ]
+
+
+@pytest.mark.medium
+def test_buttons_pause_and_resume_a_running_driver(tmp_path: Path) -> None:
+    runner = StudyRunner(tmp_path / "study")
+    config = {"objective": {"metric": "loss", "mode": "min"}, "search": {"max_resource": 9}}
+    Definition.create({**config, "name": "steered", "space": SPACE.to_json()}).write(runner.storage)
+    may_train = threading.Event()
+    runner.training.fail = lambda _: may_train.wait(LIMIT_S) and None
+    study = runner.study(trials=30)
+    driver = threading.Thread(target=study.run, daemon=True)
+    with serve(tmp_path, port=0) as server:
+        driver.start()
+        page = Page(server)
+        events = Events(server, page.study_id)
+        may_train.set()
+        paused = page.press("pause")
+        assert paused.status_code == 200, paused.text
+        while ">paused<" not in (top := events.next()["parts"]["top"]):
+            pass
+        assert "its slots are free" in top
+        before = len(runner.journal.trials) if runner.journal else 0
+        extended = page.press("extend", "trials=+7")
+        assert (extended.status_code, driver.is_alive()) == (200, True), extended.text
+        assert page.press("resume").status_code == 200
+        driver.join(LIMIT_S)
+        assert not driver.is_alive()
+        assert runner.journal is not None
+        assert len(runner.journal.trials) == 30 > before
+        while "30 of 37 trials" not in (top := events.next()["parts"]["top"]):
+            pass
+        assert "extend by" in top
+        events.close()
+        runner.journal.close()
 
 
 def test_catalog_holds_few_studies_and_reads_no_line_twice(
