@@ -15,6 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 setup: .venv/installed  ## install everything into .venv
 
 tune: setup java $(if $(filter %/adult.yaml,$(CONFIG)),data/adult.csv)  ## CONFIG=conf/...: run a study
+	SPARK_SUBMIT_OPTS='"-Dlog4j2.configurationFile=file:$(CURDIR)/spark_hpo/backend/spark/log4j2.properties"' \
 	$(BIN)/spark-submit jobs/tune.py --config $(CONFIG)
 
 # UCI's file has no header, and a space after each comma.
@@ -187,7 +188,10 @@ clean:  ## remove build outputs and, after asking, the tables and studies of the
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11, 3.12 or 3.13 is needed: install it, or call make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is needed: apt-get install python3.11-venv" >&2; exit 1; }
 	awk -F== '!known[$$1]++' $$($(BIN)/python -c 'import sys; print("constraints-modern.txt" * (sys.version_info > (3, 13)))') constraints.txt > .venv/constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint .venv/constraints.txt --editable '.[petastorm,s3,delta,iceberg,examples,optuna,replay,connect,transformers,lightning,docs,tensorboard,notebook,dev]'
+	@echo "Installing spark_hpo and its packages into .venv, which takes two minutes or so. pip writes to .venv/pip.log"
+	@rm -f .venv/pip.log; $(BIN)/python -m pip install --log .venv/pip.log --quiet --constraint .venv/constraints.txt --editable '.[petastorm,s3,delta,iceberg,examples,optuna,replay,connect,transformers,lightning,docs,tensorboard,notebook,dev]' & \
+	pip=$$!; began=$$(date +%s); while sleep 5 && kill -0 $$pip 2>/dev/null; do \
+	echo "  $$(( $$(date +%s) - began )) s: $$(sed -n 's/^[^ ]* *\(Collecting\|Downloading\|Building\|Installing\) \([^ ]*\).*/\1 \2/p' .venv/pip.log | tail -n 1)"; done; wait $$pip
 	@touch $@
 
 EXTRAS_modern := s3,examples,optuna,replay,connect,transformers,lightning,tensorboard,notebook,dev

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from spark_hpo.backend.spark.quiet import quiet_jvm
+
 
 class Command(click.Command):
     """A click command with `examples`: lines to copy, at the end of its help."""
@@ -46,6 +48,16 @@ json_option = click.option(
 )
 
 log_option = click.option("--log-file", metavar="FILE", help="Also log to this file, one line per event.")
+
+
+def _quiet(context: click.Context, parameter: click.Parameter, is_verbose: bool) -> None:
+    if not is_verbose:
+        quiet_jvm()
+
+
+verbose_option = click.option(
+    "--verbose", is_flag=True, expose_value=False, callback=_quiet, help="Show the messages of Spark, too."
+)
 
 sync_option = click.option(
     "--sync",

@@ -6,7 +6,7 @@ import logging
 
 import click
 
-from spark_hpo.cli.command import Command, config_argument, json_option, overrides_argument
+from spark_hpo.cli.command import Command, config_argument, json_option, overrides_argument, verbose_option
 from spark_hpo.cli.console import answers, diagnostics, say, say_json
 from spark_hpo.cli.logs import set_up_logging
 from spark_hpo.doctor import Status, examine
@@ -26,6 +26,7 @@ from spark_hpo.errors import ConfigError
 @config_argument
 @overrides_argument
 @json_option
+@verbose_option
 def command(config: str, overrides: tuple[str, ...], as_json: bool) -> int:
     """Check the requirements of a study, without training.
 

@@ -1,7 +1,8 @@
-"""Runs a study for a command: a live line while it runs, the result at the end."""
+"""Runs a study for a command: a live line from its start to its end, and then the result."""
 
 from __future__ import annotations
 
+import logging
 import shlex
 
 from rich.console import Console
@@ -14,10 +15,46 @@ from spark_hpo.driver.result import Result
 from spark_hpo.driver.run import run_study
 from spark_hpo.driver.sync import sync_study
 from spark_hpo.errors import StudyInterrupted, TrackingOutage
+from spark_hpo.redact import redact
 from spark_hpo.report import leaderboard
 from spark_hpo.report.live_line import ProgressLine
 from spark_hpo.search.space import Space
+from spark_hpo.study.callback import RunningStudy
 from spark_hpo.trial import in_words
+
+
+class _Phases(logging.Handler):
+    """Shows on the live line what is logged."""
+
+    def __init__(self, line: ProgressLine) -> None:
+        super().__init__(logging.INFO)
+        self._line = line
+        self._logger = logging.getLogger("spark_hpo")
+
+    def __enter__(self) -> None:
+        self._logger.addHandler(self)
+
+    def __exit__(self, *error: object) -> None:
+        self._logger.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._line.announce(redact(record.getMessage()).partition("\n")[0])
+
+
+class _Line(TerminalLine):
+    """Shows phases before and after the search, and the status of the study during it."""
+
+    def __init__(self, line: ProgressLine) -> None:
+        super().__init__(line)
+        self.phases = _Phases(line)
+
+    def on_study_start(self, study: RunningStudy) -> None:
+        self.phases.__exit__()
+        self.show(study)
+
+    def on_study_end(self, study: RunningStudy) -> None:
+        self.line.announce("writing the results")
+        self.phases.__enter__()
 
 
 def drive(config: StudyConfig, *, resume: str, as_json: bool, space: Space | None = None) -> int:
@@ -34,7 +71,10 @@ def drive(config: StudyConfig, *, resume: str, as_json: bool, space: Space | Non
     again = command_line() or "the same command"
     try:
         line = ProgressLine(config.name, config.objective.metric, console=console)
-        result = run_study(config, resume=resume, space=space, callbacks=[TerminalLine(line)])
+        line.announce("starting")
+        shown = _Line(line)
+        with line, shown.phases:
+            result = run_study(config, resume=resume, space=space, callbacks=[shown])
     except StudyInterrupted as exc:
         raise StudyInterrupted(f"{exc}:\n  {again}") from None
     except KeyboardInterrupt:

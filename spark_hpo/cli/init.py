@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from spark_hpo.cli.command import Command, json_option, parsed_mapping
+from spark_hpo.cli.command import Command, json_option, parsed_mapping, verbose_option
 from spark_hpo.cli.console import answers, diagnostics, say, say_json
 from spark_hpo.errors import ConfigError
 from spark_hpo.starter import start_study
@@ -59,6 +59,7 @@ from spark_hpo.starter import start_study
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing study file.")
 @json_option
+@verbose_option
 def command(
     table: str,
     label: tuple[str, ...],

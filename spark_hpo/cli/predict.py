@@ -7,7 +7,7 @@ import os
 import click
 
 from spark_hpo.backend.spark.session import start_session
-from spark_hpo.cli.command import Command, json_option
+from spark_hpo.cli.command import Command, json_option, verbose_option
 from spark_hpo.cli.console import say, say_json
 from spark_hpo.cli.export import export_best
 from spark_hpo.config.databricks import default_tracking_uri
@@ -52,6 +52,7 @@ SETTINGS = {
     help="Where a registered model is looked up.  [default: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db]",
 )
 @json_option
+@verbose_option
 def command(
     model: str,
     input: str | None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from spark_hpo.cli.command import Command, CommandGroup, json_option, parsed_mapping
+from spark_hpo.cli.command import Command, CommandGroup, json_option, parsed_mapping, verbose_option
 from spark_hpo.cli.console import diagnostics, say, say_json
 from spark_hpo.cli.prepare_display import PrepareDisplay
 
@@ -82,6 +82,7 @@ _OUTPUT_OPTIONS = (
     click.option("--row-group-rows", type=int, metavar="N", help="Rows in each Parquet row group."),
     click.option("--overwrite", is_flag=True, help="Replace another prepared table at the output."),
     json_option,
+    verbose_option,
 )
 
 

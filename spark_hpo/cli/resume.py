@@ -8,7 +8,14 @@ import click
 
 from spark_hpo.backend.collector import collector_off
 from spark_hpo.backend.spark.session import start_jvm
-from spark_hpo.cli.command import Command, json_option, log_option, overrides_argument, sync_option
+from spark_hpo.cli.command import (
+    Command,
+    json_option,
+    log_option,
+    overrides_argument,
+    sync_option,
+    verbose_option,
+)
 from spark_hpo.cli.directory import load_study
 from spark_hpo.cli.logs import set_up_driver_logging
 from spark_hpo.cli.steer import print_answer
@@ -34,6 +41,7 @@ from spark_hpo.study_dir.storage import Storage
 @overrides_argument
 @sync_option
 @json_option
+@verbose_option
 @log_option
 def command(study: str, overrides: tuple[str, ...], sync: bool, as_json: bool, log_file: str | None) -> int:
     """Resume a study that was paused or interrupted, or whose driver died.

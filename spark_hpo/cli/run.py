@@ -13,6 +13,7 @@ from spark_hpo.cli.command import (
     log_option,
     overrides_argument,
     sync_option,
+    verbose_option,
 )
 from spark_hpo.cli.logs import set_up_driver_logging
 from spark_hpo.config import load_config
@@ -43,6 +44,7 @@ from spark_hpo.driver.precheck import check_study
 )
 @sync_option
 @json_option
+@verbose_option
 @log_option
 def command(
     config: str, overrides: tuple[str, ...], resume: str, sync: bool, as_json: bool, log_file: str | None

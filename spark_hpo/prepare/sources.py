@@ -11,6 +11,7 @@ from typing import Any
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
+from spark_hpo.backend.spark.quiet import LOG_LEVEL, is_quiet
 from spark_hpo.errors import ConfigError
 from spark_hpo.prepare import csv_request, from_csv, from_digits, from_synthetic
 from spark_hpo.prepare.output import Prepared, Request
@@ -91,7 +92,9 @@ def own_session() -> Iterator[SparkSession]:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # or Spark takes the first python3 on the path
     announce("starting Spark")
     builder: Any = SparkSession.builder
-    builder = builder.appName("prepare_data").config("spark.log.level", "ERROR")
+    builder = builder.appName("prepare_data")
+    if not is_quiet():
+        builder = builder.config(LOG_LEVEL, "ERROR")
     with explained_start():
         spark = builder.config("spark.ui.showConsoleProgress", "false").getOrCreate()
     try:

@@ -44,7 +44,8 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
     """A line at the bottom of the terminal that disappears when the study ends.
 
     It is written to standard error, if that is a terminal. Log lines of handlers that write there appear
-    above it: `with ProgressLine("digits", "accuracy") as line: line.update(status)`.
+    above it: `with ProgressLine("digits", "accuracy") as line: line.update(status)`. Before and after the
+    search it shows a phase and for how long it has lasted: `line.announce("preparing the table")`.
     """
 
     study: str
@@ -55,6 +56,7 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
 
     def __post_init__(self) -> None:
         self._status = LiveStatus()
+        self._phase: tuple[str, float] | None = None  # and when it began
         self._updated_at = self.clock()
         self._live: Live | None = None
         self._streams: list[tuple[logging.StreamHandler[Any], Any]] = []
@@ -81,9 +83,14 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
             self._live.stop()
             self._live = None
 
+    def announce(self, phase: str) -> None:
+        """Show what the study does instead of its status, until the next status."""
+        self._phase = phase, self.clock()
+
     def update(self, status: LiveStatus) -> None:
         """Show a new status."""
         self._updated_at = self.clock()
+        self._phase = None
         self._status = status
 
     def seconds_left(self) -> float | None:
@@ -102,6 +109,9 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
     def render(self) -> Text:
         status = self._status
         line = Text(f"{self.study}  ", no_wrap=True, overflow="ellipsis")
+        if self._phase is not None:
+            phase, began = self._phase
+            return line.append(f"{phase}  ").append(duration(self.clock() - began), "bright_black")
         for state in TrialState:
             if count := status.states.get(state, 0):
                 line.append(f"{count} {state}  ", _STYLES[state])

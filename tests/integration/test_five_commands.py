@@ -16,7 +16,10 @@ pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def command(folder: Path, *words: str) -> str:
-    return output(spark_hpo(folder, *words))
+    done = spark_hpo(folder, *words)
+    for noise in ("log4j", "NativeCodeLoader", "log level", "loopback"):
+        assert noise not in done.stderr, "Spark's messages are shown with --verbose only"
+    return output(done)
 
 
 @pytest.fixture(scope="module")

@@ -137,6 +137,7 @@ ALLOWED: dict[str, set[str]] = {
         "report",
         "search",
         "starter",
+        "study",
         "study_dir",
         "train",
         "trial",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from spark_hpo.backend.spark import package
 from spark_hpo.backend.spark.cluster import Cluster, first_line, is_dynamic, is_local
 from spark_hpo.backend.spark.probe import missing_modules
+from spark_hpo.backend.spark.quiet import LOG_LEVEL, is_quiet
 from spark_hpo.errors import BackendError, CapacityError
 from spark_hpo.timeout import call_within
 
@@ -206,7 +207,8 @@ def _configuration(name: str, settings: Mapping[str, str]) -> SparkConf:
         if conf.get(key) == value:
             conf.set(key, wanted.get(key, value))
     for key, value in wanted.items():
-        conf.setIfMissing(key, value)
+        if key != LOG_LEVEL or not is_quiet():
+            conf.setIfMissing(key, value)
     # Executors receive the files of --py-files, but Spark adds them to the path only after the daemon has
     # started: too late for our daemon, which is in one of them.
     shipped = [PurePosixPath(file).name for file in (conf.get("spark.submit.pyFiles") or "").split(",")]

@@ -51,6 +51,16 @@ def test_progress_line_shows_states_best_slots_and_time_left() -> None:
     )
 
 
+def test_progress_line_shows_a_phase_until_the_next_status() -> None:
+    clock = Clock()
+    line = ProgressLine("digits", "accuracy", console=terminal(), clock=clock)
+    line.announce("preparing the table")
+    clock.now = 12.0
+    assert line.render().plain == "digits  preparing the table  12 s"
+    line.update(LiveStatus(best=0.5))
+    assert line.render().plain == "digits  best accuracy 0.5  "
+
+
 def test_seconds_left_counts_down_between_events() -> None:
     clock = Clock()
     line = ProgressLine("s", "m", console=terminal(), clock=clock)
