@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.events import Driver, Event, EventKind
+from spark_hpo.study_dir.steered import Course, Steered
 from spark_hpo.trial import AssignmentKey, FailureKind, Split
 
 
@@ -22,6 +23,7 @@ class Use(StrEnum):
     RETRYING = "idle: waiting to retry a lost attempt"
     STARTING = "idle: the driver was starting"
     ENDING = "idle: finishing the last trials"
+    PAUSED = "paused: left to other studies"
     GONE = "lost: the cluster had fewer slots than before"
 
 
@@ -73,7 +75,7 @@ class Timeline:
     def busy_share(self) -> float | None:
         """Busy slot time as a share of the available slot time; None: no slot was available."""
         totals = self.totals
-        available = sum(seconds for use, seconds in totals.items() if use is not Use.GONE)
+        available = sum(seconds for use, seconds in totals.items() if use not in (Use.GONE, Use.PAUSED))
         return totals.get(Use.BUSY, 0.0) / available if available else None
 
 
@@ -83,6 +85,7 @@ def timeline_of(record: StudyRecord) -> Timeline:
     The reason why a slot was idle follows from the next event: before an assignment the driver was deciding;
     before a report it was waiting for that report.
     """
+    steered = Steered()
     counted = [any(event.kind is EventKind.SLOTS for event in driver.events) for driver in record.drivers]
     gaps = [
         Gap(before.ended, after.opened, before.closed == "interrupted")
@@ -90,13 +93,13 @@ def timeline_of(record: StudyRecord) -> Timeline:
         if after.opened > before.ended
     ]
     return Timeline(
-        segments=tuple(segment for driver in record.drivers for segment in _segments(driver)),
+        segments=tuple(segment for driver in record.drivers for segment in _segments(driver, steered)),
         gaps=tuple(gaps),
         is_counted=all(counted) and bool(counted),
     )
 
 
-def _segments(driver: Driver) -> Iterator[Segment]:
+def _segments(driver: Driver, steered: Steered) -> Iterator[Segment]:
     slots = _first_count(driver.events)
     peak = slots
     running: dict[AssignmentKey, Split] = {}
@@ -115,6 +118,8 @@ def _segments(driver: Driver) -> Iterator[Segment]:
                 has_begun = True
                 running[_key(event)] = Split(event.data["split"])
                 lost.discard(_key(event))
+            case EventKind.STEERED:
+                steered.apply(event)
             case EventKind.REPORTED | EventKind.FOLD | EventKind.LOST:
                 running.pop(_key(event), None)
                 if event.kind is EventKind.LOST and not _was_asked_to_stop(event):
@@ -124,7 +129,9 @@ def _segments(driver: Driver) -> Iterator[Segment]:
             busy = len(running)
             idle = max(0, slots - busy)
             retrying = min(idle, len(lost))
-            if not has_begun:
+            if steered.course is Course.PAUSED:
+                reason, retrying = Use.PAUSED, 0
+            elif not has_begun:
                 reason = Use.STARTING
             elif Split.TEST in running.values():
                 reason = Use.TESTING

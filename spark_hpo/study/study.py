@@ -306,6 +306,8 @@ class Study:
                 dispatcher.enqueue(others)
                 if slot.trial_id in self._steering.dropped:  # the scheduler promotes a dropped trial
                     self._attempts.begin(assignment)
+                    if assignment.fold is not None:
+                        self._folds.begin(assignment.trial_id, assignment.fold)
                     self._finish(assignment, pruned(assignment))
                     continue
                 dispatcher.start(assignment)

@@ -21,6 +21,7 @@ COLOURS = {
     Use.RETRYING: "#fb7185",
     Use.STARTING: "#94a3b8",
     Use.ENDING: "#cbd5e1",
+    Use.PAUSED: "#e2e8f0",
     Use.GONE: "#fca5a5",
 }
 
@@ -62,7 +63,7 @@ def slots(record: StudyRecord) -> Picture:
 
 def binned(record: StudyRecord, segments: Sequence[Segment]) -> tuple[list[float], list[Mapping[Use, float]]]:
     """Return the start of equal periods of driver time, in seconds, and the mean use of slots in each."""
-    total = record.seconds
+    total = record.worked(record.drivers[-1].ended) if record.drivers else 0.0
     if not segments or total <= 0:
         return [], []
     width = total / _BINS
@@ -94,7 +95,7 @@ def _words(timeline: Timeline) -> str:
     if share is None:
         return "No slot has been available yet."
     text = f"Up to {count(timeline.most, 'slot')}; {share:.0%} of the slot time was used."
-    idle = {use: seconds for use, seconds in timeline.totals.items() if use is not Use.BUSY}
+    idle = {use: seconds for use, seconds in timeline.totals.items() if use not in (Use.BUSY, Use.PAUSED)}
     if idle:
         most = max(idle, key=lambda use: idle[use])
         text += f" Main reason for the rest: {most.split(': ', 1)[1]} ({duration(idle[most])} of slot time)."

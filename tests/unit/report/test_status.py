@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,6 +15,7 @@ from spark_hpo.errors import DataError
 from spark_hpo.report.board import board, state_in_words
 from spark_hpo.report.events import line_of
 from spark_hpo.report.status import StudyState, StudyStatus
+from spark_hpo.report.timeline import Use, timeline_of
 from spark_hpo.study_dir.lease import Holder
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, TrialState
@@ -74,6 +76,35 @@ def test_status_of_a_running_study_comes_from_its_directory(pen: StudyWriter) ->
     assert record["driver"]["alive"] is True
     assert record["failures"][0]["message"] == "ValueError: # is too many [sic]"
     assert record["last_event"]["kind"] == "assigned"
+
+
+def test_status_of_a_steered_study_has_what_people_have_changed(pen: StudyWriter) -> None:
+    def steer(verb: str, **effect: Any) -> None:
+        pen.journal.steered(
+            {
+                "request": verb,
+                "verb": verb,
+                "by": "ann@desk",
+                "reply": "done",
+                "message": "",
+                "effect": effect,
+            }
+        )
+
+    pen.at(40)
+    steer("extend", budget={"trials": [8, 12]})
+    steer("narrow", ranges={"x": [0.5, 2.0]})
+    steer("pause")
+    pen.lose(0, kind=FailureKind.INTERRUPTED).lose(4, kind=FailureKind.INTERRUPTED)
+    pen.at(90)
+    steer("drop", dropped=[1])
+    status = StudyStatus.read(pen.storage)
+    assert status.state is StudyState.PAUSED
+    assert "somebody has paused" in drawn(status)
+    assert [spent.limit for spent in status.budget] == [12]
+    (dimension,) = status.record.space.dimensions()
+    assert (dimension.parameter.low, dimension.parameter.high) == (0.0, 2.0)
+    assert timeline_of(status.record).totals[Use.PAUSED] >= 40
 
 
 def test_status_distinguishes_a_killed_driver_from_a_running_one(pen: StudyWriter) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from spark_hpo.backend.base import RanksByRung
 from spark_hpo.backend.inline import InlineBackend
 from spark_hpo.search.registry import build_sampler, build_scheduler
 from spark_hpo.search.samplers.steered import SteeredSampler
@@ -57,6 +58,7 @@ class SteeredRunner(StudyRunner):
         trials: int = 8,
         sampler: str = "multivariate_tpe",
         scheduler: str = "asha",
+        has_folds: bool = False,
         **settings: Any,
     ) -> Study:
         if self.journal is not None:
@@ -79,6 +81,7 @@ class SteeredRunner(StudyRunner):
                 ),
                 first_max_trials=8,
                 max_trials=trials,
+                has_folds=has_folds,
             ),
             backend=backend or ConcurrentBackend(self.training, seed=0),
             tracker=self.tracker,
@@ -261,6 +264,24 @@ def test_stopped_search_ends_and_stays_ended_until_it_is_resumed(runner: Steered
     assert runner.steered().run() == "request"
     assert len(runner.journal.trials) == count
     assert runner.steered(lifts_pause=True).run() == "trials"
+    assert len(runner.journal.trials) == 8
+
+
+def test_folds_of_a_dropped_trial_end_together_and_a_pause_puts_folds_back(runner: SteeredRunner) -> None:
+    drops = [(Verb.DROP, {"trial": trial_id}) for trial_id in range(4)]
+    plan: dict[int, list[Asked]] = {1: [*drops, (Verb.PAUSE, {}), (Verb.RESUME, {})]}
+    assert runner.steered(plan, has_folds=True).run() == "trials"
+    assert {runner.journal.trials[i].state for i in range(4)} == {TrialState.STOPPED}
+    decisions = runner.decisions
+    assert runner.steered(has_folds=True).run() == "trials"
+    assert runner.decisions == decisions
+
+
+def test_pause_puts_back_an_assignment_that_waits_for_several_slots(runner: SteeredRunner) -> None:
+    plan: dict[int, list[Asked]] = {n: [(Verb.PAUSE, {}), (Verb.RESUME, {})] for n in (3, 5, 7, 9)}
+    plan[6] = [(Verb.DROP, {"trial": trial_id}) for trial_id in range(3)]
+    policy = DispatchPolicy(ranks=RanksByRung.of({0: 1, 1: 2, 2: 4}))
+    assert runner.steered(plan, policy=policy).run() == "trials"
     assert len(runner.journal.trials) == 8
 
 
