@@ -24,35 +24,17 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 # The repository is the root of the site, so links work as they do on a code host.
 root_doc = "README"
 include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**.md"]
+# The captions and pages of the table in README.md: tutorials, how-to guides, reference, explanation.
+_table = (ROOT / "README.md").read_text().partition("\n## Documentation\n")[2].partition("\n\n")[0]
 CONTENTS = {
-    "Using it": [
-        *(
-            "docs/command-line",
-            "docs/steering",
-            "docs/study-file",
-            "docs/methods",
-            "docs/data",
-            "docs/training",
-        ),
-        *("docs/transformers", "docs/lightning", "docs/models", "docs/report", "docs/live-page"),
-        *(
-            "docs/reliability",
-            "docs/from-sparktrials",
-            "docs/scikit-learn",
-            "docs/cluster",
-            "docs/kubernetes",
-        ),
-        *("docs/databricks", "docs/airflow", "SECURITY"),
-    ],
-    "Reference": ["docs/api", "CHANGELOG"],
-    "Inside": ["docs/architecture", "CONTRIBUTING", "docs/benchmarks/search", "docs/benchmarks/*"],
+    caption: re.findall(r"\]\(([^)#]+)\.md\)", links)
+    for caption, links in re.findall(r"(?m)^\| (\w[^|]*) \| (.*) \|$", _table)
 }
-# Pages of docs/ that are not listed above go to the end of the first section.
+CONTENTS["Explanation"] += ["docs/benchmarks/*", "CONTRIBUTING"]
+# Pages of docs/ that the table does not name go to the end of the guides.
 _placed = [page for pages in CONTENTS.values() for page in pages]
 _pages = sorted(f"docs/{file.stem}" for file in (ROOT / "docs").glob("*.md"))
-CONTENTS["Using it"] += [page for page in _pages if page not in _placed]
-for pages in CONTENTS.values():
-    pages[:] = [page for page in pages if "*" in page or (ROOT / f"{page}.md").exists()]
+CONTENTS["How-to guides"] += [page for page in _pages if page not in _placed]
 
 html_theme = "furo"
 html_title = f"spark_hpo {release}"
