@@ -120,5 +120,7 @@ def _print(result: Result, console: Console) -> None:
         console.print(f"note: {warning}")
     if result.outlook is not None:
         console.print(result.outlook)
+    for advice in result.usage_advice:
+        console.print(advice)
     words = [program_of_environment("spark-hpo"), "report", result.config.study_dir, "--open"]
     say(f"for the full report: {shlex.join(words)}", console)

@@ -139,7 +139,7 @@ def test_process_meter_counts_children(tmp_path: Any, is_reaped: bool) -> None:
         if is_reaped:
             child.communicate("")
         values = meter.values()
-    assert 0.3 <= values["cpu_s"] < 2
+    assert 0.3 <= values["cpu_s"] < 5
     assert values["read_bytes"] >= 10 * MIB
     assert live["memory_bytes"] > own + 100 * MIB
 

@@ -522,7 +522,7 @@ def test_clip_norm_clips_the_gradient(spec: RankSpec) -> None:
 
 def use_batches(ctx: Any) -> dict[str, float]:
     for _ in ctx.batches("train"):
-        time.sleep(0.001)
+        time.sleep(0.005)
     return {"accuracy": 0.5}
 
 
@@ -559,17 +559,17 @@ def test_report_has_the_time_that_steps_waited(
     read = ArrowReader.read
 
     def read_slowly(*arguments: Any) -> Iterator[Any]:
-        time.sleep(0.3)
+        time.sleep(0.5)
         yield from read(*arguments)
 
     monkeypatch.setattr(ArrowReader, "read", read_slowly)
     slow = measure()
+    assert fast.waited_s is not None
     assert fast.wait_share is not None
-    assert fast.wait_share < 0.4
     assert slow.waited_s is not None
     assert slow.wait_share is not None
-    assert slow.waited_s >= 0.3
-    assert slow.wait_share > 0.6
+    assert fast.waited_s < 0.5 <= slow.waited_s
+    assert slow.wait_share > max(0.5, fast.wait_share)
 
 
 def test_report_has_the_waits_for_an_own_reader(spec: RankSpec) -> None:
