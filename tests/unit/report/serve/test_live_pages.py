@@ -178,8 +178,17 @@ class Events:
         self._lines = self._answer.iter_lines(chunk_size=1, decode_unicode=True)
 
     def next(self) -> dict[str, Any]:
-        line = next(line for line in self._lines if line.startswith("data: "))
-        return dict(json.loads(line.removeprefix("data: ")))
+        """Return the next event; one without parts if there is none for a quarter of a minute."""
+        line = next(line for line in self._lines if line.startswith(("data: ", ": ")))
+        return dict(json.loads(line.removeprefix("data: "))) if line.startswith("data") else {"parts": {}}
+
+    def until(self, text: str) -> dict[str, Any]:
+        """Return the first event with this text in one of its parts."""
+        deadline = time.monotonic() + LIMIT_S
+        while time.monotonic() < deadline:
+            if text in "".join((news := self.next())["parts"].values()):
+                return news
+        raise AssertionError(f"no event with {text}")
 
     def close(self) -> None:
         self._answer.close()
@@ -194,17 +203,12 @@ def test_events_follow_a_running_study(tmp_path: Path, monkeypatch: pytest.Monke
         first = events.next()
         assert "1 of 4" in first["parts"]["top"]
         assert "running" in rows.next()["parts"][f"study-{study_id}"]
-        began = time.perf_counter()
         pen.end(1, value=0.75).start(2).start(3)
-        while "0.75" not in (news := events.next())["parts"]["top"]:
-            assert time.perf_counter() - began < LIMIT_S
-        assert news["version"] > first["version"]
+        assert events.until("0.75")["version"] > first["version"]
         pen.close()
-        while "finished" not in events.next()["parts"]["top"]:
-            assert time.perf_counter() - began < LIMIT_S
+        events.until("finished")
         StudyWriter(storage=Storage(tmp_path / "later/study"), name="later").start(1)
-        while "later" not in "".join(rows.next()["parts"].values()):
-            assert time.perf_counter() - began < LIMIT_S
+        rows.until("later")
         events.close()
         rows.close()
 
@@ -251,6 +255,7 @@ def test_button_puts_a_request_into_the_directory(tmp_path: Path) -> None:
 def test_buttons_pause_and_resume_a_running_driver(tmp_path: Path) -> None:
     runner = StudyRunner(tmp_path / "study")
     config = {"objective": {"metric": "loss", "mode": "min"}, "search": {"max_resource": 9}}
+    config |= {"budget": {"trials": 30}}
     Definition.create({**config, "name": "steered", "space": SPACE.to_json()}).write(runner.storage)
     may_train = threading.Event()
     runner.training.fail = lambda _: may_train.wait(LIMIT_S) and None
@@ -263,9 +268,7 @@ def test_buttons_pause_and_resume_a_running_driver(tmp_path: Path) -> None:
         may_train.set()
         paused = page.press("pause")
         assert paused.status_code == 200, paused.text
-        while ">paused<" not in (top := events.next()["parts"]["top"]):
-            pass
-        assert "its slots are free" in top
+        assert "its slots are free" in events.until(">paused<")["parts"]["top"]
         before = len(runner.journal.trials) if runner.journal else 0
         extended = page.press("extend", "trials=+7")
         assert (extended.status_code, driver.is_alive()) == (200, True), extended.text
@@ -274,9 +277,7 @@ def test_buttons_pause_and_resume_a_running_driver(tmp_path: Path) -> None:
         assert not driver.is_alive()
         assert runner.journal is not None
         assert len(runner.journal.trials) == 30 > before
-        while "30 of 37 trials" not in (top := events.next()["parts"]["top"]):
-            pass
-        assert "extend by" in top
+        events.until("30 of 37 trials")
         events.close()
         runner.journal.close()
 
