@@ -46,20 +46,21 @@ from spark_hpo.study_dir.storage import Storage
 def command(study: str, overrides: tuple[str, ...], sync: bool, as_json: bool, log_file: str | None) -> int:
     """Resume a study that was paused or interrupted, or whose driver died.
 
-    If a driver works on the study in DIR, it gets the request to resume, and this command ends. Otherwise
+    If a driver works on the study, it gets the request to resume, and this command ends. Otherwise
     this command becomes the driver. Both undo `spark-hpo pause` and `spark-hpo stop`.
 
     DIR is the study directory, which holds the settings (without credentials) and the folder where relative
     paths begin. CONF is the study file. KEY=VALUE replaces a setting, unless decisions depend on it.
     """
     set_up_driver_logging(log_file)
-    if Path(study).is_file():
-        config, space = load_config(study, overrides), None
-    elif not sync and not overrides and is_held(Storage(study)):
-        print_answer(request(study, Verb.RESUME), as_json=as_json)
+    config = load_config(study, overrides) if Path(study).is_file() else None
+    storage = Storage(study if config is None else config.study_dir)
+    if not sync and not overrides and is_held(storage):
+        print_answer(request(storage, Verb.RESUME), as_json=as_json)
         return 0
-    else:
-        stored = load_study(Storage(study), overrides)
+    space = None
+    if config is None:
+        stored = load_study(storage, overrides)
         stored.change_to_folder()
         config, space = stored.config, stored.space
     if not sync:

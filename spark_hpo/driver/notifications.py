@@ -97,6 +97,8 @@ class Notifications(Callback):
         """Report that no trial has reported for a while, once for each stall."""
         limit_s = self._settings.stall_s
         while not self._ended.wait(limit_s / 10):
+            if self._study is not None and self._study.is_paused:
+                self._reported_at = time.monotonic()
             silent_s = time.monotonic() - self._reported_at
             if silent_s > limit_s and not self._has_stalled:
                 self._has_stalled = True

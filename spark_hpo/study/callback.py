@@ -59,6 +59,11 @@ class RunningStudy(Protocol):
         was interrupted or failed."""
         ...
 
+    @property
+    def is_paused(self) -> bool:
+        """True while a request pauses the study."""
+        ...
+
     def stop(self, reason: str) -> None:
         """Start no further assignments, let running ones finish, and end the search."""
         ...

@@ -130,6 +130,10 @@ class Study:
         return self._journal.states
 
     @property
+    def is_paused(self) -> bool:
+        return self._steering.is_paused
+
+    @property
     def excluded_files(self) -> tuple[str, ...]:
         """Files of the table that could not be read and are skipped (`data.on_bad_file: skip`)."""
         return self._failures.excluded_files

@@ -19,7 +19,10 @@ from spark_hpo.config import StudyConfig
 from spark_hpo.driver.run import run_study
 from spark_hpo.driver.webhook import SIGNATURE, Webhook
 from spark_hpo.errors import ConfigError, SparkHpoError
+from spark_hpo.report.view import load_study
+from spark_hpo.study.callback import Callback, RunningStudy
 from spark_hpo.train.context import TrainContext
+from spark_hpo.trial import Report, Trial
 from tests.support.tables import clusters_study
 
 
@@ -127,6 +130,32 @@ def test_study_reports_once_that_it_has_stalled_and_that_it_goes_on(tmp_path: Pa
     assert len(texts) == 2
     assert "has stalled" in texts[0]
     assert "goes on" in texts[1]
+
+
+@pytest.mark.medium
+def test_paused_study_has_not_stalled(tmp_path: Path, hook: Hook) -> None:
+    config = config_of(tmp_path, events=["stall"], stall_s=1.0)
+
+    class Pauses(Callback):
+        def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
+            if trial.trial_id == 0:
+                threading.Thread(target=pause).start()
+
+    def pause() -> None:
+        view = load_study(config.study_dir)
+        view.pause()
+        time.sleep(1.5)  # longer than a stall
+        view.resume()
+
+    def wait(ctx: TrainContext) -> None:
+        time.sleep(0.3)
+        ctx.report({"error": 1.0})
+
+    run_study(config, task=wait, callbacks=[Pauses()], test=False)
+    (driver,) = load_study(config.study_dir).record.drivers
+    verbs = [event.data["verb"] for event in driver.events if event.kind == "steered"]
+    assert verbs == ["pause", "resume"]
+    assert hook.messages == []
 
 
 def test_check_names_a_missing_address_before_the_study_begins(
