@@ -23,15 +23,15 @@ _SHARES: tuple[tuple[str, str, Callable[[Usage], float | None]], ...] = (
 def usage(record: StudyRecord) -> Picture:
     """Draw the share of the time that steps waited for data, and the use of the GPUs, of each attempt."""
     divisor, axis = time_axis(record)
+    measured = [attempt for attempt in record.attempts if attempt.report and attempt.report.usage]
     found = [
         (record.worked(attempt.ended or attempt.began) / divisor, str(attempt.assignment), used)
-        for attempt in record.attempts
+        for attempt in thinned(measured, _SHOWN)
         if attempt.report is not None and (used := summary(attempt.report.usage)) is not None
     ]
     traces: list[dict[str, Any]] = []
     for name, colour, share in _SHARES:
-        points = [(x, text, y) for x, text, used in found if (y := share(used)) is not None]
-        if points := thinned(points, _SHOWN):
+        if points := [(x, text, y) for x, text, used in found if (y := share(used)) is not None]:
             traces.append(
                 {
                     "x": [x for x, _, _ in points],
@@ -43,10 +43,11 @@ def usage(record: StudyRecord) -> Picture:
                     "hovertemplate": "%{text}: %{y:.0%} " + name + "<extra></extra>",
                 }
             )
+    hidden = len(measured) - len(found)
     return draw(
         traces,
         "Use by assignment",
-        _words(record),
+        _words(record) + (f" {count(hidden, 'assignment')} not shown." if hidden else ""),
         xaxis={"title": {"text": axis}, "rangemode": "tozero"},
         yaxis={"range": [-0.02, 1.02], "tickformat": ".0%"},
     )
