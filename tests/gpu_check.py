@@ -241,6 +241,7 @@ def check_parts(gpus: Sequence[int], *, rows: int) -> tuple[dict[str, Any], list
             "one rank of a group, FSDP": partial(gpu_parts.group_of_one, *of_tabular),
             "two trials on one device": partial(gpu_parts.two_trials, *of_tabular),
             "out of memory, halved": partial(gpu_parts.halved, tables["tabular"], gpus),
+            "use of a rank": partial(gpu_parts.use, tables["tabular"], gpus),
             "speed of tabular": partial(gpu_parts.speed, *of_tabular, batch_size=4096),
             "speed of image": partial(
                 gpu_parts.speed,

@@ -65,7 +65,7 @@ def test_gpu_check_passes_all_parts_on_the_cpu(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     parts = json.loads(done.stdout.splitlines()[-1])["parts"]
-    assert len(parts) == 6
+    assert len(parts) == 7
     assert parts["out of memory, halved"]["halved"] > 0
     assert all(f"| {name} |" in page.read_text() for name in parts)
 

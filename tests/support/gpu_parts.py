@@ -10,7 +10,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ from spark_hpo.data.table import Table, open_table
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.checked_task import CheckedTask
+from spark_hpo.train.context import TrainContext
 from spark_hpo.train.device_batches import on_device
 from spark_hpo.train.loop import Trainer
 from spark_hpo.train.rank import RankSpec
-from spark_hpo.train.reference import find_trainable
+from spark_hpo.train.reference import Trainable, find_trainable
 from spark_hpo.train.rendezvous.world import World
 from spark_hpo.train.strategy import FullySharded, LossModule
-from spark_hpo.train.task import Batch, TrainTask
+from spark_hpo.train.task import Batch
 from spark_hpo.train.tasks.tabular import TabularTask
 from spark_hpo.train.training_settings import Precision, TrainingSettings
 from spark_hpo.train.worker import run_rank
@@ -38,6 +39,7 @@ from spark_hpo.trial import Assignment, Report, Split
 
 LIMIT_S = 240.0
 ROOM_BYTES = 400 * 2**20  # that a process may use beyond what it has, when a batch must not fit
+_HELD_BYTES = 2**30
 ROW_NUMBERS = 2**20  # float32 numbers that a row of `Hungry` needs: 4 MB
 
 
@@ -54,7 +56,7 @@ def device_of(gpus: Sequence[int]) -> torch.device:
     return torch.device("cuda", gpus[0]) if gpus else torch.device("cpu")
 
 
-def spec_of(task: str | type[TrainTask], table: Path, study: str, **settings: Any) -> RankSpec:
+def spec_of(task: str | Trainable, table: Path, study: str, **settings: Any) -> RankSpec:
     return RankSpec(
         study_id=f"gpu-check-{study}",
         storage=Storage(study),
@@ -164,6 +166,47 @@ def _trial(task: str, params: Mapping[str, Any], table: str, study: str, gpus: S
     spec = spec_of(task, Path(table), study, batch_size=256)
     report = completed(run_rank(spec, assignment(params, 0, 1), rank=0, world_size=1, gpus=gpus))
     return report.metrics["loss"]
+
+
+def use(table: Path, gpus: Sequence[int]) -> dict[str, Any]:
+    """A reader that is slower than the processor, and faster than the GPU, keeps no step waiting there."""
+    with tempfile.TemporaryDirectory() as study:
+        spec = replace(spec_of(_multiply, table, study), table=None)
+        report = completed(run_rank(spec, assignment({}, 0, 1), rank=0, world_size=1, gpus=gpus))
+    used = report.usage[0]
+    assert used.wait_share is not None
+    if gpus:
+        assert used.wait_share < 0.2, (
+            f"steps wait {used.wait_share:.2f} of their time, but the GPU is at work"
+        )
+    if used.gpu_memory_bytes is not None:  # NVML is installed
+        assert used.gpu_memory_bytes > _HELD_BYTES
+        assert used.gpu, "the GPU was at work"
+    return {
+        "wait_share": used.wait_share,
+        "memory_bytes": used.memory_bytes,
+        "gpu": used.gpu,
+        "gpu_memory_bytes": used.gpu_memory_bytes,
+        "gpu_power_w": used.gpu_power_w,
+    }
+
+
+def _multiply(ctx: TrainContext) -> dict[str, float]:
+    """Hold memory of the device, and queue work of some 50 ms for each batch, for 4 s."""
+    is_gpu = ctx.device.type == "cuda"
+    held = torch.empty(_HELD_BYTES if is_gpu else 1, dtype=torch.uint8, device=ctx.device)
+    matrix = torch.rand(4096 if is_gpu else 256, 4096 if is_gpu else 256, device=ctx.device)
+
+    def read() -> Iterator[int]:
+        deadline = time.monotonic() + 4
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+            yield 0
+
+    for _ in ctx.timed(read()):
+        for _ in range(20):
+            matrix = (matrix @ matrix).clamp(0, 1)
+    return {"accuracy": float(matrix.mean()) + len(held) * 0}
 
 
 def halved(table: Path, gpus: Sequence[int]) -> dict[str, Any]:
