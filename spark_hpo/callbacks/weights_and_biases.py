@@ -6,6 +6,8 @@ import importlib.util
 import logging
 import math
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,8 +82,15 @@ class WeightsAndBiases(Callback):
         self._runs: WandbRuns | None = None
         self._outbox: Outbox[int, TrialRun | StudyRun] | None = None
         self._name = ""
+        self._is_complete = True
 
     def on_study_start(self, study: RunningStudy) -> None:
+        self._open(study)
+        self._put_study(_study_run(study))
+        self._put_changed(study)
+
+    def _open(self, study: RunningStudy) -> None:
+        """Start the thread that writes."""
         self._name = str(study.definition.config.get("name", "study"))
         (self._folder / "wandb").mkdir(parents=True, exist_ok=True)
         self._runs = WandbRuns(
@@ -95,27 +104,39 @@ class WeightsAndBiases(Callback):
             group=self._group,
         )
         self._outbox = Outbox("spark_hpo-wandb", self._write, on_outage=self._warn, at_end=self._runs.close)
-        self._outbox.put(_STUDY, _study_run(study))
-        self._put_changed(study)
 
     def on_assigned(self, study: RunningStudy, assignment: Assignment) -> None:
         self._put(_trial_run(study, study.trials[assignment.trial_id]))
 
     def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
         self._put(_trial_run(study, trial))
-        if study.best is not None and study.best.trial_id == trial.trial_id and self._outbox is not None:
-            self._outbox.put(_STUDY, _study_run(study))
+        if study.best is not None and study.best.trial_id == trial.trial_id:
+            self._put_study(_study_run(study))
 
     def on_trial_end(self, study: RunningStudy, trial: Trial) -> None:
         self._put(_trial_run(study, trial))
 
     def on_study_end(self, study: RunningStudy) -> None:
-        if self._outbox is None:
-            return
-        self._put_changed(study)
-        self._outbox.put(_STUDY, _study_run(study, has_ended=True))
+        if self._outbox is not None:
+            self._put_changed(study)
+            self._put_study(_study_run(study, has_ended=True))
+            self._close()
+
+    def on_tested(self, study: RunningStudy, trial: Trial, metrics: Mapping[str, float]) -> None:
+        if not self._is_complete:
+            return  # an outage; the next call writes this, too
+        ended = _study_run(study, has_ended=True)
+        tested = {f"test.{name}": value for name, value in metrics.items()}
+        self._open(study)
+        self._put_study(replace(ended, summary={**ended.summary, **tested}))
+        self._close()
+
+    def _close(self) -> None:
+        """Wait for what is not written yet, and end the thread."""
+        assert self._outbox is not None
         missing = self._outbox.close(_CLOSE_S)
         self._outbox = None
+        self._is_complete = not missing
         if missing:
             logger.warning(
                 "Weights & Biases lacks %d runs of study %r. The journal has them: run the same command "
@@ -123,6 +144,10 @@ class WeightsAndBiases(Callback):
                 missing,
                 self._name,
             )
+
+    def _put_study(self, run: StudyRun) -> None:
+        if self._outbox is not None:
+            self._outbox.put(_STUDY, run)
 
     def _put_changed(self, study: RunningStudy) -> None:
         """Take over the trials that are not there in their present state, with their tags."""

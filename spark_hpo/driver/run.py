@@ -46,7 +46,7 @@ from spark_hpo.errors import (
 from spark_hpo.search.methods import METHODS_VERSION
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.study import Search, Study
-from spark_hpo.study.callback import Callback
+from spark_hpo.study.callback import Callback, call_each
 from spark_hpo.study.dispatch import DispatchPolicy
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.driver_settings import Settings
@@ -155,6 +155,8 @@ def run_study(
                 assert best is not None, "run raises when no trial has succeeded"
                 record_constant_answer(plan, table, best, study.excluded_files)
                 best, tested, test_error = _complete_best(plan, study, best, test=test)
+                if tested:
+                    call_each(callbacks, Callback.on_tested, study, best, tested)
             model, is_published = _publish(plan, table, tracker, best, tested, test_error)
             study.refuse_requests()
             journal.closed(stopped_by)

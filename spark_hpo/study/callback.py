@@ -74,7 +74,7 @@ class Callback:
 
     The calls for a trial that is promoted once and then stopped:
         on_study_start, on_trial_start, on_assigned, on_report, on_assigned, on_report, on_trial_end,
-        on_study_end
+        on_study_end, on_tested
 
     Methods are called one at a time, in the order of the journal, after the event is in the journal. The
     driver waits for them, so do slow work in a thread. Exceptions are logged and the study continues, except
@@ -98,7 +98,10 @@ class Callback:
         """A trial is stopped, completed or failed. Not called for paused trials, which may be promoted."""
 
     def on_study_end(self, study: RunningStudy) -> None:
-        """The driver ends; see `study.stopped_by`."""
+        """The search ends; see `study.stopped_by`."""
+
+    def on_tested(self, study: RunningStudy, trial: Trial, metrics: Mapping[str, float]) -> None:
+        """After the search: the best trial has these metrics on the test split."""
 
 
 def call_each(

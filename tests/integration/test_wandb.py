@@ -131,6 +131,7 @@ def test_run_of_the_study_has_the_winner_and_the_leaderboard(
     assert study.summary["best.trial"] == best.trial_id
     assert study.summary["best.loss"] == best.metrics["loss"]
     assert study.summary["best.params.rate"] == best.params["rate"]
+    assert study.summary["test.loss"] == result.test["loss"] == 0.0
     assert study.history[-1]["leaderboard"]["nrows"] == len(result.study.trials)
     assert study.config["objective"]["metric"] == "loss"
     assert [name for name, run in runs.items() if "best" in run.tags] == [f"trial {best.trial_id}"]
