@@ -91,6 +91,7 @@ def connect(
             client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=registry_uri or uri)
             experiment_id = _experiment_id(client, uri, experiment, artifact_location)
         store = StudyRuns(client, experiment_id, card)
+        store.describe_experiment()
         store.describe()
         return store
 

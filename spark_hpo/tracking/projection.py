@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from spark_hpo.objective import Objective
+from spark_hpo.objective import Mode, Objective
 from spark_hpo.tracking.system_metrics import system_metrics
 from spark_hpo.trial import Measurement, Trial, TrialState, flatten
 
@@ -104,6 +104,15 @@ def project(trial: Trial, *, written: bool = False, points: int = 0) -> RunUpdat
             WRITTEN: str(trial.changed_at),
         },
     )
+
+
+def experiment_tags(objective: Objective) -> dict[str, str]:
+    """Return tags with which MLflow's page of an experiment shows runs, and charts the objective first."""
+    return {
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.experiment.primaryMetric.name": name(objective.metric),
+        "mlflow.experiment.primaryMetric.greaterIsBetter": str(objective.mode is Mode.MAX),
+    }
 
 
 def best_tags(best: Trial) -> dict[str, str]:

@@ -147,6 +147,13 @@ class StudyRuns:
         if self.card.table is not None:  # MLflow keeps one of several equal inputs
             self.client.log_inputs(self.run_id, [self.card.table.to_mlflow()])
 
+    def describe_experiment(self) -> None:
+        """Say what the experiment's page shows, unless another study or its owner has."""
+        there = self.client.get_experiment(self.experiment_id).tags
+        for key, value in projection.experiment_tags(self.card.objective).items():
+            if key not in there:
+                self.client.set_experiment_tag(self.experiment_id, key, value)
+
     def write_outcome(self, outcome: Outcome) -> None:
         """Write leaderboard, artifacts, metrics and front; then the status, also of unfinished trials."""
         tags = dict(outcome.tags)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,17 @@ def test_study_is_a_parent_run_without_secrets(uri: str, tmp_path: Path) -> None
     assert run.data.tags["mlflow.source.git.commit"] == "0123abc"
     tracker.close(10)
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"canary" in file.read_bytes()]
+
+
+def test_experiment_shows_the_metric_of_its_first_study(uri: str) -> None:
+    loss = replace(CARD, study_id="another", objective=Objective(metric="loss", mode=Mode.MIN))
+    for card in (CARD, loss):
+        tracker = MlflowTracker(uri, "tests", card)
+        tags = tracker.client.get_experiment(tracker.experiment_id).tags
+        assert tags["mlflow.experiment.primaryMetric.name"] == "accuracy"
+        assert tags["mlflow.experiment.primaryMetric.greaterIsBetter"] == "True"
+        assert tags["mlflow.experimentKind"] == "custom_model_development"
+        tracker.close(10)
 
 
 def test_artifacts_are_stored_beside_the_database(uri: str, tmp_path: Path) -> None:
