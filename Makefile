@@ -10,7 +10,7 @@ unexport SPARK_HOME
 # Without it, each of the hundreds of processes of the tests would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup tune test test-fast test-slow test-faults test-hosts test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict bench-checkpoint bench-tabular bench-usage bench-hypergradient bench-install test-modern test-spark35 test-dbr test-large screenshots gpu-check audit test-airflow docs linkcheck dist test-dist picture clean
+.PHONY: setup tune test test-fast test-slow test-faults test-hosts test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict bench-checkpoint bench-tabular bench-usage bench-hypergradient bench-install test-modern test-spark35 test-dbr test-large screenshots gpu-check audit test-airflow test-pipelines test-image docs linkcheck dist test-dist picture clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -138,6 +138,15 @@ screenshots: setup java  ## docs/images/report.png, of the quickstart's study; i
 test-large: setup  ## 20 GB of decoded rows train in 1.5 GB; a quarter of an hour, and 20 GB of disk
 	$(BIN)/python -m pytest -s tests/large
 
+test-pipelines: setup java build/pipelines/installed  ## DVC, Kubeflow Pipelines and the Spark operator's schema; five minutes
+	$(BIN)/python -m pytest tests/pipelines
+
+# In a mount namespace of its own, so that nothing of the machine stays mounted in the root.
+test-image: setup  ## conf/Dockerfile, built in a bare Debian, and a study in it; ten minutes; root, debootstrap
+	rm -rf build/image
+	debootstrap --variant=minbase bookworm build/image http://deb.debian.org/debian
+	unshare --mount $(BIN)/python -m pytest tests/image
+
 docs: setup  ## the documentation site, in build/site; every warning is an error
 	$(BIN)/python -m sphinx -q -E -W --keep-going -b html -c docs -d build/doctrees . build/site
 	cp build/site/README.html build/site/index.html
@@ -189,12 +198,12 @@ clean:  ## remove build outputs and, after asking, the tables and studies of the
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is needed: apt-get install python3.11-venv" >&2; exit 1; }
 	awk -F== '!known[$$1]++' $$($(BIN)/python -c 'import sys; print("constraints-modern.txt" * (sys.version_info > (3, 13)))') constraints.txt > .venv/constraints.txt
 	@echo "Installing spark_hpo and its packages into .venv, which takes two minutes or so. pip writes to .venv/pip.log"
-	@rm -f .venv/pip.log; $(BIN)/python -m pip install --log .venv/pip.log --quiet --constraint .venv/constraints.txt --editable '.[petastorm,s3,delta,iceberg,examples,optuna,replay,connect,transformers,lightning,docs,tensorboard,notebook,dev]' & \
+	@rm -f .venv/pip.log; $(BIN)/python -m pip install --log .venv/pip.log --quiet --constraint .venv/constraints.txt --editable '.[petastorm,s3,delta,iceberg,examples,optuna,replay,connect,transformers,lightning,docs,tensorboard,wandb,notebook,dev]' & \
 	pip=$$!; began=$$(date +%s); while sleep 5 && kill -0 $$pip 2>/dev/null; do \
 	echo "  $$(( $$(date +%s) - began )) s: $$(sed -n 's/^[^ ]* *\(Collecting\|Downloading\|Building\|Installing\) \([^ ]*\).*/\1 \2/p' .venv/pip.log | tail -n 1)"; done; wait $$pip
 	@touch $@
 
-EXTRAS_modern := s3,examples,optuna,replay,connect,transformers,lightning,tensorboard,notebook,dev
+EXTRAS_modern := s3,examples,optuna,replay,connect,transformers,lightning,tensorboard,wandb,notebook,dev
 EXTRAS_spark35 := petastorm,$(EXTRAS_modern)
 
 build/modern/installed build/spark35/installed: build/%/installed: build/%/constraints.txt build/%/python pyproject.toml
@@ -231,6 +240,11 @@ build/airflow/installed:
 	curl -fsSL $(AIRFLOW_CONSTRAINTS) -o build/airflow/constraints.txt || : > build/airflow/constraints.txt
 	build/airflow/bin/python -m pip install --quiet --constraint build/airflow/constraints.txt \
 		apache-airflow==$(AIRFLOW) apache-airflow-providers-apache-spark
+	@touch $@
+
+build/pipelines/installed:  # their packages do not go together with ours
+	$(PYTHON) -m venv build/pipelines
+	build/pipelines/bin/python -m pip install --quiet dvc==3.67.1 kfp==2.17.3 kubeflow-spark-api==2.4.0
 	@touch $@
 
 build/peers/installed: pyproject.toml  # peers whose packages do not go together with petastorm's
