@@ -159,8 +159,14 @@ class Steering:
         self._apply_to_driver(was)
         if asked.id:
             self._inbox.answer(asked.id, reply, message)
-        logger.info(
-            "%s by %s: %s%s", asked.verb, asked.by, "" if reply is Reply.DONE else "refused: ", message
+        is_notable = asked.verb in _COURSE and reply is Reply.DONE  # to whoever watches the driver's terminal
+        logger.log(
+            logging.WARNING if is_notable else logging.INFO,
+            "%s by %s: %s%s",
+            asked.verb,
+            asked.by,
+            "" if reply is Reply.DONE else "refused: ",
+            message,
         )
 
     def _apply_to_search(self, effect: Mapping[str, Any]) -> int | None:

@@ -35,7 +35,7 @@ TIMEOUT_S = (
 
 _ID = re.compile(r"\d{20}-[0-9a-f]{8}")  # nanoseconds since 1970, and a random part
 _NUMBER_AS_TEXT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
-_POLL_S = 0.1
+_POLL_S, _REMOTE_POLL_S = 0.1, 0.5  # between two looks for an answer; on an object store
 _LEASE_POLL_S = 2.0
 _KEPT_ANSWERS_S = 3600.0  # those that nobody has waited for
 _MOST_BYTES = 1_000_000
@@ -164,7 +164,7 @@ def _wait(storage: Storage, asked: Request, timeout_s: float) -> Answer:
             break
         if time.monotonic() >= look_at_lease:
             has_driver, look_at_lease = is_held(storage), time.monotonic() + _LEASE_POLL_S
-        time.sleep(_POLL_S)
+        time.sleep(_REMOTE_POLL_S if storage.local is None else _POLL_S)
     if has_driver:
         message = (
             f"the driver has not answered for {timeout_s:.0f} s, because it is starting or ending; it takes "
