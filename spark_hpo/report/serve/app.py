@@ -117,13 +117,13 @@ def build_app(catalog: Catalog, access: Access) -> FastAPI:
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     app.add_middleware(Guard, access=access)
 
-    def shown(study_id: str, draw: Callable[[Entry], str | None]) -> Response:
-        entry = catalog.get(study_id)
+    def shown(study_id: str, draw: Callable[[Entry], str | None], *, is_patient: bool = True) -> Response:
+        entry = catalog.get(study_id, is_patient=is_patient)
         if entry is None:
             return HTMLResponse(
                 pages.problem("No such study", "It is not below the directories any more."), 404
             )
-        if entry.tally is None:
+        if entry.tally is None and (is_patient or entry.error is not None):
             return HTMLResponse(pages.problem(entry.name, entry.error or "It cannot be read."), 503)
         try:
             text = draw(entry)
@@ -139,7 +139,7 @@ def build_app(catalog: Catalog, access: Access) -> FastAPI:
 
     @app.get("/study")
     def study(id: str, fresh: bool = False) -> Response:
-        return shown(id, lambda entry: pages.study(entry, fresh=fresh))
+        return shown(id, lambda entry: pages.study(entry, fresh=fresh), is_patient=fresh)
 
     @app.get("/trials")
     def trials(id: str, page: int = 1, state: str | None = None) -> Response:

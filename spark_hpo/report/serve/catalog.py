@@ -37,6 +37,8 @@ _REMOTE = 50.0  # times that, of an object store
 _BUSY_SHARE = 0.25  # of the time may go into reading one study
 _DISCOVERY_S = 3.0
 _FRESH_S = 1.0  # a page may show what was read so long ago
+_PATIENCE_S = 0.4  # a page waits so long for studies that are read for the first time
+_LIMIT_S = 120.0  # and so long if it cannot do without
 
 
 @dataclass(eq=False)
@@ -51,7 +53,8 @@ class Entry:
     version: int = 0  # changes with everything that a page shows
     due: float = 0.0  # when to look again
     looked: float = 0.0
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    reading: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    using: Any = field(default_factory=threading.RLock, repr=False)  # a lock, held while the tally is used
     drawing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +72,13 @@ class Entry:
 
     @property
     def look(self) -> Look | None:
-        return None if self.tally is None else self.tally.look(self.holder)
+        with self.using:
+            return None if self.tally is None else self.tally.look(self.holder)
+
+    @property
+    def is_read(self) -> bool:
+        """False until it has been read for the first time."""
+        return self.version > 0
 
     @property
     def is_running(self) -> bool:
@@ -77,7 +86,9 @@ class Entry:
 
     def refresh(self) -> bool:
         """Read what is new, and return whether anything that a page shows has changed."""
-        with self.lock:
+        if not self.reading.acquire(blocking=False):
+            return False  # another thread is reading
+        try:
             self.looked = time.monotonic()
             try:
                 self._read()
@@ -92,19 +103,29 @@ class Entry:
                 return False
             self._shown, self.version = shown, self.version + 1
             return True
+        finally:
+            self.reading.release()
 
     def _read(self) -> None:
-        if self.tally is None:
-            self._tail, self.tally = Tail(self.storage), Tally.begin(self.storage)
+        tally = self.tally
+        if tally is None:
+            self._tail, tally = Tail(self.storage), Tally.begin(self.storage)
         # The lease is read first, so that a driver that ends meanwhile is shown as running, not as failed.
-        self.holder = Holder.read(self.storage)
+        holder = Holder.read(self.storage)
         events, is_new = self._tail.read()
         if is_new:
-            self.tally = Tally.begin(self.storage)
+            tally = Tally.begin(self.storage)
+        settings = tally.settings
         if self._settings_due and events:  # a driver writes them after it has opened the journal
-            self.tally.settings = Settings.load(self.storage)
+            settings = Settings.load(self.storage)
         self._settings_due = any(event.kind is EventKind.OPENED for event in events)
-        self.tally.add(events)
+        if tally is not self.tally:  # nobody else has seen it
+            tally.add(events)
+        with self.using:
+            if tally is self.tally:
+                tally.add(events)
+            tally.settings = settings
+            self.tally, self.holder = tally, holder
 
 
 @dataclass(eq=False)
@@ -140,22 +161,34 @@ class Catalog:
         self._wake.set()
 
     def entries(self) -> list[Entry]:
-        """Return all studies, those that run first, then by their last event; read at most a second ago."""
+        """Return all studies, those that run first, then by their last event; read at most a second ago.
+
+        Large studies that have just been found may not be read yet.
+        """
         self._discover()
-        for entry in self._entries.values():
-            self._freshen(entry)
-        return sorted(self._entries.values(), key=_order)
+        entries = self.known()
+        self._wait_for(entries, _PATIENCE_S)
+        deadline = time.monotonic() + _PATIENCE_S
+        for entry in entries:
+            if time.monotonic() < deadline:
+                self._freshen(entry)
+        return sorted(entries, key=_order)
 
     def known(self) -> list[Entry]:
         """Return the studies that were found so far, without reading anything."""
         return list(self._entries.values())
 
-    def get(self, study_id: str) -> Entry | None:
-        """Return a study, read at most a second ago."""
+    def get(self, study_id: str, *, is_patient: bool = True) -> Entry | None:
+        """Return a study, read at most a second ago.
+
+        Args:
+            is_patient: wait until it has been read for the first time, however large it is.
+        """
         if study_id not in self._entries:
             self._discover()
         entry = self._entries.get(study_id)
         if entry is not None:
+            self._wait_for([entry], _LIMIT_S if is_patient else _PATIENCE_S)
             self._freshen(entry)
         return entry
 
@@ -177,7 +210,18 @@ class Catalog:
                 self._readers.popitem(last=False)
         return record
 
+    def _wait_for(self, entries: Sequence[Entry], limit_s: float) -> None:
+        """Wait until the thread has read these studies for the first time."""
+        deadline = time.monotonic() + limit_s
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            if all(entry.is_read for entry in entries):
+                return
+            self.wake()
+            time.sleep(0.01)
+
     def _freshen(self, entry: Entry) -> None:
+        if not entry.is_read and self._thread.is_alive():
+            return
         if time.monotonic() - entry.looked > _FRESH_S * (1.0 if entry.storage.local else _REMOTE / 10):
             self._look(entry)
 
@@ -188,7 +232,7 @@ class Catalog:
     def _follow(self) -> None:
         while not self._is_closed:
             watched = self.watched()
-            if watched is None:
+            if watched is None and self._discovered >= 0 and all(entry.is_read for entry in self.known()):
                 self._wake.wait()
                 self._wake.clear()
                 continue
@@ -198,7 +242,7 @@ class Catalog:
                     if time.monotonic() >= entry.due and not self._is_closed:
                         began = time.monotonic()
                         self._look(entry)
-                        self._set_due(entry, time.monotonic() - began, entry.id in watched)
+                        self._set_due(entry, time.monotonic() - began, entry.id in (watched or ()))
             except Exception:  # the page must live; the next round tries again
                 logger.warning("cannot follow the studies", exc_info=True)
             self._wake.wait(_WATCHED_S if watched else _RUNNING_S / 4)

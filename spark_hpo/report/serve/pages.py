@@ -196,9 +196,16 @@ class Pages:
 
 def row_of(entry: Entry) -> dict[str, Any]:
     """Return what the list and the top of a page show of a study."""
+    with entry.using:
+        return _row_of(entry)
+
+
+def _row_of(entry: Entry) -> dict[str, Any]:
     look, tally = entry.look, entry.tally
     row: dict[str, Any] = {"id": entry.id, "name": entry.name, "url": entry.url, "error": entry.error}
-    row |= {"look": look, "tally": tally, "state": "unreadable", "badge": "cut", "words": ""}
+    row |= {"look": look, "tally": tally, "state": "unreadable", "badge": "bad", "words": ""}
+    if not entry.is_read:
+        return row | {"look": None, "state": "reading", "badge": "live", "words": "its journal is being read"}
     if look is None or tally is None:
         return row
     return row | {
@@ -252,10 +259,11 @@ def _best_id(record: StudyRecord) -> int | None:
 
 
 def _path(entry: Entry) -> Path:
-    tally, look = entry.tally, entry.look
-    assert tally is not None
-    assert look is not None
-    return Path(name=entry.name, steps=tally.steps, seconds=look.seconds, resource=tally.resource)
+    with entry.using:
+        tally, look = entry.tally, entry.look
+        assert tally is not None
+        assert look is not None
+        return Path(name=entry.name, steps=list(tally.steps), seconds=look.seconds, resource=tally.resource)
 
 
 def _shown(item: Any) -> str:
