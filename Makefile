@@ -131,9 +131,10 @@ picture: setup java  ## docs/images/run.svg, a study on a terminal; some minutes
 gpu-check:  ## training on a real GPU, in 8 minutes; needs torch and pyarrow only
 	PYTHONPATH=. $(firstword $(wildcard $(BIN)/python) $(PYTHON)) tests/gpu_check.py --page docs/benchmarks/gpu.md
 
-screenshots: setup java  ## docs/images/report.png, of the quickstart's study; it is run first where it is not there
+screenshots: setup java  ## docs/images/*.png, of the quickstart's study, which is run first where it is not there
 	test -f studies/quickstart/report.html || $(MAKE) tune
 	$(BIN)/python -m tests.screenshots studies/quickstart docs/images/report.png
+	$(BIN)/python -m tests.live_screenshots docs/images
 
 test-large: setup  ## 20 GB of decoded rows train in 1.5 GB; a quarter of an hour, and 20 GB of disk
 	$(BIN)/python -m pytest -s tests/large

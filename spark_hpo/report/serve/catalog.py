@@ -47,6 +47,7 @@ class Entry:
 
     storage: Storage
     id: str
+    place: str  # of its directory, as people call it
     tally: Tally | None = None
     holder: Holder | None = None
     error: str | None = None  # why it cannot be read
@@ -258,18 +259,19 @@ class Catalog:
         with self._lock:
             if time.monotonic() - self._discovered < _DISCOVERY_S:
                 return
-            found: list[Storage] = []
+            found: dict[str, Storage] = {}  # by place
             errors = []
             for url in self.urls:
+                root = Storage(url).url
                 try:
-                    found += studies_below(url)
+                    found |= {url.rstrip("/") + s.url.removeprefix(root): s for s in studies_below(url)}
                 except (SparkHpoError, OSError) as exc:
                     errors.append(redact(str(exc)))
             self.error = "; ".join(errors) or None
             entries = {}
-            for storage in found:
+            for place, storage in found.items():
                 study_id = hashlib.sha256(storage.url.encode()).hexdigest()[:12]
-                entries[study_id] = self._entries.get(study_id) or Entry(storage, study_id)
+                entries[study_id] = self._entries.get(study_id) or Entry(storage, study_id, redact(place))
             if errors:  # a store may be unavailable for a moment
                 entries = {**self._entries, **entries}
             self._entries = entries

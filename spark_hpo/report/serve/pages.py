@@ -202,7 +202,7 @@ def row_of(entry: Entry) -> dict[str, Any]:
 
 def _row_of(entry: Entry) -> dict[str, Any]:
     look, tally = entry.look, entry.tally
-    row: dict[str, Any] = {"id": entry.id, "name": entry.name, "url": entry.url, "error": entry.error}
+    row: dict[str, Any] = {"id": entry.id, "name": entry.name, "place": entry.place, "error": entry.error}
     row |= {"look": look, "tally": tally, "state": "unreadable", "badge": "bad", "words": ""}
     if not entry.is_read:
         return row | {"look": None, "state": "reading", "badge": "live", "words": "its journal is being read"}
