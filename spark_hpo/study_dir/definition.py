@@ -17,6 +17,8 @@ _NAME = "study.json"
 _VERSION = 1
 _CURE = "Restore it, or choose another study_dir (`storage=` in tune)."
 
+_OTHER_RANGES = "To give new trials of this study other ranges: spark-hpo narrow."
+
 # Settings that may change between two drivers of one study, because no decision in the journal depends on
 # them. They are not in study.json: some, such as a tracking URI or Spark settings, may contain credentials.
 # settings.json has them, redacted.
@@ -151,7 +153,8 @@ class Definition:
             if before.get(key) != now.get(key)
         ]
         if changed:
-            raise ConfigError.several(changed, cure=_CURE)
+            of_space = any(error.key.startswith("space") for error in changed)
+            raise ConfigError.several(changed, cure=f"{_CURE} {_OTHER_RANGES}" if of_space else _CURE)
 
     def agrees(self, config: Mapping[str, Any], prefix: str, *, defaults: Mapping[str, Any]) -> bool:
         """Return True if the settings whose dotted key has this prefix are those of the study."""
