@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 from spark_hpo.redact import redact
 from spark_hpo.study_dir.storage import Storage
 
-_NAME = "mlflow.json"
+_NAME = "tracking.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
