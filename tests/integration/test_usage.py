@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from spark_hpo import load_study
+from spark_hpo.cli import main
 from spark_hpo.data.readers.arrow_reader import ArrowReader
 from spark_hpo.driver.run import run_study
+from tests.support.command_line import run_in_process
 from tests.support.mlflow_database import write_database
 from tests.support.tables import clusters_study, write_clusters
 
@@ -52,32 +54,34 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def train(ctx: Any) -> dict[str, float]:
+    """Use each batch for a moment, and leave no model."""
+    if not ctx.is_evaluation:
+        for _ in ctx.batches("train"):
+            time.sleep(0.02)
+    return {"accuracy": 0.5}
+
+
 def test_ranks_of_a_slow_reader_wait_and_those_of_a_fast_one_do_not(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def study(name: str) -> Any:
         data = {"path": str(folder / "table"), "reader": "arrow", "cache": {"enabled": False}}
-        changes = {
-            "data": data,
-            "study_dir": str(folder / name),
-            "search": {"max_resource": 1},
-            "budget": {"trials": 3},
-        }
-        config = clusters_study(folder, **changes)
-        run_study(config)
+        config = clusters_study(folder, data=data, study_dir=str(folder / name), search={"max_resource": 1})
+        run_study(config, task=train, test=False)
         return load_study(folder / name)
 
     fast = study("fast")
     read = ArrowReader.read
 
     def read_slowly(*arguments: Any) -> Iterator[Any]:
-        time.sleep(0.4)
+        time.sleep(0.7)
         yield from read(*arguments)
 
     monkeypatch.setattr(ArrowReader, "read", read_slowly)
     slow = study("slow")
     assert fast.usage_advice == ()
-    advice = " ".join(slow.usage_advice)
+    (advice,) = slow.usage_advice
     assert "data.cache" in advice
     assert slow.usage.wait_share.median() > 0.5
     assert advice in Path(slow.report()).read_text()
@@ -106,3 +110,5 @@ def test_processes_of_data_loaders_count_for_their_rank(folder: Path) -> None:
     assert (usage.memory_bytes > 350 * MIB).all()
     (advice,) = study.usage_advice
     assert "num_workers" in advice
+    ended = run_in_process(main, ["resume", config.study_dir], folder)
+    assert advice.split(":")[0] in " ".join(ended.stdout.split())
