@@ -85,7 +85,11 @@ with DAG(
     params={
         "study_file": Param(f"{JOBS.parent}/conf/quickstart.yaml", type="string"),
         "folder": Param("/mnt/studies", type="string", description="shared by workers and executors"),
-        "prepare": Param("digits", type="string", description="arguments of prepare_data.py"),
+        "prepare": Param(
+            "digits --fractions 0.7,0.15,0.15 --row-group-rows 128",  # as the study file has them
+            type="string",
+            description="arguments of prepare_data.py",
+        ),
         "overrides": Param("", type="string", description="key=value ..., as on the command line"),
     },
     tags=["spark_hpo"],

@@ -146,7 +146,7 @@ def _epochs(searcher: Source, space: Mapping[str, Any], records_per_epoch: Any) 
     searcher.note(
         "max_length",
         f"{length} {unit}: the study counts epochs, or parts of the table with search.resource: rows; "
-        "set search.max_resource",
+        "set search.max_resource to the epochs of a trial",
     )
     return None
 
