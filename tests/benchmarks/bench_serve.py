@@ -54,7 +54,8 @@ def main() -> None:
             write_large(Path(folder) / f"many/{number}", options.trials // 10).die()
         with served(Path(folder) / "many") as (address, server):
             before = server.memory_info().rss
-            requests.get(address, timeout=600)
+            while ">reading<" in requests.get(address, timeout=600).text:
+                time.sleep(0.1)
             grown = (server.memory_info().rss - before) / 2**20
             show(f"memory, {options.studies} studies of {options.trials // 10:,} trials", f"{grown:.0f} MiB")
         large.die()

@@ -75,6 +75,7 @@ class Tally:
             self.price = StoppingConfig.model_validate(config.get("stopping", {})).price_per_slot_hour
         except (LookupError, TypeError, ValueError, AttributeError) as exc:
             raise JournalError(f"study.json is damaged or of another version: {type(exc).__name__}") from None
+        self._counts: Counter[TrialState] = Counter()
         self._rank: tuple[int, Score] = (0, NO_SCORE)
         self._begun: dict[AssignmentKey, tuple[int, str]] = {}  # resource_from and split
         self._resources: dict[int, int] = {}  # by trial, before the slot in flight
@@ -131,7 +132,8 @@ class Tally:
         elif event.kind in _REPORTS:
             self._report(event)
         elif event.kind is EventKind.SETTLED:
-            self.states |= dict.fromkeys(data["trials"], TrialState(data["state"]))
+            for trial_id in data["trials"]:
+                self._put(trial_id, TrialState(data["state"]))
         elif event.kind is EventKind.STEERED:
             self.steered.apply(event)
         if event.kind in (EventKind.OPENED, EventKind.CLOSED):
@@ -145,7 +147,7 @@ class Tally:
         self.running[key] = event.time
         self._begun[key] = event.data["resource_from"], event.data["split"]
         if event.data["split"] == Split.VALIDATION:
-            self.states[trial_id] = TrialState.RUNNING
+            self._put(trial_id, TrialState.RUNNING)
             if fold is not None:
                 self._with_folds.add(trial_id)
 
@@ -163,11 +165,18 @@ class Tally:
         self.resource += data["resource"] - begun
         self._resources[trial_id] = data["resource"]
         has_failed, is_pruned = data.get("failure") is not None, data.get("is_pruned", False)
-        self.states[trial_id] = (
-            TrialState.FAILED if has_failed else TrialState.STOPPED if is_pruned else TrialState.PAUSED
+        self._put(
+            trial_id,
+            TrialState.FAILED if has_failed else TrialState.STOPPED if is_pruned else TrialState.PAUSED,
         )
         if not (has_failed or is_pruned):
             self._score(event, trial_id)
+
+    def _put(self, trial_id: int, state: TrialState) -> None:
+        if (before := self.states.get(trial_id)) is not None:
+            self._counts[before] -= 1
+        self._counts[state] += 1
+        self.states[trial_id] = state
 
     def _score(self, event: Event, trial_id: int) -> None:
         metrics, resource = event.data["metrics"], event.data["resource"]
@@ -189,7 +198,7 @@ class Tally:
 
     @property
     def _out(self) -> int:
-        return sum(state.is_out for state in self.states.values())
+        return sum(count for state, count in self._counts.items() if state.is_out)
 
     def ending(self) -> Ending | None:
         """Return how the last driver ended."""
@@ -203,7 +212,7 @@ class Tally:
         """
         is_running, now = holder is not None and holder.seems_alive(), time.time()
         seconds = self.worked(now if is_running and not self.is_closed else self._ended)
-        counts = Counter(self.states.values())
+        counts = self._counts
         names = {} if is_running else {TrialState.RUNNING: "unfinished"}
         return Look(
             state=self._state(holder, is_running=is_running),

@@ -131,6 +131,8 @@ def read(node: Node, key: Key, value: Any, point: Point) -> None:
 def _read_option(options: tuple[Node, ...], key: Key, value: Any, point: Point) -> None:
     intended: list[SpaceError] = []
     for i, option in enumerate(options):
+        if not _may_fit(option, value):
+            continue  # most options do not, and an error for each would take most of the time
         inner: Point = {key: i}
         try:
             read(option, (*key, i), value, inner)
@@ -147,6 +149,16 @@ def _read_option(options: tuple[Node, ...], key: Key, value: Any, point: Point) 
         raise SpaceError(f"must be one of {constants}", value=value)
     or_constant = f", such as {constants}" if constants else ""
     raise SpaceError(f"must fit one of the {len(options)} options{or_constant}", value=value)
+
+
+def _may_fit(option: Node, value: Any) -> bool:
+    """Return False if the constants of an option rule the value out."""
+    match option:
+        case Constant(expected):
+            return same_json(value, expected)
+        case Group():
+            return _names_option(option, value)
+    return True
 
 
 def _names_option(option: Node, value: Any) -> bool:
