@@ -51,10 +51,19 @@ def with_final(trial: Trial, finals: Mapping[int, Report]) -> Trial:
 
 
 def best_reported(
-    trials: Mapping[int, Trial], reports: Iterable[Report], objective: Objective
+    trials: Mapping[int, Trial],
+    reports: Iterable[Report],
+    objective: Objective,
+    *,
+    winner: int | None = None,
 ) -> Trial | None:
-    """Return the best trial after these reports, none of which is of a test."""
-    return next(iter(each_at_its_best(trials, reports, objective)), None)
+    """Return the best trial after these reports, none of which is of a test.
+
+    Args:
+        winner: the trial that has won against the other finalists, which is the best then.
+    """
+    at_best = each_at_its_best(trials, reports, objective)
+    return next((t for t in at_best if t.trial_id == winner), next(iter(at_best), None))
 
 
 def each_at_its_best(

@@ -14,8 +14,11 @@ from typing import Any
 from spark_hpo.objective import Score
 from spark_hpo.redact import redact
 
-AssignmentKey = tuple[int, int | None]
-"""A trial and, if its folds are assignments of their own, the fold. At most one of a key is in flight."""
+Part = int | str | None
+"""A fold of a trial, by number, or its training with another seed, such as `seed-2`; None: the trial."""
+
+AssignmentKey = tuple[int, Part]
+"""A trial, and the part of it that is an assignment of its own. At most one of a key is in flight."""
 
 Params = Mapping[str, Any]
 """Parameters by name: numbers, strings, booleans, None, or nested mappings and lists of these."""
@@ -98,6 +101,11 @@ _JOURNAL_KEYS = {"excluded_files": "without", "is_define_by_run": "is_proposal"}
 _FIELDS = {key: field for field, key in _JOURNAL_KEYS.items()}
 
 
+def part_of(fold: int | None, repeat: int | None) -> Part:
+    """Return the part of a trial that a fold or a training with another seed is."""
+    return fold if repeat is None else f"seed-{repeat}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """Work for a backend: train one trial from `resource_from` to `resource_to`.
@@ -119,10 +127,15 @@ class Assignment:
     is_define_by_run: bool = False  # the trial chooses its parameters as it runs
     fold: int | None = None  # 1, 2, ...: train and evaluate this fold, from scratch; None: no folds
     purpose: Purpose = Purpose.SEARCH
+    repeat: int | None = None  # 1, 2, ...: train a finalist again with this other seed
+
+    @property
+    def part(self) -> Part:
+        return part_of(self.fold, self.repeat)
 
     @property
     def key(self) -> AssignmentKey:
-        return self.trial_id, self.fold
+        return self.trial_id, self.part
 
     @property
     def is_evaluation(self) -> bool:
@@ -139,6 +152,8 @@ class Assignment:
             return f"trial {self.trial_id}: evaluate on {self.split}"
         if self.is_final:
             return f"trial {self.trial_id}: train the final model"
+        if self.repeat is not None:
+            return f"trial {self.trial_id}, seed {self.repeat}: resource 0 -> {self.resource_to}"
         if self.fold is not None:
             return f"trial {self.trial_id}, rung {self.rung}: fold {self.fold}"
         end = ", to the end" if self.purpose is Purpose.FINISH else ""
@@ -153,6 +168,8 @@ class Assignment:
             del record["fold"]
         if self.purpose is Purpose.SEARCH:
             del record["purpose"]
+        if self.repeat is None:
+            del record["repeat"]
         return record
 
     @classmethod
@@ -212,13 +229,14 @@ class Report:
     params: Params | None = None  # of a define-by-run trial
     notes: Mapping[str, Any] = field(default_factory=dict)  # user attributes: JSON values
     fold: int | None = None  # of the assignment
+    repeat: int | None = None  # of the assignment
     spread: Mapping[str, float] = field(default_factory=dict)  # see `Trial.spread`
     usage: tuple[RankUse, ...] = field(default=(), compare=False)  # of some of its ranks; see `merge_usage`
 
     @property
     def key(self) -> AssignmentKey:
         """The key of the assignment."""
-        return self.trial_id, self.fold
+        return self.trial_id, part_of(self.fold, self.repeat)
 
     @classmethod
     def started(cls, assignment: Assignment) -> Report:
@@ -230,6 +248,7 @@ class Report:
             resource=assignment.resource_from,
             split=assignment.split,
             fold=assignment.fold,
+            repeat=assignment.repeat,
         )
 
     @classmethod
@@ -250,6 +269,7 @@ class Report:
             "params": None,
             "notes": {},
             "fold": None,
+            "repeat": None,
             "spread": {},
             "usage": [],
         }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
-from spark_hpo.trial import Assignment, FailureKind, RankUse, Report
+from spark_hpo.trial import Assignment, FailureKind, Part, RankUse, Report
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -139,7 +139,7 @@ class Backend(Protocol):
         """The next report, or None after `timeout` seconds."""
         ...
 
-    def cancel(self, trial_id: int, fold: int | None = None) -> None:
+    def cancel(self, trial_id: int, part: Part = None) -> None:
         """Stop the assignment of a trial, or of one of its folds, if it is in flight. It will not report."""
         ...
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from spark_hpo.backend.base import RankFunction, merge_reports
 from spark_hpo.errors import CapacityError
-from spark_hpo.trial import Assignment, Report
+from spark_hpo.trial import Assignment, Part, Report
 
 
 class InlineBackend:
@@ -40,8 +40,8 @@ class InlineBackend:
         report = self._run_rank(assignment, rank=0, world_size=1, gpus=self._gpus)
         return merge_reports([report], seconds=time.perf_counter() - began)
 
-    def cancel(self, trial_id: int, fold: int | None = None) -> None:
-        self._waiting = [a for a in self._waiting if a.key != (trial_id, fold)]
+    def cancel(self, trial_id: int, part: Part = None) -> None:
+        self._waiting = [a for a in self._waiting if a.key != (trial_id, part)]
 
     def close(self) -> None:
         self._waiting.clear()

@@ -34,6 +34,7 @@ COMMANDS = {
     "watch": "Follow a running study from another terminal.",
     "serve": "Show studies on a web page that follows them as they run.",
     "report": "Write report.html, a page with the results and plots of a study.",
+    "zoom": "Write the study file of a narrower search around the best trials of a study.",
     "predict": "Predict for each row of a table on Spark.",
     "export": "Export trials, parameters, the model or the journal of a study.",
     "gc": "Delete files that studies no longer need.",

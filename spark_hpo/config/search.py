@@ -23,6 +23,15 @@ class TransferConfig(Section):
     """Weight of an earlier trial relative to a trial of this study."""
 
 
+class ConfirmConfig(Section):
+    """A final between the best trials, so that the winner is not one by luck."""
+
+    top: PositiveInt = 3
+    """How many of the best trials are trained again."""
+    seeds: Annotated[int, Field(ge=2)] = 3
+    """With how many other seeds each is trained."""
+
+
 class SearchConfig(Section):
     """How parameters are proposed, and how training is allocated to trials. `docs/methods.md` describes all
     methods, samplers, schedulers and explorers with their settings."""
@@ -61,6 +70,9 @@ class SearchConfig(Section):
     explore: dict[str, Any] = {}
     """Settings of the explorer, such as `parameters`, `perturbation` and `resample_probability`."""
     transfer: TransferConfig = TransferConfig()
+    confirm: ConfirmConfig | None = None
+    """Train the best trials again with other seeds, and register the one with the best mean:
+    `{top: 3, seeds: 3}`. Default: the best result of the search wins."""
     learn: dict[str, LearnedConfig] = {}
     """With `method: hypergradient`: hyperparameters that each trial learns while it trains, by name:
     `{weight_decay: {low: 1e-6, high: 1, by_layer: true}}`."""
@@ -115,6 +127,17 @@ class SearchConfig(Section):
     @model_validator(mode="after")
     def _learn_fits(self) -> SearchConfig:
         check_learned(self.learn, method=self.method, resource=self.resource)
+        return self
+
+    @model_validator(mode="after")
+    def _confirm_fits(self) -> SearchConfig:
+        if self.confirm is not None and self.has_folds:
+            raise mistake(
+                "does not apply to resource: folds, because the values of a trial are means over its folds",
+                key="confirm",
+                value=self.confirm.model_dump(),
+                cure="Remove it",
+            )
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.schedulers.staged import StagedScheduler
 from spark_hpo.search.space import Space
 from spark_hpo.search.stopping import CostSpent, NoImprovement, RegretBound, StoppingRule, TargetReached
-from spark_hpo.study import Search
+from spark_hpo.study import Confirm, Search
 from spark_hpo.study_dir.definition import Definition
 
 _FULL_TRAINING = "full"  # the scheduler without rungs
@@ -107,6 +107,9 @@ def _build_search(
         first_max_trials=first_max_trials,
         max_trials=max_trials,
         has_folds=search.has_folds,
+        confirm=None
+        if search.confirm is None
+        else Confirm(top=search.confirm.top, seeds=search.confirm.seeds),
         seed=config.seed,
         warning=_warning(config, scheduler_name, scheduler),
     )

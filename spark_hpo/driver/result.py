@@ -9,6 +9,7 @@ from typing import Any
 
 from spark_hpo.config import StudyConfig
 from spark_hpo.ranking import pareto_front
+from spark_hpo.report.confirmation import confirmation_of
 from spark_hpo.report.reserve import reserve_of
 from spark_hpo.report.view import StudyFindings
 from spark_hpo.study import Study
@@ -86,6 +87,11 @@ class Result(StudyFindings):
             "trials": dict(sorted(states.items())),
             "segments": {"run": progress.run, "replayed": progress.replayed, "failed": progress.failed},
             "resource_spent": progress.resource_spent,
+            **(
+                {"confirmation": [each.to_json() for each in finals]}
+                if (finals := confirmation_of(self.record))
+                else {}
+            ),
             **({"reserve": reserve.to_json()["used"]} if (reserve := reserve_of(self.record)).trials else {}),
             **({"files_left_out": list(left_out)} if (left_out := self.study.excluded_files) else {}),
             "slot_utilization": round(progress.busy_seconds / progress.slot_seconds, 4)

@@ -101,7 +101,8 @@ def _write_missing(
     status = _status(journal)
     best = None
     if status is RunStatus.FINISHED:
-        best = best_reported(journal.trials, _reports(journal), plan.objective)
+        winner = None if journal.finalists is None else journal.finalists.winner
+        best = best_reported(journal.trials, _reports(journal), plan.objective, winner=winner)
     tested = None if best is None else journal.tests.get(best.trial_id)
     metrics = {} if best is None or tested is None or tested.resource != best.resource else tested.metrics
     tracker.sync(journal)

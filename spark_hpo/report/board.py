@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from spark_hpo.report.confirmation import confirmation_in_words
 from spark_hpo.report.events import line_of
 from spark_hpo.report.ladder import Fate, ladder_of
 from spark_hpo.report.lineage import lineage_in_words
@@ -127,6 +128,8 @@ def _facts(status: StudyStatus) -> Table:
     table.add_row("trials", Text(trials or "none yet"))
     for spent in status.budget:
         table.add_row(f"budget: {spent.kind}", _bar(spent))
+    if (confirmation := confirmation_in_words(record)) is not None:
+        table.add_row("confirmation", Text(confirmation))
     if (reserve := reserve_in_words(record, status.reserve)) is not None:
         table.add_row("reserve", Text(reserve))
     if status.slots is not None and record.is_running:

@@ -49,6 +49,9 @@ def _words(event: Event, study: Terms) -> str:
             return f"driver {len(data.get('after', ())) + 1} opened the study"
         case EventKind.BUDGET:
             return f"budget: {'no limit of' if data['trials'] is None else data['trials']} trials"
+        case EventKind.CONFIRMING:
+            names = ", ".join(str(each["trial"]) for each in data["finalists"])
+            return f"finalists: trials {names}, with {data['seeds']} other seeds each"
         case EventKind.RESERVE:
             trials = ", ".join(map(str, data["trials"]))
             amount = study.amount(data["resource"])
@@ -62,7 +65,7 @@ def _words(event: Event, study: Terms) -> str:
             parent = parent_of(event.assignment)
             origin = "" if parent is None else f" from the weights of trial {parent}"
             return f"{event.assignment}: started{origin}" + (f", attempt {attempt}" if attempt > 1 else "")
-        case EventKind.REPORTED | EventKind.FOLD | EventKind.LOST:
+        case EventKind.REPORTED | EventKind.FOLD | EventKind.REPEATED | EventKind.LOST:
             return _report(event, study)
         case EventKind.SETTLED:
             trials = data["trials"]
@@ -81,6 +84,8 @@ def _report(event: Event, study: Terms) -> str:
     where = f"trial {report.trial_id}, rung {report.rung}"
     if report.fold is not None:
         where += f", fold {report.fold}"
+    if report.repeat is not None:
+        where = f"trial {report.trial_id}, seed {report.repeat}"
     if event.kind is EventKind.LOST:
         reason = report.failure.message if report.failure else "lost"
         return f"{where}: attempt {report.attempt} was lost: {reason}"

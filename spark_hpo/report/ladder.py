@@ -51,7 +51,7 @@ def ladder_of(record: StudyRecord) -> list[Rung]:
     highest: dict[int, int] = {}  # by trial
     for attempt in record.attempts:
         assignment = attempt.assignment
-        if assignment.split is Split.VALIDATION:
+        if assignment.split is Split.VALIDATION and assignment.repeat is None:
             trials = came.setdefault((assignment.bracket, assignment.rung), {})
             trials[assignment.trial_id] = assignment.resource_to
             highest[assignment.trial_id] = max(highest.get(assignment.trial_id, 0), assignment.rung)

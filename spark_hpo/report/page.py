@@ -22,6 +22,7 @@ from plotly.offline import get_plotlyjs
 from spark_hpo.errors import count, number
 from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.causes import causes_of
+from spark_hpo.report.confirmation import confirmation_in_words, confirmation_of
 from spark_hpo.report.cost import cost_of
 from spark_hpo.report.importance import importance_of
 from spark_hpo.report.ladder import ladder_of
@@ -137,6 +138,8 @@ def content_of(record: StudyRecord) -> dict[str, Any]:
         "has_rungs": len(ladder_of(record)) > 1,
         "importance": importance_of(record),
         "lineage": None if answer.best is None else lineage_in_words(record, answer.best),
+        "confirmation": confirmation_in_words(record),
+        "finalists": confirmation_of(record),
         "reserve": reserve_in_words(record, reserve_of(record)),
         "timeline": timeline_of(record),
         "colours": COLOURS,

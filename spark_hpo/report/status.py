@@ -14,6 +14,7 @@ from spark_hpo.errors import NoTrialSucceeded, StudyInterrupted
 from spark_hpo.redact import redact_all
 from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.causes import Cause, causes_of
+from spark_hpo.report.confirmation import confirmation_of
 from spark_hpo.report.events import share_in_words
 from spark_hpo.report.reserve import ReserveUse, reserve_of
 from spark_hpo.report.study_record import Attempt, StudyRecord
@@ -136,6 +137,7 @@ class StudyStatus:
         config = self.record.definition.config if self.settings is None else self.settings.config
         budget = config.get("budget", {})
         trained = [a.report.resource - a.assignment.resource_from for a in self.record.reported if a.report]
+        trained += [a.report.resource for a in self.record.attempts if a.report and a.assignment.repeat]
         out = sum(trial.state.is_out for trial in self.record.trials.values())
         spent = {
             "trials": ("trials", out),
@@ -202,6 +204,7 @@ class StudyStatus:
             "slots": self.slots,
             "slots_shared_with": self._last_slots.get("shared_with", 0),
             "budget": {s.kind: {"spent": round(s.spent, 1), "limit": s.limit} for s in self.budget},
+            "confirmation": [each.to_json() for each in confirmation_of(record)],
             "reserve": self.reserve.to_json(),
             "seconds": round(record.seconds, 1),
             "driver": driver

@@ -17,6 +17,7 @@ from spark_hpo.search.space.ranges import widest
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.events import Driver, Ending, Event, EventKind, Outcome, drivers_of, ending_of
+from spark_hpo.study_dir.finals import Finals
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.lease import is_held
 from spark_hpo.study_dir.steered import Steered
@@ -51,6 +52,7 @@ class StudyRecord:
     finals: Mapping[int, Report] = field(default_factory=dict)  # by trial: its final model, after folds
     drivers: Sequence[Driver]
     is_running: bool
+    finalists: Finals | None = None  # trained again with other seeds; None: not chosen
     constant: ConstantAnswer | None = None  # None: not known, as before the end of the search
     known_attempts: Sequence[Attempt] | None = None  # of a `StudyReader`; None: they follow from the events
 
@@ -92,6 +94,7 @@ class StudyRecord:
             trials=dict(journal.trials),
             tests=dict(journal.tests),
             finals=dict(journal.finals),
+            finalists=journal.finalists,
             drivers=tuple(drivers_of(journal.past, time.time() if is_running else None)),
             is_running=is_running,
             constant=ConstantAnswer.load(storage),
@@ -168,9 +171,14 @@ class StudyRecord:
 
     @cached_property
     def ranking(self) -> tuple[Trial, ...]:
-        """Each trial as it was when it was best (a promotion may make it worse), the best trial first."""
+        """Each trial as it was when it was best (a promotion may make it worse), the best trial first.
+
+        If finalists were trained with other seeds, the winner is first.
+        """
         reports = [attempt.report for attempt in self.reported if attempt.report is not None]
         at_best = each_at_its_best(self.trials, reports, self.objective)
+        if self.finalists is not None and (winner := self.finalists.winner) is not None:
+            at_best.sort(key=lambda trial: trial.trial_id != winner)
         return tuple(with_final(trial, self.finals) for trial in at_best)
 
     @cached_property
@@ -189,7 +197,7 @@ class StudyRecord:
 
 
 def _is_training(attempt: Attempt) -> bool:
-    return attempt.assignment.split is Split.VALIDATION and attempt.assignment.fold is None
+    return attempt.assignment.split is Split.VALIDATION and attempt.assignment.part is None
 
 
 class AttemptLog:
@@ -205,7 +213,7 @@ class AttemptLog:
         for event in events:
             if event.kind is EventKind.ASSIGNED:
                 self._begin(event)
-            elif event.kind in (EventKind.REPORTED, EventKind.FOLD, EventKind.LOST):
+            elif event.kind in (EventKind.REPORTED, EventKind.FOLD, EventKind.REPEATED, EventKind.LOST):
                 self._end(event)
 
     def _begin(self, event: Event) -> None:

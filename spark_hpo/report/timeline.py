@@ -10,7 +10,7 @@ from itertools import pairwise
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.events import Driver, Event, EventKind
 from spark_hpo.study_dir.steered import Course, Steered
-from spark_hpo.trial import AssignmentKey, FailureKind, Split
+from spark_hpo.trial import AssignmentKey, FailureKind, Split, part_of
 
 
 class Use(StrEnum):
@@ -120,7 +120,7 @@ def _segments(driver: Driver, steered: Steered) -> Iterator[Segment]:
                 lost.discard(_key(event))
             case EventKind.STEERED:
                 steered.apply(event)
-            case EventKind.REPORTED | EventKind.FOLD | EventKind.LOST:
+            case EventKind.REPORTED | EventKind.FOLD | EventKind.REPEATED | EventKind.LOST:
                 running.pop(_key(event), None)
                 if event.kind is EventKind.LOST and not _was_asked_to_stop(event):
                     lost.add(_key(event))
@@ -146,7 +146,7 @@ def _segments(driver: Driver, steered: Steered) -> Iterator[Segment]:
 
 
 def _key(event: Event) -> AssignmentKey:
-    return event.data["trial_id"], event.data.get("fold")
+    return event.data["trial_id"], part_of(event.data.get("fold"), event.data.get("repeat"))
 
 
 def _is_start(event: Event) -> bool:
@@ -164,7 +164,13 @@ def _coming(events: Sequence[Event]) -> list[EventKind | None]:
     following: EventKind | None = None
     for event in reversed(events):
         coming.append(following)
-        if event.kind in (EventKind.ASSIGNED, EventKind.REPORTED, EventKind.FOLD, EventKind.LOST):
+        if event.kind in (
+            EventKind.ASSIGNED,
+            EventKind.REPORTED,
+            EventKind.FOLD,
+            EventKind.REPEATED,
+            EventKind.LOST,
+        ):
             following = event.kind
     return coming[::-1]
 
@@ -179,7 +185,7 @@ def _first_count(events: Sequence[Event]) -> int:
     for event in events:
         if event.kind is EventKind.ASSIGNED:
             running.add(_key(event))
-        elif event.kind in (EventKind.REPORTED, EventKind.FOLD, EventKind.LOST):
+        elif event.kind in (EventKind.REPORTED, EventKind.FOLD, EventKind.REPEATED, EventKind.LOST):
             running.discard(_key(event))
         most = max(most, len(running))
     return most

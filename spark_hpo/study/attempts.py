@@ -45,6 +45,7 @@ class Attempts:
         self._running: dict[AssignmentKey, Assignment] = {}
         progress.running = MappingProxyType(self._running)
         self._candidates: frozenset[int] = frozenset()  # whose checkpoints are kept for the reserve
+        self._finalists: frozenset[int] = frozenset()
         self.left_at: dict[int, str | None] = {}
         """By trial that the reserve trains: the checkpoint at which the scheduler left it."""
         self._retention = Retention(journal.storage)
@@ -59,14 +60,14 @@ class Attempts:
         return self._incumbents.best
 
     def begin(self, assignment: Assignment) -> None:
-        if assignment.split is Split.VALIDATION:
+        if assignment.split is Split.VALIDATION and assignment.repeat is None:
             self._keep_for_children(assignment)
             # A new trial may start from its parent's checkpoint, and needs it until it has its own.
             self._retention.keep(Owner(Role.TRIAL, assignment.trial_id), assignment.checkpoint)
         self._journal.assigned(assignment)
         if assignment.attempt > 1:
             # From now on only this attempt may save checkpoints of the trial.
-            fence = layout.fence(assignment.trial_id, assignment.rung, assignment.fold)
+            fence = layout.fence(assignment.trial_id, assignment.rung, assignment.part)
             self._journal.storage.write(fence, str(assignment.attempt).encode())
         self._running[assignment.key] = assignment
 
@@ -85,6 +86,18 @@ class Attempts:
         """Answer a slot for a trial that the reserve has trained, instead of beginning an assignment."""
         self._journal.skipped(slot.trial_id)
         self._stop(self._decider.skip(slot))
+
+    def finish_repeat(self, report: Report) -> None:
+        """End the training of a finalist with another seed. Nobody needs its model."""
+        self._end(report)
+        self._journal.repeated(report)
+        self._progress.run += 1
+        self._progress.resource_spent += report.resource
+        self._retention.tidy(*report.key)
+
+    def replay_repeat(self, report: Report) -> None:
+        self._progress.replayed += 1
+        self._progress.resource_spent += report.resource
 
     def finish_fold(self, report: Report) -> None:
         """End the assignment of one fold."""
@@ -152,12 +165,19 @@ class Attempts:
             self._retention.keep(Owner(Role.TRIAL, trial_id), None)
 
     def _keep_candidates(self) -> None:
-        """Keep the checkpoints from which the reserve would train on, also of trials that are stopped."""
+        """Keep the checkpoints from which the reserve would train on, and those of the finalists."""
         before, self._candidates = self._candidates, frozenset(self._decider.reserve.unfinished())
         for trial_id in self._candidates:
             self._retention.keep(Owner(Role.CANDIDATE, trial_id), self._journal.trials[trial_id].checkpoint)
         for trial_id in before - self._candidates:
             self._retention.keep(Owner(Role.CANDIDATE, trial_id), None)
+        reserve = self._decider.reserve
+        finalists = {trial.trial_id: trial.checkpoint for trial in reserve.best(reserve.num_finalists)}
+        for trial_id in self._finalists - finalists.keys():
+            self._retention.keep(Owner(Role.FINALIST, trial_id), None)
+        for trial_id, checkpoint in finalists.items():
+            self._retention.keep(Owner(Role.FINALIST, trial_id), checkpoint)
+        self._finalists = frozenset(finalists)
 
     def _keep_for_children(self, assignment: Assignment) -> None:
         """Keep the checkpoint at which the scheduler left a trial, if other trials may start from it."""

@@ -52,7 +52,14 @@ class Decider:
         self.speed = Speed()
         self.losses = Losses()
         scheduler = search.scheduler
-        self.reserve = Reserve(num_finished, scheduler.max_resource, getattr(scheduler, "num_rungs", None))
+        num_finalists = 0 if search.confirm is None else search.confirm.top
+        self.reserve = Reserve(
+            # Finalists are compared after the same training, unless the user wants none to be completed.
+            num_finished and max(num_finished, num_finalists),
+            scheduler.max_resource,
+            getattr(scheduler, "num_rungs", None),
+            num_finalists,
+        )
 
     @property
     def is_done(self) -> bool:
@@ -107,6 +114,11 @@ class Decider:
 
     def next_slot(self) -> Slot | None:
         return self._search.scheduler.next_slot()
+
+    @property
+    def is_running(self) -> bool:
+        """True while a slot is in flight."""
+        return bool(self._open)
 
     @property
     def scheduler(self) -> Scheduler:

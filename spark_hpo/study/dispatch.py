@@ -218,7 +218,7 @@ class Dispatcher:
             else:
                 self.backend.cancel(*assignment.key)
                 # A rank that outlives its job must not save any more.
-                fence = layout.fence(assignment.trial_id, assignment.rung, assignment.fold)
+                fence = layout.fence(assignment.trial_id, assignment.rung, assignment.part)
                 self.storage.write(fence, str(assignment.attempt + 1).encode())
             seconds = self.clock() - self._started.get(assignment.key, self.clock())
             cut.append((assignment, pruned(assignment, seconds)))

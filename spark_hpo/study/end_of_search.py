@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spark_hpo.search.scheduler import Slot
+from spark_hpo.study.confirmation import Confirmation
 from spark_hpo.study.decider import Decider
 from spark_hpo.study.dispatch import Dispatcher
 from spark_hpo.study.progress import Budget, Progress
 from spark_hpo.study_dir.journal import Journal
+from spark_hpo.trial import AssignmentKey, Trial
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class EndOfSearch:
     dispatcher: Dispatcher
     budget: Budget
     progress: Progress
+    confirmation: Confirmation
 
     def __post_init__(self) -> None:
         self._stop_reason: str | None = None  # of a callback
@@ -67,14 +70,30 @@ class EndOfSearch:
             held_back = self._held_back(self.reserve_seconds(), budget.seconds)
             if progress.seconds + held_back >= budget.seconds:
                 return "seconds"
-        return decider.stopping_reason(sum(self._seconds_by_need()) if budget.finish else 0.0)
+        return decider.stopping_reason(sum(self._seconds_by_need()))
+
+    @property
+    def is_stopped(self) -> bool:
+        """True if a callback or a person has asked for the end."""
+        return (self._stop_reason or self.stopped_by_request) is not None
 
     def has_slot(self, reason: str) -> bool:
         """Return whether the reserve has a trial to train, now that the search has ended for this reason."""
-        # A target was the user's aim, and a callback's or a person's `stop` asks for an end.
-        is_stopped = (self._stop_reason or self.stopped_by_request) is not None
-        may_finish = not is_stopped and reason != "target"
+        may_finish = not self.is_stopped and reason != "target"  # which was the user's aim
         return may_finish and self.decider.next_finish() is not None
+
+    def has_repeat(self) -> bool:
+        """Return whether a finalist waits for its training with another seed, after the reserve."""
+        # Without a slot of the search or the reserve in flight, which might change the finalists.
+        return not self.is_stopped and not self.decider.is_running and self.confirmation.has_next(self._begun)
+
+    def next_repeat(self) -> tuple[Trial, int] | None:
+        """Return a finalist, as it was when it was best, and the number of the seed; None: none waits."""
+        return self.confirmation.next(self._begun) if self.has_repeat() else None
+
+    @property
+    def _begun(self) -> set[AssignmentKey]:
+        return {*self.progress.running, *(assignment.key for assignment in self.dispatcher.waiting)}
 
     def next_slot(self, reason: str) -> Slot | None:
         """Open the next slot of the reserve; None: no candidate waits for one.
@@ -91,7 +110,9 @@ class EndOfSearch:
     def _reserve(self, reason: str) -> None:
         """Record that the search has ended, and what the reserve trains."""
         trials = self.decider.reserve.unfinished()
-        resource, seconds = self._reserve_resource(), self.reserve_seconds()
+        resource = sum(need.resource for need in self.decider.needs())
+        each_s = self._finish_seconds()
+        seconds = max(max(each_s), sum(each_s) / max(1, self.progress.slots))
         self._reserved = {
             "reason": reason,
             "limits": self._limits,
@@ -119,12 +140,24 @@ class EndOfSearch:
         return min(needed, _LARGEST_SHARE * limit)
 
     def _reserve_resource(self) -> int:
-        return sum(need.resource for need in self.decider.needs())
+        repeats = self.confirmation.num_left * self.decider.scheduler.max_resource
+        return sum(need.resource for need in self.decider.needs()) + repeats
 
     def reserve_seconds(self) -> float:
-        """Return the seconds that the best trials need until they are fully trained, without open slots."""
-        seconds = self._seconds_by_need()
-        return max(max(seconds), sum(seconds) / max(1, self.progress.slots)) if seconds else 0.0
+        """Return the seconds that are needed after the search, without open slots.
+
+        The best trials are trained to the end, and the finalists again with other seeds.
+        """
+        slots = max(1, self.progress.slots)
+        finish, repeats = self._finish_seconds(), self._repeat_seconds()
+        return sum(max(max(each), sum(each) / slots) for each in (finish, repeats) if each)
 
     def _seconds_by_need(self) -> list[float]:
+        return [*self._finish_seconds(), *self._repeat_seconds()]
+
+    def _finish_seconds(self) -> list[float]:
         return [self.decider.speed.seconds(need.resource, need.trial_id) for need in self.decider.needs()]
+
+    def _repeat_seconds(self) -> list[float]:
+        seconds = self.decider.speed.seconds(self.decider.scheduler.max_resource)
+        return [seconds] * self.confirmation.num_left

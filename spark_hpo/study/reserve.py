@@ -39,17 +39,19 @@ class Reserve:
     count: int  # of the candidates; 0: there is no reserve
     max_resource: int
     num_rungs: int | None = None  # of the longest bracket
+    num_finalists: int = 0  # trials that `best` may be asked for
 
     def __post_init__(self) -> None:
         self._keys: dict[int, _Key] = {}  # by trial: the sort key of its best result
         self._ranking: list[_Key] = []  # ascending; the last part of a key is the trial
+        self._best: dict[int, Trial] = {}  # each as it was when it was best
         self._slots: dict[int, Slot] = {}  # by trial: its latest slot that has reported
         self._scores: dict[int, Score] = {}  # by trial: at the end of that slot
         self._top_rungs: dict[int, int] = {}  # by bracket: the rung of fully trained trials, once known
 
     def note(self, trial: Trial, slot: Slot) -> None:
         """Take a trial as of its latest report, and the slot that has reported."""
-        if not self.count:
+        if not self.count and not self.num_finalists:
             return
         trial_id, before = trial.trial_id, self._keys.get(trial.trial_id)
         is_better = before is None or by_score(trial) < before
@@ -59,11 +61,15 @@ class Reserve:
         if not trial.score.is_finite:
             return
         if is_better:
-            self._keys[trial_id] = by_score(trial)
+            self._keys[trial_id], self._best[trial_id] = by_score(trial), trial
             insort(self._ranking, self._keys[trial_id])
         self._slots[trial_id], self._scores[trial_id] = slot, trial.score
         if slot.resource_to == self.max_resource:
             self._top_rungs[slot.bracket] = slot.rung
+
+    def best(self, count: int) -> list[Trial]:
+        """Return the best trials, each as it was when it was best. Failed ones are not among them."""
+        return [self._best[key[-1]] for key in self._ranking[:count]]  # type: ignore[index]
 
     def last_score(self, trial_id: int) -> Score:
         """Return the score at the end of the trial's latest slot."""

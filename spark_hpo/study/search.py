@@ -15,6 +15,14 @@ from spark_hpo.search.stopping import StoppingRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Confirm:
+    """How many of the best trials are trained again, and with how many other seeds each."""
+
+    top: int
+    seeds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
     """Decides on parameters, on the trial to train next, and on the end of the search."""
 
@@ -26,6 +34,7 @@ class Search:
     first_max_trials: int | None = None  # that might start when the study began; None: no limit
     max_trials: int | None = None  # that may start now
     has_folds: bool = False  # a unit of the resource is a fold of a cross-validation
+    confirm: Confirm | None = None  # None: finalists are not trained again
     seed: int = 0  # each trial derives the seed of its training from it
     warning: str | None = None  # for the user, in one line: something about the combination of these parts
 

@@ -16,6 +16,7 @@ from spark_hpo.ranking import with_final
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.study.attempts import Attempts
 from spark_hpo.study.callback import Callback, call_each
+from spark_hpo.study.confirmation import Confirmation
 from spark_hpo.study.decider import Decider
 from spark_hpo.study.dispatch import Dispatcher, DispatchPolicy, pruned
 from spark_hpo.study.end_of_search import EndOfSearch
@@ -91,7 +92,10 @@ class Study:
         self._slots = Slots(
             backend, journal, self.progress, share=policy.share, max_concurrent=policy.max_concurrent
         )
-        self._end = EndOfSearch(journal, self._decider, self._dispatcher, budget, self.progress)
+        self._confirmation = Confirmation(journal, self._decider.reserve, search.confirm)
+        self._end = EndOfSearch(
+            journal, self._decider, self._dispatcher, budget, self.progress, self._confirmation
+        )
         self._steering = Steering(journal, self._decider, self._dispatcher, self._end, clock=clock)
         self._lifts_pause = lifts_pause
         self._time_left = TimeLeft(self._decider, self._dispatcher, self._end, self.progress, clock)
@@ -114,8 +118,9 @@ class Study:
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the best score ever reported, as it was then. Its checkpoint is kept."""
-        return self._attempts.best
+        """The trial with the best score ever reported, as it was then, or the finalist with the best mean
+        over several seeds. Its checkpoint is kept."""
+        return self._confirmation.winner or self._attempts.best
 
     @property
     def trials(self) -> Mapping[int, Trial]:
@@ -267,7 +272,7 @@ class Study:
                 self._dispatcher.check_suspension()
                 is_paused = self._steering.is_paused
                 stopped_by = self._end.reason()
-                may_open = stopped_by is None or self._end.has_slot(stopped_by)
+                may_open = stopped_by is None or self._end.has_slot(stopped_by) or self._end.has_repeat()
                 if not is_paused and (may_open or self._dispatcher.waiting or self._dispatcher.held):
                     self._launch(stopped_by)
                 else:
@@ -299,6 +304,8 @@ class Study:
             assignment = dispatcher.start_waiting()
             if assignment is None:
                 slot = self._decider.next_slot() if stopped_by is None else self._end.next_slot(stopped_by)
+                if slot is None and stopped_by is not None and self._start_repeat():
+                    continue
                 if slot is None:
                     self._slots.rest(dispatcher.used_slots)
                     return
@@ -315,6 +322,8 @@ class Study:
                     self._finish(assignment, pruned(assignment))
                     continue
                 dispatcher.start(assignment)
+            if assignment.repeat is not None:  # another attempt
+                continue
             if assignment.fold is not None:
                 self._folds.begin(assignment.trial_id, assignment.fold)
             self._tracker.sync(self._journal)
@@ -329,6 +338,22 @@ class Study:
                 if dispatcher.held is None:
                     self._slots.rest(dispatcher.used_slots)
                 return
+
+    def _start_repeat(self) -> bool:
+        """Start the training of a finalist with another seed. Returns False if none waits."""
+        found = self._end.next_repeat()
+        if found is None:
+            return False
+        trial, number = found
+        assignment = replace(
+            self._after_search(trial, Split.VALIDATION, 0),
+            checkpoint=None,
+            repeat=number,
+            seed=int(np.random.SeedSequence((self._seed, trial.trial_id, number)).generate_state(1)[0]),
+        )
+        self._dispatcher.start(assignment)
+        logger.info("%s: started", assignment)
+        return True
 
     def _open(self, slot: Slot, purpose: Purpose) -> list[Assignment]:
         """Open a slot. Returns its assignments: one, or one per fold."""
@@ -402,6 +427,12 @@ class Study:
 
     def _finish(self, assignment: Assignment, report: Report) -> None:
         """Record an assignment that has ended for good, and report it to the user."""
+        if assignment.repeat is not None:
+            self._attempts.finish_repeat(report)
+            metric = self.objective.metric
+            found = f"{metric} = {report.metrics[metric]:.4g}" if report.scored_metrics else "no value"
+            logger.info("%s: %s, %.1f s", assignment, found, report.seconds)
+            return
         if assignment.fold is None:
             self._announce(assignment, report, self._attempts.finish(report))
             return
@@ -475,6 +506,9 @@ class Study:
             elif event.kind is EventKind.ASSIGNED and event.assignment.split is Split.VALIDATION:
                 assignment = event.assignment
                 self._failures.replay(assignment)
+                if assignment.repeat is not None:
+                    in_flight[assignment.key] = assignment
+                    continue
                 is_open = assignment.key in in_flight or assignment.trial_id in self._folds
                 slot = None if is_open else self._attempts.replay_begin(assignment)
                 if assignment.fold is not None:
@@ -490,6 +524,9 @@ class Study:
                 self._attempts.replay_fold()
             elif event.kind is EventKind.RESERVE:
                 self._end.replay(event.data)
+            elif event.kind is EventKind.REPEATED:
+                del in_flight[event.report.key]
+                self._attempts.replay_repeat(event.report)
             elif event.kind is EventKind.SKIPPED:
                 self._attempts.replay_skip(event.data["trial_id"])
             elif event.kind is EventKind.REPORTED:

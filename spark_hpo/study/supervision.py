@@ -91,4 +91,4 @@ class Supervisor:
 
 
 def _progress(assignment: Assignment) -> str:
-    return layout.progress(assignment.trial_id, assignment.attempt, assignment.fold)
+    return layout.progress(assignment.trial_id, assignment.attempt, assignment.part)

@@ -43,6 +43,7 @@ _FREE = (
     "resources.slot_timeout_s",
     "resources.max_infra_retries",
     "resources.grace_s",
+    "search.confirm",
     "search.transfer",
     "stopping.max_trial_failures",
     "stopping.max_failed_share",

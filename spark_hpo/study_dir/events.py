@@ -25,6 +25,8 @@ class EventKind(StrEnum):
     LOST = "lost"  # an attempt has ended without a result; another one follows
     SETTLED = "settled"  # trials are stopped or completed
     BUDGET = "budget"  # the number of trials that may start has changed
+    CONFIRMING = "confirming"  # the finalists are chosen, which are trained again with other seeds
+    REPEATED = "repeated"  # the training of a finalist with another seed has ended for good
     RESERVE = "reserve"  # the budget is spent, and the best trials are trained to the end
     SKIPPED = "skipped"  # the scheduler promoted a trial that has been trained to the end already
     STEERED = "steered"  # a request was answered; has the request, the answer, and what follows from it

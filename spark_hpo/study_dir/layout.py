@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spark_hpo.trial import Assignment
+from spark_hpo.trial import Assignment, AssignmentKey, Part, part_of
 
 CHECKPOINTS = "checkpoints"
 FILE = ".pt"
@@ -19,9 +19,9 @@ TABLE = "table"
 MLFLOW_MODEL = "mlflow_model"  # in a checkpoint that is a folder: the model to register
 
 
-def checkpoints(trial_id: int, fold: int | None = None) -> str:
+def checkpoints(trial_id: int, part: Part = None) -> str:
     """The folder of the checkpoints of a trial, or of one of its folds."""
-    return f"{CHECKPOINTS}/trial-{trial_id:06d}{_of_fold(fold)}"
+    return f"{CHECKPOINTS}/trial-{trial_id:06d}{_of_part(part)}"
 
 
 def trial_of(checkpoint: str) -> int | None:
@@ -36,33 +36,40 @@ def parent_of(assignment: Assignment) -> int | None:
     return None if parent == assignment.trial_id else parent
 
 
-def checkpoint(trial_id: int, resource: int, attempt: int, *, suffix: str = FILE) -> str:
+def checkpoint(trial_id: int, resource: int, attempt: int, part: Part = None, *, suffix: str = FILE) -> str:
     """The checkpoint at the end of an assignment. Each attempt has its own, so none overwrites another's."""
-    return f"{checkpoints(trial_id)}/{resource:06d}-{attempt}{suffix}"
+    return f"{checkpoints(trial_id, part)}/{resource:06d}-{attempt}{suffix}"
 
 
-def partial(trial_id: int, attempt: int, fold: int | None = None, *, suffix: str = FILE) -> str:
+def partial(trial_id: int, attempt: int, part: Part = None, *, suffix: str = FILE) -> str:
     """The latest checkpoint of an attempt within its assignment."""
-    return f"{checkpoints(trial_id, fold)}/partial-{attempt}{suffix}"
+    return f"{checkpoints(trial_id, part)}/partial-{attempt}{suffix}"
 
 
-def fence(trial_id: int, rung: int, fold: int | None = None) -> str:
+def fence(trial_id: int, rung: int, part: Part = None) -> str:
     """The number of the attempt that may save checkpoints. Exists from the second attempt on."""
-    return f"fences/trial-{trial_id:06d}{_of_fold(fold)}-{rung}"
+    return f"fences/trial-{trial_id:06d}{_of_part(part)}-{rung}"
 
 
-def progress(trial_id: int, attempt: int, fold: int | None = None) -> str:
+def progress(trial_id: int, attempt: int, part: Part = None) -> str:
     """The number of steps of an attempt's rank 0. Short attempts write none."""
-    return f"{PROGRESS}/{trial_id:06d}{_of_fold(fold)}-{attempt}"
+    return f"{PROGRESS}/{trial_id:06d}{_of_part(part)}-{attempt}"
 
 
-def stacks(trial_id: int, attempt: int, rank: int, fold: int | None = None) -> str:
+def stacks(trial_id: int, attempt: int, rank: int, part: Part = None) -> str:
     """The stack trace of a rank that has stalled."""
-    return f"{progress(trial_id, attempt, fold)}-rank-{rank}"
+    return f"{progress(trial_id, attempt, part)}-rank-{rank}"
 
 
-def _of_fold(fold: int | None) -> str:
-    return "" if fold is None else f"-fold-{fold}"
+def _of_part(part: Part) -> str:
+    if part is None:
+        return ""
+    return f"-fold-{part}" if isinstance(part, int) else f"-{part}"
+
+
+def repeat_of(trial_id: int, seed: int) -> AssignmentKey:
+    """Return the key of a finalist's training with another seed."""
+    return trial_id, part_of(None, seed)
 
 
 def peers(segment: int) -> str:

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from spark_hpo.study_dir import layout, manifest
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.trial import AssignmentKey
+from spark_hpo.trial import AssignmentKey, Part
 
 
 class Role(StrEnum):
@@ -19,6 +19,7 @@ class Role(StrEnum):
     BEST = "best"
     FRONT = "front"  # the trial is on the Pareto front
     CANDIDATE = "candidate"  # the trial is one of the best, and may be trained to the end
+    FINALIST = "finalist"  # the trial may win when the best ones are trained with other seeds
     PARENT = "parent"  # other trials may start from it, although its own trial is trained further
 
 
@@ -59,10 +60,10 @@ class Retention:
                 if self._is_live:
                     self._delete(before)
 
-    def tidy(self, trial_id: int, fold: int | None = None) -> None:
+    def tidy(self, trial_id: int, part: Part = None) -> None:
         """Delete what lost attempts of a trial, or of one of its folds, have saved."""
         if self._is_live:
-            self._delete_unowned(layout.checkpoints(trial_id, fold))
+            self._delete_unowned(layout.checkpoints(trial_id, part))
 
     def sweep(self, unfinished: Collection[AssignmentKey] = ()) -> None:
         """Delete every checkpoint without an owner, and from now on each one that loses its last owner.

@@ -39,8 +39,8 @@ class Watchdog:
 
     def __post_init__(self) -> None:
         a = self.assignment
-        self._progress_path = layout.progress(a.trial_id, a.attempt, a.fold)
-        self._stacks_path = layout.stacks(a.trial_id, a.attempt, self.rank, a.fold)
+        self._progress_path = layout.progress(a.trial_id, a.attempt, a.part)
+        self._stacks_path = layout.stacks(a.trial_id, a.attempt, self.rank, a.part)
         self._progress: Callable[[], int | None] = lambda: 0
         self._ended = threading.Event()
         self._has_reported = False

@@ -210,6 +210,7 @@ class SimulatedBackend:
             resource=completed,
             split=assignment.split,
             fold=assignment.fold,
+            repeat=assignment.repeat,
             metrics=metrics,
             seconds=seconds,
             failure=failure,

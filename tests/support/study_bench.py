@@ -64,6 +64,7 @@ class Training:
             "resource": assignment.resource_to,
             "split": assignment.split,
             "fold": assignment.fold,
+            "repeat": assignment.repeat,
         }
         if (failure := self.fail(assignment)) is not None:
             return Report(**base, failure=failure)

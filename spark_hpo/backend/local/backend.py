@@ -25,7 +25,7 @@ from spark_hpo.backend.local.messages import Ended
 from spark_hpo.backend.local.rank import Orders
 from spark_hpo.backend.local.server_process import ServerProcess
 from spark_hpo.backend.machine_gpus import GpuDealer, Hand, find_gpus, free_gpus
-from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
+from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Part, Report
 
 logger = logging.getLogger(__name__)
 
@@ -132,8 +132,8 @@ class LocalBackend:
             if is_woken or time.monotonic() >= deadline:
                 return None
 
-    def cancel(self, trial_id: int, fold: int | None = None) -> None:
-        key = trial_id, fold
+    def cancel(self, trial_id: int, part: Part = None) -> None:
+        key = trial_id, part
         self._waiting = deque(a for a in self._waiting if a.key != key)
         if (running := self._running.pop(key, None)) is not None:
             running.is_cancelled = True
@@ -207,8 +207,8 @@ class LocalBackend:
         if rank.connection.fileno() < 0:
             return  # its end was in the same batch of events, and came first
         try:
-            while part := rank.connection.recv(2**16):
-                rank.answer += part
+            while piece := rank.connection.recv(2**16):
+                rank.answer += piece
         except BlockingIOError:
             return
         except ConnectionError:  # it was killed before it had read its orders

@@ -23,7 +23,7 @@ from spark_hpo.backend.spark.overhead import overhead_per_rank
 from spark_hpo.backend.spark.report_queue import ReportQueue
 from spark_hpo.backend.spark.task import gpus_of_hand, gpus_of_spark, no_gpus, run_task
 from spark_hpo.errors import CapacityError
-from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
+from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Part, Report
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row
@@ -109,8 +109,8 @@ class SparkBackend:
     def wait(self, timeout: float) -> Report | None:
         return self._reports.take(timeout, self._in_flight)
 
-    def cancel(self, trial_id: int, fold: int | None = None) -> None:
-        job = self._in_flight.pop((trial_id, fold), None)
+    def cancel(self, trial_id: int, part: Part = None) -> None:
+        job = self._in_flight.pop((trial_id, part), None)
         if job is not None:
             self.cluster.thread(self._cancel, job.tag, [job.thread]).start()
 

@@ -16,7 +16,7 @@ from spark_hpo.backend.spark.cluster import Cluster, cancel_until_ended, is_loca
 from spark_hpo.backend.spark.report_queue import ReportQueue
 from spark_hpo.backend.spark.shared_frames import SharedFrames
 from spark_hpo.errors import BackendError, CapacityError
-from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Report
+from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Part, Report
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +106,8 @@ class DriverBackend:
     def wait(self, timeout: float) -> Report | None:
         return self._reports.take(timeout, self._in_flight)
 
-    def cancel(self, trial_id: int, fold: int | None = None) -> None:
-        run = self._in_flight.pop((trial_id, fold), None)
+    def cancel(self, trial_id: int, part: Part = None) -> None:
+        run = self._in_flight.pop((trial_id, part), None)
         if run is not None:
             run.is_cancelled.set()
             with self._lock:

@@ -18,10 +18,10 @@ from spark_hpo.study_dir.events import Ending, Event, EventKind, Outcome, ending
 from spark_hpo.study_dir.lease import Holder
 from spark_hpo.study_dir.steered import Course, Steered
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.trial import AssignmentKey, Split, TrialState
+from spark_hpo.trial import AssignmentKey, Split, TrialState, part_of
 
 _LATEST = 8  # events that the page lists
-_REPORTS = (EventKind.REPORTED, EventKind.FOLD, EventKind.LOST)
+_REPORTS = (EventKind.REPORTED, EventKind.FOLD, EventKind.REPEATED, EventKind.LOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class Tally:
         trial_id, fold = key = _key(event)
         self.running[key] = event.time
         self._begun[key] = event.data["resource_from"], event.data["split"]
-        if event.data["split"] == Split.VALIDATION:
+        if event.data["split"] == Split.VALIDATION and event.data.get("repeat") is None:
             self._put(trial_id, TrialState.RUNNING)
             if fold is not None:
                 self._with_folds.add(trial_id)
@@ -159,6 +159,8 @@ class Tally:
         if not (is_merged and split == Split.VALIDATION):
             self.slot_s += data.get("seconds", 0.0)
         self.lost += event.kind is EventKind.LOST
+        if event.kind is EventKind.REPEATED:
+            self.resource += data["resource"]
         if event.kind is not EventKind.REPORTED or split != Split.VALIDATION:
             return
         trial_id = key[0]
@@ -292,4 +294,4 @@ class Look:
 
 
 def _key(event: Event) -> AssignmentKey:
-    return event.data["trial_id"], event.data.get("fold")
+    return event.data["trial_id"], part_of(event.data.get("fold"), event.data.get("repeat"))

@@ -174,7 +174,9 @@ class AttemptCheckpoints:
             StorageError: this checkpoint or the partial one before could not be saved.
         """
         assignment, kind = self.assignment, _kind(state)
-        path = layout.checkpoint(assignment.trial_id, resource, assignment.attempt, suffix=_suffix(kind))
+        path = layout.checkpoint(
+            assignment.trial_id, resource, assignment.attempt, assignment.part, suffix=_suffix(kind)
+        )
         if self._takes_part(kind):
             self._writer.wait()
             if kind is Kind.SHARDED:
@@ -218,7 +220,7 @@ class AttemptCheckpoints:
             self._folders.delete(path)
 
     def _partial_of(self, attempt: int, kind: Kind) -> str:
-        return layout.partial(self.assignment.trial_id, attempt, self.assignment.fold, suffix=_suffix(kind))
+        return layout.partial(self.assignment.trial_id, attempt, self.assignment.part, suffix=_suffix(kind))
 
     def _group(self) -> dist.ProcessGroup | None:
         """A group for the background: its messages must not mix with those of the training."""
@@ -250,7 +252,7 @@ class AttemptCheckpoints:
 
     def _check_fence(self, path: str) -> None:
         assignment = self.assignment
-        fence = self.storage.read(layout.fence(assignment.trial_id, assignment.rung, assignment.fold))
+        fence = self.storage.read(layout.fence(assignment.trial_id, assignment.rung, assignment.part))
         if fence is not None and int(fence) > assignment.attempt:
             raise StorageError(
                 f"{self.storage.url}/{path}: not saved, because the driver has given attempt "

@@ -16,13 +16,13 @@ from spark_hpo.search.registry import build_explorer, build_sampler, build_sched
 from spark_hpo.search.schedulers.staged import StagedScheduler
 from spark_hpo.search.space import Space
 from spark_hpo.search.stopping import CostSpent, NoImprovement, TargetReached
-from spark_hpo.study import Budget, Search, Study
+from spark_hpo.study import Budget, Confirm, Search, Study
 from spark_hpo.study.callback import Callback, RunningStudy
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.events import EventKind
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.trial import Assignment, Params, Purpose, Report, Trial, TrialState
+from spark_hpo.trial import Assignment, Params, Purpose, Report, Trial, TrialState, part_of
 from tests.support.simulated import Curve, SimulatedBackend
 from tests.support.study_bench import Killed, NoTracker
 
@@ -62,9 +62,13 @@ class Backend(SimulatedBackend):
 
     def wait(self, timeout: float) -> Report | None:
         report = super().wait(timeout)
+        if report is not None and report.repeat is not None:  # another seed, another value
+            shift = np.random.default_rng((report.trial_id, report.repeat)).normal(scale=0.05)
+            report = replace(report, metrics={"loss": report.metrics["loss"] + 0.1 + shift})
         if report is None or report.fold is not None or report.failure is not None:
             return report
-        path = layout.checkpoint(report.trial_id, report.resource, report.attempt)
+        part = part_of(None, report.repeat)
+        path = layout.checkpoint(report.trial_id, report.resource, report.attempt, part)
         self.storage.write(path, b"weights")
         return replace(report, checkpoint=path)
 
@@ -87,6 +91,7 @@ class Runner:
         stopping: Any = (),
         callbacks: Any = (),
         has_folds: bool = False,
+        confirm: Confirm | None = None,
         objective: Objective = LOSS,
         settings: Mapping[str, Any] | None = None,
         **budget: Any,
@@ -114,6 +119,7 @@ class Runner:
                 first_max_trials=first,
                 max_trials=budget.get("trials"),
                 has_folds=has_folds,
+                confirm=confirm,
             ),
             backend=backend,
             tracker=NoTracker(),

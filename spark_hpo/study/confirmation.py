@@ -1,0 +1,79 @@
+"""Trains the finalists of a study again, with other seeds, before one of them becomes the champion."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from spark_hpo.study.reserve import Reserve
+from spark_hpo.study.search import Confirm
+from spark_hpo.study_dir.journal import Journal
+from spark_hpo.study_dir.layout import repeat_of
+from spark_hpo.trial import AssignmentKey, Trial
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Confirmation:
+    """Decides which finalists are trained with which seeds.
+
+    Finalists are chosen when the search has ended and the reserve is used: the trials with the best results,
+    each as it was when it was best. The choice is in the journal, so a driver that resumes continues with the
+    seeds that are missing. Training of the search after it, with a larger budget, revokes it.
+
+    A trace, top 2, seeds 2: next({}) -> trial 7, seed 1; trial 4, seed 1; trial 7, seed 2; trial 4, seed 2;
+        then None, and `winner` is the one with the lower mean
+    """
+
+    journal: Journal
+    reserve: Reserve
+    confirm: Confirm | None
+
+    @property
+    def num_left(self) -> int:
+        """Trainings that are still needed, those in flight included."""
+        if self.confirm is None:
+            return 0
+        finals = self.journal.finalists
+        if finals is None:
+            return self.confirm.top * self.confirm.seeds
+        return sum(1 for _ in finals.missing(self.confirm.seeds))
+
+    def has_next(self, begun: Collection[AssignmentKey]) -> bool:
+        """Return whether a training waits, now that the search has ended.
+
+        Args:
+            begun: the keys of the assignments in flight.
+        """
+        if self.confirm is None:
+            return False
+        finals = self.journal.finalists
+        if finals is None:
+            return bool(self.reserve.best(self.confirm.top))
+        return any(repeat_of(*each) not in begun for each in finals.missing(self.confirm.seeds))
+
+    def next(self, begun: Collection[AssignmentKey]) -> tuple[Trial, int] | None:
+        """Return the next training: a trial as it was when it was best, and the number of the seed."""
+        if self.confirm is None or not self.has_next(begun):
+            return None
+        if self.journal.finalists is None:
+            best = self.reserve.best(self.confirm.top)
+            self.journal.confirming({trial.trial_id: trial.resource for trial in best}, self.confirm.seeds)
+            names = ", ".join(str(trial.trial_id) for trial in best)
+            logger.info("confirming trials %s with %d other seeds each", names, self.confirm.seeds)
+        finals = self.journal.finalists
+        assert finals is not None, "they have been chosen"
+        missing = (each for each in finals.missing(self.confirm.seeds) if repeat_of(*each) not in begun)
+        trial_id, seed = next(missing)
+        return next(t for t in self.reserve.best(self.confirm.top) if t.trial_id == trial_id), seed
+
+    @property
+    def winner(self) -> Trial | None:
+        """The finalist with the best mean, as it was when it was best; None: not all are confirmed."""
+        finals = self.journal.finalists
+        if self.confirm is None or finals is None or any(finals.missing(self.confirm.seeds)):
+            return None
+        trial_id = finals.compared()[0].trial_id
+        return next((t for t in self.reserve.best(self.confirm.top) if t.trial_id == trial_id), None)
