@@ -63,6 +63,7 @@ def main() -> None:
 
 def measure_pages(browser: Browser, address: str, server: psutil.Process, large: StudyWriter) -> None:
     before = server.memory_info().rss
+    browser.new_page().goto("data:text/html,warm")
     for name, path in (("list", ""), ("study", None)):
         if path is None:
             found = re.findall(r"study\?id=(\w+)", requests.get(address, timeout=600).text)

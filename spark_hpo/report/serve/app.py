@@ -25,6 +25,7 @@ from spark_hpo.report.serve.steering import status_code, steer
 
 _HEARTBEAT_S = 15.0  # proxies close a connection on which nothing is sent
 _MAX_STREAMS = 100
+_MAX_REQUEST = 65_536  # bytes
 _FOR_A_DAY = {"cache-control": "private, max-age=86400"}
 
 
@@ -159,6 +160,9 @@ def build_app(catalog: Catalog, access: Access) -> FastAPI:
         entry = await run_in_threadpool(catalog.get, id)
         if entry is None:
             return PlainTextResponse("there is no such study", 404)
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal() or int(length) > _MAX_REQUEST:
+            return PlainTextResponse("this is too long", 413)
         try:
             record = json.loads(await request.body())
             verb, text = str(record["verb"]), str(record["text"])

@@ -37,7 +37,7 @@ _REMOTE = 50.0  # times that, of an object store
 _BUSY_SHARE = 0.25  # of the time may go into reading one study
 _DISCOVERY_S = 3.0
 _FRESH_S = 1.0  # a page may show what was read so long ago
-_PATIENCE_S = 0.4  # a page waits so long for studies that are read for the first time
+_PATIENCE_S = 0.25  # a page waits so long for studies that are read for the first time
 _LIMIT_S = 120.0  # and so long if it cannot do without
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,13 @@ def test_wrong_arguments_have_a_cure(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as found:
             serve(tmp_path, port=taken.getsockname()[1])
     assert found.value.key == "port"
+
+
+def test_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ConfigError) as found:
+        serve(tmp_path)
+    assert "spark_hpo[serve]" in found.value.cure
 
 
 @pytest.mark.parametrize(
