@@ -198,6 +198,39 @@ def test_study_run_has_the_outcome_of_the_study(uri: str, journal: FakeJournal) 
     assert list(table["trial"]) == [0, 1]
 
 
+def test_study_run_describes_its_best_trial(uri: str, journal: FakeJournal) -> None:
+    tracker = MlflowTracker(uri, "tests", CARD)
+    tracker.sync(journal)
+    best = replace(journal.trials[1], metrics={"accuracy": 0.11})
+    assert tracker.finish(RunStatus.FINISHED, metrics={}, best=best)
+    runs_by_name = {run.info.run_name: run for run in tracker.client.search_runs([tracker.experiment_id])}
+    tags = runs_by_name["digits"].data.tags
+    assert {key: tags[key] for key in ("best.trial", "best.lr", "best.optimizer.name")} == {
+        "best.trial": "1",
+        "best.lr": "0.1",
+        "best.optimizer.name": "sgd",
+    }
+    run_id = runs_by_name["trial 1"].info.run_id
+    text = tags["mlflow.note.content"]
+    assert f"[trial 1](#/experiments/{tracker.experiment_id}/runs/{run_id}), accuracy 0.11" in text
+    assert "| optimizer.name | sgd |" in text
+
+
+def test_description_of_the_user_is_kept_and_settings_without_a_value_are_no_parameters(
+    uri: str, journal: FakeJournal
+) -> None:
+    config = {"patience": None, "spark": {}, "files": [], "seed": 0}
+    card = replace(CARD, config=config, tags={"mlflow.note.content": "ours"})
+    tracker = MlflowTracker(uri, "tests", card)
+    tracker.sync(journal)
+    best = replace(journal.trials[1], metrics={"accuracy": 0.11})
+    assert tracker.finish(RunStatus.FINISHED, metrics={}, best=best)
+    data = tracker.client.get_run(tracker.run_id).data
+    assert data.tags["mlflow.note.content"] == "ours"
+    assert data.tags["best.trial"] == "1"
+    assert data.params == {"seed": "0"}
+
+
 def test_runs_on_the_pareto_front_are_tagged(uri: str, journal: FakeJournal) -> None:
     def tagged(front: set[int] | None) -> dict[str, str]:
         tracker = MlflowTracker(uri, "tests", CARD)
