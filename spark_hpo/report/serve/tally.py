@@ -46,7 +46,7 @@ class Best:
 class Tally:
     """What the list of studies and the top of a study's page show.
 
-    It holds two numbers per trial and neither events nor reports: about 1 MB for 10,000 trials.
+    It holds two numbers per trial and neither events nor reports: about 3 MB for 10,000 trials.
     """
 
     definition: Definition
