@@ -11,7 +11,11 @@ from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.explorers.bandit import BanditExplorer
 from spark_hpo.search.explorers.perturbation import PerturbationExplorer
 from spark_hpo.search.sampler import Sampler
-from spark_hpo.search.samplers.evolution import DifferentialEvolutionSampler, ParticleSwarmSampler
+from spark_hpo.search.samplers.evolution import (
+    DifferentialEvolutionSampler,
+    GeneticSampler,
+    ParticleSwarmSampler,
+)
 from spark_hpo.search.samplers.grid import GridSampler
 from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.samplers.optuna_samplers import (
@@ -53,6 +57,7 @@ SAMPLERS: Mapping[str, type[Sampler]] = {
     "sobol": SobolSampler,
     "de": DifferentialEvolutionSampler,
     "pso": ParticleSwarmSampler,
+    "genetic": GeneticSampler,
     "gp": GaussianProcessSampler,
     "cmaes": CmaEsSampler,
     "nsga2": Nsga2Sampler,

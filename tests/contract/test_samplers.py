@@ -12,7 +12,11 @@ import pytest
 from spark_hpo.objective import Limit, Mode, Objective
 from spark_hpo.search.registry import build_sampler
 from spark_hpo.search.sampler import Sampler
-from spark_hpo.search.samplers.evolution import DifferentialEvolutionSampler, ParticleSwarmSampler
+from spark_hpo.search.samplers.evolution import (
+    DifferentialEvolutionSampler,
+    GeneticSampler,
+    ParticleSwarmSampler,
+)
 from spark_hpo.search.samplers.grid import GridSampler
 from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.samplers.optuna_samplers import (
@@ -107,6 +111,11 @@ class TestParticleSwarmSampler(SamplerContract):
         return ParticleSwarmSampler(space, seed, population_size=8)
 
 
+class TestGeneticSampler(SamplerContract):
+    def build(self, space: Space, seed: int) -> Sampler:
+        return GeneticSampler(space, seed, population_size=8)
+
+
 @needs_optuna
 class TestOptunaTpeSampler(SamplerContract):
     def build(self, space: Space, seed: int) -> Sampler:
@@ -117,6 +126,12 @@ class TestOptunaTpeSampler(SamplerContract):
 class TestGaussianProcessSampler(SamplerContract):
     def build(self, space: Space, seed: int) -> Sampler:
         return GaussianProcessSampler(space, seed, num_startup_trials=28)  # a second each, afterwards
+
+
+@needs_optuna
+class TestThompsonSampler(SamplerContract):
+    def build(self, space: Space, seed: int) -> Sampler:
+        return GaussianProcessSampler(space, seed, num_startup_trials=8, acquisition="thompson")
 
 
 @needs_optuna

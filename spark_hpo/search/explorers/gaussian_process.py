@@ -92,6 +92,17 @@ class TimeVaryingProcess:
         variance = math.exp(self.parameters[0]) - (explained**2).sum(axis=0)
         return mean, np.sqrt(np.maximum(variance, _JITTER))
 
+    def draw(self, points: Points, rng: np.random.Generator) -> Array:
+        """Draw one function from the posterior, and return its values at some points."""
+        covariance = self._covariance(self._distances_of(points, self.points), self.parameters)
+        explained = solve_triangular(self._factor, covariance.T, lower=True)
+        own = self._covariance(self._distances_of(points, points), self.parameters)
+        left = own - explained.T @ explained + _JITTER * np.eye(len(points))
+        values, vectors = np.linalg.eigh(left)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        drawn: Array = covariance @ self._weights + root @ rng.standard_normal(len(points))
+        return drawn
+
     def loss(self, parameters: Array) -> tuple[float, Array]:
         """Return the negative log posterior of the parameters, which the fit minimises, and its gradient."""
         covariance = self._covariance(self._distances, parameters)

@@ -160,3 +160,41 @@ class ParticleSwarmSampler(_PopulationSampler):
         velocity = np.zeros(len(here)) if previous is None else here - self._unit(previous, rng)
         pull = rng.random(len(here)) * (own - here) + rng.random(len(here)) * (best - here)
         return np.asarray(np.clip(here + self.inertia * velocity + self.attraction * pull, 0.0, 1.0))
+
+
+@dataclass(eq=False, kw_only=True)
+class GeneticSampler(_PopulationSampler):
+    """A genetic algorithm: selection by tournaments, uniform crossover, mutation.
+
+    Holland 1975; Goldberg and Deb 1991 for the tournaments. A child takes each parameter from one of two
+    parents, and some parameters are changed: a number by a normal step, an option by a draw. A child belongs
+    to a member of the population, and replaces its best trial if it is at least as good at the same
+    resource, so the best configuration is never lost. Parents come from the highest resource with results,
+    topped up from lower ones.
+    """
+
+    tournament_size: int = 3  # trials of which the best becomes a parent, >= 1
+    mutation_probability: float | None = None  # of each parameter, 0..1; None: one parameter in a child
+    mutation_step: float = 0.1  # standard deviation, as a share of the range, > 0 and <= 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_integer("tournament_size", self.tournament_size, 1)
+        if self.mutation_probability is not None:
+            require_number("mutation_probability", self.mutation_probability, low=0, high=1)
+        require_number("mutation_step", self.mutation_step, above=0, high=1)
+
+    def _propose(self, member: int, parents: list[int], levels: list[int], rng: np.random.Generator) -> Array:
+        # Parents are ranked, so the lowest of some random ranks wins the tournament.
+        first, second = (
+            self._unit(parents[int(rng.integers(len(parents), size=self.tournament_size).min())], rng)
+            for _ in range(2)
+        )
+        child = np.where(rng.random(len(first)) < 0.5, first, second)
+        probability = self.mutation_probability
+        mutated = rng.random(len(child)) < (1 / len(child) if probability is None else probability)
+        moved = child + rng.normal(scale=self.mutation_step, size=len(child))
+        is_option = np.array([axis.options > 0 for axis in self._axes.axes])
+        moved = np.where(is_option, rng.random(len(child)), np.abs(moved))  # reflected at the edges
+        moved = np.where(moved > 1, np.maximum(2 - moved, 0), moved)
+        return np.where(mutated, moved, child)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from spark_hpo.errors import ConfigError
+from spark_hpo.errors import ConfigError, suggestion
 from spark_hpo.search.pareto import Losses, Penalty
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.samplers.acquisitions import ACQUISITIONS, acquisition_sampler
 from spark_hpo.search.samplers.history import History, Result
 from spark_hpo.search.settings import require_integer
 from spark_hpo.search.space import Space
@@ -221,20 +222,33 @@ class OptunaTpeSampler(OptunaSampler):
 
 @dataclass(eq=False, kw_only=True)
 class GaussianProcessSampler(OptunaSampler):
-    """A Gaussian process with log expected improvement (Optuna's GPSampler), for up to a few hundred trials.
+    """A Gaussian process, for up to a few hundred trials: Optuna's GPSampler with log expected improvement,
+    or another acquisition function over a process of ours.
 
     A proposal takes a second or more, and its time grows with the cube of the number of trials. Conditional
     parameters are drawn independently. Needs torch.
     """
 
     num_startup_trials: int = 10  # that are drawn before the model is used
+    acquisition: str = "ei"  # ei: expected improvement; ucb: confidence bound; pi: probability; thompson
 
     def __post_init__(self) -> None:
         require_integer("num_startup_trials", self.num_startup_trials, 1)
+        if self.acquisition not in ACQUISITIONS:
+            raise ConfigError(
+                "is not a valid acquisition function",
+                key="acquisition",
+                value=self.acquisition,
+                cure=suggestion(str(self.acquisition), ACQUISITIONS),
+            )
         _require("torch")
         super().__post_init__()
 
     def _sampler(self, seed: int) -> Any:
+        if self.acquisition != "ei":
+            return acquisition_sampler(
+                self._optuna, self.acquisition, seed=seed, num_startup_trials=self.num_startup_trials
+            )
         sampler = self._optuna.samplers.GPSampler
         # Optuna 4.0 has no such argument, and does not warn.
         quiet = "warn_independent_sampling" in inspect.signature(sampler).parameters
