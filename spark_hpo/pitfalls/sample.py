@@ -116,6 +116,8 @@ def sample_of_rows(rows: pa.Table, label: str) -> Sample:
         values = rows.column(name)
         if pa.types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
+        if pa.types.is_large_string(values.type):  # of pandas 3
+            values = values.cast(pa.string())
         values = _parsed_times(values)
         if _is_time(values.type):
             times.append(name)

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 
 def is_spark(value: object) -> TypeGuard[DataFrame]:
     """Return True for a DataFrame of classic Spark or of Spark Connect."""
-    return _is_frame(value, "pyspark.sql.")
+    return _is_frame(value, "pyspark.sql")
 
 
 def is_pandas(value: object) -> TypeGuard[pd.DataFrame]:
-    return _is_frame(value, "pandas.")
+    return _is_frame(value, "pandas")
 
 
 def _is_frame(value: object, package: str) -> bool:
     kinds = type(value).__mro__
-    return any(kind.__name__ == "DataFrame" and kind.__module__.startswith(package) for kind in kinds)
+    # From pandas 3 on, the class names the package itself as its module.
+    return any(
+        kind.__name__ == "DataFrame" and f"{kind.__module__}.".startswith(f"{package}.") for kind in kinds
+    )
