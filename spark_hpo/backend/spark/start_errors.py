@@ -66,11 +66,12 @@ def _error(reason: str, *, cure: str = "") -> ConfigError:
 def _reason_of_the_jvm() -> str:
     """Start the JVM again, and return the last line that it prints before it exits.
 
-    The output of the first attempt went to the standard error of this process, where it cannot be read.
+    The output of the first attempt went to the standard error of this process, where it cannot be read. What
+    a JVM finds before it runs any code, such as a missing module, it prints to its standard output.
     """
     with tempfile.TemporaryFile("w+") as output:
         try:
-            gateway = launch_gateway(popen_kwargs={"stderr": output})  # type: ignore[no-untyped-call]
+            gateway = launch_gateway(popen_kwargs={"stdout": output, "stderr": output})  # type: ignore[no-untyped-call]
         except (PySparkRuntimeError, OSError):
             output.seek(0)
             return telling_line(output.read())
