@@ -113,8 +113,11 @@ class Attempts:
         return self._settle(report)
 
     def finish_alone(self, report: Report) -> None:
-        """End an assignment after the search: an evaluation on the test split, or a final model."""
-        self._end(report)
+        """End an assignment after the search: an evaluation on the test split, or a final model.
+
+        Its time is not that of the search, whose slots are counted.
+        """
+        self._running.pop(report.key, None)
         if report.failure is not None:
             self._journal.lost(report)
             return
