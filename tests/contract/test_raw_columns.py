@@ -380,6 +380,7 @@ def test_partitions_get_the_types_that_spark_gives_them(
 
 
 def test_delta_table_is_not_read_as_parquet(tmp_path: Path) -> None:
+    pytest.importorskip("deltalake")
     pq.write_table(pa.table({"v": [1]}), tmp_path / "x.parquet")
     (tmp_path / "_delta_log").mkdir()
     (tmp_path / "_delta_log" / "0.json").write_text("{}")

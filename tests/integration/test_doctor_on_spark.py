@@ -127,7 +127,7 @@ def test_doctor_counts_the_studies_that_share_the_slots(spark: Any, study: Path)
     context.cluster = cluster_of(spark)
     shared = SharedSlots(key=slots_key(context.cluster), size=lambda: Fraction(1, 2), wake=lambda: None)
     with open_share(shared, weight=1.0):
-        assert "shared with 1 running" in slots(context).message
+        assert "shared with other running studies of this process: 1 " in slots(context).message
     assert "shared" not in slots(context).message
 
 

@@ -44,7 +44,9 @@ def parse(command: click.Command, words: Sequence[str]) -> None:
     """
     context = command.make_context(command.name, list(words))
     if isinstance(command, click.Group):
-        _, subcommand, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        own = vars(context)
+        first = own.get("_protected_args", own.get("protected_args", ()))  # the latter before click 8.2
+        _, subcommand, rest = command.resolve_command(context, [*first, *context.args])
         assert subcommand is not None
         parse(subcommand, rest)
 

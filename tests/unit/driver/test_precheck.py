@@ -73,6 +73,7 @@ def test_check_torch_refuses_strategies_of_newer_versions(
 
 
 def test_check_study_names_the_extra_that_a_task_needs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
     check_study(load_config("study.yaml", ["task=text"]))
     monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
     with pytest.raises(ConfigError) as caught:

@@ -18,7 +18,7 @@ def test_versions_and_commit_are_of_this_process(monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(ROOT)
     facts = provenance()
     assert facts["versions"]["python"] == sys.version.split()[0]
-    assert {"spark_hpo", "torch", "mlflow", "optuna"} <= facts["versions"].keys()
+    assert {"spark_hpo", "torch", "mlflow", "hyperopt"} <= facts["versions"].keys()
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=ROOT)
     assert facts["git_commit"] == (head.stdout.strip() or None)
 

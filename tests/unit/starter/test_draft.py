@@ -146,6 +146,7 @@ class TestRawParquet:
     def test_draft_of_messages_reads_their_texts(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        pytest.importorskip("transformers")
         words = ["call", "me", "now", "or", "never", "again", "tomorrow", "please"]
         rng = np.random.default_rng(0)
         texts = [" ".join(rng.choice(words, rng.integers(3, 12))) for _ in range(3000)]

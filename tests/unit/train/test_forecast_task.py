@@ -38,6 +38,7 @@ from spark_hpo.train.tasks.tabular import TabularTask
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, Report
+from tests.support.torch_versions import needs_newer_export
 
 HISTORY, HORIZON, STEPS = 21, 7, 280
 WINDOWS = Windows(value="sales", history=HISTORY, horizon=HORIZON, season=7, known=("promotion",))
@@ -167,6 +168,7 @@ def test_scaled_error_divides_by_the_naive_error_within_the_history(table: Table
     assert scaled.numpy() == pytest.approx(3.0 / scale, rel=1e-4)
 
 
+@needs_newer_export
 def test_exported_model_forecasts_from_a_row_of_the_table(table: Table, tmp_path: Path) -> None:
     spec, report = trained(table, tmp_path, {"units": 8}, epochs=1)
     path = str(report.checkpoint)

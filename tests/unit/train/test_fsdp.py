@@ -26,6 +26,7 @@ from spark_hpo.train.training_settings import StrategyKind, TrainingSettings
 from spark_hpo.trial import Assignment, FailureKind, Report
 from tests.support.gloo_ranks import run_ranks
 from tests.support.tables import write_clusters
+from tests.support.torch_versions import needs_newer_fsdp
 
 ROWS = 121
 EPOCHS = 5  # of 11 steps
@@ -150,6 +151,7 @@ def curve(*reports: Report) -> list[float]:
     return [m.metrics[name] for r in reports for m in r.curve for name in ("train_loss", "loss")]
 
 
+@needs_newer_fsdp
 @pytest.mark.medium
 def test_fsdp_trains_as_ddp_in_half_the_memory(spec: RankSpec, tmp_path: Path) -> None:
     found = {}

@@ -26,6 +26,7 @@ from spark_hpo.train.tasks.sequence import SequenceTask
 from spark_hpo.train.training_settings import TrainingSettings
 from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, Report, Split
+from tests.support.torch_versions import needs_newer_export
 
 ROWS, LONGEST = 400, 8
 MODELS = ("gru", "transformer")
@@ -127,6 +128,7 @@ def test_sequence_task_uses_columns_beside_the_sequence(tmp_path: Path) -> None:
     assert trained(table, tmp_path, {"learning_rate": 0.03}).metrics["accuracy"] > 0.9
 
 
+@needs_newer_export
 @pytest.mark.medium
 @pytest.mark.parametrize("model", MODELS)
 def test_sequence_task_exports_a_network_with_equal_predictions(model: str, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from spark_hpo.train.rank import RankSpec
 from spark_hpo.train.reference import Code
 from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, Report, Split
+from tests.support.torch_versions import needs_newer_export
 
 ROWS = 300
 NAMES = ("size", "sold", "price", "colour")
@@ -153,6 +154,7 @@ def test_labels_are_not_features(url: str) -> None:
     assert TableSchema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
 
 
+@needs_newer_export
 def test_task_learns_all_labels_and_predicts_raw_rows(url: str, tmp_path: Path) -> None:
     config = config_of(url, training={"metrics": ["auroc", "r2"]})
     table, spec, report = trained(config, tmp_path)

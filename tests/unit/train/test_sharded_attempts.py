@@ -25,6 +25,7 @@ from spark_hpo.train.worker import run_rank
 from spark_hpo.trial import Assignment, FailureKind, Report
 from tests.support.gloo_ranks import run_ranks
 from tests.support.tables import write_clusters
+from tests.support.torch_versions import needs_newer_fsdp
 
 pytestmark = pytest.mark.medium
 
@@ -88,6 +89,7 @@ def losses(report: Report) -> list[float]:
     return [m.metrics["loss"] for m in report.curve]
 
 
+@needs_newer_fsdp
 def test_rungs_continue_with_other_numbers_of_ranks(spec: RankSpec) -> None:
     # Each step reads all rows, because the order of rows depends on the number of ranks.
     spec = replace(spec, settings=replace(spec.settings, batch_size=120))
