@@ -98,6 +98,12 @@ class Entry:
                 self.error = str(exc)
             except OSError as exc:
                 self.error = redact(str(exc))
+            except Exception as exc:  # a journal may contain anything; the other studies are shown
+                self.tally = None
+                error = redact(f"it cannot be read: {exc!r}")
+                if error != self.error:
+                    logger.warning("%s: %s", self.url, error, exc_info=True)
+                self.error = error
             state = None if self.tally is None else (self.tally.sequence, self.look and self.look.state)
             shown = (state, self.error)
             if shown == self._shown:

@@ -10,15 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from spark_hpo.errors import ConfigError, SparkHpoError, located
 from spark_hpo.redact import hide
 from spark_hpo.report.notebook import in_notebook
-
-if TYPE_CHECKING:
-    import uvicorn
 
 TOKEN_VARIABLE = "SPARK_HPO_SERVE_TOKEN"
 DEFAULT_PORT = 7480  # Databricks' driver proxy takes 3000 to 8000
@@ -115,7 +112,7 @@ class Server:
             server_header=False,
             proxy_headers=False,
         )
-        self._server: uvicorn.Server = _in_thread(uvicorn.Server, config)
+        self._server = uvicorn.Server(config)
         self._thread: threading.Thread | None = None
 
     @property
@@ -188,15 +185,6 @@ class Server:
             "" if self._token is None else " The link contains a token that opens the page: do not share it."
         )
         return f'<p><a href="{link}" target="_blank" rel="noreferrer">Open the studies</a>.{note}</p>'
-
-
-def _in_thread(kind: type[uvicorn.Server], config: uvicorn.Config) -> uvicorn.Server:
-    """Return a server that leaves the signals of the process alone."""
-    from contextlib import nullcontext
-
-    server = kind(config)
-    server.capture_signals = nullcontext  # type: ignore[method-assign, assignment]
-    return server
 
 
 def _listen(host: str, port: int | None) -> socket.socket:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-import yaml
-
+from spark_hpo.config.study_file import override
 from spark_hpo.errors import ConfigError, within
 from spark_hpo.study_dir.requests import Answer, Reply, Verb, request
 from spark_hpo.study_dir.storage import Storage
@@ -50,30 +49,29 @@ def status_code(answer: Answer) -> int:
 
 
 def _arguments(verb: Verb, text: str) -> dict[str, Any]:
-    match verb:
-        case Verb.ADD:
-            return {"params": _pairs(verb, text)}
-        case Verb.DROP:
-            if not text.strip().isdecimal():
-                raise ConfigError("needs the number of a trial", value=text, cure=f"Write {_EXAMPLES[verb]}")
-            return {"trial": int(text)}
-        case Verb.EXTEND:
-            # The value stays text: +50 is more than a number.
-            return {"budget": _pairs(verb, text, parsed=False)}
-        case Verb.NARROW:
-            return {"space": _pairs(verb, text)}
-        case _:
-            return {}
+    if verb is Verb.DROP:
+        if not text.strip().isdecimal():
+            raise ConfigError("needs the number of a trial", value=text, cure=f"Write {_EXAMPLES[verb]}")
+        return {"trial": int(text)}
+    if verb not in (Verb.ADD, Verb.EXTEND, Verb.NARROW):
+        return {}
+    params: dict[str, Any] = {}
+    by_key: dict[str, Any] = {}
+    for word in _words(verb, text):
+        key, _, value = word.partition("=")
+        override(params, word)  # optimizer.momentum=0.9 is nested in the parameters of a trial
+        found: dict[str, Any] = {}
+        override(found, f"value={value}")
+        # A limit stays text, because +50 is more than a number.
+        by_key[key] = value if verb is Verb.EXTEND else found["value"]
+    return {Verb.ADD: {"params": params}, Verb.EXTEND: {"budget": by_key}}.get(verb, {"space": by_key})
 
 
-def _pairs(verb: Verb, text: str, *, parsed: bool = True) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _words(verb: Verb, text: str) -> list[str]:
     try:
-        for word in shlex.split(text):
-            key, equals, value = word.partition("=")
-            if not (key and equals):
-                raise ValueError(word)
-            found[key] = yaml.safe_load(value) if parsed else value
-    except (ValueError, yaml.YAMLError):
-        raise ConfigError("needs key=value", value=text, cure=f"Write {_EXAMPLES[verb]}") from None
-    return found
+        words = shlex.split(text)
+    except ValueError:  # a quote is not closed
+        words = []
+    if not words or not all(word.partition("=")[0] and word.partition("=")[2] for word in words):
+        raise ConfigError("needs key=value", value=text, cure=f"Write {_EXAMPLES[verb]}")
+    return words

@@ -48,6 +48,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, storage: Storage) -> Path:
     TrackingPlace(tracking_uri="http://mlflow:5000/x", experiment_id="7", run_id="abc").write(pen.storage)
     StudyWriter(storage=Storage(root / "damaged")).die()
     (root / "damaged/study.json").write_text("{")
+    StudyWriter(storage=Storage(root / "foreign")).die()
+    with (root / "foreign/journal/000001.jsonl").open("a") as file:
+        file.write(
+            '{"sequence":2,"time":1.0,"event":"assigned"}\n{"sequence":3,"time":1.0,"event":"slots"}\n'
+        )
     return root
 
 
@@ -73,7 +78,8 @@ def get(server: Server, path: str, status: int = 200) -> str:
 
 def test_list_has_every_study_and_what_is_wrong_with_one(server: Server, ids: dict[str, str]) -> None:
     page = get(server, "")
-    assert set(ids) == {"everything", "hostile", "damaged"}
+    assert set(ids) == {"everything", "hostile", "damaged", "foreign"}
+    assert "it cannot be read: KeyError" in page
     assert page.index("everything") < page.index("damaged"), "by the last event"
     assert "study.json is damaged" in page
     row = page[page.index(f'id="study-{ids["everything"]}"') :].partition("</tr>")[0]
@@ -242,12 +248,14 @@ def test_button_puts_a_request_into_the_directory(tmp_path: Path) -> None:
         press = Page(server).press
         assert press("pause").status_code == 409, "no driver runs"
         assert press("extend", "trials=+5").status_code == 202
-        assert press("add", "x=0.25").status_code == 202
+        assert press("add", "x=1e-3").status_code == 202
+        assert press("narrow", "x=[1e-4,1e-2]").status_code == 202
         for verb, text in (("drop", "one"), ("extend", "trials"), ("narrow", "x=[0.1"), ("dance", "")):
             assert press(verb, text).status_code == 400, verb
         assert [(asked.verb, asked.arguments) for asked in Inbox(pen.storage).waiting()] == [
             ("extend", {"budget": {"trials": "+5"}}),
-            ("add", {"params": {"x": 0.25}, "like": None}),
+            ("add", {"params": {"x": 0.001}, "like": None}),
+            ("narrow", {"space": {"x": [0.0001, 0.01]}}),
         ]
 
 
