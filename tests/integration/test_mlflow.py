@@ -216,7 +216,7 @@ def test_study_run_describes_its_best_trial(uri: str, journal: FakeJournal) -> N
     assert "| optimizer.name | sgd |" in text
 
 
-def test_description_of_the_user_is_kept_and_settings_without_a_value_are_no_parameters(
+def test_description_of_the_user_is_kept_and_empty_settings_are_no_parameters(
     uri: str, journal: FakeJournal
 ) -> None:
     config = {"patience": None, "spark": {}, "files": [], "seed": 0}
