@@ -45,25 +45,24 @@ class Estimates(Callback):
         self.seconds = study.progress.seconds
 
 
-@pytest.mark.parametrize(
-    ("search", "settings"),
-    [
-        ({"scheduler": "asha"}, {"trials": 60, "slots": 4}),
-        ({"scheduler": "adaptive_asha"}, {"trials": 80, "slots": 8}),
-        ({"scheduler": "hyperband"}, {"trials": 60, "slots": 4}),
-        ({"scheduler": "full"}, {"trials": 40, "slots": 3}),
-        ({"scheduler": "median_stopping"}, {"trials": 40, "slots": 4}),
-        ({"scheduler": "population_based"}, {"trials": 40, "slots": 10}),
-        ({"scheduler": "asha"}, {"trials": None, "resource": 600, "slots": 4}),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize(
-    ("epoch_s", "launch_s", "differ"), [(0.1, 5.0, False), (20.0, 5.0, True), (1.0, 0.0, True)]
-)
+# Schedulers and slots, each with the seconds of an epoch and of a launch, and whether trials differ in pace.
+STUDIES = [
+    ("asha", {"trials": 60, "slots": 4}, 0.1, 5.0, False),
+    ("asha", {"trials": 60, "slots": 4}, 20.0, 5.0, True),
+    ("asha", {"trials": None, "resource": 600, "slots": 4}, 1.0, 0.0, True),
+    ("adaptive_asha", {"trials": 80, "slots": 8}, 0.1, 5.0, False),
+    ("adaptive_asha", {"trials": 80, "slots": 8}, 20.0, 5.0, True),
+    ("hyperband", {"trials": 60, "slots": 4}, 1.0, 0.0, True),
+    ("full", {"trials": 40, "slots": 3}, 20.0, 5.0, True),
+    ("median_stopping", {"trials": 40, "slots": 4}, 0.1, 5.0, False),
+    ("population_based", {"trials": 40, "slots": 10}, 1.0, 0.0, True),
+]
+
+
+@pytest.mark.parametrize(("scheduler", "settings", "epoch_s", "launch_s", "differ"), STUDIES, ids=str)
 def test_time_left_after_a_tenth_of_a_study_is_about_right(
     tmp_path: Path,
-    search: dict[str, Any],
+    scheduler: str,
     settings: dict[str, Any],
     epoch_s: float,
     launch_s: float,
@@ -73,7 +72,7 @@ def test_time_left_after_a_tenth_of_a_study_is_about_right(
     write_study(
         tmp_path,
         **settings,
-        search={"sampler": "random", "max_resource": 27, **search},
+        search={"sampler": "random", "max_resource": 27, "scheduler": scheduler},
         curves=Paced(27, epoch_s, differ=differ),
         disturbances=Disturbances(launch_s=launch_s),
         callbacks=[seen],
