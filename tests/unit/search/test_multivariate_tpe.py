@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from spark_hpo.errors import ConfigError
+from spark_hpo.search.methods import METHODS
 from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.samplers.parzen import Bandwidth, ParzenEstimator
 from spark_hpo.search.samplers.random import RandomSampler
@@ -181,7 +182,8 @@ def test_tpe_share_out_of_range_is_refused(name: str) -> None:
 
 @pytest.mark.medium
 def test_proposal_after_10000_trials_takes_at_most_20_ms(capsys: pytest.CaptureFixture[str]) -> None:
-    sampler, rng = MultivariateTpeSampler(MIXED, 0), np.random.default_rng(0)
+    settings = METHODS["default"].sampler_settings
+    sampler, rng = MultivariateTpeSampler(MIXED, 0, **settings), np.random.default_rng(0)
     for trial_id in range(10_000):
         params = MIXED.sample(rng)
         sampler.start(trial_id, params)
