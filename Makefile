@@ -250,7 +250,7 @@ build/pipelines/installed:  # their packages do not go together with ours
 
 build/peers/installed: pyproject.toml  # peers whose packages do not go together with petastorm's
 	$(PYTHON) -m venv build/peers
-	build/peers/bin/python -m pip install --quiet dehb syne-tune huggingface_hub s3fs --editable '.[replay,optuna]'
+	build/peers/bin/python -m pip install --quiet dehb syne-tune 'pyarrow<18' huggingface_hub s3fs --editable '.[replay,optuna]'
 	@touch $@
 
 build/tables/installed:  # packages that carry real tables; only their files are read
