@@ -21,7 +21,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,9 +48,23 @@ DOCS = ROOT / "docs" / "benchmarks"
 BUDGETS = (20.0,)  # full trainings per slot
 SLOTS = (4, 8, 32)
 OURS = (
-    *("default", "tpe+adaptive_asha", "tpe+asha", "tpe+async_hyperband", "tpe+hyperband", "tpe", "bohb"),
+    *(
+        "default",
+        "default without probes",
+        "tpe+adaptive_asha",
+        "tpe+asha",
+        "tpe+async_hyperband",
+        "tpe+hyperband",
+        "tpe",
+        "bohb",
+    ),
     *("dehb", "random+asha", "random"),
 )
+
+VARIANTS = {
+    "default without probes": "tpe:enough=10,learns_from_paused=true"
+    "+adaptive_asha:num_probes=0,control_share=0.1,has_leader=true",
+}
 
 
 def _peers() -> dict[str, Peer]:
@@ -104,7 +118,8 @@ def run(search: Search, curves: Path) -> Replay:
 
 
 def _replay_ours(name: str, benchmark: Benchmark, **settings: Any) -> Replay:
-    return replay(benchmark, parse_method(name), **settings)
+    method = replace(parse_method(VARIANTS.get(name, name)), name=name)
+    return replay(benchmark, method, **settings)
 
 
 class Results:
@@ -162,7 +177,10 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--only", action="append", metavar="TEXT", help="methods whose name has it, now")
     parser.add_argument(
-        "--variants", action="append", default=[], help="settings of the default to choose from"
+        "--variants",
+        action="append",
+        default=["default", *VARIANTS, "tpe+adaptive_asha"],
+        help="further settings of the default to choose from",
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "search.jsonl")

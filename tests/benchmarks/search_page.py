@@ -35,7 +35,8 @@ trains 16 configurations. No method is told its budget, so the first half of a s
 the search with a budget of 1.
 
 `tpe+asha` is a sampler with a scheduler; `tpe` and `random` alone train every trial to the end; \
-`tpe+adaptive_asha` has the settings that `default` had in earlier versions. Methods of other libraries \
+`tpe+adaptive_asha` has the settings that `default` had in earlier versions. `default without probes` \
+trusts the lowest rung. Methods of other libraries \
 (`peer`) run with the settings of their own documentation.
 
 Two scores are compared at the end of a budget. **trained** is the regret of the best configuration that was \
@@ -68,6 +69,7 @@ def write_page(
         for task, benchmark in open_family(family, curves).items()
     }
     families = {task: family for task, (family, _) in benchmarks.items()}
+    replays = sorted(replays, key=lambda one: one.method != _DEFAULT)  # stands out in the picture
     cut = [one.first(budget) for one in replays for budget in _BUDGETS if budget <= one.budget]
     table = regrets(cut, families)
     tops = {task: one.reference.regret(one.reference.top) for task, (_, one) in benchmarks.items()}
@@ -78,13 +80,15 @@ def write_page(
     lines += [*_times(replays, tops), *_scope(table)]
     output.mkdir(parents=True, exist_ok=True)
     (output / "search.md").write_text("\n".join(lines) + "\n")
-    (output / "search.json").write_text(json.dumps(_figures(table), indent=2) + "\n")
+    figures = ",\n".join(map(json.dumps, _figures(table)))
+    (output / "search.json").write_text(f"[\n{figures}\n]\n")
     draw_families(replays, families, output / "search.png")
     if readme is not None:
         text = readme.read_text()
         before, rest = text.split(_README_MARKS[0])
         _, after = rest.split(_README_MARKS[1])
-        ranked = "\n".join(_readme_ranks(table))
+        others = [variant for variant in variants if variant != _DEFAULT]
+        ranked = "\n".join(_readme_ranks(table[~table["method"].isin(others)]))
         readme.write_text(f"{before}{_README_MARKS[0]}{ranked}\n{_README_MARKS[1]}{after}")
 
 
