@@ -248,7 +248,7 @@ def test_button_puts_a_request_into_the_directory(tmp_path: Path) -> None:
         press = Page(server).press
         assert press("pause").status_code == 409, "no driver runs"
         assert press("extend", "trials=+5").status_code == 202
-        assert press("add", "x=1e-3").status_code == 202
+        assert press("add", "x=0.001").status_code == 202
         assert press("narrow", "x=[1e-4,1e-2]").status_code == 202
         for verb, text in (("drop", "one"), ("extend", "trials"), ("narrow", "x=[0.1"), ("dance", "")):
             assert press(verb, text).status_code == 400, verb
@@ -265,21 +265,25 @@ def test_buttons_pause_and_resume_a_running_driver(tmp_path: Path) -> None:
     config = {"objective": {"metric": "loss", "mode": "min"}, "search": {"max_resource": 9}}
     config |= {"budget": {"trials": 30}}
     Definition.create({**config, "name": "steered", "space": SPACE.to_json()}).write(runner.storage)
-    may_train = threading.Event()
-    runner.training.fail = lambda _: may_train.wait(LIMIT_S) and None
+    is_steered = threading.Event()
+
+    def train_slowly(_: object) -> None:
+        is_steered.wait(0.1)
+
+    runner.training.fail = train_slowly
     study = runner.study(trials=30)
     driver = threading.Thread(target=study.run, daemon=True)
     with serve(tmp_path, port=0) as server:
         driver.start()
         page = Page(server)
         events = Events(server, page.study_id)
-        may_train.set()
         paused = page.press("pause")
         assert paused.status_code == 200, paused.text
         assert "its slots are free" in events.until(">paused<")["parts"]["top"]
         before = len(runner.journal.trials) if runner.journal else 0
         extended = page.press("extend", "trials=+7")
         assert (extended.status_code, driver.is_alive()) == (200, True), extended.text
+        is_steered.set()
         assert page.press("resume").status_code == 200
         driver.join(LIMIT_S)
         assert not driver.is_alive()
