@@ -243,7 +243,7 @@ def checked(verb: Verb, arguments: Mapping[str, Any]) -> dict[str, Any]:
             return found
         case Verb.ADD, {"params": dict() as params, "like": None | int(), **rest} if not rest:
             if params or found["like"] is not None:
-                return found
+                return {**found, "params": _plain(params)}
             raise ConfigError("needs the values of a trial", key="add", cure="Write key=value, or --like 17")
         case Verb.DROP, {"trial": int(), **rest} if not rest and not isinstance(found["trial"], bool):
             return found
@@ -258,7 +258,9 @@ def checked(verb: Verb, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return the number for a text such as `1e-4`, which YAML does not read as one."""
+    """Return the number for a text such as `1e-4`, which YAML does not read as one; also inside mappings."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
     return float(value) if isinstance(value, str) and _NUMBER_AS_TEXT.fullmatch(value) else value
 
 

@@ -248,7 +248,7 @@ def test_button_puts_a_request_into_the_directory(tmp_path: Path) -> None:
         press = Page(server).press
         assert press("pause").status_code == 409, "no driver runs"
         assert press("extend", "trials=+5").status_code == 202
-        assert press("add", "x=0.001").status_code == 202
+        assert press("add", "x=1e-3").status_code == 202
         assert press("narrow", "x=[1e-4,1e-2]").status_code == 202
         for verb, text in (("drop", "one"), ("extend", "trials"), ("narrow", "x=[0.1"), ("dance", "")):
             assert press(verb, text).status_code == 400, verb
