@@ -14,7 +14,7 @@ from spark_hpo.study_dir.events import EventKind
 from spark_hpo.study_dir.finalists import compare
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.trial import Assignment, TrialState
-from tests.unit.study.test_reserve import LOSS, MAX, Runner
+from tests.support.budget_ends import LOSS, MAX, Runner
 
 CONFIRM = Confirm(top=3, seeds=3)
 
