@@ -28,7 +28,9 @@ def history(record: StudyRecord) -> Picture:
     """Draw each report at its time, coloured by rung, and the best value so far."""
     divisor, axis = time_axis(record)
     places = [record.worked(attempt.ended or 0.0) / divisor for attempt in record.reported]
-    return _history(record, places, "Best value over time", axis)
+    picture = _history(record, places, "Best value over time", axis)
+    picture.figure.update_layout(meta={"seconds": divisor})  # per unit of the axis, for points that follow
+    return picture
 
 
 def history_by_resource(record: StudyRecord) -> Picture:

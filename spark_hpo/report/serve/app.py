@@ -205,8 +205,9 @@ def build_app(catalog: Catalog, access: Access) -> FastAPI:
             parts = {f"study-{entry.id}": pages.row(entry) for entry in changed}
         else:
             parts = {"top": pages.top(changed[0])} if len(ids) == 1 else {}
+        points = pages.points(changed[0]) if ids is not None and len(ids) == 1 else []
         version = sum(entry.version for entry in catalog.known() if ids is None or entry.id in ids)
-        return json.dumps({"parts": parts, "version": version})
+        return json.dumps({"parts": parts, "version": version, "points": points})
 
     @app.get("/plotly.js")
     def plotly_js() -> Response:

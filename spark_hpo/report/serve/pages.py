@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -64,6 +64,11 @@ class Pages:
         module = _environment().get_template("parts.html.jinja").module
         return str(module.top(row_of(entry)))  # type: ignore[attr-defined]
 
+    def points(self, entry: Entry) -> list[list[Any]]:
+        """Return the latest results of a study, for the picture of its history."""
+        with entry.using:
+            return [] if entry.tally is None else [list(astuple(point)) for point in entry.tally.points]
+
     def study(self, entry: Entry, *, fresh: bool) -> str:
         """Return the page of a study.
 
@@ -90,6 +95,7 @@ class Pages:
 
     def _study(self, entry: Entry, record: StudyRecord | None, version: int) -> str:
         content = {"record": None, "figures": "{}"} if record is None else content_of(record)
+        drawn = record.drivers[-1].events[-1].sequence if record is not None and record.drivers else 0
         return self._render(
             "study.html.jinja",
             **content,
@@ -97,6 +103,7 @@ class Pages:
             follow=entry.id,
             study_id=entry.id,
             version=version,
+            sequence=drawn,
         )
 
     def trials(self, entry: Entry, *, page: int, state: str | None) -> str:

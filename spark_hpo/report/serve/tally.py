@@ -21,6 +21,7 @@ from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import AssignmentKey, Split, TrialState, part_of
 
 _LATEST = 8  # events that the page lists
+_POINTS = 200  # that an open page may lack
 _REPORTS = (EventKind.REPORTED, EventKind.FOLD, EventKind.REPEATED, EventKind.LOST)
 
 
@@ -31,6 +32,18 @@ class Step:
     seconds: float  # of drivers' work until then
     resource: int  # epochs (or parts) that all trials trained until then
     value: float  # in the user's direction
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A result that has just arrived, for a picture that was drawn before."""
+
+    sequence: int  # of its event
+    seconds: float  # of drivers' work until then
+    value: float
+    rung: int
+    label: str
+    best: float  # value so far
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +78,7 @@ class Tally:
     drivers: int = 0
     sequence: int = 0  # of the last event
     steered: Steered = field(default_factory=Steered)
+    points: deque[Point] = field(default_factory=lambda: deque(maxlen=_POINTS))
     latest: deque[Event] = field(default_factory=lambda: deque(maxlen=_LATEST))
 
     def __post_init__(self) -> None:
@@ -184,10 +198,21 @@ class Tally:
         metrics, resource = event.data["metrics"], event.data["resource"]
         score = self.objective.score(metrics)
         rank = (-resource if trial_id in self._with_folds else 0, score)
-        if not score.is_finite or rank > self._rank:
+        if not score.is_finite:
             return
-        is_better, self._rank = rank < self._rank, rank
         value = float(metrics[self.objective.metric])
+        if rank <= self._rank:
+            self._improve(event, trial_id, score, rank, value)
+        if not score.violation and self.steps:
+            label = f"trial {trial_id}, {self.amount(resource)}"
+            best, seconds = self.steps[-1].value, self.worked(event.time)
+            self.points.append(Point(event.sequence, seconds, value, event.data["rung"], label, best))
+
+    def _improve(
+        self, event: Event, trial_id: int, score: Score, rank: tuple[int, Score], value: float
+    ) -> None:
+        resource = event.data["resource"]
+        is_better, self._rank = rank < self._rank, rank
         known = self.best
         if is_better or known is None or (-resource, trial_id) < (-known.resource, known.trial_id):
             self.best = Best(trial_id=trial_id, value=value, resource=resource)

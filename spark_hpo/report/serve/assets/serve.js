@@ -8,7 +8,34 @@
   let version = Number(document.body.dataset.version);
   let wanted = version;
   let loading = false;
+  let latest = []; // results
   let notBefore = 0; // loading a page of many trials is work for the server
+
+  let sequence = Number(document.body.dataset.sequence || 0); // of the last event in the pictures
+
+  // Adds results to the picture of the history, until the next page has them.
+  function addPoints(points) {
+    const figure = figures.history;
+    if (!figure || !figure.layout.meta) return;
+    const best = figure.data.find((trace) => trace.name === "best so far");
+    const fresh = points.filter((point) => point[0] > sequence);
+    for (const [number, seconds, value, rung, label, bestValue] of fresh) {
+      const x = seconds / figure.layout.meta.seconds;
+      const dots = figure.data.find((trace) => trace.name === "rung " + rung);
+      if (dots) {
+        dots.x.push(x);
+        dots.y.push(value);
+        dots.text.push(label);
+      }
+      if (best) {
+        best.x.push(x);
+        best.y.push(bestValue);
+      }
+      sequence = number;
+    }
+    const element = document.getElementById("history");
+    if (fresh.length && element && drawn.history) show(element);
+  }
 
   // Pictures are drawn when they come near the window.
   const seen = new IntersectionObserver(
@@ -63,6 +90,8 @@
     const main = document.getElementById("main");
     const next = fresh.getElementById("main");
     figures = JSON.parse(fresh.getElementById("figures").textContent);
+    sequence = Number(fresh.body.dataset.sequence || 0);
+    addPoints(latest);
     const same = (one, other) => one && one.dataset.text === other.dataset.text;
     for (const section of next.querySelectorAll(":scope > *")) section.dataset.text = section.innerHTML;
     const old = Array.from(main.querySelectorAll(":scope > *"));
@@ -129,7 +158,8 @@
         if (!patch(id, html) && id.startsWith("study-")) wanted -= 1; // a study that the list lacks
       }
       if (news.version !== undefined && follow !== "all") wanted = news.version;
-      document.documentElement.dataset.sequence = news.version;
+      latest = news.points;
+      addPoints(latest);
       refresh();
     };
     document.addEventListener("visibilitychange", refresh);
