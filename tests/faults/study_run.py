@@ -45,7 +45,7 @@ CONFIG: dict[str, Any] = {
         "hidden_units": {"type": "int", "low": 4, "high": 16},
     },
     "search": {"sampler": "random", "scheduler": "full", "max_resource": 3},
-    "budget": {"trials": 4},
+    "budget": {"trials": 4, "finish": 0},
     "training": {"batch_size": 16},
     "resources": {"rank_timeout_s": 10, "slot_timeout_s": 60},
     "mlflow": {"tracking_uri": "sqlite:///mlflow.db"},

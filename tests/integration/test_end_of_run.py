@@ -51,6 +51,6 @@ def test_drive_warns_of_a_best_trial_that_was_trained_in_part(
 ) -> None:
     write_clusters(tmp_path / "table")
     search = {"max_resource": 27, "scheduler": "successive_halving", "sampler": "random"}
-    told = end_of_run(tmp_path, capsys, search=search, budget={"trials": 9, "resource": 6})
+    told = end_of_run(tmp_path, capsys, search=search, budget={"trials": 9, "resource": 6, "finish": 0})
     assert "of 27 epochs only" in told
     assert "Raise the budget" in told

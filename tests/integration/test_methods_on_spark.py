@@ -42,6 +42,7 @@ SAMPLER_SETTINGS: dict[str, dict[str, Any]] = {
     "grid": {"resolution": 3},
     "de": {"population_size": 4},
     "pso": {"population_size": 4},
+    "genetic": {"population_size": 4},
     "gp": {"num_startup_trials": 3, "enough": 3},
     "cmaes": {"enough": 3},
     "nsga2": {"population_size": 3, "enough": 3},
@@ -143,7 +144,8 @@ class Cluster:
             "objective": {"metric": "loss", "mode": "min"},
             "space": SPACE,
             "search": search,
-            "budget": {"trials": NUM_TRIALS.get(sampler, 6)},
+            # Without a reserve, every assignment is one of the scheduler.
+            "budget": {"trials": NUM_TRIALS.get(sampler, 6), "finish": 0},
             # One after another, a study repeats digit for digit: the same members are replaced each time.
             "resources": {"max_concurrent": 1 if scheduler == "population_based" else None},
             "mlflow": {"tracking_uri": self.tracking_uri},

@@ -30,7 +30,7 @@ space:
   learning_rate: {type: loguniform, low: 1e-4, high: 1e-1}
   hidden_units: {type: int, low: 2, high: 16}
 search: {sampler: tpe, scheduler: hyperband, max_resource: 9}
-budget: {trials: 12}
+budget: {trials: 12, finish: 0}
 training: {batch_size: 16}
 resources: {world_size: 2, max_concurrent: 1}
 spark: {spark.master: "local[2]", spark.ui.enabled: "false"}
