@@ -27,7 +27,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 os.environ["PYSPARK_PYTHON"] = sys.executable
 # The models are too small for threads. This must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("SPARK_SUBMIT_OPTS", java_options())
+_JVM_OPTIONS = os.environ.setdefault("SPARK_SUBMIT_OPTS", java_options())
 # transformers reads it when it is imported. With the Hub out of reach, it would try again for 20 s.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # No test needs the job queue of an MLflow server, whose processes take twice as long to start as the server.
@@ -119,6 +119,13 @@ def _restored_logging() -> Iterator[None]:
     yield
     logger.setLevel(before[0])
     logger.propagate, logger.handlers[:] = before[1:]
+
+
+@pytest.fixture(autouse=True)
+def _restored_jvm_options() -> Iterator[None]:
+    """Undo that a command line keeps the JVMs quiet that start after it."""
+    yield
+    os.environ["SPARK_SUBMIT_OPTS"] = _JVM_OPTIONS
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parents[2]
 NAME = _FOLDER.name
-_SUFFIXES = (".py", ".typed", ".jinja", ".css", ".js")
+_SUFFIXES = (".py", ".typed", ".jinja", ".css", ".js", ".properties")
 
 
 def write_zip(target: Path) -> Path:

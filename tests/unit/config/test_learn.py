@@ -14,6 +14,7 @@ from spark_hpo.errors import ConfigError
 from spark_hpo.search.registry import build_space
 from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.samplers.random import RandomSampler
+from spark_hpo.search.samplers.steered import SteeredSampler
 from spark_hpo.train.training_settings import LearnedParameter, Learning
 from tests.support.tables import clusters_study
 
@@ -88,7 +89,8 @@ def test_rest_is_searched_with_any_sampler_and_scheduler(
 ) -> None:
     config = clusters_study(tmp_path, search={**SEARCH, **parts, "learn": {"weight_decay": DECAY}})
     search = build_search(config, build_space(config.space))
-    assert isinstance(search.sampler, sampler)
+    assert isinstance(search.sampler, SteeredSampler)
+    assert isinstance(search.sampler.sampler, sampler)
     assert search.scheduler.stops_early is stops_early
 
 

@@ -17,7 +17,7 @@ from spark_hpo.search.registry import build_explorer, build_sampler, build_sched
 from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.samplers.random import RandomSampler
 from spark_hpo.search.samplers.transfer import Knowledge
-from spark_hpo.search.samplers.wrappers import ConstrainedSampler
+from spark_hpo.search.samplers.wrappers import ConstrainedSampler, WrappedSampler
 from spark_hpo.search.space import Space
 from spark_hpo.user_code.plugins import load_plugin, plugin_names
 from tests.benchmarks.replay.methods import parse_method
@@ -184,7 +184,10 @@ def test_sampler_without_a_base_class_may_declare_what_it_supports(install: Inst
     assert (sampler.size, sampler.is_define_by_run) == (7, True)
     assert sampler.ask(0) == {"x": 0.1}, "it handles constraints itself"
     sampler.resolve_params(0, {"x": 1}, {})
-    assert vars(sampler) == {"resolved": {"x": 1}, "knowledge": KNOWLEDGE}
+    # It does not say whether it accepts trials outside of its space, so an adapter says that it does not.
+    assert isinstance(sampler, WrappedSampler)
+    assert not sampler.accepts_foreign
+    assert vars(sampler.sampler) == {"resolved": {"x": 1}, "knowledge": KNOWLEDGE}
 
 
 def test_sampler_that_derives_from_the_protocol_is_used_as_it_is(install: Install) -> None:

@@ -263,15 +263,15 @@ def test_button_puts_a_request_into_the_directory(tmp_path: Path) -> None:
 def test_buttons_pause_and_resume_a_running_driver(tmp_path: Path) -> None:
     runner = StudyRunner(tmp_path / "study")
     config = {"objective": {"metric": "loss", "mode": "min"}, "search": {"max_resource": 9}}
-    config |= {"budget": {"trials": 30}}
+    config |= {"budget": {"trials": 300}}
     Definition.create({**config, "name": "steered", "space": SPACE.to_json()}).write(runner.storage)
-    is_steered = threading.Event()
+    is_steered = threading.Event()  # until then, the study takes half a minute at the least
 
     def train_slowly(_: object) -> None:
         is_steered.wait(0.1)
 
     runner.training.fail = train_slowly
-    study = runner.study(trials=30)
+    study = runner.study(trials=300)
     driver = threading.Thread(target=study.run, daemon=True)
     with serve(tmp_path, port=0) as server:
         driver.start()
@@ -288,8 +288,8 @@ def test_buttons_pause_and_resume_a_running_driver(tmp_path: Path) -> None:
         driver.join(LIMIT_S)
         assert not driver.is_alive()
         assert runner.journal is not None
-        assert len(runner.journal.trials) == 30 > before
-        events.until("30 of 37 trials")
+        assert len(runner.journal.trials) == 300 > before
+        events.until("300 of 307 trials")
         events.close()
         runner.journal.close()
 
