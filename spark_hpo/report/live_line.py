@@ -101,6 +101,8 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
     def share(self) -> float | None:
         """Return the share of the study that is done, of its time or else of its budget; None: not known."""
         status, left = self._status, self.seconds_left()
+        if status.budget and status.spent >= status.budget:
+            return 1.0
         worked = status.seconds + self.clock() - self._updated_at
         if left is not None and worked + left > 0:
             return worked / (worked + left)

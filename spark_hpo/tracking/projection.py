@@ -195,13 +195,12 @@ def _curve(curve: Sequence[Measurement]) -> Iterator[Point]:
 
 
 def _summary(trial: Trial) -> Iterator[Point]:
-    """Yield the use of the last assignment, the spread over the folds and, at the end, sums for sorting."""
+    """Yield the spread over the folds and, at the end, sums for sorting and what the last assignment used."""
     if trial.ended_at is None:
         return
-    found = system_metrics(trial.usage)
-    found |= {f"{key}_std": value for key, value in trial.spread.items()}
+    found = {f"{key}_std": value for key, value in trial.spread.items()}
     if trial.state.is_out:
-        found |= {"trial_seconds": trial.seconds, "rung": float(trial.rung)}
+        found |= {"trial_seconds": trial.seconds, "rung": float(trial.rung), **system_metrics(trial.usage)}
     for key, value in found.items():
         yield Point(key=name(key), value=value, time_ms=int(trial.ended_at * 1000), step=trial.resource)
 
