@@ -199,9 +199,10 @@ clean:  ## remove build outputs and, after asking, the tables and studies of the
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is needed: apt-get install python3.11-venv" >&2; exit 1; }
 	awk -F== '!known[$$1]++' $$($(BIN)/python -c 'import sys; print("constraints-modern.txt" * (sys.version_info > (3, 13)))') constraints.txt > .venv/constraints.txt
 	@echo "Installing spark_hpo and its packages into .venv, which takes two minutes or so. pip writes to .venv/pip.log"
-	@rm -f .venv/pip.log; $(BIN)/python -m pip install --log .venv/pip.log --quiet --constraint .venv/constraints.txt --editable '.[petastorm,s3,delta,iceberg,examples,optuna,replay,connect,transformers,lightning,docs,tensorboard,wandb,notebook,dev]' & \
+	@$(BIN)/python -m pip install --progress-bar off --constraint .venv/constraints.txt --editable '.[petastorm,s3,delta,iceberg,examples,optuna,replay,connect,transformers,lightning,docs,tensorboard,wandb,notebook,dev]' > .venv/pip.log 2>&1 & \
 	pip=$$!; began=$$(date +%s); while sleep 5 && kill -0 $$pip 2>/dev/null; do \
-	echo "  $$(( $$(date +%s) - began )) s: $$(sed -n 's/^[^ ]* *\(Collecting\|Downloading\|Building\|Installing\) \([^ ]*\).*/\1 \2/p' .venv/pip.log | tail -n 1)"; done; wait $$pip
+	echo "  $$(( $$(date +%s) - began )) s: $$(sed -n 's/^ *\(Collecting\|Downloading\|Building\|Installing\) \([^ (]*\).*/\1 \2/p' .venv/pip.log | tail -n 1)"; \
+	done; wait $$pip || { tail -n 30 .venv/pip.log; exit 1; }
 	@touch $@
 
 EXTRAS_modern := s3,examples,optuna,replay,connect,transformers,lightning,tensorboard,wandb,notebook,dev
