@@ -201,7 +201,7 @@ clean:  ## remove build outputs and, after asking, the tables and studies of the
 	@echo "Installing spark_hpo and its packages into .venv, which takes two minutes or so. pip writes to .venv/pip.log"
 	@$(BIN)/python -m pip install --progress-bar off --constraint .venv/constraints.txt --editable '.[petastorm,s3,delta,iceberg,examples,optuna,replay,connect,transformers,lightning,docs,tensorboard,wandb,notebook,dev]' > .venv/pip.log 2>&1 & \
 	pip=$$!; began=$$(date +%s); while sleep 5 && kill -0 $$pip 2>/dev/null; do \
-	echo "  $$(( $$(date +%s) - began )) s: $$(sed -n 's/^ *\(Collecting\|Downloading\|Building\|Installing\) \([^ (]*\).*/\1 \2/p' .venv/pip.log | tail -n 1)"; \
+	echo "  $$(( $$(date +%s) - began )) s: $$(sed -n 's/^ *\(Collecting [^ (]*\|Downloading [^ ]*\|Installing collected packages\).*/\1/p' .venv/pip.log | tail -n 1)"; \
 	done; wait $$pip || { tail -n 30 .venv/pip.log; exit 1; }
 	@touch $@
 
