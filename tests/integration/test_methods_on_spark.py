@@ -128,6 +128,7 @@ class Cluster:
 
     def _config(self, name: str) -> StudyConfig:
         sampler, scheduler = PARTS[name]
+        has_population = scheduler == "population_based" or sampler in ("de", "pso", "genetic")
         search = {
             **SEARCHES[name],
             "max_resource": MAX_RESOURCE.get(scheduler, 3),
@@ -147,7 +148,7 @@ class Cluster:
             # Without a reserve, every assignment is one of the scheduler.
             "budget": {"trials": NUM_TRIALS.get(sampler, 6), "finish": 0},
             # One after another, a study repeats digit for digit: the same members are replaced each time.
-            "resources": {"max_concurrent": 1 if scheduler == "population_based" else None},
+            "resources": {"max_concurrent": 1 if has_population else None},
             "mlflow": {"tracking_uri": self.tracking_uri},
         }
         return build_config(record, place="test")

@@ -184,8 +184,8 @@ SLOW_CASES: list[Any] = [
         },
         id="kinds",
     ),
-    pytest.param(untidy, {"label": "score", "split": {"time": "born"}}, id="untidy csv by time"),
-    pytest.param(untidy, {"label": "label", "time": ["when"], "numeric": ["size"]}, id="untidy csv, kinds"),
+    pytest.param(untidy, {"label": "score", "split": {"time": "born"}}, id="untidy, by time"),
+    pytest.param(untidy, {"label": "label", "time": ["when"], "categorical": ["share"]}, id="untidy, kinds"),
     *(
         pytest.param(
             parquet(40), {**COLUMNS, "split": split, "in_place": place}, id=f"{name}, in place: {place}"

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.documents import blocks
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/python.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = [block.text for block in blocks("docs/python.md", "python") if block.run_by]
 
 pytestmark = pytest.mark.spark
 
