@@ -287,9 +287,9 @@ def test_paused_study_leaves_its_slots_to_another_study_of_the_process(tmp_path:
     other.start()
     assert begun.wait(LIMIT_S)
     view = load_study(tmp_path / "one")
+    paused.set()  # the other study may take the slots before the answer is here
     assert view.pause().reply is Reply.DONE
     wait_for(lambda: not StudyStatus.read(Storage(tmp_path / "one")).running, "its trials to save")
-    paused.set()
     other.join(LIMIT_S)
     assert not other.is_alive()
     slots = [
