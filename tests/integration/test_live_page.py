@@ -19,24 +19,13 @@ from playwright.sync_api import Browser, Page
 
 from spark_hpo.report.serve.server import Server, serve
 from spark_hpo.study_dir.storage import Storage
-from tests.support.browser import CURE, chromium, contrast, luminance
+from tests.support.browser import ATTACK, DESKTOP, LIMIT_MS, PHONE, contrast, luminance
 from tests.support.simulated import Disturbances
 from tests.support.virtual_studies import TODAY, Killed, write_study
 from tests.support.written_studies import StudyWriter
 
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-LIMIT_MS = 60_000
-ATTACK = "</script><script>window.attacked = 1</script><img src=x onerror='window.attacked = 2'>"
 PREFIX = "/driver-proxy/o/0/0101-cluster/7480"
 TOKEN = "a-token-that-is-long-enough"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        if found is None:
-            pytest.skip(CURE)
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -13,22 +13,11 @@ from playwright.sync_api import Browser, Page
 from spark_hpo.report.page import FILE, html_of, write_report
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.storage import Storage
-from tests.support.browser import CURE, chromium, contrast, luminance
+from tests.support.browser import ATTACK, DESKTOP, LIMIT_MS, PHONE, contrast, luminance
 from tests.support.simulated import Disturbances
 from tests.support.virtual_studies import SPACE, TODAY, Killed, write_study
 
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-LIMIT_MS = 60_000
-ATTACK = "</script><script>window.attacked = 1</script><img src=x onerror='window.attacked = 2'>"
 LONG = "a_parameter_with_a_name_that_is_much_longer_than_a_telephone_is_wide"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        if found is None:
-            pytest.skip(CURE)
-        yield found
 
 
 @pytest.fixture(scope="module")

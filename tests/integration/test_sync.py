@@ -14,12 +14,10 @@ from spark_hpo.driver.run import run_study
 from spark_hpo.driver.sync import sync_study
 from spark_hpo.errors import ConfigError, LeaseError, StudyInterrupted
 from spark_hpo.objective import Mode, Objective
-from spark_hpo.study import RunningStudy
-from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.study_runs import RunStatus
-from spark_hpo.trial import Report, Trial
+from tests.support.interrupting import StopAfter
 from tests.support.mlflow_database import write_database
 from tests.support.mlflow_server import runs
 from tests.support.tables import clusters_study, write_clusters
@@ -46,18 +44,6 @@ def shown(config: StudyConfig) -> dict[str, dict[str, Any]]:
     [parent] = client.search_runs([experiment.experiment_id], "tags.`spark_hpo.kind` = 'study'")
     place = SimpleNamespace(client=client, experiment_id=experiment.experiment_id, run_id=parent.info.run_id)
     return runs(place)  # type: ignore[arg-type] # it asks for nothing else
-
-
-class InterruptAt(Callback):
-    """Raises KeyboardInterrupt after a number of reports."""
-
-    def __init__(self, reports: int) -> None:
-        self._left = reports
-
-    def on_report(self, study: RunningStudy, trial: Trial, report: Report) -> None:
-        self._left -= 1
-        if self._left == 0:
-            raise KeyboardInterrupt
 
 
 def test_sync_writes_what_the_driver_would_have_written(folder: Path) -> None:
@@ -113,7 +99,7 @@ def test_sync_is_refused_while_a_driver_runs(folder: Path) -> None:
 
 def test_sync_shows_an_interrupted_study_which_can_resume(folder: Path) -> None:
     with pytest.raises(StudyInterrupted):
-        run_study(config(folder), callbacks=[InterruptAt(2)])
+        run_study(config(folder), callbacks=[StopAfter(2)])
     synced = sync_study(config(folder, "other"))
     assert (synced.status, synced.model) == (RunStatus.KILLED, None)
     result = run_study(config(folder, "other"))

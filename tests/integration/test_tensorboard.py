@@ -18,6 +18,7 @@ from spark_hpo import Callback, Result, tune
 from spark_hpo.callbacks import TensorBoard
 from spark_hpo.errors import StudyInterrupted
 from spark_hpo.trial import Measurement, Trial, TrialState
+from tests.support.interrupting import StopAfter
 
 SPACE = {
     "rate": {"type": "loguniform", "low": 1e-3, "high": 1},
@@ -39,16 +40,6 @@ def train(ctx: Any) -> None:
         ctx.report({"loss": ctx.params["rate"] / (epoch + 1), "epoch": epoch}, checkpoint={})
     if ctx.is_evaluation:
         ctx.report({"loss": 0.0, "epoch": 0})
-
-
-class StopAfter(Callback):
-    def __init__(self, reports: int) -> None:
-        self._left = reports
-
-    def on_report(self, *_: Any) -> None:
-        self._left -= 1
-        if not self._left:
-            raise KeyboardInterrupt
 
 
 def run(folder: Path, uri: str, *callbacks: Callback) -> Result:

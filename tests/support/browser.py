@@ -11,6 +11,9 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+LIMIT_MS = 60_000
+ATTACK = "</script><script>window.attacked = 1</script><img src=x onerror='window.attacked = 2'>"
 CURE = "no browser: apt-get install chromium, or playwright install chromium, or set CHROMIUM to one"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,18 +12,8 @@ from spark_hpo.callbacks.progress_bar import NotebookBar, TerminalLine, live_sta
 from spark_hpo.report.live_line import ProgressLine
 from spark_hpo.report.notebook import in_notebook
 from spark_hpo.study import Budget
-from spark_hpo.study.callback import Callback
+from tests.support.interrupting import StopAfter
 from tests.support.study_bench import StudyRunner
-
-
-class StopAfter(Callback):
-    def __init__(self, reports: int) -> None:
-        self._left = reports
-
-    def on_report(self, *_: Any) -> None:
-        self._left -= 1
-        if not self._left:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
