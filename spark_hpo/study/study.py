@@ -23,18 +23,17 @@ from spark_hpo.study.end_of_search import EndOfSearch
 from spark_hpo.study.failures import Failures
 from spark_hpo.study.folds import Folds
 from spark_hpo.study.progress import Budget, Progress
+from spark_hpo.study.replay import Replay
 from spark_hpo.study.search import Search
 from spark_hpo.study.slots import Slots
 from spark_hpo.study.steering import Steering
 from spark_hpo.study.time_left import TimeLeft
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.definition import Definition
-from spark_hpo.study_dir.events import EventKind
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.tracking.tracker import Tracker
 from spark_hpo.trial import (
     Assignment,
-    AssignmentKey,
     HalvedBatches,
     Params,
     Purpose,
@@ -495,57 +494,22 @@ class Study:
         Returns:
             The last attempts of assignments that were in flight.
         """
-        in_flight: dict[AssignmentKey, Assignment] = {}
-        max_trials = self._first_max_trials
+        replay = Replay(
+            decider=self._decider,
+            attempts=self._attempts,
+            failures=self._failures,
+            folds=self._folds,
+            steering=self._steering,
+            end=self._end,
+            max_trials=self._first_max_trials,
+        )
         for event in self._journal.past:
-            if event.kind is EventKind.BUDGET:
-                max_trials = event.data["trials"]
-                self._decider.limit_trials(max_trials)
-            elif event.kind is EventKind.STEERED:
-                max_trials = self._steering.replay(event) or max_trials
-            elif event.kind is EventKind.ASSIGNED and event.assignment.split is Split.VALIDATION:
-                assignment = event.assignment
-                self._failures.replay(assignment)
-                if assignment.repeat is not None:
-                    in_flight[assignment.key] = assignment
-                    continue
-                is_open = assignment.key in in_flight or assignment.trial_id in self._folds
-                slot = None if is_open else self._attempts.replay_begin(assignment)
-                if assignment.fold is not None:
-                    if slot is not None:
-                        self._folds.open(slot)
-                    self._folds.begin(assignment.trial_id, assignment.fold)
-                in_flight[assignment.key] = assignment
-            elif event.kind is EventKind.ASSIGNED and event.assignment.is_final:
-                self._finals[event.assignment.trial_id] = event.assignment
-            elif event.kind is EventKind.FOLD:
-                del in_flight[event.report.key]
-                self._folds.add(event.report)
-                self._attempts.replay_fold()
-            elif event.kind is EventKind.RESERVE:
-                self._end.replay(event.data)
-            elif event.kind is EventKind.REPEATED:
-                del in_flight[event.report.key]
-                self._attempts.replay_repeat(event.report)
-            elif event.kind is EventKind.SKIPPED:
-                self._attempts.replay_skip(event.data["trial_id"])
-            elif event.kind is EventKind.REPORTED:
-                self._replay_report(event.report, in_flight)
+            replay.take(event)
+        self._finals = replay.finals
         self._steering.adopt()
         if self.budget.trials != self._steering.configured.trials:
             self._max_trials = self.budget.trials  # a request has extended it
-        if max_trials != self._max_trials:
+        if replay.max_trials != self._max_trials:
             self._journal.changed_budget(self._max_trials)
             self._decider.limit_trials(self._max_trials)
-        return list(in_flight.values())
-
-    def _replay_report(self, report: Report, in_flight: dict[AssignmentKey, Assignment]) -> None:
-        if report.split is Split.TRAIN:
-            self._finals.pop(report.trial_id, None)
-            self._attempts.replay_final(report)
-        elif report.split is Split.VALIDATION:
-            if report.trial_id in self._folds:
-                self._folds.close(report.trial_id)
-            else:
-                del in_flight[report.key]
-            self._attempts.replay_finish(report)
+        return list(replay.in_flight.values())
