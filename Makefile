@@ -14,8 +14,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 setup: .venv/installed  ## install everything into .venv
 
+# As spark_hpo.backend.spark.quiet does for `spark-hpo run`.
+tune: export SPARK_SUBMIT_OPTS ?= "-Dlog4j2.configurationFile=file:$(CURDIR)/spark_hpo/backend/spark/log4j2.properties"
 tune: setup java $(if $(filter %/adult.yaml,$(CONFIG)),data/adult.csv)  ## CONFIG=conf/...: run a study
-	SPARK_SUBMIT_OPTS='"-Dlog4j2.configurationFile=file:$(CURDIR)/spark_hpo/backend/spark/log4j2.properties"' \
 	$(BIN)/spark-submit jobs/tune.py --config $(CONFIG)
 
 # UCI's file has no header, and a space after each comma.
@@ -197,7 +198,7 @@ clean:  ## remove build outputs and, after asking, the tables and studies of the
 .venv/installed: pyproject.toml constraints.txt $(wildcard constraints-modern.txt)
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11, 3.12 or 3.13 is needed: install it, or call make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is needed: apt-get install python3.11-venv" >&2; exit 1; }
-	awk -F== '!known[$$1]++' $$($(BIN)/python -c 'import sys; print("constraints-modern.txt" * (sys.version_info > (3, 13)))') constraints.txt > .venv/constraints.txt
+	@awk -F== '!known[$$1]++' $$($(BIN)/python -c 'import sys; print("constraints-modern.txt" * (sys.version_info > (3, 13)))') constraints.txt > .venv/constraints.txt
 	@echo "Installing spark_hpo and its packages into .venv, which takes two minutes or so. pip writes to .venv/pip.log"
 	@$(BIN)/python -m pip install --progress-bar off --constraint .venv/constraints.txt --editable '.[petastorm,s3,delta,iceberg,examples,optuna,replay,connect,transformers,lightning,docs,tensorboard,wandb,notebook,dev]' > .venv/pip.log 2>&1 & \
 	pip=$$!; began=$$(date +%s); while sleep 5 && kill -0 $$pip 2>/dev/null; do \

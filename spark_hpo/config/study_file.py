@@ -41,7 +41,8 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as exc:
-        guess = closest(path, path.parent.glob("*.y*ml"))
+        files = {file.stem: file for file in path.parent.glob("*.y*ml")}
+        guess = files.get(closest(path.stem, files) or "")
         raise ConfigError(
             f"the study file cannot be read: {exc.strerror}", cure=f"Did you mean {guess}?" if guess else ""
         ) from exc

@@ -105,7 +105,9 @@ def _number(rows: Rows, name: str, *, in_place: bool) -> TextForm:
     facts = rows.text_facts(name)
     strays = facts["present"] - facts[TextForm.NUMBER]
     if facts["present"] and not facts[TextForm.NUMBER]:
-        raise DataError(f"column {name!r} is text without a single number: leave it out of numeric")
+        raise DataError(
+            f"column {name!r} is text without a single number. Leave it out of the numeric columns"
+        )
     if in_place and strays:
         raise DataError(
             f"column {name!r} has {strays:,} texts that are not numbers. Prepare a copy, in which they count "

@@ -52,7 +52,12 @@ def may_be_classes(name: str, type: str, kind: ColumnKind, *, is_whole: bool, in
     if kind is ColumnKind.SEQUENCE:
         return False
     if type == "number" and not is_number:
-        raise ConfigError(f"does not fit the label {name!r}, which holds text", key="label_type", value=type)
+        raise ConfigError(
+            f"does not fit the label {name!r}, which holds text",
+            key="label_type",
+            value=type,
+            cure="Leave it out to predict the texts as classes, or choose a label of numbers",
+        )
     if type == "class" and is_number and not is_whole and in_place:
         raise ConfigError(
             f"does not fit the label {name!r}, which holds numbers that are not integers",

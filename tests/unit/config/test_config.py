@@ -198,6 +198,11 @@ def test_study_file_that_is_misspelt_gets_the_nearest_name() -> None:
         load_config(ROOT / "conf/quikstart.yaml")
 
 
+def test_study_file_unlike_all_others_gets_no_guess() -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read: No such file or directory\Z"):
+        load_config(ROOT / "conf/nowhere.yaml")
+
+
 @pytest.mark.parametrize(
     "file", sorted({*(ROOT / "conf").glob("*.yaml")} - {ROOT / "conf/dvc.yaml"}), ids=lambda file: file.name
 )
