@@ -175,7 +175,7 @@ class Frames(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverContext:
-    """What the driver offers to an assignment that runs in one of its threads. It is never pickled."""
+    """Spark, slots and shared frames for an assignment that runs in a thread of the driver. Never pickled."""
 
     spark: SparkSession
     num_slots: int  # task slots that are reserved for the assignment

@@ -18,7 +18,7 @@ _FINISH_S = 30.0  # that an upload may take at the end of a run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRun:
-    """What the run of a trial shows."""
+    """The content of a trial's run."""
 
     trial: Trial
     value: float  # of the objective, in the user's direction; NaN: none
@@ -32,7 +32,7 @@ class TrialRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRun:
-    """What the run of the study shows."""
+    """The content of the study's own run."""
 
     summary: Mapping[str, Any]
     leaderboard: tuple[list[str], list[list[Any]]] | None = None  # columns and rows; None: the study runs

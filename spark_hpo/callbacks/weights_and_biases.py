@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_STUDY = -1  # the key of the study's own run, which is no number of a trial
+_STUDY = -1  # key of the study's own run; trials have keys from 0
 _CLOSE_S = 60.0  # that the end of a study waits for the last runs
 
 

@@ -51,9 +51,9 @@ class BudgetConfig(Section):
     seconds: PositiveNumber | None = None
     """Running time of the study, over all runs of its driver."""
     finish: Annotated[int, Field(ge=0)] = 1
-    """How many of the best trials are trained to the end before the study ends, wherever the scheduler left
-    them; 0: none. What they need is held back from `resource`, `seconds` and `stopping.cost`, but never more
-    than half; it starts no new trial, so `trials` is not affected."""
+    """After the search, this many of the best trials are trained to the end, even if the scheduler stopped
+    them; 0: none. Their training is reserved from `resource`, `seconds` and `stopping.cost`, at most half of
+    each. It starts no new trial, so `trials` is not affected."""
 
     @model_validator(mode="after")
     def _limited(self) -> BudgetConfig:

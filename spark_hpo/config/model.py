@@ -89,8 +89,8 @@ class StudyConfig(Section):
     backend: Literal["auto", "spark", "driver", "local", "inline"] = "spark"
     """Where trials run. `spark`: on executors. `local`: in processes of this machine, without Spark or Java.
     `auto`: `spark` if a session runs or a cluster is named, else `local`. `driver`: in threads of the driver,
-    for training functions that start Spark jobs (`docs/spark-ml.md`). `inline`: one after the other in the
-    driver, for debugging."""
+    for training functions that start Spark jobs (`docs/spark-ml.md`). `inline`: one at a time, in the
+    driver's own thread, for debugging."""
     resources: ResourcesConfig = ResourcesConfig()
     spark: dict[str, str] = {}
     """Spark settings, used if the study has to start a session."""

@@ -30,9 +30,9 @@ Which method finds good configurations fastest? This benchmark replays recorded 
 functions with every method, and with those of other libraries, on the same simulated clock. \
 `make bench-search` writes this page.
 
-A *budget* counts full trainings per slot: a budget of 2 with 8 slots is the time in which random search \
-trains 16 configurations. No method is told its budget, so the first half of a search with a budget of 2 is \
-the search with a budget of 1.
+Budgets are given in full trainings per slot. In a budget of 2, random search on 8 slots trains 16 \
+configurations. No method knows its budget in advance, so one search yields the results of all smaller \
+budgets.
 
 `tpe+asha` is a sampler with a scheduler; `tpe` and `random` alone train every trial to the end; \
 `tpe+adaptive_asha` has the settings that `default` had in earlier versions. `default without probes` \

@@ -1,4 +1,4 @@
-"""What Spark's JVM writes to a terminal when a command starts it."""
+"""Keeps Spark's JVM from filling the terminal when a command starts it."""
 
 from __future__ import annotations
 

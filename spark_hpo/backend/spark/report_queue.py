@@ -36,7 +36,7 @@ class ReportQueue:
     def take(self, timeout: float, in_flight: MutableMapping[AssignmentKey, T]) -> Report | None:
         """Wait at most `timeout` seconds for a report, and remove its assignment from those in flight.
 
-        Reports of assignments that are no longer in flight are dropped, because they were cancelled.
+        A report whose assignment is not in flight is dropped: the assignment was cancelled.
         """
         deadline = time.monotonic() + timeout
         while True:
