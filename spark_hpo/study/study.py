@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from spark_hpo.backend.base import Backend
-from spark_hpo.errors import CapacityError, NoTrialSucceeded, TrialError
+from spark_hpo.errors import NoTrialSucceeded, TrialError
 from spark_hpo.objective import Objective
 from spark_hpo.ranking import with_final
 from spark_hpo.search.scheduler import Slot
+from spark_hpo.study.assigner import Assigner
 from spark_hpo.study.attempts import Attempts
 from spark_hpo.study.callback import Callback, call_each
 from spark_hpo.study.confirmation import Confirmation
@@ -22,6 +21,7 @@ from spark_hpo.study.dispatch import Dispatcher, DispatchPolicy, pruned
 from spark_hpo.study.end_of_search import EndOfSearch
 from spark_hpo.study.failures import Failures
 from spark_hpo.study.folds import Folds
+from spark_hpo.study.idleness import Idleness
 from spark_hpo.study.progress import Budget, Progress
 from spark_hpo.study.replay import Replay
 from spark_hpo.study.search import Search
@@ -35,7 +35,6 @@ from spark_hpo.tracking.tracker import Tracker
 from spark_hpo.trial import (
     Assignment,
     HalvedBatches,
-    Params,
     Purpose,
     Report,
     Split,
@@ -75,17 +74,15 @@ class Study:
         self.progress = Progress()
         self.stopped_by: str | None = None
         self._journal = journal
-        self._seed = search.seed
         self._first_max_trials, self._max_trials = search.first_max_trials, search.max_trials
-        self._define_by_run = search.sampler.is_define_by_run
         self._has_folds = search.has_folds
         self._backend = backend
         self._tracker = tracker
-        self._policy = policy
         self._callbacks = tuple(callbacks)
         self._clock = clock
         self._decider = Decider(search, journal.objective, num_finished=budget.finish)
         self._failures = Failures(policy.failures)
+        self._assigner = Assigner(self._decider, self._failures, search.seed, search.sampler.is_define_by_run)
         self._attempts = Attempts(journal, self._decider, self.progress, policy.ranks)
         self._dispatcher = Dispatcher(backend, self._attempts, self._failures, journal.storage, policy, clock)
         self._slots = Slots(
@@ -100,7 +97,9 @@ class Study:
         self._time_left = TimeLeft(self._decider, self._dispatcher, self._end, self.progress, clock)
         self._folds = Folds()
         self._finals: dict[int, Assignment] = {}  # begun by an earlier driver and not ended, by trial
-        self._idle_since: float | None = None
+        self._idleness = Idleness(
+            self._decider, self._dispatcher, self._slots, self.progress, policy.slot_timeout_s
+        )
         self._is_resumed = False
 
     @property
@@ -158,7 +157,9 @@ class Study:
         self._attempts.sweep([assignment.key for assignment in (*unfinished, *self._finals.values())])
         for trial_id in self._folds:
             slot, params = self._folds.slot(trial_id), self.trials[trial_id].params
-            self._dispatcher.enqueue(self._fold(slot, params, fold) for fold in self._folds.waiting(trial_id))
+            self._dispatcher.enqueue(
+                self._assigner.of_fold(slot, params, fold) for fold in self._folds.waiting(trial_id)
+            )
         self._is_resumed = True
 
     def run(self) -> str:
@@ -209,7 +210,7 @@ class Study:
         known = self._journal.tests.get(trial.trial_id)
         if known is not None and known.resource == trial.resource:
             return dict(known.metrics)
-        return dict(self._run_alone(self._after_search(trial, Split.TEST, trial.resource)).metrics)
+        return dict(self._run_alone(self._assigner.after_search(trial, Split.TEST, trial.resource)).metrics)
 
     def train_final(self, trial: Trial) -> Trial:
         """Train the final model of a cross-validation, on all training rows, unless the journal has it.
@@ -222,24 +223,12 @@ class Study:
             TrialError: the training failed.
         """
         if trial.has_folds and with_final(trial, self._journal.finals) is trial:
-            assignment = self._after_search(trial, Split.TRAIN, 0)
+            assignment = self._assigner.after_search(trial, Split.TRAIN, 0)
             begun = self._finals.pop(trial.trial_id, None)
             if begun is not None:
                 assignment = replace(assignment, attempt=begun.attempt + 1)
             self._run_alone(assignment)
         return with_final(trial, self._journal.finals)
-
-    def _after_search(self, trial: Trial, split: Split, resource_from: int) -> Assignment:
-        slot = Slot(
-            trial_id=trial.trial_id,
-            bracket=trial.bracket,
-            rung=trial.rung,
-            resource_from=resource_from,
-            resource_to=trial.resource,
-        )
-        return replace(
-            self._assignment(slot, trial.params, trial.checkpoint), split=split, purpose=Purpose.SEARCH
-        )
 
     def _run_alone(self, assignment: Assignment) -> Report:
         try:
@@ -279,7 +268,10 @@ class Study:
                 is_idle = not self.progress.running and not self._dispatcher.waiting
                 if is_idle and stopped_by is not None and not may_open and not is_paused:
                     return stopped_by
-                self._check_idle(now)
+                if is_paused:
+                    self._idleness.end()
+                else:
+                    self._idleness.check(now)
                 if (done := self._dispatcher.wait()) is not None:
                     self._finish(*done)
                 if self._dispatcher.is_interrupted:
@@ -343,13 +335,7 @@ class Study:
         found = self._end.next_repeat()
         if found is None:
             return False
-        trial, number = found
-        assignment = replace(
-            self._after_search(trial, Split.VALIDATION, 0),
-            checkpoint=None,
-            repeat=number,
-            seed=int(np.random.SeedSequence((self._seed, trial.trial_id, number)).generate_state(1)[0]),
-        )
+        assignment = self._assigner.of_repeat(*found)
         self._dispatcher.start(assignment)
         logger.info("%s: started", assignment)
         return True
@@ -369,60 +355,12 @@ class Study:
             params, checkpoint = self._decider.propose(slot), None
         self._decider.start(slot, params, purpose)
         if not self._has_folds:
-            return [self._assignment(slot, params, checkpoint)]
-        return [self._fold(slot, params, fold) for fold in self._folds.open(slot)]
+            return [self._assigner.of_slot(slot, params, checkpoint)]
+        return [self._assigner.of_fold(slot, params, fold) for fold in self._folds.open(slot)]
 
     def _has(self, checkpoint: str) -> bool:
         folder, _, name = checkpoint.rpartition("/")
         return name in self._journal.storage.names(folder)
-
-    def _fold(self, slot: Slot, params: Params, fold: int) -> Assignment:
-        one = replace(slot, resource_from=fold - 1, resource_to=fold)
-        return replace(self._assignment(one, params, None), fold=fold)
-
-    def _assignment(self, slot: Slot, params: Params, checkpoint: str | None) -> Assignment:
-        return Assignment(
-            trial_id=slot.trial_id,
-            attempt=1,
-            params=params,
-            bracket=slot.bracket,
-            rung=slot.rung,
-            resource_from=slot.resource_from,
-            resource_to=slot.resource_to,
-            checkpoint=checkpoint,
-            seed=int(np.random.SeedSequence((self._seed, slot.trial_id)).generate_state(1)[0]),
-            excluded_files=self._failures.excluded_files,
-            is_define_by_run=self._define_by_run,
-            purpose=Purpose.FINISH if self._decider.is_finished(slot.trial_id) else Purpose.SEARCH,
-        )
-
-    def _check_idle(self, now: float) -> None:
-        """Check how long nothing has run, because executors were lost or others use them.
-
-        Raises:
-            CapacityError: for longer than `slot_timeout_s`.
-            ConfigError: the scheduler opens no slot although there is room for one.
-        """
-        if self._steering.is_paused:
-            self._idle_since = None
-            return
-        is_short = self._dispatcher.is_held_for_capacity and not self._dispatcher.used_slots
-        if not is_short and (self.progress.running or (self.progress.slots and self._dispatcher.waiting)):
-            self._idle_since = None
-            return
-        if self._slots.is_refused and not is_short:  # other studies use all slots
-            return
-        if self.progress.slots and not is_short:
-            self._decider.check_progress()
-            return
-        if self._idle_since is None:
-            self._idle_since = now
-            logger.warning("the cluster has no free slot for a trial; waiting")
-        if now - self._idle_since > self._policy.slot_timeout_s:
-            raise CapacityError(
-                f"no free slot for {self._policy.slot_timeout_s:.0f} s; check that enough executors are "
-                "running, then rerun this command to resume"
-            )
 
     def _finish(self, assignment: Assignment, report: Report) -> None:
         """Record an assignment that has ended for good, and report it to the user."""
@@ -453,7 +391,7 @@ class Study:
         if merged is not None:
             slot = self._folds.slot(trial_id)
             self._folds.close(trial_id)
-            assignment = self._assignment(slot, self.trials[trial_id].params, None)
+            assignment = self._assigner.of_slot(slot, self.trials[trial_id].params, None)
             self._announce(assignment, merged, self._attempts.conclude(merged))
 
     def _announce(self, assignment: Assignment, report: Report, ended: Sequence[int]) -> None:
