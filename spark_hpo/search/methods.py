@@ -24,7 +24,7 @@ METHODS_VERSION = 2
 """Version of the settings in `METHODS`. A study keeps those that it began with (`Definition.methods`)."""
 
 METHODS: Mapping[str, Method] = {
-    # The best over families, slots and budgets in docs/benchmarks.
+    # How its settings were chosen: docs/methods.md. Where it wins and loses: docs/benchmarks/search.md.
     "default": Method(
         sampler="tpe",
         scheduler="adaptive_asha",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,8 @@ from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
 from tests.benchmarks.replay.pool import Pool
 from tests.support.simulated import Curve
+
+NUM_REFERENCE = 5_000  # random configurations that set the scale of regret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,32 @@ class Benchmark(Protocol):
     def curve(self, trial_id: int, params: Params) -> Curve:
         """The curve of a trial: the same whenever it is asked for."""
         ...
+
+
+class Scaled:
+    """A benchmark whose scales of regret come from the curves of many configurations."""
+
+    objective: Objective
+    space: Space
+
+    def curve(self, trial_id: int, params: Params) -> Curve:
+        raise NotImplementedError
+
+    @property
+    def reference(self) -> Reference:
+        return self._references[0]
+
+    @property
+    def unseen_reference(self) -> Reference:
+        return self._references[1]
+
+    @cached_property
+    def _references(self) -> tuple[Reference, Reference]:
+        return references_of(self.objective, self._reference_curves())
+
+    def _reference_curves(self) -> list[Curve]:
+        draws = [self.space.sample(np.random.default_rng(i)) for i in range(NUM_REFERENCE)]
+        return [self.curve(i, params) for i, params in enumerate(draws)]
 
 
 def references_of(objective: Objective, curves: list[Curve]) -> tuple[Reference, Reference]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,10 @@ from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
-from tests.benchmarks.replay.benchmark import Benchmark, Reference, references_of
+from tests.benchmarks.replay.benchmark import NUM_REFERENCE, Benchmark, Scaled
 from tests.benchmarks.replay.pool import Pool
 from tests.support.simulated import Curve
 
-_NUM_REFERENCE = 5000  # random configurations that set the scale of regret
 _BATCH = 500  # configurations that the surrogate answers for at once
 # Columns of what the surrogate returns.
 _OUTPUTS = (
@@ -68,7 +66,7 @@ def _check_tasks(folder: Path, tasks: Sequence[str], known: Sequence[str]) -> No
             raise ConfigError(f"{folder} has no task {task!r}; it has {', '.join(known)}")
 
 
-class TableBenchmark:
+class TableBenchmark(Scaled):
     """Measured curves: a finite pool of configurations."""
 
     def __init__(
@@ -94,18 +92,8 @@ class TableBenchmark:
         ]
         self.pool = Pool(self.space, [_params(row) for row in by_id.to_dict("records")])
 
-    @property
-    def reference(self) -> Reference:
-        """The scale of regret, over the whole table."""
-        return self._references[0]
-
-    @property
-    def unseen_reference(self) -> Reference:
-        return self._references[1]
-
-    @cached_property
-    def _references(self) -> tuple[Reference, Reference]:
-        return references_of(self.objective, self._curves)
+    def _reference_curves(self) -> list[Curve]:
+        return self._curves
 
     def curve(self, trial_id: int, params: Params) -> Curve:
         """The curve of a configuration of the pool."""
@@ -116,7 +104,7 @@ class TableBenchmark:
         return matrix.reindex(columns=range(1, self.max_resource + 1))
 
 
-class SurrogateBenchmark:
+class SurrogateBenchmark(Scaled):
     """A model of the curves, which answers for any configuration of the space."""
 
     pool: Pool | None = None
@@ -130,23 +118,13 @@ class SurrogateBenchmark:
         self._unseen = _unseen_column(description, _OUTPUTS)
         self._surrogate = surrogate
 
-    @property
-    def reference(self) -> Reference:
-        """The scale of regret, over 5,000 random configurations."""
-        return self._references[0]
-
-    @property
-    def unseen_reference(self) -> Reference:
-        return self._references[1]
-
-    @cached_property
-    def _references(self) -> tuple[Reference, Reference]:
-        draws = [self.space.sample(np.random.default_rng(i)) for i in range(_NUM_REFERENCE)]
+    def _reference_curves(self) -> list[Curve]:
+        draws = [self.space.sample(np.random.default_rng(i)) for i in range(NUM_REFERENCE)]
         points = [self._point(params) for params in draws]
         curves: list[Curve] = []
         for i in range(0, len(points), _BATCH):
             curves += self._ask(points[i : i + _BATCH])
-        return references_of(self.objective, curves)
+        return curves
 
     def curve(self, trial_id: int, params: Params) -> Curve:
         """The curve of any configuration, at all epochs at once."""

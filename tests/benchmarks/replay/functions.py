@@ -11,16 +11,15 @@ import numpy.typing as npt
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
-from tests.benchmarks.replay.benchmark import Reference, references_of
+from tests.benchmarks.replay.benchmark import Scaled
 from tests.benchmarks.replay.pool import Pool
 from tests.support.simulated import Curve
 
-_NUM_REFERENCE = 5000  # random configurations that set the scale of regret
 _LOSS = Objective(metric="loss", mode=Mode.MIN)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountingOnes:
+class CountingOnes(Scaled):
     """How many ones there are among binary parameters, plus the sum of probabilities, which are sampled.
 
     Falkner et al. 2018, arXiv:1807.01774, section 5.1: each probability is estimated from b coin tosses,
@@ -49,19 +48,6 @@ class CountingOnes:
             f"x{i}": {"type": "uniform", "low": 0.0, "high": 1.0} for i in range(self.num_continuous)
         }
         return Space.from_config({**binary, **continuous})
-
-    @property
-    def reference(self) -> Reference:
-        return self._references[0]
-
-    @property
-    def unseen_reference(self) -> Reference:
-        return self._references[1]
-
-    @cached_property
-    def _references(self) -> tuple[Reference, Reference]:
-        draws = [self.space.sample(np.random.default_rng(i)) for i in range(_NUM_REFERENCE)]
-        return references_of(self.objective, [self.curve(i, params) for i, params in enumerate(draws)])
 
     def curve(self, trial_id: int, params: Params) -> Curve:
         """The tosses of a trial add up: a higher resource takes over those of the lower one.
@@ -102,7 +88,7 @@ _P6 = 1e-4 * np.array(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hartmann:
+class Hartmann(Scaled):
     """The Hartmann function of 3 or 6 parameters in [0, 1], with cheap imitations of it.
 
     Kandasamy et al. 2017, arXiv:1703.06240, appendix: at fidelity z in [0, 1] the weights alpha of its
@@ -133,19 +119,6 @@ class Hartmann:
         return Space.from_config(
             {f"x{i}": {"type": "uniform", "low": 0.0, "high": 1.0} for i in range(self.dimensions)}
         )
-
-    @property
-    def reference(self) -> Reference:
-        return self._references[0]
-
-    @property
-    def unseen_reference(self) -> Reference:
-        return self._references[1]
-
-    @cached_property
-    def _references(self) -> tuple[Reference, Reference]:
-        draws = [self.space.sample(np.random.default_rng(i)) for i in range(_NUM_REFERENCE)]
-        return references_of(self.objective, [self.curve(i, params) for i, params in enumerate(draws)])
 
     def values(self, x: npt.NDArray[np.float64], z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The function without noise at one place [dimensions], for each fidelity."""
