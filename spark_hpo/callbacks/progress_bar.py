@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -44,11 +45,11 @@ def live_status_of(study: RunningStudy) -> LiveStatus:
     )
 
 
-class _Display(Callback):
+class _Display(Callback, ABC):
     """Shows the study after each event."""
 
-    def show(self, study: RunningStudy) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def show(self, study: RunningStudy) -> None: ...
 
     def on_assigned(self, study: RunningStudy, assignment: Assignment) -> None:
         self.show(study)

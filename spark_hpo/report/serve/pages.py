@@ -96,20 +96,11 @@ class Pages:
     def _study(self, entry: Entry, record: StudyRecord | None, version: int) -> str:
         content = {"record": None, "figures": "{}"} if record is None else content_of(record)
         drawn = record.drivers[-1].events[-1].sequence if record is not None and record.drivers else 0
-        return self._render(
-            "study.html.jinja",
-            **content,
-            row=row_of(entry),
-            follow=entry.id,
-            study_id=entry.id,
-            version=version,
-            sequence=drawn,
-        )
+        return self._render_study("study.html.jinja", entry, version, **content, sequence=drawn)
 
     def trials(self, entry: Entry, *, page: int, state: str | None) -> str:
         """Return a list of trials, the best first."""
-        with entry.drawing:
-            version, record = entry.version, self.catalog.record(entry)
+        version, record = self._read(entry)
         some = [trial for trial in ranked(record.at_best) if state in (None, str(trial.state))]
         pages = max(1, -(-len(some) // PAGE_SIZE))
         page = min(max(page, 1), pages)
@@ -121,9 +112,10 @@ class Pages:
             }
             for trial in some[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
         ]
-        return self._render(
+        return self._render_study(
             "trials.html.jinja",
-            row=row_of(entry),
+            entry,
+            version,
             record=record,
             trials=rows,
             page=page,
@@ -131,25 +123,22 @@ class Pages:
             state=state,
             states=[str(known) for known in TrialState],
             total=len(some),
-            follow=entry.id,
-            study_id=entry.id,
             best_id=_best_id(record),
-            version=version,
         )
 
     def trial(self, entry: Entry, trial_id: int) -> str | None:
         """Return the page of a trial; None: the study has no such trial."""
-        with entry.drawing:
-            version, record = entry.version, self.catalog.record(entry)
+        version, record = self._read(entry)
         trial = record.trials.get(trial_id)
         if trial is None:
             return None
         answer = answer_of(record)
         picture = curve(record, trial, answer.best)
         attempts = [one for one in record.attempts if one.assignment.trial_id == trial_id]
-        return self._render(
+        return self._render_study(
             "trial.html.jinja",
-            row=row_of(entry),
+            entry,
+            version,
             record=record,
             trial=trial,
             answer=answer,
@@ -164,9 +153,6 @@ class Pages:
             neighbours=_neighbours(record, trial_id),
             mlflow=mlflow_address(entry, trial_id),
             figures=Markup(as_script_data({"curve": picture})),
-            version=version,
-            follow=entry.id,
-            study_id=entry.id,
         )
 
     def comparison(self, entries: Sequence[Entry]) -> str:
@@ -195,6 +181,15 @@ class Pages:
     def problem(self, title: str, text: str) -> str:
         """Return a page that says what is wrong."""
         return self._render("problem.html.jinja", title=title, text=text, follow="none")
+
+    def _read(self, entry: Entry) -> tuple[int, StudyRecord]:
+        with entry.drawing:
+            return entry.version, self.catalog.record(entry)
+
+    def _render_study(self, template: str, entry: Entry, version: int, **variables: Any) -> str:
+        """Render a page of one study, which follows its events from a version on."""
+        shared = {"row": row_of(entry), "follow": entry.id, "study_id": entry.id, "version": version}
+        return self._render(template, **shared, **variables)
 
     def _render(self, template: str, **variables: Any) -> str:
         defaults = {"version": 0, "csrf": self.csrf, "figures": "{}"}
