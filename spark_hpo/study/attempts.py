@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
@@ -44,8 +45,7 @@ class Attempts:
         self._ranks = ranks
         self._running: dict[AssignmentKey, Assignment] = {}
         progress.running = MappingProxyType(self._running)
-        self._candidates: frozenset[int] = frozenset()  # whose checkpoints are kept for the reserve
-        self._finalists: frozenset[int] = frozenset()
+        self._kept: dict[Role, frozenset[int]] = defaultdict(frozenset)  # trials, see `_keep_only`
         self.left_at: dict[int, str | None] = {}
         """By trial that the reserve trains: the checkpoint at which the scheduler left it."""
         self._retention = Retention(journal.storage)
@@ -169,18 +169,18 @@ class Attempts:
 
     def _keep_candidates(self) -> None:
         """Keep the checkpoints from which the reserve would train on, and those of the finalists."""
-        before, self._candidates = self._candidates, frozenset(self._decider.reserve.unfinished())
-        for trial_id in self._candidates:
-            self._retention.keep(Owner(Role.CANDIDATE, trial_id), self._journal.trials[trial_id].checkpoint)
-        for trial_id in before - self._candidates:
-            self._retention.keep(Owner(Role.CANDIDATE, trial_id), None)
-        reserve = self._decider.reserve
-        finalists = {trial.trial_id: trial.checkpoint for trial in reserve.best(reserve.num_finalists)}
-        for trial_id in self._finalists - finalists.keys():
-            self._retention.keep(Owner(Role.FINALIST, trial_id), None)
-        for trial_id, checkpoint in finalists.items():
-            self._retention.keep(Owner(Role.FINALIST, trial_id), checkpoint)
-        self._finalists = frozenset(finalists)
+        reserve, trials = self._decider.reserve, self._journal.trials
+        self._keep_only(Role.CANDIDATE, {t: trials[t].checkpoint for t in reserve.unfinished()})
+        finalists = reserve.best(reserve.num_finalists)
+        self._keep_only(Role.FINALIST, {trial.trial_id: trial.checkpoint for trial in finalists})
+
+    def _keep_only(self, role: Role, checkpoints: Mapping[int, str | None]) -> None:
+        """Keep these checkpoints, by trial, and release the others of the role."""
+        for trial_id, checkpoint in checkpoints.items():
+            self._retention.keep(Owner(role, trial_id), checkpoint)
+        for trial_id in self._kept[role] - checkpoints.keys():
+            self._retention.keep(Owner(role, trial_id), None)
+        self._kept[role] = frozenset(checkpoints)
 
     def _keep_for_children(self, assignment: Assignment) -> None:
         """Keep the checkpoint at which the scheduler left a trial, if other trials may start from it."""
