@@ -69,7 +69,7 @@ format: setup
 	$(BIN)/ruff format .
 
 bench-search: setup build/peers/installed  ## the methods and their peers on real curves; hours. QUICK=1: minutes
-	build/peers/bin/python -m tests.benchmarks.bench_search --only DEHB --only "Syne Tune" --no-page $(if $(QUICK),--quick --results build/quick_search.jsonl)
+	build/peers/bin/python -m tests.benchmarks.bench_search --only DEHB --only SMAC3 --only NePS --only "Syne Tune" --no-page $(if $(QUICK),--quick --results build/quick_search.jsonl)
 	$(BIN)/python -m tests.benchmarks.bench_search $(if $(QUICK),--quick --results build/quick_search.jsonl --output build/search)
 	$(BIN)/python -m tests.benchmarks.bench_driver $(if $(QUICK),--trials 500 --slots 50 --output build/driver.md)
 
@@ -252,7 +252,9 @@ build/pipelines/installed:  # their packages do not go together with ours
 
 build/peers/installed: pyproject.toml  # peers whose packages do not go together with petastorm's
 	$(PYTHON) -m venv build/peers
-	build/peers/bin/python -m pip install --quiet dehb syne-tune 'pyarrow<18' huggingface_hub s3fs --editable '.[replay,optuna]'
+	build/peers/bin/python -m pip install --quiet dehb syne-tune torch==2.13.0 'pyarrow<18' huggingface_hub s3fs --editable '.[replay,optuna]'
+	# NePS needs a newer NumPy than DEHB asks for; DEHB works with it.
+	build/peers/bin/python -m pip install --quiet smac==2.4.1 neural-pipeline-search==0.17.0 torch==2.13.0 'pyarrow<18'
 	@touch $@
 
 build/tables/installed:  # packages that carry real tables; only their files are read

@@ -3,8 +3,8 @@
 Replays every method on every family of problems (`replay/families.py`) under the virtual clock, with 20 full
 trainings per slot and 4, 8 and 32 slots, and writes `search.md`, `search.json` and `search.png` into
 docs/benchmarks/. A search does not know its budget, so the first part of a replay is the replay of a smaller
-budget. A full run takes a day. Each replay is kept in a file of results, so a run that was stopped resumes.
-Remove that file when a method has changed.
+budget. A full run takes a day. Each replay is kept in a file of results, so a run that was stopped resumes;
+`--again METHOD` forgets those of a method that has changed.
 
 Peers that do not go together with this project's packages run before, with `--no-page`, by a Python of their
 own that leaves its replays in the same file: see the Makefile.
@@ -29,12 +29,15 @@ from typing import Any, NamedTuple
 from optuna.pruners import BasePruner
 
 from tests.benchmarks.peers import (
+    AutoRule,
     FullTraining,
     HyperoptTpe,
-    OptunaTpe,
+    OptunaSearch,
     Peer,
     halving_pruner,
     hyperband_pruner,
+    optuna_gp,
+    optuna_tpe,
     replay_with_pruner,
 )
 from tests.benchmarks.replay.benchmark import Benchmark
@@ -73,7 +76,11 @@ def _peers() -> dict[str, Peer]:
         method.name: partial(_replay_full, method)
         for method in (
             FullTraining("peer: hyperopt TPE", HyperoptTpe),
-            FullTraining("peer: Optuna TPE", partial(OptunaTpe, multivariate=True)),
+            FullTraining(
+                "peer: Optuna TPE", partial(OptunaSearch, build=partial(optuna_tpe, multivariate=True))
+            ),
+            FullTraining("peer: Optuna GPSampler", partial(OptunaSearch, build=optuna_gp)),
+            FullTraining("peer: Optuna AutoSampler's rule", partial(OptunaSearch, build=AutoRule)),
         )
     }
     pruners: tuple[tuple[str, Callable[[int], BasePruner]], ...] = (
@@ -81,10 +88,12 @@ def _peers() -> dict[str, Peer]:
         ("peer: Optuna TPE, halving pruner", halving_pruner),
     )
     peers |= {name: partial(replay_with_pruner, name, pruner) for name, pruner in pruners}
-    if importlib.util.find_spec("dehb"):
-        from tests.benchmarks.dehb_peer import replay_dehb
+    if importlib.util.find_spec("ConfigSpace"):
+        from tests.benchmarks.rung_peers import OPTIMIZERS, replay_rungs
 
-        peers["peer: DEHB"] = partial(replay_dehb, "peer: DEHB")
+        for name, (module, build) in OPTIMIZERS.items():
+            if importlib.util.find_spec(module):
+                peers[f"peer: {name}"] = partial(replay_rungs, f"peer: {name}", build)
     if importlib.util.find_spec("syne_tune"):
         from tests.benchmarks.syne_peer import SCHEDULERS, replay_syne_tune
 
@@ -125,11 +134,15 @@ def _replay_ours(name: str, benchmark: Benchmark, **settings: Any) -> Replay:
 class Results:
     """Replays that are done, one a line."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, again: Sequence[str] = ()) -> None:
+        """Open a file of results, without those of methods that have changed since."""
         self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
         lines = file.read_text().splitlines() if file.exists() else []
-        self._done = {self._key(one): one for one in map(self._read, lines)}
+        kept = [one for one in map(self._read, lines) if one.method not in again]
+        self._done = {self._key(one): one for one in kept}
+        if len(kept) < len(lines):
+            file.write_text("".join(map(self._line, kept)))
 
     def all(self) -> list[Replay]:
         return list(self._done.values())
@@ -140,7 +153,11 @@ class Results:
     def add(self, one: Replay) -> None:
         self._done[self._key(one)] = one
         with self._file.open("a") as file:
-            file.write(json.dumps(asdict(one)) + "\n")
+            file.write(self._line(one))
+
+    @staticmethod
+    def _line(one: Replay) -> str:
+        return json.dumps(asdict(one)) + "\n"
 
     @staticmethod
     def _read(line: str) -> Replay:
@@ -158,6 +175,8 @@ def searches(options: argparse.Namespace, methods: Sequence[str]) -> Iterator[Se
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for family in options.family or FAMILIES:
             for task in open_family(family, options.curves):
+                if options.task and task not in options.task:
+                    continue
                 for slots in options.slots or SLOTS:
                     for budget in options.budget or BUDGETS:
                         for method in methods:
@@ -171,6 +190,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0, metavar="SEED")
     parser.add_argument("--quick", action="store_true", help="two seeds, 8 slots, a budget of 5")
     parser.add_argument("--family", action="append", choices=list(FAMILIES))
+    parser.add_argument("--task", action="append", help="of these families")
     parser.add_argument("--slots", type=int, action="append")
     parser.add_argument("--budget", type=float, action="append", help="full trainings per slot")
     parser.add_argument("--method", action="append", help="of this project, instead of the usual ones")
@@ -181,6 +201,9 @@ def main() -> None:
         action="append",
         default=["default", *VARIANTS, "tpe+adaptive_asha"],
         help="further settings of the default to choose from",
+    )
+    parser.add_argument(
+        "--again", action="append", default=[], metavar="METHOD", help="has changed: forget its results"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "search.jsonl")
@@ -194,7 +217,8 @@ def main() -> None:
     methods = list(dict.fromkeys(named))
     if options.only:
         methods = [name for name in methods if any(text in name for text in options.only)]
-    results = Results(options.results)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the models that peers fit: a process has one core
+    results = Results(options.results, options.again)
     missing = [search for search in searches(options, methods) if search not in results]
     with ProcessPoolExecutor(options.jobs) as pool:
         futures = [pool.submit(run, search, options.curves) for search in missing]

@@ -15,7 +15,7 @@ from hyperopt import STATUS_FAIL, STATUS_OK, Trials, hp, tpe
 from hyperopt.base import JOB_STATE_DONE, JOB_STATE_RUNNING, Domain
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.samplers._tpe import _truncnorm
 from optuna.trial import TrialState
 from scipy import special
@@ -39,7 +39,7 @@ _truncnorm._ndtri_exp = special.ndtri_exp
 
 Peer = Callable[..., Replay]
 _HYPEROPT_STARTUP = 20  # tpe.suggest's own
-_OPTUNA_STARTUP = 10  # TPESampler's own
+_OPTUNA_STARTUP = 10  # TPESampler's and GPSampler's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +112,75 @@ class HyperoptTpe:
         self._trials.refresh()
 
 
-class OptunaTpe:
-    """Optuna's TPE behind ask and tell."""
+def optuna_tpe(seed: int, **settings: Any) -> BaseSampler:
+    return TPESampler(seed=seed, **settings)
 
-    def __init__(self, space: Space, seed: int, *, pruner: BasePruner | None = None, **settings: Any) -> None:
+
+def optuna_gp(seed: int) -> BaseSampler:
+    return GPSampler(seed=seed)
+
+
+class AutoRule(BaseSampler):
+    """The published rule of OptunaHub's AutoSampler for one objective, over Optuna's own samplers.
+
+    Spaces with choices are TPE's, others are GPSampler's for the first 250 completed trials, and those of a
+    warm-started CMA-ES afterwards. Until a trial has completed, sampling is random. The package itself is
+    downloaded from GitHub when it is used, so that it cannot be installed.
+    """
+
+    _gp_trials = 250
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._sampler: BaseSampler = RandomSampler(seed)
+
+    def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if ended:
+            self._sampler = self._choose(ended)
+        self._sampler.before_trial(study, trial)
+
+    def _choose(self, ended: list[optuna.trial.FrozenTrial]) -> BaseSampler:
+        if any(isinstance(d, CategoricalDistribution) for d in ended[0].distributions.values()):
+            wanted: type[BaseSampler] = TPESampler
+        else:
+            wanted = GPSampler if len(ended) < self._gp_trials else CmaEsSampler
+        if isinstance(self._sampler, wanted):
+            return self._sampler
+        if wanted is TPESampler:
+            return TPESampler(seed=self._seed, multivariate=True, constant_liar=True)
+        if wanted is GPSampler:
+            return GPSampler(seed=self._seed)
+        return CmaEsSampler(seed=self._seed, source_trials=ended[: self._gp_trials])
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+        self._sampler.after_trial(study, trial, state, values)
+
+
+class OptunaSearch:
+    """A sampler of Optuna's behind ask and tell."""
+
+    def __init__(
+        self,
+        space: Space,
+        seed: int,
+        *,
+        build: Callable[[int], BaseSampler] = optuna_tpe,
+        pruner: BasePruner | None = None,
+    ) -> None:
         self._space, self._seed = space, seed
         self.distributions = {str(d.key[0]): _optuna(d.parameter) for d in space.dimensions()}
         self.study = optuna.create_study(
-            sampler=TPESampler(seed=seed, **settings),
+            sampler=build(seed),
             pruner=pruner or NopPruner(),
             study_name=f"seed {seed}",  # the Hyperband pruner draws brackets from it
         )
@@ -160,7 +221,7 @@ def replay_with_pruner(
     end = benchmark.max_resource
     limit = budget * benchmark.reference.full_s
     found = Found(benchmark, limit)
-    sampler = OptunaTpe(benchmark.space, seed, pruner=pruner(end))
+    sampler = OptunaSearch(benchmark.space, seed, pruner=pruner(end))
     count, asking_s, low_at = 0, 0.0, None
     drawn: set[int] = set()
     events: list[tuple[float, int, int, int]] = []  # (end of an epoch, order, trial, epoch)
@@ -188,7 +249,7 @@ def replay_with_pruner(
         start(0.0)
     while events:
         now, _, trial_id, epoch = heapq.heappop(events)
-        if now > limit:
+        if found.is_over(now):
             break
         curve, trial = curves[trial_id], sampler.trials[trial_id]
         if curve.diverges_at is not None and epoch >= curve.diverges_at:

@@ -7,6 +7,8 @@ import math
 from tests.benchmarks.replay.benchmark import Benchmark
 from tests.support.simulated import Curve
 
+_ROUNDING = 1e-9  # times of the same moment differ by it, as sums of epochs
+
 History = tuple[tuple[float, float], ...]
 """(time as a share of the budget, regret) at each change, ascending in time."""
 
@@ -38,13 +40,21 @@ class Found:
     def deployed(self) -> History:
         return tuple(self._deployed)
 
+    def is_over(self, now_s: float) -> bool:
+        """The budget is spent. A trial that ends in the same moment still counts."""
+        return now_s > self._limit_s * (1 + _ROUNDING)
+
+    def share(self, now_s: float) -> float:
+        """The time as a share of the budget, 0..1."""
+        return min(now_s / self._limit_s, 1.0)
+
     def report(self, now_s: float, curve: Curve, resource: int) -> float:
         """Take a report of a trial that has not failed. Returns its loss."""
         benchmark, objective = self._benchmark, self._benchmark.objective
         loss = objective.loss({objective.metric: float(curve.metrics[objective.metric][resource - 1])})
-        if now_s > self._limit_s:
+        if self.is_over(now_s):
             return loss
-        when = now_s / self._limit_s
+        when = self.share(now_s)
         if resource == benchmark.max_resource and loss < self._lowest_trained:
             self._lowest_trained = loss
             self._trained.append((when, benchmark.reference.regret(loss)))
