@@ -16,6 +16,14 @@ class Mode(StrEnum):
     MAX = "max"
 
 
+class BestRule(StrEnum):
+    """The model that a study takes for its best one."""
+
+    TRAINED = "trained"  # of the trial that is best at the end of its training: its best checkpoint
+    FINAL = "final"  # of the same trial: its last checkpoint
+    ANY = "any"  # the best checkpoint of all trials, however short their training was
+
+
 class Score(NamedTuple):
     """One result as the search compares it: the smaller, the better.
 
@@ -59,6 +67,14 @@ class Limit:
             return math.inf
         excess, bound = max((self.at_least - value, self.at_least), (value - self.at_most, self.at_most))
         return max(excess, 0.0) / (abs(bound) if bound and math.isfinite(bound) else 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How a study chooses its best model."""
+
+    rule: BestRule = BestRule.TRAINED
+    target: float | None = None  # loss: a trial that reaches it needs no more training; None: there is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

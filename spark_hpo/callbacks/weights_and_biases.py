@@ -209,7 +209,7 @@ def _study_run(study: RunningStudy, *, has_ended: bool = False) -> StudyRun:
     if not has_ended:
         return StudyRun(summary=summary, notes=notes)
     front = {trial.trial_id for trial in pareto_front(study.trials.values(), objective)}
-    table = leaderboard(study.trials.values(), objective, front)
+    table = leaderboard(study.trials.values(), objective, front, best=None if best is None else best.trial_id)
     return StudyRun(
         summary=summary,
         notes=notes,

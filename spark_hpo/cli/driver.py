@@ -103,7 +103,7 @@ def write_missing(config: StudyConfig, *, as_json: bool, space: Space | None = N
 def _print(result: Result, console: Console) -> None:
     objective = result.config.objective.build()
     front = [trial.trial_id for trial in result.pareto_front]
-    console.print(leaderboard.render(result.record.at_best, objective, front))
+    console.print(leaderboard.render(result.record.at_best, objective, front, best=result.best.trial_id))
     if objective.extra_objectives:
         shown = ", ".join(map(str, front)) or "none was trained to the end within the limits"
         console.print(f"Pareto front of {', '.join(objective.metrics)}: trials {shown}")

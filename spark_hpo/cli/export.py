@@ -85,7 +85,7 @@ def command(study: str, what: str, output: str | None) -> None:
 def _trials(record: StudyRecord) -> pd.DataFrame:
     """The leaderboard, with a column for failures if there are any."""
     front = {trial.trial_id for trial in answer_of(record).front}
-    frame = leaderboard(record.at_best, record.objective, front)
+    frame = leaderboard(record.at_best, record.objective, front, best=record.best_id)
     failures = {t.trial_id: t.failure.message for t in record.trials.values() if t.failure is not None}
     return frame.assign(failure=frame["trial"].map(failures)) if failures else frame
 

@@ -73,6 +73,10 @@ class SearchConfig(Section):
     confirm: ConfirmConfig | None = None
     """Train the best trials again with other seeds, and register the one with the best mean:
     `{top: 3, seeds: 3}`. Default: the best result of the search wins."""
+    best: Literal["trained", "final", "any"] = "trained"
+    """The model that is registered. `trained`: of the trials that were trained to the end, the one that is
+    best at its end, with its best checkpoint; `final`: the same trial, with its last checkpoint; `any`: the
+    checkpoint with the best value, which may be an early one of a trial that was stopped."""
     learn: dict[str, LearnedConfig] = {}
     """With `method: hypergradient`: hyperparameters that each trial learns while it trains, by name:
     `{weight_decay: {low: 1e-6, high: 1, by_layer: true}}`."""

@@ -99,7 +99,8 @@ def _needed(status: StudyStatus, ended_for_s: float | None) -> set[str]:
     needed = {trial.checkpoint for trial in keepers if trial.checkpoint is not None}
     if _has_ended(status, ended_for_s):
         return needed
-    for trial in trials:
+    # A trial that trains on may become the best one with an earlier checkpoint.
+    for trial in (*trials, *record.at_best):
         if trial.state in _UNFINISHED and trial.checkpoint is not None:
             needed.add(trial.checkpoint)
     for assignment in (attempt.assignment for attempt in record.attempts):

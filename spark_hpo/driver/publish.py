@@ -64,6 +64,7 @@ def finish_runs(
     tracker.sync(journal)  # first, because runs are written while the report is made
     written = write_report(journal.storage, is_running=False)
     rows, page = (trials, None) if written is None else (written[0].at_best, written[1])
+    best_id = None if best is None else best.trial_id
     metrics = {f"test_{name}": value for name, value in (test or {}).items()}
     if best is not None:
         metrics[f"best_{objective.metric}"] = best.metrics[objective.metric]
@@ -74,7 +75,7 @@ def finish_runs(
         status,
         metrics=metrics,
         best=best,
-        leaderboard=leaderboard.leaderboard(rows, objective, front),
+        leaderboard=leaderboard.leaderboard(rows, objective, front, best=best_id),
         artifacts={} if page is None else {FILE: page},
         front=front if objective.extra_objectives else None,
     )

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -239,7 +240,7 @@ def _build_study(
         logger.warning("%s", search.warning)
     return Study(
         journal=journal,
-        search=search,
+        search=replace(search, choice=definition.choice),
         backend=backend,
         tracker=tracker,
         budget=build_budget(plan.config, definition),

@@ -14,9 +14,9 @@ from spark_hpo.driver.plan import StudyPlan, plan_study
 from spark_hpo.driver.publish import finish_runs, publish_best
 from spark_hpo.errors import located
 from spark_hpo.objective import Objective
-from spark_hpo.ranking import best_reported, with_final
+from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.definition import Definition
-from spark_hpo.study_dir.events import EventKind, Outcome, ending_of
+from spark_hpo.study_dir.events import Outcome, ending_of
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.lease import Lease
 from spark_hpo.study_dir.storage import Storage
@@ -24,7 +24,6 @@ from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.model_registry import RegisteredModel
 from spark_hpo.tracking.study_runs import RunStatus
 from spark_hpo.train.reference import Trainable
-from spark_hpo.trial import Report, Split
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +100,8 @@ def _write_missing(
     status = _status(journal)
     best = None
     if status is RunStatus.FINISHED:
-        winner = None if journal.finalists is None else journal.finalists.winner
-        best = best_reported(journal.trials, _reports(journal), plan.objective, winner=winner)
+        record = StudyRecord.read(journal.storage, is_running=False, journal=journal)
+        best = next(iter(record.ranking), None)
     tested = None if best is None else journal.tests.get(best.trial_id)
     metrics = {} if best is None or tested is None or tested.resource != best.resource else tested.metrics
     tracker.sync(journal)
@@ -112,7 +111,6 @@ def _write_missing(
             break
         logger.info("%d runs are still to be written", left)
     is_complete = finish_runs(tracker, journal, status, best=best, test=metrics)
-    best = None if best is None else with_final(best, journal.finals)
     model = None
     table = None if best is None else build_table(plan.config, plan.transforms)
     if best is not None:
@@ -134,9 +132,3 @@ def _status(journal: Journal) -> RunStatus:
     if ending is None or ending.outcome is Outcome.FAILED:
         return RunStatus.FAILED
     return RunStatus.KILLED if ending.outcome is Outcome.INTERRUPTED else RunStatus.FINISHED
-
-
-def _reports(journal: Journal) -> Iterator[Report]:
-    for event in journal.past:
-        if event.kind is EventKind.REPORTED and (report := event.report).split is Split.VALIDATION:
-            yield report

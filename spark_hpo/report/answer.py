@@ -94,6 +94,7 @@ def _warnings(record: StudyRecord, best: Trial) -> Iterator[str]:
                 f"The model is no better than a constant answer: always predicting {constant.answer} gives "
                 f"{metric} {constant.value:.4g} on validation."
             )
+    yield from _earlier_values(record, best)
     halved = [found for t in record.trials.values() if (found := HalvedBatches.of(t.notes)) is not None]
     if halved:
         yield (
@@ -111,6 +112,32 @@ def _warnings(record: StudyRecord, best: Trial) -> Iterator[str]:
                 if record.ending in _RESUMABLE
                 else ""
             )
+
+
+def _earlier_values(record: StudyRecord, best: Trial) -> Iterator[str]:
+    """Say that the model is an earlier checkpoint, or that a shorter training had a better value."""
+    metric, trials = record.objective.metric, record.trials
+    whole = trials[best.trial_id]
+    if whole.state is not TrialState.COMPLETED:
+        return
+    if best.resource < whole.resource and not best.has_folds:
+        yield (
+            f"The model is trial {best.trial_id} after {record.amount(best.resource)}, its best checkpoint; "
+            f"after {record.amount(whole.resource)} its {metric} is {whole.metrics[metric]:.4g}."
+        )
+    better = record.contest.by_value()[0]
+    if better.trial_id == best.trial_id or not better.score < best.score or record.has_confirmed:
+        return
+    end = trials[better.trial_id]
+    fate = "was not trained to the end"
+    if end.state is TrialState.COMPLETED:
+        fate = f"has {end.metrics[metric]:.4g} after {record.amount(end.resource)}"
+    elif end.state is TrialState.FAILED:
+        fate = "failed before its end"
+    yield (
+        f"Trial {better.trial_id} had a better {metric}, {better.metrics[metric]:.4g}, after "
+        f"{record.amount(better.resource)}, but it {fate}. With search.best: any its model would be the best."
+    )
 
 
 def _broken_limits(objective: Objective, trial: Trial) -> str:

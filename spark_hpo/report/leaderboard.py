@@ -22,7 +22,13 @@ FRONT = "pareto_front"  # with several objectives
 _CURVE_COLUMNS = ("trial", "resource", "time", "seconds", "rows")
 
 
-def leaderboard(trials: Iterable[Trial], objective: Objective, front: Collection[int] = ()) -> pd.DataFrame:
+def leaderboard(
+    trials: Iterable[Trial],
+    objective: Objective,
+    front: Collection[int] = (),
+    *,
+    best: int | None = None,
+) -> pd.DataFrame:
     """Return one row per trial: the best first, then trials without a value, then failed ones.
 
     Columns: trial, state, rung, resource (epochs or parts), value (the objective's metric at that resource;
@@ -37,8 +43,10 @@ def leaderboard(trials: Iterable[Trial], objective: Objective, front: Collection
 
     Args:
         front: ids of the trials on the Pareto front.
+        best: the id of the study's best trial, which comes first: a trial with a better value may not be
+            trained to the end. None: the one with the best value.
     """
-    best_first = ranked(trials)
+    best_first = ranked(trials, best)
     columns = _columns(objective, best_first)
     rows = [_row(trial, columns, objective, front) for trial in best_first]
     names = list(columns) + sorted({key for row in rows for key in row} - set(columns))
@@ -46,12 +54,18 @@ def leaderboard(trials: Iterable[Trial], objective: Objective, front: Collection
     return table.astype({PARENT: "Int64"}) if PARENT in columns else table
 
 
-def ranked(trials: Iterable[Trial]) -> list[Trial]:
-    """Sort trials, the best first and failed ones last. Ties are in the order of their ids."""
-    return sorted(
-        trials,
-        key=lambda trial: (*by_score(trial)[:2], trial.state is TrialState.FAILED, trial.trial_id),
-    )
+def ranked(trials: Iterable[Trial], best: int | None = None) -> list[Trial]:
+    """Sort trials, the best first and failed ones last. Ties are in the order of their ids.
+
+    Args:
+        best: the id of the study's best trial, as in `leaderboard`.
+    """
+
+    def key(trial: Trial) -> tuple[Any, ...]:
+        folds, score, *_ = by_score(trial)
+        return trial.trial_id != best, folds, score, trial.state is TrialState.FAILED, trial.trial_id
+
+    return sorted(trials, key=key)
 
 
 def value(trial: Trial, objective: Objective) -> float:
@@ -65,13 +79,22 @@ def flat_params(params: Params) -> dict[str, Any]:
 
 
 def render(
-    trials: Iterable[Trial], objective: Objective, front: Collection[int] = (), *, top: int = 10
+    trials: Iterable[Trial],
+    objective: Objective,
+    front: Collection[int] = (),
+    *,
+    best: int | None = None,
+    top: int = 10,
 ) -> Table:
-    """Return the `top` best trials as a table for a terminal. A star marks the Pareto front."""
+    """Return the `top` best trials as a table for a terminal. A star marks the Pareto front.
+
+    Args:
+        front, best: as for `leaderboard`.
+    """
     everything = list(trials)
-    best = ranked(everything)[:top]
+    shown = ranked(everything, best)[:top]
     columns = _columns(objective, everything)
-    hidden = len(everything) - len(best)
+    hidden = len(everything) - len(shown)
     table = Table(
         title=f"best by {objective.metric} ({objective.mode})",
         caption=f"and {hidden} more" if hidden else None,
@@ -86,7 +109,7 @@ def render(
         table.add_column(header, justify="left" if name == "state" else "right", no_wrap=True)
     # All parameters share one column, which is cut where it does not fit: a trial has one line.
     table.add_column("parameters", overflow="ellipsis", no_wrap=True, ratio=1)
-    for trial in best:
+    for trial in shown:
         row = _row(trial, columns, objective, front)
         row |= {FRONT: "*" if row.get(FRONT) else "", FEASIBLE: "yes" if row.get(FEASIBLE) else "no"}
         table.add_row(*(_cell(row[name]) for name in columns), in_words(trial.params))

@@ -38,7 +38,7 @@ def reserve_of(record: StudyRecord) -> ReserveUse:
     begun = [a for a in record.attempts if a.assignment.purpose is Purpose.FINISH]
     reported = [a for a in record.reported if a.assignment.purpose is Purpose.FINISH]
     trained = [a.report.resource - a.assignment.resource_from for a in reported if a.report is not None]
-    best = record.ranking[: _count(record)] if record.is_running else ()
+    best = record.contest.by_value()[: _count(record)] if record.is_running else []
     latest = [record.trials[trial.trial_id] for trial in best]
     ended = (TrialState.COMPLETED, TrialState.FAILED)
     waiting = [trial for trial in latest if trial.state not in ended]
@@ -57,9 +57,6 @@ def reserve_in_words(record: StudyRecord, use: ReserveUse) -> str | None:
         verb = "is training" if use.planned and record.is_running else "trained"
         time = f", {duration(use.used_s)}" if use.used else ""
         text = f"{verb} {_names(use.trials)}, the best so far, to the end: {record.amount(use.used)}{time}"
-        best = next(iter(record.ranking), None)
-        if best is not None and best.trial_id in use.trials and best.resource < record.search.max_resource:
-            text += f"; trial {best.trial_id} remains best after {record.amount(best.resource)}"
         return text
     if use.planned_trials:
         return f"{record.amount(use.planned)}, to train {_names(use.planned_trials)} to the end"

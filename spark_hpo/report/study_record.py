@@ -9,8 +9,8 @@ from functools import cached_property
 
 from spark_hpo.config import ObjectiveConfig, SearchConfig, StoppingConfig
 from spark_hpo.errors import JournalError
-from spark_hpo.objective import Objective
-from spark_hpo.ranking import each_at_its_best, with_final
+from spark_hpo.objective import Choice, Objective
+from spark_hpo.ranking import Contest, as_reported, by_score, with_final
 from spark_hpo.redact import redact
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.ranges import widest
@@ -22,7 +22,7 @@ from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.lease import is_held
 from spark_hpo.study_dir.steered import Steered
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.trial import Assignment, AssignmentKey, Report, Split, Trial
+from spark_hpo.trial import Assignment, AssignmentKey, Report, Split, Trial, TrialState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,7 @@ class StudyRecord:
     objective: Objective
     search: SearchConfig
     stopping: StoppingConfig
+    choice: Choice = field(default_factory=Choice)  # of the best trial
     space: Space  # the smallest one that contains all trials
     trials: Mapping[int, Trial]
     tests: Mapping[int, Report]  # by trial: its evaluation on the test split
@@ -77,6 +78,7 @@ class StudyRecord:
             search = SearchConfig.model_validate(config["search"])
             stopping = StoppingConfig.model_validate(config.get("stopping", {}))
             space = Space.from_json(config["space"])
+            choice = definition.choice
         except (LookupError, TypeError, ValueError, AttributeError, AssertionError, RecursionError) as exc:
             raise JournalError(
                 f"{storage.url}/study.json is damaged or of another version: {type(exc).__name__}; "
@@ -90,6 +92,7 @@ class StudyRecord:
             objective=objective,
             search=search,
             stopping=stopping,
+            choice=choice,
             space=widest(space, Steered.of(journal.past).all_ranges),
             trials=dict(journal.trials),
             tests=dict(journal.tests),
@@ -169,17 +172,50 @@ class StudyRecord:
         done = [a for a in self._all_attempts if a.report is not None and not a.is_lost and _is_training(a)]
         return tuple(sorted(done, key=lambda attempt: attempt.ended or 0.0))
 
+    @property
+    def _confirmed(self) -> int | None:
+        return None if self.finalists is None else self.finalists.winner
+
+    @property
+    def has_confirmed(self) -> bool:
+        """True if the best trial has won against other finalists, with other seeds."""
+        return self._confirmed is not None
+
+    @cached_property
+    def contest(self) -> Contest[Trial]:
+        """The results of all trials, without those of other seeds."""
+        contest: Contest[Trial] = Contest(self.choice)
+        for attempt in self.reported:
+            assert attempt.report is not None, "it has reported"
+            trial_id, score = attempt.report.trial_id, self.objective.score(attempt.report.scored_metrics)
+            if not score.is_finite:
+                contest.lose(trial_id)
+                continue
+            trial = as_reported(self.trials[trial_id], attempt.report, score)
+            from_scratch = attempt.assignment.resource_from == 0
+            contest.report(trial_id, by_score(trial), trial, from_scratch=from_scratch)
+        for trial in self.trials.values():
+            if trial.state is TrialState.COMPLETED:
+                contest.complete(trial.trial_id)
+        return contest
+
     @cached_property
     def ranking(self) -> tuple[Trial, ...]:
-        """Each trial as it was when it was best (a promotion may make it worse), the best trial first.
+        """Each trial as it was when it was best (a promotion may make it worse).
 
-        If finalists were trained with other seeds, the winner is first.
+        The study's best trial is first: by its rule or, if finalists were trained with other seeds, the
+        winner. The others follow by value, however long they were trained.
         """
-        reports = [attempt.report for attempt in self.reported if attempt.report is not None]
-        at_best = each_at_its_best(self.trials, reports, self.objective)
-        if self.finalists is not None and (winner := self.finalists.winner) is not None:
-            at_best.sort(key=lambda trial: trial.trial_id != winner)
-        return tuple(with_final(trial, self.finals) for trial in at_best)
+        best = self._confirmed
+        if best is None and self.contest.best is not None:
+            best = self.contest.best.trial_id
+        ranking = sorted(self.contest.by_value(), key=lambda trial: trial.trial_id != best)
+        return tuple(with_final(trial, self.finals) for trial in ranking)
+
+    @property
+    def best_id(self) -> int | None:
+        """The id of the best trial; None: no trial has succeeded yet."""
+        return self.ranking[0].trial_id if self.ranking else None
 
     @cached_property
     def at_best(self) -> tuple[Trial, ...]:

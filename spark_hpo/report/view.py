@@ -118,7 +118,7 @@ class StudyFindings(ABC):
         """
         record = self.record
         front = {trial.trial_id for trial in self._answer.front}
-        return leaderboard(record.at_best, record.objective, front)
+        return leaderboard(record.at_best, record.objective, front, best=record.best_id)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from spark_hpo.backend.base import ONE_RANK, RanksByRung
 from spark_hpo.errors import JournalError
+from spark_hpo.objective import BestRule
 from spark_hpo.ranking import as_reported
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.study.decider import Decider
@@ -16,7 +17,7 @@ from spark_hpo.study.progress import Progress
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.retention import BEST, Owner, Retention, Role
-from spark_hpo.trial import Assignment, AssignmentKey, Purpose, Report, Split, Trial, TrialState
+from spark_hpo.trial import Assignment, AssignmentKey, Purpose, Report, Split, TrialState
 
 
 class Attempts:
@@ -49,15 +50,18 @@ class Attempts:
         self.left_at: dict[int, str | None] = {}
         """By trial that the reserve trains: the checkpoint at which the scheduler left it."""
         self._retention = Retention(journal.storage)
-        self._incumbents = Incumbents(journal.objective, self._retention)
+        # A trial that is trained on may become the best one with an earlier checkpoint.
+        self._keeps_peaks = decider.choice.rule is BestRule.TRAINED
+        self._incumbents = Incumbents(journal.objective, self._retention, decider.choice)
 
     @property
     def running(self) -> Mapping[AssignmentKey, Assignment]:
         return self._running
 
     @property
-    def best(self) -> Trial | None:
-        return self._incumbents.best
+    def incumbents(self) -> Incumbents:
+        """The best trials so far."""
+        return self._incumbents
 
     def begin(self, assignment: Assignment) -> None:
         if assignment.split is Split.VALIDATION and assignment.repeat is None:
@@ -166,13 +170,21 @@ class Attempts:
         self._journal.settled(stopped, TrialState.STOPPED)
         for trial_id in stopped:
             self._retention.keep(Owner(Role.TRIAL, trial_id), None)
+            self._retention.keep(Owner(Role.PEAK, trial_id), None)
 
     def _keep_candidates(self) -> None:
         """Keep the checkpoints from which the reserve would train on, and those of the finalists."""
-        reserve, trials = self._decider.reserve, self._journal.trials
-        self._keep_only(Role.CANDIDATE, {t: trials[t].checkpoint for t in reserve.unfinished()})
-        finalists = reserve.best(reserve.num_finalists)
+        candidates, trials = self._decider.reserve.unfinished(), self._journal.trials
+        self._keep_only(Role.CANDIDATE, {t: trials[t].checkpoint for t in candidates})
+        if self._keeps_peaks:
+            self._keep_only(Role.CANDIDATE_PEAK, {t: self._peak(t) for t in candidates})
+        finalists = self._incumbents.finalists(self._decider.num_finalists)
         self._keep_only(Role.FINALIST, {trial.trial_id: trial.checkpoint for trial in finalists})
+
+    def _peak(self, trial_id: int) -> str | None:
+        """Return the best checkpoint of a trial."""
+        at_best = self._incumbents.at_best(trial_id)
+        return None if at_best is None else at_best.checkpoint
 
     def _keep_only(self, role: Role, checkpoints: Mapping[int, str | None]) -> None:
         """Keep these checkpoints, by trial, and release the others of the role."""
@@ -195,12 +207,15 @@ class Attempts:
             self._journal.settled([report.trial_id], TrialState.COMPLETED)
         # The trial as of this report: in a replay the journal has its last state.
         trial = as_reported(self._journal.trials[report.trial_id], report, decision.score)
-        self._incumbents.note(trial, is_complete=decision.is_complete)
+        self._incumbents.note(trial, decision.slot, is_complete=decision.is_complete)
         self._decider.reserve.note(trial, decision.slot)
         self._retention.keep(Owner(Role.TRIAL, report.trial_id), report.checkpoint)
+        if self._keeps_peaks:
+            self._retention.keep(Owner(Role.PEAK, report.trial_id), self._peak(report.trial_id))
         self._keep_candidates()
         for trial_id in decision.ended:
             self._retention.keep(Owner(Role.TRIAL, trial_id), None)
+            self._retention.keep(Owner(Role.PEAK, trial_id), None)
         if report.attempt > 1 or report.failure is not None or report.is_pruned:
             self._retention.tidy(report.trial_id)
         self._progress.resource_spent += decision.resource_spent

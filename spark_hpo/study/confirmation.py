@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from spark_hpo.study.reserve import Reserve
+from spark_hpo.study.incumbents import Incumbents
 from spark_hpo.study.search import Confirm
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.layout import repeat_of
@@ -28,7 +28,7 @@ class Confirmation:
     """
 
     journal: Journal
-    reserve: Reserve
+    incumbents: Incumbents
     confirm: Confirm | None
 
     @property
@@ -51,7 +51,7 @@ class Confirmation:
             return False
         finals = self.journal.finalists
         if finals is None:
-            return bool(self.reserve.best(self.confirm.top))
+            return bool(self.incumbents.finalists(self.confirm.top))
         return any(repeat_of(*each) not in begun for each in finals.missing(self.confirm.seeds))
 
     def next(self, begun: Collection[AssignmentKey]) -> tuple[Trial, int] | None:
@@ -59,7 +59,7 @@ class Confirmation:
         if self.confirm is None or not self.has_next(begun):
             return None
         if self.journal.finalists is None:
-            best = self.reserve.best(self.confirm.top)
+            best = self.incumbents.finalists(self.confirm.top)
             self.journal.confirming({trial.trial_id: trial.resource for trial in best}, self.confirm.seeds)
             names = ", ".join(str(trial.trial_id) for trial in best)
             logger.info("confirming trials %s with %d other seeds each", names, self.confirm.seeds)
@@ -67,7 +67,7 @@ class Confirmation:
         assert finals is not None, "they have been chosen"
         missing = (each for each in finals.missing(self.confirm.seeds) if repeat_of(*each) not in begun)
         trial_id, seed = next(missing)
-        return next(t for t in self.reserve.best(self.confirm.top) if t.trial_id == trial_id), seed
+        return next(t for t in self.incumbents.finalists(self.confirm.top) if t.trial_id == trial_id), seed
 
     @property
     def winner(self) -> Trial | None:
@@ -76,4 +76,4 @@ class Confirmation:
         if self.confirm is None or finals is None or any(finals.missing(self.confirm.seeds)):
             return None
         trial_id = finals.compared()[0].trial_id
-        return next((t for t in self.reserve.best(self.confirm.top) if t.trial_id == trial_id), None)
+        return next((t for t in self.incumbents.finalists(self.confirm.top) if t.trial_id == trial_id), None)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from spark_hpo.errors import ConfigError, JournalError
-from spark_hpo.objective import NO_SCORE, Objective, Score
+from spark_hpo.objective import NO_SCORE, Choice, Objective, Score
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.steerable import Ranges, Steerable
 from spark_hpo.study.forecast import Losses
@@ -52,14 +52,22 @@ class Decider:
         self.speed = Speed()
         self.losses = Losses()
         scheduler = search.scheduler
-        num_finalists = 0 if search.confirm is None else search.confirm.top
         self.reserve = Reserve(
             # Finalists are compared after the same training, unless the user wants none to be completed.
-            num_finished and max(num_finished, num_finalists),
+            num_finished and max(num_finished, self.num_finalists),
             scheduler.max_resource,
             getattr(scheduler, "num_rungs", None),
-            num_finalists,
         )
+
+    @property
+    def choice(self) -> Choice:
+        """How the best trial is chosen."""
+        return self._search.choice
+
+    @property
+    def num_finalists(self) -> int:
+        """How many of the best trials are trained again with other seeds."""
+        return 0 if self._search.confirm is None else self._search.confirm.top
 
     @property
     def is_done(self) -> bool:

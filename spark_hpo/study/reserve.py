@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from spark_hpo.objective import NO_SCORE, Score
-from spark_hpo.ranking import by_score
+from spark_hpo.ranking import Key, by_score
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.trial import Trial
-
-_Key = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +37,17 @@ class Reserve:
     count: int  # of the candidates; 0: there is no reserve
     max_resource: int
     num_rungs: int | None = None  # of the longest bracket
-    num_finalists: int = 0  # trials that `best` may be asked for
 
     def __post_init__(self) -> None:
-        self._keys: dict[int, _Key] = {}  # by trial: the sort key of its best result
-        self._ranking: list[_Key] = []  # ascending; the last part of a key is the trial
-        self._best: dict[int, Trial] = {}  # each as it was when it was best
+        self._keys: dict[int, Key] = {}  # by trial: the sort key of its best result
+        self._ranking: list[Key] = []  # ascending; the last part of a key is the trial
         self._slots: dict[int, Slot] = {}  # by trial: its latest slot that has reported
         self._scores: dict[int, Score] = {}  # by trial: at the end of that slot
         self._top_rungs: dict[int, int] = {}  # by bracket: the rung of fully trained trials, once known
 
     def note(self, trial: Trial, slot: Slot) -> None:
         """Take a trial as of its latest report, and the slot that has reported."""
-        if not self.count and not self.num_finalists:
+        if not self.count:
             return
         trial_id, before = trial.trial_id, self._keys.get(trial.trial_id)
         is_better = before is None or by_score(trial) < before
@@ -61,15 +57,11 @@ class Reserve:
         if not trial.score.is_finite:
             return
         if is_better:
-            self._keys[trial_id], self._best[trial_id] = by_score(trial), trial
+            self._keys[trial_id] = by_score(trial)
             insort(self._ranking, self._keys[trial_id])
         self._slots[trial_id], self._scores[trial_id] = slot, trial.score
         if slot.resource_to == self.max_resource:
             self._top_rungs[slot.bracket] = slot.rung
-
-    def best(self, count: int) -> list[Trial]:
-        """Return the best trials, each as it was when it was best. Failed ones are not among them."""
-        return [self._best[key[-1]] for key in self._ranking[:count]]  # type: ignore[index]
 
     def last_score(self, trial_id: int) -> Score:
         """Return the score at the end of the trial's latest slot."""
@@ -113,7 +105,4 @@ class Reserve:
         )
 
     def _candidates(self) -> Iterator[int]:
-        for key in self._ranking[: self.count]:
-            trial_id = key[-1]
-            assert isinstance(trial_id, int)
-            yield trial_id
+        return (key[-1] for key in self._ranking[: self.count])

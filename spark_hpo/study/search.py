@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from spark_hpo.objective import Score
+from spark_hpo.objective import Choice, Score
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
@@ -35,6 +35,7 @@ class Search:
     max_trials: int | None = None  # that may start now
     has_folds: bool = False  # a unit of the resource is a fold of a cross-validation
     confirm: Confirm | None = None  # None: finalists are not trained again
+    choice: Choice = field(default_factory=Choice)
     seed: int = 0  # each trial derives the seed of its training from it
     warning: str | None = None  # for the user, in one line: something about the combination of these parts
 

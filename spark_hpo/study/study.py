@@ -88,7 +88,7 @@ class Study:
         self._slots = Slots(
             backend, journal, self.progress, share=policy.share, max_concurrent=policy.max_concurrent
         )
-        self._confirmation = Confirmation(journal, self._decider.reserve, search.confirm)
+        self._confirmation = Confirmation(journal, self._attempts.incumbents, search.confirm)
         self._end = EndOfSearch(
             journal, self._decider, self._dispatcher, budget, self.progress, self._confirmation
         )
@@ -116,9 +116,9 @@ class Study:
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the best score ever reported, as it was then, or the finalist with the best mean
-        over several seeds. Its checkpoint is kept."""
-        return self._confirmation.winner or self._attempts.best
+        """The best trial by the rule of `search.best`, as it was when it was best, or the finalist with the
+        best mean over several seeds. Its checkpoint is kept."""
+        return self._confirmation.winner or self._attempts.incumbents.best
 
     @property
     def trials(self) -> Mapping[int, Trial]:

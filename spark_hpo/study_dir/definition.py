@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from spark_hpo.errors import ConfigError, JournalError
+from spark_hpo.objective import BestRule, Choice, Mode
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import flatten
 
@@ -55,6 +56,10 @@ _FREE = (
 )
 
 _RENAMED = {"search.first": "search.enqueue"}  # since earlier versions
+
+# Studies of versions without this setting choose as they did, whatever the setting is now, because the
+# checkpoints of another choice may be gone.
+_BEST = "search.best"
 
 # Settings that may change too, but whose first value a replay of the journal or an earlier study needs.
 _FIRST_VALUES = ("budget.trials", "budget.finish")
@@ -122,6 +127,20 @@ class Definition:
             methods=methods,
         )
 
+    @property
+    def choice(self) -> Choice:
+        """How the best model is chosen. In studies of versions without `search.best` it is any checkpoint.
+
+        Raises:
+            LookupError, TypeError, ValueError: the configuration is damaged.
+        """
+        target = (self.config.get("stopping") or {}).get("target")
+        sign = -1 if self.config["objective"]["mode"] == Mode.MAX else 1
+        return Choice(
+            rule=BestRule(self.config["search"].get("best", BestRule.ANY)),
+            target=None if target is None else sign * target,
+        )
+
     def redefined(self, config: Mapping[str, Any]) -> Definition:
         """Return the same study with another configuration, for a study without trials."""
         return replace(self, config=_frozen(config), table=None, source=None)
@@ -171,6 +190,8 @@ class Definition:
         """Return the settings that must not change, as they were and as they are, by dotted key."""
         before, now = _settings(_frozen(self.config)), _settings(_frozen(config))
         before = {_RENAMED.get(key, key): value for key, value in before.items()}
+        if _BEST not in before:
+            now.pop(_BEST, None)
         before = {**{key: value for key, value in defaults.items() if key in now}, **before}
         for key in _FIRST_VALUES:
             before.pop(key, None)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spark_hpo.objective import Objective
+from spark_hpo.study_dir.events import Event, EventKind
 from spark_hpo.study_dir.finalists import Finalist, compare
-from spark_hpo.trial import Report
+from spark_hpo.trial import AssignmentKey, Report, Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,3 +47,47 @@ class Finals:
             self.objective.score(self.repeats[key].scored_metrics) for key in keys if key in self.repeats
         ]
         return [score.loss if not score.violation else math.inf for score in scores]
+
+
+@dataclass(eq=False)
+class FinalsLog:
+    """The finalists and their trainings, as the events of a journal tell them.
+
+    A trace: add(CONFIRMING trials 7 and 4); add(REPEATED ...) for each training; winner(objective) -> 4;
+        add(ASSIGNED trial 9 of the search) -> there are no finalists any more
+    """
+
+    _chosen: tuple[Mapping[int, int], int] | None = None  # resources by trial, and seeds
+    _repeats: dict[tuple[int, int, int], Report] = field(default_factory=dict)
+    _resources: dict[AssignmentKey, int] = field(default_factory=dict)  # of trainings in flight
+
+    def add(self, event: Event) -> None:
+        """Take an event; one that has nothing to do with finalists changes nothing.
+
+        Raises:
+            KeyError, TypeError, ValueError: the record is damaged.
+        """
+        if event.kind is EventKind.ASSIGNED and event.data["split"] == Split.VALIDATION:
+            if event.data.get("repeat") is None:
+                self._chosen = None
+            else:
+                assignment = event.assignment
+                self._resources[assignment.key] = assignment.resource_to
+        elif event.kind is EventKind.CONFIRMING:
+            chosen = {int(each["trial"]): int(each["resource"]) for each in event.data["finalists"]}
+            self._chosen = chosen, int(event.data["seeds"])
+        elif event.kind is EventKind.REPEATED:
+            report = event.report
+            self._repeats[report.trial_id, self._resources[report.key], report.repeat or 0] = report
+
+    def finals(self, objective: Objective) -> Finals | None:
+        """Return the finalists; None: they are not chosen, or the search has continued since."""
+        if self._chosen is None:
+            return None
+        resources, seeds = self._chosen
+        return Finals(objective=objective, resources=resources, seeds=seeds, repeats=dict(self._repeats))
+
+    def winner(self, objective: Objective) -> int | None:
+        """Return the trial that has won; None: there are no finalists, or trainings are missing."""
+        finals = self.finals(objective)
+        return None if finals is None else finals.winner

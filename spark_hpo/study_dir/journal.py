@@ -15,12 +15,12 @@ from typing import Any, Self
 from spark_hpo.errors import JournalError, StorageError
 from spark_hpo.objective import Objective
 from spark_hpo.study_dir.events import Ending, Event, EventKind, Outcome, drivers_of
-from spark_hpo.study_dir.finals import Finals
+from spark_hpo.study_dir.finals import Finals, FinalsLog
 from spark_hpo.study_dir.journal_logs import VERSION, log_files, log_name, read_logs
 from spark_hpo.study_dir.layout import parent_of
 from spark_hpo.study_dir.lease import Lease
 from spark_hpo.study_dir.storage import Log, Storage
-from spark_hpo.trial import Assignment, AssignmentKey, Report, Split, Trial, TrialState
+from spark_hpo.trial import Assignment, Report, Split, Trial, TrialState
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +64,7 @@ class Journal:
         self._trials: dict[int, Trial] = {}
         self._changed: dict[int, None] = {}  # ids of trials, the latest change last
         self._states: Counter[TrialState] = Counter()
-        self._finalists: tuple[Mapping[int, int], int] | None = None  # resources by trial, and seeds
-        self._repeats: dict[tuple[int, int, int], Report] = {}  # by trial, resource and seed
-        self._repeating: dict[AssignmentKey, int] = {}  # the resource of trainings in flight
+        self._finals = FinalsLog()
         self._sequence = 0
         self._log: Log | None = None
         self._is_closed = False
@@ -196,12 +194,7 @@ class Journal:
     @property
     def finalists(self) -> Finals | None:
         """The finalists; None: they are not chosen, or the search has continued since."""
-        if self._finalists is None:
-            return None
-        resources, seeds = self._finalists
-        return Finals(
-            objective=self._objective, resources=resources, seeds=seeds, repeats=dict(self._repeats)
-        )
+        return self._finals.finals(self._objective)
 
     def reserved(self, plan: Mapping[str, Any]) -> None:
         """Record that the search has ended, and which trials are trained to the end; see `Reserve.plan`."""
@@ -288,13 +281,11 @@ class Journal:
 
     def _apply(self, event: Event) -> None:
         self._sequence = event.sequence
+        self._finals.add(event)
         match event.kind:
             case EventKind.ASSIGNED:
                 assignment = event.assignment
-                if assignment.repeat is not None:
-                    self._repeating[assignment.key] = assignment.resource_to
-                elif assignment.split is Split.VALIDATION:
-                    self._finalists = None
+                if assignment.split is Split.VALIDATION and assignment.repeat is None:
                     trial = self._trials.get(assignment.trial_id) or Trial(
                         trial_id=assignment.trial_id,
                         params=assignment.params,
@@ -317,12 +308,6 @@ class Journal:
                     trial = self._trials[report.trial_id]
                     score = self._objective.score(report.scored_metrics)
                     self._put(trial.with_report(report, score=score, time=event.time))
-            case EventKind.CONFIRMING:
-                chosen = {int(each["trial"]): int(each["resource"]) for each in event.data["finalists"]}
-                self._finalists = chosen, int(event.data["seeds"])
-            case EventKind.REPEATED:
-                report = event.report
-                self._repeats[report.trial_id, self._repeating[report.key], report.repeat or 0] = report
             case EventKind.SETTLED:
                 for trial_id in event.data["trials"]:
                     state = TrialState(event.data["state"])
@@ -333,6 +318,8 @@ class Journal:
                 Report.from_json(event.data)  # raises where the record is damaged
             case (
                 EventKind.LOST
+                | EventKind.CONFIRMING
+                | EventKind.REPEATED
                 | EventKind.BUDGET
                 | EventKind.RESERVE
                 | EventKind.SKIPPED

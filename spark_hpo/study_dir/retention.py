@@ -18,7 +18,9 @@ class Role(StrEnum):
     TRIAL = "trial"  # the trial may train on from it; a new one starts from its parent's
     BEST = "best"
     FRONT = "front"  # the trial is on the Pareto front
+    PEAK = "peak"  # the best of a trial that may train on
     CANDIDATE = "candidate"  # the trial is one of the best, and may be trained to the end
+    CANDIDATE_PEAK = "candidate-peak"  # the best of such a trial
     FINALIST = "finalist"  # the trial may win when the best ones are trained with other seeds
     PARENT = "parent"  # other trials may start from it, although its own trial is trained further
 

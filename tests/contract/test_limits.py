@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from spark_hpo.objective import Limit, Mode, Objective
-from spark_hpo.ranking import best_reported
 from spark_hpo.search.explorers.bandit import BanditExplorer
 from spark_hpo.search.pareto import Penalty, pareto_ranks
 from spark_hpo.search.registry import SAMPLERS, SCHEDULERS, build_sampler, build_scheduler
@@ -19,9 +18,6 @@ from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.schedulers.synchronous import FullScheduler
 from spark_hpo.search.space import Space
 from spark_hpo.search.stopping import NoImprovement, RegretBound, TargetReached
-from spark_hpo.study_dir.events import EventKind
-from spark_hpo.study_dir.journal import Journal
-from spark_hpo.study_dir.storage import Storage
 from tests.support.study_bench import StudyRunner
 
 LARGE = 2.5e9  # squared errors of prices are as large, and larger than many a number that marks something
@@ -178,10 +174,6 @@ def test_best_trial_keeps_the_limits_and_survives_a_restart(tmp_path: Path, sche
     again.run()
     assert again.best is not None
     assert again.best.trial_id == study.best.trial_id
-    past = Journal(Storage(tmp_path), large).past
-    found = best_reported(study.trials, [e.report for e in past if e.kind is EventKind.REPORTED], large)
-    assert found is not None
-    assert found.trial_id == study.best.trial_id
 
 
 class UnawareScheduler:

@@ -228,17 +228,27 @@ def _settled(history: _History, *, is_finished: bool) -> Iterator[str]:
 
 
 def _checkpoints(history: _History, study: Path, *, is_finished: bool) -> Iterator[str]:
-    """The checkpoints on disk are those of trials that can be resumed, and of the best trial."""
+    """The checkpoints on disk are those of trials that can be resumed, and of the best trial.
+
+    The best trial is the one with the lowest loss at the end of its training, with its best checkpoint, which
+    may be an earlier one. For this the best checkpoint of each trial that can be resumed is kept too.
+    """
     needed = set()
     losses: list[tuple[float, int, int, str | None]] = []
+    ends: list[tuple[float, int, int, str | None]] = []  # of trained trials, with their best checkpoints
+    config = json.loads((study / "study.json").read_text()).get("config", {})
+    is_any = config.get("search", {}).get("best", "any") == "any"
     for trial in history.trials:
         reports = [report for report in history.of_trial(trial) if report["failure"] is None]
         has_failed = any(report["failure"] for report in history.of_trial(trial))
-        if reports and not has_failed and history.state.get(trial) not in _OVER:
-            needed.add(reports[-1]["checkpoint"])
-        losses += [(r["metrics"]["loss"], -r["resource"], trial, r["checkpoint"]) for r in reports]
+        found = [(r["metrics"]["loss"], -r["resource"], trial, r["checkpoint"]) for r in reports]
+        if found and not has_failed and history.state.get(trial) not in _OVER:
+            needed |= {found[-1][3], *([] if is_any else [min(found)[3]])}
+        if found and history.state.get(trial) == "completed" and not is_any:
+            ends.append((*found[-1][:3], min(found)[3]))
+        losses += found
     if losses:
-        needed.add(min(losses)[3])
+        needed.add(min(ends or losses)[3])
     # Of a cross-validation, only the final model is kept.
     needed |= {
         report["checkpoint"] for (_, _, split, _), report in history.reported.items() if split == "train"

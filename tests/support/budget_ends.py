@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spark_hpo.objective import Mode, Objective
+from spark_hpo.objective import Choice, Mode, Objective
 from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler
 from spark_hpo.search.schedulers.staged import StagedScheduler
 from spark_hpo.search.space import Space
@@ -85,6 +85,7 @@ class Runner:
         stopping: Any = (),
         callbacks: Any = (),
         has_folds: bool = False,
+        choice: Choice | None = None,
         confirm: Confirm | None = None,
         objective: Objective = LOSS,
         settings: Mapping[str, Any] | None = None,
@@ -114,6 +115,7 @@ class Runner:
                 max_trials=budget.get("trials"),
                 has_folds=has_folds,
                 confirm=confirm,
+                choice=choice or Choice(),
             ),
             backend=backend,
             tracker=NoTracker(),

@@ -10,7 +10,7 @@ import numpy as np
 
 from spark_hpo.backend.base import Backend
 from spark_hpo.backend.inline import InlineBackend
-from spark_hpo.objective import Mode, Objective
+from spark_hpo.objective import Choice, Mode, Objective
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.registry import build_sampler, build_scheduler
 from spark_hpo.search.scheduler import Scheduler
@@ -133,6 +133,7 @@ class StudyRunner:
         stopping: Sequence[StoppingRule] = (),
         backend: Backend | None = None,
         has_folds: bool = False,
+        choice: Choice | None = None,
         scheduler_settings: Mapping[str, Any] | None = None,
         sampler_settings: Mapping[str, Any] | None = None,
         **settings: Any,
@@ -158,6 +159,7 @@ class StudyRunner:
                 explorer=explorer,
                 stopping=stopping,
                 has_folds=has_folds,
+                choice=choice or Choice(),
                 seed=seed,
             ),
             backend=backend or InlineBackend(self.training),

@@ -157,7 +157,7 @@ def write_study(
     objective = config.objective.build()
     backend = _Backend(curves or Accuracies(config.search.max_resource), slots, disturbances)
     journal = Journal.open(storage, objective, driver=driver, clock=lambda: START + begin + backend.clock())
-    search = build_search(config, parsed)
+    search = replace(build_search(config, parsed), choice=Definition.require(storage).choice)
     study = Study(
         journal=journal,
         search=search,

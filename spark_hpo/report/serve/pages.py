@@ -101,7 +101,9 @@ class Pages:
     def trials(self, entry: Entry, *, page: int, state: str | None) -> str:
         """Return a list of trials, the best first."""
         version, record = self._read(entry)
-        some = [trial for trial in ranked(record.at_best) if state in (None, str(trial.state))]
+        some = [
+            trial for trial in ranked(record.at_best, record.best_id) if state in (None, str(trial.state))
+        ]
         pages = max(1, -(-len(some) // PAGE_SIZE))
         page = min(max(page, 1), pages)
         rows = [
@@ -123,7 +125,7 @@ class Pages:
             state=state,
             states=[str(known) for known in TrialState],
             total=len(some),
-            best_id=_best_id(record),
+            best_id=record.best_id,
         )
 
     def trial(self, entry: Entry, trial_id: int) -> str | None:
@@ -254,10 +256,6 @@ def _neighbours(record: StudyRecord, trial_id: int) -> tuple[int | None, int | N
     before = max((i for i in record.trials if i < trial_id), default=None)
     after = min((i for i in record.trials if i > trial_id), default=None)
     return before, after
-
-
-def _best_id(record: StudyRecord) -> int | None:
-    return record.ranking[0].trial_id if record.ranking else None
 
 
 def _path(entry: Entry) -> Path:

@@ -51,10 +51,11 @@ def test_reserve_is_planned_counted_and_shown(tmp_path: Path) -> None:
     status, text = shown(storage)
     used = status.to_json()["reserve"]["used"]
     assert (used["trials"], used["resource"], used["seconds"]) == ([0], 24, 48.0)
-    assert (
-        "trained trial 0, the best so far, to the end: 24 epochs, 48 s; trial 0 remains best after 1 epoch"
-        in text
-    )
+    assert "trained trial 0, the best so far, to the end: 24 epochs, 48 s" in text
+    assert status.answer.best is not None
+    assert (status.answer.best.trial_id, status.answer.best.resource) == (0, 1)
+    (note,) = [warning for warning in status.answer.warnings if "checkpoint" in warning]
+    assert note.endswith("after 27 epochs its accuracy is 0.67.")
     assert "trained trial 0, the best so far, to the end: 24 epochs, 48 s" in html_of(status.record)
     events = status.record.drivers[-1].events
     line = next(line_of(e, status.record) for e in events if e.kind is EventKind.RESERVE)

@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 
 from spark_hpo.objective import Limit, Mode, Objective
-from spark_hpo.ranking import best_reported, pareto_front
-from spark_hpo.study_dir.events import EventKind
-from spark_hpo.study_dir.journal import Journal
-from spark_hpo.study_dir.storage import Storage
+from spark_hpo.ranking import pareto_front
 from spark_hpo.trial import Failure, FailureKind, Trial, TrialState
 from tests.support.study_bench import LOSS, Killed, StudyRunner
 
@@ -87,24 +84,6 @@ def test_study_keeps_the_checkpoints_of_the_best_and_the_front(tmp_path: Path, s
     assert 1 < len(on_front) < sum(t.resource == 9 for t in bench.journal.trials.values())  # type: ignore[union-attr]
     assert all(-1 <= t.params["x"] <= 0 for t in on_front[1:-1])
     assert bench.checkpoints == {study.best.checkpoint, *(t.checkpoint for t in on_front)}
-
-
-@pytest.mark.parametrize("scheduler", ["full", "hyperband"])
-def test_best_reported_finds_the_best_trial_of_a_journal(tmp_path: Path, scheduler: str) -> None:
-    bench = StudyRunner(tmp_path, LOSS)
-    bench.training.fail = lambda a: FAILURE if a.trial_id % 5 == 2 else None
-    study = bench.study(scheduler=scheduler, trials=30)
-    study.run()
-    assert bench.journal is not None
-    trials = bench.journal.trials
-    past = Journal(Storage(tmp_path), LOSS).past
-    reports = [event.report for event in past if event.kind is EventKind.REPORTED]
-    assert study.best is not None
-    found = best_reported(trials, reports, LOSS)
-    assert found is not None
-    # In the study it is paused still; the journal says what has become of it.
-    assert replace(found, state=study.best.state, changed_at=study.best.changed_at) == study.best
-    assert best_reported(trials, [], LOSS) is None
 
 
 needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="Optuna is an extra")

@@ -24,6 +24,7 @@ from spark_hpo.errors import (
     StorageError,
     TooManyFailures,
 )
+from spark_hpo.objective import BestRule, Choice
 from spark_hpo.search.registry import build_explorer
 from spark_hpo.search.scheduler import Slot
 from spark_hpo.search.schedulers.synchronous import FullScheduler
@@ -308,7 +309,8 @@ def test_best_keeps_the_checkpoint_of_a_trial_that_became_worse(bench: StudyRunn
         return dataclasses.replace(report, metrics={"loss": loss})
 
     bench.training.__class__ = type("Worsening", (Training,), {"__call__": worsening})
-    study = bench.study()
+    anything = Choice(rule=BestRule.ANY)
+    study = bench.study(choice=anything)
     study.run()
     assert study.best is not None
     assert bench.journal is not None
@@ -317,7 +319,7 @@ def test_best_keeps_the_checkpoint_of_a_trial_that_became_worse(bench: StudyRunn
     assert bench.checkpoints == {study.best.checkpoint}
     study.test(study.best)
     assert bench.training.asked[-1].checkpoint == study.best.checkpoint
-    again = bench.study()
+    again = bench.study(choice=anything)
     again.resume()
     assert again.best is not None
     for name in ("trial_id", "resource", "loss", "checkpoint", "rung"):
