@@ -7,6 +7,8 @@ from typing import Any
 
 from spark_hpo.config import StudyConfig
 from spark_hpo.errors import ConfigError, within
+from spark_hpo.search.explorer import Explorer
+from spark_hpo.search.explorers.steered import SteeredExplorer
 from spark_hpo.search.methods import METHODS_VERSION, Method, find_method
 from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler
 from spark_hpo.search.sampler import Sampler
@@ -67,6 +69,11 @@ def _build_search(
         "reduction_factor": search.reduction_factor,
     }
 
+    first_space = space
+
+    def make_explorer(space: Space) -> Explorer:
+        return build_explorer(search.explorer or method.explorer, space, config.seed, **search.explore)
+
     def make_sampler(space: Space, *, is_first: bool = False) -> Sampler:
         transfer, knowledge = search.transfer, None
         if earlier:
@@ -79,6 +86,7 @@ def _build_search(
             enqueue=search.enqueue if is_first else (),
             knowledge=knowledge,
             num_objectives=len(config.objective.build().metrics),
+            first_space=None if is_first else first_space,
             **{**sampler_settings, **search.sampler_settings},
         )
 
@@ -98,11 +106,13 @@ def _build_search(
     )
     if search.has_folds:
         _check_folds(scheduler_name, scheduler, sampler)
+    explorer = SteeredExplorer(make_explorer(space), space, make_explorer)
     return Search(
         sampler=sampler,
         steerable=steered,
         scheduler=scheduler,
-        explorer=build_explorer(search.explorer or method.explorer, space, config.seed, **search.explore),
+        explorer=explorer,
+        steerable_explorer=explorer,
         stopping=_stopping_rules(config),
         first_max_trials=first_max_trials,
         max_trials=max_trials,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 from spark_hpo.search.scheduler import Slot
@@ -25,6 +26,9 @@ class Explorer(Protocol):
 
     handles_limits: bool = False
     """Uses `violation`. Other explorers are told that a trial that violates a limit has failed."""
+
+    changes: Collection[str] = ()
+    """The dotted names of the parameters that it changes; a child has its parent's values of all others."""
 
     def explore(self, slot: Slot, parent: Params) -> Params:
         """Return the parameters of a child, to be started next. Must not change what was learned.

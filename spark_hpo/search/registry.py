@@ -115,6 +115,7 @@ def build_sampler(
     enqueue: Sequence[object] = (),
     knowledge: Knowledge | None = None,
     num_objectives: int = 1,
+    first_space: Space | None = None,
     **settings: Any,
 ) -> Sampler:
     """Build a sampler by name.
@@ -127,6 +128,7 @@ def build_sampler(
         knowledge: of earlier studies. Its best configurations run after those in `enqueue`; samplers that
             implement `learn_from` use the rest.
         num_objectives: losses per trial, >= 1.
+        first_space: the space with which the study began, if its ranges have changed since.
         settings: arguments of the sampler's constructor.
 
     Raises:
@@ -136,7 +138,12 @@ def build_sampler(
     """
     require_integer("seed", seed, 0)
     make = _find("sampler", name)
-    study = {"space": space, "seed": seed, "num_objectives": num_objectives}
+    study = {
+        "space": space,
+        "seed": seed,
+        "num_objectives": num_objectives,
+        "first_space": first_space,
+    }
     sampler: Sampler = _build("sampler", make, name, study, settings)
     if not isinstance(sampler, Sampler):  # a plugin that implements only the methods
         sampler = WrappedSampler(sampler)

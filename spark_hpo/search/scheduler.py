@@ -83,6 +83,18 @@ class Scheduler(Protocol):
         """
         ...
 
+    def drop(self, trial_id: int) -> list[int]:
+        """Take out a trial that has reported and waits; its promotion goes to the next best trial.
+
+        A trial with an open slot leaves by a report that it has failed instead. Any other trial, which is
+        out already or fully trained, changes nothing.
+
+        Returns:
+            The trials that are out now, in ascending order: this one, and those that are out because of it.
+            Empty without this one: the scheduler may still promote it.
+        """
+        return []
+
     def is_done(self) -> bool:
         """True if no slot is open and none will ever open again."""
         ...

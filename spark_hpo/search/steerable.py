@@ -44,8 +44,11 @@ class Steerable(Protocol):
         """Let one of the next trials have this configuration, which `completed` has returned."""
         ...
 
-    def check_ranges(self, ranges: Ranges) -> None:
+    def check_ranges(self, ranges: Ranges) -> int | None:
         """Check whether new trials may have other ranges.
+
+        Returns:
+            The `size` that the sampler would have.
 
         Raises:
             ConfigError: the ranges are wrong, or they cannot change.
@@ -54,4 +57,20 @@ class Steerable(Protocol):
 
     def change_ranges(self, ranges: Ranges) -> None:
         """Replace the ranges with which the study began, for new trials. All that was learned stays."""
+        ...
+
+
+class SteerableExplorer(Protocol):
+    """An explorer that takes ranges from people. Pure, like every explorer."""
+
+    def check_ranges(self, ranges: Ranges) -> None:
+        """Check whether children may have other ranges.
+
+        Raises:
+            ConfigError: a child keeps the value of its parent, which may lie outside of the range.
+        """
+        ...
+
+    def change_ranges(self, ranges: Ranges) -> None:
+        """Replace the ranges with which the study began, for children."""
         ...

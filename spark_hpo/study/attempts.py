@@ -91,6 +91,10 @@ class Attempts:
         self._journal.skipped(slot.trial_id)
         self._stop(self._decider.skip(slot))
 
+    def drop(self, trial_id: int) -> None:
+        """Take a trial that waits out of the search. Its place goes to another one."""
+        self._stop(self._decider.drop(trial_id))
+
     def finish_repeat(self, report: Report) -> None:
         """End the training of a finalist with another seed. Nobody needs its model."""
         self._end(report)

@@ -47,6 +47,7 @@ class Decider:
         """
         self._search = search
         self._objective = objective
+        self._explorer = search.explorer if self.has_parents else None
         self._open: dict[int, Slot] = {}  # slots by trial
         self._scores: dict[int, dict[int, Score]] = {}  # of the trials that the reserve has trained
         self.speed = Speed()
@@ -107,18 +108,30 @@ class Decider:
             raise ConfigError("the program passed its own sampler, so nobody else can add trials or ranges")
         return self._search.steerable
 
-    def check_ranges(self, ranges: Ranges) -> None:
+    def check_ranges(self, ranges: Ranges) -> int | None:
         """Check whether new trials may have other ranges.
+
+        Returns:
+            The number of trials after which there is nothing left to propose; None: no limit.
 
         Raises:
             ConfigError: the ranges are wrong, or the search cannot change them.
         """
+        size = self.steerable.check_ranges(ranges)
         if self.has_parents:
-            raise ConfigError(
-                "the ranges cannot change, because new trials continue others, with parameters "
-                "that may lie outside of them"
-            )
-        self.steerable.check_ranges(ranges)
+            if self._search.steerable_explorer is None:
+                raise ConfigError(
+                    "the ranges cannot change, because new trials continue others, and the program passed "
+                    "its own explorer"
+                )
+            self._search.steerable_explorer.check_ranges(ranges)
+        return size
+
+    def change_ranges(self, ranges: Ranges) -> None:
+        """Replace the ranges with which the study began, for new trials."""
+        self.steerable.change_ranges(ranges)
+        if self.has_parents and self._search.steerable_explorer is not None:
+            self._search.steerable_explorer.change_ranges(ranges)
 
     def next_slot(self) -> Slot | None:
         return self._search.scheduler.next_slot()
@@ -166,12 +179,20 @@ class Decider:
             self._search.scheduler.report(slot, **result_for(self._search.scheduler, score))
         )
 
+    def waits(self, trial_id: int) -> bool:
+        """Return whether the trial has no slot in flight, so that `drop` can take it out."""
+        return trial_id not in self._open
+
+    def drop(self, trial_id: int) -> tuple[int, ...]:
+        """Take a trial that waits out of the search. Returns the trials that will not be promoted."""
+        return self._without_finished(self._search.scheduler.drop(trial_id))
+
     def propose(self, slot: Slot, parent: Params | None = None) -> Params:
         """Propose parameters for a new trial, from those of its parent if it has one."""
         if parent is None:
             return self._search.sampler.ask(slot.trial_id)
-        assert self._search.explorer is not None, "a scheduler with parents comes with an explorer"
-        return self._search.explorer.explore(slot, parent)
+        assert self._explorer is not None, "a scheduler with parents comes with an explorer"
+        return self._explorer.explore(slot, parent)
 
     def start(self, slot: Slot, params: Params, purpose: Purpose = Purpose.SEARCH) -> None:
         """Note that a slot runs with these parameters."""
@@ -181,8 +202,8 @@ class Decider:
             return
         if slot.is_new:
             self._search.sampler.start(slot.trial_id, params)
-        if self._search.explorer is not None:
-            self._search.explorer.start(slot, params)
+        if self._explorer is not None:
+            self._explorer.start(slot, params)
 
     def restart(self, assignment: Assignment) -> Slot:
         """Replay the start of a slot from the journal. With folds, the assignment is that of its first one.
@@ -248,8 +269,8 @@ class Decider:
             known[slot.resource_to] = score
             stopped: tuple[int, ...] = (report.trial_id,) if report.is_pruned else ()
         else:
-            if search.explorer is not None:
-                search.explorer.tell(slot, **result_for(search.explorer, score))
+            if self._explorer is not None:
+                self._explorer.tell(slot, **result_for(self._explorer, score))
             stopped = self._without_finished(
                 search.scheduler.report(slot, **result_for(search.scheduler, score))
             )

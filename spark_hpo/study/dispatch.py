@@ -225,7 +225,13 @@ class Dispatcher:
         self._given_up = deque(report for report in self._given_up if report.trial_id not in trials)
         waiting = [w.assignment for w in self._waiting if w.assignment.trial_id in trials]
         self._waiting = [w for w in self._waiting if w.assignment.trial_id not in trials]
-        return [*cut, *((a, pruned(a)) for a in waiting if a.attempt > 1)]  # others have not begun
+        for assignment in waiting:
+            if assignment.attempt == 1:  # a fold that has not begun
+                if any(assignment.trial_id == other.trial_id for other, _ in cut):
+                    continue
+                self.attempts.begin(assignment)  # something must end the slot of the trial
+            cut.append((assignment, pruned(assignment)))
+        return cut
 
     def run_alone(self, assignment: Assignment) -> Report:
         """Run one assignment to its end while nothing else runs.

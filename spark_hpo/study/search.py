@@ -10,7 +10,7 @@ from spark_hpo.objective import Choice, Score
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
-from spark_hpo.search.steerable import Steerable
+from spark_hpo.search.steerable import Steerable, SteerableExplorer
 from spark_hpo.search.stopping import StoppingRule
 
 
@@ -30,6 +30,7 @@ class Search:
     scheduler: Scheduler
     explorer: Explorer | None = None  # needed by schedulers whose trials have parents
     stopping: Sequence[StoppingRule] = ()
+    steerable_explorer: SteerableExplorer | None = None  # the explorer, if people can change its ranges
     steerable: Steerable | None = None  # the sampler, if people can add trials and change ranges
     first_max_trials: int | None = None  # that might start when the study began; None: no limit
     max_trials: int | None = None  # that may start now

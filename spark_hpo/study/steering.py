@@ -74,6 +74,14 @@ class Steering:
         self._steered.apply(event)
         return self._apply_to_search(event.data.get("effect", {}))
 
+    @property
+    def max_trials(self) -> int | None:
+        """The trials that may start since the budget or a grid has changed; None: neither has."""
+        size = self.decider.num_configurations
+        if self._steered.ranges and size is not None:
+            return self._least_trials(size)
+        return self.end.budget.trials if self.end.budget.trials != self.configured.trials else None
+
     def adopt(self) -> None:
         """Apply the limits and the stop that requests have brought, at the end of a replay too."""
         limits = {
@@ -170,10 +178,12 @@ class Steering:
         )
 
     def _apply_to_search(self, effect: Mapping[str, Any]) -> int | None:
+        for trial_id in effect.get("vacated", ()):  # earlier versions left the places empty
+            self.dispatcher.attempts.drop(trial_id)
         if "params" in effect:
             self.decider.steerable.add(effect["params"])
         if "ranges" in effect:
-            self.decider.steerable.change_ranges(effect["ranges"])
+            self.decider.change_ranges(effect["ranges"])
         if "max_trials" in effect:
             self.decider.limit_trials(effect["max_trials"])
         return effect.get("max_trials")
@@ -238,8 +248,11 @@ class Steering:
         if trial.state.is_out or trial_id in self.dropped:
             state = "dropped" if trial_id in self.dropped else trial.state
             raise ConfigError(f"trial {trial_id} is {state} already")
+        effect = {"dropped": [trial_id]}
+        if self.decider.waits(trial_id):
+            effect["vacated"] = [trial_id]
         how = "is cancelled" if trial.state is TrialState.RUNNING else "will not be promoted"
-        return _Effect(f"trial {trial_id} {how}; what it has reported stays", {"dropped": [trial_id]})
+        return _Effect(f"trial {trial_id} {how}; what it has reported stays", effect)
 
     def _extend(self, limits: Mapping[str, Any]) -> _Effect:
         changed: dict[str, Any] = {}
@@ -273,9 +286,18 @@ class Steering:
 
     def _narrow(self, ranges: Mapping[str, Any]) -> _Effect:
         every = {**self._steered.ranges, **ranges}
-        self.decider.check_ranges(every)
+        size = self.decider.check_ranges(every)
         shown = ", ".join(f"{name} in {bounds}" for name, bounds in ranges.items())
-        return _Effect(f"from trial {self._num_trials} on: {shown}", {"ranges": every})
+        effect: dict[str, Any] = {"ranges": every}
+        if size is not None:
+            limit = effect["max_trials"] = self._least_trials(size)
+            shown += f"; configurations that are left: {limit - self._num_trials}"
+        return _Effect(f"from trial {self._num_trials} on: {shown}", effect)
+
+    def _least_trials(self, size: int) -> int:
+        """Return how many trials can start: the budget's, if the sampler has as many configurations."""
+        limit = self.end.budget.trials
+        return size if limit is None else min(limit, size)
 
     def _check_room(self, ending: str | None) -> None:
         """Check that another trial may start.

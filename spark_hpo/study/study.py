@@ -256,6 +256,8 @@ class Study:
                 self.progress.seconds, last = spent_before + now - began, now
                 self._steering.take(self.best)
                 for assignment, report in self._steering.cut():
+                    if assignment.fold is not None:
+                        self._folds.begin(assignment.trial_id, assignment.fold)
                     self._finish(assignment, report)
                 self._dispatcher.check_suspension()
                 is_paused = self._steering.is_paused
@@ -445,8 +447,7 @@ class Study:
             replay.take(event)
         self._finals = replay.finals
         self._steering.adopt()
-        if self.budget.trials != self._steering.configured.trials:
-            self._max_trials = self.budget.trials  # a request has extended it
+        self._max_trials = self._steering.max_trials or self._max_trials
         if replay.max_trials != self._max_trials:
             self._journal.changed_budget(self._max_trials)
             self._decider.limit_trials(self._max_trials)

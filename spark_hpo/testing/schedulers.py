@@ -31,7 +31,9 @@ class _StudyLoop:
     data: st.DataObject
     num_slots: int
     close_after: int | None = None  # slots
+    drops: float = 0.0  # share of the reports after which a trial that waits is dropped
     events: list[tuple[Slot, float, list[int]] | Slot | list[int]] = field(default_factory=list)
+    dropped: dict[int, int] = field(default_factory=dict)  # by trial: the number of events before
 
     def run(self, losses: st.SearchStrategy[float] = _LOSSES) -> _StudyLoop:
         running: list[Slot] = []
@@ -48,8 +50,20 @@ class _StudyLoop:
             slot = running.pop(self.data.draw(st.integers(0, len(running) - 1)))
             loss = self.data.draw(losses)
             self.events.append((slot, loss, self.scheduler.report(slot, loss)))
+            if self.drops and self.data.draw(st.floats(0, 1)) < self.drops:
+                self._drop({other.trial_id for other in running})
         assert self.scheduler.is_done()
         return self
+
+    def _drop(self, running: set[int]) -> None:
+        waiting = sorted({slot.trial_id for slot in self.slots} - running)
+        trial_id = self.data.draw(st.sampled_from(waiting))
+        out = self.scheduler.drop(trial_id)
+        if out:
+            assert trial_id in out
+            assert out == sorted(out)
+            self.dropped[trial_id] = len(self.events)
+            self.events.append(out)
 
     @property
     def slots(self) -> list[Slot]:
@@ -130,6 +144,21 @@ class SchedulerContract:
         for slot, loss, out in loop.reports:
             assert math.isfinite(loss) or slot.trial_id in out
             assert slot.resource_to <= failed.get(slot.trial_id, self.max_resource)
+
+    @given(data=st.data(), num_slots=_SLOTS, max_trials=_TRIALS)
+    @_PROPERTY
+    def test_dropped_trial_gets_no_slot_and_nothing_waits_for_it(
+        self, data: st.DataObject, num_slots: int, max_trials: int
+    ) -> None:
+        scheduler = self.build(max_trials)
+        if not hasattr(scheduler, "drop"):
+            return
+        loop = _StudyLoop(scheduler, data, num_slots, drops=0.3).run(st.floats(-1, 1))
+        for trial_id, count in loop.dropped.items():
+            later = [event for event in loop.events[count:] if isinstance(event, Slot)]
+            assert trial_id not in {slot.trial_id for slot in later}
+        trained = [slot.trial_id for slot, _, _ in loop.reports if slot.resource_to == self.max_resource]
+        assert sorted(trained + loop.out) == list(range(max_trials))
 
     @given(data=st.data(), num_slots=_SLOTS, close_after=st.integers(0, 25))
     @_PROPERTY

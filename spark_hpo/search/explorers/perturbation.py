@@ -42,6 +42,11 @@ class PerturbationExplorer(Explorer):
         require_number("resample_probability", self.resample_probability, low=0, high=1)
         self._axes = Axes(self.space)
         self._mutable = _mutable_axes(self._axes, self.parameters)
+        self.changes = [
+            ".".join(map(str, axis.dimension.path))
+            for axis, is_mutable in zip(self._axes.axes, self._mutable, strict=True)
+            if is_mutable
+        ]
 
     def explore(self, slot: Slot, parent: Params) -> Params:
         rng = np.random.default_rng((self.seed, slot.trial_id))

@@ -41,6 +41,7 @@ class SteeredSampler(WrappedSampler):
         self._added: deque[Params] = deque()
         self._space = self.space  # of new trials
         self._calls: list[Callable[[], None]] = []
+        self._started: dict[int, Params] = {}  # by trial
         self._untold: set[int] = set()  # trials
 
     @property
@@ -63,21 +64,24 @@ class SteeredSampler(WrappedSampler):
     def add(self, params: Params) -> None:
         self._added.append(params)
 
-    def check_ranges(self, ranges: Ranges) -> None:
-        if self.is_define_by_run or self.size is not None:
+    def check_ranges(self, ranges: Ranges) -> int | None:
+        is_list = self.size is not None and not self.accepts_foreign
+        if self.is_define_by_run or is_list:
             reason = (
                 "trials choose their parameters while they run"
                 if self.is_define_by_run
                 else "the sampler tries a fixed list of configurations"
             )
             raise ConfigError(f"the ranges of this study cannot change, because {reason}")
-        with_ranges(self.space, ranges).sample(
-            np.random.default_rng(0)
-        )  # raises if the constraints allow none
+        space = with_ranges(self.space, ranges)
+        space.sample(np.random.default_rng(0))  # raises if the constraints allow none
+        return None if self.size is None else self._made(space).size
 
     def change_ranges(self, ranges: Ranges) -> None:
         self._space = with_ranges(self.space, ranges)
         sampler = self.make(self._space)
+        if self.size is not None:
+            self.size = self._made(self._space).size
         if isinstance(self.sampler, EnqueuedSampler):
             sampler = EnqueuedSampler(sampler, self.sampler.enqueued)
         self.sampler = sampler
@@ -93,6 +97,7 @@ class SteeredSampler(WrappedSampler):
     def start(self, trial_id: int, params: Params) -> None:
         if self._added and params == self._added[0]:
             self._added.popleft()
+        self._started[trial_id] = params
         self._call(lambda: self._start(trial_id, params))
 
     def tell(self, trial_id: int, **result: Any) -> None:
@@ -100,6 +105,13 @@ class SteeredSampler(WrappedSampler):
 
     def resolve_params(self, trial_id: int, params: Params, notes: Mapping[str, Any]) -> None:
         self.sampler.resolve_params(trial_id, params, notes)
+
+    def _made(self, space: Space) -> Sampler:
+        """Return the sampler of another space that knows which configurations were tried."""
+        sampler = self.make(space)
+        for trial_id, params in self._started.items():
+            sampler.start(trial_id, params)
+        return sampler
 
     def _call(self, call: Callable[[], None]) -> None:
         self._calls.append(call)

@@ -84,6 +84,14 @@ class AdaptiveBracket(AsyncBracket):
                 out += self._judge()
         return out
 
+    def drop(self, trial_id: int) -> list[int]:
+        if trial_id not in self._queue:
+            return super().drop(trial_id)
+        self._queue.remove(trial_id)  # a probe, which cannot be judged any more
+        self._num_judged += 1
+        judged = self._judge() if self._num_judged == self._num_probes else []
+        return [trial_id, *judged, *self._complete_rungs()]
+
     def close(self) -> list[int]:
         self._is_settled = True
         return super().close()

@@ -44,6 +44,13 @@ class _Rung:
         insort(self.paused, (score, trial_id))
         return [] if self.max_promotions is None else self.keep_best(self.max_promotions - self.promoted)
 
+    def drop(self, trial_id: int) -> bool:
+        """Remove a paused trial. Returns False if it is not paused here."""
+        left = [entry for entry in self.paused if entry[1] != trial_id]
+        is_here = len(left) < len(self.paused)
+        self.paused = left
+        return is_here
+
     def keep_best(self, count: int) -> list[int]:
         """Keep the best `count` of the paused trials. Returns the others."""
         count = max(count, 0)
@@ -118,6 +125,12 @@ class AsyncBracket:
         else:
             out = rung.take(slot.trial_id, score)
         return out + self._complete_rungs()
+
+    def drop(self, trial_id: int) -> list[int]:
+        """Take out a paused trial. Returns the trials that are out now; none if it is not paused."""
+        if any(rung.drop(trial_id) for rung in self._rungs):
+            return [trial_id, *self._complete_rungs()]
+        return []
 
     def close(self) -> list[int]:
         """Accept no new trials. Returns the trials that are out now."""
@@ -207,6 +220,9 @@ class AsyncScheduler(Scheduler, ABC):
         out = [*self._out, *bracket.report(slot, Score.of(loss, violation))]
         self._out = []
         return sorted(out)
+
+    def drop(self, trial_id: int) -> list[int]:
+        return sorted(out for bracket in self.brackets for out in bracket.drop(trial_id))
 
     def close(self) -> list[int]:
         self._closed = True

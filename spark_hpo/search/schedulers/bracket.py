@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from spark_hpo.errors import ConfigError
-from spark_hpo.objective import Score
+from spark_hpo.objective import NO_SCORE, Score
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.schedulers.rungs import Rung, next_size
 from spark_hpo.search.settings import require_integer
@@ -91,6 +91,22 @@ class Bracket:
         failed = [] if score.is_finite else [slot.trial_id]
         return sorted(failed + self._promote_if_complete())
 
+    def drop(self, trial_id: int) -> list[int]:
+        """Take out a trial that waits. Returns the trials that are out now; none if it does not wait.
+
+        A trial that has reported ranks like a failed one, so the next best is promoted instead. The place of
+        one that was promoted already is removed, because the trials below it are out.
+        """
+        rung = self._state
+        if self._rung + 1 < len(self.rungs) and rung.scores.get(trial_id, NO_SCORE).is_finite:
+            rung.scores[trial_id] = NO_SCORE
+            return [trial_id]
+        if trial_id not in rung.pending:
+            return []
+        rung.pending.remove(trial_id)
+        rung.size -= 1
+        return sorted([trial_id, *self._promote_if_complete()])
+
     def close(self) -> list[int]:
         """Accept no new trials: free places are removed. Returns the trials that are out now."""
         if not self.wants_new_trial:
@@ -155,6 +171,12 @@ class BracketScheduler(Scheduler, ABC):
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
         out = self._open[slot.bracket].report(slot, Score.of(loss, violation))
+        self._forget_done()
+        return out
+
+    def drop(self, trial_id: int) -> list[int]:
+        # Of one bracket only: no trial is in two.
+        out = [out for bracket in self._open.values() for out in bracket.drop(trial_id)]
         self._forget_done()
         return out
 

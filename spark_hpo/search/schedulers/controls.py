@@ -61,6 +61,15 @@ class ControlBracket:
             self.finished.append(self._running.pop(slot.trial_id))
         return []
 
+    def drop(self, trial_id: int) -> list[int]:
+        """Take out a trial that waits for its next slot. Returns it, or nothing if it does not wait."""
+        left = [(waiting, rung) for waiting, rung in self._queue if waiting != trial_id]
+        if len(left) == len(self._queue):
+            return []
+        self._queue = left
+        del self._running[trial_id]
+        return [trial_id]
+
     def close(self) -> list[int]:
         """Every trial that was started is still trained to the end."""
         return []

@@ -83,6 +83,12 @@ class MedianStoppingScheduler(Scheduler):
         self._ready.append((slot.trial_id, slot.rung + 1))
         return []
 
+    def drop(self, trial_id: int) -> list[int]:
+        if self._scores.pop(trial_id, None) is None:
+            return []
+        self._ready = [(ready, step) for ready, step in self._ready if ready != trial_id]
+        return [trial_id]
+
     def close(self) -> list[int]:
         """Open no new trials from now on; the others continue as before."""
         self._closed = True

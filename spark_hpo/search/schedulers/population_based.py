@@ -125,6 +125,15 @@ class PopulationBasedScheduler(Scheduler):
         self._ready.append(trial_id)
         return []
 
+    def drop(self, trial_id: int) -> list[int]:
+        """Take out a member that waits for its next step; a child replaces it, as it does a failed one."""
+        if trial_id not in self._ready:
+            return []
+        self._ready.remove(trial_id)
+        del self._members[trial_id]
+        self._heirs += 1
+        return [trial_id]
+
     def close(self) -> list[int]:
         """Open no new trials from now on, and no children; members continue to `max_resource`."""
         self._closed = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from spark_hpo.search.scheduler import Scheduler, Slot
@@ -73,11 +73,15 @@ class StagedScheduler(Scheduler):
         return self._slot_of(self._new_stage())
 
     def report(self, slot: Slot, loss: float, *, violation: float = 0.0) -> list[int]:
-        stage = next(s for s in reversed(self._stages) if s.first_trial <= slot.trial_id)
+        stage = self._stage_of(slot.trial_id)
         known = {"violation": violation} if self.handles_limits else {}
         out = stage.scheduler.report(_shifted(slot, -stage.first_trial, -stage.first_bracket), loss, **known)
-        out, self._out = [*self._out, *(trial_id + stage.first_trial for trial_id in out)], []
-        return sorted(out)
+        return self._all_out(stage, out)
+
+    def drop(self, trial_id: int) -> list[int]:
+        stage = self._stage_of(trial_id)
+        drop = getattr(stage.scheduler, "drop", None)  # a plugin may have none
+        return self._all_out(stage, drop(trial_id - stage.first_trial) if drop else [])
 
     def close(self) -> list[int]:
         self._is_closed = True
@@ -95,6 +99,14 @@ class StagedScheduler(Scheduler):
     @property
     def _may_start(self) -> bool:
         return self.max_trials is None or self._num_trials < self.max_trials
+
+    def _stage_of(self, trial_id: int) -> _Stage:
+        return next(stage for stage in reversed(self._stages) if stage.first_trial <= trial_id)
+
+    def _all_out(self, stage: _Stage, out: Iterable[int]) -> list[int]:
+        """Return the trials that a stage has let go, and those of stages that were closed before."""
+        found, self._out = [*self._out, *(trial_id + stage.first_trial for trial_id in out)], []
+        return sorted(found)
 
     def _close_stages(self) -> None:
         for stage in self._stages:

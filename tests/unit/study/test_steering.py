@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 
 from spark_hpo.backend.base import RanksByRung
 from spark_hpo.backend.inline import InlineBackend
-from spark_hpo.search.registry import build_sampler, build_scheduler
+from spark_hpo.search.explorers.steered import SteeredExplorer
+from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler
 from spark_hpo.search.samplers.steered import SteeredSampler
 from spark_hpo.search.schedulers.staged import StagedScheduler
 from spark_hpo.study import Budget, Search, Study
 from spark_hpo.study.callback import Callback
 from spark_hpo.study.dispatch import DispatchPolicy
+from spark_hpo.study.steering import Steering
 from spark_hpo.study_dir.events import EventKind
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.requests import ANSWERS, REQUESTS, Request, Verb
@@ -55,7 +58,7 @@ class SteeredRunner(StudyRunner):
         self,
         plan: Mapping[int, list[Asked]] | None = None,
         *,
-        trials: int = 8,
+        trials: int | None = 8,
         sampler: str = "multivariate_tpe",
         scheduler: str = "asha",
         has_folds: bool = False,
@@ -67,20 +70,29 @@ class SteeredRunner(StudyRunner):
 
         def make(space: Any) -> Any:
             quick = {"enough": 4, "num_startup_trials": 4} if sampler == "multivariate_tpe" else {}
-            return build_sampler(sampler, space, 0, **quick)
+            return build_sampler(sampler, space, 0, first_space=None if space is SPACE else SPACE, **quick)
+
+        def make_explorer(space: Any) -> Any:
+            return build_explorer("pb2", space, 0, num_startup_segments=4)
 
         backend = settings.pop("backend", None)
         steered = SteeredSampler(make(SPACE), SPACE, make)
+        explorer = SteeredExplorer(make_explorer(SPACE), SPACE, make_explorer)
+        rungs = {"population_size": 3, "interval": 3} if scheduler == "population_based" else {}
+        first, most = ([n for n in (number, steered.size) if n is not None] for number in (8, trials))
         return Study(
             journal=self.journal,
             search=Search(
                 sampler=steered,
                 steerable=steered,
+                explorer=explorer,
+                steerable_explorer=explorer,
                 scheduler=StagedScheduler(
-                    lambda number: build_scheduler(scheduler, max_resource=9, max_trials=number), 8
+                    lambda number: build_scheduler(scheduler, max_resource=9, max_trials=number, **rungs),
+                    min(first),
                 ),
-                first_max_trials=8,
-                max_trials=trials,
+                first_max_trials=min(first),
+                max_trials=min(most),
                 has_folds=has_folds,
             ),
             backend=backend or ConcurrentBackend(self.training, seed=0),
@@ -191,12 +203,11 @@ def test_narrowed_space_bounds_new_trials_and_keeps_what_was_learned(
     assert all(2 <= x <= 3 for x in xs[begun:])
 
 
-def test_narrow_of_an_unknown_parameter_or_a_fixed_list_is_refused(tmp_path: Path) -> None:
+def test_narrow_of_an_unknown_parameter_or_an_empty_range_is_refused(tmp_path: Path) -> None:
     for number, (sampler, space, reason) in enumerate(
         [
             ("random", {"y": [0, 1]}, "Valid names: x"),
             ("random", {"x": [1, 0]}, "x.low must be below high"),
-            ("grid", {"x": [0, 1]}, "a fixed list of configurations"),
         ]
     ):
         runner = SteeredRunner(tmp_path / str(number))
@@ -204,6 +215,47 @@ def test_narrow_of_an_unknown_parameter_or_a_fixed_list_is_refused(tmp_path: Pat
         (event,) = runner.steered_events
         assert event["reply"] == "refused"
         assert reason in event["message"]
+
+
+def test_grid_skips_points_outside_a_narrowed_range_and_gets_those_of_a_wider_one(tmp_path: Path) -> None:
+    def run(name: str, plan: dict[int, list[Asked]], trials: int | None) -> tuple[SteeredRunner, str]:
+        runner = SteeredRunner(tmp_path / name)
+        reason = runner.steered(
+            plan, sampler="grid", scheduler="full", trials=trials, backend=InlineBackend(runner.training)
+        ).run()
+        return runner, reason
+
+    narrowed = [(Verb.NARROW, {"space": {"x": [-0.5, 1.0]}})]
+    widened = [(Verb.NARROW, {"space": {"x": [-0.5, 3.0]}})]
+    runner, reason = run("narrowed", {1: narrowed}, None)
+    assert [trial.params["x"] for trial in runner.journal.trials.values()] == [-1, -0.5, 0, 0.5, 1]
+    runner, reason = run("narrow", {1: [(Verb.NARROW, {"space": {"x": [0.0, 0.5]}})]}, None)
+    assert [trial.params["x"] for trial in runner.journal.trials.values()] == [-1, 0, 0.5]
+    assert reason == "search_space"
+    assert "configurations that are left: 2" in runner.steered_events[0]["message"]
+    runner, reason = run("wider", {1: narrowed, 3: widened}, 8)
+    assert [trial.params["x"] for trial in runner.journal.trials.values()] == [
+        *(-1, -0.5, 0, 0.5, 1),
+        *(1.25, 2.125, 3.0),
+    ]
+    decisions = runner.decisions
+    runner.steered(sampler="grid", scheduler="full").run()
+    assert runner.decisions == decisions
+    runner, _ = run("elsewhere", {1: [(Verb.NARROW, {"space": {"x": [0.1, 0.2]}})]}, None)
+    assert [t.params["x"] for t in runner.journal.trials.values()] == [-1, 0.1, 0.125, 0.15, 0.175, 0.2]
+
+
+def test_children_of_a_population_get_values_inside_a_changed_range(runner: SteeredRunner) -> None:
+    plan: dict[int, list[Asked]] = {6: [(Verb.NARROW, {"space": {"x": [0.25, 0.5]}})]}
+    runner.steered(plan, scheduler="population_based", trials=8).run()
+    (event,) = runner.steered_events
+    begun = int(event["message"].split("trial ")[1].split()[0])
+    children = [trial for i, trial in runner.journal.trials.items() if i >= begun]
+    assert children
+    assert all(0.25 <= trial.params["x"] <= 0.5 for trial in children)
+    decisions = runner.decisions
+    runner.steered(scheduler="population_based").run()
+    assert runner.decisions == decisions
 
 
 def test_paused_study_starts_nothing_until_it_is_resumed(runner: SteeredRunner) -> None:
@@ -274,6 +326,63 @@ def test_folds_of_a_dropped_trial_end_together_and_a_pause_puts_folds_back(runne
     assert {runner.journal.trials[i].state for i in range(4)} == {TrialState.STOPPED}
     decisions = runner.decisions
     assert runner.steered(has_folds=True).run() == "trials"
+    assert runner.decisions == decisions
+
+
+def test_trial_dropped_between_two_folds_ends(runner: SteeredRunner) -> None:
+    class OneSlot(ConcurrentBackend):
+        num_slots = 1
+        reports = 0
+
+        def wait(self, timeout: float) -> Any:
+            report = super().wait(timeout)
+            self.reports += report is not None
+            if self.reports == 2 and report is not None and report.trial_id == 0:
+                runner.ask(Verb.DROP, trial=0)  # no fold runs until the driver has looked
+            return report
+
+    backend = OneSlot(runner.training, seed=0)
+    assert runner.steered(scheduler="full", has_folds=True, backend=backend, trials=3).run() == "trials"
+    assert [runner.journal.trials[i].state for i in range(3)] == [
+        TrialState.STOPPED,
+        TrialState.COMPLETED,
+        TrialState.COMPLETED,
+    ]
+
+
+def test_place_of_a_dropped_trial_goes_to_the_next_best(tmp_path: Path) -> None:
+    def run(name: str, plan: dict[int, list[Asked]]) -> tuple[SteeredRunner, list[int]]:
+        runner = SteeredRunner(tmp_path / name)
+        backend = InlineBackend(runner.training)
+        runner.steered(plan, scheduler="successive_halving", sampler="sobol", backend=backend).run()
+        return runner, sorted({a.trial_id for a in runner.training.asked if a.rung == 1})
+
+    _, promoted = run("whole", {})
+    best = promoted[0]
+    assert best < 7, "it has reported when it is dropped"
+    dropped, others = run("dropped", {7: [(Verb.DROP, {"trial": best})]})
+    assert best not in others
+    assert len(others) == len(promoted) == 2
+    assert dropped.journal.trials[best].state is TrialState.STOPPED
+    decisions = dropped.decisions
+    dropped.steered(scheduler="successive_halving", sampler="sobol").run()
+    assert dropped.decisions == decisions
+
+
+def test_drop_of_an_earlier_version_leaves_its_place_empty_in_a_replay(runner: SteeredRunner) -> None:
+    settings = {"scheduler": "successive_halving", "sampler": "sobol"}
+    effect = Steering._drop
+
+    def without_place(self: Any, trial_id: int) -> Any:
+        found = effect(self, trial_id)
+        return replace(found, data={"dropped": found.data["dropped"]})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Steering, "_drop", without_place)
+        plan: dict[int, list[Asked]] = {7: [(Verb.DROP, {"trial": 0}), (Verb.DROP, {"trial": 1})]}
+        runner.steered(plan, backend=InlineBackend(runner.training), **settings).run()
+    decisions = runner.decisions
+    runner.steered(**settings).run()
     assert runner.decisions == decisions
 
 
