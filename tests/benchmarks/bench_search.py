@@ -70,6 +70,9 @@ VARIANTS = {
 }
 
 
+_AUTO = "peer: Optuna AutoSampler's rule"
+
+
 def _peers() -> dict[str, Peer]:
     """The peers that this Python can import, each by its own documentation."""
     peers: dict[str, Peer] = {
@@ -80,7 +83,7 @@ def _peers() -> dict[str, Peer]:
                 "peer: Optuna TPE", partial(OptunaSearch, build=partial(optuna_tpe, multivariate=True))
             ),
             FullTraining("peer: Optuna GPSampler", partial(OptunaSearch, build=optuna_gp)),
-            FullTraining("peer: Optuna AutoSampler's rule", partial(OptunaSearch, build=AutoRule)),
+            FullTraining(_AUTO, partial(OptunaSearch, build=AutoRule)),
         )
     }
     pruners: tuple[tuple[str, Callable[[int], BasePruner]], ...] = (

@@ -21,35 +21,55 @@ from tests.benchmarks.replay.ranks import (
     wins,
 )
 from tests.benchmarks.replay.run import Replay
+from tests.benchmarks.search_measures import fewer_searches, half_of_hyperopt, other_settings, worst_bias
 
 _DEFAULT = "default"
 _EARLIER = "tpe+adaptive_asha"  # the default of earlier versions
 _INTRODUCTION = """# Search methods compared
 
+![Median regret over time, one panel a family](search.png)
+
 Which method finds good configurations fastest? This benchmark replays recorded learning curves and known \
-functions with every method, and with those of other libraries, on the same simulated clock. \
-`make bench-search` writes this page.
+functions with every method, and with those of other libraries, on the same simulated clock. The picture \
+shows the median regret over time of the default and of the methods that rank best; bands go from the lower \
+to the upper quartile. `make bench-search` writes this page.
 
 Budgets are given in full trainings per slot. In a budget of 2, random search on 8 slots trains 16 \
 configurations. No method knows its budget in advance, so one search yields the results of all smaller \
-budgets.
-
+budgets. All slots start at the same instant, and a trial that ends exactly with the budget counts.
+"""
+_WORDS = """## What is compared
 `tpe+asha` is a sampler with a scheduler; `tpe` and `random` alone train every trial to the end; \
-`tpe+adaptive_asha` has the settings that `default` had in earlier versions. `default without probes` \
-trusts the lowest rung. Methods of other libraries \
+`tpe+adaptive_asha` has the settings that `default` had in earlier versions. Methods of other libraries \
 (`peer`) run with the settings of their own documentation.
 
-Two scores are compared at the end of a budget. **trained** is the regret of the best configuration that was \
-trained to the end. **deployed** is the regret of the model that one would deploy at that moment: the \
-checkpoint with the best validation value after any resource, measured on data that the search does not see \
-where the curves have such. A regret of 0 is that of the best of 5,000 random \
-configurations (or of the whole table, if the problem is a table), a regret of 1 that of the median one.
+Two scores are compared at the end of a budget. **trained** is the regret of the best configuration that \
+was trained to the end. **deployed** is the regret of the model that one would deploy at that moment: the \
+checkpoint with the best validation value after any resource, measured on data that the search does not \
+see where the curves have such. A regret of 0 is that of the best of 5,000 random configurations (or of \
+the whole table, if the problem is a table), a regret of 1 that of the median one.
+
+At a budget of 1, only trials that start at once and are never paused can be trained to the end. So the \
+score *trained* at that budget compares who keeps its first trials running, not who finds better ones.
 
 Ranks compare methods with the same seed; ties share their rank. They are averaged over the seeds and \
 problems of a family, then over families. Bands are 95 % of what resampled seeds give.
-
-![Median regret over time, one panel a family](search.png)
 """
+_PEERS = """## How the peers run
+- hyperopt's TPE, and Optuna's TPE, GPSampler and AutoSampler, train every trial to the end, unless a \
+pruner is named. Their first trials are the ones of random search.
+- AutoSampler's code is downloaded from GitHub when it is used, so it could not be installed. This page \
+has its published rule over Optuna's own samplers: TPE if the space has choices; otherwise GPSampler for \
+the first 250 trials, then CMA-ES. Of these families, only Counting Ones has choices; elsewhere the rule \
+equals GPSampler.
+- DEHB and SMAC3 train from scratch at each resource, as their documentation does. NePS' PriorBand gets no \
+prior and resumes from checkpoints. In tables, DEHB and SMAC3 learn the value of the nearest configuration \
+as that of the one they asked for.
+- Syne Tune's ASHACQR fits its model after every eighth trial (`update_frequency`) instead of after each.
+- A search of this benchmark ends with its budget: it has no reserve that trains the best trial to the \
+end, as studies have.
+"""
+_NUM_PICTURED = 10  # methods
 _BUDGETS = (1.0, 2.0, 5.0, 20.0)  # shown, where a search was long enough
 _README_MARKS = ("<!-- ranks: make bench-search -->\n", "<!-- end of ranks -->")
 
@@ -71,25 +91,54 @@ def write_page(
     families = {task: family for task, (family, _) in benchmarks.items()}
     replays = sorted(replays, key=lambda one: one.method != _DEFAULT)  # stands out in the picture
     cut = [one.first(budget) for one in replays for budget in _BUDGETS if budget <= one.budget]
-    table = regrets(cut, families)
+    everything = _beside(regrets(cut, families), _DEFAULT)
+    whole = _whole(everything)
+    table, rest = everything[whole], everything[~whole]
     tops = {task: one.reference.regret(one.reference.top) for task, (_, one) in benchmarks.items()}
-    lines = [_INTRODUCTION, _summary(table), *_losses(table), *_ranks(table)]
+    slots, budgets = table["slots"].unique(), sorted(table["budget"].unique())
+    main = [one.first(budgets[-1]) for one in replays if one.slots in slots and one.budget >= budgets[-1]]
+    lines = [_INTRODUCTION, _summary(table), *_losses(table), _WORDS, *_ranks(table)]
+    lines += fewer_searches(table, _DEFAULT)
+    lines += other_settings(rest, _DEFAULT)
+    lines += half_of_hyperopt(replays)
+    lines += worst_bias(main, {task: one for task, (_, one) in benchmarks.items()}, _DEFAULT, budgets)
     if variants:
         lines += _chosen(table, variants)
     lines += _paired(table)
-    lines += [*_times(replays, tops), *_scope(table)]
+    lines += [*_times(main, tops), _PEERS, *_scope(everything)]
     output.mkdir(parents=True, exist_ok=True)
     (output / "search.md").write_text("\n".join(lines) + "\n")
-    figures = ",\n".join(map(json.dumps, _figures(table)))
+    figures = ",\n".join(map(json.dumps, _figures(everything)))
     (output / "search.json").write_text(f"[\n{figures}\n]\n")
-    draw_families(replays, families, output / "search.png")
+    pictured = _pictured(table, variants)
+    draw_families([one for one in main if one.method in pictured], families, output / "search.png")
     if readme is not None:
         text = readme.read_text()
-        before, rest = text.split(_README_MARKS[0])
-        _, after = rest.split(_README_MARKS[1])
+        before, rest_of_it = text.split(_README_MARKS[0])
+        _, after = rest_of_it.split(_README_MARKS[1])
         others = [variant for variant in variants if variant != _DEFAULT]
-        ranked = "\n".join(_readme_ranks(table[~table["method"].isin(others)]))
-        readme.write_text(f"{before}{_README_MARKS[0]}{ranked}\n{_README_MARKS[1]}{after}")
+        said = "\n".join(_readme_lines(table[~table["method"].isin(others)]))
+        readme.write_text(f"{before}{_README_MARKS[0]}{said}\n{_README_MARKS[1]}{after}")
+
+
+def _beside(table: pd.DataFrame, method: str) -> pd.DataFrame:
+    """The searches that a method ran as well."""
+    search = ["task", "slots", "budget", "seed"]
+    return table.merge(table.loc[table["method"] == method, search].drop_duplicates(), on=search)
+
+
+def _whole(table: pd.DataFrame) -> pd.Series:
+    """True for the rows of slots and budgets with which all tasks were run."""
+    tasks = table.groupby(["slots", "budget"])["task"].transform("nunique")
+    return tasks == table["task"].nunique()
+
+
+def _pictured(table: pd.DataFrame, variants: Sequence[str]) -> set[str]:
+    """The default, without its other settings, and the methods with the best average ranks."""
+    part = table[~table["method"].isin([name for name in variants if name != _DEFAULT])]
+    means = sum(average(ranks(part, score)) for score in SCORES)
+    assert isinstance(means, pd.Series)
+    return {_DEFAULT, *map(str, means.sort_values().index[:_NUM_PICTURED])}
 
 
 def _summary(table: pd.DataFrame) -> str:
@@ -115,26 +164,27 @@ def _scope(table: pd.DataFrame) -> Iterator[str]:
     yield ""
     yield (
         "The whole comparison has 4, 8 and 32 slots, budgets up to 20, and 20 seeds. `make bench-search` "
-        "runs it in a day on one core, and resumes where it was stopped. It also runs `bohb`, `dehb` and "
-        "Syne Tune's BOHB, ASHABORE and ASHACQR, of which one search with a budget of 5 takes 13, 31 and "
-        "140 s. SMAC3, NePS, and Optuna's AutoSampler and GPSampler are not in it. A search of this "
-        "benchmark ends with its budget: it has no reserve that trains the best trial to the end, as studies "
-        "have."
+        "runs it in some days on one core, and resumes where it was stopped."
     )
     yield ""
 
 
-def _readme_ranks(table: pd.DataFrame) -> Iterator[str]:
-    """The ranks by budget, each the mean of both scores."""
-    columns = {
-        budget: sum(average(ranks(part, score)) for score in SCORES) / len(SCORES)
-        for budget, part in table.groupby("budget")
-    }
-    wide = pd.DataFrame(columns)
-    yield "| method | " + " | ".join(f"budget {budget:g}" for budget in wide.columns) + " |"
-    yield "|---" * (len(wide.columns) + 1) + "|"
-    for method, row in wide.loc[wide.mean(axis=1).sort_values().index].iterrows():
-        yield f"| {method} | " + " | ".join("" if pd.isna(v) else f"{v:.1f}" for v in row) + " |"
+def _readme_lines(table: pd.DataFrame) -> Iterator[str]:
+    """Three lines: the ranks of the default and of the best other method by budget, and where it loses."""
+    own, other, worst = [], [], (0.0, "")
+    for budget, part in table.groupby("budget"):
+        means = (sum(average(ranks(part, score)) for score in SCORES) / len(SCORES)).sort_values()
+        own.append(f"{means[_DEFAULT]:.1f} at {budget:g}")
+        rivals = means.drop(_DEFAULT)
+        other.append(f"{rivals.index[0].removeprefix('peer: ')} {rivals.iloc[0]:.1f} at {budget:g}")
+        for family, here in part.groupby("family"):
+            ranked = sum(average(ranks(here, score)) for score in SCORES) / len(SCORES)
+            place = float(ranked.rank()[_DEFAULT])
+            if place > worst[0]:
+                worst = place, f"{family} with a budget of {budget:g}, where it is place {place:.0f}"
+    yield f"- Average rank of the default among {len(means)} methods, by budget: {', '.join(own)}."
+    yield f"- The best other method: {', '.join(other)}."
+    yield f"- The default is furthest behind on {worst[1]} of {len(means)}."
 
 
 def _losses(table: pd.DataFrame) -> Iterator[str]:
@@ -216,8 +266,7 @@ def _paired(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _times(replays: Sequence[Replay], tops: dict[str, float]) -> Iterator[str]:
-    longest = max(one.budget for one in replays)
-    times = time_to_top([one for one in replays if one.budget == longest], tops)
+    times = time_to_top(replays, tops)
     yield "## Time to the best in a hundred"
     yield (
         "Full trainings per slot until a configuration as good as the best 1 % was trained to the end; "

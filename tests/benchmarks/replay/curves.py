@@ -7,9 +7,13 @@ metrics; NaN: diverged), and perhaps `surrogate/` (`model.onnx`, `encoding.json`
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -23,9 +27,12 @@ from spark_hpo.errors import ConfigError, DataError
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
-from tests.benchmarks.replay.benchmark import NUM_REFERENCE, Benchmark, Scaled
+from tests.benchmarks.replay.benchmark import NUM_REFERENCE, Benchmark, Reference, Scaled, references_of
 from tests.benchmarks.replay.pool import Pool
 from tests.support.simulated import Curve
+
+_CACHE = Path(__file__).parents[3] / "build" / "references"
+"""The scales of regret of surrogates, which take longer to compute than a search."""
 
 _BATCH = 500  # configurations that the surrogate answers for at once
 # Columns of what the surrogate returns.
@@ -117,6 +124,20 @@ class SurrogateBenchmark(Scaled):
         self._names = tuple(description["space"])
         self._unseen = _unseen_column(description, _OUTPUTS)
         self._surrogate = surrogate
+        key = json.dumps([surrogate.digest, task, description, NUM_REFERENCE], sort_keys=True)
+        self._cache_file = _CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+    @cached_property
+    def _references(self) -> tuple[Reference, Reference]:
+        if self._cache_file.exists():
+            seen, unseen = json.loads(self._cache_file.read_text())
+            return Reference(**seen), Reference(**unseen)
+        both = references_of(self.objective, self._reference_curves())
+        self._cache_file.parent.mkdir(parents=True, exist_ok=True)
+        whole = self._cache_file.with_suffix(f".{os.getpid()}")  # several processes may write it
+        whole.write_text(json.dumps([asdict(one) for one in both]))
+        whole.rename(self._cache_file)
+        return both
 
     def _reference_curves(self) -> list[Curve]:
         draws = [self.space.sample(np.random.default_rng(i)) for i in range(NUM_REFERENCE)]
@@ -161,12 +182,12 @@ class _Surrogate:
             ) from exc
         encoding = json.loads((folder / "encoding.json").read_text(encoding="utf-8"))
         (self._codes,) = encoding.values()
+        model = folder / "model.onnx"
+        self.digest = hashlib.sha256(model.read_bytes()).hexdigest()
         options = onnxruntime.SessionOptions()
         # One thread: the rows are few, and several searches may be replayed side by side.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
     @property
     def tasks(self) -> list[str]:
