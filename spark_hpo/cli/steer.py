@@ -11,7 +11,8 @@ from spark_hpo.cli.command import Command, json_option, study_argument
 from spark_hpo.cli.console import say, say_json
 from spark_hpo.config.study_file import override
 from spark_hpo.errors import ConfigError
-from spark_hpo.study_dir.requests import TIMEOUT_S, Answer, Reply, Verb, request
+from spark_hpo.report.steering import ask
+from spark_hpo.study_dir.requests import TIMEOUT_S, Answer, Reply, Verb
 
 limit_option = click.option(
     "--limit",
@@ -29,7 +30,7 @@ def steer(study: str, verb: Verb, arguments: Mapping[str, Any], *, limit_s: floa
     Raises:
         ConfigError: the request was refused.
     """
-    print_answer(request(study, verb, arguments, timeout_s=limit_s), as_json=as_json)
+    print_answer(ask(study, verb, arguments, timeout_s=limit_s), as_json=as_json)
 
 
 def print_answer(answer: Answer, *, as_json: bool) -> None:

@@ -103,6 +103,11 @@ class StudyRecord:
             constant=ConstantAnswer.load(storage),
         )
 
+    @property
+    def first_space(self) -> Space:
+        """The space with which the study began."""
+        return Space.from_json(self.definition.config["space"])
+
     @cached_property
     def steered(self) -> Steered:
         """The changes that people have made to the study while it ran."""

@@ -15,6 +15,7 @@ from spark_hpo.report.leaderboard import leaderboard
 from spark_hpo.report.notebook import first_show_in_cell, in_notebook
 from spark_hpo.report.page import FILE, html_of
 from spark_hpo.report.pictures import curves, front, history, parallel, parameters, rungs, slots, usage
+from spark_hpo.report.steering import ask
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.report.usage import usage_advice, usage_table
 from spark_hpo.study_dir import requests
@@ -301,7 +302,7 @@ class StudyView(StudyFindings):
         return self._request(requests.Verb.NARROW, {"space": {key: list(ranges[key]) for key in ranges}})
 
     def _request(self, verb: requests.Verb, arguments: Mapping[str, Any]) -> requests.Answer:
-        answer = requests.request(self.storage, verb, arguments)
+        answer = ask(self.storage, verb, arguments)
         if answer.reply is requests.Reply.REFUSED:
             raise ConfigError(f"{verb}: refused: {answer.message}")
         return answer

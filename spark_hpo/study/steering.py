@@ -15,7 +15,7 @@ from spark_hpo.study.end_of_search import EndOfSearch
 from spark_hpo.study_dir.events import Event
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.requests import Inbox, Reply, Request, Verb
-from spark_hpo.study_dir.steered import STOPPED_BY, Course, Steered
+from spark_hpo.study_dir.steered import STOPPED_BY, Course, Steered, check_room, completed, raised
 from spark_hpo.trial import Assignment, Params, Report, Trial, TrialState
 
 logger = logging.getLogger(__name__)
@@ -240,14 +240,7 @@ class Steering:
         return _Effect(f"the search ends now; cancelled trials: {len(begun)}", effect)
 
     def _drop(self, trial_id: int) -> _Effect:
-        trial = self.journal.trials.get(trial_id)
-        if trial is None:
-            raise ConfigError(
-                f"there is no trial {trial_id}; the study has trials 0 to {self._num_trials - 1}"
-            )
-        if trial.state.is_out or trial_id in self.dropped:
-            state = "dropped" if trial_id in self.dropped else trial.state
-            raise ConfigError(f"trial {trial_id} is {state} already")
+        trial = self._steered.check_drop(trial_id, self.journal.trials)
         effect = {"dropped": [trial_id]}
         if self.decider.waits(trial_id):
             effect["vacated"] = [trial_id]
@@ -259,17 +252,7 @@ class Steering:
         parts: list[str] = []
         for key, amount in limits.items():
             now, configured = getattr(self.end.budget, key), getattr(self.configured, key)
-            if now is None:
-                raise ConfigError("has no limit", key=f"budget.{key}")
-            number = _number(amount)
-            limit = now + number if str(amount).startswith("+") else number
-            if limit <= now:
-                raise ConfigError(
-                    f"is {now} now, and can only be raised",
-                    key=f"budget.{key}",
-                    value=amount,
-                    cure="To end the search earlier: spark-hpo stop",
-                )
+            limit = raised(key, now, amount)
             changed[key] = [configured, limit]
             parts.append(f"budget.{key} is {limit} instead of {now}")
         effect: dict[str, Any] = {"budget": changed}
@@ -305,35 +288,14 @@ class Steering:
         Raises:
             ConfigError: the budget is spent.
         """
-        limit = self.end.budget.trials
-        taken = self._num_trials + self.decider.steerable.num_added
-        if limit is not None and taken >= limit:
-            raise ConfigError(
-                f"all {limit} trials of the budget are taken",
-                cure="First extend budget.trials, for example by +1",
-            )
+        check_room(self.end.budget.trials, self._num_trials + self.decider.steerable.num_added)
         if ending is not None:
             raise ConfigError(f"the search is ending ({ending})")
 
     def _completed(self, params: Mapping[str, Any], like: int | None, best: Trial | None) -> Params:
         """Return a configuration; missing values come from another trial, or from the best one."""
-        sampler = self.decider.steerable
-        if like is not None:
-            if like not in self.journal.trials:
-                raise ConfigError(f"there is no trial {like}")
-            return sampler.completed(params, like=self.journal.trials[like].params)
-        try:
-            return sampler.completed(params, like=None)
-        except ConfigError:
-            if best is None:
-                raise
-            return sampler.completed(params, like=best.params)
+        return completed(self.decider.steerable.completed, params, like, self.journal.trials, best)
 
     @property
     def _num_trials(self) -> int:
         return len(self.journal.trials)
-
-
-def _number(amount: Any) -> float | int:
-    text = str(amount).removeprefix("+")
-    return int(text) if text.isdecimal() else float(text)

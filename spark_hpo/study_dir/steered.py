@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
+from spark_hpo.errors import ConfigError
 from spark_hpo.study_dir.events import Event, EventKind
 from spark_hpo.study_dir.requests import Reply, Verb
+from spark_hpo.trial import Params, Trial
 
 STOPPED_BY = "request"
 """Why a search has ended that somebody has stopped."""
@@ -77,3 +79,83 @@ class Steered:
         """Return a limit of the budget: the changed one, unless the configuration has changed since."""
         limit = self._limits.get(key)
         return configured if limit is None or limit.configured != configured else limit.changed
+
+    def check_drop(self, trial_id: int, trials: Mapping[int, Trial]) -> Trial:
+        """Return the trial, if it can be dropped.
+
+        Raises:
+            ConfigError: there is no such trial, or it gets no further assignment anyway.
+        """
+        trial = trials.get(trial_id)
+        if trial is None:
+            raise ConfigError(f"there is no trial {trial_id}; the study has trials 0 to {len(trials) - 1}")
+        if trial.state.is_out or trial_id in self.dropped:
+            state = "dropped" if trial_id in self.dropped else trial.state
+            raise ConfigError(f"trial {trial_id} is {state} already")
+        return trial
+
+
+def raised(key: str, now: float | None, amount: str | float) -> float | int:
+    """Return the new limit of a budget.
+
+    Args:
+        key: of the limit, such as `trials`.
+        now: the present limit.
+        amount: the new one, or a text such as `+50`.
+
+    Raises:
+        ConfigError: there is no limit, or it would be lower.
+    """
+    if now is None:
+        raise ConfigError("has no limit", key=f"budget.{key}")
+    text = str(amount).removeprefix("+")
+    number = int(text) if text.isdecimal() else float(text)
+    limit = now + number if str(amount).startswith("+") else number
+    if limit <= now:
+        raise ConfigError(
+            f"is {now} now, and can only be raised",
+            key=f"budget.{key}",
+            value=amount,
+            cure="To end the search earlier: spark-hpo stop",
+        )
+    return limit
+
+
+def check_room(limit: float | None, taken: int) -> None:
+    """Check that another trial may start.
+
+    Raises:
+        ConfigError: all trials of the budget are taken.
+    """
+    if limit is not None and taken >= limit:
+        raise ConfigError(
+            f"all {limit} trials of the budget are taken",
+            cure="First extend budget.trials, for example by +1",
+        )
+
+
+def completed(
+    complete: Callable[..., Params],
+    params: Mapping[str, Any],
+    like: int | None,
+    trials: Mapping[int, Trial],
+    best: Trial | None,
+) -> Params:
+    """Return a configuration; missing values come from the trial `like`, or from the best one.
+
+    Args:
+        complete: takes values, and other parameters that have the missing ones, as `Steerable.completed`.
+
+    Raises:
+        ConfigError: the configuration does not fit the space, or there is no trial `like`.
+    """
+    if like is not None:
+        if like not in trials:
+            raise ConfigError(f"there is no trial {like}")
+        return complete(params, like=trials[like].params)
+    try:
+        return complete(params, like=None)
+    except ConfigError:
+        if best is None:
+            raise
+        return complete(params, like=best.params)

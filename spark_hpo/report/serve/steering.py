@@ -7,7 +7,8 @@ from typing import Any
 
 from spark_hpo.config.study_file import override
 from spark_hpo.errors import ConfigError, within
-from spark_hpo.study_dir.requests import Answer, Reply, Verb, request
+from spark_hpo.report.steering import ask
+from spark_hpo.study_dir.requests import Answer, Reply, Verb
 from spark_hpo.study_dir.storage import Storage
 
 TIMEOUT_S = 20.0  # proxies end a request that takes much longer
@@ -40,7 +41,7 @@ def steer(storage: Storage, verb: str, text: str) -> Answer:
         arguments = _arguments(kind, text)
     if kind is Verb.STOP:
         arguments = {"now": now == "now"}
-    return request(storage, kind, arguments, timeout_s=TIMEOUT_S)
+    return ask(storage, kind, arguments, timeout_s=TIMEOUT_S)
 
 
 def status_code(answer: Answer) -> int:

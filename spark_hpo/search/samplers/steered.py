@@ -55,11 +55,7 @@ class SteeredSampler(WrappedSampler):
     def completed(self, params: Mapping[str, Any], *, like: Params | None) -> Params:
         if self.is_define_by_run:
             raise ConfigError("trials cannot be added, because they choose their parameters while they run")
-        given = _nested(params)
-        complete = self._space.validate(given if like is None else _merged(like, given))
-        if broken := self._space.broken_constraint(complete):
-            raise SpaceError(f"violates the constraint {broken!r}", value=complete)
-        return complete
+        return complete(self._space, params, like=like)
 
     def add(self, params: Params) -> None:
         self._added.append(params)
@@ -129,6 +125,22 @@ class SteeredSampler(WrappedSampler):
     def _tell(self, trial_id: int, result: Mapping[str, Any]) -> None:
         if trial_id not in self._untold:
             self.sampler.tell(trial_id, **result)
+
+
+def complete(space: Space, params: Mapping[str, Any], *, like: Params | None) -> Params:
+    """Return a configuration of a space. Values that are missing come from `like`.
+
+    Args:
+        params: values by name; the names of nested ones may be dotted.
+
+    Raises:
+        SpaceError: it does not fit the space, or violates a constraint.
+    """
+    given = _nested(params)
+    found = space.validate(given if like is None else _merged(like, given))
+    if broken := space.broken_constraint(found):
+        raise SpaceError(f"violates the constraint {broken!r}", value=found)
+    return found
 
 
 def _nested(params: Mapping[str, Any]) -> dict[str, Any]:
