@@ -20,7 +20,7 @@ class Method:
     explorer: str = "perturbation"  # used only by population based schedulers
 
 
-METHODS_VERSION = 2
+METHODS_VERSION = 3
 """Version of the settings in `METHODS`. A study keeps those that it began with (`Definition.methods`)."""
 
 METHODS: Mapping[str, Method] = {
@@ -28,7 +28,7 @@ METHODS: Mapping[str, Method] = {
     "default": Method(
         sampler="tpe",
         scheduler="adaptive_asha",
-        sampler_settings={"enough": 10, "learns_from_paused": True},
+        sampler_settings={"enough": 10, "learns_from_paused": True, "learns_from_failures": True},
         scheduler_settings={"has_leader": True, "control_share": 0.1},
     ),
     # Falkner et al. 2018, arXiv:1807.01774; unlike there, brackets overlap, so that no slot idles.
@@ -54,6 +54,14 @@ METHODS: Mapping[str, Method] = {
 # Methods whose settings have changed, as they were, by the last version that had them.
 _EARLIER: Mapping[int, Mapping[str, Method]] = {
     1: {"default": Method(sampler="tpe", scheduler="adaptive_asha")},
+    2: {
+        "default": Method(
+            sampler="tpe",
+            scheduler="adaptive_asha",
+            sampler_settings={"enough": 10, "learns_from_paused": True},
+            scheduler_settings={"has_leader": True, "control_share": 0.1},
+        )
+    },
 }
 
 

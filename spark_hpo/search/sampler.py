@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from spark_hpo.trial import Params
+from spark_hpo.trial import FailureKind, HalvedBatches, Params, Report
 
 if TYPE_CHECKING:
     from spark_hpo.search.pareto import Losses
     from spark_hpo.search.samplers.transfer import Knowledge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a slot of a trial took, and how it ended. Samplers learn from it what a configuration costs."""
+
+    units: int  # of the resource that were trained
+    seconds: float  # from submission to report
+    failure: FailureKind | None = None
+    is_pruned: bool = False  # the training function gave the trial up
+    num_halved: int = 0  # times that batches were halved because they did not fit a device
+    memory_bytes: int | None = None  # most memory of a GPU or, without GPUs, of a rank; None: not measured
+
+    @property
+    def is_lost(self) -> bool:
+        """True if the trial failed for a reason outside of its configuration, such as a lost executor."""
+        return self.failure not in (None, FailureKind.TRIAL, FailureKind.MEMORY)
+
+    @classmethod
+    def of(cls, report: Report, *, resource_from: int) -> Outcome:
+        """Return the outcome of the slot that a report ends."""
+        halved = HalvedBatches.of(report.notes)
+        memory = [use.gpu_memory_bytes for use in report.usage if use.gpu_memory_bytes is not None]
+        memory = memory or [use.memory_bytes for use in report.usage if use.memory_bytes is not None]
+        return cls(
+            units=report.resource - resource_from,
+            seconds=report.seconds,
+            failure=None if report.failure is None else report.failure.kind,
+            is_pruned=report.is_pruned,
+            num_halved=0 if halved is None else halved.times,
+            memory_bytes=max(memory, default=None),
+        )
 
 
 @runtime_checkable
@@ -71,6 +104,10 @@ class Sampler(Protocol):
             violation: by how much the trial violates the study's limits; 0: not at all. Passed only if
                 `handles_limits`.
         """
+        return
+
+    def note(self, trial_id: int, outcome: Outcome) -> None:
+        """Learn how a slot of a trial went, beside its losses. Called before `tell`; ignored by default."""
         return
 
     def learn_from(self, knowledge: Knowledge) -> None:

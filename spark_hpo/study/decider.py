@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from spark_hpo.errors import ConfigError, JournalError
 from spark_hpo.objective import NO_SCORE, Choice, Objective, Score
+from spark_hpo.search.sampler import Outcome
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.steerable import Ranges, Steerable
 from spark_hpo.study.forecast import Losses
@@ -254,6 +255,7 @@ class Decider:
             )
         if report.params is not None and self._search.sampler.is_define_by_run:
             self._search.sampler.resolve_params(report.trial_id, report.params, report.notes)
+        search.sampler.note(report.trial_id, Outcome.of(report, resource_from=slot.resource_from))
         # Training that stopped early on a plateau counts at its target: more epochs would change nothing.
         self._search.sampler.tell(
             report.trial_id,

@@ -61,6 +61,11 @@ class TestMultivariateTpeSampler(SamplerContract):
         assert self.run(seed=1)[0].ask(30) != self.run(seed=2)[0].ask(30)
 
 
+class TestTpeThatLearnsFromFailures(SamplerContract):
+    def build(self, space: Space, seed: int) -> Sampler:
+        return MultivariateTpeSampler(space, seed, learns_from_failures=True)
+
+
 class TestTpeSampler(SamplerContract):
     def build(self, space: Space, seed: int) -> Sampler:
         return TpeSampler(space, seed)

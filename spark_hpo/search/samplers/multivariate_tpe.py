@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
 from spark_hpo.search.agreement import rank_agreement
 from spark_hpo.search.pareto import Losses, best_points
-from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.sampler import Outcome, Sampler
+from spark_hpo.search.samplers.feasibility import Blame, Feasibility, log_improvement
 from spark_hpo.search.samplers.history import History
 from spark_hpo.search.samplers.parzen import Bandwidth, ParzenEstimator
 from spark_hpo.search.samplers.transfer import Knowledge
@@ -55,7 +57,9 @@ class MultivariateTpeSampler(Sampler):
       several objectives, dominance is constrained (`Penalty`).
     - **In flight** trials are part of the rest (a constant liar), which keeps the next proposal away from
       them.
-    - **Failed** trials are part of the rest at every level.
+    - **Failed** trials are part of the rest at every level. If `learns_from_failures`, they are not: the
+      probability of success (`Feasibility`) multiplies the improvement instead. A start-up trial is one of
+      20 draws that are the most likely to succeed. Trials that were lost with their executor are ignored.
     - **Paused** trials below the level are part of the rest if `learns_from_paused`: they were not
       promoted, so they show where not to search. The level itself then needs fewer results.
     - **Bounded.** The latest 400 trials of the rest are kept.
@@ -80,6 +84,7 @@ class MultivariateTpeSampler(Sampler):
     gamma: float = 0.15  # share of trials that are good, > 0 and <= 0.5
     random_fraction: float = 0.1  # share of proposals that ignore the model, 0..1
     learns_from_paused: bool = False  # trials without a result at the level are part of the rest
+    learns_from_failures: bool = False  # the probability of success multiplies the improvement
 
     def __post_init__(self) -> None:
         require_integer("num_startup_trials", self.num_startup_trials, 0)
@@ -91,6 +96,7 @@ class MultivariateTpeSampler(Sampler):
         self._default = self._axes.default_row()
         self._knowledge = Knowledge.none(len(self._axes))
         self._history = History()
+        self._blame = Blame()
         self._rows = np.empty((64, len(self._axes)))  # grows by doubling
         self._number: dict[int, int] = {}  # of a trial's row in _rows
         self._tried: set[bytes] = set()
@@ -103,9 +109,9 @@ class MultivariateTpeSampler(Sampler):
         rng = np.random.default_rng((self.seed, trial_id))
         level = self.level
         if not len(self._axes) or (level is None and not len(self._knowledge.good)):
-            return self._draw(rng)
+            return self._draw_feasible(rng)
         if rng.random() < self.random_fraction:
-            return self.space.sample(rng)
+            return self._sample_feasible(rng)
         good, rest = self.split(level)
         better = self._estimator(good, self._knowledge.good, default=self._default)
         # The prior has the same share in both densities. Otherwise g, which has more kernels, would almost
@@ -115,6 +121,8 @@ class MultivariateTpeSampler(Sampler):
         other = self._estimator(rest, self._knowledge.rest, prior_weight=prior_weight)
         candidates = better.sample(rng, self.num_candidates)
         score = better.log_density(candidates) - other.log_density(candidates)
+        if feasibility := self._feasibility():  # without failures, the order is the same
+            score = log_improvement(score, self.gamma) + feasibility.log_weight(candidates)
         for i in np.argsort(-score, kind="stable"):
             if candidates[i].tobytes() not in self._tried:
                 params = self._axes.params(candidates[i])
@@ -136,6 +144,10 @@ class MultivariateTpeSampler(Sampler):
     ) -> None:
         assert trial_id in self._number, f"trial {trial_id} reported before it was started"
         self._history.tell(trial_id, resource, loss, others, violation)
+        self._blame.tell(trial_id, has_failed=not math.isfinite(loss))
+
+    def note(self, trial_id: int, outcome: Outcome) -> None:
+        self._blame.note(trial_id, outcome)
 
     @property
     def level(self) -> int | None:
@@ -165,7 +177,10 @@ class MultivariateTpeSampler(Sampler):
         rest = {trial_id for _, trial_id in ranking}.difference(good)
         if self.learns_from_paused and level is not None:
             rest |= self._history.paused_below(level)
-        return good, sorted([*rest, *self._history.failed, *self._history.in_flight])[-_MAX_REST:]
+        failed = self._history.failed
+        if self.learns_from_failures:  # a trial that was given up is bad, but not a failure
+            failed = [trial_id for trial_id in failed if 0 < self._blame.of(trial_id) < 1]
+        return good, sorted([*rest, *failed, *self._history.in_flight])[-_MAX_REST:]
 
     def _is_noise(self, resource: int, above: int) -> bool:
         scores = [self._history.scores(trial_id) for _, trial_id in self._history.ranking(above)]
@@ -182,6 +197,34 @@ class MultivariateTpeSampler(Sampler):
             if self._axes.row(params).tobytes() not in self._tried:
                 break
         return params
+
+    def _feasibility(self) -> Feasibility | None:
+        """Return the probability of success; None if no trial has failed."""
+        known = self._blame.known() if self.learns_from_failures else {}
+        if not known:
+            return None
+        rows = self._rows[[self._number[trial_id] for trial_id in known]]
+        return Feasibility(self._axes, rows, np.array(list(known.values())))
+
+    def _draw_feasible(self, rng: np.random.Generator) -> Params:
+        """Draw a start-up trial: of several draws, one of those that are most likely to succeed."""
+        feasibility = self._feasibility()
+        if feasibility is None:
+            return self._draw(rng)
+        draws = [self._draw(rng) for _ in range(_DRAWS)]
+        return draws[feasibility.first_likely(self._rows_of(draws))]
+
+    def _sample_feasible(self, rng: np.random.Generator) -> Params:
+        """Draw a configuration from the space: each with a probability that falls with that of a failure."""
+        feasibility = self._feasibility()
+        if feasibility is None:
+            return self.space.sample(rng)
+        draws = [self.space.sample(rng) for _ in range(_DRAWS)]
+        accepted = np.log(rng.random(_DRAWS)) < feasibility.log_weight(self._rows_of(draws))
+        return draws[int(np.argmax(accepted))]
+
+    def _rows_of(self, draws: Sequence[Params]) -> Array:
+        return np.array([self._axes.row(params) for params in draws])
 
     def _draw(self, rng: np.random.Generator) -> Params:
         """Draw a start-up trial from the space, or around its defaults."""

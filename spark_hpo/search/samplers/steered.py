@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spark_hpo.errors import ConfigError, SpaceError
-from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.sampler import Outcome, Sampler
 from spark_hpo.search.samplers.wrappers import EnqueuedSampler, WrappedSampler
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.ranges import nearest, with_ranges
@@ -96,6 +96,9 @@ class SteeredSampler(WrappedSampler):
         self._started[trial_id] = params
         self._call(lambda: self._start(trial_id, params))
 
+    def note(self, trial_id: int, outcome: Outcome) -> None:
+        self._call(lambda: self._note(trial_id, outcome))
+
     def tell(self, trial_id: int, **result: Any) -> None:
         self._call(lambda: self._tell(trial_id, result))
 
@@ -121,6 +124,10 @@ class SteeredSampler(WrappedSampler):
                 self._untold.add(trial_id)
                 return
         self.sampler.start(trial_id, params)
+
+    def _note(self, trial_id: int, outcome: Outcome) -> None:
+        if trial_id not in self._untold:
+            self.sampler.note(trial_id, outcome)
 
     def _tell(self, trial_id: int, result: Mapping[str, Any]) -> None:
         if trial_id not in self._untold:

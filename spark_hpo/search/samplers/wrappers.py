@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spark_hpo.errors import SpaceError, within
-from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.sampler import Outcome, Sampler
 from spark_hpo.search.samplers.transfer import Knowledge
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
@@ -42,6 +42,10 @@ class WrappedSampler(Sampler):
 
     def tell(self, trial_id: int, **result: Any) -> None:
         self.sampler.tell(trial_id, **result)
+
+    def note(self, trial_id: int, outcome: Outcome) -> None:
+        if hasattr(self.sampler, "note"):
+            self.sampler.note(trial_id, outcome)
 
     def learn_from(self, knowledge: Knowledge) -> None:
         if hasattr(self.sampler, "learn_from"):

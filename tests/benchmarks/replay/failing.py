@@ -1,0 +1,153 @@
+"""Problems on which a part of the configurations fails: functions with a region, and cuts of real curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from spark_hpo.objective import Objective
+from spark_hpo.search.sampler import Outcome, Sampler
+from spark_hpo.search.samplers.wrappers import WrappedSampler
+from spark_hpo.search.space import Space
+from spark_hpo.trial import Params
+from tests.benchmarks.replay.benchmark import Benchmark, Reference, Scaled, references_of
+from tests.benchmarks.replay.curves import open_benchmarks
+from tests.benchmarks.replay.functions import Hartmann
+from tests.benchmarks.replay.methods import Method
+from tests.benchmarks.replay.pool import Pool
+from tests.support.simulated import Curve
+
+Rule = Callable[[Params, float], bool]
+"""Whether a configuration with this loss at the end fails."""
+
+_NUM_DRAWS = 1_000  # configurations that set the size of a region, and the scale of regret
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failing(Scaled):
+    """A benchmark of which some configurations fail at once. The others set the scale of regret."""
+
+    of: Benchmark
+    fails: Rule
+    task: str
+
+    @property
+    def space(self) -> Space:  # type: ignore[override]
+        return self.of.space
+
+    @property
+    def objective(self) -> Objective:  # type: ignore[override]
+        return self.of.objective
+
+    @property
+    def max_resource(self) -> int:
+        return self.of.max_resource
+
+    @property
+    def pool(self) -> Pool | None:
+        return self.of.pool
+
+    def curve(self, trial_id: int, params: Params) -> Curve:
+        """The curve of the benchmark; that of a configuration that fails has no values."""
+        curve = self.of.curve(trial_id, params)
+        if curve.diverges_at is not None or not self.fails(params, self._loss(curve)):
+            return curve
+        return replace(curve, metrics={name: np.full(len(v), np.nan) for name, v in curve.metrics.items()})
+
+    @cached_property
+    def _references(self) -> tuple[Reference, Reference]:
+        return references_of(self.objective, [c for c in self._reference_curves() if c.diverges_at is None])
+
+    def _reference_curves(self) -> list[Curve]:
+        if self.pool is not None:
+            return [self.curve(i, params) for i, params in enumerate(self.pool.configurations)]
+        draws = [self.space.sample(np.random.default_rng(i)) for i in range(_NUM_DRAWS)]
+        return [self.curve(i, params) for i, params in enumerate(draws)]
+
+    def _loss(self, curve: Curve) -> float:
+        return self.objective.loss({self.objective.metric: float(curve.metrics[self.objective.metric][-1])})
+
+
+_SCORES: Mapping[str, Callable[[Params], float]] = {
+    "sum": lambda params: params["x0"] + params["x1"],
+    "corner": lambda params: min(params["x0"], params["x2"]),
+    "union": lambda params: max(params["x0"], params["x1"]),
+    "side": lambda params: params["x1"],
+}
+"""A configuration fails above a threshold of one of these, as a large model on a large batch does."""
+
+
+def failing_functions(shares: tuple[float, ...] = (0.15, 0.35, 0.55)) -> list[Benchmark]:
+    """Hartmann functions with a region of this share of the space that fails."""
+    return [
+        _with_region(Hartmann(dimensions=dimensions, bias=0.5, noise=0.1), kind, share)
+        for dimensions, kind in ((3, "sum"), (3, "union"), (6, "sum"), (6, "corner"), (6, "side"))
+        for share in shares
+    ]
+
+
+def _with_region(function: Hartmann, kind: str, share: float) -> Benchmark:
+    score = _SCORES[kind]
+    draws = np.random.default_rng(0).random((_NUM_DRAWS, function.dimensions))
+    scores = [score({f"x{i}": float(x) for i, x in enumerate(draw)}) for draw in draws]
+    threshold = float(np.quantile(scores, 1 - share))
+    task = f"hartmann{function.dimensions}_{kind}_{share:g}"
+    return Failing(of=function, fails=lambda params, loss: score(params) > threshold, task=task)
+
+
+_CUTS = (
+    ("alexnet_imagenet", "alexnet_imagenet", None),
+    ("alexnet_imagenet", "alexnet_imagenet", -0.0011),  # at chance: one in a thousand classes
+    ("taskset", "imdb_patch128_LSTM128_avg_bs64", 0.7),  # worse than chance: log 2
+    ("taskset", "imdb_patch32_GRU128_bs128", 0.7),
+    ("taskset", "imdb_patch32_IRNN64_relu_last_bs128", None),
+    ("taskset", "imdb_patch32_VRNN64_relu_avg_bs128", None),
+    ("taskset", "imdb_patch32_VRNN64_relu_avg_bs128", 0.7),
+)
+"""(folder, task, loss from which a configuration fails; None: those that diverge)."""
+
+
+def failing_curves(curves: Path) -> list[Benchmark]:
+    """Measured curves: 12 to 62 % of the configurations diverge, or end at the level of chance."""
+    return [_cut(curves / folder, task, loss) for folder, task, loss in _CUTS]
+
+
+def _cut(folder: Path, task: str, threshold: float | None) -> Benchmark:
+    (benchmark,) = open_benchmarks(folder, [task])
+    if threshold is None:
+        return Failing(of=benchmark, fails=lambda params, loss: False, task=f"{task}_diverging")
+    return Failing(of=benchmark, fails=lambda params, loss: loss >= threshold, task=f"{task}_at_chance")
+
+
+class Counted:
+    """A method, and the trials of its latest search that failed, in the order of their ends."""
+
+    def __init__(self, method: Method) -> None:
+        self.name = method.name
+        self.build_scheduler = method.build_scheduler
+        self.build_explorer = method.build_explorer
+        self._method = method
+        self.failed: list[int] = []
+
+    def build_sampler(self, space: Space, seed: int) -> Sampler:
+        self.failed = []
+        return _CountingSampler(self._method.build_sampler(space, seed), self.failed)
+
+    def failures(self, num_trials: int) -> int:
+        """Return how many of the first trials failed."""
+        return sum(trial_id < num_trials for trial_id in self.failed)
+
+
+class _CountingSampler(WrappedSampler):
+    def __init__(self, sampler: Sampler, failed: list[int]) -> None:
+        super().__init__(sampler)
+        self._failed = failed
+
+    def note(self, trial_id: int, outcome: Outcome) -> None:
+        super().note(trial_id, outcome)
+        if outcome.failure is not None:
+            self._failed.append(trial_id)

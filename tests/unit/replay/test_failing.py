@@ -1,0 +1,28 @@
+"""Problems of which a part of the configurations fails."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.benchmarks.replay.failing import Counted, failing_functions
+from tests.benchmarks.replay.methods import parse_method
+from tests.benchmarks.replay.run import replay
+
+
+@pytest.mark.medium
+def test_default_fails_half_as_often_as_without_learning() -> None:
+    benchmark = next(b for b in failing_functions((0.55,)) if b.task.startswith("hartmann6_corner"))
+    draws = [benchmark.space.sample(np.random.default_rng(i)) for i in range(300)]
+    failing = [benchmark.curve(i, params).diverges_at is not None for i, params in enumerate(draws)]
+    assert np.mean(failing) == pytest.approx(0.55, abs=0.07)
+
+    def failures(text: str) -> int:
+        method = Counted(parse_method(text))
+        total = 0
+        for seed in range(4):
+            replay(benchmark, method, slots=4, seed=seed, budget=0.7)
+            total += method.failures(30)
+        return total
+
+    assert failures("default") <= 0.5 * failures("tpe:enough=10,learns_from_paused=true+adaptive_asha")
