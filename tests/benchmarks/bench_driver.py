@@ -12,12 +12,15 @@ import logging
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.samplers.wrappers import WrappedSampler
+from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.study import Budget, Search, Study
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
@@ -40,25 +43,43 @@ and backend) on MF-Hartmann 6 with a simulated clock. `python -m tests.benchmark
 this page. With the journal on disk, the driver waits for one `fsync` per event, about three per trial;
 most of the difference between the two journals is the time that the disk takes.
 
-The first table has a budget of trials. The last promotions run alone while other slots are idle. *Per
-proposal* is the median of the last {LAST} proposals:
+The first table has a budget of trials. The last promotions run alone while other slots are idle. *CPU* is
+the processor time of the driver, without its waiting. The last columns are medians, in processor time, of
+the last {LAST} proposals: *per proposal* is the sampler's part; *per decision* is all that scheduler and
+sampler did for a new trial, from the proposal before: reports, promotions and the proposal.
 
 """
 
 
-class Watched:
-    """A sampler, and how long each of its proposals took."""
+class Watched(WrappedSampler):
+    """A sampler, and how long each of its proposals took; and each decision, with a scheduler."""
 
-    def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
-        self.start, self.tell = sampler.start, sampler.tell
-        self.seconds: list[float] = []
+    def __init__(self, sampler: Sampler, scheduler: Scheduler) -> None:
+        super().__init__(sampler)
+        self.seconds: list[float] = []  # of proposals
+        self.decisions: list[float] = []  # seconds of both, from a proposal to the next one
+        self._since = 0.0
+        scheduler.report = self._timed(scheduler.report)  # type: ignore[method-assign]
+        scheduler.next_slot = self._timed(scheduler.next_slot)  # type: ignore[method-assign]
+        self.start = self._timed(super().start)  # type: ignore[method-assign]
+        self.tell = self._timed(super().tell)  # type: ignore[method-assign]
 
     def ask(self, trial_id: int) -> Params:
-        began = time.perf_counter()
-        params = self._sampler.ask(trial_id)
-        self.seconds.append(time.perf_counter() - began)
+        began = time.process_time()
+        params = super().ask(trial_id)
+        self.seconds.append(time.process_time() - began)
+        self.decisions.append(self._since + self.seconds[-1])
+        self._since = 0.0
         return params
+
+    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            began = time.process_time()
+            result = call(*arguments, **named)
+            self._since += time.process_time() - began
+            return result
+
+        return timed
 
 
 class NoTracker:
@@ -84,10 +105,11 @@ def simulate(
     method = parse_method(text)
     method = replace(method, scheduler_settings={**method.scheduler_settings, "max_trials": trials})
     backend = SimulatedBackend(FUNCTION, slots)
-    sampler = Watched(method.build_sampler(FUNCTION.space, 0))
+    scheduler = method.build_scheduler(FUNCTION.max_resource)
+    sampler = Watched(method.build_sampler(FUNCTION.space, 0), scheduler)
     study = Study(
         journal=journal,
-        search=Search(sampler=sampler, scheduler=method.build_scheduler(FUNCTION.max_resource)),
+        search=Search(sampler=sampler, scheduler=scheduler),
         backend=backend,
         tracker=tracker,
         budget=Budget(trials=trials),
@@ -98,17 +120,19 @@ def simulate(
 
 def measure(text: str, storage: Storage, *, trials: int, slots: int) -> str:
     journal = Journal.open(storage, FUNCTION.objective)
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     simulation = simulate(text, journal, storage, NoTracker(), trials=trials, slots=slots)
     simulation.study.run()
-    seconds = time.perf_counter() - began
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     journal.close()
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     backend = simulation.backend
     return (
         f"| {text} | {type(storage).__name__} | {trials:,} | {slots:,} | {seconds:.1f} s | "
-        f"{1000 * median(simulation.sampler.seconds[-LAST:]):.2f} ms | {backend.busy(backend.clock()):.1%} | "
-        f"{peak_mib:.0f} MiB |"
+        f"{cpu_seconds:.1f} s | "
+        f"{1000 * median(simulation.sampler.seconds[-LAST:]):.2f} ms | "
+        f"{1000 * median(simulation.sampler.decisions[-LAST:]):.2f} ms | "
+        f"{backend.busy(backend.clock()):.1%} | {peak_mib:.0f} MiB |"
     )
 
 
@@ -131,8 +155,11 @@ def main() -> None:
         print(line, flush=True)
         lines.append(line)
 
-    say("| method | journal | trials | slots | driver | per proposal | slots busy | peak memory |")
-    say("|---|---|---|---|---|---|---|---|")
+    say(
+        "| method | journal | trials | slots | driver | CPU | per proposal | per decision | slots busy "
+        "| peak memory |"
+    )
+    say("|---|---|---|---|---|---|---|---|---|---|")
     for text in options.method or ("random+hyperband", "default", "tpe+async_hyperband"):
         say(measure(text, MemoryStorage(), trials=options.trials, slots=options.slots))
         with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
@@ -56,7 +57,8 @@ with one hidden layer of 64 units on {TRAIN_ROWS} of scikit-learn's digits, by S
 many random configurations as the population has members, each with fixed parameters, so all methods train \
 the same number of epochs. *At the end* is the model with the best validation value after {EPOCHS} epochs; \
 *any checkpoint* is the best one of all that were saved, every {INTERVAL} epochs. Both are medians over \
-seeds; *wins* counts the seeds with a lower one than `random` with the same seed.
+seeds; *wins* counts the seeds with a lower one than `random` with the same seed; in brackets, how \
+probable that many are by chance.
 
 """
 
@@ -186,6 +188,11 @@ def _best(measured: Sequence[Measured]) -> Measured:
     return min(measured, key=lambda one: one.validation if np.isfinite(one.validation) else np.inf)
 
 
+def _wins(better: int, count: int) -> str:
+    by_chance = stats.binomtest(better, count, alternative="greater").pvalue
+    return f"{better} of {count} ({by_chance:.2f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
@@ -215,7 +222,7 @@ def main() -> None:
                 losses = [pair[column] for pair in found[text]]
                 fixed = [pair[column] for pair in found["random"]]
                 better = sum(a < b for a, b in zip(losses, fixed, strict=True))
-                cells += [f"{median(losses):.4f}", "" if text == "random" else f"{better} of {len(losses)}"]
+                cells += [f"{median(losses):.4f}", "" if text == "random" else _wins(better, len(losses))]
             say(f"| {size} | {text} | {median(b.epochs for b in backends):,.0f} | {' | '.join(cells)} |")
     options.output.write_text(INTRODUCTION + "\n".join(lines) + "\n")
 

@@ -224,9 +224,12 @@ def main() -> None:
     results = Results(options.results, options.again)
     missing = [search for search in searches(options, methods) if search not in results]
     with ProcessPoolExecutor(options.jobs) as pool:
-        futures = [pool.submit(run, search, options.curves) for search in missing]
+        futures = {pool.submit(run, search, options.curves): search for search in missing}
         for number, future in enumerate(as_completed(futures), start=1):
-            results.add(future.result())
+            if error := future.exception():
+                print(f"{futures[future]} failed: {error!r}", file=sys.stderr, flush=True)
+            else:
+                results.add(future.result())
             if number % 50 == 0 or number == len(futures):
                 print(f"{number} of {len(futures)} replays", file=sys.stderr, flush=True)
     if not options.no_page:

@@ -84,8 +84,9 @@ def replay_syne_tune(
     limit = budget * benchmark.reference.full_s
     found = Found(benchmark, limit)
     np.random.seed(seed)  # it draws brackets from NumPy's own generator
+    parameters = {str(d.key[0]): d.parameter for d in benchmark.space.dimensions()}
     scheduler = build(
-        {str(d.key[0]): _parameter(d.parameter) for d in benchmark.space.dimensions()},
+        {name: _parameter(parameter) for name, parameter in parameters.items()},
         metric="loss",
         time_attr="epoch",
         max_t=end,
@@ -103,7 +104,7 @@ def replay_syne_tune(
         before = time.perf_counter()
         suggestion = scheduler.suggest()
         asking_s += time.perf_counter() - before
-        params = {key: _plain(value) for key, value in suggestion.config.items()}
+        params = {name: _inside(parameters[name], value) for name, value in suggestion.config.items()}
         if benchmark.pool is not None:
             number = benchmark.pool.nearest(params, drawn)
             params = benchmark.pool.configurations[number]
@@ -163,5 +164,10 @@ def _parameter(parameter: Any) -> Any:
     return (loguniform if parameter.log else uniform)(low, high)
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+def _inside(parameter: Any, value: Any) -> Any:
+    """The value as a plain number. Syne Tune's BOHB now and then leaves the range of logarithmic integers."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(parameter, Choice):
+        return plain
+    low, high = parameter.bounds()
+    return type(plain)(min(max(plain, low), high))
