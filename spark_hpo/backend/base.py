@@ -219,8 +219,12 @@ def merge_reports(by_rank: Iterable[Report], *, seconds: float) -> Report:
 
 
 def merge_usage(ranks: Iterable[RankUse]) -> tuple[RankUse, ...]:
-    """Return the use of the ranks, but at most of the 8 that waited most and of the 8 with most memory."""
+    """Return the use of the ranks, but at most of the 8 that waited most and of the 8 with most memory.
+
+    Only the first of them keeps its samples.
+    """
     waited = sorted(ranks, key=lambda use: -(use.wait_share or 0.0))
     largest = sorted(waited, key=lambda use: -(use.memory_bytes or 0))
     kept = [*waited[:_LISTED_RANKS], *(use for use in largest if use not in waited[:_LISTED_RANKS])]
-    return tuple(sorted(kept[: 2 * _LISTED_RANKS], key=lambda use: use.rank))
+    found = sorted(kept[: 2 * _LISTED_RANKS], key=lambda use: use.rank)
+    return (*found[:1], *(replace(use, samples=()) for use in found[1:]))

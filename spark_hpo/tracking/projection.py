@@ -9,7 +9,7 @@ from itertools import zip_longest
 from typing import Any, TypeVar
 
 from spark_hpo.objective import Mode, Objective
-from spark_hpo.tracking.system_metrics import system_metrics
+from spark_hpo.tracking.system_metrics import system_metrics, system_series
 from spark_hpo.trial import Measurement, Trial, TrialState, flatten
 
 STUDY_ID = "spark_hpo.study_id"
@@ -195,14 +195,21 @@ def _curve(curve: Sequence[Measurement]) -> Iterator[Point]:
 
 
 def _summary(trial: Trial) -> Iterator[Point]:
-    """Yield the spread over the folds and, at the end, sums for sorting and what the last assignment used."""
+    """Yield the spread over the folds, how the last assignment used its machine and, at the end, sums."""
     if trial.ended_at is None:
         return
     found = {f"{key}_std": value for key, value in trial.spread.items()}
     if trial.state.is_out:
-        found |= {"trial_seconds": trial.seconds, "rung": float(trial.rung), **system_metrics(trial.usage)}
+        found |= {"trial_seconds": trial.seconds, "rung": float(trial.rung)}
     for key, value in found.items():
         yield Point(key=name(key), value=value, time_ms=int(trial.ended_at * 1000), step=trial.resource)
+    # Steps of system metrics are seconds, as MLflow's own are counted by time, not by epochs.
+    series = [*system_series(trial.usage), *([(0.0, system_metrics(trial.usage))] * trial.state.is_out)]
+    for before_end_s, metrics in series:
+        at = trial.ended_at - before_end_s
+        step = max(0, int(at - trial.started_at))
+        for key, value in metrics.items():
+            yield Point(key=name(key), value=value, time_ms=int(at * 1000), step=step)
 
 
 def _chunks(items: list[_T], size: int) -> list[list[_T]]:

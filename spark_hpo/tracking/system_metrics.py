@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from spark_hpo.trial import RankUse
+from spark_hpo.trial import RankUse, UseSample
 
 _PREFIX = "system/"  # MLflow shows what begins with it on a page of its own
 
@@ -16,6 +16,27 @@ def system_metrics(ranks: Sequence[RankUse]) -> dict[str, float]:
         system/system_memory_usage_megabytes (the larger one), ...
     """
     return {f"{_PREFIX}{name}": round(value, 3) for name, value in _metrics(ranks)}
+
+
+def system_series(ranks: Sequence[RankUse]) -> Iterator[tuple[float, dict[str, float]]]:
+    """Yield the metrics of the first rank over its time, each with the seconds until the rank ended."""
+    for use in ranks[:1]:
+        for sample in use.samples:
+            yield (
+                use.seconds - sample.at_s,
+                {f"{_PREFIX}{name}": round(value, 3) for name, value in _of_sample(sample, use.rank)},
+            )
+
+
+def _of_sample(sample: UseSample, rank: int) -> Iterator[tuple[str, float]]:
+    scaled = (
+        ("cpu_utilization_percentage", sample.cpu, 100.0),
+        ("system_memory_usage_megabytes", sample.memory_bytes, 1e-6),
+        ("data_wait_percentage", sample.waited, 100.0),
+        (f"gpu_{rank}_utilization_percentage", sample.gpu, 100.0),
+        (f"gpu_{rank}_memory_usage_megabytes", sample.gpu_memory_bytes, 1e-6),
+    )
+    yield from ((name, value * scale) for name, value, scale in scaled if value is not None)
 
 
 def _metrics(ranks: Sequence[RankUse]) -> Iterator[tuple[str, float]]:

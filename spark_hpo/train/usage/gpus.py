@@ -38,6 +38,8 @@ class GpuMeter:
         self._nvml: Any = None
         self._handles: list[Any] = []
         self._utilization, self._power = _Mean(), _Mean()
+        self.last_utilization: float | None = None  # mean of the GPUs at the last sample, 0..1
+        self.last_memory: int | None = None  # of the GPU with the most at the last sample, bytes
         self._most: Any = None  # memory of the GPU and the moment with the most used
         if not gpus:
             return
@@ -52,17 +54,23 @@ class GpuMeter:
 
     def sample(self) -> None:
         nvml, powers = self._nvml, []
+        shares, used = [], []
         for handle in self._handles:
             memory = self._asked(nvml.nvmlDeviceGetMemoryInfo, handle)
             if memory is not None and (self._most is None or memory.used > self._most.used):
                 self._most = memory
+            if memory is not None:
+                used.append(int(memory.used))
             # A MIG slice has no utilization of its own.
             if (rates := self._asked(nvml.nvmlDeviceGetUtilizationRates, handle)) is not None:
                 self._utilization.add(rates.gpu / 100)
+                shares.append(rates.gpu / 100)
             if (milliwatts := self._asked(nvml.nvmlDeviceGetPowerUsage, handle)) is not None:
                 powers.append(milliwatts / 1000)
         if powers:
             self._power.add(sum(powers))
+        self.last_utilization = sum(shares) / len(shares) if shares else None
+        self.last_memory = max(used, default=None)
 
     def values(self) -> dict[str, Any]:
         """Return the fields of `RankUse` about GPUs."""

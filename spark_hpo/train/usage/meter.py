@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from spark_hpo.train.usage.gpus import GpuMeter
+from spark_hpo.train.usage.series import Series
 from spark_hpo.train.usage.waits import DataWaits
-from spark_hpo.trial import RankUse
+from spark_hpo.trial import RankUse, UseSample
 
 with contextlib.suppress(ImportError):  # psutil is not installed on this executor
     from spark_hpo.train.usage.processes import ProcessMeter
@@ -18,6 +20,15 @@ with contextlib.suppress(ImportError):  # psutil is not installed on this execut
 INTERVAL_S = 1.0  # between two samples, at least
 MAX_SHARE = 0.01  # of the time, for sampling
 _END_LIMIT_S = 5.0
+_CORES = len(os.sched_getaffinity(0))
+
+
+class _Counters(NamedTuple):
+    """Totals at the time of a sample."""
+
+    at_s: float
+    cpu_s: float | None
+    waited_s: float
 
 
 class UsageMeter:
@@ -38,6 +49,8 @@ class UsageMeter:
         self._ended = threading.Event()
         self._processes: ProcessMeter | None = None
         self._gpu_meter: GpuMeter | None = None
+        self._series = Series()
+        self._last = _Counters(0.0, 0.0, 0.0)
         self._thread = threading.Thread(target=self._run, name="spark_hpo-usage", daemon=True)
         self.sampling_s = 0.0
         """Processor time that the samples have taken."""
@@ -62,6 +75,7 @@ class UsageMeter:
         return RankUse(
             rank=self._rank,
             seconds=round(time.monotonic() - self._began, 3),
+            samples=self._series.samples(),
             waited_s=round(waits.waited_s, 4) if waits.batches else None,
             stepped_s=round(waits.stepped_s, 4) if waits.batches else None,
             **values,
@@ -85,3 +99,17 @@ class UsageMeter:
         if self._gpu_meter is None:
             self._gpu_meter = GpuMeter(self._gpus)
         self._gpu_meter.sample()
+        now, waited_s = time.monotonic() - self._began, self._waits.waited_s
+        cpu_s, memory = (None, None) if self._processes is None else self._processes.now()
+        before, self._last = self._last, _Counters(now, cpu_s, waited_s)
+        seconds = now - before.at_s
+        self._series.add(
+            UseSample(
+                at_s=now,
+                cpu=None if cpu_s is None else (cpu_s - (before.cpu_s or 0.0)) / seconds / _CORES,
+                memory_bytes=memory,
+                waited=(waited_s - before.waited_s) / seconds if self._waits.batches else None,
+                gpu=self._gpu_meter.last_utilization,
+                gpu_memory_bytes=self._gpu_meter.last_memory,
+            )
+        )

@@ -44,6 +44,7 @@ class ProcessMeter:
         self._peak_before = _peak_bytes()
         self._most = self._process.memory_info().rss
         self._children: list[psutil.Process] = []
+        self._now = self._most
 
     def sample(self) -> None:
         """Find the child processes, and note the memory. Lists all processes of the machine."""
@@ -54,11 +55,7 @@ class ProcessMeter:
     def values(self) -> dict[str, Any]:
         """Return the fields of `RankUse` about processes. Does not look for further child processes."""
         self._note_memory()
-        used = _totals(self._process).plus(self._before, -1)
-        for child in self._children:
-            with contextlib.suppress(psutil.Error):
-                if child.is_running():  # what it has used is else part of this process's totals
-                    used = used.plus(_totals(child))
+        used = self._used()
         # In a process that has run other trials before, the peak may be of one of those.
         peak = _peak_bytes()
         return {
@@ -69,12 +66,24 @@ class ProcessMeter:
             "disk_bytes": used.disk_bytes,
         }
 
+    def now(self) -> tuple[float, int]:
+        """Return the processor time so far, and the memory at the last sample."""
+        return self._used().cpu_s, self._now
+
+    def _used(self) -> _Totals:
+        used = _totals(self._process).plus(self._before, -1)
+        for child in self._children:
+            with contextlib.suppress(psutil.Error):
+                if child.is_running():  # what it has used is else part of this process's totals
+                    used = used.plus(_totals(child))
+        return used
+
     def _note_memory(self) -> None:
         used = self._process.memory_info().rss
         for child in self._children:
             with contextlib.suppress(psutil.Error):
                 used += child.memory_full_info().uss  # without what it shares, such as its parent's pages
-        self._most = max(self._most, used)
+        self._now, self._most = used, max(self._most, used)
 
     def _is_ours(self, child: psutil.Process) -> bool:
         with contextlib.suppress(psutil.Error):

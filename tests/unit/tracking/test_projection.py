@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from mlflow.utils.validation import _validate_metric_name, _validate_param_name
 
 from spark_hpo.tracking import projection
 from spark_hpo.tracking.projection import Point, RunUpdate, project
-from spark_hpo.trial import Failure, FailureKind, Measurement, RankUse, Trial, TrialState
+from spark_hpo.trial import Failure, FailureKind, Measurement, RankUse, Trial, TrialState, UseSample
 
 
 def measurement(resource: int, **metrics: float) -> Measurement:
@@ -99,7 +100,26 @@ def test_project_has_the_use_of_the_last_assignment() -> None:
         "system/gpu_1_memory_usage_percentage": 50.0,
         "system/gpu_1_power_usage_watts": 9.0,
     }
-    assert {(point.time_ms, point.step) for point in points} == {(1_010_000, 2)}
+    steps = {(point.time_ms, point.step) for point in points if not point.key.startswith("system/")}
+    assert steps == {(1_010_000, 2)}
+
+
+def test_project_has_the_use_of_the_first_rank_over_time() -> None:
+    samples = (UseSample(4.0, 0.25, 1e6, 0.5), UseSample(8.0, 0.75, 2e6, 0.0, gpu=0.5, gpu_memory_bytes=3e6))
+    trial = a_trial(usage=(RankUse(rank=0, seconds=10.0, samples=samples), RankUse(rank=1, seconds=10.0)))
+    trial = replace(trial, ended_at=trial.started_at + 30.0)
+    points = [point for point in project(trial).points if point.key.startswith("system/")]
+    begin = int(trial.started_at * 1000)
+    assert [(p.key, p.value, p.time_ms - begin, p.step) for p in points] == [
+        ("system/cpu_utilization_percentage", 25.0, 24_000, 24),
+        ("system/system_memory_usage_megabytes", 1.0, 24_000, 24),
+        ("system/data_wait_percentage", 50.0, 24_000, 24),
+        ("system/cpu_utilization_percentage", 75.0, 28_000, 28),
+        ("system/system_memory_usage_megabytes", 2.0, 28_000, 28),
+        ("system/data_wait_percentage", 0.0, 28_000, 28),
+        ("system/gpu_0_utilization_percentage", 50.0, 28_000, 28),
+        ("system/gpu_0_memory_usage_megabytes", 3.0, 28_000, 28),
+    ]
 
 
 def test_project_omits_what_is_written() -> None:

@@ -21,8 +21,9 @@ from spark_hpo.train.usage import meter as usage_meter
 from spark_hpo.train.usage.gpus import GpuMeter
 from spark_hpo.train.usage.meter import UsageMeter
 from spark_hpo.train.usage.processes import ProcessMeter
+from spark_hpo.train.usage.series import MOST, Series
 from spark_hpo.train.usage.waits import DataWaits
-from spark_hpo.trial import RankUse
+from spark_hpo.trial import RankUse, UseSample
 from tests.support.fake_nvml import NvmlError, nvml
 
 MIB = 2**20
@@ -259,7 +260,7 @@ def test_usage_meter_without_loops_does_not_know_waits() -> None:
 
 
 def test_usage_in_the_journal_is_bounded() -> None:
-    some = {
+    some: dict[str, Any] = {
         "seconds": 12345.678,
         "waited_s": 1234.5678,
         "stepped_s": 1234.5678,
@@ -274,8 +275,38 @@ def test_usage_in_the_journal_is_bounded() -> None:
         "gpu_memory_total_bytes": 2**40,
         "gpu_power_w": 1234.5,
     }
+    samples = (UseSample(12345.6, 0.123, 1234567.0, 0.123, 0.123, 1234567.0),) * (MOST + 1)
+    some["samples"] = samples
     ranks = [RankUse(**{**some, "rank": rank, "memory_bytes": rank * MIB}) for rank in range(1000)]
     kept = merge_usage(ranks)
     assert {use.rank for use in kept} == {*range(8), *range(992, 1000)}
-    assert len(json.dumps([use.to_json() for use in kept])) < 6000
-    assert merge_usage(ranks[:5]) == tuple(ranks[:5])
+    assert len(json.dumps([use.to_json() for use in kept])) < 7500
+    assert [use.samples for use in kept] == [samples, *[()] * 15]
+    assert [use.rank for use in merge_usage(ranks[:5])] == [0, 1, 2, 3, 4]
+
+
+def test_series_keeps_a_bounded_number_of_samples_of_a_time_of_any_length() -> None:
+    series = Series()
+    for second in range(1, 1001):
+        series.add(UseSample(float(second), cpu=0.5 if second <= 500 else 1.0, memory_bytes=second))
+        assert len(series.samples()) <= MOST + 1
+    samples = series.samples()
+    times = [sample.at_s for sample in samples]
+    assert times == sorted(set(times))
+    assert times[-1] == 1000
+    assert (samples[0].cpu, samples[-1].cpu, samples[-1].gpu) == (0.5, 1.0, None)
+    use = RankUse(rank=0, seconds=1000.0, samples=samples)
+    assert RankUse.from_json(json.loads(json.dumps(use.to_json()))) == use
+
+
+def test_usage_meter_samples_shares_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage_meter, "INTERVAL_S", 0.1)
+    began = time.monotonic()
+    with UsageMeter(0, (), DataWaits()) as meter:
+        while len(meter.use().samples) < 3 and time.monotonic() - began < 30:
+            sum(range(10_000))
+    samples = meter.use().samples
+    assert len(samples) >= 3
+    assert all(sample.cpu is not None and 0 < sample.cpu <= 1.1 for sample in samples)
+    assert all((sample.memory_bytes or 0) > 20 * MIB for sample in samples)
+    assert all(sample.waited is None for sample in samples), "no loop over batches"

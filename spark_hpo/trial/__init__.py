@@ -13,6 +13,8 @@ from typing import Any
 
 from spark_hpo.objective import Score
 from spark_hpo.redact import redact
+from spark_hpo.trial.usage import RankUse as RankUse
+from spark_hpo.trial.usage import UseSample as UseSample
 
 Part = int | str | None
 """A fold of a trial, by number, or its training with another seed, such as `seed-2`; None: the trial."""
@@ -182,36 +184,6 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RankUse:
-    """What one rank of an attempt used, with its child processes. None: not measured there."""
-
-    rank: int
-    seconds: float  # that were observed
-    waited_s: float | None = None  # in which steps waited for data
-    stepped_s: float | None = None  # in which they used it
-    cpu_s: float | None = None  # of all cores
-    cores: int | None = None  # that the rank may use
-    memory_bytes: int | None = None  # most resident memory
-    memory_limit_bytes: int | None = None  # its share of the executor's memory overhead
-    read_bytes: int | None = None  # from files, including those in the page cache
-    disk_bytes: int | None = None  # from disks
-    gpu: float | None = None  # mean utilization of its GPUs, 0..1
-    gpu_memory_bytes: int | None = None  # most used memory of a GPU, by all processes
-    gpu_memory_total_bytes: int | None = None  # of that GPU
-    gpu_power_w: float | None = None  # mean, of all its GPUs together
-
-    @property
-    def wait_share(self) -> float | None:
-        """The share of the time of its steps in which they waited for data, 0..1."""
-        if self.waited_s is None or self.stepped_s is None or self.waited_s + self.stepped_s <= 0:
-            return None
-        return self.waited_s / (self.waited_s + self.stepped_s)
-
-    def to_json(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if value is not None}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The result of an assignment, or its failure."""
 
@@ -284,7 +256,7 @@ class Report:
                 "split": Split(record["split"]),
                 "curve": tuple(Measurement(**m) for m in record["curve"]),
                 "failure": failure and Failure(**{**failure, "kind": FailureKind(failure["kind"])}),
-                "usage": tuple(RankUse(**use) for use in record.get("usage", ())),
+                "usage": tuple(RankUse.from_json(use) for use in record.get("usage", ())),
             }
         )
 
