@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from spark_hpo.callbacks._outbox import Outbox
 from spark_hpo.callbacks._wandb_runs import StudyRun, TrialRun, WandbRuns
 from spark_hpo.errors import ConfigError
 from spark_hpo.ranking import pareto_front
 from spark_hpo.redact import one_line
 from spark_hpo.report.leaderboard import flat_params, leaderboard
 from spark_hpo.study.callback import Callback
+from spark_hpo.tracking.outbox import Outbox
 from spark_hpo.trial import Assignment, Report, Trial
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spark_hpo.redact import one_line
 from spark_hpo.tracking.connection import connect, resolve
 from spark_hpo.tracking.environment import WRITING, environment
+from spark_hpo.tracking.outbox import Outbox
 from spark_hpo.tracking.study_runs import Outcome, RunStatus, StudyCard, is_refusal
 from spark_hpo.tracking.tracker import JournalView
 from spark_hpo.trial import Trial
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S = 1.0  # after the first failed call; doubled up to LONGEST_PAUSE_S
-LONGEST_PAUSE_S = 60.0
+_OUTCOME = -1  # key of the outcome of the study; trials have keys from 0
 
 
 class MlflowTracker:
@@ -68,18 +67,16 @@ class MlflowTracker:
         self._environment = ExitStack()
         self._environment.enter_context(environment(WRITING))
 
-        self._changed = threading.Condition()
         self._seen = 0  # journal events taken over
-        self._pending: dict[int, Trial] = {}
-        self._outcome: Outcome | None = None
-        self._refused: set[int] = set()
         self.num_written = 0  # trials that MLflow lacked, completely or partly
-        self._is_writing = False
         self._is_closed = False
-        self._pause_s = 0.0
-        self._retry_at = 0.0  # monotonic
-        self._thread = threading.Thread(target=self._run, name="spark_hpo-mlflow", daemon=True)
-        self._thread.start()
+        self._outbox: Outbox[int, Trial | Outcome] = Outbox(
+            "spark_hpo-mlflow",
+            self._write,
+            gives_up=self._gives_up,
+            on_outage=self._warn,
+            on_return=lambda: log.info("MLflow answers again; %d runs to write", self._outbox.num_missing),
+        )
 
     @property
     def client(self) -> MlflowClient:
@@ -110,12 +107,10 @@ class MlflowTracker:
         sequence = journal.sequence  # read before the trials, so that no event is missed
         if sequence == self._seen:
             return
-        changed = {trial.trial_id: trial for trial in journal.changed_since(self._seen)}
+        changed = sorted(journal.changed_since(self._seen), key=lambda trial: trial.trial_id)
         self._seen = sequence
-        with self._changed:
-            self._pending |= changed
-            self._refused -= changed.keys()
-            self._changed.notify_all()
+        for trial in changed:
+            self._outbox.put(trial.trial_id, trial)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait at most `timeout_s` seconds until everything is written. If not, log a warning."""
@@ -132,11 +127,7 @@ class MlflowTracker:
 
     def wait(self, timeout_s: float) -> int:
         """Wait at most `timeout_s` seconds until everything is written. Return the number of missing runs."""
-        with self._changed:
-            self._pause_s = self._retry_at = 0.0  # retry now
-            self._changed.notify_all()
-            self._changed.wait_for(self._is_idle, timeout_s)
-            return len(self._pending) + len(self._refused) + self._is_writing + (self._outcome is not None)
+        return self._outbox.wait(timeout_s)
 
     def finish(
         self,
@@ -168,77 +159,40 @@ class MlflowTracker:
             tags=tags or {},
             front=front,
         )
-        with self._changed:
-            self._outcome = outcome
+        self._outbox.put(_OUTCOME, outcome)
         return self.close(timeout_s)
 
     def close(self, timeout_s: float) -> bool:
         """Flush, then end the thread. Idempotent."""
         if self._is_closed:
-            return self._is_idle()
+            return not self._outbox.num_missing
         is_complete = self.flush(timeout_s)
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-        self._thread.join(1.0)  # a hanging call is left to its own timeout
+        self._is_closed = True
+        self._outbox.close(0.0, ending_s=1.0)
         self._environment.close()
         return is_complete
 
-    def _is_idle(self) -> bool:
-        return not (self._pending or self._outcome or self._is_writing)
-
-    def _is_due(self) -> bool:
-        due = bool(self._pending or self._outcome) and time.monotonic() >= self._retry_at
-        return self._is_closed or due
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._is_due():
-                    waits = bool(self._pending or self._outcome)
-                    self._changed.wait(max(0.01, self._retry_at - time.monotonic()) if waits else None)
-                if self._is_closed:
-                    return
-                # The pending trial with the lowest id or, if there is none, the outcome of the study.
-                work = self._pending.pop(min(self._pending)) if self._pending else self._outcome
-                assert work is not None, "something is due"
-                self._is_writing = True
-            error = self._attempt(work)
-            with self._changed:
-                self._is_writing = False
-                self._settle(work, error)
-                self._changed.notify_all()
-
-    def _attempt(self, work: Trial | Outcome) -> Exception | None:
+    def _write(self, key: int, content: Trial | Outcome) -> None:
         try:
-            if isinstance(work, Trial):
-                self.num_written += self._store.write_trial(work)
+            if isinstance(content, Trial):
+                self.num_written += self._store.write_trial(content)
             else:
-                self._store.write_outcome(work)
-        except Exception as exc:  # no error of MLflow may stop the study
-            return exc
-        return None
+                self._store.write_outcome(content)
+        except Exception as exc:
+            if not (key != _OUTCOME and is_refusal(exc)):
+                self._store.forget()
+            raise
 
-    def _settle(self, work: Trial | Outcome, error: Exception | None) -> None:
-        if error is None:
-            if self._pause_s:
-                log.info("MLflow answers again; %d trials to write", len(self._pending))
-            self._pause_s = 0.0
-            if work is self._outcome:
-                self._outcome = None
-            return
-        if isinstance(work, Trial) and is_refusal(error):
-            self._refused.add(work.trial_id)
-            log.warning("MLflow refuses trial %d, which is skipped: %s", work.trial_id, self.describe(error))
-            return
-        if isinstance(work, Trial):
-            self._pending.setdefault(work.trial_id, work)  # unless it has changed meanwhile
-        self._store.forget()
-        if not self._pause_s:
-            log.warning(
-                "MLflow at %s does not answer; the study continues, and missing runs are written later: %s",
-                self.describe(self.tracking_uri),
-                self.describe(error),
-            )
-        self._pause_s = min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
-        self._retry_at = time.monotonic() + self._pause_s
+    def _gives_up(self, key: int, error: Exception, attempts: int) -> bool:
+        """Skip a trial that MLflow refuses: another attempt would not help."""
+        if key == _OUTCOME or not is_refusal(error):
+            return False
+        log.warning("MLflow refuses trial %d, which is skipped: %s", key, self.describe(error))
+        return True
+
+    def _warn(self, error: Exception) -> None:
+        log.warning(
+            "MLflow at %s does not answer; the study continues, and missing runs are written later: %s",
+            self.describe(self.tracking_uri),
+            self.describe(error),
+        )

@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
         "trial",
     },
     "study": {"backend", "errors", "objective", "ranking", "search", "study_dir", "tracking", "trial"},
-    "callbacks": {"errors", "ranking", "redact", "report", "study", "trial"},
+    "callbacks": {"errors", "ranking", "redact", "report", "study", "tracking", "trial"},
     "driver": {
         "backend",
         "config",

@@ -201,7 +201,7 @@ def test_send_returns_at_once_and_close_gives_up_where_the_server_hangs(
             webhook.send({"text": str(i)})
         assert not webhook.close(0.1)
         assert time.monotonic() - began < 5
-    webhook._thread.join(20)  # its connection has ended with the server
-    assert not webhook._thread.is_alive()
+    webhook._outbox._thread.join(20)  # its connection has ended with the server
+    assert not webhook._outbox._thread.is_alive()
     assert "cannot be delivered" not in caplog.text
     assert "notifications are dropped" in caplog.text
