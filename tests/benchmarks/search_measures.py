@@ -35,7 +35,8 @@ def fewer_searches(table: pd.DataFrame, default: str) -> Iterator[str]:
     tasks, seeds = (index.get_level_values(level).nunique() for level in ("task", "seed"))
     yield "## Peers that ran on fewer searches"
     yield (
-        f"{_listed(slow)} are slow, so they ran on {tasks} tasks with {seeds} seed{'s' * (seeds > 1)}. The "
+        f"{_listed(slow)} are slow, so they ran on {tasks} task{'s' * (tasks > 1)} with {seeds} "
+        f"seed{'s' * (seeds > 1)}. The "
         "ranks are of all methods on these searches, the mean of both scores."
     )
     yield ""

@@ -101,7 +101,7 @@ def write_page(
     lines += fewer_searches(table, _DEFAULT)
     lines += other_settings(rest, _DEFAULT)
     lines += half_of_hyperopt(replays)
-    lines += worst_bias(main, {task: one for task, (_, one) in benchmarks.items()}, _DEFAULT, budgets)
+    lines += worst_bias(replays, {task: one for task, (_, one) in benchmarks.items()}, _DEFAULT, _BUDGETS)
     if variants:
         lines += _chosen(table, variants)
     lines += _paired(table)

@@ -32,7 +32,7 @@ def draw(replays: Sequence[Replay], file: Path) -> None:
         ) from exc
     problems = list(dict.fromkeys((one.task, one.slots) for one in replays))
     methods = list(dict.fromkeys(one.method for one in replays))
-    columns = min(len(problems), 4)
+    columns = min(len(problems), 3 if len(problems) in (3, 5, 6) else 4)
     rows = -(-len(problems) // columns)
     panel_width, panel_height = _PANEL_INCHES
     figure = Figure(
@@ -49,14 +49,15 @@ def draw(replays: Sequence[Replay], file: Path) -> None:
             colour = f"C{number % 10}"
             style = "-" if number < 10 else "--"
             width = 1.4 if number else 2.8  # the first method stands out
-            panel.plot(_TIMES, middle, color=colour, linestyle=style, label=method, linewidth=width)
-            panel.fill_between(_TIMES, low, high, color=colour, alpha=0.12, linewidth=0)
+            times = _TIMES * group[0].budget
+            panel.plot(times, middle, color=colour, linestyle=style, label=method, linewidth=width)
+            panel.fill_between(times, low, high, color=colour, alpha=0.12, linewidth=0)
         panel.axhline(0.0, color="0.6", linewidth=0.6)
         panel.set_yscale("symlog", linthresh=_LINEAR_BELOW)
         panel.set_ylim(top=1.1)
-        panel.set_xlim(0.0, 1.0)
+        panel.set_xlim(left=0.0)
         panel.set_title(f"{task}, {slots} slots" if slots else task, fontsize=10)
-        panel.set_xlabel("share of the budget")
+        panel.set_xlabel("full trainings per slot")
         panel.set_ylabel("normalised regret")
     for panel in panels[len(problems) :]:
         panel.set_visible(False)
