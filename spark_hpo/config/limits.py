@@ -49,11 +49,11 @@ class BudgetConfig(Section):
     resource: PositiveInt | None = None
     """Epochs, or parts or folds with `search.resource: rows` or `folds`, over all trials."""
     seconds: PositiveNumber | None = None
-    """Running time of the study, over all runs of its driver."""
+    """Running time of the study, over all runs of its driver. No training begins that would end later."""
     finish: Annotated[int, Field(ge=0)] = 1
     """After the search, this many of the best trials are trained to the end, even if the scheduler stopped
-    them; 0: none. Their training is reserved from `resource`, `seconds` and `stopping.cost`, at most half of
-    each. It starts no new trial, so `trials` is not affected."""
+    them; 0: none. Their training is reserved from `resource`, `seconds` and `stopping.cost`. It starts no new
+    trial, so `trials` is not affected."""
 
     @model_validator(mode="after")
     def _limited(self) -> BudgetConfig:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from spark_hpo.study.incumbents import Incumbents
-from spark_hpo.study.search import Confirm
+from spark_hpo.study.search import Confirm, Search
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.layout import repeat_of
 from spark_hpo.trial import AssignmentKey, Trial
@@ -29,17 +29,24 @@ class Confirmation:
 
     journal: Journal
     incumbents: Incumbents
-    confirm: Confirm | None
+    search: Search
 
     @property
-    def num_left(self) -> int:
-        """Trainings that are still needed, those in flight included."""
+    def confirm(self) -> Confirm | None:
+        return self.search.confirm
+
+    def left(self) -> list[tuple[int | None, int]]:
+        """Return the trainings that are still needed, those in flight included.
+
+        Returns:
+            For each, the trial, or None if the finalists are not chosen yet, and its resource.
+        """
         if self.confirm is None:
-            return 0
+            return []
         finals = self.journal.finalists
         if finals is None:
-            return self.confirm.top * self.confirm.seeds
-        return sum(1 for _ in finals.missing(self.confirm.seeds))
+            return [(None, self.search.scheduler.max_resource)] * (self.confirm.top * self.confirm.seeds)
+        return [(t, finals.resources[t]) for t, _ in finals.missing(self.confirm.seeds)]
 
     def has_next(self, begun: Collection[AssignmentKey]) -> bool:
         """Return whether a training waits, now that the search has ended.

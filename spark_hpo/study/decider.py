@@ -11,7 +11,7 @@ from spark_hpo.search.sampler import Outcome
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.steerable import Ranges, Steerable
 from spark_hpo.study.forecast import Losses
-from spark_hpo.study.reserve import Need, Reserve
+from spark_hpo.study.reserve import Fits, Need, Reserve
 from spark_hpo.study.search import Search, result_for
 from spark_hpo.study.speed import Speed
 from spark_hpo.trial import Assignment, Params, Purpose, Report
@@ -151,13 +151,13 @@ class Decider:
         """Return the slots in flight, by trial, each with the seconds since it began."""
         return {trial_id: (slot, elapsed_s.get(trial_id, 0.0)) for trial_id, slot in self._open.items()}
 
-    def next_finish(self) -> Slot | None:
+    def next_finish(self, fits: Fits) -> Slot | None:
         """Return the next slot of the reserve; None: no trial waits to be trained to the end."""
-        return self.reserve.next_slot(self._open)
+        return self.reserve.next_slot(self._open, fits)
 
-    def needs(self) -> list[Need]:
+    def needs(self, fits: Fits) -> list[Need]:
         """Return what the best trials need until they are fully trained, without their open slots."""
-        return self.reserve.needs(self._open)
+        return self.reserve.needs(self._open, fits)
 
     def is_finished(self, trial_id: int) -> bool:
         """Return whether the reserve has trained the trial, or trains it now."""

@@ -12,6 +12,7 @@ from spark_hpo.study.confirmation import Confirmation
 from spark_hpo.study.decider import Decider
 from spark_hpo.study.dispatch import Dispatcher
 from spark_hpo.study.progress import Budget, Progress
+from spark_hpo.study.time_limit import TimeLimit
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.trial import AssignmentKey, Trial
 
@@ -41,6 +42,9 @@ class EndOfSearch:
         self._stop_reason: str | None = None  # of a callback
         self.stopped_by_request: str | None = None  # the same, of a person, who may change their mind
         self._reserved: Mapping[str, Any] | None = None  # the last decision to use the reserve
+        self._time = TimeLimit(self.decider, self.dispatcher, self.progress, lambda: self.budget.seconds)
+        self._lacks_time = False  # for the finalists: the log says so
+        self._left_out: int | None = None  # a trial for whose training there was no time, in the log already
 
     def stop(self, reason: str) -> None:
         """End the search, without training any trial further."""
@@ -66,10 +70,9 @@ class EndOfSearch:
             held_back = self._held_back(self._reserve_resource(), budget.resource)
             if progress.resource_spent + committed + held_back >= budget.resource:
                 return "resource"
-        if budget.seconds is not None:
-            held_back = self._held_back(self.reserve_seconds(), budget.seconds)
-            if progress.seconds + held_back >= budget.seconds:
-                return "seconds"
+        is_begun = bool(self.journal.trials)  # at least one trial is started
+        if is_begun and not self._time.has_room(self._repeat_seconds(), self.journal.sequence):
+            return "seconds"
         return decider.stopping_reason(sum(self._seconds_by_need()))
 
     @property
@@ -80,12 +83,27 @@ class EndOfSearch:
     def has_slot(self, reason: str) -> bool:
         """Return whether the reserve has a trial to train, now that the search has ended for this reason."""
         may_finish = not self.is_stopped and reason != "target"  # which was the user's aim
-        return may_finish and self.decider.next_finish() is not None
+        if may_finish and self.decider.next_finish(self._time.fits) is not None:
+            return True
+        if may_finish and not self.decider.is_running:
+            self._say_left_out()
+        return False
 
     def has_repeat(self) -> bool:
         """Return whether a finalist waits for its training with another seed, after the reserve."""
         # Without a slot of the search or the reserve in flight, which might change the finalists.
-        return not self.is_stopped and not self.decider.is_running and self.confirmation.has_next(self._begun)
+        may_begin = not self.is_stopped and not self.decider.is_running
+        if not may_begin or not self.confirmation.has_next(self._begun):
+            return False
+        if self._time.fits_all(self._repeat_seconds()):
+            return True
+        if not self._begun and not self._lacks_time:
+            self._lacks_time = True
+            logger.warning(
+                "the time that is left does not suffice to train the finalists with other seeds; raise "
+                "budget.seconds and run the study again"
+            )
+        return False
 
     def next_repeat(self) -> tuple[Trial, int] | None:
         """Return a finalist, as it was when it was best, and the number of the seed; None: none waits."""
@@ -105,12 +123,26 @@ class EndOfSearch:
             return None
         if self._reserved is None or self._reserved["limits"] != self._limits:
             self._reserve(reason)
-        return self.decider.next_finish()
+        return self.decider.next_finish(self._time.fits)
+
+    def _say_left_out(self) -> None:
+        """Log that there is no time to train the best trial to the end, once for each trial."""
+        left_s, waiting = self._time.left_s, self.decider.reserve.unfinished()
+        if left_s is None or not waiting or waiting[0] == self._left_out:
+            return
+        self._left_out = waiting[0]
+        logger.warning(
+            "no time is left to train trial %d, the best so far, to the end (%.4g s are left); raise "
+            "budget.seconds and run the study again",
+            waiting[0],
+            max(0.0, left_s),
+        )
 
     def _reserve(self, reason: str) -> None:
         """Record that the search has ended, and what the reserve trains."""
-        trials = self.decider.reserve.unfinished()
-        resource = sum(need.resource for need in self.decider.needs())
+        needs = self.decider.needs(self._time.fits)
+        trials = [need.trial_id for need in needs if need.trial_id is not None]
+        resource = sum(need.resource for need in needs)
         each_s = self._finish_seconds()
         seconds = max(max(each_s), sum(each_s) / max(1, self.progress.slots))
         self._reserved = {
@@ -140,8 +172,8 @@ class EndOfSearch:
         return min(needed, _LARGEST_SHARE * limit)
 
     def _reserve_resource(self) -> int:
-        repeats = self.confirmation.num_left * self.decider.scheduler.max_resource
-        return sum(need.resource for need in self.decider.needs()) + repeats
+        repeats = sum(resource for _, resource in self.confirmation.left())
+        return sum(need.resource for need in self.decider.needs(self._time.fits)) + repeats
 
     def reserve_seconds(self) -> float:
         """Return the seconds that are needed after the search, without open slots.
@@ -156,8 +188,11 @@ class EndOfSearch:
         return [*self._finish_seconds(), *self._repeat_seconds()]
 
     def _finish_seconds(self) -> list[float]:
-        return [self.decider.speed.seconds(need.resource, need.trial_id) for need in self.decider.needs()]
+        return [
+            self.decider.speed.seconds(need.resource, need.trial_id)
+            for need in self.decider.needs(self._time.fits)
+        ]
 
     def _repeat_seconds(self) -> list[float]:
-        seconds = self.decider.speed.seconds(self.decider.scheduler.max_resource)
-        return [seconds] * self.confirmation.num_left
+        speed = self.decider.speed
+        return [speed.seconds(resource, t, cautious=True) for t, resource in self.confirmation.left()]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from spark_hpo.objective import NO_SCORE, Score
 from spark_hpo.ranking import Key, by_score
@@ -18,6 +19,17 @@ class Need:
 
     trial_id: int | None  # None: a trial that has not been measured yet
     resource: int  # to the end, from where its open slot, if there is one, leaves it
+
+
+_MOST_PASSED_OVER = 10  # trials without time for their training, before the reserve takes none
+
+Fits = Callable[[Need], bool]
+
+_NONE: Mapping[int, Slot] = {}
+
+
+def _always(_: Need) -> bool:
+    return True
 
 
 @dataclass(eq=False)
@@ -67,32 +79,44 @@ class Reserve:
         """Return the score at the end of the trial's latest slot."""
         return self._scores.get(trial_id, NO_SCORE)
 
-    def unfinished(self) -> list[int]:
-        """Return the candidates that are not fully trained, the best first."""
-        return [t for t in self._candidates() if self._slots[t].resource_to < self.max_resource]
+    def unfinished(self, open_slots: Mapping[int, Slot] = _NONE, fits: Fits = _always) -> list[int]:
+        """Return the candidates that are not fully trained, the best first.
 
-    def needs(self, open_slots: Mapping[int, Slot]) -> list[Need]:
-        """Return what has to be trained after the search, if it ends now.
+        Args:
+            open_slots, fits: as for `needs`.
+        """
+        return [
+            trial_id
+            for trial_id in self._candidates(open_slots, fits)
+            if self._slots[trial_id].resource_to < self.max_resource
+        ]
+
+    def needs(self, open_slots: Mapping[int, Slot], fits: Fits = _always) -> list[Need]:
+        """Return what has to be trained after the search, if it ends now, the best trial first.
 
         Args:
             open_slots: the slots in flight, by trial.
+            fits: returns whether there is time for a training. A trial without it is not a candidate.
         """
-        found = [
-            Need(t, self.max_resource - open_slots.get(t, self._slots[t]).resource_to)
-            for t in self._candidates()
-        ]
+        found = [self._need(trial_id, open_slots) for trial_id in self._candidates(open_slots, fits)]
         num_unknown = self.count - len(found)
         if num_unknown > 0:
             reached = sorted(
                 (s.resource_to for t, s in open_slots.items() if t not in self._keys), reverse=True
             )
             reached += [0] * num_unknown
-            found += [Need(None, self.max_resource - resource) for resource in reached[:num_unknown]]
+            unknown = [Need(None, self.max_resource - resource) for resource in reached[:num_unknown]]
+            found += filter(fits, unknown)
         return [need for need in found if need.resource > 0]
 
-    def next_slot(self, open_slots: Mapping[int, Slot]) -> Slot | None:
-        """Return the slot that trains the next candidate to the end; None: none waits for one."""
-        trial_id = next((t for t in self.unfinished() if t not in open_slots), None)
+    def next_slot(self, open_slots: Mapping[int, Slot], fits: Fits = _always) -> Slot | None:
+        """Return the slot that trains the next candidate to the end; None: none waits for one.
+
+        Args:
+            open_slots, fits: as for `needs`.
+        """
+        waiting = (t for t in self.unfinished(open_slots, fits) if t not in open_slots)
+        trial_id = next(waiting, None)
         if trial_id is None:
             return None
         last = self._slots[trial_id]
@@ -104,5 +128,10 @@ class Reserve:
             resource_to=self.max_resource,
         )
 
-    def _candidates(self) -> Iterator[int]:
-        return (key[-1] for key in self._ranking[: self.count])
+    def _need(self, trial_id: int, open_slots: Mapping[int, Slot]) -> Need:
+        return Need(trial_id, self.max_resource - open_slots.get(trial_id, self._slots[trial_id]).resource_to)
+
+    def _candidates(self, open_slots: Mapping[int, Slot], fits: Fits) -> Iterator[int]:
+        ranked = (key[-1] for key in self._ranking[: self.count + _MOST_PASSED_OVER])
+        able = (t for t in ranked if not (need := self._need(t, open_slots)).resource or fits(need))
+        return islice(able, self.count)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 
 from spark_hpo.trial import Report
+
+_SLOW = 0.9  # quantile of the trials' seconds per unit for a cautious estimate
 
 
 class Speed:
@@ -19,6 +21,7 @@ class Speed:
     def __init__(self) -> None:
         self._launches: list[float] = []  # ascending
         self._trained: dict[int, tuple[float, int]] = {}  # by trial: measured seconds, and units
+        self._paces: list[float] = []  # ascending: measured seconds per unit of each trial
         self._measured_s, self._measured = 0.0, 0
         self._count, self._sum_n, self._sum_s, self._sum_nn, self._sum_ns = 0, 0, 0.0, 0, 0.0
 
@@ -43,19 +46,32 @@ class Speed:
             insort(self._launches, max(0.0, seconds - measured))
             self._measured_s, self._measured = self._measured_s + measured, self._measured + units
             before_s, before = self._trained.get(report.trial_id, (0.0, 0))
+            if before:
+                del self._paces[bisect_left(self._paces, before_s / before)]
             self._trained[report.trial_id] = (before_s + measured, before + units)
+            insort(self._paces, (before_s + measured) / (before + units))
 
-    def seconds(self, units: int, trial_id: int | None = None) -> float:
+    def seconds(self, units: int, trial_id: int | None = None, *, cautious: bool = False) -> float:
         """Return the expected seconds of an assignment; 0 if nothing has been seen.
 
         Args:
             units: of the resource to train.
             trial_id: the trial, if it is known; trials differ in speed.
+            cautious: take an unknown trial for a slow one: nine of ten trials so far were faster.
         """
         launch_s, unit_s = self._line()
         if trial_id in self._trained:
             measured_s, trained = self._trained[trial_id]
             unit_s = measured_s / trained
+        elif cautious and self._paces:
+            unit_s = max(unit_s, self._paces[int(_SLOW * (len(self._paces) - 1) + 0.5)])
+        return launch_s + unit_s * units
+
+    def longest(self, units: int) -> float:
+        """Return the seconds that the slowest trial so far would need."""
+        launch_s, unit_s = self._line()
+        if self._paces:
+            launch_s, unit_s = self._launches[-1], self._paces[-1]
         return launch_s + unit_s * units
 
     def _line(self) -> tuple[float, float]:

@@ -88,7 +88,7 @@ class Study:
         self._slots = Slots(
             backend, journal, self.progress, share=policy.share, max_concurrent=policy.max_concurrent
         )
-        self._confirmation = Confirmation(journal, self._attempts.incumbents, search.confirm)
+        self._confirmation = Confirmation(journal, self._attempts.incumbents, search)
         self._end = EndOfSearch(
             journal, self._decider, self._dispatcher, budget, self.progress, self._confirmation
         )

@@ -17,7 +17,7 @@ from spark_hpo.study import Budget, Confirm, Search, Study
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.trial import Assignment, Params, Report, part_of
+from spark_hpo.trial import Assignment, Measurement, Params, Report, part_of
 from tests.support.simulated import Curve, SimulatedBackend
 from tests.support.study_bench import Killed, NoTracker
 
@@ -59,12 +59,29 @@ class Backend(SimulatedBackend):
         if report is not None and report.repeat is not None:  # another seed, another value
             shift = np.random.default_rng((report.trial_id, report.repeat)).normal(scale=0.05)
             report = replace(report, metrics={"loss": report.metrics["loss"] + 0.1 + shift})
+        if report is not None and report.fold is None and report.failure is None:
+            report = replace(report, curve=self._measured(report))
         if report is None or report.fold is not None or report.failure is not None:
             return report
         part = part_of(None, report.repeat)
         path = layout.checkpoint(report.trial_id, report.resource, report.attempt, part)
         self.storage.write(path, b"weights")
         return replace(report, checkpoint=path)
+
+    def _measured(self, report: Report) -> tuple[Measurement, ...]:
+        """Return what ranks measure at each epoch."""
+        assignment = next(a for a in reversed(self.asked) if a.key == report.key)
+        curve = self._curves.curve(report.trial_id, assignment.params)
+        return tuple(
+            Measurement(
+                resource=epoch,
+                metrics={"loss": float(curve.metrics["loss"][epoch - 1])},
+                time=self.clock(),
+                seconds=curve.seconds(epoch - 1, epoch),
+                rows=1000,
+            )
+            for epoch in range(assignment.resource_from + 1, report.resource + 1)
+        )
 
 
 class Runner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,35 @@ def test_twelve_trials_on_wine_end_with_a_model_that_was_trained(tmp_path: Path)
     assert best.loss == min(trained)
     assert best.trial_id != early, "its early value was luck: at its end another trial is better"
     assert any(f"Trial {early} had a better loss" in warning for warning in result.warnings)
+
+
+@pytest.mark.medium
+def test_real_study_keeps_its_limit_of_time_and_trains_its_model(tmp_path: Path) -> None:
+    def train_slowly(ctx: TrainContext) -> None:
+        for epoch in range(*ctx.resource):
+            end = time.monotonic() + 0.1  # a full training takes 2.7 s
+            while time.monotonic() < end:
+                loss = float(np.linalg.norm(np.random.default_rng(epoch).random((100, 100))))
+            ctx.report(
+                {"loss": loss * abs(np.log10(ctx.params["learning_rate"]) + 2)}, checkpoint={"e": epoch}
+            )
+        if ctx.is_evaluation:
+            ctx.report({"loss": 0.0})
+
+    result = spark_hpo.tune(
+        train_slowly,
+        {"learning_rate": {"type": "loguniform", "low": 1e-4, "high": 1.0}},
+        metric="loss",
+        mode="min",
+        seconds=6.0,
+        max_resource=27,
+        storage=tmp_path / "study",
+        backend="inline",
+        mlflow={"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"},
+    )
+    assert result.stopped_by == "seconds"
+    assert result.study.progress.seconds <= 6.3
+    assert result.study.trials[result.best.trial_id].state is TrialState.COMPLETED
 
 
 def test_study_of_an_earlier_version_has_no_reserve_unless_it_is_asked_for(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_every_scheduler_and_limit_ends_with_a_trained_model(
     if "resource" in budget:  # a running assignment may exceed it, as without a reserve
         assert study.progress.resource_spent <= 200 + slots * (MAX - 1)
     if "seconds" in budget:
-        assert study.progress.seconds <= 90.0 + MAX
+        assert study.progress.seconds <= 90.0
 
 
 def test_reserve_trains_as_many_of_the_best_as_asked(runner: Runner) -> None:
@@ -199,4 +199,4 @@ def test_reserve_is_in_the_journal_before_it_is_used(runner: Runner) -> None:
     assert plan.data["trials"] == [first.assignment.trial_id] == [best_of(study)]
     assert plan.data["resource"] == MAX - first.assignment.resource_from
     assert plan.data["seconds"] == pytest.approx(plan.data["resource"], rel=0.01)
-    assert study.progress.seconds <= 60.0 + 9
+    assert study.progress.seconds <= 60.0
