@@ -236,7 +236,8 @@ def _checkpoints(history: _History, study: Path, *, is_finished: bool) -> Iterat
     needed = set()
     losses: list[tuple[float, int, int, str | None]] = []
     ends: list[tuple[float, int, int, str | None]] = []  # of trained trials, with their best checkpoints
-    config = json.loads((study / "study.json").read_text()).get("config", {})
+    definition = study / "study.json"  # a driver that dies at its first write has none
+    config = json.loads(definition.read_text()).get("config", {}) if definition.exists() else {}
     is_any = config.get("search", {}).get("best", "any") == "any"
     for trial in history.trials:
         reports = [report for report in history.of_trial(trial) if report["failure"] is None]
