@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
+from spark_hpo.errors import ConfigError, suggestion
 from spark_hpo.search.agreement import rank_agreement
 from spark_hpo.search.pareto import Losses, best_points
 from spark_hpo.search.sampler import Outcome, Sampler
+from spark_hpo.search.samplers.costs import CostModel, Costs
 from spark_hpo.search.samplers.feasibility import Blame, Feasibility, log_improvement
 from spark_hpo.search.samplers.history import History
 from spark_hpo.search.samplers.parzen import Bandwidth, ParzenEstimator
@@ -27,6 +29,8 @@ _DEFAULT_BANDWIDTH = Bandwidth(scale=0.15, floor=0.15)
 _DEFAULT_WEIGHT = 2.0  # of the kernel at the defaults of the space; a trial has 1
 _DEFAULT_SHARE = 0.5  # of the start-up trials, drawn around the defaults
 _DRAWS = 20
+ACQUISITIONS = ("ei", "ei_per_second")
+"""The expected improvement; and divided by the predicted time (Snoek et al. 2012, arXiv:1206.2944)."""
 _MIN_AGREEMENT = 0.3  # rank correlation with the next level; below, a level is noise
 _MIN_PAIRS = 8  # trials at both levels, to judge the agreement
 
@@ -85,6 +89,7 @@ class MultivariateTpeSampler(Sampler):
     random_fraction: float = 0.1  # share of proposals that ignore the model, 0..1
     learns_from_paused: bool = False  # trials without a result at the level are part of the rest
     learns_from_failures: bool = False  # the probability of success multiplies the improvement
+    acquisition: str = "ei"  # one of ACQUISITIONS
 
     def __post_init__(self) -> None:
         require_integer("num_startup_trials", self.num_startup_trials, 0)
@@ -96,7 +101,14 @@ class MultivariateTpeSampler(Sampler):
         self._default = self._axes.default_row()
         self._knowledge = Knowledge.none(len(self._axes))
         self._history = History()
-        self._blame = Blame()
+        if self.acquisition not in ACQUISITIONS:
+            raise ConfigError(
+                "is not a valid acquisition function",
+                key="acquisition",
+                value=self.acquisition,
+                cure=suggestion(str(self.acquisition), ACQUISITIONS),
+            )
+        self._blame, self._costs = Blame(), Costs()
         self._rows = np.empty((64, len(self._axes)))  # grows by doubling
         self._number: dict[int, int] = {}  # of a trial's row in _rows
         self._tried: set[bytes] = set()
@@ -121,8 +133,13 @@ class MultivariateTpeSampler(Sampler):
         other = self._estimator(rest, self._knowledge.rest, prior_weight=prior_weight)
         candidates = better.sample(rng, self.num_candidates)
         score = better.log_density(candidates) - other.log_density(candidates)
-        if feasibility := self._feasibility():  # without failures, the order is the same
-            score = log_improvement(score, self.gamma) + feasibility.log_weight(candidates)
+        feasibility, costs = self._feasibility(), self._cost_model()
+        if feasibility or costs:  # otherwise, the order is the same
+            score = log_improvement(score, self.gamma)
+        if feasibility:
+            score += feasibility.log_weight(candidates)
+        if costs:
+            score -= costs.predict(candidates)
         for i in np.argsort(-score, kind="stable"):
             if candidates[i].tobytes() not in self._tried:
                 params = self._axes.params(candidates[i])
@@ -148,6 +165,7 @@ class MultivariateTpeSampler(Sampler):
 
     def note(self, trial_id: int, outcome: Outcome) -> None:
         self._blame.note(trial_id, outcome)
+        self._costs.note(trial_id, outcome)
 
     @property
     def level(self) -> int | None:
@@ -203,8 +221,12 @@ class MultivariateTpeSampler(Sampler):
         known = self._blame.known() if self.learns_from_failures else {}
         if not known:
             return None
-        rows = self._rows[[self._number[trial_id] for trial_id in known]]
-        return Feasibility(self._axes, rows, np.array(list(known.values())))
+        return Feasibility(self._axes, self._rows_of(known), np.array(list(known.values())))
+
+    def _cost_model(self) -> CostModel | None:
+        """Return the model of times; None if they do not matter, or are not known."""
+        times = self._costs.log_times() if self.acquisition == "ei_per_second" else {}
+        return CostModel(self._axes, self._rows_of(times), np.array(list(times.values()))) if times else None
 
     def _draw_feasible(self, rng: np.random.Generator) -> Params:
         """Draw a start-up trial: of several draws, one of those that are most likely to succeed."""
@@ -212,7 +234,7 @@ class MultivariateTpeSampler(Sampler):
         if feasibility is None:
             return self._draw(rng)
         draws = [self._draw(rng) for _ in range(_DRAWS)]
-        return draws[feasibility.first_likely(self._rows_of(draws))]
+        return draws[feasibility.first_likely(self._positions(draws))]
 
     def _sample_feasible(self, rng: np.random.Generator) -> Params:
         """Draw a configuration from the space: each with a probability that falls with that of a failure."""
@@ -220,10 +242,13 @@ class MultivariateTpeSampler(Sampler):
         if feasibility is None:
             return self.space.sample(rng)
         draws = [self.space.sample(rng) for _ in range(_DRAWS)]
-        accepted = np.log(rng.random(_DRAWS)) < feasibility.log_weight(self._rows_of(draws))
+        accepted = np.log(rng.random(_DRAWS)) < feasibility.log_weight(self._positions(draws))
         return draws[int(np.argmax(accepted))]
 
-    def _rows_of(self, draws: Sequence[Params]) -> Array:
+    def _rows_of(self, trials: Iterable[int]) -> Array:
+        return self._rows[[self._number[trial_id] for trial_id in trials]]
+
+    def _positions(self, draws: Sequence[Params]) -> Array:
         return np.array([self._axes.row(params) for params in draws])
 
     def _draw(self, rng: np.random.Generator) -> Params:
@@ -238,7 +263,7 @@ class MultivariateTpeSampler(Sampler):
     def _estimator(
         self, trials: list[int], earlier: Array, *, default: Array | None = None, prior_weight: float = 1.0
     ) -> ParzenEstimator:
-        rows = self._rows[[self._number[trial_id] for trial_id in trials]]
+        rows = self._rows_of(trials)
         weights = np.concatenate([np.ones(len(rows)), np.full(len(earlier), self._knowledge.discount)])
         rows = np.concatenate([rows, earlier])
         if default is not None:

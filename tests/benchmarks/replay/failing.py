@@ -4,72 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from spark_hpo.objective import Objective
 from spark_hpo.search.sampler import Outcome, Sampler
 from spark_hpo.search.samplers.wrappers import WrappedSampler
 from spark_hpo.search.space import Space
 from spark_hpo.trial import Params
-from tests.benchmarks.replay.benchmark import Benchmark, Reference, Scaled, references_of
+from tests.benchmarks.replay.benchmark import Benchmark
 from tests.benchmarks.replay.curves import open_benchmarks
+from tests.benchmarks.replay.derived import Derived
 from tests.benchmarks.replay.functions import Hartmann
 from tests.benchmarks.replay.methods import Method
-from tests.benchmarks.replay.pool import Pool
 from tests.support.simulated import Curve
 
 Rule = Callable[[Params, float], bool]
 """Whether a configuration with this loss at the end fails."""
 
-_NUM_DRAWS = 1_000  # configurations that set the size of a region, and the scale of regret
+_NUM_DRAWS = 1_000  # configurations that set the size of a region
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failing(Scaled):
+class Failing(Derived):
     """A benchmark of which some configurations fail at once. The others set the scale of regret."""
 
-    of: Benchmark
     fails: Rule
-    task: str
+    name: str
 
     @property
-    def space(self) -> Space:  # type: ignore[override]
-        return self.of.space
-
-    @property
-    def objective(self) -> Objective:  # type: ignore[override]
-        return self.of.objective
-
-    @property
-    def max_resource(self) -> int:
-        return self.of.max_resource
-
-    @property
-    def pool(self) -> Pool | None:
-        return self.of.pool
+    def task(self) -> str:
+        return self.name
 
     def curve(self, trial_id: int, params: Params) -> Curve:
         """The curve of the benchmark; that of a configuration that fails has no values."""
         curve = self.of.curve(trial_id, params)
-        if curve.diverges_at is not None or not self.fails(params, self._loss(curve)):
+        if curve.diverges_at is not None or not self.fails(params, self.loss(params)):
             return curve
         return replace(curve, metrics={name: np.full(len(v), np.nan) for name, v in curve.metrics.items()})
-
-    @cached_property
-    def _references(self) -> tuple[Reference, Reference]:
-        return references_of(self.objective, [c for c in self._reference_curves() if c.diverges_at is None])
-
-    def _reference_curves(self) -> list[Curve]:
-        if self.pool is not None:
-            return [self.curve(i, params) for i, params in enumerate(self.pool.configurations)]
-        draws = [self.space.sample(np.random.default_rng(i)) for i in range(_NUM_DRAWS)]
-        return [self.curve(i, params) for i, params in enumerate(draws)]
-
-    def _loss(self, curve: Curve) -> float:
-        return self.objective.loss({self.objective.metric: float(curve.metrics[self.objective.metric][-1])})
 
 
 _SCORES: Mapping[str, Callable[[Params], float]] = {
@@ -96,7 +68,7 @@ def _with_region(function: Hartmann, kind: str, share: float) -> Benchmark:
     scores = [score({f"x{i}": float(x) for i, x in enumerate(draw)}) for draw in draws]
     threshold = float(np.quantile(scores, 1 - share))
     task = f"hartmann{function.dimensions}_{kind}_{share:g}"
-    return Failing(of=function, fails=lambda params, loss: score(params) > threshold, task=task)
+    return Failing(of=function, fails=lambda params, loss: score(params) > threshold, name=task)
 
 
 _CUTS = (
@@ -119,8 +91,8 @@ def failing_curves(curves: Path) -> list[Benchmark]:
 def _cut(folder: Path, task: str, threshold: float | None) -> Benchmark:
     (benchmark,) = open_benchmarks(folder, [task])
     if threshold is None:
-        return Failing(of=benchmark, fails=lambda params, loss: False, task=f"{task}_diverging")
-    return Failing(of=benchmark, fails=lambda params, loss: loss >= threshold, task=f"{task}_at_chance")
+        return Failing(of=benchmark, fails=lambda params, loss: False, name=f"{task}_diverging")
+    return Failing(of=benchmark, fails=lambda params, loss: loss >= threshold, name=f"{task}_at_chance")
 
 
 class Counted:
