@@ -49,6 +49,7 @@ from spark_hpo.search.sampler import Sampler
 from spark_hpo.study import Search, Study
 from spark_hpo.study.callback import Callback, call_each
 from spark_hpo.study.dispatch import DispatchPolicy
+from spark_hpo.study.time_left import ForecastWriter
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.journal import Journal
@@ -245,7 +246,7 @@ def _build_study(
         tracker=tracker,
         budget=build_budget(plan.config, definition),
         policy=policy,
-        callbacks=callbacks,
+        callbacks=[ForecastWriter(journal.storage), *callbacks],
         lifts_pause=resume == "must",
     )
 

@@ -14,7 +14,7 @@ from spark_hpo.report.confirmation import confirmation_in_words
 from spark_hpo.report.events import line_of
 from spark_hpo.report.ladder import Fate, ladder_of
 from spark_hpo.report.lineage import lineage_in_words
-from spark_hpo.report.live_line import duration
+from spark_hpo.report.live_line import duration, left_in_words
 from spark_hpo.report.reserve import reserve_in_words
 from spark_hpo.report.status import Spent, StudyState, StudyStatus
 from spark_hpo.study_dir.lease import Holder
@@ -135,9 +135,9 @@ def _facts(status: StudyStatus) -> Table:
     if status.slots is not None and record.is_running:
         table.add_row("slots", Text(f"{len(status.running)} of {status.slots} busy{status.share}"))
     worked = f"{duration(record.seconds)} of driver time"
-    table.add_row(
-        "time", Text(worked + (f", {len(record.drivers)} drivers" if len(record.drivers) > 1 else ""))
-    )
+    worked += f", {len(record.drivers)} drivers" if len(record.drivers) > 1 else ""
+    worked += "" if status.seconds_left is None else f", about {left_in_words(status.seconds_left)}"
+    table.add_row("time", Text(worked))
     if (event := status.last_event) is not None:
         ago = duration(max(0.0, status.now - event.time))
         table.add_row("last event", Text(f"{event.kind}, {ago} ago"))

@@ -125,7 +125,7 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
             line.append(f"{share:.0%}  ")
         left = self.seconds_left()
         if left is not None:
-            line.append(f"{duration(left)} left")
+            line.append(left_in_words(left))
         return line
 
     def _lift_logs(self) -> None:
@@ -148,3 +148,8 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // next_size} {next_unit}"
     return f"{whole} s"
+
+
+def left_in_words(seconds: float) -> str:
+    """Return the expected time until the end of a study: `3 min 5 s left`."""
+    return f"{duration(seconds)} left"

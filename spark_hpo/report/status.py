@@ -20,6 +20,7 @@ from spark_hpo.report.reserve import ReserveUse, reserve_of
 from spark_hpo.report.study_record import Attempt, StudyRecord
 from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.events import Event, EventKind
+from spark_hpo.study_dir.forecast_file import Forecast
 from spark_hpo.study_dir.lease import Holder
 from spark_hpo.study_dir.steered import Course
 from spark_hpo.study_dir.storage import Storage
@@ -54,6 +55,7 @@ class StudyStatus:
     driver: Holder | None  # the last one; None: no driver has run yet
     settings: Settings | None  # of the last driver; None: written by an early version
     now: float  # wall clock, seconds since 1970
+    forecast: Forecast | None = None  # of the last driver; None: it has written none
 
     @classmethod
     def read(cls, storage: Storage) -> StudyStatus:
@@ -67,7 +69,13 @@ class StudyStatus:
         now, driver = time.time(), Holder.read(storage)
         is_running = driver is not None and driver.is_alive(storage)
         record = StudyRecord.read(storage, is_running=is_running)
-        return cls(record=record, driver=driver, settings=Settings.load(storage), now=now)
+        return cls(
+            record=record,
+            driver=driver,
+            settings=Settings.load(storage),
+            now=now,
+            forecast=Forecast.load(storage) if is_running else None,
+        )
 
     @property
     def state(self) -> StudyState:
@@ -82,6 +90,12 @@ class StudyStatus:
             return StudyState.FAILED
         was_released = self.driver is not None and self.driver.released
         return StudyState.FAILED if was_released else StudyState.DEAD
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The expected seconds until the end of the study; None: not known, or it does not run."""
+        is_running = self.state is StudyState.RUNNING and self.record.ending is None
+        return self.forecast.left_s(self.now) if self.forecast is not None and is_running else None
 
     @property
     def exit_code(self) -> int:
@@ -207,6 +221,7 @@ class StudyStatus:
             "confirmation": [each.to_json() for each in confirmation_of(record)],
             "reserve": self.reserve.to_json(),
             "seconds": round(record.seconds, 1),
+            "seconds_left": None if self.seconds_left is None else round(self.seconds_left, 1),
             "driver": driver
             and {
                 "host": driver.host,

@@ -24,7 +24,7 @@ Key = tuple[
 # The files that a study may leave in its directory.
 _NAMES = {
     *("journal", "epochs", "lease.json", "lease.lock", "study.json", "checkpoints", "fences"),
-    *("report.html", "settings.json", "tracking.json"),
+    *("report.html", "settings.json", "tracking.json", "forecast.json"),
 }
 _OVER = {"completed", "stopped"}
 

@@ -19,6 +19,7 @@ from spark_hpo.report.study_reader import StudyReader
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.events import EventKind
+from spark_hpo.study_dir.forecast_file import Forecast
 from spark_hpo.study_dir.journal_logs import Tail
 from spark_hpo.study_dir.lease import Holder
 from spark_hpo.study_dir.storage import Storage
@@ -50,6 +51,7 @@ class Entry:
     place: str  # of its directory, as people call it
     tally: Tally | None = None
     holder: Holder | None = None
+    forecast: Forecast | None = None  # of that driver
     error: str | None = None  # why it cannot be read
     version: int = 0  # changes with everything that a page shows
     due: float = 0.0  # when to look again
@@ -74,7 +76,7 @@ class Entry:
     @property
     def look(self) -> Look | None:
         with self.using:
-            return None if self.tally is None else self.tally.look(self.holder)
+            return None if self.tally is None else self.tally.look(self.holder, self.forecast)
 
     @property
     def is_read(self) -> bool:
@@ -128,11 +130,14 @@ class Entry:
         self._settings_due = any(event.kind is EventKind.OPENED for event in events)
         if tally is not self.tally:  # nobody else has seen it
             tally.add(events)
+        forecast = self.forecast
+        if forecast is None or events:  # a driver writes it after events
+            forecast = Forecast.load(self.storage)
         with self.using:
             if tally is self.tally:
                 tally.add(events)
             tally.settings = settings
-            self.tally, self.holder = tally, holder
+            self.tally, self.holder, self.forecast = tally, holder, forecast
 
 
 @dataclass(eq=False)

@@ -17,6 +17,7 @@ from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.driver_settings import Settings
 from spark_hpo.study_dir.events import Ending, Event, EventKind, Outcome, ending_of
 from spark_hpo.study_dir.finals import FinalsLog
+from spark_hpo.study_dir.forecast_file import Forecast
 from spark_hpo.study_dir.lease import Holder
 from spark_hpo.study_dir.steered import Course, Steered
 from spark_hpo.study_dir.storage import Storage
@@ -99,7 +100,6 @@ class Tally:
         self._with_folds: set[int] = set()
         self._worked = 0.0  # by earlier drivers
         self._opened = self._ended = 0.0  # of the last driver
-        self._spent_at_opening = (0, 0)  # trials that were out, and resource
         self._few: list[Event] = []  # that say how drivers ended
 
     @classmethod
@@ -139,7 +139,6 @@ class Tally:
         if event.kind is EventKind.OPENED:
             self._worked += self._ended - self._opened
             self._opened = self._ended = event.time
-            self._spent_at_opening = self._out, self.resource
             self.drivers += 1
             self.running.clear()
             self._begun.clear()
@@ -240,27 +239,30 @@ class Tally:
         """Return how the last driver ended."""
         return ending_of(self._few)
 
-    def look(self, holder: Holder | None) -> Look:
+    def look(self, holder: Holder | None, forecast: Forecast | None = None) -> Look:
         """Return the study as it is now.
 
         Args:
             holder: the last driver.
+            forecast: of that driver; None: it has written none.
         """
         is_running, now = holder is not None and holder.seems_alive(), time.time()
         seconds = self.worked(now if is_running and not self.is_closed else self._ended)
+        is_paused = is_running and self.steered.course is Course.PAUSED
+        left_s = None if forecast is None else forecast.left_s(now)
         counts = self._counts
         names = {} if is_running else {TrialState.RUNNING: "unfinished"}
         return Look(
             state=self._state(holder, is_running=is_running),
-            is_paused=is_running and self.steered.course is Course.PAUSED,
+            is_paused=is_paused,
             trials={names.get(state, str(state)): counts[state] for state in TrialState if counts[state]},
             busy=len(self.running) if is_running else 0,
             slots=self.slots if is_running else None,
             seconds=seconds,
             slot_s=self.slot_s,
             money=None if self.price is None else self.slot_s / 3600 * self.price,
-            budget=(budget := self._budget(seconds)),
-            seconds_left=self._seconds_left(budget, now) if is_running and not self.is_closed else None,
+            budget=self._budget(seconds),
+            seconds_left=left_s if is_running and not (self.is_closed or is_paused) else None,
         )
 
     def _state(self, holder: Holder | None, *, is_running: bool) -> StudyState:
@@ -292,19 +294,6 @@ class Tally:
             for key, (kind, amount) in spent.items()
             if (limit := limits.get(key)) is not None
         )
-
-    def _seconds_left(self, budget: Iterable[Spent], now: float) -> float | None:
-        """Estimate by the rate of the last driver; the first limit that is reached counts."""
-        trials_before, resource_before = self._spent_at_opening
-        left = []
-        for spent in budget:
-            if spent.kind == "seconds":
-                left.append(spent.limit - spent.spent)
-                continue
-            done = spent.spent - (trials_before if spent.kind == "trials" else resource_before)
-            if done > 0:
-                left.append((spent.limit - spent.spent) * (now - self._opened) / done)
-        return max(0.0, min(left)) if left else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,10 @@ from rich.console import Console
 from spark_hpo.errors import DataError
 from spark_hpo.report.board import board, state_in_words
 from spark_hpo.report.events import line_of
+from spark_hpo.report.serve.tally import Tally
 from spark_hpo.report.status import StudyState, StudyStatus
 from spark_hpo.report.timeline import Use, timeline_of
+from spark_hpo.study_dir.forecast_file import Forecast
 from spark_hpo.study_dir.lease import Holder
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Failure, FailureKind, TrialState
@@ -76,6 +78,16 @@ def test_status_of_a_running_study_comes_from_its_directory(pen: StudyWriter) ->
     assert record["driver"]["alive"] is True
     assert record["failures"][0]["message"] == "ValueError: # is too many [sic]"
     assert record["last_event"]["kind"] == "assigned"
+
+
+def test_board_status_and_live_page_have_the_estimate_of_the_driver(pen: StudyWriter) -> None:
+    assert StudyStatus.read(pen.storage).seconds_left is None
+    Forecast(time=time.time(), seconds_left=90.4).write(pen.storage)
+    status, tally = StudyStatus.read(pen.storage), Tally.begin(pen.storage)
+    assert status.to_json()["seconds_left"] == pytest.approx(90.4, abs=1)
+    assert "about 1 min 30 s left" in drawn(status) or "about 1 min 29 s left" in drawn(status)
+    look = tally.look(Holder.read(pen.storage), Forecast.load(pen.storage))
+    assert look.seconds_left == pytest.approx(90.4, abs=1)
 
 
 def test_status_of_a_steered_study_has_what_people_have_changed(pen: StudyWriter) -> None:

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from spark_hpo.study.callback import Callback, RunningStudy
+from spark_hpo.study.time_left import ForecastWriter
+from spark_hpo.study_dir.forecast_file import Forecast
+from spark_hpo.study_dir.storage import Storage
 from spark_hpo.trial import Params, Report, Trial
 from tests.support.simulated import Curve, Disturbances
 from tests.support.virtual_studies import Accuracies, write_study
@@ -82,3 +85,12 @@ def test_time_left_after_a_tenth_of_a_study_is_about_right(
     assert left is not None
     assert 1 / FACTOR < left / (seen.seconds - when) < FACTOR
     assert seen.made[-1][1] == pytest.approx(0.0, abs=0.01)
+
+
+def test_driver_writes_its_estimate_for_other_programs(tmp_path: Path) -> None:
+    storage, seen = Storage(tmp_path), Estimates()
+    write_study(tmp_path, trials=20, slots=2, callbacks=[ForecastWriter(storage), seen], test=False)
+    forecast = Forecast.load(storage)
+    assert forecast is not None
+    assert forecast.seconds_left in [left for _, left in seen.made]
+    assert forecast.left_s(forecast.time + 1e9) == 0.0
