@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,22 @@ import torch
 pytest.importorskip("moto")
 s3fs = pytest.importorskip("s3fs")
 
+from spark_hpo import load_study  # noqa: E402
 from spark_hpo.data.plan.shards import plan_shards  # noqa: E402
 from spark_hpo.data.readers import ReaderName, open_reader  # noqa: E402
 from spark_hpo.data.table import open_table  # noqa: E402
+from spark_hpo.errors import ConfigError  # noqa: E402
+from spark_hpo.report.status import StudyStatus  # noqa: E402
+from spark_hpo.report.study_record import StudyRecord  # noqa: E402
+from spark_hpo.study_dir.events import EventKind  # noqa: E402
+from spark_hpo.study_dir.requests import ANSWERS, REQUESTS, Reply  # noqa: E402
 from spark_hpo.study_dir.storage import Storage  # noqa: E402
 from spark_hpo.train.checkpoints import checkpoint, folder, sharded  # noqa: E402
 from spark_hpo.train.checkpoints.folder import FolderStore  # noqa: E402
 from spark_hpo.train.rendezvous.world import World  # noqa: E402
 from spark_hpo.trial import Split  # noqa: E402
+from tests.integration.test_steering import STUDY, TASK  # noqa: E402
+from tests.support.mlflow_database import write_database  # noqa: E402
 from tests.support.s3_server import s3_server  # noqa: E402
 from tests.support.tables import write_clusters  # noqa: E402
 from tests.support.workspace import LIMIT_S, Workspace, wait_for  # noqa: E402
@@ -133,3 +143,41 @@ def test_killed_study_on_s3_resumes_and_stores_no_keys(
     written |= {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert len(written) > 20
     assert [path for path, data in written.items() if SECRET.encode() in data] == []
+
+
+@pytest.mark.slow
+def test_second_process_steers_a_study_on_s3(store: Any, environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text(TASK)
+    (tmp_path / "study.yaml").write_text(STUDY.replace("study_dir: study", "study_dir: s3://lake/steered"))
+    write_database(tmp_path)
+    with (tmp_path / "log.txt").open("wb") as log:
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "spark_hpo", "run", "study.yaml"],
+            cwd=tmp_path,
+            env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        storage = Storage("s3://lake/steered")
+        wait_for(lambda: bool(storage.names("checkpoints")) or driver.poll() is not None, "the first trial")
+        assert driver.poll() is None, (tmp_path / "log.txt").read_text()
+        view = load_study("s3://lake/steered")
+        assert view.pause().message.startswith("paused; ")
+        wait_for(lambda: not StudyStatus.read(storage).running, "the trials to save")
+        assert view.resume().message == "the study was paused and resumes"
+        assert "gets {'x': 0.25, 'y': " in view.add({"x": 0.25}, like=0).message
+        assert view.extend({"budget.trials": "+5"}).message == "budget.trials is 305 instead of 300"
+        with pytest.raises(ConfigError, match="there is no trial 4000"):
+            view.drop(4000)
+        assert view.stop(now=True).reply is Reply.DONE
+        assert driver.wait(LIMIT_S) == 0, (tmp_path / "log.txt").read_text()
+    finally:
+        driver.kill()
+        driver.wait()
+    store.invalidate_cache()
+    record = StudyRecord.read(storage)
+    steered = [e.data for driven in record.drivers for e in driven.events if e.kind is EventKind.STEERED]
+    assert [data["verb"] for data in steered] == ["pause", "resume", "add", "extend", "drop", "stop"]
+    assert [trial.params["x"] for trial in record.trials.values()].count(0.25) == 1
+    assert storage.names(REQUESTS) == storage.names(ANSWERS) == []

@@ -453,6 +453,43 @@ def test_request_is_taken_once_whenever_its_driver_is_killed(
     assert len(runner.storage.names(ANSWERS)) == 1
 
 
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        (Verb.PAUSE, {}),
+        (Verb.RESUME, {}),
+        (Verb.STOP, {"now": True}),
+        (Verb.ADD, {"params": {"x": 0.125}}),
+        (Verb.DROP, {"trial": 1}),
+        (Verb.EXTEND, {"budget": {"trials": "+2"}}),
+        (Verb.NARROW, {"space": {"x": [0.0, 0.25]}}),
+    ],
+)
+def test_each_request_takes_effect_once_if_its_driver_dies_before_it_answers(
+    runner: SteeredRunner, verb: Verb, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("spark_hpo.study_dir.requests.Inbox.answer", _killed)
+        with pytest.raises(Killed):
+            runner.steered({3: [(verb, arguments)]}).run()
+    begun = len(runner.journal.trials)
+    reason = runner.steered(lifts_pause=verb is Verb.PAUSE).run()
+    assert [e["verb"] for e in runner.steered_events] == [verb, *(["resume"] if verb is Verb.PAUSE else [])]
+    assert runner.storage.names(REQUESTS) == []
+    assert [json.loads(runner.storage.read(f"{ANSWERS}/{n}") or b"")["reply"] for n in _answers(runner)] == [
+        "done"
+    ]
+    trials = runner.journal.trials
+    assert reason == ("request" if verb is Verb.STOP else "trials")
+    assert len(trials) == {Verb.STOP: begun, Verb.EXTEND: 10}.get(verb, 8)
+    if verb is Verb.ADD:
+        assert [trial.params["x"] for trial in trials.values()].count(0.125) == 1
+    if verb is Verb.DROP:
+        assert trials[1].state is TrialState.STOPPED
+    if verb is Verb.NARROW:
+        assert all(0 <= trials[i].params["x"] <= 0.25 for i in range(begun, 8))
+
+
 def test_requests_are_taken_in_their_order_and_unreadable_ones_are_answered(runner: SteeredRunner) -> None:
     plan: list[Asked] = [(Verb.EXTEND, {"budget": {"trials": f"+{n}"}}) for n in (1, 2, 3)]
     study = runner.steered({2: plan})
@@ -470,6 +507,10 @@ def test_request_after_the_end_is_refused(runner: SteeredRunner) -> None:
     asked = runner.ask(Verb.PAUSE)
     study.refuse_requests()
     assert b"the search has ended (trials)" in (runner.storage.read(f"{ANSWERS}/{asked}.json") or b"")
+
+
+def _answers(runner: SteeredRunner) -> list[str]:
+    return runner.storage.names(ANSWERS)
 
 
 def _killed(*_: Any, **__: Any) -> None:
