@@ -10,7 +10,7 @@ unexport SPARK_HOME
 # Without it, each of the hundreds of processes of the tests would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup tune test test-fast test-slow test-faults test-hosts test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict bench-checkpoint bench-tabular bench-usage bench-hypergradient bench-install test-modern test-spark35 test-dbr test-large screenshots gpu-check audit test-airflow test-pipelines test-image docs linkcheck dist test-dist picture clean
+.PHONY: setup tune test test-fast test-slow test-faults test-hosts test-first-studies fuzz lint format bench-search bench-launch bench-study bench-load bench-data bench-predict bench-checkpoint bench-tabular bench-serve bench-usage bench-hypergradient bench-install test-modern test-spark35 test-dbr test-large screenshots gpu-check audit test-airflow test-pipelines test-image docs linkcheck dist test-dist picture clean
 
 setup: .venv/installed  ## install everything into .venv
 
@@ -88,6 +88,9 @@ bench-data: setup  ## reading, beside pyarrow, Petastorm's and torch's loaders
 
 bench-checkpoint: setup  ## saving checkpoints: cost to the training, memory, folders; ten minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.benchmarks.bench_checkpoint $(if $(QUICK),--mib 64 --repeats 1 --output build/checkpoints.md)
+
+bench-serve: setup  ## the live page with 10,000 trials: first paint, updates, memory; a minute; needs a Chromium
+	$(BIN)/python -m tests.benchmarks.bench_serve
 
 bench-usage: setup  ## what measuring the use of a rank costs; a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.benchmarks.bench_usage

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_hpo.redact import redact, redact_all
+from spark_hpo.tracking.system_metrics import system_metrics
 from spark_hpo.trial import Trial, TrialState
 
 _FINISH_S = 30.0  # that an upload may take at the end of a run
@@ -198,6 +199,9 @@ def _summary(content: TrialRun) -> dict[str, Any]:
         **{f"{name}_std": value for name, value in trial.spread.items()},
         **({"violation": trial.violation} if trial.violation else {}),
         **({"notes": dict(trial.notes)} if trial.notes else {}),
+        **({"parent_trial": trial.parent} if trial.parent is not None else {}),
+        **({"checkpoint": trial.checkpoint} if trial.checkpoint else {}),
+        **system_metrics(trial.usage),
         **({"failure": failure.message, "failure_kind": str(failure.kind)} if failure else {}),
     }
     summary: dict[str, Any] = redact_all({**facts, **trial.metrics})

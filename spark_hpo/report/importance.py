@@ -13,6 +13,7 @@ from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.search.importance import MIN_RESULTS, importance
 
 _SHARE = 0.4  # of the trials must have been measured at a resource: fewer are the survivors only
+MOST = 3000  # trials that are compared
 _ROUGH = 50  # results; with fewer it changes with each trial
 
 
@@ -48,9 +49,11 @@ def importance_of(record: StudyRecord) -> Importance:
     if not comparable:
         return Importance(shares={}, missing=f"at least {MIN_RESULTS} trials with equal training are needed")
     resource = max(comparable)
-    scores = levels[resource]
+    every = sorted(levels[resource].items())
+    step = -(-len(every) // MOST)
+    scores = dict(every[::step])  # spread evenly, so that a large study does not take long
     try:
-        shares = importance(record.space, [(record.trials[i].params, scores[i]) for i in sorted(scores)])
+        shares = importance(record.space, [(record.trials[i].params, scores[i]) for i in scores])
     except SpaceError as exc:
         return Importance(shares={}, missing=f"a trial does not fit the space ({exc})")
     missing = None if shares else "the trials or their results do not differ"

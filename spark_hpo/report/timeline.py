@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from itertools import pairwise
 
 from spark_hpo.report.study_record import StudyRecord
@@ -79,6 +80,7 @@ class Timeline:
         return totals.get(Use.BUSY, 0.0) / available if available else None
 
 
+@lru_cache(maxsize=1)  # a picture and the words of one record ask for it
 def timeline_of(record: StudyRecord) -> Timeline:
     """Return the use of all slots over time.
 

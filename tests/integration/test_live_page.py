@@ -240,7 +240,9 @@ class Proxy(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert self.path.startswith(f"{PREFIX}/"), f"the page asked for {self.path}"
         connection = http.client.HTTPConnection("127.0.0.1", self.target, timeout=30)
-        connection.request("GET", self.path.removeprefix(PREFIX), headers=dict(self.headers.items()))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
+        path = self.path.removeprefix(PREFIX)
+        connection.request(self.command, path, body, headers=dict(self.headers.items()))
         answer = connection.getresponse()
         self.send_response(answer.status)
         for name, value in answer.getheaders():
@@ -255,6 +257,8 @@ class Proxy(BaseHTTPRequestHandler):
             pass  # the browser has closed the page
         finally:
             connection.close()
+
+    do_POST = do_GET
 
     def log_message(self, *_: object) -> None: ...
 
@@ -273,10 +277,14 @@ def test_page_works_behind_a_proxy_with_a_prefix_and_a_token(browser: Browser, f
                 page.locator("a", has_text="virtual").first.click()
                 shown.wait_until_live()
                 shown.wait_for_plots()
+                page.locator("summary", has_text="Steer the study").click()
+                page.locator("form[data-verb=drop] input").fill("4000")
+                page.keyboard.press("Enter")
+                page.locator("#answered", has_text="there is no trial 4000").wait_for()
                 page.locator("#answer a").first.click()
                 page.wait_for_url("**/trial?id=*")
                 shown.wait_for_plots()
-                assert shown.said == []
+                assert [line for line in shown.said if "409" not in line] == []  # the refusal
         finally:
             proxy.shutdown()
             proxy.server_close()

@@ -13,6 +13,7 @@ import pytest
 from spark_hpo import Callback, Result, tune
 from spark_hpo.callbacks import WeightsAndBiases
 from spark_hpo.errors import ConfigError, StudyInterrupted
+from spark_hpo.tracking.system_metrics import system_metrics
 from spark_hpo.trial import TrialState
 from tests.support.interrupting import StopAfter
 from tests.support.wandb_files import OfflineRun, offline_runs
@@ -99,6 +100,10 @@ def test_each_trial_is_a_run_of_the_group_with_its_curve(runs: dict[str, Offline
         assert rows == [(m.resource, m.metrics["loss"], m.time) for m in trial.curve]
         assert {key: found.config[key] for key in trial.params} == dict(trial.params)
         assert found.summary["state"] == str(trial.state)
+        assert found.summary.get("checkpoint") == trial.checkpoint
+        used = system_metrics(trial.usage)
+        assert used
+        assert {key: found.summary[key] for key in used} == used
         assert found.exit_code == (1 if trial.state is TrialState.FAILED else 0)
     assert len({trial.resource for trial in trials.values()}) > 1, "some were stopped at a lower rung"
 

@@ -181,7 +181,7 @@ class Events:
     def __init__(self, server: Server, follow: str) -> None:
         address = f"{server.address}events?follow={follow}"
         self._answer = requests.get(address, stream=True, timeout=LIMIT_S)
-        self._lines = self._answer.iter_lines(chunk_size=1, decode_unicode=True)
+        self._lines = self._answer.iter_lines(chunk_size=None, decode_unicode=True)  # type: ignore[arg-type]
 
     def next(self) -> dict[str, Any]:
         """Return the next event; one without parts if there is none for a quarter of a minute."""
