@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +20,10 @@ from spark_hpo.driver.build import training_settings
 from spark_hpo.driver.plan import StudyPlan
 from spark_hpo.driver.served_code import LOADER, possible_modules, write_loader
 from spark_hpo.errors import CheckpointError, SparkHpoError
+from spark_hpo.objective import Objective
 from spark_hpo.ranking import pareto_front
 from spark_hpo.report import leaderboard
+from spark_hpo.report.confirmation import Confirmed, compared
 from spark_hpo.report.page import FILE, write_report
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
@@ -29,7 +32,15 @@ from spark_hpo.study_dir.storage import Storage
 from spark_hpo.tracking.mlflow import MlflowTracker
 from spark_hpo.tracking.model_files import ModelFiles, ModelInput, SavedModel
 from spark_hpo.tracking.model_registry import MLMODEL, RegisteredModel, TestResult, register_model
-from spark_hpo.tracking.projection import describe_best, model_tags
+from spark_hpo.tracking.projection import (
+    CONFIRMATION,
+    MAX_TAG,
+    confirmation_metrics,
+    cut,
+    describe_best,
+    model_tags,
+    name,
+)
 from spark_hpo.tracking.study_runs import RunStatus
 from spark_hpo.train import model_folder, predictor
 from spark_hpo.train.checkpoints import checkpoint
@@ -65,6 +76,8 @@ def finish_runs(
     written = write_report(journal.storage, is_running=False)
     rows, page = (trials, None) if written is None else (written[0].at_best, written[1])
     best_id = None if best is None else best.trial_id
+    finalists = _compared(journal)
+    tags = {CONFIRMATION: cut(json.dumps([one.to_json() for one in finalists]), MAX_TAG)} if finalists else {}
     metrics = {f"test_{name}": value for name, value in (test or {}).items()}
     if best is not None:
         metrics[f"best_{objective.metric}"] = best.metrics[objective.metric]
@@ -73,12 +86,36 @@ def finish_runs(
         }
     return tracker.finish(
         status,
-        metrics=metrics,
+        metrics=metrics | _confirmation_metrics(finalists, objective),
+        tags=tags,
         best=best,
         leaderboard=leaderboard.leaderboard(rows, objective, front, best=best_id),
         artifacts={} if page is None else {FILE: page},
         front=front if objective.extra_objectives else None,
     )
+
+
+def _compared(journal: Journal) -> list[Confirmed]:
+    """Return the finalists, the winner first; none if they are not all trained with all seeds."""
+    finals = journal.finalists
+    return [] if finals is None or not finals.is_complete else compared(finals)
+
+
+def _confirmation_metrics(finalists: Sequence[Confirmed], objective: Objective) -> dict[str, float]:
+    if not finalists:
+        return {}
+    winner = finalists[0]
+    return confirmation_metrics(
+        objective.metric, mean=winner.mean, spread=winner.spread, chance=winner.chance
+    )
+
+
+def _confirmation_tags(journal: Journal) -> dict[str, str]:
+    """Return tags of the model version that say what other seeds gave."""
+    finalists = _compared(journal)
+    found = _confirmation_metrics(finalists, journal.objective)
+    seeds = {"confirmed_seeds": len(finalists[0].values)} if finalists else {}
+    return {f"spark_hpo.{name(key)}": repr(value) for key, value in (found | seeds).items()}
 
 
 def record_constant_answer(
@@ -107,6 +144,7 @@ def publish_model(
     best: Trial,
     test: Mapping[str, float],
     *,
+    journal: Journal,
     test_error: str | None = None,
 ) -> RegisteredModel:
     """Export the best trial's model and register it. Idempotent: a second call finds the first one's.
@@ -117,6 +155,7 @@ def publish_model(
         table: of the study.
         best: the best trial.
         test: its metrics on the test split; empty: the model is untested, and is not promoted.
+        journal: of the study, for what the finalists' trainings with other seeds gave.
         test_error: why it is untested.
 
     Raises:
@@ -157,7 +196,7 @@ def publish_model(
                 metrics=test, fingerprint=table.manifest(Split.TEST).fingerprint, error=test_error
             ),
             name=plan.config.registered_model,
-            tags=model_tags(best),
+            tags=model_tags(best) | _confirmation_tags(journal),
             description=f"Study {plan.config.name}. {describe_best(best, tracker.card.objective)}",
             promote=plan.config.mlflow.promote == "auto",
             evaluate_champion=lambda model_dir: predictor.Predictor.load(model_dir).evaluate(
@@ -173,6 +212,7 @@ def publish_best(
     best: Trial,
     test: Mapping[str, float],
     *,
+    journal: Journal,
     test_error: str | None = None,
 ) -> RegisteredModel | None:
     """Register the best trial's model: of a task, or what a training function saved with MLflow.
@@ -187,7 +227,7 @@ def publish_best(
         return None
     if plan.has_task:
         assert table is not None, "a task has a table"
-        return publish_model(tracker, plan, table, best, test, test_error=test_error)
+        return publish_model(tracker, plan, table, best, test, journal=journal, test_error=test_error)
     if not has_file(storage, best.checkpoint, f"{layout.MLFLOW_MODEL}/{MLMODEL}"):
         logger.warning("the best model is in %s/%s", storage.url, best.checkpoint)
         return None
@@ -202,6 +242,7 @@ def publish_best(
             resource=best.resource,
             test=TestResult(metrics=test, fingerprint=rows, error=test_error),
             name=plan.config.registered_model,
+            tags=_confirmation_tags(journal),
             promote=plan.config.mlflow.promote == "auto",
         )
 

@@ -159,7 +159,7 @@ def run_study(
                 best, tested, test_error = _complete_best(plan, study, best, test=test)
                 if tested:
                     call_each(callbacks, Callback.on_tested, study, best, tested)
-            model, is_published = _publish(plan, table, tracker, best, tested, test_error)
+            model, is_published = _publish(plan, table, tracker, journal, best, tested, test_error)
             study.refuse_requests()
             journal.closed(stopped_by)
         is_complete = finish_runs(tracker, journal, RunStatus.FINISHED, best=best, test=tested)
@@ -275,13 +275,15 @@ def _publish(
     plan: StudyPlan,
     table: Table | None,
     tracker: MlflowTracker,
+    journal: Journal,
     best: Trial,
     tested: Mapping[str, float],
     test_error: str | None,
 ) -> tuple[RegisteredModel | None, bool]:
     """Register the best trial's model. Return it, and whether MLflow has all of it."""
     try:
-        return publish_best(tracker, plan, table, best, tested, test_error=test_error), True
+        model = publish_best(tracker, plan, table, best, tested, journal=journal, test_error=test_error)
+        return model, True
     except TrackingOutage as exc:  # the search is complete; the model can be registered later
         logger.warning("%s", exc)
         return None, False

@@ -116,7 +116,7 @@ def _write_missing(
     if best is not None:
         if table is not None and plan.has_task:
             definition.check_table(table.fingerprint)
-        model = publish_best(tracker, plan, table, best, metrics)
+        model = publish_best(tracker, plan, table, best, metrics, journal=journal)
     return Synced(
         status=status,
         trials=len(journal.trials),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spark_hpo.report.study_record import StudyRecord
+from spark_hpo.study_dir.finals import Finals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +35,12 @@ class Confirmed:
 
 def confirmation_of(record: StudyRecord) -> list[Confirmed]:
     """Return the finalists so far, the best first; none if the study has no final."""
-    finals, objective = record.finalists, record.objective
-    if finals is None:
-        return []
+    return [] if record.finalists is None else compared(record.finalists)
+
+
+def compared(finals: Finals) -> list[Confirmed]:
+    """Return the finalists, the best first, by the trainings so far."""
+    objective = finals.objective
     return [
         Confirmed(
             trial_id=each.trial_id,

@@ -18,6 +18,7 @@ TRIAL_ID = "spark_hpo.trial_id"
 RESOURCE = "spark_hpo.resource"
 WRITTEN = "spark_hpo.written"  # number of the trial's last journal event in MLflow
 POINTS = "spark_hpo.points"  # number of measurements in MLflow
+CONFIRMATION = "spark_hpo.confirmation"  # the finalists, as JSON
 PARETO_FRONT = "spark_hpo.pareto_front"  # true or false, at the end of the study
 DESCRIPTION = "mlflow.note.content"  # MLflow's page of a run shows it
 _BEST = "best."  # tags of the study's run begin with it
@@ -119,6 +120,14 @@ def best_tags(best: Trial) -> dict[str, str]:
     """Return the number and the parameters of the best trial, by names such as `best.learning_rate`."""
     params = {cut(f"{_BEST}{key}", MAX_KEY): value for key, value in param_texts(best.params).items()}
     return {**params, f"{_BEST}trial": str(best.trial_id)}
+
+
+def confirmation_metrics(
+    metric: str, *, mean: float | None, spread: float | None, chance: float
+) -> dict[str, float]:
+    """Return the metrics of the study's run that say what the winner's trainings with other seeds gave."""
+    found = {f"confirmed_{metric}": mean, f"confirmed_{metric}_std": spread, "confirmed_chance": chance}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def model_tags(trial: Trial) -> dict[str, str]:
