@@ -21,10 +21,12 @@ from spark_hpo.report.serve.server import Server, serve
 from spark_hpo.report.study_reader import StudyReader
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.definition import Definition
+from spark_hpo.study_dir.forecast_file import Forecast
 from spark_hpo.study_dir.requests import Inbox
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.study_dir.tracking_place import TrackingPlace
 from spark_hpo.tracking import projection
+from spark_hpo.trial import Failure, FailureKind, RankUse, TrialState
 from tests.support.documents import blocks
 from tests.support.study_bench import SPACE, StudyRunner
 from tests.support.written_studies import StudyWriter
@@ -143,6 +145,54 @@ def test_trial_page_has_everything_of_the_trial(server: Server, ids: dict[str, s
     assert "x/&lt;/script&gt;" in other
     get(server, f"trial?id={ids['hostile']}&trial=99", 404)
     get(server, "trial?id=unknown&trial=1", 404)
+
+
+def test_running_study_shows_each_of_its_figures_and_a_trial_each_of_its_facts(tmp_path: Path) -> None:
+    folder = tmp_path / "live"
+    prices = {"price_per_slot_hour": 3600.0, "cost": 1e6}  # 1 for each second of a slot
+    pen = StudyWriter(storage=Storage(folder), name="live", budget={"trials": 8}, stopping=prices)
+    TrackingPlace(tracking_uri="http://mlflow:5000", experiment_id="7", run_id="abc").write(pen.storage)
+    pen.now = time.time() - 100
+    use = RankUse(rank=0, seconds=9.0, waited_s=4.0, stepped_s=4.0, cpu_s=4.5, cores=1, memory_bytes=2**29)
+    Forecast(time=time.time(), seconds_left=90.0).write(pen.storage)
+    pen.slots(4).start(0, params={"x": 0.375})
+    pen.now += 50
+    pen.lose(0).start(0, params={"x": 0.375}, attempt=2)
+    pen.end(0, value=0.625, attempt=2, checkpoint="checkpoints/trial-000000/000001-2.pt", usage=(use,))
+    pen.settle(TrialState.COMPLETED, 0).start(1)
+    failure = Failure(kind=FailureKind.TRIAL, message="out of ideas", traceback="Traceback: line 7")
+    pen.end(1, value=None, failure=failure).start(2).start(3)
+    with serve(tmp_path, port=0) as server:
+        page = get(server, "")
+        row = page[page.index('id="study-') :].partition("</tr>")[0]
+        cells = dict(re.findall(r'<td data-label="([^"]*)" class="[^"]*">(.*?)</td>', row))
+        shown = {name: re.sub("<[^>]*>", " ", cell).split() for name, cell in cells.items()}
+        assert shown.pop("time left")[-1] in ("s", "min")
+        assert shown == {
+            "best accuracy": ["0.625", "accuracy"],
+            "trials": ["4"],
+            "slots": ["2", "of", "4"],
+            "cost": ["3.00", "3", "s"],
+        }
+        assert "25% of the budget" in cells["trials"]
+        assert ">running<" in row
+        study_id = re.findall(r"study\?id=(\w+)", page)[0]
+        trial = get(server, f"trial?id={study_id}&trial=0")
+        for fact in (
+            "0.375",  # its parameter
+            "0.625",  # its value
+            "executor 3 was lost",  # its log
+            "000001-2.pt",  # its checkpoint
+            "50%",  # its use: waiting for data
+            "512 MiB",
+            "http://mlflow:5000/#/experiments/7/runs",
+        ):
+            assert fact in trial, fact
+        assert json.loads(trial.partition('id="figures">')[2].partition("</script>")[0])["curve"]["data"]
+        failed = get(server, f"trial?id={study_id}&trial=1")
+        assert "out of ideas" in failed
+        assert "Traceback: line 7" in failed
+    pen.die()
 
 
 def test_trials_are_listed_by_state_and_page(server: Server, ids: dict[str, str]) -> None:
