@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from spark_hpo.errors import ConfigError, within
 from spark_hpo.porting.imported import (
-    Imported,
-    Note,
+    Format,
     Source,
-    complete,
     number,
     rounded,
     space_of,
-    study_name,
 )
 from spark_hpo.search.space import Space
 
@@ -51,24 +47,8 @@ _RESOURCES = {
 }
 
 
-def is_experiment(record: Mapping[str, Any]) -> bool:
-    """Return whether a file is an experiment."""
-    return "searcher" in record and "hyperparameters" in record
-
-
-def import_experiment(record: Mapping[str, Any], file: Path) -> Imported:
-    """Convert an experiment to a study.
-
-    Args:
-        record: the content of the file.
-        file: where it was read, for names and messages.
-
-    Raises:
-        ConfigError: the file is not a valid experiment.
-    """
-    notes: list[Note] = []
-    experiment = Source(record, notes)
-    name = study_name(experiment.take("name") or experiment.take("description"), file)
+def _read(experiment: Source) -> dict[str, Any]:
+    name = experiment.take("name") or experiment.take("description")
     searcher = experiment.section("searcher")
     hyperparameters = experiment.section("hyperparameters")
     with within("hyperparameters"):
@@ -81,7 +61,6 @@ def import_experiment(record: Mapping[str, Any], file: Path) -> Imported:
     resources = _resources(experiment, searcher)
     study: dict[str, Any] = {
         "name": name,
-        "study_dir": f"studies/{name}",
         **_seed(experiment),
         "task": _task(experiment),
         "objective": {
@@ -100,8 +79,7 @@ def import_experiment(record: Mapping[str, Any], file: Path) -> Imported:
         {key: "pass the best parameters as search.enqueue" for key in ("source_trial_id",)}
         | {"source_checkpoint_uuid": "a trial starts from its own checkpoints only"}
     )
-    experiment.note_rest(_REASONS)
-    return complete(study, notes, source="experiment of Determined", file=file, space=space)
+    return study
 
 
 def _task(experiment: Source) -> str:
@@ -241,3 +219,8 @@ def _bound(entry: Mapping[str, Any], key: str) -> float:
         return float(entry[key])
     except (KeyError, TypeError, ValueError):
         raise ConfigError("must be a number", key=key, value=entry.get(key)) from None
+
+
+EXPERIMENT = Format(
+    source="experiment of Determined", keys=("searcher", "hyperparameters"), read=_read, reasons=_REASONS
+)

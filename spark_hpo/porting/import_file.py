@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from spark_hpo.errors import ConfigError, located
-from spark_hpo.porting.determined_experiment import import_experiment, is_experiment
+from spark_hpo.porting.determined_experiment import EXPERIMENT
 from spark_hpo.porting.imported import Imported, read_mapping
-from spark_hpo.porting.wandb_sweep import import_sweep, is_sweep
+from spark_hpo.porting.wandb_sweep import SWEEP
 
 
 def import_file(path: str | Path) -> Imported:
@@ -19,10 +19,9 @@ def import_file(path: str | Path) -> Imported:
     file = Path(path)
     record = read_mapping(file)
     with located(str(file)):
-        if is_sweep(record):
-            return import_sweep(record, file)
-        if is_experiment(record):
-            return import_experiment(record, file)
+        for format in (SWEEP, EXPERIMENT):
+            if format.fits(record):
+                return format.study(record, file)
         raise ConfigError(
             "is neither a sweep of W&B, which has method and parameters, nor an experiment of Determined, "
             "which has searcher and hyperparameters"

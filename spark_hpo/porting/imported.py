@@ -121,18 +121,39 @@ def read_mapping(file: Path) -> Mapping[str, Any]:
     return record
 
 
-def complete(
-    study: dict[str, Any], notes: list[Note], *, source: str, file: Path, space: Mapping[str, Any]
-) -> Imported:
-    """Check an imported study as if it was run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """The file format of another tool."""
 
-    Raises:
-        ConfigError: the imported file has something that no study can have, such as an empty space.
-    """
-    with located(str(file)):
-        record = {**study, "space": dict(space)}
-        Space.from_config(build_config(record, place=str(file)).space)
-    return Imported(study=record, notes=tuple(notes), source=source)
+    source: str  # "sweep of W&B"
+    keys: tuple[str, ...]  # that such a file has
+    read: Callable[[Source], Mapping[str, Any]]
+    """Takes the keys of a file, and returns the sections of the study without `study_dir`."""
+    reasons: Mapping[str, str]  # what to do instead, by key that has no counterpart
+
+    def fits(self, record: Mapping[str, Any]) -> bool:
+        return all(key in record for key in self.keys)
+
+    def study(self, record: Mapping[str, Any], file: Path) -> Imported:
+        """Convert a file, and check the study as if it was run.
+
+        Args:
+            record: the content of the file.
+            file: where it was read, for names and messages.
+
+        Raises:
+            ConfigError: the file is not valid, or has something that no study can have, such as an empty
+                space.
+        """
+        notes: list[Note] = []
+        source = Source(record, notes)
+        sections = dict(self.read(source))
+        source.note_rest(self.reasons)
+        name = study_name(sections.pop("name"), file)
+        study = {"name": name, "study_dir": f"studies/{name}", **sections}
+        with located(str(file)):
+            Space.from_config(build_config(study, place=str(file)).space)
+        return Imported(study=study, notes=tuple(notes), source=self.source)
 
 
 def study_name(name: Any, file: Path) -> str:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from spark_hpo.errors import ConfigError, within
 from spark_hpo.porting.imported import (
     EPOCHS,
-    Imported,
-    Note,
+    Format,
     Source,
-    complete,
     number,
     rounded,
     space_of,
-    study_name,
     whole,
 )
 from spark_hpo.search.space import Space
@@ -36,24 +32,8 @@ _REASONS = {
 }
 
 
-def is_sweep(record: Mapping[str, Any]) -> bool:
-    """Return whether a file is a sweep."""
-    return "method" in record and "parameters" in record
-
-
-def import_sweep(record: Mapping[str, Any], file: Path) -> Imported:
-    """Convert a sweep to a study.
-
-    Args:
-        record: the content of the file.
-        file: where it was read, for names and messages.
-
-    Raises:
-        ConfigError: the file is not a valid sweep.
-    """
-    notes: list[Note] = []
-    sweep = Source(record, notes)
-    name = study_name(sweep.take("name"), file)
+def _read(sweep: Source) -> dict[str, Any]:
+    name = sweep.take("name")
     metric = _metric(sweep)
     parameters = sweep.section("parameters")
     with within("parameters"):
@@ -66,7 +46,6 @@ def import_sweep(record: Mapping[str, Any], file: Path) -> Imported:
     search = {"sampler": _METHODS.get(method, "tpe"), **_schedule(sweep, space)}
     study: dict[str, Any] = {
         "name": name,
-        "study_dir": f"studies/{name}",
         "task": _task(sweep),
         "objective": {"metric": metric["name"], "mode": metric["mode"]},
         "space": space,
@@ -75,8 +54,7 @@ def import_sweep(record: Mapping[str, Any], file: Path) -> Imported:
     }
     if metric["target"] is not None:
         study["stopping"] = {"target": metric["target"]}
-    sweep.note_rest(_REASONS)
-    return complete(study, notes, source="sweep of W&B", file=file, space=space)
+    return study
 
 
 def _metric(sweep: Source) -> dict[str, Any]:
@@ -230,3 +208,6 @@ def _are_ints(entry: Mapping[str, Any]) -> bool:
 
 def _integer(q: Any) -> dict[str, bool]:
     return {"integer": True} if whole(q) else {}
+
+
+SWEEP = Format(source="sweep of W&B", keys=("method", "parameters"), read=_read, reasons=_REASONS)
