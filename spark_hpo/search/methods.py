@@ -28,7 +28,12 @@ METHODS: Mapping[str, Method] = {
     "default": Method(
         sampler="tpe",
         scheduler="adaptive_asha",
-        sampler_settings={"enough": 10, "learns_from_paused": True, "learns_from_failures": True},
+        sampler_settings={
+            "enough": 10,
+            "learns_from_paused": True,
+            "learns_from_failures": True,
+            "doubts_defaults": True,
+        },
         scheduler_settings={"has_leader": True, "control_share": 0.1},
     ),
     # Falkner et al. 2018, arXiv:1807.01774; unlike there, brackets overlap, so that no slot idles.

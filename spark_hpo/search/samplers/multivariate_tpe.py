@@ -14,6 +14,7 @@ from spark_hpo.search.pareto import Losses, best_points
 from spark_hpo.search.sampler import Outcome, Sampler
 from spark_hpo.search.samplers.costs import CostModel, Costs
 from spark_hpo.search.samplers.feasibility import Blame, Feasibility, log_improvement
+from spark_hpo.search.samplers.first_guess import FirstGuess
 from spark_hpo.search.samplers.history import History
 from spark_hpo.search.samplers.parzen import Bandwidth, ParzenEstimator
 from spark_hpo.search.samplers.transfer import Knowledge
@@ -25,9 +26,10 @@ from spark_hpo.trial import Params
 _MAX_GOOD = 25  # more would blur the density of the best trials
 _MAX_REST = 400  # keeps a proposal at a few milliseconds
 _BANDWIDTH = Bandwidth(scale=0.2, floor=0.01, magic=1.0)
-_DEFAULT_BANDWIDTH = Bandwidth(scale=0.15, floor=0.15)
 _DEFAULT_WEIGHT = 2.0  # of the kernel at the defaults of the space; a trial has 1
 _DEFAULT_SHARE = 0.5  # of the start-up trials, drawn around the defaults
+_DOUBTED_SHARE = 0.2  # the same, with `doubts_defaults`
+_CONFIRMING = 0.2  # share of the trials that are the best, to judge the defaults
 _DRAWS = 20
 ACQUISITIONS = ("ei", "ei_per_second")
 """The expected improvement; and divided by the predicted time (Snoek et al. 2012, arXiv:1206.2944)."""
@@ -70,7 +72,8 @@ class MultivariateTpeSampler(Sampler):
     - **Explores.** A `random_fraction` of proposals is drawn from the space, as in BOHB, so that every region
       is eventually tried, whatever the model predicts.
     - **Defaults** of the space are a kernel of weight 2 in l(x), and half of the start-up trials are drawn
-      around them. Results soon outweigh this initial guess.
+      around them. Results soon outweigh this initial guess. If `doubts_defaults`, the first trial has exactly
+      the defaults, and they count only as far as the best trials confirm them (`FirstGuess`).
     - **Valid.** Candidates that violate a constraint of the space, or were tried before, are skipped.
     """
 
@@ -89,6 +92,7 @@ class MultivariateTpeSampler(Sampler):
     random_fraction: float = 0.1  # share of proposals that ignore the model, 0..1
     learns_from_paused: bool = False  # trials without a result at the level are part of the rest
     learns_from_failures: bool = False  # the probability of success multiplies the improvement
+    doubts_defaults: bool = False  # defaults count as far as results confirm them
     acquisition: str = "ei"  # one of ACQUISITIONS
 
     def __post_init__(self) -> None:
@@ -98,7 +102,8 @@ class MultivariateTpeSampler(Sampler):
         require_number("gamma", self.gamma, above=0, high=0.5)
         require_number("random_fraction", self.random_fraction, low=0, high=1)
         self._axes = Axes(self.space)
-        self._default = self._axes.default_row()
+        default = self._axes.default_row()
+        self._guess = None if default is None else FirstGuess(self._axes, default)
         self._knowledge = Knowledge.none(len(self._axes))
         self._history = History()
         if self.acquisition not in ACQUISITIONS:
@@ -125,7 +130,7 @@ class MultivariateTpeSampler(Sampler):
         if rng.random() < self.random_fraction:
             return self._sample_feasible(rng)
         good, rest = self.split(level)
-        better = self._estimator(good, self._knowledge.good, default=self._default)
+        better = self._estimator(good, self._knowledge.good, guess_weight=_DEFAULT_WEIGHT * self._trust())
         # The prior has the same share in both densities. Otherwise g, which has more kernels, would almost
         # vanish where there are no trials, and every empty region of the space would look promising.
         share = better.prior_share
@@ -253,20 +258,32 @@ class MultivariateTpeSampler(Sampler):
 
     def _draw(self, rng: np.random.Generator) -> Params:
         """Draw a start-up trial from the space, or around its defaults."""
-        if self._default is not None and rng.random() < _DEFAULT_SHARE:
-            around = ParzenEstimator(self._axes, self._default[None], _DEFAULT_BANDWIDTH, prior_weight=0.0)
-            params = self._axes.params(around.sample(rng, 1)[0])
-            if self.space.allows(params):
-                return params
+        if self._guess is not None:
+            is_first = self.doubts_defaults and not self._number
+            share = _DOUBTED_SHARE * self._trust() if self.doubts_defaults else _DEFAULT_SHARE
+            if is_first or rng.random() < share:
+                params = self._axes.params(self._guess.draw(rng, exactly=is_first))
+                if self.space.allows(params):
+                    return params
         return self.space.sample(rng)
 
+    def _trust(self) -> float:
+        """Return how much the defaults count, 0..1."""
+        levels = self._history.levels
+        if self._guess is None or not self.doubts_defaults or not levels:
+            return 1.0
+        ranking = self._history.ranking(levels[0] if self.level is None else self.level)
+        known = [trial_id for _, trial_id in ranking]
+        good = known[: math.ceil(_CONFIRMING * len(known))]
+        return self._guess.trust(self._rows_of(good), self._rows_of([*known, *self._history.failed]))
+
     def _estimator(
-        self, trials: list[int], earlier: Array, *, default: Array | None = None, prior_weight: float = 1.0
+        self, trials: list[int], earlier: Array, *, guess_weight: float = 0.0, prior_weight: float = 1.0
     ) -> ParzenEstimator:
         rows = self._rows_of(trials)
         weights = np.concatenate([np.ones(len(rows)), np.full(len(earlier), self._knowledge.discount)])
         rows = np.concatenate([rows, earlier])
-        if default is not None:
-            rows = np.concatenate([rows, default[None]])
-            weights = np.append(weights, _DEFAULT_WEIGHT)
+        if self._guess is not None and guess_weight:
+            rows = np.concatenate([rows, self._guess.row[None]])
+            weights = np.append(weights, guess_weight)
         return ParzenEstimator(self._axes, rows, _BANDWIDTH, prior_weight=prior_weight, weights=weights)
