@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from statistics import median
 
-from spark_hpo.errors import SpaceError
+from spark_hpo.errors import SpaceError, number
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.search.space.axis import Axes, Axis
 from spark_hpo.search.space.parameter import Uniform
@@ -40,6 +40,26 @@ def narrow_ranges(record: StudyRecord) -> Iterator[str]:
         for is_upper in (False, True):
             if _are_at_edge(axis, [1 - p for p in positions] if is_upper else positions):
                 yield from _widening(axis, top, is_upper=is_upper)
+
+
+def edges_of(record: StudyRecord, best: Trial) -> dict[str, str]:
+    """Return by parameter which end of its range the best trial has reached, in words."""
+    try:
+        axes = Axes(record.space)
+        row = axes.row(best.params)
+    except SpaceError:
+        return {}
+    found = {}
+    for i, axis in enumerate(axes.axes):
+        if not isinstance(axis.parameter, Uniform) or math.isnan(row[i]):
+            continue
+        low, high = axis.parameter.bounds()
+        name = ".".join(map(str, axis.dimension.path))
+        if _are_at_edge(axis, [1 - float(row[i])]):
+            found[name] = f"at the upper end of its range, {number(high)}"
+        elif low != 0 and _are_at_edge(axis, [float(row[i])]):  # 0 is probably the natural end
+            found[name] = f"at the lower end of its range, {number(low)}"
+    return found
 
 
 def _are_at_edge(axis: Axis, distances: list[float]) -> bool:

@@ -134,7 +134,7 @@ def _facts(status: StudyStatus) -> Table:
         table.add_row("reserve", Text(reserve))
     if status.slots is not None and record.is_running:
         table.add_row("slots", Text(f"{len(status.running)} of {status.slots} busy{status.share}"))
-    worked = f"{duration(record.seconds)} of driver time"
+    worked = f"ran for {duration(record.seconds)}"
     worked += f", {len(record.drivers)} drivers" if len(record.drivers) > 1 else ""
     worked += "" if status.seconds_left is None else f", about {left_in_words(status.seconds_left)}"
     table.add_row("time", Text(worked))

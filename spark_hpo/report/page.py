@@ -20,6 +20,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from spark_hpo.errors import count, number
+from spark_hpo.report.advice import edges_of
 from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.report.causes import causes_of
 from spark_hpo.report.confirmation import confirmation_in_words, confirmation_of
@@ -131,6 +132,7 @@ def content_of(record: StudyRecord) -> dict[str, Any]:
         "answer": answer,
         "status": _status(record),
         "tested": tested[:_MAX_METRICS],
+        "edges": {} if answer.best is None else edges_of(record, answer.best),
         "best_trials": [_row(record, trial) for trial in record.ranking[:_BEST_TRIALS]],
         "pictures": pictures,
         "parameters": by_parameter,
@@ -172,7 +174,7 @@ def environment() -> jinja2.Environment:
         "percent": lambda share: f"{share:.0%}",
         "bytes": in_bytes,
     }
-    environment.globals |= {"flat_params": flat_params, "shown": _shown}
+    environment.globals |= {"flat_params": flat_params, "shown": in_words}
     return environment
 
 
@@ -215,12 +217,12 @@ def _row(record: StudyRecord, trial: Trial) -> dict[str, Any]:
         "trial": trial,
         "value": None if math.isnan(found) else found,
         "spread": trial.spread.get(record.objective.metric),
-        "params": [(name, _shown(item)) for name, item in flat_params(trial.params).items()],
+        "params": [(name, in_words(item)) for name, item in flat_params(trial.params).items()],
     }
 
 
-def _shown(item: Any) -> str:
-    return number(item, 5) if isinstance(item, float) else str(item)
+def in_words(item: Any) -> str:
+    return number(item) if isinstance(item, float) else str(item)
 
 
 def _again(record: StudyRecord, answer: Answer) -> dict[str, Any]:

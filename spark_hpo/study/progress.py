@@ -14,7 +14,7 @@ class Budget:
 
     trials: int | None = None  # the scheduler enforces it: it completes the rungs of started trials
     resource: int | None = None  # epochs over all trials
-    seconds: float | None = None  # of drivers' work
+    seconds: float | None = None  # in which a driver ran
     finish: int = 0  # the best trials that are trained to the end before the study ends
 
 
@@ -28,6 +28,6 @@ class Progress:
     run: int = 0  # assignments reported to this driver
     replayed: int = 0  # assignments that were in the journal before
     failed: int = 0  # of both
-    seconds: float = 0.0  # of drivers' work
+    seconds: float = 0.0  # in which a driver ran
     busy_seconds: float = 0.0  # slot time used by this driver's assignments
     slot_seconds: float = 0.0  # slot time available while this driver searched

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from playwright.sync_api import Browser, Page
 from spark_hpo.report.page import FILE, html_of, write_report
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.study_dir.storage import Storage
-from tests.support.browser import ATTACK, DESKTOP, LIMIT_MS, PHONE, contrast, luminance
+from tests.support.browser import (
+    ATTACK,
+    DESKTOP,
+    LIMIT_MS,
+    PHONE,
+    accessibility_problems,
+    contrast,
+    luminance,
+)
 from tests.support.simulated import Disturbances
 from tests.support.virtual_studies import SPACE, TODAY, Killed, write_study
 
@@ -103,8 +112,17 @@ def test_plots_are_drawn_without_errors_within_the_window(
             assert right <= viewport["width"], plot
             assert marks > 0, plot
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
-        axes = page.evaluate("document.getElementById('parallel').layout.xaxis.ticktext.length")
-        assert page.locator("#parallel .xtick text").count() == axes, "each has its name"
+        boxes = page.evaluate(
+            """() => Array.from(document.querySelectorAll("#parallel .annotation-text")).map(text => {
+                const {left, right, top, bottom} = text.getBoundingClientRect();
+                return {left, right, top, bottom, text: text.textContent};
+            })"""
+        )
+        assert len(boxes) > 15, "names and ticks"
+        for one, other in combinations(boxes, 2):
+            beside = one["right"] <= other["left"] or other["right"] <= one["left"]
+            assert beside or one["bottom"] <= other["top"] or other["bottom"] <= one["top"], (one, other)
+        assert all(box["left"] >= 0 and box["right"] <= viewport["width"] for box in boxes)
 
 
 def test_names_of_users_are_shown_as_text(browser: Browser, hostile: Path) -> None:
@@ -117,15 +135,16 @@ def test_names_of_users_are_shown_as_text(browser: Browser, hostile: Path) -> No
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_and_plots_have_contrast_in_light_and_dark(browser: Browser, report: Path, scheme: Any) -> None:
+def test_report_is_accessible_in_light_and_dark(browser: Browser, report: Path, scheme: Any) -> None:
     with opened(browser, report, color_scheme=scheme) as shown:
         card = shown.style("section", "backgroundColor")
         assert (luminance(card) > 0.5) == (scheme == "light")
-        for selector in ("section p", "figcaption", "h2", "nav a", "th", ".card .big", ".badge"):
-            assert contrast(card, shown.style(selector, "color")) >= 4.5, selector
-        for name in ("history", "rungs", "parallel", "slots"):
+        assert accessibility_problems(shown.page) == []
+        for name in ("history", "rungs", "slots"):
             assert contrast(card, shown.style(f"#{name} .xtick text", "fill")) >= 4.5, name
             assert contrast(card, shown.style(f"#{name} .legendtext", "fill")) >= 4.5, name
+        assert contrast(card, shown.style("#parallel .annotation-text", "fill")) >= 4.5
+        assert shown.style("#parallel .annotation .bg", "fill") == card, "labels cover the lines"
         assert shown.style("#history .main-svg", "backgroundColor") == "rgba(0, 0, 0, 0)"
 
 

@@ -102,7 +102,7 @@ def _lines(
     is_dotted = any(len(some) == 1 for some in points.values())
     return {
         **joined(
-            (f"trial {i}", [resource for resource, _ in some], [float(f"{value:.5g}") for _, value in some])
+            (f"trial {i}", [resource for resource, _ in some], [float(f"{value:.4g}") for _, value in some])
             for i, some in points.items()
         ),
         "mode": "lines+markers" if is_dotted else "lines",
@@ -110,7 +110,7 @@ def _lines(
         "opacity": opacity,
         "line": _line(colour, 1.3),
         "marker": {"size": 4, "color": colour},
-        "hovertemplate": f"%{{text}}, %{{x}} {unit}: %{{y:.5g}}<extra></extra>",
+        "hovertemplate": f"%{{text}}, %{{x}} {unit}: %{{y:.4g}}<extra></extra>",
     }
 
 

@@ -43,7 +43,7 @@ def front(record: StudyRecord) -> Picture:
             "line": {"shape": "hv" if x_mode is Mode.MIN else "vh"},
             "marker": {"color": colour, "size": 8},
             "text": [f"trial {trial.trial_id}" for trial in some],
-            "hovertemplate": "%{text}<br>%{x:.5g}, %{y:.5g}<extra></extra>",
+            "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
         }
         for name, some, colour in (("other trials", others, GREY), ("Pareto front", on_front, ACCENT))
     ]

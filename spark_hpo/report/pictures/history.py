@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from spark_hpo.errors import count, number
+from spark_hpo.errors import number
 from spark_hpo.objective import NO_SCORE
+from spark_hpo.report.live_line import duration
 from spark_hpo.report.pictures.theme import (
     ACCENT,
     GREY,
@@ -28,7 +30,7 @@ def history(record: StudyRecord) -> Picture:
     """Draw each report at its time, coloured by rung, and the best value so far."""
     divisor, axis = time_axis(record)
     places = [record.worked(attempt.ended or 0.0) / divisor for attempt in record.reported]
-    picture = _history(record, places, "Best value over time", axis)
+    picture = _history(record, places, "Best value over time", axis, lambda place: duration(place * divisor))
     picture.figure.update_layout(meta={"seconds": divisor})  # per unit of the axis, for points that follow
     return picture
 
@@ -41,10 +43,13 @@ def history_by_resource(record: StudyRecord) -> Picture:
         assert attempt.report is not None
         spent += attempt.report.resource - attempt.assignment.resource_from
         places.append(spent)
-    return _history(record, places, f"Best value over {record.unit}", f"{record.unit} trained, all trials")
+    title, axis = f"Best value over {record.unit}", f"{record.unit} trained, all trials"
+    return _history(record, places, title, axis, lambda place: record.amount(round(place)))
 
 
-def _history(record: StudyRecord, places: list[float], title: str, axis: str) -> Picture:
+def _history(
+    record: StudyRecord, places: list[float], title: str, axis: str, in_words: Callable[[float], str]
+) -> Picture:
     objective = record.objective
     points: list[tuple[float, float, Attempt]] = []  # (place, value, attempt)
     steps: list[tuple[float, float]] = []  # (place, best value) at each improvement
@@ -86,14 +91,14 @@ def _history(record: StudyRecord, places: list[float], title: str, axis: str) ->
             "mode": "lines",
             "name": "best so far",
             "line": {"shape": "hv", "color": ACCENT, "width": 2.5},
-            "hovertemplate": "best so far: %{y:.5g}<extra></extra>",
+            "hovertemplate": "best so far: %{y:.4g}<extra></extra>",
         }
     )
     bounds, outside = view((v for _, v, _ in points), best=steps[-1][1] if steps else None)
     return draw(
         traces if steps or infeasible else [],
         title,
-        _words(record, steps, axis, hidden=len(others) - len(shown)) + outliers(outside),
+        _words(record, steps, in_words, hidden=len(others) - len(shown)) + outliers(outside),
         xaxis={"title": {"text": axis}, "rangemode": "tozero"},
         yaxis={"title": {"text": plain(record.value_name)}, "range": bounds},
     )
@@ -112,18 +117,22 @@ def _dots(
         "name": f"rung {rung}",
         "marker": {"color": colour, "size": 7, "opacity": 0.75},
         "text": labels,
-        "hovertemplate": "%{text}<br>%{y:.5g}<extra></extra>",
+        "hovertemplate": "%{text}<br>%{y:.4g}<extra></extra>",
     }
 
 
-def _words(record: StudyRecord, steps: list[tuple[float, float]], axis: str, hidden: int) -> str:
+def _words(
+    record: StudyRecord, steps: list[tuple[float, float]], in_words: Callable[[float], str], hidden: int
+) -> str:
     if not steps:
         is_measured = any(attempt.report and attempt.report.scored_metrics for attempt in record.reported)
         return "No trial keeps every limit yet." if is_measured else "No trial has been measured yet."
-    (began, first), (end, last) = steps[0], steps[-1]
+    (began, first), (_, last) = steps[0], steps[-1]
     found = steps[-2][0]  # the last step is drawn to the end
-    text = (
-        f"{count(len(steps) - 1, 'improvement')} of {record.value_name}, from {number(first)} at "
-        f"{number(began, 3)} to {number(last)} at {number(found, 3)} of {number(end, 3)} {axis}."
-    )
+    text = f"{record.value_name} began with {number(first)} after {in_words(began)}"
+    if len(steps) > 2:
+        times = {1: "once", 2: "twice"}.get(len(steps) - 2, f"{len(steps) - 2} times")
+        text += f" and improved {times}, to {number(last)} after {in_words(found)}."
+    else:
+        text += " and did not improve."
     return text + (f" {hidden:,} other reports are not shown." if hidden else "")

@@ -17,8 +17,11 @@ from spark_hpo.report.pictures.theme import (
     colours,
     draw,
     joined,
+    linear_ticks,
+    log_ticks,
     plain,
     thinned,
+    tick_text,
 )
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.trial import Trial
@@ -28,12 +31,17 @@ MAX_LINES = 300
 
 _GROUP_LOOKS = (("best third", 0.85), ("middle third", 0.5), ("worst third", 0.4))  # name and opacity
 _GROUPS = len(_GROUP_LOOKS)
-_MISSING = -0.08  # where lines of trials without the parameter pass
-_TICKS = 5
+_MISSING = -0.1  # where lines of trials without the parameter pass
+_TICKS = 6
+_TICK_LETTERS = 36  # of the ticks of one axis together; more do not fit on a phone
+_ROW_PX = 66
 
 
 def parallel(record: StudyRecord) -> Picture:
-    """Draw a line for each trial across its parameters to its value, the best ones on top."""
+    """Draw a line for each trial down its parameters to its value, the best ones on top.
+
+    The axes lie below each other, so that their names and ticks can be read on a phone.
+    """
     trials = measured(record)
     shown = [*trials[: MAX_LINES // 3], *thinned(trials[MAX_LINES // 3 :], MAX_LINES - MAX_LINES // 3)]
     columns = by_importance(record, columns_of(record, shown))
@@ -49,27 +57,21 @@ def parallel(record: StudyRecord) -> Picture:
     if shown:
         traces.append(_lines(shown[:1], scales, ACCENT, f"best: trial {shown[0].trial_id}", 1.0, width=3.0))
     traces[:-1] = traces[:-1][::-1]  # the better ones on top
-    labels = [_shortened(column.name) for column in columns]
-    positions = list(range(len(columns)))
+    bottom = 1.0 - len(columns)
+    left = _MISSING - 0.08 if any(scale.has_gaps for scale in scales) else -0.05
     return draw(
         traces if len(columns) > 1 else [],
         "Parallel coordinates",
         _parallel_words(record, trials, shown, len(columns) - 1, hidden),
-        height=480,
+        height=100 + _ROW_PX * len(columns),
         hovermode="closest",
         legend={"traceorder": "reversed"},
-        xaxis={
-            "tickvals": positions,
-            "ticktext": labels,
-            "range": [-0.1, len(columns) - 0.9],
-            "tickangle": 25 if len(columns) > 4 else 0,
-            "showgrid": False,
-            "showline": False,
-        },
-        margin={"r": 64},  # for the labels right of the last axis
-        yaxis={"visible": False, "range": [_MISSING - 0.06, 1.06]},
-        shapes=[_axis_line(i) for i in positions],
-        annotations=[note for i, scale in enumerate(scales) for note in scale.notes(i)],
+        xaxis={"visible": False, "range": [left, 1.05]},
+        yaxis={"visible": False, "range": [bottom - 0.4, 0.5]},
+        shapes=[_axis_line(-i) for i in range(len(columns))],
+        annotations=[
+            note for i, pair in enumerate(zip(columns, scales, strict=True)) for note in _notes(-i, *pair)
+        ],
     )
 
 
@@ -81,28 +83,40 @@ class _Scale:
     ticks: Sequence[tuple[float, str]]
     has_gaps: bool
 
-    def notes(self, position: int) -> list[dict[str, Any]]:
-        look = {"x": position, "showarrow": False, "xanchor": "left", "xshift": 3, "font": {"size": 11}}
-        ticks = [*self.ticks, *([(_MISSING, "not set")] if self.has_gaps else [])]
-        return [{**look, "y": place, "text": plain(text)} for place, text in ticks]
+
+def _notes(row: int, column: Column, scale: _Scale) -> list[dict[str, Any]]:
+    """Return the name of a row above its axis, and the ticks below it.
+
+    Each is named `label`, so that a page can put its own background behind it.
+    """
+    look: dict[str, Any] = {"name": "label", "y": row, "showarrow": False, "borderpad": 1}
+    name = {
+        "x": 0,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "yshift": 4,
+        "text": f"<b>{_shortened(column.name, 40)}</b>",
+    }
+    ticks = [*([(_MISSING, "not set")] if scale.has_gaps else []), *scale.ticks]
+    below = {**look, "yanchor": "top", "yshift": -3, "font": {"size": 11}}
+    return [{**look, **name}, *({**below, "x": place, "text": text} for place, text in ticks)]
 
 
 def _scale(column: Column, num_trials: int) -> _Scale:
-    places: dict[int, float] = {}
     if column.is_number and column.values:
         transform = math.log if column.is_log else float
-        low, high = transform(min(column.values.values())), transform(max(column.values.values()))
-        span = (high - low) or 1.0
+        least, most = min(column.values.values()), max(column.values.values())
+        low, span = transform(least), (transform(most) - transform(least)) or 1.0
         places = {i: (transform(item) - low) / span for i, item in column.values.items()}
-        few = None if column.steps is None else list(map(transform, column.steps))
-        at = few or [low + span * i / (_TICKS - 1) for i in range(_TICKS)]
-        steps = [(item - low) / span for item in at]
-        ticks = [(s, number(math.exp(v) if column.is_log else v, 3)) for s, v in zip(steps, at, strict=True)]
+        at = column.steps or (log_ticks if column.is_log else linear_ticks)(least, most, _TICKS)
+        ticks = [((transform(tick) - low) / span, tick_text(tick)) for tick in at]
     else:
         words = column.words
         place_of = {word: (i + 0.5) / len(words) for i, word in enumerate(words)}
         places = {i: place_of[str(item)] for i, item in column.values.items()}
-        ticks = [(place, _shortened(word)) for word, place in list(place_of.items())[:20]]
+        named = thinned(words, 10)
+        letters = max(3, _TICK_LETTERS // max(1, len(named)))
+        ticks = [(place_of[word], _shortened(word, letters)) for word in named]
     return _Scale(places, ticks, has_gaps=len(places) < num_trials)
 
 
@@ -114,10 +128,10 @@ def _lines(
     opacity: float,
     width: float = 1.2,
 ) -> dict[str, Any]:
-    axes = range(len(scales))
+    rows = [-i for i in range(len(scales))]
     places = {i: [round(s.places.get(i, _MISSING), 4) for s in scales] for i in (t.trial_id for t in trials)}
     return {
-        **joined((f"trial {i}", axes, y) for i, y in places.items()),
+        **joined((f"trial {i}", x, rows) for i, x in places.items()),
         "mode": "lines",
         "name": name,
         "line": {"color": colour, "width": width},
@@ -126,13 +140,13 @@ def _lines(
     }
 
 
-def _axis_line(position: int) -> dict[str, Any]:
+def _axis_line(row: int) -> dict[str, Any]:
     line = {"color": "rgba(128,128,128,0.6)", "width": 1}
-    return {"type": "line", "x0": position, "x1": position, "y0": 0, "y1": 1, "line": line, "layer": "below"}
+    return {"type": "line", "x0": 0, "x1": 1, "y0": row, "y1": row, "line": line, "layer": "below"}
 
 
-def _shortened(text: str) -> str:
-    return plain(text if len(text) <= 24 else text[:23] + "…")
+def _shortened(text: str, letters: int) -> str:
+    return plain(text if len(text) <= letters else text[: letters - 1] + "…")
 
 
 def _parallel_words(
@@ -141,7 +155,8 @@ def _parallel_words(
     if not shown:
         return "No trial has been measured yet."
     best = number(value(shown[0], record.objective))
-    text = f"{count(len(trials), 'trial')} across {count(axes, 'parameter')}; the best ends at {best}."
+    text = f"{count(len(trials), 'trial')} as lines from top to bottom, through "
+    text += f"{count(axes, 'parameter')}; the best one ends at {best}."
     if hidden:
         text += f" {count(hidden, 'parameter')} that matter less are not shown."
     left_out = len(trials) - len(shown)

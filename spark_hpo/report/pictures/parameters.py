@@ -15,9 +15,11 @@ from spark_hpo.report.pictures.theme import (
     SCALE,
     Picture,
     draw,
+    log_ticks,
     outliers,
     plain,
     thinned,
+    tick_text,
     view,
 )
 from spark_hpo.report.study_record import StudyRecord
@@ -25,6 +27,7 @@ from spark_hpo.trial import Trial
 
 MAX_PARAMETERS = 24  # with a picture of their own
 MAX_POINTS = 1500  # of each of them
+_LOG_TICKS = 5  # fit below a small picture
 
 
 def parameters(record: StudyRecord) -> list[Picture]:
@@ -58,7 +61,7 @@ def _parameter(record: StudyRecord, column: Column, trials: Sequence[Trial]) -> 
             "opacity": 0.75,
         },
         "text": [f"trial {trial.trial_id}, {record.amount(trial.resource)}" for trial in some],
-        "hovertemplate": "%{text}<br>%{x}: %{y:.5g}<extra></extra>",
+        "hovertemplate": "%{text}<br>%{x}: %{y:.4g}<extra></extra>",
     }
     best = {**dots, "x": dots["x"][:1], "y": values[:1], "text": dots["text"][:1]}
     best["marker"] = {"color": ACCENT, "size": 12, "symbol": "star"}
@@ -68,7 +71,9 @@ def _parameter(record: StudyRecord, column: Column, trials: Sequence[Trial]) -> 
     elif column.steps is not None:
         axis |= {"tickvals": column.steps, "ticktext": [number(item) for item in column.steps]}
     elif column.is_log:
-        axis |= {"exponentformat": "power", "dtick": 1}
+        ticks = log_ticks(min(items), max(items), _LOG_TICKS)
+        axis |= {"tickvals": ticks, "ticktext": list(map(tick_text, ticks))}
+        axis |= {"tickangle": 0, "tickfont": {"size": 11}}
     bounds, outside = view(values, best=values[0])
     at_best = column.values[some[0].trial_id]
     shown_best = number(at_best) if isinstance(at_best, float) else str(at_best)

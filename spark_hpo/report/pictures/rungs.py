@@ -61,7 +61,16 @@ def _words(record: StudyRecord, ladder: list[Rung]) -> str:
         )
     fates = sum((Counter(rung.fates) for rung in ladder), Counter[Fate]())
     brackets = len({rung.bracket for rung in ladder})
-    return (
+    text = (
+        "At a rung, trials that have trained equally long are compared: the best are promoted and train on, "
+        "the others stop. "
+    )
+    if brackets > 1:
+        text += (
+            "A bracket is a group of trials that are compared only with each other; one that begins with "
+            "more training stops fewer trials that would have improved late. "
+        )
+    return text + (
         f"{count(len(ladder), 'rung')} in {count(brackets, 'bracket')}: "
         f"{count(fates[Fate.PROMOTED], 'promotion')}, {count(fates[Fate.STOPPED], 'trial')} stopped early, "
         f"{fates[Fate.COMPLETED]:,} fully trained, {fates[Fate.FAILED]:,} failed."

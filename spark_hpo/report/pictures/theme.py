@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from html import escape
 from typing import Any, TypeVar
 
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-from spark_hpo.errors import count
+from spark_hpo.errors import count, number
 from spark_hpo.report.study_record import StudyRecord
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ _AXIS = {
     "linecolor": _LINE,
     "zeroline": False,
     "automargin": True,
-    "title": {"standoff": 8},
+    "title": {"standoff": 8, "font": {"size": 13}},
 }
 TEMPLATE = go.layout.Template(
     layout={
@@ -80,11 +81,51 @@ def plain(text: object) -> str:
 
 def time_axis(record: StudyRecord) -> tuple[float, str]:
     """Return the seconds in a unit that fits the study, and the title of the time axis."""
-    seconds = record.seconds
-    divisor, unit = (3600.0, "hours") if seconds >= 3 * 3600 else (60.0, "minutes")
+    divisor, unit = time_unit(record.seconds)
+    return divisor, unit if len(record.drivers) < 2 else f"{unit}, without pauses between drivers"
+
+
+def time_unit(seconds: float) -> tuple[float, str]:
+    """Return a unit for an axis of this length: its seconds, and its name."""
     if seconds < 180:
-        divisor, unit = 1.0, "seconds"
-    return divisor, f"{unit} of driver time"
+        return 1.0, "seconds"
+    return (3600.0, "hours") if seconds >= 3 * 3600 else (60.0, "minutes")
+
+
+def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Return at most `most` round numbers in a positive range for a logarithmic axis.
+
+    A trace: log_ticks(3e-4, 3e-2) -> [0.0003, 0.001, 0.003, 0.01, 0.03]
+             log_ticks(1e-5, 0.1, most=4) -> [1e-05, 0.001, 0.1]
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for mantissas, step in ((125, 1), (13, 1), *((1, step) for step in range(1, len(decades) + 1))):
+        ticks = [float(f"{m}e{d}") for d in decades if d % step == 0 for m in str(mantissas)]
+        ticks = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+        if len(ticks) <= most:
+            break
+    return ticks if len(ticks) > 1 else linear_ticks(low, high, most)
+
+
+def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Return at most `most` round numbers in a range, evenly spaced."""
+    if high <= low:
+        return [low]
+    magnitude = math.floor(math.log10((high - low) / most))
+    for step in (Decimal(f"{m}e{magnitude}") for m in ("1", "2", "2.5", "5", "10", "20")):
+        first, last = (
+            math.floor(Decimal(bound) / step + Decimal(shift))
+            for bound, shift in ((low, 1 - 1e-9), (high, 1e-9))
+        )
+        if last - first < most:
+            break
+    return [float(i * step) for i in range(first, last + 1)]
+
+
+def tick_text(tick: float) -> str:
+    """Return a number as short as it is round: `0.0003`, `1e-5`, `2,000`, `1e10`."""
+    text = number(tick) if abs(tick) < 1e6 else f"{tick:.4g}"
+    return text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
 
 
 def view(values: Iterable[float], *, best: float | None = None) -> tuple[list[float] | None, int]:

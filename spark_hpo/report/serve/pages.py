@@ -20,7 +20,7 @@ from spark_hpo.report.answer import answer_of
 from spark_hpo.report.board import words_of_state
 from spark_hpo.report.events import line_of
 from spark_hpo.report.leaderboard import flat_params, ranked, value
-from spark_hpo.report.page import as_script_data, content_of, environment, template_file
+from spark_hpo.report.page import as_script_data, content_of, environment, in_words, template_file
 from spark_hpo.report.serve.catalog import Catalog, Entry
 from spark_hpo.report.serve.pictures import Path, compared, curve, small_line
 from spark_hpo.report.serve.tally import Look, Tally
@@ -116,7 +116,7 @@ class Pages:
             {
                 "trial": trial,
                 "value": value(trial, record.objective),
-                "params": [(name, _shown(item)) for name, item in flat_params(trial.params).items()],
+                "params": [(name, in_words(item)) for name, item in flat_params(trial.params).items()],
             }
             for trial in some[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
         ]
@@ -270,10 +270,6 @@ def _path(entry: Entry) -> Path:
         assert tally is not None
         assert look is not None
         return Path(name=entry.name, steps=list(tally.steps), seconds=look.seconds, resource=tally.resource)
-
-
-def _shown(item: Any) -> str:
-    return f"{item:.5g}" if isinstance(item, float) else str(item)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spark_hpo.errors import count, number
-from spark_hpo.report.pictures.theme import ACCENT, BLUE, GREY, Picture, draw, plain
+from spark_hpo.report.pictures.theme import ACCENT, BLUE, GREY, Picture, draw, plain, time_unit
 from spark_hpo.report.serve.tally import Step
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.trial import Trial
@@ -24,16 +24,14 @@ class Path:
 
     name: str
     steps: Sequence[Step]
-    seconds: float  # of drivers' work so far
+    seconds: float  # in which a driver ran, so far
     resource: int  # trained so far
 
 
 def compared(paths: Sequence[Path], metric: str, unit: str, *, over_time: bool) -> Picture:
     """Draw the best values of several studies as steps over time, or over the training spent."""
     longest = max((path.seconds for path in paths), default=0.0)
-    divisor, axis = (3600.0, "hours") if longest >= 3 * 3600 else (60.0, "minutes")
-    if longest < 180:
-        divisor, axis = 1.0, "seconds"
+    divisor, axis = time_unit(longest)
     traces: list[dict[str, Any]] = []
     for i, path in enumerate(paths):
         places = [step.seconds / divisor if over_time else step.resource for step in path.steps]
@@ -49,7 +47,7 @@ def compared(paths: Sequence[Path], metric: str, unit: str, *, over_time: bool) 
                 "mode": "lines",
                 "name": plain(path.name),
                 "line": {**line, "dash": _DASHES[i // len(_COLOURS) % len(_DASHES)]},
-                "hovertemplate": f"{plain(path.name)}<br>%{{x:.4g}}: %{{y:.5g}}<extra></extra>",
+                "hovertemplate": f"{plain(path.name)}<br>%{{x:.4g}}: %{{y:.4g}}<extra></extra>",
             }
         )
     known = [path for path in paths if path.steps]
@@ -61,7 +59,7 @@ def compared(paths: Sequence[Path], metric: str, unit: str, *, over_time: bool) 
         text,
         height=420,
         xaxis={
-            "title": {"text": f"{axis} of driver time" if over_time else f"{unit} trained, all trials"},
+            "title": {"text": axis if over_time else f"{unit} trained, all trials"},
             "rangemode": "tozero",
         },
         yaxis={"title": {"text": plain(metric)}},
@@ -87,16 +85,16 @@ def curve(record: StudyRecord, trial: Trial, best: Trial | None) -> Picture:
                 "name": name,
                 "line": {"color": colour, "width": width},
                 "marker": {"size": 5, "color": colour},
-                "hovertemplate": f"{name}<br>%{{x}} {record.unit}: %{{y:.5g}}<extra></extra>",
+                "hovertemplate": f"{name}<br>%{{x}} {record.unit}: %{{y:.4g}}<extra></extra>",
             }
         )
     measured = traces[-1]["y"]
     words = "It has not been measured yet."
-    if measured:
-        words = (
-            f"{metric} after each of {count(len(measured), 'measurement')}: from {number(measured[0])} to "
-            f"{number(measured[-1])}."
-        )
+    if len(measured) == 1:
+        words = f"{metric} was measured once: {number(measured[0])}."
+    elif measured:
+        words = f"{metric} was measured {len(measured)} times, from {number(measured[0])} to "
+        words += f"{number(measured[-1])}."
     return draw(
         traces,
         "Learning curve",

@@ -32,7 +32,7 @@ _REPORTS = (EventKind.REPORTED, EventKind.FOLD, EventKind.REPEATED, EventKind.LO
 class Step:
     """An improvement of the best value."""
 
-    seconds: float  # of drivers' work until then
+    seconds: float  # in which a driver ran, until then
     resource: int  # epochs (or parts) that all trials trained until then
     value: float  # in the user's direction
 
@@ -42,7 +42,7 @@ class Point:
     """A result that has just arrived, for a picture that was drawn before."""
 
     sequence: int  # of its event
-    seconds: float  # of drivers' work until then
+    seconds: float  # in which a driver ran, until then
     value: float
     rung: int
     label: str

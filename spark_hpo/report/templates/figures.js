@@ -13,6 +13,11 @@ const Figures = (function () {
       changes[axis + ".gridcolor"] = line;
       changes[axis + ".linecolor"] = line;
     }
+    (layout.annotations || []).forEach((note, i) => {
+      if (note.name === "label") {
+        changes["annotations[" + i + "].bgcolor"] = style.getPropertyValue("--card").trim();
+      }
+    });
     changes["hoverlabel.bgcolor"] = style.getPropertyValue("--card").trim();
     changes["hoverlabel.font.color"] = style.getPropertyValue("--text").trim();
     return changes;
@@ -31,7 +36,15 @@ const Figures = (function () {
     const config = { displaylogo: false, responsive: true, displayModeBar: touch.matches ? false : "hover" };
     return Plotly.react(element, figure.data, layout, config)
       .then(() => Plotly.relayout(element, look(layout)))
+      .then(hideDrawing.bind(null, element))
       .then(() => element.classList.add("drawn"));
+  }
+
+  // The label of the element says what the drawing shows; a screen reader would read each tick of it.
+  function hideDrawing(element) {
+    for (const drawing of element.querySelectorAll(".main-svg")) {
+      drawing.setAttribute("aria-hidden", "true");
+    }
   }
 
   dark.addEventListener("change", () => {

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from spark_hpo.objective import Mode, Objective
+from spark_hpo.report.advice import edges_of
 from spark_hpo.report.answer import Answer, answer_of
 from spark_hpo.trial import TrialState
 from tests.support.written_studies import StudyWriter
@@ -53,6 +54,23 @@ def test_answer_leaves_natural_ends_and_inner_optima_alone() -> None:
     assert study(lambda p: p["dropout"]).warnings == ()
     assert study(lambda p: abs(np.log10(p["rate"]) + 3)).warnings == ()
     assert study(lambda p: -np.log10(p["rate"]), trials=12).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"rate": 0.0099, "layers": 2, "dropout": 0.0}, {"rate": "at the upper end of its range, 0.01"}),
+        ({"rate": 0.000101, "layers": 2, "dropout": 0.2}, {"rate": "at the lower end of its range, 0.0001"}),
+        ({"rate": 0.001, "layers": 4, "dropout": 0.2}, {"layers": "at the upper end of its range, 4"}),
+        ({"rate": 0.001, "layers": 2, "dropout": 0.2}, {}),
+    ],
+)
+def test_best_values_at_the_end_of_their_range_are_marked(
+    params: dict[str, Any], expected: dict[str, str]
+) -> None:
+    pen = StudyWriter(Objective(metric="loss", mode=Mode.MIN), space=SPACE).start(0, 0, 9, params=params)
+    record = pen.end(0, 9, 0.5).record()
+    assert edges_of(record, record.ranking[0]) == expected
 
 
 @pytest.mark.parametrize(("best_at", "verdict"), [(39, "would probably help"), (3, "would help little")])

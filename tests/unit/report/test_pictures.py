@@ -15,7 +15,7 @@ from spark_hpo.report.pictures.parallel import parallel
 from spark_hpo.report.pictures.parameters import MAX_PARAMETERS, importance, parameters
 from spark_hpo.report.pictures.rungs import rungs
 from spark_hpo.report.pictures.slots import slots
-from spark_hpo.report.pictures.theme import Picture, thinned, view
+from spark_hpo.report.pictures.theme import Picture, linear_ticks, log_ticks, thinned, tick_text, view
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.trial import Failure, FailureKind, TrialState
 from tests.benchmarks.replay.memory import MemoryStorage
@@ -70,6 +70,31 @@ def test_draw_without_points_shows_a_note() -> None:
     assert picture.text == "No trial has been measured yet."
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (3e-4, 3e-2, "0.0005 0.001 0.002 0.005 0.01 0.02"),
+        (1e-4, 0.09, "0.0001 0.0003 0.001 0.003 0.01 0.03"),
+        (1.1e-5, 0.09, "0.0001 0.001 0.01"),
+        (1e-9, 1.0, "1e-8 1e-6 0.0001 0.01 1"),
+        (1e-12, 1e12, "1e-10 1e-5 1 100,000 1e10"),
+        (16, 128, "20 50 100"),
+        (0.0011, 0.0013, "0.0011 0.00115 0.0012 0.00125 0.0013"),
+        (0.5, 0.5, "0.5"),
+    ],
+)
+def test_log_ticks_are_round_and_more_than_one(low: float, high: float, expected: str) -> None:
+    assert " ".join(map(tick_text, log_ticks(low, high))) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.0119, 0.589, "0.1 0.2 0.3 0.4 0.5"), (-3, 17, "0 5 10 15"), (0.42, 0.98, "0.5 0.6 0.7 0.8 0.9")],
+)
+def test_linear_ticks_are_round(low: float, high: float, expected: str) -> None:
+    assert " ".join(map(tick_text, linear_ticks(low, high))) == expected
+
+
 # History ------------------------------------------------------------------------------------------------
 
 
@@ -93,7 +118,7 @@ def test_history_over_resource_counts_what_all_trials_were_trained() -> None:
     # 1 for trial 0, 3 for trial 1, 1 for the one that failed after it, 8 more for trial 0.
     assert list(best.x) == [1, 13, 13]
     assert list(trace(picture.figure, "rung 0").x) == [1, 4]
-    assert "2 improvements of accuracy, from 0.5 at 1 to 0.8 at 13 of 13 epochs" in picture.text
+    assert picture.text == "accuracy began with 0.5 after 1 epoch and improved once, to 0.8 after 13 epochs."
 
 
 def test_history_colours_points_by_rung() -> None:
@@ -224,6 +249,12 @@ def test_parameter_with_words_among_numbers_has_categories() -> None:
     assert list(axis.categoryarray) == ["9", "10", "auto"]
 
 
+def names_of(figure: go.Figure) -> list[str]:
+    """The names of the axes of parallel coordinates, from top to bottom."""
+    names = [note for note in figure.layout.annotations if note.yanchor == "bottom"]
+    return [note.text.removeprefix("<b>").removesuffix("</b>") for note in sorted(names, key=lambda n: -n.y)]
+
+
 def test_parameter_with_a_condition_shows_the_trials_that_have_it() -> None:
     record = study({"opt": {"name": "sgd", "momentum": 0.9}}, {"opt": {"name": "adam"}})
     found = named(record)
@@ -231,7 +262,7 @@ def test_parameter_with_a_condition_shows_the_trials_that_have_it() -> None:
     assert list(found["opt.name"].figure.data[0].x) == ["adam", "sgd"]
     figure = parallel(record).figure
     assert "not set" in [note.text for note in figure.layout.annotations]
-    assert figure.data[-1].y[list(figure.layout.xaxis.ticktext).index("opt.momentum")] < 0
+    assert figure.data[-1].x[names_of(figure).index("opt.momentum")] < 0
 
 
 def test_parallel_shows_the_most_important_parameters() -> None:
@@ -246,10 +277,10 @@ def test_parallel_has_no_axis_for_constants() -> None:
 
 def test_parallel_line_ends_at_its_value(record: StudyRecord) -> None:
     figure = parallel(record).figure
-    assert figure.layout.xaxis.ticktext[-1] == "accuracy"
-    assert figure.layout.xaxis.ticktext[0] == importance(record).figure.data[0].y[0]
+    assert names_of(figure)[-1] == "accuracy"
+    assert names_of(figure)[0] == importance(record).figure.data[0].y[0]
     best = figure.data[-1]
-    assert best.y[-2] == 1.0, "the best value is the top of its axis"
+    assert best.x[-2] == 1.0, "the best value is the end of its axis"
     drawn = sum(list(t.x).count(None) for t in figure.data[:-1])
     assert drawn == len(record.ranking)
 
@@ -323,4 +354,4 @@ def test_history_by_resource_counts_rows_in_parts() -> None:
         trials=4,
         search={"max_resource": 9, "resource": "rows", "epochs": 3},
     )
-    assert "parts trained, all trials" in history_by_resource(StudyRecord.read(storage)).text
+    assert "after 12 parts" in history_by_resource(StudyRecord.read(storage)).text
