@@ -8,6 +8,7 @@ import shlex
 from rich.console import Console
 
 from spark_hpo.callbacks.progress_bar import TerminalLine
+from spark_hpo.cli import heartbeat
 from spark_hpo.cli.console import answers, diagnostics, say, say_json
 from spark_hpo.config import StudyConfig
 from spark_hpo.driver.provenance import command_line, program_of_environment
@@ -38,7 +39,8 @@ class _Phases(logging.Handler):
         self._logger.removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._line.announce(redact(record.getMessage()).partition("\n")[0])
+        if record.name != heartbeat.__name__:  # its lines repeat what is announced
+            self._line.announce(redact(record.getMessage()).partition("\n")[0])
 
 
 class _Line(TerminalLine):
@@ -73,7 +75,7 @@ def drive(config: StudyConfig, *, resume: str, as_json: bool, space: Space | Non
         line = ProgressLine(config.name, config.objective.metric, console=console)
         line.announce("starting")
         shown = _Line(line)
-        with line, shown.phases:
+        with line, heartbeat.Heartbeat(line), shown.phases:
             result = run_study(config, resume=resume, space=space, callbacks=[shown])
     except StudyInterrupted as exc:
         raise StudyInterrupted(f"{exc}:\n  {again}") from None

@@ -95,6 +95,13 @@ class SearchConfig(Section):
         """Return a resource with its unit: `1 epoch`, `27 parts`."""
         return f"{resource:,} {self.unit.removesuffix('s') if resource == 1 else self.unit}"
 
+    def span(self, begin: int, end: int) -> str:
+        """Return the part of a full training between two resources: `epoch 1 of 27`, `parts 2 to 3 of 9`."""
+        which = f"{self.unit} {begin + 1:,} to {end:,}"
+        if end - begin == 1:
+            which = f"{self.unit.removesuffix('s')} {end:,}"
+        return f"{which} of {self.max_resource:,}"
+
     @model_validator(mode="before")
     @classmethod
     def _old_name(cls, record: Any) -> Any:

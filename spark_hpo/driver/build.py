@@ -61,6 +61,8 @@ def start_spark(config: StudyConfig, spark: SparkSession | None = None) -> Spark
     """
     from spark_hpo.backend.spark.session import start_session
 
+    if spark is None:
+        logger.info("starting Spark")
     settings = dict(config.spark)
     if config.backend == "driver":
         return start_session(config.name, settings, spark=spark, trains_on_executors=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from spark_hpo.config import StudyConfig
@@ -20,6 +21,7 @@ from spark_hpo.search.space import Space
 from spark_hpo.search.stopping import CostSpent, NoImprovement, RegretBound, StoppingRule, TargetReached
 from spark_hpo.study import Confirm, Search
 from spark_hpo.study_dir.definition import Definition
+from spark_hpo.study_dir.events import described
 
 _FULL_TRAINING = "full"  # the scheduler without rungs
 
@@ -116,6 +118,7 @@ def _build_search(
         stopping=_stopping_rules(config),
         first_max_trials=first_max_trials,
         max_trials=max_trials,
+        described=partial(described, search=search),
         has_folds=search.has_folds,
         confirm=None
         if search.confirm is None

@@ -139,6 +139,7 @@ def run_study(
             session = session or start_spark(config, spark)  # executors warm up while MLflow is contacted
         if has_table and config.data is not None:
             keep_snapshot(config, session or spark, frame)
+        logger.info("connecting to MLflow")
         tracker = open_tracker(plan, definition)
         stack.callback(tracker.close, _MLFLOW_CLOSE_S)
         TrackingPlace(tracking_uri=tracker.tracking_uri, **tracker.info()).write(storage)

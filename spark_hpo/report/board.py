@@ -179,7 +179,9 @@ def _running(status: StudyStatus) -> Group | None:
     if not status.running:
         return None
     lines = [
-        Text(f"{attempt.assignment}, {duration(max(0.0, status.now - attempt.began))}")
+        Text(
+            f"{status.record.described(attempt.assignment)}, {duration(max(0.0, status.now - attempt.began))}"
+        )
         for attempt in status.running[:_MOST_RUNNING]
     ]
     return Group(*lines, *_more(len(status.running) - _MOST_RUNNING))

@@ -10,7 +10,7 @@ from spark_hpo.objective import Objective
 from spark_hpo.study_dir.events import Event, EventKind
 from spark_hpo.study_dir.layout import parent_of
 from spark_hpo.study_dir.requests import Reply
-from spark_hpo.trial import Split
+from spark_hpo.trial import Assignment, Split
 
 
 class Terms(Protocol):
@@ -23,9 +23,13 @@ class Terms(Protocol):
         """Return a resource with its unit: `27 epochs`."""
         ...
 
+    def described(self, assignment: Assignment) -> str:
+        """Say what an assignment trains: `trial 17, epochs 2 to 3 of 27`."""
+        ...
+
 
 def line_of(event: Event, study: Terms) -> str:
-    """Return `2026-11-21 14:03:07 trial 3, rung 1: accuracy 0.93 after 3 epochs, 4.1 s`, in local time."""
+    """Return `2026-11-21 14:03:07 trial 3: accuracy 0.93 after 3 epochs, 4.1 s`, in local time."""
     moment = datetime.fromtimestamp(event.time).isoformat(" ", "seconds")
     return f"{moment} {_words(event, study)}"
 
@@ -64,7 +68,9 @@ def _words(event: Event, study: Terms) -> str:
             attempt = event.assignment.attempt
             parent = parent_of(event.assignment)
             origin = "" if parent is None else f" from the weights of trial {parent}"
-            return f"{event.assignment}: started{origin}" + (f", attempt {attempt}" if attempt > 1 else "")
+            return f"{study.described(event.assignment)}: started{origin}" + (
+                f", attempt {attempt}" if attempt > 1 else ""
+            )
         case EventKind.REPORTED | EventKind.FOLD | EventKind.REPEATED | EventKind.LOST:
             return _report(event, study)
         case EventKind.SETTLED:
@@ -81,11 +87,11 @@ def _words(event: Event, study: Terms) -> str:
 
 def _report(event: Event, study: Terms) -> str:
     report = event.report
-    where = f"trial {report.trial_id}, rung {report.rung}"
+    where = f"trial {report.trial_id}"
     if report.fold is not None:
         where += f", fold {report.fold}"
     if report.repeat is not None:
-        where = f"trial {report.trial_id}, seed {report.repeat}"
+        where += f", seed {report.repeat}"
     if event.kind is EventKind.LOST:
         reason = report.failure.message if report.failure else "lost"
         return f"{where}: attempt {report.attempt} was lost: {reason}"

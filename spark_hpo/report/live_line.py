@@ -83,6 +83,16 @@ class ProgressLine(AbstractContextManager["ProgressLine"]):
             self._live.stop()
             self._live = None
 
+    @property
+    def is_shown(self) -> bool:
+        """True between entering and leaving the context, on a terminal."""
+        return self._live is not None
+
+    @property
+    def is_in_phase(self) -> bool:
+        """True if the line shows a phase and not the status of a search."""
+        return self._phase is not None
+
     def announce(self, phase: str) -> None:
         """Show what the study does instead of its status, until the next status."""
         self._phase = phase, self.clock()

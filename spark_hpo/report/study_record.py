@@ -16,7 +16,16 @@ from spark_hpo.search.space import Space
 from spark_hpo.search.space.ranges import widest
 from spark_hpo.study_dir.constant_answer import ConstantAnswer
 from spark_hpo.study_dir.definition import Definition
-from spark_hpo.study_dir.events import Driver, Ending, Event, EventKind, Outcome, drivers_of, ending_of
+from spark_hpo.study_dir.events import (
+    Driver,
+    Ending,
+    Event,
+    EventKind,
+    Outcome,
+    described,
+    drivers_of,
+    ending_of,
+)
 from spark_hpo.study_dir.finals import Finals
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.study_dir.lease import is_held
@@ -134,6 +143,10 @@ class StudyRecord:
     def amount(self, resource: int) -> str:
         """Return a resource with its unit: `1 epoch`, `27 epochs`."""
         return self.search.amount(resource)
+
+    def described(self, assignment: Assignment) -> str:
+        """Say what an assignment trains: `trial 17, epochs 2 to 3 of 27`."""
+        return described(assignment, self.search)
 
     @property
     def ending(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from spark_hpo.objective import Choice, Score
@@ -12,6 +12,7 @@ from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.steerable import Steerable, SteerableExplorer
 from spark_hpo.search.stopping import StoppingRule
+from spark_hpo.trial import Assignment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Search:
     steerable: Steerable | None = None  # the sampler, if people can add trials and change ranges
     first_max_trials: int | None = None  # that might start when the study began; None: no limit
     max_trials: int | None = None  # that may start now
+    described: Callable[[Assignment], str] = str  # says what an assignment trains
     has_folds: bool = False  # a unit of the resource is a fold of a cross-validation
     confirm: Confirm | None = None  # None: finalists are not trained again
     choice: Choice = field(default_factory=Choice)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,22 +27,19 @@ from spark_hpo.study.search import Search
 from spark_hpo.study.slots import Slots
 from spark_hpo.study.steering import Steering
 from spark_hpo.study.time_left import TimeLeft
+from spark_hpo.study.trial_log import TrialLog
 from spark_hpo.study_dir import layout
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.tracking.tracker import Tracker
 from spark_hpo.trial import (
     Assignment,
-    HalvedBatches,
     Purpose,
     Report,
     Split,
     Trial,
     TrialState,
-    in_words,
 )
-
-logger = logging.getLogger(__name__)
 
 _POLICY = DispatchPolicy()
 
@@ -76,6 +72,7 @@ class Study:
         self._journal = journal
         self._first_max_trials, self._max_trials = search.first_max_trials, search.max_trials
         self._has_folds = search.has_folds
+        self._log = TrialLog(journal.objective.metric, search.described)
         self._backend = backend
         self._tracker = tracker
         self._callbacks = tuple(callbacks)
@@ -320,9 +317,7 @@ class Study:
             if assignment.fold is not None:
                 self._folds.begin(assignment.trial_id, assignment.fold)
             self._tracker.sync(self._journal)
-            parent = layout.parent_of(assignment)
-            origin = "" if parent is None else f", from the weights of trial {parent}"
-            logger.info("%s: started with %s%s", assignment, in_words(assignment.params), origin)
+            self._log.started(assignment, layout.parent_of(assignment))
             trial = self.trials[assignment.trial_id]
             if trial.ended_at is None and assignment.attempt == 1 and assignment.fold in (None, 1):
                 call_each(self._callbacks, Callback.on_trial_start, self, trial)
@@ -339,7 +334,7 @@ class Study:
             return False
         assignment = self._assigner.of_repeat(*found)
         self._dispatcher.start(assignment)
-        logger.info("%s: started", assignment)
+        self._log.started(assignment, None)
         return True
 
     def _open(self, slot: Slot, purpose: Purpose) -> list[Assignment]:
@@ -368,22 +363,16 @@ class Study:
         """Record an assignment that has ended for good, and report it to the user."""
         if assignment.repeat is not None:
             self._attempts.finish_repeat(report)
-            metric = self.objective.metric
-            found = f"{metric} = {report.metrics[metric]:.4g}" if report.scored_metrics else "no value"
-            logger.info("%s: %s, %.1f s", assignment, found, report.seconds)
+            self._log.ended(assignment, report)
             return
         if assignment.fold is None:
             self._announce(assignment, report, self._attempts.finish(report))
             return
         self._attempts.finish_fold(report)
         self._folds.add(report)
+        self._log.ended(assignment, report)
         if not report.scored_metrics:
-            reason = "pruned" if report.failure is None else f"failed: {report.failure.message}"
-            logger.warning("%s: %s", assignment, reason)
             self._dispatcher.drop(report.trial_id)
-        else:
-            metric = self.objective.metric
-            logger.info("%s: %s = %.4g, %.1f s", assignment, metric, report.metrics[metric], report.seconds)
         self._tracker.sync(self._journal)
         self._conclude_folds(report.trial_id)
 
@@ -398,26 +387,12 @@ class Study:
 
     def _announce(self, assignment: Assignment, report: Report, ended: Sequence[int]) -> None:
         """Report a trial that has ended its rung to the user."""
-        failure = report.failure
-        if failure is not None:
-            logger.warning("%s failed: %s\n%s", assignment, failure.message, failure.traceback)
-        elif report.is_pruned:
-            logger.info("%s: pruned, %.1f s", assignment, report.seconds)
-        else:
-            metric = self.objective.metric
-            logger.info("%s: %s = %.4g, %.1f s", assignment, metric, report.metrics[metric], report.seconds)
-        if (halved := HalvedBatches.of(report.notes)) is not None:
-            logger.warning(
-                "%s: batches did not fit the device and were halved %d times, to %d rows per rank",
-                assignment,
-                halved.times,
-                halved.rows,
-            )
+        self._log.ended(assignment, report)
         self._tracker.sync(self._journal)
         call_each(self._callbacks, Callback.on_report, self, self.trials[report.trial_id], report)
         for trial_id in ended:
             call_each(self._callbacks, Callback.on_trial_end, self, self.trials[trial_id])
-        if failure is not None:
+        if report.failure is not None:
             self._failures.check(self.trials.values())
 
     def _why_none_succeeded(self) -> str:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
+from spark_hpo.config import SearchConfig
 from spark_hpo.errors import StudyInterrupted
 from spark_hpo.redact import redact
 from spark_hpo.trial import Assignment, Report
@@ -181,3 +182,13 @@ def ending_of(events: Iterable[Event]) -> Ending | None:
         else:
             has_acted = True
     return settled()
+
+
+def described(assignment: Assignment, search: SearchConfig) -> str:
+    """Say what an assignment trains: `trial 17, epochs 2 to 3 of 27`, `trial 17, fold 1 of 5`."""
+    if assignment.is_evaluation or assignment.is_final or assignment.repeat is not None:
+        return str(assignment)
+    begin, end = assignment.resource_from, assignment.resource_to
+    if assignment.fold is not None:
+        begin, end = assignment.fold - 1, assignment.fold
+    return f"trial {assignment.trial_id}, {search.span(begin, end)}"

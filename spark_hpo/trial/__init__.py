@@ -155,12 +155,9 @@ class Assignment:
         if self.is_final:
             return f"trial {self.trial_id}: train the final model"
         if self.repeat is not None:
-            return f"trial {self.trial_id}, seed {self.repeat}: resource 0 -> {self.resource_to}"
-        if self.fold is not None:
-            return f"trial {self.trial_id}, rung {self.rung}: fold {self.fold}"
-        end = ", to the end" if self.purpose is Purpose.FINISH else ""
-        resource = f"resource {self.resource_from} -> {self.resource_to}"
-        return f"trial {self.trial_id}, rung {self.rung}: {resource}{end}"
+            return f"trial {self.trial_id}, seed {self.repeat}"
+        fold = "" if self.fold is None else f", fold {self.fold}"
+        return f"trial {self.trial_id}, rung {self.rung}{fold}"
 
     def to_json(self) -> dict[str, Any]:
         record = {_JOURNAL_KEYS.get(key, key): value for key, value in asdict(self).items()}

@@ -196,7 +196,7 @@ def test_sigterm_pauses_the_study_and_prints_how_to_resume(tmp_path: Path, spark
     journal = Journal(Storage(workspace.folder / "study"), ACCURACY)
     assert journal.past[-1].kind is EventKind.CLOSED
     assert journal.past[-1].data["reason"] == "interrupted"
-    assert "trial 0, rung 0: resource 0 -> 1: accuracy = " in (tmp_path / "events.log").read_text()
+    assert "trial 0, epoch 1 of " in (tmp_path / "events.log").read_text()
     answer = workspace.run_in_process()
     assert answer["segments"]["replayed"] >= 3
     assert answer["segments"]["run"] + answer["segments"]["replayed"] == 17

@@ -80,6 +80,14 @@ class CacheFolder:
                 return entry
             self._create(key, files)
 
+    def is_news(self, key: str) -> bool:
+        """Return True to the first caller in an hour: each rank of each trial finds the same problem."""
+        try:
+            (self.path / f".told-{key}").mkdir()
+        except FileExistsError:
+            return False
+        return True
+
     def _hold(self, path: Path) -> CacheEntry | None:
         """Open an entry and mark it as in use. Return None if it does not exist or is being evicted."""
         try:

@@ -59,15 +59,18 @@ def open_node_cache(
     count = len(manifest.row_groups)
     stored = [(file.path, file.size, file.modified) for file in manifest.files]
     code = [encoders.code_of(feature.transform) for feature in schema.features if feature.transform]
+    key = key_of([_FORMAT, manifest.fingerprint, manifest.url, stored, schema.to_json(), code])
     try:
-        entry = CacheFolder(settings).open(
-            key_of([_FORMAT, manifest.fingerprint, manifest.url, stored, schema.to_json(), code]),
-            {**sizes, _READY: count, _LOCKS: count},
-            needed=shard_bytes,
-        )
+        folder = CacheFolder(settings)
+        entry = folder.open(key, {**sizes, _READY: count, _LOCKS: count}, needed=shard_bytes)
         if entry is not None:
             return NodeCache(reader, manifest, layout, entry, mapped=mapped)
-        reason = f"{shard_bytes / 2**20:.0f} MiB do not fit"
+        if not folder.is_news(key):
+            return None
+        reason = (
+            f"{folder.path} has no room for {max(1, shard_bytes >> 20)} MiB. Free space there, or set "
+            "data.cache.folder to another disk"
+        )
     except OSError as exc:
         reason = str(exc)
     logger.warning("%s: reading without the node cache: %s", manifest.url, reason)

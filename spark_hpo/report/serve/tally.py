@@ -15,13 +15,13 @@ from spark_hpo.ranking import Contest
 from spark_hpo.report.status import Spent, StudyState
 from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.driver_settings import Settings
-from spark_hpo.study_dir.events import Ending, Event, EventKind, Outcome, ending_of
+from spark_hpo.study_dir.events import Ending, Event, EventKind, Outcome, described, ending_of
 from spark_hpo.study_dir.finals import FinalsLog
 from spark_hpo.study_dir.forecast_file import Forecast
 from spark_hpo.study_dir.lease import Holder
 from spark_hpo.study_dir.steered import Course, Steered
 from spark_hpo.study_dir.storage import Storage
-from spark_hpo.trial import AssignmentKey, Split, TrialState, part_of
+from spark_hpo.trial import Assignment, AssignmentKey, Split, TrialState, part_of
 
 _LATEST = 8  # events that the page lists
 _POINTS = 200  # that an open page may lack
@@ -119,6 +119,10 @@ class Tally:
     def amount(self, resource: int) -> str:
         """Return a resource with its unit: `27 epochs`."""
         return self.search.amount(resource)
+
+    def described(self, assignment: Assignment) -> str:
+        """Say what an assignment trains: `trial 17, epochs 2 to 3 of 27`."""
+        return described(assignment, self.search)
 
     @property
     def is_closed(self) -> bool:

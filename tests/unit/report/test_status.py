@@ -209,9 +209,9 @@ def test_board_shows_the_study(pen: StudyWriter) -> None:
         "2 of 8",
         "2 of 2 busy",
         "1 running, 1 waiting, 1 promoted, 1 stopped, 1 failed",
-        "trial 0, rung 1: resource 1 -> 3",
+        "trial 0, epochs 2 to 3 of 9",
         "1 x trial: ValueError: # is too many [sic]",
-        "trial 4, rung 0: resource 0 -> 1: started",
+        "trial 4, epoch 1 of 9: started",
     ):
         assert shown in text, shown
 
@@ -231,12 +231,12 @@ def test_line_of_each_event(pen: StudyWriter) -> None:
     assert words[0] == "driver 1 opened the study"
     assert words[1] == "slots for trials: 2"
     for expected in (
-        "trial 0, rung 0: accuracy 0.8 after 1 epoch, 1.0 s",
+        "trial 0: accuracy 0.8 after 1 epoch, 1.0 s",
         "trial 2: stopped",
-        "trial 3, rung 0: failed: ValueError: 17 is too many [sic]",
-        "trial 4, rung 0: attempt 1 was lost: executor 3 was lost",
-        "trial 4, rung 0: resource 0 -> 1: started, attempt 2",
-        "trial 4, rung 0: accuracy not reported after 1 epoch, 1.0 s",
+        "trial 3: failed: ValueError: 17 is too many [sic]",
+        "trial 4: attempt 1 was lost: executor 3 was lost",
+        "trial 4, epoch 1 of 9: started, attempt 2",
+        "trial 4: accuracy not reported after 1 epoch, 1.0 s",
         "trial 0: accuracy 0.85 on test",
         "the driver ended: trials",
     ):
