@@ -30,9 +30,9 @@ from spark_hpo.train.checkpoints import checkpoint, folder, sharded  # noqa: E40
 from spark_hpo.train.checkpoints.folder import FolderStore  # noqa: E402
 from spark_hpo.train.rendezvous.world import World  # noqa: E402
 from spark_hpo.trial import Split  # noqa: E402
-from tests.integration.test_steering import STUDY, TASK  # noqa: E402
 from tests.support.mlflow_database import write_database  # noqa: E402
 from tests.support.s3_server import s3_server  # noqa: E402
+from tests.support.steered_study import STUDY, TASK  # noqa: E402
 from tests.support.tables import write_clusters  # noqa: E402
 from tests.support.workspace import LIMIT_S, Workspace, wait_for  # noqa: E402
 

@@ -29,32 +29,9 @@ from spark_hpo.trial import TrialState
 from tests.support.command_line import Done, run_in_process
 from tests.support.documents import blocks
 from tests.support.mlflow_database import write_database
+from tests.support.steered_study import STUDY, TASK
 from tests.support.workspace import LIMIT_S, wait_for
 
-TASK = """
-import time
-
-def train(ctx):
-    done = ctx.load_checkpoint() or 0
-    for epoch in range(*ctx.resource):
-        time.sleep(0.3)
-        done += 1
-        ctx.report({"loss": (ctx.params["x"] - 0.25) ** 2 + 1 / done}, checkpoint=done)
-    if ctx.is_evaluation:
-        ctx.report({"loss": 0.0})
-"""
-STUDY = """
-name: steered
-study_dir: study
-task: task.py:train
-objective: {metric: loss, mode: min}
-space: {x: {type: uniform, low: -1, high: 1}, y: {type: uniform, low: 0, high: 1}}
-search: {scheduler: full, max_resource: 9}
-budget: {trials: 300}
-backend: local
-resources: {max_concurrent: 2, grace_s: 10}
-mlflow: {tracking_uri: "sqlite:///mlflow.db"}
-"""
 # Runs the study file with a driver that kills itself at a step of a request.
 KILLED = """
 import os, signal, sys
