@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 
 from spark_hpo.errors import SpaceError
 from spark_hpo.search.registry import build_sampler
+from spark_hpo.search.sampler import Outcome
 from spark_hpo.search.samplers.steered import SteeredSampler
 from spark_hpo.search.space import Space
 from spark_hpo.search.space.ranges import nearest, widest, with_ranges
+from spark_hpo.trial import FailureKind
 
 SPACE = Space.from_config(
     {
@@ -62,6 +65,25 @@ def test_sampler_knows_after_a_change_what_it_knew_before(name: str, bounds: lis
         float(np.median([abs(y - 0.8) for y in ys])) for ys in (before.values(), [p["y"] for p in after])
     ]
     assert max(errors) < 0.2  # 0.32 without knowledge
+
+
+def test_sampler_knows_after_a_change_which_trials_were_lost() -> None:
+    def share_above(kind: FailureKind) -> float:
+        def make(space: Space) -> Any:
+            return build_sampler("tpe", space, 1, learns_from_failures=True)
+
+        sampler, rng = SteeredSampler(make(SPACE), SPACE, make), np.random.default_rng(0)
+        for trial in range(40):
+            params = SPACE.sample(rng)
+            fails = params["y"] > 0.5
+            sampler.start(trial, params)
+            sampler.note(trial, Outcome(units=1, seconds=1.0, failure=kind if fails else None))
+            sampler.tell(trial, resource=1, loss=math.inf if fails else 1.0 - params["y"])
+        sampler.change_ranges({"lr": [1e-3, 1e-1]})
+        return float(np.mean([sampler.ask(40 + i)["y"] > 0.5 for i in range(24)]))
+
+    assert share_above(FailureKind.MEMORY) < 0.15
+    assert share_above(FailureKind.INFRASTRUCTURE) > 0.3
 
 
 def test_trial_with_a_removed_option_is_told_again_when_the_option_returns() -> None:
