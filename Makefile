@@ -137,7 +137,7 @@ gpu-check:  ## training on a real GPU, in 8 minutes; needs torch and pyarrow onl
 
 screenshots: setup java  ## docs/images/*.png, of the quickstart's study, which is run first where it is not there
 	test -f studies/quickstart/report.html || $(MAKE) tune
-	$(BIN)/python -m tests.screenshots studies/quickstart docs/images/report.png
+	$(BIN)/python -m tests.screenshots studies/quickstart docs/images
 	$(BIN)/python -m tests.live_screenshots docs/images
 
 test-large: setup  ## 20 GB of decoded rows train in 1.5 GB; a quarter of an hour, and 20 GB of disk

@@ -19,6 +19,7 @@ import requests
 from playwright.sync_api import Browser
 
 from spark_hpo.report.serve.server import serve
+from spark_hpo.study_dir.forecast_file import Forecast
 from spark_hpo.study_dir.storage import Storage
 from tests.support.browser import CURE, chromium
 from tests.support.simulated import Disturbances
@@ -28,6 +29,7 @@ DESKTOP: dict[str, Any] = {"viewport": {"width": 1200, "height": 640}, "color_sc
 TALL: dict[str, Any] = {**DESKTOP, "viewport": {"width": 1200, "height": 1720}}
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
 HELD_S = 3600.0
+SECONDS_LEFT = {"churn-wide": 275.0, "prices": 627.0}  # drivers on a virtual clock write no forecast
 
 
 def main(target: Path) -> None:
@@ -71,15 +73,16 @@ def write_studies(root: Path) -> None:
     for name, sampler, reports in (("churn-wide", "tpe", 120), ("prices", "random", 60)):
         common["search"] = {**search, "sampler": sampler}
         running: dict[str, Any] = {"trials": 120, "stop_after": (reports, Killed)}
-        make_running(write_study(root / name, name=name, **running, **common))
+        make_running(write_study(root / name, name=name, **running, **common), name)
 
 
-def make_running(storage: Storage) -> None:
+def make_running(storage: Storage, name: str) -> None:
     """Move the events of a killed driver to the present, and let this process hold its lease."""
     [log] = (Path(storage.url) / "journal").glob("*.jsonl")
     events = [json.loads(line) for line in log.read_text().splitlines()]
     shift = time.time() - events[-1]["time"]
     log.write_text("".join(json.dumps({**event, "time": event["time"] + shift}) + "\n" for event in events))
+    Forecast(time=time.time(), seconds_left=SECONDS_LEFT[name]).write(storage)
     lease = Path(storage.url) / "lease.json"
     held = {"released": False, "expires_at": time.time() + HELD_S, "host": "driver-7", "pid": os.getpid()}
     lease.write_text(json.dumps({**json.loads(lease.read_text()), **held}))
