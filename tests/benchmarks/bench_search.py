@@ -65,7 +65,8 @@ OURS = (
 )
 
 VARIANTS = {
-    "default without probes": "tpe:enough=10,learns_from_paused=true"
+    "default without probes": "tpe:enough=10,learns_from_paused=true,learns_from_failures=true,"
+    "doubts_defaults=true"
     "+adaptive_asha:num_probes=0,control_share=0.1,has_leader=true",
 }
 
