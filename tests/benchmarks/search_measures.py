@@ -154,4 +154,4 @@ def _percent(share: float) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     plain = [name.removeprefix("peer: ") for name in names]
-    return plain[0] if len(plain) == 1 else f"{', '.join(plain[:-1])} and {plain[-1]}"
+    return plain[0] if len(plain) == 1 else f"{'; '.join(plain[:-1])}; and {plain[-1]}"

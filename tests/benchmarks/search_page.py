@@ -102,8 +102,9 @@ def write_page(
     lines += other_settings(rest, _DEFAULT)
     lines += half_of_hyperopt(replays)
     lines += worst_bias(replays, {task: one for task, (_, one) in benchmarks.items()}, _DEFAULT, _BUDGETS)
-    if variants:
-        lines += _chosen(table, variants)
+    chosen_from = [variant for variant in variants if variant in set(table["method"])]
+    if len(chosen_from) > 1:
+        lines += _chosen(table, chosen_from)
     lines += _paired(table)
     lines += [*_times(main, tops), _PEERS, *_scope(everything)]
     output.mkdir(parents=True, exist_ok=True)
