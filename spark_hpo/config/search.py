@@ -141,17 +141,6 @@ class SearchConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _confirm_fits(self) -> SearchConfig:
-        if self.confirm is not None and self.has_folds:
-            raise mistake(
-                "does not apply to resource: folds, because the values of a trial are means over its folds",
-                key="confirm",
-                value=self.confirm.model_dump(),
-                cure="Remove it",
-            )
-        return self
-
-    @model_validator(mode="after")
     def _min_below_max(self) -> SearchConfig:
         if self.min_resource is not None and self.min_resource > self.max_resource:
             raise mistake(

@@ -151,7 +151,11 @@ class StudyStatus:
         config = self.record.definition.config if self.settings is None else self.settings.config
         budget = config.get("budget", {})
         trained = [a.report.resource - a.assignment.resource_from for a in self.record.reported if a.report]
-        trained += [a.report.resource for a in self.record.attempts if a.report and a.assignment.repeat]
+        trained += [
+            a.report.resource - a.assignment.resource_from
+            for a in self.record.attempts
+            if a.report and a.assignment.repeat
+        ]
         out = sum(trial.state.is_out for trial in self.record.trials.values())
         spent = {
             "trials": ("trials", out),

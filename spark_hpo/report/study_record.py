@@ -274,7 +274,7 @@ class AttemptLog:
         assignment = event.assignment
         self._open[assignment.key] = len(self.attempts)
         self.attempts.append(Attempt(assignment=assignment, began=event.time))
-        if assignment.fold is not None:
+        if assignment.fold is not None and assignment.repeat is None:
             self._folds.setdefault(assignment.trial_id, self.attempts[-1])
 
     def _end(self, event: Event) -> None:

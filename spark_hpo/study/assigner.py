@@ -41,9 +41,11 @@ class Assigner:
         one = replace(slot, resource_from=fold - 1, resource_to=fold)
         return replace(self.of_slot(one, params, None), fold=fold)
 
-    def of_repeat(self, trial: Trial, number: int) -> Assignment:
-        """The training of a finalist from the start, with another seed."""
+    def of_repeat(self, trial: Trial, number: int, fold: int | None = None) -> Assignment:
+        """The training of a finalist from the start, with another seed, or of one of its folds."""
         again = self.after_search(trial, Split.VALIDATION, 0)
+        if fold is not None:
+            again = replace(again, resource_from=fold - 1, resource_to=fold, fold=fold)
         return replace(again, checkpoint=None, repeat=number, seed=self._seed_of(trial.trial_id, number))
 
     def after_search(self, trial: Trial, split: Split, resource_from: int) -> Assignment:

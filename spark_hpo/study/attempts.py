@@ -100,12 +100,16 @@ class Attempts:
         self._end(report)
         self._journal.repeated(report)
         self._progress.run += 1
-        self._progress.resource_spent += report.resource
+        self._spend_repeat(report)
         self._retention.tidy(*report.key)
 
     def replay_repeat(self, report: Report) -> None:
         self._progress.replayed += 1
-        self._progress.resource_spent += report.resource
+        self._spend_repeat(report)
+
+    def _spend_repeat(self, report: Report) -> None:
+        """Count what a training with another seed has used; the resource of a fold is its number."""
+        self._progress.resource_spent += report.resource if report.fold is None else 1
 
     def finish_fold(self, report: Report) -> None:
         """End the assignment of one fold."""

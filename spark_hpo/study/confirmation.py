@@ -43,10 +43,12 @@ class Confirmation:
         """
         if self.confirm is None:
             return []
-        finals = self.journal.finalists
-        if finals is None:
-            return [(None, self.search.scheduler.max_resource)] * (self.confirm.top * self.confirm.seeds)
-        return [(t, finals.resources[t]) for t, _ in finals.missing(self.confirm.seeds)]
+        finals, has_folds = self.journal.finalists, self.search.has_folds
+        if finals is not None:
+            missing = finals.missing(self.confirm.seeds)
+            return [(t, 1 if has_folds else finals.resources[t]) for t, *_ in missing]
+        count, resource = self.confirm.top * self.confirm.seeds, self.search.scheduler.max_resource
+        return [(None, 1)] * (count * resource) if has_folds else [(None, resource)] * count
 
     def has_next(self, begun: Collection[AssignmentKey]) -> bool:
         """Return whether a training waits, now that the search has ended.
@@ -61,20 +63,26 @@ class Confirmation:
             return bool(self.incumbents.finalists(self.confirm.top))
         return any(repeat_of(*each) not in begun for each in finals.missing(self.confirm.seeds))
 
-    def next(self, begun: Collection[AssignmentKey]) -> tuple[Trial, int] | None:
-        """Return the next training: a trial as it was when it was best, and the number of the seed."""
+    def next(self, begun: Collection[AssignmentKey]) -> tuple[Trial, int, int | None] | None:
+        """Return the next training.
+
+        Returns:
+            A trial as it was when it was best, the number of the seed and, if there are any, of the fold.
+        """
         if self.confirm is None or not self.has_next(begun):
             return None
         if self.journal.finalists is None:
             best = self.incumbents.finalists(self.confirm.top)
-            self.journal.confirming({trial.trial_id: trial.resource for trial in best}, self.confirm.seeds)
+            resources = {trial.trial_id: trial.resource for trial in best}
+            self.journal.confirming(resources, self.confirm.seeds, has_folds=self.search.has_folds)
             names = ", ".join(str(trial.trial_id) for trial in best)
             logger.info("confirming trials %s with %d other seeds each", names, self.confirm.seeds)
         finals = self.journal.finalists
         assert finals is not None, "they have been chosen"
         missing = (each for each in finals.missing(self.confirm.seeds) if repeat_of(*each) not in begun)
-        trial_id, seed = next(missing)
-        return next(t for t in self.incumbents.finalists(self.confirm.top) if t.trial_id == trial_id), seed
+        trial_id, seed, fold = next(missing)
+        trial = next(t for t in self.incumbents.finalists(self.confirm.top) if t.trial_id == trial_id)
+        return trial, seed, fold
 
     @property
     def winner(self) -> Trial | None:

@@ -105,8 +105,8 @@ class EndOfSearch:
             )
         return False
 
-    def next_repeat(self) -> tuple[Trial, int] | None:
-        """Return a finalist, as it was when it was best, and the number of the seed; None: none waits."""
+    def next_repeat(self) -> tuple[Trial, int, int | None] | None:
+        """Return the next training of a finalist, see `Confirmation.next`; None: none waits."""
         return self.confirmation.next(self._begun) if self.has_repeat() else None
 
     @property

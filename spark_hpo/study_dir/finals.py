@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spark_hpo.objective import Objective
@@ -19,14 +20,24 @@ class Finals:
     objective: Objective
     resources: Mapping[int, int]  # by trial, the best first: how far it is trained with each seed
     seeds: int
-    repeats: Mapping[tuple[int, int, int], Report]  # by trial, resource and number of the seed
+    repeats: Mapping[tuple[int, int, int], Report]
+    """By trial, resource at the end of the training, or number of the fold, and number of the seed."""
+    has_folds: bool = False  # each seed trains all folds of the trial, one by one
 
-    def missing(self, seeds: int) -> Iterator[tuple[int, int]]:
-        """Iterate over the trainings without a report: trial and number of the seed, all trials in turn."""
+    def missing(self, seeds: int) -> Iterator[tuple[int, int, int | None]]:
+        """Iterate over the trainings without a report: trial, number of the seed, and fold if there are any.
+
+        All trials come in turn, seed by seed.
+        """
         for seed in range(1, seeds + 1):
-            for trial_id, resource in self.resources.items():
-                if (trial_id, resource, seed) not in self.repeats:
-                    yield trial_id, seed
+            for trial_id in self.resources:
+                for end in self._ends(trial_id):
+                    if (trial_id, end, seed) not in self.repeats:
+                        yield trial_id, seed, end if self.has_folds else None
+
+    def _ends(self, trial_id: int) -> Sequence[int]:
+        resource = self.resources[trial_id]
+        return range(1, resource + 1) if self.has_folds else (resource,)
 
     @property
     def is_complete(self) -> bool:
@@ -42,11 +53,18 @@ class Finals:
         return compare({trial_id: self._losses(trial_id) for trial_id in self.resources})
 
     def _losses(self, trial_id: int) -> list[float]:
-        keys = ((trial_id, self.resources[trial_id], seed) for seed in range(1, self.seeds + 1))
-        scores = [
-            self.objective.score(self.repeats[key].scored_metrics) for key in keys if key in self.repeats
-        ]
+        found = (self._metrics(trial_id, seed) for seed in range(1, self.seeds + 1))
+        scores = [self.objective.score(metrics) for metrics in found if metrics is not None]
         return [score.loss if not score.violation else math.inf for score in scores]
+
+    def _metrics(self, trial_id: int, seed: int) -> Mapping[str, float] | None:
+        """Return what a seed gave, as a mean over the folds; empty: it failed; None: reports are missing."""
+        keys = [(trial_id, end, seed) for end in self._ends(trial_id)]
+        if any(key not in self.repeats for key in keys):
+            return None
+        found = [self.repeats[key].scored_metrics for key in keys]
+        common = set(found[0]).intersection(*found)
+        return {name: statistics.fmean(metrics[name] for metrics in found) for name in common}
 
 
 @dataclass(eq=False)
@@ -57,7 +75,7 @@ class FinalsLog:
         add(ASSIGNED trial 9 of the search) -> there are no finalists any more
     """
 
-    _chosen: tuple[Mapping[int, int], int] | None = None  # resources by trial, and seeds
+    _chosen: tuple[Mapping[int, int], int, bool] | None = None  # resources by trial, seeds, has folds
     _repeats: dict[tuple[int, int, int], Report] = field(default_factory=dict)
     _resources: dict[AssignmentKey, int] = field(default_factory=dict)  # of trainings in flight
 
@@ -75,7 +93,7 @@ class FinalsLog:
                 self._resources[assignment.key] = assignment.resource_to
         elif event.kind is EventKind.CONFIRMING:
             chosen = {int(each["trial"]): int(each["resource"]) for each in event.data["finalists"]}
-            self._chosen = chosen, int(event.data["seeds"])
+            self._chosen = chosen, int(event.data["seeds"]), bool(event.data.get("folds", False))
         elif event.kind is EventKind.REPEATED:
             report = event.report
             self._repeats[report.trial_id, self._resources[report.key], report.repeat or 0] = report
@@ -84,8 +102,14 @@ class FinalsLog:
         """Return the finalists; None: they are not chosen, or the search has continued since."""
         if self._chosen is None:
             return None
-        resources, seeds = self._chosen
-        return Finals(objective=objective, resources=resources, seeds=seeds, repeats=dict(self._repeats))
+        resources, seeds, has_folds = self._chosen
+        return Finals(
+            objective=objective,
+            resources=resources,
+            seeds=seeds,
+            repeats=dict(self._repeats),
+            has_folds=has_folds,
+        )
 
     def winner(self, objective: Objective) -> int | None:
         """Return the trial that has won; None: there are no finalists, or trainings are missing."""

@@ -178,15 +178,17 @@ class Journal:
         if changed:
             self._append(EventKind.SETTLED, {"trials": changed, "state": state})
 
-    def confirming(self, resources: Mapping[int, int], seeds: int) -> None:
+    def confirming(self, resources: Mapping[int, int], seeds: int, *, has_folds: bool = False) -> None:
         """Record the finalists.
 
         Args:
             resources: how far each is trained again, by trial; the best first.
             seeds: the number of other seeds.
+            has_folds: each seed trains the folds of the trial.
         """
         chosen = [{"trial": trial_id, "resource": resource} for trial_id, resource in resources.items()]
-        self._append(EventKind.CONFIRMING, {"finalists": chosen, "seeds": seeds})
+        folds = {"folds": True} if has_folds else {}
+        self._append(EventKind.CONFIRMING, {"finalists": chosen, "seeds": seeds, **folds})
 
     def repeated(self, report: Report) -> None:
         self._append(EventKind.REPEATED, report.to_json())

@@ -67,9 +67,9 @@ def _of_part(part: Part) -> str:
     return f"-fold-{part}" if isinstance(part, int) else f"-{part}"
 
 
-def repeat_of(trial_id: int, seed: int) -> AssignmentKey:
-    """Return the key of a finalist's training with another seed."""
-    return trial_id, part_of(None, seed)
+def repeat_of(trial_id: int, seed: int, fold: int | None = None) -> AssignmentKey:
+    """Return the key of a finalist's training with another seed, or of one fold of it."""
+    return trial_id, part_of(fold, seed)
 
 
 def peers(segment: int) -> str:

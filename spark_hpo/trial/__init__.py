@@ -105,7 +105,9 @@ _FIELDS = {key: field for field, key in _JOURNAL_KEYS.items()}
 
 def part_of(fold: int | None, repeat: int | None) -> Part:
     """Return the part of a trial that a fold or a training with another seed is."""
-    return fold if repeat is None else f"seed-{repeat}"
+    if repeat is None:
+        return fold
+    return f"seed-{repeat}" if fold is None else f"seed-{repeat}-fold-{fold}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +156,8 @@ class Assignment:
             return f"trial {self.trial_id}: evaluate on {self.split}"
         if self.is_final:
             return f"trial {self.trial_id}: train the final model"
+        if self.repeat is not None and self.fold is not None:
+            return f"trial {self.trial_id}, seed {self.repeat}: fold {self.fold}"
         if self.repeat is not None:
             return f"trial {self.trial_id}, seed {self.repeat}"
         fold = "" if self.fold is None else f", fold {self.fold}"

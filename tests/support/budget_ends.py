@@ -106,6 +106,7 @@ class Runner:
         confirm: Confirm | None = None,
         objective: Objective = LOSS,
         settings: Mapping[str, Any] | None = None,
+        max_resource: int = MAX,
         **budget: Any,
     ) -> Study:
         budget = {"finish": 1, **budget}
@@ -122,7 +123,7 @@ class Runner:
                 sampler=build_sampler("random", SPACE, 0, num_objectives=len(objective.metrics)),
                 scheduler=StagedScheduler(
                     lambda trials: build_scheduler(
-                        scheduler, max_resource=MAX, max_trials=trials, **(settings or {})
+                        scheduler, max_resource=max_resource, max_trials=trials, **(settings or {})
                     ),
                     first,
                 ),

@@ -183,7 +183,7 @@ class Tally:
             self.slot_s += data.get("seconds", 0.0)
         self.lost += event.kind is EventKind.LOST
         if event.kind is EventKind.REPEATED:
-            self.resource += data["resource"]
+            self.resource += data["resource"] if data.get("fold") is None else 1
         if event.kind is not EventKind.REPORTED or split != Split.VALIDATION:
             return
         trial_id = key[0]

@@ -16,7 +16,8 @@ from tests.support.tables import clusters_study, write_clusters
 @pytest.mark.medium
 def test_mlflow_has_mean_spread_and_chance_of_the_winner(tmp_path: Path) -> None:
     write_clusters(tmp_path / "table", rows=120)
-    search = {"max_resource": 2, "scheduler": "full", "confirm": {"top": 2, "seeds": 2}}
+    folds = {"resource": "folds", "max_resource": 2, "epochs": 1, "scheduler": "full"}
+    search = {**folds, "confirm": {"top": 2, "seeds": 2}}
     result = run_study(clusters_study(tmp_path, search=search, budget={"trials": 3}), test=True)
     winner, other = result.summary()["confirmation"]
     assert winner["trial"] == result.best.trial_id

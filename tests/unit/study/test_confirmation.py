@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from spark_hpo.config import build_config
-from spark_hpo.errors import ConfigError
+from spark_hpo.report.serve.tally import Tally
 from spark_hpo.study import Confirm, Study
+from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.events import EventKind
 from spark_hpo.study_dir.finalists import compare
 from spark_hpo.study_dir.journal import Journal
@@ -117,18 +118,27 @@ def test_comparison_says_how_sure_the_winner_is() -> None:
     assert [(each.trial_id, each.num_failed) for each in broken] == [(4, 0), (7, 1)]
 
 
-def test_confirmation_of_folds_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        build_config(
-            {
-                "name": "folds",
-                "study_dir": str(tmp_path),
-                "task": "tabular",
-                "objective": {"metric": "accuracy", "mode": "max"},
-                "space": {"x": {"type": "uniform", "low": 0, "high": 1}},
-                "search": {"max_resource": 5, "resource": "folds", "confirm": {"top": 3, "seeds": 3}},
-                "budget": {"trials": 9},
-            },
-            place="test",
-        )
-    assert caught.value.key == "search.confirm"
+@pytest.mark.parametrize("kill_after", [None, 5, 20])
+def test_folds_of_finalists_are_trained_with_other_seeds(tmp_path: Path, kill_after: int | None) -> None:
+    runner, num_folds = Runner(tmp_path), 3
+    options: dict[str, Any] = {"has_folds": True, "trials": 4, "confirm": Confirm(top=2, seeds=2)}
+    options["max_resource"] = num_folds
+    if kill_after is not None:
+        runner.run("full", kill_after=4 * num_folds + kill_after // 2, **options)
+    study = runner.run("full", **options)
+    asked = {(a.trial_id, a.repeat, a.fold): a for a in repeats(runner)}
+    finals = Journal(runner.storage, LOSS).finalists
+    assert finals is not None
+    assert asked.keys() == {(t, s, f) for t in finals.resources for s in (1, 2) for f in range(1, 4)}
+    assert len({asked[t, s, 1].seed for t in finals.resources for s in (1, 2)}) == 4
+    for finalist in finals.compared():
+        for seed, loss in enumerate(finalist.losses, 1):
+            each = [finals.repeats[finalist.trial_id, f, seed].metrics["loss"] for f in range(1, 4)]
+            assert loss == pytest.approx(sum(each) / num_folds)
+    assert winner(study) == finals.winner
+    assert study.progress.resource_spent == (4 + 4) * num_folds
+    config = {"objective": {"metric": "loss", "mode": "min"}, "search": {"max_resource": num_folds}}
+    tally = Tally(Definition.create({**config, "budget": {}}), None)
+    tally.add(Journal(runner.storage, LOSS).past)
+    assert tally.best is not None
+    assert (tally.best.trial_id, tally.resource) == (finals.winner, (4 + 4) * num_folds)
