@@ -15,7 +15,7 @@ from spark_hpo.driver.provenance import command_line, program_of_environment
 from spark_hpo.driver.result import Result
 from spark_hpo.driver.run import run_study
 from spark_hpo.driver.sync import sync_study
-from spark_hpo.errors import StudyInterrupted, TrackingOutage
+from spark_hpo.errors import StudyInterrupted, TrackingOutage, count
 from spark_hpo.redact import redact
 from spark_hpo.report import leaderboard
 from spark_hpo.report.live_line import ProgressLine
@@ -92,7 +92,7 @@ def drive(config: StudyConfig, *, resume: str, as_json: bool, space: Space | Non
 def write_missing(config: StudyConfig, *, as_json: bool, space: Space | None = None) -> int:
     """Write to MLflow what it is missing, print how much that was, and return the exit code."""
     synced = sync_study(config, space=space)
-    line = f"wrote {synced.written} of {synced.trials} trials to MLflow"
+    line = f"wrote {synced.written} of {count(synced.trials, 'trial')} to MLflow"
     line += "; none are missing now" if synced.is_complete else "; some are still missing"
     if synced.model is not None:
         line += f"; the model is {synced.model.uri}"

@@ -153,7 +153,7 @@ def gpus(context: Context) -> Verdict:
 def _gpus_of_this_machine(config: StudyConfig) -> Verdict:
     found = find_gpus()
     slots = GpuDealer(found, config.resources.gpus_per_rank).num_slots(config.resources.most_ranks)
-    return ok(f"{len(found)} on this machine, for {slots} trials at once")
+    return ok(f"{len(found)} on this machine, for {count(slots, 'trial')} at once")
 
 
 def executors(context: Context) -> Verdict:

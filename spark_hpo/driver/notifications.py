@@ -11,7 +11,7 @@ from typing import Any, Self
 from spark_hpo.config import StudyConfig
 from spark_hpo.config.notify import NotifyConfig
 from spark_hpo.driver.webhook import Webhook
-from spark_hpo.errors import ConfigError, within
+from spark_hpo.errors import ConfigError, count, within
 from spark_hpo.objective import Objective
 from spark_hpo.redact import one_line, redact
 from spark_hpo.study.callback import Callback, RunningStudy
@@ -66,7 +66,7 @@ class Notifications(Callback):
         self._ended.set()
         if error is None:
             num_trials = len(self._study.trials) if self._study else 0
-            self._send("end", f"has ended after {num_trials} trials{self._best_text()}")
+            self._send("end", f"has ended after {count(num_trials, 'trial')}{self._best_text()}")
         else:
             self._send("failure", f"has ended early: {one_line(error) or kind}{self._best_text()}")
         self._webhook.close(_CLOSE_S)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from spark_hpo.errors import ConfigError, NoTrialSucceeded
+from spark_hpo.errors import ConfigError, NoTrialSucceeded, count
 from spark_hpo.redact import MASK
 from spark_hpo.report.study_record import StudyRecord
 from spark_hpo.search.space.space_config import NUMBERS, json_constant
@@ -55,7 +55,8 @@ def zoom(storage: Storage, *, share: float) -> str:
         "space": narrowed(config["space"], [trial.params for trial in best]),
         "search": {**search, "transfer": {**search.get("transfer", {}), "studies": [where]}},
     }
-    head = f"# A narrower search around the best {len(best)} of {len(record.trials)} trials of {where}.\n"
+    trials = count(len(record.trials), "trial")
+    head = f"# A narrower search around the best {len(best)} of {trials} of {where}.\n"
     if _without_secrets(config):
         head += "# Settings that contained credentials are left out: add them before you run it.\n"
     return head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from spark_hpo.errors import SpaceError
+from spark_hpo.errors import SpaceError, count
 from spark_hpo.objective import Mode, Objective
 from spark_hpo.ranking import pareto_front
 from spark_hpo.report.advice import narrow_ranges, outlook
@@ -98,8 +98,8 @@ def _warnings(record: StudyRecord, best: Trial) -> Iterator[str]:
     halved = [found for t in record.trials.values() if (found := HalvedBatches.of(t.notes)) is not None]
     if halved:
         yield (
-            f"Batches of {len(halved)} of {len(record.trials)} trials did not fit the device and were "
-            f"halved, to {min(found.rows for found in halved)} rows per rank at the least."
+            f"Batches of {len(halved)} of {count(len(record.trials), 'trial')} did not fit the device and "
+            f"were halved, to {min(found.rows for found in halved)} rows per rank at the least."
         )
     is_partial = best.state is not TrialState.COMPLETED and best.resource < record.search.max_resource
     if is_partial and not record.is_running and record.ending is not None:

@@ -398,7 +398,8 @@ class Study:
     def _why_none_succeeded(self) -> str:
         failures = [trial.failure.message for trial in self.trials.values() if trial.failure]
         if failures:
-            return f"all {len(failures)} trials have failed; the first one: {failures[0]}"
+            who = f"all {len(failures)} trials have" if len(failures) > 1 else "the only trial has"
+            return f"{who} failed; the first failure: {failures[0]}"
         if stopped := self.states[TrialState.STOPPED]:
             return f"all {stopped} trials were pruned; let the first ones run to their end"
         return "no trial could be run within the budget; raise it"
