@@ -10,7 +10,7 @@ import click
 
 from spark_hpo.cli.command import Command, json_option, parsed_mapping, verbose_option
 from spark_hpo.cli.console import answers, diagnostics, say, say_json
-from spark_hpo.errors import ConfigError, count
+from spark_hpo.errors import ConfigError
 from spark_hpo.starter import start_study
 
 
@@ -103,7 +103,7 @@ def command(
     people = diagnostics() if as_json else answers()
     say(
         f"{output}: {config.task}, {config.objective.metric} {config.objective.mode}, {len(config.space)} "
-        f"parameters, {count(budget.trials, 'trial')} or {budget.seconds:.0f} s\n"
+        f"parameters, {budget.trials} trials or {budget.seconds:.0f} s\n"
         f"next: spark-hpo doctor {shlex.quote(output)}, then spark-hpo run {shlex.quote(output)}",
         people,
     )

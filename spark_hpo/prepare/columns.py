@@ -9,7 +9,7 @@ from typing import Any
 from pyspark.sql import types as T
 
 from spark_hpo.data.schema import ColumnKind
-from spark_hpo.errors import DataError
+from spark_hpo.errors import DataError, count
 from spark_hpo.prepare.column_facts import Analysis, FeatureFacts, ListFacts, NumberFacts, TextFacts
 from spark_hpo.prepare.labels import MAX_CLASSES, check_stored_label, classes_of, may_be_classes
 from spark_hpo.prepare.list_columns import bytes_facts, list_facts, prose_facts, rounded
@@ -50,7 +50,7 @@ def analyse(
     kinds |= dict.fromkeys(prose, ColumnKind.TEXT)
     for name, type in types.items():
         check_stored_label(name, type, rows.schema[name].dataType, is_alone=len(types) == 1)
-    announce(f"profiling {len(names)} columns")
+    announce(f"profiling {count(len(names), 'column')}")
     facts = rows.summary(kinds)
     total = facts["rows"]
 
@@ -73,7 +73,7 @@ def analyse(
     ]
     texts = [name for name in names if name not in types and _has_codes(rows, name, kinds[name])]
     if texts or counted:
-        announce(f"counting the values of {len(texts) + len(counted)} columns of {total:,} rows")
+        announce(f"counting the values of {count(len(texts) + len(counted), 'column')} of {total:,} rows")
     limit = max(max_vocabulary, MAX_CLASSES + 1)
     values = rows.values(texts, counted, limit, in_place=in_place)
     classes = {name: classes_of(values.pop(name, []), name, types[name], kinds[name]) for name in counted}
