@@ -25,17 +25,7 @@ METHODS_VERSION = 3
 
 METHODS: Mapping[str, Method] = {
     # How its settings were chosen: docs/methods.md. Where it wins and loses: docs/benchmarks/search.md.
-    "default": Method(
-        sampler="tpe",
-        scheduler="adaptive_asha",
-        sampler_settings={
-            "enough": 10,
-            "learns_from_paused": True,
-            "learns_from_failures": True,
-            "doubts_defaults": True,
-        },
-        scheduler_settings={"has_leader": True, "control_share": 0.1},
-    ),
+    "default": Method(sampler="multifidelity_gp", scheduler="guided_asha"),
     # Falkner et al. 2018, arXiv:1807.01774; unlike there, brackets overlap, so that no slot idles.
     "bohb": Method(sampler="tpe", scheduler="hyperband", sampler_settings={"random_fraction": 1 / 3}),
     # Awad et al. 2021, arXiv:2105.09821.

@@ -17,6 +17,7 @@ from spark_hpo.search.samplers.evolution import (
     ParticleSwarmSampler,
 )
 from spark_hpo.search.samplers.grid import GridSampler
+from spark_hpo.search.samplers.multifidelity_gp import MultifidelityGpSampler
 from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.samplers.optuna_samplers import (
     CmaEsSampler,
@@ -36,6 +37,7 @@ from spark_hpo.search.samplers.wrappers import (
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.schedulers.asha import AshaScheduler, AsyncHyperbandScheduler
+from spark_hpo.search.schedulers.guided_asha import GuidedAshaScheduler
 from spark_hpo.search.schedulers.median_stopping import MedianStoppingScheduler
 from spark_hpo.search.schedulers.population_based import PopulationBasedScheduler
 from spark_hpo.search.schedulers.synchronous import (
@@ -58,6 +60,7 @@ SAMPLERS: Mapping[str, type[Sampler]] = {
     "de": DifferentialEvolutionSampler,
     "pso": ParticleSwarmSampler,
     "genetic": GeneticSampler,
+    "multifidelity_gp": MultifidelityGpSampler,
     "gp": GaussianProcessSampler,
     "cmaes": CmaEsSampler,
     "nsga2": Nsga2Sampler,
@@ -68,6 +71,7 @@ SCHEDULERS: Mapping[str, type[Scheduler]] = {
     "successive_halving": SuccessiveHalvingScheduler,
     "hyperband": HyperbandScheduler,
     "asha": AshaScheduler,
+    "guided_asha": GuidedAshaScheduler,
     "adaptive_asha": AdaptiveAshaScheduler,
     "async_hyperband": AsyncHyperbandScheduler,
     "median_stopping": MedianStoppingScheduler,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -109,6 +109,13 @@ class Sampler(Protocol):
     def note(self, trial_id: int, outcome: Outcome) -> None:
         """Learn how a slot of a trial went, beside its losses. Called before `tell`; ignored by default."""
         return
+
+    def expected(self, trial_ids: Sequence[int]) -> Sequence[float] | None:
+        """Return how trials that have reported would end, each as a number, lower is better.
+
+        A scheduler that is guided promotes the trial with the lowest one. None: no opinion.
+        """
+        return None
 
     def learn_from(self, knowledge: Knowledge) -> None:
         """Take results of earlier studies as a prior. Called before the first trial; ignored by default."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,10 @@ class Slot:
     def is_new(self) -> bool:
         """True if this is the trial's first slot, so that it needs parameters."""
         return self.resource_from == 0 or self.parent is not None
+
+
+Choose = Callable[[Sequence[int]], int]
+"""Chooses one of several trials, which are passed in the order of their losses, the lowest first."""
 
 
 class Scheduler(Protocol):
@@ -98,6 +103,13 @@ class Scheduler(Protocol):
     def is_done(self) -> bool:
         """True if no slot is open and none will ever open again."""
         ...
+
+    def guide(self, choose: Choose) -> None:
+        """Ask this function from now on which of several trials to promote. Ignored by default.
+
+        The function must depend only on the calls before it, and be repeatable.
+        """
+        return
 
     def limit_trials(self, max_trials: int | None) -> None:
         """Change how many trials may start: each driver of a study may have another budget.

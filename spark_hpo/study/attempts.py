@@ -139,7 +139,7 @@ class Attempts:
             self._retention.tidy(report.trial_id)
 
     def replay_skip(self, trial_id: int) -> None:
-        slot = self._decider.next_slot()
+        slot = self._decider.next_slot(trial_id)
         if slot is None or slot.trial_id != trial_id:
             raise JournalError(
                 f"the journal skips a slot of trial {trial_id}, but the scheduler decides {slot}"

@@ -11,6 +11,7 @@ from spark_hpo.search.sampler import Outcome
 from spark_hpo.search.scheduler import Scheduler, Slot
 from spark_hpo.search.steerable import Ranges, Steerable
 from spark_hpo.study.forecast import Losses
+from spark_hpo.study.guide import Guide
 from spark_hpo.study.reserve import Fits, Need, Reserve
 from spark_hpo.study.search import Search, result_for
 from spark_hpo.study.speed import Speed
@@ -54,6 +55,9 @@ class Decider:
         self.speed = Speed()
         self.losses = Losses()
         scheduler = search.scheduler
+        self._guide = Guide(search.sampler)
+        if hasattr(scheduler, "guide"):  # a plugin may have none
+            scheduler.guide(self._guide)
         self.reserve = Reserve(
             # Finalists are compared after the same training, unless the user wants none to be completed.
             num_finished and max(num_finished, self.num_finalists),
@@ -134,8 +138,14 @@ class Decider:
         if self.has_parents and self._search.steerable_explorer is not None:
             self._search.steerable_explorer.change_ranges(ranges)
 
-    def next_slot(self) -> Slot | None:
-        return self._search.scheduler.next_slot()
+    def next_slot(self, recorded: int | None = None) -> Slot | None:
+        """Open the next slot.
+
+        Args:
+            recorded: the trial of that slot, in a replay.
+        """
+        with self._guide.replaying(recorded):
+            return self._search.scheduler.next_slot()
 
     @property
     def is_running(self) -> bool:
@@ -214,7 +224,7 @@ class Decider:
         """
         if assignment.purpose is Purpose.FINISH:
             return self._restart_finish(assignment)
-        slot = self.next_slot()
+        slot = self.next_slot(assignment.trial_id)
         recorded = Slot(
             trial_id=assignment.trial_id,
             bracket=assignment.bracket,

@@ -18,6 +18,7 @@ from spark_hpo.search.samplers.evolution import (
     ParticleSwarmSampler,
 )
 from spark_hpo.search.samplers.grid import GridSampler
+from spark_hpo.search.samplers.multifidelity_gp import MultifidelityGpSampler
 from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.samplers.optuna_samplers import (
     CmaEsSampler,
@@ -64,6 +65,11 @@ class TestMultivariateTpeSampler(SamplerContract):
 class TestTpeThatLearnsFromFailures(SamplerContract):
     def build(self, space: Space, seed: int) -> Sampler:
         return MultivariateTpeSampler(space, seed, learns_from_failures=True)
+
+
+class TestMultifidelityGpSampler(SamplerContract):
+    def build(self, space: Space, seed: int) -> Sampler:
+        return MultifidelityGpSampler(space, seed)
 
 
 class TestTpeSampler(SamplerContract):
@@ -230,6 +236,11 @@ class TestTpeOfTwoObjectives(SeveralObjectivesContract):
         good, rest = sampler.split(1)
         assert good == list(range(10))
         assert rest == list(range(10, 40))
+
+
+class TestMultifidelityGpOfTwoObjectives(SeveralObjectivesContract):
+    name = "multifidelity_gp"
+    most_missed = 0.4
 
 
 @needs_optuna

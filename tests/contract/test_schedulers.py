@@ -5,6 +5,7 @@ from __future__ import annotations
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.schedulers.asha import AshaScheduler, AsyncHyperbandScheduler
+from spark_hpo.search.schedulers.guided_asha import GuidedAshaScheduler
 from spark_hpo.search.schedulers.median_stopping import MedianStoppingScheduler
 from spark_hpo.search.schedulers.population_based import PopulationBasedScheduler
 from spark_hpo.search.schedulers.staged import StagedScheduler
@@ -51,6 +52,13 @@ class TestAdaptiveAshaOfFourRungs(SchedulerContract):
         return AdaptiveAshaScheduler(
             16, reduction_factor=2, num_probes=5, least_agreement=1.0, max_trials=max_trials
         )
+
+
+class TestGuidedAshaScheduler(SchedulerContract):
+    def build(self, max_trials: int | None) -> Scheduler:
+        scheduler = GuidedAshaScheduler(max_resource=self.max_resource, max_trials=max_trials)
+        scheduler.guide(lambda trials: trials[-1])
+        return scheduler
 
 
 class TestAsyncHyperbandScheduler(SchedulerContract):

@@ -47,6 +47,10 @@ class WrappedSampler(Sampler):
         if hasattr(self.sampler, "note"):
             self.sampler.note(trial_id, outcome)
 
+    def expected(self, trial_ids: Sequence[int]) -> Sequence[float] | None:
+        expected = getattr(self.sampler, "expected", None)  # a plugin may have none
+        return None if expected is None else expected(trial_ids)
+
     def learn_from(self, knowledge: Knowledge) -> None:
         if hasattr(self.sampler, "learn_from"):
             self.sampler.learn_from(knowledge)

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 
 from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Score
-from spark_hpo.search.scheduler import Scheduler, Slot
+from spark_hpo.search.scheduler import Choose, Scheduler, Slot
 from spark_hpo.search.schedulers.bracket import check_resources
 from spark_hpo.search.schedulers.controls import ControlBracket
 from spark_hpo.search.schedulers.rungs import resource_levels
 from spark_hpo.search.settings import require_integer
+
+_MAX_CHOICES = 200  # of a rung, those with the lowest losses
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ class AsyncBracket:
     ) -> None:
         self.number = number
         self.reduction_factor = reduction_factor
+        self.choose: Choose | None = None  # which trial a rung promotes; None: the one with the lowest loss
         self.started = 0
         self.committed = 0  # resource of all slots opened so far
         self._rungs: list[_Rung] = []
@@ -110,10 +113,16 @@ class AsyncBracket:
             rung = self._rungs[number]
             share = self._num_promotable(number)
             if rung.paused and rung.promoted < share:
-                _, trial_id = rung.paused.pop(0)
-                rung.promoted += 1
-                return self._open(trial_id, number + 1)
+                return self._promote(number, [trial_id for _, trial_id in rung.paused[:_MAX_CHOICES]])
         return None
+
+    def _promote(self, number: int, trials: list[int]) -> Slot:
+        """Promote one of these trials, which are paused at a rung; the best of them comes first."""
+        rung = self._rungs[number]
+        trial_id = trials[0] if self.choose is None or len(trials) == 1 else self.choose(trials)
+        rung.drop(trial_id)
+        rung.promoted += 1
+        return self._open(trial_id, number + 1)
 
     def report(self, slot: Slot, score: Score) -> list[int]:
         """Take the score of an open slot. Returns the trials that are out now."""

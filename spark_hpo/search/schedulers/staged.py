@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from spark_hpo.search.scheduler import Scheduler, Slot
+from spark_hpo.search.scheduler import Choose, Scheduler, Slot
 
 
 @dataclass(slots=True)
@@ -21,6 +21,17 @@ class _Stage:
     def is_full(self) -> bool:
         """True if it starts no more trials, whatever the limit."""
         return self.is_closed or self.started == self.max_trials
+
+
+@dataclass(frozen=True, slots=True)
+class _ShiftedChoice:
+    """A choice among the trials of a stage, which numbers them from 0."""
+
+    choose: Choose
+    first_trial: int
+
+    def __call__(self, trials: Sequence[int]) -> int:
+        return self.choose([trial_id + self.first_trial for trial_id in trials]) - self.first_trial
 
 
 @dataclass(eq=False)
@@ -45,6 +56,7 @@ class StagedScheduler(Scheduler):
         self._num_trials = 0
         self._num_brackets = 0
         self._is_closed = False
+        self._guide: Choose | None = None
         self._out: list[int] = []  # since a stage was closed; returned with the next report
         self.max_resource = self._unused.max_resource
         self.stops_early = getattr(self._unused, "stops_early", Scheduler.stops_early)
@@ -52,6 +64,11 @@ class StagedScheduler(Scheduler):
         self.num_rungs = getattr(self._unused, "num_rungs", None)
         self.warning = getattr(self._unused, "warning", None)
         self.handles_limits = getattr(self._unused, "handles_limits", Scheduler.handles_limits)
+
+    def guide(self, choose: Choose) -> None:
+        self._guide = choose
+        for stage in self._stages:
+            self._guide_stage(stage)
 
     def limit_trials(self, max_trials: int | None) -> None:
         """Change how many trials may start. Below the number of started trials, their rungs are completed."""
@@ -118,7 +135,13 @@ class StagedScheduler(Scheduler):
         scheduler, self._unused = self._unused or self.make(left), None
         stage = _Stage(scheduler, self._num_trials, self._num_brackets, left)
         self._stages.append(stage)
+        self._guide_stage(stage)
         return stage
+
+    def _guide_stage(self, stage: _Stage) -> None:
+        guide = getattr(stage.scheduler, "guide", None)  # a plugin may have none
+        if guide is not None and self._guide is not None:
+            guide(_ShiftedChoice(self._guide, stage.first_trial))
 
     def _slot_of(self, stage: _Stage) -> Slot | None:
         slot = stage.scheduler.next_slot()

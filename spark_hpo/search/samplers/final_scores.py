@@ -1,0 +1,116 @@
+"""What the results at all rungs say about how trials would end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtri
+
+from spark_hpo.search.pareto import Ints
+from spark_hpo.search.samplers.history import History, Ranking
+from spark_hpo.search.space.axis import Array
+
+_PRIOR_AGREEMENT = 0.85  # correlation of the scores at two neighbouring rungs, before any trial has both
+_PRIOR_WEIGHT = 4.0  # of the prior, in trials
+_MIN_PAIRS = 5  # trials at both rungs, to estimate the agreement
+_AGREEMENTS = (-0.5, 0.98)  # estimates are clipped to this range
+_LEAST_AGREEMENT = 0.25  # with the last rung; weaker ones count less instead
+_MIN_VARIANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalScores:
+    """Each trial's latest result, as a noisy observation of its score at the highest rung with results.
+
+    A score is a normal quantile: if all trials were trained to that rung, they would have mean 0 and
+    deviation 1. Lower is better.
+    """
+
+    trials: Sequence[int]
+    values: Array  # [trials]
+    noise: Array  # variance of each value, given the final score, [trials]
+
+    def best_first(self) -> Ints:
+        """Return the indices of the trials, in the order of what is expected without knowing parameters."""
+        return np.argsort(self.values / (1 + self.noise), kind="stable")
+
+    def of(self, keep: list[int]) -> FinalScores:
+        """Return the observations with these indices."""
+        return FinalScores(
+            trials=[self.trials[i] for i in keep], values=self.values[keep], noise=self.noise[keep]
+        )
+
+
+def final_scores(history: History) -> FinalScores:
+    """Relate the results at all rungs to each other.
+
+    At the lowest rung, the score of a trial is the normal quantile of its rank. The trials of a higher rung
+    were selected, mostly by their scores below, so their ranks among each other do not compare with those of
+    other trials. But from the correlation r of the scores at the two rungs follow the mean and the variance
+    that the selected trials have among all: r m and 1 - r^2 + r^2 v, if m and v are those of their scores
+    below. So a trial that reached the last rung early, because there was no other, is not taken for the best.
+    A trial that stopped below has the expected final score r z, with the variance 1 - r^2. As an observation
+    of the final score, this is z / r, with the variance (1 - r^2) / r^2.
+
+    The correlation is estimated from the trials at both rungs, corrected for their selection (Thorndike 1949,
+    case 2), and shrunk towards a prior. Where low rungs mislead it is near 0 or negative, and the trials that
+    stopped there count little, or in the opposite direction.
+
+    Args:
+        history: has a result.
+    """
+    scores: dict[int, float] = {}  # at the highest rung that a trial has reached
+    rungs: dict[int, int] = {}
+    agreements: list[float] = []  # of each rung with the next
+    for rung, resource in enumerate(history.levels):
+        ranking = history.ranking(resource)
+        quantiles = _quantiles(ranking)
+        mean, deviation = 0.0, 1.0
+        if rung:
+            agreement, mean, deviation = _selection(ranking, quantiles, scores)
+            agreements.append(agreement)
+        for (_, trial_id), quantile in zip(ranking, quantiles.tolist(), strict=True):
+            scores[trial_id] = mean + deviation * quantile
+            rungs[trial_id] = rung
+    with_last = np.cumprod([1.0, *reversed(agreements)])[::-1]
+    trials = list(scores)
+    score = np.array(list(scores.values()))
+    agreement_of = with_last[[rungs[trial_id] for trial_id in trials]]
+    size = np.maximum(np.abs(agreement_of), _LEAST_AGREEMENT)
+    return FinalScores(trials=trials, values=score * agreement_of / size**2, noise=(1 - size**2) / size**2)
+
+
+def _quantiles(ranking: Ranking) -> Array:
+    """Return the normal quantile of each trial's rank; equal scores share theirs."""
+    count = len(ranking)
+    number = np.zeros(count, dtype=int)  # of distinct scores, from 0
+    values = np.array([(score.violation, score.loss) for score, _ in ranking])
+    number[1:] = np.cumsum((values[1:] != values[:-1]).any(axis=1))
+    last = np.cumsum(np.bincount(number))
+    first = np.concatenate([[0], last[:-1]])
+    quantiles: Array = ndtri(((first + last) / 2 / count)[number])
+    return quantiles
+
+
+def _selection(ranking: Ranking, quantiles: Array, below: Mapping[int, float]) -> tuple[float, float, float]:
+    """Return the agreement of a rung with the one below, and mean and deviation of its trials among all."""
+    pairs = [
+        (below[trial_id], quantile)
+        for (_, trial_id), quantile in zip(ranking, quantiles.tolist(), strict=True)
+        if trial_id in below
+    ]
+    if not pairs:
+        return _PRIOR_AGREEMENT, 0.0, 1.0
+    x, y = np.array(pairs).T
+    agreement, weight = 0.0, 0
+    if len(pairs) >= _MIN_PAIRS and x.std() > 0 and y.std() > 0:
+        correlation = float(np.corrcoef(x, y)[0, 1])
+        ratio = correlation / min(float(x.std()), 1.0)
+        agreement, weight = ratio / math.sqrt(1 - correlation**2 + ratio**2), len(pairs)
+    agreement = (agreement * weight + _PRIOR_AGREEMENT * _PRIOR_WEIGHT) / (weight + _PRIOR_WEIGHT)
+    agreement = min(max(agreement, _AGREEMENTS[0]), _AGREEMENTS[1])
+    variance = 1 - agreement**2 + agreement**2 * float(x.var())
+    return agreement, agreement * float(x.mean()), math.sqrt(max(variance, _MIN_VARIANCE))
