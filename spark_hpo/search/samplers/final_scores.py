@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +28,7 @@ class FinalScores:
     deviation 1. Lower is better.
     """
 
-    trials: Sequence[int]
+    trials: Ints  # ascending
     values: Array  # [trials]
     noise: Array  # variance of each value, given the final score, [trials]
 
@@ -37,11 +36,9 @@ class FinalScores:
         """Return the indices of the trials, in the order of what is expected without knowing parameters."""
         return np.argsort(self.values / (1 + self.noise), kind="stable")
 
-    def of(self, keep: list[int]) -> FinalScores:
-        """Return the observations with these indices."""
-        return FinalScores(
-            trials=[self.trials[i] for i in keep], values=self.values[keep], noise=self.noise[keep]
-        )
+    def of(self, keep: Ints) -> FinalScores:
+        """Return the observations with these indices, which ascend."""
+        return FinalScores(trials=self.trials[keep], values=self.values[keep], noise=self.noise[keep])
 
 
 def final_scores(history: History) -> FinalScores:
@@ -62,54 +59,61 @@ def final_scores(history: History) -> FinalScores:
     Args:
         history: has a result.
     """
-    scores: dict[int, float] = {}  # at the highest rung that a trial has reached
-    rungs: dict[int, int] = {}
+    rankings = [history.ranking(resource) for resource in history.levels]
+    size = 1 + max(trial_id for ranking in rankings for _, trial_id in ranking)
+    scores = np.full(size, math.nan)  # by trial, at the highest rung that it has reached
+    rungs = np.zeros(size, dtype=np.int64)
     agreements: list[float] = []  # of each rung with the next
-    for rung, resource in enumerate(history.levels):
-        ranking = history.ranking(resource)
+    for rung, ranking in enumerate(rankings):
+        trials = np.array([trial_id for _, trial_id in ranking])
         quantiles = _quantiles(ranking)
         mean, deviation = 0.0, 1.0
         if rung:
-            agreement, mean, deviation = _selection(ranking, quantiles, scores)
+            agreement, mean, deviation = _selection(quantiles, scores[trials])
             agreements.append(agreement)
-        for (_, trial_id), quantile in zip(ranking, quantiles.tolist(), strict=True):
-            scores[trial_id] = mean + deviation * quantile
-            rungs[trial_id] = rung
+        scores[trials] = mean + deviation * quantiles
+        rungs[trials] = rung
     with_last = np.cumprod([1.0, *reversed(agreements)])[::-1]
-    trials = list(scores)
-    score = np.array(list(scores.values()))
-    agreement_of = with_last[[rungs[trial_id] for trial_id in trials]]
-    size = np.maximum(np.abs(agreement_of), _LEAST_AGREEMENT)
-    return FinalScores(trials=trials, values=score * agreement_of / size**2, noise=(1 - size**2) / size**2)
+    trials = np.flatnonzero(~np.isnan(scores))
+    agreement_of = with_last[rungs[trials]]
+    strength = np.maximum(np.abs(agreement_of), _LEAST_AGREEMENT)
+    return FinalScores(
+        trials=trials,
+        values=scores[trials] * agreement_of / strength**2,
+        noise=(1 - strength**2) / strength**2,
+    )
 
 
 def _quantiles(ranking: Ranking) -> Array:
     """Return the normal quantile of each trial's rank; equal scores share theirs."""
-    count = len(ranking)
-    number = np.zeros(count, dtype=int)  # of distinct scores, from 0
-    values = np.array([(score.violation, score.loss) for score, _ in ranking])
-    number[1:] = np.cumsum((values[1:] != values[:-1]).any(axis=1))
+    values = np.array([score.loss for score, _ in ranking])
+    is_new = values[1:] != values[:-1]
+    if ranking[-1][0].violation:
+        violations = np.array([score.violation for score, _ in ranking])
+        is_new |= violations[1:] != violations[:-1]
+    number = np.concatenate([[0], np.cumsum(is_new)])  # of distinct scores, from 0
     last = np.cumsum(np.bincount(number))
     first = np.concatenate([[0], last[:-1]])
-    quantiles: Array = ndtri(((first + last) / 2 / count)[number])
+    quantiles: Array = ndtri((first + last) / 2 / len(ranking))[number]
     return quantiles
 
 
-def _selection(ranking: Ranking, quantiles: Array, below: Mapping[int, float]) -> tuple[float, float, float]:
-    """Return the agreement of a rung with the one below, and mean and deviation of its trials among all."""
-    pairs = [
-        (below[trial_id], quantile)
-        for (_, trial_id), quantile in zip(ranking, quantiles.tolist(), strict=True)
-        if trial_id in below
-    ]
-    if not pairs:
+def _selection(quantiles: Array, below: Array) -> tuple[float, float, float]:
+    """Return the agreement of a rung with the one below, and mean and deviation of its trials among all.
+
+    Args:
+        quantiles: of the trials of the rung among each other.
+        below: their scores at the rung below; NaN where a trial has none.
+    """
+    has_both = ~np.isnan(below)
+    x, y = below[has_both], quantiles[has_both]
+    if not len(x):
         return _PRIOR_AGREEMENT, 0.0, 1.0
-    x, y = np.array(pairs).T
     agreement, weight = 0.0, 0
-    if len(pairs) >= _MIN_PAIRS and x.std() > 0 and y.std() > 0:
+    if len(x) >= _MIN_PAIRS and x.std() > 0 and y.std() > 0:
         correlation = float(np.corrcoef(x, y)[0, 1])
         ratio = correlation / min(float(x.std()), 1.0)
-        agreement, weight = ratio / math.sqrt(1 - correlation**2 + ratio**2), len(pairs)
+        agreement, weight = ratio / math.sqrt(1 - correlation**2 + ratio**2), len(x)
     agreement = (agreement * weight + _PRIOR_AGREEMENT * _PRIOR_WEIGHT) / (weight + _PRIOR_WEIGHT)
     agreement = min(max(agreement, _AGREEMENTS[0]), _AGREEMENTS[1])
     variance = 1 - agreement**2 + agreement**2 * float(x.var())

@@ -24,8 +24,7 @@ _NUM_BEST = 5
 _NEAR = 0.15  # deviation of a candidate from a good trial, as a share of the range
 _REFINEMENTS = ((60, 0.05), (60, 0.015))  # candidates and their deviation, around the best candidates
 _NUM_REFINED = 3
-_EARLIER_GOOD, _EARLIER_REST = -1.0, 0.3  # scores of trials of earlier studies
-_MAX_EARLIER = 50
+_MAX_EARLIER = 50  # trials of earlier studies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +33,7 @@ class _Belief:
 
     process: Process
     posterior: dict[int, float]  # expected final score of these trials, with what is peculiar to them
-    observed: dict[int, tuple[float, float]]  # value and noise of all trials
+    known: FinalScores  # of all trials
     best: Array  # rows of the trials with the best expected scores, [trials, axes]
     lowest: float  # expected score
 
@@ -108,14 +107,16 @@ class MultifidelityGpSampler(MultivariateTpeSampler):
             return None
         belief = self._believed()
         expected = {trial_id: belief.posterior.get(trial_id, math.inf) for trial_id in trial_ids}
-        others = [t for t in trial_ids if t in belief.observed and t not in belief.posterior]
-        if others:
+        known = belief.known
+        others = np.setdiff1d(np.intersect1d(trial_ids, known.trials), list(belief.posterior))
+        if len(others):
             mean, deviation = belief.process.predict(embed(self._axes, self._rows_of(others))[0])
             variance = deviation**2 + belief.process.residual
-            value, noise = np.array([belief.observed[trial_id] for trial_id in others]).T
+            index = np.searchsorted(known.trials, others)
+            value, noise = known.values[index], known.noise[index]
             # The mean of two independent estimates, each weighted by the variance of the other.
             both = (mean * noise + value * variance) / (noise + variance)
-            expected.update(zip(others, both.tolist(), strict=True))
+            expected.update(zip(others.tolist(), both.tolist(), strict=True))
         return list(expected.values())
 
     @property
@@ -148,11 +149,9 @@ class MultifidelityGpSampler(MultivariateTpeSampler):
         posterior = scores.values - scores.noise * process.weights[:count]
         return _Belief(
             process=process,
-            posterior=dict(zip(scores.trials, posterior.tolist(), strict=True)),
-            observed=dict(
-                zip(known.trials, zip(known.values.tolist(), known.noise.tolist(), strict=True), strict=True)
-            ),
-            best=self._rows_of([scores.trials[i] for i in best]),
+            posterior=dict(zip(scores.trials.tolist(), posterior.tolist(), strict=True)),
+            known=known,
+            best=self._rows_of(scores.trials[best]),
             lowest=float(mean.min()),
         )
 
@@ -160,18 +159,21 @@ class MultifidelityGpSampler(MultivariateTpeSampler):
         """Return the best half of the trials that the process may have, and the latest ones."""
         if len(scores.trials) <= _MAX_TRIALS:
             return scores
-        best = scores.best_first()[: _MAX_TRIALS // 2].tolist()
-        latest = np.argsort(scores.trials, kind="stable")[-_MAX_TRIALS // 2 :].tolist()
-        return scores.of(sorted({*best, *latest}))
+        best = scores.best_first()[: _MAX_TRIALS // 2]
+        latest = np.arange(len(scores.trials))[-_MAX_TRIALS // 2 :]
+        return scores.of(np.union1d(best, latest))
 
     def _observations(self, scores: FinalScores) -> Observations:
-        good, rest = (rows[:_MAX_EARLIER] for rows in (self._knowledge.good, self._knowledge.rest))
-        rows = np.concatenate([self._rows_of(scores.trials), good, rest])
-        earlier = np.repeat([_EARLIER_GOOD, _EARLIER_REST], [len(good), len(rest)])
+        knowledge = self._knowledge
+        rows = np.concatenate([knowledge.good, knowledge.rest])
+        # They are ordered by their results, so every k-th one is like all of them.
+        some = slice(None, None, 1 + len(rows) // _MAX_EARLIER)
+        earlier = knowledge.scores[some]
+        points = np.concatenate([self._rows_of(scores.trials), rows[some]])
         return Observations(
-            points=embed(self._axes, rows)[0],
+            points=embed(self._axes, points)[0],
             targets=np.concatenate([scores.values, earlier]),
-            noise=np.concatenate([scores.noise, np.full(len(earlier), 1 / self._knowledge.discount)]),
+            noise=np.concatenate([scores.noise, np.full(len(earlier), 1 / knowledge.discount - 1)]),
         )
 
     def _candidates(self, belief: _Belief, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 from spark_hpo.errors import SpaceError
 from spark_hpo.search.settings import require_number
@@ -39,6 +40,7 @@ class Knowledge:
 
     good: Array
     rest: Array
+    scores: Array  # normal quantiles of the ranks in their studies, of the good ones, then of the rest
     best: tuple[Params, ...]  # the best configurations that are valid in the new space, best first
     discount: float  # weight of an earlier trial; a trial of the new study has 1
 
@@ -46,7 +48,7 @@ class Knowledge:
     def none(cls, num_axes: int) -> Knowledge:
         """Return the knowledge of no studies."""
         empty = np.empty((0, num_axes))
-        return cls(good=empty, rest=empty, best=(), discount=1.0)
+        return cls(good=empty, rest=empty, scores=np.empty(0), best=(), discount=1.0)
 
 
 def warm_start(
@@ -74,16 +76,17 @@ def warm_start(
     """
     require_number("transfer.discount", discount, above=0, high=1)
     axes = Axes(space)
-    good: list[Array] = []
-    rest: list[Array] = []
+    good: list[tuple[Array, float]] = []  # rows and scores
+    rest: list[tuple[Array, float]] = []
     queues: list[list[Params]] = []
     for trials in reversed(studies):
         ranked = _ranked(trials)
         num_finished = sum(math.isfinite(trial.loss) for trial in ranked)
         num_good = min(math.ceil(_GOOD * num_finished), _MAX_GOOD)
-        rows = [axes.known_row(trial.params) for trial in ranked]
-        good += [row for row in rows[:num_good] if not np.isnan(row).all()]
-        rest += [row for row in rows[num_good:][:_MAX_REST] if not np.isnan(row).all()]
+        scores = ndtri((np.arange(len(ranked)) + 0.5) / max(len(ranked), 1)).tolist()
+        rows = list(zip((axes.known_row(trial.params) for trial in ranked), scores, strict=True))
+        good += [known for known in rows[:num_good] if not np.isnan(known[0]).all()]
+        rest += [known for known in rows[num_good:][:_MAX_REST] if not np.isnan(known[0]).all()]
         queues.append([p for trial in ranked[:num_good] if (p := _complete(space, trial.params)) is not None])
     best: list[Params] = []
     for i in range(max(map(len, queues), default=0)):
@@ -91,8 +94,9 @@ def warm_start(
             if i < len(queue) and queue[i] not in best:
                 best.append(queue[i])
     return Knowledge(
-        good=_stack(good, len(axes)),
-        rest=_stack(rest, len(axes)),
+        good=_stack([row for row, _ in good], len(axes)),
+        rest=_stack([row for row, _ in rest], len(axes)),
+        scores=np.array([score for _, score in [*good, *rest]]),
         best=tuple(best[:num_first]),
         discount=discount,
     )

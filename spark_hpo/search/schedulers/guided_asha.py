@@ -18,13 +18,13 @@ class PioneerBracket(AsyncBracket):
     """A bracket of ASHA whose first trials, the *pioneers*, do not wait for a rung to fill.
 
     All pioneers are trained to the highest cheap rung. From there on, each rung promotes the better half of
-    the pioneers that have reported, at least one. So some configurations are trained to the end in the time
-    of one training, as in random search, and they are the better ones of those that random search would have
-    trained. At the cheap rungs pioneers are not selected, which shows how well these rungs rank.
+    the pioneers that have reported, and at least one. So some configurations are trained to the end in the
+    time of one training, as in random search, and they are the better ones of those that random search would
+    have trained. At the cheap rungs pioneers are not selected, which shows how well these rungs rank.
 
-    A trace with 4 pioneers and one cheap rung:
-        start(0) ... start(3); report(3, 0.5) -> promote() -> trial 3 to rung 1;  report(1, 0.9) -> promote()
-        -> trial 1 to rung 1;  report(3, 0.4) -> promote() -> trial 3 to rung 2;  report(1, 0.8) -> none
+    A trace with 2 pioneers, levels 1, 9, 27, 81, all at the same speed:
+        start(0), start(1); report(0, 0.5), report(1, 0.9) -> promote() twice, to 9, which is cheap
+        report(0, 0.4) -> nothing is due; report(1, 0.8) -> promote() -> trial 0 to 27; ... to 81
     """
 
     def __init__(
@@ -59,8 +59,17 @@ class PioneerBracket(AsyncBracket):
 
     def _num_due(self, number: int) -> int:
         """Return how many pioneers a rung promotes, of those that have reported."""
-        is_cheap = _CHEAP * self._rungs[number + 1].resource <= self._rungs[-1].resource
-        return self._reported[number] if is_cheap else -(-self._reported[number] // 2)
+        reported = self._reported[number]
+        if _CHEAP * self._rungs[number + 1].resource <= self._rungs[-1].resource:
+            return reported
+        return -(-reported // 2) if self._has_all(number) else reported // 2
+
+    def _has_all(self, number: int) -> bool:
+        """Return whether all pioneers have reported that will ever reach a rung."""
+        if not number:
+            return self._reported[0] == len(self._pioneers)
+        is_last = self._promoted[number - 1] == self._num_due(number - 1)
+        return is_last and self._has_all(number - 1) and self._reported[number] == self._promoted[number - 1]
 
 
 @dataclass(eq=False, kw_only=True)
