@@ -11,7 +11,7 @@ from spark_hpo.errors import ConfigError, within
 from spark_hpo.search.explorer import Explorer
 from spark_hpo.search.explorers.steered import SteeredExplorer
 from spark_hpo.search.methods import METHODS_VERSION, Method, find_method
-from spark_hpo.search.registry import build_explorer, build_sampler, build_scheduler
+from spark_hpo.search.registry import accepts, build_explorer, build_sampler, build_scheduler
 from spark_hpo.search.sampler import Sampler
 from spark_hpo.search.samplers.steered import SteeredSampler
 from spark_hpo.search.samplers.transfer import EarlierTrial, warm_start
@@ -60,7 +60,7 @@ def _build_search(
     definition: Definition | None,
 ) -> Search:
     search = config.search
-    method = find_method(search.method, METHODS_VERSION if definition is None else definition.methods)
+    method = _method(config, METHODS_VERSION if definition is None else definition.methods)
     # A part that replaces the method's does not get the method's settings for it.
     sampler_settings = method.sampler_settings if search.sampler in (None, method.sampler) else {}
     scheduler_name = _scheduler_name(config, method)
@@ -126,6 +126,22 @@ def _build_search(
         seed=config.seed,
         warning=_warning(config, scheduler_name, scheduler),
     )
+
+
+def _method(config: StudyConfig, version: int) -> Method:
+    """Return the study's method, with the settings of an earlier version if the study file was made for them.
+
+    A study file may set what only the scheduler or sampler of an earlier version has.
+    """
+    search = config.search
+    latest = find_method(search.method, version)
+    for earlier in reversed(range(1, version + 1)):
+        method = find_method(search.method, earlier)
+        if accepts("sampler", search.sampler or method.sampler, search.sampler_settings) and accepts(
+            "scheduler", search.scheduler or method.scheduler, search.scheduler_settings
+        ):
+            return method
+    return latest
 
 
 def _check_ranks(config: StudyConfig, scheduler: Scheduler) -> None:

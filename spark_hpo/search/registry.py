@@ -183,6 +183,12 @@ def build_explorer(name: str, space: Space, seed: int, **settings: Any) -> Explo
     return explorer
 
 
+def accepts(noun: str, name: str, settings: Mapping[str, Any]) -> bool:
+    """Return whether a part has these settings. False for an unknown name, too."""
+    make = _BUILT_IN[noun].get(name) or load_plugin(noun, name)
+    return make is not None and settings.keys() <= inspect.signature(make).parameters.keys()
+
+
 def names_of(noun: str) -> list[str]:
     """Return the names of all samplers, schedulers or explorers, built-in ones first."""
     return list(dict.fromkeys([*_BUILT_IN[noun], *plugin_names(noun)]))

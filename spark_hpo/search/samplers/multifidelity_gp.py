@@ -55,6 +55,7 @@ class MultifidelityGpSampler(MultivariateTpeSampler):
       So have studies whose trials have too few results. Limits order the trials, as there.
     - **In flight** trials are believed to turn out as expected.
     - **Failed** trials tell the probability of success, which multiplies the improvement (`Feasibility`).
+    - **Cost** divides it with `acquisition: ei_per_second`, and **defaults** are drawn, as there.
     - **Earlier studies** count as noisy observations.
     - **Bounded.** The process learns from 250 trials: the best, and the latest. Its parameters are fitted
       again when the number of trials has grown by 15 %.
@@ -180,12 +181,12 @@ class MultifidelityGpSampler(MultivariateTpeSampler):
         """Return candidates [candidates, axes], and the logarithm of what each of them promises."""
         in_flight = self._rows_of(self._history.in_flight)
         process = belief.process.believing(embed(self._axes, in_flight)[0])
-        feasibility = self._feasibility()
+        weights = self._weights()
 
         def gain(rows: Array) -> Array:
             mean, deviation = process.predict(embed(self._axes, rows)[0])
             gains = log_expected_improvement(mean, deviation, belief.lowest)
-            return gains if feasibility is None else gains + feasibility.log_weight(rows)
+            return np.asarray(sum((weight(rows) for weight in weights), start=gains))
 
         space = ParzenEstimator(self._axes, np.empty((0, len(self._axes))), _bandwidth(_NEAR))
         rows = np.concatenate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
@@ -138,13 +138,8 @@ class MultivariateTpeSampler(Sampler):
         other = self._estimator(rest, self._knowledge.rest, prior_weight=prior_weight)
         candidates = better.sample(rng, self.num_candidates)
         score = better.log_density(candidates) - other.log_density(candidates)
-        feasibility, costs = self._feasibility(), self._cost_model()
-        if feasibility or costs:  # otherwise, the order is the same
-            score = log_improvement(score, self.gamma)
-        if feasibility:
-            score += feasibility.log_weight(candidates)
-        if costs:
-            score -= costs.predict(candidates)
+        if weights := self._weights():  # otherwise, the order is the same
+            score = log_improvement(score, self.gamma) + sum(weight(candidates) for weight in weights)
         for i in np.argsort(-score, kind="stable"):
             if candidates[i].tobytes() not in self._tried:
                 params = self._axes.params(candidates[i])
@@ -232,6 +227,12 @@ class MultivariateTpeSampler(Sampler):
         """Return the model of times; None if they do not matter, or are not known."""
         times = self._costs.log_times() if self.acquisition == "ei_per_second" else {}
         return CostModel(self._axes, self._rows_of(times), np.array(list(times.values()))) if times else None
+
+    def _weights(self) -> list[Callable[[Array], Array]]:
+        """Return the logarithms of what the improvement is multiplied by, as functions of positions."""
+        feasibility, costs = self._feasibility(), self._cost_model()
+        weights: list[Callable[[Array], Array]] = [] if feasibility is None else [feasibility.log_weight]
+        return weights if costs is None else [*weights, lambda rows: -costs.predict(rows)]
 
     def _draw_feasible(self, rng: np.random.Generator) -> Params:
         """Draw a start-up trial: of several draws, one of those that are most likely to succeed."""

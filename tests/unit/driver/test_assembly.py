@@ -15,6 +15,7 @@ from spark_hpo.objective import Mode
 from spark_hpo.search.methods import METHODS_VERSION
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
+from spark_hpo.search.schedulers.guided_asha import GuidedAshaScheduler
 from spark_hpo.search.schedulers.staged import StagedScheduler
 from spark_hpo.search.schedulers.synchronous import FullScheduler, HyperbandScheduler
 from spark_hpo.search.space import Space
@@ -59,7 +60,7 @@ def test_default_method_for_several_objectives_trains_every_trial_fully(search: 
     built = search_of(config(**search))
     assert isinstance(scheduler_of(built), FullScheduler)
     assert built.warning is None
-    assert isinstance(scheduler_of(search_of(config({}, **search))), AdaptiveAshaScheduler)
+    assert isinstance(scheduler_of(search_of(config({}, **search))), GuidedAshaScheduler)
 
 
 @pytest.mark.parametrize("search", [{"scheduler": "hyperband"}, {"method": "bohb"}])
@@ -100,7 +101,9 @@ def test_sampler_for_one_objective_is_refused_with_those_for_several(sampler: st
     with pytest.raises(ConfigError) as caught:
         search_of(config(sampler=sampler))
     assert (caught.value.key, caught.value.value) == ("search.sampler", sampler)
-    assert "random, grid, tpe, multivariate_tpe, sobol, nsga2, optuna_tpe" in caught.value.cure
+    assert (
+        "random, grid, tpe, multivariate_tpe, sobol, multifidelity_gp, nsga2, optuna_tpe" in caught.value.cure
+    )
     search_of(config({}, sampler=sampler))
 
 
@@ -126,13 +129,16 @@ def test_study_keeps_the_method_settings_that_it_began_with() -> None:
     new = Definition.create(record, methods=METHODS_VERSION)
     old = Definition(study_id="a", created_at=0.0, config=record)  # earlier versions wrote no `methods`
     space = Space.from_config(study.space)
-    leads = [
-        scheduler.has_leader
-        for definition in (None, new, old)
-        for scheduler in [scheduler_of(build_search(study, space, definition=definition))]
-        if isinstance(scheduler, AdaptiveAshaScheduler)
+    second = replace(new, methods=2)
+    schedulers = [
+        scheduler_of(build_search(study, space, definition=definition))
+        for definition in (None, new, second, old)
     ]
-    assert leads == [True, True, False]
+    assert [type(scheduler) for scheduler in schedulers] == [
+        *[GuidedAshaScheduler] * 2,
+        *[AdaptiveAshaScheduler] * 2,
+    ]
+    assert [getattr(scheduler, "has_leader", None) for scheduler in schedulers[2:]] == [True, False]
     assert old.redefined(record).methods == old.methods == 1
     with pytest.raises(ConfigError) as caught:
         build_search(study, space, definition=replace(new, methods=METHODS_VERSION + 1))
@@ -140,6 +146,14 @@ def test_study_keeps_the_method_settings_that_it_began_with() -> None:
 
 
 def test_settings_of_the_user_override_those_of_the_method() -> None:
+    scheduler = scheduler_of(search_of(config({}, scheduler_settings={"num_controls": 0})))
+    assert isinstance(scheduler, GuidedAshaScheduler)
+    assert scheduler.num_controls == 0
+
+
+def test_study_file_with_settings_of_an_earlier_default_gets_that_default() -> None:
     scheduler = scheduler_of(search_of(config({}, scheduler_settings={"num_probes": 7})))
     assert isinstance(scheduler, AdaptiveAshaScheduler)
     assert (scheduler.num_probes, scheduler.has_leader) == (7, True)
+    with pytest.raises(ConfigError, match="is not a setting of the scheduler 'guided_asha'"):
+        search_of(config({}, scheduler_settings={"nun_probes": 7}))
