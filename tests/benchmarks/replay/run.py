@@ -109,11 +109,12 @@ def replay(
                 sampler=pool or sampler,
                 scheduler=method.build_scheduler(benchmark.max_resource),
                 explorer=PoolExplorer(explorer, pool) if pool else explorer,
+                stopping=[_Ended(backend.clock, limit_s)],
                 seed=seed,
             ),
             backend=backend,
             tracker=_NoTracker(),
-            budget=Budget(seconds=limit_s),
+            budget=Budget(),
             callbacks=[watch],
             clock=backend.clock,
         )
@@ -171,6 +172,20 @@ class _Timed(WrappedSampler):
         self.seconds += time.perf_counter() - began
         self.asked += 1
         return params
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """Ends a search at a time. A limit of the study would keep trials from starting that end after it."""
+
+    clock: Callable[[], float]
+    limit_s: float
+
+    def observe(self, *, resource: int, loss: float, seconds: float, violation: float = 0.0) -> None:
+        """Has nothing to learn."""
+
+    def reason(self, *, reserved_s: float = 0.0) -> str | None:
+        return "time" if self.clock() >= self.limit_s else None
 
 
 class _Watch(Callback):
