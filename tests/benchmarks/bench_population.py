@@ -27,6 +27,7 @@ from spark_hpo.search.space import Space
 from spark_hpo.study import Budget, Search, Study
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.trial import Assignment, Params, Report
+from tests.benchmarks.replay.ends_at import EndsAt
 from tests.benchmarks.replay.memory import MemoryStorage
 from tests.benchmarks.replay.methods import parse_method
 from tests.support.simulated import Curve, SimulatedBackend
@@ -173,11 +174,12 @@ def search(text: str, size: int, seed: int) -> TrainingBackend:
             sampler=method.build_sampler(SPACE, seed),
             scheduler=method.build_scheduler(EPOCHS),
             explorer=method.build_explorer(SPACE, seed),
+            stopping=[EndsAt(backend.clock, EPOCHS)],
             seed=seed,
         ),
         backend=backend,
         tracker=NoTracker(),
-        budget=Budget(seconds=float(EPOCHS)),
+        budget=Budget(),
         clock=backend.clock,
     ).run()
     journal.close()

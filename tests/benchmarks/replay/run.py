@@ -18,6 +18,7 @@ from spark_hpo.study.callback import Callback
 from spark_hpo.study_dir.journal import Journal
 from spark_hpo.trial import Assignment, Params, Report, Trial
 from tests.benchmarks.replay.benchmark import Benchmark
+from tests.benchmarks.replay.ends_at import EndsAt
 from tests.benchmarks.replay.found import Found, History, at
 from tests.benchmarks.replay.memory import MemoryStorage
 from tests.benchmarks.replay.pool import PoolExplorer, PoolSampler
@@ -109,7 +110,7 @@ def replay(
                 sampler=pool or sampler,
                 scheduler=method.build_scheduler(benchmark.max_resource),
                 explorer=PoolExplorer(explorer, pool) if pool else explorer,
-                stopping=[_Ended(backend.clock, limit_s)],
+                stopping=[EndsAt(backend.clock, limit_s)],
                 seed=seed,
             ),
             backend=backend,
@@ -172,20 +173,6 @@ class _Timed(WrappedSampler):
         self.seconds += time.perf_counter() - began
         self.asked += 1
         return params
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """Ends a search at a time. A limit of the study would keep trials from starting that end after it."""
-
-    clock: Callable[[], float]
-    limit_s: float
-
-    def observe(self, *, resource: int, loss: float, seconds: float, violation: float = 0.0) -> None:
-        """Has nothing to learn."""
-
-    def reason(self, *, reserved_s: float = 0.0) -> str | None:
-        return "time" if self.clock() >= self.limit_s else None
 
 
 class _Watch(Callback):
