@@ -53,7 +53,7 @@ SLOTS = (4, 8, 32)
 OURS = (
     *(
         "default",
-        "default without probes",
+        "default without its model",
         "tpe+adaptive_asha",
         "tpe+asha",
         "tpe+async_hyperband",
@@ -65,9 +65,8 @@ OURS = (
 )
 
 VARIANTS = {
-    "default without probes": "tpe:enough=10,learns_from_paused=true,learns_from_failures=true,"
-    "doubts_defaults=true"
-    "+adaptive_asha:num_probes=0,control_share=0.1,has_leader=true",
+    "default without its model": "tpe:enough=10,learns_from_paused=true,learns_from_failures=true,"
+    "doubts_defaults=true+adaptive_asha:has_leader=true,control_share=0.1",
 }
 
 
