@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _WRITE_S = 2.0  # between two estimates in the study directory
 _LARGEST_LOAD = 0.02  # of the driver's time that may be spent on forecasts
+_MOST = 10**9  # trials or units; a larger budget, as of a program that ends its study by itself, is no limit
 
 
 @dataclass(eq=False)
@@ -56,7 +57,8 @@ class TimeLeft:
         if not decider.speed.is_known:
             return deadline
         search_ended = self.end.reason() is not None
-        if not search_ended and budget.trials is None and budget.resource is None:
+        limits = [limit for limit in (budget.trials, budget.resource) if limit is not None and limit < _MOST]
+        if not search_ended and not limits:
             return deadline
         max_resource = math.inf
         if budget.resource is not None:
