@@ -69,10 +69,12 @@ def test_twelve_trials_on_wine_end_with_a_model_that_was_trained(tmp_path: Path)
     # With these settings, the one place in the last rung goes to another trial than the best.
     result = tuned(
         tmp_path,
-        sampler="tpe",
-        sampler_settings={"enough": 10, "learns_from_paused": True},
-        scheduler="adaptive_asha",
-        scheduler_settings={"has_leader": True, "control_share": 0.1},
+        search={
+            "sampler": "tpe",
+            "sampler_settings": {"enough": 10, "learns_from_paused": True},
+            "scheduler": "adaptive_asha",
+            "scheduler_settings": {"has_leader": True, "control_share": 0.1},
+        },
     )
     best = result.study.trials[result.best.trial_id]
     assert (best.state, best.resource) == (TrialState.COMPLETED, EPOCHS)
