@@ -353,7 +353,7 @@ def test_watch_follows_a_study_and_reports_its_killed_driver(
     assert told[0].endswith("driver 1 opened the study")
     assert sum(line.endswith("opened the study") for line in told) == 2
     assert (
-        sum("rung" in line and "accuracy" in line for line in told)
+        sum(": accuracy " in line and " after " in line for line in told)
         == answer["segments"]["run"] + (answer["segments"]["replayed"])
     )
     assert "finished" in told[-1]
