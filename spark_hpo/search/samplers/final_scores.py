@@ -61,12 +61,12 @@ def final_scores(history: History) -> FinalScores:
         history: has a result.
     """
     rankings = [history.ranking(resource) for resource in history.levels]
-    size = 1 + max(trial_id for ranking in rankings for _, trial_id in ranking)
+    numbers = [np.array([trial_id for _, trial_id in ranking]) for ranking in rankings]
+    size = 1 + max(int(trials.max()) for trials in numbers)
     scores = np.full(size, math.nan)  # by trial, at the highest rung that it has reached
     rungs = np.zeros(size, dtype=np.int64)
     agreements: list[float] = []  # of each rung with the next
-    for rung, ranking in enumerate(rankings):
-        trials = np.array([trial_id for _, trial_id in ranking])
+    for rung, (ranking, trials) in enumerate(zip(rankings, numbers, strict=True)):
         quantiles = _quantiles(ranking)
         mean, deviation = 0.0, 1.0
         if rung:
