@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from tests.benchmarks.replay.families import FAMILIES, open_family
@@ -27,7 +28,7 @@ _DEFAULT = "default"
 _EARLIER = "tpe+adaptive_asha"  # the default of earlier versions
 _INTRODUCTION = """# Search methods compared
 
-![Median regret over time, one panel a family](search.png)
+![Median regret over time, one panel per family](search.png)
 
 Which method finds good configurations fastest? This benchmark replays recorded learning curves and known \
 functions with every method, and with those of other libraries, on the same simulated clock. The picture \
@@ -40,8 +41,9 @@ budgets. All slots start at the same instant, and a trial that ends exactly with
 """
 _WORDS = """## What is compared
 `tpe+asha` is a sampler with a scheduler; `tpe` and `random` alone train every trial to the end; \
-`tpe+adaptive_asha` has the settings that `default` had in earlier versions. Methods of other libraries \
-(`peer`) run with the settings of their own documentation.
+`default without its model` is the default of the version before, which is `tpe` with `adaptive_asha`; \
+`tpe+adaptive_asha` has the settings of the version before that. Methods of other libraries (`peer`) run \
+with the settings of their own documentation.
 
 Two scores are compared at the end of a budget. **trained** is the regret of the best configuration that \
 was trained to the end. **deployed** is the regret of the model that one would deploy at that moment: the \
@@ -165,7 +167,7 @@ def _scope(table: pd.DataFrame) -> Iterator[str]:
     yield ""
     yield (
         "The whole comparison has 4, 8 and 32 slots, budgets up to 20, and 20 seeds. `make bench-search` "
-        "runs it in some days on one core, and resumes where it was stopped."
+        "runs it in several days on one core, and resumes where it was stopped."
     )
     yield ""
 
@@ -271,13 +273,13 @@ def _times(replays: Sequence[Replay], tops: dict[str, float]) -> Iterator[str]:
     yield "## Time to the best in a hundred"
     yield (
         "Full trainings per slot until a configuration as good as the best 1 % was trained to the end; "
-        "medians over seeds."
+        "medians over seeds. An empty cell was not run."
     )
     yield ""
     yield "| task | slots | " + " | ".join(times.columns) + " |"
     yield "|---" * (len(times.columns) + 2) + "|"
     for (task, slots), row in times.iterrows():  # type: ignore[misc]
-        cells = ["never" if value == float("inf") else f"{value:.1f}" for value in row]
+        cells = ["" if np.isnan(value) else "never" if np.isinf(value) else f"{value:.1f}" for value in row]
         yield f"| {task} | {slots} | " + " | ".join(cells) + " |"
     yield ""
 
