@@ -38,6 +38,7 @@ SPACE = {
 SAMPLER_SETTINGS: dict[str, dict[str, Any]] = {
     "tpe": {"num_startup_trials": 3, "enough": 3},
     "multivariate_tpe": {"num_startup_trials": 3, "enough": 3},
+    "multifidelity_gp": {"num_startup_trials": 3},
     "hyperopt_tpe": {"num_startup_trials": 3},
     "grid": {"resolution": 3},
     "de": {"population_size": 4},

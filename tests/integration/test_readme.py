@@ -68,6 +68,11 @@ def run(command: str, folder: Path) -> str:
     return output
 
 
+def program(text: str) -> str:
+    """Return the program of the README that contains this text."""
+    return next(source for source in PYTHON if text in source)
+
+
 def answer(output: str) -> dict[str, Any]:
     last: dict[str, Any] = json.loads(output.splitlines()[-1])
     return last
@@ -126,24 +131,25 @@ def test_readme_commands_tune_an_own_task_on_an_own_table(checkout: Path) -> Non
     pd.DataFrame({"size": size, "age": age, "price": price.round(2)}).to_csv(
         checkout / "my_table.csv", index=False
     )
-    run(next(command for command in COMMANDS if "prepare csv" in command), checkout)
+    run(next(command for command in COMMANDS if "spark-hpo init" in command), checkout)
 
-    (checkout / "my_task.py").write_text(PYTHON[0])
-    study = yaml.safe_load((checkout / "conf/adult.yaml").read_text())
+    (checkout / "my_task.py").write_text(program("class MyTask"))
+    study = yaml.safe_load((checkout / "my_study.yaml").read_text())
     study |= {
         "name": "prices",
         "study_dir": "studies/prices",
         "task": "my_task.py:MyTask",
-        "data": {"path": "data/my_table"},
         "objective": {"metric": "absolute_error", "mode": "min"},
         "space": {
             "learning_rate": {"type": "loguniform", "low": 1e-3, "high": 1e-1},
             "hidden": {"type": "int", "low": 4, "high": 32},
         },
+        "search": {"max_resource": 9},
         "training": {"batch_size": 32},
+        "budget": {"trials": 20},
     }
     (checkout / "my_study.yaml").write_text(yaml.safe_dump(study))
-    told = run(next(command for command in COMMANDS if "my_study.yaml" in command), checkout)
+    told = run(next(command for command in COMMANDS if "spark-hpo run my_study.yaml" in command), checkout)
     assert "and 10 more" in told, "the table has the best ten of twenty"
     found = re.search(r"absolute_error \S+ on validation, (\S+) on test", told)
     assert found is not None
@@ -169,7 +175,7 @@ def measure(model, batches):
     return {"accuracy": float(torch.cat(hits).mean())}
 """
     write_clusters(tmp_path / "table")
-    (tmp_path / "my_loop.py").write_text(helpers + PYTHON[1])
+    (tmp_path / "my_loop.py").write_text(helpers + program("make_model"))
     study = {
         "name": "loop",
         "study_dir": "study",
@@ -202,6 +208,6 @@ def test_every_command_of_the_readme_is_run() -> None:
     source = Path(__file__).read_text()
     for command in COMMANDS:
         known = any(
-            hint in command for hint in ("mlflow ui", "spark-hpo watch", "prepare csv", "my_study.yaml")
+            hint in command for hint in ("mlflow ui", "spark-hpo watch", "spark-hpo init", "my_study.yaml")
         )
         assert known or f'run("{command}"' in source or command == "make test", command
