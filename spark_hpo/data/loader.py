@@ -31,6 +31,7 @@ Timed = Callable[[Iterator[Batch]], Iterator[Batch]]
 """Yields the batches, and measures how long it waits for them."""
 
 KEPT_BYTES = 256 * 2**20
+STRETCH_BYTES = 8 * 2**20  # of neighbouring batches
 
 
 class Loader:
@@ -201,19 +202,21 @@ class Pass:
                 continue
             # Copying runs of rows first and shuffling nearby memory is faster than gathering distant rows.
             if generator is None:
-                blocks = tuple(np.concatenate(parts) for parts in zip(*buffered, strict=True))
+                order, blocks = None, tuple(np.concatenate(parts) for parts in zip(*buffered, strict=True))
             else:
-                blocks = _taken(
-                    scratch.joined(buffered, rows), torch.randperm(rows, generator=generator).numpy()
+                order, blocks = (
+                    torch.randperm(rows, generator=generator).numpy(),
+                    scratch.joined(buffered, rows),
                 )
+            window_rows = _Window(blocks, order, self.layout)
             start = done
             while step < self.plan.steps:
                 _, stop = self.plan.bounds(self.rows, step)
                 if stop > start + rows:
                     break
-                yield _batch(blocks, self.layout, done - start, stop - start)
+                yield window_rows.batch(done - start, stop - start)
                 step, done = step + 1, stop
-            buffered = [tuple(block[done - start :] for block in blocks)]
+            buffered = [window_rows.taken(done - start, rows)]
             rows -= done - start
         if done != self.rows or rows:
             raise changed(self.url, f"{done + rows} rows read, {self.rows} planned", is_file=False)
@@ -235,20 +238,46 @@ class _Scratch:
         )
 
 
-def _taken(blocks: Blocks, order: npt.NDArray[np.int64]) -> Blocks:
-    """Gather the rows in this order into new arrays, so that tasks may modify a batch in place."""
-    taken = []
-    for block in blocks:
-        values = np.empty((len(order), *block.shape[1:]), block.dtype)
-        # All indices are valid; mode "raise" would check them and copy through a buffer.
-        np.take(block, order, axis=0, out=values, mode="clip")
-        taken.append(values)
-    return tuple(taken)
+class _Window:
+    """The rows that are shuffled together, and cut into batches.
 
+    Batches near each other are views of one *stretch* of memory, so that a GPU gets them in one copy.
+    """
 
-def _batch(blocks: Blocks, layout: Sequence[BlockLayout], start: int, stop: int) -> Batch:
-    batch: Batch = {}
-    for values, block in zip(blocks, layout, strict=True):
-        rows = torch.from_numpy(values[start:stop])
-        batch.update(zip(block.names, (rows,) if block.is_array else rows.unbind(1), strict=True))
-    return batch
+    def __init__(
+        self, blocks: Blocks, order: npt.NDArray[np.int64] | None, layout: Sequence[BlockLayout]
+    ) -> None:
+        """
+        Args:
+            order: of the rows; None keeps them as they are.
+        """
+        self._blocks = blocks
+        self._order = order
+        self._layout = layout
+        self._row_bytes = sum(block.row_bytes for block in layout)
+        self._stretch: tuple[torch.Tensor, ...] = ()
+        self._first = self._end = 0  # rows of the stretch
+
+    def batch(self, start: int, stop: int) -> Batch:
+        """Return the batch of these rows. Each call must start where the last one stopped."""
+        if stop > self._end:
+            count = max(1, STRETCH_BYTES // (self._row_bytes * (stop - start)))
+            self._first, self._end = start, min(len(self._blocks[0]), start + count * (stop - start))
+            self._stretch = tuple(map(torch.from_numpy, self.taken(start, self._end)))
+        batch: Batch = {}
+        for values, block in zip(self._stretch, self._layout, strict=True):
+            rows = values[start - self._first : stop - self._first]
+            batch.update(zip(block.names, (rows,) if block.is_array else rows.unbind(1), strict=True))
+        return batch
+
+    def taken(self, start: int, stop: int) -> Blocks:
+        """Return these rows: copies if they are shuffled, so that tasks may modify a batch in place."""
+        if self._order is None:
+            return tuple(block[start:stop] for block in self._blocks)
+        taken = []
+        for block in self._blocks:
+            values = np.empty((stop - start, *block.shape[1:]), block.dtype)
+            # All indices are valid; mode "raise" would check them and copy through a buffer.
+            np.take(block, self._order[start:stop], axis=0, out=values, mode="clip")
+            taken.append(values)
+        return tuple(taken)

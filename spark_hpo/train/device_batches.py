@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -10,50 +12,64 @@ from torch import Tensor, nn
 from spark_hpo.train.task import Batch
 
 
-def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[dict[str, Tensor]]:
     """Yield the batches with their tensors on the device.
 
-    A GPU receives a batch while it computes the one before: the copy starts from pinned memory, on a stream
-    of its own.
+    For a GPU, a thread reads ahead: while steps use the batches of one stretch of memory (see `Loader`), it
+    reads the next stretch and copies it from pinned memory, on a CUDA stream of its own.
     """
     if device.type != "cuda":
         for batch in batches:
             yield {name: tensor.to(device) for name, tensor in batch.items()}
         return
+    stretches = (list(stretch) for _, stretch in groupby(batches, _stretch_of))
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # missing in torch
-    ahead: Batch | None = None
-    for batch in batches:
+
+    def read() -> tuple[list[dict[str, Tensor]], torch.cuda.Event]:
         with torch.cuda.stream(stream):
-            copied = copy_blocks(batch, device, pin=True)
-        if ahead is not None:
-            yield ahead
-        # Also orders the copy before the step, and keeps its memory until the step has used it.
-        torch.cuda.current_stream(device).wait_stream(stream)
-        for tensor in copied.values():
-            tensor.record_stream(torch.cuda.current_stream(device))
-        ahead = copied
-    if ahead is not None:
-        yield ahead
+            copied = copy_blocks(next(stretches, []), device, pin=True)
+            return copied, stream.record_event()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        ahead = thread.submit(read)
+        while True:
+            copied, is_copied = ahead.result()
+            if not copied:
+                return
+            ahead = thread.submit(read)
+            now = torch.cuda.current_stream(device)
+            now.wait_event(is_copied)
+            for tensor in {_base(tensor) for batch in copied for tensor in batch.values()}:
+                tensor.record_stream(now)  # keeps the memory until the steps have used it
+            yield from copied
 
 
-def copy_blocks(batch: Batch, device: torch.device, *, pin: bool) -> dict[str, Tensor]:
-    """Copy a batch. Columns that are views of one block of memory are copied together, and stay views.
+def _stretch_of(batch: Batch) -> int:
+    return id(_base(next(iter(batch.values()))))
+
+
+def _base(tensor: Tensor) -> Tensor:
+    return tensor if tensor._base is None else tensor._base
+
+
+def copy_blocks(batches: Iterable[Batch], device: torch.device, *, pin: bool) -> list[dict[str, Tensor]]:
+    """Copy batches. Tensors that are views of one block of memory are copied together, and stay views.
 
     Args:
         pin: copy through pinned memory, without waiting for the copy.
     """
     blocks: dict[int, Tensor] = {}
-    copied = {}
-    for name, tensor in batch.items():
-        base = tensor if tensor._base is None else tensor._base
+
+    def copied(tensor: Tensor) -> Tensor:
+        base = _base(tensor)
         if not base.is_contiguous():
-            copied[name] = tensor.to(device)
-            continue
+            return tensor.to(device)
         if id(base) not in blocks:
             blocks[id(base)] = (base.pin_memory() if pin else base).to(device, non_blocking=pin)
         offset = tensor.storage_offset() - base.storage_offset()
-        copied[name] = blocks[id(base)].as_strided(tensor.shape, tensor.stride(), offset)
-    return copied
+        return blocks[id(base)].as_strided(tensor.shape, tensor.stride(), offset)
+
+    return [{name: copied(tensor) for name, tensor in batch.items()} for batch in batches]
 
 
 def use_channels_last(model: nn.Module, device: torch.device) -> nn.Module:

@@ -50,7 +50,7 @@ def evaluate(
     weight_sum = 0.0
     whole: WholeSplitMetrics | None = None
     with torch.inference_mode(), autocast(precision, world.device):
-        for batch in on_device(batches, world.device):
+        for batch in batches.timed(on_device(batches, world.device)):
             for part, (outputs, loss) in parts.each_part(batch, model):
                 loss = loss.detach().double() * outputs.shape[0]
                 sums["loss"] = sums.get("loss", torch.zeros_like(loss)) + loss

@@ -281,7 +281,7 @@ class Trainer:
             save(self.partial_state())
 
         rest = itertools.islice(batches, first, None)  # reads and drops the steps of an earlier attempt
-        for step, batch in enumerate(on_device(rest, self.world.device), first):
+        for step, batch in enumerate(batches.timed(on_device(rest, self.world.device)), first):
             rows, loss = self._step(batch, global_rows=batches.global_rows(step))
             if self._learner:
                 self._learner.after_step(batch, global_rows=batches.global_rows(step))

@@ -149,6 +149,21 @@ def test_loader_without_a_window_keeps_the_order_of_the_files(table: Table) -> N
     assert epochs(evaluation, 0, 2) == [list(range(100))] * 2
 
 
+def test_batches_do_not_depend_on_the_memory_that_they_share(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read() -> tuple[list[int], set[int]]:
+        [batches] = loader(table, shuffle_window=64).passes(0, 1)
+        read = list(batches)
+        return ids(read), {id(batch["id"]._base) for batch in read}
+
+    rows, stretches = read()
+    monkeypatch.setattr("spark_hpo.data.loader.STRETCH_BYTES", 320)  # two batches of 160 bytes
+    same, more_stretches = read()
+    assert same == rows
+    assert len(stretches) < len(more_stretches) < 10
+
+
 def test_cached_shard_is_decoded_once(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     of = loader(table)

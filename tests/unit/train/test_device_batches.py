@@ -31,18 +31,20 @@ def test_on_device_yields_equal_batches_in_order() -> None:
 
 def test_copy_blocks_copies_values_and_strides() -> None:
     [batch] = batches(1)
-    copied = copy_blocks(batch, torch.device("meta"), pin=False)
+    [copied] = copy_blocks([batch], torch.device("meta"), pin=False)
     assert {n: (t.shape, t.stride(), t.dtype) for n, t in copied.items()} == {
         n: (t.shape, t.stride(), t.dtype) for n, t in batch.items()
     }
-    moved = copy_blocks({name: t.double() if name == "x" else t for name, t in batch.items()}, CPU, pin=False)
+    doubled = {name: t.double() if name == "x" else t for name, t in batch.items()}
+    [moved] = copy_blocks([doubled], CPU, pin=False)
     assert all(torch.equal(moved[name], value.to(moved[name].dtype)) for name, value in batch.items())
 
 
 def test_copy_blocks_copies_a_block_once() -> None:
     [batch] = batches(1)
-    copied = copy_blocks(batch, torch.device("meta"), pin=False)
-    assert copied["x"]._base is copied["y"]._base
+    half = {name: tensor[:2] for name, tensor in batch.items()}
+    copied, of_half = copy_blocks([batch, half], torch.device("meta"), pin=False)
+    assert copied["x"]._base is copied["y"]._base is of_half["x"]._base
     assert copied["image"]._base is copied["tail"]._base
 
 
