@@ -85,6 +85,8 @@ class TrainTask(ABC):
             model.parameters(),
             lr=self.params.get("learning_rate", 1e-3),
             weight_decay=self.params.get("weight_decay", 0.01),
+            # One kernel for all weights; it cannot update complex ones.
+            fused=all(parameter.is_floating_point() for parameter in model.parameters()) or None,
         )
 
     def build_schedule(self, optimizer: Optimizer, *, total_steps: int) -> LRScheduler | None:

@@ -85,6 +85,7 @@ class TextTask(LabelledTask):
                 {"params": head, "lr": float(self.params.get("head_learning_rate", 1e-3))},
             ],
             weight_decay=float(self.params.get("weight_decay", 0.01)),
+            fused=True,
         )
 
     def build_schedule(self, optimizer: Optimizer, *, total_steps: int) -> LRScheduler | None:
