@@ -235,6 +235,8 @@ def check_parts(gpus: Sequence[int], *, rows: int) -> tuple[dict[str, Any], list
         for problem in PROBLEMS:
             write_table(tables[problem.task], problem, rows)
         tabular, image = PROBLEMS
+        large = Path(folder) / "large"  # a pass over small rows must have more than a few steps
+        write_table(large, tabular, 10 * rows)
         of_tabular = (tabular.task, tabular.params, tables["tabular"], gpus)
         parts: dict[str, Callable[[], Any]] = {
             "checkpoint and resume": partial(gpu_parts.resume, *of_tabular),
@@ -242,7 +244,9 @@ def check_parts(gpus: Sequence[int], *, rows: int) -> tuple[dict[str, Any], list
             "two trials on one device": partial(gpu_parts.two_trials, *of_tabular),
             "out of memory, halved": partial(gpu_parts.halved, tables["tabular"], gpus),
             "use of a rank": partial(gpu_parts.use, tables["tabular"], gpus),
-            "speed of tabular": partial(gpu_parts.speed, *of_tabular, batch_size=4096),
+            "speed of tabular": partial(
+                gpu_parts.speed, tabular.task, tabular.params, large, gpus, batch_size=4096
+            ),
             "speed of image": partial(
                 gpu_parts.speed,
                 image.task,
