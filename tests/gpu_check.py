@@ -39,7 +39,7 @@ from tests.support import gpu_parts
 
 ROWS = 40_000  # of the training split
 RUNGS = (0, 2, 6)  # epochs
-MIN_SHARE = 0.9  # of the speed on data that is in the GPU's memory already
+MIN_SHARE = 0.85  # of the speed on data that is in the GPU's memory already; runs differ by 0.05
 SIDE = 16  # of an image, pixels
 COLOURS = ("red", "green", "blue")
 CLASSES = ("no", "yes")
@@ -293,6 +293,10 @@ def page(device: str, tasks: Mapping[str, Any], parts: Mapping[str, Any]) -> str
         "",
         "`share` is the speed of the training loop in parts of the speed of the same steps on batches that "
         "are in the memory of the GPU already. `busy` is the part of the time in which the GPU computes.",
+        "",
+        "The models of this check are small, so a step takes as long as the CPU needs to start its kernels. "
+        "A small MLP in batches of 256 rows is therefore faster on the CPU, and `precision: fp32` is faster "
+        "than bf16, which starts more kernels.",
         "",
     ]
     return "\n".join(lines)

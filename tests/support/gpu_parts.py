@@ -280,7 +280,7 @@ def speed(task: str, params: Mapping[str, Any], table: Path, gpus: Sequence[int]
 
     timed(resident)  # loads kernels
     loop_s, resident_s = [], []
-    for _, one_pass in zip(range(5), loader.passes(0, 5), strict=False):
+    for _, one_pass in zip(range(9), loader.passes(0, 9), strict=False):
         loop_s.append(timed(on_device(one_pass, device)))
         resident_s.append(timed(resident))
     return {
