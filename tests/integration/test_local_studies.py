@@ -88,7 +88,7 @@ rows["hired"] = pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 900
 rows["leaves"] = np.where(rows.age + (rows.job == "cook") * 30 > 60, "yes", "no")
 rows.to_csv("rows.csv", index=False)
 rows.to_parquet("rows.parquet", row_group_size=10)
-space = {"lr": {"type": "loguniform", "low": 1e-3, "high": 1e-1}}
+space = {"learning_rate": {"type": "loguniform", "low": 1e-3, "high": 1e-1}}
 for name, data in {"frame": rows, "csv": "rows.csv", "parquet": "rows.parquet"}.items():
     result = spark_hpo.tune("tabular", space, data=data, label="leaves", metric="accuracy", mode="max",
                             trials=1, max_resource=1, name=name)
