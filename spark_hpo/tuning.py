@@ -52,7 +52,7 @@ _ARGUMENTS_OF_FOLDS = {
     "search.max_resource": "folds",
     "search.epochs": "max_resource",
 }
-_SECTIONS = ("objective", "search", "budget", "stopping", "training", "backend", "mlflow")
+_SECTIONS = ("objective", "search", "budget", "stopping", "training", "backend", "mlflow", "notify")
 
 
 def tune(

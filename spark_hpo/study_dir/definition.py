@@ -28,6 +28,7 @@ _FREE = (
     "backend",
     "spark",
     "mlflow",
+    "notify",
     "budget.resource",
     "budget.seconds",
     "data.cache",

@@ -102,6 +102,9 @@ def test_study_reports_each_new_best_trial_and_its_end(tmp_path: Path, hook: Hoo
     assert hook.messages[-1]["text"] == f"Study {config.name} has ended after 3 trials: trial 2, error 0.8"
     for headers, body in hook.posts:
         assert headers[SIGNATURE] == "sha256=" + hmac.new(b"pepper", body, hashlib.sha256).hexdigest()
+    # A resumed study may have other settings of messages.
+    run_study(config_of(tmp_path, events=["end"], format="slack"), task=train, test=False)
+    assert list(hook.messages[-1]) == ["text"]
     written = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert not [file for file in written if b"canary" in file.read_bytes() or b"pepper" in file.read_bytes()]
 

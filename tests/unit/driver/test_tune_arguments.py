@@ -48,7 +48,14 @@ def test_tune_names_columns_of_one_name(tmp_path: Path) -> None:
         _tune(tmp_path, twice, "y")
 
 
-def _tune(folder: Path, data: Any, label: str | None) -> None:
+def test_tune_takes_the_section_of_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOOK_URL", raising=False)
+    with pytest.raises(ConfigError) as caught:
+        _tune(tmp_path, FRAME, "y", notify={"url_variable": "HOOK_URL"})
+    assert caught.value.key == "notify.url_variable"
+
+
+def _tune(folder: Path, data: Any, label: str | None, **settings: Any) -> None:
     tune(
         *("tabular", {"rate": {"type": "uniform", "low": 0, "high": 1}}),
         metric="accuracy",
@@ -58,4 +65,5 @@ def _tune(folder: Path, data: Any, label: str | None) -> None:
         storage=folder / "study",
         backend="inline",
         mlflow={"tracking_uri": f"sqlite:///{folder}/mlflow.db"},
+        **settings,
     )
