@@ -22,6 +22,7 @@ _MODULES = (
     "prepare",
     "split",
     "windows",
+    "notify",
 )
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
 _TYPES = {"string": "text", "boolean": "true or false", "integer": "integer", "number": "number"}

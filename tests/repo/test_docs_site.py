@@ -79,3 +79,4 @@ def test_site_lists_every_setting_of_a_study_file(site: Path) -> None:
     assert cells["training.precision"][0] == "auto, fp32, bf16, fp16"
     assert cells["study_dir"][1] == "", "it has no default"
     assert len(cells) > 60
+    assert [name for name, rest in cells.items() if len(rest) == 3 and not rest[2]] == []

@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 from spark_hpo.config import StudyConfig, build_config
 from spark_hpo.search.registry import build_space
+from spark_hpo.study_dir import definition
 from tests.support.documents import PAGES, ROOT, Block, anchors, blocks, code, targets
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -121,6 +122,24 @@ def test_settings_on_a_page_exist(page: str) -> None:
         if found := re.match(rf"((?:{sections})(?:\.[a-z_]+)+)(?![\w/*(.])", text):
             part = unknown_setting(found[1])
             assert part is None, f"{page}:{line}: `{text}`: a study file has no {part!r} there"
+
+
+def test_study_file_page_lists_all_sections_and_what_a_resumed_study_may_change() -> None:
+    page = (ROOT / "docs/study-file.md").read_text()
+    table = page.partition("\n## Sections\n")[2].partition("\n## ")[0]
+    first_cells = re.findall(r"(?m)^\| (`.*?) \|", table)
+    assert set(re.findall(r"`(\w+)`", " ".join(first_cells))) == FIELDS.keys()
+    found = set()
+    for item in re.findall(
+        r"(?m)^- (.*)", page.partition("## Resume with other settings")[2].partition("\n## ")[0]
+    ):
+        section, colon, names = item.rpartition(": ")
+        prefix = f"{section.strip('of `')}." if colon else ""
+        found |= {prefix + name for name in re.findall(r"`(\w+)`", names)}
+    free = {
+        key if not key.startswith("budget.") else "budget" for key in (*definition._FREE, "budget.trials")
+    }
+    assert found == free - {"study_dir"}
 
 
 # Blocks of code -------------------------------------------------------------------------------------------
