@@ -31,8 +31,8 @@ def command(config: str, overrides: tuple[str, ...], as_json: bool) -> int:
     """Check the requirements of a study, without training.
 
     Checks Java, Spark, package versions, slots, GPUs, executors, storage, MLflow, the table against the task,
-    the size of what is sent to executors, and one training step of the first trial. Each line begins with OK,
-    WARN, FAIL or SKIP, and ends with a fix. Exit codes: 0 the study can run, 2 a check fails.
+    the size of what is sent to executors, and a training step of the first trials. Each line begins with OK,
+    WARN, FAIL or SKIP; WARN and FAIL end with a fix. Exit codes: 0 the study can run, 2 a check fails.
     """
     set_up_logging(diagnostics(), shown=logging.ERROR)
     people = diagnostics() if as_json else answers()

@@ -29,8 +29,8 @@ from spark_hpo.porting.import_file import import_file
 def command(file: str, output: str, overwrite: bool, as_json: bool) -> None:
     """Make a study file of a W&B sweep or a Determined experiment.
 
-    FILE is the sweep file or the experiment file, in YAML or JSON. What of it has no counterpart, or means
-    something else in a study, is printed, and is at the beginning of the study file.
+    FILE is the sweep file or the experiment file, in YAML or JSON. Settings that have no counterpart, or
+    another meaning in a study, are printed, and listed at the beginning of the study file.
     """
     imported = import_file(file)
     if Path(output).exists() and not overwrite:

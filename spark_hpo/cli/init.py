@@ -43,7 +43,9 @@ from spark_hpo.starter import start_study
 @click.option("--name", help="Name of the study.  [default: name of the table]")
 @click.option("--study-dir", metavar="DIR", help="The study directory.  [default: studies/NAME]")
 @click.option(
-    "--tracking-uri", metavar="URI", help="Of MLflow.  [default: MLFLOW_TRACKING_URI, or studies/mlflow.db]"
+    "--tracking-uri",
+    metavar="URI",
+    help="Tracking server of MLflow.  [default: MLFLOW_TRACKING_URI, or studies/mlflow.db]",
 )
 @click.option(
     "--world-size",

@@ -39,12 +39,14 @@ SETTINGS = {
     "--columns", metavar="A,B", help="The columns to copy from the input to the output.  [default: all]"
 )
 @click.option(
-    "--format", type=click.Choice(["csv", "parquet"]), help="Of the input; otherwise by its ending."
+    "--format", type=click.Choice(["csv", "parquet"]), help="Format of the input.  [default: by its ending]"
 )
 @click.option(
-    "--version", metavar="V", help="Of a Delta or Iceberg table: a number or a time.  [default: the newest]"
+    "--version",
+    metavar="V",
+    help="Version of a Delta or Iceberg table: a number or a time.  [default: the newest]",
 )
-@click.option("--no-header", is_flag=True, help="The CSV has no names: columns are column1, column2, ...")
+@click.option("--no-header", is_flag=True, help="The CSV has no header: columns are column1, column2, ...")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 @click.option(
     "--tracking-uri",

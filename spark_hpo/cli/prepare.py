@@ -60,15 +60,27 @@ _SPLIT_OPTIONS = (
     click.option(
         "--split-group", callback=_names, metavar="A,B", help="Keep the rows of a group in one split."
     ),
-    click.option("--split-time", metavar="COLUMN", help="The newest rows are test, those before validation."),
-    click.option("--split-column", metavar="COLUMN", help="It says train, validation or test for each row."),
+    click.option(
+        "--split-time",
+        metavar="COLUMN",
+        help="Column of times: the newest rows are test, those before validation.",
+    ),
+    click.option(
+        "--split-column",
+        metavar="COLUMN",
+        help="Column that names the split of each row: train, validation or test.",
+    ),
     click.option(
         "--split-values",
         callback=_values,
         metavar="SPLIT:VALUE,..",
-        help="Other values of that column, such as train:0,train:1,validation:2,test:3.",
+        help="The values of that column, if they are others: train:0,train:1,validation:2,test:3.",
     ),
-    click.option("--split-stratify", metavar="COLUMN", help="Split each value, as of the label, alike."),
+    click.option(
+        "--split-stratify",
+        metavar="COLUMN",
+        help="Column, usually the label, each of whose values is split by the fractions.",
+    ),
 )
 _OUTPUT_OPTIONS = (
     click.option("--output", required=True, metavar="DIR", help="The folder to write: a path or fsspec URL."),
@@ -76,7 +88,8 @@ _OUTPUT_OPTIONS = (
         "--fractions",
         callback=_numbers,
         metavar="A,B,C",
-        help="Shares of train, validation and test.  [default: 0.8,0.1,0.1; 0.6,0.2,0.2 of a small CSV]",
+        help="Shares of train, validation and test.  [default: 0.8,0.1,0.1; csv: 0.6,0.2,0.2 of a copy of "
+        "fewer than 2,000 rows]",
     ),
     click.option("--seed", type=int, help="Seed of the split, and of synthetic rows.  [default: 0]"),
     click.option("--row-group-rows", type=int, metavar="N", help="Rows in each Parquet row group."),
@@ -111,8 +124,8 @@ def _with_options(function: _Function, options: Sequence[_Function]) -> _Functio
 def command() -> None:
     """Prepare a table for studies from CSV, Parquet, Delta or Iceberg.
 
-    The output gets train, validation and test as Parquet, and schema.json. A table that an earlier equal
-    command wrote is kept.
+    Writes train, validation and test as Parquet, and schema.json. If an earlier command with the same options
+    has written the table, nothing is done.
     """
 
 
@@ -120,7 +133,7 @@ def command() -> None:
     "csv",
     cls=Command,
     examples=[
-        "spark-hpo prepare csv --input adult.csv --label income --null-values '?' --output data/adult",
+        "spark-hpo prepare csv --input adult.csv --label income --drop fnlwgt --output data/adult",
         "spark-hpo prepare csv --input main.sales.orders --label returned --output data/orders",
         "spark-hpo prepare csv --input s3a://lake/sales --label returned --in-place --output data/sales",
     ],
@@ -141,13 +154,13 @@ def command() -> None:
 @click.option(
     "--label-type",
     type=click.Choice(["auto", "class", "number"]),
-    help="Of the first label. auto: class for text and for at most 20 integers, else number.  "
-    "[default: auto]",
+    help="Type of the first label. auto: class for text, and for integers with at most 20 values, else "
+    "number.  [default: auto]",
 )
 @click.option(
     "--format",
     type=click.Choice(["csv", "parquet", "delta", "iceberg"]),
-    help="Of the input; otherwise found out.",
+    help="Format of the input.  [default: detected]",
 )
 @click.option(
     "--version",
@@ -158,7 +171,8 @@ def command() -> None:
     "--null-values",
     callback=_names,
     metavar="A,B",
-    help="Texts that mean missing, besides the empty text, NaN, nan, NULL and null.",
+    help="Texts that mean missing, besides the empty text, NaN, nan, NULL and null; in a CSV, unless "
+    "--as-is, also NA, N/A, n/a, #N/A, <NA>, None and ?.",
 )
 @click.option(
     "--max-vocabulary",
@@ -178,16 +192,22 @@ def command() -> None:
     help="Leave all columns as they are. Otherwise ids, constants and copies of the label are left out, "
     "dates and numbers that are text are parsed, and rows without a label are left out.",
 )
-@click.option("--separator", metavar="CHAR", help="Between the fields of a CSV.  [default: detected]")
-@click.option("--no-header", is_flag=True, help="The CSV has no names: columns are column1, column2, ...")
+@click.option("--separator", metavar="CHAR", help="Separator of the fields of a CSV.  [default: detected]")
+@click.option("--no-header", is_flag=True, help="The CSV has no header: columns are column1, column2, ...")
 @click.option(
     "--in-place",
     is_flag=True,
     help="Parquet: write only schema.json, and let studies read the table where it is.",
 )
-@click.option("--where-train", metavar="SQL", help="In place: the condition of training rows. Set all three.")
-@click.option("--where-validation", metavar="SQL", help="In place: such as \"day >= '2026-01-01'\".")
-@click.option("--where-test", metavar="SQL", help="In place. Without conditions, row groups are split.")
+@click.option(
+    "--where-train", metavar="SQL", help="In place: the condition of training rows. Set all three, or none."
+)
+@click.option(
+    "--where-validation", metavar="SQL", help="In place: of validation rows, such as \"day >= '2026-01-01'\"."
+)
+@click.option(
+    "--where-test", metavar="SQL", help="In place: of test rows. Without conditions, row groups are split."
+)
 @click.option(
     "--windows",
     callback=parsed_mapping,
