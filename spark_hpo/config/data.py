@@ -42,8 +42,9 @@ class DataConfig(Section):
     not prepared needs `label`; the study derives the encoding of its columns when it begins."""
 
     path: Url | None = None
-    """Local path or any fsspec URL: a table that `spark-hpo prepare` wrote; a Parquet folder or file, which
-    is read in place; or a CSV, which is copied into the study directory."""
+    """Local path or any fsspec URL: a table that `spark-hpo prepare` wrote; a Parquet, Delta or Iceberg
+    table, which is read in place; or a CSV, which is copied into the study directory. A table in place with
+    fewer than 20 row groups is copied too, unless columns decide its split."""
     table: str | None = None
     """Name of a table or view in Spark's catalog: `main.sales.orders`. The study reads a snapshot of it."""
     query: str | None = None

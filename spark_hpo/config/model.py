@@ -76,7 +76,8 @@ class StudyConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of proposed parameters, of initial weights and of the order of rows."""
     task: str
-    """`tabular`, `image`, `module:Name`, or `path/to/file.py:Name` with a path relative to the study file."""
+    """A shipped task (`tabular`, `image`, `sequence`, `text` or `forecast`), `module:Name`, or
+    `path/to/file.py:Name` with a path relative to the study file."""
     data: DataConfig | None = None
     """Required, except for a training function that loads its own data."""
     objective: ObjectiveConfig

@@ -82,11 +82,13 @@ class PrepareConfig(Section):
     label_type: Literal["auto", "class", "number"] | None = None
     """csv, synthetic: whether the (first) label is a class or a number."""
     format: Literal["csv", "parquet", "delta", "iceberg"] | None = None
-    """csv: the format of the input. Default: found out."""
+    """csv: the format of the input. Default: detected."""
     version: int | str | None = None
-    """csv: version of a Delta table, id of an Iceberg snapshot, or a time. Default: the newest at first."""
+    """csv: version of a Delta table, id of an Iceberg snapshot, or a time. Default: the newest when the table
+    is prepared."""
     null_values: _Names = None
-    """csv: texts that mean missing, in addition to the empty text, NaN, nan, NULL and null."""
+    """csv: texts that mean missing, in addition to the empty text, NaN, nan, NULL and null; and, in a CSV
+    that is cleaned, NA, N/A, n/a, #N/A, <NA>, None and ?."""
     max_vocabulary: PositiveInt | None = None
     """csv: how many values of a text column get a code."""
     drop: _Names = None
