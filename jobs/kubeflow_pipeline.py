@@ -2,10 +2,10 @@
 
     prepare -> tune
 
-    pip install kfp && python jobs/kubeflow_pipeline.py study.yaml   # compiles it, for kfp or the web page
+    pip install kfp && python jobs/kubeflow_pipeline.py pipeline.yaml   # compiles it, for kfp or the web page
 
 Each step is a spark-submit in the image of conf/Dockerfile. The folder belongs to the run, so a step that
-is retried resumes its study. Change the two constants; everything else is a parameter of the run.
+is retried resumes its study. Change the constants; everything else is a parameter of the run.
 """
 
 import sys  # kfp reads the annotations as objects: no `from __future__ import annotations`
@@ -13,13 +13,18 @@ import sys  # kfp reads the annotations as objects: no `from __future__ import a
 from kfp import compiler, dsl
 
 IMAGE = "registry.example.com/spark_hpo:0.1"
+NAMESPACE = "kubeflow"  # of the pipeline, in which Spark starts the executors
+ACCOUNT = "spark-hpo"  # of conf/kubernetes-account.yml
 RETRIES = 3
 
 _SUBMIT = f"""spark-submit --master k8s://https://kubernetes.default.svc --deploy-mode client \
 --properties-file /opt/spark_hpo/conf/spark-defaults.conf \
 --conf spark.driver.host="$(hostname -i)" \
+--conf spark.kubernetes.namespace={NAMESPACE} \
+--conf spark.kubernetes.authenticate.executor.serviceAccountName={ACCOUNT} \
 --conf spark.kubernetes.container.image={IMAGE} \
 --conf spark.kubernetes.executor.deleteOnTermination=true \
+--conf spark.executor.cores=4 --conf spark.executor.memory=1g --conf spark.executor.memoryOverhead=10g \
 --conf spark.executor.instances="$1" """
 
 # The last line that a job prints is its result. The signal that ends the pod is passed on to spark-submit,

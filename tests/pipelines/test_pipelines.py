@@ -104,7 +104,7 @@ def test_dvc_runs_what_has_changed_and_the_study_continues(project: Path) -> Non
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The pipeline as kfp has compiled it."""
-    file = tmp_path_factory.mktemp("kubeflow") / "study.yaml"
+    file = tmp_path_factory.mktemp("kubeflow") / "pipeline.yaml"
     run(TOOLS / "python", ROOT / "jobs/kubeflow_pipeline.py", file, folder=file.parent)
     record: dict[str, Any] = yaml.safe_load(file.read_text())
     return record

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,11 @@ import yaml
 from spark_hpo.config import ResourcesConfig
 
 CONF = Path(__file__).parents[2] / "conf"
-MANIFESTS: list[dict[str, Any]] = list(yaml.safe_load_all((CONF / "kubernetes.yml").read_text()))
+MANIFESTS: list[dict[str, Any]] = [
+    manifest
+    for file in ("kubernetes-account.yml", "kubernetes.yml")
+    for manifest in yaml.safe_load_all((CONF / file).read_text())
+]
 EXECUTOR: dict[str, Any] = yaml.safe_load((CONF / "kubernetes-executor.yml").read_text())
 JOB: dict[str, Any] = next(manifest for manifest in MANIFESTS if manifest["kind"] == "Job")
 POD: dict[str, Any] = JOB["spec"]["template"]["spec"]
@@ -55,9 +62,19 @@ def test_names_in_the_manifests_match() -> None:
     assert binding["roleRef"]["name"] == names["Role"]
     assert binding["subjects"][0]["name"] == POD["serviceAccountName"] == names["ServiceAccount"]
     [driver] = POD["containers"]
+    assert f"executor.serviceAccountName={names['ServiceAccount']} " in driver["args"][0]
     [mount] = driver["volumeMounts"]
     assert mount["name"] == POD["volumes"][0]["name"]
     text = (CONF / "kubernetes.yml").read_text()
     for file in ("study.yaml", "executor.yml"):
         assert f"--from-file={file}=" in text
         assert f"{mount['mountPath']}/{file}" in driver["args"][0]
+
+
+def test_discovery_script_lists_gpus_as_spark_expects(tmp_path: Path) -> None:
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/bash\nprintf '0\\n1\\n'\n")
+    smi.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    found = subprocess.run([CONF / "get_gpus.sh"], env={"PATH": path}, capture_output=True, check=True)
+    assert json.loads(found.stdout) == {"name": "gpu", "addresses": ["0", "1"]}

@@ -1,4 +1,4 @@
-"""conf/spark-application.yml: its arguments are ours, and its names are those of conf/kubernetes.yml."""
+"""conf/spark-application.yml: its arguments are ours, and its names are those of conf/kubernetes*.yml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from spark_hpo.config import ResourcesConfig, load_config
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 APPLICATION: dict[str, Any] = yaml.safe_load((CONF / "spark-application.yml").read_text())["spec"]
-KUBERNETES: list[dict[str, Any]] = list(yaml.safe_load_all((CONF / "kubernetes.yml").read_text()))
+KUBERNETES: list[dict[str, Any]] = [
+    manifest
+    for file in ("kubernetes-account.yml", "kubernetes.yml")
+    for manifest in yaml.safe_load_all((CONF / file).read_text())
+]
 
 
 def test_arguments_are_settings_of_the_study() -> None:
