@@ -130,8 +130,8 @@ def extend(study: str, limits: tuple[str, ...], limit: float, as_json: bool) -> 
 
 @_command(
     Verb.NARROW,
-    "spark-hpo narrow studies/adult learning_rate=[1e-4,1e-2]",
-    "spark-hpo narrow studies/adult optimizer=[adamw,sgd] optimizer.momentum=[0.8,0.99]",
+    "spark-hpo narrow studies/adult 'learning_rate=[1e-4,1e-2]'",
+    "spark-hpo narrow studies/adult 'optimizer=[adamw,sgd]' 'optimizer.momentum=[0.8,0.99]'",
 )
 @click.argument("ranges", nargs=-1, required=True, metavar="KEY=[LOW,HIGH]...")
 def narrow(study: str, ranges: tuple[str, ...], limit: float, as_json: bool) -> None:
