@@ -45,7 +45,7 @@ class Imported:
         Args:
             file: name of the imported file.
         """
-        head = [f"# Imported from {file}, a {self.source}, by `spark-hpo import`."]
+        head = [f"# Imported from {file} ({self.source}) by `spark-hpo import`."]
         if self.notes:
             head += ["# What differs, by the key of that file:", *(f"# - {note}" for note in self.notes)]
         body = yaml.safe_dump(dict(self.study), sort_keys=False, default_flow_style=None, width=110)
