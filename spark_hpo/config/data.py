@@ -86,7 +86,8 @@ class DataConfig(Section):
     prepare: Annotated[PrepareConfig | None, BeforeValidator(section_of_words)] = None
     """How to create the table if it does not exist: `{source: csv, input: sales.csv, label: returned}`."""
     where: str = ""
-    """SQL condition that selects rows of all splits: `country = 'DE' and day >= '2026-01-01'`."""
+    """SQL condition that selects rows of all splits: `country = 'DE' and day >= '2026-01-01'`. It compares
+    columns with values, and may contain `in`, `between`, `is null`, `and`, `or` and `not`."""
     nulls: dict[str, Literal["refuse", "fill"]] = {}
     """How to treat nulls, by column; `*` stands for all other columns: `{age: fill, "*": refuse}`. `fill`
     replaces a null by the mean, by the code of an empty text, by zeros or by an empty list, depending on the
