@@ -14,6 +14,10 @@ from spark_hpo.search.space.axis import Array
 
 MIN_PAIRS = 5
 
+_PRIOR = 0.85  # correlation of two neighbouring rungs, before any trial has reached both
+_PRIOR_WEIGHT = 4.0  # in trials
+_MOST = 0.99  # correlation that is measured at most
+
 T = TypeVar("T", float, Score)
 
 
@@ -47,6 +51,21 @@ def rank_agreement(pairs: Sequence[tuple[T, T]], field: Sequence[T] | None = Non
         return None
     ratio = r / min(spread, 1.0)
     return ratio / math.sqrt(1 - r * r + ratio * ratio)
+
+
+def expected_agreement(correlation: float | None, num_pairs: int) -> float:
+    """Return the correlation of two neighbouring rungs to expect after a measurement, -1..1.
+
+    The measured value and a prior are averaged by Fisher's transformation, whose variance is 1 / (pairs - 3).
+
+    Args:
+        correlation: measured on `num_pairs` trials; None: none could be measured.
+    """
+    transformed, weight = 0.0, 0
+    if correlation is not None:
+        transformed, weight = math.atanh(min(max(correlation, -_MOST), _MOST)), num_pairs - 3
+    total = transformed * weight + math.atanh(_PRIOR) * _PRIOR_WEIGHT
+    return math.tanh(total / (weight + _PRIOR_WEIGHT))
 
 
 def _mean_ranks(values: Iterable[Any], among: Iterable[Any]) -> Array:

@@ -8,17 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
+from spark_hpo.search.agreement import MIN_PAIRS, expected_agreement
 from spark_hpo.search.pareto import Ints
 from spark_hpo.search.samplers.history import History, Ranking
 from spark_hpo.search.space.axis import Array
 
-_PRIOR_AGREEMENT = 0.85  # correlation of the scores at two neighbouring rungs, before any trial has both
-_PRIOR_WEIGHT = 4.0  # of the prior, in trials
-_MIN_PAIRS = 5  # trials at both rungs, to estimate the agreement
 _AGREEMENTS = (-0.5, 0.99)  # estimates are clipped to this range
 _LEAST_AGREEMENT = 0.25  # with the last rung; weaker ones count less instead
 _MIN_VARIANCE = 1e-4
-_MOST = 0.99  # agreement that is measured at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,15 +106,12 @@ def _selection(quantiles: Array, below: Array) -> tuple[float, float, float]:
     has_both = ~np.isnan(below)
     x, y = below[has_both], quantiles[has_both]
     if not len(x):
-        return _PRIOR_AGREEMENT, 0.0, 1.0
-    transformed, weight = 0.0, 0  # Fisher's, with the variance 1 / (pairs - 3)
-    if len(x) >= _MIN_PAIRS and x.std() > 0 and y.std() > 0:
+        return expected_agreement(None, 0), 0.0, 1.0
+    corrected = None
+    if len(x) >= MIN_PAIRS and x.std() > 0 and y.std() > 0:
         correlation = float(np.corrcoef(x, y)[0, 1])
         ratio = correlation / min(float(x.std()), 1.0)
         corrected = ratio / math.sqrt(1 - correlation**2 + ratio**2)
-        transformed, weight = math.atanh(min(max(corrected, -_MOST), _MOST)), len(x) - 3
-    prior = math.atanh(_PRIOR_AGREEMENT) * _PRIOR_WEIGHT
-    agreement = math.tanh((transformed * weight + prior) / (weight + _PRIOR_WEIGHT))
-    agreement = min(max(agreement, _AGREEMENTS[0]), _AGREEMENTS[1])
+    agreement = min(max(expected_agreement(corrected, len(x)), _AGREEMENTS[0]), _AGREEMENTS[1])
     variance = 1 - agreement**2 + agreement**2 * float(x.var())
     return agreement, agreement * float(x.mean()), math.sqrt(max(variance, _MIN_VARIANCE))

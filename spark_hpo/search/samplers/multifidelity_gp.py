@@ -54,6 +54,8 @@ class MultifidelityGpSampler(MultivariateTpeSampler):
     - **Several objectives:** proposals are those of `MultivariateTpeSampler`, and `expected` has no opinion.
       So have studies whose trials have too few results. Limits order the trials, as there.
     - **In flight** trials are believed to turn out as expected.
+    - **Misleading rungs.** If similar trials have similar noise, many results at a low rung say little more
+      than one. How much of the noise they share is fitted (`Process`).
     - **Failed** trials tell the probability of success, which multiplies the improvement (`Feasibility`).
     - **Cost** divides it with `acquisition: ei_per_second`, and **defaults** are drawn, as there.
     - **Earlier studies** count as noisy observations.
@@ -147,10 +149,9 @@ class MultifidelityGpSampler(MultivariateTpeSampler):
         count = len(scores.trials)
         mean = process.mean(observations.points[:count])
         best = np.argsort(mean, kind="stable")[:_NUM_BEST]
-        posterior = scores.values - scores.noise * process.weights[:count]
         return _Belief(
             process=process,
-            posterior=dict(zip(scores.trials.tolist(), posterior.tolist(), strict=True)),
+            posterior=dict(zip(scores.trials.tolist(), process.noiseless[:count].tolist(), strict=True)),
             known=known,
             best=self._rows_of(scores.trials[best]),
             lowest=float(mean.min()),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_solve, cholesky, lapack, solve_triangular
+from scipy.special import expit
 
 from spark_hpo.search.space.axis import Array, Axes
 
@@ -19,6 +20,7 @@ _MAX_DEVIATIONS = 3.0  # of a fitted parameter from the mean of its prior
 _LENGTH = (math.log(0.5), 0.8)
 _SCALE = (0.0, 0.5)
 _RESIDUAL = (math.log(0.05), 1.2)
+_SHARED = (0.0, 1.5)  # log-odds of the share of the noise that neighbours have in common
 _INACTIVE = 0.7  # distance of an inactive parameter from an active one
 
 
@@ -54,7 +56,8 @@ def embed(axes: Axes, rows: Array) -> tuple[Array, npt.NDArray[np.int64]]:
 
 def fit(observations: Observations, owners: npt.NDArray[np.int64]) -> Array:
     """Return the parameters with the highest posterior: logarithms of a length for each axis, of the scale
-    (a variance), and of the residual, the variance that parameters do not explain.
+    (a variance), and of the residual, the variance that parameters do not explain; and the log-odds of the
+    share of the noise that neighbours have in common.
 
     Args:
         observations: the cost is their number to the power of 3: 0.1 s for 250.
@@ -82,14 +85,19 @@ class _Posterior:
         self._squared = np.stack(
             [_squared(points[:, owners == axis], points[:, owners == axis]) for axis in range(count)]
         )
-        self.mean, self.deviation = np.array([*[_LENGTH] * count, _SCALE, _RESIDUAL]).T
+        self._roots = np.sqrt(observations.noise)
+        self._noises = np.outer(self._roots, self._roots)
+        self.mean, self.deviation = np.array([*[_LENGTH] * count, _SCALE, _RESIDUAL, _SHARED]).T
 
     def __call__(self, parameters: Array) -> tuple[float, Array]:
-        inverse_squares = np.exp(-2 * parameters[:-2])
+        inverse_squares = np.exp(-2 * parameters[:-3])
         distance = np.sqrt(5 * np.tensordot(inverse_squares, self._squared, 1))
-        decay, scale = np.exp(-distance), math.exp(parameters[-2])
-        covariance = scale * (1 + distance + distance**2 / 3) * decay
-        factor = _factor(covariance, math.exp(parameters[-1]) + self._observations.noise)
+        decay = np.exp(-distance)
+        scale, residual, shared = np.exp(parameters[-3]), np.exp(parameters[-2]), expit(parameters[-1])
+        matern = (1 + distance + distance**2 / 3) * decay
+        scales = scale + shared * self._noises
+        noise = self._observations.noise
+        factor = _factor(scales * matern, residual + (1 - shared) * noise)
         targets = self._observations.targets
         weights = cho_solve((factor, True), targets, check_finite=False)
         inverse = np.tril(lapack.dpotri(factor, lower=1)[0])
@@ -97,10 +105,12 @@ class _Posterior:
         # d loss / d p = sum(slope * dK/dp); all matrices are symmetric.
         slope = (inverse - np.outer(weights, weights)) / 2
         gradient = np.empty_like(parameters)
-        by_squared = (slope * (5 / 3 * scale) * (1 + distance) * decay).ravel()
-        gradient[:-2] = self._squared.reshape(len(self._squared), -1) @ by_squared * inverse_squares
-        gradient[-2] = (slope * covariance).sum()
-        gradient[-1] = np.trace(slope) * math.exp(parameters[-1])
+        by_squared = (slope * scales * (5 / 3 * (1 + distance) * decay)).ravel()
+        gradient[:-3] = self._squared.reshape(len(self._squared), -1) @ by_squared * inverse_squares
+        by_matern = slope * matern
+        gradient[-3] = by_matern.sum() * scale
+        gradient[-2] = np.trace(slope) * residual
+        gradient[-1] = ((by_matern * self._noises).sum() - np.diag(slope) @ noise) * shared * (1 - shared)
         off = (parameters - self.mean) / self.deviation
         loss = targets @ weights / 2 + np.log(np.diag(factor)).sum() + off @ off / 2
         return float(loss), gradient + off / self.deviation
@@ -109,6 +119,9 @@ class _Posterior:
 @dataclass(frozen=True, eq=False)
 class Process:
     """Exact Gaussian process regression with a Matérn 5/2 kernel and one length for each axis.
+
+    A share of the noise is a function of the point, too, with the same kernel: what an observation is off by,
+    its neighbours are off by as well. So a region does not become certain by many noisy observations.
 
     Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", algorithm 2.1. The cost of a
     prediction is the number of observations squared, for each point.
@@ -120,17 +133,21 @@ class Process:
     points: Array  # divided by the lengths
     factor: Array  # of the covariance of all points
     weights: Array  # 0 for pending points
+    noiseless: Array  # expected targets without their noise, but with the residual
 
     @classmethod
     def of(cls, observations: Observations, owners: npt.NDArray[np.int64], parameters: Array) -> Process:
         """Condition on observations."""
-        lengths = np.exp(parameters[:-2])[owners]
-        scale, residual = math.exp(parameters[-2]), math.exp(parameters[-1])
-        points = observations.points / lengths
-        covariance = scale * _matern(_squared(points, points))
-        factor = _factor(covariance, residual + observations.noise)
+        lengths = np.exp(parameters[:-3])[owners]
+        scale, residual, shared = np.exp(parameters[-3]), np.exp(parameters[-2]), expit(parameters[-1])
+        points, noise = observations.points / lengths, observations.noise
+        matern = _matern(_squared(points, points))
+        roots = np.sqrt(noise)
+        common = shared * np.outer(roots, roots) * matern
+        factor = _factor(scale * matern + common, residual + (1 - shared) * noise)
         weights = cho_solve((factor, True), observations.targets, check_finite=False)
-        return cls(lengths, scale, residual, points, factor, weights)
+        noiseless = observations.targets - common @ weights - (1 - shared) * noise * weights
+        return cls(lengths, float(scale), float(residual), points, factor, weights, noiseless)
 
     def mean(self, points: Array) -> Array:
         """Return the expected function at points [points, columns]: [points]."""

@@ -125,6 +125,30 @@ def test_pending_points_reduce_the_deviation_and_keep_the_mean() -> None:
     assert later_deviation[:5].max() < deviation[:5].max()
 
 
+def noisy(*, is_shared: bool) -> tuple[Process, Array]:
+    """A process of 100 noisy results, whose noise neighbours share or not, and of 20 exact ones."""
+    rng = np.random.default_rng(3)
+    points, owners = embed(Axes(SPACE), rng.random((120, 4)))
+    noise = 1.4 * np.cos(6 * points[:, 1]) if is_shared else rng.normal(size=120)
+    is_noisy = np.arange(120) < 100
+    observations = Observations(
+        points=points, targets=np.sin(5 * points[:, 0]) + noise * is_noisy, noise=1.0 * is_noisy
+    )
+    return Process.of(observations, owners, fit(observations, owners)), points[:100]
+
+
+def test_results_whose_noise_neighbours_share_leave_their_region_uncertain() -> None:
+    (shared, points), (independent, _) = noisy(is_shared=True), noisy(is_shared=False)
+    assert shared.predict(points)[1].mean() > 1.3 * independent.predict(points)[1].mean()
+
+
+def test_noiseless_targets_lie_between_the_process_and_the_results() -> None:
+    process, points = noisy(is_shared=False)
+    exact, _, observations = learned()
+    assert exact.noiseless == pytest.approx(observations.targets)  # there is no noise to take away
+    assert np.corrcoef(process.noiseless[:100], process.mean(points))[0, 1] > 0.9
+
+
 def test_options_and_inactive_parameters_have_distances() -> None:
     axes = Axes(CONDITIONAL)
     flat, low, high = (
