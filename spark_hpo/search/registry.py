@@ -39,6 +39,7 @@ from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.schedulers.asha import AshaScheduler, AsyncHyperbandScheduler
 from spark_hpo.search.schedulers.guided_asha import GuidedAshaScheduler
 from spark_hpo.search.schedulers.median_stopping import MedianStoppingScheduler
+from spark_hpo.search.schedulers.pioneer_asha import PioneerAshaScheduler
 from spark_hpo.search.schedulers.population_based import PopulationBasedScheduler
 from spark_hpo.search.schedulers.synchronous import (
     FullScheduler,
@@ -72,6 +73,7 @@ SCHEDULERS: Mapping[str, type[Scheduler]] = {
     "hyperband": HyperbandScheduler,
     "asha": AshaScheduler,
     "guided_asha": GuidedAshaScheduler,
+    "pioneer_asha": PioneerAshaScheduler,
     "adaptive_asha": AdaptiveAshaScheduler,
     "async_hyperband": AsyncHyperbandScheduler,
     "median_stopping": MedianStoppingScheduler,

@@ -7,6 +7,7 @@ from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.schedulers.asha import AshaScheduler, AsyncHyperbandScheduler
 from spark_hpo.search.schedulers.guided_asha import GuidedAshaScheduler
 from spark_hpo.search.schedulers.median_stopping import MedianStoppingScheduler
+from spark_hpo.search.schedulers.pioneer_asha import PioneerAshaScheduler
 from spark_hpo.search.schedulers.population_based import PopulationBasedScheduler
 from spark_hpo.search.schedulers.staged import StagedScheduler
 from spark_hpo.search.schedulers.synchronous import (
@@ -52,6 +53,19 @@ class TestAdaptiveAshaOfFourRungs(SchedulerContract):
         return AdaptiveAshaScheduler(
             16, reduction_factor=2, num_probes=5, least_agreement=1.0, max_trials=max_trials
         )
+
+
+class TestPioneerAshaScheduler(SchedulerContract):
+    def build(self, max_trials: int | None) -> Scheduler:
+        return PioneerAshaScheduler(9, num_pioneers=3, max_trials=max_trials)
+
+
+class TestPioneerAshaOfFourRungs(SchedulerContract):
+    max_resource = 16
+
+    def build(self, max_trials: int | None) -> Scheduler:
+        # No ranking agrees so well: the entry moves up as far as it can.
+        return PioneerAshaScheduler(16, reduction_factor=2, least_agreement=1.0, max_trials=max_trials)
 
 
 class TestGuidedAshaScheduler(SchedulerContract):

@@ -39,11 +39,7 @@ class AdaptiveBracket(AsyncBracket):
         may_rise: bool,
         has_leader: bool = False,
     ) -> None:
-        super().__init__(0, levels, reduction_factor, max_trials)
-        if may_rise:
-            for rung in self._rungs:  # any rung may become the entry and get all trials
-                rung.max_promotions = self._rungs[0].max_promotions
-        self.entry = 0
+        super().__init__(0, levels, reduction_factor, max_trials, may_rise=may_rise)
         self._has_leader = has_leader
         self._num_probes = num_probes
         self._least_agreement = least_agreement
@@ -52,11 +48,6 @@ class AdaptiveBracket(AsyncBracket):
         self._pairs: list[tuple[Score, Score]] = []
         self._num_judged = 0  # probes that have reported at the next rung or failed
         self._is_settled = num_probes < MIN_PAIRS or not self._may_be_noise(0)
-
-    def start(self, trial_id: int) -> Slot:
-        assert not self._closed
-        self.started += 1
-        return self._open(trial_id, self.entry)
 
     def promote(self) -> Slot | None:
         if self._queue:

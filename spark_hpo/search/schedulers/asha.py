@@ -77,18 +77,29 @@ class AsyncBracket:
     """
 
     def __init__(
-        self, number: int, levels: tuple[int, ...], reduction_factor: int, max_trials: int | None
+        self,
+        number: int,
+        levels: tuple[int, ...],
+        reduction_factor: int,
+        max_trials: int | None,
+        *,
+        may_rise: bool = False,
     ) -> None:
+        """
+        Args:
+            may_rise: the entry may become a higher rung, so any rung may get all trials.
+        """
         self.number = number
         self.reduction_factor = reduction_factor
         self.choose: Choose | None = None  # which trial a rung promotes; None: the one with the lowest loss
+        self.entry = 0  # the rung at which new trials start
         self.started = 0
         self.committed = 0  # resource of all slots opened so far
         self._rungs: list[_Rung] = []
         self._resources: dict[int, int] = {}  # by trial: its resource after its last slot
         self._closed = False
-        for resource in levels:
-            if max_trials is not None:
+        for rung, resource in enumerate(levels):
+            if max_trials is not None and not (may_rise and rung):
                 max_trials = max(1, max_trials // reduction_factor)
             self._rungs.append(_Rung(resource, max_trials))
 
@@ -105,7 +116,7 @@ class AsyncBracket:
         """Open the first slot of a new trial."""
         assert not self._closed
         self.started += 1
-        return self._open(trial_id, 0)
+        return self._open(trial_id, self.entry)
 
     def promote(self) -> Slot | None:
         """Open a slot for a trial that can be promoted, the highest rung first; None if there is none."""
@@ -180,9 +191,7 @@ class AsyncBracket:
         for number, rung in enumerate(self._rungs[:-1]):
             if not self._is_complete(number):
                 break
-            out += rung.keep_best(
-                rung.num_promotable(self.reduction_factor, is_complete=True) - rung.promoted
-            )
+            out += rung.keep_best(self._num_promotable(number) - rung.promoted)
         return out
 
 
