@@ -20,12 +20,12 @@ class Method:
     explorer: str = "perturbation"  # used only by population based schedulers
 
 
-METHODS_VERSION = 3
+METHODS_VERSION = 4
 """Version of the settings in `METHODS`. A study keeps those that it began with (`Definition.methods`)."""
 
 METHODS: Mapping[str, Method] = {
     # How its settings were chosen: docs/methods.md. Where it wins and loses: docs/benchmarks/search.md.
-    "default": Method(sampler="multifidelity_gp", scheduler="guided_asha"),
+    "default": Method(sampler="multifidelity_gp", scheduler="pioneer_asha"),
     # Falkner et al. 2018, arXiv:1807.01774; unlike there, brackets overlap, so that no slot idles.
     "bohb": Method(sampler="tpe", scheduler="hyperband", sampler_settings={"random_fraction": 1 / 3}),
     # Awad et al. 2021, arXiv:2105.09821.
@@ -57,6 +57,7 @@ _EARLIER: Mapping[int, Mapping[str, Method]] = {
             scheduler_settings={"has_leader": True, "control_share": 0.1},
         )
     },
+    3: {"default": Method(sampler="multifidelity_gp", scheduler="guided_asha")},
 }
 
 

@@ -16,6 +16,7 @@ from spark_hpo.search.methods import METHODS_VERSION
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.schedulers.guided_asha import GuidedAshaScheduler
+from spark_hpo.search.schedulers.pioneer_asha import PioneerAshaScheduler
 from spark_hpo.search.schedulers.staged import StagedScheduler
 from spark_hpo.search.schedulers.synchronous import FullScheduler, HyperbandScheduler
 from spark_hpo.search.space import Space
@@ -60,7 +61,7 @@ def test_default_method_for_several_objectives_trains_every_trial_fully(search: 
     built = search_of(config(**search))
     assert isinstance(scheduler_of(built), FullScheduler)
     assert built.warning is None
-    assert isinstance(scheduler_of(search_of(config({}, **search))), GuidedAshaScheduler)
+    assert isinstance(scheduler_of(search_of(config({}, **search))), PioneerAshaScheduler)
 
 
 @pytest.mark.parametrize("search", [{"scheduler": "hyperband"}, {"method": "bohb"}])
@@ -129,16 +130,17 @@ def test_study_keeps_the_method_settings_that_it_began_with() -> None:
     new = Definition.create(record, methods=METHODS_VERSION)
     old = Definition(study_id="a", created_at=0.0, config=record)  # earlier versions wrote no `methods`
     space = Space.from_config(study.space)
-    second = replace(new, methods=2)
+    third, second = replace(new, methods=3), replace(new, methods=2)
     schedulers = [
         scheduler_of(build_search(study, space, definition=definition))
-        for definition in (None, new, second, old)
+        for definition in (None, new, third, second, old)
     ]
     assert [type(scheduler) for scheduler in schedulers] == [
-        *[GuidedAshaScheduler] * 2,
+        *[PioneerAshaScheduler] * 2,
+        GuidedAshaScheduler,
         *[AdaptiveAshaScheduler] * 2,
     ]
-    assert [getattr(scheduler, "has_leader", None) for scheduler in schedulers[2:]] == [True, False]
+    assert [getattr(scheduler, "has_leader", None) for scheduler in schedulers[3:]] == [True, False]
     assert old.redefined(record).methods == old.methods == 1
     with pytest.raises(ConfigError) as caught:
         build_search(study, space, definition=replace(new, methods=METHODS_VERSION + 1))
@@ -147,7 +149,7 @@ def test_study_keeps_the_method_settings_that_it_began_with() -> None:
 
 def test_settings_of_the_user_override_those_of_the_method() -> None:
     scheduler = scheduler_of(search_of(config({}, scheduler_settings={"num_controls": 0})))
-    assert isinstance(scheduler, GuidedAshaScheduler)
+    assert isinstance(scheduler, PioneerAshaScheduler)
     assert scheduler.num_controls == 0
 
 
@@ -155,5 +157,5 @@ def test_study_file_with_settings_of_an_earlier_default_gets_that_default() -> N
     scheduler = scheduler_of(search_of(config({}, scheduler_settings={"num_probes": 7})))
     assert isinstance(scheduler, AdaptiveAshaScheduler)
     assert (scheduler.num_probes, scheduler.has_leader) == (7, True)
-    with pytest.raises(ConfigError, match="is not a setting of the scheduler 'guided_asha'"):
+    with pytest.raises(ConfigError, match="is not a setting of the scheduler 'pioneer_asha'"):
         search_of(config({}, scheduler_settings={"nun_probes": 7}))
