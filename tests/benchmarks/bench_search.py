@@ -53,7 +53,8 @@ SLOTS = (4, 8, 32)
 OURS = (
     *(
         "default",
-        "default without its model",
+        "earlier default: guided_asha",
+        "earlier default: adaptive_asha",
         "tpe+adaptive_asha",
         "tpe+asha",
         "tpe+async_hyperband",
@@ -65,7 +66,8 @@ OURS = (
 )
 
 VARIANTS = {
-    "default without its model": "tpe:enough=10,learns_from_paused=true,learns_from_failures=true,"
+    "earlier default: guided_asha": "multifidelity_gp+guided_asha",
+    "earlier default: adaptive_asha": "tpe:enough=10,learns_from_paused=true,learns_from_failures=true,"
     "doubts_defaults=true+adaptive_asha:has_leader=true,control_share=0.1",
 }
 

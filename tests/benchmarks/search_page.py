@@ -41,9 +41,9 @@ budgets. All slots start at the same instant, and a trial that ends exactly with
 """
 _WORDS = """## What is compared
 `tpe+asha` is a sampler with a scheduler; `tpe` and `random` alone train every trial to the end; \
-`default without its model` is the default of the version before, which is `tpe` with `adaptive_asha`; \
-`tpe+adaptive_asha` has the settings of the version before that. Methods of other libraries (`peer`) run \
-with the settings of their own documentation.
+`earlier default` is the one before today's, with today's `multifidelity_gp`, or the one before that, with \
+`tpe`; `tpe+adaptive_asha` is the first. Methods of other libraries (`peer`) run with the settings of their \
+own documentation.
 
 Two scores are compared at the end of a budget. **trained** is the regret of the best configuration that \
 was trained to the end. **deployed** is the regret of the model that one would deploy at that moment: the \
