@@ -103,9 +103,10 @@ class PioneerAshaScheduler(AsyncScheduler):
     """
 
     num_pioneers: int = 8
-    """At most max_trials / reduction_factor. >= 0."""
+    """At most half of the trials that the lowest rung promotes, if `max_trials` limits them. >= 0."""
     extra_pioneers: bool = True
-    """Promote as many other trials as without pioneers. False: pioneers take their places."""
+    """Promote as many other trials as without pioneers, as far as `max_trials` allows. False: pioneers take
+    their places, perhaps all of them."""
     least_agreement: float = 0.4
     """Minimum rank correlation of a rung with the next; else new trials start above it. -1..1; -1: never."""
     num_controls: int = 6
@@ -120,7 +121,8 @@ class PioneerAshaScheduler(AsyncScheduler):
         require_number("control_share", self.control_share, low=0, high=1)
         require_number("least_agreement", self.least_agreement, low=-1, high=1)
         at_most = None if self.max_trials is None else self.max_trials // self.reduction_factor
-        num_pioneers = self.num_pioneers if at_most is None else min(self.num_pioneers, at_most)
+        places = at_most // 2 if at_most is not None and self.extra_pioneers else at_most
+        num_pioneers = self.num_pioneers if places is None else min(self.num_pioneers, places)
         self._num_controls = self.num_controls if at_most is None else min(self.num_controls, at_most)
         if len(self.levels) == 1:  # all trials are trained to the end anyway
             self._num_controls = 0

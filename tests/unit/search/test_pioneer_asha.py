@@ -95,6 +95,22 @@ def test_pioneers_take_places_of_others_unless_they_are_extra(is_extra: bool) ->
     assert len(promotions) == (2 if is_extra else 0)
 
 
+@pytest.mark.parametrize("max_trials", [12, 30])
+def test_few_trials_leave_half_of_the_places_for_better_ones(max_trials: int) -> None:
+    scheduler = PioneerAshaScheduler(27, max_trials=max_trials, least_agreement=-1.0)
+    running = [slot for _ in range(4) if (slot := scheduler.next_slot())]
+    promoted = []
+    while running:
+        slot = running.pop(0)
+        scheduler.report(slot, -float(slot.trial_id))  # each trial is better than all before
+        while len(running) < 4 and (opened := scheduler.next_slot()):
+            running.append(opened)
+            promoted += [opened.trial_id] if opened.rung == 1 else []
+    assert scheduler.is_done()
+    assert len(promoted) <= max_trials // 3
+    assert sum(trial_id >= 4 for trial_id in promoted) >= max_trials // 6
+
+
 def test_least_agreement_outside_of_its_range_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         PioneerAshaScheduler(27, least_agreement=1.5)
