@@ -24,10 +24,8 @@ METHODS = {
     "hyperopt": "hyperopt_tpe",
     "tpe": "tpe:enough=10",
     "tpe, learns": "tpe:enough=10,learns_from_failures=true",
-    "default, ignores": "tpe:enough=10,learns_from_paused=true"
-    "+adaptive_asha:has_leader=true,control_share=0.1",
-    "default": "tpe:enough=10,learns_from_paused=true,learns_from_failures=true"
-    "+adaptive_asha:has_leader=true,control_share=0.1",
+    "default, ignores": "multifidelity_gp:learns_from_failures=false+pioneer_asha",
+    "default": "default",
 }
 
 
