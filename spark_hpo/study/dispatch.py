@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -112,7 +112,8 @@ class Dispatcher:
     @property
     def used_slots(self) -> int:
         """The slots of the assignments in flight, without the one that is held."""
-        return sum(self._slots(a) for a in self.attempts.running.values() if a is not self.held)
+        rungs = Counter(a.rung for a in self.attempts.running.values() if a is not self.held)
+        return sum(count * self.policy.ranks.slots(rung) for rung, count in rungs.items())
 
     def elapsed(self, now: float) -> dict[int, float]:
         """Return the seconds since the assignments in flight began, by trial.

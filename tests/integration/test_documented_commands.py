@@ -35,7 +35,7 @@ DECLARED = (
     *("org.apache.spark.sql.internal.StaticSQLConf$", "org.apache.spark.sql.connect.config.Connect$"),
 )
 # Read without an entry in the registry: by the client of Spark Connect, and by name.
-ELSEWHERE = ("spark.remote", "spark.port.maxRetries")
+ELSEWHERE = ("spark.master", "spark.remote", "spark.port.maxRetries")
 
 
 def commands() -> list[tuple[str, str]]:

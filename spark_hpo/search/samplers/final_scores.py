@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.special import ndtri
 
 from spark_hpo.search.agreement import MIN_PAIRS, expected_agreement
 from spark_hpo.search.pareto import Ints
-from spark_hpo.search.samplers.history import History, Ranking
+from spark_hpo.search.samplers.history import Ranking
 from spark_hpo.search.space.axis import Array
 
 _AGREEMENTS = (-0.5, 0.99)  # estimates are clipped to this range
@@ -39,7 +40,7 @@ class FinalScores:
         return FinalScores(trials=self.trials[keep], values=self.values[keep], noise=self.noise[keep])
 
 
-def final_scores(history: History) -> FinalScores:
+def final_scores(rankings: Sequence[Ranking]) -> FinalScores:
     """Relate the results at all rungs to each other.
 
     At the lowest rung, the score of a trial is the normal quantile of its rank. The trials of a higher rung
@@ -55,9 +56,8 @@ def final_scores(history: History) -> FinalScores:
     stopped there count little, or in the opposite direction.
 
     Args:
-        history: has a result.
+        rankings: of the rungs with results, the lowest first; at least one.
     """
-    rankings = [history.ranking(resource) for resource in history.levels]
     numbers = [np.array([trial_id for _, trial_id in ranking]) for ranking in rankings]
     size = 1 + max(int(trials.max()) for trials in numbers)
     scores = np.full(size, math.nan)  # by trial, at the highest rung that it has reached

@@ -50,6 +50,10 @@ class History:
         """Failed trials, in the order of their failures."""
         return list(self._failed)
 
+    def rankings(self) -> list[Ranking]:
+        """Return copies of the rankings at all levels, ascending."""
+        return [list(self._levels[resource]) for resource in self.levels]
+
     def highest_level(self, enough: int) -> int | None:
         """Return the highest resource that this many trials have reported; None if there is none."""
         return max((r for r, ranking in self._levels.items() if len(ranking) >= enough), default=None)

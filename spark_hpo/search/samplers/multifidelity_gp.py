@@ -11,6 +11,7 @@ from scipy.special import log_ndtr, ndtr
 
 from spark_hpo.search.pareto import Losses
 from spark_hpo.search.samplers.final_scores import FinalScores, final_scores
+from spark_hpo.search.samplers.history import Ranking
 from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.samplers.parzen import Bandwidth, ParzenEstimator
 from spark_hpo.search.samplers.process import Observations, Process, embed, fit
@@ -25,6 +26,8 @@ _NEAR = 0.15  # deviation of a candidate from a good trial, as a share of the ra
 _REFINEMENTS = ((60, 0.05), (60, 0.015))  # candidates and their deviation, around the best candidates
 _NUM_REFINED = 3
 _MAX_EARLIER = 50  # trials of earlier studies
+_STALE = 500  # one in so many trials may be unknown to the process
+_MAX_IN_FLIGHT = 100  # trials that are believed to turn out as expected, the latest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +56,15 @@ class MultifidelityGpSampler(MultivariateTpeSampler):
       a scheduler may promote, includes them: it moves a trial's own result towards what similar ones had.
     - **Several objectives:** proposals are those of `MultivariateTpeSampler`, and `expected` has no opinion.
       So have studies whose trials have too few results. Limits order the trials, as there.
-    - **In flight** trials are believed to turn out as expected.
+    - **In flight**, the latest 100 trials are believed to turn out as expected.
     - **Misleading rungs.** If similar trials have similar noise, many results at a low rung say little more
       than one. How much of the noise they share is fitted (`Process`).
     - **Failed** trials tell the probability of success, which multiplies the improvement (`Feasibility`).
     - **Cost** divides it with `acquisition: ei_per_second`, and **defaults** are drawn, as there.
     - **Earlier studies** count as noisy observations.
     - **Bounded.** The process learns from 250 trials: the best, and the latest. Its parameters are fitted
-      again when the number of trials has grown by 15 %.
+      again when the number of trials has grown by 15 %. From 1,000 trials on, it learns from several results
+      at a time.
     - **Explores.** A `random_fraction` of proposals is drawn from the space.
     """
 
@@ -78,17 +82,25 @@ class MultifidelityGpSampler(MultivariateTpeSampler):
         self._to_fit: Observations | None = None
         self._parameters: Array | None = None
         self._belief: _Belief | None = None
+        self._rankings: list[Ranking] = []  # that the process learns from
+        self._num_told = 0
         self._owners = embed(self._axes, np.empty((0, len(self._axes))))[1]
 
     def tell(
         self, trial_id: int, *, resource: int, loss: float, others: Losses = (), violation: float = 0.0
     ) -> None:
         super().tell(trial_id, resource=resource, loss=loss, others=others, violation=violation)
-        self._belief = None
-        # Whether and when somebody asks must not matter, so observations are kept here and fitted later.
-        if self._is_ready and self._history.num_reported >= self._next_fit:
-            self._to_fit = self._observations(self._chosen(final_scores(self._history)))
-            self._next_fit = math.ceil(_GROWTH * self._history.num_reported)
+        if not self._is_ready:
+            return
+        self._num_told += 1
+        num_reported = self._history.num_reported
+        fits = num_reported >= self._next_fit
+        # Whether and when somebody asks must not matter, so rankings are kept here and learned from later.
+        if fits or self._num_told % max(1, num_reported // _STALE) == 0:
+            self._rankings, self._belief = self._history.rankings(), None
+        if fits:
+            self._to_fit = self._observations(self._chosen(final_scores(self._rankings)))
+            self._next_fit = math.ceil(_GROWTH * num_reported)
 
     def ask(self, trial_id: int) -> Params:
         if not self._is_ready:
@@ -139,7 +151,7 @@ class MultifidelityGpSampler(MultivariateTpeSampler):
         return self._belief
 
     def _learned(self) -> _Belief:
-        known = final_scores(self._history)
+        known = final_scores(self._rankings)
         scores = self._chosen(known)
         observations = self._observations(scores)
         if self._to_fit is not None:
@@ -180,7 +192,7 @@ class MultifidelityGpSampler(MultivariateTpeSampler):
 
     def _candidates(self, belief: _Belief, rng: np.random.Generator) -> tuple[Array, Array]:
         """Return candidates [candidates, axes], and the logarithm of what each of them promises."""
-        in_flight = self._rows_of(self._history.in_flight)
+        in_flight = self._rows_of(self._history.in_flight[-_MAX_IN_FLIGHT:])
         process = belief.process.believing(embed(self._axes, in_flight)[0])
         weights = self._weights()
 

@@ -57,8 +57,10 @@ class PioneerBracket(AsyncBracket):
         for number in reversed(range(len(self._rungs) - 1)):
             rung = self._rungs[number]
             full = rung.max_promotions is not None and rung.promoted >= rung.max_promotions
+            if full or self._promoted[number] >= self._num_due(number):
+                continue
             waiting = [trial_id for _, trial_id in rung.paused if trial_id in self._pioneers]
-            if waiting and not full and self._promoted[number] < self._num_due(number):
+            if waiting:
                 self._promoted[number] += 1
                 return self._promote(number, waiting)
         return super().promote()

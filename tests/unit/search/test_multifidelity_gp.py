@@ -46,7 +46,7 @@ def history_of(*rungs: Sequence[float]) -> History:
 
 
 def test_scores_at_one_rung_are_quantiles_and_equal_losses_share_theirs() -> None:
-    scores = final_scores(history_of([0.4, 0.1, 0.9, 0.4]))
+    scores = final_scores(history_of([0.4, 0.1, 0.9, 0.4]).rankings())
     assert scores.trials.tolist() == [0, 1, 2, 3]
     assert scores.values.tolist() == pytest.approx([0, -1.1503, 1.1503, 0], abs=1e-3)
     assert not scores.noise.any()
@@ -55,13 +55,13 @@ def test_scores_at_one_rung_are_quantiles_and_equal_losses_share_theirs() -> Non
 def test_scores_do_not_depend_on_the_scale_of_losses() -> None:
     losses = np.random.default_rng(0).random((2, 20))
     losses[1, 8:] = math.nan
-    scaled = final_scores(history_of(*(1e6 * losses - 5).tolist()))
-    assert scaled.values == pytest.approx(final_scores(history_of(*losses.tolist())).values)
+    scaled = final_scores(history_of(*(1e6 * losses - 5).tolist()).rankings())
+    assert scaled.values == pytest.approx(final_scores(history_of(*losses.tolist()).rankings()).values)
 
 
 def test_lone_trial_at_the_last_rung_is_not_taken_for_the_best() -> None:
     nan = math.nan
-    scores = final_scores(history_of([0.5, 0.1, 0.2, 0.3, 0.9], [0.4, nan, nan, nan, nan]))
+    scores = final_scores(history_of([0.5, 0.1, 0.2, 0.3, 0.9], [0.4, nan, nan, nan, nan]).rankings())
     assert scores.best_first().tolist().index(0) == 3  # where it was at the rung below
     assert scores.noise[0] == 0
     assert (scores.noise[1:] > 0).all()
@@ -72,7 +72,7 @@ def test_low_rung_counts_as_it_has_agreed_with_the_next(sign: int) -> None:
     rng = np.random.default_rng(0)
     low = rng.random(60)
     high = np.where(np.arange(60) < 30, sign * low, math.nan)
-    scores = final_scores(history_of(low.tolist(), high.tolist()))
+    scores = final_scores(history_of(low.tolist(), high.tolist()).rankings())
     waiting = slice(30, None)
     agreement = np.corrcoef(scores.values[waiting], low[waiting])[0, 1]
     assert agreement == pytest.approx(sign, abs=0.1)
