@@ -106,7 +106,9 @@ def test_processes_of_data_loaders_count_for_their_rank(folder: Path) -> None:
     usage = study.usage.assign(is_slow=[slow[trial] for trial in study.usage.trial])
     assert set(usage.is_slow) == {True, False}
     assert (usage.wait_share[usage.is_slow] > 0.7).all()
-    assert (usage.wait_share[~usage.is_slow] < 0.5).all()  # of 2.4 s; the start of a process counts as waiting
+    assert (
+        usage.wait_share[~usage.is_slow] < 0.5
+    ).all()  # of 2.4 s; the start of a process counts as waiting
     assert (usage.memory_bytes > 350 * MIB).all()
     (advice,) = study.usage_advice
     assert "num_workers" in advice
