@@ -53,6 +53,7 @@ SLOTS = (4, 8, 32)
 OURS = (
     *(
         "default",
+        "default with plain asha",
         "earlier default: guided_asha",
         "earlier default: adaptive_asha",
         "tpe+adaptive_asha",
@@ -66,6 +67,7 @@ OURS = (
 )
 
 VARIANTS = {
+    "default with plain asha": "multifidelity_gp+asha",
     "earlier default: guided_asha": "multifidelity_gp+guided_asha",
     "earlier default: adaptive_asha": "tpe:enough=10,learns_from_paused=true,learns_from_failures=true,"
     "doubts_defaults=true+adaptive_asha:has_leader=true,control_share=0.1",

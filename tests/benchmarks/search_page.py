@@ -40,10 +40,10 @@ configurations. No method knows its budget in advance, so one search yields the 
 budgets. All slots start at the same instant, and a trial that ends exactly with the budget counts.
 """
 _WORDS = """## What is compared
-`tpe+asha` is a sampler with a scheduler; `tpe` and `random` alone train every trial to the end; \
-`earlier default` is the one before today's, with today's `multifidelity_gp`, or the one before that, with \
-`tpe`; `tpe+adaptive_asha` is the first. Methods of other libraries (`peer`) run with the settings of their \
-own documentation.
+`tpe+asha` is a sampler with a scheduler; `tpe` and `random` alone train every trial to the end; `default \
+with plain asha` has neither pioneers nor a rising entry; `earlier default` is the one before today's, with \
+today's `multifidelity_gp`, or the one before that, with `tpe`; `tpe+adaptive_asha` is the first. Methods \
+of other libraries (`peer`) run with the settings of their own documentation.
 
 Two scores are compared at the end of a budget. **trained** is the regret of the best configuration that \
 was trained to the end. **deployed** is the regret of the model that one would deploy at that moment: the \
@@ -158,12 +158,15 @@ def _scope(table: pd.DataFrame) -> Iterator[str]:
     yield "## What was run"
     yield "| method | budget | slots | seeds |"
     yield "|---|---|---|---|"
-    longest = table[table["budget"] == table.groupby("method")["budget"].transform("max")]
-    for method, part in longest.groupby("method"):
-        slots = ", ".join(map(str, sorted(part["slots"].unique())))
-        seeds = part.groupby(["task", "slots"])["seed"].nunique()
-        count = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
-        yield f"| {method} | {part['budget'].iloc[0]:g} | {slots} | {count} |"
+    for method, rows in table.groupby("method"):
+        said = None
+        for budget, part in sorted(rows.groupby("budget"), reverse=True):
+            slots = ", ".join(map(str, sorted(part["slots"].unique())))
+            seeds = part.groupby(["task", "slots"])["seed"].nunique()
+            count = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+            if said != (slots, count):  # a search yields the results of all smaller budgets
+                yield f"| {method} | {budget:g} | {slots} | {count} |"
+            said = slots, count
     yield ""
     yield (
         "The whole comparison has 4, 8 and 32 slots, budgets up to 20, and 20 seeds. `make bench-search` "
