@@ -54,7 +54,7 @@ SCHEDULER_SETTINGS: dict[str, dict[str, Any]] = {
     "median_stopping": {"interval": 1, "num_startup_trials": 2},
     "population_based": {"interval": 1, "population_size": 4},
 }
-NUM_TRIALS = {"nsga2": 9, "optuna_tpe": 13}  # by sampler; the others: 6
+NUM_TRIALS = {"hyperopt_tpe": 9, "nsga2": 9, "optuna_tpe": 13}  # by sampler; the others: 6
 MAX_RESOURCE = {"population_based": 4}  # by scheduler; the others: 3
 STEP_BY_STEP = {"median_stopping", "population_based"}
 LEARN_NOTHING = {"random", "grid", "sobol"}
