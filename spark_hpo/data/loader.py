@@ -208,15 +208,15 @@ class Pass:
                     torch.randperm(rows, generator=generator).numpy(),
                     scratch.joined(buffered, rows),
                 )
-            window_rows = _Window(blocks, order, self.layout)
+            filled = _Window(blocks, order, self.layout)
             start = done
             while step < self.plan.steps:
                 _, stop = self.plan.bounds(self.rows, step)
                 if stop > start + rows:
                     break
-                yield window_rows.batch(done - start, stop - start)
+                yield filled.batch(done - start, stop - start)
                 step, done = step + 1, stop
-            buffered = [window_rows.taken(done - start, rows)]
+            buffered = [filled.taken(done - start, rows)]
             rows -= done - start
         if done != self.rows or rows:
             raise changed(self.url, f"{done + rows} rows read, {self.rows} planned", is_file=False)

@@ -25,8 +25,7 @@ def rank_agreement(pairs: Sequence[tuple[T, T]], field: Sequence[T] | None = Non
     """Return Spearman's correlation of losses, or scores, at one rung with those at the next, -1..1.
 
     Trials that reached the next rung were mostly selected by their losses, and within a narrow selection any
-    correlation is attenuated. The correlation is corrected for this restriction of range (Thorndike 1949,
-    case 2, on ranks): r/u / sqrt(1 - r^2 + (r/u)^2), where u is the ratio of the standard deviations.
+    correlation is attenuated. The correlation is corrected for this restriction of range, on ranks.
 
     Args:
         pairs: (loss here, loss at the next rung) of the trials that have both.
@@ -49,8 +48,19 @@ def rank_agreement(pairs: Sequence[tuple[T, T]], field: Sequence[T] | None = Non
     spread = float(((_mean_ranks(here, field) + 0.5) / len(field)).std()) * math.sqrt(12)
     if spread <= 0:
         return None
-    ratio = r / min(spread, 1.0)
-    return ratio / math.sqrt(1 - r * r + ratio * ratio)
+    return unrestricted(r, spread)
+
+
+def unrestricted(correlation: float, spread: float) -> float:
+    """Return the correlation among all trials, from that among trials which were selected at a rung.
+
+    Thorndike 1949, case 2.
+
+    Args:
+        spread: deviation of the selected trials at the rung, in parts of that of all trials. > 0.
+    """
+    ratio = correlation / min(spread, 1.0)
+    return ratio / math.sqrt(1 - correlation**2 + ratio**2)
 
 
 def expected_agreement(correlation: float | None, num_pairs: int) -> float:

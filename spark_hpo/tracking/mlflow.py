@@ -178,7 +178,7 @@ class MlflowTracker:
                 self.num_written += self._store.write_trial(content)
             else:
                 self._store.write_outcome(content)
-        except Exception as exc:
+        except Exception as exc:  # MLflow raises errors of its stores, such as those of a database
             if not (key != _OUTCOME and is_refusal(exc)):
                 self._store.forget()
             raise

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
-from spark_hpo.search.agreement import MIN_PAIRS, expected_agreement
+from spark_hpo.search.agreement import MIN_PAIRS, expected_agreement, unrestricted
 from spark_hpo.search.pareto import Ints
 from spark_hpo.search.samplers.history import Ranking
 from spark_hpo.search.space.axis import Array
@@ -109,9 +109,7 @@ def _selection(quantiles: Array, below: Array) -> tuple[float, float, float]:
         return expected_agreement(None, 0), 0.0, 1.0
     corrected = None
     if len(x) >= MIN_PAIRS and x.std() > 0 and y.std() > 0:
-        correlation = float(np.corrcoef(x, y)[0, 1])
-        ratio = correlation / min(float(x.std()), 1.0)
-        corrected = ratio / math.sqrt(1 - correlation**2 + ratio**2)
+        corrected = unrestricted(float(np.corrcoef(x, y)[0, 1]), float(x.std()))
     agreement = min(max(expected_agreement(corrected, len(x)), _AGREEMENTS[0]), _AGREEMENTS[1])
     variance = 1 - agreement**2 + agreement**2 * float(x.var())
     return agreement, agreement * float(x.mean()), math.sqrt(max(variance, _MIN_VARIANCE))

@@ -26,7 +26,7 @@ _NEAR = 0.15  # deviation of a candidate from a good trial, as a share of the ra
 _REFINEMENTS = ((60, 0.05), (60, 0.015))  # candidates and their deviation, around the best candidates
 _NUM_REFINED = 3
 _MAX_EARLIER = 50  # trials of earlier studies
-_STALE = 500  # one in so many trials may be unknown to the process
+_TRIALS_PER_RESULT = 500  # new results are learned from in batches, of one result for each 500 trials
 _MAX_IN_FLIGHT = 100  # trials that are believed to turn out as expected, the latest
 
 
@@ -96,7 +96,7 @@ class MultifidelityGpSampler(MultivariateTpeSampler):
         num_reported = self._history.num_reported
         fits = num_reported >= self._next_fit
         # Whether and when somebody asks must not matter, so rankings are kept here and learned from later.
-        if fits or self._num_told % max(1, num_reported // _STALE) == 0:
+        if fits or self._num_told % max(1, num_reported // _TRIALS_PER_RESULT) == 0:
             self._rankings, self._belief = self._history.rankings(), None
         if fits:
             self._to_fit = self._observations(self._chosen(final_scores(self._rankings)))

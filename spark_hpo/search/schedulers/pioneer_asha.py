@@ -110,7 +110,8 @@ class PioneerAshaScheduler(AsyncScheduler):
     """Promote as many other trials as without pioneers, as far as `max_trials` allows. False: pioneers take
     their places, perhaps all of them."""
     least_agreement: float = 0.4
-    """Minimum rank correlation of a rung with the next; else new trials start above it. -1..1; -1: never."""
+    """Minimum rank correlation of a rung with the next, -1..1. Below it, new trials start above that rung.
+    With -1, they always start at the lowest one."""
     num_controls: int = 6
     """At most max_trials / reduction_factor. >= 0."""
     control_share: float = 0.1

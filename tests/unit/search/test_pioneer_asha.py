@@ -68,7 +68,6 @@ def test_new_trials_start_above_misleading_rungs() -> None:
 
 def test_trials_are_fully_trained_where_only_the_end_counts() -> None:
     slots = played(PioneerAshaScheduler(27, num_controls=0), 200, reversed_below(27))
-    assert slots[-1].resource_to == 27 or slots[-1].resource_from == 9  # paused trials may still go on
     assert [slot.resource_to for slot in slots if slot.is_new][-1] == 27
 
 
