@@ -181,7 +181,7 @@ def fingerprint(url: str) -> list[list[Any]]:
     with files.accessing(url):
         entries = [fs.info(path)] if fs.isfile(path) else list(fs.find(path, detail=True).values())
     if not entries:
-        raise DataError(f"{url}: no such file or folder, or an empty one: check --input")
+        raise DataError(f"{url}: no such file or folder, or it is empty. Check the path")
     base = os.path.dirname(path)
     return [[e["name"].removeprefix(base), e["size"], files.modified(e)] for e in entries]
 

@@ -91,5 +91,5 @@ def test_fingerprint_of_the_input_depends_on_its_files(tmp_path: Path) -> None:
     assert fingerprint(str(tmp_path / "t.csv")) == before
     os.utime(tmp_path / "t.csv", (1, 1))
     assert fingerprint(str(tmp_path / "t.csv")) != before
-    with pytest.raises(DataError, match=r"none\.csv: no such file or folder.*check --input"):
+    with pytest.raises(DataError, match=r"none\.csv: no such file or folder.*Check the path"):
         fingerprint(str(tmp_path / "none.csv"))
