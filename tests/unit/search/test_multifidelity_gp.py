@@ -236,6 +236,40 @@ def test_trials_outside_of_the_subset_have_expected_scores() -> None:
     assert sampler.expected([5, 900]) == [expected[5], math.inf]
 
 
+def test_results_are_learned_in_batches_that_do_not_depend_on_who_asks_when(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("spark_hpo.search.samplers.multifidelity_gp._TRIALS_PER_RESULT", 10)
+    asked, silent = (MultifidelityGpSampler(LINE, 0, random_fraction=0.0) for _ in range(2))
+    proposals = []
+    for trial_id in range(70):  # in batches of six results, at the end
+        for sampler in (asked, silent):
+            sampler.start(trial_id, {"x": trial_id * 0.37 % 1})
+            sampler.tell(trial_id, resource=1, loss=abs(trial_id * 0.37 % 1 - 0.6))
+        proposals.append(asked.ask(500))
+    assert silent.ask(500) == proposals[-1]
+    assert len({proposal["x"] for proposal in proposals[-10:]}) < 5
+
+
+def test_process_believes_in_the_latest_of_many_trials_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = MultifidelityGpSampler(LINE, 0, random_fraction=0.0)
+    for trial_id in range(300):
+        sampler.start(trial_id, {"x": trial_id / 300})
+    for trial_id in range(20):
+        sampler.tell(trial_id, resource=1, loss=trial_id / 20)
+    believed: list[Array] = []
+    believing = Process.believing
+
+    def seen(process: Process, pending: Array) -> Process:
+        believed.append(pending)
+        return believing(process, pending)
+
+    monkeypatch.setattr(Process, "believing", seen)
+    sampler.ask(1000)
+    [pending] = believed
+    assert pending[:, 0].tolist() == pytest.approx([trial_id / 300 for trial_id in range(200, 300)])
+
+
 def test_proposals_avoid_a_region_that_fails() -> None:
     sampler, rng = MultifidelityGpSampler(LINE, 0, random_fraction=0.0), np.random.default_rng(0)
     for trial_id in range(30):
