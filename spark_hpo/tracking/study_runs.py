@@ -149,10 +149,20 @@ class StudyRuns:
 
     def describe_experiment(self) -> None:
         """Say what the experiment's page shows, unless another study or its owner has."""
-        there = self.client.get_experiment(self.experiment_id).tags
+        from mlflow.exceptions import MlflowException
+
+        there = self._experiment_tags()
         for key, value in projection.experiment_tags(self.card.objective).items():
-            if key not in there:
+            if key in there:
+                continue
+            try:
                 self.client.set_experiment_tag(self.experiment_id, key, value)
+            except MlflowException:
+                if key not in self._experiment_tags():  # else another study has set it at the same moment
+                    raise
+
+    def _experiment_tags(self) -> Mapping[str, str]:
+        return self.client.get_experiment(self.experiment_id).tags
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Write leaderboard, artifacts, metrics and front; then the status, also of unfinished trials."""

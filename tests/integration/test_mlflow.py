@@ -3,6 +3,7 @@
 import logging
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import sqlalchemy
 
 from spark_hpo.errors import TrackingError
 from spark_hpo.objective import Mode, Objective
@@ -147,6 +149,29 @@ def test_experiment_shows_the_metric_of_its_first_study(uri: str) -> None:
         assert tags["mlflow.experiment.primaryMetric.greaterIsBetter"] == "True"
         assert tags["mlflow.experimentKind"] == "custom_model_development"
         tracker.close(10)
+
+
+def test_studies_may_describe_their_experiment_at_the_same_moment(uri: str, tmp_path: Path) -> None:
+    first_words: list[str] = []
+
+    @sqlalchemy.event.listens_for(sqlalchemy.orm.Session, "before_flush")
+    def another_study(session: Any, *_: Any) -> None:
+        for row in session.new:
+            if row.__tablename__ == "experiment_tags":
+                first_words.append(row.key)
+                with sqlite3.connect(tmp_path / "mlflow.db") as database:
+                    database.execute(
+                        "INSERT INTO experiment_tags (key, value, experiment_id) VALUES (?, 'first', ?)",
+                        (row.key, row.experiment_id),
+                    )
+
+    try:
+        store = open_store(uri)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.orm.Session, "before_flush", another_study)
+    assert len(first_words) == 3
+    tags = store.client.get_experiment(store.experiment_id).tags
+    assert tags == dict.fromkeys(first_words, "first")
 
 
 def test_artifacts_are_stored_beside_the_database(uri: str, tmp_path: Path) -> None:

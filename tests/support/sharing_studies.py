@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -75,20 +75,16 @@ def main(folder: Path) -> None:
         assert begin.wait(_LIMIT_S)
         run("late", folder, spark)
 
-    def thread(target: Callable[..., None], *args: object) -> Thread:
-        started = Thread(target=target, args=args)
-        started.start()
-        return started
-
-    threads = [
-        thread(run, "heavy", folder, spark, AfterReports(_BEFORE_LATE, begin)),
-        thread(run, "light", folder, spark),
-        thread(late),
-    ]
-    for one in threads:
-        one.join(_LIMIT_S)
-    for one in [thread(run, name, folder, spark) for name in RANKS]:
-        one.join(_LIMIT_S)
+    with ThreadPoolExecutor() as threads:
+        studies = [
+            threads.submit(run, "heavy", folder, spark, AfterReports(_BEFORE_LATE, begin)),
+            threads.submit(run, "light", folder, spark),
+            threads.submit(late),
+        ]
+        for study in studies:
+            study.result(_LIMIT_S)
+        for study in [threads.submit(run, name, folder, spark) for name in RANKS]:
+            study.result(_LIMIT_S)
     spark.stop()
 
 
