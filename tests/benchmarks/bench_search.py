@@ -41,7 +41,7 @@ from tests.benchmarks.peers import (
     replay_with_pruner,
 )
 from tests.benchmarks.replay.benchmark import Benchmark
-from tests.benchmarks.replay.families import FAMILIES, open_family
+from tests.benchmarks.replay.families import FAMILIES, available, open_family
 from tests.benchmarks.replay.methods import parse_method
 from tests.benchmarks.replay.run import Replay, replay
 from tests.benchmarks.search_page import write_page
@@ -180,7 +180,7 @@ class Results:
 def searches(options: argparse.Namespace, methods: Sequence[str]) -> Iterator[Search]:
     """All that are asked for: seed by seed, so that a run that is stopped has whole seeds."""
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        for family in options.family or FAMILIES:
+        for family in options.family or available():
             for task in open_family(family, options.curves):
                 if options.task and task not in options.task:
                     continue
