@@ -79,7 +79,7 @@ def replay_rungs(
             before = time.perf_counter()
             job = optimizer.ask()
             asking_s += time.perf_counter() - before
-            params = job.params
+            params = _within(benchmark.space, job.params)
             if benchmark.pool is not None:
                 if job.configuration not in numbers:
                     numbers[job.configuration] = benchmark.pool.nearest(params, set(numbers.values()))
@@ -262,6 +262,17 @@ def _neps(neps: Any, parameter: Any) -> Any:
     if parameter.integer:
         return neps.Integer(int(low), int(high), log=parameter.log)
     return neps.Float(low, high, log=parameter.log)
+
+
+def _within(space: Space, params: Params) -> Params:
+    """Correct values that the library's rounding has moved out of their range."""
+    bounds = {
+        str(d.key[0]): d.parameter.bounds() for d in space.dimensions() if isinstance(d.parameter, Uniform)
+    }
+    return {
+        name: type(value)(min(max(value, bounds[name][0]), bounds[name][1])) if name in bounds else value
+        for name, value in params.items()
+    }
 
 
 def _plain(config: Any) -> Params:
