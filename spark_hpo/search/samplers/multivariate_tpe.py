@@ -28,7 +28,6 @@ _MAX_REST = 400  # keeps a proposal at a few milliseconds
 _BANDWIDTH = Bandwidth(scale=0.2, floor=0.01, magic=1.0)
 _DEFAULT_WEIGHT = 2.0  # of the kernel at the defaults of the space; a trial has 1
 _DEFAULT_SHARE = 0.5  # of the start-up trials, drawn around the defaults
-_DOUBTED_SHARE = 0.2  # the same, with `doubts_defaults`
 _CONFIRMING = 0.2  # share of the trials that are the best, to judge the defaults
 _DRAWS = 20
 ACQUISITIONS = ("ei", "ei_per_second")
@@ -73,7 +72,8 @@ class MultivariateTpeSampler(Sampler):
       is eventually tried, whatever the model predicts.
     - **Defaults** of the space are a kernel of weight 2 in l(x), and half of the start-up trials are drawn
       around them. Results soon outweigh this initial guess. If `doubts_defaults`, the first trial has exactly
-      the defaults, and they count only as far as the best trials confirm them (`FirstGuess`).
+      the defaults, the others are drawn from the space, and the kernel counts only as far as the best
+      trials confirm it (`FirstGuess`).
     - **Valid.** Candidates that violate a constraint of the space, or were tried before, are skipped.
     """
 
@@ -258,12 +258,12 @@ class MultivariateTpeSampler(Sampler):
         return np.array([self._axes.row(params) for params in draws])
 
     def _draw(self, rng: np.random.Generator) -> Params:
-        """Draw a start-up trial from the space, or around its defaults."""
+        """Draw a start-up trial from the space, or around its defaults; if they are doubted, once exactly."""
         if self._guess is not None:
-            is_first = self.doubts_defaults and not self._number
-            share = _DOUBTED_SHARE * self._trust() if self.doubts_defaults else _DEFAULT_SHARE
-            if is_first or rng.random() < share:
-                params = self._axes.params(self._guess.draw(rng, exactly=is_first))
+            exactly = self.doubts_defaults
+            is_drawn = not self._number if exactly else rng.random() < _DEFAULT_SHARE
+            if is_drawn:
+                params = self._axes.params(self._guess.draw(rng, exactly=exactly))
                 if self.space.allows(params):
                     return params
         return self.space.sample(rng)
