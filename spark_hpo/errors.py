@@ -225,8 +225,17 @@ class TrialPruned(SparkHpoError):
 
 
 def closest(name: object, names: Iterable[object]) -> str | None:
-    """Return the valid name that is spelt most like `name`; None if none is close."""
-    return next(iter(get_close_matches(str(name), [str(valid) for valid in names], n=1)), None)
+    """Return the valid name that is spelt most like `name`, or that it abbreviates; None if none is close.
+
+    A trace: closest("lr", ["dropout", "learning_rate"]) -> "learning_rate"
+    """
+    text, valid = str(name), [str(valid) for valid in names]
+    by_initials = (one for one in valid if len(text) > 1 and text == _initials(one))
+    return next(iter(get_close_matches(text, valid, n=1)), None) or next(by_initials, None)
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))
 
 
 def count(how_many: int, noun: str) -> str:
