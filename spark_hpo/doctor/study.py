@@ -21,6 +21,7 @@ from spark_hpo.driver.backend_choice import with_backend
 from spark_hpo.driver.build import build_table
 from spark_hpo.driver.build_search import build_search
 from spark_hpo.driver.plan import load_transforms, plan_study
+from spark_hpo.driver.precheck import check_parameters
 from spark_hpo.driver.rehearsal import (
     each_option,
     measure_shipment,
@@ -59,9 +60,13 @@ def code(context: Context) -> Verdict:
     with located(context.study_file):
         context.plan = plan_study(context.config)
         context.search = build_search(context.config, context.plan.space)
+        unread = check_parameters(
+            context.plan.code.reference, context.plan.space, Storage(context.config.study_dir)
+        )
     search = context.config.search
     message = f"task {context.config.task}, method {search.method}, {len(context.config.space)} parameters"
-    return ok(message) if context.search.warning is None else warn(f"{message}; {context.search.warning}")
+    warnings = [warning for warning in (context.search.warning, unread) if warning is not None]
+    return warn("; ".join([message, *warnings])) if warnings else ok(message)
 
 
 def table(context: Context) -> Verdict:

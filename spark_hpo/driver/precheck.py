@@ -9,6 +9,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.built_in import (
     BUILT_IN_TASKS,
     MODELS,
+    PARAMETERS,
     built_in_metrics,
+    built_in_name,
     check_label,
     check_package,
 )
@@ -58,6 +61,7 @@ def check_study(config: StudyConfig, *, space: object = None) -> None:
         build_search(config, parsed)
         _check_code(config)
         _check_models(config.task, parsed)
+        check_parameters(config.task, parsed, Storage(config.study_dir))
         schema = _known_schema(config)
         if schema is not None:
             check_weights(config, schema)
@@ -91,6 +95,42 @@ def check_settings(config: StudyConfig, space: object = None) -> Space:
         with within("data"):
             resolve_reader(config.data.reader)
     return parsed
+
+
+def check_parameters(task: str, space: Space, storage: Storage) -> str | None:
+    """Refuse a new study with parameters that a task of this package does not read.
+
+    The classes of users, also those derived from a task of this package, may read any parameter.
+
+    Args:
+        task: its name, or `module:class`.
+        space: the space of the study.
+        storage: the study directory. A study that has begun there may go on, because its space must not
+            change.
+
+    Returns:
+        The warning for a study that has begun; None: the task reads all parameters, or is a user's.
+
+    Raises:
+        ConfigError: the study is new; one error for each parameter.
+    """
+    if (name := built_in_name(task)) is None:
+        return None
+    known = PARAMETERS[name]
+    errors = [
+        ConfigError(
+            f"has no effect, because the task {name} does not read it",
+            key=f"space.{parameter}",
+            cure=f"Did you mean {guess!r}?" if (guess := closest(parameter, known)) else "",
+        )
+        for parameter, _ in space.root.entries
+        if not any(fnmatchcase(parameter, pattern) for pattern in known)
+    ]
+    if not errors:
+        return None
+    if Definition.load(storage) is not None:
+        return "; ".join(map(str, errors))
+    raise ConfigError.several(errors, cure=f"The task reads {', '.join(known)}")
 
 
 def check_metrics(config: StudyConfig, reported: Collection[str] | None, schema: TableSchema | None) -> None:

@@ -30,6 +30,7 @@ from spark_hpo.driver.earlier_studies import keep_earlier_trials, read_earlier_t
 from spark_hpo.driver.interrupt import Interrupt
 from spark_hpo.driver.notifications import Notifications
 from spark_hpo.driver.plan import StudyPlan, check_table, plan_study
+from spark_hpo.driver.precheck import check_parameters
 from spark_hpo.driver.provenance import provenance
 from spark_hpo.driver.publish import finish_runs, load_best, publish_best, record_constant_answer
 from spark_hpo.driver.result import Result
@@ -111,6 +112,8 @@ def run_study(
     with located(config.source), ExitStack() as stack:
         plan = plan_study(config, task=task, space=space)
         storage = Storage(config.study_dir)
+        if (warning := check_parameters(plan.code.reference, plan.space, storage)) is not None:
+            logger.warning("%s", warning)
         earlier = read_earlier_trials(config, storage)
         known = Definition.load(storage)
         if resume == "must" and known is None:

@@ -27,6 +27,66 @@ MODELS: Mapping[str, tuple[str, ...]] = {
 }
 """The values of a task's parameter `model`; the first is the default."""
 
+_OF_EVERY_TASK = ("learning_rate", "weight_decay", "batch_size")
+_OF_LABELLED_TASKS = ("loss", "focal_gamma", "label_smoothing", "loss_weight_*")
+
+PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    "tabular": (
+        "model",
+        "hidden_units",
+        "hidden_layers",
+        "dropout",
+        "embedding_units",
+        "number_units",
+        "frequency_scale",
+        *_OF_EVERY_TASK,
+        *_OF_LABELLED_TASKS,
+    ),
+    "image": (
+        "channels",
+        "stages",
+        "dropout",
+        "column_units",
+        "embedding_units",
+        "crop_padding",
+        "flip_probability",
+        "cutout",
+        *_OF_EVERY_TASK,
+        *_OF_LABELLED_TASKS,
+    ),
+    "sequence": (
+        "model",
+        "units",
+        "layers",
+        "heads",
+        "dropout",
+        "embedding_units",
+        *_OF_EVERY_TASK,
+        *_OF_LABELLED_TASKS,
+    ),
+    "text": (
+        "pretrained",
+        "head_learning_rate",
+        "frozen_layers",
+        "max_length",
+        "dropout",
+        "embedding_units",
+        *_OF_EVERY_TASK,
+        *_OF_LABELLED_TASKS,
+    ),
+    "forecast": (
+        "model",
+        "units",
+        "layers",
+        "heads",
+        "dropout",
+        "embedding_units",
+        "season",
+        *_OF_EVERY_TASK,
+    ),
+}
+"""The parameters that a task reads; `*` stands for any text. A test compares them with the tasks."""
+
 MOVED_TASKS: Mapping[str, str] = {
     "spark_hpo.train.tabular:TabularTask": "tabular",
     "spark_hpo.train.image:ImageTask": "image",
@@ -40,6 +100,12 @@ _OF_NUMBERS = ("loss", "squared_error", "absolute_error")
 
 _FORECAST = "forecast"
 FORECAST_METRICS = ("loss", "absolute_error", "scaled_error", "naive_absolute_error", "naive_scaled_error")
+
+
+def built_in_name(reference: str) -> str | None:
+    """Return the name of a task of this package; None: the reference, as in a study, is to another task."""
+    current = MOVED_TASKS.get(reference, reference)
+    return next((name for name, place in BUILT_IN_TASKS.items() if current in (name, place)), None)
 
 
 def missing_package(task: str) -> str | None:

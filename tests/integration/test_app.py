@@ -100,17 +100,23 @@ def test_run_study_stops_at_the_target(folder: Path) -> None:
 
 def test_run_study_runs_enqueued_configurations_first_and_keeps_constraints(folder: Path) -> None:
     width = {"type": "int", "low": 4, "high": 16}
-    today = {"learning_rate": 0.05, "first": 8, "second": 4}
+    today = {"learning_rate": 0.05, "hidden_units": 8, "embedding_units": 4}
     result = run_study(
         clusters_study(
             folder,
-            space={"learning_rate": 0.05, "first": width, "second": width},
-            search={"max_resource": 3, "enqueue": [today], "constraints": ["second <= first"]},
+            space={"learning_rate": 0.05, "hidden_units": width, "embedding_units": width},
+            search={
+                "max_resource": 3,
+                "enqueue": [today],
+                "constraints": ["embedding_units <= hidden_units"],
+            },
             budget={"trials": 12},
         )
     )
     assert dict(result.journal.trials[0].params) == today
-    assert all(t.params["second"] <= t.params["first"] for t in result.journal.trials.values())
+    assert all(
+        t.params["embedding_units"] <= t.params["hidden_units"] for t in result.journal.trials.values()
+    )
 
 
 def test_run_study_starts_with_the_best_of_an_earlier_study(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def train_task(
     epochs: int,
     start: Report | None = None,
     max_epochs: int | None = None,
-    **params: Any,
+    params: Mapping[str, Any] | None = None,
+    **more_params: Any,
 ) -> Report:
     """Train a trial to a number of epochs.
 
@@ -30,7 +32,7 @@ def train_task(
         folder: the study directory.
         start: of the same trial, whose checkpoint the training resumes; None: from scratch.
         max_epochs: of a fully trained trial, if it is trained further.
-        params: of the trial.
+        params, more_params: of the trial; pass one of them.
     """
     spec = RankSpec(
         study_id="s",
@@ -47,7 +49,7 @@ def train_task(
     assignment = Assignment(
         trial_id=0,
         attempt=1,
-        params=params,
+        params=more_params if params is None else params,
         bracket=0,
         rung=0 if start is None else 1,
         resource_from=0 if start is None else start.resource,

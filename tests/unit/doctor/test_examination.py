@@ -22,6 +22,8 @@ from spark_hpo.data.readers.arrow_reader import ArrowReader
 from spark_hpo.doctor import Status, examine
 from spark_hpo.doctor.checks import Check
 from spark_hpo.doctor.finding import ok
+from spark_hpo.study_dir.definition import Definition
+from spark_hpo.study_dir.storage import Storage
 from tests.support.doctor_study import failed, look, write_study
 from tests.support.mlflow_server import free_port
 
@@ -140,6 +142,19 @@ def test_doctor_fails_on_a_missing_table_unless_the_study_prepares_it(study: Pat
     found = look("data.path=made", prepare.replace("my.csv", "his.csv"))["table"]
     assert found.status is Status.FAIL
     assert "his.csv: no such file" in found.message
+
+
+def test_doctor_fails_on_a_parameter_that_the_task_does_not_read(study: Path) -> None:
+    found = look("space.lr=0.1")
+    assert failed(found) == ["code"]
+    assert "space.lr" in found["code"].message
+
+
+def test_doctor_warns_of_a_parameter_that_is_not_read_in_a_study_that_has_begun(study: Path) -> None:
+    Definition.create({}).write(Storage(study / "studies" / "clusters"))
+    found = look("space.lr=0.1")
+    assert found["code"].status is Status.WARN
+    assert "space.lr" in found["code"].message
 
 
 def test_doctor_fails_on_a_task_that_cannot_be_imported(study: Path) -> None:

@@ -14,6 +14,8 @@ from spark_hpo.config import load_config
 from spark_hpo.driver.precheck import check_study, check_torch
 from spark_hpo.driver.run import run_study
 from spark_hpo.errors import ConfigError, DataError
+from spark_hpo.study_dir.definition import Definition
+from spark_hpo.study_dir.storage import Storage
 from tests.support.tables import write_clusters
 
 STUDY = """
@@ -112,6 +114,41 @@ def test_check_study_names_the_setting(folder: Path, override: str, key: str, va
     assert caught.value.place == "study.yaml"
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "space.lr={type: loguniform, low: 0.001, high: 0.1}",
+        "space.lr=0.1",
+        "space={optimizer: {learning_rate: {type: uniform, low: 0, high: 1}}}",
+    ],
+)
+def test_check_study_refuses_parameters_that_the_task_does_not_read(folder: Path, override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_study(load_config("study.yaml", [override]))
+    [error] = caught.value.errors
+    assert error.key == ("space.optimizer" if "optimizer" in override else "space.lr")
+    assert error.place == "study.yaml"
+    assert ("'learning_rate'" in error.cure) is (error.key == "space.lr")
+    assert "hidden_units" in caught.value.cure
+
+
+def test_check_study_names_each_parameter_that_the_task_does_not_read(folder: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_study(load_config("study.yaml", ["space.lr=1", "space.hiden_units=8", "space.dropout=0"]))
+    assert [error.key for error in caught.value.errors] == ["space.lr", "space.hiden_units"]
+
+
+def test_check_study_accepts_parameters_of_losses_and_of_other_tasks(folder: Path) -> None:
+    check_study(load_config("study.yaml", ["space.focal_gamma=2", "space.loss_weight_price=0.5"]))
+    check_study(load_config("study.yaml", ["task=mine.py:Mine", "space.lr=1"]))
+
+
+def test_check_study_accepts_a_begun_study_with_a_parameter_that_is_not_read(folder: Path) -> None:
+    config = load_config("study.yaml", ["space.lr=0.1"])
+    Definition.create(config.model_dump(mode="json")).write(Storage(config.study_dir))
+    check_study(config)
+
+
 def test_check_study_names_a_metric_of_no_table_before_the_table_is_prepared(folder: Path) -> None:
     prepared_later = "data={path: new, prepare: {source: digits}}"
     check_study(load_config("study.yaml", [prepared_later]))
@@ -147,7 +184,12 @@ except SystemExit as exc:
 
 @pytest.mark.parametrize(
     ("override", "resume"),
-    [("data.path=gone", "auto"), ("objective.metric=acuracy", "auto"), ("seed=1", "must")],
+    [
+        ("data.path=gone", "auto"),
+        ("objective.metric=acuracy", "auto"),
+        ("seed=1", "must"),
+        ("space.lr=1", "auto"),
+    ],
 )
 def test_run_study_creates_no_directory_for_a_wrong_study(folder: Path, override: str, resume: str) -> None:
     with pytest.raises((ConfigError, DataError)):

@@ -8,15 +8,20 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from torch import nn
+from torch.optim import SGD, Optimizer
 
-from spark_hpo.config import build_config, load_config
+from spark_hpo.config import StudyConfig, build_config, load_config
 from spark_hpo.driver.run import run_study
 from spark_hpo.driver.sync import sync_study
 from spark_hpo.errors import ConfigError, StudyInterrupted, TrialError
 from spark_hpo.report.status import StudyState, StudyStatus
+from spark_hpo.search.registry import build_space
 from spark_hpo.study.callback import Callback
+from spark_hpo.study_dir.definition import Definition
 from spark_hpo.study_dir.storage import Storage
 from spark_hpo.train.context import TrainContext
+from spark_hpo.train.tasks.tabular import TabularTask
 from tests.support.tables import clusters_study, write_clusters
 from tests.support.written_studies import StudyWriter
 
@@ -70,6 +75,44 @@ def test_run_learns_from_another_earlier_study_after_a_correction(tmp_path: Path
     run_study(clusters_study(tmp_path, search=search(), budget={"trials": 1}))
     corrected = clusters_study(tmp_path, search=search(str(tmp_path / "march")), budget={"trials": 1})
     assert run_study(corrected).study.progress.replayed == 1
+
+
+RATE = {"type": "loguniform", "low": 0.01, "high": 0.1}
+
+
+class OwnTask(TabularTask):
+    """A user's task, which reads a parameter that the shipped task does not."""
+
+    def build_optimizer(self, model: nn.Module) -> Optimizer:
+        return SGD(model.parameters(), lr=self.params["lr"])
+
+
+def test_run_refuses_parameters_that_a_shipped_class_does_not_read(tmp_path: Path) -> None:
+    write_clusters(tmp_path / "table")
+    config = clusters_study(tmp_path, space={"lr": RATE}, budget={"trials": 1})
+    with pytest.raises(ConfigError) as caught:
+        run_study(config, task=TabularTask)
+    assert [error.key for error in caught.value.errors] == ["space.lr"]
+    assert not (tmp_path / "study").exists()
+    assert set(run_study(config, task=OwnTask).best_params) == {"lr"}
+
+
+def test_run_resumes_a_study_with_a_parameter_that_is_not_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_clusters(tmp_path / "table")
+
+    def study(trials: int) -> StudyConfig:
+        space = {"learning_rate": RATE, "lr": RATE}
+        return clusters_study(tmp_path, space=space, search={"max_resource": 1}, budget={"trials": trials})
+
+    begun = {**study(1).model_dump(mode="json"), "space": build_space(study(1).space).to_json()}
+    Definition.create(begun).write(Storage(tmp_path / "study"))  # as an earlier version has done
+    for trials in (1, 2):
+        caplog.clear()
+        assert len(run_study(study(trials)).study.trials) == trials
+        [warning] = [record.getMessage() for record in caplog.records if "space.lr" in record.getMessage()]
+        assert "'learning_rate'" in warning
 
 
 def broken_test(ctx: TrainContext) -> None:

@@ -57,7 +57,7 @@ def test_tune_takes_the_section_of_messages(tmp_path: Path, monkeypatch: pytest.
 
 def _tune(folder: Path, data: Any, label: str | None, **settings: Any) -> None:
     tune(
-        *("tabular", {"rate": {"type": "uniform", "low": 0, "high": 1}}),
+        *("tabular", {"dropout": {"type": "uniform", "low": 0, "high": 1}}),
         metric="accuracy",
         mode="max",
         data=data,
