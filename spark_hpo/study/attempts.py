@@ -46,6 +46,8 @@ class Attempts:
         self._ranks = ranks
         self._running: dict[AssignmentKey, Assignment] = {}
         progress.running = MappingProxyType(self._running)
+        self.used_slots = 0
+        """The slots of the attempts in flight."""
         self._kept: dict[Role, frozenset[int]] = defaultdict(frozenset)  # trials, see `_keep_only`
         self.left_at: dict[int, str | None] = {}
         """By trial that the reserve trains: the checkpoint at which the scheduler left it."""
@@ -73,7 +75,9 @@ class Attempts:
             # From now on only this attempt may save checkpoints of the trial.
             fence = layout.fence(assignment.trial_id, assignment.rung, assignment.part)
             self._journal.storage.write(fence, str(assignment.attempt).encode())
+        self._remove(assignment.key)
         self._running[assignment.key] = assignment
+        self.used_slots += self._ranks.slots(assignment.rung)
 
     def lose(self, report: Report) -> None:
         """End an attempt that another one will follow."""
@@ -129,7 +133,7 @@ class Attempts:
 
         Its time is not that of the search, whose slots are counted.
         """
-        self._running.pop(report.key, None)
+        self._remove(report.key)
         if report.failure is not None:
             self._journal.lost(report)
             return
@@ -171,8 +175,14 @@ class Attempts:
         self._retention.sweep(unfinished)
 
     def _end(self, report: Report) -> None:
-        self._running.pop(report.key, None)  # one that waits for another attempt may be cancelled
+        self._remove(report.key)
         self._progress.busy_seconds += report.seconds * self._ranks.slots(report.rung)
+
+    def _remove(self, key: AssignmentKey) -> None:
+        """Remove an attempt from those in flight, if it is one: what waits for another attempt is not."""
+        assignment = self._running.pop(key, None)
+        if assignment is not None:
+            self.used_slots -= self._ranks.slots(assignment.rung)
 
     def _stop(self, stopped: Collection[int]) -> None:
         self._journal.settled(stopped, TrialState.STOPPED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -112,8 +112,7 @@ class Dispatcher:
     @property
     def used_slots(self) -> int:
         """The slots of the assignments in flight, without the one that is held."""
-        rungs = Counter(a.rung for a in self.attempts.running.values() if a is not self.held)
-        return sum(count * self.policy.ranks.slots(rung) for rung, count in rungs.items())
+        return self.attempts.used_slots - (0 if self.held is None else self._slots(self.held))
 
     def elapsed(self, now: float) -> dict[int, float]:
         """Return the seconds since the assignments in flight began, by trial.
@@ -325,6 +324,8 @@ class Dispatcher:
         Args:
             report: that has just come; its assignment is not in flight any more.
         """
+        if self.policy.trial_timeout_s is None and self.policy.supervisor is None:
+            return
         ended = None if report is None else report.key
         running = [a for a in self.attempts.running.values() if a.key != ended and a is not self.held]
         overdue = list(self._overdue(running))
