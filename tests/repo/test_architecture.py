@@ -166,6 +166,7 @@ FENCES = {
     "hyperopt": {"search", "porting"},
     "optuna": {"search", "porting"},
     "scipy": {"search"},
+    "threadpoolctl": {"search"},
     "mlflow": {"integrations", "tracking"},
     "click": {"cli"},
     "pydantic": {"config"},

@@ -19,7 +19,7 @@ CHECK = Path(__file__).parents[1] / "gpu_check.py"
 # All that the package may import elsewhere, except what torch itself and reading Parquet need.
 NOT_NEEDED = (
     *("hyperopt", "matplotlib", "mlflow", "onnxruntime", "optuna", "pandas", "petastorm", "plotly"),
-    *("psutil", "py4j", "pydantic", "pyspark", "rich", "scipy", "sklearn", "yaml"),
+    *("psutil", "py4j", "pydantic", "pyspark", "rich", "scipy", "sklearn", "threadpoolctl", "yaml"),
 )
 
 

@@ -14,7 +14,7 @@ from spark_hpo.search.samplers.final_scores import FinalScores, final_scores
 from spark_hpo.search.samplers.history import Ranking
 from spark_hpo.search.samplers.multivariate_tpe import MultivariateTpeSampler
 from spark_hpo.search.samplers.parzen import Bandwidth, ParzenEstimator
-from spark_hpo.search.samplers.process import Observations, Process, embed, fit
+from spark_hpo.search.samplers.process import Observations, Process, embed, fit, one_thread
 from spark_hpo.search.space.axis import Array
 from spark_hpo.trial import Params
 
@@ -108,8 +108,8 @@ class MultifidelityGpSampler(MultivariateTpeSampler):
         rng = np.random.default_rng((self.seed, trial_id))
         if rng.random() < self.random_fraction:
             return self._sample_feasible(rng)
-        belief = self._believed()
-        rows, gains = self._candidates(belief, rng)
+        with one_thread():
+            rows, gains = self._candidates(self._believed(), rng)
         for i in np.argsort(-gains, kind="stable"):
             if rows[i].tobytes() not in self._tried:
                 params = self._axes.params(rows[i])
@@ -120,7 +120,10 @@ class MultifidelityGpSampler(MultivariateTpeSampler):
     def expected(self, trial_ids: Sequence[int]) -> list[float] | None:
         if not self._is_ready:
             return None
-        belief = self._believed()
+        with one_thread():
+            return self._expected(self._believed(), trial_ids)
+
+    def _expected(self, belief: _Belief, trial_ids: Sequence[int]) -> list[float]:
         expected = {trial_id: belief.posterior.get(trial_id, math.inf) for trial_id in trial_ids}
         known = belief.known
         others = np.setdiff1d(np.intersect1d(trial_ids, known.trials), list(belief.posterior))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_solve, cholesky, lapack, solve_triangular
 from scipy.special import expit
+from threadpoolctl import ThreadpoolController
 
 from spark_hpo.search.space.axis import Array, Axes
 
@@ -21,6 +25,7 @@ _LENGTH = (math.log(0.5), 0.8)
 _SCALE = (0.0, 0.5)
 _RESIDUAL = (math.log(0.05), 1.2)
 _SHARED = (0.0, 1.5)  # log-odds of the share of the noise that neighbours have in common
+_ROWS_AT_ONCE = 32  # of a covariance
 _INACTIVE = 0.7  # distance of an inactive parameter from an active one
 
 
@@ -31,6 +36,22 @@ class Observations:
     points: Array  # [observations, columns], see `embed`
     targets: Array  # with mean 0 and deviation 1 or so, [observations]
     noise: Array  # known variance of each target, beside the residual that is fitted, [observations]
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Return a context in which linear algebra uses one thread of this process.
+
+    The matrices of a `Process` are too small to share: where other processes use the cores, the threads of
+    BLAS spend many times the computation waiting for each other. And the last digit of a result would depend
+    on the number of cores.
+    """
+    limit: AbstractContextManager[Any] = _blas().limit(limits=1)
+    return limit
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
 
 
 def embed(axes: Axes, rows: Array) -> tuple[Array, npt.NDArray[np.int64]]:
@@ -158,7 +179,7 @@ class Process:
         """Return mean and deviation of the function at points [points, columns], without residual."""
         covariance = self._covariance(points / self.lengths)
         explained = solve_triangular(self.factor, covariance.T, lower=True, check_finite=False)
-        variance = self.scale - (explained**2).sum(axis=0)
+        variance = self.scale - np.square(explained, out=explained).sum(axis=0)
         return covariance @ self.weights, np.sqrt(np.maximum(variance, _MIN_VARIANCE))
 
     def believing(self, pending: Array) -> Process:
@@ -183,17 +204,29 @@ class Process:
         )
 
     def _covariance(self, scaled: Array) -> Array:
-        return self.scale * _matern(_squared(scaled, self.points))
+        covariance = _matern(_squared(scaled, self.points))
+        covariance *= self.scale
+        return covariance
 
 
 def _squared(a: Array, b: Array) -> Array:
-    squared: Array = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * (a @ b.T)
-    return np.maximum(squared, 0.0)
+    product = a @ b.T
+    product *= 2
+    squared: Array = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
+    squared -= product
+    return np.maximum(squared, 0.0, out=squared)
 
 
 def _matern(squared: Array) -> Array:
-    distance = np.sqrt(5 * squared)
-    return np.asarray((1 + distance + distance**2 / 3) * np.exp(-distance))
+    """Replace squared distances [rows, columns] by the kernel, and return them.
+
+    A few rows at a time: their temporary arrays fit into the processor's cache, those of all rows do not.
+    """
+    for first in range(0, len(squared), _ROWS_AT_ONCE):
+        rows = squared[first : first + _ROWS_AT_ONCE]
+        distance = np.sqrt(5 * rows)
+        rows[:] = (1 + distance + distance**2 / 3) * np.exp(-distance)
+    return squared
 
 
 def _factor(covariance: Array, noise: float | Array) -> Array:

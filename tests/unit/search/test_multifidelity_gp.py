@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from spark_hpo.search.sampler import Outcome
 from spark_hpo.search.samplers.final_scores import final_scores
@@ -234,6 +235,21 @@ def test_trials_outside_of_the_subset_have_expected_scores() -> None:
     assert expected is not None
     assert np.corrcoef(expected, sampler._rows[:400, 0])[0, 1] > 0.9
     assert sampler.expected([5, 900]) == [expected[5], math.inf]
+
+
+def test_expected_scores_do_not_depend_on_the_threads_of_blas() -> None:
+    found = []
+    for threads in (1, 2):
+        sampler, rng = MultifidelityGpSampler(SPACE, 0), np.random.default_rng(0)
+        for trial_id in range(400):
+            params = SPACE.sample(rng)
+            sampler.start(trial_id, params)
+            sampler.tell(trial_id, resource=1, loss=bowl(params))
+        with threadpool_limits(threads, user_api="blas"):
+            found.append(sampler.expected(range(400)))
+            pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+        assert {pool["num_threads"] for pool in pools} == {threads}  # as before
+    assert found[0] == found[1]
 
 
 def test_results_are_learned_in_batches_that_do_not_depend_on_who_asks_when(
