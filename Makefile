@@ -68,7 +68,8 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-search: setup build/peers/installed  ## the methods and their peers on real curves; hours. QUICK=1: minutes
+bench-search: setup build/peers/installed  ## the methods and their peers on real curves; days. QUICK=1: minutes
+	$(if $(QUICK),,$(BIN)/python -m tests.benchmarks.replay.train_curves)
 	build/peers/bin/python -m tests.benchmarks.bench_search --only DEHB --only SMAC3 --only NePS --only "Syne Tune" --no-page $(if $(QUICK),--quick --results build/quick_search.jsonl)
 	$(BIN)/python -m tests.benchmarks.bench_search $(if $(QUICK),--quick --results build/quick_search.jsonl --output build/search)
 	$(BIN)/python -m tests.benchmarks.bench_driver $(if $(QUICK),--trials 500 --slots 50 --output build/driver.md)

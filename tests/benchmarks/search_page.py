@@ -59,10 +59,10 @@ problems of a family, then over families. Bands are 95 % of what resampled seeds
 """
 _FRESH_WORDS = """## On curves on which nothing was chosen
 The settings of the default were chosen on the six families above. These three were measured afterwards, by \
-training 300 random configurations of each on a CPU (`python -m tests.benchmarks.replay.train_curves`): a \
-convolutional network on digits, a network with embeddings on the Adult census table, and a transformer on \
-text messages. Each has seven to nine parameters, among them the optimizer and the decay of the learning \
-rate.
+training random configurations on a CPU (`python -m tests.benchmarks.replay.train_curves`): 300 of a \
+convolutional network on digits, 300 of a network with embeddings on the Adult census table, and 160 of a \
+transformer on text messages. Each has eight to ten parameters, among them the optimizer and the decay of \
+the learning rate.
 """
 _PEERS = """## How the peers run
 - hyperopt's TPE, and Optuna's TPE, GPSampler and AutoSampler, train every trial to the end, unless a \
