@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tests.benchmarks.replay.benchmark import Benchmark
-from tests.benchmarks.replay.ranks import SCORES, average, ranks
+from tests.benchmarks.replay.ranks import SCORES, average, ranks, run_by_all
 from tests.benchmarks.replay.run import Replay
 
 _HYPEROPT = "peer: hyperopt TPE"
@@ -20,38 +20,41 @@ _SHARES = np.linspace(0.01, 1.0, 100)  # of a budget
 
 
 def fewer_searches(table: pd.DataFrame, default: str) -> Iterator[str]:
-    """The ranks of all methods on the searches that all of them ran, if some did not run everywhere.
+    """The ranks of all methods on the searches of those that did not run everywhere.
 
     Args:
         table: regrets, see `ranks.regrets`.
     """
-    complete = set(ranks(table, "trained").columns)
-    everyone = list(table["method"].unique())
-    slow = sorted(set(everyone) - complete)
-    common = {score: ranks(table, score, everyone) for score in SCORES}
-    if not slow or common["trained"].empty:
+    complete = list(ranks(table, "trained").columns)
+    groups: dict[frozenset[object], list[str]] = defaultdict(list)  # methods by the searches that they ran
+    for method, rows in table.groupby("method"):
+        if method not in complete:
+            groups[frozenset(rows[["task", "slots", "budget", "seed"]].itertuples(index=False))].append(
+                str(method)
+            )
+    if not groups:
         return
-    index = common["trained"].index
-    tasks, seeds = (index.get_level_values(level).nunique() for level in ("task", "seed"))
-    yield "## Peers that ran on fewer searches"
-    yield (
-        f"{_listed(slow)} are slow, so they ran on {tasks} task{'s' * (tasks > 1)} with {seeds} "
-        f"seed{'s' * (seeds > 1)}. The "
-        "ranks are of all methods on these searches, the mean of both scores."
-    )
-    yield ""
-    columns = {}
-    for budget in sorted(index.get_level_values("budget").unique()):
-        parts = [one[one.index.get_level_values("budget") == budget] for one in common.values()]
-        columns[f"budget {budget:g}"] = sum(average(part) for part in parts) / len(parts)
-    wide = pd.DataFrame(columns)
-    wide = wide.loc[wide.mean(axis=1).sort_values().index]
-    yield "| method | " + " | ".join(wide.columns) + " |"
-    yield "|---" * (len(wide.columns) + 1) + "|"
-    for method, row in wide.iterrows():
-        name = f"**{method}**" if method in slow or method == default else method
-        yield f"| {name} | " + " | ".join(f"{value:.1f}" for value in row) + " |"
-    yield ""
+    yield "## Methods that ran on fewer searches"
+    for few in sorted(groups.values()):
+        part = run_by_all(table, few)
+        tasks, seeds = part["task"].nunique(), part["seed"].nunique()
+        yield (
+            f"{_listed(few)} ran on {tasks} task{'s' * (tasks > 1)} with {seeds} seed{'s' * (seeds > 1)}. "
+            "The ranks are of these and of the methods that ran everywhere, on these searches, the mean of "
+            "both scores."
+        )
+        yield ""
+        columns = {}
+        for budget, rows in part.groupby("budget"):
+            ranked = [average(ranks(rows, score, [*complete, *few])) for score in SCORES]
+            columns[f"budget {budget:g}"] = sum(ranked) / len(ranked)
+        wide = pd.DataFrame(columns)
+        yield "| method | " + " | ".join(wide.columns) + " |"
+        yield "|---" * (len(wide.columns) + 1) + "|"
+        for method, row in wide.loc[wide.mean(axis=1).sort_values().index].iterrows():
+            name = f"**{method}**" if method in few or method == default else method
+            yield f"| {name} | " + " | ".join(f"{value:.1f}" for value in row) + " |"
+        yield ""
 
 
 def other_settings(table: pd.DataFrame, default: str) -> Iterator[str]:

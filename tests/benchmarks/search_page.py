@@ -18,6 +18,7 @@ from tests.benchmarks.replay.ranks import (
     leave_one_out,
     ranks,
     regrets,
+    run_by_all,
     time_to_top,
     wins,
 )
@@ -120,7 +121,7 @@ def write_page(
     lines += worst_bias(replays, {task: one for task, (_, one) in benchmarks.items()}, _DEFAULT, _BUDGETS)
     chosen_from = [variant for variant in variants if variant in set(table["method"])]
     if len(chosen_from) > 1:
-        lines += _chosen(table, chosen_from)
+        lines += _chosen(run_by_all(table, chosen_from), chosen_from)
     lines += _paired(table)
     lines += [*_times(main, tops), _PEERS, *_scope(all_families)]
     output.mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,14 @@ def ranks(table: pd.DataFrame, score: Score, methods: Sequence[str] | None = Non
     return wide.dropna(axis=1).rank(axis=1)
 
 
+def run_by_all(table: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """The rows of the searches that all these methods ran."""
+    index = ["family", "task", "slots", "budget", "seed"]
+    runs = table.loc[table["method"].isin(methods), [*index, "method"]].drop_duplicates()
+    count = runs.groupby(index).size().rename("count").reset_index()
+    return table.merge(count.loc[count["count"] == len(methods), index], on=index)
+
+
 def average(ranked: pd.DataFrame) -> pd.Series:
     """The mean rank of each method: over seeds and problems within a family, then over families."""
     return ranked.groupby(level="family").mean().mean().sort_values()

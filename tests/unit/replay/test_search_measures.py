@@ -42,19 +42,21 @@ def test_budget_of_hyperopt_is_the_share_after_which_its_end_is_reached() -> Non
     assert cells(lines, "**in half**")[2:] == ["1 of 1", "0 of 1"]
 
 
-def test_fewer_searches_ranks_all_methods_where_the_slow_ones_ran() -> None:
-    replays = [
-        *(
-            one(name, (0.5, regret), seed=seed)
-            for name, regret in (("x", 0.1), ("y", 0.2))
-            for seed in (0, 1)
-        ),
-        one("peer: slow", (0.5, 0.0)),
-    ]
+def test_fewer_searches_have_a_table_for_each_group_of_methods_that_ran_on_the_same() -> None:
+    def runs(name: str, regret: float, seeds: int) -> list[Replay]:
+        return [one(name, (0.5, regret), seed=seed) for seed in range(seeds)]
+
+    everywhere = [*runs("x", 0.1, 3), *runs("y", 0.2, 3)]
+    replays = [*everywhere, *runs("peer: slow", 0.0, 1), *runs("z", 0.15, 2)]
     lines = list(fewer_searches(regrets(replays, {"a": "family"}), "x"))
-    assert "on 1 task with 1 seed" in lines[1]
+    said = [line for line in lines if " ran on 1 task" in line]
+    assert [line.split(".")[0] for line in said] == [
+        "slow ran on 1 task with 1 seed",
+        "z ran on 1 task with 2 seeds",
+    ]
     assert cells(lines, "**peer: slow**")[1] == "1.0"
-    assert not list(fewer_searches(regrets(replays[:4], {"a": "family"}), "x"))
+    assert cells(lines, "**z**")[1] == "2.0"
+    assert not list(fewer_searches(regrets(everywhere, {"a": "family"}), "x"))
 
 
 def test_other_settings_name_the_place_of_the_default() -> None:
