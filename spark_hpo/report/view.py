@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spark_hpo.errors import ConfigError, NoTrialSucceeded
 from spark_hpo.report.answer import Answer, answer_of
+from spark_hpo.report.expected_cost import ExpectedCost, expected_cost
 from spark_hpo.report.leaderboard import leaderboard
 from spark_hpo.report.notebook import first_show_in_cell, in_notebook
 from spark_hpo.report.page import FILE, html_of
@@ -145,6 +146,21 @@ class StudyFindings(ABC):
     def usage_advice(self) -> tuple[str, ...]:
         """What to change so that ranks wait less for data and use their memory and GPUs; usually empty."""
         return usage_advice(self.record)
+
+    def expected_cost(self, params: Mapping[str, Any]) -> ExpectedCost:
+        """Predict how long a configuration trains and what memory it needs, tried or not, from the trials.
+
+        Args:
+            params: all parameters of the space, as in `best_params`.
+
+        Returns:
+            `seconds` of a full training, from submission to report, and `memory_bytes`, the most memory of a
+            GPU or, without GPUs, of a rank. Each is None until five trials have measured it.
+
+        Raises:
+            SpaceError: the configuration does not fit the space.
+        """
+        return expected_cost(self.record, params)
 
     @property
     def plot(self) -> Plots:

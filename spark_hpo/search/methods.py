@@ -20,12 +20,16 @@ class Method:
     explorer: str = "perturbation"  # used only by population based schedulers
 
 
-METHODS_VERSION = 4
+METHODS_VERSION = 5
 """Version of the settings in `METHODS`. A study keeps those that it began with (`Definition.methods`)."""
 
 METHODS: Mapping[str, Method] = {
     # How its settings were chosen: docs/methods.md. Where it wins and loses: docs/benchmarks/search.md.
-    "default": Method(sampler="multifidelity_gp", scheduler="pioneer_asha"),
+    "default": Method(
+        sampler="multifidelity_gp",
+        scheduler="pioneer_asha",
+        sampler_settings={"learns_from_memory": True},
+    ),
     # Falkner et al. 2018, arXiv:1807.01774; unlike there, brackets overlap, so that no slot idles.
     "bohb": Method(sampler="tpe", scheduler="hyperband", sampler_settings={"random_fraction": 1 / 3}),
     # Awad et al. 2021, arXiv:2105.09821.
@@ -58,6 +62,7 @@ _EARLIER: Mapping[int, Mapping[str, Method]] = {
         )
     },
     3: {"default": Method(sampler="multifidelity_gp", scheduler="guided_asha")},
+    4: {"default": Method(sampler="multifidelity_gp", scheduler="pioneer_asha")},
 }
 
 

@@ -23,6 +23,8 @@ class Outcome:
     is_pruned: bool = False  # the training function gave the trial up
     num_halved: int = 0  # times that batches were halved because they did not fit a device
     memory_bytes: int | None = None  # most memory of a GPU or, without GPUs, of a rank; None: not measured
+    memory_limit_bytes: int | None = None  # of the smallest of these GPUs, or a rank's share; None: unknown
+    is_gpu_memory: bool = False  # the memory is that of a GPU
 
     @property
     def is_lost(self) -> bool:
@@ -33,15 +35,19 @@ class Outcome:
     def of(cls, report: Report, *, resource_from: int) -> Outcome:
         """Return the outcome of the slot that a report ends."""
         halved = HalvedBatches.of(report.notes)
-        memory = [use.gpu_memory_bytes for use in report.usage if use.gpu_memory_bytes is not None]
-        memory = memory or [use.memory_bytes for use in report.usage if use.memory_bytes is not None]
+        of_gpus = [(use.gpu_memory_bytes, use.gpu_memory_total_bytes) for use in report.usage]
+        of_ranks = [(use.memory_bytes, use.memory_limit_bytes) for use in report.usage]
+        is_gpu_memory = any(used is not None for used, _ in of_gpus)
+        memory = of_gpus if is_gpu_memory else of_ranks
         return cls(
             units=report.resource - resource_from,
             seconds=report.seconds,
             failure=None if report.failure is None else report.failure.kind,
             is_pruned=report.is_pruned,
             num_halved=0 if halved is None else halved.times,
-            memory_bytes=max(memory, default=None),
+            memory_bytes=max((used for used, _ in memory if used is not None), default=None),
+            memory_limit_bytes=min((limit for _, limit in memory if limit is not None), default=None),
+            is_gpu_memory=is_gpu_memory,
         )
 
 

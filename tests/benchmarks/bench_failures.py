@@ -1,8 +1,9 @@
 """Learning from failures: `python -m tests.benchmarks.bench_failures [--seeds 10]`.
 
-Replays searches on problems of which 12 to 62 % of the configurations fail, and prints, for each problem and
-method, how many of the first 30 trials failed, and the regret at the end of the budget. Both are means over
-seeds; regret is 0 for the best and 1 for the median configuration that does not fail.
+Replays searches on problems of which 12 to 62 % of the configurations fail, and prints, for each problem
+and method, how many of the first 30 trials failed, and the regret at the end of the budget. Both are means
+over seeds; regret is 0 for the best and 1 for the median configuration that does not fail. In the group
+`memory`, trials fail because they need more of it than there is.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import argparse
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks.replay.failing import Counted, failing_curves, failing_functions
+from tests.benchmarks.replay.failing import Counted, crowded_functions, failing_curves, failing_functions
 from tests.benchmarks.replay.methods import Method, parse_method
 from tests.benchmarks.replay.run import replay
 
@@ -25,6 +27,7 @@ METHODS = {
     "tpe": "tpe:enough=10",
     "tpe, learns": "tpe:enough=10,learns_from_failures=true",
     "default, ignores": "multifidelity_gp:learns_from_failures=false+pioneer_asha",
+    "default without memory": "multifidelity_gp+pioneer_asha",
     "default": "default",
 }
 
@@ -37,11 +40,19 @@ def main() -> None:
     parser.add_argument("--full", type=float, default=10, help="budget of tpe, in full trainings per slot")
     parser.add_argument("--early", type=float, default=3, help="budget of the default")
     parser.add_argument("--method", action="append", choices=METHODS, help="default: all")
+    parser.add_argument(
+        "--group", action="append", choices=("functions", "memory", "curves"), help="default: all"
+    )
     args = parser.parse_args()
     logging.getLogger("spark_hpo").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     methods = args.method or list(METHODS)
-    groups = {"functions": failing_functions(), "curves": failing_curves(args.curves)}
+    groups = {
+        "functions": failing_functions,
+        "memory": crowded_functions,
+        "curves": partial(failing_curves, args.curves),
+    }
+    groups = {name: groups[name]() for name in args.group or groups}
     print("| problem | " + " | ".join(methods) + " |")
     print("|---|" + "---|" * len(methods))
     for group, benchmarks in groups.items():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
 
 from spark_hpo.objective import Limit, Mode, Objective
 from spark_hpo.search.registry import build_sampler
-from spark_hpo.search.sampler import Sampler
+from spark_hpo.search.sampler import Outcome, Sampler
 from spark_hpo.search.samplers.evolution import (
     DifferentialEvolutionSampler,
     GeneticSampler,
@@ -28,17 +29,27 @@ from spark_hpo.search.samplers.optuna_samplers import (
 )
 from spark_hpo.search.samplers.random import RandomSampler, SobolSampler
 from spark_hpo.search.samplers.tpe import TpeSampler
-from spark_hpo.search.samplers.wrappers import ConstrainedSampler, EnqueuedSampler
+from spark_hpo.search.samplers.wrappers import ConstrainedSampler, EnqueuedSampler, WrappedSampler
 from spark_hpo.search.space import Space
 from spark_hpo.testing import SamplerContract
 from spark_hpo.testing.samplers import SPACE
-from spark_hpo.trial import Params
+from spark_hpo.trial import FailureKind, Params
 
 needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="Optuna is an extra")
 
 
 def allowed(configurations: list[Params]) -> list[Params]:
     return [params for params in configurations if params["layers"] != 2 or params["batch"] == 64]
+
+
+class WithMemory(WrappedSampler):
+    """Tells a sampler what memory each trial has used, and that those that failed had too little."""
+
+    def tell(self, trial_id: int, **result: Any) -> None:
+        failure = None if math.isfinite(result["loss"]) else FailureKind.MEMORY
+        used = 10**9 + trial_id % 5 * 10**8
+        self.note(trial_id, Outcome(units=1, seconds=1.0, failure=failure, memory_bytes=used))
+        super().tell(trial_id, **result)
 
 
 class TestRandomSampler(SamplerContract):
@@ -65,6 +76,18 @@ class TestMultivariateTpeSampler(SamplerContract):
 class TestTpeThatLearnsFromFailures(SamplerContract):
     def build(self, space: Space, seed: int) -> Sampler:
         return MultivariateTpeSampler(space, seed, learns_from_failures=True)
+
+
+class TestTpeThatLearnsFromMemory(SamplerContract):
+    def build(self, space: Space, seed: int) -> Sampler:
+        return WithMemory(
+            MultivariateTpeSampler(space, seed, learns_from_failures=True, learns_from_memory=True)
+        )
+
+
+class TestMultifidelityGpThatLearnsFromMemory(SamplerContract):
+    def build(self, space: Space, seed: int) -> Sampler:
+        return WithMemory(MultifidelityGpSampler(space, seed, learns_from_memory=True))
 
 
 class TestMultifidelityGpSampler(SamplerContract):

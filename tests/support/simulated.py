@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spark_hpo.errors import ConfigError
-from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Params, Report
+from spark_hpo.trial import Assignment, AssignmentKey, Failure, FailureKind, Params, RankUse, Report
 
 _SPREAD_OF_LAUNCHES = 0.2  # launches take from e^-0.2 to e^0.2 of launch_s
 
@@ -29,6 +29,8 @@ class Curve:
     elapsed_s: npt.NDArray[np.float64]  # [max_resource], since the start of training, never falling
     unseen: npt.NDArray[np.float64] | None = None
     """[max_resource]: the loss of the model on data that no search sees; None: the metric is all there is."""
+    usage: tuple[RankUse, ...] = ()
+    kind: FailureKind = FailureKind.TRIAL  # of the failure, if it diverges
 
     @property
     def diverges_at(self) -> int | None:
@@ -198,7 +200,7 @@ class SimulatedBackend:
         completed, failure, metrics = target, None, {}
         if diverges_at is not None and diverges_at <= target:
             completed = max(start, diverges_at - 1)
-            failure = Failure(kind=FailureKind.TRIAL, message=f"training diverged in epoch {diverges_at}")
+            failure = Failure(kind=curve.kind, message=f"training failed in epoch {diverges_at}")
             seconds = curve.seconds(start, max(start, diverges_at))
         else:
             metrics = {name: float(values[target - 1]) for name, values in curve.metrics.items()}
@@ -214,6 +216,7 @@ class SimulatedBackend:
             metrics=metrics,
             seconds=seconds,
             failure=failure,
+            usage=curve.usage,
         )
         return self._disturbed(assignment, report) if self._disturbances != Disturbances() else report
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from spark_hpo.search.sampler import Outcome
+from spark_hpo.search.samplers.memory import MemoryFailures
 from spark_hpo.search.space.axis import Array, Axes
 
 _WEAK = 0.25  # blame of a trial that was pruned, or whose batches did not fit a device and were halved
@@ -78,36 +79,44 @@ class Feasibility:
     pairs of densities vote: over no parameter, over each one, over two, and over all of them. The weight of a
     vote is the likelihood of each outcome under the densities of all other trials. So one failed trial says
     little, and five failed trials on the same side of one parameter rule that side out.
+
+    If the memory of trials is known, its prediction votes, too (`MemoryFailures`).
     """
 
-    def __init__(self, axes: Axes, rows: Array, blame: Array) -> None:
+    def __init__(self, axes: Axes, rows: Array, blame: Array, memory: MemoryFailures | None = None) -> None:
         """Fit the densities.
 
         Args:
             axes: of the space.
             rows: positions of trials with a known outcome, [trials, axes].
             blame: of each trial, [trials].
+            memory: fitted to the same trials; None: it is not known.
         """
-        self._axes, self._rows, self._blame = axes, rows, blame
+        self._axes, self._rows, self._blame, self._memory = axes, rows, blame, memory
         self._share = float((blame.sum() + 0.5) / (len(blame) + 2))
         kernels = self._kernels(rows)
         alone: dict[tuple[int, ...], float] = {
-            (i,): self._likelihood(kernel) for i, kernel in enumerate(kernels)
+            (i,): self._likelihood_of(kernel) for i, kernel in enumerate(kernels)
         }
         likelihoods: dict[tuple[int, ...], float] = {
-            (): self._likelihood(np.ones((len(rows), len(rows)))),
+            (): self._likelihood_of(np.ones((len(rows), len(rows)))),
             **alone,
         }
         paired = sorted(alone, key=lambda subset: -alone[subset])[:_MAX_PAIRED]
         for i, j in combinations(sorted(i for subset in paired for i in subset), 2):
-            likelihoods[i, j] = self._likelihood(kernels[i] * kernels[j])
+            likelihoods[i, j] = self._likelihood_of(kernels[i] * kernels[j])
         if len(axes) > 2:
-            likelihoods[tuple(range(len(axes)))] = self._likelihood(np.prod(kernels, axis=0))
+            likelihoods[tuple(range(len(axes)))] = self._likelihood_of(np.prod(kernels, axis=0))
         logs = np.array(list(likelihoods.values()))
+        if memory is not None:
+            # A cause is more plausible than any one density: it starts with as many votes as all of them.
+            logs = np.append(logs, self._likelihood(memory.without_own) + math.log(len(logs)))
         votes = np.exp(logs - logs.max())
         votes[votes < _LEAST_VOTE * votes.sum()] = 0.0
         votes /= votes.sum()
-        self._votes = [(s, float(vote)) for s, vote in zip(likelihoods, votes, strict=True) if vote]
+        self._memory_vote = 0.0 if memory is None else float(votes[-1])
+        densities = votes[: len(likelihoods)]
+        self._votes = [(s, float(vote)) for s, vote in zip(likelihoods, densities, strict=True) if vote]
 
     def probability(self, rows: Array) -> Array:
         """Return the probability that configurations succeed, from positions [rows, axes]: [rows]."""
@@ -117,6 +126,8 @@ class Feasibility:
             for i in subset:
                 joint = joint * kernels[i]
             failure += vote * self._failure(joint)
+        if self._memory is not None and self._memory_vote:
+            failure += self._memory_vote * self._memory.probability(rows)
         return np.maximum(1 - failure, _LEAST_PROBABILITY)
 
     def log_weight(self, rows: Array) -> Array:
@@ -151,9 +162,12 @@ class Feasibility:
         failed = joint @ self._blame + _PRIOR_WEIGHT * self._share
         return np.asarray(failed / (joint.sum(axis=1) + _PRIOR_WEIGHT))
 
-    def _likelihood(self, joint: Array) -> float:
-        """Return the log likelihood of each outcome, given those of all other trials."""
-        failure = self._failure(joint - np.diag(np.diag(joint)))
+    def _likelihood_of(self, joint: Array) -> float:
+        """Return the log likelihood of the outcomes, each given those of all other trials."""
+        return self._likelihood(self._failure(joint - np.diag(np.diag(joint))))
+
+    def _likelihood(self, failure: Array) -> float:
+        """Return the log likelihood of the outcomes, given the probability that each is a failure."""
         return float(self._blame @ np.log(failure) + (1 - self._blame) @ np.log1p(-failure))
 
 

@@ -16,6 +16,7 @@ from spark_hpo.search.samplers.costs import CostModel, Costs
 from spark_hpo.search.samplers.feasibility import Blame, Feasibility, log_improvement
 from spark_hpo.search.samplers.first_guess import FirstGuess
 from spark_hpo.search.samplers.history import History
+from spark_hpo.search.samplers.memory import MemoryFailures
 from spark_hpo.search.samplers.parzen import Bandwidth, ParzenEstimator
 from spark_hpo.search.samplers.transfer import Knowledge
 from spark_hpo.search.settings import require_integer, require_number
@@ -65,6 +66,8 @@ class MultivariateTpeSampler(Sampler):
     - **Failed** trials are part of the rest at every level. If `learns_from_failures`, they are not: the
       probability of success (`Feasibility`) multiplies the improvement instead. A start-up trial is one of
       20 draws that are the most likely to succeed. Trials that were lost with their executor are ignored.
+    - **Memory.** If `learns_from_memory` too, and a trial has run out of memory, the memory of all trials
+      tells which other configurations need more than there is (`MemoryFailures`).
     - **Paused** trials below the level are part of the rest if `learns_from_paused`: they were not
       promoted, so they show where not to search. The level itself then needs fewer results.
     - **Bounded.** The latest 400 trials of the rest are kept.
@@ -92,6 +95,7 @@ class MultivariateTpeSampler(Sampler):
     random_fraction: float = 0.1  # share of proposals that ignore the model, 0..1
     learns_from_paused: bool = False  # trials without a result at the level are part of the rest
     learns_from_failures: bool = False  # the probability of success multiplies the improvement
+    learns_from_memory: bool = False  # predicts which configurations run out of memory
     doubts_defaults: bool = False  # defaults count as far as results confirm them
     acquisition: str = "ei"  # one of ACQUISITIONS
 
@@ -221,7 +225,12 @@ class MultivariateTpeSampler(Sampler):
         known = self._blame.known() if self.learns_from_failures else {}
         if not known:
             return None
-        return Feasibility(self._axes, self._rows_of(known), np.array(list(known.values())))
+        rows, blame = self._rows_of(known), np.array(list(known.values()))
+        memory = self._costs.memory() if self.learns_from_memory and self._costs.num_unfit else None
+        if memory is None or known.keys().isdisjoint(memory.unfit):
+            return Feasibility(self._axes, rows, blame)
+        failures = MemoryFailures(self._axes, memory, list(known), rows, blame)
+        return Feasibility(self._axes, rows, blame, failures)
 
     def _cost_model(self) -> CostModel | None:
         """Return the model of times; None if they do not matter, or are not known."""

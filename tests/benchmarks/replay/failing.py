@@ -11,7 +11,7 @@ import numpy as np
 from spark_hpo.search.sampler import Outcome, Sampler
 from spark_hpo.search.samplers.wrappers import WrappedSampler
 from spark_hpo.search.space import Space
-from spark_hpo.trial import Params
+from spark_hpo.trial import FailureKind, Params, RankUse
 from tests.benchmarks.replay.benchmark import Benchmark
 from tests.benchmarks.replay.curves import open_benchmarks
 from tests.benchmarks.replay.derived import Derived
@@ -69,6 +69,72 @@ def _with_region(function: Hartmann, kind: str, share: float) -> Benchmark:
     threshold = float(np.quantile(scores, 1 - share))
     task = f"hartmann{function.dimensions}_{kind}_{share:g}"
     return Failing(of=function, fails=lambda params, loss: score(params) > threshold, name=task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crowded(Derived):
+    """A benchmark of which the configurations that need too much memory fail at once.
+
+    With GPUs, all trials report the limit and the memory that they used. Without, the system kills a rank
+    that needs too much, which reports nothing.
+    """
+
+    needs: Callable[[Params], float]  # bytes
+    limit: float
+    has_gpus: bool
+    name: str
+
+    @property
+    def task(self) -> str:
+        return self.name
+
+    def curve(self, trial_id: int, params: Params) -> Curve:
+        """The curve of the benchmark, with the memory; that of a configuration that fails has no values."""
+        noise = 1 + _MEMORY_NOISE * float(np.random.default_rng((_SEED, trial_id)).standard_normal())
+        need, curve = self.needs(params) * noise, self.of.curve(trial_id, params)
+        used = {"memory_bytes": int(need)}
+        if self.has_gpus:
+            used = {"gpu_memory_bytes": int(min(need, self.limit)), "gpu_memory_total_bytes": int(self.limit)}
+        if need <= self.limit:
+            return replace(curve, usage=(RankUse(rank=0, seconds=1.0, **used),))
+        return replace(
+            curve,
+            metrics={name: np.full(len(v), np.nan) for name, v in curve.metrics.items()},
+            usage=(RankUse(rank=0, seconds=1.0, **used),) if self.has_gpus else (),
+            kind=FailureKind.MEMORY,
+        )
+
+
+_MEMORY_NOISE = 0.03
+_SEED = 17
+
+
+def memory_of_network(params: Params) -> float:
+    """The bytes of a transformer: libraries, weights with the state of Adam, and activations."""
+    width, depth, batch = 128 * 2 ** (4 * params["x0"]), 2 + 10 * params["x1"], 8 * 2 ** (4 * params["x2"])
+    return float(5e8 + 200 * width**2 * depth + 1e4 * batch * width * depth)
+
+
+def crowded_functions(shares: tuple[float, ...] = (0.2, 0.5)) -> list[Benchmark]:
+    """Hartmann functions of which this share of the space needs too much memory."""
+    return [
+        _crowded(Hartmann(dimensions=dimensions, bias=0.5, noise=0.1), share, has_gpus)
+        for dimensions in (3, 6)
+        for has_gpus in (True, False)
+        for share in shares
+    ]
+
+
+def _crowded(function: Hartmann, share: float, has_gpus: bool) -> Benchmark:
+    draws = np.random.default_rng(0).random((_NUM_DRAWS, function.dimensions))
+    needs = [memory_of_network({f"x{i}": float(x) for i, x in enumerate(draw)}) for draw in draws]
+    return Crowded(
+        of=function,
+        needs=memory_of_network,
+        limit=float(np.quantile(needs, 1 - share)),
+        has_gpus=has_gpus,
+        name=f"hartmann{function.dimensions}_{'gpu' if has_gpus else 'rank'}_memory_{share:g}",
+    )
 
 
 _CUTS = (

@@ -13,6 +13,8 @@ from spark_hpo.driver.build_search import build_search
 from spark_hpo.errors import ConfigError
 from spark_hpo.objective import Mode
 from spark_hpo.search.methods import METHODS_VERSION
+from spark_hpo.search.samplers.multifidelity_gp import MultifidelityGpSampler
+from spark_hpo.search.samplers.steered import SteeredSampler
 from spark_hpo.search.scheduler import Scheduler
 from spark_hpo.search.schedulers.adaptive_asha import AdaptiveAshaScheduler
 from spark_hpo.search.schedulers.guided_asha import GuidedAshaScheduler
@@ -145,6 +147,19 @@ def test_study_keeps_the_method_settings_that_it_began_with() -> None:
     with pytest.raises(ConfigError) as caught:
         build_search(study, space, definition=replace(new, methods=METHODS_VERSION + 1))
     assert (caught.value.key, caught.value.value) == ("search.method", "default")
+
+
+def test_study_of_an_earlier_version_does_not_learn_from_memory() -> None:
+    study = config({})
+    new = Definition.create(study.model_dump(mode="json"), methods=METHODS_VERSION)
+    space = Space.from_config(study.space)
+    learns = []
+    for definition in (None, new, replace(new, methods=4)):
+        sampler = build_search(study, space, definition=definition).sampler
+        assert isinstance(sampler, SteeredSampler)
+        assert isinstance(sampler.sampler, MultifidelityGpSampler)
+        learns.append(sampler.sampler.learns_from_memory)
+    assert learns == [True, True, False]
 
 
 def test_settings_of_the_user_override_those_of_the_method() -> None:

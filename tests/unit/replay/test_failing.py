@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.benchmarks.replay.failing import Counted, failing_functions
+from tests.benchmarks.replay.failing import Counted, crowded_functions, failing_functions
 from tests.benchmarks.replay.methods import parse_method
 from tests.benchmarks.replay.run import replay
 
@@ -26,3 +26,18 @@ def test_default_fails_half_as_often_as_without_learning() -> None:
         return total
 
     assert failures("default") <= 0.5 * failures("tpe:enough=10,learns_from_paused=true+adaptive_asha")
+
+
+@pytest.mark.medium
+def test_default_fails_less_often_because_it_predicts_memory() -> None:
+    benchmark = next(b for b in crowded_functions((0.5,)) if b.task == "hartmann3_rank_memory_0.5")
+
+    def failures(text: str) -> int:
+        method = Counted(parse_method(text))
+        total = 0
+        for seed in range(3):
+            replay(benchmark, method, slots=4, seed=seed, budget=0.7)
+            total += method.failures(30)
+        return total
+
+    assert failures("default") <= 0.7 * failures("multifidelity_gp+pioneer_asha")

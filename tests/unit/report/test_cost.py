@@ -2,10 +2,13 @@ from itertools import pairwise
 
 import pytest
 
+from spark_hpo.errors import SpaceError
 from spark_hpo.report.cost import cost_of
+from spark_hpo.report.expected_cost import ExpectedCost
 from spark_hpo.report.ladder import Fate, ladder_of
 from spark_hpo.report.study_record import StudyRecord
-from spark_hpo.trial import Failure, FailureKind, TrialState
+from spark_hpo.report.view import StudyView
+from spark_hpo.trial import Failure, FailureKind, RankUse, TrialState
 from tests.support.written_studies import TEST, StudyWriter
 
 
@@ -35,6 +38,26 @@ def test_cost_of_a_study_without_training() -> None:
 def test_cost_estimates_the_speed_of_trials_without_curves() -> None:
     pen = StudyWriter().start(0).end(0, 1, curve={}, seconds=4).settle(TrialState.STOPPED, 0).close()
     assert cost_of(pen.record()).full_slot_s == 4 + 8 * 4
+
+
+def test_expected_cost_is_that_of_similar_trials_on_the_same_scale() -> None:
+    pen = StudyWriter()
+    for trial_id in range(12):
+        x = trial_id / 11
+        use = RankUse(rank=0, seconds=1.0, memory_bytes=int(1e9 * 2**x))
+        pen.start(trial_id, params={"x": x}).end(trial_id, 1, seconds=10**x, usage=(use,))
+    view = StudyView(pen.storage)
+    cheap, dear = view.expected_cost({"x": 0.1}), view.expected_cost({"x": 0.9})
+    # The largest resource is 9 epochs.
+    assert (cheap.seconds, dear.seconds) == pytest.approx((9 * 10**0.1, 9 * 10**0.9), rel=0.1)
+    assert (cheap.memory_bytes, dear.memory_bytes) == pytest.approx((1e9 * 2**0.1, 1e9 * 2**0.9), rel=0.1)
+    with pytest.raises(SpaceError):
+        view.expected_cost({"x": 2.0})
+
+
+def test_expected_cost_is_not_known_from_few_trials() -> None:
+    pen = StudyWriter().start(0).end(0, 1, seconds=4)
+    assert StudyView(pen.storage).expected_cost({"x": 0.5}) == ExpectedCost(seconds=None, memory_bytes=None)
 
 
 def test_cost_adds_up_all_reports(record: StudyRecord) -> None:

@@ -171,5 +171,6 @@ def test_methods_name_existing_parts() -> None:
 def test_methods_keep_their_settings_of_earlier_versions() -> None:
     assert find_method("default", 1).scheduler_settings == {}
     assert find_method("default", 2).sampler_settings == {"enough": 10, "learns_from_paused": True}
+    assert find_method("default", 4).sampler_settings == {}
     assert find_method("default") == METHODS["default"] != find_method("default", 2)
     assert find_method("bohb", 1) == METHODS["bohb"]
