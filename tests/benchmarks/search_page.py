@@ -114,7 +114,7 @@ def write_page(
         for one in replays
         if one.slots in slots and one.budget >= budgets[-1] and one.task not in FRESH
     ]
-    lines = [_INTRODUCTION, _summary(table), *_losses(table), _WORDS, *_ranks(table), *_fresh(fresh)]
+    lines = [_INTRODUCTION, _summary(table), *_losses(table, fresh), _WORDS, *_ranks(table), *_fresh(fresh)]
     lines += fewer_searches(table, _DEFAULT)
     lines += other_settings(rest, _DEFAULT)
     lines += half_of_hyperopt(replays)
@@ -135,7 +135,7 @@ def write_page(
         before, rest_of_it = text.split(_README_MARKS[0])
         _, after = rest_of_it.split(_README_MARKS[1])
         others = [variant for variant in variants if variant != _DEFAULT]
-        said = "\n".join(_readme_lines(table[~table["method"].isin(others)]))
+        said = "\n".join(_readme_lines(table[~table["method"].isin(others)], fresh))
         readme.write_text(f"{before}{_README_MARKS[0]}{said}\n{_README_MARKS[1]}{after}")
 
 
@@ -154,9 +154,7 @@ def _whole(table: pd.DataFrame) -> pd.Series:
 def _pictured(table: pd.DataFrame, variants: Sequence[str]) -> set[str]:
     """The default, without its other settings, and the methods with the best average ranks."""
     part = table[~table["method"].isin([name for name in variants if name != _DEFAULT])]
-    means = sum(average(ranks(part, score)) for score in SCORES)
-    assert isinstance(means, pd.Series)
-    return {_DEFAULT, *map(str, means.sort_values().index[:_NUM_PICTURED])}
+    return {_DEFAULT, *map(str, _means(part).index[:_NUM_PICTURED])}
 
 
 def _summary(table: pd.DataFrame) -> str:
@@ -190,27 +188,57 @@ def _scope(table: pd.DataFrame) -> Iterator[str]:
     yield ""
 
 
-def _readme_lines(table: pd.DataFrame) -> Iterator[str]:
-    """Three lines: the ranks of the default and of the best other method by budget, and where it loses."""
-    own, other, worst = [], [], (0.0, "")
+def _means(table: pd.DataFrame) -> pd.Series:
+    """The average rank of each method, the mean of both scores."""
+    means = sum(average(ranks(table, score)) for score in SCORES) / len(SCORES)
+    assert isinstance(means, pd.Series)
+    return means.sort_values()
+
+
+def _standing(table: pd.DataFrame) -> tuple[str, str]:
+    """The ranks of the default and of the best other method, by budget."""
+    own, other = [], []
     for budget, part in table.groupby("budget"):
-        means = (sum(average(ranks(part, score)) for score in SCORES) / len(SCORES)).sort_values()
+        means = _means(part)
         own.append(f"{means[_DEFAULT]:.1f} at {budget:g}")
         rivals = means.drop(_DEFAULT)
         other.append(f"{rivals.index[0].removeprefix('peer: ')} {rivals.iloc[0]:.1f} at {budget:g}")
-        for family, here in part.groupby("family"):
-            ranked = sum(average(ranks(here, score)) for score in SCORES) / len(SCORES)
-            place = float(ranked.rank()[_DEFAULT])
-            if place > worst[0]:
-                worst = place, f"{family} with a budget of {budget:g}, where it is place {place:.0f}"
-    yield f"- Average rank of the default among {len(means)} methods, by budget: {', '.join(own)}."
-    yield f"- The best other method: {', '.join(other)}."
-    yield f"- The default is furthest behind on {worst[1]} of {len(means)}."
+    return ", ".join(own), ", ".join(other)
 
 
-def _losses(table: pd.DataFrame) -> Iterator[str]:
+def _readme_lines(table: pd.DataFrame, fresh: pd.DataFrame) -> Iterator[str]:
+    """The ranks of the default and of the best other method by budget, and where it loses."""
+    own, other = _standing(table)
+    worst = (0.0, "")
+    for (family, budget), part in table.groupby(["family", "budget"]):
+        place = float(_means(part).rank()[_DEFAULT])
+        if place > worst[0]:
+            worst = place, f"{family} with a budget of {budget:g}, where it is place {place:.0f}"
+    count = len(_means(table))
+    yield f"- Average rank of the default among {count} methods, by budget: {own}."
+    yield f"- The best other method: {other}."
+    yield f"- The default is furthest behind on {worst[1]} of {count}."
+    if not fresh.empty:
+        yield f"- {_fresh_standing(fresh)}"
+
+
+def _fresh_standing(table: pd.DataFrame) -> str:
+    own, other = _standing(table)
+    return (
+        f"On three families that were measured afterwards, on which nothing was chosen, its ranks are {own}; "
+        f"the best other method has {other}."
+    )
+
+
+def _losses(table: pd.DataFrame, fresh: pd.DataFrame) -> Iterator[str]:
     """Where the default is not the best: family, budget, score, its rank and who is."""
     yield "## Where the default loses"
+    if not fresh.empty:
+        yield (
+            f"{_fresh_standing(fresh)} Its lead there is small or gone: see "
+            "[below](#on-curves-on-which-nothing-was-chosen). On the other families:"
+        )
+        yield ""
     yield "| family | budget | score | rank of the default | best | its rank |"
     yield "|---|---|---|---|---|---|"
     for (family, budget), part in table.groupby(["family", "budget"]):
