@@ -14,7 +14,7 @@ from spark_hpo.search.space.axis import Axes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedCost:
-    """What a configuration is predicted to cost. None: fewer than five trials have measured it."""
+    """The predicted cost of a configuration. A value is None until five trials have measured it."""
 
     seconds: float | None  # of full training, from submission to report
     memory_bytes: float | None  # most memory of a GPU or, without GPUs, of a rank

@@ -29,6 +29,7 @@ MODELS: Mapping[str, tuple[str, ...]] = {
 
 _OF_EVERY_TASK = ("learning_rate", "weight_decay", "batch_size")
 _OF_LABELLED_TASKS = ("loss", "focal_gamma", "label_smoothing", "loss_weight_*")
+_OF_SEQUENCES = ("model", "units", "layers", "heads", "dropout", "embedding_units")
 
 PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "tabular": (
@@ -54,16 +55,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
         *_OF_EVERY_TASK,
         *_OF_LABELLED_TASKS,
     ),
-    "sequence": (
-        "model",
-        "units",
-        "layers",
-        "heads",
-        "dropout",
-        "embedding_units",
-        *_OF_EVERY_TASK,
-        *_OF_LABELLED_TASKS,
-    ),
+    "sequence": (*_OF_SEQUENCES, *_OF_EVERY_TASK, *_OF_LABELLED_TASKS),
     "text": (
         "pretrained",
         "head_learning_rate",
@@ -74,16 +66,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
         *_OF_EVERY_TASK,
         *_OF_LABELLED_TASKS,
     ),
-    "forecast": (
-        "model",
-        "units",
-        "layers",
-        "heads",
-        "dropout",
-        "embedding_units",
-        "season",
-        *_OF_EVERY_TASK,
-    ),
+    "forecast": (*_OF_SEQUENCES, "season", *_OF_EVERY_TASK),
 }
 """The parameters that a task reads; `*` stands for any text. A test compares them with the tasks."""
 
