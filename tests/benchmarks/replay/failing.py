@@ -23,6 +23,7 @@ Rule = Callable[[Params, float], bool]
 """Whether a configuration with this loss at the end fails."""
 
 _NUM_DRAWS = 1_000  # configurations that set the size of a region
+_MEMORY_NOISE, _MEMORY_SEED = 0.03, 17  # deviation of what trials need, as a share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class Crowded(Derived):
 
     def curve(self, trial_id: int, params: Params) -> Curve:
         """The curve of the benchmark, with the memory; that of a configuration that fails has no values."""
-        noise = 1 + _MEMORY_NOISE * float(np.random.default_rng((_SEED, trial_id)).standard_normal())
+        noise = 1 + _MEMORY_NOISE * float(np.random.default_rng((_MEMORY_SEED, trial_id)).standard_normal())
         need, curve = self.needs(params) * noise, self.of.curve(trial_id, params)
         used = {"memory_bytes": int(need)}
         if self.has_gpus:
@@ -103,10 +104,6 @@ class Crowded(Derived):
             usage=(RankUse(rank=0, seconds=1.0, **used),) if self.has_gpus else (),
             kind=FailureKind.MEMORY,
         )
-
-
-_MEMORY_NOISE = 0.03
-_SEED = 17
 
 
 def memory_of_network(params: Params) -> float:

@@ -165,7 +165,8 @@ FAMILIES: Mapping[str, Family] = {
         _digits,
         _convolutions,
         {**_OPTIMIZER, "dropout": _DROPOUT, "channels": {"type": "logint", "low": 2, "high": 24}},
-        *("val_loss", "min"),
+        metric="val_loss",
+        mode="min",
     ),
     "adult_embeddings": Family(
         _adult,
@@ -177,7 +178,8 @@ FAMILIES: Mapping[str, Family] = {
             "width": {"type": "logint", "low": 8, "high": 128},
             "embedding": {"type": "logint", "low": 1, "high": 8},
         },
-        *("val_accuracy", "max"),
+        metric="val_accuracy",
+        mode="max",
     ),
     "sms_transformer": Family(
         _messages,
@@ -188,7 +190,8 @@ FAMILIES: Mapping[str, Family] = {
             "layers": {"type": "int", "low": 1, "high": 2},
             "heads": {"type": "int", "low": 1, "high": 4},
         },
-        *("val_loss", "min"),
+        metric="val_loss",
+        mode="min",
         configurations=160,
     ),
 }

@@ -5,9 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.benchmarks.replay.benchmark import Benchmark
 from tests.benchmarks.replay.failing import Counted, crowded_functions, failing_functions
 from tests.benchmarks.replay.methods import parse_method
 from tests.benchmarks.replay.run import replay
+
+
+def failures(benchmark: Benchmark, method: str, *, seeds: int = 4) -> int:
+    """Return how many of the first 30 trials fail, in all seeds together."""
+    counted = Counted(parse_method(method))
+    total = 0
+    for seed in range(seeds):
+        replay(benchmark, counted, slots=4, seed=seed, budget=0.7)
+        total += counted.failures(30)
+    return total
 
 
 @pytest.mark.medium
@@ -17,27 +28,15 @@ def test_default_fails_half_as_often_as_without_learning() -> None:
     failing = [benchmark.curve(i, params).diverges_at is not None for i, params in enumerate(draws)]
     assert np.mean(failing) == pytest.approx(0.55, abs=0.07)
 
-    def failures(text: str) -> int:
-        method = Counted(parse_method(text))
-        total = 0
-        for seed in range(4):
-            replay(benchmark, method, slots=4, seed=seed, budget=0.7)
-            total += method.failures(30)
-        return total
-
-    assert failures("default") <= 0.5 * failures("tpe:enough=10,learns_from_paused=true+adaptive_asha")
+    assert failures(benchmark, "default") <= 0.5 * failures(
+        benchmark, "tpe:enough=10,learns_from_paused=true+adaptive_asha"
+    )
 
 
 @pytest.mark.medium
 def test_default_fails_less_often_because_it_predicts_memory() -> None:
     benchmark = next(b for b in crowded_functions((0.5,)) if b.task == "hartmann3_rank_memory_0.5")
 
-    def failures(text: str) -> int:
-        method = Counted(parse_method(text))
-        total = 0
-        for seed in range(3):
-            replay(benchmark, method, slots=4, seed=seed, budget=0.7)
-            total += method.failures(30)
-        return total
-
-    assert failures("default") <= 0.7 * failures("multifidelity_gp+pioneer_asha")
+    assert failures(benchmark, "default", seeds=3) <= 0.7 * failures(
+        benchmark, "multifidelity_gp+pioneer_asha", seeds=3
+    )
